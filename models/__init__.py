@@ -1,0 +1,1 @@
+"""Language-model families, the LightningModule that trains them, and frozen models by URI."""

@@ -1,0 +1,155 @@
+"""One decoder-only transformer for every family; what sets a family apart is its YAML in conf/model.
+
+Pre-LN blocks, untied embeddings, biases in attention and MLP but none in the unembedding (ln_final's bias, through the
+unembedding, already moves every logit). Names and sizes are TransformerLens's.
+
+Shape suffixes: B batch, T position, D d_model, H head, K d_head, M d_mlp, V d_vocab.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.rotary import Rotary
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention. Rows of `W_QKV`: all queries, all keys, all values, each head by head."""
+
+    def __init__(self, d_model: int, d_head: int, rotary: Rotary | None) -> None:
+        super().__init__()
+        self.d_head = d_head
+        self.W_QKV = nn.Linear(d_model, 3 * d_model)
+        self.W_O = nn.Linear(d_model, d_model)
+        self.rotary = rotary
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        q_BHTK, k_BHTK, v_BHTK = (
+            part.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for part in self.W_QKV(x_BTD).chunk(3, dim=-1)
+        )
+        if self.rotary is not None:
+            q_BHTK, k_BHTK = self.rotary(q_BHTK), self.rotary(k_BHTK)
+        z_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+        return self.W_O(z_BHTK.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """W_out(ln(act(W_in x))); `ln` only where the family asks for a LayerNorm over the neurons (SoLU)."""
+
+    def __init__(self, d_model: int, d_mlp: int, activation: nn.Module, norm: bool) -> None:
+        super().__init__()
+        self.W_in = nn.Linear(d_model, d_mlp)
+        self.act = activation
+        self.ln = nn.LayerNorm(d_mlp) if norm else None
+        self.W_out = nn.Linear(d_mlp, d_model)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        h_BTM = self.act(self.W_in(x_BTD))
+        return self.W_out(h_BTM if self.ln is None else self.ln(h_BTM))
+
+
+class Block(nn.Module):
+    """The residual stream in, the residual stream out: attention then MLP, both at once, or attention alone."""
+
+    def __init__(self, d_model: int, attn: Attention, mlp: MLP | None, parallel: bool) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.ln1 = nn.LayerNorm(d_model)
+        self.attn = attn
+        self.ln2 = nn.LayerNorm(d_model) if mlp is not None else None
+        self.mlp = mlp
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        mid_BTD = x_BTD + self.attn(self.ln1(x_BTD))
+        if self.mlp is None or self.ln2 is None:
+            return mid_BTD
+        return mid_BTD + self.mlp(self.ln2(x_BTD if self.parallel else mid_BTD))
+
+
+class Transformer(nn.Module):
+    """tokens (batch, pos) -> logits (batch, pos, d_vocab).
+
+    Args:
+        d_model: width of the residual stream, a multiple of `d_head`.
+        n_layers: number of blocks.
+        d_head: width of one attention head; n_heads = d_model / d_head.
+        n_ctx: the longest sequence, in tokens.
+        d_vocab: size of the vocabulary.
+        activation: makes one activation module a block, given no arguments; None leaves the MLPs out.
+        d_mlp: neurons of an MLP; None means 4 d_model.
+        mlp_norm: a LayerNorm between activation and W_out.
+        parallel: attention and MLP read the same stream and are added together (GPT-NeoX), else one after the other.
+        rotary_share: share of each head turned by rotary positions; None means learned absolute positions.
+
+    Weights start as in the TransformerLens toy models: N(0, 0.02), learned positions half that, W_O and W_out divided
+    by sqrt(n_layers), biases 0, LayerNorm scales 1. The constructor takes one number from torch's global generator and
+    draws each parameter from a generator of its own, seeded by that number and the parameter's name: families of the
+    same width and depth built from the same seed agree exactly in every parameter that they share.
+
+    Raises:
+        ValueError: d_head does not divide d_model, or a sequence is longer than n_ctx.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        n_layers: int,
+        d_head: int,
+        n_ctx: int,
+        d_vocab: int,
+        activation: Callable[[], nn.Module] | None,
+        d_mlp: int | None = None,
+        mlp_norm: bool = False,
+        parallel: bool = False,
+        rotary_share: float | None = None,
+    ) -> None:
+        super().__init__()
+        if d_model % d_head or d_model < d_head:
+            below = d_model // d_head * d_head
+            legal = f"width={below} or width={below + d_head}" if below else f"width={d_head}"
+            raise ValueError(f"width {d_model} does not split into heads of d_head={d_head}: take {legal}")
+        init_seed = int(torch.randint(2**62, (), device="cpu"))
+        self.d_model, self.n_layers, self.d_head, self.n_ctx, self.d_vocab = d_model, n_layers, d_head, n_ctx, d_vocab
+        self.embed = nn.Embedding(d_vocab, d_model)
+        self.pos_embed = nn.Embedding(n_ctx, d_model) if rotary_share is None else None
+        self.blocks = nn.ModuleList()
+        for _ in range(n_layers):
+            rotary = None if rotary_share is None else Rotary(int(d_head * rotary_share), n_ctx)
+            mlp = None if activation is None else MLP(d_model, d_mlp or 4 * d_model, activation(), mlp_norm)
+            self.blocks.append(Block(d_model, Attention(d_model, d_head, rotary), mlp, parallel))
+        self.ln_final = nn.LayerNorm(d_model)
+        self.unembed = nn.Linear(d_model, d_vocab, bias=False)
+        self._init_weights(init_seed)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits of the next token at every position."""
+        length = tokens.shape[1]
+        if length > self.n_ctx:
+            raise ValueError(f"sequence of {length} tokens, but this model reads at most n_ctx={self.n_ctx}")
+        x_BTD = self.embed(tokens)
+        if self.pos_embed is not None:
+            x_BTD = x_BTD + self.pos_embed.weight[:length]
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        return self.unembed(self.ln_final(x_BTD))
+
+    @torch.no_grad()
+    def _init_weights(self, seed: int) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif parameter.ndim > 1:
+                std = 0.02
+                if name == "pos_embed.weight":
+                    std /= 2
+                elif name.endswith(("W_O.weight", "W_out.weight")):
+                    std /= math.sqrt(self.n_layers)
+                digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
