@@ -1,0 +1,193 @@
+"""The LightningDataModule of text: what trainer, models and callbacks see of the data."""
+
+import numpy as np
+import pytorch_lightning as pl
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from data.batches import Batches
+from data.blocks import blocks_of_step, count_blocks, rank_rows
+from data.pack import SPLITS, Packed, pack
+from data.probe import draw_probe
+from data.sources import Source
+from data.tokenizers import TokenizerSpec
+
+
+class TextDataModule(pl.LightningDataModule):
+    """Packed text in blocks of n_ctx + 1 tokens.
+
+    Batches are Int64 (rows, n_ctx + 1): inputs are `batch[:, :-1]`, targets `batch[:, 1:]`. Which blocks a training batch
+    holds follows from (seed, step) alone, so a resumed run goes on exactly where it stopped. With several processes each
+    reads its rows of the same global batch; the trainer must be told use_distributed_sampler=False.
+
+    Args:
+        source: gives the documents (data/sources).
+        tokenizer: gives the tokenizer (data/tokenizers.py).
+        n_ctx: positions a sequence, at least 1.
+        batch_size: sequences a training batch, over all processes.
+        seed: of the order of training.
+        cache_dir: folder for packed data; the folder inside it is named by the hash of what it is made of.
+        val_fraction: share of documents for validation, between 0 and 1.
+        val_sequences: blocks of validation text evaluated each time, at even distances; all there are if there are fewer.
+
+    Raises:
+        ValueError: a number out of range; from prepare_data and setup, data that does not suffice.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        tokenizer: TokenizerSpec,
+        n_ctx: int = 128,
+        batch_size: int = 8,
+        seed: int = 0,
+        cache_dir: str = "cache",
+        val_fraction: float = 0.05,
+        val_sequences: int = 64,
+    ) -> None:
+        super().__init__()
+        for key, value in {"n_ctx": n_ctx, "batch_size": batch_size, "val_sequences": val_sequences}.items():
+            if value < 1:
+                raise ValueError(f"expected data.{key} >= 1, found {value}")
+        self.n_ctx = n_ctx
+        self.batch_size = batch_size
+        self.seed = seed
+        self._source = source
+        self._tokenizer_spec = tokenizer
+        self._cache_dir = cache_dir
+        self._val_fraction = val_fraction
+        self._val_sequences = val_sequences
+        self._opened: Packed | None = None
+
+    def prepare_data(self) -> None:
+        """Tokenise and pack, unless the cache has it."""
+        self._pack()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the packed data; every process does.
+
+        Raises:
+            ValueError: the training split is smaller than one batch, or the validation split than one block.
+        """
+        self._opened = self._pack()
+        for split, needed in {"train": self.batch_size, "val": 1}.items():
+            found = self._count(split)
+            if found < needed:
+                n_tokens = len(self._opened.tokens[split])
+                raise ValueError(
+                    f"expected at least {needed} blocks of data.n_ctx={self.n_ctx} tokens in the {split} split, found "
+                    f"{found} ({n_tokens} tokens): type data.n_ctx={max(1, (n_tokens - 1) // needed)} or less, lower "
+                    f"data.batch_size, change data.val_fraction={self._val_fraction}, or give more text"
+                )
+
+    def _pack(self) -> Packed:
+        return pack(self._source, self._tokenizer_spec, self._cache_dir, self._val_fraction)
+
+    @property
+    def packed(self) -> Packed:
+        """The packed corpus, after setup()."""
+        assert self._opened is not None, "call prepare_data() and setup() first"
+        return self._opened
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; `tokenizer.save(path)` writes tokenizer.json."""
+        return self.packed.tokenizer
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of token ids."""
+        return self.packed.meta["d_vocab"]
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of text for each token of the validation split, the tokens between documents included.
+
+        Loss in nats per token / ln 2 / bytes_per_token is bits per byte, which compares across tokenizers.
+        """
+        return self.packed.meta["bytes_per_token"]
+
+    @property
+    def unigram_loss(self) -> float:
+        """Loss (nats per token) of the training split's token frequencies on the validation split, smoothed by one."""
+        return self.packed.meta["unigram_loss"]
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the tokenizer and all packed tokens."""
+        return self.packed.meta["fingerprint"]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets an optimizer step, over all processes and accumulated batches."""
+        return self.batch_size * self.n_ctx * self._accumulated
+
+    @property
+    def _accumulated(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
+
+    def probe(self, sequences: int, length: int, split: str = "val") -> Int[Tensor, "sequences length"]:
+        """Return the probe set: token sequences that the packed data alone decides, never the seed.
+
+        Raises:
+            ValueError: no such split, sequences longer than n_ctx, or more asked for than there are.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"expected probe.split to be one of {', '.join(SPLITS)}, found {split!r}")
+        if length > self.n_ctx:
+            raise ValueError(
+                f"expected probe.length <= data.n_ctx={self.n_ctx}, found {length}: type probe.length={self.n_ctx}"
+            )
+        return draw_probe(self.packed.tokens[split], sequences, length, split)
+
+    def train_dataloader(self) -> Batches:
+        """Return the batches of the whole training, starting at the trainer's step.
+
+        Raises:
+            ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
+        """
+        n_blocks = self._count("train")
+        rank, world_size = self._place()
+        rows = rank_rows(self.batch_size, rank, world_size)
+        start, stop = 0, -(-n_blocks // self.batch_size)
+        if self.trainer:
+            if self.trainer.max_steps < 0:
+                raise ValueError(
+                    f"expected trainer.max_steps >= 0, found {self.trainer.max_steps}: training is counted in steps "
+                    f"here; one pass over this data is trainer.max_steps={-(-stop // self._accumulated)}"
+                )
+            start = self.trainer.global_step * self._accumulated
+            stop = self.trainer.max_steps * self._accumulated
+
+        def blocks_of(step: int) -> Int[np.ndarray, " rows"]:
+            return blocks_of_step(self.seed, step, self.batch_size, n_blocks)[rows]
+
+        return Batches(self.packed.tokens["train"], self.n_ctx, blocks_of, start, stop)
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation batches, the same every time: blocks at even distances, in the order of the text.
+
+        Several processes share them equally, so their number is rounded down to a multiple of the processes.
+
+        Raises:
+            ValueError: batch_size does not divide over the processes.
+        """
+        n_blocks = self._count("val")
+        rank, world_size = self._place()
+        rank_rows(self.batch_size, rank, world_size)
+        wanted = max(1, min(self._val_sequences, n_blocks) // world_size) * world_size
+        chosen = np.arange(wanted) * n_blocks // wanted
+
+        def blocks_of(step: int) -> Int[np.ndarray, " rows"]:
+            batch = chosen[step * self.batch_size : (step + 1) * self.batch_size]
+            return batch[rank_rows(len(batch), rank, world_size)]
+
+        return Batches(self.packed.tokens["val"], self.n_ctx, blocks_of, 0, -(-wanted // self.batch_size))
+
+    def _count(self, split: str) -> int:
+        return count_blocks(len(self.packed.tokens[split]), self.n_ctx)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

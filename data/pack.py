@@ -1,0 +1,235 @@
+"""Tokenise a source once into two flat memory maps, train and validation, cached by what they are made of."""
+
+import hashlib
+import heapq
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Int
+from tokenizers import Tokenizer
+
+from data.sources import Source
+from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+SPLITS = ("train", "val")
+# Characters tokenised at a time: enough documents to keep all cores busy, little beside a model.
+BATCH_CHARS = 1 << 20
+# A tokenizer is trained on at most this much text (bytes), drawn evenly; merges hardly change beyond.
+SAMPLE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed corpus.
+
+    Attributes:
+        folder: where it is kept.
+        meta: what meta.json says: counts, bytes_per_token, unigram_loss (nats per token), d_vocab, boundary_id and the
+            fingerprint, a sha256 over the tokenizer and all tokens.
+        tokens: a read-only memory map of token ids for each split, documents one after the other.
+        tokenizer: what made them.
+    """
+
+    folder: Path
+    meta: dict
+    tokens: dict[str, Int[np.ndarray, " tokens"]]
+    tokenizer: Tokenizer
+
+    def __reduce__(self) -> tuple:
+        """Pickle as the folder's name: a spawned process maps the files again instead of receiving all tokens."""
+        return _open, (self.folder,)
+
+
+def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction: float) -> Packed:
+    """Open the packed corpus, making it first if it is not in `cache_dir`.
+
+    A document belongs to the validation split if the hash of its text falls below `val_fraction`, so its split does not
+    depend on where it stands, and copies of a text stay together. Each document is its boundary token followed by its
+    text. The corpus appears in the cache by one rename, under a lock: processes that start together make it once, and
+    one that dies leaves nothing that looks whole.
+
+    Args:
+        source: gives the documents.
+        tokenizer: gives the tokenizer; trained on documents of the training split only.
+        cache_dir: folder of all packed corpora.
+        val_fraction: share of documents in the validation split, strictly between 0 and 1.
+
+    Raises:
+        ValueError: val_fraction out of range, a split without text, or a damaged cache.
+    """
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"expected 0 < data.val_fraction < 1, found {val_fraction}")
+    recipe = {
+        "format": FORMAT,
+        "source": source.fingerprint(),
+        "tokenizer": tokenizer.fingerprint(),
+        "val_fraction": val_fraction,
+    }
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
+    folder = Path(cache_dir, key)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _make(folder, recipe, source, tokenizer)
+    return _open(folder)
+
+
+def in_validation(text: str, val_fraction: float) -> bool:
+    """Say whether a document is in the validation split: a function of its text alone."""
+    return _unit_hashes(text)[0] < val_fraction
+
+
+def _unit_hashes(text: str) -> tuple[float, float]:
+    """Return two independent numbers in [0, 1): one decides the split, one the sample for the tokenizer."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[6:12], "big") / 2**48
+
+
+def _documents(source: Source) -> Iterator[str]:
+    for _, text in source.documents():
+        if text:
+            # JSON can hold half a surrogate pair, which no tokenizer takes.
+            yield text.encode(errors="replace").decode()
+
+
+def _sample(source: Source, val_fraction: float) -> Iterator[str]:
+    """Yield the training documents with the smallest hashes, up to SAMPLE_BYTES: an even sample in one pass.
+
+    A generator, so that nothing is read for a tokenizer that needs no training.
+    """
+    heap: list[tuple[float, str]] = []
+    size = 0
+    for text in _documents(source):
+        split, rank = _unit_hashes(text)
+        if split < val_fraction:
+            continue
+        heapq.heappush(heap, (-rank, text))
+        size += len(text.encode())
+        while size > SAMPLE_BYTES and len(heap) > 1:
+            size -= len(heapq.heappop(heap)[1].encode())
+    for _, text in sorted(heap):
+        yield text
+
+
+def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
+    # The lock is held, so a temporary folder of this key belongs to a process that died.
+    for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    log.info("packing the data into %s (once)", folder)
+    temporary = Path(f"{folder}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        _write(temporary, recipe, source, spec)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
+    val_fraction = recipe["val_fraction"]
+    tokenizer = prepare(spec.build(_sample(source, val_fraction)))
+    boundary = boundary_id(tokenizer)
+    d_vocab = vocabulary_size(tokenizer)
+    dtype = np.dtype("<u2" if d_vocab <= 1 << 16 else "<u4")
+    description = tokenizer.to_str()
+    _write_text(folder / "tokenizer.json", description)
+
+    # A document that spells a special token must not end itself: from here on its text is text.
+    tokenizer.encode_special_tokens = True
+    counts = {split: np.zeros(d_vocab, dtype=np.int64) for split in SPLITS}
+    sizes = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
+    hashes = {split: hashlib.sha256() for split in SPLITS}
+    streams = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+    try:
+        for texts in _batches(_documents(source)):
+            gathered: dict[str, list[int]] = {split: [] for split in SPLITS}
+            for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+                split = "val" if in_validation(text, val_fraction) else "train"
+                gathered[split].append(boundary)
+                gathered[split].extend(encoding.ids)
+                sizes[split]["documents"] += 1
+                sizes[split]["bytes"] += len(text.encode())
+            for split, ids in gathered.items():
+                tokens = np.asarray(ids, dtype=dtype)
+                counts[split] += np.bincount(tokens, minlength=d_vocab)
+                sizes[split]["tokens"] += len(tokens)
+                hashes[split].update(tokens.data)
+                streams[split].write(tokens.data)
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        for stream in streams.values():
+            stream.close()
+
+    documents = {split: sizes[split]["documents"] for split in SPLITS}
+    if not all(documents.values()):
+        raise ValueError(
+            f"expected documents in both splits, found {documents['train']} for training and {documents['val']} for "
+            f"validation at data.val_fraction={val_fraction}: give more documents, or type data.val_fraction=0.3"
+        )
+    fingerprint = hashlib.sha256(description.encode() + hashes["train"].digest() + hashes["val"].digest()).hexdigest()
+    meta = recipe | sizes
+    meta |= {"dtype": dtype.str, "d_vocab": d_vocab, "boundary_id": boundary, "fingerprint": fingerprint}
+    meta["bytes_per_token"] = sizes["val"]["bytes"] / sizes["val"]["tokens"]
+    meta["unigram_loss"] = unigram_loss(counts["train"], counts["val"])
+    _write_text(folder / "meta.json", json.dumps(meta, indent=2))
+
+
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+    batch, length = [], 0
+    for text in documents:
+        batch.append(text)
+        length += len(text)
+        if length >= BATCH_CHARS:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+def unigram_loss(train_counts: Int[np.ndarray, " d_vocab"], val_counts: Int[np.ndarray, " d_vocab"]) -> float:
+    """Return the loss (nats per token) on the validation split of the training split's token frequencies.
+
+    Frequencies are smoothed by one: p(t) = (count(t) + 1) / (tokens + d_vocab). It is what a model reaches that ignores
+    the context, so a trained one must be below it.
+    """
+    total = int(train_counts.sum()) + len(train_counts)
+    nats = math.log(total) - np.log(train_counts + 1.0)
+    return float((val_counts * nats).sum() / val_counts.sum())
+
+
+def _write_text(file: Path, text: str) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _open(folder: Path) -> Packed:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        dtype = np.dtype(meta["dtype"])
+        for split in SPLITS:
+            expected, found = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
+            if expected != found:
+                raise ValueError(f"{split}.bin has {found} bytes, expected {expected}")
+        tokens = {split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r") for split in SPLITS}
+        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"the packed data in {folder} is damaged ({error}): delete that folder and start again"
+        ) from error
+    return Packed(folder, meta, tokens, tokenizer)

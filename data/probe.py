@@ -1,0 +1,44 @@
+"""The probe set: the fixed token sequences on which models are compared."""
+
+import hashlib
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def draw_probe(
+    tokens: Int[np.ndarray, " tokens"], sequences: int, length: int, split: str
+) -> Int[Tensor, "sequences length"]:
+    """Cut `sequences` sequences of `length` tokens out of a split, at even distances.
+
+    The split is seen as consecutive pieces of `length` tokens; piece i * pieces // sequences is taken for each i. No two
+    overlap, and nothing but the packed data decides which: the probe set is the same for every seed.
+
+    Args:
+        tokens: all tokens of the split.
+        sequences: how many, at least 1.
+        length: tokens each, at least 1.
+        split: the split's name, for the message.
+
+    Raises:
+        ValueError: fewer pieces than asked for.
+    """
+    if sequences < 1 or length < 1:
+        raise ValueError(f"expected probe.sequences and probe.length >= 1, found {sequences} and {length}")
+    pieces = len(tokens) // length
+    if pieces < sequences:
+        advice = f"probe.sequences={pieces}" if pieces else f"probe.length={max(1, len(tokens) // sequences)}"
+        raise ValueError(
+            f"expected {sequences} probe sequences of {length} tokens in split {split!r}, found {pieces} "
+            f"({len(tokens)} tokens): type {advice}, shorten probe.length, or give more data"
+        )
+    starts = np.arange(sequences) * pieces // sequences * length
+    return torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
+
+
+def probe_hash(tokens: Int[Tensor, "sequences length"]) -> str:
+    """Return the sha256 of shape and ids: two curves can be laid side by side only if theirs are equal."""
+    ids = tokens.cpu().numpy().astype("<i8")
+    return hashlib.sha256(repr(ids.shape).encode() + ids.tobytes()).hexdigest()

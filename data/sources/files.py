@@ -1,0 +1,142 @@
+"""Own text files, of any size."""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# Below this a file is hashed at every start; above it the hash is remembered by path, size and time of change.
+REMEMBERED_BYTES = 64 << 20
+
+
+class Files:
+    """Text files (UTF-8) and JSON-lines files.
+
+    A `.jsonl` file holds one document a line under the key `field`. Any other file is text: one document, or, when it
+    is longer than `document_chars` characters, several of about that length, each ending at a blank line where there is
+    one. Nothing but the document at hand is held in memory.
+
+    Args:
+        paths: files, folders (every file below, hidden ones left out) or glob patterns.
+        field: key of the text in a .jsonl file.
+        document_chars: length (characters) at which a text file is cut at the next blank line, and at twice which it is
+            cut in any case.
+        cache_dir: folder in which hashes of large files are remembered; None hashes them at every start.
+
+    Raises:
+        ValueError: no path, a path that is not there, or a file that is not what its name says.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        field: str = "text",
+        document_chars: int = 8192,
+        cache_dir: str | None = None,
+    ) -> None:
+        if isinstance(paths, str) or not paths:
+            raise ValueError(f"expected a list of files, found {paths!r}: type data.source.paths=[my/text.txt]")
+        if document_chars < 1:
+            raise ValueError(f"expected data.source.document_chars >= 1, found {document_chars}")
+        self.files = [file for path in paths for file in _expand(path)]
+        self.field = field
+        self.document_chars = document_chars
+        self.cache_dir = cache_dir
+
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Yield ("path#part", text) file by file, in the order of `paths`."""
+        for file in self.files:
+            read = self._jsonl if file.suffix == ".jsonl" else self._text
+            try:
+                for part, text in enumerate(read(file)):
+                    yield f"{file}#{part}", text
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"expected UTF-8 text in {file}, found {error.reason} ({error.object[error.start : error.end]!r}): "
+                    f"convert it (iconv -t utf-8) or take it out of data.source.paths"
+                ) from error
+
+    def _text(self, file: Path) -> Iterator[str]:
+        # newline="" keeps line ends as they are, so that decoded tokens are the file again.
+        with file.open(encoding="utf-8", newline="") as stream:
+            lines, length = [], 0
+            # A limit on readline bounds memory for a file without line ends.
+            while line := stream.readline(self.document_chars):
+                lines.append(line)
+                length += len(line)
+                at_blank_line = length >= self.document_chars and not line.strip()
+                if at_blank_line or length >= 2 * self.document_chars:
+                    yield "".join(lines)
+                    lines, length = [], 0
+            if lines:
+                yield "".join(lines)
+
+    def _jsonl(self, file: Path) -> Iterator[str]:
+        with file.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"expected one JSON object a line, found in {file}, line {number}: {error}"
+                    ) from error
+                text = row.get(self.field) if isinstance(row, dict) else None
+                if not isinstance(text, str):
+                    found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+                    raise ValueError(
+                        f"expected text under the key {self.field!r}, found {found} in {file}, line {number}: "
+                        f"type data.source.field=KEY"
+                    )
+                yield text
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over contents, in order, and over how they are cut. Names and places do not count."""
+        digest = hashlib.sha256(json.dumps([self.field, self.document_chars]).encode())
+        for file in self.files:
+            digest.update(b"jsonl" if file.suffix == ".jsonl" else b"text")
+            digest.update(self._digest(file).encode())
+        return f"files:{digest.hexdigest()}"
+
+    def _digest(self, file: Path) -> str:
+        status = file.stat()
+        if self.cache_dir is None or status.st_size < REMEMBERED_BYTES:
+            return _sha256(file)
+        identity = f"{file.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
+        note = Path(self.cache_dir, "digests", hashlib.sha256(identity.encode()).hexdigest())
+        if note.exists():
+            return note.read_text()
+        digest = _sha256(file)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(digest)
+        os.replace(temporary, note)
+        return digest
+
+
+def _expand(path: str) -> list[Path]:
+    matches = (
+        [Path(path)] if os.path.exists(path) else [Path(match) for match in sorted(glob.glob(path, recursive=True))]
+    )
+    files = []
+    for match in matches:
+        below = sorted(file for file in match.rglob("*") if not _is_hidden(file, match)) if match.is_dir() else [match]
+        files.extend(file for file in below if file.is_file())
+    if not files:
+        raise ValueError(
+            f"expected text at {path!r} (data.source.paths), found no file there: "
+            f"give a file, a folder or a pattern, absolute or relative to {os.getcwd()}"
+        )
+    return files
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,159 @@
+"""Tokenizers: trained here on the training split, read from a file, or taken from the Hugging Face hub."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+# What other vocabularies call the token between documents; those that begin a text come before those that end one.
+BOUNDARY_TOKENS = (
+    END_OF_TEXT,
+    "<|begin_of_text|>",
+    "<s>",
+    "<bos>",
+    "[CLS]",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "[SEP]",
+)
+
+
+class TokenizerSpec(Protocol):
+    """What packing needs to obtain a tokenizer."""
+
+    def fingerprint(self) -> str:
+        """Return a string that changes when the tokenizer would."""
+        ...
+
+    def build(self, documents: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer; `documents` is the sample of the training split to train on, read only if needed."""
+        ...
+
+
+class BytePairs:
+    """Byte-level byte-pair encoding trained on the training split (Sennrich et al. 2016; bytes as in GPT-2).
+
+    The same documents give the same merges. Any text can be encoded and decodes to itself.
+
+    Args:
+        vocab_size: number of tokens, at least 257: 256 bytes and `<|endoftext|>`. A corpus with too few different
+            words gives fewer.
+
+    Raises:
+        ValueError: vocab_size below 257.
+    """
+
+    def __init__(self, vocab_size: int = 4096) -> None:
+        if vocab_size < 257:
+            raise ValueError(
+                f"expected data.tokenizer.vocab_size >= 257 (256 bytes and {END_OF_TEXT}), found {vocab_size}"
+            )
+        self.vocab_size = vocab_size
+
+    def fingerprint(self) -> str:
+        """Return the recipe."""
+        return f"byte-pairs:{self.vocab_size}"
+
+    def build(self, documents: Iterable[str]) -> Tokenizer:
+        """Train on `documents`."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(documents, trainer)
+        return tokenizer
+
+
+class TokenizerFile:
+    """A tokenizer.json written by the library `tokenizers`, such as the one in every run folder.
+
+    Raises:
+        ValueError: the file is missing or is not a tokenizer.
+    """
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise ValueError(f"expected a tokenizer.json at data.tokenizer.path={path}, found no file there")
+        self.path = path
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the file."""
+        return f"file:{hashlib.sha256(Path(self.path).read_bytes()).hexdigest()}"
+
+    def build(self, documents: Iterable[str]) -> Tokenizer:
+        """Read the file."""
+        try:
+            return Tokenizer.from_file(self.path)
+        # The library raises bare Exception for a file that it cannot parse.
+        except Exception as error:
+            raise ValueError(f"expected a tokenizer.json at data.tokenizer.path={self.path}, found: {error}") from error
+
+
+class HubTokenizer:
+    """The tokenizer of a model on the Hugging Face hub, by name.
+
+    Raises:
+        ValueError: when built, if the hub cannot be reached or the model has no tokenizer.json.
+    """
+
+    def __init__(self, name: str, revision: str = "main") -> None:
+        self.name = name
+        self.revision = revision
+
+    def fingerprint(self) -> str:
+        """Return the request, so that a warm start needs no network."""
+        return f"hub:{self.name}@{self.revision}"
+
+    def build(self, documents: Iterable[str]) -> Tokenizer:
+        """Download it, or take it from the hub's own cache."""
+        try:
+            return Tokenizer.from_pretrained(self.name, revision=self.revision)
+        # Network, offline mode, a missing repository and a parse error have no common base class.
+        except Exception as error:
+            raise ValueError(
+                f"could not get the tokenizer {self.name!r} (revision {self.revision!r}) from the Hugging Face hub: "
+                f"{error} Without a network use data/tokenizer=bpe (the default) or data/tokenizer=file "
+                f"data.tokenizer.path=tokenizer.json"
+            ) from error
+
+
+def prepare(tokenizer: Tokenizer) -> Tokenizer:
+    """Turn off truncation and padding, which many published tokenizer.json carry and which would lose text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Return d_vocab: the largest id plus one, because a foreign vocabulary may have holes."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def boundary_id(tokenizer: Tokenizer) -> int:
+    """Return the id of the token that starts every document.
+
+    It is `<|endoftext|>` if the tokenizer has it. A foreign tokenizer often has not, and its file does not say which
+    token begins or ends a text, so the first of the usual names that it holds is taken: `<|begin_of_text|>`, `<s>`,
+    `<bos>`, `[CLS]`, then `<|end_of_text|>`, `</s>`, `<eos>`, `[SEP]`.
+
+    Raises:
+        ValueError: none of these names is there; lists the special tokens that are.
+    """
+    for name in BOUNDARY_TOKENS:
+        token_id = tokenizer.token_to_id(name)
+        if token_id is not None:
+            return token_id
+    special = sorted(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    raise ValueError(
+        f"expected a tokenizer with one of {', '.join(BOUNDARY_TOKENS)} to start documents with, found the special "
+        f"tokens {special}: add {END_OF_TEXT} to its added_tokens, or use data/tokenizer=bpe"
+    )
