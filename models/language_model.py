@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from models.build import build_net
 from models.recipe import lr_factor, parameter_groups
-from settings import instantiate
 
 # Raised when checkpoints change in a way that older code would misread.
 FORMAT = 1
@@ -54,10 +54,8 @@ class LanguageModel(pl.LightningModule):
         self.save_hyperparameters()
         self.optim = optim
         self.bytes_per_token = bytes_per_token
+        self.net = build_net(net, d_vocab, init_seed)
         self.d_model = net.get("d_model", optim["base_width"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(init_seed)
-            self.net: nn.Module = instantiate({k: v for k, v in net.items() if k != "family"}, d_vocab=d_vocab)
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(d_vocab, average="micro", validate_args=False)
 

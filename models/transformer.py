@@ -70,6 +70,16 @@ class Block(nn.Module):
             return mid_BTD
         return mid_BTD + self.mlp(self.ln2(x_BTD if self.parallel else mid_BTD))
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the points at which this block can be read, in depth order."""
+        names = ["resid_pre", "attn_out"]
+        if self.mlp is not None:
+            names += [] if self.parallel else ["resid_mid"]
+            names += ["mlp.pre"] if self.mlp.ln is None else ["mlp.pre", "mlp.mid"]
+            names += ["mlp.post", "mlp_out"]
+        return (*names, "resid_post")
+
 
 class Transformer(nn.Module):
     """tokens (batch, pos) -> logits (batch, pos, d_vocab).
@@ -134,10 +144,19 @@ class Transformer(nn.Module):
             raise ValueError(f"sequence of {length} tokens, but this model reads at most n_ctx={self.n_ctx}")
         x_BTD = self.embed(tokens)
         if self.pos_embed is not None:
-            x_BTD = x_BTD + self.pos_embed.weight[:length]
+            x_BTD = x_BTD + self.pos_embed(torch.arange(length, device=tokens.device))
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return self.unembed(self.ln_final(x_BTD))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the points at which this model can be read, in depth order (TransformerLens's, without `hook_`)."""
+        names = ["embed"] if self.pos_embed is None else ["embed", "pos_embed"]
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            names += [f"blocks.{i}.{name}" for name in block.sites]
+        return (*names, "ln_final")
 
     @torch.no_grad()
     def _init_weights(self, seed: int) -> None:
