@@ -1,0 +1,22 @@
+"""When to track and to save: one schedule, shared by the tracker and the checkpoints.
+
+Dense where models change fast and even afterwards, as Pythia saved its checkpoints: 0, 1, 2, 4, ... up to
+``every``, then each multiple of ``every``, and the last step.
+"""
+
+
+def is_due(step: int, every: int, last: int | None = None) -> bool:
+    """Whether something happens after ``step`` updates.
+
+    Args:
+        step: updates done, from 0.
+        every: distance of the even part; powers of two below it form the dense start.
+        last: the step at which training ends, which is always due; None if not known.
+    """
+    power_of_two = step & (step - 1) == 0
+    return step % every == 0 or (step < every and power_of_two) or step == last
+
+
+def ticks(every: int, last: int) -> list[int]:
+    """All due steps from 0 to ``last``, ascending."""
+    return [step for step in range(last + 1) if is_due(step, every, last)]

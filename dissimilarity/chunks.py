@@ -1,0 +1,93 @@
+"""How a probe set is cut: jackknife groups of whole sequences, and forward passes of a few groups at a time."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dissimilarity.capture import capture
+
+Slice = tuple[int, int, int]
+
+TOKENS_AT_ONCE = 4096
+
+
+def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
+    """Cuts sequences into groups of nearly equal size, and large groups into chunks.
+
+    Each chunk has at least two sequences, for the null shifts them against each other; fewer groups are made where
+    there are not sequences enough.
+
+    Args:
+        sequences: how many there are, at least 2.
+        groups: groups wanted.
+        at_most: most sequences in a chunk where the group allows it.
+
+    Returns:
+        (start, stop, group) of each chunk, in order.
+    """
+    if sequences < 2:
+        raise ValueError(f"expected at least 2 sequences to compare models on, found {sequences}; raise probe.sequences")
+    slices = []
+    groups = min(groups, sequences // 2)
+    for group in range(groups):
+        start, stop = sequences * group // groups, sequences * (group + 1) // groups
+        chunks = max(1, min((stop - start) // 2, -(-(stop - start) // max(at_most, 2))))
+        for chunk in range(chunks):
+            first = start + (stop - start) * chunk // chunks
+            slices.append((first, start + (stop - start) * (chunk + 1) // chunks, group))
+    return slices
+
+
+def activations(
+    model: nn.Module, inputs: Tensor, sites: Sequence[str], slices: Sequence[Slice]
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Activations of each chunk, several chunks to one forward pass.
+
+    Args:
+        model: called as ``model(inputs)``.
+        inputs: (sequences, ...), tokens or whatever the model takes.
+        sites: names of sites.
+        slices: consecutive chunks from ``plan``.
+
+    Yields:
+        site -> (sequences of the chunk, ..., d), and the chunk's group.
+    """
+    device = next((tensor.device for tensor in model.parameters()), inputs.device)
+    length = inputs[0].numel() if not inputs.is_floating_point() else 1
+    for batch in _forward_batches(slices, at_most=max(1, TOKENS_AT_ONCE // length)):
+        first, last = batch[0][0], batch[-1][1]
+        with capture(model, sites) as acts:
+            model(inputs[first:last].to(device))
+        for start, stop, group in batch:
+            yield {site: acts[site][start - first : stop - first] for site in sites}, group
+
+
+def _forward_batches(slices: Sequence[Slice], at_most: int) -> Iterator[list[Slice]]:
+    """Runs of consecutive chunks of at most so many sequences, or of one chunk."""
+    batch: list[Slice] = []
+    for piece in slices:
+        if batch and piece[1] - batch[0][0] > at_most:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def own_slices(slices: Sequence[Slice], rank: int, world: int) -> list[Slice]:
+    """The chunks of one process out of several: consecutive whole groups."""
+    groups = 1 + max(group for _, _, group in slices)
+    return [piece for piece in slices if piece[2] * world // groups == rank]
+
+
+def as_inputs(probe: Tensor | Sequence[Tensor] | torch.utils.data.DataLoader) -> Tensor:
+    """One tensor of inputs from a tensor, or from batches whose first element (or ``input_ids``) holds the inputs."""
+    if isinstance(probe, Tensor):
+        return probe
+    parts = []
+    for batch in probe:
+        if isinstance(batch, dict):
+            batch = batch["input_ids"]
+        parts.append(batch[0] if isinstance(batch, (list, tuple)) else batch)
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""One file a measure: its function and its class together."""

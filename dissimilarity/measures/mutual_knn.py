@@ -1,0 +1,94 @@
+"""Mutual k nearest neighbours."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dissimilarity.measure import SampleMeasure, check_pair
+from dissimilarity.moments import as_rows, full_float32
+
+
+def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:
+    """Mean share of the k nearest neighbours that two representations of the same samples have in common.
+
+    Args:
+        x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations.
+        k: neighbours of each sample; needs n > k.
+
+    Returns:
+        float64 scalar in [0, 1]; 1 = same neighbourhoods, k / (n - 1) by chance.
+    """
+    measure = MutualKNN(k)
+    check_pair(x, y, minimum=k + 1)
+    return measure.per_sample(measure.prepare(as_rows(x)), measure.prepare(as_rows(y))).mean()
+
+
+def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = 1024) -> Int[Tensor, "n k"]:
+    """Indices of each row's k nearest other rows by cosine, ascending; of equally near ones the lower index.
+
+    Rows are neither centred nor clamped; the diagonal is masked, so duplicates of a row are neighbours of it.
+    """
+    if len(x) <= k:
+        raise ValueError(f"too few samples: have {len(x)}, {k} nearest neighbours need at least {k + 1}")
+    lengths = x.norm(dim=1, keepdim=True)
+    if not bool((lengths > 0).all()):
+        raise ValueError(f"{int((lengths == 0).sum())} rows are zero, which have no direction to compare by cosine")
+    unit = x / lengths
+    found = []
+    for start in range(0, len(x), rows_at_once):
+        with full_float32():
+            similarity = unit[start : start + rows_at_once] @ unit.T
+        similarity.diagonal(start)[:] = float("-inf")
+        kth = similarity.topk(k).values[:, -1:]
+        nearer, tied = similarity > kth, similarity == kth
+        open_places = k - nearer.sum(1, keepdim=True)
+        chosen = nearer | (tied & (tied.cumsum(1) <= open_places))
+        found.append(chosen.nonzero()[:, 1].view(-1, k))
+    return torch.cat(found)
+
+
+class MutualKNN(SampleMeasure):
+    """Mutual k nearest neighbours (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
+
+    N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index. Chance is k / (n - 1).
+    Cost: n^2 (p + q) for n compared rows; a fixed reference's lists are computed once.
+
+    Args:
+        k: neighbours of each sample.
+        samples: most rows that are compared.
+        seed: which rows.
+    """
+
+    higher_is_more_similar: ClassVar[bool] = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    is_symmetric: ClassVar[bool] = True
+    is_metric: bool = False
+    invariant_to: ClassVar[frozenset[str]] = frozenset({"orthogonal", "isotropic_scaling", "permutation"})
+    minimum_samples: int = 11
+    identical: ClassVar[float] = 1.0
+
+    def __init__(self, k: int = 10, samples: int = 1024, seed: int = 0) -> None:
+        super().__init__(samples, seed)
+        if not 0 < k < samples:
+            raise ValueError(f"expected 0 < k < samples, found k={k} and samples={samples}")
+        self.k = k
+        self.minimum_samples = k + 1
+
+    @property
+    def label(self) -> str:
+        """``mutual_knn``."""
+        return "mutual_knn" if self.k == 10 else f"mutual_knn_{self.k}"
+
+    def prepare(self, x: Float[Tensor, "n p"]) -> Int[Tensor, "n k"]:
+        """Neighbour lists."""
+        return nearest_neighbours(x, self.k)
+
+    def per_sample(self, x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """Share of common neighbours of each sample."""
+        return (x[:, :, None] == y[:, None, :]).any(-1).double().mean(-1)
+
+    def rearrange(self, x: Int[Tensor, "n k"], order: Int[Tensor, " n"]) -> Int[Tensor, "n k"]:
+        """Lists of the rearranged rows: the neighbours are renamed with the rows."""
+        return order.argsort()[x[order]]

@@ -1,0 +1,247 @@
+"""Two models' sides of a comparison, and the sums over pairs of their sites.
+
+A ``Side`` holds what measures need of one model alone, a ``Cross`` what they need of two, for any number of site
+pairs at once. Both grow by chunks: the activations of a few whole sequences that belong to one jackknife group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dissimilarity.moments import Moments, as_rows, cross_moments, mean, only_partner, side_moments, squared_norms
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some whole sequences: shifted rows (n, p) and their squared norms (n,) by site, how many, and whose group."""
+
+    rows: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    sequences: int
+    group: int
+
+    def deranged(self) -> "Chunk":
+        """The same chunk with each sequence in the place of its neighbour, so that none meets itself."""
+        if self.sequences < 2:
+            raise ValueError(
+                "the null shifts sequences against each other and needs at least two in a chunk, found one; "
+                "raise the number of sequences or lower the number of groups"
+            )
+
+        def roll(rows: Tensor) -> Tensor:
+            return rows.unflatten(0, (self.sequences, -1)).roll(1, 0).flatten(0, 1)
+
+        rows = {site: roll(rows) for site, rows in self.rows.items()}
+        norms = {site: roll(norms) for site, norms in self.norms.items()}
+        return Chunk(rows, norms, self.sequences, self.group)
+
+
+class Sums:
+    """Running sums by site: exact totals in float64, and float32 copies per group that serve the error bars.
+
+    Args:
+        groups: number of jackknife groups, or 0 where no error bar is wanted.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.count = groups
+        self.totals: dict[str, Moments] = {}
+        self.groups: dict[str, Moments] = {}
+
+    def add(self, site: str, sums: Moments, group: int) -> None:
+        """Adds the sums of one chunk."""
+        if site not in self.totals:
+            self.totals[site] = {key: torch.zeros_like(value) for key, value in sums.items()}
+            self.groups[site] = {
+                key: value.new_zeros((self.count, *value.shape), dtype=torch.float32) for key, value in sums.items()
+            }
+        for key, value in sums.items():
+            self.totals[site][key] += value
+            if self.count:
+                self.groups[site][key][group] += value
+
+    def all_reduce(self) -> None:
+        """Adds the sums of all processes."""
+        for by_site in (self.totals, self.groups):
+            for site in sorted(by_site):
+                for value in by_site[site].values():
+                    all_reduce(value)
+
+
+class Side:
+    """What the measures need of one model on the probe set.
+
+    Args:
+        groups: number of jackknife groups.
+        positions: token positions whose rows the sample measures see, the same in every sequence; None for no rows.
+        keep: whether to keep the chunks, for comparison with more than one other side.
+        sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
+    """
+
+    def __init__(self, groups: int, positions: Tensor | None = None, keep: bool = False, sync: bool = False) -> None:
+        self.positions, self.keep, self.sync = positions, keep, sync
+        self.sums = Sums(groups)
+        self.n_groups = torch.zeros(groups, dtype=torch.float64)
+        self.chunks: list[Chunk] = []
+        self.samples: dict[str, Tensor] = {}
+        self.sample_groups = torch.zeros(0, dtype=torch.int64)
+        self.sequences = 0
+        self.prepared: dict[tuple[str, str], Any] = {}
+        self.shift: dict[str, Tensor] = {}
+        self._not_finite: dict[str, int] = {}
+        self._sampled: dict[str, list[Tensor]] = {}
+        self._sample_groups: list[Tensor] = []
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return int(self.n_groups.sum())
+
+    def add(self, acts: Mapping[str, Tensor], group: int) -> Chunk:
+        """Adds the activations of some whole sequences.
+
+        Args:
+            acts: site -> (sequences, ..., d); everything between counts as positions.
+            group: the jackknife group of these sequences.
+
+        Returns:
+            the chunk, for ``Cross.add``.
+        """
+        rows: dict[str, Tensor] = {}
+        norms: dict[str, Tensor] = {}
+        sequences = len(next(iter(acts.values())))
+        for site, activation in acts.items():
+            x = as_rows(activation)
+            self._not_finite[site] = self._not_finite.get(site, 0) + int((~torch.isfinite(x)).sum())
+            if self.positions is not None:
+                by_sequence = x.unflatten(0, (sequences, -1))
+                sampled = by_sequence[:, self.positions.to(x.device)] if by_sequence.shape[1] > 1 else by_sequence
+                self._sampled.setdefault(site, []).append(sampled.flatten(0, 1))
+            rows[site] = x - self._shift(site, x).to(x)
+            norms[site] = squared_norms(rows[site])
+            self.sums.add(site, side_moments(rows[site], norms[site]), group)
+        if self.positions is not None:
+            per_chunk = len(next(iter(self._sampled.values()))[-1])
+            self._sample_groups.append(torch.full((per_chunk,), group))
+        chunk = Chunk(rows, norms, sequences, group)
+        self.sequences += sequences
+        self.n_groups[group] += len(next(iter(rows.values())))
+        if self.keep:
+            self.chunks.append(chunk)
+        return chunk
+
+    def _shift(self, site: str, x: Tensor) -> Tensor:
+        """The mean of the first chunk; with several processes, of the first process's."""
+        if site not in self.shift:
+            shift = mean(x).to(x)
+            if self.sync:
+                dist.broadcast(shift, src=0)
+            self.shift[site] = shift
+        return self.shift[site]
+
+    def close(self) -> "Side":
+        """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
+        self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
+        self.sample_groups = torch.cat(self._sample_groups) if self._sample_groups else self.sample_groups
+        self._sampled.clear()
+        self._sample_groups.clear()
+        if self.sync:
+            self.sums.all_reduce()
+            all_reduce(self.n_groups)
+            mine = (
+                {site: rows.cpu() for site, rows in self.samples.items()},
+                self.sample_groups,
+                self._not_finite,
+                self.sequences,
+            )
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, mine)
+            self.samples = {
+                site: torch.cat([part[0][site] for part in parts]).to(rows.device) for site, rows in self.samples.items()
+            }
+            self.sample_groups = torch.cat([part[1] for part in parts])
+            self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
+            self.sequences = sum(part[3] for part in parts)
+        return self
+
+    def problem(self, site: str) -> str:
+        """What keeps a site from being compared; empty if nothing."""
+        if self._not_finite[site]:
+            return f"{self._not_finite[site]} values at {site} are NaN or infinite"
+        if not bool(self.sums.totals[site]["a"] > 0):
+            return f"zero variance at {site}"
+        return ""
+
+
+class Cross:
+    """Sums over pairs of sites of two sides.
+
+    The partners of a site are put side by side, so that all its pairs cost one matrix product.
+
+    Args:
+        pairs: (site of x, site of y).
+        groups: number of jackknife groups, or 0 where no error bar is wanted.
+        sync: as in ``Side``.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], groups: int = 0, sync: bool = False) -> None:
+        self.pairs, self.sync = list(pairs), sync
+        self.partners: dict[str, tuple[str, ...]] = {}
+        for site, partner in self.pairs:
+            self.partners[site] = (*self.partners.get(site, ()), partner)
+        self.sums = Sums(groups)
+        self._widths: dict[str, int] = {}
+
+    def add(self, x: Chunk, y: Chunk) -> None:
+        """Adds the samples of two chunks of the same sequences."""
+        if x.sequences != y.sequences:
+            raise ValueError(f"expected chunks of the same sequences, found {x.sequences} and {y.sequences}")
+        self._widths = {site: rows.shape[1] for site, rows in y.rows.items()}
+        joined: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        for site, partners in self.partners.items():
+            if partners not in joined:
+                rows = [y.rows[partner] for partner in partners]
+                norms = [y.norms[partner] for partner in partners]
+                joined[partners] = (torch.cat(rows, 1) if len(rows) > 1 else rows[0], torch.stack(norms, 1))
+            self.sums.add(site, cross_moments(x.rows[site], x.norms[site], *joined[partners]), x.group)
+
+    def close(self) -> "Cross":
+        """Ends the accumulation: adds up the processes' sums."""
+        if self.sync:
+            self.sums.all_reduce()
+        return self
+
+    def moments(self, pair: Pair) -> tuple[Moments, Moments]:
+        """Cross sums of one pair, over all samples and per group (empty without groups)."""
+        site, partner = pair
+        index = self.partners[site].index(partner)
+        start = sum(self._widths[before] for before in self.partners[site][:index])
+        columns = slice(start, start + self._widths[partner])
+
+        def select(sums: Moments) -> Moments:
+            return only_partner(
+                {
+                    "xy": sums["xy"][..., columns],
+                    "ab": sums["ab"][..., index : index + 1],
+                    "xb": sums["xb"][..., index : index + 1],
+                    "ya": sums["ya"][..., columns],
+                }
+            )
+
+        return select(self.sums.totals[site]), select(self.sums.groups[site]) if self.sums.count else {}
+
+
+def all_reduce(value: Tensor) -> None:
+    """Sums a tensor over the processes in place, by way of the GPU where the backend knows no other."""
+    if dist.get_backend() == "nccl" and value.device.type == "cpu":
+        moved = value.cuda()
+        dist.all_reduce(moved)
+        value.copy_(moved)
+    else:
+        dist.all_reduce(value)
