@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int64, Integer
 from torch import Tensor
 
 
@@ -25,9 +25,9 @@ class Batches:
 
     def __init__(
         self,
-        tokens: Int[np.ndarray, " tokens"],
+        tokens: Integer[np.ndarray, " tokens"],
         n_ctx: int,
-        blocks_of: Callable[[int], Int[np.ndarray, " rows"]],
+        blocks_of: Callable[[int], Int64[np.ndarray, " rows"]],
         start: int,
         stop: int,
     ) -> None:
@@ -41,7 +41,7 @@ class Batches:
         """Return the number of steps of the whole training, also when starting in the middle of it."""
         return self.stop
 
-    def __iter__(self) -> Iterator[Int[Tensor, "rows n_ctx_plus_1"]]:
+    def __iter__(self) -> Iterator[Int64[Tensor, "rows n_ctx_plus_1"]]:
         """Yield the batches of steps start ... stop - 1."""
         offsets = np.arange(self.n_ctx + 1)
         for step in range(self.start, self.stop):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytorch_lightning as pl
-from jaxtyping import Int
+from jaxtyping import Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -17,9 +17,9 @@ from data.tokenizers import TokenizerSpec
 class TextDataModule(pl.LightningDataModule):
     """Packed text in blocks of n_ctx + 1 tokens.
 
-    Batches are Int64 (rows, n_ctx + 1): inputs are `batch[:, :-1]`, targets `batch[:, 1:]`. Which blocks a training batch
-    holds follows from (seed, step) alone, so a resumed run goes on exactly where it stopped. With several processes each
-    reads its rows of the same global batch; the trainer must be told use_distributed_sampler=False.
+    Batches are Int64 (rows, n_ctx + 1): inputs are `batch[:, :-1]`, targets `batch[:, 1:]`. Which blocks a training
+    batch holds follows from (seed, step) alone, so a resumed run goes on exactly where it stopped. With several
+    processes each reads its rows of the same global batch; the trainer must be told use_distributed_sampler=False.
 
     Args:
         source: gives the documents (data/sources).
@@ -29,7 +29,8 @@ class TextDataModule(pl.LightningDataModule):
         seed: of the order of training.
         cache_dir: folder for packed data; the folder inside it is named by the hash of what it is made of.
         val_fraction: share of documents for validation, between 0 and 1.
-        val_sequences: blocks of validation text evaluated each time, at even distances; all there are if there are fewer.
+        val_sequences: blocks of validation text evaluated each time, at even distances; all of them if there are
+            fewer.
 
     Raises:
         ValueError: a number out of range; from prepare_data and setup, data that does not suffice.
@@ -128,7 +129,7 @@ class TextDataModule(pl.LightningDataModule):
     def _accumulated(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
-    def probe(self, sequences: int, length: int, split: str = "val") -> Int[Tensor, "sequences length"]:
+    def probe(self, sequences: int, length: int, split: str = "val") -> Int64[Tensor, "sequences length"]:
         """Return the probe set: token sequences that the packed data alone decides, never the seed.
 
         Raises:
@@ -161,7 +162,7 @@ class TextDataModule(pl.LightningDataModule):
             start = self.trainer.global_step * self._accumulated
             stop = self.trainer.max_steps * self._accumulated
 
-        def blocks_of(step: int) -> Int[np.ndarray, " rows"]:
+        def blocks_of(step: int) -> Int64[np.ndarray, " rows"]:
             return blocks_of_step(self.seed, step, self.batch_size, n_blocks)[rows]
 
         return Batches(self.packed.tokens["train"], self.n_ctx, blocks_of, start, stop)
@@ -180,7 +181,7 @@ class TextDataModule(pl.LightningDataModule):
         wanted = max(1, min(self._val_sequences, n_blocks) // world_size) * world_size
         chosen = np.arange(wanted) * n_blocks // wanted
 
-        def blocks_of(step: int) -> Int[np.ndarray, " rows"]:
+        def blocks_of(step: int) -> Int64[np.ndarray, " rows"]:
             batch = chosen[step * self.batch_size : (step + 1) * self.batch_size]
             return batch[rank_rows(len(batch), rank, world_size)]
 

@@ -7,13 +7,13 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Int
+from jaxtyping import Int64, Integer
 from tokenizers import Tokenizer
 
 from data.sources import Source
@@ -24,9 +24,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 SPLITS = ("train", "val")
 # Characters tokenised at a time: enough documents to keep all cores busy, little beside a model.
-BATCH_CHARS = 1 << 20
-# A tokenizer is trained on at most this much text (bytes), drawn evenly; merges hardly change beyond.
-SAMPLE_BYTES = 64 << 20
+BATCH_CHARS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Packed:
 
     folder: Path
     meta: dict
-    tokens: dict[str, Int[np.ndarray, " tokens"]]
+    tokens: Mapping[str, Integer[np.ndarray, " tokens"]]
     tokenizer: Tokenizer
 
     def __reduce__(self) -> tuple:
@@ -104,8 +102,8 @@ def _documents(source: Source) -> Iterator[str]:
             yield text.encode(errors="replace").decode()
 
 
-def _sample(source: Source, val_fraction: float) -> Iterator[str]:
-    """Yield the training documents with the smallest hashes, up to SAMPLE_BYTES: an even sample in one pass.
+def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[str]:
+    """Yield the training documents with the smallest hashes, up to sample_bytes: an even sample in one pass.
 
     A generator, so that nothing is read for a tokenizer that needs no training.
     """
@@ -117,7 +115,7 @@ def _sample(source: Source, val_fraction: float) -> Iterator[str]:
             continue
         heapq.heappush(heap, (-rank, text))
         size += len(text.encode())
-        while size > SAMPLE_BYTES and len(heap) > 1:
+        while size > sample_bytes and len(heap) > 1:
             size -= len(heapq.heappop(heap)[1].encode())
     for _, text in sorted(heap):
         yield text
@@ -139,7 +137,7 @@ def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> No
 
 def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
     val_fraction = recipe["val_fraction"]
-    tokenizer = prepare(spec.build(_sample(source, val_fraction)))
+    tokenizer = prepare(spec.build(_sample(source, val_fraction, spec.sample_bytes)))
     boundary = boundary_id(tokenizer)
     d_vocab = vocabulary_size(tokenizer)
     dtype = np.dtype("<u2" if d_vocab <= 1 << 16 else "<u4")
@@ -200,7 +198,7 @@ def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def unigram_loss(train_counts: Int[np.ndarray, " d_vocab"], val_counts: Int[np.ndarray, " d_vocab"]) -> float:
+def unigram_loss(train_counts: Int64[np.ndarray, " d_vocab"], val_counts: Int64[np.ndarray, " d_vocab"]) -> float:
     """Return the loss (nats per token) on the validation split of the training split's token frequencies.
 
     Frequencies are smoothed by one: p(t) = (count(t) + 1) / (tokens + d_vocab). It is what a model reaches that ignores

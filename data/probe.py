@@ -4,17 +4,17 @@ import hashlib
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int64, Integer
 from torch import Tensor
 
 
 def draw_probe(
-    tokens: Int[np.ndarray, " tokens"], sequences: int, length: int, split: str
-) -> Int[Tensor, "sequences length"]:
+    tokens: Integer[np.ndarray, " tokens"], sequences: int, length: int, split: str
+) -> Int64[Tensor, "sequences length"]:
     """Cut `sequences` sequences of `length` tokens out of a split, at even distances.
 
-    The split is seen as consecutive pieces of `length` tokens; piece i * pieces // sequences is taken for each i. No two
-    overlap, and nothing but the packed data decides which: the probe set is the same for every seed.
+    The split is seen as consecutive pieces of `length` tokens; piece i * pieces // sequences is taken for each i. No
+    two overlap, and nothing but the packed data decides which: the probe set is the same for every seed.
 
     Args:
         tokens: all tokens of the split.
@@ -38,7 +38,7 @@ def draw_probe(
     return torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
 
 
-def probe_hash(tokens: Int[Tensor, "sequences length"]) -> str:
+def probe_hash(tokens: Int64[Tensor, "sequences length"]) -> str:
     """Return the sha256 of shape and ids: two curves can be laid side by side only if theirs are equal."""
     ids = tokens.cpu().numpy().astype("<i8")
     return hashlib.sha256(repr(ids.shape).encode() + ids.tobytes()).hexdigest()

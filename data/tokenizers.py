@@ -21,9 +21,18 @@ BOUNDARY_TOKENS = (
     "[SEP]",
 )
 
+# Text that a vocabulary is trained on, for each of its entries: 8 MB for 4096.
+BYTES_PER_ENTRY = 2048
+
 
 class TokenizerSpec(Protocol):
-    """What packing needs to obtain a tokenizer."""
+    """What packing needs to obtain a tokenizer.
+
+    Attributes:
+        sample_bytes: how much text of the training split it wants to see.
+    """
+
+    sample_bytes: int
 
     def fingerprint(self) -> str:
         """Return a string that changes when the tokenizer would."""
@@ -53,10 +62,11 @@ class BytePairs:
                 f"expected data.tokenizer.vocab_size >= 257 (256 bytes and {END_OF_TEXT}), found {vocab_size}"
             )
         self.vocab_size = vocab_size
+        self.sample_bytes = vocab_size * BYTES_PER_ENTRY
 
     def fingerprint(self) -> str:
         """Return the recipe."""
-        return f"byte-pairs:{self.vocab_size}"
+        return f"byte-pairs:{self.vocab_size}:{self.sample_bytes}"
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Train on `documents`."""
@@ -84,6 +94,7 @@ class TokenizerFile:
         if not Path(path).is_file():
             raise ValueError(f"expected a tokenizer.json at data.tokenizer.path={path}, found no file there")
         self.path = path
+        self.sample_bytes = 0
 
     def fingerprint(self) -> str:
         """Return the sha256 of the file."""
@@ -108,6 +119,7 @@ class HubTokenizer:
     def __init__(self, name: str, revision: str = "main") -> None:
         self.name = name
         self.revision = revision
+        self.sample_bytes = 0
 
     def fingerprint(self) -> str:
         """Return the request, so that a warm start needs no network."""

@@ -1,6 +1,7 @@
 """Where documents come from: one file a source.
 
-A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with `_target_`. Nothing is registered.
+A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with
+`_target_`. Nothing is registered.
 """
 
 from collections.abc import Iterator
