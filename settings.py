@@ -1,8 +1,70 @@
-"""The one place that turns a config into objects."""
+"""The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+
+
+@dataclass
+class Schedule:
+    """When to track and to save, in steps: 0, 1, 2, 4, ... up to `every`, then each multiple of it."""
+
+    every: int = MISSING
+    heatmap_every: int = MISSING
+
+
+@dataclass
+class Probe:
+    """The fixed token sequences on which models are compared, and how they are run."""
+
+    sequences: int = MISSING
+    length: int = MISSING
+    split: str = MISSING
+    precision: str | None = None
+
+
+@dataclass
+class Track:
+    """How much of the training time tracking may take, 0 to 1."""
+
+    budget: float = MISSING
+
+
+@dataclass
+class Settings:
+    """Types of the root keys; their values and what they mean stand in conf/train.yaml."""
+
+    width: int = MISSING
+    depth: int = MISSING
+    seed: int = MISSING
+    init_seed: int = MISSING
+    data_seed: int = MISSING
+    name: str | None = None
+    overwrite: bool = MISSING
+    compile: Any = MISSING
+    references: list[str] = MISSING
+    sites: Any = MISSING
+    schedule: Schedule = MISSING
+    probe: Probe = MISSING
+    track: Track = MISSING
+    runs_dir: str = MISSING
+    model: Any = MISSING
+    data: Any = MISSING
+    optim: Any = MISSING
+    measures: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    callbacks: Any = MISSING
+
+
+def register() -> None:
+    """Makes `Settings` known to Hydra as the config `settings`; doing it twice does no harm."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="settings", node=Settings)
 
 
 def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) -> Any:
@@ -20,3 +82,109 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
+
+
+def run_name(cfg: DictConfig) -> str:
+    """`name` where it is given, else `<family>-w<width>-d<depth>-s<seed>`."""
+    return cfg.name or f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}-s{cfg.seed}"
+
+
+def validate(cfg: DictConfig) -> None:
+    """Refuses what cannot train, in milliseconds and before anything is written.
+
+    Raises:
+        ValueError: one line a fault: the key, what was found, what is expected.
+    """
+    faults = [*_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_name(cfg), *_batch(cfg)]
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _positive(cfg: DictConfig) -> list[str]:
+    keys = {
+        "width": 1,
+        "depth": 1,
+        "data.n_ctx": 1,
+        "data.batch_size": 1,
+        "trainer.max_steps": 1,
+        "schedule.every": 1,
+        "schedule.heatmap_every": 1,
+        "probe.sequences": 2,
+        "probe.length": 1,
+        "trainer.accumulate_grad_batches": 1,
+    }
+    faults = []
+    for key, least in keys.items():
+        value = OmegaConf.select(cfg, key)
+        if value is None and key == "trainer.accumulate_grad_batches":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            faults.append(f"{key}={value}: expected a whole number, {least} or more")
+    return faults
+
+
+def _heads(cfg: DictConfig) -> list[str]:
+    d_head = OmegaConf.select(cfg, "model.d_head")
+    if not isinstance(d_head, int) or cfg.width < 1:
+        return []
+    if d_head < 1:
+        return [f"model.d_head={d_head}: expected a whole number, 1 or more"]
+    if cfg.width % d_head == 0:
+        return []
+    below = cfg.width // d_head * d_head
+    legal = [width for width in (below, below + d_head) if width > 0]
+    nearest = " or ".join(f"width={width}" for width in legal)
+    divisors = [d for d in (16, 32, 64, 128) if cfg.width % d == 0 and d <= cfg.width]
+    smaller = f", or a head size that divides it, such as model.d_head={divisors[-1]}" if divisors else ""
+    return [
+        f"width={cfg.width}: the heads are model.d_head={d_head} wide and {d_head} does not divide {cfg.width}; "
+        f"nearest that work: {nearest}{smaller}"
+    ]
+
+
+def _choices(cfg: DictConfig) -> list[str]:
+    faults = []
+    if cfg.compile not in ("auto", True, False):
+        faults.append(f"compile={cfg.compile}: expected auto, true or false")
+    precision = str(OmegaConf.select(cfg, "trainer.precision"))
+    if precision not in PRECISIONS:
+        faults.append(f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}")
+    if cfg.probe.precision is not None and cfg.probe.precision not in PRECISIONS[1:]:
+        faults.append(f"probe.precision={cfg.probe.precision}: expected null or one of {', '.join(PRECISIONS[1:])}")
+    if not 0 < cfg.track.budget <= 1:
+        faults.append(f"track.budget={cfg.track.budget}: expected a share of the training time, above 0 and up to 1")
+    sites = [cfg.sites] if isinstance(cfg.sites, str) else cfg.sites
+    if not isinstance(sites, (list, ListConfig)) or not sites or not all(isinstance(s, str) and s for s in sites):
+        faults.append(f"sites={cfg.sites}: expected a name such as blocks.*.resid_post, or a list of them")
+    if any(not reference for reference in cfg.references):
+        faults.append("references: one of them is empty")
+    return faults
+
+
+def _probe(cfg: DictConfig) -> list[str]:
+    faults = []
+    if cfg.probe.split not in ("train", "val"):
+        faults.append(f"probe.split={cfg.probe.split}: expected train or val")
+    n_ctx = OmegaConf.select(cfg, "data.n_ctx")
+    if isinstance(n_ctx, int) and cfg.probe.length > n_ctx:
+        faults.append(f"probe.length={cfg.probe.length}: longer than the model's context; at most data.n_ctx={n_ctx}")
+    return faults
+
+
+def _name(cfg: DictConfig) -> list[str]:
+    name = run_name(cfg)
+    if name in ("", ".", "..") or any(character in name for character in "/\\@=, \n"):
+        return [f"name={name!r}: a run's name is a folder and part of a reference: no / \\ @ = , and no blanks in it"]
+    return []
+
+
+def _batch(cfg: DictConfig) -> list[str]:
+    devices, nodes = OmegaConf.select(cfg, "trainer.devices"), OmegaConf.select(cfg, "trainer.num_nodes") or 1
+    batch = OmegaConf.select(cfg, "data.batch_size")
+    if not isinstance(devices, int) or not isinstance(batch, int) or devices < 1 or batch % (devices * nodes) == 0:
+        return []
+    processes = devices * nodes
+    return [
+        f"data.batch_size={batch}: it is shared by {processes} processes and {processes} does not divide it; "
+        f"nearest that work: {max(processes, batch // processes * processes)} or {(batch // processes + 1) * processes}"
+    ]

@@ -1,0 +1,1 @@
+"""Thin Lightning adapters round the instrument: the tracker, checkpoints on a schedule, loggers, the console."""

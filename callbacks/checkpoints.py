@@ -1,0 +1,144 @@
+"""Checkpoints on the schedule of the tracker, and the one from which a run continues."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from dissimilarity.journal import replacing
+
+from .interrupts import Interrupted
+from .metrics import MetricsLogger
+from .schedule import is_due
+
+
+class ScheduledCheckpoints(Checkpoint):
+    """Saves `step_0000512.ckpt` (weights) and `last.ckpt` (everything) at each tick of the schedule, step 0 included.
+
+    A step is saved when all that belongs to it is done: its update, its rows in the logs, its validation. That is when
+    the next batch starts, not at Lightning's `on_train_batch_end`, where the row is not yet logged and the validation
+    not yet run. A continuation then begins with the next batch, nothing is done twice and nothing is left out.
+    Lightning's own bookkeeping of where in an epoch a checkpoint was taken is set aside for that: see `_begin_after`.
+
+    Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one.
+
+    Args:
+        folder: where the files go.
+        every: the schedule's even part, steps (see `schedule.is_due`).
+    """
+
+    def __init__(self, folder: str | Path, every: int) -> None:
+        self.folder = Path(folder)
+        self.every = every
+        self._saved = -1
+        self._random: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Settles where the training begins, and what the metrics table holds then; saves step 0."""
+        step = trainer.global_step
+        _begin_after(trainer, step)
+        for logger in _tables(trainer):
+            logger.truncate(step if step else -1)
+        if self._random is not None:
+            _set_random_state(self._random)
+            self._random = None
+        self._saved = step if step else -1
+        self._save_if_due(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves the step that has just been completed, if it is due."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._save_if_due(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the last step."""
+        self._save_if_due(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves where an interruption came; after any other error the last good checkpoint stays."""
+        if isinstance(exception, Interrupted) and trainer.global_step != self._saved:
+            self._save_last(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of torch's generators, for what draws from them in training (dropout)."""
+        return {"random": _random_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the generators' state until training starts, when the loaders have drawn from them what they will."""
+        self._random = state_dict["random"]
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if step != self._saved and is_due(step, self.every, trainer.max_steps):
+            self._write(trainer, self.folder / f"step_{step:07d}.ckpt", weights_only=True)
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        for logger in _tables(trainer):
+            logger.flush()
+        self._write(trainer, self.folder / "last.ckpt", weights_only=False)
+        self._saved = trainer.global_step
+
+    def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only)
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with replacing(path) as part:
+                    torch.save(checkpoint, part)
+            except (OSError, RuntimeError) as error:
+                raise _disk_error(error, path) from error
+        trainer.strategy.barrier("ScheduledCheckpoints")
+
+
+def _disk_error(error: Exception, path: Path) -> Exception:
+    cause = error if isinstance(error, OSError) else error.__context__
+    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "file write failed" in str(error) or "unexpected pos" in str(error):
+        return OSError(
+            errno.ENOSPC,
+            f"no room for the checkpoint ({error}); the last good one is whole: with room again, the same command continues",
+            str(path),
+        )
+    return error
+
+
+def _tables(trainer: pl.Trainer) -> list[MetricsLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
+
+
+def _begin_after(trainer: pl.Trainer, step: int) -> None:
+    """Puts Lightning's loops where an uninterrupted run has them after `step` updates.
+
+    Left alone, a loop that was restored guesses from its counters what was being done when it was saved, and by where
+    that was it skips or repeats a validation and is off by one in the steps of the log. All checkpoints here are taken
+    between two steps, so the counters follow from the step.
+    """
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    batches = step * trainer.accumulate_grad_batches
+    fit.epoch_progress.reset()
+    counts = {key: batches for key in ("ready", "started", "processed", "completed")}
+    epoch.batch_progress.total.load_state_dict(counts)
+    epoch.batch_progress.current.load_state_dict(counts)
+    epoch.batch_progress.is_last_batch = False
+    epoch.val_loop.batch_progress.reset()
+    epoch._batches_that_stepped = step
+    for loop in (fit, epoch, epoch.val_loop, epoch.automatic_optimization):
+        loop._restarting = False
+    for loop in (fit, epoch, epoch.val_loop):
+        loop.reset_restart_stage()
+
+
+def _random_state() -> dict[str, Any]:
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,105 @@
+"""Progress of a training on the terminal: a bar there, a line now and then anywhere else."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+
+class Console(pl.Callback):
+    """Shows step, loss, tokens/s and the time left. It measures on its own and holds the training up for nothing.
+
+    Args:
+        every_seconds: between two lines, where the output is not a terminal.
+        bar: a bar rather than lines; None: where the output is a terminal.
+    """
+
+    def __init__(self, every_seconds: float = 10.0, bar: bool | None = None) -> None:
+        self.every_seconds = every_seconds
+        self.bar = bar
+        self.seconds = 0.0
+        self.tokens = 0
+        self._terminal = Terminal(highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._shown = self._began = 0.0
+        self._first = 0
+        self._evaluation = ""
+        self._loss: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the bar up."""
+        if not trainer.is_global_zero:
+            return
+        self._began = self._shown = time.monotonic()
+        self._first = trainer.global_step
+        if self.bar if self.bar is not None else self._terminal.is_terminal:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=self._terminal,
+                refresh_per_second=4,
+                expand=True,
+            )
+            self._task = self._progress.add_task("training", total=trainer.max_steps, completed=self._first, numbers="")
+            self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts tokens, and shows how it goes four times a second at most."""
+        self.tokens += batch[:, 1:].numel() * trainer.world_size
+        self.seconds = time.monotonic() - self._began
+        if not trainer.is_global_zero:
+            return
+        since = time.monotonic() - self._shown
+        if since > (0.25 if self._progress else self.every_seconds):
+            self._shown = time.monotonic()
+            self._show(trainer, outputs)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remembers the newest validation loss, to show it."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None:
+            self._evaluation = f"  val {float(loss):.3f}"
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the bar down."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the bar down."""
+        self._close(trainer)
+
+    def _show(self, trainer: pl.Trainer, outputs: Any) -> None:
+        step, last = trainer.global_step, trainer.max_steps
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        rate = self.tokens / max(self.seconds, 1e-9)
+        left = (last - step) * self.seconds / max(step - self._first, 1)
+        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {clock(left)} left"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step, numbers=numbers)
+        else:
+            self._terminal.print(f"step {step}/{last}  {numbers}", soft_wrap=True)
+
+    def _close(self, trainer: pl.Trainer) -> None:
+        if self._progress is not None and self._task is not None:
+            rate = self.tokens / max(self.seconds, 1e-9)
+            numbers = f"{rate:,.0f} tokens/s  {clock(self.seconds)}{self._evaluation}"
+            self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
+            self._progress.stop()
+            self._progress = None
+
+
+def clock(seconds: float) -> str:
+    """A time to read: 9 s, 3:05 min, 2:10 h."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

@@ -1,0 +1,98 @@
+"""Weights & Biases without prompts: offline unless asked, one W&B run for each run, the same one when it continues."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+
+MODES = ("offline", "online", "shared", "disabled")
+
+
+class WandbRun(WandbLogger):
+    """Lightning's WandbLogger, put up so that it never asks, never ends a training, and never mixes two runs.
+
+    Args:
+        name: name of the run.
+        folder: run folder; W&B's files go to its `wandb/`.
+        run_id: stays the same when the run continues.
+        mode: offline, online, shared or disabled; None takes WANDB_MODE, else online if WANDB_API_KEY is set, else
+            offline. Where going online fails, the run is offline and a line says so.
+        project, entity, group, tags, log_model: W&B's own.
+
+    Raises:
+        ValueError: a mode that W&B does not know.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: str | Path,
+        run_id: str | None = None,
+        project: str = "dissimilarity",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        mode: str | None = None,
+        log_model: bool = False,
+    ) -> None:
+        self.mode = chosen_mode(mode)
+        super().__init__(
+            name=name,
+            save_dir=folder,
+            id=run_id,
+            project=project,
+            entity=entity,
+            group=group,
+            tags=list(tags or []),
+            log_model=log_model,
+            mode=self.mode,
+            settings=_settings(),
+        )
+        self._wandb_init["resume"] = "allow" if self.mode in ("online", "shared") else None
+        # deprecated in W&B: merely passing it brings a warning
+        self._wandb_init.pop("anonymous", None)
+        self.where: str | None = None
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's run object, begun when first asked for."""
+        try:
+            return self._begin()
+        except Exception as error:
+            if self._experiment is not None or self.mode in ("offline", "disabled"):
+                raise
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"W&B could not go online ({first_line}); this run is kept offline", file=sys.stderr)
+            self.mode = "offline"
+            self._wandb_init.update(mode="offline", resume=None)
+            return self._begin()
+
+    def _begin(self) -> Any:
+        run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+        if self.where is None and not getattr(run, "disabled", True):
+            folder = Path(run.dir).parent
+            self.where = run.url if self.mode != "offline" else f"wandb sync {os.path.relpath(folder)}"
+        return run
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=exit_code)
+            self._experiment = None
+
+
+def chosen_mode(mode: str | None) -> str:
+    """The mode that holds: what is asked for, WANDB_MODE, online with a key, or offline."""
+    asked = mode or os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    known = {"dryrun": "offline", "run": "online"}.get(asked, asked)
+    if known not in MODES:
+        raise ValueError(f"logger.wandb.mode={asked}: expected one of {', '.join(MODES)}")
+    return known
+
+
+def _settings() -> Any:
+    import wandb
+
+    return wandb.Settings(silent=True, console="off")

@@ -1,0 +1,128 @@
+"""The folder of a run: whose it is, whether it is new, goes on or is done, and files that are whole at any moment."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+State = Literal["new", "continued", "finished"]
+
+# Keys that may change between two starts of the same run, and why: none of them changes what is computed.
+EXEMPT = {
+    "overwrite": "an order, not a property of the run",
+    "logger": "loggers are views of the tables",
+    "runs_dir": "where the folder is, not what is in it",
+    "data.cache_dir": "the packed data is the same wherever it is kept; its fingerprint is compared",
+    "callbacks.console": "how progress is shown",
+    "trainer.profiler": "it watches",
+    "trainer.accelerator": "a run may move to another machine: the same batches, updates equal up to rounding",
+    "trainer.devices": "batch_size is over all processes, so their number changes only rounding",
+    "trainer.num_nodes": "as trainer.devices",
+    "trainer.strategy": "as trainer.devices",
+}
+
+_OVERWRITING = ".overwriting"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader finds the old text or the new, a kill leaves one of them whole."""
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def open_run(folder: Path, cfg: DictConfig) -> State:
+    """Settles what a start in `folder` means, and writes config.yaml into a new one. Call it with the folder locked.
+
+    Returns:
+        "new", "continued" (the same config, not finished) or "finished" (the same config, nothing left to do).
+
+    Raises:
+        ValueError: the folder is another run's, or no run's.
+    """
+    config = resolved(cfg)
+    if cfg.overwrite or (folder / _OVERWRITING).exists():
+        _empty(folder)
+    saved = folder / "config.yaml"
+    if not saved.exists():
+        strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if strangers:
+            raise ValueError(
+                f"{folder} is not the folder of a run (no config.yaml; it holds {', '.join(strangers[:5])}): "
+                "choose another name with name=..."
+            )
+        write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
+        return "new"
+    changes = differing(resolved(OmegaConf.load(saved)), config)
+    if changes:
+        lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
+        raise ValueError(
+            f"{folder} holds a run with another config:\n" + "\n".join(lines) + "\n"
+            "Give this one another name with name=..., or throw the old one away with overwrite=true"
+        )
+    return "finished" if read_json(folder / "summary.json").get("status") == "finished" else "continued"
+
+
+def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
+    """The config as plain values, interpolations filled in."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The keys, outside of `EXEMPT`, whose values differ: (dotted key, old, new); a missing one reads as None."""
+    before, after = flat(old), flat(new)
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    exempt = tuple(EXEMPT)
+    return [
+        (key, before.get(key), after.get(key))
+        for key in keys
+        if not any(key == free or key.startswith(f"{free}.") for free in exempt)
+    ]
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys; lists stay values."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    leaves = {}
+    for key, value in config.items():
+        leaves.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return leaves
+
+
+def _empty(folder: Path) -> None:
+    """Takes everything out but the lock. A kill in between leaves a mark, and the next start goes on emptying."""
+    if not (folder / "config.yaml").exists() and not (folder / _OVERWRITING).exists():
+        return
+    (folder / _OVERWRITING).touch()
+    for path in folder.iterdir():
+        if path.name in (".lock", _OVERWRITING):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (folder / _OVERWRITING).unlink()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,118 @@
+"""What this machine does faster: bf16 or float32, compiled or not."""
+
+import shutil
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Compiling took 20 to 60 s and the gain was a few per cent of a step on the processors measured: see `choose_compile`.
+GPU_STEPS_TO_COMPILE = 300
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device on which Lightning will train for `trainer.accelerator`."""
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("gpu", "mps", "auto") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What to call it on the terminal."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def choose_precision(asked: str, net: nn.Module, tokens: Tensor, device: torch.device) -> tuple[str, str]:
+    """The Lightning precision to train in, and why.
+
+    Asked for `auto`: bf16-mixed on a CUDA device that has it; on a processor whichever takes one step of this net in
+    less time, where a product of matrices shows that bf16 is not emulated (that can be 200 times slower); else 32-true.
+
+    Args:
+        asked: `trainer.precision`.
+        net: the net to train; its weights and gradients are left as they were.
+        tokens: one batch (batch, n_ctx + 1) as the training has them.
+        device: where the training will be.
+    """
+    if asked != "auto":
+        return asked, "asked for"
+    if device.type == "cuda":
+        return (
+            ("bf16-mixed", "the GPU has it")
+            if torch.cuda.is_bf16_supported(False)
+            else ("32-true", "no bf16 on the GPU")
+        )
+    if device.type != "cpu":
+        return "32-true", "bf16 is not dependable on this device"
+    slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
+    if slower > 1:
+        return "32-true", f"products of matrices in bf16 take {slower:,.1f} times as long here"
+    full, half = step_seconds(net, tokens, None), step_seconds(net, tokens, torch.bfloat16)
+    if half < full:
+        return "bf16-mixed", f"one step {half:.3f} s, in float32 {full:.3f} s"
+    return "32-true", f"one step {full:.3f} s, in bf16 {half:.3f} s"
+
+
+def choose_compile(asked: bool | str, steps: int, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile the net, and why.
+
+    Args:
+        asked: `compile`: True, False or "auto".
+        steps: updates of the whole training.
+        device: where the training will be.
+
+    Raises:
+        ValueError: True where there is nothing to compile with.
+    """
+    if device.type == "cpu" and asked is True and compiler() is None:
+        raise ValueError(
+            "compile=true: torch.compile needs a C++ compiler on the processor (g++ or clang++), found none"
+        )
+    if asked != "auto":
+        return bool(asked), "asked for"
+    if device.type == "cuda":
+        worth = steps >= GPU_STEPS_TO_COMPILE
+        return worth, f"{steps} steps, and it pays from about {GPU_STEPS_TO_COMPILE}"
+    return False, "on this device compiling takes longer than it saves"
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would use on the processor; None if there is none."""
+    return next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
+
+
+def product_seconds(dtype: torch.dtype, size: int = 256) -> float:
+    """The best of three products of square matrices on one thread, which other work on the machine disturbs least."""
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - begun)
+    torch.set_num_threads(threads)
+    return min(times[1:])
+
+
+def step_seconds(net: nn.Module, tokens: Tensor, dtype: torch.dtype | None) -> float:
+    """The better of two forward and backward passes on the processor, under autocast to `dtype` (None: as it is)."""
+    times: list[float] = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        _pass(net, tokens, dtype)
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def _pass(net: Any, tokens: Tensor, dtype: torch.dtype | None) -> None:
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        logits = net(tokens[:, :-1])
+    loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    net.zero_grad(set_to_none=True)

