@@ -13,26 +13,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dissimilarity.sites import ModulePoint, describe, locate, resolve
+from dissimilarity.architectures import ModulePoint
+from dissimilarity.sites import describe, locate, resolve
 
 
 class _Complete(BaseException):
-    """Ends a forward pass once every wanted site has been seen; no Exception, so that no `except Exception` of a model swallows it."""
+    """Ends a forward pass once every wanted site has been seen; no Exception, lest a model's `except` swallow it."""
 
 
 @contextmanager
 def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, Float[Tensor, "batch pos d"]]]:
-    """Give a dict that after each `model(...)` inside the block holds the activations of that pass at the sites (globs or names; see `resolve`).
+    """Give a dict that after each `model(...)` inside the block holds the activations of that pass at the sites.
 
-    The model runs in eval mode, without gradients, uncompiled (hooks set after a compile would never fire), and only as far as the deepest site:
-    `model(...)` then returns None. Precision is the caller's: an enclosing autocast holds inside. A module that runs several times in a pass counts
-    with its first time. A model on which others have set forward hooks, or that FSDP has sharded, runs to its end, since those count on it.
+    `sites` are names or globs, read by `resolve`.
 
-    On exit, also by an error, everything is as it was: the training flag of every module, hooks, `forward`, the compiled code, the random number
-    generators, gradients. The captured tensors are copies: a model may go on to overwrite in place what it handed to a hook (`x += ...`), and a view
-    would keep the whole tensor under it alive; against the block that made it a copy costs next to nothing.
+    The model runs in eval mode, without gradients, uncompiled (hooks set after a compile would never fire), and only as
+    far as the deepest site: `model(...)` then returns None. Precision is the caller's: an enclosing autocast holds
+    inside. A module that runs several times in a pass counts with its first time. A model on which others have set
+    forward hooks, or that FSDP has sharded, runs to its end, since those count on it.
 
-    Raises ValueError for sites that the model does not have, and RuntimeError, naming them, for sites that were not reached.
+    On exit, also by an error, everything is as it was: the training flag of every module, hooks, `forward`, the
+    compiled code, the random number generators, gradients. The captured tensors are copies: a model may go on to
+    overwrite in place what it handed to a hook (`x += ...`), and a view would keep the whole tensor under it alive;
+    against the block that made it a copy costs next to nothing.
+
+    Raises ValueError for sites that the model does not have, and RuntimeError, naming them, for sites that were not
+    reached.
     """
     points = locate(model, resolve(model, sites))
     acts: dict[str, Tensor] = {}
@@ -119,9 +125,10 @@ class _Recorder:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the model as for evaluation, and leave its modules, the random number generators and autocast's cache as they were.
+    """Run the model as for evaluation, and leave it, the random number generators and autocast's cache as they were.
 
-    The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from its parent's.
+    The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
+    its parent's.
     """
     flags = [(module, module.training) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
@@ -139,15 +146,17 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-        # Weights cast under no_grad carry no gradient; left in the cache, they would cut the weights off from a training step in the same autocast.
+        # Up to torch 2.9 a weight cast under no_grad stays in autocast's cache, cut off from its gradient: the training
+        # step in the same autocast would leave that weight as it is.
         torch.clear_autocast_cache()
 
 
 def _not_reached(missing: list[str], passes: int) -> str:
     """Say which sites did not fire and what may be the reason."""
     if not passes:
-        return f"nothing captured at {describe(missing)}: call the model, as in `model(tokens)`, inside the `with capture(...)` block"
+        return f"nothing captured at {describe(missing)}: call `model(tokens)` inside the `with capture(...)` block"
     return (
-        f"the forward pass did not reach {describe(missing)}: the module exists but was not called as a module. Its owner may call its `forward`"
-        " or use its weights directly, skip it for this input, or be scripted or exported code that runs no hooks; choose another site"
+        f"the forward pass did not reach {describe(missing)}: the module exists but was not called as a module."
+        " Its owner may call its `forward` or use its weights directly, skip it for this input, or be scripted or"
+        " exported code that runs no hooks; choose another site"
     )

@@ -1,6 +1,7 @@
-"""The journal: an append-only file of rows, one JSON object a line, of which a kill at any moment costs at most the row being written.
+"""The journal: an append-only file of rows, one JSON object a line. A kill costs at most the row being written.
 
-A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities are written as Python's json does (NaN, Infinity).
+A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities are written as
+Python's json does (NaN, Infinity).
 """
 
 import json
@@ -14,9 +15,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path in the same folder to write to; on success it takes the place of `path` in one step, on an error it is removed.
+    """Give a path in the same folder to write to; on success it replaces `path` in one step, on an error it is removed.
 
-    Readers see the old file or the new one, never a part. One writer at a time: what a killed writer left behind, the next one overwrites.
+    Readers see the old file or the new one, never a part. One writer at a time: what a killed writer left behind, the
+    next one overwrites.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -51,9 +53,10 @@ class Journal:
     path: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows at the end in one write, on disk on return. Raises TypeError, with nothing written, for a value that JSON has no form for.
+        """Write rows at the end in one write, on disk on return.
 
-        A torn row at the end of the file is cut off first. If the write fails half-way (disk full), the file is cut back to what it was.
+        A torn row at the end of the file is cut off first. If the write fails half-way (disk full), the file is cut
+        back to what it was. Raises TypeError, with nothing written, for a value that JSON has no form for.
         """
         data = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
         if not data:
@@ -81,7 +84,9 @@ class Journal:
         return [row for _, row in self._lines()]
 
     def truncate(self, step: int) -> None:
-        """Drop every row whose `step` is above `step`, and a torn last row. The file is replaced in one step; kept lines stay as they were.
+        """Drop every row whose `step` is above `step`, and a torn last row.
+
+        The file is replaced in one step; kept lines stay as they were written.
 
         Raises ValueError, naming file and line, for a row without a step.
         """

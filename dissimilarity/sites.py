@@ -1,140 +1,32 @@
 """Sites: names for the points of a forward pass at which two models are compared.
 
-A site is named as TransformerLens names it, without `hook_`: `embed`, `blocks.3.resid_post`, `ln_final`. A table per architecture says at which
-module each site is read: our own models (and what shares their module names), GPT-2, GPT-NeoX, Llama and its kin, BERT. In any other model, and
-beside the names of the table, a module path is itself a site: `backbone.layer1` (what the module returns), or with the side said,
-`backbone.layer1.input`, `backbone.layer1.output`.
+A site is named as TransformerLens names it, without `hook_`: `embed`, `blocks.3.resid_post`, `ln_final`. A table per
+architecture says at which module each site is read: our own models (and what shares their module names), GPT-2,
+GPT-NeoX, Llama and its kin, BERT. In any other model, and beside the names of the table, a module path is itself a
+site: `backbone.layer1` (what the module returns), or with the side said, `backbone.layer1.input`,
+`backbone.layer1.output`.
 
-`resid_post` is always the residual stream as the next block reads it, before any final norm: Hugging Face's last hidden state is not that, it has
-passed the final norm. In BERT, whose blocks end with their LayerNorm, the stream is read after that LayerNorm, and `resid_mid` likewise.
+`resid_post` is always the residual stream as the next block reads it, before any final norm: Hugging Face's last hidden
+state is not that, it has passed the final norm. In BERT, whose blocks end with their LayerNorm, the stream is read
+after that LayerNorm, and `resid_mid` likewise.
 """
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from torch import nn
 
-Side = Literal["input", "output"]
-
-
-@dataclass(frozen=True)
-class ModulePoint:
-    """Where a site is read: the first argument (`input`) or the result (`output`) of the module at `module`, a path as in `named_modules`."""
-
-    module: str
-    side: Side
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where the sites of one kind of model are.
-
-    `blocks` is the path of the list of blocks, below any prefix. It is this architecture if every path of `needs` is there and none of `excludes`.
-    `sites` maps site names, in depth order, to (module path, side); `{i}` stands for the number of a block. `sequential_only` names the sites that
-    exist only where a block runs its MLP after its attention, not beside it.
-    """
-
-    blocks: str
-    needs: tuple[str, ...]
-    sites: dict[str, tuple[str, Side]]
-    excludes: tuple[str, ...] = ()
-    sequential_only: tuple[str, ...] = ("blocks.{i}.resid_mid",)
-
-
-OURS = Architecture(
-    blocks="blocks",
-    needs=(),
-    sites={
-        "embed": ("embed", "output"),
-        "blocks.{i}.resid_pre": ("blocks.{i}", "input"),
-        "blocks.{i}.attn_out": ("blocks.{i}.attn", "output"),
-        "blocks.{i}.resid_mid": ("blocks.{i}.ln2", "input"),
-        "blocks.{i}.mlp.pre": ("blocks.{i}.mlp.W_in", "output"),
-        "blocks.{i}.mlp.mid": ("blocks.{i}.mlp.act", "output"),
-        "blocks.{i}.mlp.post": ("blocks.{i}.mlp.W_out", "input"),
-        "blocks.{i}.mlp_out": ("blocks.{i}.mlp", "output"),
-        "blocks.{i}.resid_post": ("blocks.{i}", "output"),
-        "ln_final": ("ln_final", "output"),
-    },
-)
-
-GPT2 = Architecture(
-    blocks="h",
-    needs=("wte",),
-    sites={
-        "embed": ("wte", "output"),
-        "blocks.{i}.resid_pre": ("h.{i}", "input"),
-        "blocks.{i}.attn_out": ("h.{i}.attn", "output"),
-        "blocks.{i}.resid_mid": ("h.{i}.ln_2", "input"),
-        "blocks.{i}.mlp.pre": ("h.{i}.mlp.c_fc", "output"),
-        "blocks.{i}.mlp.post": ("h.{i}.mlp.c_proj", "input"),
-        "blocks.{i}.mlp_out": ("h.{i}.mlp", "output"),
-        "blocks.{i}.resid_post": ("h.{i}", "output"),
-        "ln_final": ("ln_f", "output"),
-    },
-)
-
-GPT_NEOX = Architecture(
-    blocks="layers",
-    needs=("embed_in",),
-    sites={
-        "embed": ("embed_in", "output"),
-        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
-        "blocks.{i}.attn_out": ("layers.{i}.attention", "output"),
-        "blocks.{i}.resid_mid": ("layers.{i}.post_attention_layernorm", "input"),
-        "blocks.{i}.mlp.pre": ("layers.{i}.mlp.dense_h_to_4h", "output"),
-        "blocks.{i}.mlp.post": ("layers.{i}.mlp.dense_4h_to_h", "input"),
-        "blocks.{i}.mlp_out": ("layers.{i}.mlp", "output"),
-        "blocks.{i}.resid_post": ("layers.{i}", "output"),
-        "ln_final": ("final_layer_norm", "output"),
-    },
-)
-
-# Gemma 2 and OLMo 2 have Llama's names but norms after their sub-layers, so that `post_attention_layernorm` means another thing there.
-LLAMA = Architecture(
-    blocks="layers",
-    needs=("embed_tokens", "layers.0.self_attn", "layers.0.mlp", "norm"),
-    excludes=("layers.0.pre_feedforward_layernorm", "layers.0.post_feedforward_layernorm"),
-    sites={
-        "embed": ("embed_tokens", "output"),
-        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
-        "blocks.{i}.attn_out": ("layers.{i}.self_attn", "output"),
-        "blocks.{i}.resid_mid": ("layers.{i}.post_attention_layernorm", "input"),
-        "blocks.{i}.mlp.pre": ("layers.{i}.mlp.gate_proj", "output"),
-        "blocks.{i}.mlp.post": ("layers.{i}.mlp.down_proj", "input"),
-        "blocks.{i}.mlp_out": ("layers.{i}.mlp", "output"),
-        "blocks.{i}.resid_post": ("layers.{i}", "output"),
-        "ln_final": ("norm", "output"),
-    },
-)
-
-BERT = Architecture(
-    blocks="encoder.layer",
-    needs=("embeddings.word_embeddings", "encoder.layer.0.attention.output.dense"),
-    sites={
-        "embed": ("embeddings.word_embeddings", "output"),
-        "blocks.{i}.resid_pre": ("encoder.layer.{i}", "input"),
-        "blocks.{i}.attn_out": ("encoder.layer.{i}.attention.output.dense", "output"),
-        "blocks.{i}.resid_mid": ("encoder.layer.{i}.attention.output", "output"),
-        "blocks.{i}.mlp.pre": ("encoder.layer.{i}.intermediate.dense", "output"),
-        "blocks.{i}.mlp.post": ("encoder.layer.{i}.output.dense", "input"),
-        "blocks.{i}.mlp_out": ("encoder.layer.{i}.output.dense", "output"),
-        "blocks.{i}.resid_post": ("encoder.layer.{i}", "output"),
-    },
-)
-
-ARCHITECTURES = (OURS, GPT2, GPT_NEOX, LLAMA, BERT)
+from dissimilarity.architectures import ARCHITECTURES, Architecture, ModulePoint, Side
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def named_modules(model: nn.Module) -> dict[str, str]:
-    """Map the path of every module, as it reads without the wrappers of compile, FSDP and activation checkpointing, to the path it has now.
+    """Map the path of every module as it reads without wrappers (compile, FSDP, activation checkpointing) to its path.
 
-    A wrapper and what it wraps read the same; the inner one counts, since what it returns is the tensor that the model itself made.
+    A wrapper and what it wraps read the same; the inner one counts, since what it returns is the tensor that the model
+    itself made.
     """
     paths = {}
     for path, _ in model.named_modules():
@@ -143,10 +35,11 @@ def named_modules(model: nn.Module) -> dict[str, str]:
 
 
 def site_table(model: nn.Module) -> dict[str, ModulePoint]:
-    """Return every named site of the model and where it is read, in depth order; empty if the model is of no known architecture.
+    """Return every named site of the model and where it is read, in depth order; empty if its architecture is unknown.
 
-    The blocks are found whatever holds them (a LightningModule's `net`, a `...ForCausalLM`). Where a model holds several networks, their sites are
-    told apart by the path before them: `net.blocks.0.resid_post`, `teacher.blocks.0.resid_post`.
+    The blocks are found whatever holds them (a LightningModule's `net`, a `...ForCausalLM`). Where a model holds
+    several networks, their sites are told apart by the path before them: `net.blocks.0.resid_post`,
+    `teacher.blocks.0.resid_post`.
     """
     paths = named_modules(model)
     networks = _networks(paths)
@@ -161,7 +54,7 @@ def site_table(model: nn.Module) -> dict[str, ModulePoint]:
 
 
 def _networks(paths: dict[str, str]) -> dict[str, Architecture]:
-    """Find the known networks: the path before each list of blocks, with its dot, and what architecture it is; none inside another's blocks."""
+    """Find the known networks, none inside another's blocks: the path before the list of blocks -> architecture."""
     found = {}
     for path in paths:
         for architecture in ARCHITECTURES:
@@ -200,7 +93,7 @@ def _exists(model: nn.Module, site: str, path: str, paths: dict[str, str], archi
 
 
 def locate(model: nn.Module, sites: Iterable[str]) -> dict[str, ModulePoint]:
-    """Return where each of these sites is read: names of the model's table, or module paths with an optional `.input` or `.output`.
+    """Return where each site is read: a name of the model's table, or a module path with or without its side.
 
     Raises ValueError, listing what the model has, for a site that it does not have.
     """
@@ -215,7 +108,7 @@ def locate(model: nn.Module, sites: Iterable[str]) -> dict[str, ModulePoint]:
 
 
 def _module_point(site: str, paths: dict[str, str]) -> ModulePoint | None:
-    """Read a site as a module path; a module that is itself called `output` or `input` comes before the side of its parent."""
+    """Read a site as a module path; a module that is itself called `output` comes before the output of its parent."""
     if site in paths:
         return ModulePoint(paths[site], "output")
     path, _, side = site.rpartition(".")
@@ -227,9 +120,10 @@ def _module_point(site: str, paths: dict[str, str]) -> ModulePoint | None:
 def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     """Return the sites of the model that match a glob or any of several, each once, in depth order.
 
-    A pattern is matched against the names of the model's table (`*` stands for any text, so `blocks.*` is every site of every block). One that
-    matches none of them is matched against module paths, where `*` stays within one part of the path, so that `layers.*` is the layers and not all
-    that is inside them; a side (`.input`, `.output`) may follow. Sites of the table come first, module paths after them in the order of definition.
+    A pattern is matched against the names of the model's table (`*` stands for any text, so `blocks.*` is every site of
+    every block). One that matches none of them is matched against module paths, where `*` stays within one part of the
+    path, so that `layers.*` is the layers and not all that is inside them; a side (`.input`, `.output`) may follow.
+    Sites of the table come first, module paths after them in the order of definition.
 
     Raises ValueError, listing what the model has, if a pattern matches nothing.
     """
@@ -269,13 +163,13 @@ def _not_found(wanted: str, table: dict[str, ModulePoint], paths: dict[str, str]
     if table:
         return f"no site of the model matches {wanted!r}; it has {describe(table)}, and every module path is a site too"
     return (
-        f"no site of the model matches {wanted!r}; its architecture is not one of those with named sites, so give module paths"
-        f" (optionally with .input or .output); it has {describe([path for path in paths if path])}"
+        f"no site of the model matches {wanted!r}; its architecture is none of those with named sites, so give module"
+        f" paths (optionally with .input or .output); it has {describe([path for path in paths if path])}"
     )
 
 
 def describe(sites: Iterable[str], limit: int = 16) -> str:
-    """List sites in one short line, layers folded: `embed, blocks.{0-5}.resid_post, ln_final`; at most `limit` kinds, then how many more."""
+    """List sites in one short line: `embed, blocks.{0-5}.resid_post, ln_final`; at most `limit` kinds, then a count."""
     layers: dict[str, list[int]] = {}
     for site in sites:
         kind, layer = split_layer(site)
@@ -289,7 +183,7 @@ def describe(sites: Iterable[str], limit: int = 16) -> str:
 
 
 def split_layer(site: str) -> tuple[str, int | None]:
-    """Split a site into its kind and its layer: `blocks.3.mlp.pre` -> (`blocks.{}.mlp.pre`, 3); `ln_final` -> (`ln_final`, None)."""
+    """Split a site into kind and layer: `blocks.3.mlp.pre` -> (`blocks.{}.mlp.pre`, 3); `embed` -> (`embed`, None)."""
     parts = site.split(".")
     for index, part in enumerate(parts):
         if part.isdecimal():
@@ -300,8 +194,9 @@ def split_layer(site: str) -> tuple[str, int | None]:
 def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[str, str]]:
     """Pair each site of a with the site of b of the same kind at the nearest relative depth, in the order of a.
 
-    Depth is counted among the sites given: the i-th of L layers meets the round(i (L' - 1) / (L - 1))-th of L', halves going deeper; a single layer
-    meets the last. A site without a layer (`embed`, `ln_final`) meets its namesake. A site whose kind b lacks is left out.
+    Depth is counted among the sites given: the i-th of L layers meets the round(i (L' - 1) / (L - 1))-th of L', halves
+    going deeper; a single layer meets the last. A site without a layer (`embed`, `ln_final`) meets its namesake. A site
+    whose kind b lacks is left out.
 
     Raises ValueError, listing the sites of both, if no site of a has a partner.
     """

@@ -1,17 +1,22 @@
-"""Sites: the table of each architecture against what the model itself computes, globs, module paths and the pairing of unequal depths."""
+"""Sites: each architecture's table against what the model computes, globs, module paths, pairs of unequal depth."""
+
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import nn
 
+from dissimilarity.architectures import ModulePoint
 from dissimilarity.capture import capture
-from dissimilarity.sites import ModulePoint, describe, locate, matched_pairs, resolve, site_table
+from dissimilarity.sites import describe, locate, matched_pairs, resolve, site_table
 from models.transformer import Transformer
 
 torch.set_num_threads(1)
 
-SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50)
+SIZES: dict[str, Any] = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50
+)
 HF_MODELS = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=3, n_head=4, n_positions=16)
@@ -25,8 +30,9 @@ HF_MODELS = {
 }
 
 
-def toy(**choices) -> Transformer:
-    return Transformer(**dict(d_model=16, n_layers=2, d_head=8, n_ctx=8, d_vocab=20, activation=nn.GELU) | choices)
+def toy(**choices: Any) -> Transformer:
+    defaults: dict[str, Any] = dict(d_model=16, n_layers=2, d_head=8, n_ctx=8, d_vocab=20, activation=nn.GELU)
+    return Transformer(**defaults | choices)
 
 
 @pytest.mark.parametrize("name", HF_MODELS)
@@ -109,7 +115,7 @@ def test_two_networks_keep_their_names_apart():
 
 
 def test_wrapped_blocks_keep_their_names():
-    model = toy()
+    model: Any = toy()
     model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
     assert list(site_table(model)) == list(site_table(toy()))
     assert list(site_table(torch.compile(model, backend="eager"))) == list(site_table(toy()))

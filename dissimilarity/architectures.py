@@ -1,0 +1,120 @@
+"""Architecture tables: at which module of each known kind of model each named site is read.
+
+Our own models (and what shares their module names), GPT-2, GPT-NeoX, Llama and its kin, BERT. In BERT, whose blocks end
+with their LayerNorm, the residual stream is read after that LayerNorm, and `resid_mid` likewise.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class ModulePoint:
+    """Where a site is read: the first argument (`input`) or the result (`output`) of the module at this path."""
+
+    module: str
+    side: Side
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the sites of one kind of model are.
+
+    `blocks` is the path of the list of blocks, below any prefix. It is this architecture if every path of `needs` is
+    there and none of `excludes`. `sites` maps site names, in depth order, to (module path, side); `{i}` stands for the
+    number of a block. `sequential_only` names the sites that exist only where a block runs its MLP after its attention,
+    not beside it.
+    """
+
+    blocks: str
+    needs: tuple[str, ...]
+    sites: dict[str, tuple[str, Side]]
+    excludes: tuple[str, ...] = ()
+    sequential_only: tuple[str, ...] = ("blocks.{i}.resid_mid",)
+
+
+OURS = Architecture(
+    blocks="blocks",
+    needs=(),
+    sites={
+        "embed": ("embed", "output"),
+        "blocks.{i}.resid_pre": ("blocks.{i}", "input"),
+        "blocks.{i}.attn_out": ("blocks.{i}.attn", "output"),
+        "blocks.{i}.resid_mid": ("blocks.{i}.ln2", "input"),
+        "blocks.{i}.mlp.pre": ("blocks.{i}.mlp.W_in", "output"),
+        "blocks.{i}.mlp.mid": ("blocks.{i}.mlp.act", "output"),
+        "blocks.{i}.mlp.post": ("blocks.{i}.mlp.W_out", "input"),
+        "blocks.{i}.mlp_out": ("blocks.{i}.mlp", "output"),
+        "blocks.{i}.resid_post": ("blocks.{i}", "output"),
+        "ln_final": ("ln_final", "output"),
+    },
+)
+
+GPT2 = Architecture(
+    blocks="h",
+    needs=("wte",),
+    sites={
+        "embed": ("wte", "output"),
+        "blocks.{i}.resid_pre": ("h.{i}", "input"),
+        "blocks.{i}.attn_out": ("h.{i}.attn", "output"),
+        "blocks.{i}.resid_mid": ("h.{i}.ln_2", "input"),
+        "blocks.{i}.mlp.pre": ("h.{i}.mlp.c_fc", "output"),
+        "blocks.{i}.mlp.post": ("h.{i}.mlp.c_proj", "input"),
+        "blocks.{i}.mlp_out": ("h.{i}.mlp", "output"),
+        "blocks.{i}.resid_post": ("h.{i}", "output"),
+        "ln_final": ("ln_f", "output"),
+    },
+)
+
+GPT_NEOX = Architecture(
+    blocks="layers",
+    needs=("embed_in",),
+    sites={
+        "embed": ("embed_in", "output"),
+        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
+        "blocks.{i}.attn_out": ("layers.{i}.attention", "output"),
+        "blocks.{i}.resid_mid": ("layers.{i}.post_attention_layernorm", "input"),
+        "blocks.{i}.mlp.pre": ("layers.{i}.mlp.dense_h_to_4h", "output"),
+        "blocks.{i}.mlp.post": ("layers.{i}.mlp.dense_4h_to_h", "input"),
+        "blocks.{i}.mlp_out": ("layers.{i}.mlp", "output"),
+        "blocks.{i}.resid_post": ("layers.{i}", "output"),
+        "ln_final": ("final_layer_norm", "output"),
+    },
+)
+
+# Gemma 2 and OLMo 2 have Llama's names, but norms after their sub-layers: `post_attention_layernorm` is another thing.
+LLAMA = Architecture(
+    blocks="layers",
+    needs=("embed_tokens", "layers.0.self_attn", "layers.0.mlp", "norm"),
+    excludes=("layers.0.pre_feedforward_layernorm", "layers.0.post_feedforward_layernorm"),
+    sites={
+        "embed": ("embed_tokens", "output"),
+        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
+        "blocks.{i}.attn_out": ("layers.{i}.self_attn", "output"),
+        "blocks.{i}.resid_mid": ("layers.{i}.post_attention_layernorm", "input"),
+        "blocks.{i}.mlp.pre": ("layers.{i}.mlp.gate_proj", "output"),
+        "blocks.{i}.mlp.post": ("layers.{i}.mlp.down_proj", "input"),
+        "blocks.{i}.mlp_out": ("layers.{i}.mlp", "output"),
+        "blocks.{i}.resid_post": ("layers.{i}", "output"),
+        "ln_final": ("norm", "output"),
+    },
+)
+
+BERT = Architecture(
+    blocks="encoder.layer",
+    needs=("embeddings.word_embeddings", "encoder.layer.0.attention.output.dense"),
+    sites={
+        "embed": ("embeddings.word_embeddings", "output"),
+        "blocks.{i}.resid_pre": ("encoder.layer.{i}", "input"),
+        "blocks.{i}.attn_out": ("encoder.layer.{i}.attention.output.dense", "output"),
+        "blocks.{i}.resid_mid": ("encoder.layer.{i}.attention.output", "output"),
+        "blocks.{i}.mlp.pre": ("encoder.layer.{i}.intermediate.dense", "output"),
+        "blocks.{i}.mlp.post": ("encoder.layer.{i}.output.dense", "input"),
+        "blocks.{i}.mlp_out": ("encoder.layer.{i}.output.dense", "output"),
+        "blocks.{i}.resid_post": ("encoder.layer.{i}", "output"),
+    },
+)
+
+ARCHITECTURES = (OURS, GPT2, GPT_NEOX, LLAMA, BERT)
