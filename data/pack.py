@@ -226,7 +226,8 @@ def _open(folder: Path) -> Packed:
                 raise ValueError(f"{split}.bin has {found} bytes, expected {expected}")
         tokens = {split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r") for split in SPLITS}
         tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    except (OSError, KeyError, ValueError) as error:
+    # The tokenizers library raises bare Exception for a file that it cannot parse.
+    except Exception as error:
         raise ValueError(
             f"the packed data in {folder} is damaged ({error}): delete that folder and start again"
         ) from error

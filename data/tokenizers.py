@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -25,6 +25,7 @@ BOUNDARY_TOKENS = (
 BYTES_PER_ENTRY = 2048
 
 
+@runtime_checkable
 class TokenizerSpec(Protocol):
     """What packing needs to obtain a tokenizer.
 

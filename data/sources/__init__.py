@@ -5,9 +5,10 @@ A new source is one file here (or anywhere importable) and one YAML in `conf/dat
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Source(Protocol):
     """What packing needs from a source. It may be read more than once and must give the same documents each time."""
 
