@@ -1,9 +1,9 @@
 """From a model's plain settings to its net."""
 
+import pkgutil
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from torch import nn
 
 from settings import instantiate
@@ -47,11 +47,13 @@ def _check_targets(node: Any) -> None:
 
 def _check_target(target: Any) -> None:
     try:
-        found = get_class(target)
-    except Exception as error:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"model settings: `_target_: {target}` is not a class that can be imported ({error}); expected the dotted"
-            " path of an nn.Module class, such as models.transformer.Transformer"
+            f"model settings: `_target_: {target}` cannot be imported ({error}); expected the dotted path of an"
+            " nn.Module class, such as models.transformer.Transformer"
         ) from error
-    if not issubclass(found, nn.Module):
-        raise ValueError(f"model settings: `_target_: {target}` is not an nn.Module class, and nothing else is built")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(
+            f"model settings: `_target_: {target}` is not an nn.Module class, and from settings nothing else is called"
+        )

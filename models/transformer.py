@@ -152,7 +152,7 @@ class Transformer(nn.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the points at which this model can be read, in depth order (TransformerLens's, without `hook_`)."""
-        names = ["embed"] if self.pos_embed is None else ["embed", "pos_embed"]
+        names = ["embed"]
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             names += [f"blocks.{i}.{name}" for name in block.sites]
