@@ -81,7 +81,7 @@ class Journal:
 
         Raises ValueError, naming file and line, if a line before the end is not a row.
         """
-        return [row for _, row in self._lines()]
+        return self.parse(self.whole_bytes())
 
     def truncate(self, step: int) -> None:
         """Drop every row whose `step` is above `step`, and a torn last row.
@@ -91,7 +91,7 @@ class Journal:
         Raises ValueError, naming file and line, for a row without a step.
         """
         kept = []
-        for number, (line, row) in enumerate(self._lines(), 1):
+        for number, (line, row) in enumerate(self._lines(self.whole_bytes(), 0), 1):
             if "step" not in row:
                 raise ValueError(f"{self.path}, line {number}: a row without a step; found {sorted(row)}")
             if row["step"] <= step:
@@ -109,9 +109,13 @@ class Journal:
             return b""
         return data[: data.rfind(b"\n") + 1]
 
-    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+    def parse(self, data: bytes, start: int = 0) -> list[dict[str, Any]]:
+        """Return the rows from byte `start` on of what `whole_bytes` gave; a row must begin there. Raises as `read`."""
+        return [row for _, row in self._lines(data, start)]
+
+    def _lines(self, data: bytes, start: int) -> list[tuple[bytes, dict[str, Any]]]:
         lines = []
-        for number, line in enumerate(self.whole_bytes().split(b"\n")[:-1], 1):
+        for number, line in enumerate(data[start:].split(b"\n")[:-1], 1 + data[:start].count(b"\n")):
             try:
                 row = json.loads(line)
             except ValueError:
