@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback
     from pytorch_lightning.loggers import Logger
 
+    from data.module import TextDataModule
+
 ROOT = Path(__file__).resolve().parent
 
 settings.register()
@@ -84,7 +86,7 @@ def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     )
     notes = record.begin(folder, cfg, data, module)
     loggers = build_loggers(cfg, folder, notes)
-    callbacks = build_callbacks(cfg)
+    callbacks = build_callbacks(cfg, folder, data)
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
@@ -119,15 +121,19 @@ def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list
     return [MetricsLogger(folder), *chosen]
 
 
-def build_callbacks(cfg: DictConfig) -> "list[Callback]":
+def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "list[Callback]":
     """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
+    from launch.references import loader
     from launch.sweep import side_by_side
 
-    built = []
-    for name, node in (cfg.callbacks or {}).items():
-        extra = {"bar": False} if name == "console" and side_by_side() else {}
-        built.append(settings.instantiate(node, **extra))
-    return built
+    given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
+    if "tracker" in (cfg.callbacks or {}):
+        given["tracker"] = {
+            "probe": data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split),
+            "load": loader(cfg, folder, data.tokenizer),
+            "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
+        }
+    return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
 
 
 def resolved_node(node: DictConfig) -> dict[str, Any]:

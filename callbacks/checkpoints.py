@@ -34,14 +34,24 @@ class ScheduledCheckpoints(Checkpoint):
         self.folder = Path(folder)
         self.every = every
         self._saved = -1
+        self._continued = 0
         self._random: dict[str, Any] | None = None
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes after which step the training goes on."""
+        self._continued = checkpoint["global_step"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Settles what the metrics table holds when the training begins, before anything is logged."""
+        for logger in _tables(trainer):
+            logger.truncate(self._continued or -1)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settles where the training begins, and what the metrics table holds then; saves step 0."""
+        """Settles where the training begins; saves step 0."""
         step = trainer.global_step
         _begin_after(trainer, step)
-        for logger in _tables(trainer):
-            logger.truncate(step if step else -1)
         if self._random is not None:
             _set_random_state(self._random)
             self._random = None
@@ -102,7 +112,7 @@ def _disk_error(error: Exception, path: Path) -> Exception:
     if full or "file write failed" in str(error) or "unexpected pos" in str(error):
         return OSError(
             errno.ENOSPC,
-            f"no room for the checkpoint ({error}); the last good one is whole: with room again, the same command continues",
+            f"no room for the checkpoint ({error}); the last good one is whole: the same command continues",
             str(path),
         )
     return error

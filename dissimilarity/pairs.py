@@ -80,15 +80,13 @@ class Side:
     Args:
         groups: number of jackknife groups.
         positions: token positions whose rows the sample measures see, the same in every sequence; None for no rows.
-        keep: whether to keep the chunks, for comparison with more than one other side.
         sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
     """
 
-    def __init__(self, groups: int, positions: Tensor | None = None, keep: bool = False, sync: bool = False) -> None:
-        self.positions, self.keep, self.sync = positions, keep, sync
+    def __init__(self, groups: int, positions: Tensor | None = None, sync: bool = False) -> None:
+        self.positions, self.sync = positions, sync
         self.sums = Sums(groups)
         self.n_groups = torch.zeros(groups, dtype=torch.float64)
-        self.chunks: list[Chunk] = []
         self.samples: dict[str, Tensor] = {}
         self.sample_groups = torch.zeros(0, dtype=torch.int64)
         self.sequences = 0
@@ -113,28 +111,31 @@ class Side:
         Returns:
             the chunk, for ``Cross.add``.
         """
-        rows: dict[str, Tensor] = {}
-        norms: dict[str, Tensor] = {}
-        sequences = len(next(iter(acts.values())))
+        chunk = self.chunk(acts, group)
         for site, activation in acts.items():
             x = as_rows(activation)
             self._not_finite[site] = self._not_finite.get(site, 0) + int((~torch.isfinite(x)).sum())
+            self.sums.add(site, side_moments(chunk.rows[site], chunk.norms[site]), group)
             if self.positions is not None:
-                by_sequence = x.unflatten(0, (sequences, -1))
+                by_sequence = x.unflatten(0, (chunk.sequences, -1))
                 sampled = by_sequence[:, self.positions.to(x.device)] if by_sequence.shape[1] > 1 else by_sequence
                 self._sampled.setdefault(site, []).append(sampled.flatten(0, 1))
-            rows[site] = x - self._shift(site, x).to(x)
-            norms[site] = squared_norms(rows[site])
-            self.sums.add(site, side_moments(rows[site], norms[site]), group)
         if self.positions is not None:
             per_chunk = len(next(iter(self._sampled.values()))[-1])
             self._sample_groups.append(torch.full((per_chunk,), group))
-        chunk = Chunk(rows, norms, sequences, group)
-        self.sequences += sequences
-        self.n_groups[group] += len(next(iter(rows.values())))
-        if self.keep:
-            self.chunks.append(chunk)
+        self.sequences += chunk.sequences
+        self.n_groups[group] += len(next(iter(chunk.rows.values())))
         return chunk
+
+    def chunk(self, acts: Mapping[str, Tensor], group: int) -> Chunk:
+        """The activations of some whole sequences as shifted rows."""
+        rows: dict[str, Tensor] = {}
+        norms: dict[str, Tensor] = {}
+        for site, activation in acts.items():
+            x = as_rows(activation)
+            rows[site] = x - self._shift(site, x)
+            norms[site] = squared_norms(rows[site])
+        return Chunk(rows, norms, len(next(iter(acts.values()))), group)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
         """The mean of the first chunk; with several processes, of the first process's."""

@@ -47,7 +47,7 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
                 "bytes_per_token": data.bytes_per_token,
                 "unigram_loss": data.unigram_loss,
             },
-            "references": list(cfg.references),
+            "references": {},
             **_choices(cfg, data, module),
             "starts": [],
         }

@@ -1,0 +1,60 @@
+"""Memory of an all-pairs comparison above its features of one batch, as the number of tokens grows.
+
+Two 12-layer stacks of width 256 (random features of the same shape as a language model's, made batch by batch, so that
+the figure is the accumulators' and not a model's), 16 jackknife groups, value, error bar and null of debiased CKA.
+"""
+
+import multiprocessing
+import resource
+
+import torch
+
+from benchmarks.timing import show
+from dissimilarity.evaluate import evaluate
+from dissimilarity.measures.cka import CKA
+from dissimilarity.pairs import Cross, Side
+
+LAYERS, WIDTH, SEQUENCES, LENGTH, GROUPS = 12, 256, 32, 128, 16
+SIZES = (16_384, 65_536)
+
+
+def _peak(tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
+    torch.set_num_threads(2)
+    generator = torch.Generator().manual_seed(0)
+    sites = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
+
+    def batch() -> dict[str, torch.Tensor]:
+        return {site: torch.randn(SEQUENCES, LENGTH, WIDTH, generator=generator) for site in sites}
+
+    acts = batch(), batch()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    x, y = Side(GROUPS), Side(GROUPS)
+    pairs = [(a, b) for a in sites for b in sites]
+    cross, null = Cross(pairs, GROUPS), Cross(pairs)
+    batches = tokens // (SEQUENCES * LENGTH)
+    for index in range(batches):
+        group = index * GROUPS // batches
+        left, right = x.add(acts[0], group), y.add(acts[1], group)
+        cross.add(left, right)
+        null.add(left, right.deranged())
+        for part in acts:
+            for tensor in part.values():
+                tensor.normal_(generator=generator)
+    rows = evaluate([CKA()], x.close(), y.close(), cross.close(), null.close())
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    queue.put((before / 2**20, (after - before) / 2**20))
+    assert len(rows) == len(pairs)
+
+
+def run() -> None:
+    """Prints peak memory by number of tokens, each in a process of its own."""
+    rows = []
+    for tokens in SIZES:
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(tokens, queue))
+        process.start()
+        before, more = queue.get()
+        process.join()
+        rows.append({"tokens": f"{tokens:,}", "before, GiB": f"{before:.2f}", "all pairs above it, GiB": f"{more:.2f}"})
+    show(rows)

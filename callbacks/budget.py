@@ -1,0 +1,82 @@
+"""How much of the training time tracking may take."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Budget:
+    """Keeps the time spent on tracking below a share of the training time, evenly over the ticks.
+
+    The whole training time is projected from the steps done so far, so that the dense early ticks need not wait until
+    the run has earned them. Where the number of steps is not known, the time that has passed counts.
+
+    Args:
+        share: most of the training time that tracking may take; 1 or more never refuses.
+
+    Attributes:
+        spent: seconds of tracking so far, over all sessions of a run.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.spent = 0.0
+        self._cost: dict[str, float] = {}
+        self._before = 0.0
+        self._start = time.monotonic()
+        self._spent_at_start = 0.0
+        self._steps_before = 0
+
+    def begin(self, step: int) -> None:
+        """Starts the clock of a session at ``step`` updates."""
+        self._start = time.monotonic()
+        self._spent_at_start = self.spent
+        self._steps_before = step
+
+    @property
+    def trained(self) -> float:
+        """Seconds of training so far, tracking left out, over all sessions."""
+        return self._before + time.monotonic() - self._start - (self.spent - self._spent_at_start)
+
+    @property
+    def taken(self) -> float:
+        """The share that tracking took so far: tracking over training with tracking."""
+        total = self.trained + self.spent
+        return self.spent / total if total > 0 else 0.0
+
+    def allows(self, kind: str, step: int, last: int | None, progress: float) -> bool:
+        """Whether a tick may run now.
+
+        Args:
+            kind: ticks of one kind cost alike; the last cost of the kind is what the next one is expected to take.
+            step: updates done.
+            last: the step at which training ends, or None.
+            progress: the share of all ticks that is due with this one, 0 to 1.
+        """
+        if self.share >= 1 or step < 2:
+            return True
+        projected = self.trained * (last / step if last else 1.0)
+        cost = self._cost.get(kind, max(self._cost.values(), default=0.0))
+        reserve = self._cost.get("plain", cost) if progress < 1 else 0.0
+        allowed = self.share * projected
+        return self.spent + cost <= allowed * progress and self.spent + cost + reserve <= allowed
+
+    @contextmanager
+    def charged(self, kind: str | None = None) -> Iterator[None]:
+        """Counts the time of the block as tracking, and as what a tick of this kind costs."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            self.spent += seconds
+            if kind is not None:
+                self._cost[kind] = seconds
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds so far, for a checkpoint."""
+        return {"spent": self.spent, "trained": self.trained}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Goes on from a checkpoint."""
+        self.spent, self._before = state["spent"], state["trained"]

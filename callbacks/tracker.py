@@ -1,0 +1,345 @@
+"""The tracker: follows, while a model trains, how far each of its layers is from reference models."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from dissimilarity import snapshot
+from dissimilarity.chunks import TOKENS_AT_ONCE, as_inputs, own_slices, plan
+from dissimilarity.curves import Curves
+from dissimilarity.evaluate import evaluate
+from dissimilarity.figures import draw_run
+from dissimilarity.measure import Measure, SampleMeasure
+from dissimilarity.pairs import Pair, Side
+from dissimilarity.sampling import sampled_positions
+from dissimilarity.sites import matched_pairs, resolve
+from dissimilarity.snapshot import Snapshot
+
+from .budget import Budget
+from .schedule import is_due, ticks
+from .views import by_key, define_axes, log_curves, log_pictures
+
+log = logging.getLogger(__name__)
+
+OWN = ("init", "previous")
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class DissimilarityTracker(pl.Callback):
+    """Measures, on a schedule, the dissimilarity of the model in training to reference models.
+
+    It knows nothing of the model but the names of its sites: any LightningModule will do whose ``forward`` takes the
+    probe set. Rows go to ``folder/curves.jsonl`` and from there to ``folder/curves.parquet``; the trainer's loggers
+    and ``folder/figures`` show the same numbers. A measure that fails leaves a NaN with a note and one warning, never
+    the end of the training. Under DDP each process captures its share of the probe set and the sums are added.
+
+    Args:
+        references: ``init`` (the model at step 0), ``previous`` (at the tick before), modules by name, or URIs that
+            ``load`` turns into a module.
+        measures: the measures; their labels must differ.
+        probe: inputs to compare on: a tensor (sequences, ...) or batches of inputs.
+        folder: where the table and the figures go.
+        sites: globs or names of sites, on the model and on the references.
+        every: steps between ticks, after the dense start of ``schedule``.
+        heatmap_every: steps between ticks that take all pairs of sites instead of those at equal depth, and a new null.
+        groups: jackknife groups of whole sequences.
+        budget: share of the training time that tracking may take; past it, ticks are skipped, and the table says so.
+        precision: how models run on the probe set: None as they train, or a name of Lightning's.
+        tokens_per_step: tokens of one update, for the table's ``tokens``.
+        load: turns a URI into a module in eval mode.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[str] | Mapping[str, str | nn.Module],
+        measures: Sequence[Measure] | Mapping[str, Measure],
+        probe: Any,
+        folder: str | Path,
+        *,
+        sites: str | Sequence[str] = "blocks.*.resid_post",
+        every: int = 50,
+        heatmap_every: int = 250,
+        groups: int = 16,
+        budget: float = 0.03,
+        precision: str | None = None,
+        tokens_per_step: int = 0,
+        load: Callable[[str], nn.Module] | None = None,
+    ) -> None:
+        self.references = named_references(references)
+        self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
+        labels = [measure.label for measure in self.measures]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"expected measures of different labels, found {labels}; leave out the duplicates")
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
+        self.probe, self.folder = as_inputs(probe), Path(folder)
+        self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
+        self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
+        length = self.probe.shape[1] if self.probe.ndim == 2 else 1
+        self.slices = plan(len(self.probe), groups, max(1, TOKENS_AT_ONCE // length))
+        self.groups = 1 + self.slices[-1][2]
+        samples = max((m.samples for m in self.measures if isinstance(m, SampleMeasure)), default=0)
+        self.positions = sampled_positions(len(self.probe), length, samples) if samples else None
+        self.curves = Curves(self.folder)
+        self.budget = Budget(budget)
+        self.snapshots: dict[str, Snapshot] = {}
+        self.nulls: dict[tuple[str, str, str, str], float] = {}
+        self.sites: list[str] = []
+        self.last_tick: int | None = None
+        self._defined: set[str] = set()
+        self._warned: set[str] = set()
+
+    @property
+    def share(self) -> float:
+        """Share of the time so far that tracking took, everything included."""
+        return self.budget.taken
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the references' activations, goes on with the table, and ticks at step 0."""
+        step = trainer.global_step
+        self.budget.begin(step)
+        with self.budget.charged():
+            self.sites = resolve(pl_module, self.patterns)
+            if trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.curves.truncate(step if step else -1)
+            trainer.strategy.barrier()
+            self._recall_nulls()
+            for label, source in self.references.items():
+                if source not in OWN:
+                    self.snapshots[label] = self._external(trainer, pl_module, label, source)
+            if step:
+                self._recall_own(trainer, pl_module)
+        if not step:
+            self._tick(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ticks when the schedule says so, once a step."""
+        step = trainer.global_step
+        if step != self.last_tick and is_due(step, self.every, last_step(trainer)):
+            self._tick(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Folds the table and draws the figures."""
+        self._publish(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Folds the table and draws the figures of what there is."""
+        self._publish(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Between ticks, keeps what ``previous`` refers to; at a tick that is the model in the checkpoint itself."""
+        if "previous" in self.snapshots and trainer.global_step != self.last_tick:
+            snapshot.save(self.snapshots["previous"], self._file(trainer, f"previous-{self.last_tick}"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continuation cannot know from the weights: the time spent, and when the last tick was."""
+        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.budget.load_state_dict(state_dict["budget"])
+        self.last_tick = state_dict["last_tick"]
+
+    def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One measurement, or the rows that say why there is none."""
+        step, last = trainer.global_step, last_step(trainer)
+        progress = 1.0 if last is None else len(ticks(self.every, step)) / len(ticks(self.every, last))
+        kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
+        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, progress)]
+        kind = trainer.strategy.broadcast(allowed[0] if allowed else None)
+        self.last_tick = step
+        started = time.monotonic()
+        with self.budget.charged(kind):
+            if kind is None:
+                rows = self._skipped("skipped: over track.budget")
+            else:
+                try:
+                    rows = self._measure(trainer, pl_module, kind == "heatmap")
+                except Exception as error:
+                    rows = self._skipped(f"{type(error).__name__}: {error}")
+            rows = self._finish_rows(rows, step, time.monotonic() - started)
+            if trainer.is_global_zero:
+                self.curves.append(rows)
+                if kind == "heatmap":
+                    self.curves.fold()
+                self._warn(rows)
+        if trainer.is_global_zero:
+            matched = [row for row in rows if (row["site_a"], row["site_b"]) in self._matched(row["reference"])]
+            metrics = by_key(matched) | {
+                "dissimilarity/seconds": time.monotonic() - started,
+                "dissimilarity/share": self.budget.taken,
+            }
+            define_axes(trainer, metrics.keys() - self._defined)
+            self._defined |= metrics.keys()
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=step)
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, heatmap: bool) -> list[dict[str, Any]]:
+        """Captures the model and compares it with every reference."""
+        now = self._take(trainer, pl_module, pl_module)
+        if not trainer.global_step and "init" in self.references:
+            self.snapshots["init"] = now
+            snapshot.save(now, self._file(trainer, "init"))
+        rows = []
+        for label in self.references:
+            if label not in self.snapshots:
+                continue
+            reference = self.snapshots[label]
+            matched = self._matched(label)
+            pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else matched
+            known = all((label, m.label, *pair) in self.nulls for m in self.measures for pair in pairs)
+            together, null = snapshot.cross(now, reference, pairs, self.groups, with_null=heatmap or not known)
+            for row in evaluate(self.measures, now.side, reference.side, together, null):
+                where = (label, row["measure"], row["site_a"], row["site_b"])
+                if null is not None:
+                    self.nulls[where] = row["null"]
+                rows.append({"reference": label, **row, "null": self.nulls.get(where, math.nan)})
+        if "previous" in self.references:
+            self.snapshots["previous"] = now
+        return rows
+
+    def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Snapshot:
+        """The activations of a model on this process's share of the probe set, in the precision of the probe."""
+        sites = self.sites if model is pl_module else resolve(model, self.patterns)
+        with self._precision(trainer, pl_module):
+            return snapshot.take(model, self.probe, sites, self._own_slices(trainer), self._side(trainer))
+
+    def _side(self, trainer: pl.Trainer) -> Side:
+        return Side(self.groups, self.positions, sync=trainer.world_size > 1)
+
+    def _own_slices(self, trainer: pl.Trainer) -> list[tuple[int, int, int]]:
+        own = own_slices(self.slices, trainer.global_rank, trainer.world_size)
+        if not own:
+            raise ValueError(
+                f"expected at least one group of probe sequences a process, found {self.groups} for "
+                f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
+            )
+        return own
+
+    def _precision(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[Any]:
+        if self.precision is None:
+            return trainer.precision_plugin.forward_context()
+        dtype = PRECISIONS[self.precision]
+        if dtype == torch.float32:
+            return torch.autocast(pl_module.device.type, enabled=False)
+        return torch.autocast(pl_module.device.type, dtype=dtype)
+
+    def _external(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, source: str | nn.Module
+    ) -> Snapshot:
+        """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
+        if isinstance(source, nn.Module):
+            model = source
+        elif self.load is None:
+            raise ValueError(f"reference {source!r} is a name, and no load= was given that turns names into modules")
+        else:
+            model = self.load(source)
+        matched_pairs(self.sites, resolve(model, self.patterns))
+        home = next((parameter.device for parameter in model.parameters()), None)
+        taken = self._take(trainer, pl_module, model.to(pl_module.device))
+        if home is not None:
+            model.to(home)
+        if taken.nbytes() <= snapshot.IN_MEMORY:
+            return taken
+        path = self._file(trainer, label)
+        snapshot.save(taken, path)
+        own = {group for _, _, group in self._own_slices(trainer)}
+        return Snapshot(snapshot.load([path], pl_module.device, own), taken.side)
+
+    def _recall_own(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """``init`` and ``previous`` as they were when the run was interrupted."""
+        if "init" in self.references:
+            self.snapshots["init"] = self._recall(trainer, pl_module, "init")
+        if "previous" in self.references and self.last_tick == trainer.global_step:
+            self.snapshots["previous"] = self._take(trainer, pl_module, pl_module)
+        elif "previous" in self.references:
+            self.snapshots["previous"] = self._recall(trainer, pl_module, f"previous-{self.last_tick}")
+
+    def _recall(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Snapshot:
+        """Activations from the files that the processes of an earlier session saved."""
+        own = {group for _, _, group in self._own_slices(trainer)}
+        paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
+        chunks = snapshot.load(paths, pl_module.device, own)
+        if {group for _, group in chunks} != own:
+            raise ValueError(
+                f"{self.folder / 'references'} lacks activations of {name}, so the run cannot be continued; "
+                "start anew with overwrite=true"
+            )
+        return snapshot.accumulate(chunks, self._side(trainer))
+
+    def _recall_nulls(self) -> None:
+        """The nulls in force at the point of continuation, from the table."""
+        for row in self.curves.rows():
+            if not math.isnan(row["null"]):
+                self.nulls[row["reference"], row["measure"], row["site_a"], row["site_b"]] = row["null"]
+
+    def _file(self, trainer: pl.Trainer, label: str) -> Path:
+        name = label.replace("/", "_")
+        return self.folder / "references" / f"{name}-{trainer.global_rank:03d}.safetensors"
+
+    def _matched(self, label: str) -> list[Pair]:
+        sites = self.snapshots[label].sites if label in self.snapshots else self.sites
+        return matched_pairs(self.sites, sites)
+
+    def _skipped(self, note: str) -> list[dict[str, Any]]:
+        """Rows without a value, one a curve."""
+        nothing = dict.fromkeys(("value", "dissimilarity", "stderr", "null"), math.nan)
+        return [
+            {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **nothing, "n_samples": 0, "note": note}
+            for label in self.references
+            if label in self.snapshots
+            for m in self.measures
+            for a, b in self._matched(label)
+        ]
+
+    def _finish_rows(self, rows: list[dict[str, Any]], step: int, seconds: float) -> list[dict[str, Any]]:
+        tokens = step * self.tokens_per_step
+        return [{"step": step, "tokens": tokens, **row, "seconds": seconds} for row in rows]
+
+    def _warn(self, rows: list[dict[str, Any]]) -> None:
+        """One warning for each new kind of trouble."""
+        for row in rows:
+            if row["note"] and row["note"] not in self._warned:
+                self._warned.add(row["note"])
+                log.warning("step %d, reference %s: %s", row["step"], row["reference"], row["note"])
+
+    def _publish(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and self.sites:
+            with self.budget.charged():
+                self.curves.fold()
+                pictures = draw_run(self.folder)
+            log_pictures(trainer, pictures)
+            log_curves(trainer, self.curves.rows())
+
+
+def last_step(trainer: pl.Trainer) -> int | None:
+    """The step at which training ends, or None where that is not known."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < math.inf else None
+
+
+def named_references(
+    references: Sequence[str] | Mapping[str, str | nn.Module],
+) -> dict[str, str | nn.Module]:
+    """References by label: the last part of a URI where that tells them apart, the whole URI elsewhere."""
+    if isinstance(references, Mapping):
+        return dict(references)
+    uris = list(dict.fromkeys(references))
+    short = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
+    return {
+        uri if short.count(name) > 1 or (name in OWN and uri != name) else name: uri
+        for uri, name in zip(uris, short, strict=True)
+    }
