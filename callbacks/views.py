@@ -9,6 +9,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,9 @@ def by_key(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
     """Gives each key its x axis by its exact name: of several globs that match, W&B takes any."""
     for logger in trainer.loggers:
-        define = getattr(logger.experiment, "define_metric", None)
-        if define is not None:
+        with suppress(Exception):  # a logger that is broken must not end the training, and says so when it logs
             for key in sorted(keys):
-                define(key, step_metric=STEP_AXIS)
+                logger.experiment.define_metric(key, step_metric=STEP_AXIS)
 
 
 def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path]) -> None:
