@@ -1,6 +1,6 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -95,9 +95,15 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ValueError: one line a fault: the key, what was found, what is expected.
     """
-    faults = [*_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_name(cfg), *_batch(cfg)]
+    faults = [*_unknown(cfg), *_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_name(cfg), *_batch(cfg)]
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def _unknown(cfg: DictConfig) -> list[str]:
+    """Root keys that nothing reads: `+widht=64` gets past Hydra, which takes the + for intent."""
+    known = [field.name for field in fields(Settings)]
+    return [f"+{key}: nothing reads this key; root keys are {', '.join(known)}" for key in cfg if str(key) not in known]
 
 
 def _positive(cfg: DictConfig) -> list[str]:

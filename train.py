@@ -44,7 +44,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
-        callbacks.interrupts.Interrupted: a signal ended it; everything is saved.
+        callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
     """
     settings.validate(cfg)
     with open_dict(cfg):

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from dissimilarity.journal import replacing
 
-from .interrupts import Interrupted
+from .interrupted import Interrupted
 from .metrics import MetricsLogger
 from .schedule import is_due
 

@@ -6,16 +6,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from .interrupted import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(Exception):
-    """Raised between two steps after a signal: the state of the training is that after `step` whole updates."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"{signal.Signals(signum).name} after step {step}")
-        self.signum = signum
-        self.step = step
 
 
 class StopSignals(pl.Callback):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from launch.compose import check
+from launch.compose import check, searched
+from launch.help import page
 from launch.messages import report
 from launch.sweep import SweepTable
 
@@ -29,7 +30,10 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         check_modules()
-        if not (args.help or args.hydra_help or args.info or args.shell_completion):
+        if args.help:
+            print(page(searched(args)), end="")
+            return 0
+        if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
             check(args, config_name)
         hydra_main()
     except Exception as error:

@@ -30,11 +30,21 @@ def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
         return hydra_compose(config_name, overrides)
 
 
+def searched(args: argparse.Namespace) -> list[Path]:
+    """The user's own folders of YAMLs that a command line names: `--config-dir` and `hydra.searchpath=[file://...]`."""
+    folders = [args.config_dir] if args.config_dir else []
+    for override in args.overrides:
+        if override.startswith("hydra.searchpath="):
+            value = OverridesParser.create().parse_override(override).value()
+            folders += [str(path) for path in value] if isinstance(value, list) else []
+    return [Path(folder.removeprefix("file://")).resolve() for folder in folders]
+
+
 def check(args: argparse.Namespace, config_name: str = "train") -> None:
     """Composes and validates what a command line asks for; in a sweep, every value of every key.
 
     Values are tried one key at a time, the other keys at their first value: a sweep of many jobs is checked in a
-    moment, and a combination that cannot train fails as its own job.
+    moment, and a combination of later values that cannot train fails as its own job.
 
     Args:
         args: what Hydra's own parser made of the command line.
@@ -44,9 +54,9 @@ def check(args: argparse.Namespace, config_name: str = "train") -> None:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it does not compose.
         ValueError: it composes and cannot train.
     """
-    overrides = list(args.overrides)
-    if args.config_dir:
-        overrides.append(f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]")
+    overrides = [override for override in args.overrides if not override.startswith("hydra.searchpath=")]
+    if folders := searched(args):
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
     parsed = OverridesParser.create().parse_overrides(overrides)
     if not args.multirun:
         settings.validate(compose(overrides, config_name))

@@ -24,6 +24,7 @@ EXEMPT = {
     "trainer.strategy": "as trainer.devices",
 }
 
+ABSENT = "(not there)"
 _OVERWRITING = ".overwriting"
 
 
@@ -86,26 +87,19 @@ def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The keys, outside of `EXEMPT`, whose values differ: (dotted key, old, new); a missing one reads as None."""
-    before, after = flat(old), flat(new)
-    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    exempt = tuple(EXEMPT)
-    return [
-        (key, before.get(key), after.get(key))
-        for key in keys
-        if not any(key == free or key.startswith(f"{free}.") for free in exempt)
-    ]
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys; lists stay values."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config} if prefix else {}
-    leaves = {}
-    for key, value in config.items():
-        leaves.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return leaves
+def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys, outside of `EXEMPT`, whose values differ: (dotted key, old, new), `ABSENT` where there is none."""
+    changes = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        if name in EXEMPT or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += differing(before, after, f"{name}.")
+        else:
+            changes.append((name, before, after))
+    return changes
 
 
 def _empty(folder: Path) -> None:
@@ -124,5 +118,5 @@ def _empty(folder: Path) -> None:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = value if value == ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
+from callbacks.interrupted import Interrupted
 from launch.messages import report
 from launch.ranks import is_first
 from launch.sweep import in_sweep, write_status
@@ -37,8 +38,6 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
 
 
 def _ended(error: Exception, name: str, seconds: float) -> int:
-    from callbacks.interrupts import Interrupted
-
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():

@@ -56,6 +56,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Key '([^']+)' (?:is not in struct|not in 'Settings'|not in '\w+')", message):
         full = re.search(r"full_key: (\S+)", message)
         return _no_key(full.group(1) if full else match.group(1), overrides)
+    if match := re.search(
+        r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
+    ):
+        return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
     if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
         key = re.search(r"full_key: (\S+)", message)
         name = key.group(1) if key else "?"
@@ -107,17 +111,16 @@ def _no_choice(error: MissingConfigException) -> str:
 
 def _no_key(key: str, overrides: Sequence[str]) -> str:
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-    groups = sorted(p.relative_to(CONF).as_posix() for p in CONF.iterdir() if p.is_dir())
-    keys = _keys(compose([])) + groups
+    keys = list(dict.fromkeys([*_keys(compose([])), "experiment", "debug"]))
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
     near = near or nearest(key, keys) or [k for k in keys if k.rpartition(".")[2] == leaf][:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    shown = siblings or [k for k in keys if "." not in k]
-    where = f"keys of {parent}" if siblings and parent else "keys"
+    shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
+    where = f"{parent} has" if siblings and parent else "keys are"
     return (
-        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(dict.fromkeys(shown))}\n"
+        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
         "To give a constructor an argument that its YAML leaves out, put + before the key"
     )
 

@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launch.folder import read_json, write_json, write_text
@@ -90,7 +91,8 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     terminal.print(table)
     for status in statuses:
         if status.get("status") == "failed":
-            terminal.print(f"[red]{status.get('run')}[/red]: {status.get('message')}", soft_wrap=True)
+            first_line = str(status.get("message")).splitlines()[0]
+            terminal.print(f"[red]{status.get('run')}[/red]: {escape(first_line)}", soft_wrap=True)
 
 
 def _write_table(path: Path, statuses: list[dict[str, Any]]) -> None:

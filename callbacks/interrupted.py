@@ -1,0 +1,12 @@
+"""How a training ends that a signal stopped: apart from `interrupts`, so that who catches it need not load Lightning."""
+
+import signal
+
+
+class Interrupted(Exception):
+    """Raised between two steps after a signal: the state of the training is that after `step` whole updates."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signum).name} after step {step}")
+        self.signum = signum
+        self.step = step
