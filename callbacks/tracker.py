@@ -317,12 +317,18 @@ class DissimilarityTracker(pl.Callback):
                 log.warning("step %d, reference %s: %s", row["step"], row["reference"], row["note"])
 
     def _publish(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero and self.sites:
-            with self.budget.charged():
+        """Folds the table, draws the figures and shows both in the loggers; a fault in that ends nothing."""
+        if not trainer.is_global_zero or self.last_tick is None:
+            return
+        with self.budget.charged():
+            try:
                 self.curves.fold()
                 pictures = draw_run(self.folder)
-            log_pictures(trainer, pictures)
-            log_curves(trainer, self.curves.rows())
+            except Exception as error:
+                log.warning("no figures in %s: %s: %s", self.folder, type(error).__name__, error)
+                pictures = []
+        log_pictures(trainer, pictures)
+        log_curves(trainer, self.curves.rows())
 
 
 def last_step(trainer: pl.Trainer) -> int | None:

@@ -1,0 +1,71 @@
+"""The schedule of ticks and the budget of time."""
+
+import pytest
+
+from callbacks.budget import Budget
+from callbacks.schedule import is_due, ticks
+
+
+def test_pythias_schedule() -> None:
+    """With every=1000 these are the steps at which Pythia saved."""
+    assert ticks(1000, 3000) == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]
+
+
+def test_the_last_step_is_due_wherever_it_falls() -> None:
+    assert ticks(50, 137) == [0, 1, 2, 4, 8, 16, 32, 50, 100, 137]
+    assert not is_due(137, 50)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("callbacks.budget.time.monotonic", lambda: self.now)
+
+
+@pytest.mark.parametrize("step_seconds, tick_seconds", [(1.0, 0.5), (0.1, 0.1), (0.01, 1.0), (1.0, 30.0)])
+@pytest.mark.parametrize("share", [0.03, 0.3])
+def test_ticks_never_take_more_than_their_share(
+    monkeypatch: pytest.MonkeyPatch, step_seconds: float, tick_seconds: float, share: float
+) -> None:
+    clock = Clock(monkeypatch)
+    budget, last, ran = Budget(share), 500, []
+    budget.begin(0)
+    due = ticks(50, last)
+    for step in range(last + 1):
+        if step in due and budget.allows("plain", step, last, (due.index(step) + 1) / len(due)):
+            with budget.charged("plain"):
+                clock.now += tick_seconds
+            ran.append(step)
+        clock.now += step_seconds
+    unavoidable = 2 * tick_seconds  # steps 0 and 1, before anything is known
+    assert budget.spent <= max(share * last * step_seconds, unavoidable) + 1e-9
+    if share * last * step_seconds > 3 * tick_seconds:
+        assert last in ran, "the last tick is the one that nobody wants to miss"
+        assert len(ran) >= min(len(due), int(share * last * step_seconds / tick_seconds) - 1)
+
+
+def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget = Budget(1.0)
+    budget.begin(0)
+    for step in range(100):
+        assert budget.allows("plain", step, 100, step / 100)
+        with budget.charged("plain"):
+            clock.now += 50
+
+
+def test_a_continuation_goes_on_with_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    first = Budget(0.1)
+    first.begin(0)
+    clock.now += 90
+    with first.charged("plain"):
+        clock.now += 10
+    second = Budget(0.1)
+    second.load_state_dict(first.state_dict())
+    clock.now += 1000
+    second.begin(50)
+    assert second.trained == pytest.approx(90)
+    assert second.taken == pytest.approx(0.1)
