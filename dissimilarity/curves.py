@@ -195,7 +195,9 @@ def _folded(path: Path) -> pa.Table | None:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        table = pq.ParquetFile(path).read()
+        # Opened once: `pq.read_table` opens twice, and would mix two tables if one replaced the other in between.
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"cannot read curves from {path}: {error}") from error
     if not table.schema.equals(SCHEMA):
