@@ -34,7 +34,7 @@ def _peak(tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> N
     batches = tokens // (SEQUENCES * LENGTH)
     for index in range(batches):
         group = index * GROUPS // batches
-        left, right = x.add(acts[0], group), y.add(acts[1], group)
+        left, right = (side.add(part, range(group, group + 1)) for side, part in zip((x, y), acts, strict=True))
         cross.add(left, right)
         null.add(left, right.deranged())
         for part in acts:

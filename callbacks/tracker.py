@@ -273,7 +273,7 @@ class DissimilarityTracker(pl.Callback):
         own = {group for _, _, group in self._own_slices(trainer)}
         paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
         chunks = snapshot.load(paths, pl_module.device, own)
-        if {group for _, group in chunks} != own:
+        if {group for _, groups in chunks for group in groups} != own:
             raise ValueError(
                 f"{self.folder / 'references'} lacks activations of {name}, so the run cannot be continued; "
                 "start anew with overwrite=true"

@@ -59,8 +59,8 @@ def compare(
     both = zip(
         activations(model_a, tokens, sites_a, slices), activations(model_b, tokens, sites_b, slices), strict=True
     )
-    for (acts_a, group), (acts_b, _) in both:
-        chunk_a, chunk_b = x.add(acts_a, group), y.add(acts_b, group)
+    for (acts_a, of), (acts_b, _) in both:
+        chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
         cross.add(chunk_a, chunk_b)
         null.add(chunk_a, chunk_b.deranged())
     rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close())

@@ -24,10 +24,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Moments = dict[str, Tensor]
+
+HEAVY = 16.0
+"""How many times the median squared norm sets a row apart from the float32 products."""
 
 SWAPPED = {"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb"}
 
@@ -54,39 +57,70 @@ def as_rows(x: Tensor) -> Tensor:
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
-def squared_norms(x: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
+def squared_norms(x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n"]:
     """Squared length of each row, summed in float64 where the device has it."""
     return torch.linalg.vector_norm(x.to(sum_device(x.device)), dim=-1, dtype=torch.float64).square()
 
 
-def product(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, "p q"]:
-    """x' y, multiplied in the precision of x and kept in float64."""
+def heavy(norms: Float[Tensor, "groups n sides"]) -> Bool[Tensor, "groups n"]:
+    """Rows that outweigh the others on any side, by their squared norms.
+
+    A single massive activation leaves more rounding in a float32 product than all other rows add to it, and debiased
+    HSIC takes just that row's part away again: one token of a thousand times the others' length would cost CKA 1e-3.
+    """
+    return (norms > HEAVY * norms.flatten(0, 1).median(0).values).any(-1)
+
+
+def products(
+    x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"], apart: Bool[Tensor, "groups n"]
+) -> tuple[Float[Tensor, "p q"], Float[Tensor, "groups p q"]]:
+    """x' y summed over all rows in float64, and for each group in float32.
+
+    Rows are multiplied in the precision of x, but in float64 those that are set apart.
+    """
+    device = sum_device(x.device)
+    exact = x.dtype == torch.float64 or not bool(apart.any())
+    light = x if exact else x.masked_fill(apart[..., None], 0)
     with full_float32():
-        return (x.T @ y.to(x)).to(sum_device(x.device)).double()
+        by_group = (light.mT @ y.to(x)).to(device)
+    total = by_group.sum(0, dtype=torch.float64)
+    by_group = by_group.float()
+    if not exact:
+        for group in apart.any(1).nonzero()[:, 0]:
+            rows = apart[group]
+            more = x[group, rows].to(device).double().T @ y[group, rows].to(device).double()
+            total += more
+            by_group[group] += more
+    return total, by_group
 
 
-def side_moments(x: Float[Tensor, "n p"], a: Float[Tensor, " n"]) -> Moments:
-    """The sums that need one side only, under its names as the first side.
+def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -> tuple[Moments, Moments]:
+    """The sums that need one side only, under its names as the first side: over all rows, and per group.
 
     Args:
         x: shifted rows of this side.
         a: their squared norms, from ``squared_norms``.
     """
-    return {
-        "x": x.to(a.device).sum(0, dtype=torch.float64),
-        "xx": product(x, x),
-        "a": a.sum(),
-        "aa": (a * a).sum(),
-        "xa": product(x, a[:, None])[:, 0],
+    apart = heavy(a[..., None]).to(x.device)
+    xx, xx_groups = products(x, x, apart)
+    xa, xa_groups = products(x, a[..., None], apart)
+    groups = {
+        "x": x.to(a.device).sum(1, dtype=torch.float64),
+        "xx": xx_groups,
+        "a": a.sum(1),
+        "aa": a.square().sum(1),
+        "xa": xa_groups[..., 0],
     }
+    totals = {key: groups[key].sum(0) for key in ("x", "a", "aa")}
+    return {**totals, "xx": xx, "xa": xa[:, 0]}, groups
 
 
 def cross_moments(
-    x: Float[Tensor, "n p"],
-    a: Float[Tensor, " n"],
-    y: Float[Tensor, "n width"],
-    b: Float[Tensor, "n partners"],
-) -> Moments:
+    x: Float[Tensor, "groups n p"],
+    a: Float[Tensor, "groups n"],
+    y: Float[Tensor, "groups n width"],
+    b: Float[Tensor, "groups n partners"],
+) -> tuple[Moments, Moments]:
     """The sums of one site with all its partners at once, from shifted rows of the same samples.
 
     Args:
@@ -95,9 +129,17 @@ def cross_moments(
         b: squared norms of each partner's rows.
 
     Returns:
-        ``xy`` (p, width), ``ab`` (partners,), ``xb`` (p, partners), ``ya`` (width,).
+        ``xy`` (p, width), ``ab`` (partners,), ``xb`` (p, partners), ``ya`` (width,): over all rows, and per group.
     """
-    return {"xy": product(x, y), "ab": a @ b, "xb": product(x, b), "ya": product(y, a[:, None])[:, 0]}
+    apart = heavy(torch.cat([a[..., None], b], -1)).to(x.device)
+    xy, xy_groups = products(x, y, apart)
+    xb, xb_groups = products(x, b, apart)
+    ya, ya_groups = products(y, a[..., None], apart)
+    ab_groups = (a[..., None] * b).sum(1)
+    return (
+        {"xy": xy, "ab": ab_groups.sum(0), "xb": xb, "ya": ya[:, 0]},
+        {"xy": xy_groups, "ab": ab_groups, "xb": xb_groups, "ya": ya_groups[..., 0]},
+    )
 
 
 def only_partner(cross: Moments) -> Moments:
@@ -123,11 +165,12 @@ def pair_moments(
 ) -> Moments:
     """All sums of one pair of representations, about the given shifts (by default the means)."""
     x, y = as_rows(x), as_rows(y)
-    x = x - (mean(x) if shift_x is None else shift_x).to(x)
-    y = y - (mean(y) if shift_y is None else shift_y).to(y)
+    x = (x - (mean(x) if shift_x is None else shift_x).to(x))[None]
+    y = (y - (mean(y) if shift_y is None else shift_y).to(y))[None]
     a, b = squared_norms(x), squared_norms(y)
-    n = torch.tensor(float(len(x)), dtype=torch.float64, device=a.device)
-    return join(n, side_moments(x, a), side_moments(y, b), only_partner(cross_moments(x, a, y, b[:, None])))
+    n = torch.tensor(float(x.shape[1]), dtype=torch.float64, device=a.device)
+    cross = cross_moments(x, a, y, b[..., None])[0]
+    return join(n, side_moments(x, a)[0], side_moments(y, b)[0], only_partner(cross))
 
 
 def mean(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:

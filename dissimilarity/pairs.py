@@ -19,31 +19,38 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some whole sequences: shifted rows (n, p) and their squared norms (n,) by site, how many, and whose group."""
+    """Some whole sequences that make up consecutive jackknife groups in equal parts.
+
+    Attributes:
+        rows: site -> shifted rows (groups, n, p).
+        norms: site -> their squared norms (groups, n).
+        groups: which groups.
+        sequences: how many sequences there are of each group.
+    """
 
     rows: dict[str, Tensor]
     norms: dict[str, Tensor]
+    groups: range
     sequences: int
-    group: int
 
     def deranged(self) -> "Chunk":
-        """The same chunk with each sequence in the place of its neighbour, so that none meets itself."""
+        """The same chunk with each sequence in the place of another of its group, so that none meets itself."""
         if self.sequences < 2:
             raise ValueError(
-                "the null shifts sequences against each other and needs at least two in a chunk, found one; "
+                "the null shifts sequences against each other and needs at least two in a group, found one; "
                 "raise the number of sequences or lower the number of groups"
             )
 
         def roll(rows: Tensor) -> Tensor:
-            return rows.unflatten(0, (self.sequences, -1)).roll(1, 0).flatten(0, 1)
+            return rows.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2)
 
         rows = {site: roll(rows) for site, rows in self.rows.items()}
         norms = {site: roll(norms) for site, norms in self.norms.items()}
-        return Chunk(rows, norms, self.sequences, self.group)
+        return Chunk(rows, norms, self.groups, self.sequences)
 
 
 class Sums:
-    """Running sums by site: exact totals in float64, and float32 copies per group that serve the error bars.
+    """Running sums by site: exact totals in float64, and float32 sums per group that serve the error bars.
 
     Args:
         groups: number of jackknife groups, or 0 where no error bar is wanted.
@@ -54,17 +61,17 @@ class Sums:
         self.totals: dict[str, Moments] = {}
         self.groups: dict[str, Moments] = {}
 
-    def add(self, site: str, sums: Moments, group: int) -> None:
-        """Adds the sums of one chunk."""
+    def add(self, site: str, totals: Moments, by_group: Moments, groups: range) -> None:
+        """Adds the sums of one chunk, over all its rows and for each of its groups."""
         if site not in self.totals:
-            self.totals[site] = {key: torch.zeros_like(value) for key, value in sums.items()}
+            self.totals[site] = {key: torch.zeros_like(value) for key, value in totals.items()}
             self.groups[site] = {
-                key: value.new_zeros((self.count, *value.shape), dtype=torch.float32) for key, value in sums.items()
+                key: value.new_zeros((self.count, *value.shape), dtype=torch.float32) for key, value in totals.items()
             }
-        for key, value in sums.items():
+        for key, value in totals.items():
             self.totals[site][key] += value
             if self.count:
-                self.groups[site][key][group] += value
+                self.groups[site][key][groups.start : groups.stop] += by_group[key]
 
     def all_reduce(self) -> None:
         """Adds the sums of all processes."""
@@ -101,41 +108,43 @@ class Side:
         """Number of samples."""
         return int(self.n_groups.sum())
 
-    def add(self, acts: Mapping[str, Tensor], group: int) -> Chunk:
+    def add(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
         """Adds the activations of some whole sequences.
 
         Args:
             acts: site -> (sequences, ..., d); everything between counts as positions.
-            group: the jackknife group of these sequences.
+            groups: the jackknife groups that these sequences make up, in equal parts.
 
         Returns:
             the chunk, for ``Cross.add``.
         """
-        chunk = self.chunk(acts, group)
+        chunk = self.chunk(acts, groups)
         for site, activation in acts.items():
-            x = as_rows(activation)
-            self._not_finite[site] = self._not_finite.get(site, 0) + int((~torch.isfinite(x)).sum())
-            self.sums.add(site, side_moments(chunk.rows[site], chunk.norms[site]), group)
+            rows = chunk.rows[site]
+            self._not_finite[site] = self._not_finite.get(site, 0) + int((~torch.isfinite(rows)).sum())
+            self.sums.add(site, *side_moments(rows, chunk.norms[site]), groups)
             if self.positions is not None:
-                by_sequence = x.unflatten(0, (chunk.sequences, -1))
-                sampled = by_sequence[:, self.positions.to(x.device)] if by_sequence.shape[1] > 1 else by_sequence
+                by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
+                sampled = by_sequence[:, self.positions.to(rows.device)] if by_sequence.shape[1] > 1 else by_sequence
                 self._sampled.setdefault(site, []).append(sampled.flatten(0, 1))
         if self.positions is not None:
-            per_chunk = len(next(iter(self._sampled.values()))[-1])
-            self._sample_groups.append(torch.full((per_chunk,), group))
-        self.sequences += chunk.sequences
-        self.n_groups[group] += len(next(iter(chunk.rows.values())))
+            per_group = len(next(iter(self._sampled.values()))[-1]) // len(groups)
+            self._sample_groups.append(torch.tensor(groups).repeat_interleave(per_group))
+        self.sequences += chunk.sequences * len(groups)
+        self.n_groups[groups.start : groups.stop] += next(iter(chunk.rows.values())).shape[1]
         return chunk
 
-    def chunk(self, acts: Mapping[str, Tensor], group: int) -> Chunk:
+    def chunk(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
         """The activations of some whole sequences as shifted rows."""
         rows: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
+        sequences = 0
         for site, activation in acts.items():
+            sequences = len(activation) // len(groups)
             x = as_rows(activation)
-            rows[site] = x - self._shift(site, x)
+            rows[site] = (x - self._shift(site, x)).unflatten(0, (len(groups), -1))
             norms[site] = squared_norms(rows[site])
-        return Chunk(rows, norms, len(next(iter(acts.values()))), group)
+        return Chunk(rows, norms, groups, sequences)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
         """The mean of the first chunk; with several processes, of the first process's."""
@@ -201,16 +210,16 @@ class Cross:
 
     def add(self, x: Chunk, y: Chunk) -> None:
         """Adds the samples of two chunks of the same sequences."""
-        if x.sequences != y.sequences:
-            raise ValueError(f"expected chunks of the same sequences, found {x.sequences} and {y.sequences}")
-        self._widths = {site: rows.shape[1] for site, rows in y.rows.items()}
+        if (x.sequences, x.groups) != (y.sequences, y.groups):
+            raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
+        self._widths = {site: rows.shape[-1] for site, rows in y.rows.items()}
         joined: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         for site, partners in self.partners.items():
             if partners not in joined:
                 rows = [y.rows[partner] for partner in partners]
                 norms = [y.norms[partner] for partner in partners]
-                joined[partners] = (torch.cat(rows, 1) if len(rows) > 1 else rows[0], torch.stack(norms, 1))
-            self.sums.add(site, cross_moments(x.rows[site], x.norms[site], *joined[partners]), x.group)
+                joined[partners] = (torch.cat(rows, -1) if len(rows) > 1 else rows[0], torch.stack(norms, -1))
+            self.sums.add(site, *cross_moments(x.rows[site], x.norms[site], *joined[partners]), x.groups)
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""

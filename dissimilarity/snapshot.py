@@ -20,9 +20,9 @@ IN_MEMORY = 2**28
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Activations of each chunk with its jackknife group, and the side that was accumulated from them."""
+    """Activations of each chunk with its jackknife groups, and the side that was accumulated from them."""
 
-    chunks: list[tuple[Acts, int]]
+    chunks: list[tuple[Acts, range]]
     side: Side
 
     @property
@@ -40,10 +40,10 @@ def take(model: nn.Module, inputs: Tensor, sites: Sequence[str], slices: Sequenc
     return accumulate(list(activations(model, inputs, sites, slices)), side)
 
 
-def accumulate(chunks: list[tuple[Acts, int]], side: Side) -> Snapshot:
+def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
     """The snapshot of activations that were captured before."""
-    for acts, group in chunks:
-        side.add(acts, group)
+    for acts, groups in chunks:
+        side.add(acts, groups)
     return Snapshot(chunks, side.close())
 
 
@@ -51,8 +51,8 @@ def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], groups: int, with_nul
     """The sums over pairs of sites of two snapshots, and those of their null if wanted."""
     together = Cross(pairs, groups, x.side.sync)
     null = Cross(pairs, sync=x.side.sync) if with_null else None
-    for (acts_x, group), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
-        chunk_x, chunk_y = x.side.chunk(acts_x, group), y.side.chunk(acts_y, group)
+    for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
+        chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
         together.add(chunk_x, chunk_y)
         if null is not None:
             null.add(chunk_x, chunk_y.deranged())
@@ -63,27 +63,32 @@ def save(snapshot: Snapshot, path: Path) -> None:
     """Writes the activations to a safetensors file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{number:06d}:{group}:{site}": tensor.contiguous()
-        for number, (acts, group) in enumerate(snapshot.chunks)
+        f"{groups.start:06d}:{len(groups)}:{number}:{site}": tensor.contiguous()
+        for number, (acts, groups) in enumerate(snapshot.chunks)
         for site, tensor in acts.items()
     }
     with replacing(path) as part:
         save_file(tensors, part)
 
 
-def load(paths: Sequence[Path], device: torch.device, groups: set[int]) -> list[tuple[Acts, int]]:
+def load(paths: Sequence[Path], device: torch.device, wanted: set[int]) -> list[tuple[Acts, range]]:
     """The chunks of some groups from the files that one or more processes saved, mapped rather than read.
 
     Args:
-        paths: files of ``save``, in the order of the processes.
+        paths: files of ``save``.
         device: where the activations go.
-        groups: jackknife groups to keep.
+        wanted: jackknife groups to keep, which are consecutive.
     """
-    chunks = []
+    found: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for path in paths:
-        by_number: dict[tuple[int, int], dict[str, Tensor]] = {}
         for key, tensor in load_file(path, device=str(device)).items():
-            number, group, site = key.split(":", 2)
-            by_number.setdefault((int(number), int(group)), {})[site] = tensor
-        chunks += [(acts, group) for (_, group), acts in sorted(by_number.items(), key=lambda item: item[0])]
-    return [(acts, group) for acts, group in chunks if group in groups]
+            start, count, number, site = key.split(":", 3)
+            found.setdefault((int(start), int(number), int(count)), {})[site] = tensor
+    chunks = []
+    for (start, _, count), acts in sorted(found.items(), key=lambda item: item[0]):
+        kept = [group for group in range(start, start + count) if group in wanted]
+        if kept:
+            parts = slice(kept[0] - start, kept[-1] - start + 1)
+            cut = {site: tensor.unflatten(0, (count, -1))[parts].flatten(0, 1) for site, tensor in acts.items()}
+            chunks.append((cut, range(kept[0], kept[-1] + 1)))
+    return chunks
