@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a training between two steps, with everything saved."""
 
+import os
 import signal
 import threading
 from typing import Any
@@ -59,6 +60,8 @@ class StopSignals(pl.Callback):
 
     def _note(self, signum: int, frame: Any) -> None:
         self._received = signum
+        # not print: the signal may have come in the middle of one
+        os.write(2, b"\nstopping after this step; once more stops at once\n")
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     def _restore(self) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
 def _choices(cfg: DictConfig, data: TextDataModule, module: LanguageModel) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
     tokens = torch.randint(data.d_vocab, (data.batch_size, data.n_ctx + 1), generator=torch.Generator().manual_seed(0))
-    precision, why = choose_precision(str(cfg.trainer.precision), module.net, tokens, device)
-    compiled, reason = choose_compile(cfg.compile, cfg.trainer.max_steps, device)
+    precision = choose_precision(str(cfg.trainer.precision), module.net, tokens, device)
+    compiled, reason = choose_compile(cfg.compile, cfg.trainer.max_steps, device, precision)
     return {
-        "precision": {"chosen": precision, "why": why},
+        "precision": asdict(precision),
         "compile": {"chosen": compiled, "why": reason},
     }
 

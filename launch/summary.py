@@ -1,6 +1,7 @@
 """What a training says at its start and at its end."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         "device": device_name(device_of(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
-        "against": ", ".join(cfg.references),
     }
+    if "tracker" in (cfg.callbacks or {}):
+        rows["against"] = ", ".join(cfg.references)
     terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
 
@@ -88,4 +90,4 @@ def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
     if cfg.seed:
         kept.append(f"seed={cfg.seed}")
     reference = f"{cfg.runs_dir}/{folder.name}"
-    return " ".join(["python train.py", f"model={other}", *kept, f"references=[init,{reference}]"])
+    return " ".join(["python train.py", f"model={other}", *map(shlex.quote, kept), f"references=[init,{reference}]"])

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from launch.command import check_modules, flags_first
 from launch.compose import CONF
-from launch.machine import choose_compile, choose_precision, step_seconds
+from launch.machine import Precision, choose_compile, choose_precision, step_seconds
 from tests.tiny_run import tiny_overrides
 
 TRAIN = CONF.parent / "train.py"
@@ -126,18 +127,32 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_what_is_asked_for_is_chosen() -> None:
-    torch = pytest.importorskip("torch")
+def test_precision_and_compile_are_chosen_by_rule_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, tokens = torch.nn.Identity(), torch.zeros(1, 3, dtype=torch.long)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    single, half = Precision("32-true", "", 0.1), Precision("bf16-mixed", "", 0.1)
+    assert choose_precision("bf16-mixed", net, tokens, cpu) == Precision("bf16-mixed", "asked for")
+    assert [choose_compile(asked, 10, cpu, single)[0] for asked in (True, False, "auto")] == [True, False, False]
+    assert [choose_compile("auto", steps, cuda, half)[0] for steps in (10, 10_000)] == [False, True]
+    assert [choose_compile("auto", steps, cpu, half)[0] for steps in (500, 10_000)] == [False, True]
+    assert choose_compile("auto", 10_000, cpu, single)[0] is False
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="compile=true: torch.compile needs a C"):
+        choose_compile(True, 10, cpu, single)
+
+
+def test_the_faster_precision_of_one_step_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     net, tokens, cpu = torch.nn.Identity(), torch.zeros(1, 3, dtype=torch.long), torch.device("cpu")
-    assert choose_precision("bf16-mixed", net, tokens, cpu) == ("bf16-mixed", "asked for")
-    assert choose_compile(True, 10, cpu)[0] is True
-    assert choose_compile(False, 10_000, torch.device("cuda"))[0] is False
-    assert choose_compile("auto", 10_000, torch.device("cuda"))[0] is True
-    assert choose_compile("auto", 10, torch.device("cuda"))[0] is False
+    monkeypatch.setattr("launch.machine.product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 0.5)
+    monkeypatch.setattr("launch.machine.step_seconds", lambda net, tokens, dtype: 0.2 if dtype is None else 0.1)
+    assert choose_precision("auto", net, tokens, cpu).chosen == "bf16-mixed"
+    monkeypatch.setattr("launch.machine.product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 200.0)
+    assert choose_precision("auto", net, tokens, cpu) == Precision(
+        "32-true", "products of matrices in bf16 take 200.0 times as long here"
+    )
 
 
 def test_the_timed_step_leaves_the_net_as_it_was() -> None:
-    torch = pytest.importorskip("torch")
     net = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 7))
     before = [parameter.clone() for parameter in net.parameters()]
     assert step_seconds(net, torch.randint(7, (2, 5)), torch.bfloat16) > 0
