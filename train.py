@@ -51,7 +51,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         cfg.name = settings.run_name(cfg)
     folder = Path(cfg.runs_dir) / cfg.name
     if not is_first():
-        return fit(cfg, folder)
+        done = read_json(folder / "summary.json")
+        return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder)
     with locked(folder):
         state = open_run(folder, cfg)
         if state != "finished":
@@ -98,7 +99,8 @@ def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if notes["compile"]["chosen"]:
         module.net.compile()
     last = folder / "checkpoints" / "last.ckpt"
-    summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
+    if is_first():
+        summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
     try:

@@ -12,11 +12,13 @@ class Console(pl.Callback):
     """Shows step, loss, tokens/s and the time left. It measures on its own and holds the training up for nothing.
 
     Args:
+        label: what to call the training.
         every_seconds: between two lines, where the output is not a terminal.
         bar: a bar rather than lines; None: where the output is a terminal.
     """
 
-    def __init__(self, every_seconds: float = 10.0, bar: bool | None = None) -> None:
+    def __init__(self, label: str = "training", every_seconds: float = 10.0, bar: bool | None = None) -> None:
+        self.label = label
         self.every_seconds = every_seconds
         self.bar = bar
         self.seconds = 0.0
@@ -45,7 +47,7 @@ class Console(pl.Callback):
                 refresh_per_second=4,
                 expand=True,
             )
-            self._task = self._progress.add_task("training", total=trainer.max_steps, completed=self._first, numbers="")
+            self._task = self._progress.add_task(self.label, total=trainer.max_steps, completed=self._first, numbers="")
             self._progress.start()
 
     def on_train_batch_end(
@@ -84,7 +86,7 @@ class Console(pl.Callback):
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
-            self._terminal.print(f"step {step}/{last}  {numbers}", soft_wrap=True)
+            self._terminal.print(f"{self.label} {step}/{last}  {numbers}", soft_wrap=True)
 
     def _close(self, trainer: pl.Trainer) -> None:
         if self._progress is not None and self._task is not None:

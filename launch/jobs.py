@@ -38,6 +38,8 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
 
 
 def _ended(error: Exception, name: str, seconds: float) -> int:
+    if isinstance(error, Interrupted) and not is_first():
+        return 0  # Lightning kills the other processes, which may still be saving, when one of them fails
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():

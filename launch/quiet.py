@@ -41,7 +41,7 @@ def silence() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",
         ".*Total length of .* across ranks is zero.*",
         ".*srun. command is available.*",
-        ".*It is recommended to use `self.log.*sync_dist=True`.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
         ".*torch_dist_sharded_.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)

@@ -16,7 +16,7 @@ from data.probe import probe_hash
 from launch.folder import read_json, write_json
 from launch.machine import choose_compile, choose_precision, device_of
 from launch.provenance import origin, start
-from launch.ranks import is_first
+from launch.ranks import is_first, together, wait_for_first
 from launch.sweep import sweep_id
 from models.language_model import LanguageModel
 
@@ -33,6 +33,8 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
         ValueError: the data under a continued run has changed.
     """
     path = folder / "provenance.json"
+    if not is_first():
+        return wait_for_first(path)
     notes = read_json(path)
     if not notes:
         data.tokenizer.save(str(folder / "tokenizer.json"))
@@ -58,9 +60,8 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
             f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now: put the old text back, "
             "or begin anew with name=... or overwrite=true"
         )
-    if is_first():
-        notes["starts"].append(start())
-        write_json(path, notes)
+    notes["starts"].append({**start(), "together": together()})
+    write_json(path, notes)
     return notes
 
 
