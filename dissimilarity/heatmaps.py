@@ -1,0 +1,105 @@
+"""Heat maps: all pairs of sites of two models, at several steps, drawn from the curves table."""
+
+import math
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dissimilarity.curves import distinct, grid, heatmap_steps, select
+from dissimilarity.plotting import MEANING, STYLE, scale, short_names, spread
+
+
+def heatmap_figure(table: pa.Table, model: str) -> Figure:
+    """Draw all pairs of sites of one reference, at some of the steps that have them, first and last among them.
+
+    Args:
+        table: rows of the curves schema, of one reference; at least one step with all pairs.
+        model: name of the model in training, for the vertical axis.
+
+    Returns:
+        A figure of measures (rows) by steps (columns). The maps of a measure share one colour scale, which begins at 0
+        and takes in the mean null of the last map, marked on it. Both models begin at the lower left corner.
+    """
+    every_step = heatmap_steps(select(table, measure=table["measure"][0].as_py()))
+    last, measures = select(table, step=every_step[-1]), distinct(table, "measure")
+    sites_a, sites_b = distinct(last, "site_a"), distinct(last, "site_b")
+    cell = min(0.6, max(0.08, 2.3 / max(len(sites_a), len(sites_b))))
+    width, height = cell * len(sites_b), cell * len(sites_a)
+    steps = spread(every_step, min(5, max(2, int(7.5 / (width + 0.15)))))
+    (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
+    left, below = (0.06 * max(map(len, names)) for names in (names_a, names_b))
+    size = (1.6 + left + (width + 0.15) * len(steps), 0.7 + below + (height + 0.15) * len(measures))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(measures), len(steps), squeeze=False, sharex=True, sharey=True)
+        for row, measure in enumerate(measures):
+            chosen = select(table, measure=measure)
+            maps = [grid(select(chosen, step=step), "dissimilarity", sites_a, sites_b) for step in steps]
+            slope, offset = scale(chosen)
+            null = offset + slope * grid(select(chosen, step=steps[-1]), "null", sites_a, sites_b)
+            _draw_maps(figure, list(axes[row]), maps, null, measure, cell)
+        for panel, step in zip(axes[0], steps, strict=True):
+            panel.set_title(f"step {step:,}")
+        _name_sites(axes, names_a, names_b, cell)
+        figure.supylabel(fill(f"{model}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
+        figure.supxlabel(f"{table['reference'][0].as_py()}: {kind_b}", fontsize=8)
+    return figure
+
+
+def _draw_maps(
+    figure: Figure, panels: list[Axes], maps: list[np.ndarray], null: np.ndarray, measure: str, cell: float
+) -> None:
+    """One row: the maps (site_a, site_b) of one measure on one colour scale, values in cells large enough for them."""
+    level = float(np.nanmean(null)) if np.isfinite(null).any() else math.nan
+    shown = np.concatenate([np.ravel(values) for values in maps] + [[0.0, 1e-3, level]])
+    bottom, top = float(np.nanmin(shown)), float(np.nanmax(shown))
+    image = None
+    for panel, values in zip(panels, maps, strict=True):
+        image = panel.imshow(values, origin="lower", cmap="viridis", vmin=bottom, vmax=top)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+        if cell > 0.19:
+            _write_values(panel, values, bottom, top, min(6.5, 24 * cell))
+    assert image is not None
+    bar = figure.colorbar(image, ax=panels, aspect=14, pad=0.02)
+    bar.set_label(f"{measure}\n{MEANING}")
+    bar.ax.spines[:].set_visible(False)
+    if math.isfinite(level):
+        arrow = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 5,
+            "linewidth": 0.5,
+            "color": "0.35",
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
+        place: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
+        bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
+
+
+def _name_sites(axes: np.ndarray, names_a: list[str], names_b: list[str], cell: float) -> None:
+    """Ticks named by site: as many as there is room for, at equal distances; long names upright under the maps."""
+    upright = max(map(len, names_b)) > 2
+    for axis, names, room in (
+        (axes[0, 0].xaxis, names_b, 0.11 if upright else 0.15),
+        (axes[0, 0].yaxis, names_a, 0.11),
+    ):
+        shown = range(0, len(names), math.ceil(room / cell))
+        axis.set_ticks(shown, [names[index] for index in shown])
+    if upright:
+        for panel in axes[-1]:
+            panel.tick_params(axis="x", rotation=90)
+
+
+def _write_values(panel: Axes, values: np.ndarray, bottom: float, top: float, size: float) -> None:
+    """The value in each cell, dark on light colours and light on dark ones."""
+    for (row, column), value in np.ndenumerate(values):
+        if math.isfinite(value):
+            colour = "black" if (value - bottom) / (top - bottom) > 0.55 else "white"
+            text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
+            panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

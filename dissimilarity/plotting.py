@@ -1,0 +1,62 @@
+"""What all figures share: the style, the names of sites side by side, the scale of dissimilarity."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dissimilarity.sites import split_layer
+
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+    "figure.dpi": 200,
+}
+MEANING = "dissimilarity (0 = same)"
+
+
+def scale(table: pa.Table) -> tuple[float, float]:
+    """Return slope and offset of dissimilarity = offset + slope * value; every measure's is turned or shifted value."""
+    value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
+    known = np.isfinite(value) & np.isfinite(turned)
+    if not known.any():
+        return math.nan, math.nan
+    value, turned = value[known], turned[known]
+    falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
+    slope = -1.0 if falls else 1.0
+    return slope, float(np.median(turned - slope * value))
+
+
+def without_layer(kind: str) -> str:
+    return kind.removeprefix("blocks.{}.").replace(".{}", "")
+
+
+def short_names(sites: list[str]) -> tuple[str, list[str]]:
+    """What to call sites side by side: one kind is told apart by its layers, several kinds by their names."""
+    split = [split_layer(site) for site in sites]
+    kinds = {kind for kind, _ in split}
+    if len(kinds) == 1 and split[0][1] is not None:
+        return f"{without_layer(split[0][0])} of block", [str(layer) for _, layer in split]
+    return "site", [site.removeprefix("blocks.") for site in sites]
+
+
+def spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
