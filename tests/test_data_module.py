@@ -73,7 +73,7 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(cache_dir, folder, max_steps, ckpt_path=None, **choices) -> Any:
+def fit(cache_dir, folder, max_steps, ckpt_path=None, batch_size=4, **choices) -> Any:
     trainer: Any = pl.Trainer(
         accelerator="cpu",
         max_steps=max_steps,
@@ -86,7 +86,7 @@ def fit(cache_dir, folder, max_steps, ckpt_path=None, **choices) -> Any:
         **choices,
     )
     recorder = Recorder()
-    trainer.fit(recorder, datamodule=make(cache_dir), ckpt_path=ckpt_path)
+    trainer.fit(recorder, datamodule=make(cache_dir, batch_size=batch_size), ckpt_path=ckpt_path)
     assert trainer.global_step == max_steps
     return trainer, recorder.seen
 
@@ -125,8 +125,8 @@ def test_tokens_of_a_step_count_accumulated_batches(cache_dir, tmp_path):
 
 
 def test_training_longer_than_the_data_goes_on(cache_dir, tmp_path):
-    epoch = len(make(cache_dir).train_dataloader())
-    _, seen = fit(cache_dir, tmp_path, 2 * epoch + 1)
+    epoch = len(make(cache_dir, batch_size=64).train_dataloader())
+    _, seen = fit(cache_dir, tmp_path, 2 * epoch + 1, batch_size=64)
     assert len(seen) == 2 * epoch + 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_text import Texts, tiny_texts
+from tokenizers import Tokenizer
 
 from data.pack import in_validation, pack
 from data.tokenizers import BytePairs, TokenizerFile
@@ -124,6 +125,26 @@ def test_fingerprint_covers_tokens_and_tokenizer_not_where_they_came_from(tmp_pa
     first = pack(Texts(texts), SPEC, str(tmp_path / "one"), 0.2)
     copy = TokenizerFile(str(first.folder / "tokenizer.json"))
     assert pack(Texts(texts), copy, str(tmp_path / "two"), 0.2).meta["fingerprint"] == first.meta["fingerprint"]
+
+
+@pytest.mark.parametrize("in_val", [False, True])
+def test_fingerprint_changes_with_one_document_of_either_split(tmp_path, in_val):
+    texts = tiny_texts()
+    first = pack(Texts(texts), SPEC, str(tmp_path), 0.2)
+    fixed = TokenizerFile(str(first.folder / "tokenizer.json"))
+    other = next(text for text in tiny_texts(seed=1) if in_validation(text, 0.2) == in_val)
+    changed = pack(Texts([*texts, other]), fixed, str(tmp_path), 0.2)
+    assert changed.meta["fingerprint"] != first.meta["fingerprint"]
+
+
+def test_fingerprint_changes_with_a_token_that_no_text_uses(tmp_path):
+    first = pack(Texts(tiny_texts()), SPEC, str(tmp_path), 0.2)
+    tokenizer = Tokenizer.from_str(first.tokenizer.to_str())
+    tokenizer.add_tokens(["never written"])
+    tokenizer.save(str(tmp_path / "more.json"))
+    more = pack(Texts(tiny_texts()), TokenizerFile(str(tmp_path / "more.json")), str(tmp_path), 0.2)
+    assert more.tokens["train"].tolist() == first.tokens["train"].tolist()
+    assert more.meta["fingerprint"] != first.meta["fingerprint"]
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):

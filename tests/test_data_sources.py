@@ -136,6 +136,23 @@ def test_hub_streams_a_data_set_in_the_hubs_layout(tmp_path):
         list(Hub(str(tmp_path), text="body").documents())
 
 
+def test_hub_closes_a_stream_that_it_leaves_early(tmp_path, monkeypatch):
+    import datasets
+
+    closed = []
+
+    def rows():
+        try:
+            yield from ({"text": str(number)} for number in range(100))
+        finally:
+            closed.append(True)
+
+    stream = rows()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    assert len(list(Hub("some/thing", max_documents=3).documents())) == 3
+    assert closed
+
+
 def test_hub_offline_fails_at_once_and_says_what_needs_no_network(monkeypatch):
     import datasets.config
     import huggingface_hub.constants

@@ -1,7 +1,9 @@
 """Any text data set of the Hugging Face hub, streamed."""
 
+import gc
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 
 class Hub:
@@ -58,7 +60,14 @@ class Hub:
 
         try:
             stream = load_dataset(self.name, self.config, split=self.split, revision=self.revision, streaming=True)
-            yield from stream if self.max_documents is None else stream.take(self.max_documents)
+            rows = iter(stream)
+            try:
+                yield from islice(rows, self.max_documents)
+            finally:
+                # A Parquet reader left in the middle can abort Python at its end (apache/arrow issue 45214), unless it
+                # is closed and its cycles are collected while Arrow still stands.
+                rows.close()
+                gc.collect()
         except Exception as error:
             raise ValueError(
                 f"could not read the data set {self.name!r} (config {self.config}, split {self.split!r}, revision "
