@@ -1,6 +1,7 @@
 """From a model's plain settings to its net."""
 
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from settings import instantiate
 
 
-def build_net(config: dict[str, Any], d_vocab: int, init_seed: int) -> nn.Module:
+def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Module:
     """The net that a conf/model YAML describes, its starting weights a function of `init_seed` alone.
 
     torch's global generator is seeded for the constructor and put back, so a module that initialises itself in the

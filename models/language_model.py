@@ -67,7 +67,8 @@ class LanguageModel(pl.LightningModule):
         """Mean cross-entropy of one batch, nats per token."""
         loss = cross_entropy(self.net(batch[:, :-1]), batch[:, 1:])
         # Lightning writes rows on these steps alone, but a call on every step would cost 1 to 2 ms each time.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+        if every and (self.global_step + 1) % every == 0:
             self.log("train/loss", loss)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
