@@ -41,12 +41,13 @@ def sum_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Products in true float32, whatever a training script chose for speed (TF32 or bfloat16 products)."""
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Products in true float32, whatever a training script chose for speed (TF32, bfloat16, autocast)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -81,7 +82,7 @@ def products(
     device = sum_device(x.device)
     exact = x.dtype == torch.float64 or not bool(apart.any())
     light = x if exact else x.masked_fill(apart[..., None], 0)
-    with full_float32():
+    with full_float32(x.device):
         by_group = (light.mT @ y.to(x)).to(device)
     total = by_group.sum(0, dtype=torch.float64)
     by_group = by_group.float()
