@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,8 @@ def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True)
         debiased: unbiased HSIC, or the biased one.
 
     Returns:
-        float64 scalar; 1 = same. Debiased: about 0 for independent data, may be negative. Biased: in [0, 1], rises with p / n.
+        float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
+        p / n.
     """
     measure = CKA(debiased)
     check_pair(x, y, measure.minimum_samples)
@@ -36,23 +38,26 @@ class CKA(MomentMeasure):
     1'K~1 = |sum x|^2 - sum a, 1'K~L~1 = s_x' X'Y s_y - s_x' X'b - s_y' Y'a + sum ab, all sums over samples.
 
     Cost: n p q for the cross term and n p^2, n q^2 for the self terms; memory p q.
-    NaN where the unbiased self term is not positive (too few samples for the width).
+    NaN where an unbiased self term is zero: centred rows of one side that are all alike or all at right angles.
 
     Args:
         debiased: unbiased HSIC, or the biased one.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
-    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    bounds: tuple[float, float] = (-1.0, 1.0)
     is_symmetric: ClassVar[bool] = True
     is_metric: bool = False
-    invariant_to: ClassVar[frozenset[str]] = frozenset({"orthogonal", "isotropic_scaling", "translation", "permutation"})
+    invariant_to: ClassVar[frozenset[str]] = frozenset(
+        {"orthogonal", "isotropic_scaling", "translation", "permutation"}
+    )
     minimum_samples: int = 4
     identical: ClassVar[float] = 1.0
 
     def __init__(self, debiased: bool = True) -> None:
         super().__init__()
         self.debiased = debiased
+        self.bounds = (-1.0 if debiased else 0.0, 1.0)
 
     @property
     def label(self) -> str:
@@ -63,13 +68,17 @@ class CKA(MomentMeasure):
         """CKA from sums; see the class."""
         if not self.debiased:
             xx, yy, xy = centred(m)
-            return xy.square().sum() / (xx.norm() * yy.norm())
+            return xy.square().sum() / (xx.square().sum() * yy.square().sum()).sqrt()
         sx, sy, n = m["x"], m["y"], m["n"]
         cross = _hsic(n, m["xy"], m["ab"], m["a"], m["b"], sx, sy, m["xb"], m["ya"])
         self_x = _hsic(n, m["xx"], m["aa"], m["a"], m["a"], sx, sx, m["xa"], m["xa"])
         self_y = _hsic(n, m["yy"], m["bb"], m["b"], m["b"], sy, sy, m["yb"], m["yb"])
-        # A product of two negative self terms would pass for a positive one; each root must exist.
-        return cross / (self_x.sqrt() * self_y.sqrt())
+        # HSIC_1 is an inner product of U-centred kernels: a self term of the size of rounding, or a cross term above
+        # the self terms (Cauchy-Schwarz), means that there is nothing but rounding to compare.
+        smallest = 1e-14 / (n * (n - 3))
+        defined = (self_x > smallest * m["xx"].square().sum()) & (self_y > smallest * m["yy"].square().sum())
+        defined &= cross.square() <= (1 + 1e-5) * self_x * self_y
+        return cross / torch.where(defined, self_x * self_y, float("nan")).sqrt()
 
 
 def _hsic(n: Tensor, xy: Tensor, ab: Tensor, a: Tensor, b: Tensor, sx: Tensor, sy: Tensor, xb: Tensor, ya: Tensor):
