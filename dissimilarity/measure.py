@@ -19,22 +19,8 @@ from dissimilarity.sampling import keep_sampled, priorities
 INVARIANCES = ("orthogonal", "isotropic_scaling", "translation", "permutation", "invertible_linear")
 
 
-def problem(x: Tensor, name: str = "x", minimum: int = 1) -> str | None:
-    """What keeps rows (n, p) from being compared: too few, not finite, or all the same; None if nothing."""
-    if not x.is_floating_point():
-        return f"{name} must hold floating-point activations, found {x.dtype}: cast it, for example with .float()"
-    if len(x) < minimum:
-        return f"too few samples: {name} has {len(x)}, the measure needs at least {minimum}; pass more samples"
-    bad = int((~torch.isfinite(x)).sum())
-    if bad:
-        return f"{bad} of {x.numel()} values of {name} are NaN or infinite; look for overflow or divergence there"
-    if bool((x == x[:1]).all()):
-        return f"zero variance: all samples of {name} are equal, so there is nothing to compare"
-    return None
-
-
-def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:
-    """Raises ValueError, with expected, found and what to do, unless x (n, p) and y (n, q) can be compared."""
+def check_rows(x: Tensor, y: Tensor) -> None:
+    """Raises ValueError, with expected, found and what to do, unless x (n, p) and y (n, q) hold the same samples."""
     if x.ndim != 2 or y.ndim != 2:
         raise ValueError(
             f"expected x of shape (n, p) and y of shape (n, q), found {tuple(x.shape)} and {tuple(y.shape)}; "
@@ -42,12 +28,38 @@ def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:
         )
     if len(x) != len(y):
         raise ValueError(
-            f"x and y must hold the same samples, found {len(x)} and {len(y)} rows; compare both models on one probe set"
+            f"expected the same samples in x and y, found {len(x)} and {len(y)} rows; compare both on one probe set"
         )
     for rows, name in ((x, "x"), (y, "y")):
-        found = problem(rows, name, minimum)
-        if found:
-            raise ValueError(found)
+        if not rows.is_floating_point():
+            raise ValueError(
+                f"{name} must hold floating-point activations, found {rows.dtype}: cast it, for example with .float()"
+            )
+        bad = int((~torch.isfinite(rows)).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {rows.numel()} values of {name} are NaN or infinite; look for overflow or divergence there"
+            )
+
+
+def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:
+    """Raises ValueError unless x (n, p) and y (n, q) can be compared: ``check_rows``, enough of them, not all equal."""
+    check_rows(x, y)
+    check_count(len(x), minimum)
+    for rows, name in ((x, "x"), (y, "y")):
+        if bool((rows == rows[:1]).all()):
+            raise no_variance(name)
+
+
+def check_count(have: int, need: int) -> None:
+    """Raises ValueError where there are too few samples."""
+    if have < need:
+        raise ValueError(f"too few samples: have {have}, the measure needs at least {need}; pass more samples")
+
+
+def no_variance(name: str) -> ValueError:
+    """The error for samples that are all the same."""
+    return ValueError(f"zero variance: all samples of {name} are equal, so there is nothing to compare")
 
 
 class Measure(Metric):
@@ -87,7 +99,9 @@ class MomentMeasure(Measure):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("packed", torch.zeros(0, dtype=torch.float64), dist_reduce_fx=_merge_packed)
+        # One vector of sums, or none before the first batch: torchmetrics gathers those of all processes into one.
+        self.add_state("packed", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)
 
     @abstractmethod
     def from_moments(self, m: Moments) -> Float[Tensor, ""]:
@@ -95,23 +109,35 @@ class MomentMeasure(Measure):
 
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch."""
-        check_pair(x, y, minimum=1 if self.update_count > 1 else 2)
-        packed = cast(Tensor, self.packed)
-        if len(packed):
-            shift_x, shift_y, total = _unpack(packed)
+        check_rows(x, y)
+        if not len(x):
+            return
+        if self.packed:
+            shift_x, shift_y, total = _merged(self.packed)
+            if (len(shift_x), len(shift_y)) != (x.shape[1], y.shape[1]):
+                raise ValueError(
+                    f"expected batches of widths {len(shift_x)} and {len(shift_y)} like the first one, found "
+                    f"{x.shape[1]} and {y.shape[1]}; reset() the measure before another pair of representations"
+                )
         else:
             shift_x, shift_y, total = mean(as_rows(x)), mean(as_rows(y)), {}
-        self.packed = _pack(shift_x, shift_y, add(total, pair_moments(x, y, shift_x, shift_y)))
+        self.packed = [_pack(shift_x, shift_y, add(total, pair_moments(x, y, shift_x, shift_y)))]
 
     def compute(self) -> Float[Tensor, ""]:
         """The value over all samples seen, on all processes."""
-        packed = cast(Tensor, self.packed)
-        have = int(packed[2]) if len(packed) else 0
-        if have < self.minimum_samples:
-            raise ValueError(
-                f"too few samples for {self.label}: have {have}, need {self.minimum_samples}; update it with more"
-            )
-        return self.from_moments(_unpack(packed)[2])
+        total = _merged(self.packed)[2] if len(self.packed) else {}
+        check_count(int(total["n"]) if total else 0, self.minimum_samples)
+        for name, s, a in (("x", total["x"], total["a"]), ("y", total["y"], total["b"])):
+            # Relative to the second moment about the first batch's mean, which float64 rows may miss by a rounding.
+            if bool(a - s @ s / total["n"] <= 1e-12 * a):
+                raise no_variance(name)
+        return self.from_moments(total)
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        """Merges as torchmetrics does (``forward``, ``merge_state``), but keeps one vector of sums, not one a batch."""
+        super()._reduce_states(incoming_state)
+        if len(self.packed):
+            self.packed = [_pack(*_merged(self.packed))]
 
 
 class SampleMeasure(Measure):
@@ -119,13 +145,15 @@ class SampleMeasure(Measure):
 
     Args:
         samples: most rows that are compared.
-        seed: which rows those are; the choice depends on it and on a row's place in the stream alone.
+        seed: which rows those are; the choice depends on it and on a row's place in its process's stream alone.
     """
+
+    full_state_update: ClassVar[bool | None] = True
 
     def __init__(self, samples: int = 1024, seed: int = 0) -> None:
         super().__init__()
         self.samples, self.seed = samples, seed
-        self.seen = 0
+        self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
         for name in ("x", "y", "priority"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -143,9 +171,9 @@ class SampleMeasure(Measure):
 
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch and keeps the chosen ones."""
-        check_pair(x, y, minimum=1 if self.update_count > 1 else 2)
-        priority = priorities(self.seen, len(x), self.seed).to(x.device)
-        self.seen += len(x)
+        check_rows(x, y)
+        priority = priorities(int(self.seen), len(x), self.seed).to(x.device)
+        self.seen = self.seen + len(x)
         kept = keep_sampled(self._rows(x, y, priority), self.samples)
         self.x, self.y, self.priority = ([part] for part in kept)
 
@@ -157,18 +185,10 @@ class SampleMeasure(Measure):
 
     def compute(self) -> Float[Tensor, ""]:
         """The value over the sampled rows of all samples seen, on all processes."""
-        have = sum(len(part) for part in self.x) if isinstance(self.x, list) else len(cast(Tensor, self.x))
-        if have < self.minimum_samples:
-            raise ValueError(
-                f"too few samples for {self.label}: have {have}, need {self.minimum_samples}; update it with more"
-            )
+        check_count(int(self.seen), self.minimum_samples)
         x, y, _ = keep_sampled(self._rows(), self.samples)
+        check_pair(x, y, self.minimum_samples)
         return self.per_sample(self.prepare(as_rows(x)), self.prepare(as_rows(y))).mean()
-
-    def reset(self) -> None:
-        """Forgets all samples."""
-        super().reset()
-        self.seen = 0
 
 
 _PACKED_KEYS = ("n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "yb", "xb", "ya")
@@ -180,22 +200,36 @@ def _pack(shift_x: Tensor, shift_y: Tensor, m: Moments) -> Tensor:
     return torch.cat([widths, *(m[key].flatten() for key in _PACKED_KEYS), shift_x, shift_y])
 
 
+def _shapes(packed: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shape of each sum in the packed vector that starts here."""
+    width = {"x": int(packed[0]), "y": int(packed[1])}
+    scalars = {key: () for key in ("n", "a", "b", "aa", "bb", "ab")}
+    vectors = {key: (width[key[0]],) for key in ("x", "y", "xa", "xb", "ya", "yb")}
+    return {**scalars, **vectors, **{key: (width[key[0]], width[key[1]]) for key in ("xx", "yy", "xy")}}
+
+
+def _sizes(packed: Tensor) -> list[int]:
+    """Lengths of the parts of the packed vector that starts here."""
+    shapes = _shapes(packed)
+    return [2, *(torch.Size(shapes[key]).numel() for key in _PACKED_KEYS), *shapes["x"], *shapes["y"]]
+
+
 def _unpack(packed: Tensor) -> tuple[Tensor, Tensor, Moments]:
     """The inverse of ``_pack``, as views."""
-    p, q = int(packed[0]), int(packed[1])
-    width = {"x": p, "y": q, "a": 1, "b": 1, "n": 1}
-    shapes: dict[str, tuple[int, ...]] = {"n": (), "a": (), "b": (), "aa": (), "bb": (), "ab": (), "x": (p,), "y": (q,)}
-    shapes |= {"xa": (p,), "xb": (p,), "ya": (q,), "yb": (q,)}
-    shapes |= {key: (width[key[0]], width[key[1]]) for key in ("xx", "yy", "xy")}
-    sizes = [2, *(torch.Size(shapes[key]).numel() for key in _PACKED_KEYS), p, q]
-    _, *sums, shift_x, shift_y = packed.split(sizes)
+    shapes = _shapes(packed)
+    _, *sums, shift_x, shift_y = packed.split(_sizes(packed))
     return shift_x, shift_y, {key: s.view(shapes[key]) for key, s in zip(_PACKED_KEYS, sums, strict=True)}
 
 
-def _merge_packed(stacked: Tensor) -> Tensor:
-    """One packed state from those of several processes, each of which shifted by its own first batch."""
-    shift_x, shift_y, total = _unpack(stacked[0])
-    for packed in stacked[1:]:
-        other_x, other_y, sums = _unpack(packed)
+def _merged(packed: Any) -> tuple[Tensor, Tensor, Moments]:
+    """Shifts and sums of one or more packed vectors: a list, or one after the other in a tensor; shifts may differ."""
+    rest = packed if isinstance(packed, Tensor) else torch.cat(list(packed))
+    parts = []
+    while len(rest):
+        size = sum(_sizes(rest))
+        parts.append(_unpack(rest[:size]))
+        rest = rest[size:]
+    shift_x, shift_y, total = parts[0]
+    for other_x, other_y, sums in parts[1:]:
         total = add(total, reshift(sums, other_x - shift_x, other_y - shift_y))
-    return _pack(shift_x, shift_y, total)
+    return shift_x, shift_y, total

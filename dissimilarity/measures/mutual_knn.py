@@ -20,8 +20,8 @@ def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) ->
     Returns:
         float64 scalar in [0, 1]; 1 = same neighbourhoods, k / (n - 1) by chance.
     """
-    measure = MutualKNN(k)
-    check_pair(x, y, minimum=k + 1)
+    measure = MutualKNN(k, samples=max(1024, k + 1))
+    check_pair(x, y, measure.minimum_samples)
     return measure.per_sample(measure.prepare(as_rows(x)), measure.prepare(as_rows(y))).mean()
 
 
@@ -38,7 +38,7 @@ def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = 1024
     unit = x / lengths
     found = []
     for start in range(0, len(x), rows_at_once):
-        with full_float32():
+        with full_float32(x.device):
             similarity = unit[start : start + rows_at_once] @ unit.T
         similarity.diagonal(start)[:] = float("-inf")
         kth = similarity.topk(k).values[:, -1:]
