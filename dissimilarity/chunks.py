@@ -27,7 +27,9 @@ def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
         (start, stop, group) of each chunk, in order.
     """
     if sequences < 2:
-        raise ValueError(f"expected at least 2 sequences to compare models on, found {sequences}; raise probe.sequences")
+        raise ValueError(f"expected at least 2 sequences to compare models on, found {sequences}; pass more")
+    if groups < 1:
+        raise ValueError(f"expected at least 1 jackknife group, found {groups}; 16 is usual")
     slices = []
     groups = min(groups, sequences // 2)
     for group in range(groups):

@@ -144,6 +144,12 @@ class Side:
             x = as_rows(activation)
             rows[site] = (x - self._shift(site, x)).unflatten(0, (len(groups), -1))
             norms[site] = squared_norms(rows[site])
+        counts = {site: part.shape[1] for site, part in rows.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"expected as many samples at every site, found (by site, in a group) {counts}; "
+                "compare sites of different numbers of positions in calls of their own"
+            )
         return Chunk(rows, norms, groups, sequences)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
@@ -172,9 +178,8 @@ class Side:
             )
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, mine)
-            self.samples = {
-                site: torch.cat([part[0][site] for part in parts]).to(rows.device) for site, rows in self.samples.items()
-            }
+            for site, rows in self.samples.items():
+                self.samples[site] = torch.cat([part[0][site] for part in parts]).to(rows.device)
             self.sample_groups = torch.cat([part[1] for part in parts])
             self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
             self.sequences = sum(part[3] for part in parts)
@@ -184,7 +189,9 @@ class Side:
         """What keeps a site from being compared; empty if nothing."""
         if self._not_finite[site]:
             return f"{self._not_finite[site]} values at {site} are NaN or infinite"
-        if not bool(self.sums.totals[site]["a"] > 0):
+        sums = self.sums.totals[site]
+        # Relative to the second moment about the first chunk's mean, which float64 rows may miss by a rounding.
+        if bool(sums["a"] - sums["x"] @ sums["x"] / self.n <= 1e-12 * sums["a"]):
             return f"zero variance at {site}"
         return ""
 
@@ -212,6 +219,11 @@ class Cross:
         """Adds the samples of two chunks of the same sequences."""
         if (x.sequences, x.groups) != (y.sequences, y.groups):
             raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
+        positions = [next(iter(side.norms.values())).shape[1] // side.sequences for side in (x, y)]
+        if positions[0] != positions[1]:
+            raise ValueError(
+                f"expected the same number of positions in both models, found {positions[0]} and {positions[1]}"
+            )
         self._widths = {site: rows.shape[-1] for site, rows in y.rows.items()}
         joined: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         for site, partners in self.partners.items():

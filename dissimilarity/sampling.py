@@ -9,7 +9,7 @@ def priorities(start: int, count: int, seed: int) -> Int[Tensor, " count"]:
     """A pseudo-random rank for each place ``start .. start + count - 1`` of a stream.
 
     Keeping the rows of lowest rank is a uniform sample without replacement that does not depend on how the stream was
-    cut into batches. The mixing is the finaliser of splitmix64 (Steele, Lea and Flood 2014) on 32-bit words.
+    cut into batches. The mixing is the 32-bit integer hash lowbias32 (Wellons 2018).
     """
     z = torch.arange(start, start + count, dtype=torch.int64) + 0x9E3779B9 * (seed + 1)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
