@@ -88,8 +88,9 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
         references: which to draw, in this order; all of them by default.
 
     Returns:
-        A figure of measures (rows) by references (columns). Lines run through the steps that were measured. The null is
-        the range over the sites, its median dashed; where it is far above the curves the panel says where it is.
+        A figure of measures (rows) by references (columns). Lines run through the steps that have values; those that
+        have none, for any site, are ticked at the foot of the panel. The null is the range over the sites, its median
+        dashed; where it is far above the curves the panel says where it is.
     """
     references = distinct(table, "reference") if references is None else list(references)
     measures, sites = distinct(table, "measure"), distinct(table, "site_a")
@@ -108,7 +109,7 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
         for panel in axes[-1]:
             panel.set_xlabel(_step_label(table))
         _style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
-        _add_legend(figure, colours)
+        _add_legend(figure, colours, missing=bool(_steps_without_value(table)))
     return figure
 
 
@@ -135,7 +136,15 @@ def _draw_curves(panel: Axes, table: pa.Table, colours: dict[str, Any]) -> None:
         reasons = [note for note in distinct(table, "note") if note]
         text = "\n".join(["no values", *reasons[:1]])
         panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", wrap=True, color="0.35")
+    missing = _steps_without_value(lines)
+    panel.plot(missing, [0.03] * len(missing), "|", color="0.6", markersize=4, transform=panel.get_xaxis_transform())
     _draw_null(panel, nulls, lowest, highest)
+
+
+def _steps_without_value(lines: pa.Table) -> list[int]:
+    """Steps at which no site has a value: the tick was skipped, or failed."""
+    measured = lines.filter(pa.array(np.isfinite(lines["dissimilarity"].to_numpy())))
+    return sorted(set(distinct(lines, "step")) - set(distinct(measured, "step")))
 
 
 def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highest: float) -> None:
@@ -173,23 +182,26 @@ def _thousands(step: float, position: int | None = None) -> str:
 
 def _step_label(table: pa.Table) -> str:
     """The label of the step axis, with what a step is where that is the same all along."""
-    pairs = zip(distinct(table, "step"), distinct(table, "tokens"), strict=False)
-    rates = {tokens / step for step, tokens in pairs if step}
-    return f"training step ({rates.pop():,.0f} tokens each)" if len(rates) == 1 and max(rates) > 0 else "training step"
+    pairs = set(zip(table["step"].to_pylist(), table["tokens"].to_pylist(), strict=True))
+    rate = {tokens / step for step, tokens in pairs if step}
+    return f"training step ({rate.pop():,.0f} tokens each)" if len(rate) == 1 and max(rate) > 0 else "training step"
 
 
-def _add_legend(figure: Figure, colours: dict[str, Any]) -> None:
-    """Sites by colour, evenly thinned where they are many, then null and interval, beside the panels."""
+def _add_legend(figure: Figure, colours: dict[str, Any], missing: bool) -> None:
+    """Sites by colour, evenly thinned where they are many, then what else is drawn, beside the panels."""
     sites = list(colours)
     title, names = short_names(sites)
     entries: list[Any] = [
-        Line2D([], [], color=colours[site], marker="o", markersize=2, label=names[sites.index(site)])
-        for site in spread(sites, max(3, int((figure.get_figheight() - 1) / 0.16)))
+        Line2D([], [], color=colours[site], label=names[sites.index(site)])
+        for site in spread(sites, max(3, int((figure.get_figheight() - 1.1) / 0.16)))
     ]
     interval = Patch(color=colours[sites[0]], alpha=0.2, linewidth=0)
     nulls = Patch(color="0.5", alpha=0.25, linewidth=0), Line2D([], [], color="0.35", linestyle="--", linewidth=0.9)
     labels = [*(entry.get_label() for entry in entries), "95 % interval", "null (all sites)"]
     handles: Any = [*entries, interval, nulls]
+    if missing:
+        handles.append(Line2D([], [], linestyle="", marker="|", color="0.6", markersize=4))
+        labels.append("not measured")
     figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
 
 

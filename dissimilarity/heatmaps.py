@@ -101,5 +101,6 @@ def _write_values(panel: Axes, values: np.ndarray, bottom: float, top: float, si
     for (row, column), value in np.ndenumerate(values):
         if math.isfinite(value):
             colour = "black" if (value - bottom) / (top - bottom) > 0.55 else "white"
-            text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
+            text = f"{round(value, 2) + 0.0:.2f}"
+            text = text.replace("0.", ".", 1) if abs(value) < 0.995 else text
             panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
