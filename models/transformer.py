@@ -171,4 +171,5 @@ class Transformer(nn.Module):
                     std /= math.sqrt(self.n_layers)
                 digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+                parameter.copy_(draw * std)

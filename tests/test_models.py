@@ -273,6 +273,18 @@ def test_starting_weights_depend_on_init_seed_alone():
             assert not torch.equal(first[name], other[name])
 
 
+def test_starting_weights_do_not_depend_on_the_default_dtype():
+    exact = family_net("pythia", seed=3).state_dict()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        rounded = family_net("pythia", seed=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rounded(tokens()).dtype == torch.bfloat16
+    for name, value in rounded.state_dict().items():
+        assert torch.equal(value, exact[name].bfloat16())
+
+
 def test_no_two_parameters_of_one_shape_start_alike():
     weights = [p for p in family_net("solu", depth=3).parameters() if p.ndim > 1]
     flat = [tuple(p.flatten()[:4].tolist()) for p in weights]

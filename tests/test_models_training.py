@@ -161,6 +161,13 @@ def test_bfloat16_forward_is_finite_and_its_loss_float32():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
+def test_the_loss_is_float32_outside_autocast_too():
+    logits, targets = torch.randn(2, 3, D_VOCAB).bfloat16(), torch.randint(D_VOCAB, (2, 3))
+    loss = cross_entropy(logits, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(cross_entropy(logits.double(), targets).item(), rel=1e-5)
+
+
 def test_checkpoints_hold_plain_values_under_clean_names(tmp_path):
     module, path = language_model(), tmp_path / "last.ckpt"
     fit = trainer(2)
