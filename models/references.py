@@ -123,7 +123,7 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
             f"reference {uri!r} was trained with another tokenizer (sha256 {theirs[:12]},"
             f" {reference.tokenizer.get_vocab_size()} tokens) than this run (sha256 {ours[:12]}, {have} tokens), so the"
             " same token numbers are other text to it; train both on one tokenizer, for instance"
-            " data.tokenizer.path=<the reference's run folder>/tokenizer.json"
+            " data/tokenizer=file data.tokenizer.path=<the reference's run folder>/tokenizer.json"
         )
 
 
