@@ -8,6 +8,8 @@ from typing import Any
 from pytorch_lightning.loggers import WandbLogger
 
 MODES = ("offline", "online", "shared", "disabled")
+# a training waits no longer than this for a W&B server that does not answer
+INIT_SECONDS = 30.0
 
 
 class WandbRun(WandbLogger):
@@ -57,17 +59,15 @@ class WandbRun(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """W&B's run object, begun when first asked for."""
-        try:
-            return self._begin()
-        except Exception as error:
-            if self._experiment is not None or self.mode in ("offline", "disabled"):
-                raise
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(f"W&B could not go online ({first_line}); this run is kept offline", file=sys.stderr)
-            self.mode = "offline"
-            self._wandb_init.update(mode="offline", resume=None)
-            return self._begin()
+        """W&B's run object, begun when first asked for: as `mode` says, else offline, else one that does nothing."""
+        for fallback in ("offline", "disabled"):
+            try:
+                return self._begin()
+            except Exception as error:
+                if self._experiment is not None:
+                    raise
+                self._fall_back(fallback, error)
+        return self._begin()
 
     def _begin(self) -> Any:
         run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
@@ -75,6 +75,16 @@ class WandbRun(WandbLogger):
             folder = Path(run.dir).parent
             self.where = run.url if self.mode != "offline" else f"wandb sync {os.path.relpath(folder)}"
         return run
+
+    def _fall_back(self, mode: str, error: Exception) -> None:
+        import wandb
+
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"W&B could not begin {self.mode} ({reason}); it goes on {mode}", file=sys.stderr)
+        # W&B's service would hold on to the id of the run that failed
+        wandb.teardown()
+        self.mode = mode
+        self._wandb_init.update(mode=mode, resume=None)
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""
@@ -95,4 +105,4 @@ def chosen_mode(mode: str | None) -> str:
 def _settings() -> Any:
     import wandb
 
-    return wandb.Settings(silent=True, console="off")
+    return wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS)
