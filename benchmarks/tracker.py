@@ -38,7 +38,10 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, int, 
     slices = plan(len(probe), 16, 64)
     positions = sampled_positions(len(probe), cfg.probe.length, 1024)
     measures = [CKA(), Procrustes(), MutualKNN()]
-    references = [snapshot.take(build_net(resolved_node(cfg.model), d_vocab, seed), probe, sites, slices, Side(16, positions)) for seed in (1, 2)]
+    references = [
+        snapshot.take(build_net(resolved_node(cfg.model), d_vocab, seed), probe, sites, slices, Side(16, positions))
+        for seed in (1, 2)
+    ]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     step = bare_step(net, batches, "32-true", optimizer)
 
@@ -85,5 +88,12 @@ def run() -> None:
                     "times the floor": f"{value / bound:.1f}" if name.startswith("tick") else "",
                 }
             )
-        rows.append({"": f"width {width}: share of {steps} steps, {count} ticks", "ms": "", "steps": f"{share:.1%}", "times the floor": ""})
+        rows.append(
+            {
+                "": f"width {width}: share of {steps} steps, {count} ticks",
+                "ms": "",
+                "steps": f"{share:.1%}",
+                "times the floor": "",
+            }
+        )
     show(rows)

@@ -52,7 +52,9 @@ def median_step(step: Callable[[int], object]) -> float:
     return statistics.median(durations[1:])
 
 
-def bare_step(net: nn.Module, batches: Tensor, precision: str, optimizer: torch.optim.Optimizer) -> Callable[[int], None]:
+def bare_step(
+    net: nn.Module, batches: Tensor, precision: str, optimizer: torch.optim.Optimizer
+) -> Callable[[int], None]:
     """One update as a plain loop does it: forward, loss, backward, clip, step."""
 
     def step(index: int) -> None:

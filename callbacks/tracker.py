@@ -4,13 +4,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dissimilarity import snapshot
 from dissimilarity.chunks import TOKENS_AT_ONCE, as_inputs, own_slices, plan

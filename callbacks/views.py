@@ -2,7 +2,7 @@
 
 | key | value |
 | --- | --- |
-| ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity at a matched pair of sites; ``<site>~<site of the reference>`` where the two differ |
+| ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity at a matched pair; ``<site>~<its partner>`` if unlike |
 | ``dissimilarity/seconds`` | seconds that this tick took |
 | ``dissimilarity/share`` | share of the time so far that tracking took |
 """
@@ -33,7 +33,7 @@ def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
     for logger in trainer.loggers:
         with suppress(Exception):  # a logger that is broken must not end the training, and says so when it logs
             for key in sorted(keys):
-                logger.experiment.define_metric(key, step_metric=STEP_AXIS)
+                logger.experiment.define_metric(key, step_metric=STEP_AXIS)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path]) -> None:

@@ -48,9 +48,7 @@ def _failed(measure: Measure, side: Side) -> dict[str, Any]:
     return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side), "note": ""}
 
 
-def _evaluate_one(
-    measure: Measure, x: Side, y: Side, cross: Cross, null: Cross | None, pair: Pair
-) -> dict[str, Any]:
+def _evaluate_one(measure: Measure, x: Side, y: Side, cross: Cross, null: Cross | None, pair: Pair) -> dict[str, Any]:
     """value, stderr, null, n_samples and note of one measure at one pair."""
     result = _failed(measure, x)
     if result["n_samples"] < measure.minimum_samples:
@@ -66,7 +64,7 @@ def _evaluate_one(
             result |= _from_samples(measure, x, y, null is not None, pair)
         else:
             raise ValueError(f"{type(measure).__name__} is neither a MomentMeasure nor a SampleMeasure")
-    except (ValueError, torch.linalg.LinAlgError) as error:
+    except (ValueError, RuntimeError) as error:
         result["note"] = f"{measure.label} at {pair[0]} and {pair[1]}: {error}"
         return result
     if math.isnan(result["value"]):
