@@ -1,4 +1,4 @@
-"""How a training ends that a signal stopped: apart from `interrupts`, so that who catches it need not load Lightning."""
+"""How a training ends that a signal stopped: apart from `interrupts`, so that catching it loads no Lightning."""
 
 import signal
 

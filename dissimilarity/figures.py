@@ -124,7 +124,7 @@ def _draw_curves(panel: Axes, table: pa.Table, colours: dict[str, Any]) -> None:
         step, shown, stderr, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr", "null"))
         for at, value in zip(step, offset + slope * null, strict=True):
             if math.isfinite(value):
-                nulls.setdefault(at, []).append(value)
+                nulls.setdefault(int(at), []).append(float(value))
         known = np.isfinite(shown)
         if known.any():
             step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])

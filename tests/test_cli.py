@@ -106,6 +106,7 @@ def test_a_sweep_outlives_a_failed_job_and_is_completed_by_repeating_it(tmp_path
     stranger = tmp_path / "runs" / "solu-w16-d1-s0" / "thesis.txt"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
+    overrides += ["~callbacks.tracker"]
     first = train("-m", *overrides, "width=16,24", "hydra.sweep.dir=first", folder=tmp_path)
     assert first.returncode == 1, first.stderr
     assert [row["status"] for row in table(tmp_path / "first")] == ["failed", "finished"]

@@ -11,6 +11,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+# train.py imports these when it trains: here they come once, before the forks
+import data.module  # noqa: F401
+import launch.record  # noqa: F401
+import models.references  # noqa: F401
+import train
+from callbacks import tracker
+from callbacks.interrupted import Interrupted
+from callbacks.validation import FinalValidation
 from launch.compose import compose
 from tests.tiny_text import tiny_texts, write_jsonl
 
@@ -57,8 +65,6 @@ def tiny(folder: Path, **changes: Any) -> DictConfig:
 
 def kill_at(hook: str, step: int, signum: int = signal.SIGKILL) -> None:
     """Makes this process end by `signum` when a training reaches `hook` after `step` updates."""
-    from callbacks.validation import FinalValidation
-
     before = getattr(FinalValidation, hook)
 
     def hooked(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
@@ -92,10 +98,6 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
 
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
-    import train
-    from callbacks import tracker
-    from callbacks.interrupted import Interrupted
-
     torch.set_num_threads(1)
     # drawing takes longer than the training; the tests of the figures look at them
     tracker.draw_run = lambda folder: []
