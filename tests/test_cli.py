@@ -100,6 +100,7 @@ def test_a_module_that_shadows_ours_is_named(tmp_path: Path) -> None:
         check_modules(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_a_failed_job_and_is_completed_by_repeating_it(tmp_path: Path) -> None:
     changes = {"name": "null", "trainer__max_steps": 2, "trainer__val_check_interval": 2, "schedule__every": 2}
     overrides = [o for o in tiny_overrides(tmp_path, **changes) if not o.startswith("width=")]
