@@ -57,6 +57,15 @@ def check_count(have: int, need: int) -> None:
         raise ValueError(f"too few samples: have {have}, the measure needs at least {need}; pass more samples")
 
 
+def check_widths(expected: tuple[int, int], x: Tensor, y: Tensor) -> None:
+    """Raises ValueError where a batch is of other widths than those before it."""
+    if (x.shape[1], y.shape[1]) != expected:
+        raise ValueError(
+            f"expected batches of widths {expected[0]} and {expected[1]} like the first one, found {x.shape[1]} and "
+            f"{y.shape[1]}; reset() the measure before another pair of representations"
+        )
+
+
 def no_variance(name: str) -> ValueError:
     """The error for samples that are all the same."""
     return ValueError(f"zero variance: all samples of {name} are equal, so there is nothing to compare")
@@ -114,11 +123,7 @@ class MomentMeasure(Measure):
             return
         if self.packed:
             shift_x, shift_y, total = _merged(self.packed)
-            if (len(shift_x), len(shift_y)) != (x.shape[1], y.shape[1]):
-                raise ValueError(
-                    f"expected batches of widths {len(shift_x)} and {len(shift_y)} like the first one, found "
-                    f"{x.shape[1]} and {y.shape[1]}; reset() the measure before another pair of representations"
-                )
+            check_widths((len(shift_x), len(shift_y)), x, y)
         else:
             shift_x, shift_y, total = mean(as_rows(x)), mean(as_rows(y)), {}
         self.packed = [_pack(shift_x, shift_y, add(total, pair_moments(x, y, shift_x, shift_y)))]
@@ -172,6 +177,8 @@ class SampleMeasure(Measure):
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch and keeps the chosen ones."""
         check_rows(x, y)
+        if self.x:
+            check_widths((cast(list[Tensor], self.x)[0].shape[1], cast(list[Tensor], self.y)[0].shape[1]), x, y)
         priority = priorities(int(self.seen), len(x), self.seed).to(x.device)
         self.seen = self.seen + len(x)
         kept = keep_sampled(self._rows(x, y, priority), self.samples)

@@ -1,0 +1,76 @@
+"""The measures found in dissimilarity/measures and the settings of conf/measure, with data to try them on."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dissimilarity import functional, measures
+from dissimilarity.measure import Measure
+from settings import instantiate
+
+CONF = Path(__file__).parents[1] / "conf" / "measure"
+SETTINGS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def found_classes() -> dict[type[Measure], str]:
+    """Every concrete measure class and the name of the module that defines it."""
+    names = [module.name for module in pkgutil.iter_modules(measures.__path__)]
+    modules = [importlib.import_module(f"dissimilarity.measures.{name}") for name in names]
+    return {
+        member: module.__name__.rsplit(".", 1)[-1]
+        for module in modules
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, Measure) and member.__module__ == module.__name__ and not inspect.isabstract(member)
+    }
+
+
+def config_of(setting: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{setting}.yaml"))
+    return config
+
+
+def make(setting: str, **options: Any) -> Any:
+    return instantiate(config_of(setting), **options)
+
+
+def function_of(setting: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function beside the class, with the options of the setting that it takes."""
+    function = getattr(functional, found_classes()[type(make(setting))])
+    options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
+    return lambda x, y: function(x, y, **options)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7) -> tuple[Tensor, Tensor]:
+    """Two noisy views (n, p) and (n, q) of one latent signal, float64, off the origin."""
+    g = generator(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    latent = draw(n, 4)
+    return (
+        latent @ draw(4, p) + noise * draw(n, p) + draw(p),
+        latent @ draw(4, q) + noise * draw(n, q) + draw(q),
+    )
+
+
+def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
+    """The measure, fed in batches that end at the cuts."""
+    for a, b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True):
+        measure.update(a, b)
+    return measure
+
+
+each_setting = pytest.mark.parametrize("setting", SETTINGS)
