@@ -1,0 +1,100 @@
+"""Two real processes (gloo) give the value of one: torchmetrics states, and the tracker's sides and crosses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from found_measures import SETTINGS, function_of, make, related, updated
+from torch import Tensor
+
+from dissimilarity.chunks import own_slices, plan
+from dissimilarity.evaluate import evaluate
+from dissimilarity.pairs import Cross, Side
+
+SEQUENCES, LENGTH = 13, 6
+SITES = ("early", "late")
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    """One stream whose second half lies elsewhere, so that the processes' first batches have different means."""
+    x, y = related(90)
+    x[40:] += 30
+    return x, y
+
+
+def halves(rank: int) -> slice:
+    return slice(0, 40) if rank == 0 else slice(40, None)
+
+
+def activations(side: int) -> dict[str, Tensor]:
+    return {
+        site: related(SEQUENCES * LENGTH, 5, 8, seed)[side].unflatten(0, (SEQUENCES, LENGTH))
+        for seed, site in enumerate(SITES)
+    }
+
+
+def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -> list[dict[str, Any]]:
+    """What the tracker does with the chunks of one process."""
+    positions = torch.arange(0, LENGTH, 2)
+    x, y = Side(groups, positions, sync), Side(groups, positions, sync)
+    pairs = [(a, b) for a in SITES for b in SITES]
+    cross, null = Cross(pairs, groups, sync), Cross(pairs, sync=sync)
+    acts_x, acts_y = activations(0), activations(1)
+    for start, stop, group in slices:
+        of = range(group, group + 1)
+        chunk_x = x.add({site: rows[start:stop] for site, rows in acts_x.items()}, of)
+        chunk_y = y.add({site: rows[start:stop] for site, rows in acts_y.items()}, of)
+        cross.add(chunk_x, chunk_y)
+        null.add(chunk_x, chunk_y.deranged())
+    return evaluate([make(setting) for setting in SETTINGS], x.close(), y.close(), cross.close(), null.close())
+
+
+def work(rank: int, world: int, folder: Path) -> None:
+    """One process: its share of the samples, and of the chunks of a plan."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    x, y = (rows[halves(rank)] for rows in samples())
+    found: dict[str, Any] = {setting: updated(make(setting), x, y, 11).compute().item() for setting in SETTINGS}
+    alone = make("cka")
+    if rank == 0:
+        alone.update(x, y)
+    found["all on rank 0"] = alone.compute().item()
+    slices = plan(SEQUENCES, groups=5, at_most=2)
+    found["rows"] = rows_of_sides(own_slices(slices, rank, world), 5, sync=True)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(work, args=(2, folder), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_metric_over_two_processes_is_that_of_all_samples(setting: str, found: list[dict[str, Any]]) -> None:
+    expected = function_of(setting)(*samples()).item()
+    for of_rank in found:
+        assert of_rank[setting] == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_a_process_without_samples_learns_the_value(found: list[dict[str, Any]]) -> None:
+    x, y = (rows[halves(0)] for rows in samples())
+    expected = function_of("cka")(x, y).item()
+    assert [of_rank["all on rank 0"] for of_rank in found] == pytest.approx([expected] * 2, abs=1e-10)
+
+
+def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(found: list[dict[str, Any]]) -> None:
+    expected = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
+    assert len(expected) == 4 * len(SETTINGS)
+    for of_rank in found:
+        for row, wanted in zip(of_rank["rows"], expected, strict=True):
+            numbers = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
+            assert {key: row[key] for key in row.keys() - numbers} == {key: wanted[key] for key in row.keys() - numbers}
+            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-9)
+            assert row["n_samples"] == wanted["n_samples"]
