@@ -83,7 +83,17 @@ class CKA(MomentMeasure):
 
 def _hsic(n: Tensor, xy: Tensor, ab: Tensor, a: Tensor, b: Tensor, sx: Tensor, sy: Tensor, xb: Tensor, ya: Tensor):
     """HSIC_1 of two linear kernels from sums over samples; invariant to any common translation of either side."""
-    trace = xy.square().sum() - ab
-    total_k, total_l = sx @ sx - a, sy @ sy - b
-    inner = sx @ xy @ sy - sx @ xb - sy @ ya + ab
+    trace = xy.square().sum() - _of_degree(2, ab)
+    total_k, total_l = sx @ sx - _of_degree(2, a), sy @ sy - _of_degree(2, b)
+    inner = sx @ xy @ sy - sx @ _of_degree(2, xb) - sy @ _of_degree(2, ya) + _of_degree(3, ab)
     return (trace + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+
+
+def _of_degree(degree: int, diagonal: Tensor) -> Tensor:
+    """A sum that takes diagonal terms out of a product of sums, for the jackknife's derivative.
+
+    Where samples carry weights w_i, sum_i w_i x_i times itself holds w_i^2 a_i, so that is what must be taken out: the
+    value is the sum's, the derivative ``degree`` times as large. Else a single massive row, which the value leaves out
+    altogether, would rule the standard error.
+    """
+    return diagonal + (degree - 1) * (diagonal - diagonal.detach())
