@@ -28,7 +28,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   probe.sequences=32  probe.length=64  probe.split=val  probe.precision=null
   track.budget=0.03               most of the training time that tracking may take
   data.batch_size=8  data.n_ctx=128  data.cache_dir=cache
-  trainer.max_steps=500  trainer.precision=auto  trainer.devices=1  trainer.strategy=auto
+  trainer.max_steps=300  trainer.precision=auto  trainer.devices=1  trainer.strategy=auto
   logger.wandb.mode=null          offline, online or disabled; null: WANDB_MODE, else online with WANDB_API_KEY
 
 The same command again continues an unfinished run and leaves a finished one alone.

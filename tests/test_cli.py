@@ -78,14 +78,14 @@ def test_help_lists_groups_keys_and_examples(tmp_path: Path) -> None:
     (extra / "siren.yaml").touch()
     done = train("--help", f"hydra.searchpath=[file://{tmp_path / 'mine'}]", folder=tmp_path)
     assert done.returncode == 0
-    for text in ("python train.py model=solu width=512", "attn_only, gelu", "siren", "tiny", "trainer.max_steps=500"):
+    for text in ("python train.py model=solu width=512", "attn_only, gelu", "siren", "tiny", "trainer.max_steps=300"):
         assert text in done.stdout
 
 
 def test_cfg_job_shows_everything(tmp_path: Path) -> None:
     done = train("--cfg", "job", "model=gelu", folder=tmp_path)
     assert done.returncode == 0
-    for text in ("width: 128", "family: gelu", "max_steps: 500", "mode: null", "every: 50"):
+    for text in ("width: 128", "family: gelu", "max_steps: 300", "mode: null", "every: 50"):
         assert text in done.stdout
 
 
@@ -136,7 +136,7 @@ def test_precision_and_compile_are_chosen_by_rule_unless_asked_for(monkeypatch: 
     assert choose_precision("bf16-mixed", net, tokens, cpu) == Precision("bf16-mixed", "asked for")
     assert [choose_compile(asked, 10, cpu, single)[0] for asked in (True, False, "auto")] == [True, False, False]
     assert [choose_compile("auto", steps, cuda, half)[0] for steps in (10, 10_000)] == [False, True]
-    assert [choose_compile("auto", steps, cpu, half)[0] for steps in (500, 10_000)] == [False, True]
+    assert [choose_compile("auto", steps, cpu, half)[0] for steps in (300, 10_000)] == [False, True]
     assert choose_compile("auto", 10_000, cpu, single)[0] is False
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match="compile=true: torch.compile needs a C"):
