@@ -47,6 +47,11 @@ def compare(
         ValueError: a site that a model lacks (lists those it has), or too few sequences.
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    labels = [measure.label for measure in measures]
+    if len(set(labels)) < len(labels):
+        raise ValueError(
+            f"expected measures of different labels, found {labels}; compare the duplicates in another call"
+        )
     sites_a, sites_b = resolve(model_a, sites), resolve(model_b, sites)
     chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
     length = tokens.shape[1] if tokens.ndim == 2 else 1

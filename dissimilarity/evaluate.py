@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dissimilarity.jackknife import estimate, stderr_of_mean
 from dissimilarity.measure import Measure, MomentMeasure, SampleMeasure
 from dissimilarity.moments import Moments, join
 from dissimilarity.pairs import Cross, Pair, Side
+from dissimilarity.sampling import sampled_rows
 
 
 def evaluate(
@@ -40,7 +42,13 @@ def evaluate(
 
 
 def _samples_of(measure: Measure, side: Side) -> int:
-    return len(side.sample_groups) if isinstance(measure, SampleMeasure) else side.n
+    return _chosen(measure, side).numel() if isinstance(measure, SampleMeasure) else side.n
+
+
+def _chosen(measure: SampleMeasure, side: Side) -> Tensor:
+    """The rows (sequences, positions) that a measure sees of those that the side holds for all sample measures."""
+    length = len(side.sample_groups) // max(side.sequences, 1)
+    return sampled_rows(side.sequences, length, measure.samples, measure.seed)
 
 
 def _failed(measure: Measure, side: Side) -> dict[str, Any]:
@@ -93,15 +101,17 @@ def _from_sums(
 
 def _from_samples(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> dict[str, float]:
     prepared = []
+    chosen = _chosen(measure, x)
     for side, site in ((x, pair[0]), (y, pair[1])):
         if (measure.label, site) not in side.prepared:
-            side.prepared[measure.label, site] = measure.prepare(side.samples[site])
+            rows = side.samples[site]
+            side.prepared[measure.label, site] = measure.prepare(rows[chosen.flatten().to(rows.device)])
         prepared.append(side.prepared[measure.label, site])
     per_sample = measure.per_sample(*prepared)
-    stderr = stderr_of_mean(per_sample, x.sample_groups.to(per_sample.device))
+    stderr = stderr_of_mean(per_sample, x.sample_groups[chosen.flatten()].to(per_sample.device))
     result = {"value": per_sample.mean().item(), "stderr": stderr.item()}
     if with_null:
-        order = torch.arange(len(per_sample)).view(x.sequences, -1).roll(1, 0).flatten()
+        order = torch.arange(len(per_sample)).view(chosen.shape).roll(1, 0).flatten()
         deranged = measure.rearrange(prepared[1], order.to(per_sample.device))
         result["null"] = measure.per_sample(prepared[0], deranged).mean().item()
     return result

@@ -26,6 +26,16 @@ def keep_sampled(parts: list[Tensor], samples: int) -> list[Tensor]:
     return [part[chosen] for part in parts]
 
 
+def sampled_rows(sequences: int, length: int, samples: int, seed: int = 0) -> Int[Tensor, "kept positions"]:
+    """Indices of at most ``samples`` rows out of (sequences, length), one line a sequence that is kept.
+
+    Of more sequences than ``samples``, as many are kept, and one position of each.
+    """
+    positions = sampled_positions(sequences, length, samples, seed)
+    kept = priorities(0, sequences, seed).argsort()[:samples].sort().values
+    return kept[:, None] * length + positions
+
+
 def sampled_positions(sequences: int, length: int, samples: int, seed: int = 0) -> Int[Tensor, " positions"]:
     """Token positions, ascending, that give about ``samples`` rows out of (sequences, length).
 

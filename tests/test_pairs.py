@@ -159,6 +159,17 @@ def test_sample_measures_see_the_chosen_positions_of_every_sequence() -> None:
         assert row["n_samples"] == 2 * SEQUENCES
 
 
+def test_each_sample_measure_sees_no_more_rows_than_it_asks_for() -> None:
+    """Also of more sequences than that, of each of which it then sees one position."""
+    x, y = activations(0), activations(1)
+    asked = {70: 70, 40: 2 * SEQUENCES, 14: 14, 9: 9}
+    for samples, seen in asked.items():
+        (row, *_) = measured(x, y, [MutualKNN(k=4, samples=samples)])
+        assert row["n_samples"] == seen
+    values = {measured(x, y, [MutualKNN(k=4, samples=9, seed=seed)])[0]["value"] for seed in range(4)}
+    assert len(values) > 1
+
+
 def test_sums_do_not_grow_with_the_samples() -> None:
     def numbers(rounds: int) -> int:
         side, cross = Side(GROUPS), Cross([("last", "last"), ("embed", "last")], GROUPS)
