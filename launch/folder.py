@@ -52,7 +52,8 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
     """Settles what a start in `folder` means, and writes config.yaml into a new one. Call it with the folder locked.
 
     Returns:
-        "new", "continued" (the same config, not finished) or "finished" (the same config, nothing left to do).
+        "new" (also where a run of another config never reached step 0), "continued" (the same config, not finished) or
+        "finished" (the same config, nothing left to do).
 
     Raises:
         ValueError: the folder is another run's, or no run's.
@@ -71,6 +72,10 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
     changes = differing(resolved(OmegaConf.load(saved)), config)
+    if changes and not (folder / "checkpoints").exists():
+        # it never reached step 0 (a wrong reference, say): nothing is lost where the corrected command starts anew
+        _empty(folder)
+        return open_run(folder, cfg)
     if changes:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(

@@ -247,7 +247,7 @@ def test_the_default_yaml_holds_the_defaults():
     assert isinstance(config, dict)
     assert {key: config[key] for key in ("n_ctx", "batch_size", "seed", "cache_dir")} == {
         "n_ctx": 128,
-        "batch_size": 8,
+        "batch_size": 16,
         "seed": 0,
         "cache_dir": "cache",
     }

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    """Equal up to the rounding that averaged gradients bring into the weights; a stale or partial sum would be far off."""
+    """Equal up to the rounding that averaged gradients bring into the weights; a partial sum would be far off."""
     assert in_process(tiny(tmp_path, name="other", width=24, depth=2, trainer__max_steps=4)) == 0
     against = f"[init,previous,{tmp_path}/runs/other/checkpoints/step_0000004.ckpt]"
     assert in_process(tiny(tmp_path, name="one", references=against)) == 0

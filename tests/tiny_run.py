@@ -49,6 +49,7 @@ def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
         "probe.length": 16,
         "trainer.max_steps": 11,
         "trainer.val_check_interval": 3,
+        "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.precision": "32-true",
         "track.budget": 1.0,
