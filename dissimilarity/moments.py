@@ -116,6 +116,12 @@ def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -
     return {**totals, "xx": xx, "xa": xa[:, 0]}, groups
 
 
+def in_range(side: Moments) -> bool:
+    """Whether sums of one side are what they say: float32 products overflow above 1e12, and vanish below 1e-19."""
+    finite = all(bool(torch.isfinite(value).all()) for value in side.values())
+    return finite and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
+
+
 def cross_moments(
     x: Float[Tensor, "groups n p"],
     a: Float[Tensor, "groups n"],
@@ -164,14 +170,22 @@ def pair_moments(
     shift_x: Float[Tensor, " p"] | None = None,
     shift_y: Float[Tensor, " q"] | None = None,
 ) -> Moments:
-    """All sums of one pair of representations, about the given shifts (by default the means)."""
+    """All sums of one pair of representations, about the given shifts (by default the means).
+
+    Raises:
+        ValueError: values too large or too small for float32 products.
+    """
     x, y = as_rows(x), as_rows(y)
     x = (x - (mean(x) if shift_x is None else shift_x).to(x))[None]
     y = (y - (mean(y) if shift_y is None else shift_y).to(y))[None]
     a, b = squared_norms(x), squared_norms(y)
     n = torch.tensor(float(x.shape[1]), dtype=torch.float64, device=a.device)
     cross = cross_moments(x, a, y, b[..., None])[0]
-    return join(n, side_moments(x, a)[0], side_moments(y, b)[0], only_partner(cross))
+    sides = side_moments(x, a)[0], side_moments(y, b)[0]
+    for name, side in zip("xy", sides, strict=True):
+        if not in_range(side):
+            raise ValueError(f"values of {name} are too large or too small for float32 sums; pass {name}.double()")
+    return join(n, *sides, only_partner(cross))
 
 
 def mean(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:

@@ -12,7 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dissimilarity.moments import Moments, as_rows, cross_moments, mean, only_partner, side_moments, squared_norms
+from dissimilarity.moments import (
+    Moments,
+    as_rows,
+    cross_moments,
+    in_range,
+    mean,
+    only_partner,
+    side_moments,
+    squared_norms,
+)
 
 Pair = tuple[str, str]
 
@@ -190,6 +199,8 @@ class Side:
         if self._not_finite[site]:
             return f"{self._not_finite[site]} values at {site} are NaN or infinite"
         sums = self.sums.totals[site]
+        if not in_range(sums):
+            return f"values at {site} are too large or too small for float32 sums"
         # Relative to the second moment about the first chunk's mean, which float64 rows may miss by a rounding.
         if bool(sums["a"] - sums["x"] @ sums["x"] / self.n <= 1e-12 * sums["a"]):
             return f"zero variance at {site}"

@@ -128,6 +128,20 @@ def test_training_precision_does_not_touch_the_value(setting: str) -> None:
 
 
 @each_setting
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_scale_gives_the_value_or_an_error(setting: str, dtype: torch.dtype) -> None:
+    """What diverges is still finite for a while; products of float32 overflow or vanish long before."""
+    x, y = (z.to(dtype) for z in related(100))
+    expected = function_of(setting)(x, y).item()
+    for exponent in (-120, -90, -60, -30, 30, 45, 60, 90, 120):
+        scaled = x * 2.0**exponent
+        try:
+            assert function_of(setting)(scaled, y).item() == pytest.approx(expected, abs=1e-6)
+        except ValueError as error:
+            assert "too large or too small" in str(error) and abs(exponent) > 30
+
+
+@each_setting
 def test_no_graph_is_kept_of_activations_with_gradients(setting: str) -> None:
     x, y = (z.requires_grad_() for z in related(80))
     measure = updated(make(setting), x, y, 40)

@@ -205,6 +205,15 @@ def test_a_site_without_variance_says_so(constant: float, dtype: torch.dtype) ->
         assert row["note"] == ("zero variance at last" if row["site_a"] == "last" else "")
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_a_site_beyond_the_range_of_float32_products_says_so(scale: float) -> None:
+    x, y = ({site: rows.float() for site, rows in activations(seed).items()} for seed in (0, 1))
+    x["last"] *= scale
+    for row in measured(x, y, [CKA(), Procrustes()]):
+        assert math.isnan(row["value"]) == (row["site_a"] == "last")
+        assert bool(row["note"]) == (row["site_a"] == "last") and (not row["note"] or "too large or" in row["note"])
+
+
 def test_too_few_samples_are_counted_and_the_key_to_raise_named() -> None:
     rows = measured(activations(0), activations(1), [MutualKNN(k=200), CKA()])
     assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: raise probe.sequences or probe.length"
