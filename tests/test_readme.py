@@ -1,0 +1,51 @@
+"""What README.md tells people to type is understood, and its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hydra._internal.utils import get_args_parser
+
+from launch.command import flags_first
+from launch.compose import check
+from tests.families import family_net
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = [
+    line.split("&&")[-1] for line in README.splitlines() if line.startswith("    ") and "python train.py" in line
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_composes(command: str) -> None:
+    """The ones that a reader copies; running them takes minutes, and .ci/run trains from the command line."""
+    _, _, *arguments = shlex.split(command, comments=True)
+    args = get_args_parser().parse_args(flags_first(arguments))
+    if not args.help:
+        check(args)
+
+
+def test_each_choice_in_the_table_of_keys_exists() -> None:
+    """`group=` in the first column, its choices in the second."""
+    conf = Path(__file__).parents[1] / "conf"
+    rows = re.findall(r"^\| `(\w+)=` \| (.*?) \|", README, re.MULTILINE)
+    assert len(rows) >= 4
+    for group, choices in rows:
+        for choice in re.findall(r"`([a-z_0-9]+)`", choices):
+            assert (conf / group / f"{choice}.yaml").exists(), f"{group}={choice}"
+
+
+def test_the_snippet_of_the_instrument_runs() -> None:
+    (snippet,) = re.findall(r"## The instrument alone\n\n((?:    .*\n|\n)+)", README)
+    names = {
+        "x": torch.randn(200, 6),
+        "y": torch.randn(200, 9),
+        "model": family_net("solu"),
+        "model_a": family_net("solu"),
+        "model_b": family_net("gelu", seed=1),
+        "tokens": torch.randint(61, (8, 24)),
+    }
+    exec(re.sub(r"^    ", "", snippet, flags=re.MULTILINE), names)
+    assert names["acts"]
