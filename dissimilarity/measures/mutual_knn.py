@@ -56,8 +56,8 @@ class MutualKNN(SampleMeasure):
 
     N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index. Chance is k / (n - 1).
     Cost: n^2 (p + q) for n compared rows; a fixed reference's lists are computed once.
-    The standard error takes the lists for given, though each row may enter those of others: in simulations it was 0.75 to
-    1.05 of the true one.
+    The standard error takes the lists for given, though each row may enter those of others: in simulations it was 0.75
+    to 1.05 of the true one.
 
     Args:
         k: neighbours of each sample.
