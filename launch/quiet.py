@@ -7,6 +7,7 @@ NOISE = (
     "litlogger",
     "litmodels",
     "GPU available:",
+    "Automatic Mixed Precision (AMP)",
     "TPU available:",
     "HPU available:",
     "`Trainer.fit` stopped:",

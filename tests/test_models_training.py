@@ -161,6 +161,22 @@ def test_bfloat16_forward_is_finite_and_its_loss_float32():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_under_a_fused_optimizer(precision):
+    norms = []
+
+    class Norms(pl.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norms.extend([torch.nn.utils.get_total_norm(gradients).item()] if gradients else [])
+
+    module = language_model()
+    fit = trainer(3, precision=precision, gradient_clip_val=1e-3, callbacks=[Norms()])
+    fit.fit(module, loader(batches()))
+    assert fit.optimizers[0].param_groups[0]["fused"]
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2) and len(norms) >= 2
+
+
 def test_the_loss_is_float32_outside_autocast_too():
     logits, targets = torch.randn(2, 3, D_VOCAB).bfloat16(), torch.randint(D_VOCAB, (2, 3))
     loss = cross_entropy(logits, targets)
