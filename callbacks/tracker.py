@@ -94,6 +94,7 @@ class DissimilarityTracker(pl.Callback):
         self.nulls: dict[tuple[str, str, str, str], float] = {}
         self.sites: list[str] = []
         self.last_tick: int | None = None
+        self.measured: int | None = None
         self._defined: set[str] = set()
         self._warned: set[str] = set()
 
@@ -140,18 +141,27 @@ class DissimilarityTracker(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Between ticks, keeps what ``previous`` refers to; at a tick that is the model in the checkpoint itself."""
-        if "previous" in self.snapshots and trainer.global_step != self.last_tick:
-            snapshot.save(self.snapshots["previous"], self._file(trainer, f"previous-{self.last_tick}"))
+        """Keeps what ``previous`` refers to, unless that is the model in the checkpoint itself.
+
+        The file of the checkpoint before is kept too, since that one counts until the new one is in place.
+        """
+        if "previous" in self.snapshots and trainer.global_step != self.measured:
+            path = self._file(trainer, f"previous-{self.measured}")
+            if not path.exists():
+                snapshot.save(self.snapshots["previous"], path)
+            files = path.parent.glob(f"previous-*-{trainer.global_rank:03d}.safetensors")
+            for old in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-2]:
+                old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a continuation cannot know from the weights: the time spent, and when the last tick was."""
-        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
+        """What a continuation cannot know from the weights: time spent, the last tick, the last that was measured."""
+        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick = state_dict["last_tick"]
+        self.measured = state_dict.get("measured", self.last_tick)
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
@@ -208,7 +218,7 @@ class DissimilarityTracker(pl.Callback):
                     self.nulls[where] = row["null"]
                 rows.append({"reference": label, **row, "null": self.nulls.get(where, math.nan)})
         if "previous" in self.references:
-            self.snapshots["previous"] = now
+            self.snapshots["previous"], self.measured = now, trainer.global_step
         return rows
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Snapshot:
@@ -263,10 +273,12 @@ class DissimilarityTracker(pl.Callback):
         """``init`` and ``previous`` as they were when the run was interrupted."""
         if "init" in self.references:
             self.snapshots["init"] = self._recall(trainer, pl_module, "init")
-        if "previous" in self.references and self.last_tick == trainer.global_step:
+        if "previous" not in self.references or self.measured is None:
+            return
+        if self.measured == trainer.global_step:
             self.snapshots["previous"] = self._take(trainer, pl_module, pl_module)
-        elif "previous" in self.references:
-            self.snapshots["previous"] = self._recall(trainer, pl_module, f"previous-{self.last_tick}")
+        else:
+            self.snapshots["previous"] = self._recall(trainer, pl_module, f"previous-{self.measured}")
 
     def _recall(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Snapshot:
         """Activations from the files that the processes of an earlier session saved."""

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import random
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from callbacks.budget import Budget
 from dissimilarity.curves import read_curves
 from launch.folder import open_run, read_json, write_json
 from launch.lock import locked
-from tests.tiny_run import FORK, in_process, kill_at, kill_at_file, tiny
+from tests.tiny_run import FORK, in_process, kill_after, kill_at, kill_at_file, tiny
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,46 @@ def test_a_killed_run_continues_to_the_last_bit(moment: str, whole: Path, tmp_pa
     assert_same(curves(tmp_path), curves(whole))
     assert_same(last(tmp_path)["state_dict"], last(whole)["state_dict"])
     assert_same(last(tmp_path)["optimizer_states"], last(whole)["optimizer_states"])
+
+
+def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path: Path) -> None:
+    """The kill comes where the checkpoint is of a tick that the budget skipped."""
+
+    def skip_two_ticks(kill: Callable[[], None] = lambda: None) -> None:
+        Budget.allows = lambda self, kind, step, last, progress: step not in (2, 4)
+        kill()
+
+    cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs")
+    assert in_process(cfg, skip_two_ticks) == 0
+    cfg = tiny(tmp_path)
+    kill = partial(kill_at, "on_train_batch_end", 6)
+    assert in_process(cfg, partial(skip_two_ticks, kill)) == -signal.SIGKILL
+    assert last(tmp_path)["global_step"] == 4
+    assert in_process(cfg, skip_two_ticks) == 0
+    assert_same(curves(tmp_path), curves(tmp_path / "other"))
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_tables(whole: Path, tmp_path: Path) -> None:
+    """One run, killed by the clock until it has been killed five times, wherever that happens to be."""
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    changes = {"trainer__max_steps": 60, "schedule__every": 16, "schedule__heatmap_every": 16}
+    expected, cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes), tiny(tmp_path, **changes)
+    begun = time.monotonic()
+    assert in_process(expected) == 0
+    duration, draw, delays = time.monotonic() - begun, random.Random(), []
+    while len(delays) < 5:
+        delay = draw.uniform(0, duration)
+        code = in_process(cfg, lambda delay=delay: kill_after(delay))
+        assert code in (0, -signal.SIGKILL), f"exit code {code} after kills at {delays}"
+        if code == 0:  # it was too late for this one: an emptied folder begins again
+            shutil.rmtree(tmp_path / "runs")
+        else:
+            delays.append(round(delay, 4))
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(tmp_path / "other"), delays
+    assert_same(curves(tmp_path), curves(tmp_path / "other"))
+    assert_same(last(tmp_path)["state_dict"], last(tmp_path / "other")["state_dict"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def kill_at_file(name: str, count: int) -> None:
         replace(source, target)
 
     os.replace = counted
+
+
+def kill_after(seconds: float) -> None:
+    """Makes this process end by SIGKILL after some time, whatever it is doing then."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
 
 
 def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> int:
