@@ -1,8 +1,12 @@
 """The page that `--help` prints; Hydra would compose a config and copy it many times to print one."""
 
+import re
 from pathlib import Path
+from typing import Any
 
-from launch.compose import CONF
+from omegaconf import OmegaConf
+
+from launch.compose import CONF, compose
 
 PAGE = """\
 Trains a language model and follows how far its layers are from reference models.
@@ -18,18 +22,18 @@ Groups: choose with GROUP=CHOICE
 
 Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=1000
 
-  width=128  depth=2              size of the model
-  seed=0  init_seed  data_seed    the last two follow seed; set apart, runs can share one and not the other
-  name=null  overwrite=false      the run and its folder runs/NAME; throw a run of that name away and start anew
-  compile=auto                    auto, true or false
-  references=[init,previous]      also runs/NAME, runs/NAME@STEP, path/to/some.ckpt
-  sites=blocks.*.resid_post       which points of the forward pass are compared
-  schedule.every=50  schedule.heatmap_every=250
-  probe.sequences=32  probe.length=64  probe.split=val  probe.precision=null
-  track.budget=0.03               most of the training time that tracking may take
-  data.batch_size=8  data.n_ctx=128  data.cache_dir=cache
-  trainer.max_steps=300  trainer.precision=auto  trainer.devices=1  trainer.strategy=auto
-  logger.wandb.mode=null          offline, online or disabled; null: WANDB_MODE, else online with WANDB_API_KEY
+  width=  depth=                   size of the model
+  seed=  init_seed  data_seed     the last two follow seed; set apart, runs can share one and not the other
+  name=  overwrite=               the run and its folder runs/NAME; throw a run of that name away and start anew
+  compile=                        auto, true or false
+  references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt
+  sites=                          which points of the forward pass are compared
+  schedule.every=  schedule.heatmap_every=
+  probe.sequences=  probe.length=  probe.split=  probe.precision=
+  track.budget=                   most of the training time that tracking may take
+  data.batch_size=  data.n_ctx=  data.cache_dir=
+  trainer.max_steps=  trainer.precision=  trainer.devices=  trainer.strategy=
+  logger.wandb.mode=              offline, online or disabled; null: WANDB_MODE, else online with WANDB_API_KEY
 
 The same command again continues an unfinished run and leaves a finished one alone.
 Exit codes: 0 done, 2 a mistake in the command, 130 and 143 stopped by a signal and saved, 1 anything else.
@@ -51,4 +55,24 @@ def page(extra: list[Path]) -> str:
             if group.split("/")[0] not in LEFT_OUT and path.stem != "base":
                 choices.setdefault(group, set()).add(path.stem)
     lines = [f"  {group:<16} {', '.join(sorted(names))}" for group, names in sorted(choices.items())]
-    return PAGE.format(groups="\n".join(lines))
+    text = PAGE.format(groups="\n".join(lines))
+    head, keys, tail = re.split(r"(?<=\n\n)(?=  width=)|(?<=\n)(?=\nThe same command)", text)
+    return head + _with_defaults(keys) + tail
+
+
+def _with_defaults(keys: str) -> str:
+    """Each `key=` with its default after it, and the meanings in one column."""
+    cfg = compose([])
+    lines = []
+    for line in keys.splitlines():
+        names, _, meaning = line.strip().partition("   ")
+        shown = re.sub(r"([\w.]+)=", lambda match: f"{match[1]}={_short(OmegaConf.select(cfg, match[1]))}", names)
+        lines.append(f"  {shown:<31} {meaning.strip()}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if OmegaConf.is_list(value):
+        return f"[{','.join(_short(entry) for entry in value)}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

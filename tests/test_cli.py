@@ -2,15 +2,18 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from launch.command import check_modules, flags_first
-from launch.compose import CONF
+from launch.compose import CONF, compose
 from launch.machine import Precision, choose_compile, choose_precision, step_seconds
 from tests.tiny_run import tiny_overrides
 
@@ -80,6 +83,15 @@ def test_help_lists_groups_keys_and_examples(tmp_path: Path) -> None:
     assert done.returncode == 0
     for text in ("python train.py model=solu width=512", "attn_only, gelu", "siren", "tiny", "trainer.max_steps=300"):
         assert text in done.stdout
+
+
+def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
+    cfg, shown = compose([]), train("--help", folder=tmp_path).stdout
+    keys = shown[shown.index("Keys, with") : shown.index("The same command")].split("\n\n")[1]
+    found = dict(re.findall(r"([\w.]+)=(\S+)", keys))
+    assert len(found) > 20
+    for key, value in found.items():
+        assert OverridesParser.create().parse_override(f"{key}={value}").value() == OmegaConf.select(cfg, key), key
 
 
 def test_cfg_job_shows_everything(tmp_path: Path) -> None:
