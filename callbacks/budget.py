@@ -1,6 +1,8 @@
 """How much of the training time tracking may take."""
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +15,17 @@ class Budget:
 
     Args:
         share: most of the training time that tracking may take; 1 or more never refuses.
+        closing: seconds of the allowance that are kept for what comes after the last tick: table and figures.
 
     Attributes:
         spent: seconds of tracking so far, over all sessions of a run.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, closing: float = 0.0) -> None:
         self.share = share
+        self.closing = closing
         self.spent = 0.0
-        self._cost: dict[str, float] = {}
+        self._costs: dict[str, deque[float]] = {}
         self._before = 0.0
         self._start = time.monotonic()
         self._spent_at_start = 0.0
@@ -48,7 +52,7 @@ class Budget:
         """Whether a tick may run now.
 
         Args:
-            kind: ticks of one kind cost alike; the last cost of the kind is what the next one is expected to take.
+            kind: ticks of one kind cost alike; the next one is expected to take the median of the last five.
             step: updates done.
             last: the step at which training ends, or None.
             progress: the share of all ticks that is due with this one, 0 to 1.
@@ -56,9 +60,10 @@ class Budget:
         if self.share >= 1 or step < 2:
             return True
         projected = self.trained * (last / step if last else 1.0)
-        cost = self._cost.get(kind, max(self._cost.values(), default=0.0))
-        reserve = self._cost.get("plain", cost) if progress < 1 else 0.0
-        allowed = self.share * projected
+        costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}
+        cost = costs.get(kind, max(costs.values(), default=0.0))
+        reserve = costs.get("plain", cost) if progress < 1 else 0.0
+        allowed = self.share * projected - self.closing
         return self.spent + cost <= allowed * progress and self.spent + cost + reserve <= allowed
 
     @contextmanager
@@ -71,7 +76,8 @@ class Budget:
             seconds = time.monotonic() - start
             self.spent += seconds
             if kind is not None:
-                self._cost[kind] = seconds
+                # not the newest alone: one tick that another process held up would forbid all that follow
+                self._costs.setdefault(kind, deque(maxlen=5)).append(seconds)
 
     def state_dict(self) -> dict[str, float]:
         """Seconds so far, for a checkpoint."""

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from dissimilarity import snapshot
-from dissimilarity.chunks import TOKENS_AT_ONCE, as_inputs, own_slices, plan
+from dissimilarity.chunks import as_inputs, own_slices
 from dissimilarity.curves import Curves
-from dissimilarity.evaluate import evaluate
+from dissimilarity.evaluate import evaluate, pairs_of
 from dissimilarity.figures import draw_run
-from dissimilarity.measure import Measure, SampleMeasure
-from dissimilarity.pairs import Pair, Side
-from dissimilarity.sampling import sampled_positions
-from dissimilarity.sites import matched_pairs, resolve
+from dissimilarity.layout import Pool, lay_out
+from dissimilarity.measure import Measure
+from dissimilarity.pairs import Pair
+from dissimilarity.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.snapshot import Snapshot
 
 from .budget import Budget
@@ -30,6 +30,9 @@ from .views import by_key, define_axes, log_curves, log_pictures
 log = logging.getLogger(__name__)
 
 OWN = ("init", "previous")
+OVER_BUDGET = "skipped: over track.budget"
+# The share of the figures in the budget: about what a panel of curves and one of heat maps take as PNG and PDF.
+PANEL_SECONDS = 0.3
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -52,6 +55,7 @@ class DissimilarityTracker(pl.Callback):
         heatmap_every: steps between ticks that take all pairs of sites instead of those at equal depth, and a new null.
         groups: jackknife groups of whole sequences.
         budget: share of the training time that tracking may take; past it, ticks are skipped, and the table says so.
+        pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
         precision: how models run on the probe set: None as they train, or a name of Lightning's.
         tokens_per_step: tokens of one update, for the table's ``tokens``.
         load: turns a URI into a module in eval mode.
@@ -69,27 +73,21 @@ class DissimilarityTracker(pl.Callback):
         heatmap_every: int = 250,
         groups: int = 16,
         budget: float = 0.03,
+        pool: Pool = "none",
         precision: str | None = None,
         tokens_per_step: int = 0,
         load: Callable[[str], nn.Module] | None = None,
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
-        labels = [measure.label for measure in self.measures]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"expected measures of different labels, found {labels}; leave out the duplicates")
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.probe, self.folder = as_inputs(probe), Path(folder)
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
         self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
-        length = self.probe.shape[1] if self.probe.ndim == 2 else 1
-        self.slices = plan(len(self.probe), groups, max(1, TOKENS_AT_ONCE // length))
-        self.groups = 1 + self.slices[-1][2]
-        samples = max((m.samples for m in self.measures if isinstance(m, SampleMeasure)), default=0)
-        self.positions = sampled_positions(len(self.probe), length, samples) if samples else None
+        self.layout = lay_out(self.probe, self.measures, groups, pool)
         self.curves = Curves(self.folder)
-        self.budget = Budget(budget)
+        self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
         self.nulls: dict[tuple[str, str, str, str], float] = {}
         self.sites: list[str] = []
@@ -174,7 +172,7 @@ class DissimilarityTracker(pl.Callback):
         started = time.monotonic()
         with self.budget.charged(kind):
             if kind is None:
-                rows = self._skipped("skipped: over track.budget")
+                rows = self._skipped(OVER_BUDGET)
             else:
                 try:
                     rows = self._measure(trainer, pl_module, kind == "heatmap")
@@ -187,7 +185,12 @@ class DissimilarityTracker(pl.Callback):
                     self.curves.fold()
                 self._warn(rows)
         if trainer.is_global_zero:
-            matched = [row for row in rows if (row["site_a"], row["site_b"]) in self._matched(row["reference"])]
+            outputs = (LOGITS, LOGITS)
+            matched = [
+                row
+                for row in rows
+                if (pair := (row["site_a"], row["site_b"])) == outputs or pair in self._matched(row["reference"])
+            ]
             metrics = by_key(matched) | {
                 "dissimilarity/seconds": time.monotonic() - started,
                 "dissimilarity/share": self.budget.taken,
@@ -210,8 +213,8 @@ class DissimilarityTracker(pl.Callback):
             reference = self.snapshots[label]
             matched = self._matched(label)
             pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else matched
-            known = all((label, m.label, *pair) in self.nulls for m in self.measures for pair in pairs)
-            together, null = snapshot.cross(now, reference, pairs, self.groups, with_null=heatmap or not known)
+            known = all((label, m.label, *pair) in self.nulls for m in self.measures for pair in pairs_of(m, pairs))
+            together, null = snapshot.cross(now, reference, pairs, self.layout, with_null=heatmap or not known)
             for row in evaluate(self.measures, now.side, reference.side, together, null):
                 where = (label, row["measure"], row["site_a"], row["site_b"])
                 if null is not None:
@@ -225,16 +228,14 @@ class DissimilarityTracker(pl.Callback):
         """The activations of a model on this process's share of the probe set, in the precision of the probe."""
         sites = self.sites if model is pl_module else resolve(model, self.patterns)
         with self._precision(trainer, pl_module):
-            return snapshot.take(model, self.probe, sites, self._own_slices(trainer), self._side(trainer))
-
-    def _side(self, trainer: pl.Trainer) -> Side:
-        return Side(self.groups, self.positions, sync=trainer.world_size > 1)
+            own = self._own_slices(trainer)
+            return snapshot.take(model, self.probe, sites, self.layout, own, sync=trainer.world_size > 1)
 
     def _own_slices(self, trainer: pl.Trainer) -> list[tuple[int, int, int]]:
-        own = own_slices(self.slices, trainer.global_rank, trainer.world_size)
+        own = own_slices(self.layout.slices, trainer.global_rank, trainer.world_size)
         if not own:
             raise ValueError(
-                f"expected at least one group of probe sequences a process, found {self.groups} for "
+                f"expected at least one group of probe sequences a process, found {self.layout.groups} for "
                 f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
             )
         return own
@@ -290,7 +291,8 @@ class DissimilarityTracker(pl.Callback):
                 f"{self.folder / 'references'} lacks activations of {name}, so the run cannot be continued; "
                 "start anew with overwrite=true"
             )
-        return snapshot.accumulate(chunks, self._side(trainer))
+        side = self.layout.side(self.sites, sync=trainer.world_size > 1)
+        return snapshot.accumulate(chunks, side)
 
     def _recall_nulls(self) -> None:
         """The nulls in force at the point of continuation, from the table."""
@@ -314,7 +316,7 @@ class DissimilarityTracker(pl.Callback):
             for label in self.references
             if label in self.snapshots
             for m in self.measures
-            for a, b in self._matched(label)
+            for a, b in pairs_of(m, self._matched(label))
         ]
 
     def _finish_rows(self, rows: list[dict[str, Any]], step: int, seconds: float) -> list[dict[str, Any]]:
@@ -326,7 +328,8 @@ class DissimilarityTracker(pl.Callback):
         for row in rows:
             if row["note"] and row["note"] not in self._warned:
                 self._warned.add(row["note"])
-                log.warning("step %d, reference %s: %s", row["step"], row["reference"], row["note"])
+                note = row["note"] + advice(row["note"])
+                log.warning("step %d, reference %s: %s", row["step"], row["reference"], note)
 
     def _publish(self, trainer: pl.Trainer) -> None:
         """Folds the table, draws the figures and shows both in the loggers; a fault in that ends nothing."""
@@ -341,6 +344,11 @@ class DissimilarityTracker(pl.Callback):
                 pictures = []
         log_pictures(trainer, pictures)
         log_curves(trainer, self.curves.rows())
+
+
+def advice(note: str) -> str:
+    """What to do about a row without a value, where the note does not say it."""
+    return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
 
 
 def last_step(trainer: pl.Trainer) -> int | None:

@@ -46,6 +46,33 @@ def test_ticks_never_take_more_than_their_share(
         assert len(ran) >= min(len(due), int(share * last * step_seconds / tick_seconds) - 1)
 
 
+def test_one_slow_tick_does_not_forbid_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget, ran = Budget(0.1), []
+    budget.begin(0)
+    for step in range(101):
+        if step % 10 == 0 and budget.allows("plain", step, 100, step / 100):
+            with budget.charged("plain"):
+                clock.now += 3.0 if step == 30 else 0.1
+            ran.append(step)
+        clock.now += 1.0
+    assert {60, 70, 80, 90, 100} <= set(ran) and budget.spent <= 0.1 * 100
+
+
+def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget = Budget(0.1, closing=4.0)
+    budget.begin(0)
+    for step in range(101):
+        if budget.allows("plain", step, 100, step / 100):
+            with budget.charged("plain"):
+                clock.now += 0.5
+        clock.now += 1.0
+    with budget.charged():
+        clock.now += 4.0
+    assert 8 <= budget.spent <= 0.1 * 101
+
+
 def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(1.0)
