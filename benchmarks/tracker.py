@@ -14,10 +14,8 @@ from benchmarks.timing import gemm_rate, interleaved, seconds, show
 from benchmarks.train_loop import bare_step
 from callbacks.schedule import ticks
 from dissimilarity import CKA, MutualKNN, Procrustes, snapshot
-from dissimilarity.chunks import plan
 from dissimilarity.evaluate import evaluate
-from dissimilarity.pairs import Side
-from dissimilarity.sampling import sampled_positions
+from dissimilarity.layout import lay_out
 from launch.compose import compose
 from models.build import build_net
 from train import resolved_node
@@ -35,24 +33,22 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, int, 
     probe = torch.randint(d_vocab, (cfg.probe.sequences, cfg.probe.length), generator=generator)
     sites = [f"blocks.{layer}.resid_post" for layer in range(cfg.depth)]
     pairs = list(zip(sites, sites, strict=True))
-    slices = plan(len(probe), 16, 64)
-    positions = sampled_positions(len(probe), cfg.probe.length, 1024)
     measures = [CKA(), Procrustes(), MutualKNN()]
+    layout = lay_out(probe, measures, 16)
     references = [
-        snapshot.take(build_net(resolved_node(cfg.model), d_vocab, seed), probe, sites, slices, Side(16, positions))
-        for seed in (1, 2)
+        snapshot.take(build_net(resolved_node(cfg.model), d_vocab, seed), probe, sites, layout) for seed in (1, 2)
     ]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     step = bare_step(net, batches, "32-true", optimizer)
 
     def capture() -> snapshot.Snapshot:
-        return snapshot.take(net, probe, sites, slices, Side(16, positions))
+        return snapshot.take(net, probe, sites, layout)
 
     def tick(heatmap: bool) -> None:
         now = capture()
         wanted = [(a, b) for a in sites for b in sites] if heatmap else pairs
         for reference in references:
-            cross, null = snapshot.cross(now, reference, wanted, 16, with_null=heatmap)
+            cross, null = snapshot.cross(now, reference, wanted, layout, with_null=heatmap)
             evaluate(measures, now.side, reference.side, cross, null)
 
     n = probe.numel()

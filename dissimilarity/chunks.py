@@ -1,6 +1,6 @@
 """How a probe set is cut: jackknife groups of whole sequences, and forward passes of a few groups at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,11 @@ def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
 
 
 def activations(
-    model: nn.Module, inputs: Tensor, sites: Sequence[str], slices: Sequence[Slice]
+    model: nn.Module,
+    inputs: Tensor,
+    sites: Sequence[str],
+    slices: Sequence[Slice],
+    read: Callable[[str, Tensor], Tensor] = lambda site, activation: activation,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """Activations of the chunks, several to one forward pass.
 
@@ -51,6 +55,7 @@ def activations(
         inputs: (sequences, ...), tokens or whatever the model takes.
         sites: names of sites.
         slices: consecutive chunks from ``plan``.
+        read: what to keep of the activations (sequences, ...) of a site.
 
     Yields:
         site -> (sequences, ..., d) and the groups that these sequences make up, in equal parts.
@@ -61,6 +66,7 @@ def activations(
         first, last = batch[0][0], batch[-1][1]
         with capture(model, sites) as acts:
             model(inputs[first:last].to(device))
+        acts = {site: read(site, acts[site]) for site in sites}
         for start, stop, groups in _equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in sites}, groups
 

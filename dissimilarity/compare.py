@@ -6,13 +6,12 @@ from typing import Literal
 import pyarrow as pa
 from torch import Tensor, nn
 
-from dissimilarity.chunks import TOKENS_AT_ONCE, activations, plan
+from dissimilarity.chunks import activations
 from dissimilarity.evaluate import evaluate
-from dissimilarity.measure import Measure, SampleMeasure
+from dissimilarity.layout import Pool, lay_out
+from dissimilarity.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.pairs import Cross, Side
-from dissimilarity.sampling import sampled_positions
 from dissimilarity.sites import matched_pairs, resolve
 
 COLUMNS = ("measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "n_samples", "note")
@@ -26,6 +25,9 @@ def compare(
     measures: Sequence[Measure] | None = None,
     pairs: Literal["all", "matched"] = "all",
     groups: int = 16,
+    pool: Pool = "none",
+    positions: int | None = None,
+    null: bool = True,
 ) -> pa.Table:
     """Every measure at every pair of sites of two models.
 
@@ -38,6 +40,9 @@ def compare(
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         groups: jackknife groups of sequences for the standard error.
+        pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
+        positions: how many positions of each sequence count, chosen once for all; None for every one.
+        null: whether to compute the null, which costs as much as the values.
 
     Returns:
         a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, n_samples and note
@@ -47,26 +52,22 @@ def compare(
         ValueError: a site that a model lacks (lists those it has), or too few sequences.
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
-    labels = [measure.label for measure in measures]
-    if len(set(labels)) < len(labels):
-        raise ValueError(
-            f"expected measures of different labels, found {labels}; compare the duplicates in another call"
-        )
     sites_a, sites_b = resolve(model_a, sites), resolve(model_b, sites)
     chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
-    length = tokens.shape[1] if tokens.ndim == 2 else 1
-    slices = plan(len(tokens), groups, max(1, TOKENS_AT_ONCE // length))
-    groups = 1 + slices[-1][2]
-    samples = max((measure.samples for measure in measures if isinstance(measure, SampleMeasure)), default=0)
-    positions = sampled_positions(len(tokens), length, samples) if samples else None
-    x, y = Side(groups, positions), Side(groups, positions)
-    cross, null = Cross(chosen, groups), Cross(chosen)
+    layout = lay_out(tokens, measures, groups, pool, positions)
+    x, y = layout.side(sites_a), layout.side(sites_b)
+    cross, shifted = layout.cross(chosen), layout.cross(chosen, errors=False) if null else None
     both = zip(
-        activations(model_a, tokens, sites_a, slices), activations(model_b, tokens, sites_b, slices), strict=True
+        *(
+            activations(model, tokens, layout.captured(sites), layout.slices, layout.reader(sites))
+            for model, sites in ((model_a, sites_a), (model_b, sites_b))
+        ),
+        strict=True,
     )
     for (acts_a, of), (acts_b, _) in both:
         chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
         cross.add(chunk_a, chunk_b)
-        null.add(chunk_a, chunk_b.deranged())
-    rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close())
+        if shifted is not None:
+            shifted.add(chunk_a, chunk_b.deranged())
+    rows = evaluate(measures, x.close(), y.close(), cross.close(), shifted.close() if shifted else None)
     return pa.table({column: [row[column] for row in rows] for column in COLUMNS})

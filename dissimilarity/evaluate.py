@@ -1,23 +1,32 @@
 """Values, error bars and nulls of every measure at every pair of sites, as rows of one tidy table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dissimilarity.jackknife import estimate, stderr_of_mean
-from dissimilarity.measure import Measure, MomentMeasure, SampleMeasure
+from dissimilarity.jackknife import estimate, estimate_weighted
+from dissimilarity.measure import Measure
+from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, join
+from dissimilarity.output_measure import OutputMeasure
 from dissimilarity.pairs import Cross, Pair, Side
+from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sampling import sampled_rows
+from dissimilarity.sites import LOGITS
+
+AT_ONCE = 2**23
+"""Numbers in the cross products of the pairs that are evaluated together."""
+
+Found = dict[str, Any]
 
 
 def evaluate(
     measures: Sequence[Measure], x: Side, y: Side, cross: Cross, null: Cross | None = None
 ) -> list[dict[str, Any]]:
-    """Every measure at every pair of sites.
+    """Every measure at every pair of sites; measures of outputs at the models' logits.
 
     Args:
         measures: moment and sample measures.
@@ -29,16 +38,33 @@ def evaluate(
         rows with measure, site_a, site_b, value, dissimilarity, stderr, null, n_samples, note. A value that cannot be
         computed is NaN, and note says why: never a number that reads as "identical".
     """
+    found: dict[tuple[str, Pair], Found] = {}
+    trouble = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
+    sound = [pair for pair in cross.pairs if not trouble[pair]]
+    for measure in measures:
+        if isinstance(measure, OutputMeasure):
+            of = _from_samples(measure, x, y, null is not None, [(LOGITS, LOGITS)])
+        elif isinstance(measure, MomentMeasure):
+            of = _from_sums(measure, x, y, cross, null, sound)
+        else:
+            assert isinstance(measure, SampleMeasure)
+            of = _from_samples(measure, x, y, null is not None, sound)
+        found |= {(measure.label, pair): result for pair, result in of}
     rows = []
-    for pair in cross.pairs:
-        trouble = x.problem(pair[0]) or y.problem(pair[1])
+    for pair in [*cross.pairs, (LOGITS, LOGITS)]:
         for measure in measures:
-            found = _failed(measure, x) if trouble else _evaluate_one(measure, x, y, cross, null, pair)
-            if trouble:
-                found["note"] = trouble
-            names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
-            rows.append({**names, **found, "dissimilarity": measure.to_dissimilarity(found["value"])})
+            result = found.get((measure.label, pair))
+            if result is None and trouble.get(pair) and not isinstance(measure, OutputMeasure):
+                result = _failed(measure, x, trouble[pair])
+            if result is not None:
+                names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
+                rows.append({**names, **result, "dissimilarity": measure.to_dissimilarity(result["value"])})
     return rows
+
+
+def pairs_of(measure: Measure, pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The pairs of sites at which a measure is taken: those given, or the models' logits."""
+    return [(LOGITS, LOGITS)] if isinstance(measure, OutputMeasure) else pairs
 
 
 def _samples_of(measure: Measure, side: Side) -> int:
@@ -51,67 +77,118 @@ def _chosen(measure: SampleMeasure, side: Side) -> Tensor:
     return sampled_rows(side.sequences, length, measure.samples, measure.seed)
 
 
-def _failed(measure: Measure, side: Side) -> dict[str, Any]:
+def _failed(measure: Measure, side: Side, note: str) -> Found:
     nan = math.nan
-    return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side), "note": ""}
+    return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side), "note": note}
 
 
-def _evaluate_one(measure: Measure, x: Side, y: Side, cross: Cross, null: Cross | None, pair: Pair) -> dict[str, Any]:
-    """value, stderr, null, n_samples and note of one measure at one pair."""
-    result = _failed(measure, x)
-    if result["n_samples"] < measure.minimum_samples:
-        result["note"] = (
-            f"{measure.label} has {result['n_samples']} samples and needs {measure.minimum_samples}: "
-            "raise probe.sequences or probe.length"
-        )
-        return result
-    try:
-        if isinstance(measure, MomentMeasure):
-            result |= _from_sums(measure, x, y, cross, null, pair)
-        elif isinstance(measure, SampleMeasure):
-            result |= _from_samples(measure, x, y, null is not None, pair)
-        else:
-            raise ValueError(f"{type(measure).__name__} is neither a MomentMeasure nor a SampleMeasure")
-    except (ValueError, RuntimeError) as error:
-        result["note"] = f"{measure.label} at {pair[0]} and {pair[1]}: {error}"
-        return result
-    if math.isnan(result["value"]):
-        result["note"] = (
-            f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {result['n_samples']} samples: "
-            "raise probe.sequences or probe.length"
-        )
-    return result
+def _result(measure: Measure, side: Side, pair: Pair, value: float, stderr: float, null: float) -> Found:
+    n = _samples_of(measure, side)
+    note = (
+        f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: "
+        "raise probe.sequences or probe.length"
+    )
+    return {
+        "value": value,
+        "stderr": stderr,
+        "null": null,
+        "n_samples": n,
+        "note": note if math.isnan(value) else "",
+    }
+
+
+def _too_few(measure: Measure, side: Side) -> str:
+    have = _samples_of(measure, side)
+    if have >= measure.minimum_samples:
+        return ""
+    return (
+        f"{measure.label} has {have} samples and needs {measure.minimum_samples}: raise probe.sequences or probe.length"
+    )
 
 
 def _from_sums(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pair: Pair
-) -> dict[str, float]:
-    def joined(of: Moments, per_group: bool) -> Moments:
-        sums = [side.sums.groups if per_group else side.sums.totals for side in (x, y)]
-        n = x.n_groups if per_group else x.n_groups.sum()
-        return join(n.to(of["ab"].device), sums[0][pair[0]], sums[1][pair[1]], of)
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[Pair]
+) -> Iterator[tuple[Pair, Found]]:
+    """A measure of sums: pairs of one site with partners of one width together, and one by one where that fails."""
+    note = _too_few(measure, x)
+    if note:
+        yield from ((pair, _failed(measure, x, note)) for pair in pairs)
+        return
+    for batch in _batches(x, cross, pairs):
+        try:
+            yield from _estimated(measure, x, y, cross, null, batch)
+        except (ValueError, RuntimeError):
+            for pair in batch:
+                try:
+                    yield from _estimated(measure, x, y, cross, null, [pair])
+                except (ValueError, RuntimeError) as error:
+                    yield pair, _failed(measure, x, f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
 
-    totals, groups = cross.moments(pair)
-    value, stderr = estimate(measure.from_moments, joined(totals, False), joined(groups, True))
-    result = {"value": value.item(), "stderr": stderr.item()}
-    if null is not None:
-        result["null"] = measure.from_moments(joined(null.moments(pair)[0], False)).item()
-    return result
+
+def _batches(x: Side, cross: Cross, pairs: list[Pair]) -> Iterator[list[Pair]]:
+    """Pairs that share the first site and the width of the second, so many that their products stay small."""
+    together: dict[tuple[str, int], list[Pair]] = {}
+    for pair in pairs:
+        together.setdefault((pair[0], cross.width(pair[1])), []).append(pair)
+    for (site, width), members in together.items():
+        size = len(x.sums.totals[site]["x"]) * width * max(1, cross.sums.count)
+        most = max(1, AT_ONCE // size)
+        yield from (members[start : start + most] for start in range(0, len(members), most))
 
 
-def _from_samples(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> dict[str, float]:
-    prepared = []
+def _estimated(
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[Pair]
+) -> list[tuple[Pair, Found]]:
+    site, partners = pairs[0][0], [partner for _, partner in pairs]
+    own, others = x.sums.totals[site], [y.sums.totals[partner] for partner in partners]
+
+    def joined(of: Cross) -> Moments:
+        first = {key: value.expand(len(pairs), *value.shape) for key, value in own.items()}
+        second = {key: torch.stack([other[key] for other in others]) for key in own}
+        between = of.sums_of(site, partners)[0]
+        n = x.n_groups.sum().to(own["a"].device).expand(len(pairs))
+        return join(n, first, second, between)
+
+    totals = joined(cross)
+    if cross.sums.count:
+        n = x.n_groups[:, None].to(own["a"].device)
+        first = {key: value[:, None] for key, value in x.sums.groups[site].items()}
+        second = {key: torch.stack([y.sums.groups[partner][key] for partner in partners], 1) for key in own}
+        value, stderr = estimate(measure.from_moments, totals, join(n, first, second, cross.sums_of(site, partners)[1]))
+    else:
+        value = measure.from_moments(totals)
+        stderr = torch.full_like(value, math.nan)
+    nulls = torch.full_like(value, math.nan) if null is None else measure.from_moments(joined(null))
+    numbers = zip(pairs, value.tolist(), stderr.tolist(), nulls.tolist(), strict=True)
+    return [(pair, _result(measure, x, pair, *row)) for pair, *row in numbers]
+
+
+def _from_samples(
+    measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: list[Pair]
+) -> Iterator[tuple[Pair, Found]]:
+    """A measure of rows, pair by pair; each side is prepared once."""
+    note = _too_few(measure, x)
+    for pair in pairs:
+        try:
+            yield pair, _failed(measure, x, note) if note else _compared(measure, x, y, with_null, pair)
+        except (ValueError, RuntimeError) as error:
+            yield pair, _failed(measure, x, f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
+
+
+def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> Found:
     chosen = _chosen(measure, x)
-    for side, site in ((x, pair[0]), (y, pair[1])):
-        if (measure.label, site) not in side.prepared:
-            rows = side.samples[site]
-            side.prepared[measure.label, site] = measure.prepare(rows[chosen.flatten().to(rows.device)])
-        prepared.append(side.prepared[measure.label, site])
-    per_sample = measure.per_sample(*prepared)
-    stderr = stderr_of_mean(per_sample, x.sample_groups[chosen.flatten()].to(per_sample.device))
-    result = {"value": per_sample.mean().item(), "stderr": stderr.item()}
+    first, second = (_prepared(measure, side, site, chosen) for side, site in ((x, pair[0]), (y, pair[1])))
+    group = x.sample_groups[chosen.flatten()].to(x.samples[pair[0]].device)
+    value, stderr = estimate_weighted(lambda weight: measure.between(first, second, weight), group)
+    null = math.nan
     if with_null:
-        order = torch.arange(len(per_sample)).view(chosen.shape).roll(1, 0).flatten()
-        deranged = measure.rearrange(prepared[1], order.to(per_sample.device))
-        result["null"] = measure.per_sample(prepared[0], deranged).mean().item()
-    return result
+        order = torch.arange(len(group), device=group.device).view(chosen.shape).roll(1, 0).flatten()
+        null = measure.between(first, measure.rearrange(second, order)).item()
+    return _result(measure, x, pair, value.item(), stderr.item(), null)
+
+
+def _prepared(measure: SampleMeasure, side: Side, site: str, chosen: Tensor) -> Any:
+    if (measure.label, site) not in side.prepared:
+        rows = side.samples[site]
+        side.prepared[measure.label, site] = measure.prepare(rows[chosen.flatten().to(rows.device)])
+    return side.prepared[measure.label, site]

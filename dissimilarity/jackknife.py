@@ -14,53 +14,64 @@ the measure, and a nuclear norm needs no second decomposition because its deriva
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.moments import Moments
 
 
-def stderr_of_influence(influence: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
+def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
     """Standard error from the groups' influences; NaN with fewer than two groups."""
     groups = len(influence)
     if groups < 2:
-        return influence.new_tensor(float("nan"))
-    return ((influence - influence.mean()).square().sum() * groups / (groups - 1)).sqrt()
+        return influence.new_full(influence.shape[1:], float("nan"))
+    return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
 
 
 def estimate(
-    formula: Callable[[Moments], Float[Tensor, ""]], totals: Moments, groups: Moments
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Value of a formula of moments and its jackknife standard error.
+    formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, groups: Moments
+) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+    """Values of a formula of moments and their jackknife standard errors.
 
     Args:
-        formula: a differentiable function of the sums.
-        totals: the sums over all samples, float64.
-        groups: the same sums per group, each with a leading group dimension; float32 is enough, for they serve the
-            error bar only.
+        formula: a differentiable function of the sums, over any leading dimensions.
+        totals: the sums over all samples, float64, with leading dimensions (pairs) or none.
+        groups: the same sums per group, with a further dimension (groups) in front; float32 is enough, for they serve
+            the error bar only. A size of 1 in place of the pairs stands for sums that all pairs share.
 
     Returns:
-        value and standard error, float64 scalars.
+        values and standard errors, float64 (pairs).
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaves = {key: total.detach().clone().requires_grad_() for key, total in totals.items()}
         value = formula(leaves)
-        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    influence = value.new_zeros(len(groups["n"]))
+        gradients = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
+    count, pairs = len(groups["n"]), value.numel()
+    influence = value.new_zeros(count, pairs)
     for key, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            part = groups[key].reshape(len(influence), -1)
-            influence = influence + (part @ gradient.flatten().to(part.dtype)).double()
-    return value.detach(), stderr_of_influence(influence.detach())
+            slope = gradient.reshape(pairs, -1).to(groups[key].dtype)
+            part = groups[key].reshape(count, -1, slope.shape[1])
+            if part.shape[1] == 1:
+                along = part[:, 0] @ slope.T
+            else:
+                along = torch.einsum("gkd,kd->gk", part, slope)
+            influence = influence + along.double()
+    return value.detach(), stderr_of_influence(influence.reshape(count, *value.shape).detach())
 
 
-def stderr_of_mean(values: Float[Tensor, " n"], group: Tensor) -> Float[Tensor, ""]:
-    """Standard error of the mean of values that come in groups.
+def estimate_weighted(
+    value: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]], group: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Value of a function of the samples' weights, at weights of one, and its standard error by groups of samples.
 
     Args:
-        values: one value a sample.
+        value: a differentiable function of float64 weights.
         group: the group of each sample, integers from 0.
     """
-    deviation = (values - values.mean()).double() / len(values)
-    influence = deviation.new_zeros(int(group.max()) + 1).index_add_(0, group, deviation)
-    return stderr_of_influence(influence)
+    with torch.inference_mode(False), torch.enable_grad():
+        weight = torch.ones(len(group), dtype=torch.float64, device=group.device, requires_grad=True)
+        found = value(weight)
+        (slope,) = torch.autograd.grad(found, weight)
+    influence = slope.new_zeros(int(group.max()) + 1).index_add_(0, group, slope)
+    return found.detach(), stderr_of_influence(influence)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dissimilarity.checks import count_not_finite
 from dissimilarity.moments import (
     Moments,
     as_rows,
@@ -22,6 +23,7 @@ from dissimilarity.moments import (
     side_moments,
     squared_norms,
 )
+from dissimilarity.sampling import sampled_positions
 
 Pair = tuple[str, str]
 
@@ -95,12 +97,24 @@ class Side:
 
     Args:
         groups: number of jackknife groups.
-        positions: token positions whose rows the sample measures see, the same in every sequence; None for no rows.
+        samples: most rows, over all processes, that the sample measures see; 0 for none.
+        of: number of sequences over all processes, out of which those are.
         sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
+        moments: whether any measure reads sums.
+        only_sampled: sites of which the sample measures alone see rows, and ``add`` gets no others.
     """
 
-    def __init__(self, groups: int, positions: Tensor | None = None, sync: bool = False) -> None:
-        self.positions, self.sync = positions, sync
+    def __init__(
+        self,
+        groups: int,
+        samples: int = 0,
+        of: int = 0,
+        sync: bool = False,
+        moments: bool = True,
+        only_sampled: frozenset[str] = frozenset(),
+    ) -> None:
+        self.wanted, self.of, self.sync, self.moments = samples, of, sync, moments
+        self.only_sampled = only_sampled
         self.sums = Sums(groups)
         self.n_groups = torch.zeros(groups, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
@@ -128,36 +142,46 @@ class Side:
             the chunk, for ``Cross.add``.
         """
         chunk = self.chunk(acts, groups)
-        for site, activation in acts.items():
-            rows = chunk.rows[site]
-            self._not_finite[site] = self._not_finite.get(site, 0) + int((~torch.isfinite(rows)).sum())
-            self.sums.add(site, *side_moments(rows, chunk.norms[site]), groups)
-            if self.positions is not None:
-                by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
-                sampled = by_sequence[:, self.positions.to(rows.device)] if by_sequence.shape[1] > 1 else by_sequence
-                self._sampled.setdefault(site, []).append(sampled.flatten(0, 1))
-        if self.positions is not None:
-            per_group = len(next(iter(self._sampled.values()))[-1]) // len(groups)
-            self._sample_groups.append(torch.tensor(groups).repeat_interleave(per_group))
+        per_group = 0
+        for site, rows in chunk.rows.items():
+            per_group = rows.shape[1]
+            self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
+            if self.moments:
+                self.sums.add(site, *side_moments(rows, chunk.norms[site]), groups)
+        if self.wanted:
+            for site, activation in acts.items():
+                self._sampled.setdefault(site, []).append(self._sample(site, activation))
+            sampled = len(next(iter(self._sampled.values()))[-1]) // len(groups)
+            self._sample_groups.append(torch.tensor(groups).repeat_interleave(sampled))
         self.sequences += chunk.sequences * len(groups)
-        self.n_groups[groups.start : groups.stop] += next(iter(chunk.rows.values())).shape[1]
+        self.n_groups[groups.start : groups.stop] += per_group
         return chunk
+
+    def _sample(self, site: str, activation: Tensor) -> Tensor:
+        """The rows of a chunk that the sample measures see; the same positions of every sequence."""
+        by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
+        if site not in self.only_sampled and by_sequence.shape[1] > 1:
+            positions = sampled_positions(self.of, by_sequence.shape[1], self.wanted)
+            by_sequence = by_sequence[:, positions.to(by_sequence.device)]
+        return by_sequence.flatten(0, 1)
 
     def chunk(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
         """The activations of some whole sequences as shifted rows."""
         rows: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
-        sequences = 0
+        sequences = len(next(iter(acts.values()))) // len(groups)
         for site, activation in acts.items():
-            sequences = len(activation) // len(groups)
+            if site in self.only_sampled:
+                continue
             x = as_rows(activation)
-            rows[site] = (x - self._shift(site, x)).unflatten(0, (len(groups), -1))
-            norms[site] = squared_norms(rows[site])
+            rows[site] = (x - self._shift(site, x) if self.moments else x).unflatten(0, (len(groups), -1))
+            if self.moments:
+                norms[site] = squared_norms(rows[site])
         counts = {site: part.shape[1] for site, part in rows.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(
                 f"expected as many samples at every site, found (by site, in a group) {counts}; "
-                "compare sites of different numbers of positions in calls of their own"
+                "pool the positions (pool=mean), or compare such sites in calls of their own"
             )
         return Chunk(rows, norms, groups, sequences)
 
@@ -198,6 +222,9 @@ class Side:
         """What keeps a site from being compared; empty if nothing."""
         if self._not_finite[site]:
             return f"{self._not_finite[site]} values at {site} are NaN or infinite"
+        if not self.moments:
+            rows = self.samples[site]
+            return f"zero variance at {site}" if bool((rows == rows[:1]).all()) else ""
         sums = self.sums.totals[site]
         if not in_range(sums):
             return f"values at {site} are too large or too small for float32 sums"
@@ -215,11 +242,11 @@ class Cross:
     Args:
         pairs: (site of x, site of y).
         groups: number of jackknife groups, or 0 where no error bar is wanted.
-        sync: as in ``Side``.
+        sync, moments: as in ``Side``.
     """
 
-    def __init__(self, pairs: Sequence[Pair], groups: int = 0, sync: bool = False) -> None:
-        self.pairs, self.sync = list(pairs), sync
+    def __init__(self, pairs: Sequence[Pair], groups: int = 0, sync: bool = False, moments: bool = True) -> None:
+        self.pairs, self.sync, self.moments = list(pairs), sync, moments
         self.partners: dict[str, tuple[str, ...]] = {}
         for site, partner in self.pairs:
             self.partners[site] = (*self.partners.get(site, ()), partner)
@@ -230,11 +257,13 @@ class Cross:
         """Adds the samples of two chunks of the same sequences."""
         if (x.sequences, x.groups) != (y.sequences, y.groups):
             raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
-        positions = [next(iter(side.norms.values())).shape[1] // side.sequences for side in (x, y)]
-        if positions[0] != positions[1]:
+        positions = [rows.shape[1] // side.sequences for side in (x, y) for rows in list(side.rows.values())[:1]]
+        if len(set(positions)) > 1:
             raise ValueError(
                 f"expected the same number of positions in both models, found {positions[0]} and {positions[1]}"
             )
+        if not self.moments:
+            return
         self._widths = {site: rows.shape[-1] for site, rows in y.rows.items()}
         joined: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         for site, partners in self.partners.items():
@@ -250,24 +279,41 @@ class Cross:
             self.sums.all_reduce()
         return self
 
-    def moments(self, pair: Pair) -> tuple[Moments, Moments]:
-        """Cross sums of one pair, over all samples and per group (empty without groups)."""
-        site, partner = pair
+    def width(self, partner: str) -> int:
+        """Width of a site of y."""
+        return self._widths[partner]
+
+    def sums_of(self, site: str, partners: Sequence[str]) -> tuple[Moments, Moments]:
+        """Cross sums of a site with partners of one width, over all samples (partners, ...), and per group.
+
+        Those per group are (groups, partners, ...), and empty without groups.
+        """
+        found = [self._columns(site, partner) for partner in partners]
+        totals = [_select(self.sums.totals[site], *columns) for columns in found]
+        stacked = {key: torch.stack([part[key] for part in totals]) for key in totals[0]}
+        if not self.sums.count:
+            return stacked, {}
+        groups = [_select(self.sums.groups[site], *columns) for columns in found]
+        return stacked, {key: torch.stack([part[key] for part in groups], 1) for key in groups[0]}
+
+    def _columns(self, site: str, partner: str) -> tuple[int, slice]:
+        """Which of the site's partners it is, and its columns in the products."""
         index = self.partners[site].index(partner)
         start = sum(self._widths[before] for before in self.partners[site][:index])
-        columns = slice(start, start + self._widths[partner])
+        return index, slice(start, start + self._widths[partner])
 
-        def select(sums: Moments) -> Moments:
-            return only_partner(
-                {
-                    "xy": sums["xy"][..., columns],
-                    "ab": sums["ab"][..., index : index + 1],
-                    "xb": sums["xb"][..., index : index + 1],
-                    "ya": sums["ya"][..., columns],
-                }
-            )
 
-        return select(self.sums.totals[site]), select(self.sums.groups[site]) if self.sums.count else {}
+def _select(sums: Moments, index: int, columns: slice) -> Moments:
+    """The sums of one partner out of those of all."""
+    one = slice(index, index + 1)
+    return only_partner(
+        {
+            "xy": sums["xy"][..., columns],
+            "ab": sums["ab"][..., one],
+            "xb": sums["xb"][..., one],
+            "ya": sums["ya"][..., columns],
+        }
+    )
 
 
 def all_reduce(value: Tensor) -> None:

@@ -19,6 +19,9 @@ from torch import nn
 
 from dissimilarity.architectures import ARCHITECTURES, Architecture, ModulePoint, Side
 
+LOGITS = "logits"
+"""What the model returns, in any model: the site of measures of outputs."""
+
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -101,6 +104,8 @@ def locate(model: nn.Module, sites: Iterable[str]) -> dict[str, ModulePoint]:
     points = {}
     for site in sites:
         point = table.get(site) or _module_point(site, paths)
+        if point is None and site == LOGITS:
+            point = ModulePoint("", "output")
         if point is None:
             raise ValueError(_not_found(site, table, paths))
         points[site] = point
@@ -132,6 +137,8 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matching = [site for site in table if fnmatchcase(site, pattern)]
         modules = [] if matching else _matching_modules(pattern, paths)
+        if not modules and pattern == LOGITS:
+            modules = [LOGITS]
         if not matching and not modules:
             raise ValueError(_not_found(pattern, table, paths))
         chosen_sites.update(matching)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dissimilarity.chunks import Slice, activations
 from dissimilarity.journal import replacing
+from dissimilarity.layout import Layout
 from dissimilarity.pairs import Cross, Pair, Side
 
 Acts = Mapping[str, Tensor]
@@ -27,17 +28,25 @@ class Snapshot:
 
     @property
     def sites(self) -> list[str]:
-        """The sites, in depth order."""
-        return list(self.chunks[0][0]) if self.chunks else []
+        """The sites of representations, in depth order."""
+        return [site for site in self.chunks[0][0] if site not in self.side.only_sampled] if self.chunks else []
 
     def nbytes(self) -> int:
         """Size of the activations."""
         return sum(tensor.nbytes for acts, _ in self.chunks for tensor in acts.values())
 
 
-def take(model: nn.Module, inputs: Tensor, sites: Sequence[str], slices: Sequence[Slice], side: Side) -> Snapshot:
-    """Runs a model on this process's chunks of the probe set and accumulates its (empty) side."""
-    return accumulate(list(activations(model, inputs, sites, slices)), side)
+def take(
+    model: nn.Module,
+    inputs: Tensor,
+    sites: Sequence[str],
+    layout: Layout,
+    slices: Sequence[Slice] | None = None,
+    sync: bool = False,
+) -> Snapshot:
+    """Runs a model on the probe set, or on this process's chunks of it, and accumulates its side."""
+    acts = activations(model, inputs, layout.captured(sites), slices or layout.slices, layout.reader(sites))
+    return accumulate(list(acts), layout.side(sites, sync))
 
 
 def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
@@ -47,10 +56,12 @@ def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
     return Snapshot(chunks, side.close())
 
 
-def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], groups: int, with_null: bool) -> tuple[Cross, Cross | None]:
+def cross(
+    x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout, with_null: bool
+) -> tuple[Cross, Cross | None]:
     """The sums over pairs of sites of two snapshots, and those of their null if wanted."""
-    together = Cross(pairs, groups, x.side.sync)
-    null = Cross(pairs, sync=x.side.sync) if with_null else None
+    together = layout.cross(pairs, x.side.sync)
+    null = layout.cross(pairs, x.side.sync, errors=False) if with_null else None
     for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
         chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
         together.add(chunk_x, chunk_y)

@@ -8,10 +8,11 @@ from found_measures import SETTINGS, make
 from torch import Tensor
 
 from dissimilarity.evaluate import evaluate
-from dissimilarity.jackknife import estimate, stderr_of_influence, stderr_of_mean
-from dissimilarity.measure import MomentMeasure
+from dissimilarity.jackknife import estimate, estimate_weighted, stderr_of_influence
+from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, add, pair_moments
 from dissimilarity.pairs import Cross, Side
+from dissimilarity.sample_measure import weighted_mean
 
 MOMENT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)]
 GROUPS, LENGTH = 16, 8
@@ -90,7 +91,9 @@ def test_exact_for_a_mean_of_values_in_groups() -> None:
     values = torch.randn(60, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     group = torch.arange(6).repeat_interleave(10)
     means = values.view(6, 10).mean(1)
-    assert stderr_of_mean(values, group).item() == pytest.approx((means.std() / 6**0.5).item(), rel=1e-12)
+    value, stderr = estimate_weighted(lambda weight: weighted_mean(values, weight), group)
+    assert value.item() == pytest.approx(values.mean().item(), rel=1e-12)
+    assert stderr.item() == pytest.approx((means.std() / 6**0.5).item(), rel=1e-12)
 
 
 def test_one_group_has_no_error_bar() -> None:
@@ -120,7 +123,7 @@ def replications() -> dict[str, Tensor]:
     found: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(150):
         acts = draw(96, 6, 5, 1000 + seed)
-        sides = [Side(GROUPS, torch.arange(0, LENGTH, 2)) for _ in acts]
+        sides = [Side(GROUPS, 96 * LENGTH // 2, of=96) for _ in acts]
         cross = Cross([("site", "site")], GROUPS)
         cross.add(*(side.add({"site": rows}, range(GROUPS)) for side, rows in zip(sides, acts, strict=True)))
         for row in evaluate(measures, sides[0].close(), sides[1].close(), cross.close()):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dissimilarity.measure import SampleMeasure
+from dissimilarity.sample_measure import SampleMeasure
 
 
 def parts_of(measure: Any) -> list[Tensor]:

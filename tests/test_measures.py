@@ -23,7 +23,9 @@ from torch import Tensor
 
 import dissimilarity
 from dissimilarity import functional
-from dissimilarity.measure import INVARIANCES, MomentMeasure, SampleMeasure
+from dissimilarity.measure import INVARIANCES
+from dissimilarity.moment_measure import MomentMeasure
+from dissimilarity.sample_measure import SampleMeasure
 
 
 def transform(name: str, width: int, seed: int) -> Callable[[Tensor], Tensor]:

@@ -42,14 +42,13 @@ def measured(
     measures: list[Measure],
     at_most: int = 3,
     groups: int = GROUPS,
-    positions: Tensor | None = None,
+    samples: int = 10**6,
 ) -> list[dict[str, Any]]:
     """Rows over all pairs of sites, fed in the chunks of a plan."""
     sequences = len(next(iter(x_acts.values())))
     slices = plan(sequences, groups, at_most)
     count = 1 + slices[-1][2]
-    positions = torch.arange(LENGTH) if positions is None else positions
-    x, y = Side(count, positions), Side(count, positions)
+    x, y = Side(count, samples, of=sequences), Side(count, samples, of=sequences)
     pairs = [(a, b) for a in x_acts for b in y_acts]
     cross, null = Cross(pairs, count), Cross(pairs)
     for start, stop, group in slices:
@@ -87,7 +86,7 @@ def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
     x, y = ({site: rows[:12] for site, rows in activations(seed).items()} for seed in (0, 1))
     measures: list[Measure] = [CKA(), MutualKNN(k=4)]
     single = measured(x, y, measures, at_most=3)
-    sides = [Side(4, torch.arange(LENGTH)) for _ in range(2)]
+    sides = [Side(4, 10**6, of=12) for _ in range(2)]
     pairs = [(a, b) for a in x for b in y]
     cross, null = Cross(pairs, 4), Cross(pairs)
     chunks = [side.add(acts, range(4)) for side, acts in zip(sides, (x, y), strict=True)]
@@ -150,8 +149,9 @@ def test_the_null_is_about_the_value_of_independent_data() -> None:
 
 def test_sample_measures_see_the_chosen_positions_of_every_sequence() -> None:
     x, y = activations(0), activations(1)
-    positions = torch.tensor([1, 3])
-    for row in measured(x, y, [MutualKNN(k=4)], positions=positions):
+    positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
+    assert len(positions) == 2
+    for row in measured(x, y, [MutualKNN(k=4)], samples=2 * SEQUENCES):
         few = [acts[site][:, positions].flatten(0, 1) for acts, site in ((x, row["site_a"]), (y, row["site_b"]))]
         measure = MutualKNN(k=4)
         measure.update(*few)

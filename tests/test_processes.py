@@ -38,8 +38,8 @@ def activations(side: int) -> dict[str, Tensor]:
 
 def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -> list[dict[str, Any]]:
     """What the tracker does with the chunks of one process."""
-    positions = torch.arange(0, LENGTH, 2)
-    x, y = Side(groups, positions, sync), Side(groups, positions, sync)
+    few = SEQUENCES * LENGTH // 2
+    x, y = Side(groups, few, SEQUENCES, sync), Side(groups, few, SEQUENCES, sync)
     pairs = [(a, b) for a in SITES for b in SITES]
     cross, null = Cross(pairs, groups, sync), Cross(pairs, sync=sync)
     acts_x, acts_y = activations(0), activations(1)

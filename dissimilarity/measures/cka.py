@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measure import MomentMeasure, check_pair
-from dissimilarity.moments import Moments, centred, pair_moments
+from dissimilarity.moment_measure import MomentMeasure
+from dissimilarity.moments import Moments, centred
 
 
 def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True) -> Float[Tensor, ""]:
@@ -23,9 +23,7 @@ def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True)
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
         p / n.
     """
-    measure = CKA(debiased)
-    check_pair(x, y, measure.minimum_samples)
-    return measure.from_moments(pair_moments(x, y))
+    return CKA(debiased).of(x, y)
 
 
 class CKA(MomentMeasure):
@@ -37,7 +35,6 @@ class CKA(MomentMeasure):
     2 / (n-2) 1'K~L~1] / (n (n-3)). No Gram matrix is formed: tr(K~L~) = |X'Y|_F^2 - sum ab,
     1'K~1 = |sum x|^2 - sum a, 1'K~L~1 = s_x' X'Y s_y - s_x' X'b - s_y' Y'a + sum ab, all sums over samples.
 
-    Cost: n p q for the cross term and n p^2, n q^2 for the self terms; memory p q.
     NaN where an unbiased self term is zero: centred rows of one side that are all alike or all at right angles.
 
     Args:
@@ -53,6 +50,9 @@ class CKA(MomentMeasure):
     )
     minimum_samples: int = 4
     identical: ClassVar[float] = 1.0
+    formula: ClassVar[str] = "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = X X', L = Y Y'"
+    cost: ClassVar[str] = "n (p q + p^2 + q^2)"
+    source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"
 
     def __init__(self, debiased: bool = True) -> None:
         super().__init__()
@@ -64,11 +64,11 @@ class CKA(MomentMeasure):
         """``cka`` or ``cka_biased``."""
         return "cka" if self.debiased else "cka_biased"
 
-    def from_moments(self, m: Moments) -> Float[Tensor, ""]:
+    def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """CKA from sums; see the class."""
         if not self.debiased:
             xx, yy, xy = centred(m)
-            return xy.square().sum() / (xx.square().sum() * yy.square().sum()).sqrt()
+            return _squares(xy) / (_squares(xx) * _squares(yy)).sqrt()
         sx, sy, n = m["x"], m["y"], m["n"]
         cross = _hsic(n, m["xy"], m["ab"], m["a"], m["b"], sx, sy, m["xb"], m["ya"])
         self_x = _hsic(n, m["xx"], m["aa"], m["a"], m["a"], sx, sx, m["xa"], m["xa"])
@@ -76,16 +76,25 @@ class CKA(MomentMeasure):
         # HSIC_1 is an inner product of U-centred kernels: a self term of the size of rounding, or a cross term above
         # the self terms (Cauchy-Schwarz), means that there is nothing but rounding to compare.
         smallest = 1e-14 / (n * (n - 3))
-        defined = (self_x > smallest * m["xx"].square().sum()) & (self_y > smallest * m["yy"].square().sum())
+        defined = (self_x > smallest * _squares(m["xx"])) & (self_y > smallest * _squares(m["yy"]))
         defined &= cross.square() <= (1 + 1e-5) * self_x * self_y
         return cross / torch.where(defined, self_x * self_y, float("nan")).sqrt()
 
 
+def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
+    return product.square().sum((-2, -1))
+
+
+def _dot(u: Float[Tensor, "*pairs p"], v: Float[Tensor, "*pairs p"]) -> Float[Tensor, "*pairs"]:
+    return (u * v).sum(-1)
+
+
 def _hsic(n: Tensor, xy: Tensor, ab: Tensor, a: Tensor, b: Tensor, sx: Tensor, sy: Tensor, xb: Tensor, ya: Tensor):
     """HSIC_1 of two linear kernels from sums over samples; invariant to any common translation of either side."""
-    trace = xy.square().sum() - _of_degree(2, ab)
-    total_k, total_l = sx @ sx - _of_degree(2, a), sy @ sy - _of_degree(2, b)
-    inner = sx @ xy @ sy - sx @ _of_degree(2, xb) - sy @ _of_degree(2, ya) + _of_degree(3, ab)
+    trace = _squares(xy) - _of_degree(2, ab)
+    total_k, total_l = _dot(sx, sx) - _of_degree(2, a), _dot(sy, sy) - _of_degree(2, b)
+    chain = _dot(sx, (xy @ sy[..., None])[..., 0])
+    inner = chain - _dot(sx, _of_degree(2, xb)) - _dot(sy, _of_degree(2, ya)) + _of_degree(3, ab)
     return (trace + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
 
 

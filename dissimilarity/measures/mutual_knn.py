@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measure import SampleMeasure, check_pair
-from dissimilarity.moments import as_rows, full_float32
+from dissimilarity.moments import full_float32
+from dissimilarity.sample_measure import SampleMeasure, weighted_mean
 
 
 def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:
@@ -20,9 +20,7 @@ def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) ->
     Returns:
         float64 scalar in [0, 1]; 1 = same neighbourhoods, k / (n - 1) by chance.
     """
-    measure = MutualKNN(k, samples=max(1024, k + 1))
-    check_pair(x, y, measure.minimum_samples)
-    return measure.per_sample(measure.prepare(as_rows(x)), measure.prepare(as_rows(y))).mean()
+    return MutualKNN(k, samples=max(1024, k + 1)).of(x, y)
 
 
 def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = 1024) -> Int[Tensor, "n k"]:
@@ -51,11 +49,15 @@ def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = 1024
     return torch.cat(found)
 
 
+def common_neighbours(x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """How many neighbours of each row two sides have in common."""
+    return (x[:, :, None] == y[:, None, :]).any(-1).sum(-1)
+
+
 class MutualKNN(SampleMeasure):
     """Mutual k nearest neighbours (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
 
     N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index. Chance is k / (n - 1).
-    Cost: n^2 (p + q) for n compared rows; a fixed reference's lists are computed once.
     The standard error takes the lists for given, though each row may enter those of others: in simulations it was 0.75
     to 1.05 of the true one.
 
@@ -72,6 +74,9 @@ class MutualKNN(SampleMeasure):
     invariant_to: ClassVar[frozenset[str]] = frozenset({"orthogonal", "isotropic_scaling", "permutation"})
     minimum_samples: int = 11
     identical: ClassVar[float] = 1.0
+    formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / k, N(i) the k rows of largest cosine with row i"
+    cost: ClassVar[str] = "n^2 (p + q)"
+    source: ClassVar[str] = "Huh et al. 2024"
 
     def __init__(self, k: int = 10, samples: int = 1024, seed: int = 0) -> None:
         super().__init__(samples, seed)
@@ -89,9 +94,11 @@ class MutualKNN(SampleMeasure):
         """Neighbour lists."""
         return nearest_neighbours(x, self.k)
 
-    def per_sample(self, x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        """Share of common neighbours of each sample."""
-        return (x[:, :, None] == y[:, None, :]).any(-1).double().mean(-1)
+    def between(
+        self, x: Int[Tensor, "n k"], y: Int[Tensor, "n k"], weight: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean share of common neighbours."""
+        return weighted_mean(common_neighbours(x, y).double() / self.k, weight)
 
     def rearrange(self, x: Int[Tensor, "n k"], order: Int[Tensor, " n"]) -> Int[Tensor, "n k"]:
         """Lists of the rearranged rows: the neighbours are renamed with the rows."""

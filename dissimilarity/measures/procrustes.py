@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measure import MomentMeasure, check_pair
-from dissimilarity.moments import Moments, centred, pair_moments
+from dissimilarity.moment_measure import MomentMeasure
+from dissimilarity.moments import Moments, centred, traces
 
 Kind = Literal["angular", "squared"]
 
@@ -22,9 +22,7 @@ def procrustes(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], kind: Kind = "a
     Returns:
         float64 scalar; 0 = same up to rotation, scale and translation.
     """
-    measure = Procrustes(kind)
-    check_pair(x, y, measure.minimum_samples)
-    return measure.from_moments(pair_moments(x, y))
+    return Procrustes(kind).of(x, y)
 
 
 class Procrustes(MomentMeasure):
@@ -33,7 +31,6 @@ class Procrustes(MomentMeasure):
     With c = |Xc'Yc|_* / (|Xc|_F |Yc|_F): ``angular`` is arccos c in [0, pi/2], a metric (Williams et al. 2021);
     ``squared`` is 2 - 2c in [0, 2] (Ding et al. 2021). c itself is the normalised Bures similarity's cosine.
 
-    Cost: n p q for the cross term, n p^2 and n q^2 for the norms (shared with CKA), one singular value decomposition.
     c is good to 1e-6 from float32 rows and to 1e-12 from float64 rows. An angle t magnifies that by 1 / t, so from
     float32 rows it is good to 1e-6 for models well apart, and up to 1e-3 of rounding is left near zero (none between
     equal inputs); from float64 rows angles below 2e-6 are taken for zero.
@@ -51,6 +48,9 @@ class Procrustes(MomentMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 0.0
+    formula: ClassVar[str] = "arccos c or 2 - 2c, c = |Xc'Yc|_* / (|Xc|_F |Yc|_F)"
+    cost: ClassVar[str] = "n p q, one SVD of p x q"
+    source: ClassVar[str] = "angular: Williams et al. 2021; squared: Ding et al. 2021"
 
     def __init__(self, kind: Kind = "angular") -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class Procrustes(MomentMeasure):
         """``procrustes`` or ``procrustes_squared``."""
         return "procrustes" if self.kind == "angular" else "procrustes_squared"
 
-    def from_moments(self, m: Moments) -> Float[Tensor, ""]:
+    def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The distance from sums; see the class."""
         xx, yy, xy = centred(m)
         # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
         # Norms from the diagonals of the same products, so that equal sides give c = 1 to the last digits.
-        cosine = torch.linalg.svdvals(xy).sum() / (xx.trace() * yy.trace()).sqrt()
+        cosine = torch.linalg.svdvals(xy).sum(-1) / (traces(xx) * traces(yy)).sqrt()
         if self.kind == "squared":
             return 2 - 2 * _at_most_one(cosine)
         return _angle(cosine)

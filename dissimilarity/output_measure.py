@@ -1,0 +1,64 @@
+"""Measures of what two models put out: one value a sample, from the logits of both."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dissimilarity.checks import check_count, check_rows, check_widths
+from dissimilarity.sample_measure import SampleMeasure, weighted_mean
+
+
+class OutputMeasure(SampleMeasure):
+    """A mean over samples of a function of both models' logits (n, classes) of the same classes.
+
+    As a metric it is exact over all samples that it is fed, in constant memory; in a comparison of models it sees the
+    same bounded sample of positions as other sample measures do.
+    """
+
+    full_state_update: ClassVar[bool | None] = False
+
+    def __init__(self, samples: int = 1024, seed: int = 0) -> None:
+        super().__init__(samples, seed)
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self._widths: tuple[int, int] | None = None
+
+    @abstractmethod
+    def per_sample(self, x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+        """The value of each sample, from log-probabilities."""
+
+    def prepare(self, x: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """Log-probabilities."""
+        return torch.log_softmax(x, -1)
+
+    def between(
+        self, x: Float[Tensor, "n classes"], y: Float[Tensor, "n other"], weight: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean over the samples."""
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"expected the same classes on both sides, found {x.shape[1]} and {y.shape[1]}; "
+                "outputs are compared between models of one vocabulary"
+            )
+        return weighted_mean(self.per_sample(x, y).double(), weight)
+
+    def rearrange(self, x: Float[Tensor, "n classes"], order: Int[Tensor, " n"]) -> Any:
+        """The rows in another order."""
+        return x[order]
+
+    def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
+        """Adds the samples of one batch."""
+        check_rows(x, y)
+        if self._widths is not None and int(self.seen):
+            check_widths(self._widths, x, y)
+        self._widths = (x.shape[1], y.shape[1])
+        if len(x):
+            self.total = self.total + len(x) * self.between(self.prepare(x.double()), self.prepare(y.double()))
+            self.seen = self.seen + len(x)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean over all samples seen, on all processes."""
+        check_count(int(self.seen), self.minimum_samples)
+        return self.total / self.seen
