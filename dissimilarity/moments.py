@@ -15,6 +15,9 @@ A ``Moments`` is a plain dict of float64 tensors over the same samples (rows x_i
 | ``aa``, ``bb``, ``ab`` | a_i^2, b_i^2, a_i b_i | () |
 | ``xa``, ``xb`` | x_i a_i, x_i b_i | (p,) |
 | ``ya``, ``yb`` | y_i a_i, y_i b_i | (q,) |
+| ``e``, ``f`` | unit roundoff of the row's type, for x and y | () |
+
+``e / n`` says how far the sums of x can be trusted (1.2e-7 of float32 rows): what decides on ranks reads it.
 
 All are taken about a shift that is fixed before the first sum (the mean of the first batch), so that a large common
 offset costs no digits; every formula that reads them is invariant to that shift.
@@ -33,7 +36,7 @@ Moments = dict[str, Tensor]
 HEAVY = 16.0
 """How many times the median squared norm sets a row apart from the float32 products."""
 
-SWAPPED = {"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb"}
+SWAPPED = {"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "e": "f"}
 
 
 def sum_device(device: torch.device) -> torch.device:
@@ -143,9 +146,10 @@ def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -
         "xx": xx_groups,
         "a": a.sum(1),
         "aa": a.square().sum(1),
+        "e": a.new_full((len(a),), a.shape[1] * torch.finfo(x.dtype).eps),
         "xa": xa_groups[..., 0],
     }
-    totals = {key: groups[key].sum(0) for key in ("x", "a", "aa")}
+    totals = {key: groups[key].sum(0) for key in ("x", "a", "aa", "e")}
     return {**totals, "xx": xx, "xa": xa[:, 0]}, groups
 
 
@@ -291,6 +295,8 @@ def reshift(m: Moments, dx: Float[Tensor, " p"], dy: Float[Tensor, " q"]) -> Mom
         "b": b,
         "bb": bb,
         "yb": yb,
+        "e": m["e"],
+        "f": m["f"],
         "xy": m["xy"] + torch.outer(m["x"], dy) + torch.outer(dx, m["y"]) + n * torch.outer(dx, dy),
         "ab": m["ab"]
         + 2 * (dy @ m["ya"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dissimilarity.moments import Moments, add, mean, pair_moments, reshift
 
-_KEYS = ("n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "yb", "xb", "ya")
+_KEYS = ("n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "yb", "xb", "ya", "e", "f")
 _HEAD = 3
 
 
@@ -101,7 +101,7 @@ def _split(parts: Sequence[Tensor] | Tensor) -> list[Tensor]:
 def _shapes(part: Tensor) -> dict[str, tuple[int, ...]]:
     """Shape of each sum in the vector that starts here."""
     width = {"x": int(part[0]), "y": int(part[1])}
-    scalars = {key: () for key in ("n", "a", "b", "aa", "bb", "ab")}
+    scalars = {key: () for key in ("n", "a", "b", "aa", "bb", "ab", "e", "f")}
     vectors = {key: (width[key[0]],) for key in ("x", "y", "xa", "xb", "ya", "yb")}
     return {**scalars, **vectors, **{key: (width[key[0]], width[key[1]]) for key in ("xx", "yy", "xy")}}
 

@@ -35,6 +35,7 @@ def by_definition(x: Tensor, y: Tensor) -> dict[str, np.ndarray | float]:
         parts = {
             "n": 1.0, "x": u, "y": v, "xx": np.outer(u, u), "yy": np.outer(v, v), "xy": np.outer(u, v),
             "a": a, "b": b, "aa": a * a, "bb": b * b, "ab": a * b, "xa": u * a, "xb": u * b, "ya": v * a, "yb": v * b,
+            "e": 2.0**-52, "f": 2.0**-52,
         }  # fmt: skip
         sums = {key: part + sums.get(key, 0.0) for key, part in parts.items()}
     return sums
