@@ -83,6 +83,7 @@ class DissimilarityTracker(pl.Callback):
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.probe, self.folder = as_inputs(probe), Path(folder)
+        _check_probe(self.probe, self.measures, pool)
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
         self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
         self.layout = lay_out(self.probe, self.measures, groups, pool)
@@ -349,6 +350,22 @@ class DissimilarityTracker(pl.Callback):
 def advice(note: str) -> str:
     """What to do about a row without a value, where the note does not say it."""
     return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
+
+
+def _check_probe(probe: torch.Tensor, measures: Sequence[Measure], pool: Pool) -> None:
+    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    if probe.ndim != 2 or probe.is_floating_point():
+        return
+    have = probe.numel() if pool == "none" else len(probe)
+    keys = "probe.sequences or probe.length" if pool == "none" else "probe.sequences"
+    faults = [
+        f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "
+        f"{probe.shape[1]} tokens has {have}: raise {keys}"
+        for measure in measures
+        if have < measure.minimum_samples
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def last_step(trainer: pl.Trainer) -> int | None:

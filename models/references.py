@@ -32,8 +32,8 @@ class Reference:
         model: the net itself, in eval mode, on the CPU, without gradients; tokens (batch, pos) -> logits.
         tokenizer: the run's own, or None where no tokenizer.json lies beside the checkpoints.
         sites: names of the points at which it can be read, in depth order; empty for a net that does not list them.
-        provenance: `uri`, `path` (resolved), `step` (updates made), `sha256` (of the checkpoint file) and
-            `tokenizer_sha256` (None without a tokenizer).
+        provenance: `uri`, `path` (resolved), `step` (updates made), `sha256` (of the checkpoint file),
+            `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer).
     """
 
     model: nn.Module
@@ -57,12 +57,13 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
         file.seek(0)
         checkpoint = _read(file, path)
     model = _rebuild(checkpoint, path).net
-    tokenizer = _tokenizer_beside(path)
+    tokenizer, tokenizer_path = _tokenizer_beside(path)
     provenance = {
         "uri": uri,
         "path": str(path.resolve()),
         "step": checkpoint.get("global_step"),
         "sha256": digest,
+        "tokenizer_path": None if tokenizer_path is None else str(tokenizer_path),
         "tokenizer_sha256": None if tokenizer is None else tokenizer_hash(tokenizer),
     }
     return Reference(model.eval().requires_grad_(False), tokenizer, tuple(getattr(model, "sites", ())), provenance)
@@ -89,6 +90,8 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
         return path
     name, _, step = uri.partition("@")
     folder = Path(runs_dir) / name.removeprefix("runs/") if name.startswith("runs/") else Path(name)
+    if folder.is_file():
+        raise ValueError(f"reference {uri!r}: {folder.absolute()} is a file, and no .ckpt; a reference is {SUPPORTED}")
     if not folder.is_dir():
         raise ValueError(
             f"reference {uri!r}: there is no run folder {folder.absolute()}{_nearest(folder.name, folder.parent)};"
@@ -122,8 +125,8 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"reference {uri!r} was trained with another tokenizer (sha256 {theirs[:12]},"
             f" {reference.tokenizer.get_vocab_size()} tokens) than this run (sha256 {ours[:12]}, {have} tokens), so the"
-            " same token numbers are other text to it; train both on one tokenizer, for instance"
-            " data/tokenizer=file data.tokenizer.path=<the reference's run folder>/tokenizer.json"
+            " same token numbers are other text to it; train both on one tokenizer, such as the reference's:"
+            f" data/tokenizer=file data.tokenizer.path={_shown(reference.provenance['tokenizer_path'])}"
         )
 
 
@@ -208,13 +211,18 @@ def _rebuild(checkpoint: dict[str, Any], path: Path) -> LanguageModel:
     return module
 
 
-def _tokenizer_beside(path: Path) -> Tokenizer | None:
-    """The tokenizer of the run whose checkpoints folder holds `path`."""
+def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
+    """The tokenizer of the run whose checkpoints folder holds `path`, and its file."""
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
             try:
-                return Tokenizer.from_file(str(file))
+                return Tokenizer.from_file(str(file)), file
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
-    return None
+    return None, None
+
+
+def _shown(path: str) -> str:
+    """A path as one would type it: from here, where it is under this folder."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

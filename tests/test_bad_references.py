@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import train
-from dissimilarity.curves import read_curves
 from tests.tiny_run import in_process, tiny
 
 
@@ -39,6 +38,9 @@ def broken(kind: str, folder: Path) -> str:
         path.write_bytes(good.read_bytes()[:2000])
     elif kind == "text":
         path.write_text("not a checkpoint")
+    elif kind == "folder":
+        path = folder / "text.txt"
+        path.write_text("not a checkpoint")
     elif kind == "pickle":
         path.write_bytes(pickle.dumps(Harmful(folder / "executed")))
     else:
@@ -51,7 +53,8 @@ def broken(kind: str, folder: Path) -> str:
     [
         ("missing", r"runs/nobody.*"),
         ("step", r"no checkpoint of step '7'.*it has 0, 1, 2"),
-        ("foreign", r"(?s)runs/foreign.*tokenizer"),
+        ("foreign", r"(?s)runs/foreign.*tokenizer\.path=\S*/runs/foreign/tokenizer\.json"),
+        ("folder", r"text\.txt is a file, and no \.ckpt"),
         ("truncated", r"truncated\.ckpt"),
         ("text", r"text\.ckpt"),
         ("pickle", r"(?s)pickle\.ckpt.*objects"),
@@ -81,7 +84,6 @@ def test_a_reference_without_the_wanted_site_lists_its_own(finished: Path) -> No
 
 
 def test_a_probe_too_small_for_a_measure_says_what_to_raise(finished: Path) -> None:
-    cfg = tiny(finished, name="small", probe__sequences=2, probe__length=4, trainer__max_steps=1)
-    assert in_process(cfg) == 0
-    notes = {row["note"] for row in read_curves(finished / "runs" / "small").to_pylist()}
-    assert any("mutual_knn" in note and "needs 11" in note and "probe.sequences" in note for note in notes), notes
+    with pytest.raises(ValueError, match=r"mutual_knn needs 11 samples.* has 8: raise probe.sequences or probe.length"):
+        train.train(tiny(finished, name="small", probe__sequences=2, probe__length=4))
+    assert not (finished / "runs" / "small" / "checkpoints").exists()

@@ -91,6 +91,7 @@ def test_provenance(trained):
         "path": str(path.resolve()),
         "step": 2,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "tokenizer_path": str(path.absolute().parent.parent / "tokenizer.json"),
         "tokenizer_sha256": tokenizer_hash(make_tokenizer()),
     }
 
