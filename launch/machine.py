@@ -2,11 +2,17 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
+
+from launch.folder import read_json, write_json
+from launch.provenance import cpu_name
 
 # bf16 is taken where it saves a tenth of a step. Closer than that the timing decides by chance, and two runs of a sweep
 # that are to be compared would train in different precisions.
@@ -73,6 +79,29 @@ def choose_precision(asked: str, net: nn.Module, tokens: Tensor, device: torch.d
     if half < BF16_PAYS * full:
         return Precision("bf16-mixed", f"one step {half:.3f} s, in float32 {full:.3f} s", half)
     return Precision("32-true", f"one step {full:.3f} s, in bf16 {half:.3f} s", full)
+
+
+def kept_precision(folder: Path, shape: str, choose: Callable[[], Precision]) -> Precision:
+    """What `choose` chose the first time on this machine for nets of this shape, kept in `folder`/precision.json.
+
+    Two near equals would otherwise be told apart by chance, and runs that are to be compared (families, seeds, the jobs
+    of a sweep) would train in different precisions. Jobs that start together wait for the first one's choice.
+
+    Args:
+        folder: made if it is not there.
+        shape: what the time of a step depends on, the family and its activation left out.
+        choose: measures; called at most once.
+    """
+    path = folder / "precision.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: {shape}"
+    with FileLock(folder / ".precision.lock"):
+        known = read_json(path)
+        if key not in known:
+            chosen = choose()
+            write_json(path, {**known, key: asdict(chosen)})
+            return chosen
+    return replace(Precision(**known[key]), why=f"{known[key]['why']}; measured before, kept in {path}")
 
 
 def choose_compile(asked: bool | str, steps: int, device: torch.device, precision: Precision) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import secrets
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from data.module import TextDataModule
 from data.probe import probe_hash
 from launch.folder import read_json, write_json
-from launch.machine import choose_compile, choose_precision, device_of
+from launch.machine import choose_compile, choose_precision, device_of, kept_precision
 from launch.provenance import origin, start
 from launch.ranks import is_first, together, wait_for_first
 from launch.sweep import sweep_id
@@ -68,7 +69,11 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
 def _choices(cfg: DictConfig, data: TextDataModule, module: LanguageModel) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
     tokens = torch.randint(data.d_vocab, (data.batch_size, data.n_ctx + 1), generator=torch.Generator().manual_seed(0))
-    precision = choose_precision(str(cfg.trainer.precision), module.net, tokens, device)
+    asked = str(cfg.trainer.precision)
+    choose = partial(choose_precision, asked, module.net, tokens, device)
+    shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {data.d_vocab}"
+    measured = asked == "auto" and device.type == "cpu"
+    precision = kept_precision(Path(cfg.data.cache_dir), shape, choose) if measured else choose()
     compiled, reason = choose_compile(cfg.compile, cfg.trainer.max_steps, device, precision)
     return {
         "precision": asdict(precision),

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from launch.command import check_modules, flags_first
 from launch.compose import CONF, compose
-from launch.machine import Precision, choose_compile, choose_precision, step_seconds
+from launch.machine import Precision, choose_compile, choose_precision, kept_precision, step_seconds
 from tests.tiny_run import tiny_overrides
 
 TRAIN = CONF.parent / "train.py"
@@ -164,6 +164,16 @@ def test_the_faster_precision_of_one_step_is_chosen(monkeypatch: pytest.MonkeyPa
     assert choose_precision("auto", net, tokens, cpu) == Precision(
         "32-true", "products of matrices in bf16 take 200.0 times as long here"
     )
+
+
+def test_runs_of_one_shape_train_in_one_precision(tmp_path: Path) -> None:
+    """The first choice stays, where the next measurement would fall the other way by chance."""
+    first, second = Precision("bf16-mixed", "faster", 0.1), Precision("32-true", "faster", 0.2)
+    assert kept_precision(tmp_path / "cache", "width 64", lambda: first) == first
+    again = kept_precision(tmp_path / "cache", "width 64", lambda: second)
+    assert (again.chosen, again.step_seconds) == ("bf16-mixed", 0.1)
+    assert "measured before" in again.why and "precision.json" in again.why
+    assert kept_precision(tmp_path / "cache", "width 128", lambda: second) == second
 
 
 def test_the_timed_step_leaves_the_net_as_it_was() -> None:
