@@ -39,7 +39,9 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     except Exception as error:
         return report(error, args.overrides)[0]
     except KeyboardInterrupt:
-        print("\nstopped before the first step; the same command starts it", file=sys.stderr)
+        # an interrupted step ends in `Interrupted`; side by side, the launcher has killed the jobs, which costs nothing
+        goes_on = "; the same command finishes what is left" if args.multirun else " before the first step"
+        print(f"\nstopped{goes_on}", file=sys.stderr)
         return 130
     finally:
         if SweepTable.current:

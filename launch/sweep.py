@@ -65,10 +65,15 @@ class SweepTable(Callback):
         folder, self._folder, SweepTable.current = self._folder, None, None
         if folder is None or not folder.exists():
             return
-        statuses = [read_json(path) for path in sorted(folder.glob("*/status.json"), key=_number)]
+        statuses = [_ended(read_json(path)) for path in sorted(folder.glob("*/status.json"), key=_number)]
         _write_table(folder / "table.csv", statuses)
         print_table(statuses, title=str(folder))
         SweepTable.failed = any(status.get("status") == "failed" for status in statuses)
+
+
+def _ended(status: dict[str, Any]) -> dict[str, Any]:
+    """The status of a job after the sweep: one that left none as it ended was killed, and can be continued."""
+    return {**status, "status": "killed"} if status.get("status") == "running" else status
 
 
 def print_table(statuses: list[dict[str, Any]], title: str) -> None:

@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from launch.command import check_modules, flags_first
 from launch.compose import CONF, compose
+from launch.folder import write_json
 from launch.machine import Precision, choose_compile, choose_precision, kept_precision, step_seconds
+from launch.sweep import SweepTable
 from tests.tiny_run import tiny_overrides
 
 TRAIN = CONF.parent / "train.py"
@@ -134,6 +136,17 @@ def test_a_sweep_outlives_a_failed_job_and_is_completed_by_repeating_it(tmp_path
         ("solu-w24-d1-s0", "finished", "2"),
     ]
     assert rows[1]["val_loss"] == table(tmp_path / "first")[1]["val_loss"]
+
+
+def test_a_job_that_was_killed_is_not_called_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, status in enumerate(["finished", "running"]):
+        (tmp_path / str(number)).mkdir()
+        write_json(tmp_path / str(number) / "status.json", {"run": f"run{number}", "status": status})
+    sweep = SweepTable()
+    sweep.on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    sweep.show()
+    assert [row["status"] for row in table(tmp_path)] == ["finished", "killed"]
+    assert "killed" in capsys.readouterr().out
 
 
 def table(folder: Path) -> list[dict[str, str]]:
