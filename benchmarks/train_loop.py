@@ -1,15 +1,19 @@
 """Training through train.py against a bare loop over the same net, and against TransformerLens's own model.
 
-Width 512, depth 2, the default data and batch, the precision that train.py chooses here. `train.py` is the whole
-training function with its callbacks, loggers and tables on; its steps are timed from batch to batch, those of ticks
-left out (`tracker` has their cost). TransformerLens comes with `pip install -e ".[bench]"`.
+Width 512, depth 2, the default data and batch. All three train in the precision that train.py chooses on this machine,
+and none is compiled. `train.py` is the whole training function with its callbacks, loggers and tables on; its steps are
+timed from batch to batch, those of ticks left out (`tracker` has their cost). TransformerLens comes with
+`pip install -e ".[bench]"`.
 """
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,13 +22,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import settings
+import train
 from benchmarks.timing import interleaved, ratio, show
 from callbacks.schedule import is_due
 from launch.compose import compose
-from launch.folder import resolved
+from launch.machine import choose_precision
+from models.build import build_net
+from train import resolved_node
 
-STEPS = 12
-OVERRIDES = ["width=512", "depth=2", "logger=none", f"trainer.max_steps={STEPS}", "schedule.every=1000"]
+STEPS = 20
+RIVALS_STEPS = 8
+EVERY = 1000
+OVERRIDES = [
+    "width=512",
+    "depth=2",
+    "compile=false",
+    "trainer.accelerator=cpu",
+    f"trainer.max_steps={STEPS}",
+    f"schedule.every={EVERY}",
+    "logger.wandb.mode=offline",
+    "track.budget=1.0",
+]
 
 
 class Clock(pl.Callback):
@@ -37,15 +55,24 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         now, step = time.perf_counter(), trainer.global_step
-        if self.last is not None and not is_due(step, 1000) and not is_due(step - 1, 1000):
+        if self.last is not None and not is_due(step, EVERY) and not is_due(step - 1, EVERY):
             Clock.durations.append(now - self.last)
         self.last = now
+
+
+def median_of_training(overrides: list[str]) -> float:
+    """Median seconds of a step of `python train.py OVERRIDES`, from its beginning in a new run."""
+    Clock.durations = []
+    clock = "+callbacks.clock._target_=benchmarks.train_loop.Clock"
+    with contextlib.redirect_stdout(io.StringIO()):
+        train.train(compose([*overrides, "name=timed", "overwrite=true", clock]))
+    return statistics.median(Clock.durations)
 
 
 def median_step(step: Callable[[int], object]) -> float:
     """Median seconds of a step, after one to warm up."""
     durations = []
-    for index in range(STEPS):
+    for index in range(RIVALS_STEPS):
         start = time.perf_counter()
         step(index)
         durations.append(time.perf_counter() - start)
@@ -72,7 +99,9 @@ def bare_step(
 def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
     """TransformerLens's model of the same shape with random weights, or None where it is not installed."""
     try:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from transformer_lens import HookedTransformer, HookedTransformerConfig
     except ImportError:
         return None
     return HookedTransformer(
@@ -92,48 +121,23 @@ def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
 
 
 def run() -> None:
-    """Prints tokens per second and ratios."""
-    import train
-
+    """Prints tokens per second, and how much faster or slower train.py is."""
+    cfg = compose(OVERRIDES)
     with tempfile.TemporaryDirectory() as folder:
         place = [f"runs_dir={folder}/runs", f"data.cache_dir={folder}/cache"]
-        cfg = compose([*OVERRIDES, *place])
-        data = settings.instantiate(cfg.data)
+        data = settings.instantiate(compose([*OVERRIDES, *place]).data)
         data.prepare_data()
         data.setup("fit")
         blocks = data.probe(STEPS * cfg.data.batch_size, cfg.data.n_ctx, "train")
         batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1))
-        precisions: list[str] = []
-
-        def ours() -> float:
-            Clock.durations = []
-            name = f"run-{len(precisions)}"
-            job = compose([*OVERRIDES, *place, f"name={name}", "+callbacks.clock._target_=benchmarks.train_loop.Clock"])
-            (Path(folder) / "runs" / name).mkdir(parents=True)
-            train.train(job)
-            precisions.append("32-true")
-            return statistics.median(Clock.durations)
-
-        from models.language_model import LanguageModel
-
-        module = LanguageModel(
-            net={key: value for key, value in resolved_model(cfg).items() if value != "???"},
-            optim=resolved(cfg)["optim"],
-            d_vocab=data.d_vocab,
-            bytes_per_token=data.bytes_per_token,
-            unigram_loss=data.unigram_loss,
-        )
-        precision = chosen_precision(module.net, batches[0])
-        nets: dict[str, nn.Module | None] = {
-            "bare loop": module.net,
-            "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab),
-        }
-        candidates: dict[str, Callable[[], float]] = {"train.py": ours}
-        for name, net in nets.items():
-            if net is not None:
-                optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
-                step = bare_step(net, batches, precision, optimizer)
-                candidates[name] = lambda step=step: median_step(step)
+        net = build_net(resolved_node(cfg.model), data.d_vocab, cfg.init_seed)
+        precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
+        candidates = {"train.py": partial(median_of_training, [*OVERRIDES, *place, f"trainer.precision={precision}"])}
+        rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab)}
+        for name, rival in rivals.items():
+            if rival is not None:
+                optimizer = torch.optim.AdamW(rival.parameters(), lr=1e-4, fused=True)
+                candidates[name] = partial(median_step, bare_step(rival, batches, precision, optimizer))
         figures = interleaved(candidates)
     tokens = cfg.data.batch_size * cfg.data.n_ctx
     rows = []
@@ -142,24 +146,12 @@ def run() -> None:
         seconds = statistics.median(figures[name])
         rows.append(
             {
-                f"width 512, depth 2, {precision}": name,
+                f"width {cfg.width}, depth {cfg.depth}, {precision}, not compiled": name,
                 "s/step": f"{seconds:.3f}",
                 "tokens/s": f"{tokens / seconds:,.0f}",
-                "time / train.py's": f"{middle:.3f} ({low:.3f} - {high:.3f})",
+                "train.py is so many times as fast": f"{middle:.3f} ({low:.3f} - {high:.3f})",
             }
         )
     show(rows)
-
-
-def resolved_model(cfg: Any) -> dict[str, Any]:
-    """The model's node as plain values."""
-    from train import resolved_node
-
-    return resolved_node(cfg.model)
-
-
-def chosen_precision(net: nn.Module, tokens: Tensor) -> str:
-    """The precision that train.py takes on this machine."""
-    from launch.machine import choose_precision
-
-    return choose_precision("auto", net, tokens, torch.device("cpu"))[0]
+    if rivals["TransformerLens, bare loop"] is None:
+        print('TransformerLens is not installed: pip install -e ".[bench]"')
