@@ -64,20 +64,11 @@ def as_rows(x: Tensor) -> Tensor:
 
 def squared_norms(x: Float[Tensor, "groups n p"]) -> Float[Tensor, "groups n"]:
     """Squared length of each row, summed in float64 where the device has it."""
-    return torch.cat([torch.linalg.vecdot(part, part) for part in _in_float64(x)], 1)
-
-
-def column_sums(x: Float[Tensor, "groups n p"]) -> Float[Tensor, "groups p"]:
-    """Sum of the rows of each group in float64."""
-    return torch.stack([part.sum(1) for part in _in_float64(x)]).sum(0)
-
-
-def _in_float64(x: Tensor) -> Iterator[Tensor]:
-    """Some hundred rows at a time, which stay in the processor's cache; all at once would take 20 times as long."""
     device = sum_device(x.device)
-    at_once = x.shape[1] if x.is_cuda else max(1, 2**17 // max(1, len(x) * x.shape[-1]))
-    for part in x.split(at_once, 1) if x.shape[1] else [x]:
-        yield part.to(device).double()
+    # Some hundred rows at a time stay in the processor's cache; all at once would take 20 times as long.
+    at_once = x.shape[1] if x.is_cuda else 2**17 // max(1, len(x) * x.shape[-1])
+    parts = (part.to(device).double() for part in x.split(max(1, at_once), 1))
+    return torch.cat([torch.linalg.vecdot(part, part) for part in parts], 1)
 
 
 def heavy(norms: Float[Tensor, "groups n sides"]) -> Bool[Tensor, "groups n"]:
@@ -102,7 +93,7 @@ def products(
     with full_float32(x.device):
         by_group = (gram(light) if y is None else product(light, y.to(x))).to(device)
     y = x if y is None else y
-    total = by_group.sum(0, dtype=torch.float64)
+    total = by_group[0].double() if len(by_group) == 1 else by_group.sum(0, dtype=torch.float64)
     by_group = by_group.float()
     if not exact:
         for group in apart.any(1).nonzero()[:, 0]:
@@ -111,6 +102,16 @@ def products(
             total += more
             by_group[group] += more
     return total, by_group
+
+
+def weighted_sums(
+    x: Float[Tensor, "groups n p"], weights: Float[Tensor, "groups n k"], apart: Bool[Tensor, "groups n"]
+) -> tuple[Float[Tensor, "p k"], Float[Tensor, "groups p k"]]:
+    """x' w as ``products`` gives it, the weights brought to 1 on average, lest float32 overflow or vanish."""
+    size = weights.mean((0, 1))
+    size = torch.where(size > 0, size, 1.0)
+    total, by_group = products(x, weights / size, apart)
+    return total * size, (by_group * size).float()
 
 
 def product(x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"]) -> Float[Tensor, "groups p q"]:
@@ -140,9 +141,9 @@ def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -
     """
     apart = heavy(a[..., None]).to(x.device)
     xx, xx_groups = products(x, None, apart)
-    xa, xa_groups = products(x, a[..., None], apart)
+    xa, xa_groups = weighted_sums(x, a[..., None], apart)
     groups = {
-        "x": column_sums(x),
+        "x": x.sum(1).to(a.device).double(),
         "xx": xx_groups,
         "a": a.sum(1),
         "aa": a.square().sum(1),
@@ -155,7 +156,8 @@ def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -
 
 def in_range(side: Moments) -> bool:
     """Whether sums of one side are what they say: float32 products overflow above 1e12, and vanish below 1e-19."""
-    finite = all(bool(torch.isfinite(value).all()) for value in side.values())
+    # No entry of xx exceeds its diagonal, and that is as good as its sum: no pass over the whole matrix.
+    finite = all(bool(torch.isfinite(side[key]).all()) for key in ("x", "a", "aa", "xa"))
     return finite and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
 
 
@@ -177,8 +179,8 @@ def cross_moments(
     """
     apart = heavy(torch.cat([a[..., None], b], -1)).to(x.device)
     xy, xy_groups = products(x, y, apart)
-    xb, xb_groups = products(x, b, apart)
-    ya, ya_groups = products(y, a[..., None], apart)
+    xb, xb_groups = weighted_sums(x, b, apart)
+    ya, ya_groups = weighted_sums(y, a[..., None], apart)
     ab_groups = (a[..., None] * b).sum(1)
     return (
         {"xy": xy, "ab": ab_groups.sum(0), "xb": xb, "ya": ya[:, 0]},
@@ -217,12 +219,12 @@ class Rows:
 
 
 def prepared_rows(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"] | None = None) -> Rows:
-    """A side about the given shift, by default its mean.
+    """A side about the given shift, by default about ``worthwhile_shift``.
 
     Raises:
         ValueError: values too large or too small for float32 products.
     """
-    rows = (x - (mean(x) if shift is None else shift).to(x))[None]
+    rows = shifted(x, worthwhile_shift(x) if shift is None else shift)[None]
     norms = squared_norms(rows)
     sums = side_moments(rows, norms)[0]
     if not in_range(sums):
@@ -248,7 +250,7 @@ def pair_moments(
     shift_x: Float[Tensor, " p"] | None = None,
     shift_y: Float[Tensor, " q"] | None = None,
 ) -> Moments:
-    """All sums of one pair of representations, about the given shifts (by default the means)."""
+    """All sums of one pair of representations, about the given shifts (by default ``worthwhile_shift``)."""
     return between_rows(prepared_rows(as_rows(x), shift_x), prepared_rows(as_rows(y), shift_y))
 
 
@@ -258,9 +260,21 @@ def own_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
     return torch.linalg.qr(centred_rows.T, mode="r").R.T
 
 
+def worthwhile_shift(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
+    """The mean of the rows where it would cost digits, else zero, which costs no pass over the rows."""
+    shift = mean(x)
+    few = x[:: max(1, len(x) // 256)].to(shift)
+    return shift if bool(2 * shift @ shift > few.square().sum(1).mean()) else torch.zeros_like(shift)
+
+
+def shifted(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
+    """The rows about a shift; the rows themselves about none."""
+    return x - shift.to(x) if bool(shift.any()) else x
+
+
 def mean(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
-    """Column means, summed in float64."""
-    return column_sums(x[None])[0] / len(x)
+    """Column means, float64: a shift, which need not be the exact mean."""
+    return x.mean(0).to(sum_device(x.device)).double()
 
 
 def reshift(m: Moments, dx: Float[Tensor, " p"], dy: Float[Tensor, " q"]) -> Moments:

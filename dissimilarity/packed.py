@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.moments import Moments, add, mean, pair_moments, reshift
+from dissimilarity.moments import Moments, add, pair_moments, reshift, worthwhile_shift
 
 _KEYS = ("n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "yb", "xb", "ya", "e", "f")
 _HEAD = 3
@@ -23,7 +23,7 @@ def pack_rows(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor,
     if len(x) < max(p, q):
         head = x.new_tensor([p, q, len(x)], dtype=torch.float64)
         return torch.cat([head, x.double().flatten(), y.double().flatten()])
-    return _pack_sums(x, y, mean(x), mean(y))
+    return _pack_sums(x, y, worthwhile_shift(x), worthwhile_shift(y))
 
 
 def merged(parts: Sequence[Tensor] | Tensor) -> Float[Tensor, " packed"]:

@@ -18,10 +18,11 @@ from dissimilarity.moments import (
     as_rows,
     cross_moments,
     in_range,
-    mean,
     only_partner,
+    shifted,
     side_moments,
     squared_norms,
+    worthwhile_shift,
 )
 from dissimilarity.sampling import sampled_positions
 
@@ -174,7 +175,7 @@ class Side:
             if site in self.only_sampled:
                 continue
             x = as_rows(activation)
-            rows[site] = (x - self._shift(site, x) if self.moments else x).unflatten(0, (len(groups), -1))
+            rows[site] = (shifted(x, self._shift(site, x)) if self.moments else x).unflatten(0, (len(groups), -1))
             if self.moments:
                 norms[site] = squared_norms(rows[site])
         counts = {site: part.shape[1] for site, part in rows.items()}
@@ -186,9 +187,9 @@ class Side:
         return Chunk(rows, norms, groups, sequences)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
-        """The mean of the first chunk; with several processes, of the first process's."""
+        """What the first chunk is taken about; with several processes, that of the first process."""
         if site not in self.shift:
-            shift = mean(x).to(x)
+            shift = worthwhile_shift(x).to(x)
             if self.sync:
                 dist.broadcast(shift, src=0)
             self.shift[site] = shift

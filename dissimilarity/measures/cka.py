@@ -82,7 +82,8 @@ class CKA(MomentMeasure):
 
 
 def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    return product.square().sum((-2, -1))
+    flat = product.flatten(-2)
+    return (flat[..., None, :] @ flat[..., None])[..., 0, 0]
 
 
 def _dot(u: Float[Tensor, "*pairs p"], v: Float[Tensor, "*pairs p"]) -> Float[Tensor, "*pairs"]:
