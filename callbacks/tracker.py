@@ -80,6 +80,7 @@ class DissimilarityTracker(pl.Callback):
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
+        self.by_label = {measure.label: measure for measure in self.measures}
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.probe, self.folder = as_inputs(probe), Path(folder)
@@ -220,7 +221,10 @@ class DissimilarityTracker(pl.Callback):
                 where = (label, row["measure"], row["site_a"], row["site_b"])
                 if null is not None:
                     self.nulls[where] = row["null"]
-                rows.append({"reference": label, **row, "null": self.nulls.get(where, math.nan)})
+                else:
+                    row["null"] = self.nulls.get(where, math.nan)
+                    row["calibrated"] = self.by_label[row["measure"]].calibrated(row["value"], row["null"])
+                rows.append({"reference": label, **row})
         if "previous" in self.references:
             self.snapshots["previous"], self.measured = now, trainer.global_step
         return rows
@@ -311,7 +315,7 @@ class DissimilarityTracker(pl.Callback):
 
     def _skipped(self, note: str) -> list[dict[str, Any]]:
         """Rows without a value, one a curve."""
-        nothing = dict.fromkeys(("value", "dissimilarity", "stderr", "null"), math.nan)
+        nothing = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
         return [
             {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **nothing, "n_samples": 0, "note": note}
             for label in self.references

@@ -14,7 +14,7 @@ from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.sites import matched_pairs, resolve
 
-COLUMNS = ("measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "n_samples", "note")
+COLUMNS = ("measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "calibrated", "n_samples", "note")
 
 
 def compare(
@@ -45,8 +45,8 @@ def compare(
         null: whether to compute the null, which costs as much as the values.
 
     Returns:
-        a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, n_samples and note
-        (why a value is missing).
+        a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
+        identical, 0 = as far as the null), n_samples and note (why a value is missing).
 
     Raises:
         ValueError: a site that a model lacks (lists those it has), or too few sequences.

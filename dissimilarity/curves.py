@@ -15,6 +15,7 @@ is a journal it is the truth, and the table stands for its beginning; a run fold
 | dissimilarity | float64 | the value turned so that 0 = the same and up = more different |
 | stderr | float64 | standard error of the value |
 | null | float64 | the value with the sequences of one side shifted so that none meets itself |
+| calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |
 | n_samples | int64 | samples (token positions) behind the value |
 | seconds | float64 | seconds that the whole measurement at this step took |
 | note | string | empty, or why the value is missing: `skipped: over track.budget` |
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         ("dissimilarity", pa.float64()),
         ("stderr", pa.float64()),
         ("null", pa.float64()),
+        ("calibrated", pa.float64()),
         ("n_samples", pa.int64()),
         ("seconds", pa.float64()),
         ("note", pa.string()),
@@ -69,7 +71,7 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, on disk on return. `stderr`, `null` and `note` may be left out.
+        """Add rows, on disk on return. `stderr`, `null`, `calibrated` and `note` may be left out.
 
         Raises ValueError for a row without another column of the schema, or with one that it does not have.
         """
@@ -171,7 +173,7 @@ def grid(table: pa.Table, column: str, sites_a: list[str], sites_b: list[str]) -
 
 
 def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"stderr": math.nan, "null": math.nan, "note": "", **row}
+    row = {**dict.fromkeys(("stderr", "null", "calibrated"), math.nan), "note": "", **row}
     if set(row) != set(SCHEMA.names):
         missing, unknown = set(SCHEMA.names) - set(row), set(row) - set(SCHEMA.names)
         raise ValueError(

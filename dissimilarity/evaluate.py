@@ -35,8 +35,8 @@ def evaluate(
         null: the sums of the pairs with the sequences of one side deranged, closed; None leaves the null out.
 
     Returns:
-        rows with measure, site_a, site_b, value, dissimilarity, stderr, null, n_samples, note. A value that cannot be
-        computed is NaN, and note says why: never a number that reads as "identical".
+        rows with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, n_samples, note. A value that
+        cannot be computed is NaN, and note says why: never a number that reads as "identical".
     """
     found: dict[tuple[str, Pair], Found] = {}
     trouble = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
@@ -58,7 +58,11 @@ def evaluate(
                 result = _failed(measure, x, trouble[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
-                rows.append({**names, **result, "dissimilarity": measure.to_dissimilarity(result["value"])})
+                turned = {
+                    "dissimilarity": measure.to_dissimilarity(result["value"]),
+                    "calibrated": measure.calibrated(result["value"], result["null"]),
+                }
+                rows.append({**names, **result, **turned})
     return rows
 
 

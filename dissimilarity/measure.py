@@ -5,6 +5,7 @@ Each is a ``torchmetrics.Metric`` (``update(x, y)``, ``compute()``), has a funct
 by the tracker on sums and rows that all measures share. Two kinds: ``MomentMeasure`` and ``SampleMeasure``.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -70,3 +71,12 @@ class Measure(Metric):
     def to_dissimilarity(self, value: Any) -> Any:
         """The value turned so that 0 = the same and up = more different; works on floats, arrays and tensors."""
         return self.identical - value if self.higher_is_more_similar else value - self.identical
+
+    def calibrated(self, value: float, null: float) -> float:
+        """Where a value stands between its null (0) and that of identical representations (1).
+
+        (value - null) / (identical - null), whatever the direction, negative past the null; NaN without a null, or
+        where the null itself reads as identical.
+        """
+        span = self.identical - null
+        return (value - null) / span if span else math.nan

@@ -60,6 +60,8 @@ def test_all_pairs_are_the_functions_on_the_captured_rows() -> None:
         assert row["value"] == pytest.approx(expected.item(), abs=2e-6)
         assert row["n_samples"] == 21 * LENGTH and row["note"] == ""
         assert row["stderr"] > 0 and math.isfinite(row["null"])
+        best = 0 if row["measure"] == "procrustes" else 1
+        assert row["calibrated"] == pytest.approx((row["value"] - row["null"]) / (best - row["null"]))
 
 
 def test_the_default_is_cka_and_the_angle_of_the_stream() -> None:
@@ -87,6 +89,15 @@ def test_a_model_is_at_no_distance_from_itself() -> None:
             assert row["dissimilarity"] == pytest.approx(0.0, abs=bound)
         else:
             assert row["dissimilarity"] > 0.01
+
+
+def test_calibrated_is_one_for_identical_models_and_missing_without_a_null() -> None:
+    net = model(depth=1)
+    for row in table(net, net, tokens(), measures=[CKA(), Procrustes(kind="squared")]):
+        assert row["calibrated"] == pytest.approx(1, abs=1e-5)
+    assert all(math.isnan(row["calibrated"]) for row in table(net, net, tokens(), null=False))
+    assert [CKA().calibrated(value, 0.5) for value in (1.0, 0.5, 0.25)] == [1.0, 0.0, -0.5]
+    assert math.isnan(CKA().calibrated(0.3, 1.0))
 
 
 def test_swapping_the_models_transposes_the_table() -> None:

@@ -44,7 +44,8 @@ def rows(
                         falls = measure == "cka"
                         row = dict(step=step, tokens=64 * step, reference=reference, measure=measure, site_a=a)
                         row |= dict(site_b=b, value=1 - far if falls else far, dissimilarity=far, stderr=0.01)
-                        row |= dict(null=0.1 if falls else 0.9, n_samples=8, seconds=0.5, note="")
+                        row |= dict(null=0.1 if falls else 0.9, n_samples=8, seconds=0.5)
+                        row |= dict(calibrated=1 - far / 0.9, note="")
                         made.append(row | {k: v(row) if callable(v) else v for k, v in other.items()})
     return made
 
