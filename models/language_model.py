@@ -34,7 +34,7 @@ class LanguageModel(pl.LightningModule):
         init_seed: the starting weights depend on this alone, not on torch's global generator, which is left as it was.
 
     Logged:
-        train/loss: nats per token of the step's batch (of rank 0's share of it).
+        train/loss: nats per token of the step's batch, over all processes.
         train/lr: learning rate of the matrices.
         val/loss: nats per token. val/bits_per_byte: the same over ln 2 and bytes_per_token. val/perplexity: exp of it.
         val/accuracy: share of tokens that were the likeliest.
@@ -71,7 +71,7 @@ class LanguageModel(pl.LightningModule):
         # Lightning writes rows on these steps alone, but a call on every step would cost 1 to 2 ms each time.
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
         if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss)
+            self.log("train/loss", loss, sync_dist=True)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 

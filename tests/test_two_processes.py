@@ -1,5 +1,6 @@
 """Two processes of a DDP training follow the same curves as one."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,11 @@ from dissimilarity.curves import read_curves
 from tests.tiny_run import in_process, tiny, tiny_overrides
 
 ROOT = Path(__file__).parents[1]
+
+
+def metrics(folder: Path, name: str) -> list[dict[str, str]]:
+    with open(folder / "runs" / name / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -23,6 +29,10 @@ def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "train.py"), *overrides], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    losses = [
+        [float(row["train/loss"]) for row in metrics(tmp_path, name) if row["train/loss"]] for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 11 and losses[1] == pytest.approx(losses[0], rel=1e-4)
     keys = ("step", "reference", "measure", "site_a", "site_b")
     one, two = (
         {tuple(row[key] for key in keys): row for row in read_curves(tmp_path / "runs" / name).to_pylist()}
