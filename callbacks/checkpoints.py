@@ -44,9 +44,15 @@ class ScheduledCheckpoints(Checkpoint):
         self._continued = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settles what the metrics table holds when the training begins, before anything is logged."""
-        for logger in _tables(trainer):
-            logger.truncate(self._continued or -1)
+        """Settles what the tables hold when the training begins, before anything is logged.
+
+        Loggers that begin anew with each session (`replay`) are given what was logged before.
+        """
+        for table in _tables(trainer):
+            table.truncate(self._continued or -1)
+            for logger in trainer.loggers:
+                if self._continued and trainer.is_global_zero and hasattr(logger, "replay"):
+                    logger.replay(table.steps())  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Settles where the training begins; saves step 0."""

@@ -7,7 +7,16 @@ from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 
-GUARDED = ("log_metrics", "log_hyperparams", "log_image", "log_table", "save", "finalize", "after_save_checkpoint")
+GUARDED = (
+    "log_metrics",
+    "replay",
+    "log_hyperparams",
+    "log_image",
+    "log_table",
+    "save",
+    "finalize",
+    "after_save_checkpoint",
+)
 
 
 def guarded(logger: Logger) -> Logger:

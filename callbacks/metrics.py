@@ -79,6 +79,10 @@ class MetricsLogger(Logger):
         self._waiting = []
         self._journal.truncate(step)
 
+    def steps(self) -> dict[int, dict[str, Any]]:
+        """What is on disk, by step, steps ascending; of two values for a step and metric the later one."""
+        return by_step(self._journal)
+
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes what waits and folds the table."""
@@ -87,15 +91,21 @@ class MetricsLogger(Logger):
 
 
 def fold(journal: Journal, path: Path) -> None:
-    """Writes the journal's rows as a CSV, by step; of two values for the same step and metric the later one stands."""
-    steps: dict[int, dict[str, Any]] = {}
-    for row in journal.read():
-        steps.setdefault(row["step"], {}).update(row)
+    """Writes the journal's rows as a CSV, one row a step."""
+    steps = by_step(journal)
     columns = sorted({key for row in steps.values() for key in row} - {"step"})
     with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, ["step", *columns])
         writer.writeheader()
-        writer.writerows(steps[step] for step in sorted(steps))
+        writer.writerows(steps.values())
+
+
+def by_step(journal: Journal) -> dict[int, dict[str, Any]]:
+    """One row a step, steps ascending; of two values for the same step and metric the later one stands."""
+    steps: dict[int, dict[str, Any]] = {}
+    for row in journal.read():
+        steps.setdefault(row["step"], {}).update(row)
+    return dict(sorted(steps.items()))
 
 
 def _is_number(value: Any) -> bool:

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
+
+from .views import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
 # a training waits no longer than this for a W&B server that does not answer
@@ -85,6 +88,19 @@ class WandbRun(WandbLogger):
         wandb.teardown()
         self.mode = mode
         self._wandb_init.update(mode=mode, resume=None)
+
+    def replay(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        """Logs again what earlier sessions of this run logged, where the new one would begin empty.
+
+        Offline each session has a folder of its own, and what a kill left in an earlier one is torn: with this the
+        newest folder holds the whole run, and is the one to sync. A server has the earlier sessions already.
+        """
+        if self.mode != "offline":
+            return
+        for key in sorted({key for row in steps.values() for key in row if key.startswith("dissimilarity/")}):
+            self.experiment.define_metric(key, step_metric=STEP_AXIS)
+        for step, row in steps.items():
+            self.log_metrics({key: value for key, value in row.items() if key != "step"}, step=step)
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""

@@ -2,8 +2,11 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from callbacks.views import STEP_AXIS, by_key
 from dissimilarity.curves import read_curves
-from tests.tiny_run import tiny_overrides
+from tests.tiny_run import in_process, kill_at, tiny, tiny_overrides
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def records(folder: Path) -> list[dict[str, Any]]:
     """Every record of the run's one file."""
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return inspected(log)
+
+
+def inspected(log: Path) -> list[dict[str, Any]]:
+    """The records of a file, by W&B's own reader."""
     wandb = Path(sys.executable).with_name("wandb")
     shown = subprocess.run([str(wandb), "leet", "inspect", "--json", str(log)], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
@@ -87,3 +95,21 @@ def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: l
     notes = json.loads((folder / "provenance.json").read_text())
     assert notes["data"]["fingerprint"] in everything
     assert "heatmap_every" in everything
+
+
+@pytest.mark.slow
+def test_the_newest_folder_of_a_run_that_was_killed_holds_all_of_it(tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, logger="wandb")
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    time.sleep(1.1)  # W&B names folders by the second
+    assert in_process(cfg) == 0
+    run = tmp_path / "runs" / "tiny"
+    older, newest = sorted(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert older.name == newest.name, "one run of W&B"
+    steps = history(inspected(newest))
+    matched = [row for row in read_curves(run).to_pylist() if row["site_a"] == row["site_b"]]
+    assert {row["step"] for row in matched} == {0, 1, 2, 4, 8, 11}
+    for row in matched:
+        (key,) = by_key([row]).keys()
+        assert steps[row["step"]][key] == pytest.approx(row["dissimilarity"], abs=1e-12), key
+    assert [step for step, row in sorted(steps.items()) if "train/loss" in row] == list(range(11))
