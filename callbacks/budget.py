@@ -15,7 +15,7 @@ class Budget:
 
     Args:
         share: most of the training time that tracking may take; 1 or more never refuses.
-        closing: seconds of the allowance that are kept for what comes after the last tick: table and figures.
+        closing: seconds kept for what comes after the last tick, table and figures; half of the allowance at most.
 
     Attributes:
         spent: seconds of tracking so far, over all sessions of a run.
@@ -63,7 +63,9 @@ class Budget:
         costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}
         cost = costs.get(kind, max(costs.values(), default=0.0))
         reserve = costs.get("plain", cost) if progress < 1 else 0.0
-        allowed = self.share * projected - self.closing
+        whole = self.share * projected
+        # half at most: figures of nothing are worth nothing
+        allowed = whole - min(self.closing, whole / 2)
         return self.spent + cost <= allowed * progress and self.spent + cost + reserve <= allowed
 
     @contextmanager

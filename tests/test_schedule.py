@@ -73,6 +73,17 @@ def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPa
     assert 8 <= budget.spent <= 0.1 * 101
 
 
+def test_figures_dearer_than_the_allowance_leave_half_of_it_to_the_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget = Budget(0.1, closing=60.0)
+    budget.begin(0)
+    clock.now += 100
+    assert budget.allows("plain", 100, 100, 1.0)
+    with budget.charged("plain"):
+        clock.now += 6.0
+    assert not budget.allows("plain", 100, 100, 1.0)
+
+
 def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(1.0)
