@@ -82,8 +82,7 @@ class CKA(MomentMeasure):
 
 
 def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    flat = product.flatten(-2)
-    return (flat[..., None, :] @ flat[..., None])[..., 0, 0]
+    return torch.linalg.vecdot(product.flatten(-2), product.flatten(-2))
 
 
 def _dot(u: Float[Tensor, "*pairs p"], v: Float[Tensor, "*pairs p"]) -> Float[Tensor, "*pairs"]:
