@@ -41,6 +41,16 @@ def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
     return slices
 
 
+def extent(inputs: Tensor) -> tuple[int, int]:
+    """How many sequences a probe set has, and of how many tokens each; 1 where it does not hold tokens."""
+    return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
+
+
+def at_once(length: int) -> int:
+    """Sequences of so many tokens that are read or run together."""
+    return max(1, TOKENS_AT_ONCE // max(1, length))
+
+
 def activations(
     model: nn.Module,
     inputs: Tensor,
@@ -61,17 +71,16 @@ def activations(
         site -> (sequences, ..., d) and the groups that these sequences make up, in equal parts.
     """
     device = next((tensor.device for tensor in model.parameters()), inputs.device)
-    length = inputs[0].numel() if not inputs.is_floating_point() else 1
-    for batch in _forward_batches(slices, at_most=max(1, TOKENS_AT_ONCE // length)):
+    for batch in batches(slices, at_once(extent(inputs)[1])):
         first, last = batch[0][0], batch[-1][1]
         with capture(model, sites) as acts:
             model(inputs[first:last].to(device))
         acts = {site: read(site, acts[site]) for site in sites}
-        for start, stop, groups in _equal_runs(batch):
+        for start, stop, groups in equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in sites}, groups
 
 
-def _equal_runs(batch: Sequence[Slice]) -> list[tuple[int, int, range]]:
+def equal_runs(batch: Sequence[Slice]) -> list[tuple[int, int, range]]:
     """Consecutive groups of equal size put together: one product for all is faster than one for each."""
     runs: list[tuple[int, int, range]] = []
     for start, stop, group in batch:
@@ -82,7 +91,7 @@ def _equal_runs(batch: Sequence[Slice]) -> list[tuple[int, int, range]]:
     return runs
 
 
-def _forward_batches(slices: Sequence[Slice], at_most: int) -> Iterator[list[Slice]]:
+def batches(slices: Sequence[Slice], at_most: int) -> Iterator[list[Slice]]:
     """Runs of consecutive chunks of at most so many sequences, or of one chunk."""
     batch: list[Slice] = []
     for piece in slices:

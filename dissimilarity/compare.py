@@ -1,27 +1,39 @@
-"""Comparing two models on one probe set, site by site."""
+"""Comparing two models, or activations that were saved, on one probe set, site by site."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from torch import Tensor, nn
 
-from dissimilarity.chunks import activations
 from dissimilarity.evaluate import evaluate
-from dissimilarity.layout import Pool, lay_out
+from dissimilarity.layout import Layout, Pool, lay_out
 from dissimilarity.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.sites import matched_pairs, resolve
+from dissimilarity.sample_measure import SampleMeasure
+from dissimilarity.sites import LOGITS, matched_pairs
+from dissimilarity.sources import Saved, Source, agreed_extent, device_of, open_source, sites_of, stream, thinned
 
-COLUMNS = ("measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "calibrated", "n_samples", "note")
+COLUMNS = (
+    "measure",
+    "site_a",
+    "site_b",
+    "value",
+    "dissimilarity",
+    "stderr",
+    "null",
+    "calibrated",
+    "n_samples",
+    "note",
+)
 
 
 def compare(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    tokens: Tensor,
-    sites: str | Sequence[str] = "blocks.*.resid_post",
+    a: Source,
+    b: Source,
+    tokens: Tensor | None = None,
+    sites: str | Sequence[str] | None = None,
     measures: Sequence[Measure] | None = None,
     pairs: Literal["all", "matched"] = "all",
     groups: int = 16,
@@ -29,14 +41,19 @@ def compare(
     positions: int | None = None,
     null: bool = True,
 ) -> pa.Table:
-    """Every measure at every pair of sites of two models.
+    """Every measure at every pair of sites of two models, or of the activations that were saved of them.
 
     The activations are never held for more than one batch: memory is that of the sums, whatever the number of tokens.
 
     Args:
-        model_a, model_b: called as ``model(tokens)``; widths and depths may differ.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units.
-        sites: globs or names of sites, on both models.
+        a, b: modules, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
+            folder of .npy files, a .safetensors file (a site each key), a mapping site -> array, tensor or memory map.
+            Arrays are (n, d), where each row is a unit of its own for error bars and null, or
+            (sequences, positions, d): rows that are tokens want the second form. Widths and depths may differ.
+            ``sample_ids`` among the sites (one each sample or each sequence) must be the same on both sides.
+        tokens: (sequences, positions), or any inputs whose first dimension counts independent units; for modules.
+        sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
+            saved activations.
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         groups: jackknife groups of sequences for the standard error.
@@ -49,25 +66,58 @@ def compare(
         identical, 0 = as far as the null), n_samples and note (why a value is missing).
 
     Raises:
-        ValueError: a site that a model lacks (lists those it has), or too few sequences.
+        ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
+            samples, a file that holds no activations.
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
-    sites_a, sites_b = resolve(model_a, sites), resolve(model_b, sites)
+    side_a, side_b = open_source(a, "a"), open_source(b, "b")
+    extent = agreed_extent(side_a, side_b, tokens)
+    sites_a, sites_b = sites_of(side_a, sites), sites_of(side_b, sites)
     chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
-    layout = lay_out(tokens, measures, groups, pool, positions)
+    layout = lay_out(extent, measures, groups, pool, positions)
+    rows = []
+    if isinstance(side_a, Saved) and isinstance(side_b, Saved) and layout.sequences > layout.samples > 0:
+        # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
+        few = [measure for measure in measures if isinstance(measure, SampleMeasure)]
+        thin_a, thin_b = thinned(side_a, sites_a, layout), thinned(side_b, sites_b, layout)
+        small = lay_out((layout.samples, 1), few, groups)
+        rows += _rows(thin_a, thin_b, None, chosen, few, small, null)
+        rest = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
+        layout = lay_out(extent, rest, groups, pool, positions)
+    else:
+        rest = measures
+    if rest:
+        rows += _rows(side_a, side_b, tokens, chosen, rest, layout, null)
+    return pa.table({column: [row[column] for row in _ordered(rows, chosen, measures)] for column in COLUMNS})
+
+
+def _rows(
+    a: nn.Module | Saved,
+    b: nn.Module | Saved,
+    tokens: Tensor | None,
+    pairs: list[tuple[str, str]],
+    measures: Sequence[Measure],
+    layout: Layout,
+    with_null: bool,
+) -> list[dict[str, Any]]:
+    """One pass over both sides, and what the measures make of it."""
+    sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
     x, y = layout.side(sites_a), layout.side(sites_b)
-    cross, shifted = layout.cross(chosen), layout.cross(chosen, errors=False) if null else None
-    both = zip(
-        *(
-            activations(model, tokens, layout.captured(sites), layout.slices, layout.reader(sites))
-            for model, sites in ((model_a, sites_a), (model_b, sites_b))
-        ),
-        strict=True,
-    )
-    for (acts_a, of), (acts_b, _) in both:
+    cross, null = layout.cross(pairs), layout.cross(pairs, errors=False) if with_null else None
+    device = device_of(a, b)
+    streams = stream(a, tokens, sites_a, layout, device), stream(b, tokens, sites_b, layout, device)
+    for (acts_a, of), (acts_b, _) in zip(*streams, strict=True):
         chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
         cross.add(chunk_a, chunk_b)
-        if shifted is not None:
-            shifted.add(chunk_a, chunk_b.deranged())
-    rows = evaluate(measures, x.close(), y.close(), cross.close(), shifted.close() if shifted else None)
-    return pa.table({column: [row[column] for row in rows] for column in COLUMNS})
+        if null is not None:
+            null.add(chunk_a, chunk_b.deranged())
+    return evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
+
+
+def _ordered(
+    rows: list[dict[str, Any]], pairs: list[tuple[str, str]], measures: Sequence[Measure]
+) -> list[dict[str, Any]]:
+    """Pair by pair, and of each pair measure by measure, as they were given."""
+    place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
+    labels = [measure.label for measure in measures]
+    return sorted(rows, key=lambda row: (place[row["site_a"], row["site_b"]], labels.index(row["measure"])))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from dissimilarity.chunks import TOKENS_AT_ONCE, Slice, plan
+from dissimilarity.chunks import Slice, at_once, extent, plan
 from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.output_measure import OutputMeasure
@@ -25,6 +25,7 @@ class Layout:
     Attributes:
         sequences: number of sequences over all processes.
         slices: their chunks.
+        length: tokens of each sequence, as far as they say how many sequences are run at once.
         samples: most rows that a sample measure sees; 0 without such measures.
         moments: whether a measure reads sums.
         outputs: whether a measure compares what the models put out, read at the site ``logits``.
@@ -34,6 +35,7 @@ class Layout:
 
     sequences: int
     slices: list[Slice]
+    length: int
     samples: int
     moments: bool
     outputs: bool
@@ -86,9 +88,17 @@ class Layout:
 
 
 def lay_out(
-    inputs: Tensor, measures: Sequence[Measure], groups: int, pool: Pool = "none", positions: int | None = None
+    inputs: Tensor | tuple[int, int],
+    measures: Sequence[Measure],
+    groups: int,
+    pool: Pool = "none",
+    positions: int | None = None,
 ) -> Layout:
     """The layout of a probe set for some measures.
+
+    Args:
+        inputs: the probe set, or how many sequences it has and of how many positions each.
+        measures, groups, pool, positions: as for ``compare``.
 
     Raises:
         ValueError: measures that tables could not tell apart, an unknown pool, fewer than 2 sequences.
@@ -100,10 +110,11 @@ def lay_out(
         raise ValueError(f"expected pool none, mean or last, found {pool!r}")
     if positions is not None and positions < 1:
         raise ValueError(f"expected positions None or a whole number, 1 or more, found {positions}")
-    length = inputs[0].numel() if not inputs.is_floating_point() and len(inputs) else 1
+    sequences, length = inputs if isinstance(inputs, tuple) else extent(inputs)
     return Layout(
-        sequences=len(inputs),
-        slices=plan(len(inputs), groups, max(1, TOKENS_AT_ONCE // length)),
+        sequences=sequences,
+        slices=plan(sequences, groups, at_once(length)),
+        length=length,
         samples=max((measure.samples for measure in measures if isinstance(measure, SampleMeasure)), default=0),
         moments=any(isinstance(measure, MomentMeasure) for measure in measures),
         outputs=any(isinstance(measure, OutputMeasure) for measure in measures),
