@@ -16,8 +16,6 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -25,8 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
 from dissimilarity.curves import distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.heatmaps import heatmap_figure
-from dissimilarity.journal import replacing
-from dissimilarity.plotting import MEANING, STYLE, scale, short_names, spread, without_layer
+from dissimilarity.plotting import MEANING, STYLE, scale, short_names, spread, without_layer, write_figure
 from dissimilarity.sites import split_layer
 
 REFERENCES_A_FIGURE = 4
@@ -46,16 +43,7 @@ def draw_run(run_folder: str | Path) -> list[Path]:
         return []
     paths = []
     for name, figure in run_figures(table, folder.resolve().name).items():
-        path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        paths += [path, path.with_name(f"{name}.pdf")]
-        # Not `savefig`: it would lay out each figure twice and draw it four times.
-        with mpl.rc_context(STYLE):
-            with replacing(paths[-2]) as part:
-                FigureCanvasAgg(figure).print_png(part)
-            figure.set_layout_engine("none")
-            with replacing(paths[-1]) as part:
-                FigureCanvasPdf(figure).print_pdf(part)
+        paths += write_figure(figure, folder / "figures", name)
     return paths
 
 

@@ -42,32 +42,53 @@ def heatmap_figure(table: pa.Table, model: str) -> Figure:
             maps = [grid(select(chosen, step=step), "dissimilarity", sites_a, sites_b) for step in steps]
             slope, offset = scale(chosen)
             null = offset + slope * grid(select(chosen, step=steps[-1]), "null", sites_a, sites_b)
-            _draw_maps(figure, list(axes[row]), maps, null, measure, cell)
+            draw_maps(figure, list(axes[row]), maps, null, f"{measure}\n{MEANING}", cell)
         for panel, step in zip(axes[0], steps, strict=True):
             panel.set_title(f"step {step:,}")
-        _name_sites(axes, names_a, names_b, cell)
+        name_sites(axes[0, 0], list(axes[-1]), names_a, names_b, cell)
         figure.supylabel(fill(f"{model}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
         figure.supxlabel(f"{table['reference'][0].as_py()}: {kind_b}", fontsize=8)
     return figure
 
 
-def _draw_maps(
-    figure: Figure, panels: list[Axes], maps: list[np.ndarray], null: np.ndarray, measure: str, cell: float
+def draw_maps(
+    figure: Figure,
+    panels: list[Axes],
+    maps: list[np.ndarray],
+    null: np.ndarray,
+    label: str,
+    cell: float,
+    same: float = 0.0,
+    falls: bool = False,
 ) -> None:
-    """One row: the maps (site_a, site_b) of one measure on one colour scale, values in cells large enough for them."""
+    """Maps (site_a, site_b) of one measure on one colour scale, dark = same, values in cells large enough for them.
+
+    Args:
+        figure, panels: where to draw, a panel a map.
+        maps, null: values, and values of the null, whose mean is marked on the colour bar.
+        label: of the colour bar.
+        cell: inches a cell.
+        same: the value that stands for the same, an end of the scale.
+        falls: whether values fall from there, as those of a similarity do.
+    """
     level = float(np.nanmean(null)) if np.isfinite(null).any() else math.nan
-    shown = np.concatenate([np.ravel(values) for values in maps] + [[0.0, 1e-3, level]])
+    shown = np.concatenate([np.ravel(values) for values in maps] + [[same, same + (-1e-3 if falls else 1e-3), level]])
     bottom, top = float(np.nanmin(shown)), float(np.nanmax(shown))
     image = None
     for panel, values in zip(panels, maps, strict=True):
-        image = panel.imshow(values, origin="lower", cmap="viridis", vmin=bottom, vmax=top)
+        image = panel.imshow(values, origin="lower", cmap="viridis_r" if falls else "viridis", vmin=bottom, vmax=top)
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
         if cell > 0.19:
-            _write_values(panel, values, bottom, top, min(6.5, 24 * cell))
+            dark, light = (top, bottom) if falls else (bottom, top)
+            _write_values(panel, values, dark, light, min(6.5, 24 * cell))
     assert image is not None
-    bar = figure.colorbar(image, ax=panels, aspect=14, pad=0.02)
-    bar.set_label(f"{measure}\n{MEANING}")
+    if len(panels) > 1:
+        bar = figure.colorbar(image, ax=panels, aspect=14, pad=0.02)
+    else:  # as tall as the map, with room for the mark of the null between them
+        width = cell * maps[0].shape[1]
+        bar = figure.colorbar(image, cax=panels[0].inset_axes((1 + 0.3 / width, 0, 0.07 / width, 1)))
+    bar.set_label(label)
     bar.ax.spines[:].set_visible(False)
     if math.isfinite(level):
         arrow = {
@@ -82,25 +103,28 @@ def _draw_maps(
         bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
 
 
-def _name_sites(axes: np.ndarray, names_a: list[str], names_b: list[str], cell: float) -> None:
-    """Ticks named by site: as many as there is room for, at equal distances; long names upright under the maps."""
+def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: list[str], cell: float) -> None:
+    """Ticks named by site: as many as there is room for, at equal distances; long names upright under the maps.
+
+    All panels share the axes of the first; `lowest` are those with names under them.
+    """
     upright = max(map(len, names_b)) > 2
     for axis, names, room in (
-        (axes[0, 0].xaxis, names_b, 0.11 if upright else 0.15),
-        (axes[0, 0].yaxis, names_a, 0.11),
+        (first.xaxis, names_b, 0.11 if upright else 0.15),
+        (first.yaxis, names_a, 0.11),
     ):
         shown = range(0, len(names), math.ceil(room / cell))
         axis.set_ticks(shown, [names[index] for index in shown])
     if upright:
-        for panel in axes[-1]:
+        for panel in lowest:
             panel.tick_params(axis="x", rotation=90)
 
 
-def _write_values(panel: Axes, values: np.ndarray, bottom: float, top: float, size: float) -> None:
+def _write_values(panel: Axes, values: np.ndarray, dark: float, light: float, size: float) -> None:
     """The value in each cell, dark on light colours and light on dark ones."""
     for (row, column), value in np.ndenumerate(values):
         if math.isfinite(value):
-            colour = "black" if (value - bottom) / (top - bottom) > 0.55 else "white"
+            colour = "black" if (value - dark) / (light - dark) > 0.55 else "white"
             text = f"{round(value, 2) + 0.0:.2f}"
             text = text.replace("0.", ".", 1) if abs(value) < 0.995 else text
             panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

@@ -1,11 +1,17 @@
 """What all figures share: the style, the names of sites side by side, the scale of dissimilarity."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.figure import Figure
 
+from dissimilarity.journal import replacing
 from dissimilarity.sites import split_layer
 
 STYLE: Any = {
@@ -28,6 +34,20 @@ STYLE: Any = {
     "figure.dpi": 200,
 }
 MEANING = "dissimilarity (0 = same)"
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure into a folder as NAME.png and NAME.pdf, each replaced in one step, and return the two paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    # Not `savefig`: it would lay out each figure twice and draw it four times.
+    with mpl.rc_context(STYLE):
+        with replacing(png) as part:
+            FigureCanvasAgg(figure).print_png(part)
+        figure.set_layout_engine("none")
+        with replacing(pdf) as part:
+            FigureCanvasPdf(figure).print_pdf(part)
+    return [png, pdf]
 
 
 def scale(table: pa.Table) -> tuple[float, float]:
