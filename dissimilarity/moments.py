@@ -71,13 +71,13 @@ def squared_norms(x: Float[Tensor, "groups n p"]) -> Float[Tensor, "groups n"]:
     return torch.cat([torch.linalg.vecdot(part, part) for part in parts], 1)
 
 
-def heavy(norms: Float[Tensor, "groups n sides"]) -> Bool[Tensor, "groups n"]:
-    """Rows that outweigh the others on any side, by their squared norms.
+def heavy(norms: Float[Tensor, "groups n"]) -> Bool[Tensor, "groups n"]:
+    """Rows that outweigh the others, by their squared norms.
 
     A single massive activation leaves more rounding in a float32 product than all other rows add to it, and debiased
     HSIC takes just that row's part away again: one token of a thousand times the others' length would cost CKA 1e-3.
     """
-    return (norms > HEAVY * norms.flatten(0, 1).median(0).values).any(-1)
+    return norms > HEAVY * norms.median()
 
 
 def products(
@@ -132,14 +132,16 @@ def gram(x: Float[Tensor, "groups n p"]) -> Float[Tensor, "groups p p"]:
     return whole
 
 
-def side_moments(x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"]) -> tuple[Moments, Moments]:
+def side_moments(
+    x: Float[Tensor, "groups n p"], a: Float[Tensor, "groups n"], apart: Bool[Tensor, "groups n"]
+) -> tuple[Moments, Moments]:
     """The sums that need one side only, under its names as the first side: over all rows, and per group.
 
     Args:
         x: shifted rows of this side.
         a: their squared norms, from ``squared_norms``.
+        apart: the rows among them to be multiplied in float64, from ``heavy``.
     """
-    apart = heavy(a[..., None]).to(x.device)
     xx, xx_groups = products(x, None, apart)
     xa, xa_groups = weighted_sums(x, a[..., None], apart)
     groups = {
@@ -166,6 +168,7 @@ def cross_moments(
     a: Float[Tensor, "groups n"],
     y: Float[Tensor, "groups n width"],
     b: Float[Tensor, "groups n partners"],
+    apart: Bool[Tensor, "groups n"],
 ) -> tuple[Moments, Moments]:
     """The sums of one site with all its partners at once, from shifted rows of the same samples.
 
@@ -173,11 +176,11 @@ def cross_moments(
         x, a: rows of the site and their squared norms.
         y: rows of all partners, side by side.
         b: squared norms of each partner's rows.
+        apart: the rows that are heavy on any side.
 
     Returns:
         ``xy`` (p, width), ``ab`` (partners,), ``xb`` (p, partners), ``ya`` (width,): over all rows, and per group.
     """
-    apart = heavy(torch.cat([a[..., None], b], -1)).to(x.device)
     xy, xy_groups = products(x, y, apart)
     xb, xb_groups = weighted_sums(x, b, apart)
     ya, ya_groups = weighted_sums(y, a[..., None], apart)
@@ -210,11 +213,13 @@ class Rows:
     Attributes:
         rows: rows about a shift, (1, n, p).
         norms: their squared lengths, (1, n).
+        apart: which of them are heavy, (1, n).
         sums: their own sums, under first-side names.
     """
 
     rows: Tensor
     norms: Tensor
+    apart: Tensor
     sums: Moments
 
 
@@ -226,10 +231,11 @@ def prepared_rows(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"] | None = N
     """
     rows = shifted(x, worthwhile_shift(x) if shift is None else shift)[None]
     norms = squared_norms(rows)
-    sums = side_moments(rows, norms)[0]
+    apart = heavy(norms).to(rows.device)
+    sums = side_moments(rows, norms, apart)[0]
     if not in_range(sums):
         raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
-    return Rows(rows, norms, sums)
+    return Rows(rows, norms, apart, sums)
 
 
 def between_rows(x: Rows, y: Rows) -> Moments:
@@ -240,7 +246,7 @@ def between_rows(x: Rows, y: Rows) -> Moments:
             "prepare both on one probe set"
         )
     n = torch.tensor(float(x.rows.shape[1]), dtype=torch.float64, device=x.norms.device)
-    cross = cross_moments(x.rows, x.norms, y.rows, y.norms[..., None])[0]
+    cross = cross_moments(x.rows, x.norms, y.rows, y.norms[..., None], x.apart | y.apart)[0]
     return join(n, x.sums, y.sums, only_partner(cross))
 
 

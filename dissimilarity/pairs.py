@@ -17,6 +17,7 @@ from dissimilarity.moments import (
     Moments,
     as_rows,
     cross_moments,
+    heavy,
     in_range,
     only_partner,
     shifted,
@@ -36,12 +37,14 @@ class Chunk:
     Attributes:
         rows: site -> shifted rows (groups, n, p).
         norms: site -> their squared norms (groups, n).
+        apart: site -> which of them are heavy (groups, n).
         groups: which groups.
         sequences: how many sequences there are of each group.
     """
 
     rows: dict[str, Tensor]
     norms: dict[str, Tensor]
+    apart: dict[str, Tensor]
     groups: range
     sequences: int
 
@@ -56,9 +59,8 @@ class Chunk:
         def roll(rows: Tensor) -> Tensor:
             return rows.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2)
 
-        rows = {site: roll(rows) for site, rows in self.rows.items()}
-        norms = {site: roll(norms) for site, norms in self.norms.items()}
-        return Chunk(rows, norms, self.groups, self.sequences)
+        rolled = ({site: roll(of) for site, of in part.items()} for part in (self.rows, self.norms, self.apart))
+        return Chunk(*rolled, self.groups, self.sequences)
 
 
 class Sums:
@@ -148,7 +150,7 @@ class Side:
             per_group = rows.shape[1]
             self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
             if self.moments:
-                self.sums.add(site, *side_moments(rows, chunk.norms[site]), groups)
+                self.sums.add(site, *side_moments(rows, chunk.norms[site], chunk.apart[site]), groups)
         if self.wanted:
             for site, activation in acts.items():
                 self._sampled.setdefault(site, []).append(self._sample(site, activation))
@@ -170,6 +172,7 @@ class Side:
         """The activations of some whole sequences as shifted rows."""
         rows: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
+        apart: dict[str, Tensor] = {}
         sequences = len(next(iter(acts.values()))) // len(groups)
         for site, activation in acts.items():
             if site in self.only_sampled:
@@ -178,13 +181,14 @@ class Side:
             rows[site] = (shifted(x, self._shift(site, x)) if self.moments else x).unflatten(0, (len(groups), -1))
             if self.moments:
                 norms[site] = squared_norms(rows[site])
+                apart[site] = heavy(norms[site]).to(x.device)
         counts = {site: part.shape[1] for site, part in rows.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(
                 f"expected as many samples at every site, found (by site, in a group) {counts}; "
                 "pool the positions (pool=mean), or compare such sites in calls of their own"
             )
-        return Chunk(rows, norms, groups, sequences)
+        return Chunk(rows, norms, apart, groups, sequences)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
         """What the first chunk is taken about; with several processes, that of the first process."""
@@ -266,13 +270,18 @@ class Cross:
         if not self.moments:
             return
         self._widths = {site: rows.shape[-1] for site, rows in y.rows.items()}
-        joined: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        joined: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = {}
         for site, partners in self.partners.items():
             if partners not in joined:
-                rows = [y.rows[partner] for partner in partners]
-                norms = [y.norms[partner] for partner in partners]
-                joined[partners] = (torch.cat(rows, -1) if len(rows) > 1 else rows[0], torch.stack(norms, -1))
-            self.sums.add(site, *cross_moments(x.rows[site], x.norms[site], *joined[partners]), x.groups)
+                rows, norms, apart = ([of[partner] for partner in partners] for of in (y.rows, y.norms, y.apart))
+                joined[partners] = (
+                    torch.cat(rows, -1) if len(rows) > 1 else rows[0],
+                    torch.stack(norms, -1),
+                    torch.stack(apart, -1).any(-1),
+                )
+            columns, b, heavy_b = joined[partners]
+            sums = cross_moments(x.rows[site], x.norms[site], columns, b, x.apart[site] | heavy_b)
+            self.sums.add(site, *sums, x.groups)
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""

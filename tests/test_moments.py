@@ -89,7 +89,8 @@ def test_a_site_with_its_partners_side_by_side_has_the_sums_of_each_pair() -> No
     z, _ = draw(24, 5, 1, seed=9)
     x3, y3, z3 = (rows.unflatten(0, (3, 8)) for rows in (x, y, z))
     a, b, c = (squared_norms(rows) for rows in (x3, y3, z3))
-    totals, groups = cross_moments(x3, a, torch.cat([y3, z3], -1), torch.stack([b, c], -1))
+    none = torch.zeros_like(a, dtype=torch.bool)
+    totals, groups = cross_moments(x3, a, torch.cat([y3, z3], -1), torch.stack([b, c], -1), none)
     for partner, (rows, columns) in enumerate(((y, slice(0, 3)), (z, slice(3, 8)))):
         for number, part in ((None, slice(None)), *((g, slice(8 * g, 8 * g + 8)) for g in range(3))):
             sums = totals if number is None else {key: value[number] for key, value in groups.items()}
@@ -98,7 +99,7 @@ def test_a_site_with_its_partners_side_by_side_has_the_sums_of_each_pair() -> No
             np.testing.assert_allclose(sums["ab"][partner], expected["ab"], rtol=1e-5)
             np.testing.assert_allclose(sums["xb"][:, partner], expected["xb"], rtol=1e-5)
             np.testing.assert_allclose(sums["ya"][columns], expected["ya"], rtol=1e-5)
-    side, by_group = side_moments(x3, a)
+    side, by_group = side_moments(x3, a, none)
     for key in side:
         np.testing.assert_allclose(side[key], by_definition(x, x)[key], rtol=1e-12)
         np.testing.assert_allclose(by_group[key].double().sum(0), side[key], rtol=1e-5)
@@ -107,7 +108,7 @@ def test_a_site_with_its_partners_side_by_side_has_the_sums_of_each_pair() -> No
 def test_rows_of_massive_norm_are_multiplied_in_float64() -> None:
     x = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0))
     x[1, 5, 3] = 1e4
-    apart = heavy(squared_norms(x)[..., None])
+    apart = heavy(squared_norms(x))
     assert apart.nonzero().tolist() == [[1, 5]]
     total, by_group = products(x, x, apart)
     exact = torch.einsum("gnp,gnq->gpq", x.double(), x.double())
