@@ -6,8 +6,30 @@ x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are the
 
 from dissimilarity.capture import capture
 from dissimilarity.compare import compare
+from dissimilarity.measures.angular_cka import AngularCKA
+from dissimilarity.measures.bures import Bures
+from dissimilarity.measures.cca import CCA
 from dissimilarity.measures.cka import CKA
+from dissimilarity.measures.gulp import GULP
+from dissimilarity.measures.linear_regression import LinearRegression
 from dissimilarity.measures.mutual_knn import MutualKNN
+from dissimilarity.measures.permutation_procrustes import PermutationProcrustes
 from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.measures.pwcca import PWCCA
+from dissimilarity.measures.svcca import SVCCA
 
-__all__ = ["CKA", "MutualKNN", "Procrustes", "capture", "compare"]
+__all__ = [
+    "AngularCKA",
+    "Bures",
+    "CCA",
+    "CKA",
+    "GULP",
+    "LinearRegression",
+    "MutualKNN",
+    "PWCCA",
+    "PermutationProcrustes",
+    "Procrustes",
+    "SVCCA",
+    "capture",
+    "compare",
+]

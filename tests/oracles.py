@@ -2,7 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import orthogonal_procrustes, svd
+from scipy.linalg import orth, orthogonal_procrustes, svd
+from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[np.float64]
 
@@ -47,6 +48,97 @@ def procrustes_angle(x: Array, y: Array) -> float:
 
 def procrustes_squared(x: Array, y: Array) -> float:
     return 2 - 2 * procrustes_cosine(x, y)
+
+
+def basis(x: Array) -> Array:
+    """Orthonormal columns that span the centred columns, of which float32 rows know a part in 1e6."""
+    x = centred(x)
+    norms = np.linalg.norm(x, axis=0)
+    varies = norms > 1e-12 * norms.max()
+    return orth(x[:, varies] / norms[varies], rcond=1e-6)
+
+
+def correlations(x: Array, y: Array) -> Array:
+    """Canonical correlations: cosines between the spans of the centred columns, as many as the smaller rank."""
+    return np.asarray(svd(basis(x).T @ basis(y), compute_uv=False, lapack_driver="gesvd"))
+
+
+def cca_mean(x: Array, y: Array) -> float:
+    return float(correlations(x, y).mean())
+
+
+def cca_mean_square(x: Array, y: Array) -> float:
+    return float((correlations(x, y) ** 2).mean())
+
+
+def cca_r2(x: Array, y: Array) -> float:
+    """Share of an orthonormal basis of x that a projection on y keeps."""
+    x, y = basis(x), basis(y)
+    return float((np.linalg.norm(y @ (y.T @ x)) / np.linalg.norm(x)) ** 2)
+
+
+def svcca(x: Array, y: Array, share: float = 0.99) -> float:
+    scores = []
+    for z in (x, y):
+        left, sizes, _ = svd(centred(z), full_matrices=False, lapack_driver="gesvd")
+        kept = 1
+        while (sizes[:kept] ** 2).sum() < share * (sizes**2).sum():
+            kept += 1
+        scores.append(left[:, :kept] * sizes[:kept])
+    return cca_mean(*scores)
+
+
+def pwcca(x: Array, y: Array) -> float:
+    left, rho, _ = svd(basis(x).T @ basis(y), full_matrices=False, lapack_driver="gesvd")
+    weights = [sum(abs(float(h @ neuron)) for neuron in centred(x).T) for h in (basis(x) @ left).T]
+    return float(np.average(rho, weights=weights))
+
+
+def linear_regression(x: Array, y: Array) -> float:
+    """1 - residuals / total of least squares with a column of ones."""
+    scale = np.linalg.norm(centred(x), axis=0)
+    design = np.column_stack([centred(x) / np.where(scale > 1e-12 * scale.max(), scale, np.inf), np.ones(len(x))])
+    coefficients = np.linalg.lstsq(design, y - y[0], rcond=1e-6)[0]
+    residuals = y - y[0] - design @ coefficients
+    return float(1 - (residuals**2).sum() / (centred(y) ** 2).sum())
+
+
+def gulp(x: Array, y: Array, ridge: float = 1e-2) -> float:
+    """Squared distance of the two smoothers (hat matrices) of kernel ridge regression."""
+    smoothers = []
+    for z in (x, y):
+        kernel = centred(z) @ centred(z).T / np.linalg.norm(centred(z)) ** 2
+        smoothers.append(kernel @ np.linalg.inv(kernel + ridge * np.eye(len(z))))
+    return float(np.linalg.norm(smoothers[0] - smoothers[1]) ** 2)
+
+
+def bures(x: Array, y: Array) -> float:
+    """By way of the square roots of the two kernels, (n, n)."""
+    roots = []
+    for z in (x, y):
+        left, sizes, _ = svd(centred(z), full_matrices=False, lapack_driver="gesvd")
+        roots.append(left * sizes @ left.T / np.linalg.norm(sizes))
+    return float(np.sum(svd(roots[0] @ roots[1], compute_uv=False)))
+
+
+def permutation_procrustes_angle(x: Array, y: Array) -> float:
+    """By way of the smallest squared distance between matched neurons, padded to one width."""
+    width = max(x.shape[1], y.shape[1])
+    x, y = (np.pad(centred(z) / np.linalg.norm(centred(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
+    between = ((x[:, :, None] - y[:, None, :]) ** 2).sum(0)
+    return float(2 * np.arcsin(np.sqrt(between[linear_sum_assignment(between)].sum()) / 2))
+
+
+def permutation_procrustes_squared(x: Array, y: Array) -> float:
+    return float((2 * np.sin(permutation_procrustes_angle(x, y) / 2)) ** 2)
+
+
+def angular_cka(x: Array, y: Array) -> float:
+    return float(np.arccos(debiased_cka(x, y)))
+
+
+def angular_cka_biased(x: Array, y: Array) -> float:
+    return float(np.arccos(biased_cka(x, y)))
 
 
 def neighbours(x: Array, k: int) -> list[set[int]]:
