@@ -60,11 +60,39 @@ class Settings:
     callbacks: Any = MISSING
 
 
+@dataclass
+class ProbeOfRun:
+    """The probe set of a study; None: as the first run was tracked on."""
+
+    sequences: int | None = None
+    length: int | None = None
+    split: str | None = None
+
+
+@dataclass
+class Analysis:
+    """Types of the root keys of analyze.py; their values and what they mean stand in conf/analyze.yaml."""
+
+    models: list[str] = MISSING
+    sites: Any = None
+    name: str | None = None
+    overwrite: bool = MISSING
+    device: str = MISSING
+    probe: ProbeOfRun = MISSING
+    data_seed: int = MISSING
+    runs_dir: str = MISSING
+    results_dir: str = MISSING
+    study: Any = MISSING
+    data: Any = None
+    measures: Any = MISSING
+
+
 def register() -> None:
-    """Makes `Settings` known to Hydra as the config `settings`; doing it twice does no harm."""
+    """Makes the types known to Hydra as the configs `settings` and `analysis`; doing it twice does no harm."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="settings", node=Settings)
+    ConfigStore.instance().store(name="analysis", node=Analysis)
 
 
 def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) -> Any:
@@ -100,9 +128,39 @@ def validate(cfg: DictConfig) -> None:
         raise ValueError("\n".join(faults))
 
 
-def _unknown(cfg: DictConfig) -> list[str]:
+def validate_analysis(cfg: DictConfig) -> None:
+    """As `validate`, for analyze.py: what no study can do anything with.
+
+    Raises:
+        ValueError: one line a fault: the key, what was found, what is expected.
+    """
+    faults = _unknown(cfg, Analysis)
+    for key, least in (("sequences", 2), ("length", 1)):
+        value = cfg.probe[key]
+        if value is not None and value < least:
+            faults.append(f"probe.{key}={value}: expected a whole number, {least} or more, or null")
+    if cfg.probe.split not in (None, "train", "val"):
+        faults.append(f"probe.split={cfg.probe.split}: expected train, val or null")
+    if cfg.device not in ("auto", "cpu", "gpu", "mps"):
+        faults.append(f"device={cfg.device}: expected auto, cpu, gpu or mps")
+    if cfg.sites is not None:
+        faults += _sites(cfg)
+    if not cfg.measures:
+        faults.append(f"measures={cfg.measures}: expected a set of measures, such as measures=default")
+    if cfg.name is not None and not _is_folder_name(cfg.name):
+        faults.append(f"name={cfg.name!r}: the results' folder: no / \\ @ = , and no blanks in it")
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def study_name(cfg: DictConfig) -> str:
+    """`name` where it is given, else the name of the study's module."""
+    return cfg.name or str(cfg.study._target_).split(".")[-2]
+
+
+def _unknown(cfg: DictConfig, types: type = Settings) -> list[str]:
     """Root keys that nothing reads: `+widht=64` gets past Hydra, which takes the + for intent."""
-    known = [field.name for field in fields(Settings)]
+    known = [field.name for field in fields(types)]
     return [f"+{key}: nothing reads this key; root keys are {', '.join(known)}" for key in cfg if str(key) not in known]
 
 
@@ -159,12 +217,17 @@ def _choices(cfg: DictConfig) -> list[str]:
         faults.append(f"probe.precision={cfg.probe.precision}: expected null or one of {', '.join(PRECISIONS[1:])}")
     if not 0 < cfg.track.budget <= 1:
         faults.append(f"track.budget={cfg.track.budget}: expected a share of the training time, above 0 and up to 1")
-    sites = [cfg.sites] if isinstance(cfg.sites, str) else cfg.sites
-    if not isinstance(sites, (list, ListConfig)) or not sites or not all(isinstance(s, str) and s for s in sites):
-        faults.append(f"sites={cfg.sites}: expected a name such as blocks.*.resid_post, or a list of them")
+    faults += _sites(cfg)
     if any(not reference for reference in cfg.references):
         faults.append("references: one of them is empty")
     return faults
+
+
+def _sites(cfg: DictConfig) -> list[str]:
+    sites = [cfg.sites] if isinstance(cfg.sites, str) else cfg.sites
+    if not isinstance(sites, (list, ListConfig)) or not sites or not all(isinstance(s, str) and s for s in sites):
+        return [f"sites={cfg.sites}: expected a name such as blocks.*.resid_post, or a list of them"]
+    return []
 
 
 def _probe(cfg: DictConfig) -> list[str]:
@@ -179,9 +242,13 @@ def _probe(cfg: DictConfig) -> list[str]:
 
 def _name(cfg: DictConfig) -> list[str]:
     name = run_name(cfg)
-    if name in ("", ".", "..") or any(character in name for character in "/\\@=, \n"):
+    if not _is_folder_name(name):
         return [f"name={name!r}: a run's name is a folder and part of a reference: no / \\ @ = , and no blanks in it"]
     return []
+
+
+def _is_folder_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(character in name for character in "/\\@=, \n")
 
 
 def _batch(cfg: DictConfig) -> list[str]:

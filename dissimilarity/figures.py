@@ -6,7 +6,6 @@ objects of its own: pyplot, its backend and its open figures stay as they are.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -23,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
 from dissimilarity.curves import distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.heatmaps import heatmap_figure
-from dissimilarity.plotting import MEANING, STYLE, scale, short_names, spread, without_layer, write_figure
+from dissimilarity.plotting import MEANING, STYLE, file_name, scale, short_names, spread, without_layer, write_figure
 from dissimilarity.sites import split_layer
 
 REFERENCES_A_FIGURE = 4
@@ -60,11 +59,11 @@ def run_figures(table: pa.Table, model: str) -> dict[str, Figure]:
         for first in range(0, len(references), REFERENCES_A_FIGURE):
             parts = ["curves", *([kind] if len(groups) > 1 else []), *([str(first)] if first else [])]
             page = references[first : first + REFERENCES_A_FIGURE]
-            figures[_file_name(parts, figures)] = curves_figure(chosen, page)
+            figures[file_name(parts, figures)] = curves_figure(chosen, page)
     for reference in references:
         chosen = select(table, reference=reference)
         if heatmap_steps(select(chosen, measure=chosen["measure"][0].as_py())):
-            figures[_file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model)
+            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model)
     return figures
 
 
@@ -200,11 +199,3 @@ def _groups_of_sites(sites: list[str]) -> dict[str, list[str]]:
         kind, layer = split_layer(site)
         groups.setdefault("other" if layer is None else without_layer(kind), []).append(site)
     return {"all": sites} if len(groups.keys() - {"other"}) <= 1 else groups
-
-
-def _file_name(parts: list[str], taken: dict[str, Figure]) -> str:
-    """A file name that is new among those taken, of letters that every file system has."""
-    name = "_".join(re.sub(r"[^\w.=@+-]+", "-", part).strip("-") for part in parts)
-    while name in taken:
-        name += "-"
-    return name

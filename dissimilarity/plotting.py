@@ -1,6 +1,8 @@
 """What all figures share: the style, the names of sites side by side, the scale of dissimilarity."""
 
 import math
+import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,14 @@ def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         with replacing(pdf) as part:
             FigureCanvasPdf(figure).print_pdf(part)
     return [png, pdf]
+
+
+def file_name(parts: list[str], taken: Container[str]) -> str:
+    """A file name that is new among those taken, of letters that every file system has."""
+    name = "_".join(re.sub(r"[^\w.=@+-]+", "-", part).strip("-") for part in parts)
+    while name in taken:
+        name += "-"
+    return name
 
 
 def scale(table: pa.Table) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from launch.messages import report
 from launch.sweep import SweepTable
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings")
+OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings", "studies")
 
 
 def run(hydra_main: Callable[..., None], config_name: str) -> int:
@@ -31,13 +31,13 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     try:
         check_modules()
         if args.help:
-            print(page(searched(args)), end="")
+            print(page(searched(args), config_name), end="")
             return 0
         if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
             check(args, config_name)
         hydra_main()
     except Exception as error:
-        return report(error, args.overrides)[0]
+        return report(error, args.overrides, config_name)[0]
     except KeyboardInterrupt:
         # an interrupted step ends in `Interrupted`; side by side, the launcher has killed the jobs, which costs nothing
         goes_on = "; the same command finishes what is left" if args.multirun else " before the first step"

@@ -17,9 +17,11 @@ import settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
+VALIDATORS = {"train": settings.validate, "analyze": settings.validate_analysis}
+
 
 def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
-    """The config that `python train.py OVERRIDES` would train with.
+    """The config of `python train.py OVERRIDES`, or of `python analyze.py OVERRIDES` with `config_name="analyze"`.
 
     Raises:
         hydra.errors.HydraException: the overrides do not compose.
@@ -28,6 +30,12 @@ def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return hydra_compose(config_name, overrides)
+
+
+def groups(config_name: str = "train") -> list[str]:
+    """The config groups from which a command takes its parts."""
+    defaults = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
+    return [str(key) for entry in defaults if OmegaConf.is_dict(entry) for key in entry if key != "hydra"]
 
 
 def searched(args: argparse.Namespace) -> list[Path]:
@@ -54,21 +62,24 @@ def check(args: argparse.Namespace, config_name: str = "train") -> None:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it does not compose.
         ValueError: it composes and cannot train.
     """
+    validate = VALIDATORS[config_name]
+    if args.multirun and config_name != "train":
+        raise ValueError("-m: sweeps are for trainings; one study takes several models: models=[runs/a,runs/b,runs/c]")
     overrides = [override for override in args.overrides if not override.startswith("hydra.searchpath=")]
     if folders := searched(args):
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
     parsed = OverridesParser.create().parse_overrides(overrides)
     if not args.multirun:
-        settings.validate(compose(overrides, config_name))
+        validate(compose(overrides, config_name))
         return
     first = [_first(override) for override in parsed]
     cfg = compose(first, config_name)
     _refuse_processes(cfg)
-    settings.validate(cfg)
+    validate(cfg)
     for index, override in enumerate(parsed):
         for value in list(_values(override))[1:]:
             single = f"{override.get_key_element()}={value}"
-            settings.validate(_changed(cfg, first, index, override, single, config_name))
+            validate(_changed(cfg, first, index, override, single, config_name))
 
 
 def _changed(

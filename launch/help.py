@@ -1,14 +1,14 @@
-"""The page that `--help` prints; Hydra would compose a config and copy it many times to print one."""
+"""The pages that `--help` prints; Hydra would compose a config and copy it many times to print one."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from launch.compose import CONF, compose
+from launch.compose import CONF, compose, groups
 
-PAGE = """\
+TRAIN = """\
 Trains a language model and follows how far its layers are from reference models.
 
   python train.py model=solu width=512
@@ -43,26 +43,56 @@ Exit codes: 0 done, 2 a mistake in the command, 130 and 143 stopped by a signal 
   python train.py --hydra-help    the flags of Hydra
 """
 
-LEFT_OUT = ("hydra", "measure")
+ANALYZE = """\
+Answers a question over finished runs, and leaves a table, a summary and figures in results/.
+
+  python analyze.py study=compare models=[runs/solu-w512-d2-s0,runs/gelu-w512-d2-s0]
+  python analyze.py study=compare models=[runs/a@0,runs/a@64,runs/a] measures=all name=a
+  python analyze.py study=compare models=[mine.safetensors,theirs.safetensors]
+
+Groups: choose with GROUP=CHOICE
+
+{groups}
+
+Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
+
+  models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt; activations: .npy, .safetensors
+  sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
+  study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences
+  probe.sequences=  probe.length=
+  probe.split=                    the text on which models run; null: as the first run was tracked on
+  data=                           other text than the first run's, in its tokens: data=stdlib
+  name=  overwrite=               the folder results/NAME; replace results that another command made
+  device=                         auto, cpu, gpu or mps
+  runs_dir=  results_dir=
+
+The same command again replaces its results.
+Exit codes: 0 done, 2 a mistake in the command, 130 stopped, 1 anything else.
+
+  python analyze.py --cfg job     every key and its value; the files under conf/ say what each means
+  python analyze.py --hydra-help  the flags of Hydra
+"""
+
+PAGES = {"train": TRAIN, "analyze": ANALYZE}
 
 
-def page(extra: list[Path]) -> str:
-    """The help page, with the choices of every group under conf/ and under the folders `extra`."""
+def page(extra: list[Path], config_name: str = "train") -> str:
+    """The help page of a command, with the choices of its groups under conf/ and under the folders `extra`."""
+    shown = groups(config_name)
     choices: dict[str, set[str]] = {}
     for folder in (CONF, *extra):
         for path in folder.glob("*/**/*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
-            if group.split("/")[0] not in LEFT_OUT and path.stem != "base":
+            if group.split("/")[0] in shown and path.stem != "base":
                 choices.setdefault(group, set()).add(path.stem)
     lines = [f"  {group:<16} {', '.join(sorted(names))}" for group, names in sorted(choices.items())]
-    text = PAGE.format(groups="\n".join(lines))
-    head, keys, tail = re.split(r"(?<=\n\n)(?=  width=)|(?<=\n)(?=\nThe same command)", text)
-    return head + _with_defaults(keys) + tail
+    text = PAGES[config_name].format(groups="\n".join(lines))
+    head, keys, tail = re.split(r"(?<=study.groups=8\n\n)|(?<=max_steps=1000\n\n)|(?<=\n)(?=\nThe same command)", text)
+    return head + _with_defaults(keys, compose([], config_name)) + tail
 
 
-def _with_defaults(keys: str) -> str:
+def _with_defaults(keys: str, cfg: DictConfig) -> str:
     """Each `key=` with its default after it, and the meanings in one column."""
-    cfg = compose([])
     lines = []
     for line in keys.splitlines():
         names, _, meaning = line.strip().partition("   ")

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.compose import CONF, compose
+from launch.compose import CONF, compose, groups
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
@@ -19,7 +19,7 @@ PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
 USER_ERROR = 2
 
 
-def report(error: Exception, overrides: Sequence[str]) -> tuple[int, str]:
+def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
     """Prints an error: a message where the user can mend it, else the traceback.
 
     Returns:
@@ -28,7 +28,7 @@ def report(error: Exception, overrides: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, (HydraException, OmegaConfBaseException)) or (
         isinstance(error, ValueError) and _is_ours(error)
     ):
-        message = explain(error, list(overrides))
+        message = explain(error, list(overrides), config_name)
         print(message, file=sys.stderr)
         return USER_ERROR, message
     if isinstance(error, OSError) and error.strerror:
@@ -39,12 +39,13 @@ def report(error: Exception, overrides: Sequence[str]) -> tuple[int, str]:
     return 1, f"{type(error).__name__}: {error}"
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str:
+def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
     """A message without a traceback for an error in the command line.
 
     Args:
         error: what composing or validating raised.
         overrides: the command line's overrides, for telling which one is meant.
+        config_name: the primary config, for telling which keys there are.
     """
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
@@ -52,10 +53,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return _no_choice(error)
     message = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Could not (?:override|delete|append|rename)\b.*?'(?:\+*)([^'@=]+)", message):
-        return _no_key(match.group(1), overrides)
+        return _no_key(match.group(1), overrides, config_name)
     if match := re.search(r"Key '([^']+)' (?:is not in struct|not in 'Settings'|not in '\w+')", message):
         full = re.search(r"full_key: (\S+)", message)
-        return _no_key(full.group(1) if full else match.group(1), overrides)
+        return _no_key(full.group(1) if full else match.group(1), overrides, config_name)
     if match := re.search(
         r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
     ):
@@ -109,9 +110,9 @@ def _no_choice(error: MissingConfigException) -> str:
     return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
 
 
-def _no_key(key: str, overrides: Sequence[str]) -> str:
+def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-    keys = list(dict.fromkeys([*_keys(compose([])), "experiment", "debug"]))
+    keys = list(dict.fromkeys([*_keys(compose([], config_name)), *groups(config_name)]))
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]

@@ -14,17 +14,19 @@ from tests.families import family_net
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
-    line.split("&&")[-1] for line in README.splitlines() if line.startswith("    ") and "python train.py" in line
+    line.split("&&")[-1]
+    for line in README.splitlines()
+    if line.startswith("    ") and re.search(r"python (train|analyze)\.py", line)
 ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_composes(command: str) -> None:
     """The ones that a reader copies; running them takes minutes, and .ci/run trains from the command line."""
-    _, _, *arguments = shlex.split(command, comments=True)
+    _, program, *arguments = shlex.split(command, comments=True)
     args = get_args_parser().parse_args(flags_first(arguments))
     if not args.help:
-        check(args)
+        check(args, program.removesuffix(".py"))
 
 
 def test_each_choice_in_the_table_of_keys_exists() -> None:
@@ -37,7 +39,8 @@ def test_each_choice_in_the_table_of_keys_exists() -> None:
             assert (conf / group / f"{choice}.yaml").exists(), f"{group}={choice}"
 
 
-def test_the_snippet_of_the_instrument_runs() -> None:
+def test_the_snippet_of_the_instrument_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (snippet,) = re.findall(r"## The instrument alone\n\n((?:    .*\n|\n)+)", README)
     names = {
         "x": torch.randn(200, 6),

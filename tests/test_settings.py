@@ -17,6 +17,9 @@ CHOICES = sorted(
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_validates(choice: str) -> None:
     prefix = "+" if choice.split("=")[0] in ("experiment", "debug") else ""
+    if choice.startswith("study="):
+        settings.validate_analysis(compose([choice], "analyze"))
+        return
     cfg = compose([choice.removeprefix(prefix)])
     settings.validate(cfg)
     cfg.name = settings.run_name(cfg)
