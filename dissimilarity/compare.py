@@ -117,7 +117,8 @@ def _rows(
 def _ordered(
     rows: list[dict[str, Any]], pairs: list[tuple[str, str]], measures: Sequence[Measure]
 ) -> list[dict[str, Any]]:
-    """Pair by pair, and of each pair measure by measure, as they were given."""
+    """Each row once, pair by pair, and of each pair measure by measure, as they were given."""
+    once = {(row["measure"], row["site_a"], row["site_b"]): row for row in rows}
     place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
     labels = [measure.label for measure in measures]
-    return sorted(rows, key=lambda row: (place[row["site_a"], row["site_b"]], labels.index(row["measure"])))
+    return sorted(once.values(), key=lambda row: (place[row["site_a"], row["site_b"]], labels.index(row["measure"])))

@@ -90,7 +90,7 @@ def _figures(tables: "dict[tuple[str, str], pa.Table]") -> dict[str, Any]:
         for first in range(0, len(measures), MEASURES_A_FIGURE):
             some = measures[first : first + MEASURES_A_FIGURE]
             chosen = table.filter(pa.array([measure in some for measure in table["measure"].to_pylist()], pa.bool_()))
-            parts = ["heatmap", a, b, *([str(first)] if first else [])]
+            parts = ["heatmap", a, b, *([str(1 + first // MEASURES_A_FIGURE)] if first else [])]
             figures[file_name(parts, figures)] = comparison_figure(chosen, a, b)
     return figures
 

@@ -55,15 +55,18 @@ def terminal_tables(tables: Mapping[tuple[str, str], pa.Table], measures: Sequen
 
 def terminal_table(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Table:
     """A line a measure: its values at matched layers, and the mean of their nulls and calibrated values."""
-    sites_a, sites_b = distinct(table, "site_a"), distinct(table, "site_b")
+    sites_a, sites_b = (
+        [site for site in distinct(table, column) if site != LOGITS] or [LOGITS] for column in ("site_a", "site_b")
+    )
     (kind, names_a), (_, names_b) = short_names(sites_a), short_names(sites_b)
-    matched = [pair for pair in _matched(sites_a, sites_b) if LOGITS not in pair]
-    matched = spread(matched, 3 if max(map(len, names_a + names_b)) < 4 else 2)
+    matched = spread(_matched(sites_a, sites_b), 3 if max(map(len, names_a + names_b)) < 4 else 2)
     shown = Table(title=f"{escape(a)} and {escape(b)}: {kind}", title_justify="left")
     shown.add_column("measure", no_wrap=True)
     shown.add_column("same", justify="right")
     for site_a, site_b in matched:
-        shown.add_column(f"{names_a[sites_a.index(site_a)]} ~ {names_b[sites_b.index(site_b)]}", justify="right")
+        names = names_a[sites_a.index(site_a)], names_b[sites_b.index(site_b)]
+        alike = site_a == site_b and not names[0].isdecimal()
+        shown.add_column(names[0] if alike else " ~ ".join(names), justify="right")
     shown.add_column("null", justify="right")
     shown.add_column("calibr.", justify="right", no_wrap=True)
     for measure in measures:

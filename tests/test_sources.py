@@ -121,6 +121,22 @@ def test_sample_measures_see_the_chosen_rows_of_many() -> None:
     assert tokens_["n_samples"] == 200
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_measures_of_outputs_read_the_saved_logits(many: bool) -> None:
+    KL = pytest.importorskip("dissimilarity.measures.kl").KL
+    a, b = ({"x": torch.randn(2000, 4), "logits": torch.randn(2000, 7)} for _ in "ab")
+    shape = (2000,) if many else (50, 40)  # more units than the sample has rows, and fewer
+    a, b = ({site: rows.view(*shape, -1) for site, rows in acts.items()} for acts in (a, b))
+    cka_row, kl_row = table(a, b, measures=[KL(), CKA()])
+    assert (cka_row["measure"], cka_row["site_a"], cka_row["n_samples"]) == ("cka", "x", 2000)
+    assert (kl_row["measure"], kl_row["site_a"], kl_row["n_samples"]) == ("kl", "logits", 1024 if many else 1000)
+    assert 0 < kl_row["value"] == pytest.approx(kl_row["null"], abs=0.1)
+    both = table(a, b, measures=[CKA(), KL()], sites=["x", "logits"], pairs="matched")
+    assert [(row["measure"], row["site_a"]) for row in both] == [("cka", "x"), ("cka", "logits"), ("kl", "logits")]
+    with pytest.raises(ValueError, match="b: expected what the model put out at the site 'logits'.*found x"):
+        compare(a, {"x": b["x"]}, measures=[KL()])
+
+
 def test_saving_a_model_and_comparing_the_file(tmp_path: Path) -> None:
     net = model(depth=3)
     many = tokens(1100)  # more than one forward pass
