@@ -10,12 +10,20 @@ from dissimilarity.measures.angular_cka import AngularCKA
 from dissimilarity.measures.bures import Bures
 from dissimilarity.measures.cca import CCA
 from dissimilarity.measures.cka import CKA
+from dissimilarity.measures.disagreement import Disagreement
+from dissimilarity.measures.distance_correlation import DistanceCorrelation
 from dissimilarity.measures.gulp import GULP
+from dissimilarity.measures.jaccard_knn import JaccardKNN
+from dissimilarity.measures.jsd import JSD
+from dissimilarity.measures.kl import KL
 from dissimilarity.measures.linear_regression import LinearRegression
+from dissimilarity.measures.minibatch_cka import MinibatchCKA
 from dissimilarity.measures.mutual_knn import MutualKNN
 from dissimilarity.measures.permutation_procrustes import PermutationProcrustes
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.measures.pwcca import PWCCA
+from dissimilarity.measures.rbf_cka import RBFCKA
+from dissimilarity.measures.rsa import RSA
 from dissimilarity.measures.svcca import SVCCA
 
 __all__ = [
@@ -23,12 +31,20 @@ __all__ = [
     "Bures",
     "CCA",
     "CKA",
+    "Disagreement",
+    "DistanceCorrelation",
     "GULP",
+    "JSD",
+    "JaccardKNN",
+    "KL",
     "LinearRegression",
+    "MinibatchCKA",
     "MutualKNN",
     "PWCCA",
     "PermutationProcrustes",
     "Procrustes",
+    "RBFCKA",
+    "RSA",
     "SVCCA",
     "capture",
     "compare",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dissimilarity.jackknife import estimate, estimate_weighted
+from dissimilarity.jackknife import estimate
 from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, join
@@ -183,7 +183,7 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: P
     chosen = _chosen(measure, x)
     first, second = (_prepared(measure, side, site, chosen) for side, site in ((x, pair[0]), (y, pair[1])))
     group = x.sample_groups[chosen.flatten()].to(x.samples[pair[0]].device)
-    value, stderr = estimate_weighted(lambda weight: measure.between(first, second, weight), group)
+    value, stderr = measure.estimate(first, second, group)
     null = math.nan
     if with_null:
         order = torch.arange(len(group), device=group.device).view(chosen.shape).roll(1, 0).flatten()

@@ -28,6 +28,49 @@ def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Ten
     return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
 
 
+def stderr_of_left_out(values: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
+    """Standard error from the values without each of the groups; NaN with fewer than two groups."""
+    groups = len(values)
+    if groups < 2:
+        return values.new_tensor(float("nan"))
+    return ((values - values.mean()).square().sum() * (groups - 1) / groups).sqrt()
+
+
+def group_pairs(groups: int) -> Int[Tensor, "pairs 2"]:
+    """All pairs of groups, or of many groups two for each, as often one group as another."""
+    if groups < 6:
+        return torch.combinations(torch.arange(groups))
+    first = torch.arange(groups)
+    return torch.cat([torch.stack([first, (first + step) % groups], 1) for step in (1, 2)])
+
+
+def stderr_of_pairs_left_out(
+    value: Float[Tensor, ""],
+    single: Float[Tensor, " groups"],
+    double: Float[Tensor, " pairs"],
+    pairs: Int[Tensor, "pairs 2"],
+) -> Float[Tensor, ""]:
+    """Standard error of a value to which groups add in pairs too; NaN with fewer than two groups.
+
+    The jackknife counts twice what hangs on two groups together. That is taken out once (Efron & Stein 1981): the part
+    of a pair is value - without one - without the other + without both. It is at most half.
+
+    Args:
+        value: with all groups.
+        single: without each group.
+        double: without each of some pairs of groups.
+        pairs: which those are.
+    """
+    groups = len(single)
+    square = stderr_of_left_out(single).square()
+    if groups < 3:
+        return square.sqrt()
+    first, second = single[pairs.to(single.device)].unbind(1)
+    together = value - first - second + double
+    all_pairs = groups * (groups - 1) / 2
+    return torch.maximum(square - all_pairs * together.var(correction=0), square / 2).sqrt()
+
+
 def estimate(
     formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, groups: Moments
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:

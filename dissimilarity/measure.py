@@ -29,6 +29,7 @@ class Measure(Metric):
         is_metric: whether the value itself obeys the triangle inequality.
         invariant_to: the transformations of either side that leave the value alone, out of ``INVARIANCES``.
         minimum_samples: rows below which the value is not defined.
+        minimum_width: features below which it is not.
         identical: the value of a representation compared with itself.
         formula, cost, source: for the table of measures in docs/measures.md, one line each: the value as a formula
             in plain text, operations for n samples of widths p and q, and the paper.
@@ -39,8 +40,9 @@ class Measure(Metric):
     bounds: tuple[float, float]
     is_symmetric: ClassVar[bool]
     is_metric: bool
-    invariant_to: ClassVar[frozenset[str]]
+    invariant_to: frozenset[str]
     minimum_samples: int
+    minimum_width: int = 1
     identical: ClassVar[float]
     formula: ClassVar[str]
     cost: ClassVar[str]

@@ -7,12 +7,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.checks import check_count, check_rows, check_widths
+from dissimilarity.checks import check_count, check_rows, check_widths, count_not_finite
+from dissimilarity.moments import sum_device
 from dissimilarity.sample_measure import SampleMeasure, weighted_mean
+
+AT_ONCE = 2**22
+"""Outputs that are turned into float64 probabilities together."""
 
 
 class OutputMeasure(SampleMeasure):
     """A mean over samples of a function of both models' logits (n, classes) of the same classes.
+
+    Samples that are all equal are as good as others: a model may put out one distribution whatever its input.
 
     As a metric it is exact over all samples that it is fed, in constant memory; in a comparison of models it sees the
     same bounded sample of positions as other sample measures do.
@@ -31,6 +37,7 @@ class OutputMeasure(SampleMeasure):
 
     def prepare(self, x: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Log-probabilities."""
+        check_finite(x)
         return torch.log_softmax(x, -1)
 
     def between(
@@ -48,6 +55,12 @@ class OutputMeasure(SampleMeasure):
         """The rows in another order."""
         return x[order]
 
+    def of(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
+        """The value over all rows of x and y."""
+        check_rows(x, y)
+        check_count(len(x), self.minimum_samples)
+        return self._total(x.detach(), y.detach()) / len(x)
+
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch."""
         check_rows(x, y)
@@ -55,10 +68,24 @@ class OutputMeasure(SampleMeasure):
             check_widths(self._widths, x, y)
         self._widths = (x.shape[1], y.shape[1])
         if len(x):
-            self.total = self.total + len(x) * self.between(self.prepare(x.double()), self.prepare(y.double()))
+            self.total = self.total + self._total(x.detach(), y.detach())
             self.seen = self.seen + len(x)
+
+    def _total(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
+        """The sum over the samples in float64, some at a time."""
+        device, at_once = sum_device(x.device), max(1, AT_ONCE // max(1, x.shape[1]))
+        parts = zip(x.split(at_once), y.split(at_once), strict=True)
+        sums = [len(a) * self.between(*(self.prepare(part.to(device).double()) for part in (a, b))) for a, b in parts]
+        return torch.stack(sums).sum().to(self.total.device)
 
     def compute(self) -> Float[Tensor, ""]:
         """The mean over all samples seen, on all processes."""
         check_count(int(self.seen), self.minimum_samples)
         return self.total / self.seen
+
+
+def check_finite(x: Float[Tensor, "n classes"]) -> None:
+    """Raises ValueError where there are outputs that are no numbers."""
+    bad = count_not_finite(x)
+    if bad:
+        raise ValueError(f"{bad} of {x.numel()} outputs are NaN or infinite")

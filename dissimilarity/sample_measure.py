@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.checks import check_count, check_rows, check_widths
+from dissimilarity.jackknife import estimate_weighted
 from dissimilarity.measure import Measure
 from dissimilarity.sampling import keep_sampled, priorities
 
@@ -43,6 +44,14 @@ class SampleMeasure(Measure):
     @abstractmethod
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
         """The prepared side of rows x[order], for the null."""
+
+    def estimate(self, x: Any, y: Any, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The value of two prepared sides and its standard error by groups of samples.
+
+        By default from the derivative in the samples' weights. A measure overrides it whose value hangs on the samples
+        in a way that has no derivative.
+        """
+        return estimate_weighted(lambda weight: self.between(x, y, weight), group)
 
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch and keeps the chosen ones."""

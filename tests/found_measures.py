@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dissimilarity import functional, measures
 from dissimilarity.measure import Measure
+from dissimilarity.output_measure import OutputMeasure
 from settings import instantiate
 
 CONF = Path(__file__).parents[1] / "conf" / "measure"
@@ -48,6 +49,10 @@ def function_of(setting: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: function(x, y, **options)
 
 
+OUTPUT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), OutputMeasure)]
+REPRESENTATION_SETTINGS = [setting for setting in SETTINGS if setting not in OUTPUT_SETTINGS]
+
+
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -66,6 +71,20 @@ def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0
     )
 
 
+def fit(setting: str, p: int, q: int) -> tuple[int, int]:
+    """The nearest widths that a measure accepts: outputs are of the same classes on both sides."""
+    least = make(setting).minimum_width
+    p, q = max(p, least), max(q, least)
+    return (p, p) if setting in OUTPUT_SETTINGS else (p, q)
+
+
+def views(
+    setting: str, n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7
+) -> tuple[Tensor, Tensor]:
+    """``related`` data of widths that fit the measure."""
+    return related(n, *fit(setting, p, q), seed, noise)
+
+
 def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
     """The measure, fed in batches that end at the cuts."""
     for a, b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True):
@@ -74,3 +93,5 @@ def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
 
 
 each_setting = pytest.mark.parametrize("setting", SETTINGS)
+each_representation = pytest.mark.parametrize("setting", REPRESENTATION_SETTINGS)
+each_output = pytest.mark.parametrize("setting", OUTPUT_SETTINGS)

@@ -7,14 +7,19 @@ import pytest
 import torch
 from found_measures import (
     CONF,
+    OUTPUT_SETTINGS,
     SETTINGS,
+    each_output,
+    each_representation,
     each_setting,
+    fit,
     found_classes,
     function_of,
     generator,
     make,
     related,
     updated,
+    views,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,7 +76,7 @@ def test_declarations_agree_with_each_other(setting: str) -> None:
     assert measure.identical == (high if measure.higher_is_more_similar else low)
     assert measure.invariant_to <= set(INVARIANCES)
     assert "orthogonal" not in measure.invariant_to or "permutation" in measure.invariant_to
-    assert measure.minimum_samples >= 2
+    assert measure.minimum_samples >= (1 if setting in OUTPUT_SETTINGS else 2)
     assert isinstance(measure, (MomentMeasure, SampleMeasure))
 
 
@@ -109,8 +114,8 @@ def test_more_noise_is_more_dissimilar(setting: str) -> None:
     spread=st.sampled_from([0.0, 2.0, 5.0]),
 )
 def test_values_stay_within_the_bounds(setting: str, n: int, p: int, q: int, seed: int, spread: float) -> None:
-    x, y = related(n, p, q, seed)
-    x = x * torch.exp(spread * torch.randn(p, generator=generator(seed), dtype=torch.float64))
+    x, y = views(setting, n, p, q, seed)
+    x = x * torch.exp(spread * torch.randn(x.shape[1], generator=generator(seed), dtype=torch.float64))
     low, high = make(setting).bounds
     function = function_of(setting)
     for a, b in ((x, y), (x, -x), (x, x.flip(0))):
@@ -122,18 +127,20 @@ def test_values_stay_within_the_bounds(setting: str, n: int, p: int, q: int, see
 @each_setting
 def test_symmetric_as_declared(setting: str) -> None:
     function = function_of(setting)
-    differences = [(function(x, y) - function(y, x)).abs().item() for x, y in (related(seed=s) for s in range(5))]
+    differences = [
+        (function(x, y) - function(y, x)).abs().item() for x, y in (views(setting, seed=s) for s in range(5))
+    ]
     if make(setting).is_symmetric:
         assert max(differences) < 1e-10
     else:
         assert max(differences) > 1e-3
 
 
-def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Representations of the same samples: unrelated ones, and ones on the way from one to another."""
+def triples(p: int, q: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of widths p, q and q, of the same samples: unrelated ones, and ones on the way from one to another."""
     for seed in range(15):
-        x, y = related(40, 5, 8, seed)
-        z, w = related(40, 8, 8, seed + 100)
+        x, y = related(40, p, q, seed)
+        z, w = related(40, q, q, seed + 100)
         yield x, y, z
         yield z, (z + w) / 2, w
         yield z, z + 0.1 * w, z + 0.2 * w
@@ -143,7 +150,7 @@ def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 def test_triangle_inequality_as_declared(setting: str) -> None:
     """Of the value itself; a value that is not 0 between equals is no metric already."""
     measure, function = make(setting), function_of(setting)
-    slack = [(function(x, y) + function(y, z) - function(x, z)).item() for x, y, z in triples()]
+    slack = [(function(x, y) + function(y, z) - function(x, z)).item() for x, y, z in triples(*fit(setting, 5, 8))]
     if measure.is_metric:
         assert measure.identical == 0.0 and measure.is_symmetric and not measure.higher_is_more_similar
         assert min(slack) > -1e-9
@@ -157,10 +164,10 @@ def test_invariant_as_declared_and_to_nothing_else(setting: str, invariance: str
     function = function_of(setting)
     changes = []
     for seed in range(3):
-        x, y = related(80, 6, 9, seed)
+        x, y = views(setting, 80, 6, 9, seed)
         value = function(x, y)
-        changes.append((function(transform(invariance, 6, seed)(x), y) - value).abs().item())
-        changes.append((function(x, transform(invariance, 9, seed)(y)) - value).abs().item())
+        changes.append((function(transform(invariance, x.shape[1], seed)(x), y) - value).abs().item())
+        changes.append((function(x, transform(invariance, y.shape[1], seed)(y)) - value).abs().item())
     if invariance in make(setting).invariant_to:
         assert max(changes) < 1e-9
     else:
@@ -169,23 +176,48 @@ def test_invariant_as_declared_and_to_nothing_else(setting: str, invariance: str
 
 @each_setting
 def test_the_order_of_samples_does_not_matter(setting: str) -> None:
-    x, y = related(80)
+    x, y = views(setting, 80)
     order = torch.randperm(80, generator=generator(0))
     function = function_of(setting)
     assert function(x[order], y[order]).item() == pytest.approx(function(x, y).item(), abs=1e-12)
 
 
-@each_setting
+@each_representation
 def test_widths_may_differ(setting: str) -> None:
     function = function_of(setting)
     for p, q in ((1, 30), (30, 1), (3, 40)):
-        assert torch.isfinite(function(*related(50, p, q)))
+        assert torch.isfinite(function(*views(setting, 50, p, q)))
+
+
+@each_representation
+def test_the_minimum_of_features_is_the_first_number_that_works(setting: str) -> None:
+    need = make(setting).minimum_width
+    if need > 1:
+        with pytest.raises(ValueError, match=f"at least {need} features, found {need - 1}"):
+            function_of(setting)(*related(50, need - 1, need))
+
+
+@pytest.mark.usefixtures("unchecked")
+@each_output
+def test_outputs_of_other_classes_are_refused(setting: str) -> None:
+    for refused in (function_of(setting), make(setting)):
+        with pytest.raises(ValueError, match="same classes on both sides, found 7 and 5; .*one vocabulary"):
+            refused(*related(50, 7, 5))
+
+
+@each_output
+def test_equal_outputs_of_all_samples_are_as_good_as_others(setting: str) -> None:
+    """A model whose last layer starts at zero puts out one distribution."""
+    x, _ = related(50)
+    value = function_of(setting)(x, torch.zeros_like(x))
+    assert value > 0.01
+    assert updated(make(setting), x, torch.zeros_like(x), 20).compute().item() == pytest.approx(value.item())
 
 
 @each_setting
 def test_the_minimum_of_samples_is_the_first_number_that_works(setting: str) -> None:
     function, need = function_of(setting), make(setting).minimum_samples
-    x, y = related(need)
+    x, y = views(setting, need)
     assert torch.isfinite(function(x, y))
     with pytest.raises(ValueError, match=f"too few samples.*{need - 1}.*{need}"):
         function(x[:-1], y[:-1])

@@ -24,7 +24,7 @@ from dissimilarity.functional import (
     pwcca,
     svcca,
 )
-from dissimilarity.measures.mutual_knn import nearest_neighbours
+from dissimilarity.neighbours import nearest_neighbours
 
 Function = Callable[[Tensor, Tensor], Tensor]
 Oracle = Callable[[Array, Array], float]

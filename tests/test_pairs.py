@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from found_measures import SETTINGS, function_of, make
+from found_measures import OUTPUT_SETTINGS, REPRESENTATION_SETTINGS, function_of, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,6 +17,7 @@ from dissimilarity.functional import cka
 from dissimilarity.measure import Measure
 from dissimilarity.pairs import Cross, Side
 from dissimilarity.sampling import priorities, sampled_positions
+from dissimilarity.sites import LOGITS
 
 Acts = dict[str, Tensor]
 
@@ -62,8 +63,10 @@ def measured(
 
 def test_every_pair_is_what_its_function_gives_for_the_rows() -> None:
     x, y = activations(0), activations(1)
-    rows = measured(x, y, [make(setting) for setting in SETTINGS])
-    assert [(row["site_a"], row["site_b"]) for row in rows[:: len(SETTINGS)]] == [(a, b) for a in x for b in y]
+    rows = measured(x, y, [make(setting) for setting in REPRESENTATION_SETTINGS])
+    assert [(row["site_a"], row["site_b"]) for row in rows[:: len(REPRESENTATION_SETTINGS)]] == [
+        (a, b) for a in x for b in y
+    ]
     for row in rows:
         setting = row["measure"]
         expected = function_of(setting)(x[row["site_a"]].flatten(0, 1), y[row["site_b"]].flatten(0, 1)).item()
@@ -303,6 +306,63 @@ def test_priorities_depend_on_place_and_seed_alone_and_are_even() -> None:
     chosen = whole.topk(2000, largest=False).indices
     assert torch.histc(chosen.double(), 10, 0, 20_000).sub(200).abs().max() < 60
     assert not torch.equal(priorities(0, 100, 1), whole[:100])
+
+
+def outputs(seed: int, classes: int = 9) -> Tensor:
+    """Logits (SEQUENCES, LENGTH, classes) of which all models share a part."""
+    g, shared = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(78)
+    common, own = (torch.randn(SEQUENCES, LENGTH, 40, generator=of, dtype=torch.float64) for of in (shared, g))
+    return (2 * common + own)[..., :classes]
+
+
+def measured_outputs(x_logits: Tensor, y_logits: Tensor, measures: list[Measure]) -> list[dict[str, Any]]:
+    """Rows of two models read at one site and at their logits, of which the sides hold the sampled positions alone."""
+    samples = 2 * SEQUENCES
+    positions = sampled_positions(SEQUENCES, LENGTH, samples)
+    x, y = (Side(GROUPS, samples, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in range(2))
+    cross, null = Cross([("last", "last")], GROUPS), Cross([("last", "last")])
+    slices = plan(SEQUENCES, GROUPS, 3)
+    for start, stop, group in slices:
+        chunks = [
+            side.add({"last": acts["last"][start:stop], LOGITS: logits[start:stop, positions]}, range(group, group + 1))
+            for side, acts, logits in ((x, activations(0), x_logits), (y, activations(1), y_logits))
+        ]
+        cross.add(*chunks)
+        null.add(chunks[0], chunks[1].deranged())
+    return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
+
+
+def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() -> None:
+    measures = [*(make(setting) for setting in OUTPUT_SETTINGS), CKA(), MutualKNN(k=4)]
+    rows = measured_outputs(outputs(0), outputs(1), measures)
+    assert [(row["measure"], row["site_a"], row["site_b"]) for row in rows] == [
+        ("cka", "last", "last"),
+        ("mutual_knn_4", "last", "last"),
+        *((setting, LOGITS, LOGITS) for setting in OUTPUT_SETTINGS),
+    ]
+    positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
+    x, y = (outputs(seed)[:, positions] for seed in (0, 1))
+    for row in rows[2:]:
+        function = function_of(row["measure"])
+        assert row["value"] == pytest.approx(function(x.flatten(0, 1), y.flatten(0, 1)).item(), abs=1e-10)
+        shifted = y.roll(1, 0).flatten(0, 1)
+        assert row["null"] == pytest.approx(function(x.flatten(0, 1), shifted).item(), abs=1e-10)
+        assert row["null"] > row["value"] > 0 and row["stderr"] > 0 and row["n_samples"] == 2 * SEQUENCES
+
+
+def test_models_of_different_vocabularies_have_no_distance_of_outputs_and_a_note_why() -> None:
+    (kl,) = measured_outputs(outputs(0), outputs(1, classes=11), [make("kl")])
+    assert math.isnan(kl["value"]) and math.isnan(kl["dissimilarity"])
+    assert "same classes on both sides, found 9 and 11" in kl["note"] and "logits" in kl["note"]
+
+
+def test_outputs_that_diverged_have_no_distance_and_a_note_why() -> None:
+    bad = outputs(1)
+    bad[3, :, 2] = float("nan")
+    *rows, other = measured_outputs(outputs(0), bad, [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)])[::-1]
+    assert other["measure"] == "cka" and math.isfinite(other["value"])
+    for row in rows:
+        assert math.isnan(row["value"]) and "2 of 252 outputs are NaN or infinite" in row["note"]
 
 
 def test_cka_of_a_concatenation_is_that_of_the_stream() -> None:

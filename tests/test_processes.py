@@ -7,20 +7,32 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from found_measures import SETTINGS, function_of, make, related, updated
+from found_measures import (
+    OUTPUT_SETTINGS,
+    REPRESENTATION_SETTINGS,
+    SETTINGS,
+    function_of,
+    make,
+    related,
+    updated,
+    views,
+)
 from torch import Tensor
 
 from dissimilarity.chunks import own_slices, plan
 from dissimilarity.evaluate import evaluate
 from dissimilarity.pairs import Cross, Side
+from dissimilarity.sampling import sampled_positions
+from dissimilarity.sites import LOGITS
 
 SEQUENCES, LENGTH = 13, 6
 SITES = ("early", "late")
+FEW = SEQUENCES * LENGTH // 2
 
 
-def samples() -> tuple[Tensor, Tensor]:
+def samples(setting: str) -> tuple[Tensor, Tensor]:
     """One stream whose second half lies elsewhere, so that the processes' first batches have different means."""
-    x, y = related(90)
+    x, y = views(setting, 90)
     x[40:] += 30
     return x, y
 
@@ -30,16 +42,17 @@ def halves(rank: int) -> slice:
 
 
 def activations(side: int) -> dict[str, Tensor]:
-    return {
+    found = {
         site: related(SEQUENCES * LENGTH, 5, 8, seed)[side].unflatten(0, (SEQUENCES, LENGTH))
         for seed, site in enumerate(SITES)
     }
+    logits = related(SEQUENCES * LENGTH, 9, 9)[side].unflatten(0, (SEQUENCES, LENGTH))
+    return found | {LOGITS: logits[:, sampled_positions(SEQUENCES, LENGTH, FEW)]}
 
 
 def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -> list[dict[str, Any]]:
     """What the tracker does with the chunks of one process."""
-    few = SEQUENCES * LENGTH // 2
-    x, y = Side(groups, few, SEQUENCES, sync), Side(groups, few, SEQUENCES, sync)
+    x, y = (Side(groups, FEW, SEQUENCES, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
     cross, null = Cross(pairs, groups, sync), Cross(pairs, sync=sync)
     acts_x, acts_y = activations(0), activations(1)
@@ -56,11 +69,13 @@ def work(rank: int, world: int, folder: Path) -> None:
     """One process: its share of the samples, and of the chunks of a plan."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    x, y = (rows[halves(rank)] for rows in samples())
-    found: dict[str, Any] = {setting: updated(make(setting), x, y, 11).compute().item() for setting in SETTINGS}
+    found: dict[str, Any] = {}
+    for setting in SETTINGS:
+        x, y = (rows[halves(rank)] for rows in samples(setting))
+        found[setting] = updated(make(setting), x, y, 11).compute().item()
     alone = make("cka")
     if rank == 0:
-        alone.update(x, y)
+        alone.update(*(rows[halves(rank)] for rows in samples("cka")))
     found["all on rank 0"] = alone.compute().item()
     slices = plan(SEQUENCES, groups=5, at_most=2)
     found["rows"] = rows_of_sides(own_slices(slices, rank, world), 5, sync=True)
@@ -77,21 +92,21 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_metric_over_two_processes_is_that_of_all_samples(setting: str, found: list[dict[str, Any]]) -> None:
-    expected = function_of(setting)(*samples()).item()
+    expected = function_of(setting)(*samples(setting)).item()
     for of_rank in found:
         assert of_rank[setting] == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_a_process_without_samples_learns_the_value(found: list[dict[str, Any]]) -> None:
-    x, y = (rows[halves(0)] for rows in samples())
+    x, y = (rows[halves(0)] for rows in samples("cka"))
     expected = function_of("cka")(x, y).item()
     assert [of_rank["all on rank 0"] for of_rank in found] == pytest.approx([expected] * 2, abs=1e-10)
 
 
 def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(found: list[dict[str, Any]]) -> None:
     expected = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
-    assert len(expected) == 4 * len(SETTINGS)
+    assert len(expected) == 4 * len(REPRESENTATION_SETTINGS) + len(OUTPUT_SETTINGS)
     for of_rank in found:
         for row, wanted in zip(of_rank["rows"], expected, strict=True):
             numbers = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
