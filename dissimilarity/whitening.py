@@ -24,25 +24,34 @@ class Whitening:
 
     Attributes:
         scale: reciprocal norm of each column, 0 for a constant one.
-        basis: columns that span the scaled columns, zero for those beyond the rank; None where the rank is full.
-        lower: Cholesky factor of the scaled products in that basis, without derivative.
+        lower: Cholesky factor of the scaled products, where the rank is full.
+        basis: else scaled eigenvectors that whiten the scaled columns, zero for those beyond the rank.
         rank: dimensions that the side has.
         drift: what carries the derivative: half of W'Xc'Xc W minus its value, as W turns to W (I - drift) with the
             sums. Of all whitenings this one turns nothing that it need not; None where no derivative is asked for.
     """
 
     scale: Float[Tensor, "*pairs p"]
-    basis: Float[Tensor, "*pairs p k"] | None
-    lower: Float[Tensor, "*pairs k k"]
     rank: Float[Tensor, "*pairs"]
+    lower: Float[Tensor, "*pairs p p"] | None = None
+    basis: Float[Tensor, "*pairs p k"] | None = None
     drift: Float[Tensor, "*pairs k k"] | None = None
 
     def __call__(self, product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs k q"]:
         """W' times a product Xc'Yc; rows beyond the rank are zero."""
         scaled = self.scale[..., None] * product
-        scaled = scaled if self.basis is None else self.basis.mT @ scaled
-        white = torch.linalg.solve_triangular(self.lower, scaled, upper=False)
+        if self.lower is not None:
+            white = torch.linalg.solve_triangular(self.lower, scaled, upper=False)
+        else:
+            assert self.basis is not None
+            white = self.basis.mT @ scaled
         return white if self.drift is None else white - self.drift @ white
+
+    def root(self, product: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs p k"]:
+        """Xc'Xc W: products of the columns with the uncorrelated coordinates."""
+        if self.lower is None or self.drift is not None:
+            return self(product).mT
+        return self.lower * torch.where(self.scale > 0, 1 / self.scale, 0.0)[..., None]
 
     def following(self, product: Float[Tensor, "*pairs p p"]) -> "Whitening":
         """The same, with the derivative in Xc'Xc."""
@@ -71,9 +80,9 @@ def whitening(
     cut = _cut(product.shape[-1], roundoff.detach())
     lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed(1.0 - varies.double()))
     if not bool(failed.any()) and bool((_smallest_eigenvalue(lower) > SURE * cut).all()):
-        return Whitening(scale, None, lower, varies.sum(-1).double()).following(product)
+        return Whitening(scale, varies.sum(-1).double(), lower).following(product)
     values, vectors = torch.linalg.eigh(scaled)
-    return _on_basis(scale, scaled, vectors, values > cut[..., None]).following(product)
+    return _on_basis(scale, values, vectors, values > cut[..., None]).following(product)
 
 
 def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], share: float) -> Whitening:
@@ -87,11 +96,10 @@ def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], sh
     values, vectors = torch.linalg.eigh(product.detach())
     held = values.flip(-1).cumsum(-1) / values.sum(-1, keepdim=True)
     kept = counted(values, (held < share).sum(-1) + 1)
-    scale = values[..., -1:].rsqrt().expand_as(values)
     variances = values.clamp(min=0)
     noise = (variances[..., :, None] * variances[..., None, :] / n.detach()[..., None, None]).sqrt()
     turned = turning(product, values, vectors, noise, towards=kept[..., :, None] < kept[..., None, :])
-    return _on_basis(scale, product.detach() * scale[..., None, :].square(), turned, kept).following(product)
+    return _on_basis(torch.ones_like(values), values, turned, kept).following(product)
 
 
 def counted(values: Float[Tensor, "*pairs k"], count: Num[Tensor, "*pairs"]) -> Bool[Tensor, "*pairs k"]:
@@ -128,13 +136,12 @@ def turning(
     return vectors + vectors @ (slope * (inside - inside.detach()))
 
 
-def _on_basis(scale: Tensor, scaled: Tensor, vectors: Tensor, kept: Tensor) -> Whitening:
-    """The whitening on the eigenvectors that are kept, the last ones; in a batch some pairs keep fewer than others."""
+def _on_basis(scale: Tensor, values: Tensor, vectors: Tensor, kept: Tensor) -> Whitening:
+    """The whitening by the eigenvectors that are kept, the last ones; in a batch some pairs keep fewer than others."""
     width = max(1, int(kept.sum(-1).max()))
     kept = kept[..., -width:]
-    basis = vectors[..., -width:] * kept[..., None, :]
-    inside = basis.detach().mT @ scaled @ basis.detach() + torch.diag_embed(1.0 - kept.double())
-    return Whitening(scale, basis, torch.linalg.cholesky(inside), kept.sum(-1).double())
+    lengths = torch.where(kept, values[..., -width:], 1.0).rsqrt() * kept
+    return Whitening(scale, kept.sum(-1).double(), basis=vectors[..., -width:] * lengths[..., None, :])
 
 
 def _cut(width: int, roundoff: Tensor) -> Tensor:
@@ -158,11 +165,11 @@ def canonical(x: Whitening, y: Whitening, xy: Float[Tensor, "*pairs p q"]) -> Fl
     return y(x(xy).mT).mT
 
 
-def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor]:
-    """The whitenings of x and y, and their canonical matrix."""
+def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor, Tensor]:
+    """The whitenings of x and y, their canonical matrix, and Xc'Xc."""
     xx, yy, xy = centred(m)
     x, y = whitening(xx, m["xx"], m["e"] / m["n"]), whitening(yy, m["yy"], m["f"] / m["n"])
-    return x, y, canonical(x, y, xy)
+    return x, y, canonical(x, y, xy), xx
 
 
 def is_exact(m: Moments) -> bool:

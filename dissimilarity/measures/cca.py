@@ -72,7 +72,7 @@ class CCA(WhitenedMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The mean from sums; see the class."""
-        x, y, between = both_sides(m)
+        x, y, between, _ = both_sides(m)
         rank = x.rank.minimum(y.rank)
         if self.reduction == "mean":
             value = sum_of_correlations(between, rank, is_exact(m)) / rank

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments, centred
+from dissimilarity.moments import Moments, full_float32
 from dissimilarity.whitened_measure import WhitenedMeasure
-from dissimilarity.whitening import both_sides, counted, turning
+from dissimilarity.whitening import both_sides, counted, is_exact, turning
 
 
 def pwcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
@@ -34,7 +34,8 @@ class PWCCA(WhitenedMeasure):
     Where canonical correlations are tied (all that are exactly 1, of which there are some from n = p + q down), their
     variates are defined up to rotation only, and the weights with them: unless all are 1, nothing in the data decides.
 
-    Accuracy as for ``CCA``, but 1e-5 from float32 rows where neighbouring correlations are close.
+    Accuracy as for ``CCA``. Its standard error takes variates whose correlations differ by less than their sampling
+    error, 1 / sqrt(n), for settled.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -55,11 +56,17 @@ class PWCCA(WhitenedMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The weighted mean from sums; see the class."""
-        x, y, between = both_sides(m)
-        squares = between @ between.mT
+        x, y, between, xx = both_sides(m)
+        root, squares = x.root(xx), between @ between.mT
         values, vectors = torch.linalg.eigh(squares.detach())
-        vectors = turning(squares, values, vectors, noise=m["n"].detach()[..., None, None].rsqrt())
-        # Lengths rather than roots of the eigenvalues, which would lose half the digits of small correlations.
-        rho = torch.linalg.vector_norm(between.mT @ vectors, dim=-2).clamp(max=1)
-        weights = (x(centred(m)[0]).mT @ vectors).abs().sum(-2) * counted(values, x.rank.minimum(y.rank))
+        if is_exact(m) or squares.requires_grad:
+            vectors = turning(squares, values, vectors, noise=m["n"].detach()[..., None, None].rsqrt())
+            # Lengths rather than roots of the eigenvalues, which would lose half the digits of small correlations.
+            rho = torch.linalg.vector_norm(between.mT @ vectors, dim=-2).clamp(max=1)
+            weights = (root @ vectors).abs().sum(-2)
+        else:
+            rho = values.clamp(0, 1).sqrt()
+            with full_float32(root.device):
+                weights = (root.float() @ vectors.float()).abs().sum(-2, dtype=torch.float64)
+        weights = weights * counted(values, x.rank.minimum(y.rank))
         return exact_where_same(m, (weights * rho).sum(-1) / weights.sum(-1), self.identical)
