@@ -51,5 +51,6 @@ def run() -> None:
     for name, values in figures.items():
         low, middle, high = ratio(figures, name, "forward passes")
         times = f"{middle:.2f} ({low:.2f} - {high:.2f})"
-        rows.append({"12 x 12 layers": name, "s": f"{statistics.median(values):.2f}", "times the forward passes": times})
+        middle_time = f"{statistics.median(values):.2f}"
+        rows.append({"12 x 12 layers": name, "s": middle_time, "times the forward passes": times})
     show(rows)

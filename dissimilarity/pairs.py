@@ -59,8 +59,10 @@ class Chunk:
         def roll(rows: Tensor) -> Tensor:
             return rows.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2)
 
-        rolled = ({site: roll(of) for site, of in part.items()} for part in (self.rows, self.norms, self.apart))
-        return Chunk(*rolled, self.groups, self.sequences)
+        rows, norms, apart = (
+            {site: roll(of) for site, of in part.items()} for part in (self.rows, self.norms, self.apart)
+        )
+        return Chunk(rows, norms, apart, self.groups, self.sequences)
 
 
 class Sums:

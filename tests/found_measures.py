@@ -1,8 +1,6 @@
 """The measures found in dissimilarity/measures and the settings of conf/measure, with data to try them on."""
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dissimilarity import functional, measures
-from dissimilarity.measure import Measure
+from dissimilarity import functional
+from dissimilarity.catalogue import found as found_classes
 from dissimilarity.output_measure import OutputMeasure
 from settings import instantiate
 
 CONF = Path(__file__).parents[1] / "conf" / "measure"
 SETTINGS = sorted(path.stem for path in CONF.glob("*.yaml"))
-
-
-def found_classes() -> dict[type[Measure], str]:
-    """Every concrete measure class and the name of the module that defines it."""
-    names = [module.name for module in pkgutil.iter_modules(measures.__path__)]
-    modules = [importlib.import_module(f"dissimilarity.measures.{name}") for name in names]
-    return {
-        member: module.__name__.rsplit(".", 1)[-1]
-        for module in modules
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Measure) and member.__module__ == module.__name__ and not inspect.isabstract(member)
-    }
 
 
 def config_of(setting: str) -> dict[str, Any]:

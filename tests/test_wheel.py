@@ -23,7 +23,8 @@ class Vision(pl.LightningModule):
     def __init__(self, width):
         super().__init__()
         self.stages = nn.Sequential(
-            nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU())
+            nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU()),
         )
         self.head = nn.Linear(2 * width, 10)
 
