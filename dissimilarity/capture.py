@@ -43,7 +43,7 @@ def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, 
     points = locate(model, resolve(model, sites))
     acts: dict[str, Tensor] = {}
     recorder = _Recorder(model, points, acts)
-    with _undisturbed(model), recorder.attached():
+    with undisturbed(model), recorder.attached():
         yield acts
     missing = [site for site in points if site not in acts]
     if missing:
@@ -110,8 +110,7 @@ class _Recorder:
         return hook
 
     def _take(self, site: str, value: Any) -> None:
-        if isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor)):
-            value = value[0]
+        value = first_result(value)
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"site {site!r} gives a {type(value).__name__}, not a tensor; choose a module inside or after it"
@@ -123,9 +122,17 @@ class _Recorder:
             raise _Complete
 
 
+def first_result(value: Any) -> Any:
+    """The first of several results of a module: of a tuple, a list, or what Hugging Face's models return."""
+    several = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
+    return value[0] if several else value
+
+
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """Run the model as for evaluation, and leave it, the random number generators and autocast's cache as they were.
+
+    `gradients` says whether they are recorded inside.
 
     The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
     its parent's.
@@ -140,7 +147,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             torch.random.fork_rng(devices=cuda),
             torch.compiler.set_stance("force_eager"),
             torch.inference_mode(False),
-            torch.no_grad(),
+            torch.set_grad_enabled(gradients),
         ):
             yield
     finally:

@@ -91,7 +91,9 @@ def _exists(model: nn.Module, site: str, path: str, paths: dict[str, str], archi
         return path.removesuffix("act") + "ln" in paths
     if re.sub(r"\d+", "{i}", site, count=1) in architecture.sequential_only:
         block = model.get_submodule(paths[path.rsplit(".", 1)[0]])
-        return not (getattr(block, "use_parallel_residual", False) or getattr(block, "parallel", False))
+        config = getattr(block, "cfg", None)
+        says_so = ((block, "use_parallel_residual"), (block, "parallel"), (config, "parallel_attn_mlp"))
+        return not any(getattr(owner, name, False) for owner, name in says_so)
     return True
 
 
