@@ -25,6 +25,7 @@ from dissimilarity.measures.pwcca import PWCCA
 from dissimilarity.measures.rbf_cka import RBFCKA
 from dissimilarity.measures.rsa import RSA
 from dissimilarity.measures.svcca import SVCCA
+from dissimilarity.stitching.stitch import Stitch
 
 __all__ = [
     "AngularCKA",
@@ -46,6 +47,7 @@ __all__ = [
     "RBFCKA",
     "RSA",
     "SVCCA",
+    "Stitch",
     "capture",
     "compare",
 ]

@@ -1,0 +1,158 @@
+"""Stitches in closed form, from sums over samples: least squares with a ridge, rotations, reduced rank.
+
+With x (n, p) in front and y (n, q) behind, means taken off, S = x'x, C = x'y, all in float64:
+
+| kind | solution |
+| --- | --- |
+| `scale_shift` | s_j = C_jj / S_jj |
+| `orthogonal` | W = U V', C = U D V' (Schonemann 1966); unequal widths: the thin factors |
+| `affine` | W = (S + l I)^-1 C |
+| `low_rank` | A B = W P P', P the leading eigenvectors of C' (S + l I)^-1 C (Izenman 1975), W and l as in `affine` |
+| `affine_ln` | W as in `affine`, then a LayerNorm with y's mean level and spread: a start for training, no minimum |
+
+and b = mean(y) - mean(x) W. The ridge l is a share of S's mean eigenvalue, chosen out of `RIDGES` by the squared error
+on samples held out of the fit; one eigendecomposition of S serves all of them. No ridge is tried that is below what
+rounding leaves in the smallest eigenvalues.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.moments import Moments
+from dissimilarity.stitching.maps import Affine, AffineLN, Fitted, Identity, Kind, LowRank, Orthogonal, ScaleShift
+
+RIDGES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+ROUNDING = 4.0
+"""Roundoffs of an eigenvalue that may be rounding; products of 4096 rows, 64 to 512 wide, left at most 2."""
+
+WITH_RIDGE = ("affine", "low_rank", "affine_ln")
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Means and centred sums of products of one pair of sites.
+
+    Attributes:
+        x, y: the means, (p,) and (q,), as they are, without any shift.
+        xx, xy: S and C.
+        roundoff: relative rounding of the sums, and the square of that of x, which is noise in it.
+    """
+
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    roundoff: float
+
+
+def centred_sums(m: Moments) -> Centred:
+    """From sums `n, x, y, xx, xy, e` about shifts `shift_x, shift_y`."""
+    x, y = m["x"] / m["n"], m["y"] / m["n"]
+    return Centred(
+        m["shift_x"] + x,
+        m["shift_y"] + y,
+        m["xx"] - torch.outer(m["x"], x),
+        m["xy"] - torch.outer(m["x"], y),
+        float(m["e"] / m["n"]),
+    )
+
+
+def solve(
+    kind: Kind,
+    fit: Moments,
+    choose: Moments,
+    rank: int | None,
+    together: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Fitted:
+    """The map of a kind from the sums of the samples to fit and of those to choose the ridge on.
+
+    Args:
+        kind, rank: what kind of map.
+        fit, choose: sums about the same shifts.
+        together: whether the map is then fitted on both.
+        dtype: of the map's parameters.
+    """
+    if kind == "identity":
+        return Fitted(Identity())
+    ridge, note = choose_ridge(fit, choose) if kind in WITH_RIDGE else (None, "")
+    sums = {key: value if key.startswith("shift") else value + choose[key] for key, value in fit.items()}
+    sums = sums if together else fit
+    c = centred_sums(sums)
+    if kind == "scale_shift":
+        spread, common = c.xx.diagonal(), c.xy.diagonal()
+        scale = torch.where(spread > 0, common / spread, 0.0)
+        return Fitted(ScaleShift(scale.to(dtype), (c.y - c.x * scale).to(dtype)), note=note)
+    if kind == "orthogonal":
+        weight = rotation(c.xy)
+        return Fitted(Orthogonal(weight.to(dtype), (c.y - c.x @ weight).to(dtype)), note=note)
+    assert ridge is not None
+    weight = least_squares(c.xx, c.xy, ridge)
+    if kind == "low_rank":
+        assert rank is not None
+        into, out = reduced_rank(c.xy, weight, rank)
+        return Fitted(LowRank(into.to(dtype), out.to(dtype), (c.y - c.x @ into @ out).to(dtype)), ridge, note=note)
+    bias = (c.y - c.x @ weight).to(dtype)
+    if kind == "affine":
+        return Fitted(Affine(weight.to(dtype), bias), ridge, note=note)
+    scale = (sums["spread"] / sums["n"]).sqrt().expand_as(c.y)
+    shift = c.y.mean().expand_as(c.y)
+    return Fitted(AffineLN(weight.to(dtype), bias, scale.to(dtype).clone(), shift.to(dtype).clone()), ridge, note=note)
+
+
+def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
+    """The ridge out of `RIDGES` with the least squared error on held-out samples, and a note on the covariance."""
+    c = centred_sums(fit)
+    values, vectors = torch.linalg.eigh(c.xx)
+    mean = float(values.mean())
+    if mean <= 0:
+        return 1.0, "the front activation does not vary"
+    # What rounding leaves of an eigenvalue: of products of columns of sizes S_ii and S_jj, with random signs.
+    noise = ROUNDING * c.roundoff * (vectors.square() * c.xx.diagonal()[:, None]).sum(0)
+    values = values.clamp(min=0)
+    regular = int((values > noise).sum())
+    tried = [ridge for ridge in RIDGES if bool((values + ridge * mean > noise).all())] or [1.0]
+    # Held-out sums about the means of the fit.
+    n, dx, dy = choose["n"], fit["x"] / fit["n"], fit["y"] / fit["n"]
+    x, y = choose["x"] - n * dx, choose["y"] - n * dy
+    xx = choose["xx"] - torch.outer(choose["x"], dx) - torch.outer(dx, x)
+    xy = choose["xy"] - torch.outer(choose["x"], dy) - torch.outer(dx, y)
+    inside, fitted, wanted = vectors.T @ xx @ vectors, vectors.T @ c.xy, vectors.T @ xy
+    quadratic, linear = inside * (fitted @ fitted.T), (fitted * wanted).sum(1)
+    errors = []
+    for ridge in tried:
+        shrunk = 1 / (values + ridge * mean)
+        errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
+    best = tried[min(range(len(tried)), key=errors.__getitem__)]
+    singular = f"singular covariance, rank {regular} of {len(values)}: ridge {best:g} of the mean eigenvalue"
+    return best, "" if regular == len(values) else singular
+
+
+def least_squares(xx: Float[Tensor, "p p"], xy: Float[Tensor, "p q"], ridge: float) -> Float[Tensor, "p q"]:
+    """(S + l I)^-1 C with l = ridge times the mean eigenvalue of S = xx, and C = xy; zero where S is."""
+    level = ridge * xx.diagonal().mean()
+    factor, failed = torch.linalg.cholesky_ex(xx + level * torch.eye(len(xx), dtype=xx.dtype, device=xx.device))
+    if not bool(failed):
+        return torch.cholesky_solve(xy, factor)
+    values, vectors = torch.linalg.eigh(xx)
+    values = values.clamp(min=0) + level
+    inverse = torch.where(values > values[-1] * 1e-15, 1 / values, 0.0)
+    return vectors @ (inverse[:, None] * (vectors.T @ xy))
+
+
+def rotation(xy: Float[Tensor, "p q"]) -> Float[Tensor, "p q"]:
+    """The orthogonal W nearest to C = xy, which maximises tr(W'C): U V' of its thin singular value decomposition."""
+    u, _, vh = torch.linalg.svd(xy, full_matrices=False)
+    return u @ vh
+
+
+def reduced_rank(
+    xy: Float[Tensor, "p q"], weight: Float[Tensor, "p q"], rank: int
+) -> tuple[Float[Tensor, "p r"], Float[Tensor, "r q"]]:
+    """The factors of W P P', P the leading eigenvectors of C'W, where W = (S + l I)^-1 C and C = xy."""
+    explained = xy.T @ weight
+    vectors = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:]
+    return weight @ vectors, vectors.T.contiguous()

@@ -1,0 +1,223 @@
+"""Direct stitches: closed forms from sums over tokens, for all pairs of sites from one pass of each model.
+
+Memory is that of the sums, whatever the number of tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from dissimilarity.capture import capture
+from dissimilarity.moments import Moments, as_rows, heavy, products, shifted, worthwhile_shift
+from dissimilarity.sites import locate, matched_pairs, resolve
+from dissimilarity.stitching.closed_form import solve
+from dissimilarity.stitching.entering import check_enterable
+from dissimilarity.stitching.losses import check_tokens, check_vocabularies
+from dissimilarity.stitching.maps import Fitted, Kind, check_kind
+from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, device_of, map_dtype, penalties
+
+CHOOSING = 5
+"""One sequence in so many is kept for choosing: the ridge, or the step at which training stops."""
+
+
+def direct_penalties(
+    front: nn.Module,
+    back: nn.Module,
+    tokens: Int[Tensor, "sequences pos"],
+    held_out: Int[Tensor, "held pos"],
+    sites: str | Sequence[str] | Sequence[Pair] = "blocks.*.resid_post",
+    kind: Kind = "affine",
+    rank: int | None = None,
+    bytes_per_token: float | None = None,
+) -> dict[Pair, Penalty]:
+    """Fit a direct stitch at every pair of sites and give its penalty, from one pass of each model over both sets.
+
+    Args:
+        front, back: called as `model(tokens)`; widths and depths may differ, the tokenizer may not. They may be one
+            model: `kind="identity"` then says what skipping or repeating its layers costs.
+        tokens: to fit on, at least 10 sequences; `identity` does not read them.
+        held_out: other tokens, at least 2 sequences.
+        sites: globs or names of sites on both sides, paired at equal relative depth; or pairs (in front, behind).
+        kind: as in `maps`.
+        rank: of `low_rank`.
+        bytes_per_token: of the held-out text, for bits per byte.
+
+    Returns:
+        (site in front, site behind) -> penalty.
+
+    Raises:
+        ValueError: sites that a model lacks or at which `back` cannot be entered, unequal vocabularies, widths that the
+            kind cannot join, too few tokens, activations that are not finite.
+    """
+    chosen: list[Pair] = []
+    if not isinstance(sites, str) and all(isinstance(pair, tuple) for pair in sites):
+        chosen = [(site, back_site) for site, back_site in sites]
+    else:
+        patterns = [sites] if isinstance(sites, str) else [str(site) for site in sites]
+        chosen = matched_pairs(resolve(front, patterns), resolve(back, patterns))
+    check_sites(front, back, chosen)
+    check_tokens(held_out, 2, "held-out tokens")
+    check_vocabularies(front, back, held_out)
+    return penalties(front, back, fit_direct(front, back, tokens, chosen, kind, rank), held_out, bytes_per_token)
+
+
+def check_sites(front: nn.Module, back: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Raise ValueError for sites that the front model lacks, or at which the back model cannot be entered."""
+    locate(front, [site for site, _ in pairs])
+    for _, back_site in pairs:
+        check_enterable(back, back_site, "the back model")
+
+
+def split(tokens: Int[Tensor, "sequences pos"]) -> tuple[Int[Tensor, "fit pos"], Int[Tensor, "choose pos"]]:
+    """The sequences to fit on, and those to choose on: every fifth.
+
+    Raises ValueError for fewer than 10 sequences.
+    """
+    check_tokens(tokens, 2 * CHOOSING, "tokens to fit on")
+    choosing = torch.arange(len(tokens), device=tokens.device) % CHOOSING == CHOOSING - 1
+    return tokens[~choosing], tokens[choosing]
+
+
+def fit_direct(
+    front: nn.Module,
+    back: nn.Module,
+    tokens: Int[Tensor, "sequences pos"],
+    pairs: Sequence[Pair],
+    kind: Kind,
+    rank: int | None = None,
+    together: bool = True,
+) -> dict[Pair, Fitted]:
+    """The direct stitch of every pair of sites.
+
+    Args:
+        front, back, kind, rank: as for `direct_penalties`.
+        tokens: the sequences of `split(tokens)[1]` choose the ridge.
+        pairs: (site in front, site behind).
+        together: whether those sequences are then fitted on too.
+
+    Returns:
+        pair -> the map, on the back model's device.
+    """
+    widths = {pair: (0, 0) for pair in pairs}
+    parts: list[dict[Pair, Moments]] = [{}, {}]
+    if kind == "identity":
+        widths = widths_of(front, back, pairs, tokens)
+    else:
+        fit, choose = split(tokens)
+        parts = [direct_sums(front, back, fit, pairs, kind == "affine_ln")]
+        parts.append(direct_sums(front, back, choose, pairs, kind == "affine_ln", parts[0]))
+        widths = {pair: (len(parts[0][pair]["x"]), len(parts[0][pair]["y"])) for pair in pairs}
+    for pair in pairs:
+        check_kind(kind, *widths[pair], rank)
+    device, dtype = device_of(back), map_dtype(back)
+    found = {}
+    for pair in pairs:
+        fitted = solve(kind, parts[0].get(pair, {}), parts[1].get(pair, {}), rank, together, dtype)
+        fitted.map.to(device)
+        found[pair] = fitted
+    return found
+
+
+def widths_of(
+    front: nn.Module, back: nn.Module, pairs: Sequence[Pair], tokens: Int[Tensor, "sequences pos"]
+) -> dict[Pair, tuple[int, int]]:
+    """How wide the activations of each pair are."""
+    sizes = []
+    for model, sites in ((front, [site for site, _ in pairs]), (back, [site for _, site in pairs])):
+        with capture(model, sites) as acts:
+            model(tokens[:1, :2].to(device_of(model)))
+        sizes.append({site: act.shape[-1] for site, act in acts.items()})
+    return {(site, back_site): (sizes[0][site], sizes[1][back_site]) for site, back_site in pairs}
+
+
+def direct_sums(
+    front: nn.Module,
+    back: nn.Module,
+    tokens: Int[Tensor, "sequences pos"],
+    pairs: Sequence[Pair],
+    spread: bool,
+    like: dict[Pair, Moments] | None = None,
+) -> dict[Pair, Moments]:
+    """The sums of every pair that direct stitches follow from, float64.
+
+    Args:
+        front, back, tokens, pairs: as for `fit_direct`.
+        spread: whether to add up each y's variance over its dimensions.
+        like: sums whose shifts to take; by default the first batch's mean where it would cost digits.
+
+    Returns:
+        pair -> `n, x, y, xx, xy, e` as in `moments`, about `shift_x, shift_y`, and `spread`.
+
+    Raises:
+        ValueError: activations that are not finite, or too large for float32 products.
+    """
+    front_sites, back_sites = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
+    shift_x = {site: like[site, back]["shift_x"] for site, back in pairs} if like else {}
+    shift_y = {back: like[site, back]["shift_y"] for site, back in pairs} if like else {}
+    xs, ys = {site: {} for site in front_sites}, {site: {} for site in back_sites}
+    cross = {pair: {} for pair in pairs}
+    for batch in batches_of(tokens):
+        acts_x, acts_y = _captured(front, back, front_sites, back_sites, batch)
+        rows_x, apart_x = _side(acts_x, shift_x, xs)
+        rows_y, apart_y = _side(acts_y, shift_y, ys)
+        for site in front_sites:
+            _add(xs[site], xx=products(rows_x[site], None, apart_x[site])[0])
+        for site in back_sites if spread else ():
+            wide = rows_y[site][0].to(shift_y[site]) + shift_y[site]
+            _add(ys[site], spread=wide.var(-1, correction=0).sum())
+        for site, back_site in pairs:
+            xy = products(rows_x[site], rows_y[back_site], apart_x[site] | apart_y[back_site])[0]
+            _add(cross[site, back_site], xy=xy)
+    found = {}
+    for site, back_site in pairs:
+        y = {"y": ys[back_site]["x"], **{key: value for key, value in ys[back_site].items() if key == "spread"}}
+        shifts = {"shift_x": shift_x[site], "shift_y": shift_y[back_site]}
+        found[site, back_site] = {**xs[site], **y, **cross[site, back_site], **shifts}
+        for name, model, key in ((site, "front", "xx"), (back_site, "back", "xy")):
+            if not bool(torch.isfinite(found[site, back_site][key]).all()):
+                raise ValueError(
+                    f"the {model} model's activation at {name} is not finite, or too large for float32 sums; "
+                    "look for overflow or divergence there, or run the models in float64"
+                )
+    return found
+
+
+def _captured(
+    front: nn.Module, back: nn.Module, front_sites: list[str], back_sites: list[str], tokens: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The activations of both models, of one pass where they are one."""
+    device = device_of(front)
+    shared = [site for site in back_sites if front is back and site not in front_sites]
+    with capture(front, [*front_sites, *shared]) as acts:
+        front(tokens.to(device))
+    if front is back:
+        return {site: acts[site] for site in front_sites}, {site: acts[site] for site in back_sites}
+    with capture(back, back_sites) as others:
+        back(tokens.to(device_of(back)))
+    return acts, {site: act.to(device) for site, act in others.items()}
+
+
+def _side(
+    acts: dict[str, Tensor], shifts: dict[str, Tensor], sums: dict[str, Moments]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Shifted rows (1, n, d) of each site and which are heavy; their number, sum and rounding are added up."""
+    rows, apart = {}, {}
+    for site, act in acts.items():
+        flat = as_rows(act)
+        # A residual stream has directions of next to no variance, which float32 sums drown; float64 costs a processor
+        # twice the product, a tenth of the models' passes, but most GPUs many times it.
+        flat, noise = (flat.double() if flat.device.type == "cpu" else flat), torch.finfo(act.dtype).eps ** 2
+        if site not in shifts:
+            shifts[site] = worthwhile_shift(flat)
+        flat = shifted(flat, shifts[site])
+        rows[site], apart[site] = flat[None], heavy(flat.square().sum(-1)[None])
+        n = shifts[site].new_tensor(float(len(flat)))
+        _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), e=n * (torch.finfo(flat.dtype).eps + noise))
+    return rows, apart
+
+
+def _add(sums: Moments, **more: Tensor) -> None:
+    for key, value in more.items():
+        sums[key] = sums[key] + value if key in sums else value

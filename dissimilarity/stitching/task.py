@@ -1,0 +1,252 @@
+"""Task stitches: the map learnt by gradient on the back model's own next-token loss, both models held fixed.
+
+The front model's activations are taken once and reused in every step, as long as they fit in `MEMORY`; past that they
+are taken anew for each batch. Only the map and the back model from its site on are run in a step.
+"""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dissimilarity.capture import capture
+from dissimilarity.chunks import at_once, plan
+from dissimilarity.stitching.direct import fit_direct, split, widths_of
+from dissimilarity.stitching.entering import enter, logits_of
+from dissimilarity.stitching.losses import sequence_losses
+from dissimilarity.stitching.maps import Fitted, Kind, cold_map
+from dissimilarity.stitching.penalty import Pair, batches_of, device_of, map_dtype, stitched_losses
+
+MEMORY = 2**31
+"""Bytes of front activations that are kept."""
+
+Start = Literal["direct", "identity", "random"]
+Progress = Callable[[int, float], Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a task stitch is trained; the default goes on until the held-out loss stops falling.
+
+    Attributes:
+        optimizer: `adam`, or `sgd` with Nesterov momentum 0.9.
+        lr: the highest learning rate.
+        batch: sequences a step.
+        max_steps: where training ends at the latest.
+        warmup: steps of linear warm-up.
+        decay: whether the learning rate then falls linearly to 0 at max_steps.
+        clip: largest norm of the gradient; None for any.
+        evaluate_every: steps between two looks at the held-out loss.
+        patience: looks without a fall of at least `least_fall` after which training ends; None for all of max_steps.
+        least_fall: nats per token.
+        seed: of the order of batches, and of a random start.
+    """
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    batch: int = 16
+    max_steps: int = 2000
+    warmup: int = 0
+    decay: bool = False
+    clip: float | None = 1.0
+    evaluate_every: int = 25
+    patience: int | None = 4
+    least_fall: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"expected optimizer adam or sgd, found {self.optimizer!r}")
+        if min(self.batch, self.evaluate_every) < 1 or self.max_steps < 0:
+            raise ValueError(
+                f"expected batch and evaluate_every of at least 1 and max_steps of at least 0, found {self.batch}, "
+                f"{self.evaluate_every} and {self.max_steps}"
+            )
+
+
+PAPER: dict[str, Any] = {
+    "kind": "affine_ln",
+    "fit": "task",
+    "start": "random",
+    "recipe": Recipe(optimizer="sgd", lr=0.1, max_steps=2000, warmup=200, decay=True, clip=1.0, patience=None),
+}
+"""The choices of arXiv 2310.14993 as arguments of `Stitch`: `Stitch(front, back, site, **PAPER)`.
+
+SGD with Nesterov momentum 0.9, 2000 steps, 200 of warm-up, then a linear decay, clipped to norm 1, from random weights.
+The paper's learning rate is 1.0 in the units of the tuned-lens library, from which it took the rest: there the rate is
+multiplied by 1 - momentum before torch sees it, hence 0.1. Its batch size is not known.
+"""
+
+
+def fit_task(
+    front: nn.Module,
+    back: nn.Module,
+    tokens: Int[Tensor, "sequences pos"],
+    pair: Pair,
+    kind: Kind,
+    rank: int | None = None,
+    start: Start = "direct",
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train one stitch and keep the map that was best on the sequences of `split(tokens)[1]`, the start among them.
+
+    Training that diverges (a loss or gradient that is not finite, or a held-out loss above twice that of the start and
+    of a uniform guess) ends there, and the note says so.
+
+    Args:
+        front, back, tokens, kind, rank: as for `direct_penalties`.
+        pair: (site in front, site behind).
+        start: the direct stitch of the same sequences, the identity, or random weights.
+        recipe: how to train; by default `Recipe()`.
+        progress: called with the step and the held-out loss, nats per token, at each look at it.
+
+    Returns:
+        the best map and how training ended.
+    """
+    recipe = recipe or Recipe()
+    if start not in ("direct", "identity", "random"):
+        raise ValueError(f"expected start direct, identity or random, found {start!r}")
+    with torch.inference_mode(False), torch.enable_grad():
+        fit, choose = split(tokens.clone())
+        if start == "direct":
+            first = fit_direct(front, back, tokens, [pair], kind, rank, together=False)[pair]
+        else:
+            ((p, q),) = widths_of(front, back, [pair], tokens).values()
+            first = Fitted(cold_map(kind, p, q, rank, start, recipe.seed))
+        stitch = first.map.to(device_of(back), map_dtype(back))
+        training, looking = _Activations(front, pair[0], fit), _Activations(front, pair[0], choose)
+        run = _Training(back, pair[1], stitch, training, looking, recipe, progress)
+        steps, converged, note = (0, True, "") if kind == "identity" else run.until_done()
+    return Fitted(stitch, first.ridge, steps, converged, "; ".join(part for part in (first.note, note) if part))
+
+
+class _Activations:
+    """The activations of some sequences at one site: kept where they fit, else taken when asked for."""
+
+    def __init__(self, model: nn.Module, site: str, tokens: Tensor) -> None:
+        self.model, self.site, self.tokens = model, site, tokens
+        self.kept: Tensor | None = None
+        pieces = []
+        for batch in batches_of(tokens):
+            pieces.append(self._of(batch))
+            if pieces[0][0].nbytes * len(tokens) > MEMORY:
+                return
+        self.kept = torch.cat(pieces)
+
+    def _of(self, tokens: Tensor) -> Tensor:
+        with capture(self.model, self.site) as acts:
+            self.model(tokens.to(device_of(self.model)))
+        return acts[self.site]
+
+    def at(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Activations and tokens of the chosen sequences."""
+        tokens = self.tokens[chosen]
+        return self._of(tokens) if self.kept is None else self.kept[chosen], tokens
+
+
+@dataclass
+class _Training:
+    """One training of one map."""
+
+    back: nn.Module
+    site: str
+    stitch: nn.Module
+    training: _Activations
+    looking: _Activations
+    recipe: Recipe
+    progress: Progress | None
+
+    def until_done(self) -> tuple[int, bool, str]:
+        """Train, leave the best parameters in the map, and return its step, whether that was the end, and a note."""
+        recipe, step, best_step, looks, diverged = self.recipe, 0, 0, 0, False
+        optimizer = self._optimizer()
+        batches = self._batches()
+        start = best = fallen = self.held_out()
+        kept = deepcopy(self.stitch.state_dict())
+        highest = 2 * max(start if math.isfinite(start) else 0.0, math.log(self._vocabulary()))
+        self._report(0, start)
+        while step < recipe.max_steps and (recipe.patience is None or looks < recipe.patience):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * self._factor(step)
+            if not self._step(optimizer, next(batches)):
+                diverged = True
+                break
+            step += 1
+            if step % recipe.evaluate_every and step < recipe.max_steps:
+                continue
+            loss = self.held_out()
+            self._report(step, loss)
+            if not loss <= highest:
+                diverged = True
+                break
+            if not loss >= best:
+                best, best_step, kept = loss, step, deepcopy(self.stitch.state_dict())
+            looks = 0 if not loss > fallen - recipe.least_fall else looks + 1
+            fallen = fallen if looks else loss
+        self.stitch.load_state_dict(kept)
+        if diverged:
+            return best_step, False, f"diverged at step {step}: the map of step {best_step} is kept"
+        converged = recipe.patience is None or looks >= recipe.patience
+        return best_step, converged, "" if converged else f"the loss was still falling at step {step}"
+
+    def held_out(self) -> float:
+        """Loss on the sequences to choose on, nats per token."""
+        losses = []
+        for first, last, _ in plan(len(self.looking.tokens), 1, at_once(self.looking.tokens.shape[1])):
+            activation, tokens = self.looking.at(slice(first, last))
+            losses.append(stitched_losses(self.back, self.site, self.stitch, activation, tokens))
+        return float(torch.cat(losses).double().mean())
+
+    def loss(self, activation: Float[Tensor, "batch pos p"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        """Loss of one batch, with gradients for the map."""
+        stream = self.stitch(activation.to(device_of(self.back)))
+        return sequence_losses(logits_of(enter(self.back, self.site, stream, tokens, gradients=True)), tokens).mean()
+
+    def _step(self, optimizer: torch.optim.Optimizer, chosen: Tensor) -> bool:
+        """One update, unless its loss or its gradient is not finite: then none, and False."""
+        loss = self.loss(*self.training.at(chosen))
+        optimizer.zero_grad()
+        if not bool(torch.isfinite(loss)):
+            return False
+        loss.backward()
+        limit = math.inf if self.recipe.clip is None else self.recipe.clip
+        norm = nn.utils.clip_grad_norm_(self.stitch.parameters(), limit)
+        if not bool(torch.isfinite(norm)):
+            return False
+        optimizer.step()
+        return True
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.recipe.optimizer == "adam":
+            return torch.optim.Adam(self.stitch.parameters(), lr=self.recipe.lr)
+        return torch.optim.SGD(self.stitch.parameters(), lr=self.recipe.lr, momentum=0.9, nesterov=True)
+
+    def _factor(self, step: int) -> float:
+        """The share of the highest learning rate at a step."""
+        if step < self.recipe.warmup:
+            return (step + 1) / self.recipe.warmup
+        left = self.recipe.max_steps - self.recipe.warmup
+        return (self.recipe.max_steps - step) / left if self.recipe.decay else 1.0
+
+    def _batches(self):
+        """Numbers of the sequences of each step: all of them in a new order, over and over."""
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        size = min(self.recipe.batch, len(self.training.tokens))
+        while True:
+            order = torch.randperm(len(self.training.tokens), generator=generator)
+            yield from (order[first : first + size] for first in range(0, len(order) - size + 1, size))
+
+    def _vocabulary(self) -> int:
+        activation, tokens = self.looking.at(slice(0, 2))
+        stream = self.stitch(activation.to(device_of(self.back)))
+        return logits_of(enter(self.back, self.site, stream.detach(), tokens)).shape[-1]
+
+    def _report(self, step: int, loss: float) -> None:
+        if self.progress is not None:
+            self.progress(step, loss)
