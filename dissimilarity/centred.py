@@ -22,22 +22,31 @@ class Matrix:
         pairs: the entries above the diagonal, less a constant that centring takes away.
         diagonal: the value on the diagonal, less the same; 0 where U-centring leaves the diagonal out.
         sums: float64 row sums.
+        squares: sum of the squares of all entries.
         shift: that constant.
     """
 
     pairs: Float[Tensor, " pairs"]
     diagonal: float
     sums: Float[Tensor, " n"]
+    squares: Float[Tensor, ""]
     shift: float = 0.0
 
     def rearranged(self, order: Int[Tensor, " n"]) -> "Matrix":
         """The matrix of the rows in another order."""
-        return Matrix(rearranged(self.pairs, order), self.diagonal, self.sums[order.to(self.sums.device)], self.shift)
+        return Matrix(
+            rearranged(self.pairs, order),
+            self.diagonal,
+            self.sums[order.to(self.sums.device)],
+            self.squares,
+            self.shift,
+        )
 
 
 def matrix(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0, shift: float = 0.0) -> Matrix:
     """A matrix with its row sums."""
-    return Matrix(pairs, diagonal, row_sums(pairs, n) + diagonal, shift)
+    squares = 2 * dot(pairs, pairs) + n * diagonal**2
+    return Matrix(pairs, diagonal, row_sums(pairs, n) + diagonal, squares, shift)
 
 
 def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
@@ -56,7 +65,7 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
         a, b = (square(m.pairs, len(m.sums), m.diagonal) for m in (x, y))
         cross, self_x, self_y = (_weighted(u, v, unbiased, weight) for u, v in ((a, b), (a, a), (b, b)))
     for own, side, name in ((self_x, x, "x"), (self_y, y, "y")):
-        size = 2 * dot(side.pairs, side.pairs) + 2 * len(side.pairs) * side.shift**2
+        size = side.squares + 2 * len(side.pairs) * side.shift**2
         if not bool(own > 1e-14 * size):
             raise ValueError(
                 f"the {'unbiased ' if unbiased else ''}self term of {name} is zero: its samples are all equally far "
@@ -67,7 +76,7 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
 
 def _inner(x: Matrix, y: Matrix, unbiased: bool) -> Float[Tensor, ""]:
     n = len(x.sums)
-    trace = 2 * dot(x.pairs, y.pairs) + n * x.diagonal * y.diagonal
+    trace = x.squares if x is y else 2 * dot(x.pairs, y.pairs) + n * x.diagonal * y.diagonal
     return centred_product(trace.new_tensor(n), trace, x.sums @ y.sums, x.sums.sum(), y.sums.sum(), unbiased)
 
 

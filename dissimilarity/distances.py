@@ -21,17 +21,25 @@ from dissimilarity.moments import full_float32, sum_device
 EXACT_ROWS = 1024
 """Up to how many rows products are taken in float64, whatever the type of the rows."""
 
+NEAR = {torch.float32: 1e-2, torch.float64: 2e-2}
+"""Which share of the sum of both norms a squared distance may not fall below, lest too few digits are left of it.
+
+More in float64, in which distances that are equal on paper shall be so but for rounding.
+"""
+
 MANY = 1e-3
 """The share of near pairs, and the relative spread of distances, that call for products in float64."""
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 512
 
 
 def about_mean(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     """Float64 rows about their mean, in units of the power of two above the largest entry."""
-    rows = x.detach().to(sum_device(x.device)).double()
-    rows = torch.ldexp(rows, -torch.frexp(rows.abs().amax()).exponent)
-    return rows - rows.mean(0)
+    low, high = x.detach().aminmax()
+    largest = torch.maximum(-low, high).to(sum_device(x.device)).double()
+    rows = x.detach().to(largest.device, torch.float64, copy=True)
+    rows *= torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+    return rows.sub_(rows.mean(0))
 
 
 def pair_distances(rows: Float[Tensor, "n p"], single: bool, squared: bool = True) -> Float[Tensor, " pairs"]:
@@ -54,35 +62,30 @@ def pair_distances(rows: Float[Tensor, "n p"], single: bool, squared: bool = Tru
     return found if squared else found.sqrt_()
 
 
-def squared_block(
-    rows: Float[Tensor, "n p"],
-    product_rows: Float[Tensor, "n p"],
-    norms: Float[Tensor, " n"],
-    of: Int[Tensor, " m"] | slice,
-    start: int = 0,
-) -> tuple[Float[Tensor, "m others"], Bool[Tensor, "m others"]]:
-    """Squared distances of the rows ``of`` to all from ``start`` on, and which of them are too near for the product.
-
-    Args:
-        rows, product_rows: float64 rows, and the same in the type of the product.
-        norms: their squared norms, in that type.
-    """
-    with full_float32(rows.device):
-        block = torch.addmm(norms[start:], product_rows[of], product_rows[start:].T, alpha=-2)
-    block += norms[of, None]
-    near = 1e-2 if norms.dtype == torch.float32 else 2e-2
-    return block, block < (near * norms[of, None] + near * norms[start:])
+def exact_distances(rows: Float[Tensor, "n p"], of: Int[Tensor, " m"]) -> Float[Tensor, "m n"]:
+    """Squared distances of some of the rows to all, by products in float64."""
+    norms = torch.linalg.vecdot(rows, rows)
+    block = torch.addmm(norms, rows[of], rows.T, alpha=-2) + norms[of, None]
+    _repair(block, _near(block, norms[of], norms), rows[of], rows)
+    return block
 
 
-def repair(
+def _near(
+    block: Float[Tensor, "m others"], left: Float[Tensor, " m"], right: Float[Tensor, " others"]
+) -> Bool[Tensor, "m others"]:
+    """Which squared distances are too small beside the norms that they are differences of."""
+    share = NEAR[block.dtype]
+    return block < share * left[:, None] + share * right
+
+
+def _repair(
     block: Float[Tensor, "m others"],
     near: Bool[Tensor, "m others"],
     left: Float[Tensor, "m p"],
     right: Float[Tensor, "others p"],
 ) -> None:
     """Takes the marked squared distances again from the differences of the rows, in place."""
-    where = near.nonzero()
-    for part in where.split(max(1, 2**21 // max(1, left.shape[1]))):
+    for part in near.nonzero().split(max(1, 2**21 // max(1, left.shape[1]))):
         i, j = part.unbind(1)
         difference = left[i] - right[j]
         block[i, j] = torch.linalg.vecdot(difference, difference).to(block.dtype)
@@ -91,21 +94,27 @@ def repair(
 def _all_pairs(rows: Float[Tensor, "n p"], dtype: torch.dtype) -> Float[Tensor, " pairs"] | None:
     """Condensed squared distances by products of that type; None where float32 will not do."""
     n, used = len(rows), rows.to(dtype)
-    norms = torch.linalg.vecdot(rows, rows).to(dtype)
-    pairs = used.new_empty(n * (n - 1) // 2)
+    norms = torch.linalg.vecdot(used, used)
+    pairs, space = used.new_empty(n * (n - 1) // 2), used.new_empty(min(ROWS_AT_ONCE, n) * n)
     few = MANY * len(pairs) if dtype == torch.float32 else len(pairs)
-    found = 0
+    found, safe = 0, 2 * NEAR[dtype] * norms.max()
     for start, part in _parts(pairs, n):
-        stop = min(start + ROWS_AT_ONCE, n)
-        block, near = squared_block(rows, used, norms, slice(start, stop), start)
-        near.triu_(1)
-        found += int(near.sum())
-        if found > few:
-            return None
-        repair(block, near, rows[start:stop], rows[start:])
+        of = slice(start, min(start + ROWS_AT_ONCE, n))
+        block = space[: (of.stop - start) * (n - start)].view(-1, n - start)
+        with full_float32(rows.device):
+            torch.addmm(norms[start:], used[of], used[start:].T, alpha=-2, out=block)
+        block += norms[of, None]
         _pack(block, part)
+        if len(part) and not bool(part.amin() > safe):
+            near = _near(block, norms[of], norms[start:]).triu_(1)
+            found += int(near.sum())
+            if found > few:
+                return None
+            _repair(block, near, rows[of], rows[start:])
+            _pack(block, part)
     if dtype == torch.float32:
-        spread, mean = torch.std_mean(pairs)
+        # Every 61st will tell.
+        spread, mean = torch.std_mean(pairs[::61])
         if not bool(spread > MANY * mean):
             return None
     return pairs

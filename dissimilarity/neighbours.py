@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dissimilarity.distances import EXACT_ROWS, ROWS_AT_ONCE, about_mean, repair, squared_block
+from dissimilarity.distances import EXACT_ROWS, ROWS_AT_ONCE, exact_distances
 from dissimilarity.jackknife import group_pairs, stderr_of_pairs_left_out
 from dissimilarity.moments import full_float32, sum_device
 from dissimilarity.ranks import ROUNDING
@@ -53,14 +53,16 @@ def check_neighbours(n: int, k: int) -> None:
 
 def unit_rows(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     """Float64 rows of unit length about their mean: the order of their distances is that of the cosines."""
-    rows = x.detach().to(sum_device(x.device)).double()
-    largest = rows.abs().amax(1, keepdim=True)
+    rows = x.detach().to(sum_device(x.device), torch.float64, copy=True)
+    low, high = rows.aminmax(dim=1, keepdim=True)
+    largest = torch.maximum(-low, high)
     zero = int((largest == 0).sum())
     if zero:
         raise ValueError(f"{zero} rows are zero, which have no direction to compare by cosine")
     # By the largest entry first, lest the squares overflow or vanish.
-    rows = rows / largest
-    return about_mean(rows / rows.norm(dim=1, keepdim=True))
+    rows /= largest
+    rows /= rows.norm(dim=1, keepdim=True)
+    return rows.sub_(rows.mean(0))
 
 
 def ranked_neighbours(
@@ -75,11 +77,12 @@ def ranked_neighbours(
     used = rows.float() if single and n > EXACT_ROWS else rows
     norms = torch.linalg.vecdot(rows, rows).to(used.dtype)
     rounding = 8 * torch.finfo(used.dtype).eps * (norms + norms.max())
-    found, unclear = [], []
+    found, unclear, space = [], [], used.new_empty(min(rows_at_once, n) * n)
     for start in range(0, n, rows_at_once):
-        of = slice(start, start + rows_at_once)
+        of = slice(start, min(start + rows_at_once, n))
+        nearness = space[: (of.stop - start) * n].view(-1, n)
         with full_float32(rows.device):
-            nearness = torch.addmm(norms, used[of], used.T, beta=-1, alpha=2)
+            torch.addmm(norms, used[of], used.T, beta=-1, alpha=2, out=nearness)
         nearness.diagonal(start)[:] = float("-inf")
         values, indices = nearness.topk(min(many + 1, n))
         found.append(indices[:, :many])
@@ -93,9 +96,7 @@ def ranked_neighbours(
 
 
 def _exactly_ranked(rows: Float[Tensor, "n p"], of: Int[Tensor, " m"], k: int, many: int) -> Int[Tensor, "m many"]:
-    norms = torch.linalg.vecdot(rows, rows)
-    away, near = squared_block(rows, rows, norms, of)
-    repair(away, near, rows[of], rows)
+    away = exact_distances(rows, of)
     away[torch.arange(len(of), device=of.device), of] = float("inf")
     kth = away.kthvalue(k, dim=1, keepdim=True).values
     away = torch.where((away - kth).abs() <= ROUNDING * kth, kth, away)

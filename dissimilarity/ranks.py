@@ -30,16 +30,20 @@ class Ranks:
 
 
 def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
-    """Ranks of positive float32 numbers by counting, in linear time; None where too many fall together.
+    """Ranks of float32 numbers that are not negative by counting, in linear time; None where too many fall together.
 
     Numbers that agree in 17 bits count as equal. With ties of at most a share t that moves a rank correlation by t^2.
     """
-    keys = (values.view(torch.int32) + (1 << (22 - BITS))).bitwise_right_shift_(23 - BITS)
-    smallest = keys[values > 0].min() if bool((values == 0).any()) else keys.min()
-    # Zeros lie far below all others: one place under the smallest of them.
-    keys = keys.sub_(smallest - 1).clamp_(min=0)
-    if int(keys.max()) > 2**22:
+    drop = 23 - BITS
+    low, high = values.aminmax()
+    if not bool(low > 0):
+        # Zeros have a place of their own, under the smallest of the others.
+        low = values.where(values > 0, high).amin()
+    low_key, high_key = ((int(end.view(torch.int32)) + (1 << (drop - 1))) >> drop for end in (low, high))
+    if high_key - low_key > 2**22:
         return None
+    keys = values.view(torch.int32) - (((low_key - 1) << drop) - (1 << (drop - 1)))
+    keys.bitwise_right_shift_(drop).clamp_(min=0)
     counts = torch.bincount(keys)
     if int(counts.max()) > LARGEST_TIE * len(values):
         return None

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dissimilarity import CKA, MutualKNN, Procrustes, capture, compare
+from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes, capture, compare
 from dissimilarity.compare import COLUMNS
-from dissimilarity.functional import cka, mutual_knn, procrustes
+from dissimilarity.functional import cka, disagreement, jsd, kl, mutual_knn, procrustes
 from models.transformer import Transformer
 
 VOCABULARY, LENGTH = 23, 8
@@ -114,6 +114,42 @@ def test_the_number_of_groups_moves_the_error_bar_alone() -> None:
         assert row["value"] == pytest.approx(wanted["value"], abs=1e-6)
         assert 0.2 < row["stderr"] / wanted["stderr"] < 5
     assert all(math.isnan(row["stderr"]) for row in table(a, b, tokens(), groups=1))
+
+
+def test_outputs_are_compared_at_the_logits_beside_the_layers() -> None:
+    a, b = model(16, 2, seed=0), model(24, 3, seed=1)
+    outputs = [Disagreement(), KL(), JSD()]
+    rows = table(a, b, tokens(), measures=[CKA(), *outputs, MutualKNN(k=5)])
+    at = {row["measure"]: (row["site_a"], row["site_b"]) for row in rows}
+    assert {at[measure.label] for measure in outputs} == {("logits", "logits")}
+    assert len(rows) == 2 * 2 * 3 + len(outputs)
+    with torch.no_grad():
+        x, y = (net(tokens()).flatten(0, 1).double() for net in (a, b))
+    functions = {"disagreement": disagreement, "kl": kl, "jsd": jsd}
+    for row in rows:
+        if row["measure"] in functions:
+            assert row["value"] == pytest.approx(functions[row["measure"]](x, y).item(), abs=1e-6)
+            # Two random models agree on no token.
+            assert row["stderr"] > 0 or row["value"] == 1.0
+            assert math.isfinite(row["null"]) and row["n_samples"] == 21 * LENGTH
+            assert row["dissimilarity"] == row["value"] and not row["note"]
+        else:
+            assert "resid_post" in row["site_a"] and "resid_post" in row["site_b"]
+
+
+def test_outputs_alone_are_compared_and_those_of_a_model_with_itself_are_the_same() -> None:
+    net = model()
+    rows = table(net, net, tokens(), measures=[Disagreement(), KL(), JSD()])
+    assert [row["value"] for row in rows] == [0.0, 0.0, 0.0]
+    assert all(row["null"] > 1e-3 for row in rows)
+
+
+def test_models_of_different_vocabularies_are_compared_by_layers_alone() -> None:
+    a, b = model(), model(seed=1)
+    b.unembed = nn.Linear(16, VOCABULARY + 1)
+    *layers, row = table(a, b, tokens(), measures=[CKA(), KL()])
+    assert all(math.isfinite(other["value"]) for other in layers) and row["measure"] == "kl"
+    assert math.isnan(row["value"]) and "same classes on both sides, found 23 and 24" in row["note"]
 
 
 def test_a_layer_that_diverged_is_named_and_the_others_are_measured() -> None:

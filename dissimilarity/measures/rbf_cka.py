@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -96,7 +97,7 @@ class RBFCKA(SampleMeasure):
 
 def _median_of_roots(squares: Float[Tensor, " pairs"]) -> Float[Tensor, ""]:
     """Median of the square roots in float64, of an even number the mean of the middle two."""
-    count = len(squares)
-    lower = squares.kthvalue((count + 1) // 2).values.double()
-    upper = lower if count % 2 else squares.kthvalue(count // 2 + 1).values.double()
-    return (lower.sqrt() + upper.sqrt()) / 2
+    middle = [(len(squares) - 1) // 2, len(squares) // 2]
+    # numpy selects in a fraction of torch's time.
+    selected = np.partition(squares.cpu().numpy(), middle)[middle]
+    return torch.as_tensor(selected, device=squares.device).double().sqrt().mean()

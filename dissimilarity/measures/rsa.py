@@ -35,10 +35,11 @@ def rsa(
 
 @dataclass(frozen=True)
 class Geometry:
-    """One side: the dissimilarities of all pairs of n rows, or their ranks, about their mean."""
+    """One side: dissimilarities of all pairs of n rows, or their ranks, about their mean, and the sum of squares."""
 
     n: int
     values: Float[Tensor, " pairs"]
+    squares: Float[Tensor, ""]
     ranks: Ranks | None
 
 
@@ -96,11 +97,11 @@ class RSA(SampleMeasure):
         if not bool(high - low > 1e-12 * high):
             raise ValueError("all samples are equally dissimilar, so there is no geometry to compare")
         if self.compare == "pearson":
-            mean = pairs.sum(dtype=torch.float64) / len(pairs)
-            return Geometry(len(x), (pairs - mean).to(pairs.dtype), None)
+            values = pairs - (pairs.sum(dtype=torch.float64) / len(pairs)).to(pairs.dtype)
+            return Geometry(len(x), values, dot(values, values), None)
         ranks = quick_ranks(pairs) if pairs.dtype == torch.float32 else None
         ranks = ranks or exact_ranks(pairs if pairs.dtype == torch.float64 else pair_distances(rows, single=False))
-        return Geometry(len(x), ranks.centred, ranks)
+        return Geometry(len(x), ranks.centred, dot(ranks.centred, ranks.centred), ranks)
 
     def between(self, x: Geometry, y: Geometry, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Correlation over the pairs."""
@@ -111,18 +112,18 @@ class RSA(SampleMeasure):
         self, x: Geometry, y: Geometry, group: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The value and its error by leaving out each group in turn: the pairs that are left are ranked anew."""
-        group = group.to(x.values.device)
+        groups = group.to(x.values.device).expand(x.n, x.n)
+        first, second = condensed(groups.T, group.dtype), condensed(groups, group.dtype)
         values = []
         for out in range(int(group.max()) + 1):
-            kept = group != out
-            pairs = condensed(kept[:, None] & kept, torch.bool).nonzero()[:, 0]
+            pairs = ((first != out) & (second != out)).nonzero()[:, 0]
             values.append(_correlation(*(_among(side, pairs) for side in (x, y))))
         return self.between(x, y), stderr_of_left_out(torch.stack(values))
 
     def rearrange(self, x: Geometry, order: Int[Tensor, " n"]) -> Geometry:
         """The pairs of the rearranged rows."""
         values = rearranged(x.values, order)
-        return Geometry(x.n, values, None if x.ranks is None else exact_order(values))
+        return Geometry(x.n, values, x.squares, None if x.ranks is None else exact_order(values))
 
 
 def standardised(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
@@ -131,15 +132,16 @@ def standardised(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
         raise ValueError(
             f"the correlation of rows needs at least 3 features, found {x.shape[1]}; use rdm=sqeuclidean for such sites"
         )
-    rows = x.detach().to(sum_device(x.device)).double()
-    rows = torch.ldexp(rows, -torch.frexp(rows.abs().amax(1, keepdim=True)).exponent)
-    largest = rows.abs().amax(1, keepdim=True)
-    rows = rows - rows.mean(1, keepdim=True)
+    rows = x.detach().to(sum_device(x.device), torch.float64, copy=True)
+    low, high = rows.aminmax(dim=1, keepdim=True)
+    # By the largest entry first, lest the squares overflow or vanish.
+    rows /= torch.maximum(-low, high).clamp_(min=torch.finfo(torch.float64).tiny)
+    rows -= rows.mean(1, keepdim=True)
     norm = rows.norm(dim=1, keepdim=True)
-    flat = int((norm <= 1e-14 * largest * x.shape[1] ** 0.5).sum())
+    flat = int((norm <= 1e-14 * x.shape[1] ** 0.5).sum())
     if flat:
         raise ValueError(f"{flat} rows have no variance over their features, so that they correlate with nothing")
-    return rows / norm
+    return rows.div_(norm)
 
 
 def exact_order(values: Float[Tensor, " pairs"]) -> Ranks:
@@ -162,7 +164,7 @@ def _correlation(a: Float[Tensor, " some"], b: Float[Tensor, " some"]) -> Float[
 
 def _covariance(x: Geometry, y: Geometry, weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
     """Sum of products over pairs; with weights, to first order about ones, where the ranks move with the weights."""
-    value = dot(x.values, y.values)
+    value = x.squares if x is y else dot(x.values, y.values)
     if weight is None:
         return value
     slope = x.values.double() * y.values
