@@ -71,5 +71,5 @@ def _file(package: str, name: str) -> ModuleType | None:
     of = importlib.util.spec_from_file_location(name, f"{spec.submodule_search_locations[0]}/{name}.py")
     assert of is not None and of.loader is not None
     module = importlib.util.module_from_spec(of)
-    of.loader.execinstalled(module)
+    of.loader.exec_module(module)
     return module

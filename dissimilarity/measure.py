@@ -38,7 +38,7 @@ class Measure(Metric):
     full_state_update: ClassVar[bool | None] = False
     higher_is_more_similar: ClassVar[bool]
     bounds: tuple[float, float]
-    is_symmetric: ClassVar[bool]
+    is_symmetric: bool
     is_metric: bool
     invariant_to: frozenset[str]
     minimum_samples: int

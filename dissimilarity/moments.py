@@ -83,9 +83,10 @@ def heavy(norms: Float[Tensor, "groups n"]) -> Bool[Tensor, "groups n"]:
 def products(
     x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"] | None, apart: Bool[Tensor, "groups n"]
 ) -> tuple[Float[Tensor, "p q"], Float[Tensor, "groups p q"]]:
-    """x' y summed over all rows in float64, and for each group in float32; x' x where y is None.
+    """x' y over all rows, and for each group in float32; x' x where y is None.
 
-    Rows are multiplied in the precision of x, but in float64 those that are set apart.
+    Rows are multiplied in the precision of x, but in float64 those that are set apart. What is added up here is so in
+    float64; a single product comes as it is, for a copy of a large one costs time.
     """
     device = sum_device(x.device)
     exact = x.dtype == torch.float64 or not bool(apart.any())
@@ -93,7 +94,8 @@ def products(
     with full_float32(x.device):
         by_group = (gram(light) if y is None else product(light, y.to(x))).to(device)
     y = x if y is None else y
-    total = by_group[0].double() if len(by_group) == 1 else by_group.sum(0, dtype=torch.float64)
+    single = len(by_group) == 1 and exact
+    total = by_group[0] if single else by_group.sum(0, dtype=torch.float64)
     by_group = by_group.float()
     if not exact:
         for group in apart.any(1).nonzero()[:, 0]:
@@ -164,36 +166,41 @@ def in_range(side: Moments) -> bool:
 
 
 def cross_moments(
-    x: Float[Tensor, "groups n p"],
-    a: Float[Tensor, "groups n"],
-    y: Float[Tensor, "groups n width"],
+    x: Float[Tensor, "groups n width_x"],
+    a: Float[Tensor, "groups n sites"],
+    y: Float[Tensor, "groups n width_y"],
     b: Float[Tensor, "groups n partners"],
     apart: Bool[Tensor, "groups n"],
 ) -> tuple[Moments, Moments]:
-    """The sums of one site with all its partners at once, from shifted rows of the same samples.
+    """The sums of several sites with all their partners at once, from shifted rows of the same samples.
 
     Args:
-        x, a: rows of the site and their squared norms.
-        y: rows of all partners, side by side.
-        b: squared norms of each partner's rows.
+        x, y: rows of all sites, and of all partners, side by side: one large product is faster than many.
+        a, b: squared norms of each site's, and of each partner's, rows.
         apart: the rows that are heavy on any side.
 
     Returns:
-        ``xy`` (p, width), ``ab`` (partners,), ``xb`` (p, partners), ``ya`` (width,): over all rows, and per group.
+        ``xy`` (width_x, width_y), ``ab`` (sites, partners), ``xb`` (width_x, partners), ``ya`` (width_y, sites): over
+        all rows, and per group.
     """
     xy, xy_groups = products(x, y, apart)
     xb, xb_groups = weighted_sums(x, b, apart)
-    ya, ya_groups = weighted_sums(y, a[..., None], apart)
-    ab_groups = (a[..., None] * b).sum(1)
+    ya, ya_groups = weighted_sums(y, a, apart)
+    ab_groups = a.mT @ b
     return (
-        {"xy": xy, "ab": ab_groups.sum(0), "xb": xb, "ya": ya[:, 0]},
-        {"xy": xy_groups, "ab": ab_groups, "xb": xb_groups, "ya": ya_groups[..., 0]},
+        {"xy": xy, "ab": ab_groups.sum(0), "xb": xb, "ya": ya},
+        {"xy": xy_groups, "ab": ab_groups, "xb": xb_groups, "ya": ya_groups},
     )
 
 
-def only_partner(cross: Moments) -> Moments:
-    """Cross sums of a site with its single partner, in the shapes of the table above."""
-    return {"xy": cross["xy"], "ab": cross["ab"][..., 0], "xb": cross["xb"][..., 0], "ya": cross["ya"]}
+def one_pair(cross: Moments, rows: slice, site: int, columns: slice, partner: int) -> Moments:
+    """The cross sums of one site and one partner out of those of all, in the shapes of the table above."""
+    return {
+        "xy": cross["xy"][..., rows, columns],
+        "ab": cross["ab"][..., site, partner],
+        "xb": cross["xb"][..., rows, partner],
+        "ya": cross["ya"][..., columns, site],
+    }
 
 
 def join(n: Tensor, x_side: Moments, y_side: Moments, cross: Moments) -> Moments:
@@ -232,7 +239,7 @@ def prepared_rows(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"] | None = N
     rows = shifted(x, worthwhile_shift(x) if shift is None else shift)[None]
     norms = squared_norms(rows)
     apart = heavy(norms).to(rows.device)
-    sums = side_moments(rows, norms, apart)[0]
+    sums = {key: value.double() for key, value in side_moments(rows, norms, apart)[0].items()}
     if not in_range(sums):
         raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
     return Rows(rows, norms, apart, sums)
@@ -246,8 +253,9 @@ def between_rows(x: Rows, y: Rows) -> Moments:
             "prepare both on one probe set"
         )
     n = torch.tensor(float(x.rows.shape[1]), dtype=torch.float64, device=x.norms.device)
-    cross = cross_moments(x.rows, x.norms, y.rows, y.norms[..., None], x.apart | y.apart)[0]
-    return join(n, x.sums, y.sums, only_partner(cross))
+    cross = cross_moments(x.rows, x.norms[..., None], y.rows, y.norms[..., None], x.apart | y.apart)[0]
+    one = one_pair({key: value.double() for key, value in cross.items()}, slice(None), 0, slice(None), 0)
+    return join(n, x.sums, y.sums, one)
 
 
 def pair_moments(
@@ -267,10 +275,10 @@ def own_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
 
 
 def worthwhile_shift(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
-    """The mean of the rows where it would cost digits, else zero, which costs no pass over the rows."""
-    shift = mean(x)
-    few = x[:: max(1, len(x) // 256)].to(shift)
-    return shift if bool(2 * shift @ shift > few.square().sum(1).mean()) else torch.zeros_like(shift)
+    """The mean of the rows where it would cost digits, else zero, which costs no pass over the rows: some tell."""
+    few = x[:: max(1, len(x) // 256)].to(sum_device(x.device)).double()
+    guess = few.mean(0)
+    return mean(x) if bool(2 * guess @ guess > few.square().sum(1).mean()) else torch.zeros_like(guess)
 
 
 def shifted(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:

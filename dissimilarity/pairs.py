@@ -19,7 +19,7 @@ from dissimilarity.moments import (
     cross_moments,
     heavy,
     in_range,
-    only_partner,
+    one_pair,
     shifted,
     side_moments,
     squared_norms,
@@ -47,6 +47,12 @@ class Chunk:
     apart: dict[str, Tensor]
     groups: range
     sequences: int
+
+    def beside(self, sites: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of several sites side by side, the norms of each, and which rows are heavy at any of them."""
+        rows = [self.rows[site] for site in sites]
+        norms, apart = (torch.stack([of[site] for site in sites], -1) for of in (self.norms, self.apart))
+        return torch.cat(rows, -1) if len(rows) > 1 else rows[0], norms, apart.any(-1)
 
     def deranged(self) -> "Chunk":
         """The same chunk with each sequence in the place of another of its group, so that none meets itself."""
@@ -80,7 +86,7 @@ class Sums:
     def add(self, site: str, totals: Moments, by_group: Moments, groups: range) -> None:
         """Adds the sums of one chunk, over all its rows and for each of its groups."""
         if site not in self.totals:
-            self.totals[site] = {key: torch.zeros_like(value) for key, value in totals.items()}
+            self.totals[site] = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in totals.items()}
             self.groups[site] = {
                 key: value.new_zeros((self.count, *value.shape), dtype=torch.float32) for key, value in totals.items()
             }
@@ -241,10 +247,14 @@ class Side:
         return ""
 
 
+Block = tuple[tuple[str, ...], tuple[str, ...]]
+"""Sites of x that are all compared with the same sites of y."""
+
+
 class Cross:
     """Sums over pairs of sites of two sides.
 
-    The partners of a site are put side by side, so that all its pairs cost one matrix product.
+    Sites that have the same partners are put side by side, and so are the partners: one matrix product for all.
 
     Args:
         pairs: (site of x, site of y).
@@ -254,11 +264,16 @@ class Cross:
 
     def __init__(self, pairs: Sequence[Pair], groups: int = 0, sync: bool = False, moments: bool = True) -> None:
         self.pairs, self.sync, self.moments = list(pairs), sync, moments
-        self.partners: dict[str, tuple[str, ...]] = {}
+        partners: dict[str, tuple[str, ...]] = {}
         for site, partner in self.pairs:
-            self.partners[site] = (*self.partners.get(site, ()), partner)
+            partners[site] = (*partners.get(site, ()), partner)
+        sites: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for site, others in partners.items():
+            sites[others] = (*sites.get(others, ()), site)
+        self.blocks: list[Block] = [(together, others) for others, together in sites.items()]
+        self._block = {site: index for index, (together, _) in enumerate(self.blocks) for site in together}
         self.sums = Sums(groups)
-        self._widths: dict[str, int] = {}
+        self._widths: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
     def add(self, x: Chunk, y: Chunk) -> None:
         """Adds the samples of two chunks of the same sequences."""
@@ -271,19 +286,12 @@ class Cross:
             )
         if not self.moments:
             return
-        self._widths = {site: rows.shape[-1] for site, rows in y.rows.items()}
-        joined: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = {}
-        for site, partners in self.partners.items():
-            if partners not in joined:
-                rows, norms, apart = ([of[partner] for partner in partners] for of in (y.rows, y.norms, y.apart))
-                joined[partners] = (
-                    torch.cat(rows, -1) if len(rows) > 1 else rows[0],
-                    torch.stack(norms, -1),
-                    torch.stack(apart, -1).any(-1),
-                )
-            columns, b, heavy_b = joined[partners]
-            sums = cross_moments(x.rows[site], x.norms[site], columns, b, x.apart[site] | heavy_b)
-            self.sums.add(site, *sums, x.groups)
+        for widths, side in zip(self._widths, (x, y), strict=True):
+            widths |= {site: rows.shape[-1] for site, rows in side.rows.items()}
+        for index, (sites, partners) in enumerate(self.blocks):
+            rows, a, heavy_a = x.beside(sites)
+            columns, b, heavy_b = y.beside(partners)
+            self.sums.add(str(index), *cross_moments(rows, a, columns, b, heavy_a | heavy_b), x.groups)
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""
@@ -293,39 +301,32 @@ class Cross:
 
     def width(self, partner: str) -> int:
         """Width of a site of y."""
-        return self._widths[partner]
+        return self._widths[1][partner]
 
     def sums_of(self, site: str, partners: Sequence[str]) -> tuple[Moments, Moments]:
         """Cross sums of a site with partners of one width, over all samples (partners, ...), and per group.
 
         Those per group are (groups, partners, ...), and empty without groups.
         """
-        found = [self._columns(site, partner) for partner in partners]
-        totals = [_select(self.sums.totals[site], *columns) for columns in found]
+        index = self._block[site]
+        sites, others = self.blocks[index]
+        row, rows = _place(site, sites, self._widths[0])
+        found = [
+            (rows, row, columns, column) for column, columns in (_place(p, others, self._widths[1]) for p in partners)
+        ]
+        totals = [one_pair(self.sums.totals[str(index)], *place) for place in found]
         stacked = {key: torch.stack([part[key] for part in totals]) for key in totals[0]}
         if not self.sums.count:
             return stacked, {}
-        groups = [_select(self.sums.groups[site], *columns) for columns in found]
+        groups = [one_pair(self.sums.groups[str(index)], *place) for place in found]
         return stacked, {key: torch.stack([part[key] for part in groups], 1) for key in groups[0]}
 
-    def _columns(self, site: str, partner: str) -> tuple[int, slice]:
-        """Which of the site's partners it is, and its columns in the products."""
-        index = self.partners[site].index(partner)
-        start = sum(self._widths[before] for before in self.partners[site][:index])
-        return index, slice(start, start + self._widths[partner])
 
-
-def _select(sums: Moments, index: int, columns: slice) -> Moments:
-    """The sums of one partner out of those of all."""
-    one = slice(index, index + 1)
-    return only_partner(
-        {
-            "xy": sums["xy"][..., columns],
-            "ab": sums["ab"][..., one],
-            "xb": sums["xb"][..., one],
-            "ya": sums["ya"][..., columns],
-        }
-    )
+def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tuple[int, slice]:
+    """Which of the sites it is, and its columns where they stand side by side."""
+    index = sites.index(site)
+    start = sum(widths[before] for before in sites[:index])
+    return index, slice(start, start + widths[site])
 
 
 def all_reduce(value: Tensor) -> None:

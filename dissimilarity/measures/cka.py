@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.identity import exact_where_same
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, centred
 
@@ -68,7 +69,7 @@ class CKA(MomentMeasure):
         """CKA from sums; see the class."""
         if not self.debiased:
             xx, yy, xy = centred(m)
-            return _squares(xy) / (_squares(xx) * _squares(yy)).sqrt()
+            return exact_where_same(m, _squares(xy) / (_squares(xx) * _squares(yy)).sqrt(), self.identical)
         sx, sy, n = m["x"], m["y"], m["n"]
         cross = _hsic(n, m["xy"], m["ab"], m["a"], m["b"], sx, sy, m["xb"], m["ya"])
         self_x = _hsic(n, m["xx"], m["aa"], m["a"], m["a"], sx, sx, m["xa"], m["xa"])
@@ -78,7 +79,8 @@ class CKA(MomentMeasure):
         smallest = 1e-14 / (n * (n - 3))
         defined = (self_x > smallest * _squares(m["xx"])) & (self_y > smallest * _squares(m["yy"]))
         defined &= cross.square() <= (1 + 1e-5) * self_x * self_y
-        return cross / torch.where(defined, self_x * self_y, float("nan")).sqrt()
+        value = cross / torch.where(defined, self_x * self_y, float("nan")).sqrt()
+        return torch.where(defined, exact_where_same(m, value, self.identical), float("nan"))
 
 
 def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:

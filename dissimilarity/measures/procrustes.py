@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.identity import angle, exact_where_same
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, centred, traces
 
@@ -69,19 +70,23 @@ class Procrustes(MomentMeasure):
         """The distance from sums; see the class."""
         xx, yy, xy = centred(m)
         # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
-        # Norms from the diagonals of the same products, so that equal sides give c = 1 to the last digits.
-        cosine = torch.linalg.svdvals(xy).sum(-1) / (traces(xx) * traces(yy)).sqrt()
-        if self.kind == "squared":
-            return 2 - 2 * _at_most_one(cosine)
-        return _angle(cosine)
+        short = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
+        cosine = (_nuclear_norm_of_short if short else _nuclear_norm)(xy) / (traces(xx) * traces(yy)).sqrt()
+        value = 2 - 2 * cosine if self.kind == "squared" else angle(cosine)
+        return exact_where_same(m, value, self.identical)
 
 
-def _at_most_one(cosine: Tensor) -> Tensor:
-    """Cauchy-Schwarz bounds the cosine by 1, and what comes within the rounding of the sums is taken for 1."""
-    return torch.where(cosine > 1 - 1e-12, 0 * cosine + 1, cosine)
+def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
+    return torch.linalg.svdvals(xy).sum(-1)
 
 
-def _angle(cosine: Tensor) -> Tensor:
-    """arccos with a derivative of 0 at 1, where the distance has a kink and no standard error."""
-    inside = cosine <= 1 - 1e-12
-    return torch.where(inside, torch.arccos(torch.where(inside, cosine, 0.0)), 0 * cosine)
+def _nuclear_norm_of_short(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
+    """The same for products of float32 rows, in a third of the time, from the eigenvalues of the smaller square.
+
+    Squaring costs the digits of singular values below 1e-7 of the largest; they are left out, and products of float32
+    rows do not hold them either.
+    """
+    square = xy.mT @ xy if xy.shape[-1] <= xy.shape[-2] else xy @ xy.mT
+    values = torch.linalg.eigvalsh(square)
+    kept = values > 1e-14 * values[..., -1:]
+    return torch.where(kept, torch.where(kept, values, 1.0).sqrt(), 0.0).sum(-1)
