@@ -1,4 +1,4 @@
-"""Our values against packages that others made (`pip install -e ".[bench]"`); where one differs, why, and who is right.
+"""Our values against packages that others made (`pip install -e ".[peers]"`); where one differs, why, and who is right.
 
 A peer is right or wrong by the definitions in tests/oracles.py, which every measure is held to without any peer.
 """
@@ -27,7 +27,7 @@ from dissimilarity.functional import (
 
 
 def peer(name: str) -> Any:
-    return pytest.importorskip(name, reason='needs pip install -e ".[bench]"')
+    return pytest.importorskip(name, reason='needs pip install -e ".[peers]"')
 
 
 def centred(n: int = 120, p: int = 9, q: int = 6) -> tuple[Tensor, Tensor]:
