@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.tracker import DissimilarityTracker, named_references
-from dissimilarity import CKA, MutualKNN, Procrustes
+from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
 from dissimilarity.curves import read_curves
-from dissimilarity.functional import cka
+from dissimilarity.functional import cka, disagreement, jsd, kl
 
 SEQUENCES, LENGTH, VOCABULARY = 12, 16, 50
 
@@ -119,6 +119,23 @@ def test_values_are_those_of_the_function_on_captured_rows(tmp_path: Path) -> No
             assert row["value"] == pytest.approx(cka(ours[a].double(), theirs[b].double()).item(), abs=1e-5)
             found.append((a, b))
     assert (0, 0) in found and (1, 2) in found, "first with first, last with last"
+
+
+def test_outputs_are_followed_at_the_logits_and_nowhere_else(tmp_path: Path) -> None:
+    module = Layered()
+    fit(tracker_for(tmp_path, references=["init"], measures=[CKA(), Disagreement(), KL(), JSD()]), module)
+    rows = read_curves(tmp_path).to_pylist()
+    outputs = [row for row in rows if row["measure"] in ("disagreement", "kl", "jsd")]
+    assert {(row["site_a"], row["site_b"]) for row in outputs} == {("logits", "logits")}
+    assert all(row["site_a"] != "logits" for row in rows if row["measure"] == "cka")
+    first, last = ([row for row in outputs if row["step"] == step] for step in (0, 6))
+    assert [row["value"] for row in first] == [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        now, then = (net(tokens(0, SEQUENCES, LENGTH)).flatten(0, 1).double() for net in (module, Layered()))
+    expected = {"disagreement": disagreement(now, then), "kl": kl(now, then), "jsd": jsd(now, then)}
+    for row in last:
+        assert row["value"] == pytest.approx(expected[row["measure"]].item(), abs=1e-6) and row["value"] > 0
+        assert row["stderr"] > 0 and math.isfinite(row["null"]) and row["n_samples"] == SEQUENCES * LENGTH
 
 
 def test_previous_is_the_tick_before(tmp_path: Path) -> None:
