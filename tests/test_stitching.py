@@ -464,9 +464,13 @@ def test_barrier(net, held):
         loss - (1 - t) * found.losses[0] - t * found.losses[4] for t, loss in zip(found.t, found.losses, strict=True)
     ]
     assert found.value == pytest.approx(max(excess), abs=1e-9)
-    if found.at == 0.5:
-        difference = losses[1] - (losses[0] + losses[2]) / 2
-        assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-3)
+    assert found.at == 0.5
+    difference = losses[1] - (losses[0] + losses[2]) / 2
+    assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-3)
+    uneven = barrier(net, trained("gelu", seed=3, steps=8), held, points=5)
+    chord = [(1 - t) * uneven.losses[0] + t * uneven.losses[4] for t in uneven.t]
+    excess = [loss - line for loss, line in zip(uneven.losses, chord, strict=True)]
+    assert uneven.value == pytest.approx(max(excess), abs=1e-9) and uneven.at != 0.5
     assert all(torch.equal(weight, net.state_dict()[name]) for name, weight in before.items())
 
 
