@@ -57,7 +57,7 @@ class Budget:
             last: the step at which training ends, or None.
             progress: the share of all ticks that is due with this one, 0 to 1.
         """
-        if self.share >= 1 or step < 2:
+        if self.share >= 1 or step < 1:
             return True
         projected = self.trained * (last / step if last else 1.0)
         costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}

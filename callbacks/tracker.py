@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 OWN = ("init", "previous")
 OVER_BUDGET = "skipped: over track.budget"
 # The share of the figures in the budget: about what a panel of curves and one of heat maps take as PNG and PDF.
-PANEL_SECONDS = 0.3
+PANEL_SECONDS = 0.2
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 

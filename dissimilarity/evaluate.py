@@ -12,7 +12,7 @@ from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, join
 from dissimilarity.output_measure import OutputMeasure
-from dissimilarity.pairs import Cross, Pair, Side
+from dissimilarity.pairs import Cross, Pair, Side, stacked
 from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sampling import sampled_rows
 from dissimilarity.sites import LOGITS
@@ -148,7 +148,7 @@ def _estimated(
 
     def joined(of: Cross) -> Moments:
         first = {key: value.expand(len(pairs), *value.shape) for key, value in own.items()}
-        second = {key: torch.stack([other[key] for other in others]) for key in own}
+        second = {key: stacked([other[key] for other in others]) for key in own}
         between = of.sums_of(site, partners)[0]
         n = x.n_groups.sum().to(own["a"].device).expand(len(pairs))
         return join(n, first, second, between)
@@ -157,7 +157,7 @@ def _estimated(
     if cross.sums.count:
         n = x.n_groups[:, None].to(own["a"].device)
         first = {key: value[:, None] for key, value in x.sums.groups[site].items()}
-        second = {key: torch.stack([y.sums.groups[partner][key] for partner in partners], 1) for key in own}
+        second = {key: stacked([y.sums.groups[partner][key] for partner in partners], 1) for key in own}
         value, stderr = estimate(measure.from_moments, totals, join(n, first, second, cross.sums_of(site, partners)[1]))
     else:
         value = measure.from_moments(totals)

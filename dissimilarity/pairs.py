@@ -315,11 +315,16 @@ class Cross:
             (rows, row, columns, column) for column, columns in (_place(p, others, self._widths[1]) for p in partners)
         ]
         totals = [one_pair(self.sums.totals[str(index)], *place) for place in found]
-        stacked = {key: torch.stack([part[key] for part in totals]) for key in totals[0]}
+        of_all = {key: stacked([part[key] for part in totals]) for key in totals[0]}
         if not self.sums.count:
-            return stacked, {}
+            return of_all, {}
         groups = [one_pair(self.sums.groups[str(index)], *place) for place in found]
-        return stacked, {key: torch.stack([part[key] for part in groups], 1) for key in groups[0]}
+        return of_all, {key: stacked([part[key] for part in groups], 1) for key in groups[0]}
+
+
+def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The parts along a new dimension; a single one without a copy, which of the sums of groups would be large."""
+    return parts[0].unsqueeze(dim) if len(parts) == 1 else torch.stack(list(parts), dim)
 
 
 def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tuple[int, slice]:
