@@ -205,13 +205,13 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
 def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(setting: str) -> None:
     """The derivative gives about the error of leaving groups out, but where neighbour lists take part."""
     measure = make(setting)
-    x, y = (measure.prepare(rows.flatten(0, 1).double()) for rows in draw(128, 6, 6, 8))
-    group = torch.arange(GROUPS).repeat_interleave(128 * LENGTH // GROUPS)
+    x, y = (measure.prepare(rows.flatten(0, 1).double()) for rows in draw(128, 6, 6, 9))
+    group = torch.arange(64).repeat_interleave(128 * LENGTH // 64)
     value, stderr = estimate_weighted(lambda weight: measure.between(x, y, weight), group)
     assert value.item() == pytest.approx(measure.between(x, y).item(), abs=1e-12)
     if "knn" not in setting:
-        # A group is a quarter of a minibatch, too much for a first derivative.
-        tolerance = 0.4 if "ratio" in setting else 0.1
+        # Where ranks did not move with the weights, Spearman's would be off by 0.07.
+        tolerance = 0.04 if setting in ("rsa", "rsa_sqeuclidean") else 0.1
         assert stderr.item() == pytest.approx(measure.estimate(x, y, group)[1].item(), rel=tolerance)
 
 
