@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 import settings
 from launch.command import run
+from launch.memory import keep_freed_memory
 from launch.messages import report
 from launch.results import check_folder, show_results, write_results
 
@@ -38,6 +39,7 @@ def analyze(cfg: DictConfig) -> Path:
     Raises:
         ValueError: it cannot be answered; nothing was written.
     """
+    keep_freed_memory()
     settings.validate_analysis(cfg)
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     check_folder(folder, cfg)

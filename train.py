@@ -63,8 +63,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
     begun = time.monotonic()
+    from launch.memory import keep_freed_memory
     from launch.quiet import silence
 
+    keep_freed_memory()
     silence()
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import Checkpoint

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Budget:
@@ -26,6 +27,7 @@ class Budget:
         self.closing = closing
         self.spent = 0.0
         self._costs: dict[str, deque[float]] = {}
+        self._spent_first: float | None = None
         self._before = 0.0
         self._start = time.monotonic()
         self._spent_at_start = 0.0
@@ -51,22 +53,28 @@ class Budget:
     def allows(self, kind: str, step: int, last: int | None, progress: float) -> bool:
         """Whether a tick may run now.
 
+        The first tick after step 0 runs; of those that follow as many, at equal distances, as the allowance pays for.
+
         Args:
             kind: ticks of one kind cost alike; the next one is expected to take the median of the last five.
             step: updates done.
             last: the step at which training ends, or None.
-            progress: the share of all ticks that is due with this one, 0 to 1.
+            progress: the share of all ticks after step 0 that was due before this one, 0 to 1; 1 for the last one.
         """
         if self.share >= 1 or step < 1:
             return True
-        projected = self.trained * (last / step if last else 1.0)
-        costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}
-        cost = costs.get(kind, max(costs.values(), default=0.0))
-        reserve = costs.get("plain", cost) if progress < 1 else 0.0
-        whole = self.share * projected
+        first = self._spent_first = self.spent if self._spent_first is None else self._spent_first
+        whole = self.share * self.trained * (last / step if last else 1.0)
         # half at most: figures of nothing are worth nothing
         allowed = whole - min(self.closing, whole / 2)
-        return self.spent + cost <= allowed * progress and self.spent + cost + reserve <= allowed
+        costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}
+        # What has not run yet is what has fewer pairs of sites than step 0, and nothing to do for a first time.
+        cost = costs.get(kind, max(costs.values(), default=0.0) / 2)
+        if progress == 1:
+            return self.spent + cost <= allowed
+        reserve = costs.get("heatmap", cost)  # the last tick's, which is to have all pairs
+        due = (allowed - first - reserve) * progress
+        return self.spent - first <= due and self.spent + cost + reserve <= allowed
 
     @contextmanager
     def charged(self, kind: str | None = None) -> Iterator[None]:
@@ -81,10 +89,12 @@ class Budget:
                 # not the newest alone: one tick that another process held up would forbid all that follow
                 self._costs.setdefault(kind, deque(maxlen=5)).append(seconds)
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for a checkpoint."""
-        return {"spent": self.spent, "trained": self.trained}
+        costs = {kind: list(seconds) for kind, seconds in self._costs.items()}
+        return {"spent": self.spent, "first": self._spent_first, "trained": self.trained, "costs": costs}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        self.spent, self._before = state["spent"], state["trained"]
+        self.spent, self._spent_first, self._before = state["spent"], state["first"], state["trained"]
+        self._costs = {kind: deque(seconds, maxlen=5) for kind, seconds in state["costs"].items()}

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 OWN = ("init", "previous")
 OVER_BUDGET = "skipped: over track.budget"
-# The share of the figures in the budget: about what a panel of curves and one of heat maps take as PNG and PDF.
-PANEL_SECONDS = 0.2
+# The share of the figures in the budget: about what a panel of curves and one of heat maps take.
+PANEL_SECONDS = 0.12
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -166,7 +166,8 @@ class DissimilarityTracker(pl.Callback):
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
         step, last = trainer.global_step, last_step(trainer)
-        progress = 1.0 if last is None else len(ticks(self.every, step)) / len(ticks(self.every, last))
+        before, following = len(ticks(self.every, step)) - 2, len(ticks(self.every, last or step)) - 2
+        progress = before / following if last is not None and step != last else 1.0
         kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
         allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, progress)]
         kind = trainer.strategy.broadcast(allowed[0] if allowed else None)
@@ -343,7 +344,7 @@ class DissimilarityTracker(pl.Callback):
         with self.budget.charged():
             try:
                 self.curves.fold()
-                pictures = draw_run(self.folder)
+                pictures = draw_run(self.folder, formats=["png"])
             except Exception as error:
                 log.warning("no figures in %s: %s: %s", self.folder, type(error).__name__, error)
                 pictures = []

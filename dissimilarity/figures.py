@@ -30,8 +30,8 @@ MARKED_POINTS = 24
 CONFIDENCE = 1.96
 
 
-def draw_run(run_folder: str | Path) -> list[Path]:
-    """Draw all figures of a run into its folder `figures`, as PNG and PDF, and return their paths; none without rows.
+def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Draw all figures of a run into its folder `figures` and return their paths; none without rows.
 
     Each file is replaced in one step, so that a figure that is being looked at is never half-written.
     """
@@ -42,7 +42,7 @@ def draw_run(run_folder: str | Path) -> list[Path]:
         return []
     paths = []
     for name, figure in run_figures(table, folder.resolve().name).items():
-        paths += write_figure(figure, folder / "figures", name)
+        paths += write_figure(figure, folder / "figures", name, formats)
     return paths
 
 

@@ -95,7 +95,7 @@ def products(
         by_group = (gram(light) if y is None else product(light, y.to(x))).to(device)
     y = x if y is None else y
     single = len(by_group) == 1 and exact
-    total = by_group[0] if single else by_group.sum(0, dtype=torch.float64)
+    total = by_group[0] if single else summed(by_group)
     by_group = by_group.float()
     if not exact:
         for group in apart.any(1).nonzero()[:, 0]:
@@ -104,6 +104,14 @@ def products(
             total += more
             by_group[group] += more
     return total, by_group
+
+
+def summed(parts: Float[Tensor, "groups p q"]) -> Float[Tensor, "p q"]:
+    """Their sum in float64, one by one: torch's sum over a first dimension in another type takes ten times that."""
+    total = parts[0].double()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def weighted_sums(
@@ -122,11 +130,11 @@ def product(x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"]) -> F
 
 
 def gram(x: Float[Tensor, "groups n p"]) -> Float[Tensor, "groups p p"]:
-    """x' x of each group; of wide rows only the blocks on and above the diagonal are multiplied: 5/8 of the work."""
+    """x' x of each group; of one with wide rows only the blocks on and above the diagonal: 5/8 of the work."""
     width = x.shape[-1]
-    if width < 256:
+    if len(x) > 1 or width < 256:
         return product(x, x)
-    whole = x.new_empty(len(x), width, width)
+    whole = x.new_empty(1, width, width)
     for start in range(0, width, block := -(-width // 4)):
         stop = min(start + block, width)
         whole[:, start:stop, start:] = product(x[..., start:stop], x[..., start:])
@@ -340,11 +348,21 @@ def reshift(m: Moments, dx: Float[Tensor, " p"], dy: Float[Tensor, " q"]) -> Mom
 
 def centred(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
     """Centred sums of products (Xc'Xc, Yc'Yc, Xc'Yc); any leading dimensions."""
+    return _centre(m, "xx", "x", "x"), _centre(m, "yy", "y", "y"), centred_cross(m)
 
-    def centre(product: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        return product - s[..., :, None] * t[..., None, :] / m["n"][..., None, None]
 
-    return centre(m["xx"], m["x"], m["x"]), centre(m["yy"], m["y"], m["y"]), centre(m["xy"], m["x"], m["y"])
+def centred_cross(m: Moments) -> Tensor:
+    """Xc'Yc alone; any leading dimensions."""
+    return _centre(m, "xy", "x", "y")
+
+
+def centred_squares(m: Moments) -> tuple[Tensor, Tensor]:
+    """|Xc|_F^2 and |Yc|_F^2, without a look at the products; any leading dimensions."""
+    return tuple(m[a] - torch.linalg.vecdot(m[s], m[s]) / m["n"] for a, s in (("a", "x"), ("b", "y")))
+
+
+def _centre(m: Moments, product: str, first: str, second: str) -> Tensor:
+    return m[product] - m[first][..., :, None] * m[second][..., None, :] / m["n"][..., None, None]
 
 
 def traces(product: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs"]:

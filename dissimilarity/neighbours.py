@@ -14,8 +14,8 @@ from dissimilarity.moments import full_float32, sum_device
 from dissimilarity.ranks import ROUNDING
 from dissimilarity.sample_measure import SampleMeasure, weighted_mean
 
-SPARE = 10
-"""How many more rows than 2 k are listed by nearness, for the jackknife, which leaves some of them out."""
+SPARE = 64
+"""How many more rows than 2 k are listed by nearness at most, for the jackknife, which leaves some of them out."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class NeighbourMeasure(SampleMeasure):
     def prepare(self, x: Float[Tensor, "n p"]) -> Neighbours:
         """Neighbour lists."""
         check_neighbours(len(x), self.k)
-        rows, many = unit_rows(x), min(2 * self.k + SPARE, len(x) - 1)
+        rows, many = unit_rows(x), min(2 * self.k + min(SPARE, len(x) // 8), len(x) - 1)
         return Neighbours(ranked_neighbours(rows, self.k, many, x.dtype == torch.float32), rows)
 
     def between(self, x: Neighbours, y: Neighbours, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
@@ -167,29 +167,56 @@ class NeighbourMeasure(SampleMeasure):
         group, value = group.to(x.rows.device), self.between(x, y)
         groups = int(group.max()) + 1
         pairs = group_pairs(groups)
-        out = torch.cat([torch.arange(groups).expand(2, -1).T, pairs]).to(group.device)
-        kept = (group != out[:, :1]) & (group != out[:, 1:])
-        if int(kept.sum(1).min()) <= self.k:
+        out = torch.zeros(groups + len(pairs), groups, device=group.device)
+        out[torch.arange(groups), torch.arange(groups)] = 1
+        out[groups:].scatter_(1, pairs.to(out.device), 1)
+        kept = out.T[group] == 0
+        if int(kept.sum(0).min()) <= self.k:
             return value, value.new_tensor(float("nan"))
-        values = self._without(x, y, kept)
+        common = self._common_without(x, y, group, out.T, kept)
+        values = (self.share(common) * kept).sum(0) / kept.sum(0)
         return value, stderr_of_pairs_left_out(value, values[:groups], values[groups:], pairs)
 
-    def _without(self, x: Neighbours, y: Neighbours, kept: Bool[Tensor, "times n"]) -> Float[Tensor, " times"]:
-        """The values over the samples that are kept, each time others."""
-        (lists_x, first_x), (lists_y, first_y) = (self._first_kept(side, kept) for side in (x, y))
-        row, a, b = (lists_x[:, :, None] == lists_y[:, None, :]).nonzero().unbind(1)
-        common = torch.zeros(kept.shape, dtype=torch.int64, device=kept.device)
-        common.index_add_(1, row, (first_x[:, row, a] & first_y[:, row, b]).long())
-        return (self.share(common) * kept).sum(1) / kept.sum(1)
+    def _common_without(
+        self,
+        x: Neighbours,
+        y: Neighbours,
+        group: Int[Tensor, " n"],
+        out: Float[Tensor, "groups times"],
+        kept: Bool[Tensor, "n times"],
+    ) -> Int[Tensor, "n times"]:
+        """Common neighbours of each row, each time without the groups that ``out`` marks with 1."""
+        (lists_x, before_x), (lists_y, before_y) = (self._long_enough(side, group, out, kept) for side in (x, y))
+        place = lists_y.new_full((len(group), len(group)), -1)
+        place.scatter_(1, lists_y, torch.arange(lists_y.shape[1], device=place.device).expand_as(lists_y))
+        in_y = place.gather(1, lists_x)
+        # An entry moves up by the entries before it that are left out, those of at most two groups.
+        row, a = ((in_y >= 0) & self._may_count(before_x)).nonzero().unbind(1)
+        b = in_y[row, a]
+        near = self._may_count(before_y)[row, b]
+        row, a, b = row[near], a[near], b[near]
+        among = (a[:, None] - before_x[row, a] @ out < self.k) & (b[:, None] - before_y[row, b] @ out < self.k)
+        among &= kept[lists_x[row, a]]
+        return torch.zeros_like(kept, dtype=torch.int32).index_add_(0, row, among.int())
 
-    def _first_kept(
-        self, side: Neighbours, kept: Bool[Tensor, "times n"]
-    ) -> tuple[Int[Tensor, "n many"], Bool[Tensor, "times n many"]]:
-        """Lists by nearness, and which of the listed rows are the k nearest of those kept."""
+    def _may_count(self, before: Float[Tensor, "n many groups"]) -> Bool[Tensor, "n many"]:
+        """Which entries can be among the first k when any two groups are left out."""
+        return torch.arange(before.shape[1], device=before.device) - 2 * before.amax(2) < self.k
+
+    def _long_enough(
+        self,
+        side: Neighbours,
+        group: Int[Tensor, " n"],
+        out: Float[Tensor, "groups times"],
+        kept: Bool[Tensor, "n times"],
+    ) -> tuple[Int[Tensor, "n many"], Float[Tensor, "n many groups"]]:
+        """Lists by nearness that hold k kept rows each time, and how many of each group stand before an entry."""
         nearest, many = side.nearest, side.nearest.shape[1]
-        inside = kept[:, nearest]
-        while bool((inside.sum(2) < self.k).any()):
+        while True:
+            of_group = torch.nn.functional.one_hot(group[nearest], len(out)).float()
+            through = of_group.cumsum(1)
+            enough = many - through[:, -1] @ out >= self.k
+            if bool((enough | ~kept).all()):
+                return nearest, through - of_group
             many = min(2 * many, len(nearest) - 1)
             nearest = ranked_neighbours(side.rows, self.k, many)
-            inside = kept[:, nearest]
-        return nearest, inside & (inside.cumsum(2, dtype=torch.int32) <= self.k)

@@ -84,16 +84,21 @@ class Sums:
         self.groups: dict[str, Moments] = {}
 
     def add(self, site: str, totals: Moments, by_group: Moments, groups: range) -> None:
-        """Adds the sums of one chunk, over all its rows and for each of its groups."""
+        """Takes over the sums of one chunk, over all its rows and for each of its groups, or adds them."""
         if site not in self.totals:
-            self.totals[site] = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in totals.items()}
+            self.totals[site] = {key: value.double() for key, value in totals.items()}
+            whole = len(groups) == self.count
             self.groups[site] = {
-                key: value.new_zeros((self.count, *value.shape), dtype=torch.float32) for key, value in totals.items()
+                key: value.float() if whole else value.new_zeros((self.count, *value.shape[1:]), dtype=torch.float32)
+                for key, value in (by_group if self.count else {}).items()
             }
-        for key, value in totals.items():
-            self.totals[site][key] += value
-            if self.count:
-                self.groups[site][key][groups.start : groups.stop] += by_group[key]
+            if whole:
+                return
+        else:
+            for key, value in totals.items():
+                self.totals[site][key] += value
+        for key, value in self.groups[site].items():
+            value[groups.start : groups.stop] += by_group[key]
 
     def all_reduce(self) -> None:
         """Adds the sums of all processes."""

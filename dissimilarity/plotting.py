@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,20 @@ STYLE: Any = {
 MEANING = "dissimilarity (0 = same)"
 
 
-def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure into a folder as NAME.png and NAME.pdf, each replaced in one step, and return the two paths."""
+def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure into a folder as NAME.png, NAME.pdf or both, each replaced in one step, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    paths = [folder / f"{name}.{suffix}" for suffix in formats]
     # Not `savefig`: it would lay out each figure twice and draw it four times.
     with mpl.rc_context(STYLE):
-        with replacing(png) as part:
-            FigureCanvasAgg(figure).print_png(part)
-        figure.set_layout_engine("none")
-        with replacing(pdf) as part:
-            FigureCanvasPdf(figure).print_pdf(part)
-    return [png, pdf]
+        for path in paths:
+            with replacing(path) as part:
+                if path.suffix == ".png":
+                    FigureCanvasAgg(figure).print_png(part)
+                else:
+                    FigureCanvasPdf(figure).print_pdf(part)
+            figure.set_layout_engine("none")
+    return paths
 
 
 def file_name(parts: list[str], taken: Container[str]) -> str:
