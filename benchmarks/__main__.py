@@ -6,8 +6,9 @@ from importlib import import_module
 
 import benchmarks
 from benchmarks.timing import machine
+from launch.memory import keep_freed_memory
 
-NOT_BENCHMARKS = ("__main__", "timing")
+NOT_BENCHMARKS = ("__main__", "timing", "peers")
 
 
 def main() -> None:
@@ -15,6 +16,7 @@ def main() -> None:
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in NOT_BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    keep_freed_memory()  # as the commands do
     print(machine())
     for name in parser.parse_args().names:
         print(f"\n{name}: {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}")

@@ -1,30 +1,34 @@
 """One tick of the tracker at its defaults against one training step, and the share of training that they make.
 
-Two layers; probe of 32 x 64 tokens; CKA, Procrustes and mutual kNN against two references that change (the worst
-case), with error bars. The floor of a tick is the products that it cannot do without (forward up to the last site,
-self and cross sums), over the rate of products measured in the same run. Heat maps add theirs at their own cadence.
+Two layers, in the precision that train.py chooses on this machine; probe of 32 x 64 tokens; CKA, Procrustes and
+mutual kNN against two references that change (the worst case), with error bars and nulls. The floor of a tick is the
+products that it cannot do without (forward up to the last site, self and cross sums, those of the null), over the rate
+of float32 products measured in the same run. Heat maps add theirs at their own cadence.
 """
 
 import statistics
 from collections.abc import Callable
 
 import torch
+from omegaconf import DictConfig
 
+import settings
 from benchmarks.timing import gemm_rate, interleaved, seconds, show
 from benchmarks.train_loop import bare_step
 from callbacks.schedule import ticks
-from dissimilarity import CKA, MutualKNN, Procrustes, snapshot
+from dissimilarity import snapshot
 from dissimilarity.evaluate import evaluate
 from dissimilarity.layout import lay_out
 from launch.compose import compose
+from launch.machine import choose_precision
 from models.build import build_net
 from train import resolved_node
 
 WIDTHS = (128, 512)
 
 
-def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, int, int]:
-    """Timers of a training step and of a tick's parts; the floor's operations; steps of a training and its ticks."""
+def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictConfig]:
+    """Timers of a training step and of a tick's parts, the floor's operations, and the config of such a training."""
     cfg = compose([f"width={width}"])
     n_ctx, d_vocab = cfg.data.n_ctx, 4096
     net = build_net(resolved_node(cfg.model), d_vocab, 0)
@@ -33,46 +37,48 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, int, 
     probe = torch.randint(d_vocab, (cfg.probe.sequences, cfg.probe.length), generator=generator)
     sites = [f"blocks.{layer}.resid_post" for layer in range(cfg.depth)]
     pairs = list(zip(sites, sites, strict=True))
-    measures = [CKA(), Procrustes(), MutualKNN()]
+    measures = [settings.instantiate(node) for node in cfg.measures.values()]
     layout = lay_out(probe, measures, 16)
     references = [
         snapshot.take(build_net(resolved_node(cfg.model), d_vocab, seed), probe, sites, layout) for seed in (1, 2)
     ]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
-    step = bare_step(net, batches, "32-true", optimizer)
+    precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
+    step = bare_step(net, batches, precision, optimizer)
 
     def capture() -> snapshot.Snapshot:
-        return snapshot.take(net, probe, sites, layout)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision.startswith("bf16")):
+            return snapshot.take(net, probe, sites, layout)
 
     def tick(heatmap: bool) -> None:
         now = capture()
         wanted = [(a, b) for a in sites for b in sites] if heatmap else pairs
         for reference in references:
-            cross, null = snapshot.cross(now, reference, wanted, layout, with_null=heatmap)
-            evaluate(measures, now.side, reference.side, cross, null)
+            evaluate(measures, now.side, reference.side, *snapshot.cross(now, reference, wanted, layout))
 
     n = probe.numel()
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)
-    floor = forward + 2 * n * width**2 * cfg.depth * (1 + len(references))
+    floor = forward + 2 * n * width**2 * cfg.depth * (1 + 2 * len(references))
     timers = {
         "training step": lambda: seconds(lambda: step(0)),
         "tick": lambda: seconds(lambda: tick(False)),
         "its capture": lambda: seconds(capture),
-        "tick with heat maps and nulls": lambda: seconds(lambda: tick(True)),
+        "tick with heat maps": lambda: seconds(lambda: tick(True)),
     }
-    due = ticks(cfg.schedule.every, cfg.trainer.max_steps)
-    return timers, floor, cfg.trainer.max_steps, len(due)
+    return timers, floor, cfg
 
 
 def run() -> None:
     """Prints seconds, the distance from the floor, and shares."""
     rows = []
     for width in WIDTHS:
-        timers, floor, steps, count = candidates(width)
+        timers, floor, cfg = candidates(width)
+        steps = cfg.trainer.max_steps
+        due = ticks(cfg.schedule.every, steps)
+        maps = sum(step % cfg.schedule.heatmap_every == 0 or step == steps for step in due)
         figures = interleaved(timers, rounds=7)
         middle = {name: statistics.median(values) for name, values in figures.items()}
-        maps = 3
-        spent = (count - maps) * middle["tick"] + maps * middle["tick with heat maps and nulls"]
+        spent = (len(due) - maps) * middle["tick"] + maps * middle["tick with heat maps"]
         share = spent / (steps * middle["training step"] + spent)
         for name, value in middle.items():
             bound = floor / gemm_rate()
@@ -86,7 +92,7 @@ def run() -> None:
             )
         rows.append(
             {
-                "": f"width {width}: share of {steps} steps, {count} ticks",
+                "": f"width {width}: share of {steps} steps, all {len(due)} ticks",
                 "ms": "",
                 "steps": f"{share:.1%}",
                 "times the floor": "",

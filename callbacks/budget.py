@@ -50,7 +50,7 @@ class Budget:
         total = self.trained + self.spent
         return self.spent / total if total > 0 else 0.0
 
-    def allows(self, kind: str, step: int, last: int | None, progress: float) -> bool:
+    def allows(self, kind: str, step: int, last: int | None, progress: float, parts: int = 1) -> bool:
         """Whether a tick may run now.
 
         The first tick after step 0 runs; of those that follow as many, at equal distances, as the allowance pays for.
@@ -60,6 +60,7 @@ class Budget:
             step: updates done.
             last: the step at which training ends, or None.
             progress: the share of all ticks after step 0 that was due before this one, 0 to 1; 1 for the last one.
+            parts: what a tick of this kind costs grows with them.
         """
         if self.share >= 1 or step < 1:
             return True
@@ -67,7 +68,7 @@ class Budget:
         whole = self.share * self.trained * (last / step if last else 1.0)
         # half at most: figures of nothing are worth nothing
         allowed = whole - min(self.closing, whole / 2)
-        costs = {known: statistics.median(seconds) for known, seconds in self._costs.items()}
+        costs = {known: parts * statistics.median(seconds) for known, seconds in self._costs.items()}
         # What has not run yet is what has fewer pairs of sites than step 0, and nothing to do for a first time.
         cost = costs.get(kind, max(costs.values(), default=0.0) / 2)
         if progress == 1:
@@ -77,8 +78,8 @@ class Budget:
         return self.spent - first <= due and self.spent + cost + reserve <= allowed
 
     @contextmanager
-    def charged(self, kind: str | None = None) -> Iterator[None]:
-        """Counts the time of the block as tracking, and as what a tick of this kind costs."""
+    def charged(self, kind: str | None = None, parts: int = 1) -> Iterator[None]:
+        """Counts the time of the block as tracking, and as what a tick of this kind costs for so many parts."""
         start = time.monotonic()
         try:
             yield
@@ -87,7 +88,7 @@ class Budget:
             self.spent += seconds
             if kind is not None:
                 # not the newest alone: one tick that another process held up would forbid all that follow
-                self._costs.setdefault(kind, deque(maxlen=5)).append(seconds)
+                self._costs.setdefault(kind, deque(maxlen=5)).append(seconds / parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for a checkpoint."""

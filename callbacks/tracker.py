@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 OWN = ("init", "previous")
 OVER_BUDGET = "skipped: over track.budget"
 # The share of the figures in the budget: about what a panel of curves and one of heat maps take.
-PANEL_SECONDS = 0.12
+PANEL_SECONDS = 0.15
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -52,7 +52,7 @@ class DissimilarityTracker(pl.Callback):
         folder: where the table and the figures go.
         sites: globs or names of sites, on the model and on the references.
         every: steps between ticks, after the dense start of ``schedule``.
-        heatmap_every: steps between ticks that take all pairs of sites instead of those at equal depth, and a new null.
+        heatmap_every: steps between ticks that take all pairs of sites instead of those at equal depth.
         groups: jackknife groups of whole sequences.
         budget: share of the training time that tracking may take; past it, ticks are skipped, and the table says so.
         pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
@@ -80,7 +80,6 @@ class DissimilarityTracker(pl.Callback):
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
-        self.by_label = {measure.label: measure for measure in self.measures}
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.probe, self.folder = as_inputs(probe), Path(folder)
@@ -91,7 +90,6 @@ class DissimilarityTracker(pl.Callback):
         self.curves = Curves(self.folder)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
-        self.nulls: dict[tuple[str, str, str, str], float] = {}
         self.sites: list[str] = []
         self.last_tick: int | None = None
         self.measured: int | None = None
@@ -113,7 +111,6 @@ class DissimilarityTracker(pl.Callback):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.curves.truncate(step if step else -1)
             trainer.strategy.barrier()
-            self._recall_nulls()
             for label, source in self.references.items():
                 if source not in OWN:
                     self.snapshots[label] = self._external(trainer, pl_module, label, source)
@@ -169,11 +166,12 @@ class DissimilarityTracker(pl.Callback):
         before, following = len(ticks(self.every, step)) - 2, len(ticks(self.every, last or step)) - 2
         progress = before / following if last is not None and step != last else 1.0
         kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
-        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, progress)]
+        references = max(1, len(self.snapshots))
+        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, progress, references)]
         kind = trainer.strategy.broadcast(allowed[0] if allowed else None)
         self.last_tick = step
         started = time.monotonic()
-        with self.budget.charged(kind):
+        with self.budget.charged(kind, references):
             if kind is None:
                 rows = self._skipped(OVER_BUDGET)
             else:
@@ -216,16 +214,10 @@ class DissimilarityTracker(pl.Callback):
             reference = self.snapshots[label]
             matched = self._matched(label)
             pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else matched
-            known = all((label, m.label, *pair) in self.nulls for m in self.measures for pair in pairs_of(m, pairs))
-            together, null = snapshot.cross(now, reference, pairs, self.layout, with_null=heatmap or not known)
-            for row in evaluate(self.measures, now.side, reference.side, together, null):
-                where = (label, row["measure"], row["site_a"], row["site_b"])
-                if null is not None:
-                    self.nulls[where] = row["null"]
-                else:
-                    row["null"] = self.nulls.get(where, math.nan)
-                    row["calibrated"] = self.by_label[row["measure"]].calibrated(row["value"], row["null"])
-                rows.append({"reference": label, **row})
+            together, null = snapshot.cross(now, reference, pairs, self.layout)
+            rows += [
+                {"reference": label, **row} for row in evaluate(self.measures, now.side, reference.side, together, null)
+            ]
         if "previous" in self.references:
             self.snapshots["previous"], self.measured = now, trainer.global_step
         return rows
@@ -299,12 +291,6 @@ class DissimilarityTracker(pl.Callback):
             )
         side = self.layout.side(self.sites, sync=trainer.world_size > 1)
         return snapshot.accumulate(chunks, side)
-
-    def _recall_nulls(self) -> None:
-        """The nulls in force at the point of continuation, from the table."""
-        for row in self.curves.rows():
-            if not math.isnan(row["null"]):
-                self.nulls[row["reference"], row["measure"], row["site_a"], row["site_b"]] = row["null"]
 
     def _file(self, trainer: pl.Trainer, label: str) -> Path:
         name = label.replace("/", "_")

@@ -108,7 +108,7 @@ def products(
 
 def summed(parts: Float[Tensor, "groups p q"]) -> Float[Tensor, "p q"]:
     """Their sum in float64, one by one: torch's sum over a first dimension in another type takes ten times that."""
-    total = parts[0].double()
+    total = parts[0].to(torch.float64, copy=True)
     for part in parts[1:]:
         total += part
     return total

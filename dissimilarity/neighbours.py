@@ -213,7 +213,7 @@ class NeighbourMeasure(SampleMeasure):
         """Lists by nearness that hold k kept rows each time, and how many of each group stand before an entry."""
         nearest, many = side.nearest, side.nearest.shape[1]
         while True:
-            of_group = torch.nn.functional.one_hot(group[nearest], len(out)).float()
+            of_group = torch.eye(len(out), device=group.device)[group[nearest]]
             through = of_group.cumsum(1)
             enough = many - through[:, -1] @ out >= self.k
             if bool((enough | ~kept).all()):

@@ -296,7 +296,10 @@ class Cross:
         for index, (sites, partners) in enumerate(self.blocks):
             rows, a, heavy_a = x.beside(sites)
             columns, b, heavy_b = y.beside(partners)
-            self.sums.add(str(index), *cross_moments(rows, a, columns, b, heavy_a | heavy_b), x.groups)
+            of = rows, a, columns, b, heavy_a | heavy_b
+            if not self.sums.count:  # one product of all rows
+                of = tuple(part.flatten(0, 1)[None] for part in of)
+            self.sums.add(str(index), *cross_moments(*of), x.groups)
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""

@@ -56,18 +56,15 @@ def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
     return Snapshot(chunks, side.close())
 
 
-def cross(
-    x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout, with_null: bool
-) -> tuple[Cross, Cross | None]:
-    """The sums over pairs of sites of two snapshots, and those of their null if wanted."""
+def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout) -> tuple[Cross, Cross]:
+    """The sums over pairs of sites of two snapshots, and those of their null."""
     together = layout.cross(pairs, x.side.sync)
-    null = layout.cross(pairs, x.side.sync, errors=False) if with_null else None
+    null = layout.cross(pairs, x.side.sync, errors=False)
     for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
         chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
         together.add(chunk_x, chunk_y)
-        if null is not None:
-            null.add(chunk_x, chunk_y.deranged())
-    return together.close(), null.close() if null is not None else None
+        null.add(chunk_x, chunk_y.deranged())
+    return together.close(), null.close()
 
 
 def save(snapshot: Snapshot, path: Path) -> None:

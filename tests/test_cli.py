@@ -99,7 +99,7 @@ def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
 def test_cfg_job_shows_everything(tmp_path: Path) -> None:
     done = train("--cfg", "job", "model=gelu", folder=tmp_path)
     assert done.returncode == 0
-    for text in ("width: 128", "family: gelu", "max_steps: 300", "mode: null", "every: 50"):
+    for text in ("width: 128", "family: gelu", "max_steps: 1000", "mode: null", "every: 50"):
         assert text in done.stdout
 
 

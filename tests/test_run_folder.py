@@ -104,7 +104,7 @@ def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path
     """The kill comes where the checkpoint is of a tick that the budget skipped."""
 
     def skip_two_ticks(kill: Callable[[], None] = lambda: None) -> None:
-        Budget.allows = lambda self, kind, step, last, progress: step not in (2, 4)
+        Budget.allows = lambda self, kind, step, last, progress, parts=1: step not in (2, 4)
         kill()
 
     cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs")

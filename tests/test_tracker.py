@@ -92,7 +92,7 @@ def test_curves_of_a_foreign_module(tmp_path: Path) -> None:
     assert len(ends) == 3 * 2 * 2, "all pairs of two sites at the heat-map step, three measures"
     assert all(row["dissimilarity"] > 1e-6 for row in ends)
     assert all(math.isfinite(row["null"]) and math.isfinite(row["stderr"]) for row in rows if row["step"])
-    for row in rows:  # also with a null that was carried forward
+    for row in rows:
         identical = 0.0 if row["measure"] == "procrustes" else 1.0
         expected = (row["value"] - row["null"]) / (identical - row["null"])
         assert row["calibrated"] == pytest.approx(expected, nan_ok=True)
