@@ -74,6 +74,7 @@ class Analysis:
     """Types of the root keys of analyze.py; their values and what they mean stand in conf/analyze.yaml."""
 
     models: list[str] = MISSING
+    size: str = MISSING
     sites: Any = None
     name: str | None = None
     overwrite: bool = MISSING

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 EXEMPT = ("results_dir", "device")
-OURS = ("table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+OURS = ("rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
         )
 
 
+def claim(folder: Path, cfg: DictConfig) -> None:
+    """Makes `folder` that of `cfg` before there are results, for a study that keeps what it has measured so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
+
+
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Puts results in the place of those that were there."""
     import pyarrow.parquet as pq
@@ -74,8 +80,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     from dissimilarity.journal import replacing
     from dissimilarity.plotting import write_figure
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
+    claim(folder, cfg)
     write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance})
     with replacing(folder / "table.parquet") as part:
         pq.write_table(results.table, part)

@@ -134,7 +134,7 @@ def _last_checkpoint(folder: Path, uri: str) -> Path:
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
         return last
-    steps = _steps(folder)
+    steps = steps_of(folder)
     if not steps:
         raise ValueError(
             f"reference {uri!r}: {folder.absolute()} holds no checkpoint (looked for checkpoints/last.ckpt and"
@@ -144,14 +144,15 @@ def _last_checkpoint(folder: Path, uri: str) -> Path:
 
 
 def _checkpoint_at(folder: Path, step: str, uri: str) -> Path:
-    steps = _steps(folder)
+    steps = steps_of(folder)
     if not (step.isdecimal() and int(step) in steps):
         there = ", ".join(map(str, sorted(steps))) or "none"
         raise ValueError(f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}")
     return steps[int(step)]
 
 
-def _steps(folder: Path) -> dict[int, Path]:
+def steps_of(folder: Path) -> dict[int, Path]:
+    """The checkpoints that the schedule left in the folder of a run, by step."""
     found = {path.stem.removeprefix("step_"): path for path in (folder / "checkpoints").glob("step_*.ckpt")}
     return {int(step): path for step, path in found.items() if step.isdecimal()}
 

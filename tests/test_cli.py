@@ -83,7 +83,7 @@ def test_help_lists_groups_keys_and_examples(tmp_path: Path) -> None:
     (extra / "siren.yaml").touch()
     done = train("--help", f"hydra.searchpath=[file://{tmp_path / 'mine'}]", folder=tmp_path)
     assert done.returncode == 0
-    for text in ("python train.py model=solu width=512", "attn_only, gelu", "siren", "tiny", "trainer.max_steps=300"):
+    for text in ("python train.py model=solu width=512", "attn_only, gelu", "siren", "tiny", "trainer.max_steps=800"):
         assert text in done.stdout
 
 
@@ -99,7 +99,7 @@ def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
 def test_cfg_job_shows_everything(tmp_path: Path) -> None:
     done = train("--cfg", "job", "model=gelu", folder=tmp_path)
     assert done.returncode == 0
-    for text in ("width: 128", "family: gelu", "max_steps: 1000", "mode: null", "every: 50"):
+    for text in ("width: 128", "family: gelu", "max_steps: 800", "mode: null", "every: 50"):
         assert text in done.stdout
 
 

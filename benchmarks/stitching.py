@@ -1,0 +1,155 @@
+"""Direct stitches of all sites of a pair against the passes and solves they cannot do without, and against training.
+
+SoLU into GeLU, depth 4, 160 sequences of 128 tokens to fit on and 64 to measure on. The floor: both
+models' forward passes, up to the last site on the tokens to fit on and whole on the others; the back model from each
+site on; and the solves of each site, timed by themselves. By gradient: the affine stitch of the middle site from random
+weights, until its held-out loss is that of the direct one or 2,000 steps are done.
+"""
+
+import contextlib
+import io
+import shutil
+import statistics
+import tempfile
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import settings
+import train
+from benchmarks.timing import interleaved, ratio, seconds, show
+from dissimilarity.capture import capture
+from dissimilarity.sites import LOGITS
+from dissimilarity.stitching import Recipe, Stitch, direct_penalties
+from dissimilarity.stitching.closed_form import solve
+from dissimilarity.stitching.direct import direct_sums, split
+from dissimilarity.stitching.entering import enter
+from dissimilarity.stitching.penalty import batches_of
+from launch.compose import compose
+from models.build import build_net
+from models.references import load
+from train import resolved_node
+
+WIDTHS = (128, 512)
+DEPTH = 4
+D_VOCAB = 4096
+
+
+class Reached(Exception):
+    """The stitch that is trained is as good as the direct one."""
+
+
+def forwards(models: list[nn.Module], sites: list[str], fit: Tensor, held_out: Tensor) -> None:
+    """Both models on all tokens."""
+    for model in models:
+        for tokens, wanted in ((fit, sites), (held_out, [*sites, LOGITS])):
+            for batch in batches_of(tokens):
+                with capture(model, wanted):
+                    model(batch)
+
+
+@torch.no_grad()
+def tails(back: nn.Module, sites: list[str], streams: list[dict[str, Tensor]], held_out: Tensor) -> None:
+    """The back model from each site on."""
+    for batch, acts in zip(batches_of(held_out), streams, strict=True):
+        for site in sites:
+            enter(back, site, acts[site], batch)
+
+
+def streams_of(model: nn.Module, sites: list[str], tokens: Tensor) -> list[dict[str, Tensor]]:
+    """Activations batch by batch."""
+    found = []
+    for batch in batches_of(tokens):
+        with capture(model, sites) as acts:
+            model(batch)
+        found.append(dict(acts))
+    return found
+
+
+def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: float) -> None:
+    """Trains a stitch from random weights until its held-out loss is `loss`."""
+
+    def look(step: int, held_out: float) -> None:
+        if held_out <= loss:
+            raise Reached
+
+    recipe = Recipe(patience=None, evaluate_every=10)
+    try:
+        Stitch(front, back, site, fit="task", start="random", recipe=recipe).fit(fit, look)
+    except Reached:
+        pass
+
+
+def against_floor(width: int) -> list[dict[str, str]]:
+    """Direct stitches of all sites and the parts of their floor, in one interleaved run."""
+    front, back = (untrained(family, width, seed) for seed, family in enumerate(("solu", "gelu")))
+    generator = torch.Generator().manual_seed(0)
+    fit, held_out = (torch.randint(D_VOCAB, (count, 128), generator=generator) for count in (160, 64))
+    sites = [f"blocks.{layer}.resid_post" for layer in range(DEPTH)]
+    pairs = [(site, site) for site in sites]
+    sums = direct_sums(front, back, split(fit)[0], pairs, False)
+    choose = direct_sums(front, back, split(fit)[1], pairs, False, sums)
+    streams = streams_of(back, sites, held_out)
+
+    def solves() -> None:
+        for pair in pairs:
+            solve("affine", sums[pair], choose[pair], None, True, torch.float32)
+
+    work = {
+        "direct, all sites": partial(direct_penalties, front, back, fit, held_out, pairs),
+        "forwards": partial(forwards, [front, back], sites, fit, held_out),
+        "tails": partial(tails, back, sites, streams, held_out),
+        "solves": solves,
+    }
+    figures = interleaved({name: partial(seconds, one) for name, one in work.items()}, rounds=5)
+    parts = ("forwards", "tails", "solves")
+    figures["floor"] = [sum(each) for each in zip(*(figures[part] for part in parts), strict=True)]
+    return [
+        {
+            "": f"width {width}: {name}",
+            "s": f"{statistics.median(values):.2f}",
+            "ratio": f"{ratio(figures, name, 'floor')[1]:.2f} of the floor",
+        }
+        for name, values in figures.items()
+    ]
+
+
+def untrained(family: str, width: int, seed: int) -> nn.Module:
+    """A net with the weights that training would start from."""
+    cfg = compose([f"model={family}", f"width={width}", f"depth={DEPTH}"])
+    return build_net(resolved_node(cfg.model), D_VOCAB, seed).eval().requires_grad_(False)
+
+
+def against_training() -> dict[str, str]:
+    """One direct stitch between nets that were trained for 200 steps, and the same one by gradient."""
+    nets, folder = [], tempfile.mkdtemp()
+    common = [f"depth={DEPTH}", "trainer.max_steps=200", "logger=none", "~callbacks.tracker", f"runs_dir={folder}/runs"]
+    for family in ("solu", "gelu"):
+        cfg = compose([f"model={family}", *common, f"data.cache_dir={folder}/cache"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            train.train(cfg)
+        nets.append(load(f"runs/{cfg.name}", f"{folder}/runs").model)
+    data = settings.instantiate(cfg.data)
+    data.setup("fit")
+    fit, site = data.probe(160, 128), f"blocks.{DEPTH // 2 - 1}.resid_post"
+    shutil.rmtree(folder)
+    front, back = nets
+    goal = Stitch(front, back, site).fit(split(fit)[0]).penalty(split(fit)[1]).loss_stitched
+    figures = interleaved(
+        {
+            "direct": lambda: seconds(lambda: Stitch(front, back, site).fit(fit)),
+            "by gradient": lambda: seconds(lambda: trained(front, back, site, fit, goal)),
+        },
+        rounds=3,
+    )
+    return {
+        "": f"width 128, one site: by gradient to the loss of direct ({goal:.3f})",
+        "s": f"{statistics.median(figures['by gradient']):.2f}",
+        "ratio": f"{ratio(figures, 'by gradient', 'direct')[1]:.0f} of direct",
+    }
+
+
+def run() -> None:
+    """Prints the distance from the floor and the ratio to training."""
+    show([*(row for width in WIDTHS for row in against_floor(width)), against_training()])
