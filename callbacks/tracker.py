@@ -163,7 +163,7 @@ class DissimilarityTracker(pl.Callback):
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
         step, last = trainer.global_step, last_step(trainer)
-        before, following = len(ticks(self.every, step)) - 2, len(ticks(self.every, last or step)) - 2
+        before, following = len(ticks(self.every, step)) - 2, max(1, len(ticks(self.every, last or step)) - 2)
         progress = before / following if last is not None and step != last else 1.0
         kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
         references = max(1, len(self.snapshots))

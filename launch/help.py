@@ -49,6 +49,7 @@ Answers a question over finished runs, and leaves a table, a summary and figures
   python analyze.py study=compare models=[runs/solu-w512-d2-s0,runs/gelu-w512-d2-s0]
   python analyze.py study=compare models=[runs/a@0,runs/a@64,runs/a] measures=all name=a
   python analyze.py study=compare models=[mine.safetensors,theirs.safetensors]
+  python analyze.py study=asymmetry size=small        trains its models first
 
 Groups: choose with GROUP=CHOICE
 
@@ -58,6 +59,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
 
   models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt; activations: .npy, .safetensors
   sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
+  size=                           models that study=asymmetry trains where there are none: small, medium or paper
   study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences
   probe.sequences=  probe.length=
   probe.split=                    the text on which models run; null: as the first run was tracked on

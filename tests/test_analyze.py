@@ -188,7 +188,7 @@ def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None
 
 MISTAKES = {
     ("study=comprae",): ["study=comprae: no such choice; did you mean study=compare?"],
-    ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, sites"],
+    ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, size, sites"],
     ("study.pair=all",): ["there is no key study.pair; did you mean study.pairs"],
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
@@ -228,7 +228,11 @@ def test_nothing_heavy_is_imported_for_an_answer(arguments: tuple[str, ...], tmp
 def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
     cfg: Any = compose([], "analyze")
     shown = command(tmp_path, "--help").stdout
-    for text in ("python analyze.py study=compare models=[runs/", "study            compare", "all, default, fast"):
+    for text in (
+        "python analyze.py study=compare models=[runs/",
+        "study            asymmetry, compare",
+        "all, default, fast",
+    ):
         assert text in shown
     assert "trainer" not in shown and "callbacks" not in shown
     keys = shown[shown.index("Keys, with") : shown.index("The same command")].split("\n\n")[1]
