@@ -59,7 +59,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
 
   models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt; activations: .npy, .safetensors
   sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
-  size=                           models that study=asymmetry trains where there are none: small, medium or paper
+  size=                           which models asymmetry trains where none are given: small, medium or paper
   study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences
   probe.sequences=  probe.length=
   probe.split=                    the text on which models run; null: as the first run was tracked on
