@@ -177,11 +177,10 @@ def main_rows(
     seeds = sorted({model.init_seed for model in (each[0] for each in models)})
     for number, (front, back) in enumerate(jobs, 1):
         with terminal.status(f"stitches of {front.run} into {back.run}, step {back.step} ({number} of {len(jobs)})"):
-            sites = [f"blocks.{layer}.resid_post" for layer in range(back.depth)]
-            rows += stitches.direct(front, back, "affine", [(site, site) for site in sites])
+            rows += stitches.direct(front, back, "affine", [(site, site) for site in back.sites])
             if not back.last or not _is_trained(front, back, families, seeds):
                 continue
-            for site in sites[:-1]:
+            for site in back.sites[:-1]:
                 rows += stitches.trained(front, back, "task", site)
                 rows += stitches.trained(front, back, "paper", site)
                 if kinship(front, back) != "self" and front.family != back.family:
@@ -206,11 +205,10 @@ def partner_rows(models: "Sequence[Model]", stitches: "Stitches", terminal: Any)
     rows: list[dict[str, Any]] = []
     with terminal.status("identity stitches"):
         for model in models:
-            sites = [f"blocks.{layer}.resid_post" for layer in range(model.depth)]
-            rows += stitches.direct(model, model, "identity", [(a, b) for a in sites for b in sites])
+            rows += stitches.direct(model, model, "identity", [(a, b) for a in model.sites for b in model.sites])
             for other in models:
                 if kinship(model, other) == "sibling" and (model.width, model.depth) == (other.width, other.depth):
-                    rows += stitches.direct(model, other, "identity", [(site, site) for site in sites])
+                    rows += stitches.direct(model, other, "identity", [(site, site) for site in model.sites])
     return rows
 
 

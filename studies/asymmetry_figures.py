@@ -1,5 +1,6 @@
 """The figures of the study `asymmetry`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,12 +62,15 @@ def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, colour: 
         by_layer.setdefault(_layer(row["site"]), []).append(row[reading])
     layers = sorted(by_layer)
     means = [mean_interval(by_layer[layer]) for layer in layers]
-    places = [layer + shift for layer in layers]
-    errors = [0.0 if half != half else half for _, half in means]
-    panel.errorbar(
-        places, [mean for mean, _ in means], errors, color=colour, marker="o", markersize=3, label=label, linewidth=1
-    )
+    _curve(panel, [layer + shift for layer in layers], means, colour, label)
     panel.set_xticks(range(max(layers, default=0) + 1))
+
+
+def _curve(panel: Axes, places: Sequence[float], means: Sequence[tuple[float, float]], colour: str, label: str) -> None:
+    """Means with half-widths; none is drawn where there is none."""
+    errors = [0.0 if math.isnan(half) else half for _, half in means]
+    style: Any = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
+    panel.errorbar(places, [mean for mean, _ in means], errors, label=label, **style)
 
 
 def _asymmetry(found: Mapping[str, Any]) -> Figure:
@@ -117,10 +121,7 @@ def _over_training(found: Mapping[str, Any]) -> Figure:
             label = f"width {shape[0]}, depth {shape[1]}"
             means = [mean_interval([one["difference"] for one in here if one["step"] == step]) for step in steps]
             colour = COLOURS[number % len(COLOURS)]
-            errors = [0.0 if half != half else half for _, half in means]
-            top.errorbar(
-                steps, [mean for mean, _ in means], errors, color=colour, marker="o", markersize=3, label=label
-            )
+            _curve(top, steps, means, colour, label)
             bottom.plot(
                 [one["gap"] for one in here],
                 [one["difference"] for one in here],

@@ -41,7 +41,8 @@ def capacity(
     widest = max(model.width for model in here)
     here = [model for model in here if model.width == widest]
     bases = [model for model in here if model.family == base]
-    sites = [f"blocks.{layer}.resid_post" for layer in range(depth)]
+    sites = more[0].sites
+    pairs = [(site, site) for site in sites]
     rows: list[dict[str, Any]] = []
     models = []
     everyone = [*here, *more]
@@ -50,9 +51,9 @@ def capacity(
             into, out = [], []
             for other in bases:
                 if other.run != model.run and other.init_seed != model.init_seed:
-                    into += stitches.direct(model, other, "affine", [(site, site) for site in sites])
-                    out += stitches.direct(other, model, "affine", [(site, site) for site in sites])
-            own = stitches.direct(model, model, "affine", [(site, site) for site in sites])
+                    into += stitches.direct(model, other, "affine", pairs)
+                    out += stitches.direct(other, model, "affine", pairs)
+            own = stitches.direct(model, model, "affine", pairs)
             known = model in here
             rows += [] if known else [*into, *out, *own]
             models.append(

@@ -37,6 +37,11 @@ class Model:
     net: nn.Module
     sha256: str
 
+    @property
+    def sites(self) -> list[str]:
+        """The residual stream after each block, where stitches go."""
+        return [f"blocks.{layer}.resid_post" for layer in range(self.depth)]
+
 
 @dataclass(frozen=True)
 class Text:
