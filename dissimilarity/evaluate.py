@@ -17,7 +17,7 @@ from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sampling import sampled_rows
 from dissimilarity.sites import LOGITS
 
-AT_ONCE = 2**23
+AT_ONCE = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
 
 Found = dict[str, Any]

@@ -110,8 +110,15 @@ def summed(parts: Float[Tensor, "groups p q"]) -> Float[Tensor, "p q"]:
     """Their sum in float64, one by one: torch's sum over a first dimension in another type takes ten times that."""
     total = parts[0].to(torch.float64, copy=True)
     for part in parts[1:]:
-        total += part
+        accumulate(total, part)
     return total
+
+
+def accumulate(total: Tensor, more: Tensor) -> None:
+    """Adds in place, a few rows at a time: torch first makes a copy of what is of another type than the total."""
+    rows = max(1, 2**18 // max(1, total[:1].numel())) if total.ndim else 0
+    for part, addend in zip(total.split(rows), more.split(rows), strict=True) if rows else [(total, more)]:
+        part += addend
 
 
 def weighted_sums(
@@ -126,6 +133,8 @@ def weighted_sums(
 
 def product(x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"]) -> Float[Tensor, "groups p q"]:
     """x' y of each group."""
+    if y.shape[-1] < x.shape[-1] // 8:  # the few columns of weights take up to ten times as long as second factor
+        return (y.mT @ x).mT
     return (x[0].T @ y[0])[None] if len(x) == 1 else x.mT @ y
 
 

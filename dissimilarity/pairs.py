@@ -4,8 +4,8 @@ A ``Side`` holds what measures need of one model alone, a ``Cross`` what they ne
 pairs at once. Both grow by chunks: the activations of a few whole sequences that belong to one jackknife group.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from dissimilarity.checks import count_not_finite
 from dissimilarity.moments import (
     Moments,
+    accumulate,
     as_rows,
     cross_moments,
     heavy,
@@ -40,6 +41,7 @@ class Chunk:
         apart: site -> which of them are heavy (groups, n).
         groups: which groups.
         sequences: how many sequences there are of each group.
+        rolled: whether each sequence stands in for the one before it in its group, when sites are put side by side.
     """
 
     rows: dict[str, Tensor]
@@ -47,12 +49,27 @@ class Chunk:
     apart: dict[str, Tensor]
     groups: range
     sequences: int
+    rolled: bool = False
 
     def beside(self, sites: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of several sites side by side, the norms of each, and which rows are heavy at any of them."""
-        rows = [self.rows[site] for site in sites]
         norms, apart = (torch.stack([of[site] for site in sites], -1) for of in (self.norms, self.apart))
-        return torch.cat(rows, -1) if len(rows) > 1 else rows[0], norms, apart.any(-1)
+        rows = self._rows_beside([self.rows[site] for site in sites])
+        return rows, self._in_place(norms), self._in_place(apart.any(-1))
+
+    def _rows_beside(self, rows: Sequence[Tensor]) -> Tensor:
+        if len(rows) == 1:
+            return self._in_place(rows[0])
+        # One site after the other: all rolled at once would be a second copy of the largest thing in a batch.
+        widths = [part.shape[-1] for part in rows]
+        whole = rows[0].new_empty((*rows[0].shape[:-1], sum(widths)))
+        for part, columns in zip(rows, whole.split(widths, -1), strict=True):
+            columns.copy_(self._in_place(part))
+        return whole
+
+    def _in_place(self, of: Tensor) -> Tensor:
+        """What is known of each row (groups, n, ...), in the order in which its sequences are to be met."""
+        return of.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2) if self.rolled else of
 
     def deranged(self) -> "Chunk":
         """The same chunk with each sequence in the place of another of its group, so that none meets itself."""
@@ -62,13 +79,7 @@ class Chunk:
                 "raise the number of sequences or lower the number of groups"
             )
 
-        def roll(rows: Tensor) -> Tensor:
-            return rows.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2)
-
-        rows, norms, apart = (
-            {site: roll(of) for site, of in part.items()} for part in (self.rows, self.norms, self.apart)
-        )
-        return Chunk(rows, norms, apart, self.groups, self.sequences)
+        return replace(self, rolled=True)
 
 
 class Sums:
@@ -96,9 +107,29 @@ class Sums:
                 return
         else:
             for key, value in totals.items():
-                self.totals[site][key] += value
+                accumulate(self.totals[site][key], value)
         for key, value in self.groups[site].items():
             value[groups.start : groups.stop] += by_group[key]
+
+    def add_part(
+        self,
+        site: str,
+        shapes: Mapping[str, tuple[int, int]],
+        place: Mapping[str, tuple[slice, slice]],
+        totals: Moments,
+        by_group: Moments,
+        groups: range,
+    ) -> None:
+        """Adds what belongs in a part of the sums: key -> shape of the whole, and key -> its rows and columns."""
+        if site not in self.totals:
+            of = totals["xy"]
+            self.totals[site] = {key: of.new_zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
+            by_site = {key: of.new_zeros((self.count, *shape), dtype=torch.float32) for key, shape in shapes.items()}
+            self.groups[site] = by_site if self.count else {}
+        for key, value in totals.items():
+            accumulate(self.totals[site][key][place[key]], value)
+        for key, value in self.groups[site].items():
+            value[groups.start : groups.stop, *place[key]] += by_group[key]
 
     def all_reduce(self) -> None:
         """Adds the sums of all processes."""
@@ -255,11 +286,22 @@ class Side:
 Block = tuple[tuple[str, ...], tuple[str, ...]]
 """Sites of x that are all compared with the same sites of y."""
 
+ABREAST = 1024
+"""Columns side by side in one product: enough for it to be fast, few enough that copies stay small beside the sums."""
+
+CROSS_SUMS = {
+    "xy": ("width_x", "width_y"),
+    "ab": ("sites", "partners"),
+    "xb": ("width_x", "partners"),
+    "ya": ("width_y", "sites"),
+}
+"""What the sums of a block run over, as ``cross_moments`` gives them."""
+
 
 class Cross:
     """Sums over pairs of sites of two sides.
 
-    Sites that have the same partners are put side by side, and so are the partners: one matrix product for all.
+    Sites that have the same partners are put side by side, and so are the partners: one matrix product for a few.
 
     Args:
         pairs: (site of x, site of y).
@@ -294,12 +336,32 @@ class Cross:
         for widths, side in zip(self._widths, (x, y), strict=True):
             widths |= {site: rows.shape[-1] for site, rows in side.rows.items()}
         for index, (sites, partners) in enumerate(self.blocks):
-            rows, a, heavy_a = x.beside(sites)
-            columns, b, heavy_b = y.beside(partners)
-            of = rows, a, columns, b, heavy_a | heavy_b
-            if not self.sums.count:  # one product of all rows
-                of = tuple(part.flatten(0, 1)[None] for part in of)
-            self.sums.add(str(index), *cross_moments(*of), x.groups)
+            if all(len(list(_few(*of))) == 1 for of in zip((sites, partners), self._widths, strict=True)):
+                self.sums.add(str(index), *self._products(x.beside(sites), y.beside(partners)), x.groups)
+            else:
+                self._add_in_parts(str(index), x, y)
+
+    def _products(self, x: tuple[Tensor, Tensor, Tensor], y: tuple[Tensor, Tensor, Tensor]) -> tuple[Moments, Moments]:
+        of = *x[:2], *y[:2], x[2] | y[2]
+        if not self.sums.count:  # one product of all rows
+            of = tuple(part.flatten(0, 1)[None] for part in of)
+        return cross_moments(*of)
+
+    def _add_in_parts(self, index: str, x: Chunk, y: Chunk) -> None:
+        """Adds a block a few sites at a time, lest its rows and its products lie in memory beside its sums."""
+        sites, partners = self.blocks[int(index)]
+        width_x, width_y = (
+            sum(widths[site] for site in of) for of, widths in zip((sites, partners), self._widths, strict=True)
+        )
+        ends = {"width_x": width_x, "width_y": width_y, "sites": len(sites), "partners": len(partners)}
+        shapes = {key: (ends[first], ends[second]) for key, (first, second) in CROSS_SUMS.items()}
+        for chosen_y, columns in _few(partners, self._widths[1]):
+            few_y = y.beside(partners[chosen_y])
+            for chosen_x, rows in _few(sites, self._widths[0]):
+                here = {"width_x": rows, "width_y": columns, "sites": chosen_x, "partners": chosen_y}
+                place = {key: (here[first], here[second]) for key, (first, second) in CROSS_SUMS.items()}
+                sums = self._products(x.beside(sites[chosen_x]), few_y)
+                self.sums.add_part(index, shapes, place, *sums, x.groups)
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""
@@ -316,23 +378,35 @@ class Cross:
 
         Those per group are (groups, partners, ...), and empty without groups.
         """
-        index = self._block[site]
-        sites, others = self.blocks[index]
-        row, rows = _place(site, sites, self._widths[0])
-        found = [
-            (rows, row, columns, column) for column, columns in (_place(p, others, self._widths[1]) for p in partners)
-        ]
-        totals = [one_pair(self.sums.totals[str(index)], *place) for place in found]
+        totals = [self._of_pair(self.sums.totals, site, partner) for partner in partners]
         of_all = {key: stacked([part[key] for part in totals]) for key in totals[0]}
         if not self.sums.count:
             return of_all, {}
-        groups = [one_pair(self.sums.groups[str(index)], *place) for place in found]
+        groups = [self._of_pair(self.sums.groups, site, partner) for partner in partners]
         return of_all, {key: stacked([part[key] for part in groups], 1) for key in groups[0]}
+
+    def _of_pair(self, sums: Mapping[str, Moments], site: str, partner: str) -> Moments:
+        index = self._block[site]
+        sites, partners = self.blocks[index]
+        row, rows = _place(site, sites, self._widths[0])
+        column, columns = _place(partner, partners, self._widths[1])
+        return one_pair(sums[str(index)], rows, row, columns, column)
 
 
 def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The parts along a new dimension; a single one without a copy, which of the sums of groups would be large."""
     return parts[0].unsqueeze(dim) if len(parts) == 1 else torch.stack(list(parts), dim)
+
+
+def _few(sites: tuple[str, ...], widths: Mapping[str, int]) -> Iterator[tuple[slice, slice]]:
+    """Some sites after the other: which they are, and their columns where all stand side by side."""
+    start = first = last = 0
+    for index, site in enumerate(sites):
+        if last > first and last + widths[site] - first > ABREAST:
+            yield slice(start, index), slice(first, last)
+            start, first = index, last
+        last += widths[site]
+    yield slice(start, len(sites)), slice(first, last)
 
 
 def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tuple[int, slice]:

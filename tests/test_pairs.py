@@ -103,14 +103,34 @@ def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
         )  # whose shift differs: an effect of order 1 / n
 
 
+@pytest.mark.parametrize("abreast", [1, 10, 17])
+def test_sums_added_a_few_sites_at_a_time_are_the_same(abreast: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = activations(0), activations(1)
+    whole = measured(x, y, [CKA()])
+    monkeypatch.setattr("dissimilarity.pairs.ABREAST", abreast)
+    for row, wanted in zip(measured(x, y, [CKA()]), whole, strict=True):
+        for key in ("value", "null", "stderr"):
+            assert row[key] == pytest.approx(wanted[key], abs=1e-6 if key == "stderr" else 1e-12)
+
+
 def test_no_sequence_meets_itself_in_the_null() -> None:
     side = Side(3)
     ids = torch.arange(12.0)[:, None, None].expand(12, LENGTH, 2).contiguous()
     chunk = side.add({"site": ids}, range(3))
-    before, after = (c.rows["site"][..., 0] for c in (chunk, chunk.deranged()))
+    before, after = (c.beside(["site"])[0][..., 0] for c in (chunk, chunk.deranged()))
     assert not (before == after).any()
     assert torch.equal(before.sort(1).values, after.sort(1).values)
-    torch.testing.assert_close(chunk.deranged().norms["site"], 2 * after.double().square())
+    torch.testing.assert_close(chunk.deranged().beside(["site"])[1][..., 0], 2 * after.double().square())
+
+
+def test_sites_stand_side_by_side_in_the_order_asked_for_deranged_or_not() -> None:
+    side = Side(3)
+    chunk = side.add({f"site{i}": torch.randn(12, LENGTH, 2) for i in range(3)}, range(3))
+    for of in (chunk, chunk.deranged()):
+        rows, norms, _ = of.beside(["site2", "site0"])
+        alone = [of.beside([site]) for site in ("site2", "site0")]
+        assert torch.equal(rows, torch.cat([one[0] for one in alone], -1))
+        assert torch.equal(norms, torch.cat([one[1] for one in alone], -1))
 
 
 def test_the_null_is_the_value_of_the_rows_shifted_by_hand() -> None:
