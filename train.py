@@ -137,6 +137,11 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "l
             "load": loader(cfg, folder, data.tokenizer),
             "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
         }
+    if "stitching" in (cfg.callbacks or {}):
+        given["stitching"] = {
+            "probe": lambda sequences: data.probe(sequences, cfg.probe.length, cfg.probe.split),
+            "load": loader(cfg, folder, data.tokenizer),
+        }
     return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
 
 

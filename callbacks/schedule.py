@@ -4,6 +4,10 @@ Dense where models change fast and even afterwards, as Pythia saved its checkpoi
 ``every``, then each multiple of ``every``, and the last step.
 """
 
+import math
+
+import pytorch_lightning as pl
+
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:
     """Whether something happens after ``step`` updates.
@@ -20,3 +24,9 @@ def is_due(step: int, every: int, last: int | None = None) -> bool:
 def ticks(every: int, last: int) -> list[int]:
     """All due steps from 0 to ``last``, ascending."""
     return [step for step in range(last + 1) if is_due(step, every, last)]
+
+
+def last_step(trainer: pl.Trainer) -> int | None:
+    """The step at which training ends, or None where that is not known."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < math.inf else None

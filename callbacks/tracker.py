@@ -24,15 +24,15 @@ from dissimilarity.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.snapshot import Snapshot
 
 from .budget import Budget
-from .schedule import is_due, ticks
+from .references import OWN, named_references
+from .schedule import is_due, last_step, ticks
 from .views import by_key, define_axes, log_curves, log_pictures
 
 log = logging.getLogger(__name__)
 
-OWN = ("init", "previous")
 OVER_BUDGET = "skipped: over track.budget"
 # The share of the figures in the budget: about what a panel of curves and one of heat maps take.
-PANEL_SECONDS = 0.15
+PANEL_SECONDS = 0.13
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -179,6 +179,8 @@ class DissimilarityTracker(pl.Callback):
                     rows = self._measure(trainer, pl_module, kind == "heatmap")
                 except Exception as error:
                     rows = self._skipped(f"{type(error).__name__}: {error}")
+        # Not a part of what a tick costs: the first table that is written loads the library for it.
+        with self.budget.charged():
             rows = self._finish_rows(rows, step, time.monotonic() - started)
             if trainer.is_global_zero:
                 self.curves.append(rows)
@@ -357,23 +359,3 @@ def _check_probe(probe: torch.Tensor, measures: Sequence[Measure], pool: Pool) -
     ]
     if faults:
         raise ValueError("\n".join(faults))
-
-
-def last_step(trainer: pl.Trainer) -> int | None:
-    """The step at which training ends, or None where that is not known."""
-    steps = trainer.estimated_stepping_batches
-    return int(steps) if 0 < steps < math.inf else None
-
-
-def named_references(
-    references: Sequence[str] | Mapping[str, str | nn.Module],
-) -> dict[str, str | nn.Module]:
-    """References by label: the last part of a URI where that tells them apart, the whole URI elsewhere."""
-    if isinstance(references, Mapping):
-        return dict(references)
-    uris = list(dict.fromkeys(references))
-    short = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
-    return {
-        uri if short.count(name) > 1 or (name in OWN and uri != name) else name: uri
-        for uri, name in zip(uris, short, strict=True)
-    }

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from callbacks.tracker import OWN
+from callbacks.references import OWN
 from launch.folder import read_json, write_json
 from launch.ranks import is_first
 from models import references

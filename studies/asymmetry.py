@@ -69,7 +69,7 @@ def asymmetry(
 
     from launch.machine import device_of
     from studies.asymmetry_figures import figures
-    from studies.asymmetry_numbers import with_self
+    from studies.asymmetry_numbers import all_claims, with_self
     from studies.asymmetry_text import summary, terminal_tables
     from studies.capacity import capacity
     from studies.stitches import Stitches, load
@@ -90,6 +90,7 @@ def asymmetry(
     barriers = barrier_rows(ends, rest["orders"], text, terminal)
     rows = with_self(rows + more.rows)
     found = {"rows": rows, "capacity": more.models, "barriers": barriers, "families": list(families)}
+    found["claims"] = all_claims(rows, families)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     notes = {
         "models": {m.run: m.sha256 for m in [*ends, *(m for models in rest.values() for m in models)]},

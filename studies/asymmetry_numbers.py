@@ -158,6 +158,17 @@ CLAIMS: dict[str, tuple[str, Callable[[Sequence[Row], Sequence[str], str, str], 
 }
 
 
+def all_claims(rows: Sequence[Row], families: Sequence[str]) -> dict[tuple[str, str, str, str], Difference]:
+    """(claim, kinship, fit, reading) -> its difference at the end of training."""
+    at_end = {fit: select(of_main(rows, fit), last=True) for fit, _ in WAYS}
+    return {
+        (name, kinship, fit, reading): claim(at_end[fit], families, kinship, reading)
+        for name, (_, claim) in CLAIMS.items()
+        for kinship in KINSHIPS
+        for fit, reading in WAYS
+    }
+
+
 def difference(values: Sequence[tuple[Any, Cell, float]]) -> Difference:
     """The mean of (pair of models, cell, value), with an interval over pairs: cells of one pair are not independent."""
     values = [each for each in values if math.isfinite(each[2])]

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from callbacks.tracker import DissimilarityTracker, named_references
+from callbacks.references import named_references
+from callbacks.tracker import DissimilarityTracker
 from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
 from dissimilarity.curves import read_curves
 from dissimilarity.functional import cka, disagreement, jsd, kl

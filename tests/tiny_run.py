@@ -109,7 +109,7 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
     torch.set_num_threads(1)
     # drawing takes longer than the training; the tests of the figures look at them
-    tracker.draw_run = lambda folder: []
+    tracker.draw_run = lambda folder, formats: []
     before()
     try:
         train.train(cfg)
