@@ -30,3 +30,10 @@ def last_step(trainer: pl.Trainer) -> int | None:
     """The step at which training ends, or None where that is not known."""
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < math.inf else None
+
+
+def progress(every: int, step: int, last: int | None) -> float:
+    """The share of the ticks after step 0 that was due before this one; 1 for the last one, or where none is known."""
+    if last is None or step == last:
+        return 1.0
+    return (len(ticks(every, step)) - 2) / max(1, len(ticks(every, last)) - 2)

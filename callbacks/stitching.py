@@ -20,7 +20,7 @@ from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, e
 
 from .budget import Budget
 from .references import OWN, named_references
-from .schedule import is_due, last_step, ticks
+from .schedule import last_step
 from .views import define_axes, log_pictures
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class StitchingTracker(pl.Callback):
         folder: where the rows and the figure go.
         sites: globs or names of sites; those at which a model can be entered count.
         sequences: how many: every fourth is held out, the others are fitted on; 14 at least.
-        every: steps between direct stitches: 0, 1, 2, 4, ... up to it, then its multiples, and the last step.
+        every: steps between direct stitches; the last step has one too.
         task_at: steps at which stitches are trained by gradient too, whatever the budget says.
         task_steps: most steps of such a training.
         kind: of the map, as in ``stitching.Stitch``.
@@ -57,12 +57,12 @@ class StitchingTracker(pl.Callback):
         probe: Callable[[int], Tensor],
         folder: str | Path,
         sites: str | Sequence[str] = "blocks.*.resid_post",
-        sequences: int = 128,
-        every: int = 50,
+        sequences: int = 64,
+        every: int = 400,
         task_at: Sequence[int] = (),
         task_steps: int = 200,
         kind: str = "affine",
-        budget: float = 0.01,
+        budget: float = 0.015,
         load: Callable[[str], nn.Module] | None = None,
     ) -> None:
         if sequences < 14:
@@ -110,7 +110,7 @@ class StitchingTracker(pl.Callback):
     ) -> None:
         """Stitches when the schedule says so, once a step."""
         step = trainer.global_step
-        due = is_due(step, self.every, last_step(trainer)) or step in self.task_at
+        due = self._is_due(step, last_step(trainer)) or step in self.task_at
         if trainer.is_global_zero and step != self.last_tick and due:
             self._tick(trainer, pl_module)
 
@@ -143,13 +143,13 @@ class StitchingTracker(pl.Callback):
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step, last = trainer.global_step, last_step(trainer)
-        before, following = len(ticks(self.every, step)) - 2, max(1, len(ticks(self.every, last or step)) - 2)
-        progress = before / following if last is not None and step != last else 1.0
         self.last_tick = step
         labels = [label for label, source in self.references.items() if self._is_there(source, step)]
-        if is_due(step, self.every, last):
-            if self.budget.allows("direct", step, last, progress, max(1, len(labels))):
-                with self.budget.charged("direct", max(1, len(labels))):
+        if self._is_due(step, last):
+            done = 1.0 if last is None else step / last
+            if self.budget.allows("direct", step, last, done, max(1, len(labels))):
+                precision = trainer.precision_plugin.forward_context()  # as the tracker sees the models
+                with self.budget.charged("direct", max(1, len(labels))), precision:
                     self._record(
                         trainer, [row for label in labels for row in self._rows(pl_module, label, "direct", step)]
                     )
@@ -161,6 +161,9 @@ class StitchingTracker(pl.Callback):
                 self._record(trainer, [{"step": step, **note}])
         if step in self.task_at:
             self._record(trainer, [row for label in labels for row in self._rows(pl_module, label, "task", step)])
+
+    def _is_due(self, step: int, last: int | None) -> bool:
+        return step % self.every == 0 or step == last
 
     def _is_there(self, source: Any, step: int) -> bool:
         return step > 0 and (source != "previous" or self.measured is not None) if source in OWN else True

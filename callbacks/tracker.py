@@ -25,7 +25,7 @@ from dissimilarity.snapshot import Snapshot
 
 from .budget import Budget
 from .references import OWN, named_references
-from .schedule import is_due, last_step, ticks
+from .schedule import is_due, last_step, progress
 from .views import by_key, define_axes, log_curves, log_pictures
 
 log = logging.getLogger(__name__)
@@ -163,11 +163,10 @@ class DissimilarityTracker(pl.Callback):
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
         step, last = trainer.global_step, last_step(trainer)
-        before, following = len(ticks(self.every, step)) - 2, max(1, len(ticks(self.every, last or step)) - 2)
-        progress = before / following if last is not None and step != last else 1.0
+        done = progress(self.every, step, last)
         kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
         references = max(1, len(self.snapshots))
-        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, progress, references)]
+        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, done, references)]
         kind = trainer.strategy.broadcast(allowed[0] if allowed else None)
         self.last_tick = step
         started = time.monotonic()

@@ -95,7 +95,7 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
                     panel.set_ylabel(f"{measure}\n{MEANING}")
         for panel in axes[-1]:
             panel.set_xlabel(_step_label(table))
-        style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
+        _style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
         _add_legend(figure, colours, missing=bool(_steps_without_value(table)))
     return figure
 
@@ -149,7 +149,7 @@ def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highes
     panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def style_step_axis(panel: Axes, last: int) -> None:
+def _style_step_axis(panel: Axes, last: int) -> None:
     """A logarithmic axis of steps, shared by the figure, on which step 0 has a place: linear up to 1."""
     panel.set_xscale("symlog", linthresh=1, linscale=0.4)
     panel.set_xlim(-0.25, max(1, last) * 1.25)

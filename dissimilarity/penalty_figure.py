@@ -9,12 +9,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from dissimilarity.figures import CONFIDENCE, style_step_axis
+from dissimilarity.figures import CONFIDENCE
 from dissimilarity.plotting import STYLE, short_names, write_figure
 
-DASHES: dict[str, Any] = {"into": "-", "from": ":"}
+DIRECTIONS: dict[str, dict[str, Any]] = {
+    "into": {"linestyle": "-", "marker": "o"},
+    "from": {"linestyle": ":", "marker": "o", "markerfacecolor": "white"},
+}
 
 
 def draw_penalties(
@@ -33,7 +36,7 @@ def draw_penalties(
 
 
 def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw penalties by training step with 95 % intervals (1.96 standard errors over held-out sequences)."""
+    """Draw penalties by training step with 95 % intervals as bars (1.96 standard errors over held-out sequences)."""
     references, fits, sites = (
         list(dict.fromkeys(row[key] for row in rows)) for key in ("reference", "fit", "site_front")
     )
@@ -51,12 +54,13 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     panel.set_ylabel(f"penalty, {fit} stitch\nnats per token")
         for panel in axes[-1]:
             panel.set_xlabel("training step")
-        style_step_axis(axes[0, 0], max(row["step"] for row in rows))
+        last = max(1, *(row["step"] for row in rows))
+        axes[0, 0].set_xlim(-0.06 * last, 1.06 * last)
+        axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         title, names = short_names(sites)
         handles: list[Any] = [Line2D([], [], color=colours[site]) for site in sites]
-        handles += [Line2D([], [], color="0.35", linestyle=dash) for dash in DASHES.values()]
-        handles.append(Patch(color="0.5", alpha=0.25, linewidth=0))
-        labels = [*names, "into the reference", "from the reference", "95 % interval"]
+        handles += [Line2D([], [], color="0.35", markersize=3, **look) for look in DIRECTIONS.values()]
+        labels = [*names, "into the reference", "from the reference"]
         figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
     return figure
 
@@ -64,10 +68,8 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _draw(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, Any]) -> None:
     panel.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     for site, colour in colours.items():
-        for direction, dash in DASHES.items():
+        for direction, look in DIRECTIONS.items():
             line = [row for row in rows if (row["site_front"], row["direction"]) == (site, direction)]
-            step, value, stderr = (np.array([row[key] for row in line]) for key in ("step", "value", "stderr"))
-            panel.plot(step, value, color=colour, linestyle=dash, marker="o", markersize=2)
-            if len(line):
-                band = CONFIDENCE * stderr
-                panel.fill_between(step, value - band, value + band, color=colour, alpha=0.2, linewidth=0)
+            if line:
+                step, value, stderr = (np.array([row[key] for row in line]) for key in ("step", "value", "stderr"))
+                panel.errorbar(step, value, CONFIDENCE * stderr, color=colour, markersize=3, elinewidth=0.8, **look)
