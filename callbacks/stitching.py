@@ -17,6 +17,7 @@ from dissimilarity.journal import Journal, replacing
 from dissimilarity.penalty_figure import draw_penalties
 from dissimilarity.sites import matched_pairs, resolve
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
+from dissimilarity.stitching.maps import Kind
 
 from .budget import Budget
 from .references import OWN, named_references
@@ -61,7 +62,7 @@ class StitchingTracker(pl.Callback):
         every: int = 400,
         task_at: Sequence[int] = (),
         task_steps: int = 200,
-        kind: str = "affine",
+        kind: Kind = "affine",
         budget: float = 0.015,
         load: Callable[[str], nn.Module] | None = None,
     ) -> None:
@@ -72,7 +73,8 @@ class StitchingTracker(pl.Callback):
         held_out = torch.arange(len(tokens)) % 4 == 3
         self.tokens, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
-        self.task_at, self.task_steps, self.kind, self.load = list(task_at), task_steps, kind, load
+        self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
+        self.kind: Kind = kind
         self.budget = Budget(budget)
         self.journal = Journal(self.folder / JOURNAL)
         self.models: dict[str, nn.Module] = {}
@@ -94,12 +96,12 @@ class StitchingTracker(pl.Callback):
                     _network(pl_module)
                 elif isinstance(source, nn.Module):
                     self.models[label] = source
-                elif self.load is None:
+                elif (load := self.load) is None:
                     raise ValueError(
                         f"reference {source!r} is a name, and no load= was given that turns it into a module"
                     )
                 else:
-                    self.models[label] = self.load(source).to(pl_module.device).eval()
+                    self.models[label] = load(source).to(pl_module.device).eval()
             if not step and "init" in self.references:
                 self._keep(pl_module, "init")
         if not step:

@@ -25,6 +25,7 @@ from dissimilarity.measures.pwcca import PWCCA
 from dissimilarity.measures.rbf_cka import RBFCKA
 from dissimilarity.measures.rsa import RSA
 from dissimilarity.measures.svcca import SVCCA
+from dissimilarity.save import save_activations
 from dissimilarity.stitching.stitch import Stitch
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "Stitch",
     "capture",
     "compare",
+    "save_activations",
 ]

@@ -39,7 +39,7 @@ def loader(cfg: DictConfig, folder: Path, tokenizer: Tokenizer) -> Callable[[str
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:
     if before is None:
         return references.load(_settled(uri, runs_dir), runs_dir)
-    reference = references.load(before["path"], runs_dir)
+    reference = references.load(before["pinned"], runs_dir)
     if reference.provenance["sha256"] != before["sha256"]:
         raise ValueError(
             f"reference {uri!r} is no longer what this run was begun with: {before['path']} has another content; "
@@ -50,6 +50,8 @@ def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.
 
 def _settled(uri: str, runs_dir: str) -> str:
     """The checkpoint that stays, where `uri` names a run's last one: that of the same step, if the schedule kept it."""
+    if uri.startswith("hf:"):
+        return uri
     last = references.resolve(uri, runs_dir)
     if last.name != "last.ckpt":
         return uri

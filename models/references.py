@@ -3,6 +3,8 @@
 runs/NAME         a finished or running run of ours: the weights of its last checkpoint
 runs/NAME@STEP    the same run after STEP updates
 PATH.ckpt         one checkpoint file of ours
+hf:FOLDER         a model of Hugging Face transformers, as `save_pretrained` writes it
+hf:ORG/MODEL@REVISION  one of the hub, downloaded once
 """
 
 import difflib
@@ -18,8 +20,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from models.language_model import FORMAT, LanguageModel
+from models.pretrained import folder_of, load_folder
 
-SUPPORTED = "runs/NAME (a run's last checkpoint), runs/NAME@STEP (after STEP updates), or the path of a .ckpt file"
+SUPPORTED = (
+    "runs/NAME (a run's last checkpoint), runs/NAME@STEP (after STEP updates), the path of a .ckpt file, or "
+    "hf:FOLDER or hf:ORG/MODEL@REVISION"
+)
 NEEDED = ("state_dict", "hyper_parameters")
 ZIP, PICKLE = b"PK", b"\x80"
 
@@ -32,7 +38,8 @@ class Reference:
         model: the net itself, in eval mode, on the CPU, without gradients; tokens (batch, pos) -> logits.
         tokenizer: the run's own, or None where no tokenizer.json lies beside the checkpoints.
         sites: names of the points at which it can be read, in depth order; empty for a net that does not list them.
-        provenance: `uri`, `path` (resolved), `step` (updates made), `sha256` (of the checkpoint file),
+        provenance: `uri`, `path` (resolved), `step` (updates made; None for others' models), `sha256` (of the
+            checkpoint file or the weights), `pinned` (the URI that stands for the same model for ever),
             `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer).
     """
 
@@ -51,6 +58,8 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     Raises:
         ValueError: names the file, what is wrong with it and what to do.
     """
+    if uri.startswith("hf:"):
+        return _load_pretrained(uri)
     path = resolve(uri, runs_dir)
     with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -63,14 +72,31 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
         "path": str(path.resolve()),
         "step": checkpoint.get("global_step"),
         "sha256": digest,
+        "pinned": str(path.resolve()),
         "tokenizer_path": None if tokenizer_path is None else str(tokenizer_path),
         "tokenizer_sha256": None if tokenizer is None else tokenizer_hash(tokenizer),
     }
     return Reference(model.eval().requires_grad_(False), tokenizer, tuple(getattr(model, "sites", ())), provenance)
 
 
+def _load_pretrained(uri: str) -> Reference:
+    folder, commit = folder_of(uri)
+    model, tokenizer, digest = load_folder(folder, uri)
+    pinned = f"hf:{folder.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
+    provenance = {
+        "uri": uri,
+        "path": str(folder.resolve()),
+        "step": None,
+        "sha256": digest,
+        "pinned": pinned,
+        "tokenizer_path": None if tokenizer is None else str(folder.resolve() / "tokenizer.json"),
+        "tokenizer_sha256": None if tokenizer is None else tokenizer_hash(tokenizer),
+    }
+    return Reference(model.eval().requires_grad_(False), tokenizer, (), provenance)
+
+
 def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
-    """The checkpoint file that `uri` names, as for `load`.
+    """The checkpoint file, or folder of a pretrained model, that `uri` names, as for `load`.
 
     Raises:
         ValueError: the URI is of no supported kind, or there is no such run, step or file.
@@ -81,7 +107,9 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
             f" in references=[...]; to load a model from disk give {SUPPORTED}"
         )
     scheme, colon, _ = uri.partition(":")
-    if colon and scheme in ("hf", "tl", "wandb"):
+    if uri.startswith("hf:"):
+        return folder_of(uri)[0]
+    if colon and scheme in ("tl", "wandb"):
         raise ValueError(f"reference {uri!r}: {scheme}: is not supported; supported are {SUPPORTED}")
     if uri.endswith(".ckpt"):
         path = Path(uri)

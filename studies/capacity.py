@@ -1,6 +1,6 @@
 """The capacity conjecture: do families that stitch worse have sparser activations, or fewer dimensions in use?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import torch
 
 from dissimilarity.capture import capture
 from dissimilarity.stitching.penalty import batches_of, device_of
-from studies.asymmetry_numbers import mean_interval, rank_correlation, select
+from studies.asymmetry_numbers import Row, mean_interval, rank_correlation, select
 from studies.words import number
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def activity(model: "Model", text: "Text", sites: Sequence[str]) -> dict[str, fl
     return {"sparsity": 1 - (total / count) ** 2 / (square / count), "effective_rank": float(np.mean(ranks))}
 
 
-def in_words(models: Sequence[Mapping[str, Any]], base: str) -> list[str]:
+def in_words(models: Sequence[Row], base: str) -> list[str]:
     """The table of families and what the penalty goes with, as lines of Markdown."""
     lines = [
         f"Direct penalties with independent {base} models, mean over layers; sparsity of the neurons "

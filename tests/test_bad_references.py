@@ -58,7 +58,7 @@ def broken(kind: str, folder: Path) -> str:
         ("truncated", r"truncated\.ckpt"),
         ("text", r"text\.ckpt"),
         ("pickle", r"(?s)pickle\.ckpt.*objects"),
-        ("hub", r"(?s)hf:.*runs/NAME"),
+        ("hub", r"(?s)org/model was not downloaded before.*hf:FOLDER"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_blocks_the_corrected_command(

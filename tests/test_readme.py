@@ -48,7 +48,8 @@ def test_the_snippet_of_the_instrument_runs(tmp_path: Path, monkeypatch: pytest.
         "model": family_net("solu"),
         "model_a": family_net("solu"),
         "model_b": family_net("gelu", seed=1),
-        "tokens": torch.randint(61, (8, 24)),
+        "tokens": torch.randint(61, (16, 24)),
+        "held_out": torch.randint(61, (4, 24)),
     }
     exec(re.sub(r"^    ", "", snippet, flags=re.MULTILINE), names)
     assert names["acts"]

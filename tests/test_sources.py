@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dissimilarity import CKA, MutualKNN, Procrustes, capture, compare
+from dissimilarity import CKA, KL, MutualKNN, Procrustes, capture, compare
 from dissimilarity.functional import cka, mutual_knn
 from dissimilarity.save import save_activations
 from tests.test_compare import LENGTH, SITES, model, table, tokens
@@ -123,7 +123,6 @@ def test_sample_measures_see_the_chosen_rows_of_many() -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 def test_measures_of_outputs_read_the_saved_logits(many: bool) -> None:
-    KL = pytest.importorskip("dissimilarity.measures.kl").KL
     a, b = ({"x": torch.randn(2000, 4), "logits": torch.randn(2000, 7)} for _ in "ab")
     shape = (2000,) if many else (50, 40)  # more units than the sample has rows, and fewer
     a, b = ({site: rows.view(*shape, -1) for site, rows in acts.items()} for acts in (a, b))
@@ -236,7 +235,7 @@ def test_equal_ids_pass_whatever_their_form(tmp_path: Path) -> None:
 
 MEMORY = """
 import resource, sys, numpy as np, torch
-from dissimilarity import CKA, MutualKNN, Procrustes, compare
+from dissimilarity import CKA, KL, MutualKNN, Procrustes, compare
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 folder, kind, shape = sys.argv[1], sys.argv[2], (64,)
