@@ -26,8 +26,7 @@ def asymmetry(
     fit_sequences: int,
     sequences: int,
     length: int,
-    task_steps: int,
-    paper_steps: int,
+    stitch_steps: int | None,
     sizes: Mapping[str, Any],
 ) -> Results:
     """Trains what is missing, stitches, and answers.
@@ -38,8 +37,9 @@ def asymmetry(
         others: families whose capacity is compared besides.
         checkpoints: points of training at which direct stitches are measured.
         fit_sequences, sequences, length: the held-out text: to fit on, to measure on, tokens a sequence.
-        task_steps, paper_steps: most steps of a trained stitch, and those of the paper's recipe.
-        sizes: `widths`, `depths`, `seeds`, width of the `narrow` second family, and more overrides of `train`, by size.
+        stitch_steps: most steps of a trained stitch, and those of the paper's recipe; None for the size's.
+        sizes: `widths`, `depths`, `seeds`, width of the `narrow` second family, `stitch_steps`, and more overrides of
+            `train`, by size.
 
     Raises:
         ValueError: an unknown size, fewer than two families, models that cannot be compared, a failed training.
@@ -48,15 +48,17 @@ def asymmetry(
         raise ValueError(
             f"expected two study.families and study.checkpoints >= 1, found {list(families)} and {checkpoints}"
         )
+    if cfg.size not in sizes:
+        raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
+    size = sizes[cfg.size]
+    steps_each = stitch_steps or size["stitch_steps"]
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     sweeps: dict[str, Sweep] = {}
     if cfg.models:
         runs_dir, names = _given(cfg)
     else:
-        if cfg.size not in sizes:
-            raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
         runs_dir = Path(cfg.runs_dir) / f"asymmetry-{cfg.size}"
-        sweeps = wanted(sizes[cfg.size], families, others)
+        sweeps = wanted(size, families, others)
         names = {role: sweep.names for role, sweep in sweeps.items()}
     claim(folder, cfg)
     if sweeps:
@@ -82,7 +84,7 @@ def asymmetry(
         rest = {role: [load(runs_dir, name, None, device)[0] for name in names.get(role, [])] for role in ROLES}
         text = text_of(runs_dir, names["main"][0], fit_sequences, sequences, length)
     _check(main, families)
-    stitches = Stitches(folder / "rows.jsonl", text, task_steps, paper_steps)
+    stitches = Stitches(folder / "rows.jsonl", text, steps_each)
     rows = main_rows(list(main.values()), families, stitches, runs_dir, terminal)
     rows += partner_rows([models[-1] for models in main.values()], stitches, terminal)
     ends = [models[-1] for models in main.values()]
@@ -96,8 +98,7 @@ def asymmetry(
         "models": {m.run: m.sha256 for m in [*ends, *(m for models in rest.values() for m in models)]},
         "steps": steps,
         "text": {"fit": fit_sequences, "held_out": sequences, "length": length, "sha256": text.sha256},
-        "task_steps": task_steps,
-        "paper_steps": paper_steps,
+        "stitch_steps": steps_each,
         "barriers": barriers,
         "capacity": more.models,
     }

@@ -91,9 +91,9 @@ def _means(notes: Mapping[str, Any]) -> list[str]:
         f"penalties are measured on {text['held_out']} others. Siblings have the same starting weights and order of "
         "text. `direct` is the affine map of least squares; `task` starts there and follows the back model's loss "
         "until that stops falling on sequences held out, or "
-        f"{notes['task_steps']} steps are done; `paper` is affine + LayerNorm from random weights, "
-        f"{notes['paper_steps']} steps of the paper's recipe. Intervals are bootstraps over pairs of models; with "
-        "three pairs they are too narrow.",
+        f"{notes['stitch_steps']} steps are done; `paper` is affine + LayerNorm from random weights, "
+        f"{notes['stitch_steps']} steps of the paper's recipe, which took 2,000. Intervals are "
+        "bootstraps over pairs of models; with three pairs they are too narrow.",
     ]
 
 

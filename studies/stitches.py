@@ -101,15 +101,15 @@ class Stitches:
     Args:
         path: the journal.
         text: what they are fitted and measured on.
-        task_steps: most steps of a stitch that is trained from the closed form.
-        paper_steps: steps of the paper's recipe, a tenth of them warm-up.
+        steps: most steps of a stitch that is trained from the closed form, and those of the paper's recipe, a tenth of
+            them warm-up.
     """
 
-    def __init__(self, path: Path, text: Text, task_steps: int, paper_steps: int) -> None:
+    def __init__(self, path: Path, text: Text, steps: int) -> None:
         self.journal, self.text = Journal(path), text
         recipe: Recipe = PAPER["recipe"]
-        self.task = {"kind": "affine", "fit": "task", "recipe": Recipe(max_steps=task_steps)}
-        self.paper = {**PAPER, "recipe": replace(recipe, max_steps=paper_steps, warmup=paper_steps // 10)}
+        self.task = {"kind": "affine", "fit": "task", "recipe": Recipe(max_steps=steps)}
+        self.paper = {**PAPER, "recipe": replace(recipe, max_steps=steps, warmup=steps // 10)}
         self.known: dict[str, list[dict[str, Any]]] = {}
         for row in self.journal.read():
             self.known.setdefault(row["key"], []).append(row)

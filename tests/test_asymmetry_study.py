@@ -26,8 +26,6 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
             "study.fit_sequences=12",
             "study.sequences=4",
             "study.length=16",
-            "study.task_steps=2",
-            "study.paper_steps=2",
             "study.others=[relu]",
             *overrides,
         ],
@@ -36,7 +34,14 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "probe.", "track.")
     train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
     with open_dict(cfg):
-        cfg.study.sizes.tiny = {"widths": [16], "depths": [2], "seeds": [0, 1], "narrow": 8, "train": train}
+        cfg.study.sizes.tiny = {
+            "widths": [16],
+            "depths": [2],
+            "seeds": [0, 1],
+            "narrow": 8,
+            "stitch_steps": 2,
+            "train": train,
+        }
     return analyze(cfg)
 
 
