@@ -7,9 +7,20 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from dissimilarity.plotting import STYLE
-from studies.asymmetry_numbers import KINSHIPS, WAYS, Row, bootstrap, both_ways, mean_interval, of_main, select
+from studies.asymmetry_numbers import (
+    KINSHIPS,
+    READINGS,
+    WAYS,
+    Row,
+    bootstrap,
+    both_ways,
+    mean_interval,
+    of_main,
+    select,
+)
 
 FITS = {
     "paper": ("loss_stitched", "paper's way\nraw loss"),
@@ -45,6 +56,8 @@ def _stitches(found: Mapping[str, Any]) -> Figure:
                 within = "self" if kinship == "sibling" and kind[0] == kind[1] else kinship
                 pairs = [r for r in select(chosen, kinship=within) if (r["family_front"], r["family_back"]) == kind]
                 _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLOURS[number], 0.06 * (number - 1.5))
+            panel.set_xticks(range(shape[1]))
+            panel.set_xlim(-0.5, shape[1] - 0.5)
             if line == 0:
                 panel.set_title(
                     f"width {shape[0]}, depth {shape[1]}\n{kinship if kinship == 'independent' else 'siblings, self'}"
@@ -63,7 +76,6 @@ def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, colour: 
     layers = sorted(by_layer)
     means = [mean_interval(by_layer[layer]) for layer in layers]
     _curve(panel, [layer + shift for layer in layers], means, colour, label)
-    panel.set_xticks(range(max(layers, default=0) + 1))
 
 
 def _curve(panel: Axes, places: Sequence[float], means: Sequence[tuple[float, float]], colour: str, label: str) -> None:
@@ -102,7 +114,7 @@ def _asymmetry(found: Mapping[str, Any]) -> Figure:
             if line == 0:
                 panel.set_title(f"width {shape[0]}, depth {shape[1]}\n{kinship}")
             if column == 0:
-                panel.set_ylabel(f"{fit}\n{reading.replace('_', ' ')}")
+                panel.set_ylabel(f"{fit}\n{READINGS[reading]}")
             panel.set_xlabel("layer" if line == len(WAYS) - 1 else "")
     figure.supylabel(f"{families[0]} -> {families[1]} minus {families[1]} -> {families[0]}, nats/token", fontsize=8)
     return figure
@@ -131,6 +143,9 @@ def _over_training(found: Mapping[str, Any]) -> Figure:
                 label=label,
             )
         top.set_xscale("log")
+        top.set_xticks(sorted({one["step"] for one in each}))
+        top.xaxis.set_major_formatter("{x:,.0f}")
+        top.xaxis.set_minor_locator(NullLocator())
         top.set_title(kinship)
         top.set_xlabel("training step")
         bottom.set_xlabel(f"loss of {families[1]} minus loss of {families[0]}, nats/token")
