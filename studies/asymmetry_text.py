@@ -108,8 +108,8 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
         "In nats per token, mean over layers and depths, [95 % interval], and in how many cells (depth x layer) the "
         "mean is above 0. `holds` and `reversed` where the interval leaves 0 on one side. For independent models B and "
         "C read stitches between models of one family in the place of self-stitches; for siblings, penalty minus self "
-        "of a model with itself is 0 by definition, and direct and trained stitches start at the identity, so B asks there "
-        "for what the paper's cold start loses.",
+        "of a model with itself is 0 by definition, and direct and trained stitches start at the identity, so B "
+        "asks there for what the paper's cold start loses.",
         "",
         "| claim | models | " + " | ".join(_way(*way) for way in WAYS) + " |",
         "| --- " * (2 + len(WAYS)) + "|",
