@@ -1,7 +1,8 @@
 """Memory of an all-pairs comparison above its features of one batch, as the number of tokens grows.
 
-Two 12-layer stacks of width 256 (random features of the same shape as a language model's, made batch by batch, so that
-the figure is the accumulators' and not a model's), 16 jackknife groups, value, error bar and null of debiased CKA.
+Two stacks of width 256, of 12 layers and of 4 (random features of the same shape as a language model's, made batch by
+batch, so that the figure is the accumulators' and not a model's), 16 jackknife groups, value, error bar and null of
+debiased CKA.
 """
 
 import multiprocessing
@@ -14,14 +15,15 @@ from dissimilarity.evaluate import evaluate
 from dissimilarity.measures.cka import CKA
 from dissimilarity.pairs import Cross, Side
 
-LAYERS, WIDTH, SEQUENCES, LENGTH, GROUPS = 12, 256, 32, 128, 16
-SIZES = (16_384, 65_536)
+WIDTH, SEQUENCES, LENGTH, GROUPS = 256, 32, 128, 16
+SIZES = ((12, 16_384), (12, 65_536), (4, 16_384), (4, 131_072), (4, 1_048_576))
+"""Layers and tokens."""
 
 
-def _peak(tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
+def _peak(layers: int, tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
     torch.set_num_threads(2)
     generator = torch.Generator().manual_seed(0)
-    sites = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
+    sites = [f"blocks.{layer}.resid_post" for layer in range(layers)]
 
     def batch() -> dict[str, torch.Tensor]:
         return {site: torch.randn(SEQUENCES, LENGTH, WIDTH, generator=generator) for site in sites}
@@ -49,12 +51,19 @@ def _peak(tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> N
 def run() -> None:
     """Prints peak memory by number of tokens, each in a process of its own."""
     rows = []
-    for tokens in SIZES:
+    for layers, tokens in SIZES:
         context = multiprocessing.get_context("spawn")
         queue = context.Queue()
-        process = context.Process(target=_peak, args=(tokens, queue))
+        process = context.Process(target=_peak, args=(layers, tokens, queue))
         process.start()
         before, more = queue.get()
         process.join()
-        rows.append({"tokens": f"{tokens:,}", "before, GiB": f"{before:.2f}", "all pairs above it, GiB": f"{more:.2f}"})
+        rows.append(
+            {
+                "layers": str(layers),
+                "tokens": f"{tokens:,}",
+                "before, GiB": f"{before:.2f}",
+                "all pairs above it, GiB": f"{more:.2f}",
+            }
+        )
     show(rows)
