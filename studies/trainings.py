@@ -1,5 +1,6 @@
 """The models that a study wants, and the training of those that are missing, by sweeps of `python train.py`."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,10 +65,12 @@ def train_missing(sweeps: Sequence[Sweep], runs_dir: Path) -> None:
     terminal = Console(stderr=True, highlight=False)
     count = sum(len(unfinished(sweep, runs_dir)) for sweep in missing)
     minutes = sum(_seconds(sweep, len(unfinished(sweep, runs_dir))) for sweep in missing) / 60
-    terminal.print(f"{count} models to train first, under {runs_dir}: about {minutes:.0f} min on this processor")
+    terminal.print(
+        f"{count} models to train first, under {runs_dir}: about {minutes:.0f} min on this processor", soft_wrap=True
+    )
     for sweep in missing:
         command = sweep.command(runs_dir)
-        terminal.print(f"[dim]python train.py {' '.join(command)}[/dim]", soft_wrap=True)
+        terminal.print(f"python train.py {shlex.join(command)}", style="dim", markup=False, soft_wrap=True)
         done = subprocess.run([sys.executable, str(ROOT / "train.py"), *command], check=False)
         if done.returncode or unfinished(sweep, runs_dir):
             raise ValueError(

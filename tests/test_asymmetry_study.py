@@ -31,7 +31,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
         ],
         "analyze",
     )
-    theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "probe.", "track.")
+    theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
