@@ -131,16 +131,17 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "l
     from launch.sweep import side_by_side
 
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
+    load = loader(cfg, folder, data.tokenizer) if {"tracker", "stitching"} & set(cfg.callbacks or {}) else None
     if "tracker" in (cfg.callbacks or {}):
         given["tracker"] = {
             "probe": data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split),
-            "load": loader(cfg, folder, data.tokenizer),
+            "load": load,
             "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
         }
     if "stitching" in (cfg.callbacks or {}):
         given["stitching"] = {
             "probe": lambda sequences: data.probe(sequences, cfg.probe.length, cfg.probe.split),
-            "load": loader(cfg, folder, data.tokenizer),
+            "load": load,
         }
     return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
 

@@ -14,20 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.journal import Journal, replacing
-from dissimilarity.penalty_figure import draw_penalties
+from dissimilarity.penalty_figure import DIRECTIONS, draw_penalties
 from dissimilarity.sites import matched_pairs, resolve
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
 
 from .budget import Budget
-from .references import OWN, named_references
+from .references import OWN, as_module, named_references
 from .schedule import last_step
 from .views import define_axes, log_pictures
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "penalties.jsonl"
-DIRECTIONS = ("into", "from")
 
 
 class StitchingTracker(pl.Callback):
@@ -94,14 +93,8 @@ class StitchingTracker(pl.Callback):
             for label, source in self.references.items():
                 if source in OWN:
                     _network(pl_module)
-                elif isinstance(source, nn.Module):
-                    self.models[label] = source
-                elif (load := self.load) is None:
-                    raise ValueError(
-                        f"reference {source!r} is a name, and no load= was given that turns it into a module"
-                    )
                 else:
-                    self.models[label] = load(source).to(pl_module.device).eval()
+                    self.models[label] = as_module(source, self.load).to(pl_module.device).eval()
             if not step and "init" in self.references:
                 self._keep(pl_module, "init")
         if not step:
@@ -270,7 +263,7 @@ def _still(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng(enabled=True):
+        with torch.random.fork_rng():
             yield
     finally:
         model.train(training)

@@ -24,7 +24,7 @@ from dissimilarity.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.snapshot import Snapshot
 
 from .budget import Budget
-from .references import OWN, named_references
+from .references import OWN, as_module, named_references
 from .schedule import is_due, last_step, progress
 from .views import by_key, define_axes, log_curves, log_pictures
 
@@ -251,12 +251,7 @@ class DissimilarityTracker(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, source: str | nn.Module
     ) -> Snapshot:
         """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
-        if isinstance(source, nn.Module):
-            model = source
-        elif self.load is None:
-            raise ValueError(f"reference {source!r} is a name, and no load= was given that turns names into modules")
-        else:
-            model = self.load(source)
+        model = as_module(source, self.load)
         matched_pairs(self.sites, resolve(model, self.patterns))
         home = next((parameter.device for parameter in model.parameters()), None)
         taken = self._take(trainer, pl_module, model.to(pl_module.device))

@@ -22,7 +22,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, Symmetric
 
 from dissimilarity.curves import distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.heatmaps import heatmap_figure
-from dissimilarity.plotting import MEANING, STYLE, file_name, scale, short_names, spread, without_layer, write_figure
+from dissimilarity.plotting import (
+    MEANING,
+    STYLE,
+    colours_of,
+    file_name,
+    scale,
+    short_names,
+    spread,
+    without_layer,
+    write_figure,
+)
 from dissimilarity.sites import split_layer
 
 REFERENCES_A_FIGURE = 4
@@ -81,7 +91,7 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
     """
     references = distinct(table, "reference") if references is None else list(references)
     measures, sites = distinct(table, "measure"), distinct(table, "site_a")
-    colours = dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
+    colours = colours_of(sites)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.3 + 2.3 * len(references), 0.5 + 1.75 * len(measures)), layout="constrained")
         axes = figure.subplots(len(measures), len(references), squeeze=False, sharex=True)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dissimilarity.figures import CONFIDENCE
-from dissimilarity.plotting import STYLE, short_names, write_figure
+from dissimilarity.plotting import STYLE, colours_of, short_names, write_figure
 
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
@@ -40,7 +40,7 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     references, fits, sites = (
         list(dict.fromkeys(row[key] for row in rows)) for key in ("reference", "fit", "site_front")
     )
-    colours = dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
+    colours = colours_of(sites)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 2.3 * len(references), 0.5 + 1.9 * len(fits)), layout="constrained")
         axes = figure.subplots(len(fits), len(references), squeeze=False, sharex=True)

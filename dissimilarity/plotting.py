@@ -88,6 +88,11 @@ def short_names(sites: list[str]) -> tuple[str, list[str]]:
     return "site", [site.removeprefix("blocks.") for site in sites]
 
 
+def colours_of(sites: Sequence[str]) -> dict[str, Any]:
+    """A colour for each site, along one scale in the order of depth."""
+    return dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
+
+
 def spread(items: list[Any], most: int) -> list[Any]:
     """At most so many of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
