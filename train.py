@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.command import run
-from launch.folder import open_run, read_json, resolved
+from launch.folder import known, open_run, read_json, resolved
 from launch.lock import locked
 from launch.ranks import is_first
 
@@ -80,8 +80,8 @@ def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data.prepare_data()
     data.setup("fit")
     module = LanguageModel(
-        net=resolved_node(cfg.model),
-        optim=resolved_node(cfg.optim),
+        net=known(cfg.model),
+        optim=known(cfg.optim),
         d_vocab=data.d_vocab,
         bytes_per_token=data.bytes_per_token,
         unigram_loss=data.unigram_loss,
@@ -144,13 +144,6 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "l
             "load": load,
         }
     return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
-
-
-def resolved_node(node: DictConfig) -> dict[str, Any]:
-    """A part of the config as plain values; what the data fills in later (???) is left out."""
-    container = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items() if value != "???"}
 
 
 if __name__ == "__main__":

@@ -1,56 +1,82 @@
 """All pairs of layers of two 12-layer language models, capture included, against their two forward passes alone.
 
 Width 256, 16 batches of 32 x 128 tokens, debiased CKA: exact over all 65,536 tokens, and over 512 random tokens a batch
-(16 positions of each sequence). Error bars and nulls are shown apart, since no peer has them.
+(16 positions of each sequence). Error bars and nulls, which no peer has, are shown apart and over 4 batches. The least
+that the exact form can take: passes without the logits, and the products of all pairs, 24 self terms beside them.
 """
 
 import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from benchmarks.timing import interleaved, ratio, seconds, show
-from dissimilarity import CKA, compare
-from dissimilarity.measure import Measure
-from launch.compose import compose
-from models.build import build_net
-from train import resolved_node
+from benchmarks.nets import D_VOCAB, untrained
+from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
+from dissimilarity import CKA, capture, compare
 
-LAYERS, WIDTH, BATCHES, SEQUENCES, LENGTH, D_VOCAB = 12, 256, 16, 32, 128, 4096
+LAYERS, WIDTH, BATCHES, SEQUENCES, LENGTH = 12, 256, 16, 32, 128
+FEWER = 4
+POSITIONS = 512 // SEQUENCES
+"""Of each sequence, for 512 tokens a batch."""
 
 
 def run() -> None:
     """Prints seconds and the ratio to the forward passes."""
-    cfg = compose([f"width={WIDTH}", f"depth={LAYERS}", "model=gelu"])
-    nets = [build_net(resolved_node(cfg.model), D_VOCAB, seed).eval() for seed in (0, 1)]
+    nets = [untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in (0, 1)]
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(D_VOCAB, (BATCHES * SEQUENCES, LENGTH), generator=generator)
-    measures: list[Measure] = [CKA()]
+    plain: dict[str, Any] = {"groups": 1, "null": False}
+    table(
+        nets,
+        tokens,
+        {
+            "512 tokens a batch": {**plain, "positions": POSITIONS},
+            "all 65,536 tokens": plain,
+        },
+    )
+    table(
+        nets,
+        tokens[: FEWER * SEQUENCES],
+        {
+            "512 tokens a batch, error bars and nulls": {"positions": POSITIONS},
+            "all tokens, error bars": {"null": False},
+            "all tokens, error bars and nulls": {},
+        },
+    )
+
+
+def table(nets: list[nn.Module], tokens: Tensor, wanted: dict[str, dict[str, Any]]) -> None:
+    """Prints what comparisons with some options take."""
 
     @torch.no_grad()
-    def forward() -> None:
+    def forward(sites: list[str] | None = None) -> None:
         for batch in tokens.split(SEQUENCES):
             for net in nets:
-                net(batch)
+                with capture(net, sites) if sites else nullcontext():
+                    net(batch)
 
-    def compared(**options: object) -> Callable[[], float]:
-        return lambda: seconds(lambda: compare(*nets, tokens, measures=measures, **options))  # pyright: ignore
+    def compared(options: dict[str, Any]) -> float:
+        return seconds(lambda: compare(*nets, tokens, measures=[CKA()], **options))
 
-    few = LENGTH * 512 // (SEQUENCES * LENGTH)
-    figures = interleaved(
-        {
-            "forward passes": lambda: seconds(forward),
-            "512 tokens a batch": compared(positions=few, groups=1, null=False),
-            "512 tokens a batch, error bars and nulls": compared(positions=few),
-            "all 65,536 tokens": compared(groups=1, null=False),
-            "all 65,536 tokens, error bars": compared(null=False),
-            "all 65,536 tokens, error bars and nulls": compared(),
-        }
-    )
+    streams = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
+    candidates: dict[str, Callable[[], float]] = {"forward passes": lambda: seconds(forward)}
+    candidates["passes to the last block, all streams kept"] = lambda: seconds(lambda: forward(streams))
+    candidates |= {name: partial(compared, options) for name, options in wanted.items()}
+    figures = interleaved(candidates)
+    width = LAYERS * WIDTH
+    operations = tokens.numel() * (2 * width**2 + 2 * LAYERS * WIDTH**2 * 2 * 5 / 8)
     rows = []
     for name, values in figures.items():
         low, middle, high = ratio(figures, name, "forward passes")
         times = f"{middle:.2f} ({low:.2f} - {high:.2f})"
         middle_time = f"{statistics.median(values):.2f}"
-        rows.append({"12 x 12 layers": name, "s": middle_time, "times the forward passes": times})
+        rows.append({f"12 x 12 layers, {tokens.numel():,} tokens": name, "s": middle_time, "times the passes": times})
+    floor = operations / gemm_rate()
+    head, *_ = rows[0]
+    base = statistics.median(figures["forward passes"])
+    rows.append({head: "products of the exact form", "s": f"{floor:.2f}", "times the passes": f"{floor / base:.2f}"})
     show(rows)

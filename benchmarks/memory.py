@@ -38,7 +38,7 @@ def _peak(layers: int, tokens: int, queue: "multiprocessing.Queue[tuple[float, f
         group = index * GROUPS // batches
         left, right = (side.add(part, range(group, group + 1)) for side, part in zip((x, y), acts, strict=True))
         cross.add(left, right)
-        null.add(left, right.deranged())
+        null.add(left.deranged(), right)
         for part in acts:
             for tensor in part.values():
                 tensor.normal_(generator=generator)

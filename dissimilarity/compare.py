@@ -110,7 +110,7 @@ def _rows(
         chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
         cross.add(chunk_a, chunk_b)
         if null is not None:
-            null.add(chunk_a, chunk_b.deranged())
+            null.add(chunk_a.deranged(), chunk_b)
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
 
 

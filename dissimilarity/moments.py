@@ -23,7 +23,7 @@ All are taken about a shift that is fixed before the first sum (the mean of the 
 offset costs no digits; every formula that reads them is invariant to that shift.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,16 +81,24 @@ def heavy(norms: Float[Tensor, "groups n"]) -> Bool[Tensor, "groups n"]:
 
 
 def products(
-    x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"] | None, apart: Bool[Tensor, "groups n"]
+    x: Float[Tensor, "groups n p"],
+    y: Float[Tensor, "groups n q"] | None,
+    apart: Bool[Tensor, "groups n"],
+    light: Float[Tensor, "groups n p"] | None = None,
 ) -> tuple[Float[Tensor, "p q"], Float[Tensor, "groups p q"]]:
     """x' y over all rows, and for each group in float32; x' x where y is None.
 
     Rows are multiplied in the precision of x, but in float64 those that are set apart. What is added up here is so in
     float64; a single product comes as it is, for a copy of a large one costs time.
+
+    Args:
+        x, y: rows.
+        apart: those to be set apart.
+        light: ``without(x, apart)``, where it is at hand.
     """
     device = sum_device(x.device)
-    exact = x.dtype == torch.float64 or not bool(apart.any())
-    light = x if exact else x.masked_fill(apart[..., None], 0)
+    light = without(x, apart) if light is None else light
+    exact = light is x
     with full_float32(x.device):
         by_group = (gram(light) if y is None else product(light, y.to(x))).to(device)
     y = x if y is None else y
@@ -104,6 +112,11 @@ def products(
             total += more
             by_group[group] += more
     return total, by_group
+
+
+def without(x: Float[Tensor, "groups n p"], apart: Bool[Tensor, "groups n"]) -> Float[Tensor, "groups n p"]:
+    """The rows with zeros in place of those that are set apart; the same tensor where float32 rounding is no matter."""
+    return x if x.dtype == torch.float64 or not bool(apart.any()) else x.masked_fill(apart[..., None], 0)
 
 
 def summed(parts: Float[Tensor, "groups p q"]) -> Float[Tensor, "p q"]:
@@ -122,12 +135,15 @@ def accumulate(total: Tensor, more: Tensor) -> None:
 
 
 def weighted_sums(
-    x: Float[Tensor, "groups n p"], weights: Float[Tensor, "groups n k"], apart: Bool[Tensor, "groups n"]
+    x: Float[Tensor, "groups n p"],
+    weights: Float[Tensor, "groups n k"],
+    apart: Bool[Tensor, "groups n"],
+    light: Float[Tensor, "groups n p"] | None = None,
 ) -> tuple[Float[Tensor, "p k"], Float[Tensor, "groups p k"]]:
     """x' w as ``products`` gives it, the weights brought to 1 on average, lest float32 overflow or vanish."""
     size = weights.mean((0, 1))
     size = torch.where(size > 0, size, 1.0)
-    total, by_group = products(x, weights / size, apart)
+    total, by_group = products(x, weights / size, apart, light)
     return total * size, (by_group * size).float()
 
 
@@ -183,31 +199,34 @@ def in_range(side: Moments) -> bool:
 
 
 def cross_moments(
-    x: Float[Tensor, "groups n width_x"],
+    xs: Iterable[Float[Tensor, "groups n _"]],
     a: Float[Tensor, "groups n sites"],
-    y: Float[Tensor, "groups n width_y"],
+    ys: Sequence[Float[Tensor, "groups n _"]],
     b: Float[Tensor, "groups n partners"],
     apart: Bool[Tensor, "groups n"],
-) -> tuple[Moments, Moments]:
-    """The sums of several sites with all their partners at once, from shifted rows of the same samples.
+) -> Iterator[tuple[str, int, int, Tensor, Tensor]]:
+    """The sums of several sites with all their partners, part by part, from shifted rows of the same samples.
 
     Args:
-        x, y: rows of all sites, and of all partners, side by side: one large product is faster than many.
+        xs: rows of all sites, some sites side by side at a time: one wide product is faster than many.
+        ys: rows of all partners, likewise.
         a, b: squared norms of each site's, and of each partner's, rows.
         apart: the rows that are heavy on any side.
 
-    Returns:
-        ``xy`` (width_x, width_y), ``ab`` (sites, partners), ``xb`` (width_x, partners), ``ya`` (width_y, sites): over
-        all rows, and per group.
+    Yields:
+        key, index of x's part, index of y's part, the sum over all rows, and that per group (groups, ...):
+        ``xy`` of each two parts, ``xb`` (columns, partners) of each part of x, ``ya`` (columns, sites) of each of y,
+        and ``ab`` (sites, partners).
     """
-    xy, xy_groups = products(x, y, apart)
-    xb, xb_groups = weighted_sums(x, b, apart)
-    ya, ya_groups = weighted_sums(y, a, apart)
-    ab_groups = a.mT @ b
-    return (
-        {"xy": xy, "ab": ab_groups.sum(0), "xb": xb, "ya": ya},
-        {"xy": xy_groups, "ab": ab_groups, "xb": xb_groups, "ya": ya_groups},
-    )
+    for row, x in enumerate(xs):
+        light = without(x, apart)
+        yield "xb", row, 0, *weighted_sums(x, b, apart, light)
+        for column, y in enumerate(ys):
+            yield "xy", row, column, *products(x, y, apart, light)
+    for column, y in enumerate(ys):
+        yield "ya", 0, column, *weighted_sums(y, a, apart)
+    by_group = a.mT @ b
+    yield "ab", 0, 0, by_group.sum(0), by_group
 
 
 def one_pair(cross: Moments, rows: slice, site: int, columns: slice, partner: int) -> Moments:
@@ -270,8 +289,10 @@ def between_rows(x: Rows, y: Rows) -> Moments:
             "prepare both on one probe set"
         )
     n = torch.tensor(float(x.rows.shape[1]), dtype=torch.float64, device=x.norms.device)
-    cross = cross_moments(x.rows, x.norms[..., None], y.rows, y.norms[..., None], x.apart | y.apart)[0]
-    one = one_pair({key: value.double() for key, value in cross.items()}, slice(None), 0, slice(None), 0)
+    norms_x, norms_y = x.norms[..., None], y.norms[..., None]
+    parts = cross_moments([x.rows], norms_x, [y.rows], norms_y, x.apart | y.apart)
+    cross = {key: total.double() for key, _, _, total, _ in parts}
+    one = one_pair(cross, slice(None), 0, slice(None), 0)
     return join(n, x.sums, y.sums, one)
 
 

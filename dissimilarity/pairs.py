@@ -4,8 +4,7 @@ A ``Side`` holds what measures need of one model alone, a ``Cross`` what they ne
 pairs at once. Both grow by chunks: the activations of a few whole sequences that belong to one jackknife group.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dissimilarity.checks import count_not_finite
+from dissimilarity.chunk import Chunk
 from dissimilarity.moments import (
     Moments,
-    accumulate,
     as_rows,
     cross_moments,
     heavy,
@@ -27,116 +26,9 @@ from dissimilarity.moments import (
     worthwhile_shift,
 )
 from dissimilarity.sampling import sampled_positions
+from dissimilarity.sums import Sums, all_reduce
 
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some whole sequences that make up consecutive jackknife groups in equal parts.
-
-    Attributes:
-        rows: site -> shifted rows (groups, n, p).
-        norms: site -> their squared norms (groups, n).
-        apart: site -> which of them are heavy (groups, n).
-        groups: which groups.
-        sequences: how many sequences there are of each group.
-        rolled: whether each sequence stands in for the one before it in its group, when sites are put side by side.
-    """
-
-    rows: dict[str, Tensor]
-    norms: dict[str, Tensor]
-    apart: dict[str, Tensor]
-    groups: range
-    sequences: int
-    rolled: bool = False
-
-    def beside(self, sites: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of several sites side by side, the norms of each, and which rows are heavy at any of them."""
-        norms, apart = (torch.stack([of[site] for site in sites], -1) for of in (self.norms, self.apart))
-        rows = self._rows_beside([self.rows[site] for site in sites])
-        return rows, self._in_place(norms), self._in_place(apart.any(-1))
-
-    def _rows_beside(self, rows: Sequence[Tensor]) -> Tensor:
-        if len(rows) == 1:
-            return self._in_place(rows[0])
-        # One site after the other: all rolled at once would be a second copy of the largest thing in a batch.
-        widths = [part.shape[-1] for part in rows]
-        whole = rows[0].new_empty((*rows[0].shape[:-1], sum(widths)))
-        for part, columns in zip(rows, whole.split(widths, -1), strict=True):
-            columns.copy_(self._in_place(part))
-        return whole
-
-    def _in_place(self, of: Tensor) -> Tensor:
-        """What is known of each row (groups, n, ...), in the order in which its sequences are to be met."""
-        return of.unflatten(1, (self.sequences, -1)).roll(1, 1).flatten(1, 2) if self.rolled else of
-
-    def deranged(self) -> "Chunk":
-        """The same chunk with each sequence in the place of another of its group, so that none meets itself."""
-        if self.sequences < 2:
-            raise ValueError(
-                "the null shifts sequences against each other and needs at least two in a group, found one; "
-                "raise the number of sequences or lower the number of groups"
-            )
-
-        return replace(self, rolled=True)
-
-
-class Sums:
-    """Running sums by site: exact totals in float64, and float32 sums per group that serve the error bars.
-
-    Args:
-        groups: number of jackknife groups, or 0 where no error bar is wanted.
-    """
-
-    def __init__(self, groups: int) -> None:
-        self.count = groups
-        self.totals: dict[str, Moments] = {}
-        self.groups: dict[str, Moments] = {}
-
-    def add(self, site: str, totals: Moments, by_group: Moments, groups: range) -> None:
-        """Takes over the sums of one chunk, over all its rows and for each of its groups, or adds them."""
-        if site not in self.totals:
-            self.totals[site] = {key: value.double() for key, value in totals.items()}
-            whole = len(groups) == self.count
-            self.groups[site] = {
-                key: value.float() if whole else value.new_zeros((self.count, *value.shape[1:]), dtype=torch.float32)
-                for key, value in (by_group if self.count else {}).items()
-            }
-            if whole:
-                return
-        else:
-            for key, value in totals.items():
-                accumulate(self.totals[site][key], value)
-        for key, value in self.groups[site].items():
-            value[groups.start : groups.stop] += by_group[key]
-
-    def add_part(
-        self,
-        site: str,
-        shapes: Mapping[str, tuple[int, int]],
-        place: Mapping[str, tuple[slice, slice]],
-        totals: Moments,
-        by_group: Moments,
-        groups: range,
-    ) -> None:
-        """Adds what belongs in a part of the sums: key -> shape of the whole, and key -> its rows and columns."""
-        if site not in self.totals:
-            of = totals["xy"]
-            self.totals[site] = {key: of.new_zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
-            by_site = {key: of.new_zeros((self.count, *shape), dtype=torch.float32) for key, shape in shapes.items()}
-            self.groups[site] = by_site if self.count else {}
-        for key, value in totals.items():
-            accumulate(self.totals[site][key][place[key]], value)
-        for key, value in self.groups[site].items():
-            value[groups.start : groups.stop, *place[key]] += by_group[key]
-
-    def all_reduce(self) -> None:
-        """Adds the sums of all processes."""
-        for by_site in (self.totals, self.groups):
-            for site in sorted(by_site):
-                for value in by_site[site].values():
-                    all_reduce(value)
 
 
 class Side:
@@ -194,7 +86,9 @@ class Side:
             per_group = rows.shape[1]
             self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
             if self.moments:
-                self.sums.add(site, *side_moments(rows, chunk.norms[site], chunk.apart[site]), groups)
+                totals, by_group = side_moments(rows, chunk.norms[site], chunk.apart[site])
+                for key, total in totals.items():
+                    self.sums.add(site, key, total, by_group[key], groups)
         if self.wanted:
             for site, activation in acts.items():
                 self._sampled.setdefault(site, []).append(self._sample(site, activation))
@@ -286,22 +180,14 @@ class Side:
 Block = tuple[tuple[str, ...], tuple[str, ...]]
 """Sites of x that are all compared with the same sites of y."""
 
-ABREAST = 1024
-"""Columns side by side in one product: enough for it to be fast, few enough that copies stay small beside the sums."""
-
-CROSS_SUMS = {
-    "xy": ("width_x", "width_y"),
-    "ab": ("sites", "partners"),
-    "xb": ("width_x", "partners"),
-    "ya": ("width_y", "sites"),
-}
-"""What the sums of a block run over, as ``cross_moments`` gives them."""
+ABREAST = 2048
+"""Columns of x side by side in one product: enough for it to be fast, few enough that a copy stays small."""
 
 
 class Cross:
     """Sums over pairs of sites of two sides.
 
-    Sites that have the same partners are put side by side, and so are the partners: one matrix product for a few.
+    Sites that have the same partners are put side by side, some at a time: one wide product with each partner.
 
     Args:
         pairs: (site of x, site of y).
@@ -335,33 +221,25 @@ class Cross:
             return
         for widths, side in zip(self._widths, (x, y), strict=True):
             widths |= {site: rows.shape[-1] for site, rows in side.rows.items()}
-        for index, (sites, partners) in enumerate(self.blocks):
-            if all(len(list(_few(*of))) == 1 for of in zip((sites, partners), self._widths, strict=True)):
-                self.sums.add(str(index), *self._products(x.beside(sites), y.beside(partners)), x.groups)
-            else:
-                self._add_in_parts(str(index), x, y)
+        for index in range(len(self.blocks)):
+            self._add_block(index, x, y)
 
-    def _products(self, x: tuple[Tensor, Tensor, Tensor], y: tuple[Tensor, Tensor, Tensor]) -> tuple[Moments, Moments]:
-        of = *x[:2], *y[:2], x[2] | y[2]
-        if not self.sums.count:  # one product of all rows
-            of = tuple(part.flatten(0, 1)[None] for part in of)
-        return cross_moments(*of)
+    def _add_block(self, index: int, x: Chunk, y: Chunk) -> None:
+        sites, partners = self.blocks[index]
+        few, alone = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], 0)
+        (a, heavy_x), (b, heavy_y) = x.norms_of(sites), y.norms_of(partners)
+        xs = (self._as_summed(x.rows_of(sites[some])) for some, _ in few)
+        ys = [self._as_summed(y.rows_of(partners[one])) for one, _ in alone]
+        a, b, heavy = (self._as_summed(of) for of in (a, b, heavy_x | heavy_y))
+        ends = {"x": few[-1][1].stop, "y": alone[-1][1].stop, "a": len(sites), "b": len(partners)}
+        for key, row, column, total, by_group in cross_moments(xs, a, ys, b, heavy):
+            here = {"x": few[row][1], "y": alone[column][1], "a": slice(None), "b": slice(None)}
+            whole, place = (ends[key[0]], ends[key[1]]), (here[key[0]], here[key[1]])
+            self.sums.add(str(index), key, total, by_group, x.groups, whole, place)
 
-    def _add_in_parts(self, index: str, x: Chunk, y: Chunk) -> None:
-        """Adds a block a few sites at a time, lest its rows and its products lie in memory beside its sums."""
-        sites, partners = self.blocks[int(index)]
-        width_x, width_y = (
-            sum(widths[site] for site in of) for of, widths in zip((sites, partners), self._widths, strict=True)
-        )
-        ends = {"width_x": width_x, "width_y": width_y, "sites": len(sites), "partners": len(partners)}
-        shapes = {key: (ends[first], ends[second]) for key, (first, second) in CROSS_SUMS.items()}
-        for chosen_y, columns in _few(partners, self._widths[1]):
-            few_y = y.beside(partners[chosen_y])
-            for chosen_x, rows in _few(sites, self._widths[0]):
-                here = {"width_x": rows, "width_y": columns, "sites": chosen_x, "partners": chosen_y}
-                place = {key: (here[first], here[second]) for key, (first, second) in CROSS_SUMS.items()}
-                sums = self._products(x.beside(sites[chosen_x]), few_y)
-                self.sums.add_part(index, shapes, place, *sums, x.groups)
+    def _as_summed(self, of: Tensor) -> Tensor:
+        """What is known of each row (groups, n, ...), all rows as one group where no group wants sums of its own."""
+        return of if self.sums.count else of.flatten(0, 1)[None]
 
     def close(self) -> "Cross":
         """Ends the accumulation: adds up the processes' sums."""
@@ -398,15 +276,18 @@ def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     return parts[0].unsqueeze(dim) if len(parts) == 1 else torch.stack(list(parts), dim)
 
 
-def _few(sites: tuple[str, ...], widths: Mapping[str, int]) -> Iterator[tuple[slice, slice]]:
-    """Some sites after the other: which they are, and their columns where all stand side by side."""
-    start = first = last = 0
+def _columns(sites: tuple[str, ...], widths: Mapping[str, int], most: int) -> list[tuple[slice, slice]]:
+    """Some sites after the other, of at most so many columns or one site: which, and their columns among all."""
+    parts: list[tuple[slice, slice]] = []
+    last = 0
     for index, site in enumerate(sites):
-        if last > first and last + widths[site] - first > ABREAST:
-            yield slice(start, index), slice(first, last)
-            start, first = index, last
+        start = last
         last += widths[site]
-    yield slice(start, len(sites)), slice(first, last)
+        if parts and last - parts[-1][1].start <= most:
+            parts[-1] = slice(parts[-1][0].start, index + 1), slice(parts[-1][1].start, last)
+        else:
+            parts.append((slice(index, index + 1), slice(start, last)))
+    return parts
 
 
 def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tuple[int, slice]:
@@ -414,13 +295,3 @@ def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tupl
     index = sites.index(site)
     start = sum(widths[before] for before in sites[:index])
     return index, slice(start, start + widths[site])
-
-
-def all_reduce(value: Tensor) -> None:
-    """Sums a tensor over the processes in place, by way of the GPU where the backend knows no other."""
-    if dist.get_backend() == "nccl" and value.device.type == "cpu":
-        moved = value.cuda()
-        dist.all_reduce(moved)
-        value.copy_(moved)
-    else:
-        dist.all_reduce(value)

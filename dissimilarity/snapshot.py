@@ -63,7 +63,7 @@ def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout) -> tu
     for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
         chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
         together.add(chunk_x, chunk_y)
-        null.add(chunk_x, chunk_y.deranged())
+        null.add(chunk_x.deranged(), chunk_y)
     return together.close(), null.close()
 
 

@@ -92,6 +92,11 @@ def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def known(node: DictConfig) -> dict[str, Any]:
+    """A part of the config as plain values; what the data fills in later (???) is left out."""
+    return {key: value for key, value in resolved(node).items() if value != "???"}
+
+
 def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """The keys, outside of `EXEMPT`, whose values differ: (dotted key, old, new), `ABSENT` where there is none."""
     changes = []

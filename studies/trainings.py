@@ -88,14 +88,14 @@ def _seconds(sweep: Sweep, count: int) -> float:
     """About how long so many of its trainings take: some steps of its largest shape, timed, and a start each."""
     import torch
 
-    from launch.folder import resolved
+    from launch.folder import known
     from launch.machine import choose_precision
     from models.build import build_net
 
     shape = [f"model={sweep.families[0]}", f"width={max(sweep.widths)}", f"depth={max(sweep.depths)}", *sweep.more]
     cfg = compose(shape)
     d_vocab = cfg.data.tokenizer.get("vocab_size") or 4096
-    config = {key: value for key, value in resolved(cfg.model).items() if value != "???"}
+    net = build_net(known(cfg.model), d_vocab, 0)
     tokens = torch.zeros(cfg.data.batch_size, cfg.data.n_ctx + 1, dtype=torch.int64)
-    measured = choose_precision("auto", build_net(config, d_vocab, 0), tokens, torch.device("cpu")).step_seconds
+    measured = choose_precision("auto", net, tokens, torch.device("cpu")).step_seconds
     return count * (4 + cfg.trainer.max_steps * (measured or 0.0))

@@ -90,15 +90,16 @@ def test_a_site_with_its_partners_side_by_side_has_the_sums_of_each_pair() -> No
     x3, y3, z3 = (rows.unflatten(0, (3, 8)) for rows in (x, y, z))
     a, b, c = (squared_norms(rows) for rows in (x3, y3, z3))
     none = torch.zeros_like(a, dtype=torch.bool)
-    totals, groups = cross_moments(x3, a[..., None], torch.cat([y3, z3], -1), torch.stack([b, c], -1), none)
-    for partner, (rows, columns) in enumerate(((y, slice(0, 3)), (z, slice(3, 8)))):
+    parts = cross_moments([x3], a[..., None], [y3, z3], torch.stack([b, c], -1), none)
+    found = {(key, part): (total, by_group) for key, _, part, total, by_group in parts}
+    for partner, rows in enumerate((y, z)):
         for number, part in ((None, slice(None)), *((g, slice(8 * g, 8 * g + 8)) for g in range(3))):
-            sums = totals if number is None else {key: value[number] for key, value in groups.items()}
+            sums = {key: total if number is None else by_group[number] for key, (total, by_group) in found.items()}
             expected = by_definition(x[part], rows[part])
-            np.testing.assert_allclose(sums["xy"][:, columns], expected["xy"], rtol=1e-5)
-            np.testing.assert_allclose(sums["ab"][0, partner], expected["ab"], rtol=1e-5)
-            np.testing.assert_allclose(sums["xb"][:, partner], expected["xb"], rtol=1e-5)
-            np.testing.assert_allclose(sums["ya"][columns, 0], expected["ya"], rtol=1e-5)
+            np.testing.assert_allclose(sums["xy", partner], expected["xy"], rtol=1e-5)
+            np.testing.assert_allclose(sums["ab", 0][0, partner], expected["ab"], rtol=1e-5)
+            np.testing.assert_allclose(sums["xb", 0][:, partner], expected["xb"], rtol=1e-5)
+            np.testing.assert_allclose(sums["ya", partner][:, 0], expected["ya"], rtol=1e-5)
     side, by_group = side_moments(x3, a, none)
     for key in side:
         np.testing.assert_allclose(side[key], by_definition(x, x)[key], rtol=1e-12)

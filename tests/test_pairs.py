@@ -57,7 +57,7 @@ def measured(
         chunk_x = x.add({site: rows[start:stop] for site, rows in x_acts.items()}, of)
         chunk_y = y.add({site: rows[start:stop] for site, rows in y_acts.items()}, of)
         cross.add(chunk_x, chunk_y)
-        null.add(chunk_x, chunk_y.deranged())
+        null.add(chunk_x.deranged(), chunk_y)
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
@@ -94,7 +94,7 @@ def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
     cross, null = Cross(pairs, 4), Cross(pairs)
     chunks = [side.add(acts, range(4)) for side, acts in zip(sides, (x, y), strict=True)]
     cross.add(*chunks)
-    null.add(chunks[0], chunks[1].deranged())
+    null.add(chunks[0].deranged(), chunks[1])
     together = evaluate(measures, sides[0].close(), sides[1].close(), cross.close(), null.close())
     for row, wanted in zip(together, single, strict=True):
         assert [row["value"], row["null"]] == pytest.approx([wanted["value"], wanted["null"]], abs=1e-10)
@@ -117,20 +117,19 @@ def test_no_sequence_meets_itself_in_the_null() -> None:
     side = Side(3)
     ids = torch.arange(12.0)[:, None, None].expand(12, LENGTH, 2).contiguous()
     chunk = side.add({"site": ids}, range(3))
-    before, after = (c.beside(["site"])[0][..., 0] for c in (chunk, chunk.deranged()))
+    before, after = (c.rows_of(["site"])[..., 0] for c in (chunk, chunk.deranged()))
     assert not (before == after).any()
     assert torch.equal(before.sort(1).values, after.sort(1).values)
-    torch.testing.assert_close(chunk.deranged().beside(["site"])[1][..., 0], 2 * after.double().square())
+    torch.testing.assert_close(chunk.deranged().norms_of(["site"])[0][..., 0], 2 * after.double().square())
 
 
 def test_sites_stand_side_by_side_in_the_order_asked_for_deranged_or_not() -> None:
     side = Side(3)
     chunk = side.add({f"site{i}": torch.randn(12, LENGTH, 2) for i in range(3)}, range(3))
     for of in (chunk, chunk.deranged()):
-        rows, norms, _ = of.beside(["site2", "site0"])
-        alone = [of.beside([site]) for site in ("site2", "site0")]
-        assert torch.equal(rows, torch.cat([one[0] for one in alone], -1))
-        assert torch.equal(norms, torch.cat([one[1] for one in alone], -1))
+        sites = ["site2", "site0"]
+        assert torch.equal(of.rows_of(sites), torch.cat([of.rows_of([site]) for site in sites], -1))
+        assert torch.equal(of.norms_of(sites)[0], torch.cat([of.norms_of([site])[0] for site in sites], -1))
 
 
 def test_the_null_is_the_value_of_the_rows_shifted_by_hand() -> None:
@@ -348,7 +347,7 @@ def measured_outputs(x_logits: Tensor, y_logits: Tensor, measures: list[Measure]
             for side, acts, logits in ((x, activations(0), x_logits), (y, activations(1), y_logits))
         ]
         cross.add(*chunks)
-        null.add(chunks[0], chunks[1].deranged())
+        null.add(chunks[0].deranged(), chunks[1])
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 

@@ -61,7 +61,7 @@ def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -
         chunk_x = x.add({site: rows[start:stop] for site, rows in acts_x.items()}, of)
         chunk_y = y.add({site: rows[start:stop] for site, rows in acts_y.items()}, of)
         cross.add(chunk_x, chunk_y)
-        null.add(chunk_x, chunk_y.deranged())
+        null.add(chunk_x.deranged(), chunk_y)
     return evaluate([make(setting) for setting in SETTINGS], x.close(), y.close(), cross.close(), null.close())
 
 
