@@ -90,6 +90,15 @@ class Budget:
                 # not the newest alone: one tick that another process held up would forbid all that follow
                 self._costs.setdefault(kind, deque(maxlen=5)).append(seconds / parts)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Counts the time of the block neither as tracking nor as training."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - start
+
     def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for a checkpoint."""
         costs = {kind: list(seconds) for kind, seconds in self._costs.items()}

@@ -155,7 +155,8 @@ class StitchingTracker(pl.Callback):
                 note = {"reference": "", "fit": "direct", "note": "skipped: over callbacks.stitching.budget"}
                 self._record(trainer, [{"step": step, **note}])
         if step in self.task_at:
-            self._record(trainer, [row for label in labels for row in self._rows(pl_module, label, "task", step)])
+            with self.budget.paused():
+                self._record(trainer, [row for label in labels for row in self._rows(pl_module, label, "task", step)])
 
     def _is_due(self, step: int, last: int | None) -> bool:
         return step % self.every == 0 or step == last

@@ -112,3 +112,15 @@ def test_a_continuation_goes_on_with_the_account(monkeypatch: pytest.MonkeyPatch
     second.begin(50)
     assert second.trained == pytest.approx(90)
     assert second.taken == pytest.approx(0.1)
+
+
+def test_time_that_is_left_out_is_neither_training_nor_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget = Budget(0.1)
+    budget.begin(0)
+    clock.now += 90
+    with budget.charged("plain"):
+        clock.now += 10
+    with budget.paused():
+        clock.now += 500
+    assert (budget.trained, budget.taken) == pytest.approx((90, 0.1))
