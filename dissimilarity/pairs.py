@@ -180,7 +180,7 @@ class Side:
 Block = tuple[tuple[str, ...], tuple[str, ...]]
 """Sites of x that are all compared with the same sites of y."""
 
-ABREAST = 2048
+ABREAST = 1536
 """Columns of x side by side in one product: enough for it to be fast, few enough that a copy stays small."""
 
 

@@ -15,8 +15,10 @@ from studies.asymmetry_numbers import (
     READINGS,
     WAYS,
     Row,
+    at_equal_losses,
     bootstrap,
     both_ways,
+    layer_of,
     mean_interval,
     of_main,
     select,
@@ -72,7 +74,7 @@ def _stitches(found: Mapping[str, Any]) -> Figure:
 def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, colour: str, shift: float) -> None:
     by_layer: dict[int, list[float]] = {}
     for row in rows:
-        by_layer.setdefault(_layer(row["site"]), []).append(row[reading])
+        by_layer.setdefault(layer_of(row["site"]), []).append(row[reading])
     layers = sorted(by_layer)
     means = [mean_interval(by_layer[layer]) for layer in layers]
     _curve(panel, [layer + shift for layer in layers], means, colour, label)
@@ -96,8 +98,8 @@ def _asymmetry(found: Mapping[str, Any]) -> Figure:
             panel.axhline(0, color="0.5", linewidth=0.7)
             each = both_ways(of_main(rows, fit), families, kinship, reading)
             here = [one for one in each if one["cell"][:2] == shape]
-            for layer in sorted({_layer(one["cell"][2]) for one in here}):
-                values = [one["difference"] for one in here if _layer(one["cell"][2]) == layer]
+            for layer in sorted({layer_of(one["cell"][2]) for one in here}):
+                values = [one["difference"] for one in here if layer_of(one["cell"][2]) == layer]
                 low, high = bootstrap(values)
                 mean = sum(values) / len(values)
                 panel.errorbar(
@@ -121,7 +123,7 @@ def _asymmetry(found: Mapping[str, Any]) -> Figure:
 
 
 def _over_training(found: Mapping[str, Any]) -> Figure:
-    """The asymmetry of direct stitches over training, and against the gap of the models' own losses."""
+    """The asymmetry of direct stitches over training, and against the gap of the models' own losses, with a line."""
     rows, families = of_main(found["rows"], "direct"), found["families"]
     figure, axes = _grid(2, len(KINSHIPS), width=2.6)
     for column, kinship in enumerate(KINSHIPS):
@@ -142,6 +144,9 @@ def _over_training(found: Mapping[str, Any]) -> Figure:
                 markersize=4,
                 label=label,
             )
+        line = at_equal_losses(each)
+        if math.isfinite(line.slope):
+            bottom.axline((0, line.mean), slope=line.slope, color="0.5", linewidth=0.7, linestyle=":")
         top.set_xscale("log")
         top.set_xticks(sorted({one["step"] for one in each}))
         top.xaxis.set_major_formatter("{x:,.0f}")
@@ -188,7 +193,3 @@ def _grid(rows: int, columns: int, width: float = 1.7, height: float = 1.7, **sh
 def _legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
-
-
-def _layer(site: str) -> int:
-    return int(site.split(".")[1])

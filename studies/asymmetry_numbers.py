@@ -51,6 +51,22 @@ class Difference:
         return "reversed" if self.high < 0 else "open"
 
 
+@dataclass(frozen=True)
+class Line:
+    """The asymmetry against the gap of the two models' own losses: least squares through all points.
+
+    Attributes:
+        mean, low, high: the asymmetry at equal losses, nats per token, with its 95 % bootstrap interval over pairs of
+            models; NaN without at least three pairs.
+        slope: nats of asymmetry for a nat of gap.
+    """
+
+    mean: float
+    low: float
+    high: float
+    slope: float
+
+
 def with_self(rows: Sequence[Row]) -> list[Row]:
     """The rows with the self-stitch penalties of both models (same kind, fit, site and step), and the penalty less that
     of the back model."""
@@ -93,6 +109,11 @@ def cell(row: Row) -> Cell:
     return row["width_back"], row["depth"], row["site"]
 
 
+def layer_of(site: str) -> int:
+    """The number of a site's block."""
+    return int(site.split(".")[1])
+
+
 def both_ways(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> list[Row]:
     """first -> second minus second -> first for each pair of models, site and step, with the gap of their losses."""
     there = {(row["front"], row["back"], row["site"], row["step"]): row for row in rows if row["kinship"] == kinship}
@@ -112,6 +133,28 @@ def both_ways(rows: Sequence[Row], families: Sequence[str], kinship: str, readin
                 }
             )
     return found
+
+
+def at_equal_losses(each: Sequence[Row]) -> Line:
+    """What is left of an asymmetry where neither model is the better one, from rows of ``both_ways``."""
+    by_pair: dict[Any, list[list[float]]] = {}
+    for one in each:
+        gap, value = one["gap"], one["difference"]
+        by_pair.setdefault(one["pair"], []).append([1.0, gap, gap * gap, value, gap * value])
+    if len(by_pair) < 3:
+        return Line(math.nan, math.nan, math.nan, math.nan)
+    sums = np.array([np.sum(points, 0) for points in by_pair.values()])
+
+    def intercept(chosen: np.ndarray, axis: int) -> np.ndarray:
+        n, gaps, squares, values, products = np.moveaxis(sums[chosen].sum(axis - 1), -1, 0)
+        return (squares * values - gaps * products) / (n * squares - gaps**2)
+
+    whole = np.arange(len(sums))
+    n, gaps, squares, values, products = sums.sum(0)
+    slope = (n * products - gaps * values) / (n * squares - gaps**2)
+    found = stats.bootstrap((whole,), intercept, n_resamples=RESAMPLES, method="percentile", rng=0, axis=-1)
+    interval = found.confidence_interval
+    return Line(float(intercept(whole, -1)), float(interval.low), float(interval.high), float(slope))
 
 
 def claim_a(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> Difference:

@@ -1,5 +1,6 @@
 """What the study `asymmetry` found, in words that the numbers write."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from studies.asymmetry_numbers import (
     WAYS,
     Difference,
     Row,
+    at_equal_losses,
+    both_ways,
+    layer_of,
     mean_interval,
     of_main,
     select,
@@ -64,6 +68,13 @@ def _answer(found: Mapping[str, Any]) -> str:
             f"less what each model loses in stitching to itself; read the paper's way (raw loss, cold start) it is "
             f"{number(paper.mean)} ({span(paper)}; {_words(paper)})."
         )
+    for kinship in KINSHIPS:
+        line = at_equal_losses(both_ways(of_main(found["rows"], "direct"), found["families"], kinship, "penalty"))
+        if math.isfinite(line.mean):
+            parts.append(
+                f"Of {kinship} models with equal losses a direct stitch {first} -> {second} would cost "
+                f"{number(line.mean)} more ({span(line)}), by a line through all pairs and points of training."
+            )
     return " ".join(parts)
 
 
@@ -144,9 +155,10 @@ def _nulls(found: Mapping[str, Any]) -> list[str]:
     for name, chosen in kinds:
         if chosen:
             lines.append(f"| {name} | {number(float(np.mean([row['penalty'] for row in chosen])))} |")
-    ridges = sum(bool(row["ridge"]) for row in rows if row["fit"] == "direct" and row["kind"] == "affine")
+    solved = select(rows, fit="direct", kind="affine")
+    ridges = sum(bool(row["ridge"]) for row in solved)
     noted = sorted({row["note"] for row in rows if row["note"]})
-    lines += ["", f"A ridge was chosen in {ridges} direct stitches (column `ridge`)."]
+    lines += ["", f"A ridge was chosen in {ridges} of {len(solved)} direct stitches (column `ridge`)."]
     lines += [f"- {note} ({sum(row['note'] == note for row in rows)} stitches)" for note in noted]
     return lines
 
@@ -157,8 +169,10 @@ def _partners(found: Mapping[str, Any]) -> list[str]:
     within = [row for row in identity if row["kinship"] == "self" and row["site"] != row["back_site"]]
     across = [row for row in identity if row["kinship"] == "sibling"]
     if within:
-        ahead = [row["penalty"] for row in within if row["site"] < row["back_site"]]
-        behind = [row["penalty"] for row in within if row["site"] > row["back_site"]]
+        ahead, behind = (
+            [row["penalty"] for row in within if (layer_of(row["site"]) < layer_of(row["back_site"])) is skips]
+            for skips in (True, False)
+        )
         lines.append(
             f"- Identity stitches inside one model: skipping layers costs {number(float(np.mean(ahead)))}, repeating "
             f"them {number(float(np.mean(behind)))} nats/token on average."

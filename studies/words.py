@@ -2,7 +2,7 @@
 
 import math
 
-from studies.asymmetry_numbers import Difference
+from studies.asymmetry_numbers import Difference, Line
 
 
 def interval(found: Difference) -> str:
@@ -10,7 +10,7 @@ def interval(found: Difference) -> str:
     return f"{number(found.mean)} [{number(found.low)}, {number(found.high)}]"
 
 
-def span(found: Difference) -> str:
+def span(found: Difference | Line) -> str:
     """The interval in words."""
     return f"95 % interval {number(found.low)} to {number(found.high)}"
 
