@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+MODEL_SETS = ("tl",)
+"""Words that stand for several published models, in `models=`; what they are, a study knows."""
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
 
 
@@ -73,7 +75,7 @@ class ProbeOfRun:
 class Analysis:
     """Types of the root keys of analyze.py; their values and what they mean stand in conf/analyze.yaml."""
 
-    models: list[str] = MISSING
+    models: Any = MISSING
     size: str = MISSING
     sites: Any = None
     name: str | None = None
@@ -130,12 +132,18 @@ def validate(cfg: DictConfig) -> None:
 
 
 def validate_analysis(cfg: DictConfig) -> None:
-    """As `validate`, for analyze.py: what no study can do anything with.
+    """As `validate`, for analyze.py: what no study can do anything with; `models=tl` becomes `models=[tl]`.
 
     Raises:
         ValueError: one line a fault: the key, what was found, what is expected.
     """
     faults = _unknown(cfg, Analysis)
+    if cfg.models in MODEL_SETS:
+        cfg.models = [cfg.models]
+    elif not isinstance(cfg.models, ListConfig):
+        faults.append(f"models={cfg.models}: expected a list, such as models=[{cfg.models}]")
+    elif not all(isinstance(uri, str) and uri for uri in cfg.models):
+        faults.append(f"models={list(cfg.models)}: expected a list of references, such as models=[runs/a,runs/b]")
     for key, least in (("sequences", 2), ("length", 1)):
         value = cfg.probe[key]
         if value is not None and value < least:

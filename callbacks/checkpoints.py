@@ -24,6 +24,7 @@ class ScheduledCheckpoints(Checkpoint):
     Lightning's own bookkeeping of where in an epoch a checkpoint was taken is set aside for that: see `_begin_after`.
 
     Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one.
+    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights.
 
     Args:
         folder: where the files go.
@@ -91,8 +92,12 @@ class ScheduledCheckpoints(Checkpoint):
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
         if step != self._saved and is_due(step, self.every, trainer.max_steps):
-            self._write(trainer, self.folder / f"step_{step:07d}.ckpt", weights_only=True)
+            path = self.folder / f"step_{step:07d}.ckpt"
+            self._write(trainer, path, weights_only=True)
             self._save_last(trainer)
+            for logger in trainer.loggers:
+                if trainer.is_global_zero and hasattr(logger, "log_checkpoint"):
+                    logger.log_checkpoint(path, step, step == trainer.max_steps)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         for logger in _tables(trainer):

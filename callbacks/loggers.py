@@ -16,6 +16,7 @@ GUARDED = (
     "save",
     "finalize",
     "after_save_checkpoint",
+    "log_checkpoint",
 )
 
 

@@ -1,10 +1,11 @@
 """Weights & Biases without prompts: offline unless asked, one W&B run for each run, the same one when it continues."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 
@@ -24,10 +25,11 @@ class WandbRun(WandbLogger):
         run_id: stays the same when the run continues.
         mode: offline, online, shared or disabled; None takes WANDB_MODE, else online if WANDB_API_KEY is set, else
             offline. Where going online fails, the run is offline and a line says so.
-        project, entity, group, tags, log_model: W&B's own.
+        project, entity, group, tags: W&B's own.
+        log_model: which checkpoints are kept as artifacts: False, True (the last one) or "all".
 
     Raises:
-        ValueError: a mode that W&B does not know.
+        ValueError: a mode that W&B does not know, or another log_model.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class WandbRun(WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
         mode: str | None = None,
-        log_model: bool = False,
+        log_model: bool | Literal["all"] = False,
     ) -> None:
         self.mode = chosen_mode(mode)
+        if log_model not in (False, True, "all"):
+            raise ValueError(f"logger.wandb.log_model={log_model}: expected false, true or all")
         super().__init__(
             name=name,
             save_dir=folder,
@@ -59,6 +63,7 @@ class WandbRun(WandbLogger):
         # deprecated in W&B: merely passing it brings a warning
         self._wandb_init.pop("anonymous", None)
         self.where: str | None = None
+        self.folder, self.run_name = Path(folder), name
 
     @property
     def experiment(self) -> Any:
@@ -101,6 +106,24 @@ class WandbRun(WandbLogger):
             self.experiment.define_metric(key, step_metric=STEP_AXIS)
         for step, row in steps.items():
             self.log_metrics({key: value for key, value in row.items() if key != "step"}, step=step)
+
+    def log_checkpoint(self, path: Path, step: int, last: bool) -> None:
+        """Keeps a checkpoint as a version of the artifact NAME, with tokenizer and config, if `log_model` asks for it.
+
+        The reference wandb:ENTITY/PROJECT/NAME:step_512 is then that of step 512. Offline it is kept beside the run
+        and goes with it in `wandb sync`.
+        """
+        if not (self._log_model == "all" or (self._log_model and last)):
+            return
+        import wandb
+
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", self.run_name)
+        artifact = wandb.Artifact(name, type="model", metadata={"step": step, "run": self.run_name})
+        artifact.add_file(str(path), name=f"{path.parent.name}/{path.name}")  # as in the folder of the run
+        for beside in ("tokenizer.json", "config.yaml"):
+            if (self.folder / beside).is_file():
+                artifact.add_file(str(self.folder / beside))
+        self.experiment.log_artifact(artifact, aliases=["latest", f"step_{step}"])
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""

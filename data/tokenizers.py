@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 END_OF_TEXT = "<|endoftext|>"
 # What other vocabularies call the token between documents; those that begin a text come before those that end one.
 BOUNDARY_TOKENS = (
+    "<|BOS|>",
     END_OF_TEXT,
     "<|begin_of_text|>",
     "<s>",

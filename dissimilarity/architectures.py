@@ -1,7 +1,8 @@
 """Architecture tables: at which module of each known kind of model each named site is read.
 
-Our own models (and what shares their module names), GPT-2, GPT-NeoX, Llama and its kin, BERT. In BERT, whose blocks end
-with their LayerNorm, the residual stream is read after that LayerNorm, and `resid_mid` likewise.
+Our own models (and what shares their module names), GPT-2, GPT-NeoX, Llama and its kin (Mistral, Qwen, ...), Phi, BLOOM
+and Falcon, OPT, BERT. In BERT, whose blocks end with their LayerNorm, the residual stream is read after that LayerNorm,
+and `resid_mid` likewise.
 """
 
 from dataclasses import dataclass
@@ -102,6 +103,49 @@ LLAMA = Architecture(
     },
 )
 
+# Attention and MLP side by side, as in GPT-NeoX, after one LayerNorm that both share.
+PHI = Architecture(
+    blocks="layers",
+    needs=("embed_tokens", "layers.0.self_attn", "layers.0.mlp.fc1", "final_layernorm"),
+    sites={
+        "embed": ("embed_tokens", "output"),
+        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
+        "blocks.{i}.attn_out": ("layers.{i}.self_attn", "output"),
+        "blocks.{i}.mlp.pre": ("layers.{i}.mlp.fc1", "output"),
+        "blocks.{i}.mlp.post": ("layers.{i}.mlp.fc2", "input"),
+        "blocks.{i}.mlp_out": ("layers.{i}.mlp", "output"),
+        "blocks.{i}.resid_post": ("layers.{i}", "output"),
+        "ln_final": ("final_layernorm", "output"),
+    },
+)
+
+# In BLOOM what attention and MLP return has the stream added to it already, so it is no site.
+BLOOM = Architecture(
+    blocks="h",
+    needs=("word_embeddings", "h.0.self_attention"),
+    sites={
+        "embed": ("word_embeddings", "output"),
+        "blocks.{i}.resid_pre": ("h.{i}", "input"),
+        "blocks.{i}.mlp.pre": ("h.{i}.mlp.dense_h_to_4h", "output"),
+        "blocks.{i}.mlp.post": ("h.{i}.mlp.dense_4h_to_h", "input"),
+        "blocks.{i}.resid_post": ("h.{i}", "output"),
+        "ln_final": ("ln_f", "output"),
+    },
+)
+
+# OPT runs its MLP on all tokens in one row, so nothing is read there; where the stream stands depends on its config.
+OPT = Architecture(
+    blocks="layers",
+    needs=("embed_tokens", "layers.0.self_attn_layer_norm", "layers.0.fc1"),
+    sites={
+        "embed": ("embed_tokens", "output"),
+        "blocks.{i}.resid_pre": ("layers.{i}", "input"),
+        "blocks.{i}.attn_out": ("layers.{i}.self_attn", "output"),
+        "blocks.{i}.resid_post": ("layers.{i}", "output"),
+        "ln_final": ("final_layer_norm", "output"),
+    },
+)
+
 BERT = Architecture(
     blocks="encoder.layer",
     needs=("embeddings.word_embeddings", "encoder.layer.0.attention.output.dense"),
@@ -117,4 +161,4 @@ BERT = Architecture(
     },
 )
 
-ARCHITECTURES = (OURS, GPT2, GPT_NEOX, LLAMA, BERT)
+ARCHITECTURES = (OURS, GPT2, GPT_NEOX, LLAMA, PHI, BLOOM, OPT, BERT)

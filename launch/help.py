@@ -26,7 +26,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   seed=  init_seed  data_seed     the last two follow seed; set apart, runs can share one and not the other
   name=  overwrite=               the run and its folder runs/NAME; throw a run of that name away and start anew
   compile=                        auto, true or false
-  references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt
+  references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
   sites=                          which points of the forward pass are compared
   schedule.every=  schedule.heatmap_every=
   probe.sequences=  probe.length=  probe.split=  probe.precision=
@@ -50,6 +50,8 @@ Answers a question over finished runs, and leaves a table, a summary and figures
   python analyze.py study=compare models=[runs/a@0,runs/a@64,runs/a] measures=all name=a
   python analyze.py study=compare models=[mine.safetensors,theirs.safetensors]
   python analyze.py study=asymmetry size=small        trains its models first
+  python analyze.py study=asymmetry models=tl data=c4_code       the published solu and gelu models
+  python analyze.py study=export models=[runs/a] study.to=huggingface
 
 Groups: choose with GROUP=CHOICE
 
@@ -57,7 +59,8 @@ Groups: choose with GROUP=CHOICE
 
 Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
 
-  models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt; activations: .npy, .safetensors
+  models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...;
+                                  activations: .npy, .safetensors
   sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
   size=                           which models asymmetry trains where none are given: small, medium or paper
   study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences

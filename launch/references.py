@@ -50,7 +50,7 @@ def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.
 
 def _settled(uri: str, runs_dir: str) -> str:
     """The checkpoint that stays, where `uri` names a run's last one: that of the same step, if the schedule kept it."""
-    if uri.startswith("hf:"):
+    if uri.startswith(references.FOREIGN):
         return uri
     last = references.resolve(uri, runs_dir)
     if last.name != "last.ckpt":

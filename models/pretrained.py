@@ -5,23 +5,25 @@ weights are read as safetensors, or as pickles of tensors alone.
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
 
+from models.hub import download
+
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
 """What is downloaded of a model; a model without safetensors is asked for its pickles in a second request."""
-SECONDS = 10
-"""How long the hub may take to answer the first request."""
 CHUNK = 2**24
+GGUF = ".gguf"
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
     """The folder of `hf:FOLDER` or `hf:ORG/MODEL` or `hf:ORG/MODEL@REVISION`, downloaded if need be, and its commit.
+
+    Of `hf:FOLDER/FILE.gguf` it is the file.
 
     Returns:
         the folder, and the full hash of the revision on the hub, None for a folder of one's own.
@@ -30,53 +32,31 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
         ValueError: no such folder, model or revision, or no way to the hub.
     """
     name = uri.removeprefix("hf:")
-    if Path(name).is_dir():
+    if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
         return Path(name), None
     model, _, revision = name.partition("@")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or name.endswith(GGUF):
+        kind = "file" if name.endswith(GGUF) else "folder"
         raise ValueError(
-            f"reference {uri!r}: there is no folder {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
-            "it, or hf:ORG/MODEL@REVISION of the Hugging Face hub"
+            f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
+            "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION of the Hugging Face hub"
         )
     _require_transformers(uri)
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
-
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
-    try:
-        if offline:
-            folder = Path(snapshot_download(model, revision=revision or None, local_files_only=True))
-            return folder, folder.name
-        commit = HfApi().model_info(model, revision=revision or None, timeout=SECONDS).sha
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=FILES))
-        if not _weights(folder):
-            folder = Path(
-                snapshot_download(model, revision=commit, allow_patterns=[*FILES, WEIGHTS[1], "*.bin.index.json"])
-            )
-        return folder, commit
-    except RevisionNotFoundError as error:
-        raise ValueError(f"reference {uri!r}: {model} has no revision {revision!r} on the hub") from error
-    except LocalEntryNotFoundError as error:
-        raise ValueError(
-            f"reference {uri!r}: {model} was not downloaded before, and there is no way to the hub"
-            f"{' (HF_HUB_OFFLINE is set)' if offline else ''}; give the folder of a copy, hf:FOLDER"
-        ) from error
-    except HfHubHTTPError as error:
-        raise ValueError(f"reference {uri!r}: the hub does not give {model}: {error}") from error
-    except Exception as error:  # without a network: any of three libraries' errors
-        raise ValueError(
-            f"reference {uri!r}: no way to the hub for {model} ({type(error).__name__}); give the folder of a copy, "
-            "hf:FOLDER"
-        ) from error
+    instead = "give the folder of a copy, hf:FOLDER"
+    folder, commit = download(model, revision or None, FILES, uri, instead)
+    if not _weights(folder):
+        folder, commit = download(model, commit, [*FILES, WEIGHTS[1], "*.bin.index.json"], uri, instead)
+    return folder, commit
 
 
-def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, str]:
-    """The model in a folder, in float32, with its tokenizer and the sha256 of its weights.
+def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """The model in a folder, in float32, its tokenizer and the file of that, and the sha256 of its weights.
 
     A model with a head for the next token comes with it, any other one without a head.
 
     Raises:
-        ValueError: no weights there, broken ones, code in them, or an architecture that transformers does not know.
+        ValueError: no weights there, too few or broken ones, code in them, or an architecture that transformers does
+            not know.
     """
     _require_transformers(uri)
     import torch
@@ -93,16 +73,26 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, st
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
         kind: Any = AutoModelForCausalLM if causal else AutoModel
-        model = kind.from_pretrained(folder, config=config, trust_remote_code=False, dtype=torch.float32)
+        model, report = kind.from_pretrained(
+            folder, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # whatever transformers, safetensors and pickle raise
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
-    tokenizer = folder / "tokenizer.json"
-    read = Tokenizer.from_file(str(tokenizer)) if tokenizer.is_file() else None
-    if read is not None:
-        read.no_truncation()
-        read.no_padding()
-    return model, read, _sha256(weights)
+    # transformers would fill these with random numbers; BERT's pooler comes after every site and is often left out
+    absent = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if absent:
+        raise ValueError(
+            f"reference {uri!r}: {folder.absolute()} lacks weights that its config.json asks for: "
+            f"{', '.join(absent[:4])}{f' and {len(absent) - 4} more' if len(absent) > 4 else ''}; copy it again"
+        )
+    file = folder.resolve() / "tokenizer.json"
+    if not file.is_file():
+        return model, None, None, _sha256(weights)
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return model, tokenizer, file, _sha256(weights)
 
 
 def _weights(folder: Path) -> list[Path]:

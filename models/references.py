@@ -3,31 +3,33 @@
 runs/NAME         a finished or running run of ours: the weights of its last checkpoint
 runs/NAME@STEP    the same run after STEP updates
 PATH.ckpt         one checkpoint file of ours
-hf:FOLDER         a model of Hugging Face transformers, as `save_pretrained` writes it
+PATH.safetensors  a net of ours in one file, as study=export writes it
+hf:FOLDER         a model of Hugging Face transformers, as `save_pretrained` writes it; or hf:FOLDER/FILE.gguf
 hf:ORG/MODEL@REVISION  one of the hub, downloaded once
+tl:NAME           a toy model of TransformerLens (solu-1l, gelu-4l, attn-only-2l, ...), downloaded once
+tl:FOLDER         a folder in its form: config.json and a state dict
+wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint kept as an artifact, downloaded once
 """
 
 import difflib
 import hashlib
-import pickle
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from models.language_model import FORMAT, LanguageModel
-from models.pretrained import folder_of, load_folder
+from models import artifacts, gguf, pretrained, saved, toys
+from models.checkpoints import read_checkpoint, rebuild
+from models.exchange.shape import shape_of
 
 SUPPORTED = (
-    "runs/NAME (a run's last checkpoint), runs/NAME@STEP (after STEP updates), the path of a .ckpt file, or "
-    "hf:FOLDER or hf:ORG/MODEL@REVISION"
+    "runs/NAME (a run's last checkpoint), runs/NAME@STEP (after STEP updates), the path of a .ckpt or .safetensors "
+    f"file, hf:FOLDER or hf:ORG/MODEL@REVISION, tl:FOLDER or tl:NAME, or {artifacts.FORM}"
 )
-NEEDED = ("state_dict", "hyper_parameters")
-ZIP, PICKLE = b"PK", b"\x80"
+FOREIGN = ("hf:", "tl:", "wandb:")
+FILES = (".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,17 @@ class Reference:
         sites: names of the points at which it can be read, in depth order; empty for a net that does not list them.
         provenance: `uri`, `path` (resolved), `step` (updates made; None for others' models), `sha256` (of the
             checkpoint file or the weights), `pinned` (the URI that stands for the same model for ever),
-            `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer).
+            `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer); of an artifact also its `version` and
+            `digest`, of a toy model the `seed` of its training, which those of one start and one order of text share.
+        settings: what the net is built from, as a YAML of conf/model has it, with `d_vocab`; None for a model of
+            Hugging Face's.
     """
 
     model: nn.Module
     tokenizer: Tokenizer | None
     sites: tuple[str, ...]
     provenance: dict[str, Any]
+    settings: dict[str, Any] | None = None
 
 
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
@@ -60,43 +66,82 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     """
     if uri.startswith("hf:"):
         return _load_pretrained(uri)
+    if uri.startswith("tl:"):
+        return _load_toy(uri)
+    if uri.startswith("wandb:"):
+        path, known = artifacts.file_of(uri)
+        reference = load(str(path))
+        return replace(reference, provenance={**reference.provenance, "uri": uri, **known})
     path = resolve(uri, runs_dir)
+    return _load_saved(uri, path) if path.suffix == ".safetensors" else _load_checkpoint(uri, path)
+
+
+def _load_checkpoint(uri: str, path: Path) -> Reference:
     with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        checkpoint = _read(file, path)
-    model = _rebuild(checkpoint, path).net
-    tokenizer, tokenizer_path = _tokenizer_beside(path)
-    provenance = {
-        "uri": uri,
-        "path": str(path.resolve()),
-        "step": checkpoint.get("global_step"),
-        "sha256": digest,
-        "pinned": str(path.resolve()),
-        "tokenizer_path": None if tokenizer_path is None else str(tokenizer_path),
-        "tokenizer_sha256": None if tokenizer is None else tokenizer_hash(tokenizer),
-    }
-    return Reference(model.eval().requires_grad_(False), tokenizer, tuple(getattr(model, "sites", ())), provenance)
+        checkpoint = read_checkpoint(file, path)
+    module = rebuild(checkpoint, path)
+    theirs = checkpoint["hyper_parameters"]
+    settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
+    step = checkpoint.get("global_step")
+    return _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
+
+
+def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
+    net, settings = saved.read_net(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=digest, pinned=pinned)
 
 
 def _load_pretrained(uri: str) -> Reference:
-    folder, commit = folder_of(uri)
-    model, tokenizer, digest = load_folder(folder, uri)
-    pinned = f"hf:{folder.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
+    place, commit = pretrained.folder_of(uri)
+    pinned = f"hf:{place.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
+    if saved.holds_net(place / "model.safetensors"):
+        return _load_saved(uri, place / "model.safetensors", pinned)
+    load_it = gguf.load_file if place.is_file() else pretrained.load_folder
+    model, tokenizer, file, digest = load_it(place, uri)
+    return _reference(uri, place, model, tokenizer, file, None, sha256=digest, pinned=pinned)
+
+
+def _load_toy(uri: str) -> Reference:
+    folder, commit = toys.folder_of(uri)
+    net, tokenizer, file, digest = toys.load_folder(folder, uri)
+    pinned = f"tl:{folder.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
+    settings = shape_of(net).settings()
+    reference = _reference(uri, folder, net, tokenizer, file, settings, sha256=digest, pinned=pinned)
+    return replace(reference, provenance={**reference.provenance, "seed": toys.seed_of(folder)})
+
+
+def _reference(
+    uri: str,
+    path: Path,
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    tokenizer_path: Path | None,
+    settings: dict[str, Any] | None,
+    *,
+    sha256: str,
+    step: int | None = None,
+    pinned: str | None = None,
+) -> Reference:
     provenance = {
         "uri": uri,
-        "path": str(folder.resolve()),
-        "step": None,
-        "sha256": digest,
-        "pinned": pinned,
-        "tokenizer_path": None if tokenizer is None else str(folder.resolve() / "tokenizer.json"),
+        "path": str(path.resolve()),
+        "step": step,
+        "sha256": sha256,
+        "pinned": pinned or str(path.resolve()),
+        "tokenizer_path": None if tokenizer_path is None else str(tokenizer_path),
         "tokenizer_sha256": None if tokenizer is None else tokenizer_hash(tokenizer),
     }
-    return Reference(model.eval().requires_grad_(False), tokenizer, (), provenance)
+    model.eval().requires_grad_(False)
+    sites = () if settings is None else tuple(getattr(model, "sites", ()))
+    return Reference(model, tokenizer, sites, provenance, settings)
 
 
 def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
-    """The checkpoint file, or folder of a pretrained model, that `uri` names, as for `load`.
+    """The file, or the folder of a pretrained model, that `uri` names, as for `load`.
 
     Raises:
         ValueError: the URI is of no supported kind, or there is no such run, step or file.
@@ -106,12 +151,10 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
             f"reference {uri!r} is the run's own past, which only the tracker can take while the run trains: write it"
             f" in references=[...]; to load a model from disk give {SUPPORTED}"
         )
-    scheme, colon, _ = uri.partition(":")
-    if uri.startswith("hf:"):
-        return folder_of(uri)[0]
-    if colon and scheme in ("tl", "wandb"):
-        raise ValueError(f"reference {uri!r}: {scheme}: is not supported; supported are {SUPPORTED}")
-    if uri.endswith(".ckpt"):
+    if uri.startswith(FOREIGN):
+        look_up = {"hf": pretrained.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}
+        return look_up[uri.partition(":")[0]](uri)[0]
+    if uri.endswith(FILES):
         path = Path(uri)
         if not path.is_file():
             raise ValueError(f"reference {uri!r}: there is no file {path.absolute()}{_nearest(path.name, path.parent)}")
@@ -119,7 +162,9 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
     name, _, step = uri.partition("@")
     folder = Path(runs_dir) / name.removeprefix("runs/") if name.startswith("runs/") else Path(name)
     if folder.is_file():
-        raise ValueError(f"reference {uri!r}: {folder.absolute()} is a file, and no .ckpt; a reference is {SUPPORTED}")
+        raise ValueError(
+            f"reference {uri!r}: {folder.absolute()} is a file, and no {' or '.join(FILES)}; a reference is {SUPPORTED}"
+        )
     if not folder.is_dir():
         raise ValueError(
             f"reference {uri!r}: there is no run folder {folder.absolute()}{_nearest(folder.name, folder.parent)};"
@@ -189,55 +234,6 @@ def _nearest(name: str, folder: Path) -> str:
     there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     near = difflib.get_close_matches(name, there, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
-    """Tensors and plain containers of a checkpoint; never the objects of a pickle."""
-    start = file.read(2)
-    size = file.seek(0, 2)
-    file.seek(0)
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises some ten kinds, by where the file is broken
-        if isinstance(error, pickle.UnpicklingError) and (start[:1] == PICKLE or "GLOBAL" in str(error)):
-            objects = re.findall(r"GLOBAL (\S+)", str(error))
-            named = f" ({objects[0]})" if objects else ""
-            why = (
-                f"it holds Python objects{named} beside tensors, numbers and text, which can run any code when loaded,"
-                " so none of it was loaded; give a checkpoint that train.py wrote"
-            )
-        elif start == ZIP or size == 0:
-            why = f"it is truncated or damaged ({size} bytes); copy it again or take another step"
-        else:
-            why = f"it is not a checkpoint ({size} bytes, not in torch.save's format); give a file that train.py wrote"
-        raise ValueError(f"cannot load {path.absolute()}: {why}") from error
-    if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in NEEDED)):
-        found = list(checkpoint)[:6] if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(
-            f"cannot load {path.absolute()}: it is not a checkpoint of a training run: expected {' and '.join(NEEDED)},"
-            f" found {found}; give a file that train.py wrote"
-        )
-    return checkpoint
-
-
-def _rebuild(checkpoint: dict[str, Any], path: Path) -> LanguageModel:
-    written = checkpoint.get("format", FORMAT)
-    if written > FORMAT:
-        raise ValueError(
-            f"cannot load {path.absolute()}: a newer version wrote it (format {written}, this version reads up to"
-            f" {FORMAT}); update this project"
-        )
-    settings = checkpoint["hyper_parameters"]
-    family = settings["net"].get("family") if isinstance(settings.get("net"), dict) else None
-    try:
-        module = LanguageModel(**settings)
-        module.load_state_dict(checkpoint["state_dict"])
-    except Exception as error:  # whatever a constructor of any family, of any version, may raise
-        raise ValueError(
-            f"cannot load {path.absolute()}: its model (family {family!r}) cannot be built here: {error}; a family of"
-            " your own must be importable as it was in training, and other code than wrote it may not read it"
-        ) from error
-    return module
 
 
 def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:

@@ -95,6 +95,7 @@ class Transformer(nn.Module):
         mlp_norm: a LayerNorm between activation and W_out.
         parallel: attention and MLP read the same stream and are added together (GPT-NeoX), else one after the other.
         rotary_share: share of each head turned by rotary positions; None means learned absolute positions.
+        unembed_bias: a bias on the logits, which no family has; models of others may.
 
     Weights start as in the TransformerLens toy models: N(0, 0.02), learned positions half that, W_O and W_out divided
     by sqrt(n_layers), biases 0, LayerNorm scales 1. The constructor takes one number from torch's global generator and
@@ -118,6 +119,7 @@ class Transformer(nn.Module):
         mlp_norm: bool = False,
         parallel: bool = False,
         rotary_share: float | None = None,
+        unembed_bias: bool = False,
     ) -> None:
         super().__init__()
         if d_model % d_head or d_model < d_head:
@@ -134,7 +136,7 @@ class Transformer(nn.Module):
             mlp = None if activation is None else MLP(d_model, d_mlp or 4 * d_model, activation(), mlp_norm)
             self.blocks.append(Block(d_model, Attention(d_model, d_head, rotary), mlp, parallel))
         self.ln_final = nn.LayerNorm(d_model)
-        self.unembed = nn.Linear(d_model, d_vocab, bias=False)
+        self.unembed = nn.Linear(d_model, d_vocab, bias=unembed_bias)
         self._init_weights(init_seed)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:

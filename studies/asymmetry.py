@@ -14,6 +14,8 @@ import settings
 from launch.results import Results, claim
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from studies.stitches import Model, Stitches, Text
     from studies.trainings import Sweep
 
@@ -32,7 +34,8 @@ def asymmetry(
     """Trains what is missing, stitches, and answers.
 
     Args:
-        cfg: the config of analyze.py; `models` takes runs that exist, else `size` says what is trained.
+        cfg: the config of analyze.py; `models` takes runs that exist, or published models (`tl`, or tl:NAME and
+            tl:FOLDER, on the text of `data`); else `size` says what is trained.
         families: the two that are compared: first -> second against second -> first.
         others: families whose capacity is compared besides.
         checkpoints: points of training at which direct stitches are measured.
@@ -54,9 +57,11 @@ def asymmetry(
     steps_each = stitch_steps or size["stitch_steps"]
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     sweeps: dict[str, Sweep] = {}
-    if cfg.models:
+    published = _published(cfg)
+    runs_dir, names = Path(cfg.runs_dir), {}
+    if cfg.models and not published:
         runs_dir, names = _given(cfg)
-    else:
+    elif not published:
         runs_dir = Path(cfg.runs_dir) / f"asymmetry-{cfg.size}"
         sweeps = wanted(size, families, others)
         names = {role: sweep.names for role, sweep in sweeps.items()}
@@ -74,18 +79,25 @@ def asymmetry(
     from studies.asymmetry_numbers import all_claims, with_self
     from studies.asymmetry_text import summary, terminal_tables
     from studies.capacity import capacity
+    from studies.published import load_published
     from studies.stitches import Stitches, load
 
     device = device_of(cfg.device)
     terminal = Console(stderr=True, highlight=False)
-    steps = points(runs_dir, names["main"], checkpoints)
+    wanted_text = {"fit": fit_sequences, "held_out": sequences, "length": length}
+    rest: dict[str, list[Model]] = dict.fromkeys(ROLES, [])
     with terminal.status("loading the models"):
-        main = {name: load(runs_dir, name, steps, device) for name in names["main"]}
-        rest = {role: [load(runs_dir, name, None, device)[0] for name in names.get(role, [])] for role in ROLES}
-        text = text_of(runs_dir, names["main"][0], fit_sequences, sequences, length)
+        if published:
+            steps = [0]
+            main, text = load_published(cfg, published, device, **wanted_text)
+        else:
+            steps = points(runs_dir, names["main"], checkpoints)
+            main = {name: load(runs_dir, name, steps, device) for name in names["main"]}
+            rest = {role: [load(runs_dir, name, None, device)[0] for name in names.get(role, [])] for role in ROLES}
+            text = text_of(runs_dir, names["main"][0], **wanted_text)
     _check(main, families)
     stitches = Stitches(folder / "rows.jsonl", text, steps_each)
-    rows = main_rows(list(main.values()), families, stitches, runs_dir, terminal)
+    rows = main_rows(list(main.values()), families, stitches, terminal)
     rows += partner_rows([models[-1] for models in main.values()], stitches, terminal)
     ends = [models[-1] for models in main.values()]
     more = capacity(ends, rest["others"] + rest["narrow"], families[1], stitches, text, terminal)
@@ -97,7 +109,7 @@ def asymmetry(
     notes = {
         "models": {m.run: m.sha256 for m in [*ends, *(m for models in rest.values() for m in models)]},
         "steps": steps,
-        "text": {"fit": fit_sequences, "held_out": sequences, "length": length, "sha256": text.sha256},
+        "text": {**wanted_text, "sha256": text.sha256},
         "stitch_steps": steps_each,
         "barriers": barriers,
         "capacity": more.models,
@@ -145,29 +157,35 @@ def points(runs_dir: Path, names: Sequence[str], count: int) -> list[int]:
 
 def text_of(runs_dir: Path, run: str, fit: int, held_out: int, length: int) -> "Text":
     """Held-out text of a run, in its tokens: of every so many sequences one to measure on, the others to fit on."""
-    import torch
     from omegaconf import OmegaConf
 
-    from data.probe import probe_hash
     from launch.folder import resolved
     from launch.quiet import silence
-    from studies.stitches import Text
 
     data = settings.instantiate(resolved(OmegaConf.load(runs_dir / run / "config.yaml"))["data"])
     silence()
     data.prepare_data()
     data.setup("fit")
-    tokens = data.probe(fit + held_out, length, "val")
+    return divided(data.probe(fit + held_out, length, "val"), held_out, data.bytes_per_token)
+
+
+def divided(tokens: "Tensor", held_out: int, bytes_per_token: float) -> "Text":
+    """Sequences divided into those that maps are fitted on, and `held_out` at even distances that are measured on."""
+    import torch
+
+    from data.probe import probe_hash
+    from studies.stitches import Text
+
     place = torch.arange(len(tokens)) * held_out // len(tokens)
     measured = torch.cat([torch.tensor([True]), place[1:] != place[:-1]])
-    return Text(tokens[~measured], tokens[measured], data.bytes_per_token, probe_hash(tokens))
+    return Text(tokens[~measured], tokens[measured], bytes_per_token, probe_hash(tokens))
 
 
 def main_rows(
-    models: "Sequence[Sequence[Model]]", families: Sequence[str], stitches: "Stitches", runs_dir: Path, terminal: Any
+    models: "Sequence[Sequence[Model]]", families: Sequence[str], stitches: "Stitches", terminal: Any
 ) -> list[dict[str, Any]]:
     """All stitches between models of equal width and depth: direct at every point of training, trained at its end."""
-    from studies.stitches import kinship, load
+    from studies.stitches import kinship
 
     jobs = []
     for fronts in models:
@@ -175,7 +193,7 @@ def main_rows(
             if (fronts[0].width, fronts[0].depth) == (backs[0].width, backs[0].depth):
                 jobs += [(front, back) for front, back in zip(fronts, backs, strict=True)]
     rows: list[dict[str, Any]] = []
-    starts: dict[str, Model] = {}
+    starts: dict[str, Any] = {}
     seeds = sorted({model.init_seed for model in (each[0] for each in models)})
     for number, (front, back) in enumerate(jobs, 1):
         with terminal.status(f"stitches of {front.run} into {back.run}, step {back.step} ({number} of {len(jobs)})"):
@@ -187,8 +205,8 @@ def main_rows(
                 rows += stitches.trained(front, back, "paper", site)
                 if kinship(front, back) != "self" and front.family != back.family:
                     if front.run not in starts:
-                        starts[front.run] = load(runs_dir, front.run, [0], next(front.net.parameters()).device)[0]
-                    rows += stitches.nulls(front, back, starts[front.run].net, site)
+                        starts[front.run] = front.start()
+                    rows += stitches.nulls(front, back, starts[front.run], site)
     return rows
 
 
@@ -234,14 +252,32 @@ def barrier_rows(
     return rows
 
 
+PUBLISHED = ("tl:solu-3l", "tl:gelu-3l", "tl:solu-4l", "tl:gelu-4l")
+"""What `tl` stands for: the models of the paper."""
+
+
+def _published(cfg: DictConfig) -> list[str]:
+    """The toy models of TransformerLens that `models` lists, all of them found; empty where it lists others too."""
+    uris = list(dict.fromkeys(uri for given in cfg.models for uri in (PUBLISHED if given == "tl" else (given,))))
+    if not uris or not all(uri.startswith("tl:") for uri in uris):
+        return []
+    if not cfg.data:
+        raise ValueError("models that others trained come without text: type data=mix, or data=c4_code with a network")
+    from models import references
+
+    for uri in uris:
+        references.resolve(uri)
+    return uris
+
+
 def _given(cfg: DictConfig) -> tuple[Path, dict[str, list[str]]]:
     """The folder and the names of the runs that `models` lists."""
     folders = {str(Path(uri).parent) for uri in cfg.models}
-    strangers = [uri for uri in cfg.models if "@" in uri or uri.endswith(".ckpt") or ":" in uri]
+    strangers = [uri for uri in cfg.models if "@" in uri or uri.endswith((".ckpt", ".safetensors")) or ":" in uri]
     if strangers:
         raise ValueError(
-            f"models: {', '.join(strangers)}: this study takes whole runs, runs/NAME, for it reads their checkpoints; "
-            "models of the hub cannot be loaded yet"
+            f"models: {', '.join(strangers)}: this study takes whole runs, runs/NAME, for it reads their checkpoints, "
+            "or toy models of TransformerLens alone: models=tl or models=[tl:solu-3l,tl:gelu-3l,...]"
         )
     if len(folders) > 1:
         raise ValueError(f"models: expected runs of one folder, found {', '.join(sorted(folders))}")

@@ -62,6 +62,8 @@ def _answer(found: Mapping[str, Any]) -> str:
     parts = []
     for kinship in KINSHIPS:
         paper, right = (found["claims"]["A", kinship, *way] for way in (("paper", "loss_stitched"), ("task", "excess")))
+        if not right.pairs:
+            continue
         parts.append(
             f"Between {kinship} models {first} -> {second} costs {number(right.mean)} nats/token more than "
             f"{second} -> {first} ({span(right)}; {right.pairs} pairs of models; {_words(right)}) by trained stitches "

@@ -17,6 +17,7 @@ from launch.machine import device_of
 from launch.quiet import silence
 from models import references
 from models.references import Reference
+from models.saved import holds_net
 
 PROBE = {"sequences": 32, "length": 64, "split": "val"}
 
@@ -62,7 +63,9 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
 
 def is_saved(uri: str) -> bool:
     """Whether a URI names saved activations rather than a model."""
-    return uri.endswith((".npy", ".safetensors")) or (Path(uri).is_dir() and any(Path(uri).glob("*.npy")))
+    if uri.endswith(".safetensors"):
+        return not holds_net(Path(uri))
+    return uri.endswith(".npy") or (Path(uri).is_dir() and any(Path(uri).glob("*.npy")))
 
 
 def short_labels(uris: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ class Model:
         last: whether that is the end of its training.
         net: the net, frozen.
         sha256: of the checkpoint.
+        start: gives a net like it with starting weights.
     """
 
     run: str
@@ -36,6 +37,7 @@ class Model:
     last: bool
     net: nn.Module
     sha256: str
+    start: Callable[[], nn.Module]
 
     @property
     def sites(self) -> list[str]:
@@ -82,6 +84,7 @@ def load(runs_dir: Path, run: str, steps: Sequence[int] | None, device: Any) -> 
                 last=last,
                 net=reference.model.to(device),
                 sha256=reference.provenance["sha256"],
+                start=lambda: references.load(f"runs/{run}@0", runs_dir).model.to(device),
             )
         )
     return found

@@ -123,8 +123,18 @@ def test_loading_leaves_the_random_state_alone(trained):
     [
         ("init", r"'init'.*tracker.*runs/NAME"),
         ("previous", r"'previous'.*tracker"),
-        ("tl:solu-1l", r"tl: is not supported.*runs/NAME@STEP.*\.ckpt.*hf:"),
-        ("wandb:a/b/c:v1", "wandb: is not supported"),
+        ("nowhere/net.safetensors", r"no file .*nowhere.net\.safetensors"),
+        (
+            "tl:solu-5l",
+            r"no such model of TransformerLens \(did you mean tl:solu-\dl\?\); expected tl:FOLDER or tl: and",
+        ),
+        (
+            "tl:solu-1l",
+            r"(?s)SoLU_1L512W_C4_Code was not downloaded before.*HF_HUB_OFFLINE.*tl:FOLDER: the files config",
+        ),
+        ("wandb:a/b:v1", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
+        ("wandb:a/b/c", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
+        ("wandb:a/../c:v1", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
         ("runs/solu-w64-d1-s1", r"no run folder .*solu-w64-d1-s1.*did you mean 'solu-w64-d1-s0'"),
         ("somewhere", r"no run folder .*somewhere.*a reference is runs/NAME"),
         ("runs/solu-w64-d1-s0@7", r"no checkpoint of step '7' in .*it has 1, 2"),

@@ -25,6 +25,25 @@ HF_MODELS = {
         transformers.GPTNeoXConfig(**SIZES, max_position_embeddings=16)
     ),
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, max_position_embeddings=16)),
+    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, num_key_value_heads=2)),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, num_key_value_heads=2)),
+    "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**SIZES)),
+    "bloom": lambda: transformers.BloomForCausalLM(
+        transformers.BloomConfig(vocab_size=50, hidden_size=32, n_layer=3, n_head=4)
+    ),
+    "falcon": lambda: transformers.FalconForCausalLM(
+        transformers.FalconConfig(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+    ),
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            ffn_dim=64,
+            word_embed_proj_dim=32,
+        )
+    ),
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, max_position_embeddings=16)),
     "bare_bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, max_position_embeddings=16)),
 }
@@ -63,16 +82,16 @@ def test_resid_post_is_the_stream_before_any_final_norm(name):
         assert torch.equal(final["ln_final"], hidden[3])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "phi"])
 def test_the_parts_of_a_block_add_up(name):
     torch.manual_seed(0)
-    model = HF_MODELS[name]()
+    model = HF_MODELS[name]().eval()
     with capture(model, "blocks.1.*") as acts:
         model(torch.randint(0, 50, (2, 9)))
     total = sum(acts[f"blocks.1.{part}"] for part in ("resid_pre", "attn_out", "mlp_out"))
     torch.testing.assert_close(total, acts["blocks.1.resid_post"])
     assert acts["blocks.1.mlp.pre"].shape == acts["blocks.1.mlp.post"].shape
-    if name == "gpt_neox":
+    if name in ("gpt_neox", "phi"):
         assert "blocks.1.resid_mid" not in acts
     else:
         torch.testing.assert_close(acts["blocks.1.resid_pre"] + acts["blocks.1.attn_out"], acts["blocks.1.resid_mid"])

@@ -1,0 +1,65 @@
+"""GGUF files (llama.cpp's form) as references, through Hugging Face transformers, which turns them into float32."""
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+
+NEEDED = ("transformers", "gguf", "accelerate")
+
+
+def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """The model of a file, its tokenizer and the file of that, and the sha256 of the file.
+
+    The tokenizer is the tokenizer.json beside the file; without one, that inside it, put into the cache by hash.
+
+    Raises:
+        ValueError: a package is missing, or the file is broken or of an architecture that transformers does not read.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]' gguf accelerate")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers and gguf raise
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    beside = path.resolve().parent / "tokenizer.json"
+    found = beside if beside.is_file() else _tokenizer_inside(path, digest)
+    if found is None:
+        return model, None, None, digest
+    tokenizer = Tokenizer.from_file(str(found))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return model, tokenizer, found, digest
+
+
+def _tokenizer_inside(path: Path, digest: str) -> Path | None:
+    """The tokenizer of a GGUF file as a tokenizer.json in the hub's cache; None where it has none that can be read."""
+    from huggingface_hub.constants import HF_HOME
+    from transformers import AutoTokenizer
+
+    place = Path(HF_HOME) / "gguf-tokenizers" / digest / "tokenizer.json"
+    if place.is_file():
+        return place
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        text = tokenizer.backend_tokenizer.to_str()
+    except Exception:  # a model without a tokenizer is a reference all the same
+        return None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, place)
+    return place

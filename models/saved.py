@@ -1,0 +1,76 @@
+"""A net in one safetensors file: its weights, and in the file's metadata the settings that it is built from."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from models.build import build_net
+
+KEY = "dissimilarity"
+FORMAT = 1
+
+
+def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
+    """Writes a net of any family; the file is whole or not there.
+
+    Args:
+        net: the net.
+        settings: as a YAML of conf/model has them, with `d_vocab`.
+        path: of the file.
+    """
+    part = path.with_name(f".{path.name}.part")
+    # transformers asks for `format`
+    save_model(net, str(part), {"format": "pt", KEY: json.dumps({"format": FORMAT, "settings": dict(settings)})})
+    os.replace(part, path)
+    return path
+
+
+def holds_net(path: Path) -> bool:
+    """Whether a file is what `write_net` wrote; saved activations are safetensors too."""
+    try:
+        return KEY in _metadata(path)
+    except (OSError, SafetensorError):
+        return False
+
+
+def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The net of a file, and its settings.
+
+    Raises:
+        ValueError: the file is truncated, holds no settings, or its net cannot be built here.
+    """
+    try:
+        metadata = _metadata(path)
+    except (OSError, SafetensorError) as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"cannot load {path.absolute()}: it is truncated, damaged or no safetensors file ({size} bytes: {error}); "
+            "copy it again"
+        ) from error
+    if KEY not in metadata:
+        raise ValueError(
+            f"cannot load {path.absolute()}: it holds tensors without the settings of a net; expected a file that "
+            "python analyze.py study=export study.to=safetensors wrote, hf:FOLDER for a folder of save_pretrained, or "
+            "tl:FOLDER; saved activations are compared by study=compare"
+        )
+    try:
+        content = json.loads(metadata[KEY])
+        written, settings = content["format"], content["settings"]
+        if written > FORMAT:
+            raise ValueError(f"a newer version wrote it (format {written}, this one reads up to {FORMAT})")
+        net = build_net({key: value for key, value in settings.items() if key != "d_vocab"}, settings["d_vocab"], 0)
+        load_model(net, str(path))
+    except Exception as error:  # whatever a constructor of any family, of any version, may raise
+        raise ValueError(f"cannot load {path.absolute()}: its net cannot be built here: {error}") from error
+    return net, settings
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(str(path), "pt") as file:
+        return file.metadata() or {}

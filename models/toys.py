@@ -1,0 +1,124 @@
+"""TransformerLens's published toy models, and folders in their form: config.json and a state dict."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from models.checkpoints import read_tensors
+from models.exchange.transformer_lens import from_transformer_lens
+from models.hub import download
+
+WIDTHS = {1: 512, 2: 512, 3: 512, 4: 512, 6: 768, 8: 1024, 10: 1280, 12: 1536}
+NAMES = {
+    f"{family}-{depth}l": f"NeelNanda/{theirs}_{depth}L{width}W_C4_Code"
+    for family, theirs in {"solu": "SoLU", "gelu": "GELU", "attn-only": "Attn_Only"}.items()
+    for depth, width in WIDTHS.items()
+    if family == "solu" or depth <= 4
+}
+"""Repositories of the hub by TransformerLens's names: all were trained on C4 and code."""
+FILES = ["config.json", "*final.pth", "tokenizer.json"]
+
+
+def folder_of(uri: str) -> tuple[Path, str | None]:
+    """The folder of `tl:FOLDER` or `tl:NAME` or `tl:NAME@REVISION`, downloaded if need be, and its commit.
+
+    Raises:
+        ValueError: no such folder or name, or no way to the hub.
+    """
+    given = uri.removeprefix("tl:")
+    if Path(given).is_dir():
+        return Path(given), None
+    name, _, revision = given.partition("@")
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, 1)
+        hint = f" (did you mean tl:{near[0]}?)" if near else ""
+        raise ValueError(
+            f"reference {uri!r}: no such folder, and no such model of TransformerLens{hint}; "
+            f"expected tl:FOLDER or tl: and one of {', '.join(NAMES)}"
+        )
+    return download(NAMES[name], revision or None, FILES, uri, _instead(name))
+
+
+def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """The model in a folder as our net, its tokenizer and the file of that, and the sha256 of its weights.
+
+    The tokenizer is the tokenizer.json of the folder; for a published model, the one that its config names.
+
+    Raises:
+        ValueError: no config or weights there, broken ones, code in them, or a config that our net cannot follow.
+    """
+    weights = _weights(folder)
+    if weights is None or not (folder / "config.json").is_file():
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ValueError(
+            f"reference {uri!r}: {folder.absolute()} is no model of TransformerLens: expected config.json and one "
+            f"state dict, *final.pth, .pth or .safetensors, found {there}"
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        net = from_transformer_lens(_state(weights), config)
+    except (ValueError, TypeError, AttributeError) as error:  # the last two: JSON or tensors of another form
+        raise ValueError(f"reference {uri!r}: cannot load {weights.absolute()}: {error}") from error
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file() and uri.removeprefix("tl:").partition("@")[0] in NAMES:
+        name = config["tokenizer_name"]
+        tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return net, *_read_tokenizer(tokenizer, uri), digest
+
+
+def seed_of(folder: Path) -> int | None:
+    """The seed of a model's training, as its config has it; None where it has none."""
+    seed = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("seed")
+    return seed if isinstance(seed, int) and seed >= 0 else None
+
+
+def _instead(name: str) -> str:
+    return (
+        f"give the folder of a copy, tl:FOLDER: the files config.json and model_final.pth of {NAMES.get(name, name)}, "
+        "and the tokenizer.json of the tokenizer that its config names"
+    )
+
+
+def _weights(folder: Path) -> Path | None:
+    """The one file of weights: the end of the training, where there are more."""
+    for pattern in ("*.safetensors", "*final.pth", "*.pth"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:  # of the library's own kind
+            raise ValueError(
+                f"it is truncated or damaged ({path.stat().st_size} bytes: {error}); copy it again"
+            ) from error
+    with path.open("rb") as file:
+        state: Any = read_tensors(file, path, "a state dict of tensors")
+    if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
+        raise ValueError("expected a state dict of tensors, found something else")
+    return state
+
+
+def _read_tokenizer(path: Path, uri: str) -> tuple[Tokenizer, Path] | tuple[None, None]:
+    if not path.is_file():
+        return None, None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"reference {uri!r}: cannot read the tokenizer {path}: {error}; copy it again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, path
