@@ -59,8 +59,7 @@ Groups: choose with GROUP=CHOICE
 
 Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
 
-  models=                         runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...;
-                                  activations: .npy, .safetensors
+  models=                         runs/NAME, runs/NAME@STEP, some.ckpt, hf:..., tl:..., wandb:...; or .npy, .safetensors
   sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
   size=                           which models asymmetry trains where none are given: small, medium or paper
   study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences
