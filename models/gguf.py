@@ -22,7 +22,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]' gguf accelerate")
+        raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]'")
     import torch
     from transformers import AutoModelForCausalLM
 

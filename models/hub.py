@@ -44,7 +44,8 @@ def download(model: str, revision: str | None, patterns: list[str], uri: str, in
             f"{' (HF_HUB_OFFLINE is set)' if is_offline() else ''}; {instead}"
         ) from error
     except HfHubHTTPError as error:
-        raise ValueError(f"reference {uri!r}: the hub does not give {model}: {error}") from error
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"reference {uri!r}: the hub does not give {model} ({first}); {instead}") from error
     except Exception as error:  # without a network: any of three libraries' errors
         raise ValueError(
             f"reference {uri!r}: no way to the hub for {model} ({type(error).__name__}); {instead}"

@@ -72,7 +72,8 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return net, *_read_tokenizer(tokenizer, uri), digest
+    read, place = _read_tokenizer(tokenizer, uri)
+    return net, read, place, digest
 
 
 def seed_of(folder: Path) -> int | None:

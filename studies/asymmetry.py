@@ -109,6 +109,7 @@ def asymmetry(
     notes = {
         "models": {m.run: m.sha256 for m in [*ends, *(m for models in rest.values() for m in models)]},
         "steps": steps,
+        "published": published,
         "text": {**wanted_text, "sha256": text.sha256},
         "stitch_steps": steps_each,
         "barriers": barriers,

@@ -38,7 +38,8 @@ def figures(found: Mapping[str, Any]) -> dict[str, Figure]:
     with mpl.rc_context(STYLE):
         made["stitches"] = _stitches(found)
         made["asymmetry"] = _asymmetry(found)
-        made["over_training"] = _over_training(found)
+        if len({row["step"] for row in of_main(found["rows"], "direct")}) > 1:
+            made["over_training"] = _over_training(found)
         if found["capacity"]:
             made["capacity"] = _capacity(found)
     return made

@@ -102,7 +102,13 @@ def _losses(rows: Sequence[Row]) -> list[str]:
 
 def _means(notes: Mapping[str, Any]) -> list[str]:
     text = notes["text"]
+    published = (
+        ["These were published at one point of their training, which is written as step 0.", ""]
+        if notes["published"]
+        else []
+    )
     return [
+        *published,
         f"Maps are fitted on {text['fit']} sequences of {text['length']} tokens that no model was trained on, and "
         f"penalties are measured on {text['held_out']} others. Siblings have the same starting weights and order of "
         "text. `direct` is the affine map of least squares; `task` starts there and follows the back model's loss "

@@ -1,0 +1,89 @@
+"""GGUF files as references: `hf:FOLDER/FILE.gguf`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from models.references import load
+
+transformers = pytest.importorskip("transformers")
+gguf = pytest.importorskip("gguf", reason="needs pip install -e '.[hf]'")
+pytest.importorskip("accelerate", reason="needs pip install -e '.[hf]'")
+
+HEADS = 2
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def written(path: Path) -> Any:
+    """A small Llama of random weights, written to `path` as llama.cpp would."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": HEADS}
+    config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, rms_norm_eps=1e-5, **sizes)
+    model = transformers.LlamaForCausalLM(config).eval()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_embedding_length(32)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_rope_dimension_count(32 // HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(64)
+    for name, weight in model.state_dict().items():
+        tensor = weight.numpy()
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp's rotary positions pair neighbours
+            tensor = tensor.reshape(HEADS, 2, -1, 32).swapaxes(1, 2).reshape(tensor.shape)
+        part = name.removesuffix(".weight")
+        layer, _, inner = part.removeprefix("model.layers.").partition(".")
+        short = f"blk.{layer}.{NAMES[inner]}" if part.startswith("model.layers.") else NAMES[part]
+        writer.add_tensor(f"{short}.weight", tensor.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+def test_a_gguf_file_is_a_reference(tmp_path: Path) -> None:
+    model = written(tmp_path / "small.gguf")
+    Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(tmp_path / "tokenizer.json"))
+    found = load(f"hf:{tmp_path}/small.gguf")
+    tokens = torch.randint(64, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    assert found.tokenizer is not None and found.provenance["tokenizer_path"] == str(tmp_path / "tokenizer.json")
+    assert found.provenance["pinned"] == f"hf:{tmp_path}/small.gguf" and len(found.provenance["sha256"]) == 64
+    assert {weight.dtype for weight in found.model.parameters()} == {torch.float32}
+
+
+def test_without_a_tokenizer_it_is_a_reference_too(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf")
+    assert load(f"hf:{tmp_path}/small.gguf").tokenizer is None
+
+
+def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf")
+    os.truncate(tmp_path / "small.gguf", 3000)
+    with pytest.raises(ValueError, match=r"cannot load .*small\.gguf"):
+        load(f"hf:{tmp_path}/small.gguf")
+    with pytest.raises(ValueError, match=r"there is no file .*large\.gguf.*hf:FOLDER/FILE\.gguf"):
+        load(f"hf:{tmp_path}/large.gguf")
