@@ -99,7 +99,7 @@ def show_results(results: Results, folder: Path) -> None:
     rows = {
         "summary": folder / "summary.md",
         "table": folder / "table.parquet",
-        "figures": folder / "figures",
+        **({"figures": folder / "figures"} if results.figures else {}),
         "next": f"[cyan]{escape(results.next_command)}[/cyan]",
     }
     for key, value in rows.items():

@@ -25,7 +25,9 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
         raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]'")
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False

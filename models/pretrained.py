@@ -61,6 +61,9 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     _require_transformers(uri)
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     weights = _weights(folder)
     if not weights or not (folder / "config.json").is_file():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.references import Reference
 
 FORMS = ("huggingface", "transformer_lens", "safetensors")
-URIS = {"huggingface": "hf:{}", "transformer_lens": "tl:{}", "safetensors": "{}/model.safetensors"}
+URIS = {"huggingface": "hf:{0}", "transformer_lens": "tl:{0}", "safetensors": "{0}/{0.name}.safetensors"}
 TOLERANCE = 1e-4
 
 
@@ -52,7 +52,7 @@ def export(cfg: DictConfig, to: str) -> Results:
         rows.append({"model": uri, "to": to, **_write(reference, to, folder)})
         notes[label] = reference.provenance
     shown = Table(title=f"exported: {to}")
-    for column in ("model", "reference", "largest difference of logits", "read by"):
+    for column in ("model", "reference", "logits differ by", "read by"):
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(row["model"], row["reference"], f"{row['largest_difference']:.1e}", row["reader"])
@@ -141,7 +141,7 @@ def _summary(rows: list[dict[str, Any]], to: str) -> str:
         "Each was read back from its files. The difference of logits is the largest on 4 random sequences (as a share "
         f"of their standard deviation, where that is above 1), and at most {TOLERANCE:g}.",
         "",
-        "| model | reference | largest difference | read by |",
+        "| model | reference | logits differ by | read by |",
         "| --- | --- | --- | --- |",
     ]
     for row in rows:

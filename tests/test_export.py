@@ -96,12 +96,12 @@ def test_what_others_made_becomes_ours_and_goes_back(home: Path, tmp_path: Path)
     second = exported(home, tmp_path / "second", "transformer_lens", f"hf:{first / 'toy'}")
     third = exported(home, tmp_path / "third", "safetensors", f"tl:{second / 'toy'}")
     tokens = TOKENS % 61
-    ends = load(f"tl:{toy}").model(tokens), load(str(third / "toy/model.safetensors")).model(tokens)
+    ends = load(f"tl:{toy}").model(tokens), load(str(third / "toy/toy.safetensors")).model(tokens)
     assert torch.equal(*ends)
 
 
 def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp_path: Path) -> None:
-    file = exported(home, tmp_path, "safetensors", "runs/gelu") / "gelu/model.safetensors"
+    file = exported(home, tmp_path, "safetensors", "runs/gelu") / "gelu/gelu.safetensors"
     shutil.copytree(exported(home, tmp_path / "other", "huggingface", "runs/gelu") / "gelu", tmp_path / "gpt2")
     models = f"models=[runs/gelu,{file},hf:{tmp_path / 'gpt2'}]"
     places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path}"]

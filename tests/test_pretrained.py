@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.references import load, resolve
 from tests.tiny_run import in_process, tiny
+from train import train
 
 transformers = pytest.importorskip("transformers")
 
@@ -106,6 +108,39 @@ def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: An
     break_it(folder)
     with pytest.raises(ValueError, match=message):
         load(f"hf:{folder}")
+
+
+def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path / "gpt2")
+    state = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    gone = "transformer.h.1.mlp.c_fc.weight"
+    save_file(
+        {key: tensor for key, tensor in state.items() if key != gone}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=rf"lacks weights that its config.json asks for: {gone}"):
+        load(f"hf:{folder}")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
+
+
+def test_a_headless_copy_of_a_model_with_a_head_is_read(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "bert", "Bert")
+    masked = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(folder))
+    masked.save_pretrained(folder)
+    assert type(load(f"hf:{folder}").model).__name__ == "BertModel", "without the pooler, which comes after every site"
+
+
+def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Path) -> None:
+    assert in_process(tiny(tmp_path, name="first")) == 0
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.AlbertConfig(vocab_size=300, embedding_size=8, max_position_embeddings=32, **sizes)
+    transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
+    (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
+    message = (
+        r"(?s)none of those with named sites, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(tiny(tmp_path, references=f"[hf:{tmp_path / 'albert'}]"))
 
 
 @pytest.mark.parametrize(

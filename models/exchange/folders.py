@@ -34,6 +34,9 @@ def write_huggingface(
     """
     why = missing_class(net) if isinstance(net, Transformer) else type(net).__name__
     if why is None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         model = to_huggingface(net)
         for config in (model.config, model.generation_config):
             config.bos_token_id = config.eos_token_id = boundary
@@ -47,7 +50,7 @@ def write_huggingface(
             "settings": dict(settings),
         }
         _write_json(folder / "config.json", config)
-        reader = f"hf:FOLDER of this project alone: transformers has no class for {why}"
+        reader = f"hf:FOLDER here: transformers has no class for {why}"
     if tokenizer is not None:
         _write_tokenizer(tokenizer, boundary, int(settings.get("n_ctx") or 2**30), folder)
     return reader
@@ -67,19 +70,19 @@ def write_transformer_lens(net: nn.Module, tokenizer: Tokenizer | None, folder: 
     _write_json(folder / "config.json", config)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-    return "HookedTransformer(HookedTransformerConfig.from_dict(config)).load_and_process_state_dict, tl:FOLDER"
+    return "HookedTransformer, tl:FOLDER"
 
 
 def write_safetensors(net: nn.Module, settings: Mapping[str, Any], tokenizer: Tokenizer | None, folder: Path) -> str:
-    """One file with weights and settings, and the tokenizer beside it.
+    """One file with weights and settings, named as the folder, and the tokenizer beside it.
 
     Returns:
         Who reads it, in words.
     """
-    write_net(net, settings, folder / WEIGHTS)
+    write_net(net, settings, folder / f"{folder.name}.safetensors")
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-    return "this project, by the path of the file"
+    return "its path here"
 
 
 def _write_tokenizer(tokenizer: Tokenizer, boundary: int | None, longest: int, folder: Path) -> None:
