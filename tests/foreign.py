@@ -49,13 +49,14 @@ def published_config(shape: Shape = SMALL, **more: Any) -> dict[str, Any]:
 
 
 def published_folder(folder: Path, net: nn.Module, shape: Shape, tokenizer: Path | None = None, **more: Any) -> Path:
-    """A folder like a repository of a published toy model: config.json, model_final.pth, an earlier checkpoint."""
+    """A folder like a repository of a published toy model: config.json, model_final.pth, earlier checkpoints."""
     (folder / "checkpoints").mkdir(parents=True)
     state, _ = to_transformer_lens(net)
     del state["unembed.b_U"]  # the published ones have none
     (folder / "config.json").write_text(json.dumps(published_config(shape, **more)))
     torch.save(state, folder / "model_final.pth")
-    torch.save({}, folder / "checkpoints" / "model_000001.pth")
+    for earlier in ("model_init.pth", "checkpoints/model_000001.pth"):
+        torch.save({key: torch.zeros_like(tensor) for key, tensor in state.items()}, folder / earlier)
     if tokenizer is not None:
         (folder / "tokenizer.json").write_text(tokenizer.read_text())
     return folder
