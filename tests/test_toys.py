@@ -106,7 +106,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     ("break_it", "message"),
     [
         (
-            lambda folder: (folder / "model_final.pth").unlink(),
+            lambda folder: (folder / "model_final.pth").rename(folder / "model_2.pth"),
             "expected config.json and one state dict.*found checkpoi",
         ),
         (lambda folder: (folder / "config.json").unlink(), "expected config.json and one state dict.*model_final.pth"),
