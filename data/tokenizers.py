@@ -155,7 +155,7 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 def boundary_id(tokenizer: Tokenizer) -> int:
     """Return the id of the token that starts every document.
 
-    It is `<|endoftext|>` if the tokenizer has it. A foreign tokenizer often has not, and its file does not say which
+    It is `<|endoftext|>` if the tokenizer has it and no `<|BOS|>`. A foreign tokenizer often has not, and its file does not say which
     token begins or ends a text, so the first of the usual names that it holds is taken: `<|begin_of_text|>`, `<s>`,
     `<bos>`, `[CLS]`, then `<|end_of_text|>`, `</s>`, `<eos>`, `[SEP]`.
 

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from models.exchange.shape import LAYER_NORM_EPS, Shape, build, shape_of
 from models.transformer import Block, Transformer
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
-ACTIVATIONS["relu"] = "relu"
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+}
+"""transformers' names of what ours are called; the last three are one function."""
 ROTARY_BASE = 10_000.0
 
 
