@@ -155,9 +155,10 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 def boundary_id(tokenizer: Tokenizer) -> int:
     """Return the id of the token that starts every document.
 
-    It is `<|endoftext|>` if the tokenizer has it and no `<|BOS|>`. A foreign tokenizer often has not, and its file does not say which
-    token begins or ends a text, so the first of the usual names that it holds is taken: `<|begin_of_text|>`, `<s>`,
-    `<bos>`, `[CLS]`, then `<|end_of_text|>`, `</s>`, `<eos>`, `[SEP]`.
+    It is `<|endoftext|>` where the tokenizer is ours. Another one often has not that, or has `<|BOS|>` beside it (the
+    toy models of TransformerLens), and its file does not say which token begins or ends a text, so the first of
+    the usual names that it holds is taken: `<|BOS|>`, `<|endoftext|>`, `<|begin_of_text|>`, `<s>`, `<bos>`, `[CLS]`,
+    then `<|end_of_text|>`, `</s>`, `<eos>`, `[SEP]`.
 
     Raises:
         ValueError: none of these names is there; lists the special tokens that are.
