@@ -5,18 +5,23 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dissimilarity import snapshot
-from dissimilarity.chunks import as_inputs, own_slices
+from dissimilarity.chunks import activations, as_inputs, own_slices
+from dissimilarity.control import NO_CONTROL, Control, control_of, norms_of, without_top_norms
 from dissimilarity.curves import Curves
 from dissimilarity.evaluate import evaluate, pairs_of
 from dissimilarity.figures import draw_run
+from dissimilarity.journal import replacing
 from dissimilarity.layout import Pool, lay_out
 from dissimilarity.measure import Measure
 from dissimilarity.pairs import Pair
@@ -59,6 +64,8 @@ class DissimilarityTracker(pl.Callback):
         precision: how models run on the probe set: None as they train, or a name of Lightning's.
         tokens_per_step: tokens of one update, for the table's ``tokens``.
         load: turns a URI into a module in eval mode.
+        control: which positions count, and on what scale rows are compared, or its values by name. The positions that
+            ``drop_top_norm`` drops are settled once, by the references and the model as training starts.
     """
 
     def __init__(
@@ -77,16 +84,18 @@ class DissimilarityTracker(pl.Callback):
         precision: str | None = None,
         tokens_per_step: int = 0,
         load: Callable[[str], nn.Module] | None = None,
+        control: Control | Mapping[str, Any] = NO_CONTROL,
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
         self.probe, self.folder = as_inputs(probe), Path(folder)
-        _check_probe(self.probe, self.measures, pool)
+        self.control = control_of(control)
+        _check_probe(self.probe, self.measures, pool, self.control)
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
         self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
-        self.layout = lay_out(self.probe, self.measures, groups, pool)
+        self.layout = lay_out(self.probe, self.measures, groups, pool, control=self.control)
         self.curves = Curves(self.folder)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
@@ -111,6 +120,8 @@ class DissimilarityTracker(pl.Callback):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.curves.truncate(step if step else -1)
             trainer.strategy.barrier()
+            if self.control.drop_top_norm:
+                self._settle_positions(trainer, pl_module)
             for label, source in self.references.items():
                 if source not in OWN:
                     self.snapshots[label] = self._external(trainer, pl_module, label, source)
@@ -264,6 +275,46 @@ class DissimilarityTracker(pl.Callback):
         own = {group for _, _, group in self._own_slices(trainer)}
         return Snapshot(snapshot.load([path], pl_module.device, own), taken.side)
 
+    def _settle_positions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Which positions are dropped for their norms, settled as a run starts and kept for its continuations."""
+        path = self.folder / "references" / "positions.safetensors"
+        if not trainer.global_step:
+            norms = self._norms(trainer, pl_module, pl_module, self.sites, "")
+            for label, source in self.references.items():
+                if source not in OWN:
+                    model = as_module(source, self.load)
+                    norms |= self._norms(trainer, pl_module, model, resolve(model, self.patterns), label)
+            kept = without_top_norms(norms, self.control.drop_top_norm)
+            if trainer.is_global_zero:
+                path.parent.mkdir(exist_ok=True)
+                with replacing(path) as part:
+                    save_file({"kept": kept.contiguous()}, part)
+            self.layout = replace(self.layout, kept=kept)
+            return
+        if not path.exists():
+            raise ValueError(
+                f"{path} is not there, which says what positions this run leaves out (control.drop_top_norm), so it "
+                "cannot be continued; start anew with overwrite=true"
+            )
+        self.layout = replace(self.layout, kept=load_file(path)["kept"])
+
+    def _norms(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module, sites: list[str], label: str
+    ) -> dict[tuple[str, str], torch.Tensor]:
+        """The norms of a model's rows on the whole probe set, (label, site) -> (sequences, positions)."""
+        home = next((parameter.device for parameter in model.parameters()), pl_module.device)
+        wide = self.layout.for_norms()
+        with self._precision(trainer, pl_module):
+            model.to(pl_module.device)
+            acts = activations(model, self.probe, sites, self._own_slices(trainer), wide.reader(sites))
+            norms = norms_of(acts)
+            model.to(home)
+        parts: list[dict[str, torch.Tensor]] = [norms]
+        if trainer.world_size > 1:
+            parts = [norms] * trainer.world_size
+            dist.all_gather_object(parts, norms)
+        return {(label, site): torch.cat([part[site] for part in parts]) for site in sites}
+
     def _recall_own(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """``init`` and ``previous`` as they were when the run was interrupted."""
         if "init" in self.references:
@@ -339,11 +390,12 @@ def advice(note: str) -> str:
     return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
 
 
-def _check_probe(probe: torch.Tensor, measures: Sequence[Measure], pool: Pool) -> None:
+def _check_probe(probe: torch.Tensor, measures: Sequence[Measure], pool: Pool, control: Control) -> None:
     """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
     if probe.ndim != 2 or probe.is_floating_point():
         return
-    have = probe.numel() if pool == "none" else len(probe)
+    positions = len(control.positions(probe.shape[1])) - control.drop_top_norm
+    have = len(probe) * (positions if pool == "none" else 1)
     keys = "probe.sequences or probe.length" if pool == "none" else "probe.sequences"
     faults = [
         f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "

@@ -56,7 +56,7 @@ def activations(
     inputs: Tensor,
     sites: Sequence[str],
     slices: Sequence[Slice],
-    read: Callable[[str, Tensor], Tensor] = lambda site, activation: activation,
+    read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, of: activation,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """Activations of the chunks, several to one forward pass.
 
@@ -65,7 +65,7 @@ def activations(
         inputs: (sequences, ...), tokens or whatever the model takes.
         sites: names of sites.
         slices: consecutive chunks from ``plan``.
-        read: what to keep of the activations (sequences, ...) of a site.
+        read: what to keep of the activations (sequences, ...) of a site, of the sequences that are said.
 
     Yields:
         site -> (sequences, ..., d) and the groups that these sequences make up, in equal parts.
@@ -75,7 +75,7 @@ def activations(
         first, last = batch[0][0], batch[-1][1]
         with capture(model, sites) as acts:
             model(inputs[first:last].to(device))
-        acts = {site: read(site, acts[site]) for site in sites}
+        acts = {site: read(site, acts[site], slice(first, last)) for site in sites}
         for start, stop, groups in equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in sites}, groups
 

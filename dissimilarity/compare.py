@@ -1,11 +1,13 @@
 """Comparing two models, or activations that were saved, on one probe set, site by site."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow as pa
 from torch import Tensor, nn
 
+from dissimilarity.control import NO_CONTROL, Control, norms_of, without_top_norms
 from dissimilarity.evaluate import evaluate
 from dissimilarity.layout import Layout, Pool, lay_out
 from dissimilarity.measure import Measure
@@ -40,6 +42,7 @@ def compare(
     pool: Pool = "none",
     positions: int | None = None,
     null: bool = True,
+    control: Control = NO_CONTROL,
 ) -> pa.Table:
     """Every measure at every pair of sites of two models, or of the activations that were saved of them.
 
@@ -58,8 +61,10 @@ def compare(
         pairs: all pairs, or those at equal relative depth.
         groups: jackknife groups of sequences for the standard error.
         pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
-        positions: how many positions of each sequence count, chosen once for all; None for every one.
+        positions: how many of the positions that count are taken, chosen once for all; None for every one.
         null: whether to compute the null, which costs as much as the values.
+        control: which positions can count at all, and on what scale their rows are compared; ``drop_top_norm`` takes a
+            pass over both sides beforehand.
 
     Returns:
         a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
@@ -67,14 +72,16 @@ def compare(
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
-            samples, a file that holds no activations.
+            samples, a file that holds no activations, a control that leaves no position.
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
     side_a, side_b = open_source(a, "a"), open_source(b, "b")
     extent = agreed_extent(side_a, side_b, tokens)
     sites_a, sites_b = sites_of(side_a, sites), sites_of(side_b, sites)
     chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
-    layout = lay_out(extent, measures, groups, pool, positions)
+    layout = lay_out(extent, measures, groups, pool, positions, control)
+    if control.drop_top_norm:
+        layout = _without_top_norms(layout, (side_a, sites_a), (side_b, sites_b), tokens)
     rows = []
     if isinstance(side_a, Saved) and isinstance(side_b, Saved) and layout.sequences > layout.samples > 0:
         # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
@@ -83,12 +90,28 @@ def compare(
         small = lay_out((layout.samples, 1), few, groups)
         rows += _rows(thin_a, thin_b, None, chosen, few, small, null)
         rest = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
-        layout = lay_out(extent, rest, groups, pool, positions)
+        layout = replace(lay_out(extent, rest, groups, pool, positions, control), kept=layout.kept)
     else:
         rest = measures
     if rest:
         rows += _rows(side_a, side_b, tokens, chosen, rest, layout, null)
     return pa.table({column: [row[column] for row in _ordered(rows, chosen, measures)] for column in COLUMNS})
+
+
+def _without_top_norms(
+    layout: Layout,
+    a: tuple[nn.Module | Saved, list[str]],
+    b: tuple[nn.Module | Saved, list[str]],
+    tokens: Tensor | None,
+) -> Layout:
+    """The layout without the positions whose norms stand out, from a pass over both sides."""
+    device, wide = device_of(a[0], b[0]), layout.for_norms()
+    norms = {
+        (name, site): of
+        for name, (source, sites) in {"a": a, "b": b}.items()
+        for site, of in norms_of(stream(source, tokens, sites, wide, device)).items()
+    }
+    return replace(layout, kept=without_top_norms(norms, layout.control.drop_top_norm))
 
 
 def _rows(

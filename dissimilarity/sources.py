@@ -154,19 +154,23 @@ def stream(
     _check_logits(source, captured)
     for batch in batches(layout.slices, at_once(layout.length)):
         first, last = batch[0][0], batch[-1][1]
-        acts = {site: read(site, _part(source, site, layout, [(first, last)]).to(device)) for site in captured}
+        acts = {
+            site: read(site, _part(source, site, layout, [(first, last)]).to(device), slice(first, last))
+            for site in captured
+        }
         for start, stop, groups in equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in captured}, groups
 
 
 def thinned(source: Saved, sites: Sequence[str], layout: Layout) -> Saved:
     """The rows that sample measures see out of more sequences than they see rows, one of each sequence that is kept."""
-    captured, read = layout.captured(sites), layout.reader(sites)
+    captured = layout.captured(sites)
     _check_logits(source, captured)
     kept = priorities(0, layout.sequences, 0).argsort()[: layout.samples].sort().values.tolist()
     found = {}
     for site in captured:
-        rows = read(site, _part(source, site, layout, [(index, index + 1) for index in kept]))
+        part = _part(source, site, layout, [(index, index + 1) for index in kept])
+        rows = layout.read(part, site in sites, kept)
         if rows.ndim > 2:
             rows = rows[:, sampled_positions(layout.sequences, rows.shape[1], layout.samples)]
         found[site] = _in_memory(rows)

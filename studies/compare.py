@@ -36,6 +36,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
     from rich.console import Console
 
     from dissimilarity.compare import compare
+    from dissimilarity.control import control_of
     from studies.comparison_text import summary, terminal_tables
     from studies.inputs import load_subjects, measures_of, probe_for
 
@@ -43,7 +44,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
     with terminal.status("loading the models"):
         subjects = load_subjects(list(cfg.models), cfg.runs_dir, cfg.device)
         tokens, probe = probe_for(cfg, subjects)
-    measures = measures_of(cfg)
+    measures, control = measures_of(cfg), control_of(cfg.control)
     tables, both = {}, list(combinations(subjects, 2))
     for number, (a, b) in enumerate(both, 1):
         with terminal.status(f"{a.label} and {b.label} ({number} of {len(both)})"):
@@ -53,8 +54,9 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
                 tokens,
                 _plain(cfg.sites),
                 measures,
-                pairs,
-                groups,  # pyright: ignore
+                pairs,  # pyright: ignore
+                groups,
+                control=control,
             )
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe}
     return Results(
