@@ -21,12 +21,14 @@ from dissimilarity.control import NO_CONTROL, Control, control_of, norms_of, wit
 from dissimilarity.curves import Curves
 from dissimilarity.evaluate import evaluate, pairs_of
 from dissimilarity.figures import draw_run
-from dissimilarity.journal import replacing
+from dissimilarity.journal import Journal, replacing
 from dissimilarity.layout import Pool, lay_out
 from dissimilarity.measure import Measure
 from dissimilarity.pairs import Pair
 from dissimilarity.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.snapshot import Snapshot
+from dissimilarity.spectrum import FILE as FIRST_COMPONENTS
+from dissimilarity.spectrum import first_share
 
 from .budget import Budget
 from .references import OWN, as_module, named_references
@@ -96,12 +98,13 @@ class DissimilarityTracker(pl.Callback):
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
         self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
         self.layout = lay_out(self.probe, self.measures, groups, pool, control=self.control)
-        self.curves = Curves(self.folder)
+        self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
         self.sites: list[str] = []
         self.last_tick: int | None = None
         self.measured: int | None = None
+        self._shares: dict[str, dict[str, float]] = {}
         self._defined: set[str] = set()
         self._warned: set[str] = set()
 
@@ -119,6 +122,7 @@ class DissimilarityTracker(pl.Callback):
             if trainer.is_global_zero:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.curves.truncate(step if step else -1)
+                self.components.truncate(step if step else -1)
             trainer.strategy.barrier()
             if self.control.drop_top_norm:
                 self._settle_positions(trainer, pl_module)
@@ -230,9 +234,19 @@ class DissimilarityTracker(pl.Callback):
             rows += [
                 {"reference": label, **row} for row in evaluate(self.measures, now.side, reference.side, together, null)
             ]
+        if heatmap and trainer.is_global_zero:
+            self._record_components(trainer.global_step, now)
         if "previous" in self.references:
             self.snapshots["previous"], self.measured = now, trainer.global_step
         return rows
+
+    def _record_components(self, step: int, now: Snapshot) -> None:
+        """The share of each site's variance in its first principal component, beside the maps of this step."""
+        for label, taken in {"": now, **self.snapshots}.items():
+            if label not in self._shares or label == "" or self.references[label] == "previous":
+                self._shares[label] = {site: first_share(taken.side, site) for site in taken.sites}
+            rows = [{"step": step, "reference": label, "site": s, "share": v} for s, v in self._shares[label].items()]
+            self.components.append(rows)
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Snapshot:
         """The activations of a model on this process's share of the probe set, in the precision of the probe."""

@@ -1,5 +1,6 @@
 """Comparing two models, or activations that were saved, on one probe set, site by site."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sites import LOGITS, matched_pairs
 from dissimilarity.sources import Saved, Source, agreed_extent, device_of, open_source, sites_of, stream, thinned
+from dissimilarity.spectrum import first_share
 
 COLUMNS = (
     "measure",
@@ -27,6 +29,8 @@ COLUMNS = (
     "null",
     "calibrated",
     "n_samples",
+    "first_pc_a",
+    "first_pc_b",
     "note",
 )
 
@@ -68,7 +72,8 @@ def compare(
 
     Returns:
         a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
-        identical, 0 = as far as the null), n_samples and note (why a value is missing).
+        identical, 0 = as far as the null), n_samples, first_pc_a and first_pc_b (the share of each site's variance in
+        its first principal component) and note (why a value is missing).
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -134,13 +139,27 @@ def _rows(
         cross.add(chunk_a, chunk_b)
         if null is not None:
             null.add(chunk_a.deranged(), chunk_b)
-    return evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
+    rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
+    shares_a = {site: first_share(x, site) for site in sites_a}
+    shares_b = {site: first_share(y, site) for site in sites_b}
+    return [
+        row
+        | {
+            "first_pc_a": shares_a.get(row["site_a"], math.nan),
+            "first_pc_b": shares_b.get(row["site_b"], math.nan),
+        }
+        for row in rows
+    ]
 
 
 def _ordered(
     rows: list[dict[str, Any]], pairs: list[tuple[str, str]], measures: Sequence[Measure]
 ) -> list[dict[str, Any]]:
     """Each row once, pair by pair, and of each pair measure by measure, as they were given."""
+    # Of a pair that several passes saw, the last one saw all rows.
+    shares = {(row["site_a"], row["site_b"]): (row["first_pc_a"], row["first_pc_b"]) for row in rows}
+    for row in rows:
+        row["first_pc_a"], row["first_pc_b"] = shares[row["site_a"], row["site_b"]]
     once = {(row["measure"], row["site_a"], row["site_b"]): row for row in rows}
     place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
     labels = [measure.label for measure in measures]
