@@ -140,7 +140,8 @@ def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: f
     figure = panel.get_figure()
     assert figure is not None
     # In inches from the corner of the map, however large that is drawn, and along the whole of it.
-    inches, along = figure.dpi_scale_trans + ScaledTranslation(0, 0, panel.transAxes), panel.transAxes
+    along: Any = panel.transAxes
+    inches = figure.dpi_scale_trans + ScaledTranslation(0, 0, along)
     places = (
         ((-outside, 0, strip, 1), blended_transform_factory(inches, along), shares_a[:, None]),
         ((0, -outside, 1, strip), blended_transform_factory(along, inches), shares_b[None]),

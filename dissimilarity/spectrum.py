@@ -5,6 +5,7 @@ and a few tokens of massive norm may be what makes it.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,5 +45,6 @@ def _largest(matrix: Tensor) -> float:
 
     start = np.random.default_rng(0).standard_normal(len(matrix))
     # The error of the eigenvalue is the square of the vector's, to which the tolerance applies.
-    (value,) = eigsh(matrix.cpu().numpy(), 1, which="LA", v0=start, tol=1e-7, return_eigenvectors=False)
-    return float(value)
+    tolerance: Any = 1e-7
+    found: Any = eigsh(matrix.cpu().numpy(), 1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    return float(found[0])
