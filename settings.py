@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+ALIGN = {"unit": ("word", "token"), "take": ("last", "mean")}
 NORMALIZE = ("none", "layer_norm", "unit_norm")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
 
@@ -38,6 +39,14 @@ class Control:
 
 
 @dataclass
+class Align:
+    """How models of other tokenizers are compared; dissimilarity/alignment.py says what each key does."""
+
+    unit: str = MISSING
+    take: str = MISSING
+
+
+@dataclass
 class Track:
     """How much of the training time tracking may take, 0 to 1."""
 
@@ -61,6 +70,7 @@ class Settings:
     schedule: Schedule = MISSING
     probe: Probe = MISSING
     control: Control = MISSING
+    align: Align = MISSING
     track: Track = MISSING
     runs_dir: str = MISSING
     model: Any = MISSING
@@ -93,6 +103,7 @@ class Analysis:
     device: str = MISSING
     probe: ProbeOfRun = MISSING
     control: Control = MISSING
+    align: Align = MISSING
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING
@@ -264,6 +275,9 @@ def _control(cfg: DictConfig) -> list[str]:
             faults.append(f"control.{key}={control[key]}: expected a whole number, {least} or more")
     if control.normalize not in NORMALIZE:
         faults.append(f"control.normalize={control.normalize}: expected one of {', '.join(NORMALIZE)}")
+    for key, choices in ALIGN.items():
+        if cfg.align[key] not in choices:
+            faults.append(f"align.{key}={cfg.align[key]}: expected {' or '.join(choices)}")
     length = cfg.probe.length
     if faults or length is None:
         return faults

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from data.tokenizers import prepare
+
 BETWEEN = "\n\n"
 """What a token without text (the end of a document) inside a sequence is to another model, whose tokens lack it."""
 PADDING = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>", "<|endoftext|>", "</s>")
@@ -66,6 +68,7 @@ def encoded(
         the tokens; where each starts and ends in its text, in characters (equal for one without text); where there are
         tokens and not padding.
     """
+    tokenizer = prepare(Tokenizer.from_str(tokenizer.to_str()))
     found = tokenizer.encode_batch(list(texts))
     length = max(1, *(len(each.ids) for each in found))
     tokens = torch.full((len(texts), length), _padding(tokenizer))

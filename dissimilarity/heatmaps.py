@@ -22,8 +22,8 @@ def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, An
     Args:
         table: rows of the curves schema, of one reference; at least one step with all pairs.
         model: name of the model in training, for the vertical axis.
-        shares: rows with `step, site, share` and the `reference` whose site it is, empty for the model in training:
-            the share of variance in the first principal component, drawn as strips beside the maps.
+        shares: rows with `step, reference, of, site, share`, `of` the model or the reference: the share of variance in
+            the first principal component, drawn as strips beside the maps.
 
     Returns:
         A figure of measures (rows) by steps (columns). The maps of a measure share one colour scale, which begins at 0
@@ -49,10 +49,14 @@ def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, An
             null = offset + slope * grid(select(chosen, step=steps[-1]), "null", sites_a, sites_b)
             draw_maps(figure, list(axes[row]), maps, null, f"{measure}\n{MEANING}", cell)
             for panel, step in zip(axes[row], steps, strict=True) if shares else ():
-                known = {(each["reference"], each["site"]): each["share"] for each in shares if each["step"] == step}
+                known = {
+                    (each["of"], each["site"]): each["share"]
+                    for each in shares
+                    if each["step"] == step and each["reference"] == reference
+                }
                 of_model, of_reference = (
                     np.array([known.get((of, site), math.nan) for site in sites])
-                    for of, sites in (("", sites_a), (reference, sites_b))
+                    for of, sites in (("model", sites_a), ("reference", sites_b))
                 )
                 draw_shares(panel, of_model, of_reference, cell)
         for panel, step in zip(axes[0], steps, strict=True):
@@ -151,7 +155,7 @@ def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: f
         beside.imshow(shares, origin="lower", cmap="Greys", vmin=0, vmax=1, aspect="auto")
         beside.set_axis_off()
         if cell > 0.19:
-            _write_values(beside, shares, 1, 0, min(5.5, 24 * cell))
+            _write_values(beside, shares, 1.0, 0.0, min(5.5, 24 * cell))
         if cell > 0.19 and transform is places[0][1]:
             corner: Any = {"ha": "center", "va": "center", "fontsize": 4.5, "color": "0.35"}
             beside.text(strip / 2 - outside, strip / 2 - outside, "PC1", transform=inches, **corner)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dissimilarity.pairs import Side
 
 FILE = "first_components.jsonl"
-"""In the folder of a run: `step, reference, site, share` of the sites of each heat map; the model's own under no name.
+"""In the folder of a run, of the sites of each heat map: `step, reference, of, site, share`, `of` model or reference.
 It stands beside the table of curves, whose rows are of pairs."""
 DENSE = 256
 """Up to this width all eigenvalues are as quick as the largest alone."""
