@@ -1,7 +1,7 @@
 """The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,12 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
         if uri in OWN:
             continue
         reference = _load(uri, pinned.get(uri), cfg.runs_dir)
-        pinned[uri] = {**reference.provenance, "uri": uri}
+        reference = replace(reference, provenance={**reference.provenance, "uri": uri})
+        pinned[uri] = reference.provenance
         if not references.reads_alike(reference, tokenizer):
             text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
             alignments[uri] = text.aligned(None, reference)
-            pinned[uri]["alignment"] = said(alignments[uri])
+            pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
     return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)

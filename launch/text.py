@@ -52,7 +52,7 @@ class Text:
         digest, uri = tokenizer_hash(reference.tokenizer), reference.provenance["uri"]
         if digest not in self._read:
             self._read[digest] = Tokenized(*encoded(self.texts, reference.tokenizer))
-        length, most = self._read[digest].tokens.shape[1], _context(reference.model)
+        length, most = self._read[digest].tokens.shape[1], context_of(reference.model)
         if most is not None and length > most:
             own = self._read[self._own].tokens.shape[1]
             raise ValueError(
@@ -74,7 +74,7 @@ def said(alignment: Alignment) -> dict[str, Any]:
     }
 
 
-def _context(model: Any) -> int | None:
+def context_of(model: Any) -> int | None:
     """How many tokens a model can read at once, where it says so."""
     config = getattr(model, "config", None)
     found = (getattr(of, key, None) for of in (model, config) for key in ("n_ctx", "max_position_embeddings"))
