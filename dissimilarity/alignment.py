@@ -50,6 +50,7 @@ class Reading:
         first, last: the tokens of each unit, both included.
         counts: which tokens have text, the others belong to no unit.
         take: whether the last token stands for a unit, or the mean over all of its tokens.
+        length: tokens of the longest sequence of either model: both are run in the same batches.
     """
 
     tokens: Int[Tensor, "sequences length"]
@@ -58,6 +59,7 @@ class Reading:
     last: Int[Tensor, "sequences units"]
     counts: Bool[Tensor, "sequences length"]
     take: Take
+    length: int
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -119,7 +121,7 @@ class Alignment:
     @property
     def extent(self) -> tuple[int, int]:
         """How many sequences there are, and how many tokens the longer of the two models' sequences has."""
-        return len(self.a), max(self.a.tokens.shape[1], self.b.tokens.shape[1])
+        return len(self.a), self.a.length
 
     @property
     def units(self) -> int:
@@ -178,6 +180,7 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
                 last=torch.tensor([[last for _, last in of] for of in spans]),
                 counts=counts[kept],
                 take=take,
+                length=max(a.tokens.shape[1], b.tokens.shape[1]),
             )
         )
     return Alignment(readings[0], readings[1], tuple(kept), unit, *shares)

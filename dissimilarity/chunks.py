@@ -47,7 +47,7 @@ def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
 def extent(inputs: Inputs) -> tuple[int, int]:
     """How many sequences a probe set has, and of how many tokens each; 1 where it does not hold tokens."""
     if isinstance(inputs, Reading):
-        return inputs.tokens.shape[0], inputs.tokens.shape[1]
+        return len(inputs), inputs.length
     return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
 
 

@@ -129,9 +129,9 @@ def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
     for model, side in ((a, "a"), (b, "b")):
         pairs = zip(table[f"site_{side}"].to_pylist(), table[f"first_pc_{side}"].to_pylist(), strict=True)
         shares = {site: share for site, share in pairs if math.isfinite(share)}
-        names = short_names(list(shares))[1] if shares else []
-        listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, shares.values(), strict=True))
-        lines.append(f"Share of variance in the first principal component, {model}: {listed or '-'}.")
+        kind, names = short_names(list(shares)) if shares else ("", [])
+        listed = ", ".join(f"{name}: {share:.2f}" for name, share in zip(names, shares.values(), strict=True))
+        lines.append(f"Share of variance in the first principal component, {model} ({kind}): {listed or '-'}.")
         highest = max(highest, *shares.values(), 0.0)
     if highest > ONE_DIRECTION:
         lines.append(

@@ -100,7 +100,7 @@ def test_the_row_of_a_unit_is_that_of_its_last_token_or_the_mean_over_its_tokens
     counts = torch.rand(3, 9) > 0.3
     first, last = torch.tensor([[0, 4]] * 3), torch.tensor([[3, 8]] * 3)
     counts[:, [3, 8]] = True
-    reading = Reading(torch.zeros(3, 9, dtype=torch.int64), None, first, last, counts, take)
+    reading = Reading(torch.zeros(3, 9, dtype=torch.int64), None, first, last, counts, take, 9)
     rows = torch.randn(2, 9, 5, dtype=torch.float64)
     found = reading.units(rows, slice(1, 3))
     for sequence in range(2):
@@ -201,7 +201,7 @@ def two_byte_pairs() -> tuple[Alignment, Summing, Summing]:
     texts = [re.sub("[^ -~\n]", "e", text) for text in tiny_texts()]
     ours, theirs = BytePairs(300).build(texts), BytePairs(420).build(texts[:40])
     ids = [number for text in texts for number in ours.encode(text).ids]
-    tokens = torch.tensor(ids[: 24 * 40]).view(24, 40)
+    tokens = torch.tensor(ids[: 40 * 120]).view(40, 120)  # several batches, of other lengths on both sides
     read, spans = texts_of(tokens, ours)
     found = align(Tokenized(tokens, spans), Tokenized(*encoded(read, theirs)), read)
     return found, Summing(ours), Summing(theirs)
