@@ -39,9 +39,10 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     }
     if "tracker" in (cfg.callbacks or {}):
         rows["against"] = ", ".join(cfg.references)
-        for uri, found in read_json(folder / "provenance.json").get("references", {}).items():
-            if "alignment" in found:
-                rows["aligned"] = _aligned(uri, found["alignment"])
+        known = read_json(folder / "provenance.json").get("references", {})
+        aligned = [_aligned(uri, found["alignment"]) for uri, found in known.items() if "alignment" in found]
+        if aligned:
+            rows["aligned"] = f"\n  {'':<10} ".join(aligned)
     terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
 

@@ -214,7 +214,8 @@ def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None
     assert len(rows) == 6
     for row in rows:
         assert row["dissimilarity"] == pytest.approx(0, abs=1e-6), row
-        assert row["n_samples"] == alignment.units * len(alignment.kept) and row["stderr"] < 1e-6
+        assert row["measure"] == "mutual_knn_5" or row["n_samples"] == alignment.units * len(alignment.kept)
+        assert row["stderr"] < 1e-6
         assert row["null"] < 0.9 or row["measure"] == "procrustes"
     assert 0.2 < alignment.share_a < 1 and alignment.share_b > alignment.share_a
     # Position by position they are not, nor is the mean over the tokens of a unit.
