@@ -38,7 +38,9 @@ def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, An
     steps = spread(every_step, min(5, max(2, int(7.5 / (width + 0.15)))))
     (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
     left, below = (0.06 * max(map(len, names)) for names in (names_a, names_b))
-    size = (1.6 + left + (width + 0.15) * len(steps), 0.7 + below + (height + 0.15) * len(measures))
+    # A map alone has its bar further away; one of few sites is no taller than the words beside its bar.
+    across = (1.6 if len(steps) > 1 else 2.1) + left + (width + 0.15) * len(steps)
+    size = (across, 0.7 + below + (max(height, LABEL) + 0.15) * len(measures))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(measures), len(steps), squeeze=False, sharex=True, sharey=True)
@@ -119,6 +121,8 @@ def draw_maps(
         bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
 
 
+LABEL = 1.35
+"""Inches that the words beside the colour bar of a map take."""
 STRIP, SLIM, GAP = 0.19, 0.08, 0.03
 """Inches across of a strip beside a map with values in it, and without, and between it and the map."""
 
