@@ -11,7 +11,7 @@ before. By default only the boundaries at ends of words count.
 import inspect
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -63,6 +63,13 @@ class Reading:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def part(self, of: Sequence[int]) -> "Reading":
+        """The same of some of the sequences."""
+        rows = list(of)
+        mask = None if self.mask is None else self.mask[rows]
+        here = {key: getattr(self, key)[rows] for key in ("tokens", "first", "last", "counts")}
+        return replace(self, mask=mask, **here)
 
     def run(self, model: nn.Module, of: slice, device: torch.device) -> None:
         """Runs the model on some of the sequences; with a mask of their padding where it takes one.
@@ -127,6 +134,10 @@ class Alignment:
     def units(self) -> int:
         """Units of each sequence."""
         return self.a.last.shape[1]
+
+    def part(self, of: Sequence[int]) -> "Alignment":
+        """The same of some of the sequences that are compared; the shares stay those of all."""
+        return replace(self, a=self.a.part(of), b=self.b.part(of), kept=tuple(self.kept[index] for index in of))
 
     def swapped(self) -> "Alignment":
         """The same, seen from the other model."""
