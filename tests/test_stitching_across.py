@@ -88,21 +88,24 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
             rows.append(acts[SITE].take_along_dim(reading.last[..., None], 1))
         streams.append(rows)
     (x, y), (x_out, y_out) = streams
+    mean_x, mean_y = x.mean((0, 1)), y.mean((0, 1))
+    centred = (x - mean_x).flatten(0, 1)
+    cross = centred.T @ (y - mean_y).flatten(0, 1)
     if kind == "affine":
-        design = torch.cat([x, torch.ones_like(x[..., :1])], -1).flatten(0, 1)
-        weight = torch.linalg.lstsq(design, y.flatten(0, 1)).solution
-        mapped = torch.cat([x_out, torch.ones_like(x_out[..., :1])], -1) @ weight
+        assert found.ridge is not None
+        squares = centred.T @ centred
+        weight = torch.linalg.solve(squares + found.ridge * squares.trace() / DIM * torch.eye(DIM), cross)
     else:
-        mean_x, mean_y = x.mean((0, 1)), y.mean((0, 1))
-        u, _, v = torch.linalg.svd((x - mean_x).flatten(0, 1).T @ (y - mean_y).flatten(0, 1))
-        mapped = (x_out - mean_x) @ (u @ v) + mean_y
-    error, total = (y_out - mapped).square().sum(), (y_out - y.mean((0, 1))).square().sum()
+        u, _, v = torch.linalg.svd(cross)
+        weight = u @ v
+    mapped = (x_out - mean_x) @ weight + mean_y
+    error, total = (y_out - mapped).square().sum(), (y_out - mean_y).square().sum()
     assert found.r2 == pytest.approx(float(1 - error / total), abs=1e-6)
     reading = read[1].b
     with capture(back, SITE) as acts:
         back(reading.tokens)
     losses = []
-    for put in (None, mapped, y.mean((0, 1)).expand_as(mapped)):
+    for put in (None, mapped, mean_y.expand_as(mapped)):
         per_sequence = []
         for row in range(len(reading)):
             stream = acts[SITE][row].clone()
