@@ -210,7 +210,10 @@ def two_byte_pairs() -> tuple[Alignment, Summing, Summing]:
 def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None:
     alignment, ours, theirs = two_byte_pairs()
     measures = [CKA(), Procrustes(), MutualKNN(k=5)]
-    rows = compare(ours, theirs, alignment, "blocks.*.resid_post", measures, pairs="matched").to_pylist()
+    pairs_of_sequences = len(alignment.kept) // 2
+    rows = compare(
+        ours, theirs, alignment, "blocks.*.resid_post", measures, pairs="matched", groups=pairs_of_sequences
+    ).to_pylist()
     assert len(rows) == 6
     for row in rows:
         assert row["dissimilarity"] == pytest.approx(0, abs=1e-6), row
