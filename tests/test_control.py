@@ -101,7 +101,8 @@ def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
             for at in allowed
         ]
         picked += [(sequence, at) for at in allowed if at != allowed[int(np.argmax(score))]]
-    for sides in ((a, b, tokens()), (saved[0], saved[1])):
+    both: list[Any] = [(a, b, tokens()), (saved[0], saved[1])]
+    for sides in both:
         for found in compare(*sides, measures=[CKA()], control=control).to_pylist():
             x, y = (
                 torch.stack([side[found[key]][place] for place in picked])
@@ -119,7 +120,7 @@ def test_pooling_takes_the_positions_that_count_and_rows_are_scaled_after_it(poo
     (found,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, groups=4).to_pylist()
     pooled = [(rows[:, 2::3].mean(1) if pool == "mean" else rows[:, 2::3][:, -1]).double() for rows in (x, y)]
     scaled = [(rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True) for rows in pooled]
-    assert found["value"] == pytest.approx(cka(*scaled).item(), abs=1e-5)
+    assert found["value"] == pytest.approx(cka(scaled[0], scaled[1]).item(), abs=1e-5)
 
 
 def test_fewer_rows_for_measures_of_rows_are_controlled_too() -> None:

@@ -64,7 +64,7 @@ def read(texts: list[str], tokenizers: tuple[Tokenizer, Tokenizer]) -> tuple[Ali
 def test_one_net_in_another_basis_and_other_tokens_costs_nothing(read: Any, tokenizers: Any) -> None:
     turn = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     front, back = Predicting(tokenizers[0], turn), Predicting(tokenizers[1])
-    (found,) = aligned_penalties(front, back, *read, [(SITE, SITE)]).values()
+    (found,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)]).values()
     assert found.r2 == pytest.approx(1, abs=1e-9) and found.value == pytest.approx(0, abs=1e-6)
     assert found.loss_mean > found.loss_back + 0.1 and found.note == ""
     assert found.share == read[1].share_b and found.sequences == len(read[1].a)
@@ -77,7 +77,7 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
     """The front model forgets: its stream is that of the token alone."""
     front, back = Predicting(tokenizers[0]), Predicting(tokenizers[1])
     front.blocks[0] = nn.Identity()
-    (found,) = aligned_penalties(front, back, *read, [(SITE, SITE)], kind).values()
+    (found,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)], kind).values()
     assert 0 < found.r2 < 0.9 and found.value > 0.01 and 0 < found.stderr < found.value
     streams = []
     for alignment in read:
@@ -136,7 +136,7 @@ def test_a_model_that_reads_ahead_or_predicts_nothing_has_a_fit_and_no_loss(text
     (found,) = aligned_penalties(encoder, Predicting(ours), fit, held_out, [(SITE, SITE)]).values()
     assert found.r2 == found.r2 and found.value != found.value and "the front model reads ahead" in found.note
     there = fit.swapped(), held_out.swapped()
-    (found,) = aligned_penalties(Predicting(ours), encoder, *there, [(SITE, SITE)]).values()
+    (found,) = aligned_penalties(Predicting(ours), encoder, there[0], there[1], [(SITE, SITE)]).values()
     assert found.value != found.value and "does not put out a value for each token" in found.note
 
 
