@@ -7,6 +7,8 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 MODEL_SETS = ("tl",)
 """Words that stand for several published models, in `models=`; what they are, a study knows."""
+ALIGN = {"unit": ("word", "token"), "take": ("last", "mean")}
+NORMALIZE = ("none", "layer_norm", "unit_norm")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
 
 
@@ -26,6 +28,24 @@ class Probe:
     length: int = MISSING
     split: str = MISSING
     precision: str | None = None
+
+
+@dataclass
+class Control:
+    """Which positions count and on what scale rows are compared; dissimilarity/control.py says what each key does."""
+
+    skip_first: int = MISSING
+    drop_top_norm: int = MISSING
+    every: int = MISSING
+    normalize: str = MISSING
+
+
+@dataclass
+class Align:
+    """How models of other tokenizers are compared; dissimilarity/alignment.py says what each key does."""
+
+    unit: str = MISSING
+    take: str = MISSING
 
 
 @dataclass
@@ -51,6 +71,8 @@ class Settings:
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING
+    control: Control = MISSING
+    align: Align = MISSING
     track: Track = MISSING
     runs_dir: str = MISSING
     model: Any = MISSING
@@ -82,6 +104,8 @@ class Analysis:
     overwrite: bool = MISSING
     device: str = MISSING
     probe: ProbeOfRun = MISSING
+    control: Control = MISSING
+    align: Align = MISSING
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING
@@ -126,7 +150,8 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ValueError: one line a fault: the key, what was found, what is expected.
     """
-    faults = [*_unknown(cfg), *_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_name(cfg), *_batch(cfg)]
+    faults = [*_unknown(cfg), *_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_control(cfg)]
+    faults += [*_name(cfg), *_batch(cfg)]
     if faults:
         raise ValueError("\n".join(faults))
 
@@ -150,6 +175,7 @@ def validate_analysis(cfg: DictConfig) -> None:
             faults.append(f"probe.{key}={value}: expected a whole number, {least} or more, or null")
     if cfg.probe.split not in (None, "train", "val"):
         faults.append(f"probe.split={cfg.probe.split}: expected train, val or null")
+    faults += _control(cfg)
     if cfg.device not in ("auto", "cpu", "gpu", "mps"):
         faults.append(f"device={cfg.device}: expected auto, cpu, gpu or mps")
     if cfg.sites is not None:
@@ -247,6 +273,27 @@ def _probe(cfg: DictConfig) -> list[str]:
     if isinstance(n_ctx, int) and cfg.probe.length > n_ctx:
         faults.append(f"probe.length={cfg.probe.length}: longer than the model's context; at most data.n_ctx={n_ctx}")
     return faults
+
+
+def _control(cfg: DictConfig) -> list[str]:
+    """Values out of range, or that leave no position of a sequence, where its length is known."""
+    control, faults = cfg.control, []
+    for key, least in (("skip_first", 0), ("drop_top_norm", 0), ("every", 1)):
+        if control[key] < least:
+            faults.append(f"control.{key}={control[key]}: expected a whole number, {least} or more")
+    if control.normalize not in NORMALIZE:
+        faults.append(f"control.normalize={control.normalize}: expected one of {', '.join(NORMALIZE)}")
+    for key, choices in ALIGN.items():
+        if cfg.align[key] not in choices:
+            faults.append(f"align.{key}={cfg.align[key]}: expected {' or '.join(choices)}")
+    length = cfg.probe.length
+    if faults or length is None:
+        return faults
+    left = len(range(control.skip_first, length, control.every)) - control.drop_top_norm
+    if left < 1:
+        keys = ", ".join(f"control.{key}={control[key]}" for key in ("skip_first", "every", "drop_top_norm"))
+        return [f"{keys}: none of the probe.length={length} positions of a sequence would be left; lower them"]
+    return []
 
 
 def _name(cfg: DictConfig) -> list[str]:

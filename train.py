@@ -127,22 +127,28 @@ def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list
 
 def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "list[Callback]":
     """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
-    from launch.references import loader
+    from launch.references import find
     from launch.sweep import side_by_side
 
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
-    load = loader(cfg, folder, data.tokenizer) if {"tracker", "stitching"} & set(cfg.callbacks or {}) else None
-    if "tracker" in (cfg.callbacks or {}):
+    if {"tracker", "stitching"} & set(cfg.callbacks or {}):
+        probe = data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
+        found = find(cfg, folder, data.tokenizer, probe)
         given["tracker"] = {
-            "probe": data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split),
-            "load": load,
+            "probe": probe,
+            "load": found.load,
+            "align": found.alignments.get,
             "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
         }
-    if "stitching" in (cfg.callbacks or {}):
         given["stitching"] = {
             "probe": lambda sequences: data.probe(sequences, cfg.probe.length, cfg.probe.split),
-            "load": load,
+            "load": found.load,
         }
+        if "stitching" in cfg.callbacks and found.alignments:
+            raise ValueError(
+                f"references: {', '.join(found.alignments)} reads other tokens than this run, so that no loss of the "
+                "one stitched into the other is to be had while training; leave it out, or type callbacks=default"
+            )
     return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
 
 

@@ -3,27 +3,31 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import nn
 
 from dissimilarity import snapshot
-from dissimilarity.chunks import as_inputs, own_slices
+from dissimilarity.alignment import Alignment
+from dissimilarity.chunks import as_inputs
+from dissimilarity.control import NO_CONTROL, Control, control_of
 from dissimilarity.curves import Curves
 from dissimilarity.evaluate import evaluate, pairs_of
 from dissimilarity.figures import draw_run
-from dissimilarity.layout import Pool, lay_out
+from dissimilarity.journal import Journal
+from dissimilarity.layout import Pool
 from dissimilarity.measure import Measure
 from dissimilarity.pairs import Pair
 from dissimilarity.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.snapshot import Snapshot
+from dissimilarity.spectrum import FILE as FIRST_COMPONENTS
+from dissimilarity.spectrum import first_share
 
 from .budget import Budget
+from .probing import Probing
 from .references import OWN, as_module, named_references
 from .schedule import is_due, last_step, progress
 from .views import by_key, define_axes, log_curves, log_pictures
@@ -33,7 +37,6 @@ log = logging.getLogger(__name__)
 OVER_BUDGET = "skipped: over track.budget"
 # The share of the figures in the budget: about what a panel of curves and one of heat maps take.
 PANEL_SECONDS = 0.13
-PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class DissimilarityTracker(pl.Callback):
@@ -59,6 +62,10 @@ class DissimilarityTracker(pl.Callback):
         precision: how models run on the probe set: None as they train, or a name of Lightning's.
         tokens_per_step: tokens of one update, for the table's ``tokens``.
         load: turns a URI into a module in eval mode.
+        align: gives, by the label or URI of a reference that reads the text of the probe set in other tokens, what
+            ``dissimilarity.alignment.align`` makes of the model's tokens and the reference's; None for any other.
+        control: which positions count, and on what scale rows are compared, or its values by name. The positions that
+            ``drop_top_norm`` drops are settled once, by the references and the model as training starts.
     """
 
     def __init__(
@@ -77,17 +84,21 @@ class DissimilarityTracker(pl.Callback):
         precision: str | None = None,
         tokens_per_step: int = 0,
         load: Callable[[str], nn.Module] | None = None,
+        control: Control | Mapping[str, Any] = NO_CONTROL,
+        align: Callable[[str], Alignment | None] = lambda name: None,
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
-        if precision not in (None, *PRECISIONS):
-            raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
-        self.probe, self.folder = as_inputs(probe), Path(folder)
-        _check_probe(self.probe, self.measures, pool)
+        self.control, self.folder = control_of(control), Path(folder)
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
-        self.precision, self.tokens_per_step, self.load = precision, tokens_per_step, load
-        self.layout = lay_out(self.probe, self.measures, groups, pool)
-        self.curves = Curves(self.folder)
+        self.tokens_per_step, self.load = tokens_per_step, load
+        aligned = {
+            label: found
+            for label, source in self.references.items()
+            if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
+        }
+        self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision)
+        self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
         self.sites: list[str] = []
@@ -110,7 +121,11 @@ class DissimilarityTracker(pl.Callback):
             if trainer.is_global_zero:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.curves.truncate(step if step else -1)
+                self.components.truncate(step if step else -1)
             trainer.strategy.barrier()
+            if self.control.drop_top_norm:
+                path = self.folder / "references" / "positions.safetensors"
+                self.probing.settle(trainer, pl_module, self._models(pl_module), path)
             for label, source in self.references.items():
                 if source not in OWN:
                     self.snapshots[label] = self._external(trainer, pl_module, label, source)
@@ -204,48 +219,52 @@ class DissimilarityTracker(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, heatmap: bool) -> list[dict[str, Any]]:
         """Captures the model and compares it with every reference."""
-        now = self._take(trainer, pl_module, pl_module)
+        taken: dict[int, Snapshot] = {}
+
+        def now(label: str) -> Snapshot:
+            """The model, in the view in which it is compared with a reference; one pass for all of one view."""
+            number = self.probing.number(label)
+            if number not in taken:
+                view = self.probing.views[number]
+                taken[number] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
+            return taken[number]
+
         if not trainer.global_step and "init" in self.references:
-            self.snapshots["init"] = now
-            snapshot.save(now, self._file(trainer, "init"))
+            self.snapshots["init"] = now("init")
+            snapshot.save(self.snapshots["init"], self._file(trainer, "init"))
         rows = []
         for label in self.references:
             if label not in self.snapshots:
                 continue
-            reference = self.snapshots[label]
-            matched = self._matched(label)
-            pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else matched
-            together, null = snapshot.cross(now, reference, pairs, self.layout)
-            rows += [
-                {"reference": label, **row} for row in evaluate(self.measures, now.side, reference.side, together, null)
-            ]
+            reference, view = self.snapshots[label], self.probing.view(label)
+            pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
+            together, null = snapshot.cross(now(label), reference, pairs, view.layout)
+            found = evaluate(view.measures, now(label).side, reference.side, together, null)
+            rows += [{"reference": label, **row} for row in (*found, *view.rows)]
+        if heatmap and trainer.is_global_zero:
+            self._record_components(trainer.global_step, now)
         if "previous" in self.references:
-            self.snapshots["previous"], self.measured = now, trainer.global_step
+            self.snapshots["previous"], self.measured = now("previous"), trainer.global_step
         return rows
 
-    def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Snapshot:
-        """The activations of a model on this process's share of the probe set, in the precision of the probe."""
-        sites = self.sites if model is pl_module else resolve(model, self.patterns)
-        with self._precision(trainer, pl_module):
-            own = self._own_slices(trainer)
-            return snapshot.take(model, self.probe, sites, self.layout, own, sync=trainer.world_size > 1)
+    def _record_components(self, step: int, now: Callable[[str], Snapshot]) -> None:
+        """The share of each site's variance in its first principal component, beside the maps of this step."""
+        rows = []
+        for label, reference in self.snapshots.items():
+            for of, taken in (("model", now(label)), ("reference", reference)):
+                rows += [
+                    {"step": step, "reference": label, "of": of, "site": site, "share": first_share(taken.side, site)}
+                    for site in taken.sites
+                ]
+        self.components.append(rows)
 
-    def _own_slices(self, trainer: pl.Trainer) -> list[tuple[int, int, int]]:
-        own = own_slices(self.layout.slices, trainer.global_rank, trainer.world_size)
-        if not own:
-            raise ValueError(
-                f"expected at least one group of probe sequences a process, found {self.layout.groups} for "
-                f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
-            )
-        return own
-
-    def _precision(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[Any]:
-        if self.precision is None:
-            return trainer.precision_plugin.forward_context()
-        dtype = PRECISIONS[self.precision]
-        if dtype == torch.float32:
-            return torch.autocast(pl_module.device.type, enabled=False)
-        return torch.autocast(pl_module.device.type, dtype=dtype)
+    def _models(self, pl_module: pl.LightningModule) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
+        """The model in training, under None, and each reference that does not come from it, with their sites."""
+        yield None, pl_module, self.sites
+        for label, source in self.references.items():
+            if source not in OWN:
+                model = as_module(source, self.load)
+                yield label, model, resolve(model, self.patterns)
 
     def _external(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, source: str | nn.Module
@@ -253,15 +272,13 @@ class DissimilarityTracker(pl.Callback):
         """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
         model = as_module(source, self.load)
         matched_pairs(self.sites, resolve(model, self.patterns))
-        home = next((parameter.device for parameter in model.parameters()), None)
-        taken = self._take(trainer, pl_module, model.to(pl_module.device))
-        if home is not None:
-            model.to(home)
+        view = self.probing.view(label)
+        taken = self.probing.take(trainer, pl_module, model, resolve(model, self.patterns), view)
         if taken.nbytes() <= snapshot.IN_MEMORY:
             return taken
         path = self._file(trainer, label)
         snapshot.save(taken, path)
-        own = {group for _, _, group in self._own_slices(trainer)}
+        own = {group for _, _, group in self.probing.own_slices(trainer, view)}
         return Snapshot(snapshot.load([path], pl_module.device, own), taken.side)
 
     def _recall_own(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -271,13 +288,15 @@ class DissimilarityTracker(pl.Callback):
         if "previous" not in self.references or self.measured is None:
             return
         if self.measured == trainer.global_step:
-            self.snapshots["previous"] = self._take(trainer, pl_module, pl_module)
+            view = self.probing.views[0]
+            self.snapshots["previous"] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
         else:
             self.snapshots["previous"] = self._recall(trainer, pl_module, f"previous-{self.measured}")
 
     def _recall(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Snapshot:
         """Activations from the files that the processes of an earlier session saved."""
-        own = {group for _, _, group in self._own_slices(trainer)}
+        view = self.probing.views[0]
+        own = {group for _, _, group in self.probing.own_slices(trainer, view)}
         paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
         chunks = snapshot.load(paths, pl_module.device, own)
         if {group for _, groups in chunks for group in groups} != own:
@@ -285,7 +304,7 @@ class DissimilarityTracker(pl.Callback):
                 f"{self.folder / 'references'} lacks activations of {name}, so the run cannot be continued; "
                 "start anew with overwrite=true"
             )
-        side = self.layout.side(self.sites, sync=trainer.world_size > 1)
+        side = view.layout.side(self.sites, sync=trainer.world_size > 1)
         return snapshot.accumulate(chunks, side)
 
     def _file(self, trainer: pl.Trainer, label: str) -> Path:
@@ -337,19 +356,3 @@ class DissimilarityTracker(pl.Callback):
 def advice(note: str) -> str:
     """What to do about a row without a value, where the note does not say it."""
     return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
-
-
-def _check_probe(probe: torch.Tensor, measures: Sequence[Measure], pool: Pool) -> None:
-    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
-    if probe.ndim != 2 or probe.is_floating_point():
-        return
-    have = probe.numel() if pool == "none" else len(probe)
-    keys = "probe.sequences or probe.length" if pool == "none" else "probe.sequences"
-    faults = [
-        f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "
-        f"{probe.shape[1]} tokens has {have}: raise {keys}"
-        for measure in measures
-        if have < measure.minimum_samples
-    ]
-    if faults:
-        raise ValueError("\n".join(faults))

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.alignment import Reading
 from dissimilarity.capture import capture
 
 Slice = tuple[int, int, int]
+Inputs = Tensor | Reading
+"""What a model is given: (sequences, ...), or a text in tokens of its own with the units by which it is compared."""
 
 TOKENS_AT_ONCE = 4096
 
@@ -41,8 +44,10 @@ def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
     return slices
 
 
-def extent(inputs: Tensor) -> tuple[int, int]:
+def extent(inputs: Inputs) -> tuple[int, int]:
     """How many sequences a probe set has, and of how many tokens each; 1 where it does not hold tokens."""
+    if isinstance(inputs, Reading):
+        return len(inputs), inputs.length
     return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
 
 
@@ -53,29 +58,36 @@ def at_once(length: int) -> int:
 
 def activations(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     sites: Sequence[str],
     slices: Sequence[Slice],
-    read: Callable[[str, Tensor], Tensor] = lambda site, activation: activation,
+    read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, of: activation,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """Activations of the chunks, several to one forward pass.
 
     Args:
         model: called as ``model(inputs)``.
-        inputs: (sequences, ...), tokens or whatever the model takes.
+        inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units are then the positions.
         sites: names of sites.
         slices: consecutive chunks from ``plan``.
-        read: what to keep of the activations (sequences, ...) of a site.
+        read: what to keep of the activations (sequences, ...) of a site, of the sequences that are said.
 
     Yields:
         site -> (sequences, ..., d) and the groups that these sequences make up, in equal parts.
     """
-    device = next((tensor.device for tensor in model.parameters()), inputs.device)
+    given = inputs if isinstance(inputs, Tensor) else inputs.tokens
+    device = next((tensor.device for tensor in model.parameters()), given.device)
     for batch in batches(slices, at_once(extent(inputs)[1])):
         first, last = batch[0][0], batch[-1][1]
+        of = slice(first, last)
         with capture(model, sites) as acts:
-            model(inputs[first:last].to(device))
-        acts = {site: read(site, acts[site]) for site in sites}
+            if isinstance(inputs, Reading):
+                inputs.run(model, of, device)
+            else:
+                model(inputs[of].to(device))
+        if isinstance(inputs, Reading):
+            acts = {site: inputs.units(acts[site], of) for site in sites}
+        acts = {site: read(site, acts[site], of) for site in sites}
         for start, stop, groups in equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in sites}, groups
 

@@ -1,4 +1,4 @@
-"""The figures of a run, drawn from its curves table alone, and the curves among them.
+"""The figures of a run, drawn from its tables alone, and the curves among them.
 
 `curves*` follows every reference (columns) by every measure (rows), one line a pair of sites at equal relative depth.
 `heatmap_*` shows all pairs of sites at several steps, a figure a reference. Drawing goes to files, through figure
@@ -6,7 +6,7 @@ objects of its own: pyplot, its backend and its open figures stay as they are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, Symmetric
 
 from dissimilarity.curves import distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.heatmaps import heatmap_figure
+from dissimilarity.journal import Journal
 from dissimilarity.plotting import (
     MEANING,
     STYLE,
@@ -34,6 +35,7 @@ from dissimilarity.plotting import (
     write_figure,
 )
 from dissimilarity.sites import split_layer
+from dissimilarity.spectrum import FILE as FIRST_COMPONENTS
 
 REFERENCES_A_FIGURE = 4
 MARKED_POINTS = 24
@@ -50,16 +52,16 @@ def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) ->
         table = read_curves(folder)
     except ValueError:
         return []
-    paths = []
-    for name, figure in run_figures(table, folder.resolve().name).items():
+    paths, shares = [], Journal(folder / FIRST_COMPONENTS).read()
+    for name, figure in run_figures(table, folder.resolve().name, shares).items():
         paths += write_figure(figure, folder / "figures", name, formats)
     return paths
 
 
-def run_figures(table: pa.Table, model: str) -> dict[str, Figure]:
+def run_figures(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> dict[str, Figure]:
     """Return every figure of a curves table by file name: curves by kind of site, heat maps by reference.
 
-    `model` is the name of the model in training, for the axes.
+    `model` is the name of the model in training, for the axes; `shares` are as for `heatmap_figure`.
     """
     figures: dict[str, Figure] = {}
     references = distinct(table, "reference")
@@ -73,7 +75,7 @@ def run_figures(table: pa.Table, model: str) -> dict[str, Figure]:
     for reference in references:
         chosen = select(table, reference=reference)
         if heatmap_steps(select(chosen, measure=chosen["measure"][0].as_py())):
-            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model)
+            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model, shares)
     return figures
 
 

@@ -1,6 +1,7 @@
 """Heat maps: all pairs of sites of two models, at several steps, drawn from the curves table."""
 
 import math
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -9,17 +10,20 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from dissimilarity.curves import distinct, grid, heatmap_steps, select
 from dissimilarity.plotting import MEANING, STYLE, scale, short_names, spread
 
 
-def heatmap_figure(table: pa.Table, model: str) -> Figure:
+def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """Draw all pairs of sites of one reference, at some of the steps that have them, first and last among them.
 
     Args:
         table: rows of the curves schema, of one reference; at least one step with all pairs.
         model: name of the model in training, for the vertical axis.
+        shares: rows with `step, reference, of, site, share`, `of` the model or the reference: the share of variance in
+            the first principal component, drawn as strips beside the maps.
 
     Returns:
         A figure of measures (rows) by steps (columns). The maps of a measure share one colour scale, which begins at 0
@@ -29,11 +33,14 @@ def heatmap_figure(table: pa.Table, model: str) -> Figure:
     last, measures = select(table, step=every_step[-1]), distinct(table, "measure")
     sites_a, sites_b = distinct(last, "site_a"), distinct(last, "site_b")
     cell = min(0.6, max(0.08, 2.3 / max(len(sites_a), len(sites_b))))
-    width, height = cell * len(sites_b), cell * len(sites_a)
+    reference, strip = table["reference"][0].as_py(), margin(cell) if shares else 0.0
+    width, height = strip + cell * len(sites_b), strip + cell * len(sites_a)
     steps = spread(every_step, min(5, max(2, int(7.5 / (width + 0.15)))))
     (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
     left, below = (0.06 * max(map(len, names)) for names in (names_a, names_b))
-    size = (1.6 + left + (width + 0.15) * len(steps), 0.7 + below + (height + 0.15) * len(measures))
+    # A map alone has its bar further away; one of few sites is no taller than the words beside its bar.
+    across = (1.6 if len(steps) > 1 else 2.1) + left + (width + 0.15) * len(steps)
+    size = (across, 0.7 + below + (max(height, LABEL) + 0.15) * len(measures))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(measures), len(steps), squeeze=False, sharex=True, sharey=True)
@@ -43,11 +50,22 @@ def heatmap_figure(table: pa.Table, model: str) -> Figure:
             slope, offset = scale(chosen)
             null = offset + slope * grid(select(chosen, step=steps[-1]), "null", sites_a, sites_b)
             draw_maps(figure, list(axes[row]), maps, null, f"{measure}\n{MEANING}", cell)
+            for panel, step in zip(axes[row], steps, strict=True) if shares else ():
+                known = {
+                    (each["of"], each["site"]): each["share"]
+                    for each in shares
+                    if each["step"] == step and each["reference"] == reference
+                }
+                of_model, of_reference = (
+                    np.array([known.get((of, site), math.nan) for site in sites])
+                    for of, sites in (("model", sites_a), ("reference", sites_b))
+                )
+                draw_shares(panel, of_model, of_reference, cell)
         for panel, step in zip(axes[0], steps, strict=True):
             panel.set_title(f"step {step:,}")
         name_sites(axes[0, 0], list(axes[-1]), names_a, names_b, cell)
         figure.supylabel(fill(f"{model}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
-        figure.supxlabel(f"{table['reference'][0].as_py()}: {kind_b}", fontsize=8)
+        figure.supxlabel(f"{reference}: {kind_b}" + (f"\n{STRIPS}" if shares else ""), fontsize=8)
     return figure
 
 
@@ -101,6 +119,51 @@ def draw_maps(
         }
         place: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
         bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
+
+
+LABEL = 1.35
+"""Inches that the words beside the colour bar of a map take."""
+STRIP, SLIM, GAP = 0.19, 0.08, 0.03
+"""Inches across of a strip beside a map with values in it, and without, and between it and the map."""
+
+
+STRIPS = "strips: share of variance in the first principal component (PC1)"
+
+
+def margin(cell: float) -> float:
+    """Inches that a strip beside a map takes."""
+    return GAP + (STRIP if cell > 0.19 else SLIM)
+
+
+def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: float) -> None:
+    """Strips beside and under a map: of each site the share of variance in its first principal component, 1 = black.
+
+    Args:
+        panel: the map, whose names of sites make room for the strips.
+        shares_a: of the sites upwards.
+        shares_b: of those rightwards.
+        cell: inches a cell.
+    """
+    strip, outside = margin(cell) - GAP, margin(cell)
+    figure = panel.get_figure()
+    assert figure is not None
+    # In inches from the corner of the map, however large that is drawn, and along the whole of it.
+    along: Any = panel.transAxes
+    inches = figure.dpi_scale_trans + ScaledTranslation(0, 0, along)
+    places = (
+        ((-outside, 0, strip, 1), blended_transform_factory(inches, along), shares_a[:, None]),
+        ((0, -outside, 1, strip), blended_transform_factory(along, inches), shares_b[None]),
+    )
+    for bounds, transform, shares in places:
+        beside = panel.inset_axes(bounds, transform=transform)
+        beside.imshow(shares, origin="lower", cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        beside.set_axis_off()
+        if cell > 0.19:
+            _write_values(beside, shares, 1.0, 0.0, min(5.5, 24 * cell))
+        if cell > 0.19 and transform is places[0][1]:
+            corner: Any = {"ha": "center", "va": "center", "fontsize": 4.5, "color": "0.35"}
+            beside.text(strip / 2 - outside, strip / 2 - outside, "PC1", transform=inches, **corner)
+    panel.tick_params(pad=72 * outside + 1.5)
 
 
 def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: list[str], cell: float) -> None:

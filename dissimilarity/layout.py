@@ -1,12 +1,14 @@
 """How a probe set is cut and read: which sequences go together, which positions count, what measures need of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from jaxtyping import Int
 from torch import Tensor
 
 from dissimilarity.chunks import Slice, at_once, extent, plan
+from dissimilarity.control import NO_CONTROL, Control, normalized
 from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.output_measure import OutputMeasure
@@ -31,6 +33,9 @@ class Layout:
         outputs: whether a measure compares what the models put out, read at the site ``logits``.
         pool: each position a sample, or one sample a sequence: the mean over its positions, or its last one.
         positions: how many positions of each sequence count, the same in all; None for every one.
+        control: which positions can count at all, and what is done to their rows.
+        kept: the positions of each sequence that do, where `control` drops some by their norms; None before they were
+            looked at.
     """
 
     sequences: int
@@ -41,6 +46,8 @@ class Layout:
     outputs: bool
     pool: Pool
     positions: int | None
+    control: Control = NO_CONTROL
+    kept: Int[Tensor, "sequences positions"] | None = field(default=None, compare=False)
 
     @property
     def groups(self) -> int:
@@ -60,31 +67,60 @@ class Layout:
         """The sites at which a model is read."""
         return [*sites, *({LOGITS} - set(sites) if self.outputs else ())]
 
-    def reader(self, sites: Sequence[str]) -> Callable[[str, Tensor], Tensor]:
-        """What turns the activations at a site, of which the user chose some, into samples."""
-        return lambda site, activation: self.read(activation, site in sites)
+    def reader(self, sites: Sequence[str]) -> Callable[[str, Tensor, slice], Tensor]:
+        """What turns the activations at a site, of some of the sequences, into samples; the user chose some sites."""
+        return lambda site, activation, of: self.read(activation, site in sites, of)
 
-    def read(self, activation: Tensor, chosen: bool = True) -> Tensor:
+    def read(self, activation: Tensor, chosen: bool = True, of: slice | list[int] = slice(None)) -> Tensor:
         """The samples of one site: (sequences, ..., d), of images (sequences, channels, ...) -> (sequences, n, d).
 
         Args:
             activation: as the model gave it; four and more dimensions are read as torch's convolutions give them.
             chosen: whether the user chose the site; else only the rows that the sample measures see are kept.
+            of: which sequences these are.
+
+        Raises:
+            ValueError: positions are to be chosen, and there are none or too few.
         """
         if activation.ndim > 3:
             activation = activation.movedim(1, -1).flatten(1, -2)
         if activation.ndim < 3:
-            return activation
+            if chosen and self.control.chooses:
+                raise ValueError(
+                    "control.skip_first, control.every and control.drop_top_norm choose positions of sequences, and "
+                    f"activations of shape {tuple(activation.shape)} have none; choose other sites, or leave them out"
+                )
+            return normalized(activation, self.control.normalize) if chosen else activation
+        if self.control.chooses:
+            activation = self._counting(activation, of)
         if not chosen:
             return activation[:, sampled_positions(self.sequences, activation.shape[1], self.samples)]
         if self.pool == "mean":
-            return activation.float().mean(1)
-        if self.pool == "last":
-            return activation[:, -1]
-        if self.positions is not None and self.positions < activation.shape[1]:
+            activation = activation.float().mean(1)
+        elif self.pool == "last":
+            activation = activation[:, -1]
+        elif self.positions is not None and self.positions < activation.shape[1]:
             wanted = self.positions * self.sequences
-            return activation[:, sampled_positions(self.sequences, activation.shape[1], wanted)]
-        return activation
+            activation = activation[:, sampled_positions(self.sequences, activation.shape[1], wanted)]
+        return normalized(activation, self.control.normalize)
+
+    def _counting(self, activation: Tensor, of: slice | list[int]) -> Tensor:
+        """The positions that count, of some of the sequences."""
+        allowed = self.control.positions(activation.shape[1])
+        if not self.control.drop_top_norm:
+            return activation[:, allowed.to(activation.device)]
+        if self.kept is None or self.kept.shape[1] != len(allowed) - self.control.drop_top_norm:
+            raise ValueError(
+                f"control.drop_top_norm={self.control.drop_top_norm}: which of {activation.shape[1]} positions to drop "
+                "was not settled; choose sites of as many positions as the others have"
+            )
+        index = allowed[self.kept[of]].to(activation.device)
+        return activation.take_along_dim(index[..., None], 1)
+
+    def for_norms(self) -> "Layout":
+        """The layout under which the rows are read whose norms decide what is dropped: all that could count."""
+        control = replace(self.control, drop_top_norm=0, normalize="none")
+        return replace(self, pool="none", positions=None, outputs=False, control=control)
 
 
 def lay_out(
@@ -93,12 +129,13 @@ def lay_out(
     groups: int,
     pool: Pool = "none",
     positions: int | None = None,
+    control: Control = NO_CONTROL,
 ) -> Layout:
     """The layout of a probe set for some measures.
 
     Args:
         inputs: the probe set, or how many sequences it has and of how many positions each.
-        measures, groups, pool, positions: as for ``compare``.
+        measures, groups, pool, positions, control: as for ``compare``.
 
     Raises:
         ValueError: measures that tables could not tell apart, an unknown pool, fewer than 2 sequences.
@@ -120,4 +157,5 @@ def lay_out(
         outputs=any(isinstance(measure, OutputMeasure) for measure in measures),
         pool=pool,
         positions=positions,
+        control=control,
     )

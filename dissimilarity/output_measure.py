@@ -1,6 +1,8 @@
 """Measures of what two models put out: one value a sample, from the logits of both."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -8,8 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.checks import check_count, check_rows, check_widths, count_not_finite
+from dissimilarity.measure import Measure
 from dissimilarity.moments import sum_device
 from dissimilarity.sample_measure import SampleMeasure, weighted_mean
+from dissimilarity.sites import LOGITS
 
 AT_ONCE = 2**22
 """Outputs that are turned into float64 probabilities together."""
@@ -89,3 +93,21 @@ def check_finite(x: Float[Tensor, "n classes"]) -> None:
     bad = count_not_finite(x)
     if bad:
         raise ValueError(f"{bad} of {x.numel()} outputs are NaN or infinite")
+
+
+def across_tokenizers(measures: Sequence[Measure]) -> tuple[list[Measure], list[dict[str, Any]]]:
+    """The measures that compare models of other tokens, and rows that say why there is no value of the others."""
+    nothing = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
+    rows = [
+        {
+            "measure": measure.label,
+            "site_a": LOGITS,
+            "site_b": LOGITS,
+            **nothing,
+            "n_samples": 0,
+            "note": f"{measure.label} compares what two models expect token by token, and their tokens are others",
+        }
+        for measure in measures
+        if isinstance(measure, OutputMeasure)
+    ]
+    return [measure for measure in measures if not isinstance(measure, OutputMeasure)], rows

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dissimilarity.chunks import Slice, activations
+from dissimilarity.chunks import Inputs, Slice, activations
 from dissimilarity.journal import replacing
 from dissimilarity.layout import Layout
 from dissimilarity.pairs import Cross, Pair, Side
@@ -38,7 +38,7 @@ class Snapshot:
 
 def take(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     sites: Sequence[str],
     layout: Layout,
     slices: Sequence[Slice] | None = None,

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dissimilarity.chunks import activations, at_once, batches, equal_runs
+from dissimilarity.alignment import Alignment
+from dissimilarity.chunks import Inputs, activations, at_once, batches, equal_runs
 from dissimilarity.layout import Layout
 from dissimilarity.sampling import priorities, sampled_positions
 from dissimilarity.sites import LOGITS, describe, resolve
@@ -110,13 +111,23 @@ def sites_of(source: nn.Module | Saved, patterns: str | Sequence[str] | None) ->
     return [site for site in source.sites if site in chosen]
 
 
-def agreed_extent(a: nn.Module | Saved, b: nn.Module | Saved, tokens: Tensor | None) -> Tensor | tuple[int, int]:
-    """The probe set on which two sides are compared: the tokens, or how many sequences were saved of what length.
+def agreed_extent(
+    a: nn.Module | Saved, b: nn.Module | Saved, tokens: Tensor | Alignment | None
+) -> Tensor | tuple[int, int]:
+    """The probe set on which two sides are compared: the tokens, or how many sequences there are of what length.
 
     Raises:
-        ValueError: a model without tokens, other numbers of samples, other samples by their ids.
+        ValueError: a model without tokens, other numbers of samples, other samples by their ids, saved activations of
+            models of other tokenizers.
     """
     saved = [source for source in (a, b) if isinstance(source, Saved)]
+    if isinstance(tokens, Alignment):
+        if saved:
+            raise ValueError(
+                f"{saved[0].name}: models of other tokenizers are aligned as they run, and these activations were "
+                "saved before; give the model, or save rows of both at the same places of the text and compare those"
+            )
+        return tokens.extent
     if tokens is None and len(saved) < 2:
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
@@ -143,7 +154,7 @@ def device_of(*sources: nn.Module | Saved) -> torch.device:
 
 
 def stream(
-    source: nn.Module | Saved, tokens: Tensor | None, sites: Sequence[str], layout: Layout, device: torch.device
+    source: nn.Module | Saved, tokens: Inputs | None, sites: Sequence[str], layout: Layout, device: torch.device
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """The samples of one side, chunk by chunk: site -> (sequences, ..., d), and the groups that they make up."""
     captured, read = layout.captured(sites), layout.reader(sites)
@@ -154,19 +165,23 @@ def stream(
     _check_logits(source, captured)
     for batch in batches(layout.slices, at_once(layout.length)):
         first, last = batch[0][0], batch[-1][1]
-        acts = {site: read(site, _part(source, site, layout, [(first, last)]).to(device)) for site in captured}
+        acts = {
+            site: read(site, _part(source, site, layout, [(first, last)]).to(device), slice(first, last))
+            for site in captured
+        }
         for start, stop, groups in equal_runs(batch):
             yield {site: acts[site][start - first : stop - first] for site in captured}, groups
 
 
 def thinned(source: Saved, sites: Sequence[str], layout: Layout) -> Saved:
     """The rows that sample measures see out of more sequences than they see rows, one of each sequence that is kept."""
-    captured, read = layout.captured(sites), layout.reader(sites)
+    captured = layout.captured(sites)
     _check_logits(source, captured)
     kept = priorities(0, layout.sequences, 0).argsort()[: layout.samples].sort().values.tolist()
     found = {}
     for site in captured:
-        rows = read(site, _part(source, site, layout, [(index, index + 1) for index in kept]))
+        part = _part(source, site, layout, [(index, index + 1) for index in kept])
+        rows = layout.read(part, site in sites, kept)
         if rows.ndim > 2:
             rows = rows[:, sampled_positions(layout.sequences, rows.shape[1], layout.samples)]
         found[site] = _in_memory(rows)

@@ -1,39 +1,67 @@
 """The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.references import OWN
+from dissimilarity.alignment import Alignment
 from launch.folder import read_json, write_json
 from launch.ranks import is_first
+from launch.text import Text, said
 from models import references
 
 
-def loader(cfg: DictConfig, folder: Path, tokenizer: Tokenizer) -> Callable[[str], nn.Module]:
-    """What turns the URIs of `cfg.references` into modules; each is looked up here, and pinned in provenance.json.
+@dataclass(frozen=True)
+class Found:
+    """The references of a run.
+
+    Attributes:
+        load: turns a URI into a module.
+        alignments: of those that read other tokens than the run, by URI: what the run and the reference are given.
+    """
+
+    load: Callable[[str], nn.Module]
+    alignments: dict[str, Alignment]
+
+
+def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> Found:
+    """Looks up each of `cfg.references`, and pins it in provenance.json.
 
     `runs/NAME` moves on while that run trains, so a continuation of this one compares with the checkpoint that its
     first start found, and refuses another one under the same path.
 
+    Args:
+        cfg: the config.
+        folder: of the run.
+        tokenizer: of the run.
+        probe: its probe set, whose text models of other tokenizers are given in theirs.
+
     Raises:
-        ValueError: a reference is missing, damaged, changed since the first start, or of another tokenizer.
+        ValueError: a reference is missing, damaged, changed since the first start, or cannot be aligned.
     """
     path = folder / "provenance.json"
     notes = read_json(path)
     pinned: dict[str, dict[str, Any]] = notes.get("references", {})
+    alignments, text = {}, None
     for uri in cfg.references:
-        if uri not in OWN:
-            reference = _load(uri, pinned.get(uri), cfg.runs_dir)
-            references.check_tokenizer(reference, tokenizer)
-            pinned[uri] = {**reference.provenance, "uri": uri}
+        if uri in OWN:
+            continue
+        reference = _load(uri, pinned.get(uri), cfg.runs_dir)
+        reference = replace(reference, provenance={**reference.provenance, "uri": uri})
+        pinned[uri] = reference.provenance
+        if not references.reads_alike(reference, tokenizer):
+            text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
+            alignments[uri] = text.aligned(None, reference)
+            pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
-    return lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model
+    return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
 
 
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:

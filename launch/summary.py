@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
+from launch.folder import read_json
+
 terminal = Console(highlight=False)
 
 
@@ -37,8 +39,21 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     }
     if "tracker" in (cfg.callbacks or {}):
         rows["against"] = ", ".join(cfg.references)
+        known = read_json(folder / "provenance.json").get("references", {})
+        aligned = [_aligned(uri, found["alignment"]) for uri, found in known.items() if "alignment" in found]
+        if aligned:
+            rows["aligned"] = f"\n  {'':<10} ".join(aligned)
     terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
+
+
+def _aligned(uri: str, found: dict[str, Any]) -> str:
+    """Where a reference that reads other tokens is compared."""
+    ends = "ends of words" if found["unit"] == "word" else "common token boundaries"
+    return (
+        f"{uri.rstrip('/').rsplit('/', 1)[-1]} reads other tokens: compared at {found['units']} {ends} in each of "
+        f"{found['sequences']} sequences, {found['share_a']:.0%} of this run's tokens"
+    )
 
 
 def _target(cfg: DictConfig) -> str:

@@ -30,6 +30,7 @@ SUPPORTED = (
 )
 FOREIGN = ("hf:", "tl:", "wandb:")
 FILES = (".ckpt", ".safetensors")
+OTHER_TOKENIZERS = ("vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
     uri = reference.provenance["uri"]
     have = tokenizer.get_vocab_size()
     if reference.tokenizer is None:
-        d_vocab = getattr(reference.model, "d_vocab", have)
+        config = getattr(reference.model, "config", None)
+        d_vocab = getattr(reference.model, "d_vocab", getattr(config, "vocab_size", have))
         if d_vocab < have:
             raise ValueError(
                 f"reference {uri!r} knows {d_vocab} tokens and the probe's tokenizer makes {have}: it was trained with"
@@ -201,6 +203,28 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
             " same token numbers are other text to it; train both on one tokenizer, such as the reference's:"
             f" data/tokenizer=file data.tokenizer.path={_shown(reference.provenance['tokenizer_path'])}"
         )
+
+
+def reads_alike(reference: Reference, tokenizer: Tokenizer) -> bool:
+    """Whether `reference` reads the tokens of `tokenizer`; if not, the two are to be aligned by the text.
+
+    Raises:
+        ValueError: that cannot be known, or not be done: it has a tokenizer in a form that is not read here, or none
+            and fewer tokens.
+    """
+    if reference.tokenizer is not None:
+        return tokenizer_hash(reference.tokenizer) == tokenizer_hash(tokenizer)
+    path = Path(reference.provenance["path"])
+    folder = path if path.is_dir() else path.parent
+    there = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
+    if there:
+        raise ValueError(
+            f"reference {reference.provenance['uri']!r} has its tokenizer as {', '.join(there)}, and read is "
+            f'tokenizer.json; write it once: python -c "from transformers import AutoTokenizer as A; '
+            f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    check_tokenizer(reference, tokenizer)
+    return True
 
 
 def _last_checkpoint(folder: Path, uri: str) -> Path:

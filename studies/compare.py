@@ -35,34 +35,42 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
     import pyarrow as pa
     from rich.console import Console
 
+    from dissimilarity.alignment import Alignment
     from dissimilarity.compare import compare
+    from dissimilarity.control import control_of
+    from launch.text import said
     from studies.comparison_text import summary, terminal_tables
-    from studies.inputs import load_subjects, measures_of, probe_for
+    from studies.inputs import load_subjects, measures_of, read_by
 
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the models"):
         subjects = load_subjects(list(cfg.models), cfg.runs_dir, cfg.device)
-        tokens, probe = probe_for(cfg, subjects)
-    measures = measures_of(cfg)
+        probe = read_by(cfg, subjects)
+        inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
+    measures, control = measures_of(cfg), control_of(cfg.control)
     tables, both = {}, list(combinations(subjects, 2))
     for number, (a, b) in enumerate(both, 1):
         with terminal.status(f"{a.label} and {b.label} ({number} of {len(both)})"):
             tables[a.label, b.label] = compare(
                 a.source,
                 b.source,
-                tokens,
+                inputs[a.label, b.label],
                 _plain(cfg.sites),
                 measures,
-                pairs,
-                groups,  # pyright: ignore
+                pairs,  # pyright: ignore
+                groups,
+                control=control,
             )
-    notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe}
+    notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
+    aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}
+    if aligned:
+        notes["alignments"] = [{"model_a": a, "model_b": b, **found} for (a, b), found in aligned.items()]
     return Results(
         table=pa.concat_tables([_named(table, *names) for names, table in tables.items()]),
-        summary=summary(tables, measures, notes),
+        summary=summary(tables, measures, notes, aligned),
         figures=_figures(tables),
         provenance=notes,
-        shown=terminal_tables(tables, measures),
+        shown=terminal_tables(tables, measures, aligned),
         next_command=_next(cfg),
     )
 

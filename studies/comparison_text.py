@@ -15,12 +15,20 @@ from dissimilarity.sites import LOGITS, matched_pairs
 
 CONFIDENCE = 1.96
 PAIRS_SHOWN = 3
+ONE_DIRECTION = 0.5
+"""From this share of variance in one direction on the summary warns of it."""
 
 
 def summary(
-    tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Measure], provenance: Mapping[str, Any]
+    tables: Mapping[tuple[str, str], pa.Table],
+    measures: Sequence[Measure],
+    provenance: Mapping[str, Any],
+    aligned: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> str:
-    """The findings in Markdown: of each pair of models and each measure the matched layers and the extremes."""
+    """The findings in Markdown: of each pair of models and each measure the matched layers and the extremes.
+
+    `aligned` says, of pairs of models that read other tokens, where they were compared.
+    """
     lines = ["# How similar the models are, layer by layer", "", *_models(provenance), ""]
     lines += [
         "Values are the literature's, with 95 % intervals (1.96 jackknife standard errors over groups of sequences).",
@@ -28,7 +36,9 @@ def summary(
         "(value - null) / (identical - null): 1 = identical, 0 = as far as the null.",
     ]
     for (a, b), table in tables.items():
-        lines += ["", f"## {a} and {b}"]
+        lines += ["", f"## {a} and {b}", "", *_first_components(table, a, b)]
+        if (a, b) in aligned:
+            lines += ["", f"They read other tokens, and are compared at {alignment_said(a, b, aligned[a, b])}."]
         for measure in measures:
             rows = select(table, measure=measure.label).to_pylist()
             if rows:
@@ -36,10 +46,26 @@ def summary(
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Measure]) -> list[Table]:
+def alignment_said(a: str, b: str, found: Mapping[str, Any]) -> str:
+    """Where two models that read other tokens were compared, in words."""
+    ends = "ends of words" if found["unit"] == "word" else "common boundaries of their tokens"
+    return (
+        f"{found['units']} {ends} in each of {found['sequences']} sequences: {found['share_a']:.0%} of the tokens of "
+        f"{a}, {found['share_b']:.0%} of those of {b}"
+    )
+
+
+def terminal_tables(
+    tables: Mapping[tuple[str, str], pa.Table],
+    measures: Sequence[Measure],
+    aligned: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> list[Table]:
     """What the terminal shows: a table a pair of models, or of many pairs one of their mean calibrated values."""
     if len(tables) <= PAIRS_SHOWN:
-        return [terminal_table(table, measures, *names) for names, table in tables.items()]
+        shown = [terminal_table(table, measures, *names) for names, table in tables.items()]
+        for each, names in zip(shown, tables, strict=True):
+            each.caption = escape(f"at {alignment_said(*names, aligned[names])}") if names in aligned else None
+        return shown
     shown = Table(title="mean calibrated value at equal depth (1 = identical, 0 = null)", title_justify="left")
     for column in ("measure", "model", "and"):
         shown.add_column(column)
@@ -94,6 +120,24 @@ def _models(provenance: Mapping[str, Any]) -> list[str]:
             f"Probe set: {probe['sequences']} sequences of {probe['length']} tokens of the {probe['split']} split of "
             f"`{probe['data']}`, sha256 `{probe['sha256'][:12]}`.",
         ]
+    return lines
+
+
+def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
+    """The share of variance in the first principal component of each site, and what to make of a large one."""
+    lines, highest = [], 0.0
+    for model, side in ((a, "a"), (b, "b")):
+        pairs = zip(table[f"site_{side}"].to_pylist(), table[f"first_pc_{side}"].to_pylist(), strict=True)
+        shares = {site: share for site, share in pairs if math.isfinite(share)}
+        kind, names = short_names(list(shares)) if shares else ("", [])
+        listed = ", ".join(f"{name}: {share:.2f}" for name, share in zip(names, shares.values(), strict=True))
+        lines.append(f"Share of variance in the first principal component, {model} ({kind}): {listed or '-'}.")
+        highest = max(highest, *shares.values(), 0.0)
+    if highest > ONE_DIRECTION:
+        lines.append(
+            "Where that is high, CKA and Procrustes see one direction and little else, be it the work of a few tokens: "
+            "compare with control.drop_top_norm=2, control.skip_first=1 or control.normalize=layer_norm."
+        )
     return lines
 
 

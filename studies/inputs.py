@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from tokenizers import Tokenizer
 from torch import Tensor
 
 import settings
 from data.probe import probe_hash
+from dissimilarity.alignment import Alignment
 from dissimilarity.sources import Source
 from launch.folder import resolved
 from launch.machine import device_of
 from launch.quiet import silence
+from launch.text import Text, context_of
 from models import references
 from models.references import Reference
 from models.saved import holds_net
@@ -74,35 +77,92 @@ def short_labels(uris: Sequence[str]) -> list[str]:
     return [uri if short.count(name) > 1 else name for uri, name in zip(uris, short, strict=True)]
 
 
-def probe_for(cfg: DictConfig, subjects: Sequence[Subject]) -> tuple[Tensor | None, dict[str, Any]]:
-    """The probe set on which models are run, and what provenance.json says of it; None where no model is run.
+@dataclass(frozen=True)
+class Probe:
+    """The probe set of a study, as each of its models reads it.
 
-    The text is that of the first model's run, or of `data=`, in the tokens of the first model that has a tokenizer;
-    what `probe.*` leaves open is as in that run.
+    Attributes:
+        tokens: the sequences; None where no model is run.
+        tokenizer: whose tokens they are.
+        text: the text behind them, for the models that read other tokens.
+        alike: labels of the models that read these.
+        notes: what provenance.json says of it.
+    """
+
+    tokens: Tensor | None
+    tokenizer: Tokenizer | None
+    text: Text | None
+    alike: frozenset[str]
+    notes: dict[str, Any]
+
+    def between(self, a: Subject, b: Subject) -> Tensor | Alignment | None:
+        """What two subjects are compared on: the tokens, or where both read the same text in tokens of their own.
+
+        Raises:
+            ValueError: tokens without a common boundary; saved activations and a model of other tokens.
+        """
+        models = [subject for subject in (a, b) if subject.reference is not None]
+        if all(subject.label in self.alike for subject in models):
+            return self.tokens
+        if len(models) < 2:
+            (model,) = models
+            raise ValueError(
+                f"{model.label} reads other tokens than the probe set's, so that saved activations cannot be aligned "
+                "with it; give the model that they are of, or leave one of the two out"
+            )
+        assert self.text is not None and b.reference is not None
+        first, second = (None if subject.label in self.alike else subject.reference for subject in (a, b))
+        if second is None:
+            assert first is not None
+            return self.text.aligned(None, first).swapped()
+        return self.text.aligned(first, second)
+
+
+def probe_for(cfg: DictConfig, subjects: Sequence[Subject]) -> tuple[Tensor | None, dict[str, Any]]:
+    """The probe set on which models of one tokenizer are run, and what provenance.json says of it, as `read_by` has it.
 
     Raises:
-        ValueError: no run to take the data from, models of other tokenizers, sequences longer than a model reads.
+        ValueError: as `read_by`, and for models of other tokenizers.
     """
-    models = [subject.reference for subject in subjects if subject.reference is not None]
+    probe = read_by(cfg, subjects)
+    for subject in subjects:
+        if subject.reference is not None and subject.label not in probe.alike:
+            assert probe.tokenizer is not None
+            references.check_tokenizer(subject.reference, probe.tokenizer)
+    return probe.tokens, probe.notes
+
+
+def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
+    """The probe set on which models are run; without one where none is.
+
+    The text is that of the first model's run, or of `data=`. It is cut in the tokens that all models have; where there
+    are several tokenizers, in those of the first model that lies in the folder of a run, or in `data=`'s own. What
+    `probe.*` leaves open is as in that run.
+
+    Raises:
+        ValueError: no run to take the data from, a tokenizer that cannot be read, sequences longer than a model reads.
+    """
+    models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
-        return None, {}
-    run, config = _run_of(models)
-    data = settings.instantiate(_data(cfg, models, run, config))
+        return Probe(None, None, None, frozenset(), {})
+    run, config = _run_of(list(models.values()))
+    data = settings.instantiate(_data(cfg, list(models.values()), run, config))
     silence()
     data.prepare_data()
     data.setup("fit")
-    for model in models:
-        references.check_tokenizer(model, data.tokenizer)
+    alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
     theirs = {**PROBE, **config.get("probe", {})}
     chosen = {key: theirs[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
-    for model in models:
-        most = getattr(model.model, "n_ctx", chosen["length"])
-        if chosen["length"] > most:
+    for label, model in models.items():
+        most = context_of(model.model)
+        if label in alike and most is not None and chosen["length"] > most:
             uri = model.provenance["uri"]
             raise ValueError(f"probe.length={chosen['length']}: {uri} reads at most {most}; type probe.length={most}")
     tokens = data.probe(**chosen)
     source = str(cfg.data.source._target_) if cfg.data else run
-    return tokens, {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
+    notes = {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
+    text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
+    return Probe(tokens, data.tokenizer, text, alike, notes)
 
 
 def measures_of(cfg: DictConfig) -> list[Any]:
@@ -123,9 +183,9 @@ def _data(cfg: DictConfig, models: Sequence[Reference], run: str, config: dict[s
     """The config of the text."""
     if cfg.data:
         data = resolved(cfg.data)
-        tokenizers = [model.provenance["tokenizer_path"] for model in models if model.tokenizer is not None]
-        if tokenizers:
-            data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": tokenizers[0]}
+        chosen = _tokenizer_of(models)
+        if chosen is not None:
+            data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": chosen}
         return data
     if "data" not in config:
         uris = ", ".join(model.provenance["uri"] for model in models)
@@ -139,6 +199,18 @@ def _data(cfg: DictConfig, models: Sequence[Reference], run: str, config: dict[s
             "is not run unasked; name that data set yourself: data=..."
         )
     return config["data"]
+
+
+def _tokenizer_of(models: Sequence[Reference]) -> str | None:
+    """The file of the tokenizer that all models have, or of the first that lies in the folder of a run.
+
+    Several models of others' have none in common: what theirs leaves out of a text (capitals, line ends) the rest would
+    not see either.
+    """
+    with_one = [model for model in models if model.tokenizer is not None]
+    if len({model.provenance["tokenizer_sha256"] for model in with_one}) > 1:
+        with_one = [model for model in with_one if _run_of([model])[0]]
+    return with_one[0].provenance["tokenizer_path"] if with_one else None
 
 
 def _targets(node: Any) -> list[str]:

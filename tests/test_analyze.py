@@ -156,10 +156,27 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_written(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_run_of_another_tokenizer_is_refused(home: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_tokenizer_is_compared_on_the_same_text(home: Path, tmp_path: Path) -> None:
     assert in_process(tiny(home, name="other", data__tokenizer__vocab_size=280)) == 0
-    with pytest.raises(ValueError, match="reference 'runs/other' was trained with another tokenizer"):
+    with pytest.raises(ValueError, match=r"runs/other reads at most 16 of its tokens.*type probe.length=\d+ or less"):
         run(home, tmp_path / "results", "models=[runs/a,runs/other]")
+    options = ["probe.length=7", "align.unit=token", "measures=all", "models=[runs/a,runs/other,runs/b]"]
+    folder = run(home, tmp_path / "results", *options)
+    rows = pq.read_table(folder / "table.parquet").to_pylist()
+    notes = json.loads((folder / "provenance.json").read_text())["alignments"]
+    assert [(note["model_a"], note["model_b"]) for note in notes] == [("a", "other"), ("other", "b")]
+    assert notes[0]["share_a"] == notes[1]["share_b"] and 0.3 < notes[0]["share_a"] <= 1
+    samples = {"cka": notes[0]["sequences"] * notes[0]["units"]}
+    for row in rows:
+        across = "other" in (row["model_a"], row["model_b"])
+        if row["measure"] in ("kl", "jsd", "disagreement"):
+            assert np.isnan(row["value"]) == across and ("token by token" in row["note"]) == across
+        else:
+            assert np.isfinite(row["value"]), row
+        if row["measure"] in samples:
+            assert row["n_samples"] == (samples["cka"] if across else 16 * 7)
+    said = (folder / "summary.md").read_text()
+    assert f"compared at {notes[0]['units']} common boundaries of their tokens" in said
 
 
 def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) -> None:

@@ -41,8 +41,23 @@ def test_values_stand_where_the_sites_are() -> None:
         assert np.asarray(panel.images[0].get_array()) == pytest.approx(expected)
         assert len(panel.texts) == 6 and panel.texts[0].get_text().lstrip("-0") == f"{expected[0, 0]:.2f}".lstrip("-0")
     assert figure.get_supylabel() == "first: resid_post of block"
-    assert figure.get_supxlabel() == "second: resid_post of block"
+    assert figure.get_supxlabel().split("\n")[0] == "second: resid_post of block"
     assert not plt.get_fignums()
+
+
+def test_strips_show_the_share_of_the_first_component_beside_each_site() -> None:
+    a, b = model(16, 2), model(24, 3, seed=1)
+    table = compare(a, b, tokens(), measures=[CKA(), Procrustes()], pairs="matched")
+    figure = comparison_figure(table, "first", "second")
+    known = {row[f"site_{side}"]: row[f"first_pc_{side}"] for row in table.to_pylist() for side in "ab"}
+    for panel in maps(figure):
+        strips = [axes for axes in panel.child_axes if axes.images and axes.images[0].get_cmap().name == "Greys"]
+        upwards, rightwards = (np.asarray(strip.images[0].get_array()) for strip in strips)
+        assert upwards.shape == (2, 1) and rightwards.shape[0] == 1
+        assert upwards[0, 0] == pytest.approx(table["first_pc_a"][0].as_py())
+        assert rightwards[0, -1] == pytest.approx(known["blocks.2.resid_post"])
+        assert all(strip.images[0].get_clim() == (0, 1) for strip in strips)
+    assert "share of variance in the first" in figure.get_supxlabel()
 
 
 def test_dark_is_the_same_and_the_bar_says_which_end_and_where_the_null_is() -> None:

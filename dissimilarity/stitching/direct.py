@@ -3,7 +3,7 @@
 Memory is that of the sums, whatever the number of tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Int
@@ -154,12 +154,23 @@ def direct_sums(
         ValueError: activations that are not finite, or too large for float32 products.
     """
     front_sites, back_sites = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
+    captured = (_captured(front, back, front_sites, back_sites, batch) for batch in batches_of(tokens))
+    return sums_over(captured, pairs, spread, like)
+
+
+def sums_over(
+    batches: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
+    pairs: Sequence[Pair],
+    spread: bool,
+    like: dict[Pair, Moments] | None = None,
+) -> dict[Pair, Moments]:
+    """As `direct_sums`, over batches of activations of both models that were captured elsewhere."""
+    front_sites, back_sites = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
     shift_x = {site: like[site, back]["shift_x"] for site, back in pairs} if like else {}
     shift_y = {back: like[site, back]["shift_y"] for site, back in pairs} if like else {}
     xs, ys = {site: {} for site in front_sites}, {site: {} for site in back_sites}
     cross = {pair: {} for pair in pairs}
-    for batch in batches_of(tokens):
-        acts_x, acts_y = _captured(front, back, front_sites, back_sites, batch)
+    for acts_x, acts_y in batches:
         rows_x, apart_x = _side(acts_x, shift_x, xs)
         rows_y, apart_y = _side(acts_y, shift_y, ys)
         for site in front_sites:
@@ -200,7 +211,7 @@ def _captured(
 
 
 def _side(
-    acts: dict[str, Tensor], shifts: dict[str, Tensor], sums: dict[str, Moments]
+    acts: Mapping[str, Tensor], shifts: dict[str, Tensor], sums: dict[str, Moments]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Shifted rows (1, n, d) of each site and which are heavy; their number, sum and rounding are added up."""
     rows, apart = {}, {}
