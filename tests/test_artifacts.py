@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from callbacks.wandb_run import WandbRun
-from launch.references import loader
+from launch.references import find
 from models.references import load, resolve
 from tests.tiny_run import in_process, tiny
 
@@ -94,10 +94,11 @@ def test_a_run_that_goes_on_compares_with_the_version_it_was_begun_with(server: 
     (home / "runs/new").mkdir(exist_ok=True)
     tokenizer = load(URI).tokenizer
     assert tokenizer is not None
-    loader(cfg, home / "runs/new", tokenizer)
+    probe = torch.zeros(2, 8, dtype=torch.int64)
+    find(cfg, home / "runs/new", tokenizer, probe)
     server.versions["v3"] = server.versions.pop("v1")
-    again = loader(cfg, home / "runs/new", tokenizer)
-    assert again("wandb:me/toys/tiny:latest") is not None and server.downloaded == ["v2"]
+    again = find(cfg, home / "runs/new", tokenizer, probe)
+    assert again.load("wandb:me/toys/tiny:latest") is not None and server.downloaded == ["v2"]
 
 
 @pytest.mark.parametrize(
