@@ -20,7 +20,7 @@ from dissimilarity.output_measure import across_tokenizers
 from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sites import LOGITS, matched_pairs
 from dissimilarity.sources import Saved, Source, agreed_extent, device_of, open_source, sites_of, stream, thinned
-from dissimilarity.spectrum import first_share
+from dissimilarity.spectrum import first_share, with_shares
 
 COLUMNS = (
     "measure",
@@ -110,7 +110,7 @@ def compare(
         rest = measures
     if rest:
         rows += _rows(side_a, side_b, inputs, chosen, rest, layout, null)
-    return pa.table({column: [row[column] for row in _ordered(rows, chosen, wanted)] for column in COLUMNS})
+    return pa.table({column: [row[column] for row in ordered(rows, chosen, wanted)] for column in COLUMNS})
 
 
 def _without_top_norms(
@@ -149,19 +149,12 @@ def _rows(
         if null is not None:
             null.add(chunk_a.deranged(), chunk_b)
     rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
-    shares_a = {site: first_share(x, site) for site in sites_a}
-    shares_b = {site: first_share(y, site) for site in sites_b}
-    return [
-        row
-        | {
-            "first_pc_a": shares_a.get(row["site_a"], math.nan),
-            "first_pc_b": shares_b.get(row["site_b"], math.nan),
-        }
-        for row in rows
-    ]
+    return with_shares(
+        rows, *({site: first_share(of, site) for site in sites} for of, sites in ((x, sites_a), (y, sites_b)))
+    )
 
 
-def _ordered(
+def ordered(
     rows: list[dict[str, Any]], pairs: list[tuple[str, str]], measures: Sequence[Measure]
 ) -> list[dict[str, Any]]:
     """Each row once, pair by pair, and of each pair measure by measure, as they were given."""

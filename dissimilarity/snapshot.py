@@ -69,10 +69,15 @@ def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout) -> tu
 
 def save(snapshot: Snapshot, path: Path) -> None:
     """Writes the activations to a safetensors file, in one step."""
+    save_chunks(snapshot.chunks, path)
+
+
+def save_chunks(chunks: Sequence[tuple[Acts, range]], path: Path) -> None:
+    """Writes some chunks of activations to a safetensors file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{groups.start:06d}:{len(groups)}:{number}:{site}": tensor.contiguous()
-        for number, (acts, groups) in enumerate(snapshot.chunks)
+        for number, (acts, groups) in enumerate(chunks)
         for site, tensor in acts.items()
     }
     with replacing(path) as part:

@@ -5,6 +5,7 @@ and a few tokens of massive norm may be what makes it.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,14 @@ def first_share(side: Side, site: str) -> float:
     sums = side.sums.totals[site]
     covariance = sums["xx"] - torch.outer(sums["x"], sums["x"]) / side.n
     return _largest(covariance) / float(covariance.trace())
+
+
+def with_shares(rows: list[dict[str, Any]], a: Mapping[str, float], b: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Rows of pairs of sites with the shares of both sites beside them, NaN where there is none."""
+    return [
+        row | {"first_pc_a": a.get(row["site_a"], math.nan), "first_pc_b": b.get(row["site_b"], math.nan)}
+        for row in rows
+    ]
 
 
 def _largest(matrix: Tensor) -> float:
