@@ -41,6 +41,7 @@ def analyze(cfg: DictConfig) -> Path:
     """
     keep_freed_memory()
     settings.validate_analysis(cfg)
+    cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     check_folder(folder, cfg)
     results = settings.instantiate(cfg.study)(cfg)

@@ -7,6 +7,10 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 MODEL_SETS = ("tl",)
 """Words that stand for several published models, in `models=`; what they are, a study knows."""
+PUBLISHED = {
+    "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"))
+}
+"""Families of models of one tokenizer in several sizes, for `models=`: where they are, and their sizes."""
 ALIGN = {"unit": ("word", "token"), "take": ("last", "mean")}
 NORMALIZE = ("none", "layer_norm", "unit_norm")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -99,6 +103,7 @@ class Analysis:
 
     models: Any = MISSING
     size: str = MISSING
+    sizes: list[str] | None = None
     sites: Any = None
     name: str | None = None
     overwrite: bool = MISSING
@@ -162,13 +167,7 @@ def validate_analysis(cfg: DictConfig) -> None:
     Raises:
         ValueError: one line a fault: the key, what was found, what is expected.
     """
-    faults = _unknown(cfg, Analysis)
-    if cfg.models in MODEL_SETS:
-        cfg.models = [cfg.models]
-    elif not isinstance(cfg.models, ListConfig):
-        faults.append(f"models={cfg.models}: expected a list, such as models=[{cfg.models}]")
-    elif not all(isinstance(uri, str) and uri for uri in cfg.models):
-        faults.append(f"models={list(cfg.models)}: expected a list of references, such as models=[runs/a,runs/b]")
+    faults = [*_unknown(cfg, Analysis), *_models(cfg)]
     for key, least in (("sequences", 2), ("length", 1)):
         value = cfg.probe[key]
         if value is not None and value < least:
@@ -188,6 +187,13 @@ def validate_analysis(cfg: DictConfig) -> None:
         raise ValueError("\n".join(faults))
 
 
+def models_of(cfg: DictConfig) -> list[str]:
+    """The URIs of the models that a study is to look at: those listed, or some sizes of a published family."""
+    if isinstance(cfg.models, str):
+        return [PUBLISHED[cfg.models][0].format(size) for size in cfg.sizes]
+    return list(cfg.models)
+
+
 def study_name(cfg: DictConfig) -> str:
     """`name` where it is given, else the name of the study's module."""
     return cfg.name or str(cfg.study._target_).split(".")[-2]
@@ -197,6 +203,27 @@ def _unknown(cfg: DictConfig, types: type = Settings) -> list[str]:
     """Root keys that nothing reads: `+widht=64` gets past Hydra, which takes the + for intent."""
     known = [field.name for field in fields(types)]
     return [f"+{key}: nothing reads this key; root keys are {', '.join(known)}" for key in cfg if str(key) not in known]
+
+
+def _models(cfg: DictConfig) -> list[str]:
+    """`models` that are no list and no published family, and sizes that it does not have; a set becomes a list."""
+    if cfg.models in MODEL_SETS:
+        cfg.models = [cfg.models]
+    if isinstance(cfg.models, str) and cfg.models in PUBLISHED:
+        known = PUBLISHED[cfg.models][1]
+        strangers = [size for size in cfg.sizes or [] if size not in known]
+        if strangers or not cfg.sizes:
+            shown = f"[{','.join(cfg.sizes)}]" if cfg.sizes else cfg.sizes
+            return [f"sizes={shown}: expected sizes of models={cfg.models}, out of {', '.join(known)}"]
+        return []
+    if not isinstance(cfg.models, ListConfig):
+        families = " or ".join(f"models={name}" for name in PUBLISHED)
+        return [f"models={cfg.models}: expected a list, such as models=[{cfg.models}], or {families}"]
+    if not all(isinstance(model, str) and model for model in cfg.models):
+        return [f"models={list(cfg.models)}: expected a list of references, such as models=[runs/a,runs/b]"]
+    if cfg.sizes is not None:
+        return [f"sizes=[{','.join(cfg.sizes)}]: sizes are of a published family, such as models=pythia"]
+    return []
 
 
 def _positive(cfg: DictConfig) -> list[str]:

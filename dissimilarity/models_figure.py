@@ -31,7 +31,7 @@ def models_figure(table: pa.Table, kinds: Mapping[str, str] | None = None) -> Fi
         raise ValueError("expected a table with every two models, found none that has all distances of a measure")
     labels = next(iter(whole.values()))[0]
     kinds = {label: label for label in labels} if kinds is None else kinds
-    names = list(dict.fromkeys(kinds[label] for label in labels))
+    names = list(dict.fromkeys(kind for label, kind in kinds.items() if label in labels))
     colours = dict(zip(names, mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
     height = max(1.9, 0.13 * len(labels) + 0.5)
     with mpl.rc_context(STYLE):

@@ -1,6 +1,7 @@
 """The study `compare`: how similar models are, layer by layer, every pair of them by every measure."""
 
 import shlex
+from inspect import isfunction
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -38,37 +39,41 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
     from dissimilarity.alignment import Alignment
     from dissimilarity.compare import compare
     from dissimilarity.control import control_of
+    from dissimilarity.many import compare_many
+    from launch.machine import device_of
     from launch.text import said
     from studies.comparison_text import summary, terminal_tables
-    from studies.inputs import load_subjects, measures_of, read_by
+    from studies.inputs import load_subjects, loader, look_at, measures_of, read_by
 
-    terminal = Console(stderr=True, highlight=False)
-    with terminal.status("loading the models"):
-        subjects = load_subjects(list(cfg.models), cfg.runs_dir, cfg.device)
+    terminal, uris = Console(stderr=True, highlight=False), list(cfg.models)
+    measures, control, home = measures_of(cfg), control_of(cfg.control), device_of(cfg.device)
+    options: Any = (_plain(cfg.sites), measures, pairs, groups)
+    with terminal.status("loading the models") as status:
+        # Two are both in memory, and nothing of their activations has to be kept.
+        two = len(uris) == 2
+        subjects = load_subjects(uris, cfg.runs_dir, cfg.device) if two else look_at(uris, cfg.runs_dir, status.update)
         probe = read_by(cfg, subjects)
-        inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
-    measures, control = measures_of(cfg), control_of(cfg.control)
-    tables, both = {}, list(combinations(subjects, 2))
-    for number, (a, b) in enumerate(both, 1):
-        with terminal.status(f"{a.label} and {b.label} ({number} of {len(both)})"):
-            tables[a.label, b.label] = compare(
-                a.source,
-                b.source,
-                inputs[a.label, b.label],
-                _plain(cfg.sites),
-                measures,
-                pairs,  # pyright: ignore
-                groups,
-                control=control,
-            )
+        couples = list(combinations(subjects, 2))
+        inputs = {(a.label, b.label): probe.between(a, b) for a, b in couples}
+        models = {each.label: each.source if two else loader(each, cfg.runs_dir, home) for each in subjects}
+        if not two and probe.text is None:
+            table = compare_many(models, probe.tokens, *options, control=control, tell=status.update)
+            tables = _by_couple(table)
+        else:
+            tables = {}
+            for a, b in inputs:
+                status.update(f"{a} and {b}")
+                sources = [_loaded(models[label]) for label in (a, b)]
+                tables[a, b] = compare(*sources, inputs[a, b], *options, control=control)
+            table = pa.concat_tables([_named(found, *names) for names, found in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}
     if aligned:
         notes["alignments"] = [{"model_a": a, "model_b": b, **found} for (a, b), found in aligned.items()]
     return Results(
-        table=pa.concat_tables([_named(table, *names) for names, table in tables.items()]),
+        table=table,
         summary=summary(tables, measures, notes, aligned),
-        figures=_figures(tables),
+        figures=_figures(tables) | (_of_models(table) if len(subjects) > 2 else {}),
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next(cfg),
@@ -82,6 +87,29 @@ def _named(table: "pa.Table", a: str, b: str) -> "pa.Table":
     names = {"model_a": a, "model_b": b}
     columns = {column: pa.array([name] * table.num_rows, pa.string()) for column, name in names.items()}
     return pa.table({**columns, **{column: table[column] for column in table.column_names}})
+
+
+def _loaded(model: Any) -> Any:
+    """A model that is to be loaded first, or whatever else is compared, as it is."""
+    return model() if isfunction(model) else model
+
+
+def _by_couple(table: "pa.Table") -> "dict[tuple[str, str], pa.Table]":
+    """The table of each two models, without their names."""
+    from dissimilarity.curves import select
+
+    couples = dict.fromkeys(zip(table["model_a"].to_pylist(), table["model_b"].to_pylist(), strict=True))
+    return {(a, b): select(table, model_a=a, model_b=b).drop_columns(["model_a", "model_b"]) for a, b in couples}
+
+
+def _of_models(table: "pa.Table") -> dict[str, Any]:
+    """The tree and the map of the models, where they can be drawn."""
+    from dissimilarity.models_figure import models_figure
+
+    try:
+        return {"models": models_figure(table)}
+    except ValueError:
+        return {}
 
 
 def _figures(tables: "dict[tuple[str, str], pa.Table]") -> dict[str, Any]:

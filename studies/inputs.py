@@ -1,14 +1,15 @@
 """What studies look at: models by URI, saved activations, and the probe set that they share."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 import settings
 from data.probe import probe_hash
@@ -48,20 +49,37 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
     Raises:
         ValueError: the same one twice, or one that is missing or broken; says which and what to do.
     """
+    check_uris(uris, runs_dir)
+    home = device_of(device)
+    return [_subject(uri, label, runs_dir, home) for uri, label in zip(uris, short_labels(uris), strict=True)]
+
+
+def look_at(uris: Sequence[str], runs_dir: str, tell: Callable[[str], object]) -> list[Subject]:
+    """As `load_subjects`, one model in memory at a time: the nets are left without their weights, on `meta`."""
+    labels = short_labels(uris)
+    check_uris(uris, runs_dir)
+    subjects = []
+    for uri, label in zip(uris, labels, strict=True):
+        tell(f"{label}: looking at it")
+        subjects.append(_subject(uri, label, runs_dir, torch.device("meta")))
+    return subjects
+
+
+def loader(subject: Subject, runs_dir: str, home: torch.device) -> Source | Callable[[], nn.Module]:
+    """What loads a model again that `look_at` looked at; of saved activations their path."""
+    if subject.reference is None:
+        return subject.source
+    return lambda: references.load(subject.provenance["uri"], runs_dir).model.to(home)
+
+
+def check_uris(uris: Sequence[str], runs_dir: str) -> None:
+    """Raises ValueError where a URI stands twice or names nothing."""
     twice = sorted({uri for uri in uris if list(uris).count(uri) > 1})
     if twice:
         raise ValueError(f"models: {', '.join(twice)} stands there twice; a model is compared with others")
     for uri in uris:
         if not is_saved(uri):
             references.resolve(uri, runs_dir)
-    home, subjects = device_of(device), []
-    for uri, label in zip(uris, short_labels(uris), strict=True):
-        if is_saved(uri):
-            subjects.append(Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))}))
-        else:
-            reference = references.load(uri, runs_dir)
-            subjects.append(Subject(label, reference.model.to(home), reference, reference.provenance))
-    return subjects
 
 
 def is_saved(uri: str) -> bool:
@@ -165,9 +183,25 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     return Probe(tokens, data.tokenizer, text, alike, notes)
 
 
+def with_probe(cfg: DictConfig, sequences: int, length: int) -> DictConfig:
+    """The config with the study's own probe set where the command line names none."""
+    filled = cfg.copy()
+    for key, value in (("sequences", sequences), ("length", length)):
+        if filled.probe[key] is None:
+            filled.probe[key] = value
+    return filled
+
+
 def measures_of(cfg: DictConfig) -> list[Any]:
     """The measures that the config asks for."""
     return [settings.instantiate(node) for node in cfg.measures.values()]
+
+
+def _subject(uri: str, label: str, runs_dir: str, home: torch.device) -> Subject:
+    if is_saved(uri):
+        return Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))})
+    reference = references.load(uri, runs_dir)
+    return Subject(label, reference.model.to(home), reference, reference.provenance)
 
 
 def _run_of(models: Sequence[Reference]) -> tuple[str, dict[str, Any]]:

@@ -1,16 +1,32 @@
 """Numbers as the summaries of studies write them."""
 
 import math
+from typing import Protocol
 
-from studies.asymmetry_numbers import Difference, Line
+
+class Bounds(Protocol):
+    """An interval."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
 
 
-def interval(found: Difference) -> str:
+class Interval(Bounds, Protocol):
+    """A mean with its interval."""
+
+    @property
+    def mean(self) -> float: ...
+
+
+def interval(found: Interval) -> str:
     """`+0.123 [+0.1, +0.2]`."""
     return f"{number(found.mean)} [{number(found.low)}, {number(found.high)}]"
 
 
-def span(found: Difference | Line) -> str:
+def span(found: Bounds) -> str:
     """The interval in words."""
     return f"95 % interval {number(found.low)} to {number(found.high)}"
 

@@ -107,7 +107,7 @@ def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path
     labels = ["a@0", "a", "b", "saved.safetensors"]
     found = list(dict.fromkeys((row["model_a"], row["model_b"]) for row in rows))
     assert found == [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    assert len(list((folder / "figures").glob("*.png"))) == 6
+    assert len(list((folder / "figures").glob("*.png"))) == 6 + 1
     (same,) = [row for row in rows if (row["model_a"], row["model_b"]) == ("a", "saved.safetensors")]
     assert same["value"] == pytest.approx(1, abs=1e-6) and same["calibrated"] == pytest.approx(1, abs=1e-6)
 
@@ -205,7 +205,7 @@ def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None
 
 MISTAKES = {
     ("study=comprae",): ["study=comprae: no such choice; did you mean study=compare?"],
-    ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, size, sites"],
+    ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, size, sizes, sites"],
     ("study.pair=all",): ["there is no key study.pair; did you mean study.pairs"],
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
@@ -247,7 +247,7 @@ def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
     shown = command(tmp_path, "--help").stdout
     for text in (
         "python analyze.py study=compare models=[runs/",
-        "study            asymmetry, compare",
+        "study            asymmetry, compare, dynamics, scaling",
         "all, default, fast",
     ):
         assert text in shown
