@@ -63,8 +63,8 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
             tables = {}
             for a, b in inputs:
                 status.update(f"{a} and {b}")
-                sources = [_loaded(models[label]) for label in (a, b)]
-                tables[a, b] = compare(*sources, inputs[a, b], *options, control=control)
+                first, second = _loaded(models[a]), _loaded(models[b])
+                tables[a, b] = compare(first, second, inputs[a, b], *options, control=control)
             table = pa.concat_tables([_named(found, *names) for names, found in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}
