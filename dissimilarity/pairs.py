@@ -183,6 +183,9 @@ Block = tuple[tuple[str, ...], tuple[str, ...]]
 ABREAST = 1536
 """Columns of x side by side in one product: enough for it to be fast, few enough that a copy stays small."""
 
+NARROW = 256
+"""Columns of y up to which partners are put side by side too: products of few columns are slow, copies of them small."""
+
 
 class Cross:
     """Sums over pairs of sites of two sides.
@@ -226,7 +229,7 @@ class Cross:
 
     def _add_block(self, index: int, x: Chunk, y: Chunk) -> None:
         sites, partners = self.blocks[index]
-        few, alone = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], 0)
+        few, alone = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], NARROW)
         (a, heavy_x), (b, heavy_y) = x.norms_of(sites), y.norms_of(partners)
         xs = (self._as_summed(x.rows_of(sites[some])) for some, _ in few)
         ys = [self._as_summed(y.rows_of(partners[one])) for one, _ in alone]
