@@ -6,7 +6,6 @@ products. pytorch-cka, the fastest peer, runs both models for each pair, and tak
 two by two, it is timed on one pair and multiplied by 120.
 """
 
-import multiprocessing
 import resource
 import statistics
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarks.apart import apart
 from benchmarks.nets import D_VOCAB, untrained
 from benchmarks.peers import installed
 from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
@@ -105,12 +105,7 @@ def memory() -> None:
     """Peak memory of comparisons with references of 1b parameters in bfloat16, each in a process of its own."""
     rows = []
     for name, which in (("with a model of width 128", ("b", "small")), ("with another of 1b", ("b", "c"))):
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(target=_peak, args=(which, queue))
-        process.start()
-        size, peak, pairs, took = queue.get()
-        process.join()
+        size, peak, pairs, took = apart(_peak, which)
         rows.append(
             {
                 "a reference of 1b": name,
@@ -124,7 +119,7 @@ def memory() -> None:
     show(rows)
 
 
-def _peak(labels: tuple[str, str], queue: "multiprocessing.Queue[tuple[float, float, int, float]]") -> None:
+def _peak(labels: tuple[str, str]) -> tuple[float, float, int, float]:
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     sizes: list[int] = []
@@ -140,4 +135,4 @@ def _peak(labels: tuple[str, str], queue: "multiprocessing.Queue[tuple[float, fl
     found = []
     took = seconds(lambda: found.append(compare_many({k: models[k] for k in labels}, tokens, measures=[CKA()])))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    queue.put((max(sizes) / GB, peak / GB, found[0].num_rows, took))
+    return max(sizes) / GB, peak / GB, found[0].num_rows, took

@@ -5,11 +5,11 @@ batch, so that the figure is the accumulators' and not a model's), 16 jackknife 
 debiased CKA.
 """
 
-import multiprocessing
 import resource
 
 import torch
 
+from benchmarks.apart import apart
 from benchmarks.timing import show
 from dissimilarity.evaluate import evaluate
 from dissimilarity.measures.cka import CKA
@@ -20,7 +20,7 @@ SIZES = ((12, 16_384), (12, 65_536), (4, 16_384), (4, 131_072), (4, 1_048_576))
 """Layers and tokens."""
 
 
-def _peak(layers: int, tokens: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
+def _peak(layers: int, tokens: int) -> tuple[float, float]:
     torch.set_num_threads(2)
     generator = torch.Generator().manual_seed(0)
     sites = [f"blocks.{layer}.resid_post" for layer in range(layers)]
@@ -44,20 +44,15 @@ def _peak(layers: int, tokens: int, queue: "multiprocessing.Queue[tuple[float, f
                 tensor.normal_(generator=generator)
     rows = evaluate([CKA()], x.close(), y.close(), cross.close(), null.close())
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue.put((before / 2**20, (after - before) / 2**20))
     assert len(rows) == len(pairs)
+    return before / 2**20, (after - before) / 2**20
 
 
 def run() -> None:
     """Prints peak memory by number of tokens, each in a process of its own."""
     rows = []
     for layers, tokens in SIZES:
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(target=_peak, args=(layers, tokens, queue))
-        process.start()
-        before, more = queue.get()
-        process.join()
+        before, more = apart(_peak, layers, tokens)
         rows.append(
             {
                 "layers": str(layers),
