@@ -8,7 +8,7 @@ import benchmarks
 from benchmarks.timing import machine
 from launch.memory import keep_freed_memory
 
-NOT_BENCHMARKS = ("__main__", "timing", "peers")
+NOT_BENCHMARKS = ("__main__", "apart", "nets", "peers", "timing")
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def table(nets: list[nn.Module], tokens: Tensor, wanted: dict[str, dict[str, Any
                     net(batch)
 
     def compared(options: dict[str, Any]) -> float:
-        return seconds(lambda: compare(*nets, tokens, measures=[CKA()], **options))
+        return seconds(lambda: compare(nets[0], nets[1], tokens, measures=[CKA()], **options))
 
     streams = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
     candidates: dict[str, Callable[[], float]] = {"forward passes": lambda: seconds(forward)}

@@ -10,6 +10,7 @@ import resource
 import statistics
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from dissimilarity.many import compare_many
 
 MODELS, LAYERS, WIDTH, SEQUENCES, LENGTH, BATCH = 16, 4, 128, 256, 128, 32
 SITES = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
-BILLION = {
+BILLION: dict[str, Any] = {
     "hidden_size": 2048,
     "num_hidden_layers": 16,
     "num_attention_heads": 8,

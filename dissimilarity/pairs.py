@@ -184,7 +184,7 @@ ABREAST = 1536
 """Columns of x side by side in one product: enough for it to be fast, few enough that a copy stays small."""
 
 NARROW = 256
-"""Columns of y up to which partners are put side by side too: products of few columns are slow, copies of them small."""
+"""Columns of y up to which partners stand side by side too: products of few columns are slow, copies of them small."""
 
 
 class Cross:
