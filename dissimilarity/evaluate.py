@@ -55,7 +55,7 @@ def evaluate(
         for measure in measures:
             result = found.get((measure.label, pair))
             if result is None and trouble.get(pair) and not isinstance(measure, OutputMeasure):
-                result = _failed(measure, x, trouble[pair])
+                result = _failed(measure, x, pair[0], trouble[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
                 turned = {
@@ -71,23 +71,22 @@ def pairs_of(measure: Measure, pairs: Sequence[Pair]) -> Sequence[Pair]:
     return [(LOGITS, LOGITS)] if isinstance(measure, OutputMeasure) else pairs
 
 
-def _samples_of(measure: Measure, side: Side) -> int:
-    return _chosen(measure, side).numel() if isinstance(measure, SampleMeasure) else side.n
+def _samples_of(measure: Measure, side: Side, site: str) -> int:
+    return _chosen(measure, side, site).numel() if isinstance(measure, SampleMeasure) else side.n
 
 
-def _chosen(measure: SampleMeasure, side: Side) -> Tensor:
+def _chosen(measure: SampleMeasure, side: Side, site: str) -> Tensor:
     """The rows (sequences, positions) that a measure sees of those that the side holds for all sample measures."""
-    length = len(side.sample_groups) // max(side.sequences, 1)
-    return sampled_rows(side.sequences, length, measure.samples, measure.seed)
+    return sampled_rows(side.sequences, side.sampled_length(site), measure.samples, measure.seed)
 
 
-def _failed(measure: Measure, side: Side, note: str) -> Found:
+def _failed(measure: Measure, side: Side, site: str, note: str) -> Found:
     nan = math.nan
-    return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side), "note": note}
+    return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side, site), "note": note}
 
 
 def _result(measure: Measure, side: Side, pair: Pair, value: float, stderr: float, null: float) -> Found:
-    n = _samples_of(measure, side)
+    n = _samples_of(measure, side, pair[0])
     note = (
         f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: "
         "raise probe.sequences or probe.length"
@@ -101,8 +100,8 @@ def _result(measure: Measure, side: Side, pair: Pair, value: float, stderr: floa
     }
 
 
-def _too_few(measure: Measure, side: Side) -> str:
-    have = _samples_of(measure, side)
+def _too_few(measure: Measure, side: Side, site: str) -> str:
+    have = _samples_of(measure, side, site)
     if have >= measure.minimum_samples:
         return ""
     return (
@@ -114,9 +113,9 @@ def _from_sums(
     measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, Found]]:
     """A measure of sums: pairs of one site with partners of one width together, and one by one where that fails."""
-    note = _too_few(measure, x)
+    note = _too_few(measure, x, pairs[0][0])
     if note:
-        yield from ((pair, _failed(measure, x, note)) for pair in pairs)
+        yield from ((pair, _failed(measure, x, pair[0], note)) for pair in pairs)
         return
     for batch in _batches(x, cross, pairs):
         try:
@@ -126,7 +125,7 @@ def _from_sums(
                 try:
                     yield from _estimated(measure, x, y, cross, null, [pair])
                 except (ValueError, RuntimeError) as error:
-                    yield pair, _failed(measure, x, f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
+                    yield pair, _failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
 
 
 def _batches(x: Side, cross: Cross, pairs: list[Pair]) -> Iterator[list[Pair]]:
@@ -171,18 +170,19 @@ def _from_samples(
     measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, Found]]:
     """A measure of rows, pair by pair; each side is prepared once."""
-    note = _too_few(measure, x)
     for pair in pairs:
+        note = _too_few(measure, x, pair[0])
         try:
-            yield pair, _failed(measure, x, note) if note else _compared(measure, x, y, with_null, pair)
+            yield pair, _failed(measure, x, pair[0], note) if note else _compared(measure, x, y, with_null, pair)
         except (ValueError, RuntimeError) as error:
-            yield pair, _failed(measure, x, f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
+            yield pair, _failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
 
 
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> Found:
-    chosen = _chosen(measure, x)
+    chosen = _chosen(measure, x, pair[0])
     first, second = (_prepared(measure, side, site, chosen) for side, site in ((x, pair[0]), (y, pair[1])))
-    group = x.sample_groups[chosen.flatten()].to(x.samples[pair[0]].device)
+    sequence = chosen.flatten() // x.sampled_length(pair[0])
+    group = x.sequence_groups[sequence].to(x.samples[pair[0]].device)
     value, stderr = measure.estimate(first, second, group)
     null = math.nan
     if with_null:

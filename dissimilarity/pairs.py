@@ -57,18 +57,22 @@ class Side:
         self.sums = Sums(groups)
         self.n_groups = torch.zeros(groups, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
-        self.sample_groups = torch.zeros(0, dtype=torch.int64)
+        self.sequence_groups = torch.zeros(0, dtype=torch.int64)
         self.sequences = 0
         self.prepared: dict[tuple[str, str], Any] = {}
         self.shift: dict[str, Tensor] = {}
         self._not_finite: dict[str, int] = {}
         self._sampled: dict[str, list[Tensor]] = {}
-        self._sample_groups: list[Tensor] = []
+        self._sequence_groups: list[Tensor] = []
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return int(self.n_groups.sum())
+
+    def sampled_length(self, site: str) -> int:
+        """How many rows of each sequence the sample measures may see at a site."""
+        return len(self.samples[site]) // max(self.sequences, 1)
 
     def add(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
         """Adds the activations of some whole sequences.
@@ -92,8 +96,7 @@ class Side:
         if self.wanted:
             for site, activation in acts.items():
                 self._sampled.setdefault(site, []).append(self._sample(site, activation))
-            sampled = len(next(iter(self._sampled.values()))[-1]) // len(groups)
-            self._sample_groups.append(torch.tensor(groups).repeat_interleave(sampled))
+            self._sequence_groups.append(torch.tensor(groups).repeat_interleave(chunk.sequences))
         self.sequences += chunk.sequences * len(groups)
         self.n_groups[groups.start : groups.stop] += per_group
         return chunk
@@ -140,15 +143,15 @@ class Side:
     def close(self) -> "Side":
         """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
         self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
-        self.sample_groups = torch.cat(self._sample_groups) if self._sample_groups else self.sample_groups
+        self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
         self._sampled.clear()
-        self._sample_groups.clear()
+        self._sequence_groups.clear()
         if self.sync:
             self.sums.all_reduce()
             all_reduce(self.n_groups)
             mine = (
                 {site: rows.cpu() for site, rows in self.samples.items()},
-                self.sample_groups,
+                self.sequence_groups,
                 self._not_finite,
                 self.sequences,
             )
@@ -156,7 +159,7 @@ class Side:
             dist.all_gather_object(parts, mine)
             for site, rows in self.samples.items():
                 self.samples[site] = torch.cat([part[0][site] for part in parts]).to(rows.device)
-            self.sample_groups = torch.cat([part[1] for part in parts])
+            self.sequence_groups = torch.cat([part[1] for part in parts])
             self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
             self.sequences = sum(part[3] for part in parts)
         return self

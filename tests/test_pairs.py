@@ -334,17 +334,21 @@ def outputs(seed: int, classes: int = 9) -> Tensor:
     return (2 * common + own)[..., :classes]
 
 
-def measured_outputs(x_logits: Tensor, y_logits: Tensor, measures: list[Measure]) -> list[dict[str, Any]]:
+def measured_outputs(
+    x_logits: Tensor, y_logits: Tensor, measures: list[Measure], pooled: bool = False
+) -> list[dict[str, Any]]:
     """Rows of two models read at one site and at their logits, of which the sides hold the sampled positions alone."""
     samples = 2 * SEQUENCES
     positions = sampled_positions(SEQUENCES, LENGTH, samples)
     x, y = (Side(GROUPS, samples, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in range(2))
     cross, null = Cross([("last", "last")], GROUPS), Cross([("last", "last")])
+    last = [activations(seed)["last"] for seed in (0, 1)]
+    last = [acts.mean(1) if pooled else acts for acts in last]
     slices = plan(SEQUENCES, GROUPS, 3)
     for start, stop, group in slices:
         chunks = [
-            side.add({"last": acts["last"][start:stop], LOGITS: logits[start:stop, positions]}, range(group, group + 1))
-            for side, acts, logits in ((x, activations(0), x_logits), (y, activations(1), y_logits))
+            side.add({"last": acts[start:stop], LOGITS: logits[start:stop, positions]}, range(group, group + 1))
+            for side, acts, logits in ((x, last[0], x_logits), (y, last[1], y_logits))
         ]
         cross.add(*chunks)
         null.add(chunks[0].deranged(), chunks[1])
@@ -367,6 +371,13 @@ def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() 
         shifted = y.roll(1, 0).flatten(0, 1)
         assert row["null"] == pytest.approx(function(x.flatten(0, 1), shifted).item(), abs=1e-10)
         assert row["null"] > row["value"] > 0 and row["stderr"] > 0 and row["n_samples"] == 2 * SEQUENCES
+
+
+def test_outputs_are_compared_at_all_sampled_positions_though_sites_are_pooled() -> None:
+    measures: list[Measure] = [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)]
+    pooled, plain = (measured_outputs(outputs(0), outputs(1), measures, pooled=how) for how in (True, False))
+    for row, wanted in zip(pooled[1:], plain[1:], strict=True):
+        assert row == wanted
 
 
 def test_models_of_different_vocabularies_have_no_distance_of_outputs_and_a_note_why() -> None:
