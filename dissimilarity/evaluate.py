@@ -113,7 +113,7 @@ def _from_sums(
     measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, Found]]:
     """A measure of sums: pairs of one site with partners of one width together, and one by one where that fails."""
-    note = _too_few(measure, x, pairs[0][0])
+    note = _too_few(measure, x, pairs[0][0]) if pairs else ""
     if note:
         yield from ((pair, _failed(measure, x, pair[0], note)) for pair in pairs)
         return
