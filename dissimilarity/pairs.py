@@ -193,7 +193,7 @@ NARROW = 256
 class Cross:
     """Sums over pairs of sites of two sides.
 
-    Sites that have the same partners are put side by side, some at a time: one wide product with each partner.
+    Sites that have the same partners are put side by side, some at a time, and so are narrow partners.
 
     Args:
         pairs: (site of x, site of y).
@@ -232,14 +232,14 @@ class Cross:
 
     def _add_block(self, index: int, x: Chunk, y: Chunk) -> None:
         sites, partners = self.blocks[index]
-        few, alone = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], NARROW)
+        few_x, few_y = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], NARROW)
         (a, heavy_x), (b, heavy_y) = x.norms_of(sites), y.norms_of(partners)
-        xs = (self._as_summed(x.rows_of(sites[some])) for some, _ in few)
-        ys = [self._as_summed(y.rows_of(partners[one])) for one, _ in alone]
+        xs = (self._as_summed(x.rows_of(sites[some])) for some, _ in few_x)
+        ys = [self._as_summed(y.rows_of(partners[some])) for some, _ in few_y]
         a, b, heavy = (self._as_summed(of) for of in (a, b, heavy_x | heavy_y))
-        ends = {"x": few[-1][1].stop, "y": alone[-1][1].stop, "a": len(sites), "b": len(partners)}
+        ends = {"x": few_x[-1][1].stop, "y": few_y[-1][1].stop, "a": len(sites), "b": len(partners)}
         for key, row, column, total, by_group in cross_moments(xs, a, ys, b, heavy):
-            here = {"x": few[row][1], "y": alone[column][1], "a": slice(None), "b": slice(None)}
+            here = {"x": few_x[row][1], "y": few_y[column][1], "a": slice(None), "b": slice(None)}
             whole, place = (ends[key[0]], ends[key[1]]), (here[key[0]], here[key[1]])
             self.sums.add(str(index), key, total, by_group, x.groups, whole, place)
 

@@ -47,13 +47,13 @@ def asymmetry(
     Raises:
         ValueError: an unknown size, fewer than two families, models that cannot be compared, a failed training.
     """
+    from studies.trainings import size_of, train_missing
+
     if len(families) != 2 or checkpoints < 1:
         raise ValueError(
             f"expected two study.families and study.checkpoints >= 1, found {list(families)} and {checkpoints}"
         )
-    if cfg.size not in sizes:
-        raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
-    size = sizes[cfg.size]
+    size = size_of(cfg, sizes)
     steps_each = stitch_steps or size["stitch_steps"]
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     sweeps: dict[str, Sweep] = {}
@@ -67,8 +67,6 @@ def asymmetry(
         names = {role: sweep.names for role, sweep in sweeps.items()}
     claim(folder, cfg)
     if sweeps:
-        from studies.trainings import train_missing
-
         train_missing(list(sweeps.values()), runs_dir)
 
     import pyarrow as pa

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-import settings
-from launch.results import Results, claim
+from launch.results import Results
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,20 +41,13 @@ def dynamics(
     """
     if checkpoints is not None and checkpoints < 3:
         raise ValueError(f"study.checkpoints={checkpoints}: expected 3 or more, or null")
-    folder = Path(cfg.results_dir) / settings.study_name(cfg)
     uris = list(cfg.models)
     if not uris:
-        if cfg.size not in sizes:
-            raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
-        wanted = sizes[cfg.size]
-        from studies.trainings import Sweep, train_missing
+        from studies.trainings import Sweep, size_of, trained
 
-        runs_dir = Path(cfg.runs_dir) / f"dynamics-{cfg.size}"
-        more = tuple(wanted["train"])
-        sweep = Sweep((family,), (wanted["width"],), (wanted["depth"],), tuple(wanted["seeds"])[:2], more=more)
-        claim(folder, cfg)
-        train_missing([sweep], runs_dir)
-        uris = [f"runs/{runs_dir.name}/{name}" for name in sweep.names]
+        wanted = size_of(cfg, sizes)
+        seeds, more = tuple(wanted["seeds"])[:2], tuple(wanted["train"])
+        uris = trained(cfg, "dynamics", [Sweep((family,), (wanted["width"],), (wanted["depth"],), seeds, more=more)])
     if len(uris) not in (1, 2) or len(set(uris)) < len(uris):
         raise ValueError(
             f"models=[{','.join(uris)}]: expected one run, or two to lay beside each other, such as models=[runs/a] or "

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-import settings
-from launch.results import Results, claim
+from launch.results import Results
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,22 +45,14 @@ def scaling(
     Raises:
         ValueError: an unknown size, fewer than two models, models that cannot be compared, a failed training.
     """
-    folder = Path(cfg.results_dir) / settings.study_name(cfg)
     uris = list(cfg.models)
     if not uris:
-        if cfg.size not in sizes:
-            raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
-        wanted = sizes[cfg.size]
-        from studies.trainings import Sweep, train_missing
+        from studies.trainings import Sweep, size_of, trained
 
-        runs_dir = Path(cfg.runs_dir) / f"scaling-{cfg.size}"
-        sweeps = [
-            Sweep((family,), (width,), (depth,), tuple(wanted["seeds"]), more=tuple(wanted["train"]))
-            for width, depth in wanted["shapes"]
-        ]
-        claim(folder, cfg)
-        train_missing(sweeps, runs_dir)
-        uris = [f"runs/{runs_dir.name}/{name}" for sweep in sweeps for name in sweep.names]
+        wanted = size_of(cfg, sizes)
+        seeds, more = tuple(wanted["seeds"]), tuple(wanted["train"])
+        sweeps = [Sweep((family,), (width,), (depth,), seeds, more=more) for width, depth in wanted["shapes"]]
+        uris = trained(cfg, "scaling", sweeps)
     if len(uris) < 2:
         raise ValueError(
             f"models=[{','.join(uris)}]: expected two models or more of different size, found {len(uris)}; "

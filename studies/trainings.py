@@ -3,15 +3,19 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from omegaconf import DictConfig
 from rich.console import Console
 
+import settings
 from launch.compose import compose
 from launch.folder import read_json
+from launch.results import claim
 
 ROOT = Path(__file__).resolve().parent.parent
 # No curves and no tables of them: a study measures the checkpoints itself.
@@ -51,6 +55,25 @@ class Sweep:
         name = name if self.order is None else f"{name}-o{self.order}"
         places = [f"runs_dir={runs_dir}", f"hydra.sweep.dir={runs_dir}/.sweeps/{self.names[0]}"]
         return ["-m", *chosen, *order, name, *places, *self.more, *QUIET]
+
+
+def size_of(cfg: DictConfig, sizes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a study trains at `size=...`; raises ValueError for one that it does not have."""
+    if cfg.size not in sizes:
+        raise ValueError(f"size={cfg.size}: expected one of {', '.join(sizes)}")
+    return sizes[cfg.size]
+
+
+def trained(cfg: DictConfig, study: str, sweeps: Sequence[Sweep]) -> list[str]:
+    """URIs of the models of a study that trains its own, under runs_dir/STUDY-SIZE, trained where they are missing.
+
+    Raises:
+        ValueError: the results are another command's, or a training failed.
+    """
+    runs_dir = Path(cfg.runs_dir) / f"{study}-{cfg.size}"
+    claim(Path(cfg.results_dir) / settings.study_name(cfg), cfg)
+    train_missing(sweeps, runs_dir)
+    return [f"runs/{runs_dir.name}/{name}" for sweep in sweeps for name in sweep.names]
 
 
 def train_missing(sweeps: Sequence[Sweep], runs_dir: Path) -> None:
