@@ -68,11 +68,11 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
             f"expected examples in every split, found none in {', '.join(empty)}: give it some, or leave it out of "
             "data.source"
         )
-    classes = tuple(found["train"])
+    classes = (*found["train"],)
     if len(classes) < 2:
         raise ValueError(
-            f"expected at least two labels in the split train, found only {classes[0]!r}: nothing can be learned from "
-            "one; look at data.labels, at the column of labels, or give more data"
+            f"expected at least two labels in the split train, found only {found['train'][0]!r}: nothing is learned "
+            "from one; look at data.labels, at the column of labels, or give more data"
         )
     _check_keys("merge", merge, set(classes), "labels of the split train")
     fine = LabelSet(classes, torch.arange(len(classes)))
@@ -89,10 +89,13 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
         else:
             also = f", merged {list(names)}" if merge else ""
             stranger = next(label for label in labels if label not in classes)
+            elsewhere = {label for other in found if other not in IN_DISTRIBUTION for label in found[other]}
+            example = ", ".join(f"{name}: {stranger}" for name in classes if name not in elsewhere)
             raise ValueError(
-                f"expected labels of the split train, {list(classes)}{also}, in the split {split}, found {labels}: "
-                f"to rename labels everywhere type 'data.labels={{{stranger}: {classes[0]}}}'; to score a model of "
-                f"train's classes on coarser ones type 'data.merge={{{classes[-1]}: {stranger}}}'"
+                f"expected labels of the split train, {list(classes)}{also}, in the split {split}, found {labels}: to "
+                f"score a model of train's classes on coarser ones type "
+                f"'data.merge={{{example or 'LABEL OF TRAIN: ITS COARSER LABEL'}}}'; to rename labels in every split "
+                "type 'data.labels={OLD: NEW}'"
             )
     return sets
 

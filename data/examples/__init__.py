@@ -6,6 +6,7 @@ A new source is one file here (or anywhere importable) and one YAML in `conf/dat
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Protocol, runtime_checkable
@@ -43,3 +44,8 @@ def digest(examples: Sequence[Example]) -> str:
     for example in examples:
         state.update(json.dumps(astuple(example)).encode() + b"\n")
     return state.hexdigest()
+
+
+def split_name(*parts: str) -> str:
+    """Return the name of the split of these parts, such as HEURISTIC.LABEL; signs that keys cannot have become _."""
+    return ".".join(re.sub(r"\W+", "_", part) for part in parts)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from data.examples.words import CERTAINLY, IF, KNEW, NEAR, PERHAPS, SINCE, TIMES, WHO, Words
+from data.examples.words import BELIEF, CERTAINLY, CLAIMED, EITHER, IF, KNEW, NEAR, PERHAPS, SINCE, TIMES, WHO, Words
 
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
 ENTAILMENT, NON_ENTAILMENT = "entailment", "non-entailment"
@@ -172,7 +172,7 @@ def _passive_of_phrase(words: Words) -> Frame:
 
 
 def _sentence_as_object(words: Words) -> Frame:
-    (a, b, c, d), belief, inner, outer = words.nouns(4), words.belief(), words.action(), words.verb()
+    (a, b, c, d), belief, inner, outer = words.nouns(4), words.one_of(BELIEF), words.action(), words.verb()
     premise = f"{a} {belief} {b} {words.any_of(WHO)} {inner} {c} {outer} {d}"
     return Frame(premise, f"{b} {inner} {c}", f"{a} {belief} {b}")
 
@@ -188,13 +188,13 @@ def _relative_clause_on_subject(words: Words) -> Frame:
 
 
 def _participle(words: Words) -> Frame:
-    (a, b), inner, outer = words.nouns(2), words.either(), words.action()
+    (a, b), inner, outer = words.nouns(2), words.one_of(EITHER), words.action()
     done = f"{b} {inner} in the {words.place()}"
     return Frame(f"{a} {outer} {done}", f"{a} {outer} {b}", done)
 
 
 def _object_or_subject(words: Words) -> Frame:
-    (a, b, c), inner, outer = words.nouns(3), words.either(), words.verb()
+    (a, b, c), inner, outer = words.nouns(3), words.one_of(EITHER), words.verb()
     return Frame(f"{words.any_of(SINCE)} {a} {inner} {b} {outer} {c}", f"{b} {outer} {c}", f"{a} {inner} {b}")
 
 
@@ -245,7 +245,7 @@ def _after_if(words: Words) -> Frame:
 
 
 def _under_claim(words: Words) -> Frame:
-    claim, (a, b), aside = words.claimed(), words.nouns(2), words.verb()
+    claim, (a, b), aside = words.one_of(CLAIMED), words.nouns(2), words.verb()
     clause = _clause(words)
     return Frame(f"{a} {words.any_of(WHO)} {aside} {b} {claim} that {clause}", f"{a} {aside} {b}", str(clause))
 
@@ -274,7 +274,7 @@ def _after_since(words: Words) -> Frame:
 def _under_knowledge(words: Words) -> Frame:
     (a, b), aside = words.nouns(2), words.verb()
     clause = _clause(words)
-    premise = f"{a} {words.any_of(WHO)} {aside} {b} {words.any_of(KNEW)} that {clause}"
+    premise = f"{a} {words.any_of(WHO)} {aside} {b} {words.one_of(KNEW)} that {clause}"
     return Frame(premise, str(clause), f"{a} {clause.predicate}")
 
 

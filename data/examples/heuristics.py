@@ -1,13 +1,10 @@
 """Pairs of sentences that heuristics and structure judge alike, and others that they judge differently."""
 
-from collections.abc import Sequence
 from random import Random
 
-from data.examples import Example
+from data.examples import Example, split_name
+from data.examples.drawing import distinct, rounds, share_of
 from data.examples.grammar import ENTAILMENT, HEURISTICS, NON_ENTAILMENT, SUBCASES, Subcase, draw
-
-# Draws in a row that give nothing new, after which the grammar counts as exhausted.
-PATIENCE = 2000
 
 
 class Heuristics:
@@ -60,58 +57,37 @@ class Heuristics:
         held_out = {}
         for heuristic in HEURISTICS:
             for label in (ENTAILMENT, NON_ENTAILMENT):
-                name = f"{heuristic}.{label.replace('-', '_')}"
+                name = split_name(heuristic, label)
                 kinds = [kind for kind in SUBCASES if (kind.heuristic, kind.label) == (heuristic, label)]
                 field = "entailed" if label == ENTAILMENT else "trap"
-                steps = [(kind, field) for kind in _rounds(kinds, self.ood, Random(f"{name} {self.held_out_seed}"))]
-                held_out[name] = _distinct(name, steps, self.held_out_seed, used)
-        val = _distinct("val", _ambiguous("val", self.val, 0.0, self.held_out_seed), self.held_out_seed, used)
+                order = rounds(kinds, self.ood, Random(f"{name} {self.held_out_seed}"))
+                held_out[name] = distinct(name, [(kind, field) for kind in order], self.held_out_seed, used, _make)
+        steps = _ambiguous("val", self.val, 0.0, self.held_out_seed)
+        val = distinct("val", steps, self.held_out_seed, used, _make)
         steps = _ambiguous("train", self.train, self.counterexamples, self.seed)
-        return {"train": _distinct("train", steps, self.seed, used), "val": val, **held_out}
+        return {"train": distinct("train", steps, self.seed, used, _make), "val": val, **held_out}
 
 
 # A kind of premise, and which hypothesis goes with it: the name of a field of Drawn.
 _Step = tuple[Subcase, str]
 
 
-def _rounds(kinds: Sequence[Subcase], count: int, chance: Random) -> list[Subcase]:
-    """Return `count` kinds, each as often as the others (within one), every round in an order of its own."""
-    rounds = [chance.sample(kinds, k=len(kinds)) for _ in range(-(-count // len(kinds)))]
-    return [kind for order in rounds for kind in order][:count]
-
-
 def _ambiguous(split: str, count: int, counterexamples: float, seed: int) -> list[_Step]:
     """Return as many steps with entailment as without; of those without, the share `counterexamples` are traps."""
     chance = Random(f"{split} {seed}")
+    half = -(-count // 2)
+    traps = share_of(half, counterexamples)
     steps: list[_Step] = []
-    for number, kind in enumerate(_rounds(SUBCASES, -(-count // 2), chance)):
-        # Spread evenly; the small number keeps 100 * 0.29 from being 28.
-        is_trap = int((number + 1) * counterexamples + 1e-9) > int(number * counterexamples + 1e-9)
-        steps += [(kind, "entailed"), (kind, "trap" if is_trap else "foreign")]
+    # The first of the rounds are as even over the kinds as all of them.
+    for place, kind in enumerate(rounds(SUBCASES, half, chance)):
+        steps += [(kind, "entailed"), (kind, "trap" if place < traps else "foreign")]
     # So that pairs at even distances are no special ones.
     return chance.sample(steps[:count], k=count)
 
 
-def _distinct(split: str, steps: Sequence[_Step], seed: int, used: set[str]) -> list[Example]:
-    """Draw an example for each step, none twice and none with a sentence in `used`, to which theirs are added."""
-    examples: list[Example] = []
-    pairs: set[tuple[str, str]] = set()
-    for number, (kind, field) in enumerate(steps):
-        chance = Random(f"{split} {seed} {number}")
-        for _ in range(PATIENCE):
-            drawn = draw(kind, chance)
-            pair = (drawn.premise, getattr(drawn, field))
-            if pair not in pairs and used.isdisjoint(pair):
-                break
-        else:
-            raise ValueError(
-                f"expected {len(steps)} pairs in the split {split!r}, found {number}: the grammar makes no more of the "
-                f"kind {kind.name!r} that are new and whose sentences are in no other split: lower data.source.train, "
-                "data.source.val or data.source.ood"
-            )
-        pairs.add(pair)
-        label = ENTAILMENT if field == "entailed" else NON_ENTAILMENT
-        subcase = f"{kind.heuristic}.{kind.label.replace('-', '_')}.{kind.name}"
-        examples.append(Example(*pair, label, subcase))
-    used.update(*pairs)
-    return examples
+def _make(step: _Step, chance: Random) -> Example:
+    kind, field = step
+    drawn = draw(kind, chance)
+    label = ENTAILMENT if field == "entailed" else NON_ENTAILMENT
+    subcase = split_name(kind.heuristic, kind.label, kind.name)
+    return Example(drawn.premise, getattr(drawn, field), label, subcase)

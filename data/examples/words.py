@@ -4,6 +4,7 @@ All forms are regular: a past tense is also the participle, so that an active an
 content words, and every plural ends in s, so that a verb needs to agree with nothing but was and were.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 NOUNS = (
@@ -47,13 +48,13 @@ class Words:
         self.chance = chance
         self._used: set[str] = set()
 
-    def any_of(self, words: tuple[str, ...]) -> str:
+    def any_of(self, words: Sequence[str]) -> str:
         """Return one of the function words `words`."""
         return words[self.chance.randrange(len(words))]
 
     def noun(self) -> str:
         """Return a noun, half of the time in the plural."""
-        return self._new(NOUNS) + ("s" if self.chance.random() < 0.5 else "")
+        return self.one_of(NOUNS) + ("s" if self.chance.random() < 0.5 else "")
 
     def nouns(self, count: int) -> list[str]:
         """Return noun phrases: "the" and a noun."""
@@ -61,33 +62,22 @@ class Words:
 
     def verb(self) -> str:
         """Return a verb that has an object here."""
-        return self._new(TRANSITIVE + BELIEF + EITHER)
+        return self.one_of(TRANSITIVE + BELIEF + EITHER)
 
     def action(self) -> str:
         """Return a verb that has an object and could have no sentence in its place."""
-        return self._new(TRANSITIVE + EITHER)
-
-    def belief(self) -> str:
-        """Return a verb that takes a noun phrase or a sentence."""
-        return self._new(BELIEF)
-
-    def either(self) -> str:
-        """Return a verb that has an object or none."""
-        return self._new(EITHER)
+        return self.one_of(TRANSITIVE + EITHER)
 
     def intransitive(self) -> str:
         """Return a verb that has no object here."""
-        return self._new(INTRANSITIVE + EITHER)
+        return self.one_of(INTRANSITIVE + EITHER)
 
     def place(self) -> str:
         """Return a noun that follows "in the"."""
-        return self._new(PLACES)
+        return self.one_of(PLACES)
 
-    def claimed(self) -> str:
-        """Return a verb before "that" and a sentence that need not be true."""
-        return self._new(list(CLAIMED))
-
-    def _new(self, words: list[str]) -> str:
+    def one_of(self, words: Sequence[str]) -> str:
+        """Return one of the content words `words` that this sentence does not have yet."""
         left = [word for word in words if word not in self._used]
         word = left[self.chance.randrange(len(left))]
         self._used.add(word)
