@@ -1,5 +1,6 @@
 """The data module of labelled texts: formats, truncation, labels, batches over steps and ranks, probe set, YAMLs."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from data.classified import ClassifiedDataModule
 from data.examples import Example
 from data.pairs import PairEncoder
 from data.tokenizers import END_OF_TEXT, BytePairs
-from launch.compose import compose
+from launch.compose import CONF, compose
 
 
 class Given:
@@ -329,18 +330,11 @@ def test_every_yaml_composes_and_builds(name, tokenizer, tmp_path):
 
 
 def test_a_new_source_is_one_file_and_one_yaml(tmp_path, monkeypatch):
-    (tmp_path / "parity.py").write_text(
-        "from data.examples import Example\n"
-        "class Parity:\n"
-        "    def splits(self):\n"
-        "        rows = [Example(str(n), None, 'odd' if n % 2 else 'even') for n in range(300)]\n"
-        "        return {'train': rows[:200], 'val': rows[200:250], 'large': rows[250:]}\n"
-    )
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "parity.yaml").write_text(
-        "defaults: [classified/base@_here_, _self_]\nsource: {_target_: parity.Parity}\nn_ctx: 16\n"
-    )
+    page = (CONF.parent / "docs" / "extending.md").read_text()
+    for name, text in re.findall(r"`mine/((?:data/)?parity\.\w+)`[^`]*?:\n\n```\w+\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     data = ours.instantiate(compose([f"hydra.searchpath=[file://{tmp_path}]", "data=parity"]).data)
     data.setup()
-    assert data.labels == ("even", "odd") and data.ood == ("large",)
+    assert data.labels == ("even", "odd") and data.ood == ("large",) and data.n_ctx == 16
