@@ -11,7 +11,7 @@ from random import Random
 
 from data.examples import Example
 from data.examples.drawing import distinct, rounds, share_of
-from data.examples.words import NEAR, WHO, Words
+from data.examples.grammar.words import NEAR, WHO, Words
 
 AUXILIARIES = ("can", "might", "must", "should", "will")
 TRANSITIVE = (
