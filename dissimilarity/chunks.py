@@ -110,13 +110,9 @@ def equal_runs(batch: Sequence[Slice], apart: bool) -> list[tuple[int, int, rang
     """Consecutive groups of equal size put together: one product for all is faster than one for each."""
     runs: list[tuple[int, int, range]] = []
     for start, stop, group in batch:
-        if (
-            not apart
-            and runs
-            and group == runs[-1][2].stop
-            and (stop - start) * len(runs[-1][2]) == runs[-1][1] - runs[-1][0]
-        ):
-            runs[-1] = (runs[-1][0], stop, range(runs[-1][2].start, group + 1))
+        begin, end, groups = runs[-1] if runs else (0, 0, range(0))
+        if not apart and group == groups.stop and (stop - start) * len(groups) == end - begin > 0:
+            runs[-1] = (begin, stop, range(groups.start, group + 1))
         else:
             runs.append((start, stop, range(group, group + 1)))
     return runs

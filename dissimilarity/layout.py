@@ -51,7 +51,7 @@ class Layout:
     pool: Pool
     positions: int | None
     control: Control = NO_CONTROL
-    kept: Int[Tensor, "sequences positions"] | None = field(default=None, compare=False)
+    kept: Int[Tensor, "sequences kept"] | None = field(default=None, compare=False)
     mask: Bool[Tensor, "sequences positions"] | None = field(default=None, compare=False)
     uneven: Uneven | None = field(default=None, compare=False)
 
@@ -158,7 +158,7 @@ class Layout:
         control = replace(self.control, drop_top_norm=0, normalize="none")
         return replace(self, pool="none", positions=None, outputs=False, control=control, mask=None, uneven=None)
 
-    def without_top_norms(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences positions"]:
+    def without_top_norms(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences kept"]:
         """Which of the positions that could count do, from the norms of all of those, as read by ``for_norms``."""
         real = None if self.mask is None else self.mask[:, self.control.positions(self.mask.shape[1])]
         return without_top_norms(norms, self.control.drop_top_norm, real)

@@ -2,9 +2,11 @@
 
 Where a mask says which positions are real, the rows of a few sequences are put one behind the other, without what lies
 between: sums over samples stay dense, and a jackknife group has as many rows as its sequences have. No row is left out
-to make groups equal. The standard errors stay those of ``dissimilarity.jackknife``: the influence of a group is that of
-its sums, its number of rows among them, so that long sequences weigh what they weigh in the value itself. (Busing et al.
-1999 weigh groups by the inverse of their sizes, for rows that are independent; tokens of one sequence are not.)
+to make groups equal.
+
+The standard errors stay those of ``dissimilarity.jackknife``: the influence of a group is that of its sums, the number
+of its rows among them, so that long sequences weigh what they weigh in the value itself. (Busing et al. 1999 weigh
+groups by the inverse of their sizes, which is for rows that do not depend on each other; tokens of a sequence do.)
 """
 
 from collections.abc import Sequence
