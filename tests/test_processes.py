@@ -21,8 +21,9 @@ from torch import Tensor
 
 from dissimilarity.chunks import own_slices, plan
 from dissimilarity.evaluate import evaluate
-from dissimilarity.pairs import Cross, Side
+from dissimilarity.pairs import Cross
 from dissimilarity.sampling import sampled_positions
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
 
 SEQUENCES, LENGTH = 13, 6
