@@ -190,7 +190,7 @@ def test_a_mask_that_leaves_sequences_of_one_length_is_the_shorter_probe_set() -
             assert found[key] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value)
 
 
-def by_hand() -> tuple[list[Array], Array, list[tuple[int, int, int]], Array]:
+def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
     """Rows of both sides, the sequence of each row, the chunks, and the group of each row."""
     slices = lay_out(tokens(), [CKA()], 5, mask=MASK).slices
     sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTHS).numpy()
