@@ -1,5 +1,6 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -71,6 +72,7 @@ class Settings:
     name: str | None = None
     overwrite: bool = MISSING
     compile: Any = MISSING
+    start: str | None = None
     references: list[str] = MISSING
     sites: Any = MISSING
     schedule: Schedule = MISSING
@@ -79,6 +81,7 @@ class Settings:
     align: Align = MISSING
     track: Track = MISSING
     runs_dir: str = MISSING
+    task: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
     optim: Any = MISSING
@@ -145,8 +148,31 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`name` where it is given, else `<family>-w<width>-d<depth>-s<seed>`."""
-    return cfg.name or f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}-s{cfg.seed}"
+    """`name` where it is given, else what is trained, on what, and the seed.
+
+    `<family>-w<width>-d<depth>-s<seed>`; with a start its name stands in the place of family and sizes, and with a start
+    or labels to tell apart the data's name in front of the seed: `base-heuristics-s0`.
+    """
+    if cfg.name:
+        return cfg.name
+    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.start is None else _start_name(cfg.start)
+    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.start or classifies(cfg) else f"{model}-s{cfg.seed}"
+
+
+def classifies(cfg: DictConfig) -> bool:
+    """Whether a run is to tell labels apart (task=classify) rather than to train a language model."""
+    return "pooling" in cfg.task
+
+
+def data_name(cfg: DictConfig) -> str:
+    """What to call the data of a run: its source's class, in small letters."""
+    return str(cfg.data.source._target_).rpartition(".")[2].lower()
+
+
+def _start_name(uri: str) -> str:
+    """The last part of a URI as part of a folder's name."""
+    last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".ckpt").removesuffix(".safetensors")
+    return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)
 
 
 def validate(cfg: DictConfig) -> None:
