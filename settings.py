@@ -150,8 +150,8 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
 def run_name(cfg: DictConfig) -> str:
     """`name` where it is given, else what is trained, on what, and the seed.
 
-    `<family>-w<width>-d<depth>-s<seed>`; with a start its name stands in the place of family and sizes, and with a start
-    or labels to tell apart the data's name in front of the seed: `base-heuristics-s0`.
+    `<family>-w<width>-d<depth>-s<seed>`; a start's name stands in the place of family and sizes, and where there is a
+    start, or labels are told apart, the data's name in front of the seed: `base-heuristics-s0`.
     """
     if cfg.name:
         return cfg.name

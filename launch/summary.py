@@ -30,11 +30,10 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
-    tokens = cfg.data.batch_size * cfg.data.n_ctx * cfg.trainer.accumulate_grad_batches
-    start = "" if cfg.start is None else f", begun from {cfg.start}"
     rows = {
-        "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters{start}",
-        "data": f"{settings.data_name(cfg)}, vocabulary {data.d_vocab}, {tokens:,} tokens a step, {cfg.trainer.max_steps} steps",
+        "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
+        **({} if cfg.start is None else {"start": cfg.start}),
+        "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         "device": device_name(device_of(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
@@ -47,6 +46,12 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
             rows["aligned"] = f"\n  {'':<10} ".join(aligned)
     terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
+
+
+def _amounts(cfg: DictConfig, data: Any) -> list[str]:
+    """How much is learned from."""
+    tokens = data.tokens_per_step * cfg.trainer.accumulate_grad_batches
+    return [f"vocabulary {data.d_vocab}", f"{tokens:,} tokens a step", f"{cfg.trainer.max_steps} steps"]
 
 
 def _aligned(uri: str, found: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ What it makes logits with, its `unembed`, is left out. A net that reads only lef
 stands on the right.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -45,13 +47,13 @@ class Classifier(nn.Module):
         d_model = getattr(net, "d_model", None)
         if not callable(getattr(net, "features", None)) or not isinstance(d_model, int):
             raise ValueError(
-                f"task=classify needs of {type(net).__name__} its width `d_model`, and a method `features(tokens, real)`"
-                " that gives the stream (batch, pos, d_model) of which it makes logits (models/classifier.py); "
-                "add them, or choose one of our families"
+                f"task=classify needs of {type(net).__name__} its width `d_model`, and a method `features(tokens, real)` "
+                "that gives the stream (batch, pos, d_model) of which it makes logits (see models/classifier.py); add "
+                "them, or choose one of our families"
             )
         if hasattr(net, "unembed"):
             del net.unembed
-        self.net = net
+        self.net: Any = net
         self.pooling, self.pad, self.end_is_pad = pooling, pad, end_is_pad
         if pooling == "first" and not sees_ahead(net):
             raise ValueError(
@@ -79,7 +81,7 @@ class Classifier(nn.Module):
         return real_positions(tokens, self.pad, self.end_is_pad)
 
 
-def sees_ahead(net: nn.Module) -> bool:
+def sees_ahead(net: Any) -> bool:
     """Whether what a body has at a sequence's first position depends on a later token: found by changing one."""
     device = next(net.parameters()).device
     tokens = torch.tensor([[0, 1], [0, 0]], device=device)

@@ -31,7 +31,7 @@ class TextClassifier(RecipeModule):
 
     Logged:
         train/loss, val/loss: nats per example.
-        val/accuracy, ood/SPLIT/accuracy: share of examples whose label, or class where labels are merged, was likeliest.
+        val/accuracy, ood/SPLIT/accuracy: share of examples whose class was that of the likeliest label.
 
     Raises:
         ValueError: as `build_net` and `Classifier`, or fewer than two labels.
@@ -78,7 +78,7 @@ class TextClassifier(RecipeModule):
             d_vocab=net.get("d_vocab", data.d_vocab),
             labels=list(data.labels),
             ood=list(data.ood),
-            classes={split: data.label_set(split).of_class.tolist() for split in ("val", *data.ood)},
+            classes={split: data.classes_of(split).tolist() for split in ("val", *data.ood)},
             pooling=pooling,
             pad=data.pad,
             end_is_pad=data.end_is_pad,
