@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 from jaxtyping import Int64
 
 from data.blocks import blocks_of_step, rank_rows
@@ -49,9 +48,7 @@ class Batches:
         """Take nothing up; see state_dict."""
 
 
-def training_batches(
-    cut: Callable[[Rows], Any], n_rows: int, batch_size: int, seed: int, trainer: pl.Trainer | None
-) -> Batches:
+def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, seed: int, trainer: Any) -> Batches:
     """Return the batches of the whole training, starting at the trainer's step; without a trainer, of one epoch.
 
     Which rows a batch holds follows from (seed, step) alone (data/blocks.py).
@@ -61,7 +58,7 @@ def training_batches(
         n_rows: how many rows the split has.
         batch_size: rows a batch, over all processes.
         seed: of the order.
-        trainer: says steps and processes.
+        trainer: Lightning's, which says steps and processes, or None.
 
     Raises:
         ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
@@ -80,12 +77,11 @@ def training_batches(
     return Batches(cut, lambda step: blocks_of_step(seed, step, batch_size, n_rows)[mine], start, stop)
 
 
-def validation_batches(
-    cut: Callable[[Rows], Any], n_rows: int, wanted: int, batch_size: int, trainer: pl.Trainer | None
-) -> Batches:
+def validation_batches(cut: Callable[[Rows], Any], n_rows: int, wanted: int, batch_size: int, trainer: Any) -> Batches:
     """Return `wanted` rows at even distances (all if there are fewer), the same every time, in the split's order.
 
-    Several processes share them equally, so their number is rounded down to a multiple of the processes.
+    Several processes share them equally, so their number is rounded down to a multiple of the processes. `trainer` is
+    Lightning's, or None.
 
     Raises:
         ValueError: batch_size does not divide over the processes.
@@ -102,5 +98,5 @@ def validation_batches(
     return Batches(cut, rows_of, 0, -(-count // batch_size))
 
 
-def _place(trainer: pl.Trainer | None) -> tuple[int, int]:
+def _place(trainer: Any) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
