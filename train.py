@@ -17,6 +17,7 @@ from launch.folder import known, open_run, read_json, resolved
 from launch.lock import locked
 from launch.ranks import is_first
 from launch.start import Begun, settle
+from launch.sweep import typed_overrides
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -51,7 +52,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     settings.validate(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
-    begun = settle(cfg)
+    begun = settle(cfg, typed_overrides())
     folder = Path(cfg.runs_dir) / cfg.name
     if not is_first():
         done = read_json(folder / "summary.json")

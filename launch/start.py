@@ -1,9 +1,9 @@
 """The model that a run starts from: found before the folder is opened, since the run's config is to tell its sizes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
@@ -21,8 +21,12 @@ class Begun:
     provenance: dict[str, Any]
 
 
-def settle(cfg: DictConfig) -> Begun | None:
+def settle(cfg: DictConfig, typed: Sequence[str]) -> Begun | None:
     """Loads the model of `cfg.start`, and makes `cfg` say what will be trained: its net, sizes and tokenizer.
+
+    Args:
+        cfg: the config, changed in place.
+        typed: the overrides of the command line.
 
     Returns:
         None without a start.
@@ -39,7 +43,7 @@ def settle(cfg: DictConfig) -> Begun | None:
 
     reference = references.load(cfg.start, cfg.runs_dir)
     start = start_of(reference, head=not settings.classifies(cfg))
-    _refuse_contradictions(cfg, start)
+    _refuse_contradictions(cfg.start, start, typed)
     path, most = reference.provenance["tokenizer_path"], context_of(reference.model)
     if path is None:
         raise ValueError(f"start={cfg.start}: there is no tokenizer.json beside it, and its tokens have to be known")
@@ -55,9 +59,8 @@ def settle(cfg: DictConfig) -> Begun | None:
     return Begun(start.weights, reference.provenance)
 
 
-def _refuse_contradictions(cfg: DictConfig, start: Any) -> None:
+def _refuse_contradictions(uri: str, start: Any, typed: Sequence[str]) -> None:
     """Raises ValueError where the command line names another model than the start."""
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     theirs = {"model": start.settings["family"], "width": str(start.width), "depth": str(start.depth)}
     for override in typed:
         key, _, value = override.lstrip("+").partition("=")
@@ -66,6 +69,6 @@ def _refuse_contradictions(cfg: DictConfig, start: Any) -> None:
             if named and value != theirs.get(key):
                 found = f"{key}={theirs[key]}" if key in theirs else f"{ours.replace('data/', 'a ')} of its own"
                 raise ValueError(
-                    f"{override} and start={cfg.start}: the run goes on with the model it starts from, which has "
+                    f"{override} and start={uri}: the run goes on with the model it starts from, which has "
                     f"{found}; leave {key}= out, or start from another model"
                 )

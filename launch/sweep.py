@@ -26,6 +26,11 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def typed_overrides() -> list[str]:
+    """What was typed on the command line, in a sweep for this job; nothing where there is no command line."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def sweep_id() -> str | None:
     """Name of the sweep that this job belongs to; None outside of one."""
     return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
