@@ -12,7 +12,7 @@ NOUNS = (
     "neighbour nurse painter pilot plumber poet porter prisoner sailor singer tailor teacher visitor waiter"
 ).split()
 TRANSITIVE = (
-    "praised blamed greeted ignored followed rescued scolded hired visited teased warned mocked flattered welcomed "
+    "praised blamed greeted ignored followed rescued scolded hired visited teased helped mocked flattered welcomed "
     "chased tricked comforted insulted hugged pushed phoned interrupted defended pleased"
 ).split()
 # Verbs that take a noun phrase as well as a sentence of which nothing is said to be true: "she heard (that) ..."
@@ -50,7 +50,7 @@ class Words:
 
     def any_of(self, words: Sequence[str]) -> str:
         """Return one of the function words `words`."""
-        return words[self.chance.randrange(len(words))]
+        return words[int(self.chance.random() * len(words))]
 
     def noun(self) -> str:
         """Return a noun, half of the time in the plural."""
@@ -65,8 +65,8 @@ class Words:
         return self.one_of(TRANSITIVE + BELIEF + EITHER)
 
     def action(self) -> str:
-        """Return a verb that has an object and could have no sentence in its place."""
-        return self.one_of(TRANSITIVE + EITHER)
+        """Return a verb that has an object, and in whose place nobody expects a sentence."""
+        return self.one_of(TRANSITIVE)
 
     def intransitive(self) -> str:
         """Return a verb that has no object here."""
@@ -78,7 +78,8 @@ class Words:
 
     def one_of(self, words: Sequence[str]) -> str:
         """Return one of the content words `words` that this sentence does not have yet."""
-        left = [word for word in words if word not in self._used]
-        word = left[self.chance.randrange(len(left))]
+        # Sentences are short and lists long: few draws are in vain.
+        while (word := self.any_of(words)) in self._used:
+            pass
         self._used.add(word)
         return word
