@@ -1,5 +1,6 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -72,14 +73,18 @@ class Settings:
     name: str | None = None
     overwrite: bool = MISSING
     compile: Any = MISSING
+    start: str | None = None
     references: list[str] = MISSING
+    groups: Any = None
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING
+    include_padding: bool = MISSING
     control: Control = MISSING
     align: Align = MISSING
     track: Track = MISSING
     runs_dir: str = MISSING
+    task: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
     optim: Any = MISSING
@@ -110,6 +115,7 @@ class Analysis:
     overwrite: bool = MISSING
     device: str = MISSING
     probe: ProbeOfRun = MISSING
+    include_padding: bool = MISSING
     control: Control = MISSING
     align: Align = MISSING
     data_seed: int = MISSING
@@ -146,8 +152,31 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`name` where it is given, else `<family>-w<width>-d<depth>-s<seed>`."""
-    return cfg.name or f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}-s{cfg.seed}"
+    """`name` where it is given, else what is trained, on what, and the seed.
+
+    `<family>-w<width>-d<depth>-s<seed>`; a start's name stands in the place of family and sizes, and where there is a
+    start, or labels are told apart, the data's name in front of the seed: `base-heuristics-s0`.
+    """
+    if cfg.name:
+        return cfg.name
+    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.start is None else _start_name(cfg.start)
+    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.start or classifies(cfg) else f"{model}-s{cfg.seed}"
+
+
+def classifies(cfg: DictConfig) -> bool:
+    """Whether a run is to tell labels apart (task=classify) rather than to train a language model."""
+    return "pooling" in cfg.task
+
+
+def data_name(cfg: DictConfig) -> str:
+    """What to call the data of a run: its source's class, in small letters."""
+    return str(cfg.data.source._target_).rpartition(".")[2].lower()
+
+
+def _start_name(uri: str) -> str:
+    """The last part of a URI as part of a folder's name."""
+    last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".ckpt").removesuffix(".safetensors")
+    return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -282,6 +311,28 @@ def _choices(cfg: DictConfig) -> list[str]:
     faults += _sites(cfg)
     if any(not reference for reference in cfg.references):
         faults.append("references: one of them is empty")
+    return [*faults, *_groups(cfg)]
+
+
+def _groups(cfg: DictConfig) -> list[str]:
+    """Groups that are empty, of no word, of what is no reference, or that share one."""
+    if cfg.groups is None:
+        return []
+    if not isinstance(cfg.groups, DictConfig) or not all(isinstance(of, ListConfig) for of in cfg.groups.values()):
+        return [f"groups={cfg.groups}: expected names with lists of references, such as {{good:[runs/a],bad:[runs/b]}}"]
+    faults, known = [], ",".join(cfg.references)
+    seen: dict[str, str] = {}
+    for name, members in cfg.groups.items():
+        if not re.fullmatch(r"\w+", str(name)):
+            faults.append(f"groups: {name!r}: expected a name of letters, digits and _, such as good")
+        if not members:
+            faults.append(f"groups.{name}: expected one reference or more, found none")
+        for uri in members:
+            if uri not in cfg.references:
+                faults.append(f"groups.{name}: {uri} is not among references=[{known}]; list it there too")
+            if uri in seen:
+                faults.append(f"groups.{name}: {uri} is in {seen[uri]} already; leave it in one of them")
+            seen[uri] = str(name)
     return faults
 
 

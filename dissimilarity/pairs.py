@@ -1,184 +1,15 @@
-"""Two models' sides of a comparison, and the sums over pairs of their sites.
-
-A ``Side`` holds what measures need of one model alone, a ``Cross`` what they need of two, for any number of site
-pairs at once. Both grow by chunks: the activations of a few whole sequences that belong to one jackknife group.
-"""
+"""The sums over pairs of sites of two models, for any number of pairs at once, from chunks of both sides."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from dissimilarity.checks import count_not_finite
 from dissimilarity.chunk import Chunk
-from dissimilarity.moments import (
-    Moments,
-    as_rows,
-    cross_moments,
-    heavy,
-    in_range,
-    one_pair,
-    shifted,
-    side_moments,
-    squared_norms,
-    worthwhile_shift,
-)
-from dissimilarity.sampling import sampled_positions
-from dissimilarity.sums import Sums, all_reduce
+from dissimilarity.moments import Moments, cross_moments, one_pair
+from dissimilarity.sums import Sums
 
 Pair = tuple[str, str]
-
-
-class Side:
-    """What the measures need of one model on the probe set.
-
-    Args:
-        groups: number of jackknife groups.
-        samples: most rows, over all processes, that the sample measures see; 0 for none.
-        of: number of sequences over all processes, out of which those are.
-        sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
-        moments: whether any measure reads sums.
-        only_sampled: sites of which the sample measures alone see rows, and ``add`` gets no others.
-    """
-
-    def __init__(
-        self,
-        groups: int,
-        samples: int = 0,
-        of: int = 0,
-        sync: bool = False,
-        moments: bool = True,
-        only_sampled: frozenset[str] = frozenset(),
-    ) -> None:
-        self.wanted, self.of, self.sync, self.moments = samples, of, sync, moments
-        self.only_sampled = only_sampled
-        self.sums = Sums(groups)
-        self.n_groups = torch.zeros(groups, dtype=torch.float64)
-        self.samples: dict[str, Tensor] = {}
-        self.sequence_groups = torch.zeros(0, dtype=torch.int64)
-        self.sequences = 0
-        self.prepared: dict[tuple[str, str], Any] = {}
-        self.shift: dict[str, Tensor] = {}
-        self._not_finite: dict[str, int] = {}
-        self._sampled: dict[str, list[Tensor]] = {}
-        self._sequence_groups: list[Tensor] = []
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return int(self.n_groups.sum())
-
-    def sampled_length(self, site: str) -> int:
-        """How many rows of each sequence the sample measures may see at a site."""
-        return len(self.samples[site]) // max(self.sequences, 1)
-
-    def add(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
-        """Adds the activations of some whole sequences.
-
-        Args:
-            acts: site -> (sequences, ..., d); everything between counts as positions.
-            groups: the jackknife groups that these sequences make up, in equal parts.
-
-        Returns:
-            the chunk, for ``Cross.add``.
-        """
-        chunk = self.chunk(acts, groups)
-        per_group = 0
-        for site, rows in chunk.rows.items():
-            per_group = rows.shape[1]
-            self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
-            if self.moments:
-                totals, by_group = side_moments(rows, chunk.norms[site], chunk.apart[site])
-                for key, total in totals.items():
-                    self.sums.add(site, key, total, by_group[key], groups)
-        if self.wanted:
-            for site, activation in acts.items():
-                self._sampled.setdefault(site, []).append(self._sample(site, activation))
-            self._sequence_groups.append(torch.tensor(groups).repeat_interleave(chunk.sequences))
-        self.sequences += chunk.sequences * len(groups)
-        self.n_groups[groups.start : groups.stop] += per_group
-        return chunk
-
-    def _sample(self, site: str, activation: Tensor) -> Tensor:
-        """The rows of a chunk that the sample measures see; the same positions of every sequence."""
-        by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
-        if site not in self.only_sampled and by_sequence.shape[1] > 1:
-            positions = sampled_positions(self.of, by_sequence.shape[1], self.wanted)
-            by_sequence = by_sequence[:, positions.to(by_sequence.device)]
-        return by_sequence.flatten(0, 1)
-
-    def chunk(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
-        """The activations of some whole sequences as shifted rows."""
-        rows: dict[str, Tensor] = {}
-        norms: dict[str, Tensor] = {}
-        apart: dict[str, Tensor] = {}
-        sequences = len(next(iter(acts.values()))) // len(groups)
-        for site, activation in acts.items():
-            if site in self.only_sampled:
-                continue
-            x = as_rows(activation)
-            rows[site] = (shifted(x, self._shift(site, x)) if self.moments else x).unflatten(0, (len(groups), -1))
-            if self.moments:
-                norms[site] = squared_norms(rows[site])
-                apart[site] = heavy(norms[site]).to(x.device)
-        counts = {site: part.shape[1] for site, part in rows.items()}
-        if len(set(counts.values())) > 1:
-            raise ValueError(
-                f"expected as many samples at every site, found (by site, in a group) {counts}; "
-                "pool the positions (pool=mean), or compare such sites in calls of their own"
-            )
-        return Chunk(rows, norms, apart, groups, sequences)
-
-    def _shift(self, site: str, x: Tensor) -> Tensor:
-        """What the first chunk is taken about; with several processes, that of the first process."""
-        if site not in self.shift:
-            shift = worthwhile_shift(x).to(x)
-            if self.sync:
-                dist.broadcast(shift, src=0)
-            self.shift[site] = shift
-        return self.shift[site]
-
-    def close(self) -> "Side":
-        """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
-        self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
-        self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
-        self._sampled.clear()
-        self._sequence_groups.clear()
-        if self.sync:
-            self.sums.all_reduce()
-            all_reduce(self.n_groups)
-            mine = (
-                {site: rows.cpu() for site, rows in self.samples.items()},
-                self.sequence_groups,
-                self._not_finite,
-                self.sequences,
-            )
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, mine)
-            for site, rows in self.samples.items():
-                self.samples[site] = torch.cat([part[0][site] for part in parts]).to(rows.device)
-            self.sequence_groups = torch.cat([part[1] for part in parts])
-            self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
-            self.sequences = sum(part[3] for part in parts)
-        return self
-
-    def problem(self, site: str) -> str:
-        """What keeps a site from being compared; empty if nothing."""
-        if self._not_finite[site]:
-            return f"{self._not_finite[site]} values at {site} are NaN or infinite"
-        if not self.moments:
-            rows = self.samples[site]
-            return f"zero variance at {site}" if bool((rows == rows[:1]).all()) else ""
-        sums = self.sums.totals[site]
-        if not in_range(sums):
-            return f"values at {site} are too large or too small for float32 sums"
-        # Relative to the second moment about the first chunk's mean, which float64 rows may miss by a rounding.
-        if bool(sums["a"] - sums["x"] @ sums["x"] / self.n <= 1e-12 * sums["a"]):
-            return f"zero variance at {site}"
-        return ""
-
 
 Block = tuple[tuple[str, ...], tuple[str, ...]]
 """Sites of x that are all compared with the same sites of y."""
@@ -216,12 +47,14 @@ class Cross:
 
     def add(self, x: Chunk, y: Chunk) -> None:
         """Adds the samples of two chunks of the same sequences."""
-        if (x.sequences, x.groups) != (y.sequences, y.groups):
+        if x.groups != y.groups:
             raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
-        positions = [rows.shape[1] // side.sequences for side in (x, y) for rows in list(side.rows.values())[:1]]
-        if len(set(positions)) > 1:
+        if x.shift != y.shift:
+            raise ValueError(f"expected the same number of positions in both models, found {x.shift} and {y.shift}")
+        counts = [rows.shape[1] for side in (x, y) for rows in list(side.rows.values())[:1]]
+        if len(set(counts)) > 1:
             raise ValueError(
-                f"expected the same number of positions in both models, found {positions[0]} and {positions[1]}"
+                f"expected chunks of the same sequences, found {counts[0]} and {counts[1]} rows in a group"
             )
         if not self.moments:
             return
