@@ -36,6 +36,12 @@ LATER = {
     "callbacks.tracker.control.normalize": "none",
     "align.unit": "word",
     "align.take": "last",
+    "task._target_": "models.language_model.LanguageModel.on",
+    "task._partial_": True,
+    "start": None,
+    "groups": None,
+    "callbacks.tracker.reference_groups": None,
+    "include_padding": False,
 }
 
 ABSENT = "(not there)"
