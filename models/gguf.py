@@ -1,7 +1,9 @@
 """GGUF files (llama.cpp's form) as references, through Hugging Face transformers, which turns them into float32."""
 
 import hashlib
+import io
 import os
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,11 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
 
     disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
-        )
+        # disable_progress_bar does not reach the bar of the conversion, which is tqdm's own.
+        with redirect_stderr(io.StringIO()):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+            )
     except Exception as error:  # whatever transformers and gguf raise
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error
