@@ -1,4 +1,4 @@
-"""What README.md tells people to type is understood, and its Python runs."""
+"""What README.md and docs/ tell people to type is understood, and the README's Python runs."""
 
 import re
 import shlex
@@ -12,10 +12,12 @@ from launch.command import flags_first
 from launch.compose import check
 from tests.families import family_net
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("&&")[-1]
-    for line in README.splitlines()
+    for page in (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
+    for line in page.splitlines()
     if line.startswith("    ") and re.search(r"python (train|analyze)\.py", line)
 ]
 
