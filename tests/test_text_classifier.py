@@ -15,6 +15,7 @@ import train
 from analyze import analyze
 from data.classified import ClassifiedDataModule
 from dissimilarity import CKA, compare
+from dissimilarity.curves import read_curves
 from launch.compose import compose
 from launch.folder import read_json
 from launch.start import settle
@@ -251,3 +252,18 @@ def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.
     assert f"{summary['val_accuracy']:.1%} in distribution" in shown and "bits/byte" not in shown
     for split in list(summary["splits"])[1:]:
         assert re.search(rf"{split} +{summary['splits'][split]:.1%}", shown)
+
+
+def test_padding_of_the_probe_set_is_no_sample_unless_it_is_to_be(folder: Path) -> None:
+    """Without a start, whose context of 16 tokens no pair is shorter than."""
+    wide = {"start": "null", "width": 16, "depth": 1, "model.d_head": 8, "data.n_ctx": 48, "trainer.max_steps": 1}
+    for name, padding in (("masked", False), ("padded", True)):
+        assert in_process(tiny_classifier(folder, name=name, include_padding=padding, **wide)) == 0
+    config: Any = OmegaConf.load(folder / "runs/masked/config.yaml")
+    tokens = data_of(config).probe(16, config.probe.length)
+    model: Any = references.load("runs/masked", folder / "runs").model
+    real = int(model.real(tokens).sum())
+    assert real < 0.9 * tokens.numel()
+    for name, expected in (("masked", real), ("padded", tokens.numel())):
+        rows = [row for row in read_curves(folder / "runs" / name).to_pylist() if row["measure"] == "cka"]
+        assert rows and {row["n_samples"] for row in rows} == {expected} and not any(row["note"] for row in rows)
