@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from data.classified import ClassifiedDataModule
 from data.module import TextDataModule
 from data.probe import probe_hash
 from launch.folder import read_json, write_json
@@ -24,7 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def begin(
-    folder: Path, cfg: DictConfig, data: TextDataModule, module: RecipeModule, begun: Begun | None
+    folder: Path,
+    cfg: DictConfig,
+    data: TextDataModule | ClassifiedDataModule,
+    module: RecipeModule,
+    begun: Begun | None,
 ) -> dict[str, Any]:
     """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
 
@@ -50,6 +55,7 @@ def begin(
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
                 **module.facts,
+                **({"truncated": data.truncated} if isinstance(data, ClassifiedDataModule) else {}),
             },
             **({} if begun is None else {"start": begun.provenance}),
             "references": {},
@@ -72,7 +78,7 @@ def begin(
     return notes
 
 
-def _choices(cfg: DictConfig, data: TextDataModule, module: RecipeModule) -> dict[str, Any]:
+def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, module: RecipeModule) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
     asked = str(cfg.trainer.precision)
     choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)

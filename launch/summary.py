@@ -34,6 +34,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
         **({} if cfg.start is None else {"start": cfg.start}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
+        **_cut(cfg, notes["data"].get("truncated", {})),
         "device": device_name(device_of(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
@@ -52,6 +53,15 @@ def _amounts(cfg: DictConfig, data: Any) -> list[str]:
     """How much is learned from."""
     tokens = data.tokens_per_step * cfg.trainer.accumulate_grad_batches
     return [f"vocabulary {data.d_vocab}", f"{tokens:,} tokens a step", f"{cfg.trainer.max_steps} steps"]
+
+
+def _cut(cfg: DictConfig, truncated: dict[str, int]) -> dict[str, str]:
+    """How many texts did not fit, by split, where some did not."""
+    counts = [f"{count:,} in {split}" for split, count in truncated.items() if count]
+    if not counts:
+        return {}
+    where = ", ".join(counts)
+    return {"cut": f"{where}: longer than data.n_ctx={cfg.data.n_ctx}, so that the longer text of a pair lost tokens"}
 
 
 def _aligned(uri: str, found: dict[str, Any]) -> str:

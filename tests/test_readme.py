@@ -18,7 +18,7 @@ COMMANDS = [
     line.split("&&")[-1]
     for page in (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
     for line in page.splitlines()
-    if line.startswith("    ") and re.search(r"python (train|analyze)\.py", line)
+    if re.match(r"    (pip .*&& )?python (train|analyze)\.py", line)
 ]
 
 

@@ -99,6 +99,8 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
         right = [int(reference.model(row[None]).argmax()) == label for row, label in zip(tokens, labels, strict=True)]
         assert found == pytest.approx(sum(right) / len(right)), split
     assert summary["val_accuracy"] == summary["splits"]["val"]
+    truncated = read_json(folder / "runs/tuned/provenance.json")["data"]["truncated"]
+    assert truncated == data.truncated and list(truncated) == ["train", "val", *data.ood]
     tokens, labels = data.encoded("val")
     logits = reference.model(tokens)
     expected = -logits.log_softmax(-1)[torch.arange(len(labels)), labels].mean()
