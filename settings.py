@@ -1,16 +1,18 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
-MODEL_SETS = ("tl",)
-"""Words that stand for several published models, in `models=`; what they are, a study knows."""
 PUBLISHED = {
-    "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"))
+    "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
+    "tl": ("tl:{}", ("solu-3l", "gelu-3l", "solu-4l", "gelu-4l")),
 }
-"""Families of models of one tokenizer in several sizes, for `models=`: where they are, and their sizes."""
+"""The models that the paper read, by families of one tokenizer, for `models=`: where they are, and `sizes=`."""
+SMALL = ("tl",)
+"""Families of which all are meant where no sizes are given."""
 ALIGN = {"unit": ("word", "token"), "take": ("last", "mean")}
 NORMALIZE = ("none", "layer_norm", "unit_norm")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -71,6 +73,7 @@ class Settings:
     name: str | None = None
     overwrite: bool = MISSING
     compile: Any = MISSING
+    start: str | None = None
     references: list[str] = MISSING
     sites: Any = MISSING
     schedule: Schedule = MISSING
@@ -79,6 +82,7 @@ class Settings:
     align: Align = MISSING
     track: Track = MISSING
     runs_dir: str = MISSING
+    task: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
     optim: Any = MISSING
@@ -145,8 +149,31 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`name` where it is given, else `<family>-w<width>-d<depth>-s<seed>`."""
-    return cfg.name or f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}-s{cfg.seed}"
+    """`name` where it is given, else what is trained, on what, and the seed.
+
+    `<family>-w<width>-d<depth>-s<seed>`; a start's name stands in the place of family and sizes, and where there is a
+    start, or labels are told apart, the data's name in front of the seed: `base-heuristics-s0`.
+    """
+    if cfg.name:
+        return cfg.name
+    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.start is None else _start_name(cfg.start)
+    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.start or classifies(cfg) else f"{model}-s{cfg.seed}"
+
+
+def classifies(cfg: DictConfig) -> bool:
+    """Whether a run is to tell labels apart (task=classify) rather than to train a language model."""
+    return "pooling" in cfg.task
+
+
+def data_name(cfg: DictConfig) -> str:
+    """What to call the data of a run: its source's class, in small letters."""
+    return str(cfg.data.source._target_).rpartition(".")[2].lower()
+
+
+def _start_name(uri: str) -> str:
+    """The last part of a URI as part of a folder's name."""
+    last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".ckpt").removesuffix(".safetensors")
+    return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -162,7 +189,7 @@ def validate(cfg: DictConfig) -> None:
 
 
 def validate_analysis(cfg: DictConfig) -> None:
-    """As `validate`, for analyze.py: what no study can do anything with; `models=tl` becomes `models=[tl]`.
+    """As `validate`, for analyze.py: what no study can do anything with.
 
     Raises:
         ValueError: one line a fault: the key, what was found, what is expected.
@@ -190,7 +217,8 @@ def validate_analysis(cfg: DictConfig) -> None:
 def models_of(cfg: DictConfig) -> list[str]:
     """The URIs of the models that a study is to look at: those listed, or some sizes of a published family."""
     if isinstance(cfg.models, str):
-        return [PUBLISHED[cfg.models][0].format(size) for size in cfg.sizes]
+        pattern, sizes = PUBLISHED[cfg.models]
+        return [pattern.format(size) for size in cfg.sizes or sizes]
     return list(cfg.models)
 
 
@@ -206,13 +234,11 @@ def _unknown(cfg: DictConfig, types: type = Settings) -> list[str]:
 
 
 def _models(cfg: DictConfig) -> list[str]:
-    """`models` that are no list and no published family, and sizes that it does not have; a set becomes a list."""
-    if cfg.models in MODEL_SETS:
-        cfg.models = [cfg.models]
+    """`models` that are no list and no published family, and sizes that it does not have."""
     if isinstance(cfg.models, str) and cfg.models in PUBLISHED:
         known = PUBLISHED[cfg.models][1]
         strangers = [size for size in cfg.sizes or [] if size not in known]
-        if strangers or not cfg.sizes:
+        if strangers or not (cfg.sizes or cfg.models in SMALL):
             shown = f"[{','.join(cfg.sizes)}]" if cfg.sizes else cfg.sizes
             return [f"sizes={shown}: expected sizes of models={cfg.models}, out of {', '.join(known)}"]
         return []

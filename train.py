@@ -1,4 +1,4 @@
-"""Trains a language model and follows how far its layers are from reference models: `python train.py --help`.
+"""Trains a model and follows how far its layers are from reference models: `python train.py --help`.
 
 Nothing heavy is imported before `main` runs, so that help and messages come at once.
 """
@@ -16,12 +16,15 @@ from launch.command import run
 from launch.folder import known, open_run, read_json, resolved
 from launch.lock import locked
 from launch.ranks import is_first
+from launch.start import Begun, settle
+from launch.sweep import typed_overrides
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
     from pytorch_lightning.loggers import Logger
 
     from data.module import TextDataModule
+    from models.recipe_module import RecipeModule
 
 ROOT = Path(__file__).resolve().parent
 
@@ -49,18 +52,19 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     settings.validate(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
+    begun = settle(cfg, typed_overrides())
     folder = Path(cfg.runs_dir) / cfg.name
     if not is_first():
         done = read_json(folder / "summary.json")
-        return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder)
+        return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder, begun)
     with locked(folder):
         state = open_run(folder, cfg)
         if state != "finished":
-            fit(cfg, folder)
+            fit(cfg, folder, begun)
         return read_json(folder / "summary.json") | {"state": state}
 
 
-def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
     begun = time.monotonic()
     from launch.memory import keep_freed_memory
@@ -72,24 +76,19 @@ def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from pytorch_lightning.callbacks import Checkpoint
 
     from launch import record, summary
-    from models.language_model import LanguageModel
+    from models.starts import put_in
 
     silence()
     pl.seed_everything(cfg.seed, verbose=False)
     data = settings.instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    module = LanguageModel(
-        net=known(cfg.model),
-        optim=known(cfg.optim),
-        d_vocab=data.d_vocab,
-        bytes_per_token=data.bytes_per_token,
-        unigram_loss=data.unigram_loss,
-        init_seed=cfg.init_seed,
-    )
-    notes = record.begin(folder, cfg, data, module)
+    module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
+    if start is not None:
+        put_in(start.weights, module.net)
+    notes = record.begin(folder, cfg, data, module, start)
     loggers = build_loggers(cfg, folder, notes)
-    callbacks = build_callbacks(cfg, folder, data)
+    callbacks = build_callbacks(cfg, folder, data, module)
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
@@ -110,7 +109,7 @@ def fit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     finally:
         for logger in loggers:
             getattr(logger, "finish", lambda: None)()
-    return record.end(folder, trainer, data, loggers, seconds=time.monotonic() - begun)
+    return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
 
 
 def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list[Logger]":
@@ -125,11 +124,16 @@ def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list
     return [MetricsLogger(folder), *chosen]
 
 
-def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule") -> "list[Callback]":
+def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", module: "RecipeModule") -> "list[Callback]":
     """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
     from launch.references import find
     from launch.sweep import side_by_side
 
+    if "stitching" in (cfg.callbacks or {}) and settings.classifies(cfg):
+        raise ValueError(
+            "callbacks=stitching task=classify: the stitching penalty is a loss of the next token, and a classifier "
+            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalisation)"
+        )
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
     if {"tracker", "stitching"} & set(cfg.callbacks or {}):
         probe = data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from torch import Tensor
 
 
 class Console(pl.Callback):
@@ -54,7 +55,7 @@ class Console(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts tokens, and shows how it goes four times a second at most."""
-        self.tokens += batch[:, 1:].numel() * trainer.world_size
+        self.tokens += tokens_in(batch) * trainer.world_size
         self.seconds = time.monotonic() - self._began
         if not trainer.is_global_zero:
             return
@@ -95,6 +96,11 @@ class Console(pl.Callback):
             self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
             self._progress.stop()
             self._progress = None
+
+
+def tokens_in(batch: Any) -> int:
+    """The tokens of a batch: those that are targets, or where labels come with them, all."""
+    return batch[:, 1:].numel() if isinstance(batch, Tensor) else batch[0].numel()
 
 
 def clock(seconds: float) -> str:

@@ -1,39 +1,33 @@
-"""Batches cut out of packed tokens."""
+"""Batches: which rows of a split a step reads, for training and for validation, alone and among several processes."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int64, Integer
-from torch import Tensor
+from jaxtyping import Int64
+
+from data.blocks import blocks_of_step, rank_rows
+
+Rows = Int64[np.ndarray, " rows"]
 
 
 class Batches:
-    """An iterable of Int64 (rows, n_ctx + 1) tensors for Lightning's loops.
+    """An iterable of batches for Lightning's loops.
 
-    It is not a DataLoader: rows are copied out of a memory map in microseconds, so there is no work for worker
-    processes, and Lightning has no sampler to replace.
+    It is not a DataLoader: rows are copied out of memory in microseconds, so there is no work for worker processes, and
+    Lightning has no sampler to replace.
 
     Args:
-        tokens: the split's tokens.
-        n_ctx: positions a sequence.
-        blocks_of: which blocks this process reads at a step.
+        cut: gives the batch of these rows of the split.
+        rows_of: which rows this process reads at a step.
         start: first step to give.
         stop: step to end before. It is also the length, which Lightning reads as that of the whole training and
             compares with a count of batches that a resumed run takes over.
     """
 
-    def __init__(
-        self,
-        tokens: Integer[np.ndarray, " tokens"],
-        n_ctx: int,
-        blocks_of: Callable[[int], Int64[np.ndarray, " rows"]],
-        start: int,
-        stop: int,
-    ) -> None:
-        self.tokens = tokens
-        self.n_ctx = n_ctx
-        self.blocks_of = blocks_of
+    def __init__(self, cut: Callable[[Rows], Any], rows_of: Callable[[int], Rows], start: int, stop: int) -> None:
+        self.cut = cut
+        self.rows_of = rows_of
         self.start = start
         self.stop = stop
 
@@ -41,12 +35,10 @@ class Batches:
         """Return the number of steps of the whole training, also when starting in the middle of it."""
         return self.stop
 
-    def __iter__(self) -> Iterator[Int64[Tensor, "rows n_ctx_plus_1"]]:
+    def __iter__(self) -> Iterator[Any]:
         """Yield the batches of steps start ... stop - 1."""
-        offsets = np.arange(self.n_ctx + 1)
         for step in range(self.start, self.stop):
-            starts = self.blocks_of(step) * self.n_ctx
-            yield torch.from_numpy(self.tokens[starts[:, None] + offsets].astype(np.int64))
+            yield self.cut(self.rows_of(step))
 
     def state_dict(self) -> dict:
         """Return nothing: the trainer's step, from which `start` is set, says all. Lightning asks before it resumes."""
@@ -54,3 +46,57 @@ class Batches:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take nothing up; see state_dict."""
+
+
+def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, seed: int, trainer: Any) -> Batches:
+    """Return the batches of the whole training, starting at the trainer's step; without a trainer, of one epoch.
+
+    Which rows a batch holds follows from (seed, step) alone (data/blocks.py).
+
+    Args:
+        cut: gives the batch of these rows.
+        n_rows: how many rows the split has.
+        batch_size: rows a batch, over all processes.
+        seed: of the order.
+        trainer: Lightning's, which says steps and processes, or None.
+
+    Raises:
+        ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
+    """
+    rank, world_size = _place(trainer)
+    mine = rank_rows(batch_size, rank, world_size)
+    start, stop = 0, -(-n_rows // batch_size)
+    if trainer:
+        accumulated = trainer.accumulate_grad_batches
+        if trainer.max_steps < 0:
+            raise ValueError(
+                f"expected trainer.max_steps >= 0, found {trainer.max_steps}: training is counted in steps "
+                f"here; one pass over this data is trainer.max_steps={-(-stop // accumulated)}"
+            )
+        start, stop = trainer.global_step * accumulated, trainer.max_steps * accumulated
+    return Batches(cut, lambda step: blocks_of_step(seed, step, batch_size, n_rows)[mine], start, stop)
+
+
+def validation_batches(cut: Callable[[Rows], Any], n_rows: int, wanted: int, batch_size: int, trainer: Any) -> Batches:
+    """Return `wanted` rows at even distances (all if there are fewer), the same every time, in the split's order.
+
+    Several processes share them equally, so their number is rounded down to a multiple of the processes. `trainer` is
+    Lightning's, or None.
+
+    Raises:
+        ValueError: batch_size does not divide over the processes.
+    """
+    rank, world_size = _place(trainer)
+    rank_rows(batch_size, rank, world_size)
+    count = max(1, min(wanted, n_rows) // world_size) * world_size
+    chosen = np.arange(count) * n_rows // count
+
+    def rows_of(step: int) -> Rows:
+        batch = chosen[step * batch_size : (step + 1) * batch_size]
+        return batch[rank_rows(len(batch), rank, world_size)]
+
+    return Batches(cut, rows_of, 0, -(-count // batch_size))
+
+
+def _place(trainer: Any) -> tuple[int, int]:
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

@@ -1,13 +1,16 @@
 """The LightningDataModule of text: what trainer, models and callbacks see of the data."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from jaxtyping import Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data.batches import Batches
-from data.blocks import blocks_of_step, count_blocks, rank_rows
+from data.batches import Batches, Rows, training_batches, validation_batches
+from data.blocks import count_blocks
 from data.pack import SPLITS, Packed, pack
 from data.probe import draw_probe
 from data.sources import Source
@@ -149,23 +152,7 @@ class TextDataModule(pl.LightningDataModule):
         Raises:
             ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
         """
-        n_blocks = self._count("train")
-        rank, world_size = self._place()
-        rows = rank_rows(self.batch_size, rank, world_size)
-        start, stop = 0, -(-n_blocks // self.batch_size)
-        if self.trainer:
-            if self.trainer.max_steps < 0:
-                raise ValueError(
-                    f"expected trainer.max_steps >= 0, found {self.trainer.max_steps}: training is counted in steps "
-                    f"here; one pass over this data is trainer.max_steps={-(-stop // self._accumulated)}"
-                )
-            start = self.trainer.global_step * self._accumulated
-            stop = self.trainer.max_steps * self._accumulated
-
-        def blocks_of(step: int) -> Int64[np.ndarray, " rows"]:
-            return blocks_of_step(self.seed, step, self.batch_size, n_blocks)[rows]
-
-        return Batches(self.packed.tokens["train"], self.n_ctx, blocks_of, start, stop)
+        return training_batches(self._cut("train"), self._count("train"), self.batch_size, self.seed, self.trainer)
 
     def val_dataloader(self) -> Batches:
         """Return the validation batches, the same every time: blocks at even distances, in the order of the text.
@@ -175,20 +162,16 @@ class TextDataModule(pl.LightningDataModule):
         Raises:
             ValueError: batch_size does not divide over the processes.
         """
-        n_blocks = self._count("val")
-        rank, world_size = self._place()
-        rank_rows(self.batch_size, rank, world_size)
-        wanted = max(1, min(self._val_sequences, n_blocks) // world_size) * world_size
-        chosen = np.arange(wanted) * n_blocks // wanted
+        wanted = self._val_sequences
+        return validation_batches(self._cut("val"), self._count("val"), wanted, self.batch_size, self.trainer)
 
-        def blocks_of(step: int) -> Int64[np.ndarray, " rows"]:
-            batch = chosen[step * self.batch_size : (step + 1) * self.batch_size]
-            return batch[rank_rows(len(batch), rank, world_size)]
+    def _cut(self, split: str) -> Callable[[Rows], Int64[Tensor, "rows n_ctx_plus_1"]]:
+        tokens, offsets = self.packed.tokens[split], np.arange(self.n_ctx + 1)
 
-        return Batches(self.packed.tokens["val"], self.n_ctx, blocks_of, 0, -(-wanted // self.batch_size))
+        def cut(blocks: Rows) -> Int64[Tensor, "rows n_ctx_plus_1"]:
+            return torch.from_numpy(tokens[(blocks * self.n_ctx)[:, None] + offsets].astype(np.int64))
+
+        return cut
 
     def _count(self, split: str) -> int:
         return count_blocks(len(self.packed.tokens[split]), self.n_ctx)
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -24,6 +24,20 @@ EXEMPT = {
     "trainer.strategy": "as trainer.devices",
 }
 
+# Keys that came after runs were made without them, and what those runs did: they go on as they were.
+LATER = {
+    "control.skip_first": 0,
+    "control.drop_top_norm": 0,
+    "control.every": 1,
+    "control.normalize": "none",
+    "callbacks.tracker.control.skip_first": 0,
+    "callbacks.tracker.control.drop_top_norm": 0,
+    "callbacks.tracker.control.every": 1,
+    "callbacks.tracker.control.normalize": "none",
+    "align.unit": "word",
+    "align.take": "last",
+}
+
 ABSENT = "(not there)"
 _OVERWRITING = ".overwriting"
 
@@ -102,9 +116,11 @@ def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> lis
     changes = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
-        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        before, after = old.get(key, LATER.get(name, ABSENT)), new.get(key, ABSENT)
         if name in EXEMPT or before == after:
             continue
+        if before == ABSENT and any(later.startswith(f"{name}.") for later in LATER):
+            before = {}
         if isinstance(before, dict) and isinstance(after, dict):
             changes += differing(before, after, f"{name}.")
         else:

@@ -13,7 +13,7 @@ import settings
 from callbacks.interrupted import Interrupted
 from launch.messages import report
 from launch.ranks import is_first
-from launch.sweep import in_sweep, write_status
+from launch.sweep import COLUMNS, in_sweep, write_status
 
 
 def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
@@ -58,4 +58,4 @@ def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:
         print(f"{folder} is finished already; overwrite=true trains it anew")
     if not in_sweep():
         show_end(folder, summary, next_command(cfg, folder, list(HydraConfig.get().overrides.task)))
-    write_status(**{key: summary[key] for key in ("status", "steps", "val_loss", "bits_per_byte", "seconds")})
+    write_status(**{key: summary[key] for key in COLUMNS if key in summary})

@@ -25,6 +25,9 @@ CPU_BF16_SAVED = 0.12
 # An estimate, not a measurement: about a minute to compile, a third of a step saved, at half a second a step.
 CUDA_STEPS = 300
 
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Tokens of which each is the target of those before it, or tokens and a label for each row."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -52,7 +55,7 @@ def device_name(device: torch.device) -> str:
     return "Apple GPU" if device.type == "mps" else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def choose_precision(asked: str, net: nn.Module, tokens: Tensor, device: torch.device) -> Precision:
+def choose_precision(asked: str, net: nn.Module, batch: Batch, device: torch.device) -> Precision:
     """The precision to train in.
 
     Asked for `auto`: bf16-mixed on a CUDA device that has it; on a processor where one step of this net takes less time
@@ -61,7 +64,7 @@ def choose_precision(asked: str, net: nn.Module, tokens: Tensor, device: torch.d
     Args:
         asked: `trainer.precision`.
         net: the net to train; its weights and gradients are left as they were.
-        tokens: one batch (batch, n_ctx + 1) as the training has them.
+        batch: one as the training has them: tokens (batch, n_ctx + 1), or tokens (batch, n_ctx) and labels (batch,).
         device: where the training will be.
     """
     if asked != "auto":
@@ -75,7 +78,7 @@ def choose_precision(asked: str, net: nn.Module, tokens: Tensor, device: torch.d
     slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
     if slower > 1:
         return Precision("32-true", f"products of matrices in bf16 take {slower:,.1f} times as long here")
-    full, half = step_seconds(net, tokens, None), step_seconds(net, tokens, torch.bfloat16)
+    full, half = step_seconds(net, batch, None), step_seconds(net, batch, torch.bfloat16)
     if half < BF16_PAYS * full:
         return Precision("bf16-mixed", f"one step {half:.3f} s, in float32 {full:.3f} s", half)
     return Precision("32-true", f"one step {full:.3f} s, in bf16 {half:.3f} s", full)
@@ -154,19 +157,21 @@ def product_seconds(dtype: torch.dtype, size: int = 256) -> float:
     return min(times[1:])
 
 
-def step_seconds(net: nn.Module, tokens: Tensor, dtype: torch.dtype | None) -> float:
+def step_seconds(net: nn.Module, batch: Batch, dtype: torch.dtype | None) -> float:
     """The better of two forward and backward passes on the processor, under autocast to `dtype` (None: as it is)."""
     times: list[float] = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        _pass(net, tokens, dtype)
-        times.append(time.perf_counter() - begun)
+    with torch.random.fork_rng(devices=[]):  # what dropout draws is not to depend on whether a step was timed
+        for _ in range(3):
+            begun = time.perf_counter()
+            _pass(net, batch, dtype)
+            times.append(time.perf_counter() - begun)
     return min(times[1:])
 
 
-def _pass(net: Any, tokens: Tensor, dtype: torch.dtype | None) -> None:
+def _pass(net: Any, batch: Batch, dtype: torch.dtype | None) -> None:
+    tokens, targets = (batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else batch
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        logits = net(tokens[:, :-1])
-    loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        logits = net(tokens)
+    loss = nn.functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
     loss.backward()
     net.zero_grad(set_to_none=True)

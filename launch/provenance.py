@@ -18,6 +18,8 @@ PACKAGES = (
     "omegaconf",
     "torchmetrics",
     "tokenizers",
+    "safetensors",
+    "transformers",
     "datasets",
     "numpy",
     "pyarrow",

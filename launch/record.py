@@ -1,7 +1,6 @@
 """What a run writes about itself: provenance.json at its start, summary.json at its end."""
 
 import hashlib
-import math
 import secrets
 from dataclasses import asdict
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 
 from data.module import TextDataModule
@@ -18,20 +16,23 @@ from launch.folder import read_json, write_json
 from launch.machine import choose_compile, choose_precision, device_of, kept_precision
 from launch.provenance import origin, start
 from launch.ranks import is_first, together, wait_for_first
+from launch.start import Begun
 from launch.sweep import sweep_id
-from models.language_model import LanguageModel
+from models.recipe_module import RecipeModule
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageModel) -> dict[str, Any]:
+def begin(
+    folder: Path, cfg: DictConfig, data: TextDataModule, module: RecipeModule, begun: Begun | None
+) -> dict[str, Any]:
     """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
 
     Returns:
         The content of provenance.json.
 
     Raises:
-        ValueError: the data under a continued run has changed.
+        ValueError: the data under a continued run, or the model that it started from, has changed.
     """
     path = folder / "provenance.json"
     if not is_first():
@@ -48,9 +49,9 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
                 "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
-                "bytes_per_token": data.bytes_per_token,
-                "unigram_loss": data.unigram_loss,
+                **module.facts,
             },
+            **({} if begun is None else {"start": begun.provenance}),
             "references": {},
             **_choices(cfg, data, module),
             "starts": [],
@@ -61,19 +62,23 @@ def begin(folder: Path, cfg: DictConfig, data: TextDataModule, module: LanguageM
             f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now: put the old text back, "
             "or begin anew with name=... or overwrite=true"
         )
+    if begun is not None and notes["start"]["sha256"] != begun.provenance["sha256"]:
+        raise ValueError(
+            f"start={begun.provenance['uri']} is no longer what {folder} was begun from: {notes['start']['path']} has "
+            "another content; put it back, or begin anew with name=... or overwrite=true"
+        )
     notes["starts"].append({**start(), "together": together()})
     write_json(path, notes)
     return notes
 
 
-def _choices(cfg: DictConfig, data: TextDataModule, module: LanguageModel) -> dict[str, Any]:
+def _choices(cfg: DictConfig, data: TextDataModule, module: RecipeModule) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
-    tokens = torch.randint(data.d_vocab, (data.batch_size, data.n_ctx + 1), generator=torch.Generator().manual_seed(0))
     asked = str(cfg.trainer.precision)
-    choose = partial(choose_precision, asked, module.net, tokens, device)
-    shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {data.d_vocab}"
+    choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)
+    shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {module.reads}"
     measured = asked == "auto" and device.type == "cpu"
-    precision = kept_precision(Path(cfg.data.cache_dir), shape, choose) if measured else choose()
+    precision = kept_precision(Path(cfg.data.get("cache_dir", "cache")), shape, choose) if measured else choose()
     compiled, reason = choose_compile(cfg.compile, cfg.trainer.max_steps, device, precision)
     return {
         "precision": asdict(precision),
@@ -81,21 +86,13 @@ def _choices(cfg: DictConfig, data: TextDataModule, module: LanguageModel) -> di
     }
 
 
-def end(folder: Path, trainer: pl.Trainer, data: TextDataModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
+def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
     """Writes summary.json of a finished run, with which it counts as finished, and returns its content."""
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    loss = metrics.get("val/loss")
-    per_byte = 1 / (math.log(2) * data.bytes_per_token)
     summary: dict[str, Any] = {
         "status": "finished",
         "run": folder.name,
         "steps": trainer.global_step,
-        "val_loss": loss,
-        "bits_per_byte": metrics.get("val/bits_per_byte"),
-        "perplexity": metrics.get("val/perplexity"),
-        "accuracy": metrics.get("val/accuracy"),
-        "unigram_loss": data.unigram_loss,
-        "unigram_bits_per_byte": data.unigram_loss * per_byte,
+        **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
         "seconds": round(seconds, 1),
         "tokens_per_second": _speed(trainer),
         "tracking_share": _tracking_share(trainer),

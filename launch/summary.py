@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
+import settings
 from launch.folder import read_json
 
 terminal = Console(highlight=False)
@@ -20,8 +21,8 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     Args:
         folder: the run folder.
         cfg: the config.
-        data: its TextDataModule.
-        module: its LanguageModel.
+        data: its LightningDataModule.
+        module: its RecipeModule.
         notes: content of provenance.json.
         continued: whether the run has a checkpoint to go on from.
     """
@@ -29,10 +30,10 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
-    tokens = cfg.data.batch_size * cfg.data.n_ctx * cfg.trainer.accumulate_grad_batches
     rows = {
         "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
-        "data": f"{_target(cfg)}, vocabulary {data.d_vocab}, {tokens:,} tokens a step, {cfg.trainer.max_steps} steps",
+        **({} if cfg.start is None else {"start": cfg.start}),
+        "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         "device": device_name(device_of(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
@@ -47,6 +48,12 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     _show({key: escape(value) for key, value in rows.items()})
 
 
+def _amounts(cfg: DictConfig, data: Any) -> list[str]:
+    """How much is learned from."""
+    tokens = data.tokens_per_step * cfg.trainer.accumulate_grad_batches
+    return [f"vocabulary {data.d_vocab}", f"{tokens:,} tokens a step", f"{cfg.trainer.max_steps} steps"]
+
+
 def _aligned(uri: str, found: dict[str, Any]) -> str:
     """Where a reference that reads other tokens is compared."""
     ends = "ends of words" if found["unit"] == "word" else "common token boundaries"
@@ -54,10 +61,6 @@ def _aligned(uri: str, found: dict[str, Any]) -> str:
         f"{uri.rstrip('/').rsplit('/', 1)[-1]} reads other tokens: compared at {found['units']} {ends} in each of "
         f"{found['sequences']} sequences, {found['share_a']:.0%} of this run's tokens"
     )
-
-
-def _target(cfg: DictConfig) -> str:
-    return str(cfg.data.source._target_).rpartition(".")[2].lower()
 
 
 def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
@@ -68,13 +71,7 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         summary: content of its summary.json.
         next_command: a command that goes on from this run.
     """
-    rows = {}
-    loss, unigram = summary.get("val_loss"), summary.get("unigram_loss")
-    if loss is not None and unigram is not None:
-        rows["loss"] = f"[bold]{loss:.3f}[/bold] nats/token ({unigram:.3f} from token frequencies alone)"
-        rows["bits/byte"] = f"[bold]{summary['bits_per_byte']:.3f}[/bold] ({summary['unigram_bits_per_byte']:.3f})"
-        rows["perplexity"] = f"{summary['perplexity']:,.1f} ({math.exp(unigram):,.1f})"
-        rows["accuracy"] = f"{summary['accuracy']:.1%}"
+    rows = _accuracies(summary) if "splits" in summary else _losses(summary)
     rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
         if (folder / name).exists():
@@ -84,6 +81,33 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
     terminal.print(f"\n[bold green]{escape(folder.name)}[/bold green] {summary['steps']} steps", soft_wrap=True)
     _show(rows)
+
+
+def _losses(summary: dict[str, Any]) -> dict[str, str]:
+    """What a language model came to, beside what token frequencies alone come to."""
+    loss, unigram = summary.get("val_loss"), summary.get("unigram_loss")
+    if loss is None or unigram is None:
+        return {}
+    return {
+        "loss": f"[bold]{loss:.3f}[/bold] nats/token ({unigram:.3f} from token frequencies alone)",
+        "bits/byte": f"[bold]{summary['bits_per_byte']:.3f}[/bold] ({summary['unigram_bits_per_byte']:.3f})",
+        "perplexity": f"{summary['perplexity']:,.1f} ({math.exp(unigram):,.1f})",
+        "accuracy": f"{summary['accuracy']:.1%}",
+    }
+
+
+def _accuracies(summary: dict[str, Any]) -> dict[str, str]:
+    """What a classifier came to, in distribution and on each split out of it."""
+    rest = {name: value for name, value in summary["splits"].items() if name != "val" and value is not None}
+    if summary["val_accuracy"] is None:
+        return {}
+    rows = {"accuracy": f"[bold]{summary['val_accuracy']:.1%}[/bold] in distribution ({', '.join(summary['labels'])})"}
+    if rest:
+        width = max(map(len, rest))
+        lines = [f"{name:<{width}} {value:6.1%}" for name, value in rest.items()]
+        mean = f"[bold]{summary['ood_accuracy']:.1%}[/bold] out of distribution, the mean of"
+        rows["elsewhere"] = f"\n  {'':<10} ".join([mean, *map(escape, lines)])
+    return rows
 
 
 def _show(rows: dict[str, str]) -> None:
@@ -98,11 +122,19 @@ def _speed(summary: dict[str, Any]) -> str:
 
 
 def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
-    """The training that a reader of this one would want next: the other family, followed against this run."""
+    """The training that a reader of this one would want next.
+
+    After a classifier others that differ in seed alone; else the other family, followed against this run.
+    """
+    if settings.classifies(cfg):
+        kept = [override for override in overrides if not override.startswith(("seed=", "name=", "overwrite="))]
+        return " ".join(["python train.py -m", *map(shlex.quote, kept), shlex.quote("seed=range(20)")])
+    reference = f"{cfg.runs_dir}/{folder.name}"
+    if cfg.start is not None:
+        return f"python analyze.py study=compare models=[{cfg.start},{reference}]"
     other = "gelu" if str(cfg.model.family).startswith("solu") else "solu"
     dropped = ("model=", "references=", "name=", "overwrite=", "hydra", "logger=", "seed=")
     kept = [override for override in overrides if not override.startswith(dropped)]
     if cfg.seed:
         kept.append(f"seed={cfg.seed}")
-    reference = f"{cfg.runs_dir}/{folder.name}"
     return " ".join(["python train.py", f"model={other}", *map(shlex.quote, kept), f"references=[init,{reference}]"])

@@ -16,12 +16,19 @@ from rich.table import Table
 
 from launch.folder import read_json, write_json, write_text
 
-COLUMNS = ("run", "status", "steps", "val_loss", "bits_per_byte", "seconds", "message")
+NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy")
+"""What tells jobs apart: the columns of a table are those that its task has."""
+COLUMNS = ("run", "status", "steps", *NUMBERS, "seconds", "message")
 
 
 def in_sweep() -> bool:
     """Whether this process runs a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def typed_overrides() -> list[str]:
+    """What was typed on the command line, in a sweep for this job; nothing where there is no command line."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def sweep_id() -> str | None:
@@ -79,7 +86,9 @@ def _ended(status: dict[str, Any]) -> dict[str, Any]:
 def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     """Prints one line a job."""
     table = Table(title=title, title_justify="left")
-    for column in ("run", "status", "steps", "val loss", "bits/byte", "time"):
+    numbers = [key for key in NUMBERS if any(status.get(key) is not None for status in statuses)]
+    shown = [key.replace("_per_", "/").replace("_", " ") for key in numbers]
+    for column in ("run", "status", "steps", *shown, "time"):
         table.add_column(column, justify="left" if column in ("run", "status") else "right")
     for status in statuses:
         colour = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
@@ -87,8 +96,7 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
             str(status.get("run", "")),
             f"[{colour}]{status.get('status', '')}[/{colour}]",
             str(status.get("steps", "")),
-            _number_text(status.get("val_loss")),
-            _number_text(status.get("bits_per_byte")),
+            *(_number_text(status.get(key)) for key in numbers),
             "" if status.get("seconds") is None else f"{status['seconds']:.0f} s",
         )
     terminal = Console(highlight=False)

@@ -1,16 +1,19 @@
 """Checkpoint files: tensors and plain containers are read, and no object of a pickle is ever made."""
 
 import pickle
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from models.language_model import FORMAT, LanguageModel
+from models.recipe_module import FORMAT, RecipeModule
 
 NEEDED = ("state_dict", "hyper_parameters")
 ZIP, PICKLE = b"PK", b"\x80"
+FIRST = "models.language_model.LanguageModel"
+"""What reads the checkpoints that do not say what reads them: there was one task."""
 
 
 def read_tensors(file: BinaryIO, path: Path, wanted: str) -> Any:
@@ -59,13 +62,13 @@ def read_checkpoint(file: BinaryIO, path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def rebuild(checkpoint: dict[str, Any], path: Path) -> LanguageModel:
+def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
     """The module of a checkpoint; its net is built from its settings, which may name nn.Module classes only.
 
     Raises:
         ValueError: it is of a newer version, or of a family that cannot be built here.
     """
-    written = checkpoint.get("format", FORMAT)
+    written = checkpoint.get("format", 1)
     if written > FORMAT:
         raise ValueError(
             f"cannot load {path.absolute()}: a newer version wrote it (format {written}, this version reads up to"
@@ -74,7 +77,7 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> LanguageModel:
     settings = checkpoint["hyper_parameters"]
     family = settings["net"].get("family") if isinstance(settings.get("net"), dict) else None
     try:
-        module = LanguageModel(**settings)
+        module = _class_of(checkpoint)(**settings)
         module.load_state_dict(checkpoint["state_dict"])
     except Exception as error:  # whatever a constructor of any family, of any version, may raise
         raise ValueError(
@@ -82,3 +85,12 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> LanguageModel:
             " your own must be importable as it was in training, and other code than wrote it may not read it"
         ) from error
     return module
+
+
+def _class_of(checkpoint: dict[str, Any]) -> type[RecipeModule]:
+    """The class that a checkpoint is read by, of which nothing is called unless it is a RecipeModule."""
+    name = checkpoint.get("module", FIRST)
+    found = pkgutil.resolve_name(name)
+    if not (isinstance(found, type) and issubclass(found, RecipeModule)):
+        raise ValueError(f"{name} is no task of this project")
+    return found

@@ -1,26 +1,20 @@
 """The LightningModule that trains a next-token model."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from models.build import build_net
-from models.recipe import lr_factor, parameter_groups
-
-# Raised when checkpoints change in a way that older code would misread.
-FORMAT = 1
+from models.recipe_module import RecipeModule
 
 
-class LanguageModel(pl.LightningModule):
+class LanguageModel(RecipeModule):
     """Trains `net` on next-token prediction; batches are tokens (batch, n_ctx + 1).
 
     Args:
@@ -43,6 +37,8 @@ class LanguageModel(pl.LightningModule):
         ValueError: `net` or `optim` is not a plain dict, or names something that is not an nn.Module class.
     """
 
+    written_as: ClassVar[int] = 1
+
     def __init__(
         self,
         net: dict[str, Any],
@@ -61,6 +57,39 @@ class LanguageModel(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(d_vocab, average="micro", validate_args=False)
 
+    @classmethod
+    def on(cls, data: Any, net: dict[str, Any], optim: dict[str, Any], init_seed: int) -> "LanguageModel":
+        """The one for a run on `data`, a TextDataModule."""
+        d_vocab = net.get("d_vocab", data.d_vocab)
+        settings = {key: value for key, value in net.items() if key != "d_vocab"}
+        return cls(settings, optim, d_vocab, data.bytes_per_token, data.unigram_loss, init_seed)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What provenance.json says of the task."""
+        return {"bytes_per_token": self.bytes_per_token, "unigram_loss": self.hparams["unigram_loss"]}
+
+    @property
+    def reads(self) -> str:
+        """Its vocabulary."""
+        return str(self.hparams["d_vocab"])
+
+    def outcome(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """What summary.json says of the task, of the metrics of the last validation."""
+        unigram = self.hparams["unigram_loss"]
+        return {
+            "val_loss": metrics.get("val/loss"),
+            "bits_per_byte": metrics.get("val/bits_per_byte"),
+            "perplexity": metrics.get("val/perplexity"),
+            "accuracy": metrics.get("val/accuracy"),
+            "unigram_loss": unigram,
+            "unigram_bits_per_byte": unigram / (math.log(2) * self.bytes_per_token),
+        }
+
+    def example(self, rows: int, n_ctx: int) -> Tensor:
+        """A batch of random numbers of the shape of a real one, to time a step with."""
+        return torch.randint(self.hparams["d_vocab"], (rows, n_ctx + 1), generator=torch.Generator().manual_seed(0))
+
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of the next token at every position."""
         return self.net(tokens)
@@ -68,11 +97,7 @@ class LanguageModel(pl.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Mean cross-entropy of one batch, nats per token."""
         loss = cross_entropy(self.net(batch[:, :-1]), batch[:, 1:])
-        # Lightning writes rows on these steps alone, but a call on every step would cost 1 to 2 ms each time.
-        every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
-        if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss, sync_dist=True)
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_training(loss)
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -91,49 +116,6 @@ class LanguageModel(pl.LightningModule):
         self.log("val/accuracy", self.val_accuracy.compute())
         self.val_loss.reset()
         self.val_accuracy.reset()
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over two groups, and a learning rate set anew before each update."""
-        optim = self.optim
-        max_steps = self.trainer.estimated_stepping_batches
-        if math.isinf(max_steps):
-            raise ValueError("the learning rate needs to know where training ends: set trainer.max_steps")
-        groups = parameter_groups(
-            self.net,
-            d_model=self.d_model,
-            lr_matrices=optim["lr_matrices"],
-            base_width=optim["base_width"],
-            lr_other=optim["lr_other"],
-            weight_decay=optim["weight_decay"],
-        )
-        # Under float16's loss scaling Lightning cannot clip the gradients of a fused optimizer.
-        fused = self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, betas=tuple(optim["betas"]), eps=optim["eps"], fused=fused)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, int(max_steps), optim["warmup"], optim["final_lr"])
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips as `trainer.gradient_clip_val` says, in bf16-mixed too, where Lightning itself refuses.
-
-        It takes any fused optimizer for one that has yet to undo float16's loss scaling; bfloat16 has no such scaling.
-        """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
-        else:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Marks the checkpoint with the format it is written in."""
-        checkpoint["format"] = FORMAT
 
 
 def cross_entropy(logits: Float[Tensor, "batch pos d_vocab"], targets: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:

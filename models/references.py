@@ -46,7 +46,8 @@ class Reference:
             `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer); of an artifact also its `version` and
             `digest`, of a toy model the `seed` of its training, which those of one start and one order of text share.
         settings: what the net is built from, as a YAML of conf/model has it, with `d_vocab`; None for a model of
-            Hugging Face's.
+            Hugging Face's. Of a classifier, what its body (`model.net`) is built from.
+        labels: of a classifier, in the order of its logits (batch, labels); None for any other model.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Reference:
     sites: tuple[str, ...]
     provenance: dict[str, Any]
     settings: dict[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
@@ -86,7 +88,8 @@ def _load_checkpoint(uri: str, path: Path) -> Reference:
     theirs = checkpoint["hyper_parameters"]
     settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
     step = checkpoint.get("global_step")
-    return _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
+    reference = _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
+    return replace(reference, labels=tuple(theirs["labels"])) if "labels" in theirs else reference
 
 
 def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:

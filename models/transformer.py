@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.rotary import Rotary
@@ -141,6 +141,15 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of the next token at every position."""
+        return self.unembed(self.features(tokens))
+
+    def features(
+        self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after ln_final, of which logits are made.
+
+        Which positions are `real` changes nothing at these: each sees only those before it, and padding comes after.
+        """
         length = tokens.shape[1]
         if length > self.n_ctx:
             raise ValueError(f"sequence of {length} tokens, but this model reads at most n_ctx={self.n_ctx}")
@@ -149,7 +158,7 @@ class Transformer(nn.Module):
             x_BTD = x_BTD + self.pos_embed(torch.arange(length, device=tokens.device))
         for block in self.blocks:
             x_BTD = block(x_BTD)
-        return self.unembed(self.ln_final(x_BTD))
+        return self.ln_final(x_BTD)
 
     @property
     def sites(self) -> tuple[str, ...]:

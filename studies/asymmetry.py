@@ -251,13 +251,9 @@ def barrier_rows(
     return rows
 
 
-PUBLISHED = ("tl:solu-3l", "tl:gelu-3l", "tl:solu-4l", "tl:gelu-4l")
-"""What `tl` stands for: the models of the paper."""
-
-
 def _published(cfg: DictConfig) -> list[str]:
     """The toy models of TransformerLens that `models` lists, all of them found; empty where it lists others too."""
-    uris = list(dict.fromkeys(uri for given in cfg.models for uri in (PUBLISHED if given == "tl" else (given,))))
+    uris = list(dict.fromkeys(cfg.models))
     if not uris or not all(uri.startswith("tl:") for uri in uris):
         return []
     if not cfg.data:

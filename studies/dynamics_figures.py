@@ -102,6 +102,9 @@ def _arrival(found: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
             error = np.nan_to_num(np.clip([low, high], 0, None))
             right.errorbar(places, half, error, color=("0.2", "0.6")[number], label=run, **style)
         _log(right, "y")
+        # From power to power, lest all lies between two of them and no number stands at the axis.
+        lowest, highest = np.log2(right.get_ylim())
+        right.set_ylim(2 ** np.floor(lowest), 2 ** np.ceil(highest))
         right.set_xticks(range(len(names)), names)
         right.set_ylabel("1 + step half-way")
         if row == len(found.measures) - 1:

@@ -14,7 +14,7 @@ from dissimilarity.stitching import direct_penalties
 from launch.compose import compose
 from models.exchange.shape import Shape
 from models.references import load
-from studies.asymmetry import PUBLISHED, divided
+from studies.asymmetry import divided
 from studies.stitches import Model
 from tests.foreign import Hub, published_folder, random_net
 from tests.tiny_text import tiny_texts, write_jsonl
@@ -99,7 +99,8 @@ def test_the_penalty_is_that_of_the_models_on_text_that_begins_as_theirs_did(hom
 
 
 def test_tl_stands_for_the_papers_four_models(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, folder in zip(PUBLISHED, ("solu-2l", "gelu-2l", "solu-3l", "gelu-3l"), strict=True):
+    published = [f"tl:{name}" for name in settings.PUBLISHED["tl"][1]]
+    for name, folder in zip(published, ("solu-2l", "gelu-2l", "solu-3l", "gelu-3l"), strict=True):
         theirs = {"s": "SoLU", "g": "GELU"}[name[3]]
         place = tmp_path / "hub/NeelNanda" / f"{theirs}_{name[-2]}L512W_C4_Code"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def test_tl_stands_for_the_papers_four_models(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr("studies.asymmetry.main_rows", stop)
     with pytest.raises(Stopped) as stopped:
         study(home, tmp_path / "results", "models=tl")
-    assert stopped.value.args[0] == list(PUBLISHED)
+    assert stopped.value.args[0] == published
     assert len({model for model, *_ in hub.asked}) == 4
 
 

@@ -230,7 +230,8 @@ def composed(*overrides):
         return compose(overrides=["+data_seed=0", *overrides])
 
 
-DATA = sorted(file.stem for file in (CONF / "data").glob("*.yaml") if file.stem != "base")
+LABELLED = {"heuristics", "question_formation", "mnli_hans", "pairs_file"}
+DATA = sorted({file.stem for file in (CONF / "data").glob("*.yaml")} - LABELLED - {"base"})
 NEEDED = {"files": [f"data.source.paths=[{CONF}]"], "hub": ["data.source.name=someone/something"]}
 
 

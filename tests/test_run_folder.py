@@ -16,7 +16,7 @@ import torch
 
 from callbacks.budget import Budget
 from dissimilarity.curves import read_curves
-from launch.folder import open_run, read_json, write_json
+from launch.folder import ABSENT, differing, open_run, read_json, write_json
 from launch.lock import locked
 from tests.tiny_run import FORK, in_process, kill_after, kill_at, kill_at_file, tiny
 
@@ -172,6 +172,15 @@ def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) ->
         assert open_run(run, tiny(whole, logger="wandb", **{"callbacks__console__every_seconds": 1})) == "finished"
         with pytest.raises(ValueError, match=r"(?s)max_steps: 11 -> 12.*width: 16 -> 32.*name=.*overwrite=true"):
             open_run(run, tiny(whole, width=32, trainer__max_steps=12))
+
+
+def test_a_run_from_before_a_key_was_there_goes_on_as_it_was(tmp_path: Path) -> None:
+    before: dict[str, Any] = {"width": 64, "align": {"unit": "word"}}
+    now: dict[str, Any] = {"width": 64, "control": {"skip_first": 0, "every": 1}, "align": {"unit": "word"}}
+    assert differing(before, {**now, "align": {"unit": "word", "take": "last"}}) == []
+    now["control"]["skip_first"] = 1
+    assert differing(before, now) == [("control.skip_first", 0, 1)]
+    assert differing(before, {**before, "stranger": 0}) == [("stranger", ABSENT, 0)]
 
 
 def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> None:

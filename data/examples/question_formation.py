@@ -1,0 +1,144 @@
+"""Which auxiliary verb a question begins with: the hierarchical against the linear rule (McCoy, Frank and Linzen 2020).
+
+"The baker can greet the nurse who will wait." is asked as "Can the baker greet the nurse who will wait?": a question
+begins with the auxiliary of the main clause (hierarchical rule), which in many sentences is the first one as well
+(linear rule). The task is to say which auxiliary that is. The paper's models write the whole question; here it is one
+of five classes, so that encoders and decoders can learn it alike. Words and code are our own.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from data.examples import Example
+from data.examples.drawing import distinct, rounds, share_of
+from data.examples.words import NEAR, WHO, Words
+
+AUXILIARIES = ("can", "might", "must", "should", "will")
+TRANSITIVE = (
+    "praise blame greet ignore follow rescue scold hire visit tease warn mock flatter welcome chase trick comfort "
+    "insult hug push phone interrupt defend trust"
+).split()
+INTRANSITIVE = "cough dance hesitate kneel laugh pray rest shout sneeze sleep smile tremble wait weep whistle".split()
+
+
+class QuestionFormation:
+    """Declarative sentences, labelled with the auxiliary that the question begins with.
+
+    In `train` and `val` both rules give the same answer: the subject has no relative clause. Out of distribution,
+    in `subject_clause` and `both_clauses`, it has, and the linear rule is always wrong. Labels and kinds of sentence
+    (`subcase`) are balanced within one; no sentence is there twice.
+
+    Args:
+        train: number of training sentences.
+        val: number of validation sentences.
+        ood: number of sentences of each split out of distribution.
+        counterexamples: share, 0 to 1, of the training sentences in which the two rules part.
+        seed: draws the training sentences.
+        held_out_seed: draws all other splits, which are the same for every `seed` and every `counterexamples`.
+
+    Raises:
+        ValueError: a number out of range; from splits(), more asked for than the grammar makes.
+    """
+
+    def __init__(
+        self,
+        train: int = 12000,
+        val: int = 1200,
+        ood: int = 1000,
+        counterexamples: float = 0.0,
+        seed: int = 0,
+        held_out_seed: int = 0,
+    ) -> None:
+        for key, value in {"train": train, "val": val, "ood": ood}.items():
+            if value < len(AUXILIARIES):
+                raise ValueError(f"expected data.source.{key} >= {len(AUXILIARIES)} sentences, found {value}")
+        if not 0 <= counterexamples <= 1:
+            raise ValueError(f"expected 0 <= data.source.counterexamples <= 1 (a share), found {counterexamples}")
+        self.train = train
+        self.val = val
+        self.ood = ood
+        self.counterexamples = counterexamples
+        self.seed = seed
+        self.held_out_seed = held_out_seed
+
+    def splits(self) -> dict[str, list[Example]]:
+        """Return `train`, `val`, `subject_clause` and `both_clauses`."""
+        used: set[str] = set()
+        held_out = {}
+        for name in _PARTING:
+            steps = rounds([(name, label) for label in AUXILIARIES], self.ood, Random(f"{name} {self.held_out_seed}"))
+            held_out[name] = distinct(name, steps, self.held_out_seed, used, _make)
+        val = distinct("val", _steps("val", self.val, 0.0, self.held_out_seed), self.held_out_seed, used, _make)
+        steps = _steps("train", self.train, self.counterexamples, self.seed)
+        return {"train": distinct("train", steps, self.seed, used, _make), "val": val, **held_out}
+
+
+# The kind of a sentence, and its label.
+_Step = tuple[str, str]
+
+
+def _steps(split: str, count: int, counterexamples: float, seed: int) -> list[_Step]:
+    """Return `count` steps through kinds and labels; in the share `counterexamples` of them the rules part."""
+    chance = Random(f"{split} {seed}")
+    parting = share_of(count, counterexamples)
+    steps = []
+    for kinds, number in ((_ALIKE, count - parting), (_PARTING, parting)):
+        steps += rounds([(kind, label) for kind in kinds for label in AUXILIARIES], number, chance)
+    return chance.sample(steps, k=count)
+
+
+def _make(step: _Step, chance: Random) -> Example:
+    kind, label = step
+    words = Words(chance)
+    others = [auxiliary for auxiliary in AUXILIARIES if auxiliary != label]
+    text = _KINDS[kind](words, label, chance.sample(others, k=2))
+    return Example(text[0].upper() + text[1:] + ".", None, label, kind)
+
+
+def _does(words: Words) -> str:
+    """A verb with what goes with it."""
+    if words.chance.random() < 0.5:
+        return f"{words.one_of(INTRANSITIVE)} in the {words.place()}"
+    return f"{words.one_of(TRANSITIVE)} the {words.noun()}"
+
+
+def _clause(words: Words, auxiliary: str) -> str:
+    return f"{words.any_of(WHO)} {auxiliary} {_does(words)}"
+
+
+def _simple(words: Words, main: str, others: list[str]) -> str:
+    return f"the {words.noun()} {main} {_does(words)}"
+
+
+def _preposition(words: Words, main: str, others: list[str]) -> str:
+    return f"the {words.noun()} {words.any_of(NEAR)} the {words.noun()} {main} {_does(words)}"
+
+
+def _object_clause(words: Words, main: str, others: list[str]) -> str:
+    verb = words.one_of(TRANSITIVE)
+    return f"the {words.noun()} {main} {verb} the {words.noun()} {_clause(words, others[0])}"
+
+
+def _two_verbs(words: Words, main: str, others: list[str]) -> str:
+    return f"the {words.noun()} {main} {_does(words)} and {others[0]} {_does(words)}"
+
+
+def _subject_clause(words: Words, main: str, others: list[str]) -> str:
+    return f"the {words.noun()} {_clause(words, others[0])} {main} {_does(words)}"
+
+
+def _both_clauses(words: Words, main: str, others: list[str]) -> str:
+    subject = f"the {words.noun()} {_clause(words, others[0])}"
+    return f"{subject} {main} {words.one_of(TRANSITIVE)} the {words.noun()} {_clause(words, others[1])}"
+
+
+_KINDS: dict[str, Callable[[Words, str, list[str]], str]] = {
+    "simple": _simple,
+    "preposition": _preposition,
+    "object_clause": _object_clause,
+    "two_verbs": _two_verbs,
+    "subject_clause": _subject_clause,
+    "both_clauses": _both_clauses,
+}
+_ALIKE = ("simple", "preposition", "object_clause", "two_verbs")
+_PARTING = ("subject_clause", "both_clauses")

@@ -1,0 +1,160 @@
+"""The LightningModule that trains a classifier of texts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from models.build import build_net
+from models.classifier import Classifier
+from models.recipe_module import RecipeModule
+
+
+class TextClassifier(RecipeModule):
+    """Trains a `Classifier` on batches (tokens (rows, n_ctx) padded on the right, labels (rows,)).
+
+    Args:
+        net: of the body, as for `LanguageModel`; it starts from `init_seed` unless weights are put in.
+        optim: the chosen conf/optim YAML as a plain dict.
+        d_vocab: size of the body's vocabulary.
+        labels: their names, in the order of their numbers.
+        ood: names of the splits out of distribution, in the order of the validation loaders after the first.
+        classes: by split, the class of each label: a split may know coarser classes than the labels (HANS: entailment
+            or not), and its examples are then numbered by those.
+        pooling, pad, end_is_pad: as for `Classifier`.
+        init_seed: of the head, and of a body that starts from nothing.
+
+    Logged:
+        train/loss, val/loss: nats per example.
+        val/accuracy, ood/SPLIT/accuracy: share of examples whose class was that of the likeliest label.
+
+    Raises:
+        ValueError: as `build_net` and `Classifier`, or fewer than two labels.
+    """
+
+    net: Classifier
+
+    def __init__(
+        self,
+        net: dict[str, Any],
+        optim: dict[str, Any],
+        d_vocab: int,
+        labels: Sequence[str],
+        ood: Sequence[str],
+        classes: Mapping[str, Sequence[int]],
+        pooling: str,
+        pad: int,
+        end_is_pad: bool,
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if len(labels) < 2:
+            raise ValueError(f"expected two labels or more to tell apart, found {list(labels)}; give other data")
+        self.optim = optim
+        body = build_net(net, d_vocab, init_seed)
+        self.net = Classifier(body, len(labels), pooling, pad, end_is_pad, head_seed=init_seed)
+        self.d_model = net.get("d_model", optim["base_width"])
+        self.val_loss = MeanMetric()
+        self.accuracies = nn.ModuleList(
+            MulticlassAccuracy(max(classes[split]) + 1, average="micro", validate_args=False) for split in ("val", *ood)
+        )
+
+    @classmethod
+    def on(
+        cls, data: Any, net: dict[str, Any], optim: dict[str, Any], init_seed: int, pooling: str
+    ) -> "TextClassifier":
+        """The one for a run on `data`, a ClassifiedDataModule."""
+        if not hasattr(data, "labels"):
+            raise ValueError("task=classify: this data has no labels; type data=heuristics, or data=pairs_file for own")
+        return cls(
+            net={key: value for key, value in net.items() if key != "d_vocab"},
+            optim=optim,
+            d_vocab=net.get("d_vocab", data.d_vocab),
+            labels=list(data.labels),
+            ood=list(data.ood),
+            classes={split: data.classes_of(split).tolist() for split in ("val", *data.ood)},
+            pooling=pooling,
+            pad=data.pad,
+            end_is_pad=data.end_is_pad,
+            init_seed=init_seed,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What provenance.json says of the task."""
+        return {key: self.hparams[key] for key in ("labels", "ood", "classes", "pooling", "pad", "end_is_pad")}
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are validated on, in distribution first."""
+        return ["val", *self.hparams["ood"]]
+
+    @property
+    def reads(self) -> str:
+        """Its vocabulary and labels."""
+        return f"{self.hparams['d_vocab']}, {len(self.hparams['labels'])} labels"
+
+    def outcome(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """What summary.json says of the task, of the metrics of the last validation."""
+        splits = {split: metrics.get(f"{_prefix(split)}/accuracy") for split in self.splits}
+        ood: list[Any] = [splits[split] for split in self.hparams["ood"]]
+        return {
+            "val_loss": metrics.get("val/loss"),
+            "val_accuracy": metrics.get("val/accuracy"),
+            "ood_accuracy": sum(ood) / len(ood) if ood and None not in ood else None,
+            "splits": splits,
+            "labels": self.hparams["labels"],
+        }
+
+    def example(self, rows: int, n_ctx: int) -> tuple[Tensor, Tensor]:
+        """A batch of random numbers of the shape of a real one, to time a step with."""
+        chance = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.hparams["d_vocab"], (rows, n_ctx), generator=chance)
+        return tokens, torch.randint(len(self.hparams["labels"]), (rows,), generator=chance)
+
+    def real(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Which positions are text."""
+        return self.net.real(tokens)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch n_labels"]:
+        """Logits of the labels."""
+        return self.net(tokens)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of one batch, nats per example."""
+        tokens, labels = batch
+        loss = F.cross_entropy(self.net(self._cut(tokens)).float(), labels)
+        self.log_training(loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds one batch of one split to its metrics."""
+        tokens, labels = batch
+        logits = self.net(self._cut(tokens)).float()
+        if dataloader_idx == 0:
+            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        classes = labels.new_tensor(self.hparams["classes"][self.splits[dataloader_idx]])
+        self.accuracies[dataloader_idx].update(classes[logits.argmax(-1)], labels)  # pyright: ignore[reportCallIssue]
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics of every split."""
+        self.log("val/loss", self.val_loss.compute())
+        self.val_loss.reset()
+        for split, accuracy in zip(self.splits, self.accuracies, strict=True):
+            assert isinstance(accuracy, MulticlassAccuracy)
+            self.log(f"{_prefix(split)}/accuracy", accuracy.compute())
+            accuracy.reset()
+
+    def _cut(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch less"]:
+        """The batch without the columns that are padding in every row, which change nothing and cost time."""
+        return tokens[:, : max(1, int(self.real(tokens).sum(1).max()))]
+
+
+def _prefix(split: str) -> str:
+    return split if split == "val" else f"ood/{split}"
