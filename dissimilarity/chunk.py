@@ -16,15 +16,16 @@ class Chunk:
         norms: site -> their squared norms (groups, n).
         apart: site -> which of them are heavy (groups, n).
         groups: which groups.
-        sequences: how many sequences there are of each group.
-        rolled: whether each sequence stands in the place of the one before it in its group.
+        shift: rows of the longest sequence among them.
+        rolled: whether the rows are shifted by that against those of other chunks: of sequences of one length each then
+            stands in the place of the one before it in its group.
     """
 
     rows: dict[str, Tensor]
     norms: dict[str, Tensor]
     apart: dict[str, Tensor]
     groups: range
-    sequences: int
+    shift: int
     rolled: bool = False
 
     def rows_of(self, sites: Sequence[str]) -> Tensor:
@@ -46,16 +47,18 @@ class Chunk:
 
     def _in_place(self, of: Tensor) -> Tensor:
         """What is known of each row (groups, n, ...), in the order in which its sequences are to be met."""
-        return of.unflatten(1, (self.sequences, -1)).roll(-1, 1).flatten(1, 2) if self.rolled else of
+        return of.roll(-self.shift, 1) if self.rolled else of
 
     def deranged(self) -> "Chunk":
-        """The same chunk with each sequence in the place of the one before it in its group: none meets itself.
+        """The same chunk with its rows shifted so far in their group that none meets a row of its own sequence.
 
         Of two sides the first is the one to derange, since its rows are copied anyway.
         """
-        if self.sequences < 2:
+        count = next((rows.shape[1] for rows in self.rows.values()), 0)
+        if count < 2 * self.shift:
             raise ValueError(
-                "the null shifts sequences against each other and needs at least two in a group, found one; "
-                "raise the number of sequences or lower the number of groups"
+                "the null shifts sequences against each other and needs at least two in a group, none with more than "
+                f"half of its rows, found one with {self.shift} of {count}; raise the number of sequences or lower the "
+                "number of groups"
             )
         return replace(self, rolled=True)

@@ -1,6 +1,6 @@
 """How a probe set is cut: jackknife groups of whole sequences, and forward passes of a few groups at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ def activations(
     sites: Sequence[str],
     slices: Sequence[Slice],
     read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, of: activation,
+    apart: bool = False,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """Activations of the chunks, several to one forward pass.
 
@@ -71,9 +72,10 @@ def activations(
         sites: names of sites.
         slices: consecutive chunks from ``plan``.
         read: what to keep of the activations (sequences, ...) of a site, of the sequences that are said.
+        apart: whether groups come one at a time even where they have equally many sequences.
 
     Yields:
-        site -> (sequences, ..., d) and the groups that these sequences make up, in equal parts.
+        site -> what was kept, (sequences, ..., d), and the groups that these sequences make up, in equal parts.
     """
     given = inputs if isinstance(inputs, Tensor) else inputs.tokens
     device = next((tensor.device for tensor in model.parameters()), given.device)
@@ -87,17 +89,30 @@ def activations(
                 model(inputs[of].to(device))
         if isinstance(inputs, Reading):
             acts = {site: inputs.units(acts[site], of) for site in sites}
-        acts = {site: read(site, acts[site], of) for site in sites}
-        for start, stop, groups in equal_runs(batch):
-            yield {site: acts[site][start - first : stop - first] for site in sites}, groups
+        yield from runs(acts, batch, sites, read, apart)
 
 
-def equal_runs(batch: Sequence[Slice]) -> list[tuple[int, int, range]]:
+def runs(
+    acts: Mapping[str, Tensor],
+    batch: Sequence[Slice],
+    sites: Sequence[str],
+    read: Callable[[str, Tensor, slice], Tensor],
+    apart: bool,
+) -> Iterator[tuple[dict[str, Tensor], range]]:
+    """The chunks of a batch, from its activations; the arguments and what comes are those of ``activations``."""
+    first = batch[0][0]
+    for start, stop, groups in equal_runs(batch, apart):
+        here, of = slice(start - first, stop - first), slice(start, stop)
+        yield {site: read(site, acts[site][here], of) for site in sites}, groups
+
+
+def equal_runs(batch: Sequence[Slice], apart: bool) -> list[tuple[int, int, range]]:
     """Consecutive groups of equal size put together: one product for all is faster than one for each."""
     runs: list[tuple[int, int, range]] = []
     for start, stop, group in batch:
-        if runs and group == runs[-1][2].stop and (stop - start) * len(runs[-1][2]) == runs[-1][1] - runs[-1][0]:
-            runs[-1] = (runs[-1][0], stop, range(runs[-1][2].start, group + 1))
+        begin, end, groups = runs[-1] if runs else (0, 0, range(0))
+        if not apart and group == groups.stop and (stop - start) * len(groups) == end - begin > 0:
+            runs[-1] = (begin, stop, range(groups.start, group + 1))
         else:
             runs.append((start, stop, range(group, group + 1)))
     return runs

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow as pa
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dissimilarity.alignment import Alignment
 from dissimilarity.chunks import Inputs
-from dissimilarity.control import NO_CONTROL, Control, norms_of, without_top_norms
+from dissimilarity.control import NO_CONTROL, Control, norms_of
 from dissimilarity.evaluate import evaluate
 from dissimilarity.layout import Layout, Pool, lay_out
 from dissimilarity.measure import Measure
@@ -50,6 +51,7 @@ def compare(
     positions: int | None = None,
     null: bool = True,
     control: Control = NO_CONTROL,
+    mask: Bool[Tensor, "sequences positions"] | None = None,
 ) -> pa.Table:
     """Every measure at every pair of sites of two models, or of the activations that were saved of them.
 
@@ -68,11 +70,13 @@ def compare(
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         groups: jackknife groups of sequences for the standard error.
-        pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
+        pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample a sequence.
         positions: how many of the positions that count are taken, chosen once for all; None for every one.
         null: whether to compute the null, which costs as much as the values.
         control: which positions can count at all, and on what scale their rows are compared; ``drop_top_norm`` takes a
             pass over both sides beforehand.
+        mask: which positions are real; what stands at the others, padding, is no sample of anything, whatever it is.
+            Groups are put together, so that there are fewer of them, where one sequence has most of the rows of one.
 
     Returns:
         a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
@@ -81,7 +85,8 @@ def compare(
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
-            samples, a file that holds no activations, a control that leaves no position.
+            samples, a file that holds no activations, a control or a mask that leaves no position of a sequence, a
+            mask of another shape or beside an alignment.
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
     side_a, side_b = open_source(a, "a"), open_source(b, "b")
@@ -89,16 +94,19 @@ def compare(
     wanted, rows = measures, []
     inputs: tuple[Inputs | None, Inputs | None] = (None, None)
     if isinstance(tokens, Alignment):
+        if mask is not None:
+            raise ValueError("expected no mask beside an alignment, whose units are all real; leave it out")
         inputs, (measures, rows) = (tokens.a, tokens.b), across_tokenizers(measures)
         rows = [row | {"first_pc_a": math.nan, "first_pc_b": math.nan} for row in rows]
     elif tokens is not None:
         inputs = (tokens, tokens)
     sites_a, sites_b = sites_of(side_a, sites), sites_of(side_b, sites)
     chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
-    layout = lay_out(extent, measures, groups, pool, positions, control)
+    layout = lay_out(extent, measures, groups, pool, positions, control, mask)
     if control.drop_top_norm:
         layout = _without_top_norms(layout, (side_a, inputs[0], sites_a), (side_b, inputs[1], sites_b))
-    if isinstance(side_a, Saved) and isinstance(side_b, Saved) and layout.sequences > layout.samples > 0:
+    many = layout.uneven is None and layout.sequences > layout.samples > 0
+    if many and isinstance(side_a, Saved) and isinstance(side_b, Saved):
         # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
         few = [measure for measure in measures if isinstance(measure, SampleMeasure)]
         thin_a, thin_b = thinned(side_a, sites_a, layout), thinned(side_b, sites_b, layout)
@@ -125,7 +133,7 @@ def _without_top_norms(
         for name, (source, inputs, sites) in {"a": a, "b": b}.items()
         for site, of in norms_of(stream(source, inputs, sites, wide, device)).items()
     }
-    return replace(layout, kept=without_top_norms(norms, layout.control.drop_top_norm))
+    return replace(layout, kept=layout.without_top_norms(norms))
 
 
 def _rows(

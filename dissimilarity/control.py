@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Normalize = Literal["none", "layer_norm", "unit_norm"]
@@ -96,13 +96,18 @@ def norms_of(chunks: Iterable[tuple[Mapping[str, Tensor], range]]) -> dict[str, 
     return {site: torch.cat(of) for site, of in parts.items()}
 
 
-def without_top_norms(norms: Mapping[Any, Float[Tensor, "sequences positions"]], drop: int) -> Int[Tensor, "s kept"]:
+def without_top_norms(
+    norms: Mapping[Any, Float[Tensor, "sequences positions"]],
+    drop: int,
+    real: Bool[Tensor, "sequences positions"] | None = None,
+) -> Int[Tensor, "s kept"]:
     """Which positions of each sequence remain, ascending, without those that stand out most.
 
     Args:
         norms: of the rows at each site of each model. One site's norms are made comparable with another's by their
             median; a position stands out as far as it does where it does so most.
         drop: how many of each sequence go. Of equals the earlier one goes.
+        real: which positions can go at all, more than ``drop`` of each sequence; None for every one.
 
     Raises:
         ValueError: sites of different numbers of positions.
@@ -113,18 +118,20 @@ def without_top_norms(norms: Mapping[Any, Float[Tensor, "sequences positions"]],
             f"control.drop_top_norm leaves out the same positions everywhere, and the sites have different ones: "
             f"{shapes}; choose sites of equal positions"
         )
-    standing_out = torch.stack([_relative(of.double().cpu()) for of in norms.values()]).amax(0)
+    standing_out = torch.stack([_relative(of.double().cpu(), real) for of in norms.values()]).amax(0)
     order = standing_out.argsort(dim=1, descending=True, stable=True)
     return order[:, drop:].sort(1).values
 
 
-def _relative(norms: Tensor) -> Tensor:
+def _relative(norms: Tensor, real: Tensor | None) -> Tensor:
     """Norms in units of their median; where most rows are zero, of the smallest that is not. What is NaN stands out."""
-    median = norms.nanmedian()
+    known = norms if real is None else norms[real]
+    median = known.nanmedian()
     if not median > 0:
-        positive = norms[norms > 0]
+        positive = known[known > 0]
         median = positive.min() if len(positive) else torch.ones(())
-    return (norms / median).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    relative = (norms / median).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return relative if real is None else relative.masked_fill(~real, -1)
 
 
 def normalized(rows: Float[Tensor, "*batch d"], how: Normalize) -> Float[Tensor, "*batch d"]:

@@ -14,7 +14,6 @@ from dissimilarity.moments import Moments, join
 from dissimilarity.output_measure import OutputMeasure
 from dissimilarity.pairs import Cross, Pair, Side, stacked
 from dissimilarity.sample_measure import SampleMeasure
-from dissimilarity.sampling import sampled_rows
 from dissimilarity.sites import LOGITS
 
 AT_ONCE = 2**20
@@ -72,12 +71,7 @@ def pairs_of(measure: Measure, pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
-    return _chosen(measure, side, site).numel() if isinstance(measure, SampleMeasure) else side.n
-
-
-def _chosen(measure: SampleMeasure, side: Side, site: str) -> Tensor:
-    """The rows (sequences, positions) that a measure sees of those that the side holds for all sample measures."""
-    return sampled_rows(side.sequences, side.sampled_length(site), measure.samples, measure.seed)
+    return len(side.seen(site, measure.samples, measure.seed).rows) if isinstance(measure, SampleMeasure) else side.n
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Found:
@@ -179,20 +173,22 @@ def _from_samples(
 
 
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> Found:
-    chosen = _chosen(measure, x, pair[0])
-    first, second = (_prepared(measure, side, site, chosen) for side, site in ((x, pair[0]), (y, pair[1])))
-    sequence = chosen.flatten() // x.sampled_length(pair[0])
-    group = x.sequence_groups[sequence].to(x.samples[pair[0]].device)
+    seen = x.seen(pair[0], measure.samples, measure.seed)
+    first, second = (_prepared(measure, side, site, seen.rows) for side, site in ((x, pair[0]), (y, pair[1])))
+    group = x.sequence_groups[seen.sequence].to(x.samples[pair[0]].device)
     value, stderr = measure.estimate(first, second, group)
-    null = math.nan
-    if with_null:
-        order = torch.arange(len(group), device=group.device).view(chosen.shape).roll(1, 0).flatten()
+    null, note = math.nan, ""
+    if with_null and len(group) < 2 * seen.shift:
+        note = f"{measure.label} has no null: {seen.shift} of its {len(group)} samples are of one sequence"
+    elif with_null:
+        order = torch.arange(len(group), device=group.device).roll(seen.shift)
         null = measure.between(first, measure.rearrange(second, order)).item()
-    return _result(measure, x, pair, value.item(), stderr.item(), null)
+    result = _result(measure, x, pair, value.item(), stderr.item(), null)
+    return {**result, "note": result["note"] or note}
 
 
-def _prepared(measure: SampleMeasure, side: Side, site: str, chosen: Tensor) -> Any:
+def _prepared(measure: SampleMeasure, side: Side, site: str, rows: Tensor) -> Any:
     if (measure.label, site) not in side.prepared:
-        rows = side.samples[site]
-        side.prepared[measure.label, site] = measure.prepare(rows[chosen.flatten().to(rows.device)])
+        held = side.samples[site]
+        side.prepared[measure.label, site] = measure.prepare(held[rows.to(held.device)])
     return side.prepared[measure.label, site]

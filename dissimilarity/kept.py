@@ -159,7 +159,7 @@ class Held(Chunk):
 def held(chunk: Chunk, rolled: bool = False) -> Held:
     """The chunk, or the same deranged, as one that keeps its rows."""
     chunk = chunk.deranged() if rolled else chunk
-    return Held(chunk.rows, chunk.norms, chunk.apart, chunk.groups, chunk.sequences, chunk.rolled)
+    return Held(chunk.rows, chunk.norms, chunk.apart, chunk.groups, chunk.shift, chunk.rolled)
 
 
 def _nbytes(chunks: Chunks) -> int:

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pyarrow as pa
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dissimilarity.compare import COLUMNS, compare, ordered
-from dissimilarity.control import NO_CONTROL, Control, norms_of, without_top_norms
+from dissimilarity.control import NO_CONTROL, Control, norms_of
 from dissimilarity.evaluate import evaluate
 from dissimilarity.kept import WIDE, Kept, Part, Parts, Spool, held
 from dissimilarity.layout import Layout, Pool, lay_out
@@ -45,6 +46,7 @@ def compare_many(
     control: Control = NO_CONTROL,
     couples: Sequence[Couple] | None = None,
     tell: Callable[[str], object] = lambda doing: None,
+    mask: Bool[Tensor, "sequences positions"] | None = None,
 ) -> pa.Table:
     """Every measure at every pair of sites of every two models.
 
@@ -56,6 +58,7 @@ def compare_many(
             a pass over each beforehand.
         couples: which two are compared, by label; by default each with all that follow. A model may meet itself.
         tell: hears in a few words what is being done.
+        mask: as for `compare`.
 
     Returns:
         the tables of `compare`, couple after couple, with model_a and model_b in front.
@@ -78,7 +81,7 @@ def compare_many(
             labels = {label for couple in rest for label in couple}
 
             def layout_of(extent: Tensor | tuple[int, int]) -> Layout:
-                return lay_out(extent, measures, groups, pool, positions, control)
+                return lay_out(extent, measures, groups, pool, positions, control, mask)
 
             kept, layout = _captured(
                 models, labels, tokens, sites, layout_of, control.drop_top_norm, Path(folder), tell
@@ -87,7 +90,7 @@ def compare_many(
     for a, b in files:
         # Nothing has to run for these, and `compare` reads them a part at a time.
         tell(f"{a} and {b}")
-        options: Any = (tokens, sites, measures, pairs, groups, pool, positions, null, control)
+        options: Any = (tokens, sites, measures, pairs, groups, pool, positions, null, control, mask)
         rows[a, b] = compare(models[a], models[b], *options).to_pylist()  # pyright: ignore
     named = [{"model_a": a, "model_b": b, **row} for a, b in couples for row in rows[a, b]]
     return pa.table({column: [row[column] for row in named] for column in ("model_a", "model_b", *COLUMNS)})
@@ -125,7 +128,7 @@ def _captured(
 
     if drop_top_norm:
         visit(look)
-        layouts[:] = [replace(layouts[0], kept=without_top_norms(norms, drop_top_norm))]
+        layouts[:] = [replace(layouts[0], kept=layouts[0].without_top_norms(norms))]
     visit(keep)
     return kept, layouts[0]
 

@@ -5,10 +5,12 @@ pairs at once. Both grow by chunks: the activations of a few whole sequences tha
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Int
 from torch import Tensor
 
 from dissimilarity.checks import count_not_finite
@@ -25,10 +27,26 @@ from dissimilarity.moments import (
     squared_norms,
     worthwhile_shift,
 )
-from dissimilarity.sampling import sampled_positions
+from dissimilarity.sampling import sampled_positions, sampled_rows
 from dissimilarity.sums import Sums, all_reduce
+from dissimilarity.uneven import Uneven, seeded_rows
 
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Rows that one sample measure sees.
+
+    Attributes:
+        rows: their places among those that are held.
+        sequence: of which sequence each is.
+        shift: how far they are shifted for the null, so that none meets a row of its own sequence.
+    """
+
+    rows: Int[Tensor, " n"]
+    sequence: Int[Tensor, " n"]
+    shift: int
 
 
 class Side:
@@ -41,6 +59,8 @@ class Side:
         sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
         moments: whether any measure reads sums.
         only_sampled: sites of which the sample measures alone see rows, and ``add`` gets no others.
+        uneven: how many rows each sequence has, where they have unequally many; then chunks are of one group each, and
+            hold (1, rows, d) of a site that has positions.
     """
 
     def __init__(
@@ -51,9 +71,10 @@ class Side:
         sync: bool = False,
         moments: bool = True,
         only_sampled: frozenset[str] = frozenset(),
+        uneven: Uneven | None = None,
     ) -> None:
         self.wanted, self.of, self.sync, self.moments = samples, of, sync, moments
-        self.only_sampled = only_sampled
+        self.only_sampled, self.uneven = only_sampled, uneven
         self.sums = Sums(groups)
         self.n_groups = torch.zeros(groups, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
@@ -64,15 +85,22 @@ class Side:
         self._not_finite: dict[str, int] = {}
         self._sampled: dict[str, list[Tensor]] = {}
         self._sequence_groups: list[Tensor] = []
+        self._uneven: set[str] = set()
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return int(self.n_groups.sum())
 
-    def sampled_length(self, site: str) -> int:
-        """How many rows of each sequence the sample measures may see at a site."""
-        return len(self.samples[site]) // max(self.sequences, 1)
+    def seen(self, site: str, samples: int, seed: int) -> Seen:
+        """Which of the rows that are held for all sample measures one of them sees at a site."""
+        if self.uneven is not None and site in self._uneven:
+            rows = seeded_rows(len(self.samples[site]), samples, seed)
+            sequence = self.uneven.sequence[rows]
+            return Seen(rows, sequence, int(sequence.bincount().max()))
+        length = len(self.samples[site]) // max(self.sequences, 1)
+        chosen = sampled_rows(self.sequences, length, samples, seed)
+        return Seen(chosen.flatten(), chosen.flatten() // length, chosen.shape[1])
 
     def add(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
         """Adds the activations of some whole sequences.
@@ -85,7 +113,7 @@ class Side:
             the chunk, for ``Cross.add``.
         """
         chunk = self.chunk(acts, groups)
-        per_group = 0
+        per_group, before = 0, int(self.n_groups[groups.start])
         for site, rows in chunk.rows.items():
             per_group = rows.shape[1]
             self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
@@ -95,14 +123,30 @@ class Side:
                     self.sums.add(site, key, total, by_group[key], groups)
         if self.wanted:
             for site, activation in acts.items():
-                self._sampled.setdefault(site, []).append(self._sample(site, activation))
-            self._sequence_groups.append(torch.tensor(groups).repeat_interleave(chunk.sequences))
-        self.sequences += chunk.sequences * len(groups)
+                self._sampled.setdefault(site, []).append(self._sample(site, activation, groups.start, before))
+        if self.uneven is None:
+            sequences = len(next(iter(acts.values())))
+            self._sequence_groups.append(torch.tensor(groups).repeat_interleave(sequences // len(groups)))
+            self.sequences += sequences
         self.n_groups[groups.start : groups.stop] += per_group
         return chunk
 
-    def _sample(self, site: str, activation: Tensor) -> Tensor:
-        """The rows of a chunk that the sample measures see; the same positions of every sequence."""
+    def _sample(self, site: str, activation: Tensor, group: int, before: int) -> Tensor:
+        """The rows of a chunk that the sample measures see; of sequences of one length the same positions of each.
+
+        Args:
+            site: the site.
+            activation: of the chunk.
+            group: its first group.
+            before: rows of that group in chunks before this one.
+        """
+        if self.uneven is not None and activation.ndim > 2:
+            self._uneven.add(site)
+            rows = as_rows(activation)
+            if site in self.only_sampled:
+                return rows
+            first = self.uneven.before_group(group) + before
+            return rows[self.uneven.sampled_among(first, len(rows)).to(rows.device)]
         by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
         if site not in self.only_sampled and by_sequence.shape[1] > 1:
             positions = sampled_positions(self.of, by_sequence.shape[1], self.wanted)
@@ -114,11 +158,14 @@ class Side:
         rows: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         apart: dict[str, Tensor] = {}
-        sequences = len(next(iter(acts.values()))) // len(groups)
+        shift = 0
         for site, activation in acts.items():
             if site in self.only_sampled:
                 continue
             x = as_rows(activation)
+            shift = len(x) // len(activation)
+            if self.uneven is not None and activation.ndim > 2:
+                shift = self.uneven.longest(groups.start)
             rows[site] = (shifted(x, self._shift(site, x)) if self.moments else x).unflatten(0, (len(groups), -1))
             if self.moments:
                 norms[site] = squared_norms(rows[site])
@@ -129,7 +176,7 @@ class Side:
                 f"expected as many samples at every site, found (by site, in a group) {counts}; "
                 "pool the positions (pool=mean), or compare such sites in calls of their own"
             )
-        return Chunk(rows, norms, apart, groups, sequences)
+        return Chunk(rows, norms, apart, groups, shift)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
         """What the first chunk is taken about; with several processes, that of the first process."""
@@ -144,6 +191,8 @@ class Side:
         """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
         self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
         self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
+        if self.uneven is not None:
+            self.sequence_groups, self.sequences = self.uneven.groups, len(self.uneven.groups)
         self._sampled.clear()
         self._sequence_groups.clear()
         if self.sync:
@@ -159,9 +208,10 @@ class Side:
             dist.all_gather_object(parts, mine)
             for site, rows in self.samples.items():
                 self.samples[site] = torch.cat([part[0][site] for part in parts]).to(rows.device)
-            self.sequence_groups = torch.cat([part[1] for part in parts])
+            if self.uneven is None:
+                self.sequence_groups = torch.cat([part[1] for part in parts])
+                self.sequences = sum(part[3] for part in parts)
             self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
-            self.sequences = sum(part[3] for part in parts)
         return self
 
     def problem(self, site: str) -> str:
@@ -216,12 +266,14 @@ class Cross:
 
     def add(self, x: Chunk, y: Chunk) -> None:
         """Adds the samples of two chunks of the same sequences."""
-        if (x.sequences, x.groups) != (y.sequences, y.groups):
+        if x.groups != y.groups:
             raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
-        positions = [rows.shape[1] // side.sequences for side in (x, y) for rows in list(side.rows.values())[:1]]
-        if len(set(positions)) > 1:
+        if x.shift != y.shift:
+            raise ValueError(f"expected the same number of positions in both models, found {x.shift} and {y.shift}")
+        counts = [rows.shape[1] for side in (x, y) for rows in list(side.rows.values())[:1]]
+        if len(set(counts)) > 1:
             raise ValueError(
-                f"expected the same number of positions in both models, found {positions[0]} and {positions[1]}"
+                f"expected chunks of the same sequences, found {counts[0]} and {counts[1]} rows in a group"
             )
         if not self.moments:
             return

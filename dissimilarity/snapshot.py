@@ -45,7 +45,8 @@ def take(
     sync: bool = False,
 ) -> Snapshot:
     """Runs a model on the probe set, or on this process's chunks of it, and accumulates its side."""
-    acts = activations(model, inputs, layout.captured(sites), slices or layout.slices, layout.reader(sites))
+    captured, reader = layout.captured(sites), layout.reader(sites)
+    acts = activations(model, inputs, captured, slices or layout.slices, reader, layout.apart)
     return accumulate(list(acts), layout.side(sites, sync))
 
 

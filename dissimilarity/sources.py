@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dissimilarity.alignment import Alignment
-from dissimilarity.chunks import Inputs, activations, at_once, batches, equal_runs
+from dissimilarity.chunks import Inputs, activations, at_once, batches, runs
 from dissimilarity.layout import Layout
 from dissimilarity.sampling import priorities, sampled_positions
 from dissimilarity.sites import LOGITS, describe, resolve
@@ -160,17 +160,13 @@ def stream(
     captured, read = layout.captured(sites), layout.reader(sites)
     if isinstance(source, nn.Module):
         assert tokens is not None
-        yield from activations(source, tokens, captured, layout.slices, read)
+        yield from activations(source, tokens, captured, layout.slices, read, layout.apart)
         return
     _check_logits(source, captured)
     for batch in batches(layout.slices, at_once(layout.length)):
         first, last = batch[0][0], batch[-1][1]
-        acts = {
-            site: read(site, _part(source, site, layout, [(first, last)]).to(device), slice(first, last))
-            for site in captured
-        }
-        for start, stop, groups in equal_runs(batch):
-            yield {site: acts[site][start - first : stop - first] for site in captured}, groups
+        acts = {site: _part(source, site, layout, [(first, last)]).to(device) for site in captured}
+        yield from runs(acts, batch, captured, read, layout.apart)
 
 
 def thinned(source: Saved, sites: Sequence[str], layout: Layout) -> Saved:
