@@ -9,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from launch.compose import CONF, compose, groups
 
 TRAIN = """\
-Trains a language model and follows how far its layers are from reference models.
+Trains a language model, or a classifier of texts, and follows how far its layers are from reference models.
 
   python train.py model=solu width=512
   python train.py model=gelu width=512 references=[init,runs/solu-w512-d2-s0]
   python train.py -m model=solu,gelu width=64,128,256 seed=0,1,2
   python train.py experiment=tiny
+  python train.py -m task=classify data=heuristics start=runs/base seed=0,1,2       fine-tunes runs/base
 
 Groups: choose with GROUP=CHOICE
 
@@ -25,6 +26,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   width=  depth=                   size of the model
   seed=  init_seed  data_seed     the last two follow seed; set apart, runs can share one and not the other
   name=  overwrite=               the run and its folder runs/NAME; throw a run of that name away and start anew
+  start=                          model to go on with, its weights, sizes and tokenizer: runs/NAME, hf:..., tl:..., a file
   compile=                        auto, true or false
   references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
   sites=                          which points of the forward pass are compared

@@ -100,6 +100,11 @@ def _net_of(reference: "Reference") -> "tuple[nn.Module, Mapping[str, Any]]":
     from models.exchange import from_huggingface
     from models.exchange.shape import shape_of
 
+    if reference.labels is not None:
+        raise ValueError(
+            f"{reference.provenance['uri']}: a classifier, of which no other library has the head; its run folder is "
+            "what loads again (models.references.load); what it was trained from can be exported"
+        )
     if reference.settings is not None:
         return reference.model, reference.settings
     try:

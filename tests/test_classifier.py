@@ -1,4 +1,4 @@
-"""The classifier: what padding is, what the head reads of a text, which nets can be its body, and reading it by sites."""
+"""The classifier: what padding is, what its head reads, which nets can be its body, and reading it by sites."""
 
 from pathlib import Path
 from typing import Any
