@@ -13,7 +13,8 @@ from benchmarks.apart import apart
 from benchmarks.timing import show
 from dissimilarity.evaluate import evaluate
 from dissimilarity.measures.cka import CKA
-from dissimilarity.pairs import Cross, Side
+from dissimilarity.pairs import Cross
+from dissimilarity.side import Side
 
 WIDTH, SEQUENCES, LENGTH, GROUPS = 256, 32, 128, 16
 SIZES = ((12, 16_384), (12, 65_536), (4, 16_384), (4, 131_072), (4, 1_048_576))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dissimilarity import snapshot
 from dissimilarity.alignment import Alignment
 from dissimilarity.chunks import Inputs, Slice, activations, own_slices
-from dissimilarity.control import Control, norms_of, without_top_norms
+from dissimilarity.control import Control, norms_of
 from dissimilarity.journal import replacing
 from dissimilarity.layout import Layout, Pool, lay_out
 from dissimilarity.measure import Measure
@@ -50,7 +50,7 @@ class Probing:
         probe: inputs to compare on, (sequences, ...).
         alignments: by label of a reference that reads the text of the probe set in other tokens, what the model in
             training and the reference are given.
-        measures, groups, pool, control, precision: as in the tracker.
+        measures, groups, pool, control, precision, mask: as in the tracker.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class Probing:
         pool: Pool,
         control: Control,
         precision: str | None,
+        mask: Tensor | None = None,
     ) -> None:
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
-        _check_probe(probe, measures, pool, control)
+        layout = lay_out(probe, measures, groups, pool, control=control, mask=mask)
+        _check_probe(probe, measures, layout)
         self.precision, self.control = precision, control
-        self.views = [View(probe, probe, lay_out(probe, measures, groups, pool, control=control), measures)]
+        self.views = [View(probe, probe, layout, measures)]
         self._view: dict[str, int] = {}
         known: dict[int, int] = {}
         for label, alignment in alignments.items():
@@ -143,8 +145,8 @@ class Probing:
             for label, model, sites in models:
                 for number in range(len(self.views)) if label is None else [self.number(label)]:
                     norms[number] |= self._norms(trainer, pl_module, label, model, sites, self.views[number])
-            drop = self.control.drop_top_norm
-            kept = {str(number): without_top_norms(of, drop).contiguous() for number, of in enumerate(norms)}
+            found = [view.layout.without_top_norms(of) for view, of in zip(self.views, norms, strict=True)]
+            kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
             if trainer.is_global_zero:
                 path.parent.mkdir(exist_ok=True)
                 with replacing(path) as part:
@@ -191,13 +193,15 @@ class Probing:
         return torch.autocast(pl_module.device.type, dtype=dtype)
 
 
-def _check_probe(probe: Tensor, measures: Sequence[Measure], pool: Pool, control: Control) -> None:
+def _check_probe(probe: Tensor, measures: Sequence[Measure], layout: Layout) -> None:
     """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
     if probe.ndim != 2 or probe.is_floating_point():
         return
-    positions = len(control.positions(probe.shape[1])) - control.drop_top_norm
-    have = len(probe) * (positions if pool == "none" else 1)
-    keys = "probe.sequences or probe.length" if pool == "none" else "probe.sequences"
+    control, of_tokens = layout.control, layout.pool == "none"
+    have = len(probe) * (len(control.positions(probe.shape[1])) - control.drop_top_norm if of_tokens else 1)
+    if layout.uneven is not None and of_tokens:
+        have = int(layout.uneven.counts.sum())
+    keys = "probe.sequences or probe.length" if of_tokens else "probe.sequences"
     faults = [
         f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "
         f"{probe.shape[1]} tokens has {have}: raise {keys}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
+from torch import Tensor, nn
 
 from dissimilarity import snapshot
 from dissimilarity.alignment import Alignment
@@ -58,7 +58,7 @@ class DissimilarityTracker(pl.Callback):
         heatmap_every: steps between ticks that take all pairs of sites instead of those at equal depth.
         groups: jackknife groups of whole sequences.
         budget: share of the training time that tracking may take; past it, ticks are skipped, and the table says so.
-        pool: ``none``: each position is a sample; ``mean`` or ``last``: one sample a sequence.
+        pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample a sequence.
         precision: how models run on the probe set: None as they train, or a name of Lightning's.
         tokens_per_step: tokens of one update, for the table's ``tokens``.
         load: turns a URI into a module in eval mode.
@@ -66,6 +66,8 @@ class DissimilarityTracker(pl.Callback):
             ``dissimilarity.alignment.align`` makes of the model's tokens and the reference's; None for any other.
         control: which positions count, and on what scale rows are compared, or its values by name. The positions that
             ``drop_top_norm`` drops are settled once, by the references and the model as training starts.
+        mask: which positions of the probe set are real, Bool (sequences, positions); what stands at others, padding,
+            is no sample. Of an aligned reference all units are real, and it is left out there.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class DissimilarityTracker(pl.Callback):
         load: Callable[[str], nn.Module] | None = None,
         control: Control | Mapping[str, Any] = NO_CONTROL,
         align: Callable[[str], Alignment | None] = lambda name: None,
+        mask: Tensor | None = None,
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
@@ -97,7 +100,7 @@ class DissimilarityTracker(pl.Callback):
             for label, source in self.references.items()
             if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision)
+        self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
         self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}

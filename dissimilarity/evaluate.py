@@ -12,8 +12,9 @@ from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, join
 from dissimilarity.output_measure import OutputMeasure
-from dissimilarity.pairs import Cross, Pair, Side, stacked
+from dissimilarity.pairs import Cross, Pair, stacked
 from dissimilarity.sample_measure import SampleMeasure
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
 
 AT_ONCE = 2**20

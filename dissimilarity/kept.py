@@ -11,7 +11,7 @@ from torch import Tensor
 from dissimilarity import snapshot
 from dissimilarity.chunk import Chunk
 from dissimilarity.layout import Layout
-from dissimilarity.pairs import Side
+from dissimilarity.side import Side
 from dissimilarity.snapshot import Acts
 from dissimilarity.spectrum import first_share
 

@@ -13,9 +13,10 @@ from dissimilarity.control import NO_CONTROL, Control, normalized, without_top_n
 from dissimilarity.measure import Measure
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.output_measure import OutputMeasure
-from dissimilarity.pairs import Cross, Pair, Side
+from dissimilarity.pairs import Cross, Pair
 from dissimilarity.sample_measure import SampleMeasure
 from dissimilarity.sampling import sampled_positions
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
 from dissimilarity.uneven import Uneven, check_mask, pooled, uneven_plan
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dissimilarity.chunks import Inputs, Slice, activations
 from dissimilarity.journal import replacing
 from dissimilarity.layout import Layout
-from dissimilarity.pairs import Cross, Pair, Side
+from dissimilarity.pairs import Cross, Pair
+from dissimilarity.side import Side
 
 Acts = Mapping[str, Tensor]
 

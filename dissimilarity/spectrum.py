@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dissimilarity.pairs import Side
+from dissimilarity.side import Side
 
 FILE = "first_components.jsonl"
 """In the folder of a run, of the sites of each heat map: `step, reference, of, site, share`, `of` model or reference.

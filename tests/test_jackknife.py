@@ -19,8 +19,9 @@ from dissimilarity.jackknife import (
 )
 from dissimilarity.moment_measure import MomentMeasure
 from dissimilarity.moments import Moments, add, pair_moments
-from dissimilarity.pairs import Cross, Side
+from dissimilarity.pairs import Cross
 from dissimilarity.sample_measure import SampleMeasure, weighted_mean
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
 from dissimilarity.whitened_measure import WhitenedMeasure
 

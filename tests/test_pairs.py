@@ -15,8 +15,9 @@ from dissimilarity.chunks import own_slices, plan
 from dissimilarity.evaluate import evaluate
 from dissimilarity.functional import cka
 from dissimilarity.measure import Measure
-from dissimilarity.pairs import Cross, Side
+from dissimilarity.pairs import Cross
 from dissimilarity.sampling import priorities, sampled_positions
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
 
 Acts = dict[str, Tensor]

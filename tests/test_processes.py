@@ -1,5 +1,7 @@
 """Two real processes (gloo) give the value of one: torchmetrics states, and the tracker's sides and crosses."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from torch import Tensor
 
 from dissimilarity.chunks import own_slices, plan
 from dissimilarity.evaluate import evaluate
-from dissimilarity.pairs import Cross, Side
+from dissimilarity.layout import lay_out
+from dissimilarity.pairs import Cross
 from dissimilarity.sampling import sampled_positions
+from dissimilarity.side import Side
 from dissimilarity.sites import LOGITS
+from dissimilarity.uneven import Uneven
 
 SEQUENCES, LENGTH = 13, 6
 SITES = ("early", "late")
@@ -65,6 +70,27 @@ def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -
     return evaluate([make(setting) for setting in SETTINGS], x.close(), y.close(), cross.close(), null.close())
 
 
+def masked_rows(rank: int, world: int) -> list[dict[str, Any]]:
+    """The same of sequences of unequal lengths."""
+    lengths = torch.tensor([6, 2, 4, 5, 1, 3, 6, 4, 4, 2, 6, 5, 3])
+    measures = [make(setting) for setting in (*REPRESENTATION_SETTINGS, *OUTPUT_SETTINGS)]
+    layout = lay_out((SEQUENCES, LENGTH), measures, 5, mask=torch.arange(LENGTH) < lengths[:, None])
+    few = replace(layout, samples=30, uneven=Uneven(lengths, layout.uneven.groups, 30))  # pyright: ignore
+    x, y = (few.side(SITES, sync=world > 1) for _ in range(2))
+    pairs = [(a, b) for a in SITES for b in SITES]
+    cross, null = few.cross(pairs, sync=world > 1), few.cross(pairs, sync=world > 1, errors=False)
+    whole = [{**activations(side), LOGITS: related(SEQUENCES * LENGTH, 9, 9)[side]} for side in (0, 1)]
+    for start, stop, group in own_slices(few.slices, rank, world):
+        chunks = []
+        for side, acts in zip((x, y), whole, strict=True):
+            parts = {site: rows.reshape(SEQUENCES, LENGTH, -1)[start:stop] for site, rows in acts.items()}
+            read = {site: few.read(part, site != LOGITS, slice(start, stop)) for site, part in parts.items()}
+            chunks.append(side.add(read, range(group, group + 1)))
+        cross.add(*chunks)
+        null.add(chunks[0].deranged(), chunks[1])
+    return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
+
+
 def work(rank: int, world: int, folder: Path) -> None:
     """One process: its share of the samples, and of the chunks of a plan."""
     torch.set_num_threads(1)
@@ -79,6 +105,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     found["all on rank 0"] = alone.compute().item()
     slices = plan(SEQUENCES, groups=5, at_most=2)
     found["rows"] = rows_of_sides(own_slices(slices, rank, world), 5, sync=True)
+    found["masked"] = masked_rows(rank, world)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -104,12 +131,15 @@ def test_a_process_without_samples_learns_the_value(found: list[dict[str, Any]])
     assert [of_rank["all on rank 0"] for of_rank in found] == pytest.approx([expected] * 2, abs=1e-10)
 
 
-def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(found: list[dict[str, Any]]) -> None:
-    expected = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
+@pytest.mark.parametrize("of", ["rows", "masked"])
+def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(of: str, found: list[dict[str, Any]]) -> None:
+    whole = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
+    expected = whole if of == "rows" else masked_rows(0, 1)
     assert len(expected) == 4 * len(REPRESENTATION_SETTINGS) + len(OUTPUT_SETTINGS)
+    assert all(row["note"] == "" and math.isfinite(row["null"]) for row in expected)
     for of_rank in found:
-        for row, wanted in zip(of_rank["rows"], expected, strict=True):
+        for row, wanted in zip(of_rank[of], expected, strict=True):
             numbers = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
             assert {key: row[key] for key in row.keys() - numbers} == {key: wanted[key] for key in row.keys() - numbers}
-            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-9)
+            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-9, nan_ok=True)
             assert row["n_samples"] == wanted["n_samples"]

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracles
 import pytest
+import pytorch_lightning as pl
 import sample_oracles
 import torch
 from found_measures import SETTINGS, make
@@ -16,9 +18,11 @@ from hypothesis import strategies as st
 from oracles import Array
 from torch import Tensor, nn
 
+from callbacks.tracker import DissimilarityTracker
 from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
 from dissimilarity.chunks import plan
 from dissimilarity.control import Control
+from dissimilarity.curves import read_curves
 from dissimilarity.functional import cka, mutual_knn
 from dissimilarity.layout import lay_out
 from dissimilarity.many import compare_many
@@ -186,7 +190,7 @@ def test_a_mask_that_leaves_sequences_of_one_length_is_the_shorter_probe_set() -
             assert found[key] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value)
 
 
-def by_hand() -> tuple[list[Array], Array, list[tuple[int, int, int]], Array]:
+def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
     """Rows of both sides, the sequence of each row, the chunks, and the group of each row."""
     slices = lay_out(tokens(), [CKA()], 5, mask=MASK).slices
     sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTHS).numpy()
@@ -196,12 +200,13 @@ def by_hand() -> tuple[list[Array], Array, list[tuple[int, int, int]], Array]:
 
 def test_the_null_is_the_value_of_compacted_rows_shifted_by_hand() -> None:
     (x, y), sequence, slices, group = by_hand()
-    moved = []
+    found_rows: list[int] = []
     for start, stop, of in slices:
         rows = np.flatnonzero((start <= sequence) & (sequence < stop))
-        moved += np.roll(rows, -int(max((sequence[group == of] == at).sum() for at in range(SEQUENCES)))).tolist()
+        found_rows += np.roll(rows, -int(max((sequence[group == of] == at).sum() for at in range(SEQUENCES)))).tolist()
     longest = np.roll(np.arange(len(x)), int(LENGTHS.max()))
-    assert len(slices) > 2 and sorted(moved) == list(range(len(x)))
+    assert len(slices) > 2 and sorted(found_rows) == list(range(len(x)))
+    moved = np.array(found_rows, dtype=np.int64)
     assert not (sequence[moved] == sequence).any() and not (sequence[longest] == sequence).any()
     found = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
     for setting in ("cka", "procrustes", "linear_regression", "gulp"):
@@ -234,12 +239,14 @@ def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences(
     """Tokens of a sequence share a part, so that rows are not independent, and lengths differ up to tenfold."""
     generator = torch.Generator().manual_seed(0)
     found = []
-    for _ in range(60):
+    for _ in range(40):
         lengths = torch.randint(2, 21, (64,), generator=generator)
         mask = torch.arange(20) < lengths[:, None]
         topic, noise = torch.randn(64, 1, 5, generator=generator), torch.randn(64, 20, 5, generator=generator)
         y = topic + 0.5 * noise + torch.randn(64, 20, 5, generator=generator)
-        rows = compare({"s": topic + noise}, {"s": y}, measures=[CKA(), RBFCKA()], mask=mask, null=False).to_pylist()
+        rows = compare(
+            {"s": topic + noise}, {"s": y}, measures=[CKA(), RBFCKA(samples=300)], mask=mask, null=False
+        ).to_pylist()
         found.append([[row["value"], row["stderr"]] for row in rows])
     value, stderr = np.array(found).transpose(2, 1, 0)
     ratio = stderr.mean(1) / value.std(1, ddof=1)
@@ -286,7 +293,8 @@ def test_a_control_counts_places_of_the_sequence_and_norms_of_real_positions() -
         places = [at for at in range(1, POSITIONS) if real[at]]
         largest = max(places, key=lambda at: float(size[sequence, at]))  # noqa: B023
         kept += [(sequence, at) for at in places if at != largest]
-    wanted = cka(*(torch.stack([z[place] for place in kept]).double() for z in (x, y))).item()
+    rows_x, rows_y = (torch.stack([z[place] for place in kept]).double() for z in (x, y))
+    wanted = cka(rows_x, rows_y).item()
     spoilt = [z.masked_fill(~mask[..., None], garbage) for z, garbage in ((x, math.nan), (y, 1e9))]
     for both in ((x, y), spoilt):
         control = Control(skip_first=1, drop_top_norm=1)
@@ -311,13 +319,15 @@ def test_sample_measures_see_seeded_rows_out_of_the_real_ones() -> None:
 @pytest.mark.parametrize("at_once", [POSITIONS, 4 * POSITIONS])
 def test_chunks_and_files_change_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     measures = [CKA(), Procrustes(), MutualKNN(samples=40, k=5), JSD(samples=50)]
-    (a, b), options = sides(), {"groups": 2, "mask": MASK}
-    whole = compare(a, b, tokens(), "first", measures, **options).to_pylist()  # pyright: ignore
+    mask = MASK.repeat(4, 1)
+    text = torch.randint(1, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+    (a, b), options = sides(), {"groups": 3, "mask": mask}
+    whole = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
     monkeypatch.setattr("dissimilarity.chunks.TOKENS_AT_ONCE", at_once)
     monkeypatch.setattr("dissimilarity.snapshot.IN_MEMORY", 0)
-    assert len(lay_out(tokens(), measures, 2, mask=MASK).slices) > 2
-    parts = compare(a, b, tokens(), "first", measures, **options).to_pylist()  # pyright: ignore
-    many = compare_many({"a": a, "b": b}, tokens(), "first", measures, **options).to_pylist()  # pyright: ignore
+    assert len(lay_out(text, measures, 3, mask=mask).slices) > 6
+    parts = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
+    many = compare_many({"a": a, "b": b}, text, "first", measures, **options).to_pylist()  # pyright: ignore
     for rows in (parts, many):
         for row, wanted in zip(rows, whole, strict=True):
             assert row["value"] == pytest.approx(wanted["value"], abs=1e-6)
@@ -330,9 +340,7 @@ LENGTH_LISTS = st.lists(st.integers(1, 40), min_size=2, max_size=80)
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=80), groups=st.integers(1, 20), at_most=st.integers(1, 30)
-)
+@given(lengths=LENGTH_LISTS, groups=st.integers(1, 20), at_most=st.integers(1, 30))
 def test_no_row_of_any_chunk_meets_its_own_sequence(lengths: list[int], groups: int, at_most: int) -> None:
     counts = torch.tensor(lengths)
     if 2 * max(lengths) > sum(lengths):
@@ -380,3 +388,71 @@ def test_a_site_of_other_positions_is_refused() -> None:
     other = {"s": torch.randn(SEQUENCES, POSITIONS, 3), "t": torch.randn(SEQUENCES, 4, 3)}
     with pytest.raises(ValueError, match="a mask of as many positions as the sites have, found 9 and 4"):
         compare(other, other, measures=[CKA()], mask=MASK)
+
+
+class Training(pl.LightningModule):
+    """Three tables of rows by token and place, each learnt; so the rows of padding never reach those of real tokens."""
+
+    def __init__(self, garbage: float = 0.0) -> None:
+        super().__init__()
+        self.net = Positionwise(6, 0, garbage)
+        self.second = nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = self.net(tokens)
+        self.second(torch.sin(self.net.looked_up(self.net.rows, tokens)))
+        return logits
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self(batch)[batch > 0] ** 2).mean() + (self.net.rows[batch[batch > 0]] ** 2).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 10.0)
+
+
+def tracked(folder: Path, garbage: float, extra: int, **options: Any) -> tuple[Training, list[dict[str, Any]]]:
+    module = Training(garbage)
+    tracker = DissimilarityTracker(
+        ["init", "previous"],
+        MEASURES,
+        tokens(extra),
+        folder,
+        **{"sites": ["net.first", "second"], "every": 2, "heatmap_every": 2, "groups": 5, "budget": 1.0} | options,
+        mask=longer(extra),
+    )
+    loader = torch.utils.data.DataLoader(tokens(), batch_size=6)  # pyright: ignore[reportArgumentType]
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_steps=2, accelerator="cpu", enable_model_summary=False, callbacks=[tracker], **quiet)
+    trainer.fit(module, loader)
+    return module, read_curves(folder).to_pylist()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callbacks.tracker.draw_run", lambda folder, formats: [])
+
+
+def test_the_tracker_measures_real_rows_alone(tmp_path: Path, undrawn: None) -> None:
+    module, rows = tracked(tmp_path, math.nan, 2)
+    last = [row for row in rows if row["step"] == 2 and row["reference"] == "init"]
+    assert {row["measure"] for row in last} == {measure.label for measure in MEASURES}
+    before = Training()
+    for row in last:
+        if row["site_a"] == row["site_b"] != "second":
+            site = "logits" if row["site_a"] == "logits" else "first"
+            x, y = (real_rows(of.net, site).numpy() for of in (module, before))
+            setting = dict(zip((measure.label for measure in MEASURES), SETTINGS, strict=True))[row["measure"]]
+            if not setting.startswith("cka_"):
+                assert row["value"] == pytest.approx(ORACLES[setting](x, y), abs=5e-4), row
+            assert row["n_samples"] == int(LENGTHS.sum()) and math.isfinite(row["null"]) and row["note"] == ""
+    shown = [{**row, "seconds": 0} for row in rows]
+    other = [{**row, "seconds": 0} for row in tracked(tmp_path / "other", 7.0, 0)[1]]
+    assert repr(shown) == repr(other)
+
+
+def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: Path, undrawn: None) -> None:
+    few = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
+    with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: raise"):
+        DissimilarityTracker(["init"], **few)
+    with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
+        tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
