@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -50,8 +51,8 @@ class ClassifiedDataModule(pl.LightningDataModule):
         n_ctx: int = 64,
         batch_size: int = 32,
         seed: int = 0,
-        labels: Mapping[str, str] | None = None,
-        merge: Mapping[str, str] | None = None,
+        labels: Mapping[Any, Any] | None = None,
+        merge: Mapping[Any, Any] | None = None,
         val_sequences: int = 1000,
     ) -> None:
         super().__init__()
@@ -63,8 +64,9 @@ class ClassifiedDataModule(pl.LightningDataModule):
         self.seed = seed
         self._source = source
         self._given_tokenizer = tokenizer
-        self._renaming = labels or {}
-        self._merge = merge or {}
+        # YAML reads a label 0 as a number.
+        self._renaming = {str(label): str(other) for label, other in (labels or {}).items()}
+        self._merge = {str(label): str(other) for label, other in (merge or {}).items()}
         self._val_sequences = val_sequences
         self._examples: dict[str, list[Example]] | None = None
         self.truncated: dict[str, int] = {}

@@ -65,8 +65,8 @@ class PairEncoder:
     def encode(self, examples: Sequence[Example], n_ctx: int) -> Encoded:
         """Return a row of n_ctx tokens for each example.
 
-        Where a pair does not fit, the longer of the two loses its last token until it does; where both are equally
-        long, the pair's second.
+        Where a pair does not fit, the longer of the two loses its last token until it does; when both are equally long
+        the one that was shorter at first does, or the first of two that never differed.
 
         Raises:
             ValueError: n_ctx has no room for a token of each text.

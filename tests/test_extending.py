@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 def test_the_page_is_a_working_extension(tmp_path: Path) -> None:
     blocks = re.findall(r"`mine/([\w/.]+)`[^`]*?:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 10
     for name, text in blocks:
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text(text)

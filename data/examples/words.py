@@ -12,7 +12,7 @@ NOUNS = (
     "neighbour nurse painter pilot plumber poet porter prisoner sailor singer tailor teacher visitor waiter"
 ).split()
 TRANSITIVE = (
-    "praised blamed greeted ignored followed rescued scolded hired visited teased warned mocked flattered welcomed "
+    "praised blamed greeted ignored followed rescued scolded hired visited teased helped mocked flattered welcomed "
     "chased tricked comforted insulted hugged pushed phoned interrupted defended pleased"
 ).split()
 # Verbs that take a noun phrase as well as a sentence of which nothing is said to be true: "she heard (that) ..."
@@ -65,8 +65,8 @@ class Words:
         return self.one_of(TRANSITIVE + BELIEF + EITHER)
 
     def action(self) -> str:
-        """Return a verb that has an object and could have no sentence in its place."""
-        return self.one_of(TRANSITIVE + EITHER)
+        """Return a verb that has an object, and in whose place nobody expects a sentence."""
+        return self.one_of(TRANSITIVE)
 
     def intransitive(self) -> str:
         """Return a verb that has no object here."""

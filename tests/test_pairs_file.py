@@ -1,0 +1,140 @@
+"""Own tables of labelled texts: quotes, columns, splits by column, a validation split by text, and what is refused."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from data.examples import Example
+from data.examples.pairs_file import PairsFile
+
+HEADER = "premise\thypothesis\tgold_label\n"
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[[str, str], str]:
+    def write(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_quotes_in_a_tsv_file_are_text(write):
+    path = write("a.tsv", HEADER + 'He said "no\t"Yes", she said.\tneutral\nIt\'s "so".\t"\tentailment\r\n')
+    assert PairsFile({"train": path, "val": path}).splits()["train"] == [
+        Example('He said "no', '"Yes", she said.', "neutral"),
+        Example('It\'s "so".', '"', "entailment"),
+    ]
+
+
+def test_quotes_in_a_csv_file_are_quotes_and_a_mark_of_the_byte_order_is_none_of_the_header(write):
+    path = write("a.csv", '\ufefftext,y\n"one, two\nthree ""four""",a\n\nfive,b\n')
+    rows = PairsFile({"train": path, "val": path}, text="text", pair=None, label="y").splits()["train"]
+    assert rows == [Example('one, two\nthree "four"', None, "a"), Example("five", None, "b")]
+
+
+def test_numbers_in_a_jsonl_file_are_labels(write):
+    lines = [
+        {"premise": "a", "hypothesis": "b", "gold_label": 1, "more": None},
+        {"gold_label": 0, "premise": "c", "hypothesis": ""},
+    ]
+    path = write("a.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n")
+    assert PairsFile({"train": path, "val": path}).splits()["val"] == [Example("a", "b", "1"), Example("c", "", "0")]
+
+
+def test_a_file_is_cut_into_splits_by_columns(write):
+    rows = [
+        "lexical_overlap\tln_x\tnon-entailment",
+        "subsequence\tse_y\tentailment",
+        "lexical_overlap\tle_z\tentailment",
+    ]
+    hans = "heuristic\tsubcase\tgold_label\tpremise\thypothesis\n" + "".join(f"{row}\tp\th\n" for row in rows)
+    train = write("train.tsv", HEADER + "p\th\tentailment\n")
+    splits = PairsFile(
+        {"hans": write("hans.tsv", hans), "train": train, "val": train},
+        by={"hans": ["heuristic", "gold_label"]},
+        subcase="subcase",
+    ).splits()
+    assert list(splits) == [
+        "train",
+        "val",
+        "lexical_overlap.non_entailment",
+        "subsequence.entailment",
+        "lexical_overlap.entailment",
+    ]
+    assert splits["subsequence.entailment"] == [Example("p", "h", "entailment", "se_y")]
+    assert splits["train"][0].subcase == ""
+
+
+def test_a_share_of_the_training_texts_becomes_validation_with_all_their_pairs(write):
+    lines = [f"premise {number // 3}\thypothesis {number}\t{'ab'[number % 2]}\n" for number in range(3000)]
+    path, again = write("a.tsv", HEADER + "".join(lines)), write("b.tsv", HEADER + "".join(reversed(lines)))
+    splits = PairsFile({"train": path}, val_fraction=0.2).splits()
+    texts = {split: {example.text for example in rows} for split, rows in splits.items()}
+    assert not texts["train"] & texts["val"] and len(texts["train"] | texts["val"]) == 1000
+    assert len(splits["train"]) + len(splits["val"]) == 3000
+    assert abs(len(splits["val"]) / 3000 - 0.2) < 0.05
+    assert {example.text for example in PairsFile({"train": again}, val_fraction=0.2).splits()["val"]} == texts["val"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "choices", "message"),
+    [
+        (
+            "a.tsv",
+            "premise\thypothesis\tlabel\nx\ty\tz\n",
+            {},
+            "a column 'gold_label' in .*a.tsv, found premise, hypothesis, label: type data.source.label=COLUMN",
+        ),
+        ("a.tsv", HEADER + "x\ty\tz\n", {"text": "sentence1"}, "type data.source.text=COLUMN"),
+        ("a.tsv", HEADER + "x\ty\tz\nx\ty\n", {}, "expected 3 columns .* found 2 in line 3"),
+        (
+            "a.tsv",
+            HEADER + "x\ty\t \n",
+            {},
+            "expected a label in each row, found an empty column 'gold_label' .* line 2",
+        ),
+        ("a.tsv", HEADER + "\ty\tz\n", {}, "expected a text in each row, found an empty column 'premise'"),
+        (
+            "a.jsonl",
+            '{"premise": 1}\n{"premise"',
+            {"pair": None, "label": "premise"},
+            "one JSON object a line, .* line 2",
+        ),
+        ("a.jsonl", "[1]\n", {}, "one JSON object a line, found list"),
+        ("a.txt", HEADER, {}, "expected a .tsv, .csv or .jsonl file at data.source.files.train=.*, found a .txt file"),
+        ("a.tsv", HEADER, {"val_fraction": 1.0}, "0 < data.source.val_fraction < 1, found 1.0"),
+        (
+            "a.tsv",
+            HEADER,
+            {"by": {"hans": ["x"]}},
+            r"other than train and val as keys of data.source.by, found \['hans'\]",
+        ),
+        (
+            "a.tsv",
+            HEADER,
+            {"by": {"train": ["x"]}},
+            r"other than train and val as keys of data.source.by, found \['train'\]",
+        ),
+    ],
+)
+def test_bad_tables_are_refused(write, name, text, choices, message):
+    with pytest.raises(ValueError, match=message):
+        PairsFile({"train": write(name, text)}, **choices).splits()
+
+
+def test_bad_files_are_refused(write, tmp_path):
+    for files in (None, {"val": "x.tsv"}):
+        with pytest.raises(ValueError, match="expected a file for the split train, found"):
+            PairsFile(files)
+    with pytest.raises(ValueError, match="data.source.files.train=gone.tsv, found no file there"):
+        PairsFile({"train": "gone.tsv"})
+    (tmp_path / "latin.tsv").write_bytes(HEADER.encode() + b"caf\xe9\tx\ty\n")
+    with pytest.raises(ValueError, match="table in UTF-8 at .*latin.tsv"):
+        PairsFile({"train": str(tmp_path / "latin.tsv")}).splits()
+    path = write("a.tsv", "h\t" + HEADER + "train\tx\ty\tz\n")
+    with pytest.raises(
+        ValueError, match=r"expected new splits from data.source.files.other=.*, found \['train'\] a second"
+    ):
+        PairsFile({"train": path, "other": path}, by={"other": ["h"]}).splits()
