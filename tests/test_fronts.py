@@ -1,5 +1,7 @@
 """Identity stitching by depth: both ends are known, and in between it is what `enter` gives."""
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -66,7 +68,9 @@ def test_in_between_it_is_what_entering_there_gives() -> None:
 
 def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
     """Its l = 0 is the embeddings with their LayerNorm, its last stream what the pooled head reads."""
-    settings = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=61)
+    settings: dict[str, Any] = dict(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=61
+    )
     bodies = []
     for seed in (1, 2):
         torch.manual_seed(seed)
