@@ -120,7 +120,7 @@ def _correlation(name: str, far: np.ndarray, gaps: np.ndarray) -> float:
     if len(far) < 3 or np.ptp(far) == 0 or np.ptp(gaps) == 0:
         return math.nan
     if name == "kendall":
-        return float(stats.kendalltau(far, gaps).statistic)
+        return float(stats.kendalltau(far, gaps)[0])  # pyright: ignore[reportArgumentType]
     return float(np.corrcoef(stats.rankdata(far), stats.rankdata(gaps))[0, 1])
 
 

@@ -57,14 +57,15 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in couples}
         models = {each.label: each.source if two else loader(each, cfg.runs_dir, home) for each in subjects}
         if not two and probe.text is None:
-            table = compare_many(models, probe.tokens, *options, control=control, tell=status.update)
+            table = compare_many(models, probe.tokens, *options, control=control, tell=status.update, mask=probe.mask)
             tables = _by_couple(table)
         else:
             tables = {}
             for a, b in inputs:
                 status.update(f"{a} and {b}")
                 first, second = _loaded(models[a]), _loaded(models[b])
-                tables[a, b] = compare(first, second, inputs[a, b], *options, control=control)
+                mask = probe.mask if inputs[a, b] is probe.tokens else None  # aligned units are none of padding
+                tables[a, b] = compare(first, second, inputs[a, b], *options, control=control, mask=mask)
             table = pa.concat_tables([_named(found, *names) for names, found in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}

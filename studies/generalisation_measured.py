@@ -84,7 +84,7 @@ def measure(
             for label, uri in zip(labels, uris, strict=True)
         }
         soon[step] = compared(loaders, f", step {step}")
-    between = {}
+    between: dict[str, np.ndarray] = {}
     if points is not None:
         between = dict(zip(BARRIERS, barriers(models, probe, points, tell), strict=True))
     chosen = _pairs(truth, counts["pairs"]) if counts["stitched"] else {}

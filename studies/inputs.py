@@ -101,6 +101,7 @@ class Probe:
 
     Attributes:
         tokens: the sequences; None where no model is run.
+        mask: which of their positions are text, where the models are classifiers, whose texts are padded.
         tokenizer: whose tokens they are.
         text: the text behind them, for the models that read other tokens.
         alike: labels of the models that read these.
@@ -108,6 +109,7 @@ class Probe:
     """
 
     tokens: Tensor | None
+    mask: Tensor | None
     tokenizer: Tokenizer | None
     text: Text | None
     alike: frozenset[str]
@@ -162,7 +164,7 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     """
     models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
-        return Probe(None, None, None, frozenset(), {})
+        return Probe(None, None, None, None, frozenset(), {})
     data, run, config = data_of(cfg, list(models.values()))
     alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
     theirs = {**PROBE, **config.get("probe", {})}
@@ -176,7 +178,13 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
     text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
-    return Probe(tokens, data.tokenizer, text, alike, notes)
+    return Probe(tokens, real_of(tokens, list(models.values())), data.tokenizer, text, alike, notes)
+
+
+def real_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
+    """Which positions are text, as the first classifier of `models` has it; None without one: all are."""
+    classifiers: list[Any] = [model.model for model in models if model.labels is not None]
+    return classifiers[0].real(tokens) if classifiers else None
 
 
 def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dict[str, Any]]:

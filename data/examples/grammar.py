@@ -6,9 +6,9 @@ before: all its words are in the premise (lexical overlap); it is a run of conse
 such a hypothesis follows and five from which it does not. Words, kinds and code are our own.
 
 Every premise, of whatever kind, is drawn together with a hypothesis that follows (`entailed`), one that does not though
-all its words are there (`trap`), and words for one that does not because some of its words are not there (`foreign`).
-So neither the premise alone nor the hypothesis alone says anything about the label. Every hypothesis is "the N V the N"
-or "the N V in the PLACE".
+all its words are there (`trap`), and one that does not and has no noun or verb that is there (`foreign`). So neither
+the premise alone nor the hypothesis alone says anything about the label. Every hypothesis is "the N V the N" or "the N
+V in the PLACE".
 """
 
 from collections.abc import Callable
@@ -72,7 +72,7 @@ class Drawn:
         premise: the premise.
         entailed: follows; all its words are in the premise.
         trap: does not follow; all its words are in the premise.
-        foreign: does not follow; one to three of its words are not in the premise. Of the form of `entailed`.
+        foreign: does not follow; no content word of it is in the premise. Of the form of `entailed`.
     """
 
     premise: str
@@ -90,18 +90,10 @@ def draw(subcase: Subcase, chance: Random) -> Drawn:
 
 
 def _foreign(hypothesis: str, words: Words) -> str:
-    """Replace one, two or all three of the content words of "the N V the N" or "the N V in the PLACE"."""
-    parts = hypothesis.split()
-    in_place = parts[3] == "in"
-    chosen = words.chance.sample((1, 2, len(parts) - 1), k=words.chance.randint(1, 3))
-    for position in chosen:
-        if position == 1:
-            parts[position] = words.noun()
-        elif position == 2:
-            parts[position] = words.intransitive() if in_place else words.verb()
-        else:
-            parts[position] = words.place() if in_place else words.noun()
-    return " ".join(parts)
+    """Replace the three content words of "the N V the N" or "the N V in the PLACE"."""
+    if hypothesis.split()[3] == "in":
+        return f"the {words.noun()} {words.intransitive()} in the {words.place()}"
+    return f"the {words.noun()} {words.verb()} the {words.noun()}"
 
 
 def _clause(words: Words) -> Clause:

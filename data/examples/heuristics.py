@@ -11,7 +11,7 @@ class Heuristics:
     """Entailment in English of a small grammar (data/examples/grammar.py), for studies of generalisation.
 
     `train` and `val` are ambiguous: a hypothesis that follows has all its words in the premise, one that does not has
-    some that are not, so that word overlap and structure give the same answers. Six more splits are out of
+    other nouns and verbs, so that word overlap and structure give the same answers. Six more splits are out of
     distribution, HEURISTIC.LABEL such as `lexical_overlap.non_entailment`: in all of them all words of the hypothesis
     are in the premise, in the order that the heuristic's name says. In the three `.non_entailment` ones overlap is
     always wrong. Labels and the thirty kinds of premise (recorded as `subcase`, HEURISTIC.LABEL.KIND) are balanced; no
@@ -32,7 +32,7 @@ class Heuristics:
 
     def __init__(
         self,
-        train: int = 12000,
+        train: int = 40000,
         val: int = 1200,
         ood: int = 1000,
         counterexamples: float = 0.0,
@@ -52,7 +52,7 @@ class Heuristics:
         self.held_out_seed = held_out_seed
 
     def splits(self) -> dict[str, list[Example]]:
-        """Return `train`, `val` and the six splits out of distribution; takes a second for 20,000 pairs."""
+        """Return `train`, `val` and the six splits out of distribution; takes a second for 15,000 pairs."""
         used: set[str] = set()
         held_out = {}
         for heuristic in HEURISTICS:
