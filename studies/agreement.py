@@ -10,6 +10,7 @@ intervals from drawing models with replacement, where a model is not met by itse
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,15 +44,21 @@ class Agreement:
 
 
 def agreement(
-    distances: np.ndarray, found: np.ndarray, truth: np.ndarray, accuracy: np.ndarray, seed: int = 0
+    distances: np.ndarray,
+    found: np.ndarray,
+    truth: np.ndarray,
+    accuracy: np.ndarray,
+    statistics: Sequence[str] = STATISTICS,
+    seed: int = 0,
 ) -> dict[str, Agreement]:
-    """Every statistic with its p value and interval.
+    """Each statistic with its p value and interval.
 
     Args:
         distances: (models, models), symmetric.
         found: (models,) group of each by the distances, as `groups_of` numbers them.
         truth: (models,) true group, -1 for a model of none, which then counts for the correlations alone.
         accuracy: (models,) out of distribution, 0 to 1.
+        statistics: which.
         seed: of permutations and draws.
     """
     rng = np.random.default_rng(seed)
@@ -59,7 +66,7 @@ def agreement(
     draws = rng.integers(len(truth), size=(DRAWS, len(truth)))
     return {
         name: _tested(name, distances, np.asarray(found), np.asarray(truth), np.asarray(accuracy), orders, draws)
-        for name in STATISTICS
+        for name in statistics
     }
 
 

@@ -11,12 +11,14 @@ from scipy import stats
 
 from dissimilarity.curves import distinct, select
 from dissimilarity.sites import LOGITS
-from studies.agreement import Agreement, agreement
+from studies.agreement import STATISTICS, Agreement, agreement
 from studies.grouping import LEVEL, Grouping, groups_of
 from studies.parting import Parting, parting
 
 ALL = "all layers"
 BARRIERS = ("barrier in loss", "barrier in error")
+QUICK = tuple(name for name in STATISTICS if name != "kendall")
+"""The statistics of single layers and steps; Kendall's takes as long as the others together."""
 QUARTER = 0.25
 """Share of the models in the top and the bottom group where the accuracies themselves fall into no groups."""
 
@@ -123,14 +125,15 @@ def findings(
     sites = [site for site in distinct(table, "site_a") if site != LOGITS]
     distances = by_layer(table, models, sites)
     whole = {measure: over_layers(measure, each) for measure, each in distances.items()} | dict(barriers)
-    found = {(way, ALL): look(each, truth) for way, each in whole.items()}
+    level = LEVEL / len(whole)  # any of them may say that there are groups where there are none
+    found = {(way, ALL): look(each, truth, level) for way, each in whole.items()}
     for measure, each in distances.items():
-        found |= {(measure, site): look(far, truth) for site, far in zip(sites, each, strict=True)}
+        found |= {(measure, site): look(far, truth, statistics=QUICK) for site, far in zip(sites, each, strict=True)}
     parts = {measure: parting(each, truth.labels) for measure, each in distances.items()}
     early = {}
     for step, earlier in soon.items():
         layers = by_layer(earlier, models, sites)
-        early[step] = {measure: look(over_layers(measure, each), truth) for measure, each in layers.items()}
+        early[step] = {measure: look(over_layers(measure, each), truth, level, QUICK) for measure, each in layers.items()}
     return Findings(
         models=list(models),
         accuracies=dict(accuracies),
@@ -146,10 +149,12 @@ def findings(
     )
 
 
-def look(distances: np.ndarray, truth: Truth) -> Found:
-    """What one matrix of distances says."""
-    grouping = groups_of(distances)
-    return Found(grouping, agreement(distances, grouping.labels, truth.labels, truth.accuracy))
+def look(
+    distances: np.ndarray, truth: Truth, level: float = LEVEL, statistics: Sequence[str] = STATISTICS
+) -> Found:
+    """What one matrix of distances says; groups are accepted below a level of p."""
+    grouping = groups_of(distances, level)
+    return Found(grouping, agreement(distances, grouping.labels, truth.labels, truth.accuracy, statistics))
 
 
 def by_layer(table: pa.Table, models: Sequence[str], sites: Sequence[str]) -> dict[str, np.ndarray]:

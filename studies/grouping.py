@@ -32,7 +32,7 @@ class Grouping:
             stands alone beside the groups.
         count: how many groups; 1 = none were found.
         silhouette: of the best cut, accepted or not, mean over models (Rousseeuw 1987); up to 1.
-        p: of the best cut against one cloud without groups; it is accepted below 0.05.
+        p: of the best cut against one cloud without groups; it is accepted below the level asked for.
         apart: models that stand alone: in no group, or where there are no groups, farther from every other model than
             any two of the others are from each other.
     """
@@ -44,7 +44,7 @@ class Grouping:
     apart: tuple[int, ...]
 
 
-def groups_of(distances: np.ndarray, seed: int = 0) -> Grouping:
+def groups_of(distances: np.ndarray, level: float = LEVEL, seed: int = 0) -> Grouping:
     """The groups among models, one included.
 
     There are 2 to 6 groups, at most half as many as models: as many as are tightest by the standard deviations of the
@@ -54,6 +54,7 @@ def groups_of(distances: np.ndarray, seed: int = 0) -> Grouping:
 
     Args:
         distances: (models, models), symmetric, 0 on the diagonal; four models at least.
+        level: of p below which groups are accepted.
         seed: of the random frames.
 
     Raises:
@@ -76,12 +77,12 @@ def groups_of(distances: np.ndarray, seed: int = 0) -> Grouping:
     p = float((1 + reached.sum()) / (1 + DRAWS))
     best = int(((found - mean) / spread).argmax())
     silhouette = _silhouette(points[:, : best + 1], cuts[best])
-    if p >= LEVEL:
+    if p >= level:
         return Grouping(np.zeros(count, int), 1, silhouette, p, _far_from_all(distances))
     labels = _by_size(cuts[best])
     lone, rest = np.nonzero(labels < 0)[0], np.nonzero(labels >= 0)[0]
     if labels.max() < 1 and len(rest) >= LEAST:  # models that stand alone hide what the others are
-        inner = groups_of(distances[np.ix_(rest, rest)], seed)
+        inner = groups_of(distances[np.ix_(rest, rest)], level, seed)
         labels[rest] = inner.labels
         silhouette, p = inner.silhouette, inner.p
         lone = np.sort(np.concatenate([lone, rest[list(inner.apart)]]))

@@ -64,8 +64,8 @@ def parting(distances: np.ndarray, truth: np.ndarray, seed: int = 0) -> Parting 
     p = (1 + (permuted >= value - 1e-12).sum(0)) / (1 + DRAWS)
     shares = np.bincount(firsts, minlength=layers + 1) / len(firsts)
     first = _first(value > band)
-    known = [None if layer == layers else int(layer) for layer in (first, earliest, latest)]
-    return Parting(value, low, high, band, p, *known, shares)
+    first, earliest, latest = (None if layer == layers else int(layer) for layer in (first, earliest, latest))
+    return Parting(value, low, high, band, p, first, earliest, latest, shares)
 
 
 def _contrast(far: np.ndarray, groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:

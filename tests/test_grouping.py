@@ -42,20 +42,20 @@ def truth(counts: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("dimensions", [2, 5, 19])
 def test_two_groups_of_four_sigma_are_found_whole(dimensions: int) -> None:
     for seed in range(3):
-        found = groups_of(planted(np.random.default_rng(seed), dimensions, (10, 10), 4), seed)
+        found = groups_of(planted(np.random.default_rng(seed), dimensions, (10, 10), 4), seed=seed)
         assert found.count == 2 and found.p < 0.01 and found.apart == ()
         assert adjusted_rand_score(truth((10, 10)), found.labels) == 1
 
 
 def test_two_groups_of_three_sigma_are_found_mostly() -> None:
-    found = [groups_of(planted(np.random.default_rng(seed), 5, (10, 10), 3), seed) for seed in range(5)]
+    found = [groups_of(planted(np.random.default_rng(seed), 5, (10, 10), 3), seed=seed) for seed in range(5)]
     assert np.median([adjusted_rand_score(truth((10, 10)), each.labels) for each in found]) == 1
     assert sum(each.p < 0.05 for each in found) >= 4
 
 
 @pytest.mark.parametrize("counts", [(7, 7, 6), (5, 5, 5, 5), (15, 5)])
 def test_the_data_choose_the_number_of_groups(counts: tuple[int, ...]) -> None:
-    found = groups_of(planted(np.random.default_rng(1), 10, counts, 6), 0)
+    found = groups_of(planted(np.random.default_rng(1), 10, counts, 6), seed=0)
     assert found.count == len(counts)
     assert adjusted_rand_score(truth(counts), found.labels) == 1
     sizes = np.bincount(found.labels)
@@ -85,7 +85,7 @@ CLOUDS: dict[str, Draw] = {
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_a_cloud_without_groups_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping, "DRAWS", 99)
-    found = [groups_of(CLOUDS[kind](np.random.default_rng(seed)), seed) for seed in range(200)]
+    found = [groups_of(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(200)]
     assert np.mean([each.count == 1 for each in found]) >= 0.93
     # p is uniform: neither groups out of nothing nor a test that never finds any.
     assert 0.37 < np.mean([each.p for each in found]) < 0.63
