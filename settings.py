@@ -1,7 +1,7 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -75,9 +75,11 @@ class Settings:
     compile: Any = MISSING
     start: str | None = None
     references: list[str] = MISSING
+    groups: dict[str, list[str]] = field(default_factory=dict)
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING
+    include_padding: bool = MISSING
     control: Control = MISSING
     align: Align = MISSING
     track: Track = MISSING
@@ -113,6 +115,7 @@ class Analysis:
     overwrite: bool = MISSING
     device: str = MISSING
     probe: ProbeOfRun = MISSING
+    include_padding: bool = MISSING
     control: Control = MISSING
     align: Align = MISSING
     data_seed: int = MISSING
@@ -308,6 +311,24 @@ def _choices(cfg: DictConfig) -> list[str]:
     faults += _sites(cfg)
     if any(not reference for reference in cfg.references):
         faults.append("references: one of them is empty")
+    return [*faults, *_groups(cfg)]
+
+
+def _groups(cfg: DictConfig) -> list[str]:
+    """Groups that are empty, of no word, of what is no reference, or that share one."""
+    faults, known = [], ",".join(cfg.references)
+    seen: dict[str, str] = {}
+    for name, members in cfg.groups.items():
+        if not re.fullmatch(r"\w+", str(name)):
+            faults.append(f"groups: {name!r}: expected a name of letters, digits and _, such as good")
+        if not members:
+            faults.append(f"groups.{name}: expected one reference or more, found none")
+        for uri in members or []:
+            if uri not in cfg.references:
+                faults.append(f"groups.{name}: {uri} is not among references=[{known}]; list it there too")
+            if uri in seen:
+                faults.append(f"groups.{name}: {uri} is in {seen[uri]} already; leave it in one of them")
+            seen[uri] = str(name)
     return faults
 
 

@@ -142,6 +142,7 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", modul
             "probe": probe,
             "load": found.load,
             "align": found.alignments.get,
+            "mask": None if cfg.include_padding else module.real(probe),
             "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
         }
         given["stitching"] = {

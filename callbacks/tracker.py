@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,10 +27,13 @@ from dissimilarity.snapshot import Snapshot
 from dissimilarity.spectrum import FILE as FIRST_COMPONENTS
 from dissimilarity.spectrum import first_share
 
+from . import grouped
 from .budget import Budget
+from .grouped import labels_by_group
 from .probing import Probing
 from .references import OWN, as_module, named_references
 from .schedule import is_due, last_step, progress
+from .shelf import Shelf
 from .views import by_key, define_axes, log_curves, log_pictures
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class DissimilarityTracker(pl.Callback):
             ``drop_top_norm`` drops are settled once, by the references and the model as training starts.
         mask: which positions of the probe set are real, Bool (sequences, positions); what stands at others, padding,
             is no sample. Of an aligned reference all units are real, and it is left out there.
+        reference_groups: name -> URIs or labels of references that behave alike; says to which of them the model
+            drifts (``callbacks.grouped``). Not to be taken for ``groups``, of sequences.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class DissimilarityTracker(pl.Callback):
         control: Control | Mapping[str, Any] = NO_CONTROL,
         align: Callable[[str], Alignment | None] = lambda name: None,
         mask: Tensor | None = None,
+        reference_groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
@@ -101,6 +108,8 @@ class DissimilarityTracker(pl.Callback):
             if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
         self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
+        self.groups = labels_by_group(reference_groups, self.references)
+        self.shelf = Shelf(self.folder, self.probing)
         self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
@@ -114,6 +123,11 @@ class DissimilarityTracker(pl.Callback):
     def share(self) -> float:
         """Share of the time so far that tracking took, everything included."""
         return self.budget.taken
+
+    @property
+    def drift(self) -> dict[str, Any]:
+        """To which group of references the model was nearest in the end, by measure; empty without groups."""
+        return grouped.drift_of(self.folder, self.groups)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the references' activations, goes on with the table, and ticks at step 0."""
@@ -131,7 +145,10 @@ class DissimilarityTracker(pl.Callback):
                 self.probing.settle(trainer, pl_module, self._models(pl_module), path)
             for label, source in self.references.items():
                 if source not in OWN:
-                    self.snapshots[label] = self._external(trainer, pl_module, label, source)
+                    model = as_module(source, self.load)
+                    sites = resolve(model, self.patterns)
+                    matched_pairs(self.sites, sites)
+                    self.snapshots[label] = self.shelf.external(trainer, pl_module, label, model, sites)
             if step:
                 self._recall_own(trainer, pl_module)
         if not step:
@@ -156,17 +173,9 @@ class DissimilarityTracker(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps what ``previous`` refers to, unless that is the model in the checkpoint itself.
-
-        The file of the checkpoint before is kept too, since that one counts until the new one is in place.
-        """
-        if "previous" in self.snapshots and trainer.global_step != self.measured:
-            path = self._file(trainer, f"previous-{self.measured}")
-            if not path.exists():
-                snapshot.save(self.snapshots["previous"], path)
-            files = path.parent.glob(f"previous-*-{trainer.global_rank:03d}.safetensors")
-            for old in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-2]:
-                old.unlink()
+        """Keeps what ``previous`` refers to, unless that is the model in the checkpoint itself."""
+        if "previous" in self.snapshots and self.measured not in (None, trainer.global_step):
+            self.shelf.put_previous(trainer, self.measured, self.snapshots["previous"])
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights: time spent, the last tick, the last that was measured."""
@@ -203,6 +212,7 @@ class DissimilarityTracker(pl.Callback):
                 self.curves.append(rows)
                 if kind == "heatmap":
                     self.curves.fold()
+                    grouped.fold(self.folder, self.groups)
                 self._warn(rows)
         if trainer.is_global_zero:
             outputs = (LOGITS, LOGITS)
@@ -211,10 +221,14 @@ class DissimilarityTracker(pl.Callback):
                 for row in rows
                 if (pair := (row["site_a"], row["site_b"])) == outputs or pair in self._matched(row["reference"])
             ]
-            metrics = by_key(matched) | {
-                "dissimilarity/seconds": time.monotonic() - started,
-                "dissimilarity/share": self.budget.taken,
-            }
+            metrics = (
+                by_key(matched)
+                | grouped.by_key(matched, self.groups)
+                | {
+                    "dissimilarity/seconds": time.monotonic() - started,
+                    "dissimilarity/share": self.budget.taken,
+                }
+            )
             define_axes(trainer, metrics.keys() - self._defined)
             self._defined |= metrics.keys()
             for logger in trainer.loggers:
@@ -234,7 +248,7 @@ class DissimilarityTracker(pl.Callback):
 
         if not trainer.global_step and "init" in self.references:
             self.snapshots["init"] = now("init")
-            snapshot.save(self.snapshots["init"], self._file(trainer, "init"))
+            self.shelf.put(trainer, "init", self.snapshots["init"])
         rows = []
         for label in self.references:
             if label not in self.snapshots:
@@ -269,50 +283,18 @@ class DissimilarityTracker(pl.Callback):
                 model = as_module(source, self.load)
                 yield label, model, resolve(model, self.patterns)
 
-    def _external(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, source: str | nn.Module
-    ) -> Snapshot:
-        """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
-        model = as_module(source, self.load)
-        matched_pairs(self.sites, resolve(model, self.patterns))
-        view = self.probing.view(label)
-        taken = self.probing.take(trainer, pl_module, model, resolve(model, self.patterns), view)
-        if taken.nbytes() <= snapshot.IN_MEMORY:
-            return taken
-        path = self._file(trainer, label)
-        snapshot.save(taken, path)
-        own = {group for _, _, group in self.probing.own_slices(trainer, view)}
-        return Snapshot(snapshot.load([path], pl_module.device, own), taken.side)
-
     def _recall_own(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """``init`` and ``previous`` as they were when the run was interrupted."""
         if "init" in self.references:
-            self.snapshots["init"] = self._recall(trainer, pl_module, "init")
+            self.snapshots["init"] = self.shelf.recall(trainer, pl_module, "init", self.sites)
         if "previous" not in self.references or self.measured is None:
             return
         if self.measured == trainer.global_step:
             view = self.probing.views[0]
             self.snapshots["previous"] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
         else:
-            self.snapshots["previous"] = self._recall(trainer, pl_module, f"previous-{self.measured}")
-
-    def _recall(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Snapshot:
-        """Activations from the files that the processes of an earlier session saved."""
-        view = self.probing.views[0]
-        own = {group for _, _, group in self.probing.own_slices(trainer, view)}
-        paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
-        chunks = snapshot.load(paths, pl_module.device, own)
-        if {group for _, groups in chunks for group in groups} != own:
-            raise ValueError(
-                f"{self.folder / 'references'} lacks activations of {name}, so the run cannot be continued; "
-                "start anew with overwrite=true"
-            )
-        side = view.layout.side(self.sites, sync=trainer.world_size > 1)
-        return snapshot.accumulate(chunks, side)
-
-    def _file(self, trainer: pl.Trainer, label: str) -> Path:
-        name = label.replace("/", "_")
-        return self.folder / "references" / f"{name}-{trainer.global_rank:03d}.safetensors"
+            previous = self.shelf.recall(trainer, pl_module, f"previous-{self.measured}", self.sites)
+            self.snapshots["previous"] = previous
 
     def _matched(self, label: str) -> list[Pair]:
         sites = self.snapshots[label].sites if label in self.snapshots else self.sites
@@ -348,6 +330,7 @@ class DissimilarityTracker(pl.Callback):
         with self.budget.charged():
             try:
                 self.curves.fold()
+                grouped.fold(self.folder, self.groups)
                 pictures = draw_run(self.folder, formats=["png"])
             except Exception as error:
                 log.warning("no figures in %s: %s: %s", self.folder, type(error).__name__, error)

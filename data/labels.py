@@ -35,7 +35,7 @@ def renamed(splits: Splits, labels: Mapping[str, str]) -> dict[str, list[Example
     found = {example.label for examples in splits.values() for example in examples}
     _check_keys("labels", labels, found, "labels of the data")
     return {
-        split: [replace(example, label=labels.get(example.label, example.label)) for example in examples]
+        split: [replace(row, label=labels[row.label]) if row.label in labels else row for row in examples]
         for split, examples in splits.items()
     }
 

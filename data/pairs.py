@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from tokenizers import Tokenizer
@@ -85,9 +86,8 @@ class PairEncoder:
                 single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, self.pad)]
             )
         encoder.enable_truncation(n_ctx, strategy="longest_first")
+        encoder.enable_padding(length=n_ctx, pad_id=self.pad)
         texts = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         encodings = encoder.encode_batch(texts)
-        tokens = torch.full((len(examples), n_ctx), self.pad, dtype=torch.int64)
-        for row, encoding in zip(tokens, encodings, strict=True):
-            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
-        return Encoded(tokens, sum(bool(encoding.overflowing) for encoding in encodings))
+        tokens = np.array([encoding.ids for encoding in encodings], dtype=np.int64).reshape(len(examples), n_ctx)
+        return Encoded(torch.from_numpy(tokens), sum(bool(encoding.overflowing) for encoding in encodings))

@@ -1,7 +1,8 @@
 """The figures of a run, drawn from its tables alone, and the curves among them.
 
 `curves*` follows every reference (columns) by every measure (rows), one line a pair of sites at equal relative depth.
-`heatmap_*` shows all pairs of sites at several steps, a figure a reference. Drawing goes to files, through figure
+`heatmap_*` shows all pairs of sites at several steps, a figure a reference, and `groups` to which group of references a
+model drifts. Drawing goes to files, through figure
 objects of its own: pyplot, its backend and its open figures stay as they are.
 """
 
@@ -18,9 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator
 
 from dissimilarity.curves import distinct, heatmap_steps, matched, read_curves, select
+from dissimilarity.drift import FILE as GROUPS
+from dissimilarity.drift import read_groups
+from dissimilarity.drift_figure import groups_figure
 from dissimilarity.heatmaps import heatmap_figure
 from dissimilarity.journal import Journal
 from dissimilarity.plotting import (
@@ -31,6 +35,8 @@ from dissimilarity.plotting import (
     scale,
     short_names,
     spread,
+    step_label,
+    style_step_axis,
     without_layer,
     write_figure,
 )
@@ -55,6 +61,9 @@ def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) ->
     paths, shares = [], Journal(folder / FIRST_COMPONENTS).read()
     for name, figure in run_figures(table, folder.resolve().name, shares).items():
         paths += write_figure(figure, folder / "figures", name, formats)
+    if (folder / GROUPS).exists():
+        of_groups = read_groups(folder)
+        paths += write_figure(groups_figure(of_groups), folder / "figures", "groups", formats)
     return paths
 
 
@@ -106,8 +115,8 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
                 if column == 0:
                     panel.set_ylabel(f"{measure}\n{MEANING}")
         for panel in axes[-1]:
-            panel.set_xlabel(_step_label(table))
-        _style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
+            panel.set_xlabel(step_label(table))
+        style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
         _add_legend(figure, colours, missing=bool(_steps_without_value(table)))
     return figure
 
@@ -159,30 +168,6 @@ def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highes
             panel.set_title(f"null at {middle[-1]:.2g}", loc="right", fontsize=6.5, color="0.35", y=0.88)
     panel.set_ylim(1.08 * lowest, 1.08 * highest if highest > 0 else 1)
     panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-
-
-def _style_step_axis(panel: Axes, last: int) -> None:
-    """A logarithmic axis of steps, shared by the figure, on which step 0 has a place: linear up to 1."""
-    panel.set_xscale("symlog", linthresh=1, linscale=0.4)
-    panel.set_xlim(-0.25, max(1, last) * 1.25)
-    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-    panel.xaxis.set_minor_locator(NullLocator())  # minor ticks would take half of the time of drawing
-    panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
-
-
-def _thousands(step: float, position: int | None = None) -> str:
-    """1, 10, 100, 1k, 10k, 100k, 1M."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if step >= unit:
-            return f"{step / unit:g}{name}"
-    return f"{step:g}"
-
-
-def _step_label(table: pa.Table) -> str:
-    """The label of the step axis, with what a step is where that is the same all along."""
-    pairs = set(zip(table["step"].to_pylist(), table["tokens"].to_pylist(), strict=True))
-    rate = {tokens / step for step, tokens in pairs if step}
-    return f"training step ({rate.pop():,.0f} tokens each)" if len(rate) == 1 and max(rate) > 0 else "training step"
 
 
 def _add_legend(figure: Figure, colours: dict[str, Any], missing: bool) -> None:

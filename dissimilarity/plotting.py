@@ -9,9 +9,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.journal import replacing
 from dissimilarity.sites import split_layer
@@ -98,3 +100,27 @@ def spread(items: list[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return items
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def style_step_axis(panel: Axes, last: int) -> None:
+    """A logarithmic axis of steps, shared by the figure, on which step 0 has a place: linear up to 1."""
+    panel.set_xscale("symlog", linthresh=1, linscale=0.4)
+    panel.set_xlim(-0.25, max(1, last) * 1.25)
+    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+    panel.xaxis.set_minor_locator(NullLocator())  # minor ticks would take half of the time of drawing
+    panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _thousands(step: float, position: int | None = None) -> str:
+    """1, 10, 100, 1k, 10k, 100k, 1M."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if step >= unit:
+            return f"{step / unit:g}{name}"
+    return f"{step:g}"
+
+
+def step_label(table: pa.Table) -> str:
+    """The label of the step axis, with what a step is where that is the same all along."""
+    pairs = set(zip(table["step"].to_pylist(), table["tokens"].to_pylist(), strict=True))
+    rate = {tokens / step for step, tokens in pairs if step}
+    return f"training step ({rate.pop():,.0f} tokens each)" if len(rate) == 1 and max(rate) > 0 else "training step"

@@ -26,7 +26,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   width=  depth=                   size of the model
   seed=  init_seed  data_seed     the last two follow seed; set apart, runs can share one and not the other
   name=  overwrite=               the run and its folder runs/NAME; throw a run of that name away and start anew
-  start=                          model to go on with, its weights, sizes and tokenizer: runs/NAME, hf:..., tl:..., a file
+  start=                          model to go on with, its weights, sizes and tokens: runs/NAME, hf:..., tl:..., a file
   compile=                        auto, true or false
   references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
   sites=                          which points of the forward pass are compared

@@ -96,6 +96,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         "seconds": round(seconds, 1),
         "tokens_per_second": _speed(trainer),
         "tracking_share": _tracking_share(trainer),
+        "drift": _drift(trainer),
         "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
     }
     if trainer.is_global_zero:
@@ -109,6 +110,12 @@ def _speed(trainer: pl.Trainer) -> float | None:
         if tokens and seconds:
             return round(tokens / seconds, 1)
     return None
+
+
+def _drift(trainer: pl.Trainer) -> dict[str, Any]:
+    """To which group of references the model was nearest in the end, by measure."""
+    found = [getattr(callback, "drift", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return next((drift for drift in found if drift), {})
 
 
 def _tracking_share(trainer: pl.Trainer) -> float | None:

@@ -72,6 +72,8 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         next_command: a command that goes on from this run.
     """
     rows = _accuracies(summary) if "splits" in summary else _losses(summary)
+    if summary.get("drift"):
+        rows["nearest"] = f"\n  {'':<10} ".join(_nearest(measure, of) for measure, of in summary["drift"].items())
     rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
         if (folder / name).exists():
@@ -94,6 +96,13 @@ def _losses(summary: dict[str, Any]) -> dict[str, str]:
         "perplexity": f"{summary['perplexity']:,.1f} ({math.exp(unigram):,.1f})",
         "accuracy": f"{summary['accuracy']:.1%}",
     }
+
+
+def _nearest(measure: str, of: dict[str, Any]) -> str:
+    """To which group of references the model came, by one measure."""
+    farther = f"{of['next']} is farther by {of['difference']:.3f} ± {of['stderr']:.3f}"
+    group = f"[bold]{of['nearest']}[/bold]" if of["differs"] else "no group"
+    return f"{group} by {measure} at {of['site']}: {farther}"
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, str]:

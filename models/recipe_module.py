@@ -51,6 +51,10 @@ class RecipeModule(pl.LightningModule):
         """A batch of random numbers of the shape of a real one, to time a step with."""
         raise NotImplementedError
 
+    def real(self, tokens: Tensor) -> Tensor | None:
+        """Which positions of a batch are text, Bool (batch, pos); None: all of them."""
+        return None
+
     def log_training(self, loss: Tensor) -> None:
         """Logs a step, where Lightning writes a row: a call on every step would cost 1 to 2 ms each time."""
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)

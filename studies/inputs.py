@@ -178,7 +178,8 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
     text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
-    return Probe(tokens, real_of(tokens, list(models.values())), data.tokenizer, text, alike, notes)
+    mask = None if cfg.include_padding else real_of(tokens, list(models.values()))
+    return Probe(tokens, mask, data.tokenizer, text, alike, notes)
 
 
 def real_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:

@@ -5,13 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 import settings
 import train
+from analyze import analyze
 from data.classified import ClassifiedDataModule
+from dissimilarity import CKA, compare
 from launch.compose import compose
 from launch.folder import read_json
 from launch.start import settle
@@ -224,6 +227,21 @@ def test_runs_are_named_after_start_data_and_seed(start: str, name: str) -> None
     assert settings.run_name(cfg) == name
     settings.validate(cfg)
     assert settings.run_name(compose(["task=classify", f"start={start}", "seed=7"])) == name.replace("s0", "s7")
+
+
+def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder: Path, tmp_path: Path) -> None:
+    names = ["runs/tuned", "runs/tiny"]
+    places = [f"models=[{','.join(names)}]", f"runs_dir={folder / 'runs'}", f"results_dir={tmp_path}"]
+    first, second = (references.load(name, folder / "runs").model for name in names)
+    tokens = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml")).probe(16, 16)
+    for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore
+        chosen = [f"include_padding={include}", f"name={include}"]
+        found = pq.read_table(analyze(compose([*places, *chosen], "analyze")) / "table.parquet").to_pylist()
+        expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], groups=16, mask=mask).to_pylist()
+        (value,) = {row["value"] for row in found if row["measure"] == "cka"}
+        assert value == pytest.approx(expected[0]["value"], abs=1e-6), include
+    with pytest.raises(ValueError, match="runs/tuned: a classifier, of which no other library has the head"):
+        analyze(compose([places[0], *places[1:], "study=export"], "analyze"))
 
 
 def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ class Words:
 
     def any_of(self, words: Sequence[str]) -> str:
         """Return one of the function words `words`."""
-        return words[self.chance.randrange(len(words))]
+        return words[int(self.chance.random() * len(words))]
 
     def noun(self) -> str:
         """Return a noun, half of the time in the plural."""
@@ -78,7 +78,8 @@ class Words:
 
     def one_of(self, words: Sequence[str]) -> str:
         """Return one of the content words `words` that this sentence does not have yet."""
-        left = [word for word in words if word not in self._used]
-        word = left[self.chance.randrange(len(left))]
+        # Sentences are short and lists long: few draws are in vain.
+        while (word := self.any_of(words)) in self._used:
+            pass
         self._used.add(word)
         return word
