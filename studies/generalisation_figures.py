@@ -47,7 +47,8 @@ def _layers(found: Findings) -> Figure:
         _curves(axes[0], found.stitched[first])
         axes[0].set_title("identity stitching, in distribution")
         axes[0].set_ylabel("accuracy")
-        axes[0].legend(frameon=False, title="front to back", loc="lower left")
+        lines = axes[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside right lower", frameon=False, title="stitched, front to back")
     kind, names = short_names(found.sites)
     groups = kinds_of_pairs(found.truth)
     for panel, measure in zip(axes[1:] if first is not None else axes, found.measures, strict=True):

@@ -133,7 +133,9 @@ def findings(
     early = {}
     for step, earlier in soon.items():
         layers = by_layer(earlier, models, sites)
-        early[step] = {measure: look(over_layers(measure, each), truth, level, QUICK) for measure, each in layers.items()}
+        early[step] = {
+            measure: look(over_layers(measure, each), truth, level, QUICK) for measure, each in layers.items()
+        }
     return Findings(
         models=list(models),
         accuracies=dict(accuracies),
@@ -149,9 +151,7 @@ def findings(
     )
 
 
-def look(
-    distances: np.ndarray, truth: Truth, level: float = LEVEL, statistics: Sequence[str] = STATISTICS
-) -> Found:
+def look(distances: np.ndarray, truth: Truth, level: float = LEVEL, statistics: Sequence[str] = STATISTICS) -> Found:
     """What one matrix of distances says; groups are accepted below a level of p."""
     grouping = groups_of(distances, level)
     return Found(grouping, agreement(distances, grouping.labels, truth.labels, truth.accuracy, statistics))
