@@ -18,7 +18,7 @@ def generalisation(
     cfg: DictConfig,
     family: str,
     case: str,
-    groups: Mapping[str, Any],
+    groups: Mapping[str, Any] | None,
     ood: str | None,
     share: float | None,
     examples: int,
@@ -35,7 +35,7 @@ def generalisation(
         cfg: the config of analyze.py; `models` takes fine-tuned models that exist, else `size` says what is trained.
         family: of the models that are trained.
         case: what is trained: `planted`, two kinds of model; `honest`, one kind; or `both`.
-        groups: the true groups, name -> URIs out of `models`; empty: the planted kinds, or groups of the accuracies.
+        groups: the true groups, name -> URIs out of `models`; None: the planted kinds, or groups of the accuracies.
         ood: the split whose accuracies are the truth; None for the one on which models differ most.
         share: of the models in the top and in the bottom group; None for as the accuracies fall.
         examples: of each split that accuracies are taken on, at most.
@@ -53,7 +53,7 @@ def generalisation(
     """
     if case not in CASES:
         raise ValueError(f"study.case={case}: expected one of {', '.join(CASES)}")
-    uris, kinds = list(cfg.models), {name: list(members) for name, members in groups.items()}
+    uris, kinds = list(cfg.models), {name: list(members) for name, members in (groups or {}).items()}
     if not uris:
         uris, planted = _trained(cfg, family, case, sizes)
         kinds = kinds or planted

@@ -11,11 +11,18 @@ from dissimilarity.capture import capture
 from dissimilarity.stitching.entering import enter
 from dissimilarity.stitching.fronts import front_sites, front_streams, fronted
 from models.classifier import Classifier
+from models.huggingface import HuggingFace
+
+SIZES: dict[str, Any] = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=16
+)
+BERT = dict(model_type="bert", vocab_size=61, **SIZES)
 
 
 def classifier(name: str, seed: int) -> Classifier:
     """A body of three blocks under a head, every weight away from where it starts; one seed, one model."""
-    model = Classifier(net(name), 3, "mean", pad=0, end_is_pad=False, head_seed=seed)
+    body = HuggingFace(config=BERT, head=False, d_vocab=61) if name == "bert" else net(name)
+    model = Classifier(body, 3, "mean", pad=0, end_is_pad=False, head_seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -50,9 +57,11 @@ def test_with_no_block_in_front_and_equal_embeddings_the_back_is_as_it_was(name:
     assert torch.allclose(fronted(back, front_streams(front, probe), probe)[0], logits(back, probe), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gelu", "pythia"])
+@pytest.mark.parametrize("name", ["gelu", "pythia", "bert"])
 def test_with_itself_every_depth_gives_its_own_logits(name: str) -> None:
+    """Also of texts of different length, whose padding each model knows from the tokens."""
     model, probe = classifier(name, 1), tokens().clamp(1)
+    probe[1, 4:] = probe[2, 7:] = 0
     for found in fronted(model, front_streams(model, probe), probe):
         assert torch.allclose(found, logits(model, probe), atol=1e-5)
 
@@ -68,13 +77,10 @@ def test_in_between_it_is_what_entering_there_gives() -> None:
 
 def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
     """Its l = 0 is the embeddings with their LayerNorm, its last stream what the pooled head reads."""
-    settings: dict[str, Any] = dict(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=61
-    )
     bodies = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        bodies.append(transformers.BertModel(transformers.BertConfig(**settings, max_position_embeddings=16)).eval())
+        bodies.append(transformers.BertModel(transformers.BertConfig(vocab_size=61, **SIZES)).eval())
     front, back = bodies
     probe = tokens()
     streams = front_streams(front, probe)
