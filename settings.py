@@ -1,7 +1,7 @@
 """The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -75,7 +75,7 @@ class Settings:
     compile: Any = MISSING
     start: str | None = None
     references: list[str] = MISSING
-    groups: dict[str, list[str]] = field(default_factory=dict)
+    groups: Any = None
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING
@@ -316,6 +316,10 @@ def _choices(cfg: DictConfig) -> list[str]:
 
 def _groups(cfg: DictConfig) -> list[str]:
     """Groups that are empty, of no word, of what is no reference, or that share one."""
+    if cfg.groups is None:
+        return []
+    if not isinstance(cfg.groups, DictConfig) or not all(isinstance(of, ListConfig) for of in cfg.groups.values()):
+        return [f"groups={cfg.groups}: expected names with lists of references, such as {{good:[runs/a],bad:[runs/b]}}"]
     faults, known = [], ",".join(cfg.references)
     seen: dict[str, str] = {}
     for name, members in cfg.groups.items():
@@ -323,7 +327,7 @@ def _groups(cfg: DictConfig) -> list[str]:
             faults.append(f"groups: {name!r}: expected a name of letters, digits and _, such as good")
         if not members:
             faults.append(f"groups.{name}: expected one reference or more, found none")
-        for uri in members or []:
+        for uri in members:
             if uri not in cfg.references:
                 faults.append(f"groups.{name}: {uri} is not among references=[{known}]; list it there too")
             if uri in seen:

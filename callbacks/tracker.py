@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -95,7 +94,7 @@ class DissimilarityTracker(pl.Callback):
         control: Control | Mapping[str, Any] = NO_CONTROL,
         align: Callable[[str], Alignment | None] = lambda name: None,
         mask: Tensor | None = None,
-        reference_groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        reference_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.references = named_references(references)
         self.measures = list(measures.values()) if isinstance(measures, Mapping) else list(measures)
@@ -108,7 +107,7 @@ class DissimilarityTracker(pl.Callback):
             if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
         self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
-        self.groups = labels_by_group(reference_groups, self.references)
+        self.groups = labels_by_group(reference_groups or {}, self.references)
         self.shelf = Shelf(self.folder, self.probing)
         self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))

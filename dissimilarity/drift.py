@@ -8,7 +8,7 @@ stays one measurement of one reference.
 | step, tokens | int64 | as in the curves |
 | group | string | a group's name, or, where there are two, `a-b` for what lies between them |
 | measure, site | string | as in the curves; the site of the model in training, paired at equal relative depth |
-| dissimilarity | float64 | mean over the group's references; of `a-b` that of a minus that of b: below 0 = nearer to a |
+| dissimilarity | float64 | mean over the group's references; of `a-b` a's minus b's: below 0 = nearer to a |
 | stderr | float64 | standard error of it |
 | references | int64 | how many references are behind it |
 

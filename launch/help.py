@@ -29,9 +29,11 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   start=                          model to go on with, its weights, sizes and tokens: runs/NAME, hf:..., tl:..., a file
   compile=                        auto, true or false
   references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
+  groups=                         references that behave alike, {good:[runs/a],bad:[runs/b]}: to which does it drift
   sites=                          which points of the forward pass are compared
   schedule.every=  schedule.heatmap_every=
   probe.sequences=  probe.length=  probe.split=  probe.precision=
+  include_padding=                false: padding is no sample of any measure; true: it counts as text
   track.budget=                   most of the training time that tracking may take
   data.batch_size=  data.n_ctx=  data.cache_dir=
   trainer.max_steps=  trainer.precision=  trainer.devices=  trainer.strategy=

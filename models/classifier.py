@@ -47,8 +47,8 @@ class Classifier(nn.Module):
         d_model = getattr(net, "d_model", None)
         if not callable(getattr(net, "features", None)) or not isinstance(d_model, int):
             raise ValueError(
-                f"task=classify needs of {type(net).__name__} its width `d_model` and a method `features(tokens, real)` "
-                "that gives the stream (batch, pos, d_model) of which it makes logits (see models/classifier.py); add "
+                f"task=classify needs of {type(net).__name__} its width `d_model` and a method `features(tokens, real)`"
+                " that gives the stream (batch, pos, d_model) of which it makes logits (see models/classifier.py); add "
                 "them, or choose one of our families"
             )
         if hasattr(net, "unembed"):
