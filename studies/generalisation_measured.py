@@ -67,7 +67,7 @@ def measure(
     truth = truth_of(labels, accuracies, ood, given, share)
 
     probe = examples_of(data, "val", counts["sequences"], real)
-    mask = None if cfg.get("include_padding", False) else real(probe.tokens)
+    mask = None if cfg.include_padding else real(probe.tokens)
     sites = cfg.sites if cfg.sites is None or isinstance(cfg.sites, str) else list(cfg.sites)
 
     def compared(loaders: Mapping[str, Any], words: str) -> pa.Table:
