@@ -44,8 +44,9 @@ def generalisation(
         pairs: stitched pairs of each of the four kinds, at most.
         points: on the line between two models' weights; None for no barriers.
         checkpoints: of each run that the groups are looked for at, besides its end; 0 for none.
-        sizes: `start` and `finetune` (width, depth and overrides of `train`), `planted` and `honest` (what differs)
-            and `seeds`, by size.
+        sizes: by size `width` and `depth`, `start` (overrides of the training of one, or the URI of one that exists),
+            `finetune` (overrides of every fine-tuning), `planted` (kind -> further ones), `honest` (further ones) and
+            `seeds`.
 
     Raises:
         ValueError: fewer than four models, models that classify nothing or other labels, an unknown case, size, split
@@ -86,9 +87,15 @@ def _trained(
     from studies.trainings import Sweep, size_of, trained
 
     wanted = size_of(cfg, sizes)
+    if case != "honest" and not wanted.get("planted"):
+        raise ValueError(
+            f"size={cfg.size} study.case={case}: no kinds are planted at this size; type study.case=honest"
+        )
     shape = (family,), (wanted["width"],), (wanted["depth"],)
-    begin = Sweep(*shape, (0,), more=tuple(wanted["start"]))
-    start, seeds, more = f"runs/{begin.names[0]}", tuple(wanted["seeds"]), tuple(wanted["finetune"])
+    seeds, more, start, begin = tuple(wanted["seeds"]), tuple(wanted["finetune"]), wanted["start"], []
+    if not isinstance(start, str):
+        begin = [Sweep(*shape, (0,), more=tuple(start))]
+        start = f"runs/{begin[0].names[0]}"
 
     def tuned(label: str, special: Sequence[str]) -> Sweep:
         return Sweep(*shape, seeds, more=(*more, *special), start=start, label=label)
@@ -96,7 +103,7 @@ def _trained(
     sweeps = {label: tuned(label, special) for label, special in wanted["planted"].items() if case != "honest"}
     if case != "planted":
         sweeps["honest"] = tuned("honest", wanted["honest"])
-    uris = trained(cfg, "generalisation", [begin, *sweeps.values()])[1:]
+    uris = trained(cfg, "generalisation", [*begin, *sweeps.values()])[len(begin) :]
     folder = f"runs/generalisation-{cfg.size}"
     kinds = {label: [f"{folder}/{name}" for name in sweep.names] for label, sweep in sweeps.items()}
     return uris, kinds if case == "planted" else {}

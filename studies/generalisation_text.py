@@ -11,6 +11,9 @@ from studies.generalisation_numbers import ALL, QUICK, Findings, Found, gap_of_t
 from studies.parting import Parting
 from studies.words import number
 
+ENOUGH = 8
+"""Models of which two halves are one of 35, so that a permuted one is the true one less than once in twenty."""
+
 
 def summary(found: Findings, notes: Mapping[str, Any]) -> str:
     """One page of Markdown."""
@@ -61,10 +64,14 @@ def answer(found: Findings) -> str:
         if none:
             parts.append(f"No groups are found by {_listed(none)}.")
     else:
-        with_groups = [way for way in found.ways if way not in none]
+        said = [
+            f"{way} (adjusted Rand index {_value(found.found[way, ALL].agreement['ari'])})"
+            for way in found.ways
+            if way not in none
+        ]
         parts.append(
-            f"Groups are found by {_listed(with_groups)}, but they are **not the ones that generalise alike** "
-            "(adjusted Rand index not above chance)."
+            f"Groups are found by {_listed(said)}, but that they are **the ones that generalise alike cannot be told "
+            "from chance**."
         )
     best = next((way for way in finders if way in found.parting), None)
     if best is not None:
@@ -122,6 +129,11 @@ def _groups(found: Findings, notes: Mapping[str, Any]) -> list[str]:
     ]
     for way in found.ways:
         lines.append(f"| {way} | {_row(found.found[way, ALL])} |")
+    if len(found.models) < ENOUGH:
+        lines += [
+            "",
+            f"With {len(found.models)} models permutations are few: p below 0.05 takes {ENOUGH} models or more.",
+        ]
     for way in found.ways:
         apart = found.found[way, ALL].grouping.apart
         if apart:
