@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from data.probe import probe_hash
 from dissimilarity.control import control_of
 from dissimilarity.many import compare_many
+from dissimilarity.stitching.fronts import front_sites
 from launch.machine import device_of
 from models import references
 from models.classifier import Classifier
@@ -115,7 +116,7 @@ def measure(
 
 
 def _classifiers(subjects: Sequence[Subject]) -> list[Classifier]:
-    """The models themselves; raises ValueError where one classifies nothing, or other labels than the first."""
+    """The models themselves; raises ValueError where one classifies nothing, or not as the first does."""
     models, first = [], subjects[0].reference
     for subject in subjects:
         labels = None if subject.reference is None else subject.reference.labels
@@ -131,6 +132,13 @@ def _classifiers(subjects: Sequence[Subject]) -> list[Classifier]:
                 f"{first.provenance['uri']} and {', '.join(labels)} of {subject.provenance['uri']}"
             )
         models.append(subject.source)
+    depths = [len(front_sites(model)) - 1 for model in models]
+    if len(set(depths)) > 1:
+        other = next(index for index, depth in enumerate(depths) if depth != depths[0])
+        raise ValueError(
+            f"models: expected fine-tunings of one start, found {depths[0]} blocks in {subjects[0].provenance['uri']} "
+            f"and {depths[other]} in {subjects[other].provenance['uri']}; study=scaling takes models of other depth"
+        )
     return models
 
 
