@@ -125,6 +125,8 @@ def _seconds(sweep: Sweep, count: int) -> float:
     from models.build import build_net
 
     shape = [f"model={sweep.families[0]}", f"width={max(sweep.widths)}", f"depth={max(sweep.depths)}", *sweep.more]
+    if sweep.start is not None:  # whose heads are not known yet; one of full width takes as long
+        shape.append(f"model.d_head={max(sweep.widths)}")
     cfg = compose(shape)
     d_vocab = cfg.data.tokenizer.get("vocab_size") or 4096
     net = build_net(known(cfg.model), d_vocab, 0)

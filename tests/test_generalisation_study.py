@@ -13,7 +13,7 @@ from launch.compose import compose
 from tests.tiny_run import tiny_overrides
 
 SMALL = ["measures=fast", "study.sequences=24", "study.examples=24", "study.stitched=12", "study.pairs=2"]
-DATA = ["data.source.train=60", "data.source.val=30", "data.source.ood=30"]
+DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 
 
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
@@ -72,8 +72,8 @@ def test_accuracies_are_those_of_the_trainings(home: Path, planted: Path) -> Non
         said = json.loads((home / f"runs/generalisation-tiny/{label}/summary.json").read_text())["splits"]
         for split, accuracy in said.items():
             name = "in distribution" if split == "val" else split
-            # 24 examples of the 30 that the training validated on, at even distances.
-            assert notes["accuracies"][name][label] == pytest.approx(accuracy, abs=6 / 30)
+            # 24 examples of the 30 or 40 that the training validated on, at even distances.
+            assert notes["accuracies"][name][label] == pytest.approx(accuracy, abs=16 / 40)
 
 
 @pytest.mark.slow
