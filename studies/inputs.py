@@ -165,11 +165,7 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
         return Probe(None, None, None, None, frozenset(), {})
-    run, config = _run_of(list(models.values()))
-    data = settings.instantiate(_data(cfg, list(models.values()), run, config))
-    silence()
-    data.prepare_data()
-    data.setup("fit")
+    data, run, config = data_of(cfg, list(models.values()))
     alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
     theirs = {**PROBE, **config.get("probe", {})}
     chosen = {key: theirs[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
@@ -190,6 +186,20 @@ def real_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
     """Which positions are text, as the first classifier of `models` has it; None without one: all are."""
     classifiers: list[Any] = [model.model for model in models if model.labels is not None]
     return classifiers[0].real(tokens) if classifiers else None
+
+
+def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dict[str, Any]]:
+    """The data that `data=` names, or that of the first model's run; the URI of that run; and its config.
+
+    Raises:
+        ValueError: no run to take the data from, data that is not of this project, a tokenizer that cannot be read.
+    """
+    run, config = _run_of(models)
+    data = settings.instantiate(_data(cfg, models, run, config))
+    silence()
+    data.prepare_data()
+    data.setup("fit")
+    return data, run, config
 
 
 def with_probe(cfg: DictConfig, sequences: int, length: int) -> DictConfig:

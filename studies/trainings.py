@@ -30,6 +30,8 @@ class Sweep:
         families, widths, depths, seeds: every combination is one training.
         order: None, or the seed of the order of the text, which else follows the run's seed.
         more: further overrides, the same for all.
+        start: None, or the model that all go on with; family, width and depth, one each, are then its own.
+        label: in names in the place of family, width and depth.
     """
 
     families: tuple[str, ...]
@@ -38,19 +40,26 @@ class Sweep:
     seeds: tuple[int, ...]
     order: int | None = None
     more: tuple[str, ...] = ()
+    start: str | None = None
+    label: str = ""
 
     @property
     def names(self) -> list[str]:
         """The runs, as `train.py` would name them; an order of its own stands at the end."""
         end = "" if self.order is None else f"-o{self.order}"
+        if self.label:
+            return [f"{self.label}-s{seed}{end}" for seed in self.seeds]
         every = product(self.families, self.widths, self.depths, self.seeds)
         return [f"{family}-w{width}-d{depth}-s{seed}{end}" for family, width, depth, seed in every]
 
     def command(self, runs_dir: Path) -> list[str]:
         """Arguments of `python train.py`."""
-        name = "name=${model.family}-w${width}-d${depth}-s${seed}"
+        label = self.label or "${model.family}-w${width}-d${depth}"
+        name = f"name={label}-s${{seed}}"
         order = [] if self.order is None else [f"data_seed={self.order}"]
         keys = {"model": self.families, "width": self.widths, "depth": self.depths, "seed": self.seeds}
+        if self.start is not None:
+            keys = {"start": (self.start,), "seed": self.seeds}
         chosen = [f"{key}={','.join(map(str, values))}" for key, values in keys.items()]
         name = name if self.order is None else f"{name}-o{self.order}"
         places = [f"runs_dir={runs_dir}", f"hydra.sweep.dir={runs_dir}/.sweeps/{self.names[0]}"]
@@ -116,6 +125,8 @@ def _seconds(sweep: Sweep, count: int) -> float:
     from models.build import build_net
 
     shape = [f"model={sweep.families[0]}", f"width={max(sweep.widths)}", f"depth={max(sweep.depths)}", *sweep.more]
+    if sweep.start is not None:  # whose heads are not known yet; one of full width takes as long
+        shape.append(f"model.d_head={max(sweep.widths)}")
     cfg = compose(shape)
     d_vocab = cfg.data.tokenizer.get("vocab_size") or 4096
     net = build_net(known(cfg.model), d_vocab, 0)

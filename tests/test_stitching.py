@@ -19,10 +19,12 @@ from dissimilarity.stitching import (
     Penalty,
     Recipe,
     barrier,
+    barrier_of,
     baselines,
     direct_penalties,
     enterable_sites,
     randomised,
+    scores_between,
     shuffled,
 )
 from dissimilarity.stitching.direct import fit_direct, split
@@ -481,6 +483,25 @@ def test_a_barrier_needs_equal_models(net, other, held):
         barrier(net, trained("gelu", width=128, steps=0), held)
     with pytest.raises(ValueError, match="at least 3 points"):
         barrier(net, net, held, points=2)
+
+
+def test_a_barrier_in_any_score(net, held):
+    """Of errors as of losses, several scores in one pass, rows told apart by where they stand."""
+    sibling, wanted = trained("gelu", seed=3), held[:, -1]
+
+    def score(logits, rows):
+        last = logits[:, -1]
+        loss = torch.nn.functional.cross_entropy(last, wanted[rows], reduction="none")
+        return torch.stack([loss, (last.argmax(-1) != wanted[rows]).float()], 1)
+
+    found = scores_between(net, sibling, held, score, points=3)
+    assert found.shape == (3, len(held), 2) and found.dtype == torch.float64
+    with torch.no_grad():
+        assert found[0] == pytest.approx(score(net(held)[:], slice(None)).numpy(), abs=1e-5)
+        assert found[2] == pytest.approx(score(sibling(held), slice(None)).numpy(), abs=1e-5)
+    errors = barrier_of(found[..., 1])
+    assert errors.losses == tuple(found[..., 1].mean(1).tolist())
+    assert errors.value == pytest.approx(max(0, errors.losses[1] - (errors.losses[0] + errors.losses[2]) / 2))
 
 
 # Refusals

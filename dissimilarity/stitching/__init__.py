@@ -2,9 +2,10 @@
 
 from dissimilarity.stitching.across import AlignedPenalty, aligned_penalties
 from dissimilarity.stitching.baselines import baselines, randomised, shuffled
-from dissimilarity.stitching.connectivity import Barrier, barrier
+from dissimilarity.stitching.connectivity import Barrier, barrier, barrier_of, scores_between
 from dissimilarity.stitching.direct import direct_penalties
 from dissimilarity.stitching.entering import enter, enterable_sites
+from dissimilarity.stitching.fronts import front_streams, fronted
 from dissimilarity.stitching.penalty import Penalty
 from dissimilarity.stitching.stitch import Stitch
 from dissimilarity.stitching.task import PAPER, Recipe
@@ -18,10 +19,14 @@ __all__ = [
     "Stitch",
     "aligned_penalties",
     "barrier",
+    "barrier_of",
     "baselines",
     "direct_penalties",
     "enter",
     "enterable_sites",
+    "front_streams",
+    "fronted",
     "randomised",
+    "scores_between",
     "shuffled",
 ]

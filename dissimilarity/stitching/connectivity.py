@@ -1,20 +1,24 @@
 """Linear mode connectivity: the loss on the straight line between two models' weights (Frankle et al. 2020)."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.sites import LOGITS
+from dissimilarity.capture import first_result, undisturbed
+from dissimilarity.chunks import at_once, plan
+from dissimilarity.stitching.entering import logits_of
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
-from dissimilarity.stitching.penalty import batches_of, paired, run
+from dissimilarity.stitching.penalty import device_of, paired
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """The barrier between two models, nats per token.
+    """The barrier between two models; of `barrier` in nats per token.
 
     Attributes:
         value: max over t of L((1-t) A + t B) - [(1-t) L(A) + t L(B)]; 0 at least, since it is 0 at both ends.
@@ -43,23 +47,56 @@ def barrier(model_a: nn.Module, model_b: nn.Module, tokens: Int[Tensor, "sequenc
         ValueError: weights of other names or shapes, buffers of whole numbers that differ, fewer than 3 points.
     """
     check_tokens(tokens, 2, "tokens")
+
+    def losses(output: Any, rows: slice) -> Tensor:
+        return sequence_losses(logits_of(output), tokens[rows])
+
+    return barrier_of(scores_between(model_a, model_b, tokens, losses, points))
+
+
+def scores_between(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    tokens: Int[Tensor, "sequences pos"],
+    score: Callable[[Any, slice], Tensor],
+    points: int = 11,
+) -> Float[Tensor, "points sequences *scores"]:
+    """What each sequence scores at points on the line between the weights of two models, at equal distances.
+
+    Args:
+        model_a, model_b, tokens, points: as for `barrier`.
+        score: what a model returned for some of the sequences, and which these are -> the score of each: (rows, ...).
+
+    Returns:
+        float64 on the CPU, the first point model_a, the last model_b.
+
+    Raises:
+        ValueError: as for `barrier`.
+    """
     if points < 3:
         raise ValueError(f"expected at least 3 points, both ends counted, found {points}; 11 is usual")
     a, b = model_a.state_dict(), model_b.state_dict()
     _check_alike(a, b)
-    between = deepcopy(model_a)
-    t = [index / (points - 1) for index in range(points)]
-    losses = []
-    for share in t:
+    between, found = deepcopy(model_a), []
+    batches = [slice(start, stop) for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1]))]
+    for index in range(points):
+        share = index / (points - 1)
         mixed = {
             name: torch.lerp(weight, b[name].to(weight), share) if weight.is_floating_point() else weight
             for name, weight in a.items()
         }
         between.load_state_dict(mixed)
-        parts = [sequence_losses(run(between, batch, [])[LOGITS], batch) for batch in batches_of(tokens)]
-        losses.append(torch.cat(parts).double().cpu())
+        with undisturbed(between):
+            parts = [score(first_result(between(tokens[rows].to(device_of(between)))), rows) for rows in batches]
+        found.append(torch.cat(parts).double().cpu())
+    return torch.stack(found)
+
+
+def barrier_of(losses: Float[Tensor, "points sequences"]) -> Barrier:
+    """The barrier in losses, or errors, of sequences at points of equal distances."""
+    t = [index / (len(losses) - 1) for index in range(len(losses))]
     excess = [paired(loss, torch.lerp(losses[0], losses[-1], share)) for loss, share in zip(losses, t, strict=True)]
-    highest = max(range(points), key=lambda index: excess[index][0])
+    highest = max(range(len(t)), key=lambda index: excess[index][0])
     return Barrier(*excess[highest], t[highest], tuple(t), tuple(float(loss.mean()) for loss in losses))
 
 
