@@ -34,9 +34,12 @@ def settle(cfg: DictConfig, typed: Sequence[str]) -> Begun | None:
     Raises:
         ValueError: it cannot be loaded or be started from, or the command line asks for another model.
     """
-    if cfg.start is None:
-        return None
     import settings
+
+    if cfg.start is None:
+        if settings.classifies(cfg):
+            _learn_at(cfg, "lr_scratch")
+        return None
     from launch.text import context_of
     from models import references
     from models.starts import start_of
@@ -54,9 +57,15 @@ def settle(cfg: DictConfig, typed: Sequence[str]) -> Begun | None:
     with open_dict(cfg):
         cfg.model, cfg.width, cfg.depth = OmegaConf.create(start.settings), start.width, start.depth
         cfg.data.tokenizer = {"_target_": "data.tokenizers.TokenizerFile", "path": path}
-        if start.settings["family"] == "pretrained" and "lr_pretrained" in cfg.optim:
-            cfg.optim.lr_matrices = cfg.optim.lr_other = cfg.optim.lr_pretrained
+    if start.settings["family"] == "pretrained":
+        _learn_at(cfg, "lr_pretrained")
     return Begun(start.weights, reference.provenance)
+
+
+def _learn_at(cfg: DictConfig, key: str) -> None:
+    """Lets every weight learn at one rate of the config, where its optimizer has a rate of that name."""
+    if key in cfg.optim:
+        cfg.optim.lr_matrices = cfg.optim.lr_other = cfg.optim.lr_head = cfg.optim[key]
 
 
 def _refuse_contradictions(uri: str, start: Any, typed: Sequence[str]) -> None:

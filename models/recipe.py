@@ -17,14 +17,19 @@ def parameter_groups(
     base_width: int,
     lr_other: float,
     weight_decay: float,
+    head: nn.Module | None = None,
+    lr_head: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Two groups for AdamW, each {name, params, lr, weight_decay}.
+    """Groups for AdamW, each {name, params, lr, weight_decay}.
 
     `matrices`: parameters of two or more axes outside nn.Embedding; lr = lr_matrices / (d_model / base_width), decayed.
     `other`: vectors (biases, LayerNorms) and embeddings; lr = lr_other, never decayed.
+    `head`: where lr_head is given, all of `head`, a part of the net that has learnt nothing yet; never decayed.
     """
+    of_head = [] if head is None or lr_head is None else list(head.parameters())
+    apart = {id(parameter) for parameter in of_head}
     embeddings = {id(module.weight) for module in net.modules() if isinstance(module, nn.Embedding)}
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in apart]
     matrices = [p for p in trained if p.ndim > 1 and id(p) not in embeddings]
     other = [p for p in trained if p.ndim <= 1 or id(p) in embeddings]
     groups = [
@@ -35,6 +40,7 @@ def parameter_groups(
             "weight_decay": weight_decay,
         },
         {"name": "other", "params": other, "lr": lr_other, "weight_decay": 0.0},
+        {"name": "head", "params": of_head, "lr": lr_head, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -22,6 +22,7 @@ class RecipeModule(pl.LightningModule):
         net: what is trained, and what a reference to this run is.
         optim: the chosen conf/optim YAML as a plain dict.
         d_model: scales the learning rate of the matrices.
+        head: a part of `net` that starts from nothing where the rest does not; it learns at optim["lr_head"].
         written_as: the form in which its checkpoints are written, which older code than knows it refuses to read.
 
     Logged, by `log_training`:
@@ -31,6 +32,7 @@ class RecipeModule(pl.LightningModule):
     net: nn.Module
     optim: dict[str, Any]
     d_model: int
+    head: nn.Module | None = None
     written_as: ClassVar[int] = FORMAT
 
     @property
@@ -63,7 +65,7 @@ class RecipeModule(pl.LightningModule):
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        """AdamW over two groups, and a learning rate set anew before each update."""
+        """AdamW over groups of parameters, and a learning rate set anew before each update."""
         optim = self.optim
         max_steps = self.trainer.estimated_stepping_batches
         if math.isinf(max_steps):
@@ -75,6 +77,8 @@ class RecipeModule(pl.LightningModule):
             base_width=optim["base_width"],
             lr_other=optim["lr_other"],
             weight_decay=optim["weight_decay"],
+            head=self.head,
+            lr_head=optim.get("lr_head"),
         )
         # Under float16's loss scaling Lightning cannot clip the gradients of a fused optimizer.
         fused = self.trainer.precision != "16-mixed"

@@ -86,6 +86,11 @@ class TextClassifier(RecipeModule):
         )
 
     @property
+    def head(self) -> nn.Module:
+        """What no start has learnt."""
+        return self.net.head
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What provenance.json says of the task."""
         return {key: self.hparams[key] for key in ("labels", "ood", "classes", "pooling", "pad", "end_is_pad")}

@@ -10,7 +10,7 @@ import pytest
 
 from data.examples import Example, ExampleSource, digest
 from data.examples.heuristics import Heuristics
-from data.sources.heuristics_text import HeuristicsText
+from data.sources.sentences import Sentences
 
 SIZES = {"train": 2400, "val": 600, "ood": 300}
 NAMES = ("lexical_overlap", "subsequence", "constituent")
@@ -246,17 +246,18 @@ def test_more_than_the_grammar_makes_is_refused_with_numbers(monkeypatch):
 
 
 def test_sentences_to_pre_train_on_are_those_of_the_grammar_one_by_one(splits):
-    source = HeuristicsText(3000)
-    documents = dict(source.documents())
-    assert list(documents) == [str(number) for number in range(3000)]
+    def source(**changes):
+        return Sentences(Heuristics(**{"train": 3000, "counterexamples": 0.5, "seed": 1, **changes}))
+
+    documents = dict(source().documents())
+    assert list(documents) == [str(number) for number in range(6000)]
     known = {word for example in splits["train"] for word in words(example.text) + words(example.pair)}
     assert {word for text in documents.values() for word in words(text)} == known
-    assert all(
-        re.fullmatch(r"[A-Z][a-z, ]+\.", text.replace("Monday", "").replace("Friday", ""))
-        for text in documents.values()
-    )
-    assert dict(HeuristicsText(3000).documents()) == documents
-    prints = [source.fingerprint(), HeuristicsText(3001).fingerprint(), HeuristicsText(3000, seed=1).fingerprint()]
-    assert len(set(prints)) == 3 and HeuristicsText(3000).fingerprint() == prints[0]
-    with pytest.raises(ValueError, match="sentences >= 1 .* found 0"):
-        HeuristicsText(0)
+    held_out = Heuristics(train=2).splits()
+    elsewhere = {
+        text for name, rows in held_out.items() if name != "train" for row in rows for text in (row.text, row.pair)
+    }
+    assert not elsewhere & set(documents.values())
+    assert dict(source().documents()) == documents
+    prints = [source().fingerprint(), source(train=3002).fingerprint(), source(seed=2).fingerprint()]
+    assert len(set(prints)) == 3 and source().fingerprint() == prints[0]

@@ -77,6 +77,17 @@ def test_matrices_decay_and_vectors_and_embeddings_do_not(family):
     assert (groups["other"]["lr"], groups["other"]["weight_decay"]) == (1e-3, 0.0)
 
 
+def test_a_head_that_starts_from_nothing_learns_at_a_rate_of_its_own():
+    net = language_model("solu", width=128).net
+    recipe: dict[str, Any] = dict(lr_matrices=2e-3, base_width=256, lr_other=1e-3, weight_decay=0.05)
+    groups = parameter_groups(net, d_model=128, **recipe, head=net.unembed, lr_head=1e-2)
+    of_head = {id(parameter) for parameter in net.unembed.parameters()}
+    (head,) = [group for group in groups if group["name"] == "head"]
+    assert {id(p) for p in head["params"]} == of_head and (head["lr"], head["weight_decay"]) == (1e-2, 0.0)
+    rest = [id(p) for group in groups if group is not head for p in group["params"]]
+    assert not of_head & set(rest) and len(rest) + len(of_head) == len(list(net.parameters()))
+
+
 @pytest.mark.parametrize("width, lr", [(64, 8e-3), (256, 2e-3), (512, 1e-3)])
 def test_the_learning_rate_of_matrices_falls_with_width(width, lr):
     module = language_model("attn_only", width=width)
