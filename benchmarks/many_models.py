@@ -67,7 +67,6 @@ def speed() -> None:
     candidates = {
         "16 captures": lambda: seconds(captures),
         "all pairs": many(groups=1, null=False),
-        "all pairs, error bars": many(null=False),
         "all pairs, error bars and nulls": many(),
         "two by two": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()], groups=1, null=False)),
         "two by two, error bars and nulls": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()])),

@@ -97,12 +97,13 @@ def _trained(
         begin = [Sweep(*shape, (0,), more=tuple(start))]
         start = f"runs/{begin[0].names[0]}"
 
-    def tuned(label: str, special: Sequence[str]) -> Sweep:
-        return Sweep(*shape, seeds, more=(*more, *special), start=start, label=label)
-
-    sweeps = {label: tuned(label, special) for label, special in wanted["planted"].items() if case != "honest"}
-    if case != "planted":
-        sweeps["honest"] = tuned("honest", wanted["honest"])
+    # Each kind has seeds of its own: two models that share head and order are near each other whatever they learnt.
+    every = {**wanted["planted"], "honest": wanted["honest"]}
+    sweeps = {}
+    for number, (label, special) in enumerate(every.items()):
+        if case in ("both", "honest" if label == "honest" else "planted"):
+            own = tuple(seed + number * (1 + max(seeds)) for seed in seeds)
+            sweeps[label] = Sweep(*shape, own, more=(*more, *special), start=start, label=label)
     uris = trained(cfg, "generalisation", [*begin, *sweeps.values()])[len(begin) :]
     folder = f"runs/generalisation-{cfg.size}"
     kinds = {label: [f"{folder}/{name}" for name in sweep.names] for label, sweep in sweeps.items()}
