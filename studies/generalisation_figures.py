@@ -18,6 +18,8 @@ from studies.generalisation_numbers import ALL, Findings, Found, band, kinds_of_
 GOOD, BAD, ACROSS, BACK = "#3b528b", "#d1495b", "#edae49", "#66a182"
 COLOURS = (GOOD, BAD, ACROSS, BACK, "#8d6a9f", "#2e4057")
 NONE = "0.6"
+SCIENTIFIC = (-2, 3)
+"""Powers of ten beyond which numbers at an axis share a factor: barriers may be of 1e-4."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WORDS = {"ari": "adjusted Rand index", "auc": "AUC, across against within", "spearman": "Spearman, with the gap"}
 
@@ -134,7 +136,7 @@ def _distances(found: Findings) -> Figure:
         far, result = found.whole[way], found.found[way, ALL]
         order = _order(far, result)
         panel: Axes = axes[0, column]
-        image = panel.imshow(far[np.ix_(order, order)], cmap="viridis", vmin=0)
+        image = panel.imshow(far[np.ix_(order, order)], cmap="viridis", vmin=0, vmax=far.max() or 1)
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set_visible(False)
@@ -146,6 +148,8 @@ def _distances(found: Findings) -> Figure:
         panel.set_title(f"{way}\n{_said(result)}")
         bar = figure.colorbar(image, ax=panel, location="bottom", aspect=18, pad=0.03)
         bar.ax.tick_params(labelsize=5.5)
+        bar.ax.ticklabel_format(axis="x", scilimits=SCIENTIFIC)
+        bar.ax.xaxis.get_offset_text().set_fontsize(5.5)
         bar.ax.spines[:].set_visible(False)
         panel = axes[1, column]
         for place, ((_, pairs), colour) in enumerate(zip(groups.items(), (GOOD, BAD, ACROSS), strict=False)):
@@ -154,6 +158,7 @@ def _distances(found: Findings) -> Figure:
                 x = place + chance.uniform(-0.2, 0.2, len(values))
                 panel.plot(x, values, "o", color=colour, markersize=1.8, alpha=0.6)
                 panel.plot([place - 0.3, place + 0.3], [np.mean(values)] * 2, color="0.2", linewidth=1)
+        panel.ticklabel_format(axis="y", scilimits=SCIENTIFIC)
         panel.set_xticks(range(len(groups)), [name.replace(" ", "\n", 1) for name in groups], fontsize=6)
         panel.set_xlim(-0.6, max(len(groups), 1) - 0.4)
         if column == 0:
