@@ -232,7 +232,13 @@ def composed(*overrides):
 
 LABELLED = {"heuristics", "question_formation", "mnli_hans", "pairs_file"}
 DATA = sorted({file.stem for file in (CONF / "data").glob("*.yaml")} - LABELLED - {"base"})
-NEEDED = {"files": [f"data.source.paths=[{CONF}]"], "hub": ["data.source.name=someone/something"]}
+FEW = ["data.source.sources.2.examples.train=60"]
+NEEDED = {
+    "files": [f"data.source.paths=[{CONF}]"],
+    "hub": ["data.source.name=someone/something"],
+    "mix_questions": FEW,
+    "mix_heuristics": FEW,
+}
 
 
 @pytest.mark.parametrize("name", DATA)

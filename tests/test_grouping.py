@@ -85,8 +85,8 @@ CLOUDS: dict[str, Draw] = {
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_a_cloud_without_groups_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping, "DRAWS", 99)
-    found = [groups_of(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(200)]
-    assert np.mean([each.count == 1 for each in found]) >= 0.93
+    found = [groups_of(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(100)]
+    assert np.mean([each.count == 1 for each in found]) >= 0.9
     # p is uniform: neither groups out of nothing nor a test that never finds any.
     assert 0.37 < np.mean([each.p for each in found]) < 0.63
 
