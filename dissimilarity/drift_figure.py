@@ -41,7 +41,7 @@ def groups_figure(table: pa.Table) -> Figure:
             of_measure = select(table, measure=measure)
             site = distinct(of_measure, "site")[-1]
             top = axes[0, column]
-            top.set_title(f"{measure} at {_short(site)}")
+            top.set_title(f"{measure}\nat {_short(site)}")
             for name, colour in zip(groups, _colours(groups), strict=True):
                 _draw(top, select(of_measure, group=name, site=site), colour, interval=True)
             top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
