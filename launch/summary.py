@@ -61,7 +61,7 @@ def _cut(cfg: DictConfig, truncated: dict[str, int]) -> dict[str, str]:
     if not counts:
         return {}
     where = ", ".join(counts)
-    return {"cut": f"{where}: longer than data.n_ctx={cfg.data.n_ctx}, so that the longer text of a pair lost tokens"}
+    return {"cut": f"{where}: longer than data.n_ctx={cfg.data.n_ctx}, and cut to it; of a pair the longer text"}
 
 
 def _aligned(uri: str, found: dict[str, Any]) -> str:

@@ -89,7 +89,8 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     numbers = [key for key in NUMBERS if any(status.get(key) is not None for status in statuses)]
     shown = [key.replace("_per_", "/").replace("_", " ") for key in numbers]
     for column in ("run", "status", "steps", *shown, "time"):
-        table.add_column(column, justify="left" if column in ("run", "status") else "right")
+        # Names of runs are told apart by their ends, which an ellipsis would take.
+        table.add_column(column, justify="left" if column in ("run", "status") else "right", overflow="fold")
     for status in statuses:
         colour = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
         table.add_row(
