@@ -72,7 +72,7 @@ def speed() -> None:
         "two by two, error bars and nulls": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()])),
     }
     if peer := installed("cka"):
-        batches = list(tokens.split(BATCH))
+        batches = [(batch,) for batch in tokens.split(BATCH)]
         layers = [f"blocks.{layer}" for layer in range(LAYERS)]
         theirs = partial(peer.compute_cka, a, b, batches, layers=layers, device="cpu", progress=False)
         candidates["pytorch-cka, sequences as samples"] = lambda: couples * seconds(theirs)
