@@ -1,6 +1,6 @@
 """Examples drawn from a grammar: every kind as often as the others, none twice, no sentence in two splits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -10,6 +10,22 @@ from data.examples import Example
 PATIENCE = 2000
 
 Step = TypeVar("Step")
+
+
+def check_amounts(counts: Mapping[str, int], least: int, unit: str, counterexamples: float) -> None:
+    """Raise ValueError for a split of fewer than `least` examples, or counterexamples that are no share of them.
+
+    Args:
+        counts: number of examples asked for, by the key of data.source that says it.
+        least: fewest of a split.
+        unit: what they are called, in the plural.
+        counterexamples: the share, 0 to 1.
+    """
+    for key, value in counts.items():
+        if value < least:
+            raise ValueError(f"expected data.source.{key} >= {least} {unit}, found {value}")
+    if not 0 <= counterexamples <= 1:
+        raise ValueError(f"expected 0 <= data.source.counterexamples <= 1 (a share), found {counterexamples}")
 
 
 def rounds(kinds: Sequence[Step], count: int, chance: Random) -> list[Step]:

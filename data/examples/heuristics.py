@@ -3,7 +3,7 @@
 from random import Random
 
 from data.examples import Example, split_name
-from data.examples.drawing import distinct, rounds, share_of
+from data.examples.drawing import check_amounts, distinct, rounds, share_of
 from data.examples.grammar import ENTAILMENT, HEURISTICS, NON_ENTAILMENT, SUBCASES, Subcase, draw
 
 
@@ -39,11 +39,7 @@ class Heuristics:
         seed: int = 0,
         held_out_seed: int = 0,
     ) -> None:
-        for key, value in {"train": train, "val": val, "ood": ood}.items():
-            if value < 2:
-                raise ValueError(f"expected data.source.{key} >= 2 pairs, found {value}")
-        if not 0 <= counterexamples <= 1:
-            raise ValueError(f"expected 0 <= data.source.counterexamples <= 1 (a share), found {counterexamples}")
+        check_amounts({"train": train, "val": val, "ood": ood}, 2, "pairs", counterexamples)
         self.train = train
         self.val = val
         self.ood = ood

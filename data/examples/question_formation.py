@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 from data.examples import Example
-from data.examples.drawing import distinct, rounds, share_of
+from data.examples.drawing import check_amounts, distinct, rounds, share_of
 from data.examples.grammar.words import NEAR, WHO, Words
 
 AUXILIARIES = ("can", "might", "must", "should", "will")
@@ -49,11 +49,7 @@ class QuestionFormation:
         seed: int = 0,
         held_out_seed: int = 0,
     ) -> None:
-        for key, value in {"train": train, "val": val, "ood": ood}.items():
-            if value < len(AUXILIARIES):
-                raise ValueError(f"expected data.source.{key} >= {len(AUXILIARIES)} sentences, found {value}")
-        if not 0 <= counterexamples <= 1:
-            raise ValueError(f"expected 0 <= data.source.counterexamples <= 1 (a share), found {counterexamples}")
+        check_amounts({"train": train, "val": val, "ood": ood}, len(AUXILIARIES), "sentences", counterexamples)
         self.train = train
         self.val = val
         self.ood = ood
