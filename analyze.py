@@ -11,10 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
-from launch.command import run
+from launch.cli.command import run
+from launch.cli.messages import report
 from launch.memory import keep_freed_memory
-from launch.messages import report
-from launch.results import check_folder, show_results, write_results
+from studies.common.results import check_folder, show_results, write_results
 
 ROOT = Path(__file__).resolve().parent
 

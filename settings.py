@@ -38,7 +38,7 @@ class Probe:
 
 @dataclass
 class Control:
-    """Which positions count and on what scale rows are compared; dissimilarity/control.py says what each key does."""
+    """Which positions count and on what scale rows are compared; see dissimilarity/probe/outliers.py."""
 
     skip_first: int = MISSING
     drop_top_norm: int = MISSING
@@ -48,7 +48,7 @@ class Control:
 
 @dataclass
 class Align:
-    """How models of other tokenizers are compared; dissimilarity/alignment.py says what each key does."""
+    """How models of other tokenizers are compared; dissimilarity/probe/alignment.py says what each key does."""
 
     unit: str = MISSING
     take: str = MISSING
@@ -227,7 +227,8 @@ def models_of(cfg: DictConfig) -> list[str]:
 
 def study_name(cfg: DictConfig) -> str:
     """`name` where it is given, else the name of the study's module."""
-    return cfg.name or str(cfg.study._target_).split(".")[-2]
+    modules = str(cfg.study._target_).split(".")[:-1]
+    return cfg.name or next(module for module in reversed(modules) if module != "study")
 
 
 def _unknown(cfg: DictConfig, types: type = Settings) -> list[str]:

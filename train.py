@@ -12,12 +12,12 @@ import hydra
 from omegaconf import DictConfig, open_dict
 
 import settings
-from launch.command import run
-from launch.folder import known, open_run, read_json, resolved
-from launch.lock import locked
-from launch.ranks import is_first
-from launch.start import Begun, settle
-from launch.sweep import typed_overrides
+from launch.cli.command import run
+from launch.cli.sweep import typed_overrides
+from launch.run.folder import known, open_run, read_json, resolved
+from launch.run.lock import locked
+from launch.run.ranks import is_first
+from launch.run.start import Begun, settle
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -34,7 +34,7 @@ settings.register()
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(cfg: DictConfig) -> None:
     """One job, alone or of a sweep: trains, and turns how it ended into an exit code or a status of the sweep."""
-    from launch.jobs import job
+    from launch.cli.jobs import job
 
     job(cfg, train)
 
@@ -67,15 +67,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
     begun = time.monotonic()
+    from launch.cli.quiet import silence
     from launch.memory import keep_freed_memory
-    from launch.quiet import silence
 
     keep_freed_memory()
     silence()
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import Checkpoint
 
-    from launch import record, summary
+    from launch.run import record, summary
     from models.starts import put_in
 
     silence()
@@ -126,8 +126,8 @@ def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list
 
 def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", module: "RecipeModule") -> "list[Callback]":
     """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
-    from launch.references import find
-    from launch.sweep import side_by_side
+    from launch.cli.sweep import side_by_side
+    from launch.run.references import find
 
     if "stitching" in (cfg.callbacks or {}) and settings.classifies(cfg):
         raise ValueError(

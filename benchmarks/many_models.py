@@ -20,9 +20,9 @@ from benchmarks.nets import D_VOCAB, untrained
 from benchmarks.peers import installed
 from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
 from dissimilarity import CKA, compare
-from dissimilarity.chunks import activations
-from dissimilarity.layout import lay_out
-from dissimilarity.many import compare_many
+from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.comparison.plan import lay_out
+from dissimilarity.probe.batches import activations
 
 MODELS, LAYERS, WIDTH, SEQUENCES, LENGTH, BATCH = 16, 4, 128, 256, 128, 32
 SITES = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]

@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
 from dissimilarity import CCA, CKA, PWCCA, RSA, SVCCA, DistanceCorrelation, MutualKNN, Procrustes
-from dissimilarity.measure import Measure
-from dissimilarity.moments import gram
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.pair import gram
 
 SHAPES = ((4096, 512), (20_000, 768))
 FEW = 1024

@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.apart import apart
 from benchmarks.timing import show
-from dissimilarity.evaluate import evaluate
+from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.measures.cka import CKA
-from dissimilarity.pairs import Cross
-from dissimilarity.side import Side
+from dissimilarity.moments.cross import Cross
+from dissimilarity.moments.side import Side
 
 WIDTH, SEQUENCES, LENGTH, GROUPS = 256, 32, 128, 16
 SIZES = ((12, 16_384), (12, 65_536), (4, 16_384), (4, 131_072), (4, 1_048_576))

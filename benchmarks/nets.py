@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from launch.compose import compose
-from launch.folder import known
+from launch.cli.compose import compose
+from launch.run.folder import known
 from models.build import build_net
 
 D_VOCAB = 4096

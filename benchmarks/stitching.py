@@ -21,14 +21,14 @@ import settings
 import train
 from benchmarks.nets import D_VOCAB, untrained
 from benchmarks.timing import interleaved, ratio, seconds, show
-from dissimilarity.capture import capture
-from dissimilarity.sites import LOGITS
+from dissimilarity.capture.enter import enter
+from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.stitching import Recipe, Stitch, direct_penalties
 from dissimilarity.stitching.closed_form import solve
 from dissimilarity.stitching.direct import direct_sums, split
-from dissimilarity.stitching.entering import enter
 from dissimilarity.stitching.penalty import batches_of
-from launch.compose import compose
+from launch.cli.compose import compose
 from models.references import load
 
 WIDTHS = (128, 512)

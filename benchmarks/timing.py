@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from launch.provenance import cpu_name
+from launch.run.provenance import cpu_name
 
 
 def machine() -> str:

@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 import settings
 from benchmarks.timing import gemm_rate, interleaved, seconds, show
 from benchmarks.train_loop import bare_step
-from callbacks.schedule import ticks
-from dissimilarity import snapshot
-from dissimilarity.evaluate import evaluate
-from dissimilarity.layout import lay_out
-from launch.compose import compose
-from launch.folder import known
+from dissimilarity.comparison import activations as snapshot
+from dissimilarity.comparison.evaluate import evaluate
+from dissimilarity.comparison.plan import lay_out
+from dissimilarity.tracking.schedule import ticks
+from launch.cli.compose import compose
 from launch.machine import choose_precision
+from launch.run.folder import known
 from models.build import build_net
 
 WIDTHS = (128, 512)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 import settings
 import train
 from benchmarks.timing import interleaved, ratio, show
-from callbacks.schedule import is_due
-from launch.compose import compose
-from launch.folder import known
+from dissimilarity.tracking.schedule import is_due
+from launch.cli.compose import compose
 from launch.machine import choose_precision
+from launch.run.folder import known
 from models.build import build_net
 
 STEPS = 20

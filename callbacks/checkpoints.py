@@ -8,11 +8,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from dissimilarity.journal import replacing
-
-from .interrupted import Interrupted
-from .metrics import MetricsLogger
-from .schedule import is_due
+from callbacks.interrupted import Interrupted
+from callbacks.metrics import MetricsLogger
+from dissimilarity.tables.journal import replacing
+from dissimilarity.tracking.schedule import is_due
 
 
 class ScheduledCheckpoints(Checkpoint):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .interrupted import Interrupted
+from callbacks.interrupted import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 
-from .views import STEP_AXIS
+from dissimilarity.tracking.logger_keys import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
 # a training waits no longer than this for a W&B server that does not answer

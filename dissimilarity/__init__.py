@@ -4,8 +4,9 @@ x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are the
 0 = same); ``to_dissimilarity`` turns each so that 0 = same and up = more different.
 """
 
-from dissimilarity.capture import capture
-from dissimilarity.compare import compare
+from dissimilarity.capture.hooks import capture
+from dissimilarity.comparison.compare import compare
+from dissimilarity.comparison.save import save_activations
 from dissimilarity.measures.angular_cka import AngularCKA
 from dissimilarity.measures.bures import Bures
 from dissimilarity.measures.cca import CCA
@@ -25,7 +26,6 @@ from dissimilarity.measures.pwcca import PWCCA
 from dissimilarity.measures.rbf_cka import RBFCKA
 from dissimilarity.measures.rsa import RSA
 from dissimilarity.measures.svcca import SVCCA
-from dissimilarity.save import save_activations
 from dissimilarity.stitching.stitch import Stitch
 
 __all__ = [

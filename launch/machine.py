@@ -11,8 +11,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from launch.folder import read_json, write_json
-from launch.provenance import cpu_name
+from launch.run.folder import read_json, write_json
+from launch.run.provenance import cpu_name
 
 # bf16 is taken where it saves a tenth of a step. Closer than that the timing decides by chance, and two runs of a sweep
 # that are to be compared would train in different precisions.

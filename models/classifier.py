@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.padding import POOLINGS, pool, real_positions
+from dissimilarity.probe.pooling import POOLINGS, pool, real_positions
 
 HEAD_STD = 0.02
 """Spread of the head's starting weights, as of all other matrices."""

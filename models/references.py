@@ -20,7 +20,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from models import artifacts, gguf, pretrained, saved, toys
+from dissimilarity.loading import gguf, pretrained
+from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from dissimilarity.loading.hub import download
 from models.checkpoints import read_tensors
 from models.exchange.transformer_lens import from_transformer_lens
-from models.hub import download
 
 WIDTHS = {1: 512, 2: 512, 3: 512, 4: 512, 6: 768, 8: 1024, 10: 1280, 12: 1536}
 NAMES = {

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import angle, exact_where_same
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA
-from dissimilarity.moment_measure import MomentMeasure
-from dissimilarity.moments import Moments
+from dissimilarity.measures.numerics.exact import angle, exact_where_same
+from dissimilarity.moments.pair import Moments
 
 
 def angular_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True) -> Float[Tensor, ""]:

@@ -5,10 +5,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.moment_measure import MomentMeasure
-from dissimilarity.moments import Moments
+from dissimilarity.moments.pair import Moments
 
 
 def bures(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:

@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments
-from dissimilarity.whitened_measure import WhitenedMeasure
-from dissimilarity.whitening import both_sides, is_exact, sum_of_correlations
+from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.whitening import both_sides, is_exact, sum_of_correlations
+from dissimilarity.moments.pair import Moments
 
 Reduction = Literal["mean", "mean_square", "r2"]
 

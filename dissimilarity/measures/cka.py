@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moment_measure import MomentMeasure
-from dissimilarity.moments import Moments, centred
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.moments.pair import Moments, centred
 
 
 def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True) -> Float[Tensor, ""]:

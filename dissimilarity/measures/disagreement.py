@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.output_measure import OutputMeasure, check_finite
+from dissimilarity.measures.base.output_measure import OutputMeasure, check_finite
 
 
 def disagreement(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:

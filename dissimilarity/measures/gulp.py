@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments, centred, traces
-from dissimilarity.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.moments.pair import Moments, centred, traces
 
 
 def gulp(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], ridge: float = 1e-2) -> Float[Tensor, ""]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.output_measure import OutputMeasure
+from dissimilarity.measures.base.output_measure import OutputMeasure
 
 
 def jsd(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:

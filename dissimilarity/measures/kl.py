@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.output_measure import OutputMeasure
+from dissimilarity.measures.base.output_measure import OutputMeasure
 
 
 def kl(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:

@@ -5,10 +5,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments, centred, traces
-from dissimilarity.whitened_measure import WhitenedMeasure
-from dissimilarity.whitening import whitening
+from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.whitening import whitening
+from dissimilarity.moments.pair import Moments, centred, traces
 
 
 def linear_regression(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:

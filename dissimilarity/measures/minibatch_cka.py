@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.centred import centred_product, left_out_terms, members
-from dissimilarity.checks import check_count, check_pair, check_rows, check_widths
-from dissimilarity.jackknife import stderr_of_left_out
-from dissimilarity.moments import sum_device
-from dissimilarity.sample_measure import SampleMeasure
+from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.measures.base.checks import check_count, check_pair, check_rows, check_widths
+from dissimilarity.measures.base.sample_measure import SampleMeasure
+from dissimilarity.measures.numerics.centred import centred_product, left_out_terms, members
+from dissimilarity.moments.pair import sum_device
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.neighbours import NeighbourMeasure
+from dissimilarity.measures.numerics.neighbours import NeighbourMeasure
 
 
 def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:

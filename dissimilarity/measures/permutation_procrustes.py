@@ -8,10 +8,10 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dissimilarity.identity import angle, exact_where_same
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.measures.procrustes import Kind
-from dissimilarity.moment_measure import MomentMeasure
-from dissimilarity.moments import Moments, centred, traces
+from dissimilarity.moments.pair import Moments, centred, traces
 
 
 def permutation_procrustes(

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import angle, exact_where_same
-from dissimilarity.moment_measure import MomentMeasure
-from dissimilarity.moments import Moments, centred_cross, centred_squares
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.exact import angle, exact_where_same
+from dissimilarity.moments.pair import Moments, centred_cross, centred_squares
 
 Kind = Literal["angular", "squared"]
 

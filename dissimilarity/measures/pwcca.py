@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments, full_float32
-from dissimilarity.whitened_measure import WhitenedMeasure
-from dissimilarity.whitening import both_sides, counted, is_exact, turning
+from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.whitening import both_sides, counted, is_exact, turning
+from dissimilarity.moments.pair import Moments, full_float32
 
 
 def pwcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.centred import Matrix, alignment, left_out, matrix
-from dissimilarity.distances import about_mean, pair_distances
-from dissimilarity.jackknife import stderr_of_left_out
-from dissimilarity.sample_measure import SampleMeasure
+from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.measures.base.sample_measure import SampleMeasure
+from dissimilarity.measures.numerics.centred import Matrix, alignment, left_out, matrix
+from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
 def rbf_cka(

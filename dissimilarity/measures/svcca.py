@@ -5,10 +5,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.identity import exact_where_same
-from dissimilarity.moments import Moments, centred
-from dissimilarity.whitened_measure import WhitenedMeasure
-from dissimilarity.whitening import canonical, is_exact, leading, sum_of_correlations
+from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.whitening import canonical, is_exact, leading, sum_of_correlations
+from dissimilarity.moments.pair import Moments, centred
 
 
 def svcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], variance: float = 0.99) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from dissimilarity.stitching.entering import enterable_sites
+from dissimilarity.capture.enter import enterable_sites
 from dissimilarity.stitching.penalty import Penalty
 from dissimilarity.stitching.stitch import Stitch
 

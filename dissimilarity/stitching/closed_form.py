@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.moments import Moments
+from dissimilarity.moments.pair import Moments
 from dissimilarity.stitching.maps import Affine, AffineLN, Fitted, Identity, Kind, LowRank, Orthogonal, ScaleShift
 
 RIDGES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture import first_result, undisturbed
-from dissimilarity.chunks import at_once, plan
-from dissimilarity.stitching.entering import logits_of
+from dissimilarity.capture.enter import logits_of
+from dissimilarity.capture.hooks import first_result, undisturbed
+from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
 from dissimilarity.stitching.penalty import device_of, paired
 

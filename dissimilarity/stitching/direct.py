@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from dissimilarity.capture import capture
-from dissimilarity.moments import Moments, as_rows, heavy, products, shifted, worthwhile_shift
-from dissimilarity.sites import locate, matched_pairs, resolve
+from dissimilarity.capture.enter import check_enterable
+from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.sites import locate, matched_pairs, resolve
+from dissimilarity.moments.pair import Moments, as_rows, heavy, products, shifted, worthwhile_shift
 from dissimilarity.stitching.closed_form import solve
-from dissimilarity.stitching.entering import check_enterable
 from dissimilarity.stitching.losses import check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, device_of, map_dtype, penalties

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture import capture
-from dissimilarity.sites import LOGITS
+from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.sites import LOGITS
 
 
 def sequence_losses(

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture import capture
-from dissimilarity.chunks import at_once, plan
-from dissimilarity.sites import LOGITS
-from dissimilarity.stitching.entering import enter, logits_of
+from dissimilarity.capture.enter import enter, logits_of
+from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.sites import LOGITS
+from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
 from dissimilarity.stitching.maps import Fitted
 

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture import capture
-from dissimilarity.chunks import at_once, plan
+from dissimilarity.capture.enter import enter, logits_of
+from dissimilarity.capture.hooks import capture
+from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.direct import fit_direct, split, widths_of
-from dissimilarity.stitching.entering import enter, logits_of
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.maps import Fitted, Kind, cold_map
 from dissimilarity.stitching.penalty import Pair, batches_of, device_of, map_dtype, stitched_losses

@@ -1,0 +1,108 @@
+"""The figure of groups of references: to which of them a model drifts while it trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from dissimilarity.capture.sites import split_layer
+from dissimilarity.figures.style import (
+    MEANING,
+    STYLE,
+    colours_of,
+    short_names,
+    step_label,
+    style_step_axis,
+    without_layer,
+)
+from dissimilarity.tables.curves import distinct, select
+from dissimilarity.tables.drift import CONFIDENCE, between, names
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of groups: told apart by people who see fewer colours (Okabe & Ito 2008)."""
+MARKED_POINTS = 24
+
+
+def groups_figure(table: pa.Table) -> Figure:
+    """Draw a table of groups: a column a measure, the groups' means at the last site, and below it the difference.
+
+    Args:
+        table: rows of `groups.parquet`.
+
+    Returns:
+        A figure with 95 % intervals (1.96 standard errors). The difference is drawn at every site, the last with its
+        interval; below 0 the model is nearer to the first group.
+    """
+    measures, sites = distinct(table, "measure"), distinct(table, "site")
+    groups = names(table)
+    rows = 2 if between(groups) else 1
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 2.3 * len(measures), 0.6 + 1.75 * rows), layout="constrained")
+        axes = figure.subplots(rows, len(measures), squeeze=False, sharex=True)
+        for column, measure in enumerate(measures):
+            of_measure = select(table, measure=measure)
+            site = distinct(of_measure, "site")[-1]
+            top = axes[0, column]
+            top.set_title(f"{measure}\nat {_short(site)}")
+            for name, colour in zip(groups, _colours(groups), strict=True):
+                _draw(top, select(of_measure, group=name, site=site), colour, interval=True)
+            top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
+            if rows > 1:
+                _draw_difference(axes[1, column], select(of_measure, group=between(groups)), site, sites)
+        axes[0, 0].set_ylabel(MEANING)
+        if rows > 1:
+            first, second = groups
+            axes[1, 0].set_ylabel(f"to {first} minus to {second}\n(below 0 = nearer to {first})")
+        for panel in axes[-1]:
+            panel.set_xlabel(step_label(table))
+        style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
+        _add_legend(figure, table, groups, sites if rows > 1 else [])
+    return figure
+
+
+def _draw_difference(panel: Axes, table: pa.Table, last: str, sites: list[str]) -> None:
+    """How much farther the first group is than the second, at every site."""
+    colours = colours_of(sites)
+    panel.axhline(0, color="0.35", linewidth=0.6, zorder=0)
+    for site in distinct(table, "site"):
+        _draw(panel, select(table, site=site), colours[site], interval=site == last)
+
+
+def _draw(panel: Axes, line: pa.Table, colour: Any, interval: bool) -> None:
+    step, shown, stderr = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr"))
+    known = np.isfinite(shown)
+    step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
+    panel.plot(step, shown, color=colour, marker="o" if len(step) <= MARKED_POINTS else "", markersize=2)
+    if interval:
+        panel.fill_between(step, shown - band, shown + band, color=colour, alpha=0.2, linewidth=0)
+
+
+def _add_legend(figure: Figure, table: pa.Table, groups: Sequence[str], sites: list[str]) -> None:
+    """Groups by colour with how many references each has, then sites by colour, beside the panels."""
+    handles: list[Any] = []
+    for name, colour in zip(groups, _colours(groups), strict=True):
+        count = max(distinct(select(table, group=name), "references"), default=0)
+        handles.append(Line2D([], [], color=colour, label=f"{name} ({count} reference{'s' if count > 1 else ''})"))
+    handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label="95 % interval"))
+    legend = figure.legend(handles=handles, title="group", loc="outside right upper", frameon=False, alignment="left")
+    if len(sites) > 1:
+        title, short = short_names(sites)
+        lines = [Line2D([], [], color=c, label=n) for c, n in zip(colours_of(sites).values(), short, strict=True)]
+        figure.legend(handles=lines, title=title, loc="outside right lower", frameon=False, alignment="left")
+    legend.set_in_layout(True)
+
+
+def _colours(groups: Sequence[str]) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(len(groups))]
+
+
+def _short(site: str) -> str:
+    """`blocks.3.resid_post` -> `resid_post of block 3`."""
+    kind, layer = split_layer(site)
+    return site if layer is None else f"{without_layer(kind)} of block {layer}"

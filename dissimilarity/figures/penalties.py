@@ -1,0 +1,75 @@
+"""The figure of stitching penalties over a training: one panel a reference and fit, one line a site and direction."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from dissimilarity.figures.run import CONFIDENCE
+from dissimilarity.figures.style import STYLE, colours_of, short_names, write_figure
+
+DIRECTIONS: dict[str, dict[str, Any]] = {
+    "into": {"linestyle": "-", "marker": "o"},
+    "from": {"linestyle": ":", "marker": "o", "markerfacecolor": "white"},
+}
+
+
+def draw_penalties(
+    rows: Sequence[Mapping[str, Any]], folder: Path, formats: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
+    """Write `penalties.png`, `.pdf` or both into a folder and return their paths; none without values.
+
+    Args:
+        rows: step, reference, fit (`direct` or `task`), direction (`into`: the model in front and the reference behind,
+            or `from`), site_front, value, stderr; rows without a value are left out.
+        folder: where to.
+        formats: which files.
+    """
+    measured = [row for row in rows if math.isfinite(row.get("value", math.nan))]
+    return write_figure(penalties_figure(measured), folder, "penalties", formats) if measured else []
+
+
+def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw penalties by training step with 95 % intervals as bars (1.96 standard errors over held-out sequences)."""
+    references, fits, sites = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("reference", "fit", "site_front")
+    )
+    colours = colours_of(sites)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 2.3 * len(references), 0.5 + 1.9 * len(fits)), layout="constrained")
+        axes = figure.subplots(len(fits), len(references), squeeze=False, sharex=True)
+        for line, fit in enumerate(fits):
+            for column, reference in enumerate(references):
+                panel = axes[line, column]
+                _draw(panel, [row for row in rows if (row["fit"], row["reference"]) == (fit, reference)], colours)
+                if line == 0:
+                    panel.set_title(f"vs {reference}")
+                if column == 0:
+                    panel.set_ylabel(f"penalty, {fit} stitch\nnats per token")
+        for panel in axes[-1]:
+            panel.set_xlabel("training step")
+        last = max(1, *(row["step"] for row in rows))
+        axes[0, 0].set_xlim(-0.06 * last, 1.06 * last)
+        axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        title, names = short_names(sites)
+        handles: list[Any] = [Line2D([], [], color=colours[site]) for site in sites]
+        handles += [Line2D([], [], color="0.35", markersize=3, **look) for look in DIRECTIONS.values()]
+        labels = [*names, "into the reference", "from the reference"]
+        figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
+    return figure
+
+
+def _draw(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, Any]) -> None:
+    panel.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    for site, colour in colours.items():
+        for direction, look in DIRECTIONS.items():
+            line = [row for row in rows if (row["site_front"], row["direction"]) == (site, direction)]
+            if line:
+                step, value, stderr = (np.array([row[key] for row in line]) for key in ("step", "value", "stderr"))
+                panel.errorbar(step, value, CONFIDENCE * stderr, color=colour, markersize=3, elinewidth=0.8, **look)

@@ -1,0 +1,197 @@
+"""The figures of a run, drawn from its tables alone, and the curves among them.
+
+`curves*` follows every reference (columns) by every measure (rows), one line a pair of sites at equal relative depth.
+`heatmap_*` shows all pairs of sites at several steps, a figure a reference, and `groups` to which group of references a
+model drifts. Drawing goes to files, through figure
+objects of its own: pyplot, its backend and its open figures stay as they are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from dissimilarity.capture.sites import split_layer
+from dissimilarity.comparison.first_component import FILE as FIRST_COMPONENTS
+from dissimilarity.figures.drift import groups_figure
+from dissimilarity.figures.heatmaps import heatmap_figure
+from dissimilarity.figures.style import (
+    MEANING,
+    STYLE,
+    colours_of,
+    file_name,
+    scale,
+    short_names,
+    spread,
+    step_label,
+    style_step_axis,
+    without_layer,
+    write_figure,
+)
+from dissimilarity.tables.curves import distinct, heatmap_steps, matched, read_curves, select
+from dissimilarity.tables.drift import FILE as GROUPS
+from dissimilarity.tables.drift import read_groups
+from dissimilarity.tables.journal import Journal
+
+REFERENCES_A_FIGURE = 4
+MARKED_POINTS = 24
+CONFIDENCE = 1.96
+
+
+def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Draw all figures of a run into its folder `figures` and return their paths; none without rows.
+
+    Each file is replaced in one step, so that a figure that is being looked at is never half-written.
+    """
+    folder = Path(run_folder)
+    try:
+        table = read_curves(folder)
+    except ValueError:
+        return []
+    paths, shares = [], Journal(folder / FIRST_COMPONENTS).read()
+    for name, figure in run_figures(table, folder.resolve().name, shares).items():
+        paths += write_figure(figure, folder / "figures", name, formats)
+    if (folder / GROUPS).exists():
+        of_groups = read_groups(folder)
+        paths += write_figure(groups_figure(of_groups), folder / "figures", "groups", formats)
+    return paths
+
+
+def run_figures(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> dict[str, Figure]:
+    """Return every figure of a curves table by file name: curves by kind of site, heat maps by reference.
+
+    `model` is the name of the model in training, for the axes; `shares` are as for `heatmap_figure`.
+    """
+    figures: dict[str, Figure] = {}
+    references = distinct(table, "reference")
+    groups = _groups_of_sites(distinct(table, "site_a"))
+    for kind, sites in groups.items():
+        chosen = table.filter(pa.array([site in sites for site in table["site_a"].to_pylist()], pa.bool_()))
+        for first in range(0, len(references), REFERENCES_A_FIGURE):
+            parts = ["curves", *([kind] if len(groups) > 1 else []), *([str(first)] if first else [])]
+            page = references[first : first + REFERENCES_A_FIGURE]
+            figures[file_name(parts, figures)] = curves_figure(chosen, page)
+    for reference in references:
+        chosen = select(table, reference=reference)
+        if heatmap_steps(select(chosen, measure=chosen["measure"][0].as_py())):
+            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model, shares)
+    return figures
+
+
+def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> Figure:
+    """Draw the curves of a table: dissimilarity by training step, with 95 % intervals (1.96 standard errors) and null.
+
+    Args:
+        table: rows of the curves schema, of any references and measures.
+        references: which to draw, in this order; all of them by default.
+
+    Returns:
+        A figure of measures (rows) by references (columns). Lines run through the steps that have values; those that
+        have none, for any site, are ticked at the foot of the panel. The null is the range over the sites, its median
+        dashed; where it is far above the curves the panel says where it is.
+    """
+    references = distinct(table, "reference") if references is None else list(references)
+    measures, sites = distinct(table, "measure"), distinct(table, "site_a")
+    colours = colours_of(sites)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.3 + 2.3 * len(references), 0.5 + 1.75 * len(measures)), layout="constrained")
+        axes = figure.subplots(len(measures), len(references), squeeze=False, sharex=True)
+        for row, measure in enumerate(measures):
+            for column, reference in enumerate(references):
+                panel = axes[row, column]
+                _draw_curves(panel, select(table, reference=reference, measure=measure), colours)
+                if row == 0:
+                    panel.set_title(fill(f"vs {reference}", 36))
+                if column == 0:
+                    panel.set_ylabel(f"{measure}\n{MEANING}")
+        for panel in axes[-1]:
+            panel.set_xlabel(step_label(table))
+        style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
+        _add_legend(figure, colours, missing=bool(_steps_without_value(table)))
+    return figure
+
+
+def _draw_curves(panel: Axes, table: pa.Table, colours: dict[str, Any]) -> None:
+    """One panel: the matched pairs of one reference and one measure."""
+    slope, offset = scale(table)
+    lines = matched(table) if table.num_rows else table
+    lowest = highest = 0.0
+    nulls: dict[int, list[float]] = {}
+    for site, colour in colours.items():
+        line = select(lines, site_a=site)
+        step, shown, stderr, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr", "null"))
+        for at, value in zip(step, offset + slope * null, strict=True):
+            if math.isfinite(value):
+                nulls.setdefault(int(at), []).append(float(value))
+        known = np.isfinite(shown)
+        if known.any():
+            step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
+            marker = "o" if len(step) <= MARKED_POINTS else ""
+            panel.plot(step, shown, color=colour, marker=marker, markersize=2, label=site)
+            panel.fill_between(step, shown - band, shown + band, color=colour, alpha=0.2, linewidth=0)
+            lowest, highest = min(lowest, *shown), max(highest, *shown)
+    if not panel.lines:
+        reasons = [note for note in distinct(table, "note") if note]
+        text = "\n".join(["no values", *reasons[:1]])
+        panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", wrap=True, color="0.35")
+    missing = _steps_without_value(lines)
+    panel.plot(missing, [0.03] * len(missing), "|", color="0.6", markersize=4, transform=panel.get_xaxis_transform())
+    _draw_null(panel, nulls, lowest, highest)
+
+
+def _steps_without_value(lines: pa.Table) -> list[int]:
+    """Steps at which no site has a value: the tick was skipped, or failed."""
+    measured = lines.filter(pa.array(np.isfinite(lines["dissimilarity"].to_numpy())))
+    return sorted(set(distinct(lines, "step")) - set(distinct(measured, "step")))
+
+
+def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highest: float) -> None:
+    """The range over the sites in grey, its median dashed, and the limits of the panel; a note where it is off them."""
+    steps = sorted(nulls)
+    if steps:
+        low, middle, high = (np.array([f(nulls[step]) for step in steps]) for f in (min, np.median, max))
+        panel.fill_between(steps, low, high, color="0.5", alpha=0.25, linewidth=0, zorder=0)
+        panel.plot(steps, middle, color="0.35", linestyle="--", linewidth=0.9, zorder=0.5, label="null")
+        if middle.min() <= 3 * highest or not highest:
+            lowest, highest = min(lowest, *low), max(highest, *high)
+        else:
+            panel.set_title(f"null at {middle[-1]:.2g}", loc="right", fontsize=6.5, color="0.35", y=0.88)
+    panel.set_ylim(1.08 * lowest, 1.08 * highest if highest > 0 else 1)
+    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _add_legend(figure: Figure, colours: dict[str, Any], missing: bool) -> None:
+    """Sites by colour, evenly thinned where they are many, then what else is drawn, beside the panels."""
+    sites = list(colours)
+    title, names = short_names(sites)
+    entries: list[Any] = [
+        Line2D([], [], color=colours[site], label=names[sites.index(site)])
+        for site in spread(sites, max(3, int((figure.get_figheight() - 1.1) / 0.16)))
+    ]
+    interval = Patch(color=colours[sites[0]], alpha=0.2, linewidth=0)
+    nulls = Patch(color="0.5", alpha=0.25, linewidth=0), Line2D([], [], color="0.35", linestyle="--", linewidth=0.9)
+    labels = [*(entry.get_label() for entry in entries), "95 % interval", "null (all sites)"]
+    handles: Any = [*entries, interval, nulls]
+    if missing:
+        handles.append(Line2D([], [], linestyle="", marker="|", color="0.6", markersize=4))
+        labels.append("not measured")
+    figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
+
+
+def _groups_of_sites(sites: list[str]) -> dict[str, list[str]]:
+    """Sites that share a figure, by kind; those without a layer join the others where there is one kind only."""
+    groups: dict[str, list[str]] = {}
+    for site in sites:
+        kind, layer = split_layer(site)
+        groups.setdefault("other" if layer is None else without_layer(kind), []).append(site)
+    return {"all": sites} if len(groups.keys() - {"other"}) <= 1 else groups

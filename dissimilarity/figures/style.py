@@ -1,0 +1,126 @@
+"""What all figures share: the style, the names of sites side by side, the scale of dissimilarity."""
+
+import math
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
+
+from dissimilarity.capture.sites import split_layer
+from dissimilarity.tables.journal import replacing
+
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+    "figure.dpi": 200,
+}
+MEANING = "dissimilarity (0 = same)"
+
+
+def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure into a folder as NAME.png, NAME.pdf or both, each replaced in one step, and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in formats]
+    # Not `savefig`: it would lay out each figure twice and draw it four times.
+    with mpl.rc_context(STYLE):
+        for path in paths:
+            with replacing(path) as part:
+                if path.suffix == ".png":
+                    FigureCanvasAgg(figure).print_png(part)
+                else:
+                    FigureCanvasPdf(figure).print_pdf(part)
+            figure.set_layout_engine("none")
+    return paths
+
+
+def file_name(parts: list[str], taken: Container[str]) -> str:
+    """A file name that is new among those taken, of letters that every file system has."""
+    name = "_".join(re.sub(r"[^\w.=@+-]+", "-", part).strip("-") for part in parts)
+    while name in taken:
+        name += "-"
+    return name
+
+
+def scale(table: pa.Table) -> tuple[float, float]:
+    """Return slope and offset of dissimilarity = offset + slope * value; every measure's is turned or shifted value."""
+    value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
+    known = np.isfinite(value) & np.isfinite(turned)
+    if not known.any():
+        return math.nan, math.nan
+    value, turned = value[known], turned[known]
+    falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
+    slope = -1.0 if falls else 1.0
+    return slope, float(np.median(turned - slope * value))
+
+
+def without_layer(kind: str) -> str:
+    """The name of a kind of site without the place of its layer: `blocks.{}.resid_post` -> `resid_post`."""
+    return kind.removeprefix("blocks.{}.").replace(".{}", "")
+
+
+def short_names(sites: list[str]) -> tuple[str, list[str]]:
+    """What to call sites side by side: one kind is told apart by its layers, several kinds by their names."""
+    split = [split_layer(site) for site in sites]
+    kinds = {kind for kind, _ in split}
+    if len(kinds) == 1 and split[0][1] is not None:
+        return f"{without_layer(split[0][0])} of block", [str(layer) for _, layer in split]
+    return "site", [site.removeprefix("blocks.") for site in sites]
+
+
+def colours_of(sites: Sequence[str]) -> dict[str, Any]:
+    """A colour for each site, along one scale in the order of depth."""
+    return dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
+
+
+def spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def style_step_axis(panel: Axes, last: int) -> None:
+    """A logarithmic axis of steps, shared by the figure, on which step 0 has a place: linear up to 1."""
+    panel.set_xscale("symlog", linthresh=1, linscale=0.4)
+    panel.set_xlim(-0.25, max(1, last) * 1.25)
+    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+    panel.xaxis.set_minor_locator(NullLocator())  # minor ticks would take half of the time of drawing
+    panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _thousands(step: float, position: int | None = None) -> str:
+    """1, 10, 100, 1k, 10k, 100k, 1M."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if step >= unit:
+            return f"{step / unit:g}{name}"
+    return f"{step:g}"
+
+
+def step_label(table: pa.Table) -> str:
+    """The label of the step axis, with what a step is where that is the same all along."""
+    pairs = set(zip(table["step"].to_pylist(), table["tokens"].to_pylist(), strict=True))
+    rate = {tokens / step for step, tokens in pairs if step}
+    return f"training step ({rate.pop():,.0f} tokens each)" if len(rate) == 1 and max(rate) > 0 else "training step"

@@ -1,0 +1,1 @@
+"""Standard errors: the jackknife over units."""

@@ -1,0 +1,120 @@
+"""Standard errors from sums kept per group of sequences.
+
+Tokens of one sequence depend on each other, so the unit that is left out is a group of whole sequences. Instead of
+recomputing a measure without each group, the infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) takes the
+influence of a group through the derivative of the measure: with weights w_g on the groups' sums m_g,
+
+    theta(w) = f(sum_g w_g m_g),   U_g = d theta / d w_g at w = 1 = <grad f(m), m_g>,
+    stderr^2 = G / (G - 1) * sum_g (U_g - mean U)^2.
+
+For a mean this is the ordinary jackknife. One evaluation and one backward pass give the value and its error, whatever
+the measure, and a nuclear norm needs no second decomposition because its derivative is the polar factor.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dissimilarity.moments.pair import Moments
+
+
+def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
+    """Standard error from the groups' influences; NaN with fewer than two groups."""
+    groups = len(influence)
+    if groups < 2:
+        return influence.new_full(influence.shape[1:], float("nan"))
+    return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
+
+
+def stderr_of_left_out(values: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
+    """Standard error from the values without each of the groups; NaN with fewer than two groups."""
+    groups = len(values)
+    if groups < 2:
+        return values.new_tensor(float("nan"))
+    return ((values - values.mean()).square().sum() * (groups - 1) / groups).sqrt()
+
+
+def group_pairs(groups: int) -> Int[Tensor, "pairs 2"]:
+    """All pairs of groups, or of many groups two for each, as often one group as another."""
+    if groups < 6:
+        return torch.combinations(torch.arange(groups))
+    first = torch.arange(groups)
+    return torch.cat([torch.stack([first, (first + step) % groups], 1) for step in (1, 2)])
+
+
+def stderr_of_pairs_left_out(
+    value: Float[Tensor, ""],
+    single: Float[Tensor, " groups"],
+    double: Float[Tensor, " pairs"],
+    pairs: Int[Tensor, "pairs 2"],
+) -> Float[Tensor, ""]:
+    """Standard error of a value to which groups add in pairs too; NaN with fewer than two groups.
+
+    The jackknife counts twice what hangs on two groups together. That is taken out once (Efron & Stein 1981): the part
+    of a pair is value - without one - without the other + without both. It is at most half.
+
+    Args:
+        value: with all groups.
+        single: without each group.
+        double: without each of some pairs of groups.
+        pairs: which those are.
+    """
+    groups = len(single)
+    square = stderr_of_left_out(single).square()
+    if groups < 3:
+        return square.sqrt()
+    first, second = single[pairs.to(single.device)].unbind(1)
+    together = value - first - second + double
+    all_pairs = groups * (groups - 1) / 2
+    return torch.maximum(square - all_pairs * together.var(correction=0), square / 2).sqrt()
+
+
+def estimate(
+    formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, groups: Moments
+) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+    """Values of a formula of moments and their jackknife standard errors.
+
+    Args:
+        formula: a differentiable function of the sums, over any leading dimensions.
+        totals: the sums over all samples, float64, with leading dimensions (pairs) or none.
+        groups: the same sums per group, with a further dimension (groups) in front; float32 is enough, for they serve
+            the error bar only. A size of 1 in place of the pairs stands for sums that all pairs share.
+
+    Returns:
+        values and standard errors, float64 (pairs).
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = {key: total.detach().clone().requires_grad_() for key, total in totals.items()}
+        value = formula(leaves)
+        gradients = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
+    count, pairs = len(groups["n"]), value.numel()
+    influence = value.new_zeros(count, pairs)
+    for key, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            slope = gradient.reshape(pairs, -1).to(groups[key].dtype)
+            part = groups[key].reshape(count, -1, slope.shape[1])
+            if part.shape[1] == 1:
+                along = part[:, 0] @ slope.T
+            else:
+                along = torch.einsum("gkd,kd->gk", part, slope)
+            influence = influence + along.double()
+    return value.detach(), stderr_of_influence(influence.reshape(count, *value.shape).detach())
+
+
+def estimate_weighted(
+    value: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]], group: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Value of a function of the samples' weights, at weights of one, and its standard error by groups of samples.
+
+    Args:
+        value: a differentiable function of float64 weights.
+        group: the group of each sample, integers from 0.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        weight = torch.ones(len(group), dtype=torch.float64, device=group.device, requires_grad=True)
+        found = value(weight)
+        (slope,) = torch.autograd.grad(found, weight)
+    influence = slope.new_zeros(int(group.max()) + 1).index_add_(0, group, slope)
+    return found.detach(), stderr_of_influence(influence)

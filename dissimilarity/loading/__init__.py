@@ -1,0 +1,1 @@
+"""Load models that others made: Hugging Face folders, the hub, GGUF files."""

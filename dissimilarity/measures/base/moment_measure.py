@@ -1,0 +1,70 @@
+"""Measures that follow exactly from moments, so that they stream over any number of samples."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, no_variance
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments import metric_state as packed
+from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, own_coordinates, prepared_rows
+
+
+class MomentMeasure(Measure):
+    """A measure that is a differentiable formula of ``Moments``.
+
+    Where there are fewer samples than dimensions, and the value does not change under rotation, a side is first written
+    in coordinates of its own span, (n, n) instead of (n, p): the dual form, of the same value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One vector, or none before the first batch: torchmetrics gathers those of all processes into one.
+        self.add_state("packed", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)
+
+    @abstractmethod
+    def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
+        """The value, differentiable in the sums and independent of their shift; over any leading dimensions."""
+
+    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+        """Rows about their mean, and their sums."""
+        dual = len(x) < x.shape[1] and {"orthogonal", "translation"} <= self.invariant_to
+        return prepared_rows(own_coordinates(x) if dual else x)
+
+    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+        """The value of two prepared sides."""
+        return self.from_moments(between_rows(x, y))
+
+    def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
+        """Adds the samples of one batch."""
+        check_rows(x, y)
+        if not len(x):
+            return
+        if self.packed:
+            check_widths(packed.widths(self.packed), x, y)
+        self.packed = [packed.merged([*self.packed, packed.pack_rows(as_rows(x), as_rows(y))])]
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The value over all samples seen, on all processes."""
+        state = packed.merged(self.packed) if len(self.packed) else None
+        check_count(0 if state is None else packed.count(state), self.minimum_samples)
+        assert state is not None
+        rows = packed.rows(state)
+        if rows is not None:
+            return self.of(*rows)
+        total = packed.sums(state)
+        for name, s, a in (("x", total["x"], total["a"]), ("y", total["y"], total["b"])):
+            # Relative to the second moment about the first rows' mean, which float64 rows may miss by a rounding.
+            if bool(a - s @ s / total["n"] <= 1e-12 * a):
+                raise no_variance(name)
+        return self.from_moments(total)
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        """Merges as torchmetrics does (``forward``, ``merge_state``), but keeps one vector, not one a batch."""
+        super()._reduce_states(incoming_state)
+        if len(self.packed):
+            self.packed = [packed.merged(self.packed)]

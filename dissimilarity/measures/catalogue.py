@@ -1,0 +1,81 @@
+"""Find every measure of the package: `python -m dissimilarity.measures.catalogue` prints docs/measures.md."""
+
+import importlib
+import inspect
+import pkgutil
+
+from dissimilarity import measures
+from dissimilarity.measures.base.measure import INVARIANCES, Measure
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.output_measure import OutputMeasure
+
+HEAD = """# Measures
+
+Made from the classes by `python -m dissimilarity.measures.catalogue > docs/measures.md`, and held to them by a test.
+
+x (n, p) and y (n, q) hold the same n samples; widths may differ unless a line says otherwise. Xc is column-centred X.
+Values are the literature's; `to_dissimilarity(value)` turns each so that 0 = the same and up = more different. What a
+line claims (direction, bounds, symmetry, metric, every invariance named and every one not named, the least number of
+samples) is tested, each value is held to an independent computation in float64, and to other packages where those are
+right.
+
+The table shows each class with its defaults. *streams*: exact over any number of samples, from sums in O(p q) memory;
+*samples*: on a bounded, seeded subsample of rows; *outputs*: of two models' logits, which must be of the same classes.
+Invariances are of either side: O orthogonal maps, S isotropic scaling, T translation, P permutation of dimensions,
+L invertible linear maps.
+"""
+
+INITIALS = {"orthogonal": "O", "isotropic_scaling": "S", "translation": "T", "permutation": "P"}
+INITIALS |= {"invertible_linear": "L"}
+
+
+def found() -> dict[type[Measure], str]:
+    """Every concrete measure class and the name of the module in dissimilarity/measures that defines it."""
+    names = [module.name for module in pkgutil.iter_modules(measures.__path__)]
+    modules = [importlib.import_module(f"dissimilarity.measures.{name}") for name in names]
+    return {
+        member: module.__name__.rsplit(".", 1)[-1]
+        for module in modules
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, Measure) and member.__module__ == module.__name__ and not inspect.isabstract(member)
+    }
+
+
+def page() -> str:
+    """docs/measures.md: a table of all measures, then what each class says of itself."""
+    classes = found()
+    header = "| class | function | same | bounds | symmetric | metric | invariant to | least n | kind |"
+    lines = [HEAD, header, "|" + " --- |" * 9, *(_line(kind, name) for kind, name in classes.items()), ""]
+    for kind, name in classes.items():
+        lines += [f"## {kind.__name__}", "", f"`{_call(kind)}`, `functional.{name}`", ""]
+        lines += [inspect.cleandoc(kind.__doc__ or ""), ""]
+        lines += [f"- Formula: {kind.formula}", f"- Cost: {kind.cost}", f"- Source: {kind.source}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(kind: type[Measure], name: str) -> str:
+    measure = kind()
+    low, high = (f"{bound:.4g}" for bound in measure.bounds)
+    invariances = " ".join(INITIALS[each] for each in INVARIANCES if each in measure.invariant_to) or "none"
+    cells = [
+        f"[{kind.__name__}](#{kind.__name__.lower()})",
+        f"`{name}`",
+        f"{measure.identical:g}",
+        f"[{low}, {high}]",
+        "yes" if measure.is_symmetric else "no",
+        "yes" if measure.is_metric else "no",
+        invariances,
+        str(measure.minimum_samples),
+        "streams" if issubclass(kind, MomentMeasure) else "outputs" if issubclass(kind, OutputMeasure) else "samples",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _call(kind: type[Measure]) -> str:
+    """How the class is called: its parameters and their defaults."""
+    parameters = inspect.signature(kind).parameters.values()
+    return f"{kind.__name__}({', '.join(f'{each.name}={each.default!r}' for each in parameters)})".replace("'", '"')
+
+
+if __name__ == "__main__":
+    print(page(), end="")

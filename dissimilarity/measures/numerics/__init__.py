@@ -1,0 +1,1 @@
+"""Numerics that several measures share: whitening, centered products, distances, neighbors, ranks."""

@@ -1,0 +1,222 @@
+"""Nearest neighbours by cosine, and what the measures of neighbourhoods share."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dissimilarity.inference.jackknife import group_pairs, stderr_of_pairs_left_out
+from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
+from dissimilarity.measures.numerics.distances import EXACT_ROWS, ROWS_AT_ONCE, exact_distances
+from dissimilarity.measures.numerics.ranks import ROUNDING
+from dissimilarity.moments.pair import full_float32, sum_device
+
+SPARE = 64
+"""How many more rows than 2 k are listed by nearness at most, for the jackknife, which leaves some of them out."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """One side.
+
+    Attributes:
+        nearest: some more than k other rows of each row, nearest first.
+        rows: unit rows about their mean, float64, to find more.
+    """
+
+    nearest: Int[Tensor, "n many"]
+    rows: Float[Tensor, "n p"]
+
+    def rearranged(self, order: Int[Tensor, " n"]) -> "Neighbours":
+        """Lists of the rearranged rows: the neighbours are renamed with the rows."""
+        order = order.to(self.rows.device)
+        return Neighbours(order.argsort()[self.nearest[order]], self.rows[order])
+
+
+def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = ROWS_AT_ONCE) -> Int[Tensor, "n k"]:
+    """Indices of each row's k nearest other rows by cosine, ascending; of equally near ones the lower index.
+
+    Rows are neither centred nor clamped; the diagonal is masked, so duplicates of a row are neighbours of it.
+    """
+    check_neighbours(len(x), k)
+    return ranked_neighbours(unit_rows(x), k, k, x.dtype == torch.float32, rows_at_once).sort(1).values
+
+
+def check_neighbours(n: int, k: int) -> None:
+    """Raises ValueError where there are no k other rows."""
+    if n <= k:
+        raise ValueError(f"too few samples: have {n}, {k} nearest neighbours need at least {k + 1}")
+
+
+def unit_rows(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+    """Float64 rows of unit length about their mean: the order of their distances is that of the cosines."""
+    rows = x.detach().to(sum_device(x.device), torch.float64, copy=True)
+    low, high = rows.aminmax(dim=1, keepdim=True)
+    largest = torch.maximum(-low, high)
+    zero = int((largest == 0).sum())
+    if zero:
+        raise ValueError(f"{zero} rows are zero, which have no direction to compare by cosine")
+    # By the largest entry first, lest the squares overflow or vanish.
+    rows /= largest
+    rows /= rows.norm(dim=1, keepdim=True)
+    return rows.sub_(rows.mean(0))
+
+
+def ranked_neighbours(
+    rows: Float[Tensor, "n p"], k: int, many: int, single: bool = False, rows_at_once: int = ROWS_AT_ONCE
+) -> Int[Tensor, "n many"]:
+    """The ``many`` nearest other rows of each row, nearest first, of which the first k are right beyond rounding.
+
+    Distances come from products, in float32 where that will do; rows whose k-th and next neighbour differ by no more
+    than rounding are taken again from exact distances, in which ties go to the lower index.
+    """
+    n = len(rows)
+    used = rows.float() if single and n > EXACT_ROWS else rows
+    norms = torch.linalg.vecdot(rows, rows).to(used.dtype)
+    rounding = 8 * torch.finfo(used.dtype).eps * (norms + norms.max())
+    found, unclear, space = [], [], used.new_empty(min(rows_at_once, n) * n)
+    for start in range(0, n, rows_at_once):
+        of = slice(start, min(start + rows_at_once, n))
+        nearness = space[: (of.stop - start) * n].view(-1, n)
+        with full_float32(rows.device):
+            torch.addmm(norms, used[of], used.T, beta=-1, alpha=2, out=nearness)
+        nearness.diagonal(start)[:] = float("-inf")
+        values, indices = nearness.topk(min(many + 1, n))
+        found.append(indices[:, :many])
+        if k < n - 1:
+            unclear.append(values[:, k - 1] - values[:, k] <= rounding[of])
+    nearest = torch.cat(found)
+    if unclear:
+        for again in torch.cat(unclear).nonzero()[:, 0].split(rows_at_once):
+            nearest[again] = _exactly_ranked(rows, again, k, many)
+    return nearest
+
+
+def _exactly_ranked(rows: Float[Tensor, "n p"], of: Int[Tensor, " m"], k: int, many: int) -> Int[Tensor, "m many"]:
+    away = exact_distances(rows, of)
+    away[torch.arange(len(of), device=of.device), of] = float("inf")
+    kth = away.kthvalue(k, dim=1, keepdim=True).values
+    away = torch.where((away - kth).abs() <= ROUNDING * kth, kth, away)
+    last = away.kthvalue(many, dim=1, keepdim=True).values
+    nearer, tied = away < last, away == last
+    chosen = nearer | (tied & (tied.cumsum(1) <= many - nearer.sum(1, keepdim=True)))
+    lists = chosen.nonzero()[:, 1].view(-1, many)
+    return lists.gather(1, away.gather(1, lists).argsort(dim=1, stable=True))
+
+
+def common_neighbours(x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """How many neighbours of each row two sides have in common."""
+    return (x[:, :, None] == y[:, None, :]).any(-1).sum(-1)
+
+
+class NeighbourMeasure(SampleMeasure):
+    """A mean over the samples of a function of how many of their k nearest neighbours two sides have in common.
+
+    Args:
+        k: neighbours of each sample.
+        samples: most rows that are compared.
+        seed: which rows.
+    """
+
+    higher_is_more_similar: ClassVar[bool] = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    is_symmetric: ClassVar[bool] = True
+    is_metric: bool = False
+    invariant_to: frozenset[str] = frozenset({"orthogonal", "isotropic_scaling", "permutation"})
+    minimum_samples: int = 11
+    identical: ClassVar[float] = 1.0
+    cost: ClassVar[str] = "n^2 (p + q)"
+
+    def __init__(self, k: int = 10, samples: int = 1024, seed: int = 0) -> None:
+        super().__init__(samples, seed)
+        if not 0 < k < samples:
+            raise ValueError(f"expected 0 < k < samples, found k={k} and samples={samples}")
+        self.k = k
+        self.minimum_samples = k + 1
+
+    @abstractmethod
+    def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
+        """The value of each sample from the number of its common neighbours."""
+
+    def prepare(self, x: Float[Tensor, "n p"]) -> Neighbours:
+        """Neighbour lists."""
+        check_neighbours(len(x), self.k)
+        rows, many = unit_rows(x), min(2 * self.k + min(SPARE, len(x) // 8), len(x) - 1)
+        return Neighbours(ranked_neighbours(rows, self.k, many, x.dtype == torch.float32), rows)
+
+    def between(self, x: Neighbours, y: Neighbours, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+        """Mean over the samples."""
+        common = common_neighbours(x.nearest[:, : self.k], y.nearest[:, : self.k])
+        return weighted_mean(self.share(common), weight)
+
+    def rearrange(self, x: Neighbours, order: Int[Tensor, " n"]) -> Neighbours:
+        """Lists of the rearranged rows."""
+        return x.rearranged(order)
+
+    def estimate(
+        self, x: Neighbours, y: Neighbours, group: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The value and its error by leaving out each group in turn, and some pairs of groups.
+
+        A sample counts in the lists of others too, so that most of what a group does hangs on which others are there:
+        the jackknife alone would count that twice.
+        """
+        group, value = group.to(x.rows.device), self.between(x, y)
+        groups = int(group.max()) + 1
+        pairs = group_pairs(groups)
+        out = torch.zeros(groups + len(pairs), groups, device=group.device)
+        out[torch.arange(groups), torch.arange(groups)] = 1
+        out[groups:].scatter_(1, pairs.to(out.device), 1)
+        kept = out.T[group] == 0
+        if int(kept.sum(0).min()) <= self.k:
+            return value, value.new_tensor(float("nan"))
+        common = self._common_without(x, y, group, out.T, kept)
+        values = (self.share(common) * kept).sum(0) / kept.sum(0)
+        return value, stderr_of_pairs_left_out(value, values[:groups], values[groups:], pairs)
+
+    def _common_without(
+        self,
+        x: Neighbours,
+        y: Neighbours,
+        group: Int[Tensor, " n"],
+        out: Float[Tensor, "groups times"],
+        kept: Bool[Tensor, "n times"],
+    ) -> Int[Tensor, "n times"]:
+        """Common neighbours of each row, each time without the groups that ``out`` marks with 1."""
+        (lists_x, before_x), (lists_y, before_y) = (self._long_enough(side, group, out, kept) for side in (x, y))
+        place = lists_y.new_full((len(group), len(group)), -1)
+        place.scatter_(1, lists_y, torch.arange(lists_y.shape[1], device=place.device).expand_as(lists_y))
+        in_y = place.gather(1, lists_x)
+        # An entry moves up by the entries before it that are left out, those of at most two groups.
+        row, a = ((in_y >= 0) & self._may_count(before_x)).nonzero().unbind(1)
+        b = in_y[row, a]
+        near = self._may_count(before_y)[row, b]
+        row, a, b = row[near], a[near], b[near]
+        among = (a[:, None] - before_x[row, a] @ out < self.k) & (b[:, None] - before_y[row, b] @ out < self.k)
+        among &= kept[lists_x[row, a]]
+        return torch.zeros_like(kept, dtype=torch.int32).index_add_(0, row, among.int())
+
+    def _may_count(self, before: Float[Tensor, "n many groups"]) -> Bool[Tensor, "n many"]:
+        """Which entries can be among the first k when any two groups are left out."""
+        return torch.arange(before.shape[1], device=before.device) - 2 * before.amax(2) < self.k
+
+    def _long_enough(
+        self,
+        side: Neighbours,
+        group: Int[Tensor, " n"],
+        out: Float[Tensor, "groups times"],
+        kept: Bool[Tensor, "n times"],
+    ) -> tuple[Int[Tensor, "n many"], Float[Tensor, "n many groups"]]:
+        """Lists by nearness that hold k kept rows each time, and how many of each group stand before an entry."""
+        nearest, many = side.nearest, side.nearest.shape[1]
+        while True:
+            of_group = torch.eye(len(out), device=group.device)[group[nearest]]
+            through = of_group.cumsum(1)
+            enough = many - through[:, -1] @ out >= self.k
+            if bool((enough | ~kept).all()):
+                return nearest, through - of_group
+            many = min(2 * many, len(nearest) - 1)
+            nearest = ranked_neighbours(side.rows, self.k, many)

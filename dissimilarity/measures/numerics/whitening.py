@@ -1,0 +1,194 @@
+"""Whitening from sums: what the measures share whose value does not depend on how a side is scaled or mixed.
+
+With W W' the inverse of Xc'Xc on the space that x spans, the canonical correlations of x and y are the singular values
+of W_x' Xc'Yc W_y, and the regression of y on x is W_x' Xc'Yc. Columns are first scaled to unit norm, which is exact and
+takes away what a few large dimensions do to the condition of Xc'Xc. Then a Cholesky factor serves where all dimensions
+are there, and an eigendecomposition with a relative cut where some are not.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from dissimilarity.moments.pair import Moments, centred
+
+SURE = 4.0
+"""How many times the rank's cut the smallest eigenvalue must be before Cholesky alone is trusted with it."""
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """One side's map to uncorrelated coordinates of unit sum of squares.
+
+    Attributes:
+        scale: reciprocal norm of each column, 0 for a constant one.
+        lower: Cholesky factor of the scaled products, where the rank is full.
+        basis: else scaled eigenvectors that whiten the scaled columns, zero for those beyond the rank.
+        rank: dimensions that the side has.
+        drift: what carries the derivative: half of W'Xc'Xc W minus its value, as W turns to W (I - drift) with the
+            sums. Of all whitenings this one turns nothing that it need not; None where no derivative is asked for.
+    """
+
+    scale: Float[Tensor, "*pairs p"]
+    rank: Float[Tensor, "*pairs"]
+    lower: Float[Tensor, "*pairs p p"] | None = None
+    basis: Float[Tensor, "*pairs p k"] | None = None
+    drift: Float[Tensor, "*pairs k k"] | None = None
+
+    def __call__(self, product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs k q"]:
+        """W' times a product Xc'Yc; rows beyond the rank are zero."""
+        scaled = self.scale[..., None] * product
+        if self.lower is not None:
+            white = torch.linalg.solve_triangular(self.lower, scaled, upper=False)
+        else:
+            assert self.basis is not None
+            white = self.basis.mT @ scaled
+        return white if self.drift is None else white - self.drift @ white
+
+    def root(self, product: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs p k"]:
+        """Xc'Xc W: products of the columns with the uncorrelated coordinates."""
+        if self.lower is None or self.drift is not None:
+            return self(product).mT
+        return self.lower * torch.where(self.scale > 0, 1 / self.scale, 0.0)[..., None]
+
+    def following(self, product: Float[Tensor, "*pairs p p"]) -> "Whitening":
+        """The same, with the derivative in Xc'Xc."""
+        if not product.requires_grad:
+            return self
+        inside = self(self(product).mT)
+        return replace(self, drift=(inside - inside.detach()) / 2)
+
+
+def whitening(
+    product: Float[Tensor, "*pairs p p"], raw: Float[Tensor, "*pairs p p"], roundoff: Float[Tensor, "*pairs"]
+) -> Whitening:
+    """The whitening of a side.
+
+    Args:
+        product: Xc'Xc.
+        raw: x'x as it was summed, whose rounding the product carries.
+        roundoff: unit roundoff of the rows.
+    """
+    squares = product.diagonal(dim1=-2, dim2=-1).detach()
+    raw_squares = raw.diagonal(dim1=-2, dim2=-1).detach()
+    unit = roundoff[..., None].detach()
+    varies = (squares > 8 * unit * raw_squares) & (squares > (4 * unit).square() * squares.amax(-1, keepdim=True))
+    scale = torch.where(varies, squares, 1.0).rsqrt() * varies
+    scaled = scale[..., :, None] * product.detach() * scale[..., None, :]
+    cut = _cut(product.shape[-1], roundoff.detach())
+    lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed(1.0 - varies.double()))
+    if not bool(failed.any()) and bool((_smallest_eigenvalue(lower) > SURE * cut).all()):
+        return Whitening(scale, varies.sum(-1).double(), lower).following(product)
+    values, vectors = torch.linalg.eigh(scaled)
+    return _on_basis(scale, values, vectors, values > cut[..., None]).following(product)
+
+
+def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], share: float) -> Whitening:
+    """The whitening of a side's leading principal components: the fewest that hold a share of its variance.
+
+    Args:
+        product: Xc'Xc.
+        n: number of samples.
+        share: of the variance, below 1.
+    """
+    values, vectors = torch.linalg.eigh(product.detach())
+    held = values.flip(-1).cumsum(-1) / values.sum(-1, keepdim=True)
+    kept = counted(values, (held < share).sum(-1) + 1)
+    variances = values.clamp(min=0)
+    noise = (variances[..., :, None] * variances[..., None, :] / n.detach()[..., None, None]).sqrt()
+    turned = turning(product, values, vectors, noise, towards=kept[..., :, None] < kept[..., None, :])
+    return _on_basis(torch.ones_like(values), values, turned, kept).following(product)
+
+
+def counted(values: Float[Tensor, "*pairs k"], count: Num[Tensor, "*pairs"]) -> Bool[Tensor, "*pairs k"]:
+    """Which of ascending values are among the so many largest."""
+    return torch.arange(values.shape[-1], device=values.device).flip(-1) < count[..., None]
+
+
+def turning(
+    symmetric: Float[Tensor, "*pairs p p"],
+    values: Float[Tensor, "*pairs p"],
+    vectors: Float[Tensor, "*pairs p p"],
+    noise: Float[Tensor, "*pairs _ _"],
+    towards: Bool[Tensor, "*pairs p p"] | None = None,
+) -> Float[Tensor, "*pairs p p"]:
+    """Eigenvectors that carry the derivative of how they turn with the matrix, for the standard error.
+
+    Eigenvector i turns by v_j'dA v_i / (l_i - l_j) towards j. That is unbounded where eigenvalues are close, though the
+    real turn is not; so where they are closer than their sampling error, which leaves their order open, it is damped:
+    gap / (gap^2 + noise^2) in place of 1 / gap. With the plain derivative the errors of PWCCA were two to six times the
+    spread over fresh samples.
+
+    Args:
+        symmetric: the matrix.
+        values, vectors: its eigenvalues and eigenvectors.
+        noise: sampling error of v_j'A v_i.
+        towards: (j, i) where the turn of eigenvector i towards j counts; None = all.
+    """
+    if not symmetric.requires_grad:
+        return vectors
+    gaps = values[..., None, :] - values[..., :, None]
+    slope = gaps / (gaps.square() + noise.square()).clamp(min=torch.finfo(gaps.dtype).tiny)
+    slope = slope if towards is None else slope * towards
+    inside = vectors.mT @ symmetric @ vectors
+    return vectors + vectors @ (slope * (inside - inside.detach()))
+
+
+def _on_basis(scale: Tensor, values: Tensor, vectors: Tensor, kept: Tensor) -> Whitening:
+    """The whitening by the eigenvectors that are kept, the last ones; in a batch some pairs keep fewer than others."""
+    width = max(1, int(kept.sum(-1).max()))
+    kept = kept[..., -width:]
+    lengths = torch.where(kept, values[..., -width:], 1.0).rsqrt() * kept
+    return Whitening(scale, kept.sum(-1).double(), basis=vectors[..., -width:] * lengths[..., None, :])
+
+
+def _cut(width: int, roundoff: Tensor) -> Tensor:
+    """Eigenvalues of products of unit columns up to this may be rounding: of the sums, or of float32 rows alone."""
+    return 8 * width**0.5 * roundoff + 4e-15 * width
+
+
+def _smallest_eigenvalue(lower: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs"]:
+    """Of L L', by inverse iteration: somewhat too large, so that what is near the cut is looked at in full."""
+    vector = torch.linspace(1, 2, lower.shape[-1], dtype=lower.dtype, device=lower.device).sin()[:, None]
+    vector = vector.expand(*lower.shape[:-1], 1)
+    size = lower.new_ones(())
+    for _ in range(4):
+        vector = torch.cholesky_solve(vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True), lower)
+        size = torch.linalg.vector_norm(vector, dim=(-2, -1))
+    return 1 / size
+
+
+def canonical(x: Whitening, y: Whitening, xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs k l"]:
+    """W_x' Xc'Yc W_y, whose singular values are the canonical correlations."""
+    return y(x(xy).mT).mT
+
+
+def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor, Tensor]:
+    """The whitenings of x and y, their canonical matrix, and Xc'Xc."""
+    xx, yy, xy = centred(m)
+    x, y = whitening(xx, m["xx"], m["e"] / m["n"]), whitening(yy, m["yy"], m["f"] / m["n"])
+    return x, y, canonical(x, y, xy), xx
+
+
+def is_exact(m: Moments) -> bool:
+    """Whether both sides come from float64 rows."""
+    return bool((torch.maximum(m["e"], m["f"]) < 1e-10 * m["n"]).all())
+
+
+def sum_of_correlations(
+    between: Float[Tensor, "*pairs k l"], rank: Float[Tensor, "*pairs"], exact: bool
+) -> Float[Tensor, "*pairs"]:
+    """Sum of the canonical correlations, of which rounding may put some above 1.
+
+    Args:
+        between: the canonical matrix.
+        rank: how many correlations there are.
+        exact: whether correlations below 1e-6 matter: else squares are twice as fast.
+    """
+    if exact or between.requires_grad:
+        return torch.linalg.svdvals(between).clamp(max=1).sum(-1)
+    wide = between.shape[-2] < between.shape[-1]
+    squares = torch.linalg.eigvalsh(between @ between.mT if wide else between.mT @ between)
+    return (squares.clamp(0, 1).sqrt() * counted(squares, rank)).sum(-1)

@@ -1,0 +1,1 @@
+"""Streaming second moments: matrix products, the sums of one model, the sums over pairs of models."""

@@ -1,0 +1,1 @@
+"""What happens at a tick: schedule, budget, stored references, the records of one measurement."""

@@ -1,0 +1,212 @@
+"""How models are run on the probe set while one of them trains: in which tokens, and which rows of them count."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dissimilarity.comparison import activations as snapshot
+from dissimilarity.comparison.activations import Snapshot
+from dissimilarity.comparison.plan import Layout, Pool, lay_out
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.output_measure import across_tokenizers
+from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.batches import Inputs, Slice, activations, own_slices
+from dissimilarity.probe.outliers import Control, norms_of
+from dissimilarity.tables.journal import replacing
+
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass
+class View:
+    """How the model in training, and the references that are compared with it so, are read.
+
+    Attributes:
+        own, theirs: what the model in training and a reference are given.
+        layout: which rows of both count.
+        measures: what is taken of them.
+        rows: of the measures that cannot be, without a value.
+    """
+
+    own: Inputs
+    theirs: Inputs
+    layout: Layout
+    measures: Sequence[Measure]
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+class Probing:
+    """Runs models on the probe set, or on this process's share of it.
+
+    Args:
+        probe: inputs to compare on, (sequences, ...).
+        alignments: by label of a reference that reads the text of the probe set in other tokens, what the model in
+            training and the reference are given.
+        measures, groups, pool, control, precision, mask: as in the tracker.
+    """
+
+    def __init__(
+        self,
+        probe: Tensor,
+        alignments: Mapping[str, Alignment],
+        measures: Sequence[Measure],
+        groups: int,
+        pool: Pool,
+        control: Control,
+        precision: str | None,
+        mask: Tensor | None = None,
+    ) -> None:
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
+        layout = lay_out(probe, measures, groups, pool, control=control, mask=mask)
+        _check_probe(probe, measures, layout)
+        self.precision, self.control = precision, control
+        self.views = [View(probe, probe, layout, measures)]
+        self._view: dict[str, int] = {}
+        known: dict[int, int] = {}
+        for label, alignment in alignments.items():
+            if id(alignment) not in known:
+                few, rows = across_tokenizers(measures)
+                layout = lay_out(alignment.extent, few, groups, pool, control=control)
+                known[id(alignment)] = len(self.views)
+                self.views.append(View(alignment.a, alignment.b, layout, few, rows))
+            self._view[label] = known[id(alignment)]
+
+    def number(self, label: str) -> int:
+        """Which of the views a reference is compared in; 0 is that of the probe set as it is."""
+        return self._view.get(label, 0)
+
+    def view(self, label: str) -> View:
+        """How a reference is compared."""
+        return self.views[self.number(label)]
+
+    def take(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        model: nn.Module,
+        sites: Sequence[str],
+        view: View,
+    ) -> Snapshot:
+        """The activations of a model on this process's share of the probe set, in the precision of the probe."""
+        inputs = view.own if model is pl_module else view.theirs
+        with self._running(trainer, pl_module, model):
+            own = self.own_slices(trainer, view)
+            return snapshot.take(model, inputs, sites, view.layout, own, sync=trainer.world_size > 1)
+
+    def own_slices(self, trainer: pl.Trainer, view: View) -> list[Slice]:
+        """This process's chunks of the probe set.
+
+        Raises:
+            ValueError: there is none for it.
+        """
+        own = own_slices(view.layout.slices, trainer.global_rank, trainer.world_size)
+        if not own:
+            raise ValueError(
+                f"expected at least one group of probe sequences a process, found {view.layout.groups} for "
+                f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
+            )
+        return own
+
+    def settle(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        models: Iterable[tuple[str | None, nn.Module, Sequence[str]]],
+        path: Path,
+    ) -> None:
+        """Which positions are dropped for their norms: settled as a run starts, and kept for its continuations.
+
+        Args:
+            trainer, pl_module: of the training.
+            models: label and sites of each model; the one in training under None.
+            path: where that is kept.
+
+        Raises:
+            ValueError: a run goes on without the file.
+        """
+        if trainer.global_step:
+            if not path.exists():
+                raise ValueError(
+                    f"{path} is not there, which says what positions this run leaves out (control.drop_top_norm), so "
+                    "it cannot be continued; start anew with overwrite=true"
+                )
+            kept = load_file(path)
+        else:
+            norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.views]
+            for label, model, sites in models:
+                for number in range(len(self.views)) if label is None else [self.number(label)]:
+                    norms[number] |= self._norms(trainer, pl_module, label, model, sites, self.views[number])
+            found = [view.layout.without_top_norms(of) for view, of in zip(self.views, norms, strict=True)]
+            kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
+            if trainer.is_global_zero:
+                path.parent.mkdir(exist_ok=True)
+                with replacing(path) as part:
+                    save_file(kept, part)
+        for number, view in enumerate(self.views):
+            view.layout = replace(view.layout, kept=kept[str(number)])
+
+    def _norms(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        label: str | None,
+        model: nn.Module,
+        sites: Sequence[str],
+        view: View,
+    ) -> dict[tuple[str | None, str], Tensor]:
+        """The norms of a model's rows on the whole probe set, (label, site) -> (sequences, positions)."""
+        inputs, read = view.own if model is pl_module else view.theirs, view.layout.for_norms().reader(sites)
+        with self._running(trainer, pl_module, model):
+            norms = norms_of(activations(model, inputs, sites, self.own_slices(trainer, view), read))
+        parts = [norms] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(parts, norms)
+        return {(label, site): torch.cat([part[site] for part in parts]) for site in sites}
+
+    @contextmanager
+    def _running(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Iterator[None]:
+        """A model where the one in training is, and in the precision of the probe."""
+        home = next((parameter.device for parameter in model.parameters()), None)
+        try:
+            with self._autocast(trainer, pl_module):
+                model.to(pl_module.device)
+                yield
+        finally:
+            if home is not None:
+                model.to(home)
+
+    def _autocast(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[Any]:
+        if self.precision is None:
+            return trainer.precision_plugin.forward_context()
+        dtype = PRECISIONS[self.precision]
+        if dtype == torch.float32:
+            return torch.autocast(pl_module.device.type, enabled=False)
+        return torch.autocast(pl_module.device.type, dtype=dtype)
+
+
+def _check_probe(probe: Tensor, measures: Sequence[Measure], layout: Layout) -> None:
+    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    if probe.ndim != 2 or probe.is_floating_point():
+        return
+    control, of_tokens = layout.control, layout.pool == "none"
+    have = len(probe) * (len(control.positions(probe.shape[1])) - control.drop_top_norm if of_tokens else 1)
+    if layout.uneven is not None and of_tokens:
+        have = int(layout.uneven.counts.sum())
+    keys = "probe.sequences or probe.length" if of_tokens else "probe.sequences"
+    faults = [
+        f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "
+        f"{probe.shape[1]} tokens has {have}: raise {keys}"
+        for measure in measures
+        if have < measure.minimum_samples
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))

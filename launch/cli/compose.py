@@ -1,0 +1,131 @@
+"""Composing configs outside of Hydra's own main, and checking a command before anything heavy is imported."""
+
+import argparse
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+import settings
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+VALIDATORS = {"train": settings.validate, "analyze": settings.validate_analysis}
+
+
+def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
+    """The config of `python train.py OVERRIDES`, or of `python analyze.py OVERRIDES` with `config_name="analyze"`.
+
+    Raises:
+        hydra.errors.HydraException: the overrides do not compose.
+    """
+    settings.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return hydra_compose(config_name, overrides)
+
+
+def groups(config_name: str = "train") -> list[str]:
+    """The config groups from which a command takes its parts."""
+    defaults = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
+    return [str(key) for entry in defaults if OmegaConf.is_dict(entry) for key in entry if key != "hydra"]
+
+
+def searched(args: argparse.Namespace) -> list[Path]:
+    """The user's own folders of YAMLs that a command line names: `--config-dir` and `hydra.searchpath=[file://...]`."""
+    folders = [args.config_dir] if args.config_dir else []
+    for override in args.overrides:
+        if override.startswith("hydra.searchpath="):
+            value = OverridesParser.create().parse_override(override).value()
+            folders += [str(path) for path in value] if isinstance(value, list) else []
+    return [Path(folder.removeprefix("file://")).resolve() for folder in folders]
+
+
+def check(args: argparse.Namespace, config_name: str = "train") -> None:
+    """Composes and validates what a command line asks for; in a sweep, every value of every key.
+
+    Values are tried one key at a time, the other keys at their first value: a sweep of many jobs is checked in a
+    moment, and a combination of later values that cannot train fails as its own job.
+
+    Args:
+        args: what Hydra's own parser made of the command line.
+        config_name: the primary config.
+
+    Raises:
+        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it does not compose.
+        ValueError: it composes and cannot train.
+    """
+    validate = VALIDATORS[config_name]
+    if args.multirun and config_name != "train":
+        raise ValueError("-m: sweeps are for trainings; one study takes several models: models=[runs/a,runs/b,runs/c]")
+    overrides = [override for override in args.overrides if not override.startswith("hydra.searchpath=")]
+    if folders := searched(args):
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if not args.multirun:
+        validate(compose(overrides, config_name))
+        return
+    first = [_first(override) for override in parsed]
+    cfg = compose(first, config_name)
+    _refuse_processes(cfg)
+    validate(cfg)
+    for index, override in enumerate(parsed):
+        for value in list(_values(override))[1:]:
+            single = f"{override.get_key_element()}={value}"
+            validate(_changed(cfg, first, index, override, single, config_name))
+
+
+def _changed(
+    cfg: DictConfig, first: list[str], index: int, override: Override, single: str, config_name: str
+) -> DictConfig:
+    """The config with one override changed: in place where it sets a plain root value, else composed anew."""
+    key = override.get_key_element()
+    node = OmegaConf.select(cfg, key) if key.isidentifier() else None
+    if isinstance(node, (int, float)):
+        value = OverridesParser.create().parse_override(single).value()
+        changed = copy.deepcopy(cfg)
+        try:
+            OmegaConf.update(changed, key, value)
+            return changed
+        except Exception:
+            pass  # composing it gives the message that a single run would get
+    return compose([*first[:index], single, *first[index + 1 :]], config_name)
+
+
+def _values(override: Override) -> Iterator[Any]:
+    if override.is_sweep_override():
+        yield from override.sweep_string_iterator()
+    else:
+        yield override.get_value_element_as_str()
+
+
+def _first(override: Override) -> str:
+    if not override.is_sweep_override():
+        assert override.input_line is not None
+        return override.input_line
+    return f"{override.get_key_element()}={next(iter(_values(override)))}"
+
+
+def _refuse_processes(cfg: DictConfig) -> None:
+    """Sweeps and strategies that start this command again in other processes do not go together.
+
+    Raises:
+        ValueError: with the reason and what does work.
+    """
+    strategy = str(cfg.trainer.strategy)
+    devices = cfg.trainer.devices
+    several = devices not in (1, "1") or (cfg.trainer.get("num_nodes") or 1) > 1
+    if strategy.startswith(("ddp", "fsdp", "deepspeed")) or several:
+        raise ValueError(
+            f"-m with trainer.strategy={strategy} trainer.devices={devices}: every process of such a run starts this "
+            "command again, and would run the whole sweep again too.\n"
+            "Either one process a job, several jobs at once: -m hydra/launcher=joblib (or submitit_slurm); "
+            "or one such run after the other, without -m"
+        )

@@ -1,0 +1,61 @@
+"""One job of the command line: trains, says how it ended, and leaves an exit code or a status of the sweep."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+import settings
+from callbacks.interrupted import Interrupted
+from launch.cli.messages import report
+from launch.cli.sweep import COLUMNS, in_sweep, write_status
+from launch.run.ranks import is_first
+
+
+def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
+    """Runs `train(cfg)`.
+
+    Raises:
+        SystemExit: it did not finish. In a sweep only after a signal: a failed job leaves its status, the next goes on.
+    """
+    name, begun = settings.run_name(cfg), time.monotonic()
+    if in_sweep():
+        print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
+    write_status(run=name, status="running")
+    try:
+        summary = train(cfg)
+    except Exception as error:
+        code = _ended(error, name, seconds=time.monotonic() - begun)
+        if in_sweep() and code < 128:
+            return
+        sys.exit(code)
+    if is_first():
+        _finished(cfg, summary)
+
+
+def _ended(error: Exception, name: str, seconds: float) -> int:
+    if isinstance(error, Interrupted) and not is_first():
+        return 0  # Lightning kills the other processes, which may still be saving, when one of them fails
+    if isinstance(error, Interrupted):
+        write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
+        if is_first():
+            print(f"{name} stopped after step {error.step}, saved; the same command continues it", file=sys.stderr)
+        return 128 + error.signum
+    code, message = report(error, HydraConfig.get().overrides.task)
+    write_status(status="failed", message=message, seconds=round(seconds, 1))
+    return code
+
+
+def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:
+    from launch.run.summary import next_command, show_end
+
+    folder = Path(cfg.runs_dir) / summary["run"]
+    if summary["state"] == "finished":
+        print(f"{folder} is finished already; overwrite=true trains it anew")
+    if not in_sweep():
+        show_end(folder, summary, next_command(cfg, folder, list(HydraConfig.get().overrides.task)))
+    write_status(**{key: summary[key] for key in COLUMNS if key in summary})

@@ -1,0 +1,143 @@
+"""Turns what Hydra and OmegaConf raise over a command line into what to type instead."""
+
+import difflib
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.cli.compose import CONF, compose, groups
+
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+
+USER_ERROR = 2
+
+
+def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
+    """Prints an error: a message where the user can mend it, else the traceback.
+
+    Returns:
+        The exit code (`USER_ERROR`, or 1) and the message.
+    """
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or (
+        isinstance(error, ValueError) and _is_ours(error)
+    ):
+        message = explain(error, list(overrides), config_name)
+        print(message, file=sys.stderr)
+        return USER_ERROR, message
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(message, file=sys.stderr)
+        return 1, message
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {error}"
+
+
+def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
+    """A message without a traceback for an error in the command line.
+
+    Args:
+        error: what composing or validating raised.
+        overrides: the command line's overrides, for telling which one is meant.
+        config_name: the primary config, for telling which keys there are.
+    """
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_choice(error)
+    message = f"{error}\n{error.__cause__ or ''}"
+    if match := re.search(r"Could not (?:override|delete|append|rename)\b.*?'(?:\+*)([^'@=]+)", message):
+        return _no_key(match.group(1), overrides, config_name)
+    if match := re.search(r"Key '([^']+)' (?:is not in struct|not in 'Settings'|not in '\w+')", message):
+        full = re.search(r"full_key: (\S+)", message)
+        return _no_key(full.group(1) if full else match.group(1), overrides, config_name)
+    if match := re.search(
+        r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
+    ):
+        return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
+    if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
+        key = re.search(r"full_key: (\S+)", message)
+        name = key.group(1) if key else "?"
+        return f"{name}={match.group(1)}: expected {KINDS.get(match.group(2), match.group(2))}"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        return "\n".join(line for line in lines if not line.startswith(("object_type=", "Set the environment")))
+    return str(error)
+
+
+def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
+    """The words most like `word`, best first; none if none is like it."""
+    return difflib.get_close_matches(word, words, count, cutoff=0.5)
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether one of our own checks raised it: what a library raises is a fault of ours, and shows its traceback."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return CONF.parent in raised_in.parents and "site-packages" not in raised_in.parts
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    override = error.override
+    if override.startswith("-"):
+        return f"{override}: flags such as -m go first or last on the command line"
+    if "=" not in override:
+        return f"{override}: expected KEY=VALUE, such as width=256 or model=gelu"
+    key, value = override.split("=", 1)
+    return (
+        f"{override}: the value cannot be read ({error.message.splitlines()[0]}).\n"
+        f"Put values with = , {{ }} ( ) or blanks in two pairs of quotes: '{key}=\"{value}\"'"
+    )
+
+
+def _no_choice(error: MissingConfigException) -> str:
+    path = error.missing_cfg_file or ""
+    group, _, choice = path.rpartition("/")
+    options = sorted(error.options or [])
+    if not group:
+        return str(error).splitlines()[0]
+    if not options and not (CONF / group).is_dir():
+        return str(error)
+    if choice in PLUGINS and group == "hydra/launcher":
+        return f'{group}={choice}: this launcher is not installed: pip install -e ".[sweep]"'
+    near = nearest(choice, options, 1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
+
+
+def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
+    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    keys = list(dict.fromkeys([*_keys(compose([], config_name)), *groups(config_name)]))
+    parent, _, leaf = key.rpartition(".")
+    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
+    near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
+    near = near or nearest(key, keys) or [k for k in keys if k.rpartition(".")[2] == leaf][:3]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
+    where = f"{parent} has" if siblings and parent else "keys are"
+    return (
+        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
+        "To give a constructor an argument that its YAML leaves out, put + before the key"
+    )
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all keys, inner nodes included."""
+    names = []
+    for key in cfg:
+        name = f"{prefix}{key}"
+        names.append(name)
+        node = cfg._get_node(key)
+        if (
+            isinstance(node, DictConfig)
+            and not node._is_none()
+            and not node._is_interpolation()
+            and not node._is_missing()
+        ):
+            names += _keys(node, f"{name}.")
+    return names

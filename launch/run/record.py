@@ -1,0 +1,129 @@
+"""What a run writes about itself: provenance.json at its start, summary.json at its end."""
+
+import hashlib
+import secrets
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from data.classified import ClassifiedDataModule
+from data.module import TextDataModule
+from data.probe import probe_hash
+from launch.cli.sweep import sweep_id
+from launch.machine import choose_compile, choose_precision, device_of, kept_precision
+from launch.run.folder import read_json, write_json
+from launch.run.provenance import origin, start
+from launch.run.ranks import is_first, together, wait_for_first
+from launch.run.start import Begun
+from models.recipe_module import RecipeModule
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def begin(
+    folder: Path,
+    cfg: DictConfig,
+    data: TextDataModule | ClassifiedDataModule,
+    module: RecipeModule,
+    begun: Begun | None,
+) -> dict[str, Any]:
+    """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
+
+    Returns:
+        The content of provenance.json.
+
+    Raises:
+        ValueError: the data under a continued run, or the model that it started from, has changed.
+    """
+    path = folder / "provenance.json"
+    if not is_first():
+        return wait_for_first(path)
+    notes = read_json(path)
+    if not notes:
+        data.tokenizer.save(str(folder / "tokenizer.json"))
+        notes = {
+            **origin(ROOT),
+            "sweep": sweep_id(),
+            "wandb_id": secrets.token_hex(4),
+            "data": {
+                "fingerprint": data.fingerprint,
+                "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+                "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
+                "d_vocab": data.d_vocab,
+                **module.facts,
+                **({"truncated": data.truncated} if isinstance(data, ClassifiedDataModule) else {}),
+            },
+            **({} if begun is None else {"start": begun.provenance}),
+            "references": {},
+            **_choices(cfg, data, module),
+            "starts": [],
+        }
+    elif notes["data"]["fingerprint"] != data.fingerprint:
+        raise ValueError(
+            f"the data of {folder} has changed since it was begun: fingerprint "
+            f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now: put the old text back, "
+            "or begin anew with name=... or overwrite=true"
+        )
+    if begun is not None and notes["start"]["sha256"] != begun.provenance["sha256"]:
+        raise ValueError(
+            f"start={begun.provenance['uri']} is no longer what {folder} was begun from: {notes['start']['path']} has "
+            "another content; put it back, or begin anew with name=... or overwrite=true"
+        )
+    notes["starts"].append({**start(), "together": together()})
+    write_json(path, notes)
+    return notes
+
+
+def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, module: RecipeModule) -> dict[str, Any]:
+    device = device_of(cfg.trainer.accelerator)
+    asked = str(cfg.trainer.precision)
+    choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)
+    shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {module.reads}"
+    measured = asked == "auto" and device.type == "cpu"
+    precision = kept_precision(Path(cfg.data.get("cache_dir", "cache")), shape, choose) if measured else choose()
+    compiled, reason = choose_compile(cfg.compile, cfg.trainer.max_steps, device, precision)
+    return {
+        "precision": asdict(precision),
+        "compile": {"chosen": compiled, "why": reason},
+    }
+
+
+def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
+    """Writes summary.json of a finished run, with which it counts as finished, and returns its content."""
+    summary: dict[str, Any] = {
+        "status": "finished",
+        "run": folder.name,
+        "steps": trainer.global_step,
+        **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
+        "seconds": round(seconds, 1),
+        "tokens_per_second": _speed(trainer),
+        "tracking_share": _tracking_share(trainer),
+        "drift": _drift(trainer),
+        "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
+    }
+    if trainer.is_global_zero:
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _speed(trainer: pl.Trainer) -> float | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        tokens, seconds = getattr(callback, "tokens", 0), getattr(callback, "seconds", 0.0)
+        if tokens and seconds:
+            return round(tokens / seconds, 1)
+    return None
+
+
+def _drift(trainer: pl.Trainer) -> dict[str, Any]:
+    """To which group of references the model was nearest in the end, by measure."""
+    found = [getattr(callback, "drift", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return next((drift for drift in found if drift), {})
+
+
+def _tracking_share(trainer: pl.Trainer) -> float | None:
+    shares = [getattr(callback, "share", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return next((float(share) for share in shares if share is not None), None)

@@ -1,0 +1,87 @@
+"""The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from dissimilarity.probe.alignment import Alignment
+from dissimilarity.tracking.references import OWN
+from launch.run.alignment import Text, said
+from launch.run.folder import read_json, write_json
+from launch.run.ranks import is_first
+from models import references
+
+
+@dataclass(frozen=True)
+class Found:
+    """The references of a run.
+
+    Attributes:
+        load: turns a URI into a module.
+        alignments: of those that read other tokens than the run, by URI: what the run and the reference are given.
+    """
+
+    load: Callable[[str], nn.Module]
+    alignments: dict[str, Alignment]
+
+
+def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> Found:
+    """Looks up each of `cfg.references`, and pins it in provenance.json.
+
+    `runs/NAME` moves on while that run trains, so a continuation of this one compares with the checkpoint that its
+    first start found, and refuses another one under the same path.
+
+    Args:
+        cfg: the config.
+        folder: of the run.
+        tokenizer: of the run.
+        probe: its probe set, whose text models of other tokenizers are given in theirs.
+
+    Raises:
+        ValueError: a reference is missing, damaged, changed since the first start, or cannot be aligned.
+    """
+    path = folder / "provenance.json"
+    notes = read_json(path)
+    pinned: dict[str, dict[str, Any]] = notes.get("references", {})
+    alignments, text = {}, None
+    for uri in cfg.references:
+        if uri in OWN:
+            continue
+        reference = _load(uri, pinned.get(uri), cfg.runs_dir)
+        reference = replace(reference, provenance={**reference.provenance, "uri": uri})
+        pinned[uri] = reference.provenance
+        if not references.reads_alike(reference, tokenizer):
+            text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
+            alignments[uri] = text.aligned(None, reference)
+            pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
+    if is_first():
+        write_json(path, {**notes, "references": pinned})
+    return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
+
+
+def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:
+    if before is None:
+        return references.load(_settled(uri, runs_dir), runs_dir)
+    reference = references.load(before["pinned"], runs_dir)
+    if reference.provenance["sha256"] != before["sha256"]:
+        raise ValueError(
+            f"reference {uri!r} is no longer what this run was begun with: {before['path']} has another content; "
+            "put it back, or begin anew with name=... or overwrite=true"
+        )
+    return reference
+
+
+def _settled(uri: str, runs_dir: str) -> str:
+    """The checkpoint that stays, where `uri` names a run's last one: that of the same step, if the schedule kept it."""
+    if uri.startswith(references.FOREIGN):
+        return uri
+    last = references.resolve(uri, runs_dir)
+    if last.name != "last.ckpt":
+        return uri
+    steps = sorted(last.parent.glob("step_*.ckpt"))
+    return str(steps[-1]) if steps else uri

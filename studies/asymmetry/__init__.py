@@ -1,0 +1,1 @@
+"""study=asymmetry: does stitching A into B cost more than stitching B into A?"""

@@ -1,0 +1,1 @@
+"""What several studies share: inputs, trainings, resampling, results, formatting."""

@@ -1,0 +1,1 @@
+"""study=compare: how far apart are these models, layer by layer?"""

@@ -1,0 +1,1 @@
+"""study=dynamics: when does each layer reach its final form?"""

@@ -1,0 +1,1 @@
+"""study=export: write models in the formats of other libraries."""

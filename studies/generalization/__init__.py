@@ -1,0 +1,1 @@
+"""study=generalization: which fine-tuned models will fail on other data?"""

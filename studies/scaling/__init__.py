@@ -1,0 +1,1 @@
+"""study=scaling: how does dissimilarity grow with the ratio of sizes?"""

@@ -1,0 +1,90 @@
+"""The typed root config, what is refused before anything heavy, and every YAML of conf/."""
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+import settings
+from launch.cli.compose import CONF, compose
+
+CHOICES = sorted(
+    f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
+    for path in CONF.glob("*/**/*.yaml")
+    if path.stem != "base" and path.relative_to(CONF).parts[0] not in ("measure", "hydra", "data")
+) + sorted(f"data={path.stem}" for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_validates(choice: str) -> None:
+    prefix = "+" if choice.split("=")[0] in ("experiment", "debug") else ""
+    if choice.startswith("study="):
+        settings.validate_analysis(compose([choice], "analyze"))
+        return
+    # Pairs of sentences are shorter than the default probe set's sequences.
+    cfg = compose([choice.removeprefix(prefix), "probe.length=32"])
+    settings.validate(cfg)
+    cfg.name = settings.run_name(cfg)
+    OmegaConf.resolve(cfg.callbacks)
+    OmegaConf.resolve(cfg.logger)
+    OmegaConf.resolve(cfg.trainer)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    cfg = compose([])
+    assert (cfg.width, cfg.depth, cfg.seed, cfg.init_seed, cfg.data_seed) == (128, 2, 0, 0, 0)
+    assert (cfg.compile, cfg.overwrite, list(cfg.references)) == ("auto", False, ["init", "previous"])
+    assert (cfg.schedule.every, cfg.trainer.max_steps, cfg.data.n_ctx, cfg.data.batch_size) == (50, 800, 128, 16)
+    assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (32, 64, "val", 0.03)
+    assert (cfg.include_padding, cfg.groups, compose([], "analyze").include_padding) == (False, None, False)
+    assert settings.run_name(cfg) == "solu-w128-d2-s0"
+
+
+def test_seeds_follow_seed_unless_they_are_set() -> None:
+    cfg = compose(["seed=3", "data_seed=5", "model=gelu", "width=256"])
+    assert (cfg.init_seed, cfg.data_seed) == (3, 5)
+    assert settings.run_name(cfg) == "gelu-w256-d2-s3"
+    assert settings.run_name(compose(["name=mine"])) == "mine"
+
+
+@pytest.mark.parametrize("override", ["width=big", "depth=2.5", "seed=1.5", "overwrite=maybe", "schedule.every=x"])
+def test_the_root_is_typed(override: str) -> None:
+    with pytest.raises(HydraException):
+        compose([override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["width=100"], "width=100: .* nearest that work: width=64 or width=128"),
+        (["width=32"], "width=32: .* nearest that work: width=64, or a head size that divides it, .*model.d_head=32"),
+        (["width=0"], "width=0: expected a whole number, 1 or more"),
+        (["depth=-1"], "depth=-1: expected a whole number"),
+        (["model.d_head=0"], "model.d_head=0: expected a whole number"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0: expected"),
+        (["trainer.max_steps=ten"], "trainer.max_steps=ten: expected a whole number"),
+        (["data.batch_size=3", "trainer.devices=2"], "data.batch_size=3: .* nearest that work: 2 or 4"),
+        (["schedule.every=0"], "schedule.every=0: expected"),
+        (["probe.length=200"], "probe.length=200: .* at most data.n_ctx=128"),
+        (["probe.split=test"], "probe.split=test: expected train or val"),
+        (["probe.precision=auto"], "probe.precision=auto: expected null or one of"),
+        (["track.budget=3"], "track.budget=3.0: expected a share"),
+        (["compile=maybe"], "compile=maybe: expected auto, true or false"),
+        (["trainer.precision=fp8"], "trainer.precision=fp8: expected one of auto, 32-true"),
+        (["sites=[]"], "expected a name such as blocks"),
+        (["name=a/b"], "a run's name is a folder"),
+        (["+widht=64"], r"\+widht: nothing reads this key"),
+    ],
+)
+def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.validate(compose(overrides))
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="(?s)depth=0.*track.budget=2"):
+        settings.validate(compose(["depth=0", "track.budget=2"]))
+
+
+def test_a_constructor_says_what_is_wrong_in_its_own_words() -> None:
+    with pytest.raises(ValueError, match="^invalid literal"):
+        settings.instantiate({"_target_": "builtins.int", "_args_": ["x"]})

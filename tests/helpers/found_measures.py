@@ -1,0 +1,83 @@
+"""The measures found in dissimilarity/measures and the settings of conf/measure, with data to try them on."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dissimilarity import functional
+from dissimilarity.measures.base.output_measure import OutputMeasure
+from dissimilarity.measures.catalogue import found as found_classes
+from settings import instantiate
+
+CONF = Path(__file__).parents[2] / "conf" / "measure"
+SETTINGS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def config_of(setting: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{setting}.yaml"))
+    return config
+
+
+def make(setting: str, **options: Any) -> Any:
+    return instantiate(config_of(setting), **options)
+
+
+def function_of(setting: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function beside the class, with the options of the setting that it takes."""
+    function = getattr(functional, found_classes()[type(make(setting))])
+    options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
+    return lambda x, y: function(x, y, **options)
+
+
+OUTPUT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), OutputMeasure)]
+REPRESENTATION_SETTINGS = [setting for setting in SETTINGS if setting not in OUTPUT_SETTINGS]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7) -> tuple[Tensor, Tensor]:
+    """Two noisy views (n, p) and (n, q) of one latent signal, float64, off the origin."""
+    g = generator(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    latent = draw(n, 4)
+    return (
+        latent @ draw(4, p) + noise * draw(n, p) + draw(p),
+        latent @ draw(4, q) + noise * draw(n, q) + draw(q),
+    )
+
+
+def fit(setting: str, p: int, q: int) -> tuple[int, int]:
+    """The nearest widths that a measure accepts: outputs are of the same classes on both sides."""
+    least = make(setting).minimum_width
+    p, q = max(p, least), max(q, least)
+    return (p, p) if setting in OUTPUT_SETTINGS else (p, q)
+
+
+def views(
+    setting: str, n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7
+) -> tuple[Tensor, Tensor]:
+    """``related`` data of widths that fit the measure."""
+    return related(n, *fit(setting, p, q), seed, noise)
+
+
+def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
+    """The measure, fed in batches that end at the cuts."""
+    for a, b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True):
+        measure.update(a, b)
+    return measure
+
+
+each_setting = pytest.mark.parametrize("setting", SETTINGS)
+each_representation = pytest.mark.parametrize("setting", REPRESENTATION_SETTINGS)
+each_output = pytest.mark.parametrize("setting", OUTPUT_SETTINGS)

@@ -1,0 +1,117 @@
+"""A training of seconds through train.py's own function, in a process of its own that may be killed at any moment."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+# train.py imports these when it trains: here they come once, before the forks
+import data.module  # noqa: F401
+import launch.run.record  # noqa: F401
+import models.references  # noqa: F401
+import train
+from callbacks.interrupted import Interrupted
+from callbacks.validation import FinalValidation
+from dissimilarity.tracking import tracker
+from launch.cli.compose import compose
+from tests.helpers.tiny_text import tiny_texts, write_jsonl
+
+FORK = multiprocessing.get_context("fork")
+
+
+def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
+    """Overrides of a run of 11 steps on own text in `folder`; `changes` are further ones, with __ for the dot."""
+    text = folder / "text.jsonl"
+    if not text.exists():
+        write_jsonl(text, tiny_texts(120))
+    settings = {
+        "data": "files",
+        "data.source.paths": f"[{text}]",
+        "data.cache_dir": folder / "cache",
+        "data.tokenizer.vocab_size": 300,
+        "data.n_ctx": 16,
+        "data.batch_size": 2,
+        "data.val_sequences": 4,
+        "runs_dir": folder / "runs",
+        "name": "tiny",
+        "width": 16,
+        "depth": 1,
+        "model.d_head": 8,
+        "schedule.every": 4,
+        "schedule.heatmap_every": 8,
+        "probe.sequences": 16,
+        "probe.length": 16,
+        "trainer.max_steps": 11,
+        "trainer.val_check_interval": 3,
+        "trainer.log_every_n_steps": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.precision": "32-true",
+        "track.budget": 1.0,
+        "logger": "none",
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def tiny(folder: Path, **changes: Any) -> DictConfig:
+    """The config of such a run."""
+    return compose(tiny_overrides(folder, **changes))
+
+
+def kill_at(hook: str, step: int, signum: int = signal.SIGKILL) -> None:
+    """Makes this process end by `signum` when a training reaches `hook` after `step` updates."""
+    before = getattr(FinalValidation, hook)
+
+    def hooked(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        before(self, trainer, *args, **kwargs)
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signum)
+
+    setattr(FinalValidation, hook, hooked)
+
+
+def kill_at_file(name: str, count: int) -> None:
+    """Makes this process end by SIGKILL when it is about to put the file `name` in place for the `count`-th time."""
+    replace, seen = os.replace, [0]
+
+    def counted(source: Any, target: Any) -> None:
+        seen[0] += Path(target).name == name
+        if seen[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = counted
+
+
+def kill_after(seconds: float) -> None:
+    """Makes this process end by SIGKILL after some time, whatever it is doing then."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> int:
+    """Trains in a forked process after `before()`; returns its exit code, -9 if it was killed, 1 for an exception."""
+    process = FORK.Process(target=_train, args=(cfg, before))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the training did not end within two minutes"
+    return process.exitcode
+
+
+def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
+    torch.set_num_threads(1)
+    # drawing takes longer than the training; the tests of the figures look at them
+    tracker.draw_run = lambda folder, formats: []
+    before()
+    try:
+        train.train(cfg)
+    except Interrupted as error:
+        sys.exit(128 + error.signum)

@@ -1,0 +1,216 @@
+"""Sites: each architecture's table against what the model computes, globs, module paths, pairs of unequal depth."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from dissimilarity.capture.architectures import ModulePoint
+from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.sites import describe, locate, matched_pairs, resolve, site_table
+from models.transformer import Transformer
+
+torch.set_num_threads(1)
+
+SIZES: dict[str, Any] = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50
+)
+HF_MODELS = {
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=3, n_head=4, n_positions=16)
+    ),
+    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(**SIZES, max_position_embeddings=16)
+    ),
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, max_position_embeddings=16)),
+    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, num_key_value_heads=2)),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, num_key_value_heads=2)),
+    "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**SIZES)),
+    "bloom": lambda: transformers.BloomForCausalLM(
+        transformers.BloomConfig(vocab_size=50, hidden_size=32, n_layer=3, n_head=4)
+    ),
+    "falcon": lambda: transformers.FalconForCausalLM(
+        transformers.FalconConfig(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+    ),
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            ffn_dim=64,
+            word_embed_proj_dim=32,
+        )
+    ),
+    "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, max_position_embeddings=16)),
+    "bare_bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, max_position_embeddings=16)),
+}
+
+
+def toy(**choices: Any) -> Transformer:
+    defaults: dict[str, Any] = dict(d_model=16, n_layers=2, d_head=8, n_ctx=8, d_vocab=20, activation=nn.GELU)
+    return Transformer(**defaults | choices)
+
+
+@pytest.mark.parametrize("name", HF_MODELS)
+def test_resid_post_is_the_stream_before_any_final_norm(name):
+    torch.manual_seed(0)
+    model = HF_MODELS[name]().eval()
+    with torch.no_grad():
+        # A norm that is not the identity, so that reading the stream after it would show.
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tokens = torch.randint(0, 50, (2, 9))
+    with torch.no_grad():
+        hidden = model(input_ids=tokens, output_hidden_states=True).hidden_states
+    with capture(model, ["blocks.*.resid_pre", "blocks.*.resid_post"]) as acts:
+        model(input_ids=tokens)
+    assert len(hidden) == 4
+    for layer in range(3):
+        assert torch.equal(acts[f"blocks.{layer}.resid_pre"], hidden[layer])
+        if layer < 2:
+            assert torch.equal(acts[f"blocks.{layer}.resid_post"], hidden[layer + 1])
+    last = acts["blocks.2.resid_post"]
+    if "bert" in name:
+        assert torch.equal(last, hidden[3])
+    else:
+        assert not torch.allclose(last, hidden[3], atol=1e-2)
+        with capture(model, "ln_final") as final:
+            model(input_ids=tokens)
+        assert torch.equal(final["ln_final"], hidden[3])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "phi"])
+def test_the_parts_of_a_block_add_up(name):
+    torch.manual_seed(0)
+    model = HF_MODELS[name]().eval()
+    with capture(model, "blocks.1.*") as acts:
+        model(torch.randint(0, 50, (2, 9)))
+    total = sum(acts[f"blocks.1.{part}"] for part in ("resid_pre", "attn_out", "mlp_out"))
+    torch.testing.assert_close(total, acts["blocks.1.resid_post"])
+    assert acts["blocks.1.mlp.pre"].shape == acts["blocks.1.mlp.post"].shape
+    if name in ("gpt_neox", "phi"):
+        assert "blocks.1.resid_mid" not in acts
+    else:
+        torch.testing.assert_close(acts["blocks.1.resid_pre"] + acts["blocks.1.attn_out"], acts["blocks.1.resid_mid"])
+
+
+def test_sequential_gpt_neox_has_resid_mid():
+    model = transformers.GPTNeoXModel(transformers.GPTNeoXConfig(**SIZES, use_parallel_residual=False))
+    assert "blocks.2.resid_mid" in site_table(model)
+
+
+def test_gemma_2_is_not_read_as_llama():
+    model = transformers.Gemma2Model(transformers.Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8))
+    assert site_table(model) == {}
+
+
+class Holder(nn.Module):
+    def __init__(self, **networks: nn.Module):
+        super().__init__()
+        for name, network in networks.items():
+            setattr(self, name, network)
+
+
+def test_table_is_in_depth_order_whatever_holds_the_net():
+    table = site_table(Holder(net=toy(n_layers=11)))
+    assert list(table)[0] == "embed" and list(table)[-1] == "ln_final"
+    assert table["blocks.10.resid_post"] == ModulePoint("net.blocks.10", "output")
+    layers = [int(site.split(".")[1]) for site in table if site.startswith("blocks")]
+    assert layers == sorted(layers)
+    assert (
+        list(table).index("blocks.3.resid_pre")
+        < list(table).index("blocks.3.mlp.pre")
+        < list(table).index("blocks.3.resid_post")
+    )
+
+
+def test_two_networks_keep_their_names_apart():
+    table = site_table(Holder(net=toy(), teacher=toy()))
+    assert table["teacher.blocks.1.resid_post"] == ModulePoint("teacher.blocks.1", "output")
+    assert "blocks.1.resid_post" not in table
+
+
+def test_wrapped_blocks_keep_their_names():
+    model: Any = toy()
+    model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
+    assert list(site_table(model)) == list(site_table(toy()))
+    compiled: Any = torch.compile(model, backend="eager")
+    assert list(site_table(compiled)) == list(site_table(toy()))
+
+
+def test_resolve_globs_in_depth_order_each_once():
+    model = toy(n_layers=11)
+    assert resolve(model, "blocks.*.resid_post") == [f"blocks.{i}.resid_post" for i in range(11)]
+    assert resolve(model, ["ln_final", "blocks.[02].mlp_out", "embed", "blocks.2.*_out"]) == [
+        "embed", "blocks.0.mlp_out", "blocks.2.attn_out", "blocks.2.mlp_out", "ln_final",
+    ]  # fmt: skip
+
+
+def test_module_paths_are_sites():
+    model = nn.Sequential()
+    model.add_module("backbone", nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4))))
+    model.add_module("output", nn.Linear(4, 2))
+    assert resolve(model, "backbone.*") == ["backbone.0", "backbone.1", "backbone.2"]
+    assert resolve(model, ["output", "backbone.2.0.input"]) == ["backbone.2.0.input", "output"]
+    assert resolve(model, "backbone.?.input") == ["backbone.0.input", "backbone.1.input", "backbone.2.input"]
+    assert locate(model, ["output", "backbone.1.input"]) == {
+        "output": ModulePoint("output", "output"),
+        "backbone.1.input": ModulePoint("backbone.1", "input"),
+    }
+    assert resolve(toy(), ["blocks.0.ln1", "embed"]) == ["embed", "blocks.0.ln1"]
+
+
+@pytest.mark.parametrize("patterns", ["blocks.*.resid_pst", ["embed", "blocks.7.resid_post"], "net.*"])
+def test_a_pattern_without_a_match_lists_what_there_is(patterns):
+    with pytest.raises(ValueError, match=r"blocks\.\{0-1\}\.resid_post") as error:
+        resolve(toy(), patterns)
+    assert len(str(error.value)) < 600
+    with pytest.raises(ValueError, match="module paths.*layers"):
+        resolve(Holder(layers=nn.ModuleList([nn.Linear(2, 2)])), patterns)
+
+
+def posts(n_layers: int) -> list[str]:
+    return [f"blocks.{i}.resid_post" for i in range(n_layers)]
+
+
+@pytest.mark.parametrize(
+    ("n_a", "n_b", "expected"),
+    [
+        (3, 3, [0, 1, 2]),
+        (2, 6, [0, 5]),
+        (6, 2, [0, 0, 0, 1, 1, 1]),
+        (3, 6, [0, 3, 5]),
+        (4, 7, [0, 2, 4, 6]),
+        (1, 4, [3]),
+        (4, 1, [0, 0, 0, 0]),
+        (12, 11, [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]),
+    ],
+)
+def test_layers_pair_at_equal_relative_depth(n_a, n_b, expected):
+    pairs = matched_pairs(posts(n_a), list(reversed(posts(n_b))))
+    assert pairs == [(f"blocks.{i}.resid_post", f"blocks.{j}.resid_post") for i, j in enumerate(expected)]
+
+
+def test_kinds_pair_with_their_own():
+    sites_a = ["embed", "blocks.0.mlp.mid", "blocks.0.resid_post", "blocks.1.resid_post", "ln_final"]
+    sites_b = ["embed", *posts(4), "ln_final"]
+    assert matched_pairs(sites_a, sites_b) == [
+        ("embed", "embed"),
+        ("blocks.0.resid_post", "blocks.0.resid_post"),
+        ("blocks.1.resid_post", "blocks.3.resid_post"),
+        ("ln_final", "ln_final"),
+    ]
+    assert matched_pairs(["backbone.layer1"], ["backbone.layer1", "head"]) == [("backbone.layer1", "backbone.layer1")]
+
+
+def test_nothing_in_common_lists_both():
+    with pytest.raises(ValueError, match=r"blocks\.\{0-1\}\.resid_post.*backbone\.layer1"):
+        matched_pairs(posts(2), ["backbone.layer1"])
+
+
+def test_describe_is_short():
+    assert describe(["embed", *posts(12), "ln_final"]) == "embed, blocks.{0-11}.resid_post, ln_final"
+    assert describe([f"m{i}" for i in range(40)]).endswith("m15, and 24 kinds more")

@@ -1,0 +1,159 @@
+"""Many models at once: the tables of `compare`, from one pass of each model and with one model in memory at a time."""
+
+import math
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dissimilarity import CKA, JSD, MutualKNN, Procrustes, compare
+from dissimilarity.comparison import activations as snapshot
+from dissimilarity.comparison import kept
+from dissimilarity.comparison.compare import COLUMNS
+from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.comparison.save import save_activations
+from models.transformer import Transformer
+
+VOCABULARY, LENGTH = 23, 8
+MEASURES = (CKA(), Procrustes(), MutualKNN(k=5), JSD())
+SHAPES = {"a": (16, 2), "b": (24, 3), "c": (16, 1)}
+
+
+def model(label: str) -> Transformer:
+    width, depth = SHAPES[label]
+    torch.manual_seed(ord(label))
+    net = Transformer(d_model=width, n_layers=depth, d_head=8, n_ctx=LENGTH, d_vocab=VOCABULARY, activation=nn.GELU)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return net
+
+
+def tokens(sequences: int = 21) -> Tensor:
+    return torch.randint(VOCABULARY, (sequences, LENGTH), generator=torch.Generator().manual_seed(0))
+
+
+def loaders() -> dict[str, Callable[[], nn.Module]]:
+    return {label: lambda label=label: model(label) for label in SHAPES}
+
+
+def by_pairs(**options: Any) -> list[dict[str, Any]]:
+    """What comparing two by two gives."""
+    found = []
+    for a, b in (("a", "b"), ("a", "c"), ("b", "c")):
+        rows = compare(model(a), model(b), tokens(), measures=MEASURES, **options).to_pylist()
+        found += [{"model_a": a, "model_b": b, **row} for row in rows]
+    return found
+
+
+def equal(found: list[dict[str, Any]], expected: list[dict[str, Any]], to: float) -> None:
+    assert len(found) == len(expected) > 0
+    for row, other in zip(found, expected, strict=True):
+        for key, value in other.items():
+            if isinstance(value, float):
+                assert row[key] == pytest.approx(value, abs=to, nan_ok=True), (key, row, other)
+            else:
+                assert row[key] == value
+
+
+@pytest.mark.parametrize("pairs", ["all", "matched"])
+@pytest.mark.parametrize("null", [True, False])
+def test_the_table_is_that_of_every_pair_on_its_own(pairs: Any, null: bool) -> None:
+    found = compare_many(loaders(), tokens(), measures=MEASURES, pairs=pairs, groups=4, null=null)
+    assert tuple(found.column_names) == ("model_a", "model_b", *COLUMNS)
+    equal(found.to_pylist(), by_pairs(pairs=pairs, groups=4, null=null), 0)
+
+
+def test_each_model_is_loaded_once_and_let_go_before_the_next() -> None:
+    alive: list[weakref.ref] = []
+
+    def loader(label: str) -> Callable[[], nn.Module]:
+        def load() -> nn.Module:
+            assert not any(ref() is not None for ref in alive), "a model before this one is still in memory"
+            net = model(label)
+            alive.append(weakref.ref(net))
+            return net
+
+        return load
+
+    compare_many({label: loader(label) for label in SHAPES}, tokens(), measures=[CKA()])
+    assert len(alive) == 3
+
+
+def test_past_a_size_activations_lie_in_files_that_go_afterwards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(snapshot, "IN_MEMORY", 0)
+    monkeypatch.setattr(kept, "WRITTEN", 2**12)
+    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_AT_ONCE", 4 * LENGTH)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen: list[int] = []
+    save = snapshot.save_chunks
+    monkeypatch.setattr(snapshot, "save_chunks", lambda *args: (seen.append(1), save(*args)))
+    found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4).to_pylist()
+    assert len(seen) > len(SHAPES), "one model takes several files"
+    equal(found, by_pairs(groups=4), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at_hand", [0, 2**30])
+def test_sites_that_are_taken_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, at_hand: int) -> None:
+    monkeypatch.setattr(kept, "SUMS", 24 * 24 * (8 + 4 * 4))
+    monkeypatch.setattr(kept, "AT_HAND", at_hand)
+    net = kept.Kept(
+        ["x", "y", "z"],
+        [({"x": torch.zeros(2, 12), "y": torch.zeros(2, 12), "z": torch.zeros(2, 1)}, range(1))],
+        torch.device("cpu"),
+    )
+    assert net.blocks(4) == [("x", "y"), ("z",)]
+    for pairs in ("all", "matched"):
+        found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4, pairs=pairs).to_pylist()
+        equal(found, by_pairs(groups=4, pairs=pairs), 1e-6)
+
+
+def test_a_model_may_meet_itself_and_only_the_couples_asked_for_are_compared() -> None:
+    loaded: list[str] = []
+    models = {label: lambda label=label: (loaded.append(label), model(label))[1] for label in SHAPES}
+    rows = compare_many(models, tokens(), measures=[CKA()], couples=[("b", "b"), ("b", "a")]).to_pylist()
+    assert loaded == ["a", "b"]
+    assert [(row["model_a"], row["model_b"]) for row in rows] == [("b", "b")] * 9 + [("b", "a")] * 6
+    for row in rows[:9]:
+        if row["site_a"] == row["site_b"]:
+            assert row["value"] == pytest.approx(1, abs=1e-6)
+    mirrored = compare(model("b"), model("a"), tokens(), measures=[CKA()]).to_pylist()
+    assert [row["value"] for row in rows[9:]] == [row["value"] for row in mirrored]
+
+
+def test_saved_activations_stand_beside_models(tmp_path: Path) -> None:
+    files = {label: save_activations(model(label), tokens(), tmp_path / f"{label}.safetensors") for label in "bc"}
+    models = {"a": model("a"), **files}
+    found = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], groups=4).to_pylist()
+    expected = [row for row in by_pairs(groups=4) if row["measure"] in ("cka", "mutual_knn_5")]
+    equal(found, expected, 1e-6)
+    alone = compare_many(files, measures=[CKA()], groups=4).to_pylist()
+    equal(alone, [row for row in expected if row["measure"] == "cka" and row["model_a"] == "b"], 1e-6)
+
+
+def test_models_need_no_values_where_a_site_has_none() -> None:
+    broken: Any = model("b")
+    nn.init.constant_(broken.blocks[1].mlp.W_out.bias, math.nan)
+    rows = compare_many({"a": model("a"), "b": broken}, tokens(), measures=[CKA()]).to_pylist()
+    notes = {row["site_b"]: row["note"] for row in rows}
+    assert "NaN" in notes["blocks.1.resid_post"] and not notes["blocks.0.resid_post"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"couples": [("a", "d")]}, "found couples with d"),
+        ({"couples": []}, "found 3 and no couple"),
+        ({"sites": "blocks.2.resid_post"}, "^a: no site of the model matches 'blocks.2.resid_post'"),
+        ({"tokens": None}, "expected tokens to run the model on"),
+    ],
+)
+def test_what_cannot_be_compared(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare_many(**{"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options})

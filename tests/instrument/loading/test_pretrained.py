@@ -1,0 +1,157 @@
+"""Models in Hugging Face's form as references: what loads, what is refused."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.references import load, resolve
+from tests.helpers.tiny_run import in_process, tiny
+from train import train
+
+transformers = pytest.importorskip("transformers")
+
+
+def saved(folder: Path, name: str = "GPT2", **changes: Any) -> tuple[Path, Any]:
+    """A model of random weights, in a folder as `save_pretrained` writes it."""
+    torch.manual_seed(0)
+    sizes: dict[str, dict[str, Any]] = {
+        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "bos_token_id": 0, "eos_token_id": 0},
+        "Bert": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 32,
+        },
+    }
+    config = getattr(transformers, f"{name}Config")(vocab_size=300, **sizes[name], **changes)
+    kind = getattr(transformers, {"GPT2": "GPT2LMHeadModel", "Bert": "BertModel"}[name])
+    model = kind(config).eval()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def test_a_folder_of_save_pretrained_is_a_reference(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path / "gpt2")
+    found = load(f"hf:{folder}")
+    tokens = torch.randint(300, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(tokens).logits, model(tokens).logits, rtol=0, atol=0)
+    assert not found.model.training and not any(weight.requires_grad for weight in found.model.parameters())
+    file = (folder / "model.safetensors").read_bytes()
+    assert found.provenance["sha256"] == hashlib.sha256(file).hexdigest()
+    assert found.provenance["pinned"] == f"hf:{folder.resolve()}" and found.tokenizer is None
+
+
+def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path / "half")
+    model.bfloat16().save_pretrained(folder)
+    assert {weight.dtype for weight in load(f"hf:{folder}").model.parameters()} == {torch.float32}
+
+
+def test_an_encoder_comes_without_a_head(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "bert", "Bert")
+    assert type(load(f"hf:{folder}").model).__name__ == "BertModel"
+
+
+def test_a_training_is_followed_against_one_of_the_same_tokenizer(tmp_path: Path) -> None:
+    assert in_process(tiny(tmp_path, name="first")) == 0
+    folder, _ = saved(tmp_path / "gpt2")
+    (folder / "tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
+    cfg = tiny(tmp_path, references=f"[hf:{folder}]")
+    assert in_process(cfg) == 0
+    from dissimilarity.tables.curves import read_curves
+
+    rows = read_curves(tmp_path / "runs/tiny").to_pylist()
+    assert {row["reference"] for row in rows} == {"gpt2"}
+    assert all(row["note"] == "" and row["dissimilarity"] > 0 for row in rows)
+    assert {row["site_b"] for row in rows} == {"blocks.0.resid_post", "blocks.1.resid_post"}
+
+
+class Bomb:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "gpt2")
+    (folder / "model.safetensors").unlink()
+    for written in (torch.save, lambda what, path: Path(path).write_bytes(pickle.dumps(what))):
+        written({"transformer.wte.weight": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
+        with pytest.raises(ValueError, match="cannot load"):
+            load(f"hf:{folder}")
+        assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "expected config.json and model.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), "expected config.json and model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "nobody"}'), "nobody"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 1000), "cannot load"),
+    ],
+)
+def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
+    folder, _ = saved(tmp_path / "gpt2")
+    break_it(folder)
+    with pytest.raises(ValueError, match=message):
+        load(f"hf:{folder}")
+
+
+def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path / "gpt2")
+    state = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    gone = "transformer.h.1.mlp.c_fc.weight"
+    save_file(
+        {key: tensor for key, tensor in state.items() if key != gone}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=rf"lacks weights that its config.json asks for: {gone}"):
+        load(f"hf:{folder}")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
+
+
+def test_a_headless_copy_of_a_model_with_a_head_is_read(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "bert", "Bert")
+    masked = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(folder))
+    masked.save_pretrained(folder)
+    assert type(load(f"hf:{folder}").model).__name__ == "BertModel", "without the pooler, which comes after every site"
+
+
+def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Path) -> None:
+    assert in_process(tiny(tmp_path, name="first")) == 0
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.AlbertConfig(vocab_size=300, embedding_size=8, max_position_embeddings=32, **sizes)
+    transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
+    (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
+    message = (
+        r"(?s)none of those with named sites, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(tiny(tmp_path, references=f"[hf:{tmp_path / 'albert'}]"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("hf:nowhere", "there is no folder .*nowhere"),
+        ("hf:./nowhere/model", "there is no folder"),
+        ("hf:org/model@main", "org/model was not downloaded before, and there is no way to the hub .HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_is_not_there_is_named(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message):
+        resolve(uri)

@@ -1,0 +1,16 @@
+"""docs/measures.md is what the classes say."""
+
+from pathlib import Path
+
+from dissimilarity.measures.catalogue import found, page
+
+DOCS = Path(__file__).parents[3] / "docs" / "measures.md"
+
+
+def test_the_page_of_measures_is_made_from_the_classes() -> None:
+    assert DOCS.read_text() == page(), "python -m dissimilarity.measures.catalogue > docs/measures.md"
+
+
+def test_every_measure_says_what_it_is() -> None:
+    for kind in found():
+        assert kind.__doc__ and kind.formula and kind.cost and kind.source, kind.__name__

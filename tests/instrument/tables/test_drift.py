@@ -1,0 +1,239 @@
+"""Groups of references: means, what lies between two groups with its error, and a drift that was planted."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+import settings
+from dissimilarity import CKA, Procrustes
+from dissimilarity.figures.drift import groups_figure
+from dissimilarity.tables.curves import SCHEMA as CURVES
+from dissimilarity.tables.curves import read_curves, select
+from dissimilarity.tables.drift import drift, group_rows, group_table, read_groups
+from dissimilarity.tracking.reference_groups import labels_by_group
+from dissimilarity.tracking.tracker import DissimilarityTracker
+from launch.cli.compose import compose
+from tests.helpers.tiny_run import in_process, tiny
+
+GROUPS = {"good": ["a", "b", "c"], "bad": ["d", "e"]}
+
+
+def curve(reference: str, step: int, value: float, stderr: float = 0.1, site: str = "s.1") -> dict[str, Any]:
+    names = {"reference": reference, "measure": "cka", "site_a": site, "site_b": site, "note": ""}
+    numbers = {"value": 1 - value, "dissimilarity": value, "stderr": stderr, "null": 0.0, "calibrated": 0.0}
+    return {"step": step, "tokens": 10 * step, **names, **numbers, "n_samples": 5, "seconds": 0.0}
+
+
+def tick(step: int, values: str, **options: Any) -> list[dict[str, Any]]:
+    return [curve(label, step, float(value), **options) for label, value in zip("abcde", values.split(), strict=True)]
+
+
+def test_means_and_errors_are_those_of_numpy() -> None:
+    rows = tick(4, "0.1 0.2 0.6 0.7 0.9")
+    rows[0]["stderr"] = 0.4
+    found = {row["group"]: row for row in group_rows(rows, GROUPS)}
+    good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9])
+    errors = [math.sqrt(of.var(ddof=1) / len(of) + error**2) for of, error in ((good, 0.2), (bad, 0.1))]
+    assert list(found) == ["good", "bad", "good-bad"]
+    for name, of, error in (("good", good, errors[0]), ("bad", bad, errors[1])):
+        assert found[name]["dissimilarity"] == pytest.approx(of.mean())
+        assert found[name]["stderr"] == pytest.approx(error) and found[name]["references"] == len(of)
+    assert found["good-bad"]["dissimilarity"] == pytest.approx(good.mean() - bad.mean())
+    assert found["good-bad"]["stderr"] == pytest.approx(math.hypot(*errors))
+
+
+def test_what_has_no_value_counts_for_nothing() -> None:
+    rows = tick(4, "nan 0.2 0.6 nan nan")
+    good, bad, between = group_rows(rows, GROUPS)
+    assert (good["dissimilarity"], good["references"]) == (pytest.approx(0.4), 2)
+    assert math.isnan(bad["dissimilarity"]) and bad["references"] == 0 and math.isnan(between["dissimilarity"])
+    (single, *_) = group_rows(rows[1:2], {"one": ["b"]})
+    assert (single["dissimilarity"], single["stderr"]) == (0.2, 0.1)
+    assert len(group_rows(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
+
+
+def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -> None:
+    """References of two kinds that do not differ, an error that all values of a probe set share, and one of each."""
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(400):
+        shared = rng.normal(0, 0.05, 2) + rng.normal(0, 0.05)
+        values = [0.5 + rng.normal(0, 0.1) + shared[int(label in "de")] for label in "abcde"]
+        text = " ".join(map(str, values))
+        between = group_rows(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
+        hits.append(abs(between["dissimilarity"]) < 1.96 * between["stderr"])
+    assert 0.9 < np.mean(hits) < 0.995
+
+
+def test_the_table_takes_matched_pairs_out_of_heat_maps() -> None:
+    rows = []
+    for label in "abcde":
+        for site_a in ("s.0", "s.1"):
+            for site_b in ("s.0", "s.1"):
+                value = 0.25 if site_a == site_b else 9.0
+                rows.append({**curve(label, 2, value), "site_a": site_a, "site_b": site_b})
+    table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
+    assert table["site"].to_pylist() == ["s.0"] * 3 + ["s.1"] * 3
+    assert table["dissimilarity"].to_pylist() == [0.25, 0.25, 0.0] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "nearest", "differs"),
+    [
+        ("0.1 0.1 0.2 0.8 0.9", "good", True),
+        ("0.8 0.9 0.8 0.1 0.2", "bad", True),
+        ("0.4 0.5 0.6 0.5 0.6", "good", False),
+    ],
+)
+def test_drift_says_which_group_is_nearest_and_whether_that_is_known(values: str, nearest: str, differs: bool) -> None:
+    rows = [*tick(0, "0.5 0.5 0.5 0.5 0.5"), *tick(8, values), *tick(16, "nan nan nan nan nan")]
+    table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
+    found = drift(table)["cka"]
+    last = next(row for row in table.to_pylist() if (row["group"], row["step"]) == ("good-bad", 8))
+    assert (found["nearest"], found["differs"], found["step"], found["site"]) == (nearest, differs, 8, "s.1")
+    assert found["difference"] == pytest.approx(abs(last["dissimilarity"])) and found["difference"] >= 0
+    assert found["stderr"] == pytest.approx(last["stderr"])
+
+
+class Drawn(pl.LightningModule):
+    """Two layers that are drawn to those of a target."""
+
+    def __init__(self, seed: int, target: "Drawn | None" = None, noise: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding = nn.Embedding(50, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        fixed = torch.Generator().manual_seed(0)
+        self.embedding.weight.data = torch.randn(50, 8, generator=fixed)
+        for number, layer in enumerate(self.layers):
+            drawn: Any = torch.randn(8, 8, generator=generator)
+            aim: Any = drawn if target is None else target.layers[number].weight.data
+            layer.weight.data = (1 - noise) * aim + noise * drawn
+        self.towards: list[Tensor] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return sum(((a.weight - b) ** 2).sum() for a, b in zip(self.layers, self.towards, strict=True))  # pyright: ignore
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.layers.parameters(), 0.1)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A model that is drawn to `good`, the folder of its run, and what the tracker says of it."""
+    folder, centres = tmp_path_factory.mktemp("drawn"), [Drawn(1), Drawn(2)]
+    references = {
+        f"{kind}{n}": Drawn(10 + n, centre, 0.3) for kind, centre in zip("gb", centres, strict=True) for n in range(3)
+    }
+    module = Drawn(3)
+    module.towards = [layer.get_parameter("weight").data.clone() for layer in centres[0].layers]
+    probe = torch.randint(50, (24, 8), generator=torch.Generator().manual_seed(0))
+    groups = {"good": ["g0", "g1", "g2"], "bad": ["b0", "b1", "b2"]}
+    options: Any = {"sites": "layers.*", "every": 8, "heatmap_every": 16, "groups": 6, "budget": 1.0}
+    tracker = DissimilarityTracker(references, [CKA(), Procrustes()], probe, folder, reference_groups=groups, **options)
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_steps=24, accelerator="cpu", enable_model_summary=False, callbacks=[tracker], **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(100, 1), batch_size=4))  # pyright: ignore
+    return folder, tracker.drift
+
+
+def test_a_planted_drift_is_seen(drawn: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = drawn
+    table = read_groups(folder)
+    between = [row for row in table.to_pylist() if row["group"] == "good-bad" and row["site"] == "layers.1"]
+    for measure in ("cka", "procrustes"):
+        line = {row["step"]: row for row in between if row["measure"] == measure}
+        assert abs(line[0]["dissimilarity"]) < 2 * line[0]["stderr"], "not yet nearer to any"
+        assert line[24]["dissimilarity"] < -3 * line[24]["stderr"]
+        assert (found[measure]["nearest"], found[measure]["next"], found[measure]["differs"]) == ("good", "bad", True)
+    curves = read_curves(folder).to_pylist()
+    assert {row["reference"] for row in curves} == {"g0", "g1", "g2", "b0", "b1", "b2"}, "groups have no rows there"
+    place = {"step": 24, "measure": "cka", "site_a": "layers.1", "site_b": "layers.1"}
+    last = [row["dissimilarity"] for row in curves if place.items() <= row.items()]
+    here = {"step": 24, "measure": "cka", "site": "layers.1"}
+    means = {row["group"]: row for row in table.to_pylist() if here.items() <= row.items()}
+    assert means["good"]["dissimilarity"] == pytest.approx(np.mean(last[:3]))
+    assert means["bad"]["dissimilarity"] == pytest.approx(np.mean(last[3:]))
+    assert (folder / "figures" / "groups.png").stat().st_size > 10_000
+
+
+def test_the_figure_has_a_panel_a_measure_and_the_difference_below(drawn: tuple[Path, dict[str, Any]]) -> None:
+    table = read_groups(drawn[0])
+    axes = groups_figure(table).get_axes()
+    titles = [panel.get_title().splitlines() for panel in axes[:2]]
+    assert titles == [["cka", "at layers of block 1"], ["procrustes", "at layers of block 1"]]
+    assert len(axes) == 4
+    line = axes[0].get_lines()[0]
+    shown = select(table, group="good", measure="cka", site="layers.1")["dissimilarity"].to_numpy()
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), shown)
+    three = {"x": ["g0"], "y": ["g1"], "z": ["b0"]}
+    assert len(groups_figure(group_table(read_curves(drawn[0]), three)).get_axes()) == 2, "no difference of three"
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"good/": ["a"]}, "'good/': expected a name of letters"),
+        ({"good-bad": ["a"]}, "'good-bad': expected a name"),
+        ({"good": []}, "groups.good: expected .* found none"),
+        ({"good": ["a", "z"]}, "groups.good: expected some of the references a, b, c, found z; list"),
+        ({"good": ["a"], "bad": ["runs/a", "b"]}, "a is in good and in bad; leave it in one"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        labels_by_group(groups, {"a": "runs/a", "b": "runs/b", "c": nn.Identity()})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "groups={good:[runs/a],bad:[runs/c]}",
+            r"groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
+        ),
+        ("groups={good:[runs/a],bad:[runs/b,runs/a]}", "groups.bad: runs/a is in good already; leave it in one"),
+        ("groups=[runs/a]", "expected names with lists of references, such as {good"),
+        ("groups={good:runs/a}", "expected names with lists of references, such as {good"),
+        ("groups={good:[],bad:[runs/a]}", "groups.good: expected one reference or more, found none"),
+        ("groups={good-x:[runs/a]}", "groups: 'good-x': expected a name of letters, digits and _"),
+    ],
+)
+def test_groups_of_the_command_line_are_refused_before_anything_else(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.validate(compose(["references=[runs/a,runs/b]", override]))
+    settings.validate(compose(["references=[runs/a,runs/b]", "groups={good:[runs/a],bad:[runs/b]}"]))
+
+
+def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) -> None:
+    """Runs of other steps of two lines that begin with other weights: the model goes on from nothing in the first."""
+    for name, seed in (("first", 0), ("second", 5)):
+        assert in_process(tiny(tmp_path, name=name, init_seed=seed, data_seed=seed)) == 0
+    runs = {
+        name: [f"{tmp_path}/runs/{name}/checkpoints/step_{step:07d}.ckpt" for step in (4, 8, 11)]
+        for name in ("first", "second")
+    }
+    lists = {name: "[" + ",".join(paths) + "]" for name, paths in runs.items()}
+    against = "[" + ",".join(path for paths in runs.values() for path in paths) + "]"
+    groups = "{" + ",".join(f"{name}:{paths}" for name, paths in lists.items()) + "}"
+    assert in_process(tiny(tmp_path, name="now", references=against, groups=groups)) == 0
+    folder = tmp_path / "runs" / "now"
+    summary = json.loads((folder / "summary.json").read_text())["drift"]
+    assert {of["nearest"] for of in summary.values()} == {"first"} and "cka" in summary
+    table = read_groups(folder)
+    assert set(table["group"].to_pylist()) == {"first", "second", "first-second"}
+    assert set(table["references"].to_pylist()) == {3, 6}
+    assert table["step"].to_pylist()[-1] == 11

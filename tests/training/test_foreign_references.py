@@ -1,0 +1,150 @@
+"""A training against models of other tokenizers, and outlier control while it trains, also when interrupted."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from data.texts import texts_of
+from dissimilarity import CKA, compare
+from dissimilarity.probe.outliers import Control, without_top_norms
+from dissimilarity.tables.curves import read_curves
+from models.references import load
+from tests.helpers.other_tokenizers import bert, llama, pieces_with_spaces, word_pieces
+from tests.helpers.tiny_run import in_process, kill_at, tiny
+from tests.instrument.tracking.test_tracker import LENGTH, SEQUENCES, Layered, fit, rows_of, tokens, tracker_for
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert(tmp_path_factory.mktemp("foreign") / "encoder", word_pieces())
+
+
+def values(folder: Path) -> dict[Any, Any]:
+    keys = ("step", "reference", "measure", "site_a", "site_b")
+    rows = read_curves(folder).to_pylist()
+    return {tuple(row[key] for key in keys): {**row, "seconds": 0} for row in rows}
+
+
+def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path: Path, encoder: Path) -> None:
+    from launch.run.alignment import Text
+
+    assert in_process(tiny(tmp_path, references=f"[init,hf:{encoder}]", measures="all")) == 0
+    folder = tmp_path / "runs" / "tiny"
+    rows = [row for row in read_curves(folder).to_pylist() if row["step"] == 11 and row["reference"] == "encoder"]
+    note = json.loads((folder / "provenance.json").read_text())["references"][f"hf:{encoder}"]["alignment"]
+    ours, theirs = load(str(folder / "checkpoints" / "last.ckpt")), load(f"hf:{encoder}")
+    assert ours.tokenizer is not None
+    cfg = tiny(tmp_path)
+    data = train.settings.instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    alignment = Text(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
+    assert (note["units"], note["sequences"]) == (alignment.units, len(alignment.kept)) and note["share_a"] > 0.1
+    expected = compare(ours.model, theirs.model, alignment, "blocks.*.resid_post", [CKA()]).to_pylist()
+    by_site = {row["site_b"]: row for row in rows if row["measure"] == "cka"}
+    assert len(by_site) == len(expected) == 2
+    for row in expected:
+        found = by_site[row["site_b"]]
+        assert found["value"] == pytest.approx(row["value"], abs=1e-5) and found["n_samples"] == row["n_samples"]
+        assert found["stderr"] == pytest.approx(row["stderr"], rel=1e-3) and found["note"] == ""
+        assert found["null"] == pytest.approx(row["null"], abs=1e-5)
+    for row in rows:
+        outputs = row["measure"] in ("kl", "jsd", "disagreement")
+        assert math.isnan(row["value"]) == outputs and ("token by token" in row["note"]) == outputs, row
+    assert all(row["note"] == "" for row in read_curves(folder).to_pylist() if row["reference"] == "init")
+
+
+def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: Path, encoder: Path) -> None:
+    """Against its own past, a run of its tokens and two models of others, one of them a decoder."""
+    assert in_process(tiny(tmp_path, name="same", width=24, trainer__max_steps=2)) == 0
+    decoder = llama(tmp_path / "decoder", pieces_with_spaces())
+    against = f"[init,previous,runs/same,hf:{encoder},hf:{decoder}]"
+    changes = {"references": against, "control__drop_top_norm": 1, "control__skip_first": 1, "align__unit": "token"}
+    changes |= {"control__normalize": "layer_norm", "align__take": "mean"}
+    assert in_process(tiny(tmp_path, name="whole", **changes)) == 0
+    cut = tiny(tmp_path, name="cut", **changes)
+    assert in_process(cut, lambda: kill_at("on_train_batch_end", 9)) == -9
+    whole, again = (tmp_path / "runs" / name for name in ("whole", "cut"))
+    positions = again / "references" / "positions.safetensors"
+    positions.rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match="says what positions this run leaves out"):
+        train.train(tiny(tmp_path, name="cut", **changes))
+    (tmp_path / "aside").rename(positions)
+    assert in_process(cut) == 0
+    assert {key[1] for key in values(whole)} == {"init", "previous", "same", "encoder", "decoder"}
+    assert json.dumps(list(values(whole).values())) == json.dumps(list(values(again).values()))
+    of_start = [load_file(folder / "references" / "positions.safetensors") for folder in (whole, again)]
+    assert sorted(of_start[0]) == ["0", "1", "2"] and of_start[0]["0"].shape == (16, 14)
+    assert all(torch.equal(of_start[0][key], of_start[1][key]) for key in of_start[0])
+    for row in values(whole).values():
+        assert row["note"] == "" and (row["reference"] not in ("init", "same") or row["n_samples"] in (16 * 14, 224))
+    shares = [json.loads(line) for line in (again / "first_components.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in shares} == {0, 8, 11} and all(0 < row["share"] <= 1 for row in shares)
+    assert {(row["reference"], row["of"]) for row in shares} == {
+        (name, of) for name in ("init", "previous", "same", "encoder", "decoder") for of in ("model", "reference")
+    }
+
+
+def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path: Path) -> None:
+    """One position of one sequence is massive in the teacher alone."""
+    module, teacher = Layered(lr=0.0), Layered(width=12, depth=3, seed=5)
+    probe = tokens(0, SEQUENCES, LENGTH)
+    control = Control(drop_top_norm=2)
+    tracker = tracker_for(tmp_path, {"teacher": teacher}, control={"drop_top_norm": 2}, measures=[CKA()])
+    fit(tracker, module, steps=1)
+    norms = {}
+    for name, net in (("model", Layered(lr=0.0)), ("teacher", teacher)):
+        x = net.embedding(probe)
+        for index, layer in enumerate(net.layers):
+            norms[name, index] = layer(x).detach().norm(dim=-1)
+            x = x + layer(x)
+    kept = load_file(tmp_path / "references" / "positions.safetensors")["0"]
+    assert torch.equal(kept, without_top_norms(norms, 2))
+    expected = compare(module, teacher, probe, "layers.*", [CKA()], control=control).to_pylist()
+    values = {(row["site_a"], row["site_b"]): row["value"] for row in expected}
+    for row in rows_of(tmp_path):
+        assert row["value"] == pytest.approx(values[row["site_a"], row["site_b"]], abs=1e-6)
+        assert row["n_samples"] == SEQUENCES * (LENGTH - 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": "stitching"}, r"encoder reads other tokens than this run.*callbacks=default"),
+        ({"align__unit": "line"}, "align.unit=line: expected word or token"),
+        ({"control__every": 0}, "control.every=0: expected a whole number, 1 or more"),
+        ({"control__normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
+        ({"control__skip_first": 14, "control__drop_top_norm": 2}, "none of the probe.length=16 positions"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_start(changes: dict, message: str, tmp_path: Path, encoder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.train(tiny(tmp_path, references=f"[hf:{encoder}]", **changes))
+    assert not (tmp_path / "runs" / "tiny" / "checkpoints").exists()
+
+
+def test_a_tokenizer_in_another_form_is_named_with_what_writes_it(tmp_path: Path, encoder: Path) -> None:
+    folder = bert(tmp_path / "old", word_pieces())
+    (folder / "tokenizer.json").rename(folder / "vocab.txt")
+    with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and read is tokenizer.json; .*AutoTokenizer"):
+        train.train(tiny(tmp_path, references=f"[hf:{folder}]"))
+
+
+def test_the_text_of_a_lossless_tokenizer_comes_back(tmp_path: Path) -> None:
+    """What the other model reads is what the run reads, but for the ends of documents."""
+    cfg = tiny(tmp_path)
+    data = train.settings.instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    probe = data.probe(16, 16)
+    texts, _ = texts_of(probe, data.tokenizer)
+    for ids, text in zip(probe.tolist(), texts, strict=True):
+        assert text.replace("\n\n", "") == data.tokenizer.decode(ids).replace("\n\n", "")

@@ -1,0 +1,269 @@
+"""A run is a folder: the same command continues it, another one is refused, and a kill at any moment loses nothing."""
+
+import csv
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dissimilarity.tables.curves import read_curves
+from dissimilarity.tracking.budget import Budget
+from launch.run.folder import ABSENT, differing, open_run, read_json, write_json
+from launch.run.lock import locked
+from tests.helpers.tiny_run import FORK, in_process, kill_after, kill_at, kill_at_file, tiny
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_process(tiny(folder)) == 0
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "runs" / "tiny" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if "seconds" not in key and "share" not in key} for row in rows]
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the curves table without the time they took."""
+    return read_curves(folder / "runs" / "tiny").drop_columns("seconds").to_pylist()
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_run_leaves_the_files_it_promises(whole: Path) -> None:
+    run = whole / "runs" / "tiny"
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*")}
+    steps = (0, 1, 2, 4, 8, 11)
+    assert {f"checkpoints/step_{step:07d}.ckpt" for step in steps} | {"checkpoints/last.ckpt"} == {
+        name for name in names if name.endswith(".ckpt")
+    }
+    assert {"config.yaml", "provenance.json", "tokenizer.json", "metrics.csv", "summary.json"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    provenance = read_json(run / "provenance.json")
+    assert provenance["packages"]["torch"] == torch.__version__
+    assert provenance["precision"]["chosen"] == "32-true"
+    assert len(provenance["data"]["fingerprint"]) == 64
+    assert read_json(run / "summary.json")["status"] == "finished"
+
+
+def test_weights_alone_in_the_scheduled_checkpoints(whole: Path) -> None:
+    path = whole / "runs" / "tiny" / "checkpoints" / "step_0000004.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+    assert "optimizer_states" not in checkpoint
+    assert "optimizer_states" in last(whole)
+
+
+def test_every_step_is_logged_once_and_validation_at_its_own_step(whole: Path) -> None:
+    rows = metrics(whole)
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(11))
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [3, 6, 9, 11]
+
+
+KILLS: dict[str, Callable[[], None]] = {
+    "before the first step": partial(kill_at, "on_train_batch_start", 0),
+    "after a step, before its tick is saved": partial(kill_at, "on_train_batch_end", 4),
+    "at a step without a tick": partial(kill_at, "on_train_batch_end", 7),
+    "as validation begins, at a step without a tick": partial(kill_at, "on_validation_start", 3),
+    "between the checkpoint of a tick and last.ckpt": partial(kill_at_file, "last.ckpt", 4),
+    "while config.yaml is put in place": partial(kill_at_file, "config.yaml", 1),
+    "while the summary is put in place": partial(kill_at_file, "summary.json", 1),
+    "in the last validation": partial(kill_at, "on_validation_start", 11),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_run_continues_to_the_last_bit(moment: str, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    cfg = tiny(tmp_path)
+    assert in_process(cfg, KILLS[moment]) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(whole)
+    assert_same(curves(tmp_path), curves(whole))
+    assert_same(last(tmp_path)["state_dict"], last(whole)["state_dict"])
+    assert_same(last(tmp_path)["optimizer_states"], last(whole)["optimizer_states"])
+
+
+def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path: Path) -> None:
+    """The kill comes where the checkpoint is of a tick that the budget skipped."""
+
+    def skip_two_ticks(kill: Callable[[], None] = lambda: None) -> None:
+        Budget.allows = lambda self, kind, step, last, progress, parts=1: step not in (2, 4)
+        kill()
+
+    cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs")
+    assert in_process(cfg, skip_two_ticks) == 0
+    cfg = tiny(tmp_path)
+    kill = partial(kill_at, "on_train_batch_end", 6)
+    assert in_process(cfg, partial(skip_two_ticks, kill)) == -signal.SIGKILL
+    assert last(tmp_path)["global_step"] == 4
+    assert in_process(cfg, skip_two_ticks) == 0
+    assert_same(curves(tmp_path), curves(tmp_path / "other"))
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_tables(whole: Path, tmp_path: Path) -> None:
+    """One run, killed by the clock until it has been killed five times, wherever that happens to be."""
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    changes = {"trainer__max_steps": 60, "schedule__every": 16, "schedule__heatmap_every": 16}
+    expected, cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes), tiny(tmp_path, **changes)
+    begun = time.monotonic()
+    assert in_process(expected) == 0
+    duration, draw, delays = time.monotonic() - begun, random.Random(), []
+    while len(delays) < 5:
+        delay = draw.uniform(0, duration)
+        code = in_process(cfg, lambda delay=delay: kill_after(delay))
+        assert code in (0, -signal.SIGKILL), f"exit code {code} after kills at {delays}"
+        if code == 0:  # it was too late for this one: an emptied folder begins again
+            shutil.rmtree(tmp_path / "runs")
+        else:
+            delays.append(round(delay, 4))
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(tmp_path / "other"), delays
+    assert_same(curves(tmp_path), curves(tmp_path / "other"))
+    assert_same(last(tmp_path)["state_dict"], last(tmp_path / "other")["state_dict"])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_between_two_steps_with_all_saved(signum: int, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    cfg = tiny(tmp_path)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6, signum)) == 128 + signum
+    assert last(tmp_path)["global_step"] == 6
+    assert [int(row["step"]) for row in metrics(tmp_path) if row["train/loss"]] == list(range(6))
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_a_training_longer_than_its_text_and_with_accumulation_continues_too(tmp_path: Path) -> None:
+    changes = {"data__val_fraction": 0.9, "trainer__accumulate_grad_batches": 2, "trainer__max_steps": 40}
+    changes |= {"schedule__every": 20, "trainer__val_check_interval": 40, "data__batch_size": 8}
+    (tmp_path / "other").mkdir()
+    whole = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes)
+    assert in_process(whole) == 0
+    cfg = tiny(tmp_path, **changes)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 31)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(tmp_path / "other")
+    assert len(metrics(tmp_path)) == 41
+
+
+def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) -> None:
+    run = whole / "runs" / "tiny"
+    with locked(run):
+        assert open_run(run, tiny(whole)) == "finished"
+        assert open_run(run, tiny(whole, logger="wandb", **{"callbacks__console__every_seconds": 1})) == "finished"
+        with pytest.raises(ValueError, match=r"(?s)max_steps: 11 -> 12.*width: 16 -> 32.*name=.*overwrite=true"):
+            open_run(run, tiny(whole, width=32, trainer__max_steps=12))
+
+
+def test_a_run_from_before_a_key_was_there_goes_on_as_it_was(tmp_path: Path) -> None:
+    before: dict[str, Any] = {"width": 64, "align": {"unit": "word"}}
+    now: dict[str, Any] = {"width": 64, "control": {"skip_first": 0, "every": 1}, "align": {"unit": "word"}}
+    assert differing(before, {**now, "align": {"unit": "word", "take": "last"}}) == []
+    now["control"]["skip_first"] = 1
+    assert differing(before, now) == [("control.skip_first", 0, 1)]
+    assert differing(before, {**before, "stranger": 0}) == [("stranger", ABSENT, 0)]
+
+
+def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        open_run(run, tiny(tmp_path, overwrite=True))
+    (run / "config.yaml").write_text("width: 3\n")
+    assert open_run(run, tiny(tmp_path, overwrite=True)) == "new"
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
+
+
+def test_an_overwriting_that_was_killed_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / ".overwriting").touch()
+    (run / "curves.jsonl").write_text("{}\n")
+    assert open_run(run, tiny(tmp_path)) == "new"
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
+
+
+def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path: Path) -> None:
+    inside, done = FORK.Event(), FORK.Event()
+
+    def hold() -> None:
+        with locked(tmp_path):
+            inside.set()
+            done.wait(30)
+
+    holder = FORK.Process(target=hold)
+    holder.start()
+    assert inside.wait(30)
+    with pytest.raises(ValueError, match=f"in use by process {holder.pid} on .*name="), locked(tmp_path):
+        pass
+    done.set()
+    holder.join()
+    with locked(tmp_path):
+        pass
+
+
+def test_changed_data_under_a_run_is_refused(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cfg = tiny(tmp_path)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 4)) == -signal.SIGKILL
+    notes = tmp_path / "runs" / "tiny" / "provenance.json"
+    content = json.loads(notes.read_text())
+    content["data"]["fingerprint"] = "0" * 64
+    write_json(notes, content)
+    assert in_process(cfg) == 1
+    assert "has changed since it was begun: fingerprint 000000000000 then" in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        save = torch.save
+
+        def full(content: Any, path: Any) -> None:
+            if content["global_step"] < 4:
+                return save(content, path)
+            with open("/dev/full", "wb", buffering=0) as file:
+                file.write(b"x")
+
+        torch.save = full
+
+    cfg = tiny(tmp_path)
+    assert in_process(cfg, fill) == 1
+    assert "No space left" in capfd.readouterr().err
+    assert last(tmp_path)["global_step"] == 2
+    assert not list((tmp_path / "runs" / "tiny" / "checkpoints").glob(".*"))
+    assert in_process(cfg) == 0
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Equal to the last bit, in nested containers of tensors and plain values."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_same(found[key], expected[key])
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected or (found != found and expected != expected)

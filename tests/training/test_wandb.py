@@ -1,0 +1,115 @@
+"""An offline W&B run, read back with W&B's own reader, holds the numbers of the curves table."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dissimilarity.tables.curves import read_curves
+from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key
+from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with W&B offline, in a process of its own, as a user has it."""
+    place = tmp_path_factory.mktemp("wandb")
+    overrides = [entry for entry in tiny_overrides(place, logger="wandb", depth=2) if not entry.startswith("hydra")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=place, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return place / "runs" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Every record of the run's one file."""
+    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return inspected(log)
+
+
+def inspected(log: Path) -> list[dict[str, Any]]:
+    """The records of a file, by W&B's own reader."""
+    wandb = Path(sys.executable).with_name("wandb")
+    shown = subprocess.run([str(wandb), "leet", "inspect", "--json", str(log)], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    return [json.loads(line) for line in shown.stdout.splitlines() if line.strip()]
+
+
+def history(records: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """Logged numbers by step."""
+    steps: dict[int, dict[str, float]] = {}
+    for record in records:
+        if record.get("type") == "history":
+            items = flat(record)
+            if STEP_AXIS in items:
+                steps.setdefault(int(items[STEP_AXIS]), {}).update(items)
+    return steps
+
+
+def flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Key and value of each item of a history record, however the reader nests them."""
+    inner = next((record[key] for key in ("history", "data", "payload") if isinstance(record.get(key), dict)), record)
+    items = inner.get("item") or inner.get("items")
+    if isinstance(items, list):
+        found = {}
+        for item in items:
+            key = item.get("key") or "/".join(item.get("nested_key") or item.get("nestedKey") or [])
+            value = item.get("value_json", item.get("valueJson", item.get("value")))
+            found[key] = json.loads(value) if isinstance(value, str) else value
+        return found
+    return items if isinstance(items, dict) else inner
+
+
+def test_every_matched_value_of_the_table_is_in_the_run(folder: Path, records: list[dict[str, Any]]) -> None:
+    steps = history(records)
+    matched = [row for row in read_curves(folder).to_pylist() if row["site_a"] == row["site_b"]]
+    assert len(matched) > 50
+    for row in matched:
+        (key,) = by_key([row]).keys()
+        assert not math.isnan(row["dissimilarity"])
+        assert steps[row["step"]][key] == pytest.approx(row["dissimilarity"], abs=1e-12), key
+
+
+def test_each_curve_has_its_axis_by_exact_name(folder: Path, records: list[dict[str, Any]]) -> None:
+    text = json.dumps([record for record in records if "metric" in str(record.get("type", "")).lower()])
+    for key in by_key(row for row in read_curves(folder).to_pylist() if row["site_a"] == row["site_b"]):
+        assert f'"{key}"' in text, f"no axis was defined for {key}"
+
+
+def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: list[dict[str, Any]]) -> None:
+    media = next(folder.glob("wandb/offline-run-*/files/media"))
+    assert list(media.rglob("*.png")), "no picture was logged"
+    assert list(media.rglob("*.table.json")), "no table was logged"
+    everything = json.dumps(records)
+    notes = json.loads((folder / "provenance.json").read_text())
+    assert notes["data"]["fingerprint"] in everything
+    assert "heatmap_every" in everything
+
+
+@pytest.mark.slow
+def test_the_newest_folder_of_a_run_that_was_killed_holds_all_of_it(tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, logger="wandb")
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    time.sleep(1.1)  # W&B names folders by the second
+    assert in_process(cfg) == 0
+    run = tmp_path / "runs" / "tiny"
+    older, newest = sorted(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert older.name == newest.name, "one run of W&B"
+    steps = history(inspected(newest))
+    matched = [row for row in read_curves(run).to_pylist() if row["site_a"] == row["site_b"]]
+    assert {row["step"] for row in matched} == {0, 1, 2, 4, 8, 11}
+    for row in matched:
+        (key,) = by_key([row]).keys()
+        assert steps[row["step"]][key] == pytest.approx(row["dissimilarity"], abs=1e-12), key
+    assert [step for step, row in sorted(steps.items()) if "train/loss" in row] == list(range(11))
