@@ -132,7 +132,7 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", modul
     if "stitching" in (cfg.callbacks or {}) and settings.classifies(cfg):
         raise ValueError(
             "callbacks=stitching task=classify: the stitching penalty is a loss of the next token, and a classifier "
-            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalisation)"
+            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalization)"
         )
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
     if {"tracker", "stitching"} & set(cfg.callbacks or {}):

@@ -86,7 +86,7 @@ def others(n: int, d: int) -> None:
             torch.linalg.cholesky(c)
             torch.linalg.solve_triangular(triangle, xy, upper=False)
 
-    def neighbours() -> None:
+    def neighbors() -> None:
         for z in (x, y):
             for rows in z.split(1024):
                 (rows @ z.T).topk(10)
@@ -96,7 +96,7 @@ def others(n: int, d: int) -> None:
         "mean CCA": (CCA(), lambda: (moments(), factors(), torch.linalg.svdvals(xy))),
         "PWCCA": (PWCCA(), lambda: (moments(), factors(), torch.linalg.eigh(c))),
         "SVCCA": (SVCCA(), lambda: (moments(), torch.linalg.eigh(c), torch.linalg.eigh(c), torch.linalg.svdvals(xy))),
-        "mutual kNN": (MutualKNN(samples=n), neighbours),
+        "mutual kNN": (MutualKNN(samples=n), neighbors),
         "RSA": (RSA(samples=n), lambda: peers.rsa(numpy_x, numpy_y)),
         "distance correlation": (
             DistanceCorrelation(samples=n),

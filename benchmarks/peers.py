@@ -45,13 +45,13 @@ def rsa(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def distance_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """The definition, with both distance matrices centred in full."""
+    """The definition, with both distance matrices centered in full."""
 
-    def centred(z: np.ndarray) -> np.ndarray:
+    def centered(z: np.ndarray) -> np.ndarray:
         d = cdist(z, z)
         return d - d.mean(0) - d.mean(1)[:, None] + d.mean()
 
-    a, b = centred(x), centred(y)
+    a, b = centered(x), centered(y)
     return float(np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean())))
 
 

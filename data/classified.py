@@ -1,4 +1,4 @@
-"""The LightningDataModule of labelled texts: what trainer, models and callbacks see of them."""
+"""The LightningDataModule of labeled texts: what trainer, models and callbacks see of them."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from data.tokenizers import TokenizerSpec
 
 
 class ClassifiedDataModule(pl.LightningDataModule):
-    """Labelled texts or pairs of texts, in rows of n_ctx tokens padded on the right.
+    """Labeled texts or pairs of texts, in rows of n_ctx tokens padded on the right.
 
     Batches are (tokens Int64 (rows, n_ctx), labels Int64 (rows,)). Which rows a training batch holds follows from
     (seed, step) alone, so a resumed run goes on exactly where it stopped. With several processes each reads its rows of

@@ -66,7 +66,7 @@ class TextDataModule(pl.LightningDataModule):
         self._opened: Packed | None = None
 
     def prepare_data(self) -> None:
-        """Tokenise and pack, unless the cache has it."""
+        """Tokenize and pack, unless the cache has it."""
         self._pack()
 
     def setup(self, stage: str | None = None) -> None:

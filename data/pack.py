@@ -1,4 +1,4 @@
-"""Tokenise a source once into two flat memory maps, train and validation, cached by what they are made of."""
+"""Tokenize a source once into two flat memory maps, train and validation, cached by what they are made of."""
 
 import hashlib
 import heapq
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 SPLITS = ("train", "val")
-# Characters tokenised at a time: enough documents to keep all cores busy, little beside a model.
+# Characters tokenized at a time: enough documents to keep all cores busy, little beside a model.
 BATCH_CHARS = 1 << 21
 
 

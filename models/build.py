@@ -13,7 +13,7 @@ from settings import instantiate
 def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Module:
     """The net that a conf/model YAML describes, its starting weights a function of `init_seed` alone.
 
-    torch's global generator is seeded for the constructor and put back, so a module that initialises itself in the
+    torch's global generator is seeded for the constructor and put back, so a module that initializes itself in the
     usual way obeys `init_seed` without knowing of it.
 
     Raises:

@@ -24,7 +24,7 @@ def parameter_groups(
 
     `matrices`: parameters of two or more axes outside nn.Embedding; lr = lr_matrices / (d_model / base_width), decayed.
     `other`: vectors (biases, LayerNorms) and embeddings; lr = lr_other, never decayed.
-    `head`: where lr_head is given, all of `head`, a part of the net that has learnt nothing yet; never decayed.
+    `head`: where lr_head is given, all of `head`, a part of the net that has learned nothing yet; never decayed.
     """
     of_head = [] if head is None or lr_head is None else list(head.parameters())
     apart = {id(parameter) for parameter in of_head}

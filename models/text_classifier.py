@@ -87,7 +87,7 @@ class TextClassifier(RecipeModule):
 
     @property
     def head(self) -> nn.Module:
-        """What no start has learnt."""
+        """What no start has learned."""
         return self.net.head
 
     @property

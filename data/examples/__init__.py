@@ -1,4 +1,4 @@
-"""Labelled texts for classification: what an example is, and where examples come from, one file a source.
+"""Labeled texts for classification: what an example is, and where examples come from, one file a source.
 
 A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with
 `_target_`, after `conf/data/classified.yaml`. Nothing is registered.
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled text, or pair of texts.
+    """One labeled text, or pair of texts.
 
     Attributes:
         text: the text, or the first of the pair (a premise).

@@ -8,7 +8,7 @@ from data.examples.grammar import ENTAILMENT, HEURISTICS, NON_ENTAILMENT, SUBCAS
 
 
 class Heuristics:
-    """Entailment in English of a small grammar (data/examples/grammar.py), for studies of generalisation.
+    """Entailment in English of a small grammar (data/examples/grammar.py), for studies of generalization.
 
     `train` and `val` are ambiguous: a hypothesis that follows has all its words in the premise, one that does not has
     other nouns and verbs, so that word overlap and structure give the same answers. Six more splits are out of

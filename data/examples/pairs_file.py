@@ -1,4 +1,4 @@
-"""Own labelled texts or pairs of texts in tables: .tsv, .csv and .jsonl files."""
+"""Own labeled texts or pairs of texts in tables: .tsv, .csv and .jsonl files."""
 
 import csv
 import json

@@ -22,7 +22,7 @@ INTRANSITIVE = "cough dance hesitate kneel laugh pray rest shout sneeze sleep sm
 
 
 class QuestionFormation:
-    """Declarative sentences, labelled with the auxiliary that the question begins with.
+    """Declarative sentences, labeled with the auxiliary that the question begins with.
 
     In `train` and `val` both rules give the same answer: the subject has no relative clause. Out of distribution,
     in `subject_clause` and `both_clauses`, it has, and the linear rule is always wrong. Labels and kinds of sentence

@@ -14,7 +14,7 @@ class Hub:
     the contents too.
 
     Args:
-        name: "organisation/name" on the hub, or a local folder in the hub's layout.
+        name: "organization/name" on the hub, or a local folder in the hub's layout.
         config: name of the configuration, where the data set has several.
         split: name of the split to read.
         text: name of the column that holds the text.

@@ -1,4 +1,4 @@
-"""The sentences of labelled examples as plain text, so that a pre-trained model knows their words and forms."""
+"""The sentences of labeled examples as plain text, so that a pre-trained model knows their words and forms."""
 
 import hashlib
 from collections.abc import Iterator

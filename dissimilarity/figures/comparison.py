@@ -17,13 +17,13 @@ from dissimilarity.tables.curves import distinct, grid, select
 WIDTH = 7.8
 """Inches across, about what a page of a paper has."""
 BESIDE = 0.95
-"""Inches beside a map, for its colour bar."""
+"""Inches beside a map, for its color bar."""
 
 
 def comparison_figure(table: pa.Table, name_a: str, name_b: str) -> Figure:
     """Draw the table of one comparison: measures side by side, the sites of `name_a` upwards, of `name_b` rightwards.
 
-    Each measure has its values, as the literature has them, on a scale of its own; dark = same on all. The colour bar
+    Each measure has its values, as the literature has them, on a scale of its own; dark = same on all. The color bar
     says which end that is, and where the mean null is. Strips beside the names of sites show, where the table says it,
     the share of each site's variance in its first principal component. Measures of outputs, which have one value, stand
     underneath.

@@ -15,7 +15,7 @@ from dissimilarity.capture.sites import split_layer
 from dissimilarity.figures.style import (
     MEANING,
     STYLE,
-    colours_of,
+    colors_of,
     short_names,
     step_label,
     style_step_axis,
@@ -24,8 +24,8 @@ from dissimilarity.figures.style import (
 from dissimilarity.tables.curves import distinct, select
 from dissimilarity.tables.drift import CONFIDENCE, between, names
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of groups: told apart by people who see fewer colours (Okabe & Ito 2008)."""
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of groups: told apart by people who see fewer colors (Okabe & Ito 2008)."""
 MARKED_POINTS = 24
 
 
@@ -50,8 +50,8 @@ def groups_figure(table: pa.Table) -> Figure:
             site = distinct(of_measure, "site")[-1]
             top = axes[0, column]
             top.set_title(f"{measure}\nat {_short(site)}")
-            for name, colour in zip(groups, _colours(groups), strict=True):
-                _draw(top, select(of_measure, group=name, site=site), colour, interval=True)
+            for name, color in zip(groups, _colors(groups), strict=True):
+                _draw(top, select(of_measure, group=name, site=site), color, interval=True)
             top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
             if rows > 1:
                 _draw_difference(axes[1, column], select(of_measure, group=between(groups)), site, sites)
@@ -68,38 +68,38 @@ def groups_figure(table: pa.Table) -> Figure:
 
 def _draw_difference(panel: Axes, table: pa.Table, last: str, sites: list[str]) -> None:
     """How much farther the first group is than the second, at every site."""
-    colours = colours_of(sites)
+    colors = colors_of(sites)
     panel.axhline(0, color="0.35", linewidth=0.6, zorder=0)
     for site in distinct(table, "site"):
-        _draw(panel, select(table, site=site), colours[site], interval=site == last)
+        _draw(panel, select(table, site=site), colors[site], interval=site == last)
 
 
-def _draw(panel: Axes, line: pa.Table, colour: Any, interval: bool) -> None:
+def _draw(panel: Axes, line: pa.Table, color: Any, interval: bool) -> None:
     step, shown, stderr = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr"))
     known = np.isfinite(shown)
     step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
-    panel.plot(step, shown, color=colour, marker="o" if len(step) <= MARKED_POINTS else "", markersize=2)
+    panel.plot(step, shown, color=color, marker="o" if len(step) <= MARKED_POINTS else "", markersize=2)
     if interval:
-        panel.fill_between(step, shown - band, shown + band, color=colour, alpha=0.2, linewidth=0)
+        panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
 
 
 def _add_legend(figure: Figure, table: pa.Table, groups: Sequence[str], sites: list[str]) -> None:
-    """Groups by colour with how many references each has, then sites by colour, beside the panels."""
+    """Groups by color with how many references each has, then sites by color, beside the panels."""
     handles: list[Any] = []
-    for name, colour in zip(groups, _colours(groups), strict=True):
+    for name, color in zip(groups, _colors(groups), strict=True):
         count = max(distinct(select(table, group=name), "references"), default=0)
-        handles.append(Line2D([], [], color=colour, label=f"{name} ({count} reference{'s' if count > 1 else ''})"))
+        handles.append(Line2D([], [], color=color, label=f"{name} ({count} reference{'s' if count > 1 else ''})"))
     handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label="95 % interval"))
     legend = figure.legend(handles=handles, title="group", loc="outside right upper", frameon=False, alignment="left")
     if len(sites) > 1:
         title, short = short_names(sites)
-        lines = [Line2D([], [], color=c, label=n) for c, n in zip(colours_of(sites).values(), short, strict=True)]
+        lines = [Line2D([], [], color=c, label=n) for c, n in zip(colors_of(sites).values(), short, strict=True)]
         figure.legend(handles=lines, title=title, loc="outside right lower", frameon=False, alignment="left")
     legend.set_in_layout(True)
 
 
-def _colours(groups: Sequence[str]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(groups))]
+def _colors(groups: Sequence[str]) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(len(groups))]
 
 
 def _short(site: str) -> str:

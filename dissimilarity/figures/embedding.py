@@ -53,8 +53,8 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
         points (n, 2), and the share of the squared distances that the plane holds: 1 = all, and what no flat space
         holds, the negative eigenvalues, counts against it.
     """
-    centred = np.eye(len(distances)) - 1 / len(distances)
-    values, vectors = np.linalg.eigh(-centred @ distances**2 @ centred / 2)
+    centered = np.eye(len(distances)) - 1 / len(distances)
+    values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)
     found = np.zeros((len(distances), 2))
     kept = min(2, len(distances))
     found[:, :kept] = (vectors[:, ::-1] * np.sqrt(np.clip(values[::-1], 0, None)))[:, :kept]

@@ -26,7 +26,7 @@ def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, An
             the first principal component, drawn as strips beside the maps.
 
     Returns:
-        A figure of measures (rows) by steps (columns). The maps of a measure share one colour scale, which begins at 0
+        A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which begins at 0
         and takes in the mean null of the last map, marked on it. Both models begin at the lower left corner.
     """
     every_step = heatmap_steps(select(table, measure=table["measure"][0].as_py()))
@@ -79,12 +79,12 @@ def draw_maps(
     same: float = 0.0,
     falls: bool = False,
 ) -> None:
-    """Maps (site_a, site_b) of one measure on one colour scale, dark = same, values in cells large enough for them.
+    """Maps (site_a, site_b) of one measure on one color scale, dark = same, values in cells large enough for them.
 
     Args:
         figure, panels: where to draw, a panel a map.
-        maps, null: values, and values of the null, whose mean is marked on the colour bar.
-        label: of the colour bar.
+        maps, null: values, and values of the null, whose mean is marked on the color bar.
+        label: of the color bar.
         cell: inches a cell.
         same: the value that stands for the same, an end of the scale.
         falls: whether values fall from there, as those of a similarity do.
@@ -122,7 +122,7 @@ def draw_maps(
 
 
 LABEL = 1.35
-"""Inches that the words beside the colour bar of a map take."""
+"""Inches that the words beside the color bar of a map take."""
 STRIP, SLIM, GAP = 0.19, 0.08, 0.03
 """Inches across of a strip beside a map with values in it, and without, and between it and the map."""
 
@@ -156,7 +156,7 @@ def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: f
     )
     for bounds, transform, shares in places:
         beside = panel.inset_axes(bounds, transform=transform)
-        beside.imshow(shares, origin="lower", cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        beside.imshow(shares, origin="lower", cmap="Grays", vmin=0, vmax=1, aspect="auto")
         beside.set_axis_off()
         if cell > 0.19:
             _write_values(beside, shares, 1.0, 0.0, min(5.5, 24 * cell))
@@ -184,10 +184,10 @@ def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: lis
 
 
 def _write_values(panel: Axes, values: np.ndarray, dark: float, light: float, size: float) -> None:
-    """The value in each cell, dark on light colours and light on dark ones."""
+    """The value in each cell, dark on light colors and light on dark ones."""
     for (row, column), value in np.ndenumerate(values):
         if math.isfinite(value):
-            colour = "black" if (value - dark) / (light - dark) > 0.55 else "white"
+            color = "black" if (value - dark) / (light - dark) > 0.55 else "white"
             text = f"{round(value, 2) + 0.0:.2f}"
             text = text.replace("0.", ".", 1) if abs(value) < 0.995 else text
-            panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+            panel.text(column, row, text, ha="center", va="center", fontsize=size, color=color)

@@ -20,7 +20,7 @@ def models_figure(table: pa.Table, kinds: Mapping[str, str] | None = None) -> Fi
 
     Args:
         table: of `compare_many`, every two models of at least two.
-        kinds: label -> what the models of one colour have in common; by default each model has its own.
+        kinds: label -> what the models of one color have in common; by default each model has its own.
 
     Raises:
         ValueError: no measure has all distances.
@@ -32,14 +32,14 @@ def models_figure(table: pa.Table, kinds: Mapping[str, str] | None = None) -> Fi
     labels = next(iter(whole.values()))[0]
     kinds = {label: label for label in labels} if kinds is None else kinds
     names = list(dict.fromkeys(kind for label, kind in kinds.items() if label in labels))
-    colours = dict(zip(names, mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
+    colors = dict(zip(names, mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
     height = max(1.9, 0.13 * len(labels) + 0.5)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.3 + height * len(whole)), layout="constrained")
         axes: Any = figure.subplots(len(whole), 2, squeeze=False, width_ratios=(1.25, 1))
         for (measure, (labels, distances)), (left, right) in zip(whole.items(), axes, strict=True):
-            _tree(left, labels, distances, kinds, colours)
-            _map(right, labels, distances, kinds, colours)
+            _tree(left, labels, distances, kinds, colors)
+            _map(right, labels, distances, kinds, colors)
             left.set_title(f"{measure}: mean dissimilarity at equal depth")
         if len(names) < len(labels):
             handles, shown = axes[0, 1].get_legend_handles_labels()
@@ -47,7 +47,7 @@ def models_figure(table: pa.Table, kinds: Mapping[str, str] | None = None) -> Fi
     return figure
 
 
-def _tree(panel: Axes, labels: list[str], distances: np.ndarray, kinds: Mapping[str, str], colours: Any) -> None:
+def _tree(panel: Axes, labels: list[str], distances: np.ndarray, kinds: Mapping[str, str], colors: Any) -> None:
     """The tree, leaves downwards on the left, joined at their mean distance."""
     drawn = dendrogram(tree(distances), no_plot=True, labels=labels)
     for along, across in zip(drawn["dcoord"], drawn["icoord"], strict=True):
@@ -55,20 +55,20 @@ def _tree(panel: Axes, labels: list[str], distances: np.ndarray, kinds: Mapping[
     places = 5 + 10 * np.arange(len(labels))
     panel.set_yticks(places, drawn["ivl"])
     for tick, label in zip(panel.get_yticklabels(), drawn["ivl"], strict=True):
-        tick.set_color(colours[kinds[label]] * (0.8, 0.8, 0.8, 1))
+        tick.set_color(colors[kinds[label]] * (0.8, 0.8, 0.8, 1))
     panel.set_ylim(0, 10 * len(labels))
     panel.set_xlim(left=0)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
 
 
-def _map(panel: Axes, labels: list[str], distances: np.ndarray, kinds: Mapping[str, str], colours: Any) -> None:
+def _map(panel: Axes, labels: list[str], distances: np.ndarray, kinds: Mapping[str, str], colors: Any) -> None:
     """The models in the plane that holds most of their distances."""
     points, share = plane(distances)
-    for kind, colour in colours.items():
+    for kind, color in colors.items():
         chosen = [index for index, label in enumerate(labels) if kinds[label] == kind]
-        panel.plot(*points[chosen].T, "o", color=colour, markersize=4.5, label=kind)
-    if len(colours) == len(labels):
+        panel.plot(*points[chosen].T, "o", color=color, markersize=4.5, label=kind)
+    if len(colors) == len(labels):
         for label, (x, y) in zip(labels, points, strict=True):
             panel.annotate(label, (x, y), (4, 3), textcoords="offset points", fontsize=6, color="0.25")
     panel.set_aspect("equal", "datalim")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dissimilarity.figures.run import CONFIDENCE
-from dissimilarity.figures.style import STYLE, colours_of, short_names, write_figure
+from dissimilarity.figures.style import STYLE, colors_of, short_names, write_figure
 
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
@@ -40,14 +40,14 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     references, fits, sites = (
         list(dict.fromkeys(row[key] for row in rows)) for key in ("reference", "fit", "site_front")
     )
-    colours = colours_of(sites)
+    colors = colors_of(sites)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 2.3 * len(references), 0.5 + 1.9 * len(fits)), layout="constrained")
         axes = figure.subplots(len(fits), len(references), squeeze=False, sharex=True)
         for line, fit in enumerate(fits):
             for column, reference in enumerate(references):
                 panel = axes[line, column]
-                _draw(panel, [row for row in rows if (row["fit"], row["reference"]) == (fit, reference)], colours)
+                _draw(panel, [row for row in rows if (row["fit"], row["reference"]) == (fit, reference)], colors)
                 if line == 0:
                     panel.set_title(f"vs {reference}")
                 if column == 0:
@@ -58,18 +58,18 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes[0, 0].set_xlim(-0.06 * last, 1.06 * last)
         axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         title, names = short_names(sites)
-        handles: list[Any] = [Line2D([], [], color=colours[site]) for site in sites]
+        handles: list[Any] = [Line2D([], [], color=colors[site]) for site in sites]
         handles += [Line2D([], [], color="0.35", markersize=3, **look) for look in DIRECTIONS.values()]
         labels = [*names, "into the reference", "from the reference"]
         figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
     return figure
 
 
-def _draw(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, Any]) -> None:
+def _draw(panel: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
     panel.axhline(0, color="0.7", linewidth=0.6, zorder=0)
-    for site, colour in colours.items():
+    for site, color in colors.items():
         for direction, look in DIRECTIONS.items():
             line = [row for row in rows if (row["site_front"], row["direction"]) == (site, direction)]
             if line:
                 step, value, stderr = (np.array([row[key] for row in line]) for key in ("step", "value", "stderr"))
-                panel.errorbar(step, value, CONFIDENCE * stderr, color=colour, markersize=3, elinewidth=0.8, **look)
+                panel.errorbar(step, value, CONFIDENCE * stderr, color=color, markersize=3, elinewidth=0.8, **look)

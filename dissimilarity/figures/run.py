@@ -28,7 +28,7 @@ from dissimilarity.figures.heatmaps import heatmap_figure
 from dissimilarity.figures.style import (
     MEANING,
     STYLE,
-    colours_of,
+    colors_of,
     file_name,
     scale,
     short_names,
@@ -102,14 +102,14 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
     """
     references = distinct(table, "reference") if references is None else list(references)
     measures, sites = distinct(table, "measure"), distinct(table, "site_a")
-    colours = colours_of(sites)
+    colors = colors_of(sites)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.3 + 2.3 * len(references), 0.5 + 1.75 * len(measures)), layout="constrained")
         axes = figure.subplots(len(measures), len(references), squeeze=False, sharex=True)
         for row, measure in enumerate(measures):
             for column, reference in enumerate(references):
                 panel = axes[row, column]
-                _draw_curves(panel, select(table, reference=reference, measure=measure), colours)
+                _draw_curves(panel, select(table, reference=reference, measure=measure), colors)
                 if row == 0:
                     panel.set_title(fill(f"vs {reference}", 36))
                 if column == 0:
@@ -117,17 +117,17 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
         for panel in axes[-1]:
             panel.set_xlabel(step_label(table))
         style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
-        _add_legend(figure, colours, missing=bool(_steps_without_value(table)))
+        _add_legend(figure, colors, missing=bool(_steps_without_value(table)))
     return figure
 
 
-def _draw_curves(panel: Axes, table: pa.Table, colours: dict[str, Any]) -> None:
+def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
     """One panel: the matched pairs of one reference and one measure."""
     slope, offset = scale(table)
     lines = matched(table) if table.num_rows else table
     lowest = highest = 0.0
     nulls: dict[int, list[float]] = {}
-    for site, colour in colours.items():
+    for site, color in colors.items():
         line = select(lines, site_a=site)
         step, shown, stderr, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr", "null"))
         for at, value in zip(step, offset + slope * null, strict=True):
@@ -137,8 +137,8 @@ def _draw_curves(panel: Axes, table: pa.Table, colours: dict[str, Any]) -> None:
         if known.any():
             step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
             marker = "o" if len(step) <= MARKED_POINTS else ""
-            panel.plot(step, shown, color=colour, marker=marker, markersize=2, label=site)
-            panel.fill_between(step, shown - band, shown + band, color=colour, alpha=0.2, linewidth=0)
+            panel.plot(step, shown, color=color, marker=marker, markersize=2, label=site)
+            panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
             lowest, highest = min(lowest, *shown), max(highest, *shown)
     if not panel.lines:
         reasons = [note for note in distinct(table, "note") if note]
@@ -156,7 +156,7 @@ def _steps_without_value(lines: pa.Table) -> list[int]:
 
 
 def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highest: float) -> None:
-    """The range over the sites in grey, its median dashed, and the limits of the panel; a note where it is off them."""
+    """The range over the sites in gray, its median dashed, and the limits of the panel; a note where it is off them."""
     steps = sorted(nulls)
     if steps:
         low, middle, high = (np.array([f(nulls[step]) for step in steps]) for f in (min, np.median, max))
@@ -170,15 +170,15 @@ def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highes
     panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _add_legend(figure: Figure, colours: dict[str, Any], missing: bool) -> None:
-    """Sites by colour, evenly thinned where they are many, then what else is drawn, beside the panels."""
-    sites = list(colours)
+def _add_legend(figure: Figure, colors: dict[str, Any], missing: bool) -> None:
+    """Sites by color, evenly thinned where they are many, then what else is drawn, beside the panels."""
+    sites = list(colors)
     title, names = short_names(sites)
     entries: list[Any] = [
-        Line2D([], [], color=colours[site], label=names[sites.index(site)])
+        Line2D([], [], color=colors[site], label=names[sites.index(site)])
         for site in spread(sites, max(3, int((figure.get_figheight() - 1.1) / 0.16)))
     ]
-    interval = Patch(color=colours[sites[0]], alpha=0.2, linewidth=0)
+    interval = Patch(color=colors[sites[0]], alpha=0.2, linewidth=0)
     nulls = Patch(color="0.5", alpha=0.25, linewidth=0), Line2D([], [], color="0.35", linestyle="--", linewidth=0.9)
     labels = [*(entry.get_label() for entry in entries), "95 % interval", "null (all sites)"]
     handles: Any = [*entries, interval, nulls]

@@ -90,8 +90,8 @@ def short_names(sites: list[str]) -> tuple[str, list[str]]:
     return "site", [site.removeprefix("blocks.") for site in sites]
 
 
-def colours_of(sites: Sequence[str]) -> dict[str, Any]:
-    """A colour for each site, along one scale in the order of depth."""
+def colors_of(sites: Sequence[str]) -> dict[str, Any]:
+    """A color for each site, along one scale in the order of depth."""
     return dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
 
 

@@ -54,7 +54,7 @@ def product_distance(
 class AngularCKA(MomentMeasure):
     """arccos of linear CKA, a metric (Williams et al. 2021), by default of the debiased one.
 
-    CKA is the cosine between two kernels, centred (biased) or U-centred (debiased), so its arccos is their angle.
+    CKA is the cosine between two kernels, centered (biased) or U-centered (debiased), so its arccos is their angle.
     ``product_distance`` sums the squares over the layers of two models.
 
     NaN where ``CKA`` is. An angle t has the rounding of CKA times 1 / t: from float32 rows up to 1e-3 near zero (none

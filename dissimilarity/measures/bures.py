@@ -1,4 +1,4 @@
-"""Normalised Bures similarity: the cosine of the Procrustes angle."""
+"""Normalized Bures similarity: the cosine of the Procrustes angle."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from dissimilarity.moments.pair import Moments
 
 
 def bures(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
-    """Normalised Bures similarity of two representations of the same samples; see ``Bures``.
+    """Normalized Bures similarity of two representations of the same samples; see ``Bures``.
 
     Args:
         x, y: rows are samples; widths may differ.
@@ -24,7 +24,7 @@ def bures(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]
 
 
 class Bures(MomentMeasure):
-    """Normalised Bures similarity (Muzellec & Cuturi 2018; Harvey et al. 2024), the fidelity of two kernels.
+    """Normalized Bures similarity (Muzellec & Cuturi 2018; Harvey et al. 2024), the fidelity of two kernels.
 
     |K^1/2 L^1/2|_* / sqrt(tr K tr L) with K = Xc Xc', L = Yc Yc'. It equals |Xc'Yc|_* / (|Xc|_F |Yc|_F), the cosine of
     the Procrustes angle, and is computed so.

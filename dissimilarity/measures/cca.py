@@ -27,11 +27,11 @@ def cca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], reduction: Reduction =
 
 
 class CCA(WhitenedMeasure):
-    """Canonical correlations rho_i = singular values of Qx'Qy, Q = orthonormal basis of the centred columns.
+    """Canonical correlations rho_i = singular values of Qx'Qy, Q = orthonormal basis of the centered columns.
 
     ``mean`` and ``mean_square`` (Raghu et al. 2017, Kornblith et al. 2019): sum rho_i / r and sum rho_i^2 / r with r
     the smaller of the two ranks. ``r2``: sum rho_i^2 / rank(x), the share of the whitened x that y predicts; where x
-    has full rank that is the literature's sum rho_i^2 / p. Ranks are those of the centred columns, so that dead
+    has full rank that is the literature's sum rho_i^2 / p. Ranks are those of the centered columns, so that dead
     neurons, duplicates and n <= p count for what they are.
 
     All rise with p / n, and from n = max(p, q) + 1 down every rho is 1: take many more samples than dimensions, and

@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment, exact over any number of samples."""
+"""Linear centered kernel alignment, exact over any number of samples."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.moments.pair import Moments, centred
+from dissimilarity.moments.pair import Moments, centered
 
 
 def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True) -> Float[Tensor, ""]:
@@ -30,13 +30,13 @@ def cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True)
 class CKA(MomentMeasure):
     """Linear CKA (Kornblith et al. 2019), by default with the unbiased HSIC_1 of Song et al. (2012).
 
-    Biased: |Xc'Yc|_F^2 / (|Xc'Xc|_F |Yc'Yc|_F), Xc = column-centred X.
+    Biased: |Xc'Yc|_F^2 / (|Xc'Xc|_F |Yc'Yc|_F), Xc = column-centered X.
 
     Debiased: with K~ = K with zero diagonal, HSIC_1(K, L) = [tr(K~L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) -
     2 / (n-2) 1'K~L~1] / (n (n-3)). No Gram matrix is formed: tr(K~L~) = |X'Y|_F^2 - sum ab,
     1'K~1 = |sum x|^2 - sum a, 1'K~L~1 = s_x' X'Y s_y - s_x' X'b - s_y' Y'a + sum ab, all sums over samples.
 
-    NaN where an unbiased self term is zero: centred rows of one side that are all alike or all at right angles.
+    NaN where an unbiased self term is zero: centered rows of one side that are all alike or all at right angles.
 
     Args:
         debiased: unbiased HSIC, or the biased one.
@@ -68,13 +68,13 @@ class CKA(MomentMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """CKA from sums; see the class."""
         if not self.debiased:
-            xx, yy, xy = centred(m)
+            xx, yy, xy = centered(m)
             return exact_where_same(m, _squares(xy) / (_squares(xx) * _squares(yy)).sqrt(), self.identical)
         sx, sy, n = m["x"], m["y"], m["n"]
         cross = _hsic(n, m["xy"], m["ab"], m["a"], m["b"], sx, sy, m["xb"], m["ya"])
         self_x = _hsic(n, m["xx"], m["aa"], m["a"], m["a"], sx, sx, m["xa"], m["xa"])
         self_y = _hsic(n, m["yy"], m["bb"], m["b"], m["b"], sy, sy, m["yb"], m["yb"])
-        # HSIC_1 is an inner product of U-centred kernels: a self term of the size of rounding, or a cross term above
+        # HSIC_1 is an inner product of U-centered kernels: a self term of the size of rounding, or a cross term above
         # the self terms (Cauchy-Schwarz), means that there is nothing but rounding to compare.
         smallest = 1e-14 / (n * (n - 3))
         defined = (self_x > smallest * _squares(m["xx"])) & (self_y > smallest * _squares(m["yy"]))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.centred import Matrix, alignment, left_out, matrix
+from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
@@ -29,8 +29,8 @@ def distance_correlation(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debia
 class DistanceCorrelation(SampleMeasure):
     """Distance correlation (Szekely et al. 2007), from Euclidean distances A, B between the samples of each side.
 
-    Biased: sqrt(<A, B> / sqrt(<A, A> <B, B>)) of double-centred A and B. Debiased (Szekely & Rizzo 2014):
-    <A, B> / sqrt(<A, A> <B, B>) of U-centred A and B, which estimates the square. Not defined where all samples are
+    Biased: sqrt(<A, B> / sqrt(<A, A> <B, B>)) of double-centered A and B. Debiased (Szekely & Rizzo 2014):
+    <A, B> / sqrt(<A, A> <B, B>) of U-centered A and B, which estimates the square. Not defined where all samples are
     equally far apart (debiased).
 
     Args:
@@ -48,7 +48,7 @@ class DistanceCorrelation(SampleMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
-    formula: ClassVar[str] = "sqrt(<A, B> / sqrt(<A, A> <B, B>)), A, B = centred distances; debiased: without the root"
+    formula: ClassVar[str] = "sqrt(<A, B> / sqrt(<A, A> <B, B>)), A, B = centered distances; debiased: without the root"
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Szekely et al. 2007; unbiased: Szekely & Rizzo 2014"
 
@@ -68,7 +68,7 @@ class DistanceCorrelation(SampleMeasure):
         return matrix(pair_distances(about_mean(x), x.dtype == torch.float32, squared=False), len(x))
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-        """Alignment of the centred distances."""
+        """Alignment of the centered distances."""
         return self._rooted(alignment(x, y, self.debiased, weight))
 
     def estimate(self, x: Matrix, y: Matrix, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.moments.pair import Moments, centred, traces
+from dissimilarity.moments.pair import Moments, centered, traces
 
 
 def gulp(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], ridge: float = 1e-2) -> Float[Tensor, ""]:
@@ -25,7 +25,7 @@ def gulp(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], ridge: float = 1e-2) 
 
 
 class GULP(WhitenedMeasure):
-    """Squared GULP distance (Boix-Adsera et al. 2022) of centred representations of Frobenius norm sqrt(n).
+    """Squared GULP distance (Boix-Adsera et al. 2022) of centered representations of Frobenius norm sqrt(n).
 
     tr[(Sx + l)^-1 Sx (Sx + l)^-1 Sx] + the same of y - 2 tr[(Sx + l)^-1 Sxy (Sy + l)^-1 Syx] with covariances
     S = Xc'Xc / n, Sxy = Xc'Yc / n, l = ``ridge``: the mean squared difference of the ridge predictions of whatever
@@ -63,7 +63,7 @@ class GULP(WhitenedMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The squared distance from sums; see the class."""
-        xx, yy, xy = centred(m)
+        xx, yy, xy = centered(m)
         total_x, total_y = (traces(product)[..., None, None] for product in (xx, yy))
         x, y = self._factor(xx / total_x), self._factor(yy / total_y)
         between = _solve(y, _solve(x, xy).mT) / (total_x * total_y).sqrt()

@@ -1,33 +1,33 @@
-"""Jaccard similarity of neighbourhoods."""
+"""Jaccard similarity of neighborhoods."""
 
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measures.numerics.neighbours import NeighbourMeasure
+from dissimilarity.measures.numerics.neighbors import NeighborMeasure
 
 
 def jaccard_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:
-    """Mean Jaccard similarity of the k nearest neighbours in two representations of the same samples.
+    """Mean Jaccard similarity of the k nearest neighbors in two representations of the same samples.
 
     Args:
         x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations.
-        k: neighbours of each sample; needs n > k.
+        k: neighbors of each sample; needs n > k.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = same neighbourhoods.
+        float64 scalar in [0, 1]; 1 = same neighborhoods.
     """
     return JaccardKNN(k, samples=max(1024, k + 1)).of(x, y)
 
 
-class JaccardKNN(NeighbourMeasure):
-    """Jaccard similarity of neighbourhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
+class JaccardKNN(NeighborMeasure):
+    """Jaccard similarity of neighborhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
 
     N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index.
 
     Args:
-        k: neighbours of each sample.
+        k: neighbors of each sample.
         samples: most rows that are compared.
         seed: which rows.
     """
@@ -41,5 +41,5 @@ class JaccardKNN(NeighbourMeasure):
         return "jaccard_knn" if self.k == 10 else f"jaccard_knn_{self.k}"
 
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
-        """Common neighbours over those of either side."""
+        """Common neighbors over those of either side."""
         return common.double() / (2 * self.k - common)

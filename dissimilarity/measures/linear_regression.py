@@ -8,7 +8,7 @@ from torch import Tensor
 from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import whitening
-from dissimilarity.moments.pair import Moments, centred, traces
+from dissimilarity.moments.pair import Moments, centered, traces
 
 
 def linear_regression(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
@@ -26,7 +26,7 @@ def linear_regression(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float
 class LinearRegression(WhitenedMeasure):
     """R^2 of predicting y from x with an intercept, columns weighted by their variance.
 
-    |Qx'Yc|_F^2 / |Yc|_F^2 with Qx an orthonormal basis of the centred columns of x: 1 - (residual sum of squares) /
+    |Qx'Yc|_F^2 / |Yc|_F^2 with Qx an orthonormal basis of the centered columns of x: 1 - (residual sum of squares) /
     (total sum of squares) over all columns of y together. On the samples it was fitted to, so it rises with p / n and
     is 1 from n = p + 1 down.
     """
@@ -51,7 +51,7 @@ class LinearRegression(WhitenedMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """R^2 from sums; see the class."""
-        xx, yy, xy = centred(m)
+        xx, yy, xy = centered(m)
         predicted = whitening(xx, m["xx"], m["e"] / m["n"])(xy)
         value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
         return exact_where_same(m, value, self.identical)

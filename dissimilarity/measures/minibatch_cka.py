@@ -10,7 +10,7 @@ from torch import Tensor
 from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.checks import check_count, check_pair, check_rows, check_widths
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.centred import centred_product, left_out_terms, members
+from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
 from dissimilarity.moments.pair import sum_device
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
@@ -201,7 +201,7 @@ def _terms(
     def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
         a, b, ab = (torch.einsum("bij,bj->bi", m, of) for m in (k, l, k * l))
         trace, chain, sum_a, sum_b = ((of * v).sum(1) for v in (ab, a * b, a, b))
-        found = centred_product(total, trace, chain, sum_a, sum_b, unbiased=True)
+        found = centered_product(total, trace, chain, sum_a, sum_b, unbiased=True)
         return torch.where(found.abs() > 1e-14 * trace.abs(), found, 0.0) / (total * (total - 3))
 
     return torch.stack([hsic(x, y), hsic(x, x), hsic(y, y)])

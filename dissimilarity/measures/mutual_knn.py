@@ -1,33 +1,33 @@
-"""Mutual k nearest neighbours."""
+"""Mutual k nearest neighbors."""
 
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measures.numerics.neighbours import NeighbourMeasure
+from dissimilarity.measures.numerics.neighbors import NeighborMeasure
 
 
 def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:
-    """Mean share of the k nearest neighbours that two representations of the same samples have in common.
+    """Mean share of the k nearest neighbors that two representations of the same samples have in common.
 
     Args:
         x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations.
-        k: neighbours of each sample; needs n > k.
+        k: neighbors of each sample; needs n > k.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = same neighbourhoods, k / (n - 1) by chance.
+        float64 scalar in [0, 1]; 1 = same neighborhoods, k / (n - 1) by chance.
     """
     return MutualKNN(k, samples=max(1024, k + 1)).of(x, y)
 
 
-class MutualKNN(NeighbourMeasure):
-    """Mutual k nearest neighbours (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
+class MutualKNN(NeighborMeasure):
+    """Mutual k nearest neighbors (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
 
     N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index. Chance is k / (n - 1).
 
     Args:
-        k: neighbours of each sample.
+        k: neighbors of each sample.
         samples: most rows that are compared.
         seed: which rows.
     """
@@ -41,5 +41,5 @@ class MutualKNN(NeighbourMeasure):
         return "mutual_knn" if self.k == 10 else f"mutual_knn_{self.k}"
 
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
-        """Common neighbours over k."""
+        """Common neighbors over k."""
         return common.double() / self.k

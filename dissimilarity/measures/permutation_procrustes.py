@@ -11,7 +11,7 @@ from torch import Tensor
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.measures.procrustes import Kind
-from dissimilarity.moments.pair import Moments, centred, traces
+from dissimilarity.moments.pair import Moments, centered, traces
 
 
 def permutation_procrustes(
@@ -30,7 +30,7 @@ def permutation_procrustes(
 
 
 class PermutationProcrustes(MomentMeasure):
-    """Distance after the best matching of neurons, of centred representations of unit Frobenius norm.
+    """Distance after the best matching of neurons, of centered representations of unit Frobenius norm.
 
     With c = max over permutations P of tr(P' Xc'Yc) / (|Xc|_F |Yc|_F), an assignment: ``angular`` is arccos c in
     [0, pi], a metric (Williams et al. 2021); ``squared`` is 2 - 2c in [0, 4]. The narrower side is padded with zeros,
@@ -69,7 +69,7 @@ class PermutationProcrustes(MomentMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The distance from sums; see the class."""
-        xx, yy, xy = centred(m)
+        xx, yy, xy = centered(m)
         matched = (xy * _matching(xy.detach())).sum((-2, -1))
         cosine = matched / (traces(xx) * traces(yy)).sqrt()
         value = angle(cosine) if self.kind == "angular" else 2 - 2 * cosine.clamp(max=1)

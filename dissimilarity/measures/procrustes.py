@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
-from dissimilarity.moments.pair import Moments, centred_cross, centred_squares
+from dissimilarity.moments.pair import Moments, centered_cross, centered_squares
 
 Kind = Literal["angular", "squared"]
 
@@ -27,10 +27,10 @@ def procrustes(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], kind: Kind = "a
 
 
 class Procrustes(MomentMeasure):
-    """Distance after the best rotation, of centred representations of unit Frobenius norm.
+    """Distance after the best rotation, of centered representations of unit Frobenius norm.
 
     With c = |Xc'Yc|_* / (|Xc|_F |Yc|_F): ``angular`` is arccos c in [0, pi/2], a metric (Williams et al. 2021);
-    ``squared`` is 2 - 2c in [0, 2] (Ding et al. 2021). c itself is the normalised Bures similarity's cosine.
+    ``squared`` is 2 - 2c in [0, 2] (Ding et al. 2021). c itself is the normalized Bures similarity's cosine.
 
     c is good to 1e-6 from float32 rows and to 1e-12 from float64 rows. An angle t magnifies that by 1 / t, so from
     float32 rows it is good to 1e-6 for models well apart, and up to 1e-3 of rounding is left near zero (none between
@@ -68,7 +68,7 @@ class Procrustes(MomentMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The distance from sums; see the class."""
-        xy, (xx, yy) = centred_cross(m), centred_squares(m)
+        xy, (xx, yy) = centered_cross(m), centered_squares(m)
         # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
         short = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
         cosine = (_nuclear_norm_of_short if short else _nuclear_norm)(xy) / (xx * yy).sqrt()

@@ -28,7 +28,7 @@ class PWCCA(WhitenedMeasure):
     """Projection-weighted CCA (Morcos et al. 2018): sum_i alpha_i rho_i.
 
     alpha_i is proportional to sum_j |<h_i, x_j>|, with h_i the orthonormal canonical variates of x (the first
-    min(rank x, rank y) of them), x_j the centred columns of x, and sum alpha = 1; whatever the widths. Seen from x:
+    min(rank x, rank y) of them), x_j the centered columns of x, and sum alpha = 1; whatever the widths. Seen from x:
     swapping the sides changes the value. Weights by neuron make it depend on the basis of x, but not on that of y.
 
     Where canonical correlations are tied (all that are exactly 1, of which there are some from n = p + q down), their

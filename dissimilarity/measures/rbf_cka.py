@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.centred import Matrix, alignment, left_out, matrix
+from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
@@ -77,13 +77,13 @@ class RBFCKA(SampleMeasure):
         if not bool(median > 0):
             raise ValueError("the median distance is zero: more than half of all pairs of samples are equal")
         rate = -0.5 / (self.bandwidth * median) ** 2
-        # About one constant, which centring takes away; U-centring leaves the diagonal out first.
+        # About one constant, which centering takes away; U-centering leaves the diagonal out first.
         middle = torch.exp(rate * median**2).item()
         kernel = pairs.mul_(rate.to(pairs.dtype)).exp_().sub_(middle)
         return matrix(kernel, len(x), 0.0 if self.debiased else 1 - middle, middle)
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-        """Alignment of the centred kernels."""
+        """Alignment of the centered kernels."""
         return alignment(x, y, self.debiased, weight)
 
     def estimate(self, x: Matrix, y: Matrix, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

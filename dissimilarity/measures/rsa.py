@@ -91,7 +91,7 @@ class RSA(SampleMeasure):
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Geometry:
         """Dissimilarities or their ranks."""
-        rows, single = about_mean(standardised(x) if self.rdm == "correlation" else x), x.dtype == torch.float32
+        rows, single = about_mean(standardized(x) if self.rdm == "correlation" else x), x.dtype == torch.float32
         pairs = pair_distances(rows, single)
         low, high = pairs.aminmax()
         if not bool(high - low > 1e-12 * high):
@@ -101,7 +101,7 @@ class RSA(SampleMeasure):
             return Geometry(len(x), values, dot(values, values), None)
         ranks = quick_ranks(pairs) if pairs.dtype == torch.float32 else None
         ranks = ranks or exact_ranks(pairs if pairs.dtype == torch.float64 else pair_distances(rows, single=False))
-        return Geometry(len(x), ranks.centred, dot(ranks.centred, ranks.centred), ranks)
+        return Geometry(len(x), ranks.centered, dot(ranks.centered, ranks.centered), ranks)
 
     def between(self, x: Geometry, y: Geometry, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Correlation over the pairs."""
@@ -126,7 +126,7 @@ class RSA(SampleMeasure):
         return Geometry(x.n, values, x.squares, None if x.ranks is None else exact_order(values))
 
 
-def standardised(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+def standardized(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     """Float64 rows about their own means and of unit norm: half their squared distance is 1 - their correlation."""
     if x.shape[1] < 3:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor
 from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import canonical, is_exact, leading, sum_of_correlations
-from dissimilarity.moments.pair import Moments, centred
+from dissimilarity.moments.pair import Moments, centered
 
 
 def svcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], variance: float = 0.99) -> Float[Tensor, ""]:
@@ -27,7 +27,7 @@ def svcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], variance: float = 0.
 class SVCCA(WhitenedMeasure):
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017).
 
-    Columns are centred; of each side the fewest components are kept whose squared singular values hold ``variance`` of
+    Columns are centered; of each side the fewest components are kept whose squared singular values hold ``variance`` of
     all; then sum rho_i / min(k_x, k_y). A few outlier dimensions can hold 99 % of the variance of a language model's
     activations, and then k = 1.
 
@@ -64,7 +64,7 @@ class SVCCA(WhitenedMeasure):
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The mean from sums; see the class."""
-        xx, yy, xy = centred(m)
+        xx, yy, xy = centered(m)
         x, y = leading(xx, m["n"], self.variance), leading(yy, m["n"], self.variance)
         rank = x.rank.minimum(y.rank)
         value = sum_of_correlations(canonical(x, y, xy), rank, is_exact(m)) / rank

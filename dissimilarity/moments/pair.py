@@ -308,8 +308,8 @@ def pair_moments(
 
 def own_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
     """The rows about their mean, n < p of them, in orthonormal coordinates of their own span: all angles are kept."""
-    centred_rows = x - mean(x).to(x)
-    return torch.linalg.qr(centred_rows.T, mode="r").R.T
+    centered_rows = x - mean(x).to(x)
+    return torch.linalg.qr(centered_rows.T, mode="r").R.T
 
 
 def worthwhile_shift(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
@@ -376,22 +376,22 @@ def reshift(m: Moments, dx: Float[Tensor, " p"], dy: Float[Tensor, " q"]) -> Mom
     }
 
 
-def centred(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred sums of products (Xc'Xc, Yc'Yc, Xc'Yc); any leading dimensions."""
-    return _centre(m, "xx", "x", "x"), _centre(m, "yy", "y", "y"), centred_cross(m)
+def centered(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """Centered sums of products (Xc'Xc, Yc'Yc, Xc'Yc); any leading dimensions."""
+    return _center(m, "xx", "x", "x"), _center(m, "yy", "y", "y"), centered_cross(m)
 
 
-def centred_cross(m: Moments) -> Tensor:
+def centered_cross(m: Moments) -> Tensor:
     """Xc'Yc alone; any leading dimensions."""
-    return _centre(m, "xy", "x", "y")
+    return _center(m, "xy", "x", "y")
 
 
-def centred_squares(m: Moments) -> tuple[Tensor, Tensor]:
+def centered_squares(m: Moments) -> tuple[Tensor, Tensor]:
     """|Xc|_F^2 and |Yc|_F^2, without a look at the products; any leading dimensions."""
     return tuple(m[a] - torch.linalg.vecdot(m[s], m[s]) / m["n"] for a, s in (("a", "x"), ("b", "y")))
 
 
-def _centre(m: Moments, product: str, first: str, second: str) -> Tensor:
+def _center(m: Moments, product: str, first: str, second: str) -> Tensor:
     return m[product] - m[first][..., :, None] * m[second][..., None, :] / m["n"][..., None, None]
 
 

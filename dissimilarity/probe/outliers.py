@@ -29,7 +29,7 @@ class Control:
             dimensions; ``unit_norm``: each row over its length. Last of all, after any pooling.
 
     Raises:
-        ValueError: a number out of range, an unknown way to normalise.
+        ValueError: a number out of range, an unknown way to normalize.
     """
 
     skip_first: int = 0

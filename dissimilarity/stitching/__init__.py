@@ -2,7 +2,7 @@
 
 from dissimilarity.capture.enter import enter, enterable_sites
 from dissimilarity.stitching.across_tokenizers import AlignedPenalty, aligned_penalties
-from dissimilarity.stitching.baselines import baselines, randomised, shuffled
+from dissimilarity.stitching.baselines import baselines, randomized, shuffled
 from dissimilarity.stitching.block_swap import front_streams, fronted
 from dissimilarity.stitching.connectivity import Barrier, barrier, barrier_of, scores_between
 from dissimilarity.stitching.direct import direct_penalties
@@ -26,7 +26,7 @@ __all__ = [
     "enterable_sites",
     "front_streams",
     "fronted",
-    "randomised",
+    "randomized",
     "scores_between",
     "shuffled",
 ]

@@ -22,7 +22,7 @@ from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.moments.pair import Moments
 from dissimilarity.probe.alignment import Alignment, Reading
 from dissimilarity.probe.batches import activations, at_once, plan
-from dissimilarity.stitching.closed_form import centred_sums, solve
+from dissimilarity.stitching.closed_form import centered_sums, solve
 from dissimilarity.stitching.direct import CHOOSING, check_sites, sums_over
 from dissimilarity.stitching.maps import Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, device_of, map_dtype, paired
@@ -150,7 +150,7 @@ def _units(
 def _mean(parts: Sequence[Moments]) -> Float[Tensor, " q"]:
     """The mean of the back model's rows over all text that was fitted on."""
     n = [float(part["n"]) for part in parts]
-    return sum((centred_sums(part).y * count for part, count in zip(parts, n, strict=True)), torch.zeros(())) / sum(n)
+    return sum((centered_sums(part).y * count for part, count in zip(parts, n, strict=True)), torch.zeros(())) / sum(n)
 
 
 def _r2(

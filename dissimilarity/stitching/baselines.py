@@ -23,7 +23,7 @@ def baselines(
     Args:
         stitch: fitted or not; it is left as it is.
         tokens, held_out, bytes_per_token: as for the stitch itself.
-        random_front: a model of the front's shape as it was before training; by default `randomised(front)`.
+        random_front: a model of the front's shape as it was before training; by default `randomized(front)`.
 
     Returns:
         `self_back`: back stitched to itself, at its site; `self_front`: front stitched to itself, left out where it
@@ -33,7 +33,7 @@ def baselines(
     front, back, site, back_site = stitch.front, stitch.back, stitch.site, stitch.back_site
     wanted = {
         "self_back": stitch.between(back, back, back_site, back_site),
-        "null_random": stitch.between(random_front or randomised(front), back, site, back_site),
+        "null_random": stitch.between(random_front or randomized(front), back, site, back_site),
         "null_shuffled": stitch.between(shuffled(front), back, site, back_site),
     }
     if site in enterable_sites(front):
@@ -48,7 +48,7 @@ def shuffled(model: nn.Module) -> nn.Module:
     return other
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy of a model with the numbers of each weight matrix in random order: their statistics without what they say.
 
     Vectors (biases, scales of norms) are kept. A model as its own constructor starts it is the better null where there

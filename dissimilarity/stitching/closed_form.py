@@ -32,8 +32,8 @@ WITH_RIDGE = ("affine", "low_rank", "affine_ln")
 
 
 @dataclass(frozen=True)
-class Centred:
-    """Means and centred sums of products of one pair of sites.
+class Centered:
+    """Means and centered sums of products of one pair of sites.
 
     Attributes:
         x, y: the means, (p,) and (q,), as they are, without any shift.
@@ -48,10 +48,10 @@ class Centred:
     roundoff: float
 
 
-def centred_sums(m: Moments) -> Centred:
+def centered_sums(m: Moments) -> Centered:
     """From sums `n, x, y, xx, xy, e` about shifts `shift_x, shift_y`."""
     x, y = m["x"] / m["n"], m["y"] / m["n"]
-    return Centred(
+    return Centered(
         m["shift_x"] + x,
         m["shift_y"] + y,
         m["xx"] - torch.outer(m["x"], x),
@@ -81,7 +81,7 @@ def solve(
     ridge, note = choose_ridge(fit, choose) if kind in WITH_RIDGE else (None, "")
     sums = {key: value if key.startswith("shift") else value + choose[key] for key, value in fit.items()}
     sums = sums if together else fit
-    c = centred_sums(sums)
+    c = centered_sums(sums)
     if kind == "scale_shift":
         spread, common = c.xx.diagonal(), c.xy.diagonal()
         scale = torch.where(spread > 0, common / spread, 0.0)
@@ -105,7 +105,7 @@ def solve(
 
 def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
     """The ridge out of `RIDGES` with the least squared error on held-out samples, and a note on the covariance."""
-    c = centred_sums(fit)
+    c = centered_sums(fit)
     values, vectors = torch.linalg.eigh(c.xx)
     mean = float(values.mean())
     if mean <= 0:
@@ -144,7 +144,7 @@ def least_squares(xx: Float[Tensor, "p p"], xy: Float[Tensor, "p q"], ridge: flo
 
 
 def rotation(xy: Float[Tensor, "p q"]) -> Float[Tensor, "p q"]:
-    """The orthogonal W nearest to C = xy, which maximises tr(W'C): U V' of its thin singular value decomposition."""
+    """The orthogonal W nearest to C = xy, which maximizes tr(W'C): U V' of its thin singular value decomposition."""
     u, _, vh = torch.linalg.svd(xy, full_matrices=False)
     return u @ vh
 

@@ -107,7 +107,7 @@ class LowRank(nn.Module):
 
 
 class Orthogonal(nn.Module):
-    """x W + b, W = exp(S - S') W0 or W0 exp(S - S'), turned on the larger side: it stays orthogonal as S is learnt."""
+    """x W + b, W = exp(S - S') W0 or W0 exp(S - S'), turned on the larger side: it stays orthogonal as S is learned."""
 
     start: Tensor
 

@@ -1,4 +1,4 @@
-"""Task stitches: the map learnt by gradient on the back model's own next-token loss, both models held fixed.
+"""Task stitches: the map learned by gradient on the back model's own next-token loss, both models held fixed.
 
 The front model's activations are taken once and reused in every step, as long as they fit in `MEMORY`; past that they
 are taken anew for each batch. Only the map and the back model from its site on are run in a step.

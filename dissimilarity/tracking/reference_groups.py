@@ -1,4 +1,4 @@
-"""Groups of references whose behaviour is known: to which of them a model drifts while it trains.
+"""Groups of references whose behavior is known: to which of them a model drifts while it trains.
 
 | key | value |
 | --- | --- |

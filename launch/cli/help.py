@@ -55,7 +55,7 @@ Answers a question over finished runs, and leaves a table, a summary and figures
   python analyze.py study=compare models=[mine.safetensors,theirs.safetensors]
   python analyze.py study=asymmetry size=small        trains its models first
   python analyze.py study=asymmetry models=tl data=c4_code       the published solu and gelu models
-  python analyze.py study=generalisation study.case=both    fine-tunes its models first; or models=[runs/a,runs/b,...]
+  python analyze.py study=generalization study.case=both    fine-tunes its models first; or models=[runs/a,runs/b,...]
   python analyze.py study=export models=[runs/a] study.to=huggingface
 
 Groups: choose with GROUP=CHOICE

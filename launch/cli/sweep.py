@@ -92,10 +92,10 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
         # Names of runs are told apart by their ends, which an ellipsis would take.
         table.add_column(column, justify="left" if column in ("run", "status") else "right", overflow="fold")
     for status in statuses:
-        colour = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
+        color = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
         table.add_row(
             str(status.get("run", "")),
-            f"[{colour}]{status.get('status', '')}[/{colour}]",
+            f"[{color}]{status.get('status', '')}[/{color}]",
             str(status.get("steps", "")),
             *(_number_text(status.get(key)) for key in numbers),
             "" if status.get("seconds") is None else f"{status['seconds']:.0f} s",

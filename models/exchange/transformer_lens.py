@@ -1,8 +1,8 @@
 """Between our transformer and TransformerLens's state dicts, exact both ways.
 
 The config has the keys of the config.json with which its toy models (solu-1l, gelu-4l, ...) are published, which are
-those of `HookedTransformerConfig` too. Weights are taken as they are: no LayerNorm is folded and nothing is centred, so
-activations are those of `HookedTransformer.from_pretrained_no_processing`.
+those of `HookedTransformerConfig` too. Weights are taken as they are: no LayerNorm is folded and nothing is centered,
+so activations are those of `HookedTransformer.from_pretrained_no_processing`.
 """
 
 import math

@@ -29,7 +29,7 @@ FITS = {
     "task": ("penalty", "trained\npenalty"),
     "direct": ("penalty", "direct\npenalty"),
 }
-COLOURS = ("#3b528b", "#d1495b", "#edae49", "#2a9d8f")
+COLORS = ("#3b528b", "#d1495b", "#edae49", "#2a9d8f")
 
 
 def figures(found: Mapping[str, Any]) -> dict[str, Figure]:
@@ -58,7 +58,7 @@ def _stitches(found: Mapping[str, Any]) -> Figure:
             for number, kind in enumerate(kinds):
                 within = "self" if kinship == "sibling" and kind[0] == kind[1] else kinship
                 pairs = [r for r in select(chosen, kinship=within) if (r["family_front"], r["family_back"]) == kind]
-                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLOURS[number], 0.06 * (number - 1.5))
+                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLORS[number], 0.06 * (number - 1.5))
             panel.set_xticks(range(shape[1]))
             panel.set_xlim(-0.5, shape[1] - 0.5)
             if line == 0:
@@ -72,19 +72,19 @@ def _stitches(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, colour: str, shift: float) -> None:
+def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, color: str, shift: float) -> None:
     by_layer: dict[int, list[float]] = {}
     for row in rows:
         by_layer.setdefault(layer_of(row["site"]), []).append(row[reading])
     layers = sorted(by_layer)
     means = [mean_interval(by_layer[layer]) for layer in layers]
-    _curve(panel, [layer + shift for layer in layers], means, colour, label)
+    _curve(panel, [layer + shift for layer in layers], means, color, label)
 
 
-def _curve(panel: Axes, places: Sequence[float], means: Sequence[tuple[float, float]], colour: str, label: str) -> None:
+def _curve(panel: Axes, places: Sequence[float], means: Sequence[tuple[float, float]], color: str, label: str) -> None:
     """Means with half-widths; none is drawn where there is none."""
     errors = [0.0 if math.isnan(half) else half for _, half in means]
-    style: Any = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
+    style: Any = {"color": color, "marker": "o", "markersize": 3, "linewidth": 1}
     panel.errorbar(places, [mean for mean, _ in means], errors, label=label, **style)
 
 
@@ -107,7 +107,7 @@ def _asymmetry(found: Mapping[str, Any]) -> Figure:
                     [layer],
                     [mean],
                     [[mean - low], [high - mean]] if low == low else None,
-                    color=COLOURS[0],
+                    color=COLORS[0],
                     marker="o",
                     markersize=3,
                 )
@@ -135,13 +135,13 @@ def _over_training(found: Mapping[str, Any]) -> Figure:
             steps = sorted({one["step"] for one in here})
             label = f"width {shape[0]}, depth {shape[1]}"
             means = [mean_interval([one["difference"] for one in here if one["step"] == step]) for step in steps]
-            colour = COLOURS[number % len(COLOURS)]
-            _curve(top, steps, means, colour, label)
+            color = COLORS[number % len(COLORS)]
+            _curve(top, steps, means, color, label)
             bottom.plot(
                 [one["gap"] for one in here],
                 [one["difference"] for one in here],
                 ".",
-                color=colour,
+                color=color,
                 markersize=4,
                 label=label,
             )
@@ -174,9 +174,9 @@ def _capacity(found: Mapping[str, Any]) -> Figure:
             panel = axes[line][column]
             for number, family in enumerate(dict.fromkeys(model["family"] for model in models)):
                 chosen = select(models, family=family)
-                colour = mpl.colormaps["tab10"](number)
+                color = mpl.colormaps["tab10"](number)
                 panel.plot(
-                    [m[key] for m in chosen], [m[target] for m in chosen], "o", color=colour, markersize=4, label=family
+                    [m[key] for m in chosen], [m[target] for m in chosen], "o", color=color, markersize=4, label=family
                 )
             if column == 0:
                 panel.set_ylabel(f"{label}\nnats/token")

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dissimilarity.figures.style import MEANING, STYLE, colours_of, file_name, short_names, spread
+from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, short_names, spread
 from studies.dynamics.numbers import Findings
 
 MARKERS = ("o", "s")
@@ -76,7 +76,7 @@ def _arrival(found: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
     figure = Figure(figsize=(1.3 + 2.3 * columns, 0.5 + 1.55 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     kind, names = short_names(found.sites)
-    colours = colours_of(found.sites)
+    colors = colors_of(found.sites)
     for row, measure in enumerate(found.measures):
         right: Axes = axes[row, -1]
         for number, run in enumerate(runs):
@@ -85,9 +85,9 @@ def _arrival(found: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
             arrivals = found.arrivals[measure, run]
             for site, name, each in zip(found.sites, names, arrivals, strict=True):
                 values = found.maps[measure, run, run][each.layer, :, -1]
-                panel.plot(steps, values, color=colours[site], label=name, linewidth=1)
+                panel.plot(steps, values, color=colors[site], label=name, linewidth=1)
                 if math.isfinite(each.half):
-                    panel.plot([1 + each.half], [each.start / 2], MARKERS[number], color=colours[site], markersize=3.5)
+                    panel.plot([1 + each.half], [each.start / 2], MARKERS[number], color=colors[site], markersize=3.5)
             _log(panel, "x")
             panel.set_ylim(bottom=0)
             if row == 0:

@@ -1,4 +1,4 @@
-"""Do distances between models tell how they generalise? Agreement of distances with the truth, by four statistics.
+"""Do distances between models tell how they generalize? Agreement of distances with the truth, by four statistics.
 
     ari       adjusted Rand index of the groups that were found with the true ones: 1 = the same, 0 = chance
     auc       how often two models of different groups are farther apart than two of one group: 0.5 = chance

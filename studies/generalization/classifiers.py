@@ -1,4 +1,4 @@
-"""Classifiers on labelled examples: how often they are right, as they are, stitched, and on the line between two."""
+"""Classifiers on labeled examples: how often they are right, as they are, stitched, and on the line between two."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -116,8 +116,8 @@ def coordinates(distances: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
         (models, dimensions) with orthonormal columns, and their lengths, the longest first; no more than `most`, and
         none that no flat space holds.
     """
-    centred = np.eye(len(distances)) - 1 / len(distances)
-    values, vectors = np.linalg.eigh(-centred @ distances**2 @ centred / 2)
+    centered = np.eye(len(distances)) - 1 / len(distances)
+    values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)
     values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
     kept = values > 1e-9 * max(float((distances**2).mean()), 1e-300)
     return vectors[:, kept], np.sqrt(values[kept])
@@ -134,8 +134,8 @@ def _tightness(points: np.ndarray, cuts: list[np.ndarray]) -> np.ndarray:
     for labels in cuts:
         here = points[:, : labels.max()]
         member = (labels[:, None] == np.arange(labels.max() + 1)).astype(float)
-        centres = (member.T @ here) / member.sum(0)[:, None]
-        found.append(-np.log(max(((here - centres[labels]) ** 2).sum() / (here**2).sum(), 1e-12)))
+        centers = (member.T @ here) / member.sum(0)[:, None]
+        found.append(-np.log(max(((here - centers[labels]) ** 2).sum() / (here**2).sum(), 1e-12)))
     return np.array(found)
 
 

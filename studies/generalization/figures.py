@@ -1,4 +1,4 @@
-"""The figures of the study `generalisation`."""
+"""The figures of the study `generalization`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from studies.generalization.agreement import Agreement
 from studies.generalization.numbers import ALL, Findings, Found, band, kinds_of_pairs
 
 GOOD, BAD, ACROSS, BACK = "#3b528b", "#d1495b", "#edae49", "#66a182"
-COLOURS = (GOOD, BAD, ACROSS, BACK, "#8d6a9f", "#2e4057")
+COLORS = (GOOD, BAD, ACROSS, BACK, "#8d6a9f", "#2e4057")
 NONE = "0.6"
 SCIENTIFIC = (-2, 3)
 """Powers of ten beyond which numbers at an axis share a factor: barriers may be of 1e-4."""
@@ -54,10 +54,10 @@ def _layers(found: Findings) -> Figure:
     kind, names = short_names(found.sites)
     groups = kinds_of_pairs(found.truth)
     for panel, measure in zip(axes[1:] if first is not None else axes, found.measures, strict=True):
-        for (name, pairs), colour in zip(groups.items(), (GOOD, BAD, ACROSS), strict=False):
+        for (name, pairs), color in zip(groups.items(), (GOOD, BAD, ACROSS), strict=False):
             if pairs:
                 a, b = np.array(pairs).T
-                _band(panel, found.distances[measure][:, a, b].T, colour, name)
+                _band(panel, found.distances[measure][:, a, b].T, color, name)
         parting = found.parting.get(measure)
         if parting is not None and parting.first is not None:
             panel.axvline(parting.first, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
@@ -106,24 +106,24 @@ def _stitched(found: Findings) -> Figure:
 
 def _curves(panel: Axes, curves: Mapping[tuple[str, str], np.ndarray]) -> None:
     """One band each kind of pair, over the number of layers in front."""
-    colours = _colours_of_stitches(list(curves))
+    colors = _colors_of_stitches(list(curves))
     for kind, values in curves.items():
-        _band(panel, values, colours[kind], f"{kind[0]} to {kind[1]}")
+        _band(panel, values, colors[kind], f"{kind[0]} to {kind[1]}")
     layers = next(iter(curves.values())).shape[1]
     panel.set_xticks(range(0, layers, max(1, (layers - 1) // 6)))
     panel.set_xlabel("layers taken from the front")
 
 
-def _colours_of_stitches(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def _colors_of_stitches(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     first = kinds[0][0]
     own = {True: GOOD, False: BAD}
     return {(a, b): own[a == first] if a == b else (ACROSS if a == first else BACK) for a, b in kinds}
 
 
-def _band(panel: Axes, values: np.ndarray, colour: str, name: str) -> None:
+def _band(panel: Axes, values: np.ndarray, color: str, name: str) -> None:
     mean, low, high = band(values)
-    panel.fill_between(range(len(mean)), low, high, color=colour, alpha=0.18, linewidth=0)
-    panel.plot(range(len(mean)), mean, "o-", color=colour, markersize=2.5, label=name)
+    panel.fill_between(range(len(mean)), low, high, color=color, alpha=0.18, linewidth=0)
+    panel.plot(range(len(mean)), mean, "o-", color=color, markersize=2.5, label=name)
 
 
 def _distances(found: Findings) -> Figure:
@@ -141,8 +141,8 @@ def _distances(found: Findings) -> Figure:
         panel.set_yticks([])
         panel.spines[:].set_visible(False)
         for place, model in enumerate(order):
-            panel.plot([-1.2], [place], "s", color=_true_colour(found, model), markersize=2.6, clip_on=False)
-            panel.plot([place], [-1.2], "s", color=_found_colour(result, model), markersize=2.6, clip_on=False)
+            panel.plot([-1.2], [place], "s", color=_true_color(found, model), markersize=2.6, clip_on=False)
+            panel.plot([place], [-1.2], "s", color=_found_color(result, model), markersize=2.6, clip_on=False)
         panel.set_xlim(-1.7, len(order) - 0.5)
         panel.set_ylim(len(order) - 0.5, -1.7)
         panel.set_title(f"{way}\n{_said(result)}")
@@ -152,11 +152,11 @@ def _distances(found: Findings) -> Figure:
         bar.ax.xaxis.get_offset_text().set_fontsize(5.5)
         bar.ax.spines[:].set_visible(False)
         panel = axes[1, column]
-        for place, ((_, pairs), colour) in enumerate(zip(groups.items(), (GOOD, BAD, ACROSS), strict=False)):
+        for place, ((_, pairs), color) in enumerate(zip(groups.items(), (GOOD, BAD, ACROSS), strict=False)):
             values = [far[pair] for pair in pairs]
             if values:
                 x = place + chance.uniform(-0.2, 0.2, len(values))
-                panel.plot(x, values, "o", color=colour, markersize=1.8, alpha=0.6)
+                panel.plot(x, values, "o", color=color, markersize=1.8, alpha=0.6)
                 panel.plot([place - 0.3, place + 0.3], [np.mean(values)] * 2, color="0.2", linewidth=1)
         panel.ticklabel_format(axis="y", scilimits=SCIENTIFIC)
         panel.set_xticks(range(len(groups)), [name.replace(" ", "\n", 1) for name in groups], fontsize=6)
@@ -168,7 +168,7 @@ def _distances(found: Findings) -> Figure:
 
 
 def _accuracies(found: Findings) -> Figure:
-    """Accuracy in and out of distribution; a panel each measure: the shape is the true group, the colour the found."""
+    """Accuracy in and out of distribution; a panel each measure: the shape is the true group, the color the found."""
     inside = next(iter(found.accuracies.values()))
     figure = Figure(figsize=(1.5 + 1.9 * len(found.ways), 2.3), layout="constrained")
     axes: Any = figure.subplots(1, len(found.ways), squeeze=False, sharex=True, sharey=True)[0]
@@ -180,7 +180,7 @@ def _accuracies(found: Findings) -> Figure:
                 [inside[model]],
                 [found.truth.accuracy[model]],
                 MARKERS[group % len(MARKERS)] if group >= 0 else "x",
-                color=_found_colour(result, model),
+                color=_found_color(result, model),
                 markersize=4,
                 alpha=0.8,
                 markeredgewidth=0.6,
@@ -197,7 +197,7 @@ def _accuracies(found: Findings) -> Figure:
         names.append("true: neither")
     most = max(found.found[way, ALL].grouping.count for way in found.ways)
     for group in range(most if most > 1 else 0):
-        handles.append(Line2D([], [], marker="o", linewidth=0, color=COLOURS[group % len(COLOURS)], markersize=4))
+        handles.append(Line2D([], [], marker="o", linewidth=0, color=COLORS[group % len(COLORS)], markersize=4))
         names.append(f"found: group {group + 1}")
     handles.append(Line2D([], [], marker="o", linewidth=0, color=NONE, markersize=4))
     names.append("found: no group")
@@ -212,13 +212,13 @@ def _agreement(found: Findings) -> Figure:
     kind, names = short_names(found.sites)
     for panel, (statistic, words) in zip(axes, WORDS.items(), strict=True):
         for place, way in enumerate(found.ways):
-            colour = COLOURS[place % len(COLOURS)]
+            color = COLORS[place % len(COLORS)]
             shift = 0.09 * (place - (len(found.ways) - 1) / 2)
             if way in found.measures:
                 values = [found.found[way, site].agreement[statistic] for site in found.sites]
-                _points(panel, [x + shift for x in range(len(values))], values, colour, way, line=True)
+                _points(panel, [x + shift for x in range(len(values))], values, color, way, line=True)
             last = [found.found[way, ALL].agreement[statistic]]
-            _points(panel, [len(names) + 0.5 + shift], last, colour, None if way in found.measures else way)
+            _points(panel, [len(names) + 0.5 + shift], last, color, None if way in found.measures else way)
         _chance(panel, statistic)
         panel.set_xticks([*range(len(names)), len(names) + 0.5], [*names, "all"])
         panel.set_xlabel(kind)
@@ -240,7 +240,7 @@ def _steps(found: Findings) -> Figure:
             at = [index for index, step in enumerate(steps) if measure in found.soon[step]]
             values = [each.agreement[statistic] for each in (*there, found.found[measure, ALL])]
             x = [index + shift for index in (*at, len(steps))]
-            _points(panel, x, values, COLOURS[place % len(COLOURS)], measure, line=True)
+            _points(panel, x, values, COLORS[place % len(COLORS)], measure, line=True)
         _chance(panel, statistic)
         panel.set_xticks(range(len(steps) + 1), [*(f"{step}" for step in steps), "end"])
         panel.set_xlabel("step")
@@ -251,16 +251,16 @@ def _steps(found: Findings) -> Figure:
 
 
 def _points(
-    panel: Axes, x: list[float], values: list[Agreement], colour: str, name: str | None, line: bool = False
+    panel: Axes, x: list[float], values: list[Agreement], color: str, name: str | None, line: bool = False
 ) -> None:
     if line:
-        panel.plot(x, [each.value for each in values], color=colour, linewidth=0.9, label=name)
+        panel.plot(x, [each.value for each in values], color=color, linewidth=0.9, label=name)
     elif name is not None:
-        panel.plot([], [], "o", color=colour, markersize=3, label=name)
+        panel.plot([], [], "o", color=color, markersize=3, label=name)
     for place, each in zip(x, values, strict=True):
         if math.isfinite(each.low):
-            panel.plot([place, place], [each.low, each.high], color=colour, linewidth=0.7, alpha=0.7)
-        panel.plot([place], [each.value], "o", color=colour, markersize=3, mfc=colour if each.p < 0.05 else "white")
+            panel.plot([place, place], [each.low, each.high], color=color, linewidth=0.7, alpha=0.7)
+        panel.plot([place], [each.value], "o", color=color, markersize=3, mfc=color if each.p < 0.05 else "white")
 
 
 def _chance(panel: Axes, statistic: str) -> None:
@@ -285,11 +285,11 @@ def _said(result: Found) -> str:
     return f"{grouping.count} groups, {p}" if grouping.count > 1 else f"no groups, {p}"
 
 
-def _true_colour(found: Findings, model: int) -> str:
+def _true_color(found: Findings, model: int) -> str:
     group = int(found.truth.labels[model])
-    return NONE if group < 0 else COLOURS[group % len(COLOURS)]
+    return NONE if group < 0 else COLORS[group % len(COLORS)]
 
 
-def _found_colour(result: Found, model: int) -> str:
+def _found_color(result: Found, model: int) -> str:
     group = int(result.grouping.labels[model])
-    return NONE if group < 0 or result.grouping.count < 2 else COLOURS[group % len(COLOURS)]
+    return NONE if group < 0 or result.grouping.count < 2 else COLORS[group % len(COLORS)]

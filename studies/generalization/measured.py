@@ -1,4 +1,4 @@
-"""What the study `generalisation` measures on its models: distances, accuracies, stitched models and barriers."""
+"""What the study `generalization` measures on its models: distances, accuracies, stitched models and barriers."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ def measure(
     checkpoints: int,
     tell: Callable[[str], object],
 ) -> Measured:
-    """Everything that is measured; arguments as for `generalisation`.
+    """Everything that is measured; arguments as for `generalization`.
 
     Only in-distribution examples reach distances, groups and barriers.
 
@@ -143,7 +143,7 @@ def _classifiers(subjects: Sequence[Subject]) -> list[Classifier]:
 
 
 def _check_data(data: Any, subjects: Sequence[Subject], ood: str | None) -> None:
-    """Labelled data whose labels are the models', with a split out of distribution."""
+    """Labeled data whose labels are the models', with a split out of distribution."""
     labels = subjects[0].reference.labels  # pyright: ignore[reportOptionalMemberAccess]
     if not hasattr(data, "labels"):
         raise ValueError("data: this text has no labels; type data=heuristics, or data=pairs_file for own")

@@ -1,4 +1,4 @@
-"""The study `generalisation`: which models will fail elsewhere, seen from in-distribution inputs alone?
+"""The study `generalization`: which models will fail elsewhere, seen from in-distribution inputs alone?
 
 Finding (ii) of arXiv 2310.14993, and what its authors left open: the models are grouped automatically, from distances
 on in-distribution inputs; what happens out of distribution only says whether the groups are right.
@@ -14,7 +14,7 @@ from studies.common.results import Results
 CASES = ("planted", "honest", "both")
 
 
-def generalisation(
+def generalization(
     cfg: DictConfig,
     family: str,
     case: str,
@@ -97,15 +97,15 @@ def _trained(
         begin = [Sweep(*shape, (0,), more=tuple(start))]
         start = f"runs/{begin[0].names[0]}"
 
-    # Each kind has seeds of its own: two models that share head and order are near each other whatever they learnt.
+    # Each kind has seeds of its own: two models that share head and order are near each other whatever they learned.
     every = {**wanted["planted"], "honest": wanted["honest"]}
     sweeps = {}
     for number, (label, special) in enumerate(every.items()):
         if case in ("both", "honest" if label == "honest" else "planted"):
             own = tuple(seed + number * (1 + max(seeds)) for seed in seeds)
             sweeps[label] = Sweep(*shape, own, more=(*more, *special), start=start, label=label)
-    uris = trained(cfg, "generalisation", [*begin, *sweeps.values()])[len(begin) :]
-    folder = f"runs/generalisation-{cfg.size}"
+    uris = trained(cfg, "generalization", [*begin, *sweeps.values()])[len(begin) :]
+    folder = f"runs/generalization-{cfg.size}"
     kinds = {label: [f"{folder}/{name}" for name in sweep.names] for label, sweep in sweeps.items()}
     return uris, kinds if case == "planted" else {}
 
@@ -135,6 +135,6 @@ def _check(uris: Sequence[str], kinds: Mapping[str, Sequence[str]], share: float
 
 def _next(cfg: DictConfig, case: str, uris: Sequence[str]) -> str:
     if cfg.models:
-        return f"python analyze.py study=generalisation measures=all name=generalisation_all models=[{','.join(uris)}]"
+        return f"python analyze.py study=generalization measures=all name=generalization_all models=[{','.join(uris)}]"
     other = "honest" if case != "honest" else "planted"
-    return f"python analyze.py study=generalisation study.case={other} name=generalisation_{other}"
+    return f"python analyze.py study=generalization study.case={other} name=generalization_{other}"

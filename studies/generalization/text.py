@@ -1,4 +1,4 @@
-"""What the study `generalisation` found, in words that the numbers write."""
+"""What the study `generalization` found, in words that the numbers write."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def answer(found: Findings) -> str:
             if way not in none
         ]
         parts.append(
-            f"Groups are found by {_listed(said)}, but that they are **the ones that generalise alike cannot be told "
+            f"Groups are found by {_listed(said)}, but that they are **the ones that generalize alike cannot be told "
             "from chance**."
         )
     best = next((way for way in finders if way in found.parting), None)

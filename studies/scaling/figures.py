@@ -15,7 +15,7 @@ from dissimilarity.figures.style import MEANING, STYLE, file_name
 from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
-COLOURS = {"seed": "0.55", "width": "#3b528b", "depth": "#d1495b", "both": "#edae49"}
+COLORS = {"seed": "0.55", "width": "#3b528b", "depth": "#d1495b", "both": "#edae49"}
 CELL = 0.11
 """Inches a layer in the heat maps, at least a panel's."""
 PANEL = 0.62
@@ -110,7 +110,7 @@ def _sizes(found: Findings) -> Figure:
                 error = None if math.isnan(value.low) else [[value.mean - value.low], [value.high - value.mean]]
                 # Sizes of one ratio beside each other.
                 x = one.doublings + 0.05 * (place % 5 - 2)
-                style: Any = {"marker": "o", "markersize": 3, "linewidth": 0.9, "color": COLOURS[one.kind]}
+                style: Any = {"marker": "o", "markersize": 3, "linewidth": 0.9, "color": COLORS[one.kind]}
                 panel.errorbar([x], [value.mean], error, **style)
             level = found.null[control, measure] if scale == "dissimilarity" else 1.0
             if math.isfinite(level):
@@ -140,13 +140,13 @@ def _regions(found: Findings) -> Figure:
             panel: Axes = axes[line, column]
             for place, region in enumerate(REGIONS):
                 key = (control, measure, "dissimilarity", region)
-                for shift, kind in enumerate(COLOURS):
+                for shift, kind in enumerate(COLORS):
                     values = [one.values[key].mean for one in found.between if one.kind == kind]
                     values = [value for value in values if math.isfinite(value)]
                     if values:
                         x = place + 0.18 * (shift - 1.5)
-                        panel.plot([x] * len(values), values, "o", markersize=2.5, color=COLOURS[kind], alpha=0.45)
-                        panel.plot([x - 0.07, x + 0.07], [np.mean(values)] * 2, color=COLOURS[kind], linewidth=1.6)
+                        panel.plot([x] * len(values), values, "o", markersize=2.5, color=COLORS[kind], alpha=0.45)
+                        panel.plot([x - 0.07, x + 0.07], [np.mean(values)] * 2, color=COLORS[kind], linewidth=1.6)
             panel.set_xticks(range(len(REGIONS)), REGIONS)
             panel.set_ylim(bottom=0)
             if line == 0:
@@ -180,7 +180,7 @@ def _losses(found: Findings) -> Figure:
     key = (found.controls[0], found.measures[0], "dissimilarity", "all")
     for one in found.between:
         gap = abs(mean[one.sizes[0]] - mean[one.sizes[1]])
-        right.plot([gap], [one.values[key].mean], "o", markersize=3, color=COLOURS[one.kind])
+        right.plot([gap], [one.values[key].mean], "o", markersize=3, color=COLORS[one.kind])
     right.set_ylim(bottom=0)
     right.set_xlabel("gap between the losses, nats/token")
     right.set_ylabel(f"{found.measures[0]}, dissimilarity")
@@ -198,5 +198,5 @@ def _grid(rows: int, columns: int, width: float, height: float, **share: Any) ->
 def _legend(figure: Figure, names: dict[str, str], found: Findings) -> None:
     there = {one.kind for one in found.between}
     shown = {label: kind for label, kind in names.items() if kind in there}
-    handles = [Line2D([], [], marker="o", markersize=3, linewidth=0, color=COLOURS[kind]) for kind in shown.values()]
+    handles = [Line2D([], [], marker="o", markersize=3, linewidth=0, color=COLORS[kind]) for kind in shown.values()]
     figure.legend(handles, list(shown), loc="outside right upper", frameon=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dissimilarity import functional
 from dissimilarity.measures.base.output_measure import OutputMeasure
-from dissimilarity.measures.catalogue import found as found_classes
+from dissimilarity.measures.catalog import found as found_classes
 from settings import instantiate
 
 CONF = Path(__file__).parents[2] / "conf" / "measure"

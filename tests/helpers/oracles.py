@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 Array = NDArray[np.float64]
 
 
-def centred(x: Array) -> Array:
+def centered(x: Array) -> Array:
     return x - x.mean(0)
 
 
@@ -24,24 +24,24 @@ def hsic_1(k: Array, l: Array) -> float:  # noqa: E741
 
 
 def debiased_cka(x: Array, y: Array) -> float:
-    k, l = centred(x) @ centred(x).T, centred(y) @ centred(y).T  # noqa: E741
+    k, l = centered(x) @ centered(x).T, centered(y) @ centered(y).T  # noqa: E741
     return hsic_1(k, l) / float(np.sqrt(hsic_1(k, k) * hsic_1(l, l)))
 
 
 def biased_cka(x: Array, y: Array) -> float:
-    k, l = centred(x) @ centred(x).T, centred(y) @ centred(y).T  # noqa: E741
+    k, l = centered(x) @ centered(x).T, centered(y) @ centered(y).T  # noqa: E741
     return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
 
 
 def procrustes_cosine(x: Array, y: Array) -> float:
-    x, y = centred(x) / np.linalg.norm(centred(x)), centred(y) / np.linalg.norm(centred(y))
+    x, y = centered(x) / np.linalg.norm(centered(x)), centered(y) / np.linalg.norm(centered(y))
     return float(np.sum(svd(x.T @ y, compute_uv=False, lapack_driver="gesvd")))
 
 
 def procrustes_angle(x: Array, y: Array) -> float:
     """By way of the residual after the best rotation, padded to one width: 2 sin(angle / 2) is its length."""
     width = max(x.shape[1], y.shape[1])
-    x, y = (np.pad(centred(z) / np.linalg.norm(centred(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
+    x, y = (np.pad(centered(z) / np.linalg.norm(centered(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     rotation, _ = orthogonal_procrustes(x, y)
     return float(2 * np.arcsin(np.linalg.norm(x @ rotation - y) / 2))
 
@@ -51,15 +51,15 @@ def procrustes_squared(x: Array, y: Array) -> float:
 
 
 def basis(x: Array) -> Array:
-    """Orthonormal columns that span the centred columns, of which float32 rows know a part in 1e6."""
-    x = centred(x)
+    """Orthonormal columns that span the centered columns, of which float32 rows know a part in 1e6."""
+    x = centered(x)
     norms = np.linalg.norm(x, axis=0)
     varies = norms > 1e-12 * norms.max()
     return orth(x[:, varies] / norms[varies], rcond=1e-6)
 
 
 def correlations(x: Array, y: Array) -> Array:
-    """Canonical correlations: cosines between the spans of the centred columns, as many as the smaller rank."""
+    """Canonical correlations: cosines between the spans of the centered columns, as many as the smaller rank."""
     return np.asarray(svd(basis(x).T @ basis(y), compute_uv=False, lapack_driver="gesvd"))
 
 
@@ -80,7 +80,7 @@ def cca_r2(x: Array, y: Array) -> float:
 def svcca(x: Array, y: Array, share: float = 0.99) -> float:
     scores = []
     for z in (x, y):
-        left, sizes, _ = svd(centred(z), full_matrices=False, lapack_driver="gesvd")
+        left, sizes, _ = svd(centered(z), full_matrices=False, lapack_driver="gesvd")
         kept = 1
         while (sizes[:kept] ** 2).sum() < share * (sizes**2).sum():
             kept += 1
@@ -90,24 +90,24 @@ def svcca(x: Array, y: Array, share: float = 0.99) -> float:
 
 def pwcca(x: Array, y: Array) -> float:
     left, rho, _ = svd(basis(x).T @ basis(y), full_matrices=False, lapack_driver="gesvd")
-    weights = [sum(abs(float(h @ neuron)) for neuron in centred(x).T) for h in (basis(x) @ left).T]
+    weights = [sum(abs(float(h @ neuron)) for neuron in centered(x).T) for h in (basis(x) @ left).T]
     return float(np.average(rho, weights=weights))
 
 
 def linear_regression(x: Array, y: Array) -> float:
     """1 - residuals / total of least squares with a column of ones."""
-    scale = np.linalg.norm(centred(x), axis=0)
-    design = np.column_stack([centred(x) / np.where(scale > 1e-12 * scale.max(), scale, np.inf), np.ones(len(x))])
+    scale = np.linalg.norm(centered(x), axis=0)
+    design = np.column_stack([centered(x) / np.where(scale > 1e-12 * scale.max(), scale, np.inf), np.ones(len(x))])
     coefficients = np.linalg.lstsq(design, y - y[0], rcond=1e-6)[0]
     residuals = y - y[0] - design @ coefficients
-    return float(1 - (residuals**2).sum() / (centred(y) ** 2).sum())
+    return float(1 - (residuals**2).sum() / (centered(y) ** 2).sum())
 
 
 def gulp(x: Array, y: Array, ridge: float = 1e-2) -> float:
     """Squared distance of the two smoothers (hat matrices) of kernel ridge regression."""
     smoothers = []
     for z in (x, y):
-        kernel = centred(z) @ centred(z).T / np.linalg.norm(centred(z)) ** 2
+        kernel = centered(z) @ centered(z).T / np.linalg.norm(centered(z)) ** 2
         smoothers.append(kernel @ np.linalg.inv(kernel + ridge * np.eye(len(z))))
     return float(np.linalg.norm(smoothers[0] - smoothers[1]) ** 2)
 
@@ -116,7 +116,7 @@ def bures(x: Array, y: Array) -> float:
     """By way of the square roots of the two kernels, (n, n)."""
     roots = []
     for z in (x, y):
-        left, sizes, _ = svd(centred(z), full_matrices=False, lapack_driver="gesvd")
+        left, sizes, _ = svd(centered(z), full_matrices=False, lapack_driver="gesvd")
         roots.append(left * sizes @ left.T / np.linalg.norm(sizes))
     return float(np.sum(svd(roots[0] @ roots[1], compute_uv=False)))
 
@@ -124,7 +124,7 @@ def bures(x: Array, y: Array) -> float:
 def permutation_procrustes_angle(x: Array, y: Array) -> float:
     """By way of the smallest squared distance between matched neurons, padded to one width."""
     width = max(x.shape[1], y.shape[1])
-    x, y = (np.pad(centred(z) / np.linalg.norm(centred(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
+    x, y = (np.pad(centered(z) / np.linalg.norm(centered(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     between = ((x[:, :, None] - y[:, None, :]) ** 2).sum(0)
     return float(2 * np.arcsin(np.sqrt(between[linear_sum_assignment(between)].sum()) / 2))
 
@@ -141,7 +141,7 @@ def angular_cka_biased(x: Array, y: Array) -> float:
     return float(np.arccos(biased_cka(x, y)))
 
 
-def neighbours(x: Array, k: int) -> list[set[int]]:
+def neighbors(x: Array, k: int) -> list[set[int]]:
     """The k rows of largest cosine with each row, itself left out, of equal ones the first."""
     unit = [row / np.sqrt((row * row).sum()) for row in x]
     found = []
@@ -152,5 +152,5 @@ def neighbours(x: Array, k: int) -> list[set[int]]:
 
 
 def mutual_knn(x: Array, y: Array, k: int) -> float:
-    shares = [len(a & b) / k for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]
+    shares = [len(a & b) / k for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]
     return sum(shares) / len(shares)

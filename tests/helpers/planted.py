@@ -24,7 +24,7 @@ def text(sequences: int, seed: int = 0, length: int = 12) -> Tensor:
 
 
 def trained(family: str = "gelu", width: int = 64, depth: int = 2, seed: int = 0, steps: int = 60) -> Any:
-    """A model of a family that has learnt the chain a little; the norms of its stream keep scale 1 and shift 0."""
+    """A model of a family that has learned the chain a little; the norms of its stream keep scale 1 and shift 0."""
     torch.manual_seed(seed)
     net = family_net(family, d_vocab=D_VOCAB, seed=seed, width=width, depth=depth)
     for name, parameter in net.named_parameters():

@@ -54,16 +54,16 @@ def distance_correlation(x: Array, y: Array) -> float:
 
 
 def distance_correlation_debiased(x: Array, y: Array) -> float:
-    """U-centred as Szekely & Rizzo write it."""
+    """U-centered as Szekely & Rizzo write it."""
     n = len(x)
 
-    def u_centred(d: Wide) -> Wide:
+    def u_centered(d: Wide) -> Wide:
         rows = d.sum(1, keepdims=True) / (n - 2)
         u = d - rows - rows.T + d.sum() / ((n - 1) * (n - 2))
         np.fill_diagonal(u, 0)
         return u
 
-    a, b = (u_centred(distances(z)) for z in (x, y))
+    a, b = (u_centered(distances(z)) for z in (x, y))
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
@@ -79,12 +79,12 @@ def rbf_cka(x: Array, y: Array, bandwidth: float = 1.0) -> float:
 
 
 def rbf_cka_biased(x: Array, y: Array, bandwidth: float = 1.0) -> float:
-    centring = np.eye(len(x)) - 1 / len(x)
-    k, l = (centring @ kernel(z, bandwidth) @ centring for z in (x, y))  # noqa: E741
+    centering = np.eye(len(x)) - 1 / len(x)
+    k, l = (centering @ kernel(z, bandwidth) @ centering for z in (x, y))  # noqa: E741
     return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
 
 
-def neighbours(x: Array, k: int) -> list[set[int]]:
+def neighbors(x: Array, k: int) -> list[set[int]]:
     """The k rows of largest cosine with each row, itself left out, of equal ones the first.
 
     By the distance of unit rows, which is sqrt(2 - 2 cosine) and keeps the digits of cosines near 1.
@@ -100,11 +100,11 @@ def neighbours(x: Array, k: int) -> list[set[int]]:
 
 
 def mutual_knn(x: Array, y: Array, k: int = 10) -> float:
-    return float(np.mean([len(a & b) / k for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]))
+    return float(np.mean([len(a & b) / k for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]))
 
 
 def jaccard_knn(x: Array, y: Array, k: int = 10) -> float:
-    return float(np.mean([len(a & b) / len(a | b) for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]))
+    return float(np.mean([len(a & b) / len(a | b) for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]))
 
 
 def minibatches(x: Array, y: Array, batch: int) -> Array:

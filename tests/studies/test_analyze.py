@@ -247,7 +247,7 @@ def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
     shown = command(tmp_path, "--help").stdout
     for text in (
         "python analyze.py study=compare models=[runs/",
-        "study            asymmetry, compare, dynamics, export, generalisation, scaling",
+        "study            asymmetry, compare, dynamics, export, generalization, scaling",
         "all, default, fast",
     ):
         assert text in shown

@@ -27,11 +27,11 @@ def simplex(rng: np.random.Generator, models: int = 20, noise: float = 0.03) -> 
 
 
 def planted(rng: np.random.Generator, dimensions: int, counts: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Groups whose centres lie on axes of their own, each so many standard deviations from the middle of all."""
-    centres = np.eye(len(counts)) - 1 / len(counts)
-    centres *= sigma / np.linalg.norm(centres, axis=1).max()
+    """Groups whose centers lie on axes of their own, each so many standard deviations from the middle of all."""
+    centers = np.eye(len(counts)) - 1 / len(counts)
+    centers *= sigma / np.linalg.norm(centers, axis=1).max()
     points = rng.standard_normal((sum(counts), dimensions))
-    points[:, : len(counts)] += np.repeat(centres, counts, 0)
+    points[:, : len(counts)] += np.repeat(centers, counts, 0)
     return distances(points)
 
 

@@ -1,4 +1,4 @@
-"""study=generalisation on tables whose answer is known: the numbers, what the summary says, and every figure."""
+"""study=generalization on tables whose answer is known: the numbers, what the summary says, and every figure."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""study=generalisation from nothing, on models of seconds; what it reads, and what it refuses."""
+"""study=generalization from nothing, on models of seconds; what it reads, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
     places = [f"runs_dir={home / 'runs'}", f"results_dir={home / 'results'}"]
-    cfg = compose(["study=generalisation", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
+    cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     start = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
@@ -38,7 +38,7 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("generalisation")
+    return tmp_path_factory.mktemp("generalization")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def planted(home: Path) -> Path:
 
 @pytest.mark.slow
 def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_an_answer(home: Path, planted: Path) -> None:
-    runs = sorted(path.parent.name for path in (home / "runs/generalisation-tiny").glob("*/summary.json"))
+    runs = sorted(path.parent.name for path in (home / "runs/generalization-tiny").glob("*/summary.json"))
     assert runs == ["gelu-w16-d2-s0", "one-s0", "one-s1", "other-s2", "other-s3"]
     rows = pq.read_table(planted / "table.parquet").to_pylist()
     steps = {row["step"] for row in rows}
@@ -69,7 +69,7 @@ def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_an_answer(home
 def test_accuracies_are_those_of_the_trainings(home: Path, planted: Path) -> None:
     notes = json.loads((planted / "provenance.json").read_text())
     for label in notes["models"]:
-        said = json.loads((home / f"runs/generalisation-tiny/{label}/summary.json").read_text())["splits"]
+        said = json.loads((home / f"runs/generalization-tiny/{label}/summary.json").read_text())["splits"]
         for split, accuracy in said.items():
             name = "in distribution" if split == "val" else split
             assert notes["accuracies"][name][label] == pytest.approx(accuracy)
@@ -77,7 +77,7 @@ def test_accuracies_are_those_of_the_trainings(home: Path, planted: Path) -> Non
 
 @pytest.mark.slow
 def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, planted: Path) -> None:
-    uris = [f"runs/generalisation-tiny/{name}" for name in ("one-s0", "other-s2", "one-s1", "other-s3")]
+    uris = [f"runs/generalization-tiny/{name}" for name in ("one-s0", "other-s2", "one-s1", "other-s3")]
     quick = ["study.checkpoints=0", "study.points=null", "study.stitched=0", "study.ood=both_clauses"]
     groups = f"study.groups={{a:[{uris[0]},{uris[2]}],b:[{uris[1]},{uris[3]}]}}"
     folder = study(home, "given", f"models=[{','.join(uris)}]", groups, *quick, "include_padding=true")
@@ -110,14 +110,14 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
 def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
-        analyze(compose(["study=generalisation", *places, *overrides], "analyze"))
+        analyze(compose(["study=generalization", *places, *overrides], "analyze"))
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
 def test_models_without_labels_and_splits_that_are_not_there_are_refused(home: Path, planted: Path) -> None:
     def refused(message: str, names: tuple[str, ...], *overrides: str) -> None:
-        uris = ",".join(f"runs/generalisation-tiny/{name}" for name in names)
+        uris = ",".join(f"runs/generalization-tiny/{name}" for name in names)
         with pytest.raises(ValueError, match=message):
             study(home, "refused", f"models=[{uris}]", *overrides)
 

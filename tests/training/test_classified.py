@@ -1,4 +1,4 @@
-"""The data module of labelled texts: formats, truncation, labels, batches over steps and ranks, probe set, YAMLs."""
+"""The data module of labeled texts: formats, truncation, labels, batches over steps and ranks, probe set, YAMLs."""
 
 import re
 from types import SimpleNamespace
@@ -300,7 +300,7 @@ def test_the_probe_set_is_fixed_by_the_data_alone_and_cut_to_its_length(tokenize
             data.probe(*arguments)
 
 
-LABELLED = {
+LABELED = {
     "heuristics": ["data.source.train=120", "data.source.val=60", "data.source.ood=10"],
     "question_formation": ["data.source.train=120", "data.source.val=60", "data.source.ood=10"],
     "mnli_hans": [],
@@ -308,9 +308,9 @@ LABELLED = {
 }
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 def test_every_yaml_composes_and_builds(name, tokenizer, tmp_path):
-    overrides = LABELLED[name]
+    overrides = LABELED[name]
     if name == "pairs_file":
         (tmp_path / "a.tsv").write_text(
             "premise\thypothesis\tgold_label\n" + "".join(f"t{n}\th\t{n % 2}\n" for n in range(200))

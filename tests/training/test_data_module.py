@@ -230,8 +230,8 @@ def composed(*overrides):
         return compose(overrides=["+data_seed=0", *overrides])
 
 
-LABELLED = {"heuristics", "question_formation", "mnli_hans", "pairs_file"}
-DATA = sorted({file.stem for file in (CONF / "data").glob("*.yaml")} - LABELLED - {"base"})
+LABELED = {"heuristics", "question_formation", "mnli_hans", "pairs_file"}
+DATA = sorted({file.stem for file in (CONF / "data").glob("*.yaml")} - LABELED - {"base"})
 FEW = ["data.source.sources.2.examples.train=60"]
 NEEDED = {
     "files": [f"data.source.paths=[{CONF}]"],

@@ -127,7 +127,7 @@ def test_solu_gradient():
     assert torch.autograd.gradcheck(solu, (x,))
 
 
-def test_solu_mlp_normalises_between_activation_and_w_out():
+def test_solu_mlp_normalizes_between_activation_and_w_out():
     mlp = perturb(MLP(8, 32, SoLU(), norm=True)).double()
     x = torch.randn(2, 3, 8, dtype=torch.float64)
     w = {name: p.detach().numpy() for name, p in mlp.named_parameters()}
@@ -298,7 +298,7 @@ def test_two_nets_built_without_a_seed_differ():
 
 
 class Bigram(nn.Module):
-    """A family as a user would write it: no names of ours, torch's own initialisation."""
+    """A family as a user would write it: no names of ours, torch's own initialization."""
 
     def __init__(self, d_model, d_vocab):
         super().__init__()

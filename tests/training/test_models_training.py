@@ -154,7 +154,7 @@ def test_validation_metrics_against_a_plain_computation():
 
 
 @pytest.mark.parametrize("family", ["solu", "gelu", "pythia"])
-def test_a_small_batch_is_learnt_by_heart(family):
+def test_a_small_batch_is_learned_by_heart(family):
     module, data = language_model(family), batches(1)
     trainer(60).fit(module, loader(data.repeat(60, 1)))
     assert cross_entropy(module(data[:, :-1]), data[:, 1:]) < 0.5

@@ -1,4 +1,4 @@
-"""Own tables of labelled texts: quotes, columns, splits by column, a validation split by text, and what is refused."""
+"""Own tables of labeled texts: quotes, columns, splits by column, a validation split by text, and what is refused."""
 
 import json
 from collections.abc import Callable

@@ -212,7 +212,7 @@ def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: 
 
 def test_text_without_labels_is_refused_for_classification(folder: Path) -> None:
     with pytest.raises(ValueError, match="this data has no labels; type data=heuristics"):
-        train.train(tiny(folder, name="unlabelled", task="classify", probe__length=16))
+        train.train(tiny(folder, name="unlabeled", task="classify", probe__length=16))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class SampleMeasure(Measure):
         Args:
             x, y: from ``prepare``.
             weight: float64 weights of the samples, ones, in which the value is then differentiable (in what follows
-                from the samples one by one: neighbour lists and ranks are taken for given); its derivative gives the
+                from the samples one by one: neighbor lists and ranks are taken for given); its derivative gives the
                 standard error. None: the plain value, in whatever way is fastest.
         """
 

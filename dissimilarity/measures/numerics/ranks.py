@@ -21,11 +21,11 @@ class Ranks:
     """Ranks 1 .. N, ties averaged, about their mean.
 
     Attributes:
-        centred: the rank of each number, less the mean rank.
+        centered: the rank of each number, less the mean rank.
         place: which of the distinct values each number is, ascending.
     """
 
-    centred: Float[Tensor, " numbers"]
+    centered: Float[Tensor, " numbers"]
     place: Int[Tensor, " numbers"]
 
 
@@ -51,7 +51,7 @@ def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
 
 
 def exact_ranks(values: Float[Tensor, " numbers"]) -> Ranks:
-    """Ranks of numbers that are not negative, by sorting; equal are neighbours that differ by rounding alone."""
+    """Ranks of numbers that are not negative, by sorting; equal are neighbors that differ by rounding alone."""
     ordered, order = values.double().sort()
     step = ordered.diff() > ROUNDING * ordered[1:]
     group = torch.cat([step.new_zeros(1, dtype=torch.int64), step.cumsum(0)])

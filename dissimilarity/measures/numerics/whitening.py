@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from dissimilarity.moments.pair import Moments, centred
+from dissimilarity.moments.pair import Moments, centered
 
 SURE = 4.0
 """How many times the rank's cut the smallest eigenvalue must be before Cholesky alone is trusted with it."""
@@ -98,7 +98,7 @@ def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], sh
     kept = counted(values, (held < share).sum(-1) + 1)
     variances = values.clamp(min=0)
     noise = (variances[..., :, None] * variances[..., None, :] / n.detach()[..., None, None]).sqrt()
-    turned = turning(product, values, vectors, noise, towards=kept[..., :, None] < kept[..., None, :])
+    turned = turning(product, values, vectors, noise, toward=kept[..., :, None] < kept[..., None, :])
     return _on_basis(torch.ones_like(values), values, turned, kept).following(product)
 
 
@@ -112,11 +112,11 @@ def turning(
     values: Float[Tensor, "*pairs p"],
     vectors: Float[Tensor, "*pairs p p"],
     noise: Float[Tensor, "*pairs _ _"],
-    towards: Bool[Tensor, "*pairs p p"] | None = None,
+    toward: Bool[Tensor, "*pairs p p"] | None = None,
 ) -> Float[Tensor, "*pairs p p"]:
     """Eigenvectors that carry the derivative of how they turn with the matrix, for the standard error.
 
-    Eigenvector i turns by v_j'dA v_i / (l_i - l_j) towards j. That is unbounded where eigenvalues are close, though the
+    Eigenvector i turns by v_j'dA v_i / (l_i - l_j) toward j. That is unbounded where eigenvalues are close, though the
     real turn is not; so where they are closer than their sampling error, which leaves their order open, it is damped:
     gap / (gap^2 + noise^2) in place of 1 / gap. With the plain derivative the errors of PWCCA were two to six times the
     spread over fresh samples.
@@ -125,13 +125,13 @@ def turning(
         symmetric: the matrix.
         values, vectors: its eigenvalues and eigenvectors.
         noise: sampling error of v_j'A v_i.
-        towards: (j, i) where the turn of eigenvector i towards j counts; None = all.
+        toward: (j, i) where the turn of eigenvector i toward j counts; None = all.
     """
     if not symmetric.requires_grad:
         return vectors
     gaps = values[..., None, :] - values[..., :, None]
     slope = gaps / (gaps.square() + noise.square()).clamp(min=torch.finfo(gaps.dtype).tiny)
-    slope = slope if towards is None else slope * towards
+    slope = slope if toward is None else slope * toward
     inside = vectors.mT @ symmetric @ vectors
     return vectors + vectors @ (slope * (inside - inside.detach()))
 
@@ -167,7 +167,7 @@ def canonical(x: Whitening, y: Whitening, xy: Float[Tensor, "*pairs p q"]) -> Fl
 
 def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor, Tensor]:
     """The whitenings of x and y, their canonical matrix, and Xc'Xc."""
-    xx, yy, xy = centred(m)
+    xx, yy, xy = centered(m)
     x, y = whitening(xx, m["xx"], m["e"] / m["n"]), whitening(yy, m["yy"], m["f"] / m["n"])
     return x, y, canonical(x, y, xy), xx
 

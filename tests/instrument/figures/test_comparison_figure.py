@@ -51,7 +51,7 @@ def test_strips_show_the_share_of_the_first_component_beside_each_site() -> None
     figure = comparison_figure(table, "first", "second")
     known = {row[f"site_{side}"]: row[f"first_pc_{side}"] for row in table.to_pylist() for side in "ab"}
     for panel in maps(figure):
-        strips = [axes for axes in panel.child_axes if axes.images and axes.images[0].get_cmap().name == "Greys"]
+        strips = [axes for axes in panel.child_axes if axes.images and axes.images[0].get_cmap().name == "Grays"]
         upwards, rightwards = (np.asarray(strip.images[0].get_array()) for strip in strips)
         assert upwards.shape == (2, 1) and rightwards.shape[0] == 1
         assert upwards[0, 0] == pytest.approx(table["first_pc_a"][0].as_py())

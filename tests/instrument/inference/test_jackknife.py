@@ -180,7 +180,7 @@ def test_an_error_bar_is_there_under_inference_mode() -> None:
 
 @pytest.mark.parametrize("setting", SAMPLE_SETTINGS)
 def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: str) -> None:
-    """Recomputed from the rows; neighbour lists hang on pairs of groups, which counts once and not twice."""
+    """Recomputed from the rows; neighbor lists hang on pairs of groups, which counts once and not twice."""
     measure = make(setting)
     x, y = (rows.flatten(0, 1).double() for rows in draw(32, 6, 6, 7))
     group = torch.arange(GROUPS).repeat_interleave(len(x) // GROUPS)
@@ -204,7 +204,7 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
 
 @pytest.mark.parametrize("setting", SAMPLE_SETTINGS)
 def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(setting: str) -> None:
-    """The derivative gives about the error of leaving groups out, but where neighbour lists take part."""
+    """The derivative gives about the error of leaving groups out, but where neighbor lists take part."""
     measure = make(setting)
     x, y = (measure.prepare(rows.flatten(0, 1).double()) for rows in draw(128, 6, 6, 9))
     group = torch.arange(64).repeat_interleave(128 * LENGTH // 64)

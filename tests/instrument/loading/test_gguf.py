@@ -50,7 +50,7 @@ def written(path: Path) -> Any:
     writer.add_vocab_size(64)
     for name, weight in model.state_dict().items():
         tensor = weight.numpy()
-        if "q_proj" in name or "k_proj" in name:  # llama.cpp's rotary positions pair neighbours
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp's rotary positions pair neighbors
             tensor = tensor.reshape(HEADS, 2, -1, 32).swapaxes(1, 2).reshape(tensor.shape)
         part = name.removesuffix(".weight")
         layer, _, inner = part.removeprefix("model.layers.").partition(".")

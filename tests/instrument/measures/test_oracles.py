@@ -22,7 +22,7 @@ from dissimilarity.functional import (
     pwcca,
     svcca,
 )
-from dissimilarity.measures.numerics.neighbours import nearest_neighbours
+from dissimilarity.measures.numerics.neighbors import nearest_neighbors
 from tests.helpers import oracles
 from tests.helpers.oracles import Array
 
@@ -205,7 +205,7 @@ def test_shared_outlier_tokens_alone_look_like_similarity(
 
 
 def test_rows_at_right_angles_have_no_debiased_cka() -> None:
-    """One-hot rows: every U-centred entry is zero, so that whatever came out would be rounding over rounding."""
+    """One-hot rows: every U-centered entry is zero, so that whatever came out would be rounding over rounding."""
     for n in (8, 20, 64):
         rows = torch.eye(n, dtype=torch.float64)
         assert cka(rows, torch.randn(n, 5, dtype=torch.float64)).isnan()
@@ -225,15 +225,15 @@ def test_ties_go_to_the_lower_index() -> None:
     axes = np.repeat(np.eye(4), 3, axis=0) * np.tile([1.0, 2.0, 4.0], 4)[:, None]
     rows = np.concatenate([axes, -axes])
     for k in (1, 2, 3, 5, 10):
-        lists = nearest_neighbours(torch.tensor(rows), k)
-        assert [set(row.tolist()) for row in lists] == oracles.neighbours(rows, k)
+        lists = nearest_neighbors(torch.tensor(rows), k)
+        assert [set(row.tolist()) for row in lists] == oracles.neighbors(rows, k)
         assert bool((lists.diff(dim=1) > 0).all()) if k > 1 else True
 
 
-def test_duplicate_rows_are_neighbours_and_a_row_is_never_its_own() -> None:
+def test_duplicate_rows_are_neighbors_and_a_row_is_never_its_own() -> None:
     rng = np.random.default_rng(6)
     rows = np.repeat(rng.integers(-3, 4, size=(10, 3)).astype(np.float64) + 0.5, 4, axis=0)
-    lists = nearest_neighbours(torch.tensor(rows), 3)
+    lists = nearest_neighbors(torch.tensor(rows), 3)
     for i, row in enumerate(lists.tolist()):
         assert i not in row
         assert len(set(row)) == 3
@@ -243,6 +243,6 @@ def test_duplicate_rows_are_neighbours_and_a_row_is_never_its_own() -> None:
     )
 
 
-def test_neighbours_do_not_depend_on_how_many_rows_are_taken_at_once() -> None:
+def test_neighbors_do_not_depend_on_how_many_rows_are_taken_at_once() -> None:
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    assert torch.equal(nearest_neighbours(x, 5, rows_at_once=7), nearest_neighbours(x, 5))
+    assert torch.equal(nearest_neighbors(x, 5, rows_at_once=7), nearest_neighbors(x, 5))

@@ -32,7 +32,7 @@ def peer(name: str) -> Any:
     return pytest.importorskip(name, reason='needs pip install -e ".[peers]"')
 
 
-def centred(n: int = 120, p: int = 9, q: int = 6) -> tuple[Tensor, Tensor]:
+def centered(n: int = 120, p: int = 9, q: int = 6) -> tuple[Tensor, Tensor]:
     x, y = related(n, p, q)
     return x - x.mean(0), y - y.mean(0)
 
@@ -46,7 +46,7 @@ def test_ckatorch_agrees_on_both_estimators() -> None:
 
 def test_ckatorch_agrees_on_the_ratio_of_means() -> None:
     core = peer("ckatorch.core")
-    x, y = centred()
+    x, y = centered()
     theirs = core.cka_batch(x.unflatten(0, (4, 30)), y.unflatten(0, (4, 30))).item()
     assert minibatch_cka(x, y, reduction="ratio_of_means", batch=30).item() == pytest.approx(theirs, abs=1e-10)
 
@@ -59,17 +59,17 @@ def test_torch_cka_agrees_near_the_origin_and_loses_digits_far_from_it() -> None
         k, l = ((z @ z.T).fill_diagonal_(0) for z in (x, y))  # noqa: E741
         return hsic(device, k, l) / (hsic(device, k, k) * hsic(device, l, l)) ** 0.5
 
-    x, y = (z.float() for z in centred())
+    x, y = (z.float() for z in centered())
     assert cka(x, y).item() == pytest.approx(theirs(x, y), abs=1e-5)
     far = x + 100
     assert cka(far, y).item() == pytest.approx(cka(x, y).item(), abs=1e-5)
-    # An uncentred Gram matrix in float32 holds the offset's square, and what is compared drowns in its rounding.
+    # An uncentered Gram matrix in float32 holds the offset's square, and what is compared drowns in its rounding.
     assert not abs(theirs(far, y) - cka(x, y).item()) < 1e-3
 
 
 def test_pytorch_cka_agrees_where_the_value_is_positive_and_clamps_it_elsewhere() -> None:
     theirs = peer("cka").cka_from_features
-    x, y = centred()
+    x, y = centered()
     assert cka(x, y).item() == pytest.approx(theirs(x, y).item(), abs=1e-10)
     g = torch.Generator().manual_seed(0)
     draws = [torch.randn(2, 40, 8, generator=g, dtype=torch.float64) for _ in range(40)]
@@ -83,7 +83,7 @@ def test_pytorch_cka_agrees_where_the_value_is_positive_and_clamps_it_elsewhere(
 def test_cka_pytorch_agrees_on_hsic_and_is_not_scale_invariant() -> None:
     """Of the package only this file loads without a second copy of Lightning; the fault is in its calculator."""
     hsic1 = _file_of("cka_pytorch", "hsic").hsic1
-    x, y = centred()
+    x, y = centered()
 
     def of(x: Tensor, y: Tensor) -> Tensor:
         return hsic1((x @ x.T)[None], (y @ y.T)[None])[0]

@@ -184,9 +184,9 @@ def test_ranks_by_counting_are_ranks_by_sorting() -> None:
     assert counted is not None
     expected = torch.tensor(rankdata(values.numpy())) - (len(values) + 1) / 2
     # Of numbers that agree in 17 bits the order is lost: a few places of 20,000.
-    assert (counted.centred - expected).abs().max() < 5
-    assert counted.centred[100:103].tolist() == [expected[100].item()] * 3
-    assert exact_ranks(values).centred.tolist() == expected.tolist()
+    assert (counted.centered - expected).abs().max() < 5
+    assert counted.centered[100:103].tolist() == [expected[100].item()] * 3
+    assert exact_ranks(values).centered.tolist() == expected.tolist()
     assert quick_ranks(torch.ones(100)) is None
     assert quick_ranks(torch.logspace(-30, 30, 20_000)) is None
 

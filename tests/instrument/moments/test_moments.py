@@ -11,7 +11,7 @@ from dissimilarity.moments.pair import (
     Moments,
     add,
     as_rows,
-    centred,
+    centered,
     cross_moments,
     heavy,
     pair_moments,
@@ -74,12 +74,12 @@ def test_adding_nothing_changes_nothing() -> None:
     assert_sums(add({}, sums), {key: value.numpy() for key, value in sums.items()})
 
 
-def test_centred_sums_do_not_depend_on_the_shift() -> None:
+def test_centered_sums_do_not_depend_on_the_shift() -> None:
     x, y = draw(30, 4, 3)
     deviations_x, deviations_y = (z - z.mean(0) for z in (x, y))
     expected = (deviations_x.T @ deviations_x, deviations_y.T @ deviations_y, deviations_x.T @ deviations_y)
     for shift in (0.0, 5.0):
-        found = centred(pair_moments(x, y, torch.full((4,), shift), torch.full((3,), -shift)))
+        found = centered(pair_moments(x, y, torch.full((4,), shift), torch.full((3,), -shift)))
         for value, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(value, wanted)
 

@@ -243,7 +243,7 @@ def test_too_few_samples_are_counted_and_the_key_to_raise_named() -> None:
     assert math.isnan(rows[0]["value"]) and math.isfinite(rows[1]["value"])
 
 
-def test_rows_that_are_zero_have_no_neighbours_and_leave_the_other_measures_alone() -> None:
+def test_rows_that_are_zero_have_no_neighbors_and_leave_the_other_measures_alone() -> None:
     x, y = activations(0), activations(1)
     x["embed"][0, 0] = 0
     for row in measured(x, y, [CKA(), MutualKNN(k=4)]):

@@ -1,4 +1,4 @@
-"""Outlier control: the artefact of shared massive tokens, what removes it, and the same samples on both sides."""
+"""Outlier control: the artifact of shared massive tokens, what removes it, and the same samples on both sides."""
 
 import math
 from typing import Any
@@ -52,7 +52,7 @@ def test_two_shared_outliers_make_independent_features_alike_and_control_undoes_
     assert abs(controlled["value"]) < 0.02 and controlled["first_pc_a"] < 0.05 and controlled["first_pc_b"] < 0.05
 
 
-def test_a_control_that_misses_the_outliers_leaves_the_artefact() -> None:
+def test_a_control_that_misses_the_outliers_leaves_the_artifact() -> None:
     places = [(3, 17), (9, 40)]
     assert row(features(0, places), features(1, places), skip_first=1)["value"] > 0.95
 

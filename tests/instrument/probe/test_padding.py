@@ -390,7 +390,7 @@ def test_a_site_of_other_positions_is_refused() -> None:
 
 
 class Training(pl.LightningModule):
-    """Three tables of rows by token and place, each learnt; so the rows of padding never reach those of real tokens."""
+    """Three tables of rows by token and place, each learned; rows of padding never reach those of real tokens."""
 
     def __init__(self, garbage: float = 0.0) -> None:
         super().__init__()

@@ -89,11 +89,11 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
         streams.append(rows)
     (x, y), (x_out, y_out) = streams
     mean_x, mean_y = x.mean((0, 1)), y.mean((0, 1))
-    centred = (x - mean_x).flatten(0, 1)
-    cross = centred.T @ (y - mean_y).flatten(0, 1)
+    centered = (x - mean_x).flatten(0, 1)
+    cross = centered.T @ (y - mean_y).flatten(0, 1)
     if kind == "affine":
         assert found.ridge is not None
-        squares = centred.T @ centred
+        squares = centered.T @ centered
         weight = torch.linalg.solve(squares + found.ridge * squares.trace() / DIM * torch.eye(DIM), cross)
     else:
         u, _, v = torch.linalg.svd(cross)

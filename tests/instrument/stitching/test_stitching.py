@@ -21,7 +21,7 @@ from dissimilarity.stitching import (
     baselines,
     direct_penalties,
     enterable_sites,
-    randomised,
+    randomized,
     scores_between,
     shuffled,
 )
@@ -205,8 +205,8 @@ def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, oth
     errors = {}
     for ridge in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0):
         level = ridge * np.trace(np.cov(x.T, bias=True)) * len(x) / x.shape[1]
-        centred = x - x.mean(0)
-        weight = np.linalg.solve(centred.T @ centred + level * np.eye(x.shape[1]), centred.T @ (y - y.mean(0)))
+        centered = x - x.mean(0)
+        weight = np.linalg.solve(centered.T @ centered + level * np.eye(x.shape[1]), centered.T @ (y - y.mean(0)))
         errors[ridge] = np.square((x_held - x.mean(0)) @ weight + y.mean(0) - y_held).sum()
     for model in (other, net):
         model.float()
@@ -316,7 +316,7 @@ def test_baselines_put_a_penalty_in_its_place(net, fit, held):
 
 
 def test_nulls_share_nothing_that_counts(net, held):
-    other = randomised(net)
+    other = randomized(net)
     for (name, weight), shuffled_weight in zip(net.named_parameters(), other.parameters(), strict=True):
         assert weight is not shuffled_weight
         assert torch.equal(weight.flatten().sort()[0], shuffled_weight.flatten().sort()[0])

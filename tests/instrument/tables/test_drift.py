@@ -116,7 +116,7 @@ class Drawn(pl.LightningModule):
             drawn: Any = torch.randn(8, 8, generator=generator)
             aim: Any = drawn if target is None else target.layers[number].weight.data
             layer.weight.data = (1 - noise) * aim + noise * drawn
-        self.towards: list[Tensor] = []
+        self.toward: list[Tensor] = []
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -125,7 +125,7 @@ class Drawn(pl.LightningModule):
         return x
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return sum(((a.weight - b) ** 2).sum() for a, b in zip(self.layers, self.towards, strict=True))  # pyright: ignore
+        return sum(((a.weight - b) ** 2).sum() for a, b in zip(self.layers, self.toward, strict=True))  # pyright: ignore
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.layers.parameters(), 0.1)
@@ -134,12 +134,12 @@ class Drawn(pl.LightningModule):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A model that is drawn to `good`, the folder of its run, and what the tracker says of it."""
-    folder, centres = tmp_path_factory.mktemp("drawn"), [Drawn(1), Drawn(2)]
+    folder, centers = tmp_path_factory.mktemp("drawn"), [Drawn(1), Drawn(2)]
     references = {
-        f"{kind}{n}": Drawn(10 + n, centre, 0.3) for kind, centre in zip("gb", centres, strict=True) for n in range(3)
+        f"{kind}{n}": Drawn(10 + n, center, 0.3) for kind, center in zip("gb", centers, strict=True) for n in range(3)
     }
     module = Drawn(3)
-    module.towards = [layer.get_parameter("weight").data.clone() for layer in centres[0].layers]
+    module.toward = [layer.get_parameter("weight").data.clone() for layer in centers[0].layers]
     probe = torch.randint(50, (24, 8), generator=torch.Generator().manual_seed(0))
     groups = {"good": ["g0", "g1", "g2"], "bad": ["b0", "b1", "b2"]}
     options: Any = {"sites": "layers.*", "every": 8, "heatmap_every": 16, "groups": 6, "budget": 1.0}

@@ -1,8 +1,8 @@
-"""Inner products of centred symmetric matrices of pairs: what distance covariance and HSIC are.
+"""Inner products of centered symmetric matrices of pairs: what distance covariance and HSIC are.
 
-For A, B of row sums a, b, the double-centred inner product is sum AB - 2/n sum_i a_i b_i + (sum a)(sum b) / n^2, and
-the U-centred one, of matrices with a diagonal of zeros, sum AB - 2/(n-2) sum_i a_i b_i + (sum a)(sum b) / ((n-1)(n-2)):
-no centred matrix is formed.
+For A, B of row sums a, b, the double-centered inner product is sum AB - 2/n sum_i a_i b_i + (sum a)(sum b) / n^2, and
+the U-centered one, of matrices with a diagonal of zeros, sum AB - 2/(n-2) sum_i a_i b_i +
+(sum a)(sum b) / ((n-1)(n-2)): no centered matrix is formed.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Matrix:
     """A symmetric matrix of n rows with one value on its diagonal.
 
     Attributes:
-        pairs: the entries above the diagonal, less a constant that centring takes away.
-        diagonal: the value on the diagonal, less the same; 0 where U-centring leaves the diagonal out.
+        pairs: the entries above the diagonal, less a constant that centering takes away.
+        diagonal: the value on the diagonal, less the same; 0 where U-centering leaves the diagonal out.
         sums: float64 row sums.
         squares: sum of the squares of all entries.
         shift: that constant.
@@ -50,10 +50,10 @@ def matrix(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0, shift:
 
 
 def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
-    """<X, Y> / sqrt(<X, X> <Y, Y>) of two centred matrices.
+    """<X, Y> / sqrt(<X, X> <Y, Y>) of two centered matrices.
 
     Args:
-        unbiased: U-centred, or double-centred.
+        unbiased: U-centered, or double-centered.
         weight: of the samples, in which the value is differentiable.
 
     Raises:
@@ -77,7 +77,7 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
 def _inner(x: Matrix, y: Matrix, unbiased: bool) -> Float[Tensor, ""]:
     n = len(x.sums)
     trace = x.squares if x is y else 2 * dot(x.pairs, y.pairs) + n * x.diagonal * y.diagonal
-    return centred_product(trace.new_tensor(n), trace, x.sums @ y.sums, x.sums.sum(), y.sums.sum(), unbiased)
+    return centered_product(trace.new_tensor(n), trace, x.sums @ y.sums, x.sums.sum(), y.sums.sum(), unbiased)
 
 
 def left_out_terms(
@@ -99,7 +99,7 @@ def left_out_terms(
     def inner(u: Tensor, v: Tensor, rows_u: Tensor, rows_v: Tensor) -> Tensor:
         blocks = member.T @ ((u * v) @ member)
         trace = blocks.sum() - 2 * blocks.sum(1) + blocks.diagonal()
-        return centred_product(n, trace, (rows_u * rows_v).sum(0), rows_u.sum(0), rows_v.sum(0), unbiased)
+        return centered_product(n, trace, (rows_u * rows_v).sum(0), rows_u.sum(0), rows_v.sum(0), unbiased)
 
     of = ((a, b, rows_a, rows_b), (a, a, rows_a, rows_a), (b, b, rows_b, rows_b))
     return torch.stack([inner(*one) for one in of]), n
@@ -119,10 +119,10 @@ def members(group: Int[Tensor, " n"]) -> Float[Tensor, "n groups"]:
 
 def _weighted(x: Tensor, y: Tensor, unbiased: bool, weight: Tensor) -> Float[Tensor, ""]:
     a, b, ab = x @ weight, y @ weight, (x * y) @ weight
-    return centred_product(weight.sum(), weight @ ab, weight @ (a * b), weight @ a, weight @ b, unbiased)
+    return centered_product(weight.sum(), weight @ ab, weight @ (a * b), weight @ a, weight @ b, unbiased)
 
 
-def centred_product(
+def centered_product(
     n: Tensor, trace: Tensor, chain: Tensor, total_x: Tensor, total_y: Tensor, unbiased: bool
 ) -> Float[Tensor, "*batches"]:
     """From sum AB, sum_i a_i b_i, sum a and sum b."""

@@ -1,4 +1,4 @@
-"""Find every measure of the package: `python -m dissimilarity.measures.catalogue` prints docs/measures.md."""
+"""Find every measure of the package: `python -m dissimilarity.measures.catalog` prints docs/measures.md."""
 
 import importlib
 import inspect
@@ -11,9 +11,9 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 
 HEAD = """# Measures
 
-Made from the classes by `python -m dissimilarity.measures.catalogue > docs/measures.md`, and held to them by a test.
+Made from the classes by `python -m dissimilarity.measures.catalog > docs/measures.md`, and held to them by a test.
 
-x (n, p) and y (n, q) hold the same n samples; widths may differ unless a line says otherwise. Xc is column-centred X.
+x (n, p) and y (n, q) hold the same n samples; widths may differ unless a line says otherwise. Xc is column-centered X.
 Values are the literature's; `to_dissimilarity(value)` turns each so that 0 = the same and up = more different. What a
 line claims (direction, bounds, symmetry, metric, every invariance named and every one not named, the least number of
 samples) is tested, each value is held to an independent computation in float64, and to other packages where those are

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, and what the measures of neighbourhoods share."""
+"""Nearest neighbors by cosine, and what the measures of neighborhoods share."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SPARE = 64
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """One side.
 
     Attributes:
@@ -30,25 +30,25 @@ class Neighbours:
     nearest: Int[Tensor, "n many"]
     rows: Float[Tensor, "n p"]
 
-    def rearranged(self, order: Int[Tensor, " n"]) -> "Neighbours":
-        """Lists of the rearranged rows: the neighbours are renamed with the rows."""
+    def rearranged(self, order: Int[Tensor, " n"]) -> "Neighbors":
+        """Lists of the rearranged rows: the neighbors are renamed with the rows."""
         order = order.to(self.rows.device)
-        return Neighbours(order.argsort()[self.nearest[order]], self.rows[order])
+        return Neighbors(order.argsort()[self.nearest[order]], self.rows[order])
 
 
-def nearest_neighbours(x: Float[Tensor, "n p"], k: int, rows_at_once: int = ROWS_AT_ONCE) -> Int[Tensor, "n k"]:
+def nearest_neighbors(x: Float[Tensor, "n p"], k: int, rows_at_once: int = ROWS_AT_ONCE) -> Int[Tensor, "n k"]:
     """Indices of each row's k nearest other rows by cosine, ascending; of equally near ones the lower index.
 
-    Rows are neither centred nor clamped; the diagonal is masked, so duplicates of a row are neighbours of it.
+    Rows are neither centered nor clamped; the diagonal is masked, so duplicates of a row are neighbors of it.
     """
-    check_neighbours(len(x), k)
-    return ranked_neighbours(unit_rows(x), k, k, x.dtype == torch.float32, rows_at_once).sort(1).values
+    check_neighbors(len(x), k)
+    return ranked_neighbors(unit_rows(x), k, k, x.dtype == torch.float32, rows_at_once).sort(1).values
 
 
-def check_neighbours(n: int, k: int) -> None:
+def check_neighbors(n: int, k: int) -> None:
     """Raises ValueError where there are no k other rows."""
     if n <= k:
-        raise ValueError(f"too few samples: have {n}, {k} nearest neighbours need at least {k + 1}")
+        raise ValueError(f"too few samples: have {n}, {k} nearest neighbors need at least {k + 1}")
 
 
 def unit_rows(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
@@ -65,12 +65,12 @@ def unit_rows(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     return rows.sub_(rows.mean(0))
 
 
-def ranked_neighbours(
+def ranked_neighbors(
     rows: Float[Tensor, "n p"], k: int, many: int, single: bool = False, rows_at_once: int = ROWS_AT_ONCE
 ) -> Int[Tensor, "n many"]:
     """The ``many`` nearest other rows of each row, nearest first, of which the first k are right beyond rounding.
 
-    Distances come from products, in float32 where that will do; rows whose k-th and next neighbour differ by no more
+    Distances come from products, in float32 where that will do; rows whose k-th and next neighbor differ by no more
     than rounding are taken again from exact distances, in which ties go to the lower index.
     """
     n = len(rows)
@@ -107,16 +107,16 @@ def _exactly_ranked(rows: Float[Tensor, "n p"], of: Int[Tensor, " m"], k: int, m
     return lists.gather(1, away.gather(1, lists).argsort(dim=1, stable=True))
 
 
-def common_neighbours(x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
-    """How many neighbours of each row two sides have in common."""
+def common_neighbors(x: Int[Tensor, "n k"], y: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """How many neighbors of each row two sides have in common."""
     return (x[:, :, None] == y[:, None, :]).any(-1).sum(-1)
 
 
-class NeighbourMeasure(SampleMeasure):
-    """A mean over the samples of a function of how many of their k nearest neighbours two sides have in common.
+class NeighborMeasure(SampleMeasure):
+    """A mean over the samples of a function of how many of their k nearest neighbors two sides have in common.
 
     Args:
-        k: neighbours of each sample.
+        k: neighbors of each sample.
         samples: most rows that are compared.
         seed: which rows.
     """
@@ -139,25 +139,25 @@ class NeighbourMeasure(SampleMeasure):
 
     @abstractmethod
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
-        """The value of each sample from the number of its common neighbours."""
+        """The value of each sample from the number of its common neighbors."""
 
-    def prepare(self, x: Float[Tensor, "n p"]) -> Neighbours:
-        """Neighbour lists."""
-        check_neighbours(len(x), self.k)
+    def prepare(self, x: Float[Tensor, "n p"]) -> Neighbors:
+        """Neighbor lists."""
+        check_neighbors(len(x), self.k)
         rows, many = unit_rows(x), min(2 * self.k + min(SPARE, len(x) // 8), len(x) - 1)
-        return Neighbours(ranked_neighbours(rows, self.k, many, x.dtype == torch.float32), rows)
+        return Neighbors(ranked_neighbors(rows, self.k, many, x.dtype == torch.float32), rows)
 
-    def between(self, x: Neighbours, y: Neighbours, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    def between(self, x: Neighbors, y: Neighbors, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Mean over the samples."""
-        common = common_neighbours(x.nearest[:, : self.k], y.nearest[:, : self.k])
+        common = common_neighbors(x.nearest[:, : self.k], y.nearest[:, : self.k])
         return weighted_mean(self.share(common), weight)
 
-    def rearrange(self, x: Neighbours, order: Int[Tensor, " n"]) -> Neighbours:
+    def rearrange(self, x: Neighbors, order: Int[Tensor, " n"]) -> Neighbors:
         """Lists of the rearranged rows."""
         return x.rearranged(order)
 
     def estimate(
-        self, x: Neighbours, y: Neighbours, group: Int[Tensor, " n"]
+        self, x: Neighbors, y: Neighbors, group: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The value and its error by leaving out each group in turn, and some pairs of groups.
 
@@ -179,13 +179,13 @@ class NeighbourMeasure(SampleMeasure):
 
     def _common_without(
         self,
-        x: Neighbours,
-        y: Neighbours,
+        x: Neighbors,
+        y: Neighbors,
         group: Int[Tensor, " n"],
         out: Float[Tensor, "groups times"],
         kept: Bool[Tensor, "n times"],
     ) -> Int[Tensor, "n times"]:
-        """Common neighbours of each row, each time without the groups that ``out`` marks with 1."""
+        """Common neighbors of each row, each time without the groups that ``out`` marks with 1."""
         (lists_x, before_x), (lists_y, before_y) = (self._long_enough(side, group, out, kept) for side in (x, y))
         place = lists_y.new_full((len(group), len(group)), -1)
         place.scatter_(1, lists_y, torch.arange(lists_y.shape[1], device=place.device).expand_as(lists_y))
@@ -205,7 +205,7 @@ class NeighbourMeasure(SampleMeasure):
 
     def _long_enough(
         self,
-        side: Neighbours,
+        side: Neighbors,
         group: Int[Tensor, " n"],
         out: Float[Tensor, "groups times"],
         kept: Bool[Tensor, "n times"],
@@ -219,4 +219,4 @@ class NeighbourMeasure(SampleMeasure):
             if bool((enough | ~kept).all()):
                 return nearest, through - of_group
             many = min(2 * many, len(nearest) - 1)
-            nearest = ranked_neighbours(side.rows, self.k, many)
+            nearest = ranked_neighbors(side.rows, self.k, many)

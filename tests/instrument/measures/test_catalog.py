@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from dissimilarity.measures.catalogue import found, page
+from dissimilarity.measures.catalog import found, page
 
 DOCS = Path(__file__).parents[3] / "docs" / "measures.md"
 
 
 def test_the_page_of_measures_is_made_from_the_classes() -> None:
-    assert DOCS.read_text() == page(), "python -m dissimilarity.measures.catalogue > docs/measures.md"
+    assert DOCS.read_text() == page(), "python -m dissimilarity.measures.catalog > docs/measures.md"
 
 
 def test_every_measure_says_what_it_is() -> None:
