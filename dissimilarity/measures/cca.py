@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import both_sides, is_exact, sum_of_correlations
 from dissimilarity.moments.pair import Moments

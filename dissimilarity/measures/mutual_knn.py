@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measures.numerics.neighbors import NeighborMeasure
+from dissimilarity.measures.base.neighbor_measure import NeighborMeasure
 
 
 def mutual_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import both_sides, counted, is_exact, turning
 from dissimilarity.moments.pair import Moments, full_float32

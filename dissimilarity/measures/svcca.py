@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import canonical, is_exact, leading, sum_of_correlations
 from dissimilarity.moments.pair import Moments, centered

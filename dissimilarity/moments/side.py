@@ -9,8 +9,8 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import count_not_finite
 from dissimilarity.moments.chunk import Chunk
+from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.pair import as_rows, heavy, in_range, shifted, side_moments, squared_norms, worthwhile_shift
 from dissimilarity.moments.running import Sums, all_reduce
 from dissimilarity.probe.padding import Uneven, seeded_rows

@@ -1,7 +1,8 @@
 """What every measure refuses, with what was expected, what was found and what to do."""
 
-import torch
 from torch import Tensor
+
+from dissimilarity.moments.finite import count_not_finite
 
 
 def check_rows(x: Tensor, y: Tensor) -> None:
@@ -25,11 +26,6 @@ def check_rows(x: Tensor, y: Tensor) -> None:
             raise ValueError(
                 f"{bad} of {rows.numel()} values of {name} are NaN or infinite; look for overflow or divergence there"
             )
-
-
-def count_not_finite(rows: Tensor) -> int:
-    """How many values are NaN or infinite; one fast sum where none is."""
-    return 0 if bool(torch.isfinite(rows.sum())) else int((~torch.isfinite(rows)).sum())
 
 
 def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:

@@ -1,6 +1,7 @@
 """Measures that follow exactly from moments, so that they stream over any number of samples."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 
 from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, no_variance
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.moments import metric_state as packed
-from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, own_coordinates, prepared_rows
+from dissimilarity.moments import metric_state
+from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, mean, own_coordinates, prepared_rows
+
+SMALL = 2**16
+"""Most values of an input whose products are taken in float64 in any case, where a measure whitens."""
 
 
 class MomentMeasure(Measure):
@@ -45,18 +49,18 @@ class MomentMeasure(Measure):
         if not len(x):
             return
         if self.packed:
-            check_widths(packed.widths(self.packed), x, y)
-        self.packed = [packed.merged([*self.packed, packed.pack_rows(as_rows(x), as_rows(y))])]
+            check_widths(metric_state.widths(self.packed), x, y)
+        self.packed = [metric_state.merged([*self.packed, metric_state.pack_rows(as_rows(x), as_rows(y))])]
 
     def compute(self) -> Float[Tensor, ""]:
         """The value over all samples seen, on all processes."""
-        state = packed.merged(self.packed) if len(self.packed) else None
-        check_count(0 if state is None else packed.count(state), self.minimum_samples)
+        state = metric_state.merged(self.packed) if len(self.packed) else None
+        check_count(0 if state is None else metric_state.count(state), self.minimum_samples)
         assert state is not None
-        rows = packed.rows(state)
+        rows = metric_state.rows(state)
         if rows is not None:
             return self.of(*rows)
-        total = packed.sums(state)
+        total = metric_state.sums(state)
         for name, s, a in (("x", total["x"], total["a"]), ("y", total["y"], total["b"])):
             # Relative to the second moment about the first rows' mean, which float64 rows may miss by a rounding.
             if bool(a - s @ s / total["n"] <= 1e-12 * a):
@@ -67,4 +71,32 @@ class MomentMeasure(Measure):
         """Merges as torchmetrics does (``forward``, ``merge_state``), but keeps one vector, not one a batch."""
         super()._reduce_states(incoming_state)
         if len(self.packed):
-            self.packed = [packed.merged(self.packed)]
+            self.packed = [metric_state.merged(self.packed)]
+
+
+class WhitenedMeasure(MomentMeasure):
+    """A moment measure that whitens a side.
+
+    Where samples are fewer than twice the dimensions, some directions have so little variance that float32 products
+    would lose them: products are then taken in float64, and so are those of small inputs, where that costs nothing.
+    Where samples are no more than the dimensions, and the value is invariant to rotation, they are first written in
+    coordinates along their own principal directions, (n, rank) instead of (n, p).
+    """
+
+    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+        """Rows about their mean, and their sums."""
+        if len(x) <= x.shape[1] and "orthogonal" in self.invariant_to:
+            return prepared_rows(principal_coordinates(x))
+        return prepared_rows(x.double() if len(x) < 2 * x.shape[1] or x.numel() <= SMALL else x)
+
+    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+        """The value of two prepared sides, in the precision of the more precise one."""
+        dtype = torch.promote_types(x.rows.dtype, y.rows.dtype)
+        return self.from_moments(between_rows(*(replace(side, rows=side.rows.to(dtype)) for side in (x, y))))
+
+
+def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
+    """The rows about their mean, n <= p of them, along their principal directions, without those of rounding alone."""
+    rows = x.double() - mean(x)
+    left, sizes, _ = torch.linalg.svd(torch.linalg.qr(rows.T, mode="r").R.T)
+    return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]

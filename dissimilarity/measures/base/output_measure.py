@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
-from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, count_not_finite
+from dissimilarity.measures.base.checks import check_count, check_rows, check_widths
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
+from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.pair import sum_device
 
 AT_ONCE = 2**22

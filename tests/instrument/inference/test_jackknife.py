@@ -17,9 +17,8 @@ from dissimilarity.inference.jackknife import (
     stderr_of_left_out,
     stderr_of_pairs_left_out,
 )
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
-from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.pair import Moments, add, pair_moments
 from dissimilarity.moments.side import Side

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dissimilarity.functional import angular_cka, cca, permutation_procrustes, product_distance, pwcca, svcca
 from dissimilarity.inference.jackknife import estimate
-from dissimilarity.measures.base.whitened_measure import WhitenedMeasure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.gulp import GULP
 from dissimilarity.measures.numerics.whitening import whitening
 from dissimilarity.measures.svcca import SVCCA
