@@ -32,7 +32,7 @@ def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Ten
     return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
 
 
-def stderr_of_left_out(values: Float[Tensor, "groups *pairs"]) -> Float[Tensor, "*pairs"]:
+def stderr_of_left_out(values: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
     """Standard error from the values without each of the groups; NaN with fewer than two groups."""
     groups = len(values)
     if groups < 2:
@@ -109,8 +109,8 @@ def estimate(
 
 
 def left_out(
-    formula: Callable[[Moments], Float[Tensor, "groups *pairs"]], totals: Moments, groups: Moments
-) -> Float[Tensor, "groups *pairs"]:
+    formula: Callable[[Moments], Float[Tensor, " groups *pairs"]], totals: Moments, groups: Moments
+) -> Float[Tensor, " groups *pairs"]:
     """Values of a formula of moments without each group in turn, for formulas that take little beside the sums.
 
     Args:
