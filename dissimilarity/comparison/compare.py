@@ -29,8 +29,9 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs
+from dissimilarity.probe.batches import Inputs, kept_slices
 from dissimilarity.probe.outliers import NO_CONTROL, Control, norms_of
+from dissimilarity.probe.sampling import sampled_sequences
 
 COLUMNS = (
     "measure",
@@ -118,9 +119,12 @@ def compare(
     if many and isinstance(side_a, Saved) and isinstance(side_b, Saved):
         # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
         few = [measure for measure in measures if isinstance(measure, SampleMeasure)]
-        thin_a, thin_b = thinned(side_a, sites_a, layout), thinned(side_b, sites_b, layout)
-        small = lay_out((layout.samples, 1), few, groups)
-        rows += _rows(thin_a, thin_b, (None, None), chosen, few, small, null)
+        for samples, seed in dict.fromkeys((measure.samples, measure.seed) for measure in few):
+            alike = [measure for measure in few if (measure.samples, measure.seed) == (samples, seed)]
+            kept = sampled_sequences(layout.sequences, samples, seed)
+            thin_a, thin_b = thinned(side_a, sites_a, layout, kept), thinned(side_b, sites_b, layout, kept)
+            small = replace(lay_out((samples, 1), alike, groups), slices=kept_slices(layout.slices, kept))
+            rows += _rows(thin_a, thin_b, (None, None), chosen, alike, small, null)
         rest = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
         layout = replace(lay_out(extent, rest, groups, pool, positions, control), kept=layout.kept)
     else:
@@ -163,7 +167,7 @@ def _rows(
     for (acts_a, of), (acts_b, _) in zip(*streams, strict=True):
         chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
         cross.add(chunk_a, chunk_b)
-        if null is not None:
+        if null is not None and layout.moments:
             null.add(chunk_a.deranged(), chunk_b)
     rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
     return with_shares(

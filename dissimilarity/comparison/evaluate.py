@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
-from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
@@ -152,13 +151,23 @@ def _estimated(
         n = x.n_groups[:, None].to(own["a"].device)
         first = {key: value[:, None] for key, value in x.sums.groups[site].items()}
         second = {key: stacked([y.sums.groups[partner][key] for partner in partners], 1) for key in own}
-        value, stderr = estimate(measure.from_moments, totals, join(n, first, second, cross.sums_of(site, partners)[1]))
+        groups = join(n, first, second, cross.sums_of(site, partners)[1])
+        terms = [_self_terms(measure, x, site)], [_self_terms(measure, y, partner) for partner in partners]
+        value, stderr = measure.estimate(totals, groups, *terms)
     else:
         value = measure.from_moments(totals)
         stderr = torch.full_like(value, math.nan)
     nulls = torch.full_like(value, math.nan) if null is None else measure.from_moments(joined(null))
     numbers = zip(pairs, value.tolist(), stderr.tolist(), nulls.tolist(), strict=True)
     return [(pair, _result(measure, x, pair, *row)) for pair, *row in numbers]
+
+
+def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
+    if (measure.label, site) not in side.prepared:
+        totals, groups = side.sums.totals[site], side.sums.groups[site]
+        n = side.n_groups.to(totals["a"].device)
+        side.prepared[measure.label, site] = measure.self_terms({**totals, "n": n.sum()}, {**groups, "n": n})
+    return side.prepared[measure.label, site]
 
 
 def _from_samples(

@@ -73,7 +73,7 @@ class Layout:
 
     def cross(self, pairs: Sequence[Pair], sync: bool = False, errors: bool = True) -> Cross:
         """Empty sums over pairs, with those per group or without."""
-        return Cross(pairs, self.groups if errors and self.groups > 1 else 0, sync, self.moments)
+        return Cross(pairs, self.groups if errors else 0, sync, self.moments)
 
     def captured(self, sites: Sequence[str]) -> list[str]:
         """The sites at which a model is read."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.comparison.plan import Layout
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Inputs, activations, at_once, batches, runs
-from dissimilarity.probe.sampling import priorities, sampled_positions
+from dissimilarity.probe.sampling import sampled_positions
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 
@@ -169,15 +170,14 @@ def stream(
         yield from runs(acts, batch, captured, read, layout.apart)
 
 
-def thinned(source: Saved, sites: Sequence[str], layout: Layout) -> Saved:
+def thinned(source: Saved, sites: Sequence[str], layout: Layout, kept: Int[Tensor, " kept"]) -> Saved:
     """The rows that sample measures see out of more sequences than they see rows, one of each sequence that is kept."""
     captured = layout.captured(sites)
     _check_logits(source, captured)
-    kept = priorities(0, layout.sequences, 0).argsort()[: layout.samples].sort().values.tolist()
     found = {}
     for site in captured:
-        part = _part(source, site, layout, [(index, index + 1) for index in kept])
-        rows = layout.read(part, site in sites, kept)
+        part = _part(source, site, layout, [(index, index + 1) for index in kept.tolist()])
+        rows = layout.read(part, site in sites, kept.tolist())
         if rows.ndim > 2:
             rows = rows[:, sampled_positions(layout.sequences, rows.shape[1], layout.samples)]
         found[site] = _in_memory(rows)

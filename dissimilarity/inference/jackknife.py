@@ -1,8 +1,9 @@
 """Standard errors from sums kept per group of sequences.
 
-Tokens of one sequence depend on each other, so the unit that is left out is a group of whole sequences. Instead of
-recomputing a measure without each group, the infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) takes the
-influence of a group through the derivative of the measure: with weights w_g on the groups' sums m_g,
+Tokens of one sequence depend on each other, so the unit that is left out is a group of whole sequences: f(m - m_g), for
+the sums m of all samples and m_g of a group, is the measure without it. Where a formula costs more than reading the
+sums does (a decomposition), the infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) takes the influence of a
+group through the derivative of the measure: with weights w_g on the groups' sums m_g,
 
     theta(w) = f(sum_g w_g m_g),   U_g = d theta / d w_g at w = 1 = <grad f(m), m_g>,
     stderr^2 = G / (G - 1) * sum_g (U_g - mean U)^2.
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from dissimilarity.moments.pair import Moments
 
+LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
+"""Numbers of a sum without some groups that are made together: few enough to stay in a processor's cache."""
+
 
 def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
     """Standard error from the groups' influences; NaN with fewer than two groups."""
@@ -28,12 +32,12 @@ def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Ten
     return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
 
 
-def stderr_of_left_out(values: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
+def stderr_of_left_out(values: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
     """Standard error from the values without each of the groups; NaN with fewer than two groups."""
     groups = len(values)
     if groups < 2:
-        return values.new_tensor(float("nan"))
-    return ((values - values.mean()).square().sum() * (groups - 1) / groups).sqrt()
+        return values.new_full(values.shape[1:], float("nan"))
+    return ((values - values.mean(0)).square().sum(0) * (groups - 1) / groups).sqrt()
 
 
 def group_pairs(groups: int) -> Int[Tensor, "pairs 2"]:
@@ -74,13 +78,14 @@ def stderr_of_pairs_left_out(
 def estimate(
     formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, groups: Moments
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Values of a formula of moments and their jackknife standard errors.
+    """Values of a formula of moments and their standard errors by the infinitesimal jackknife.
 
     Args:
         formula: a differentiable function of the sums, over any leading dimensions.
         totals: the sums over all samples, float64, with leading dimensions (pairs) or none.
-        groups: the same sums per group, with a further dimension (groups) in front; float32 is enough, for they serve
-            the error bar only. A size of 1 in place of the pairs stands for sums that all pairs share.
+        groups: the same sums per group, with a further dimension (groups) in front; products of float32 rows may be
+            float32, for they serve the error bar only. A size of 1 in place of the pairs stands for sums that all pairs
+            share.
 
     Returns:
         values and standard errors, float64 (pairs).
@@ -101,6 +106,30 @@ def estimate(
                 along = torch.einsum("gkd,kd->gk", part, slope)
             influence = influence + along.double()
     return value.detach(), stderr_of_influence(influence.reshape(count, *value.shape).detach())
+
+
+def left_out(
+    formula: Callable[[Moments], Float[Tensor, " groups *pairs"]], totals: Moments, groups: Moments
+) -> Float[Tensor, " groups *pairs"]:
+    """Values of a formula of moments without each group in turn, for formulas that take little beside the sums.
+
+    Args:
+        formula: a function of the sums, over any leading dimensions that fit each other.
+        totals, groups: as for ``estimate``.
+    """
+    count = len(groups["n"])
+    shared = {key: total[: groups[key].shape[1]] if total.ndim else total for key, total in totals.items()}
+    room = LEFT_OUT_AT_ONCE["cuda" if totals["n"].is_cuda else "cpu"]
+    at_once = max(1, room // max(total.numel() for total in shared.values()))
+    space = {key: total.new_empty((at_once, *total.shape)) for key, total in shared.items()}
+    values = []
+    for start in range(0, count, at_once):
+        stop = min(start + at_once, count)
+        rest = {key: sums[: stop - start] for key, sums in space.items()}
+        for key, total in shared.items():
+            torch.sub(total, rest[key].copy_(groups[key][start:stop]), out=rest[key])
+        values.append(formula(rest))
+    return torch.cat(values)
 
 
 def estimate_weighted(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
@@ -91,3 +92,13 @@ class AngularCKA(MomentMeasure):
         cosine = self._cosine.from_moments(m)
         value = angle(cosine)
         return torch.where(cosine.isnan(), value, exact_where_same(m, value, self.identical))
+
+    def self_terms(self, totals: Moments, groups: Moments) -> Float[Tensor, " groups"]:
+        """Those of ``CKA``."""
+        return self._cosine.self_terms(totals, groups)
+
+    def estimate(
+        self, totals: Moments, groups: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+        """The angle from sums, and its standard error by leaving out each group in turn."""
+        return self.from_moments(totals), stderr_of_left_out(angle(self._cosine.left_out(totals, groups, x, y)))

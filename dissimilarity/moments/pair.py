@@ -86,10 +86,10 @@ def products(
     apart: Bool[Tensor, "groups n"],
     light: Float[Tensor, "groups n p"] | None = None,
 ) -> tuple[Float[Tensor, "p q"], Float[Tensor, "groups p q"]]:
-    """x' y over all rows, and for each group in float32; x' x where y is None.
+    """x' y over all rows, and for each group; x' x where y is None.
 
     Rows are multiplied in the precision of x, but in float64 those that are set apart. What is added up here is so in
-    float64; a single product comes as it is, for a copy of a large one costs time.
+    float64; a product comes as it is, for a copy of a large one costs time.
 
     Args:
         x, y: rows.
@@ -104,7 +104,6 @@ def products(
     y = x if y is None else y
     single = len(by_group) == 1 and exact
     total = by_group[0] if single else summed(by_group)
-    by_group = by_group.float()
     if not exact:
         for group in apart.any(1).nonzero()[:, 0]:
             rows = apart[group]
@@ -144,7 +143,7 @@ def weighted_sums(
     size = weights.mean((0, 1))
     size = torch.where(size > 0, size, 1.0)
     total, by_group = products(x, weights / size, apart, light)
-    return total * size, (by_group * size).float()
+    return total * size, by_group * size
 
 
 def product(x: Float[Tensor, "groups n p"], y: Float[Tensor, "groups n q"]) -> Float[Tensor, "groups p q"]:
@@ -319,7 +318,7 @@ def worthwhile_shift(x: Float[Tensor, "n p"]) -> Float[Tensor, " p"]:
     return mean(x) if bool(2 * guess @ guess > few.square().sum(1).mean()) else torch.zeros_like(guess)
 
 
-def shifted(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
+def shifted(x: Float[Tensor, "*n p"], shift: Float[Tensor, " p"]) -> Float[Tensor, "*n p"]:
     """The rows about a shift; the rows themselves about none."""
     return x - shift.to(x) if bool(shift.any()) else x
 

@@ -8,14 +8,14 @@ from dissimilarity.moments.pair import Moments, accumulate
 
 
 class Sums:
-    """Running sums by site: exact totals in float64, and float32 sums per group that serve the error bars.
+    """Running sums by site: exact totals in float64, and sums per group as they come, which serve the error bars.
 
     Args:
-        groups: number of jackknife groups, or 0 where no error bar is wanted.
+        groups: number of jackknife groups; of fewer than 2 there is no error bar, and nothing is kept per group.
     """
 
     def __init__(self, groups: int) -> None:
-        self.count = groups
+        self.count = groups if groups > 1 else 0
         self.totals: dict[str, Moments] = {}
         self.groups: dict[str, Moments] = {}
 
@@ -51,10 +51,10 @@ class Sums:
         if not self.count:
             return
         if key not in by_key and by_group.shape == (self.count, *shape):
-            by_key[key] = by_group.float()
+            by_key[key] = by_group
             return
         if key not in by_key:
-            by_key[key] = by_group.new_zeros((self.count, *shape), dtype=torch.float32)
+            by_key[key] = by_group.new_zeros((self.count, *shape))
         by_key[key][groups.start : groups.stop, *place] += by_group
 
     def all_reduce(self) -> None:

@@ -149,7 +149,8 @@ class Side:
             shift = len(x) // len(activation)
             if self.uneven is not None and activation.ndim > 2:
                 shift = self.uneven.longest(groups.start)
-            rows[site] = (shifted(x, self._shift(site, x)) if self.moments else x).unflatten(0, (len(groups), -1))
+            by_group = x.unflatten(0, (len(groups), -1))
+            rows[site] = shifted(by_group, self._shift(site, by_group[0])) if self.moments else by_group
             if self.moments:
                 norms[site] = squared_norms(rows[site])
                 apart[site] = heavy(norms[site]).to(x.device)
@@ -162,7 +163,10 @@ class Side:
         return Chunk(rows, norms, apart, groups, shift)
 
     def _shift(self, site: str, x: Tensor) -> Tensor:
-        """What the first chunk is taken about; with several processes, that of the first process."""
+        """What all rows are taken about: by the first group of the first chunk, whatever comes in one batch with it.
+
+        With several processes, that of the first process, which has the same first group as one process alone.
+        """
         if site not in self.shift:
             shift = worthwhile_shift(x).to(x)
             if self.sync:

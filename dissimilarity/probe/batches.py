@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import capture
@@ -134,6 +135,13 @@ def own_slices(slices: Sequence[Slice], rank: int, world: int) -> list[Slice]:
     """The chunks of one process out of several: consecutive whole groups."""
     groups = 1 + max(group for _, _, group in slices)
     return [piece for piece in slices if piece[2] * world // groups == rank]
+
+
+def kept_slices(slices: Sequence[Slice], kept: Int[Tensor, " kept"]) -> list[Slice]:
+    """The chunks by the places of their sequences among those that are kept: each sequence stays in its group."""
+    stops = torch.searchsorted(kept, torch.tensor([stop for _, stop, _ in slices])).tolist()
+    starts, groups = [0, *stops[:-1]], [group for _, _, group in slices]
+    return [piece for piece in zip(starts, stops, groups, strict=True) if piece[0] < piece[1]]
 
 
 def as_inputs(probe: Tensor | Sequence[Tensor] | torch.utils.data.DataLoader) -> Tensor:

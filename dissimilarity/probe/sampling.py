@@ -32,8 +32,12 @@ def sampled_rows(sequences: int, length: int, samples: int, seed: int = 0) -> In
     Of more sequences than ``samples``, as many are kept, and one position of each.
     """
     positions = sampled_positions(sequences, length, samples, seed)
-    kept = priorities(0, sequences, seed).argsort()[:samples].sort().values
-    return kept[:, None] * length + positions
+    return sampled_sequences(sequences, samples, seed)[:, None] * length + positions
+
+
+def sampled_sequences(sequences: int, samples: int, seed: int = 0) -> Int[Tensor, " kept"]:
+    """Which sequences, ascending, have a row among ``samples``: all of them, or where there are more, as many."""
+    return priorities(0, sequences, seed).argsort()[:samples].sort().values
 
 
 def sampled_positions(sequences: int, length: int, samples: int, seed: int = 0) -> Int[Tensor, " positions"]:

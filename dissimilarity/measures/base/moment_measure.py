@@ -1,6 +1,7 @@
 """Measures that follow exactly from moments, so that they stream over any number of samples."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, no_variance
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
@@ -33,6 +35,28 @@ class MomentMeasure(Measure):
     @abstractmethod
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """The value, differentiable in the sums and independent of their shift; over any leading dimensions."""
+
+    def self_terms(self, totals: Moments, groups: Moments) -> Any:
+        """What ``estimate`` needs of one side alone, computed once for all partners of that side; None if nothing.
+
+        Args:
+            totals, groups: ``n`` and the sums of the side, under first-side names, over all samples and per group.
+        """
+
+    def estimate(
+        self, totals: Moments, groups: Moments, x: Sequence[Any], y: Sequence[Any]
+    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
+        """The value from sums and its standard error from those per group.
+
+        By default from the derivative. A measure overrides it that costs little beside reading the sums, so that it can
+        be taken anew without each group.
+
+        Args:
+            totals, groups: as for ``jackknife.estimate``.
+            x: ``self_terms`` of the first side, of all pairs or of the one that they share.
+            y: of the second sides.
+        """
+        return estimate(self.from_moments, totals, groups)
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
         """Rows about their mean, and their sums."""

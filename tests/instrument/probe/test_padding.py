@@ -215,7 +215,7 @@ def test_the_null_is_the_value_of_compacted_rows_shifted_by_hand() -> None:
 
 
 def test_standard_errors_are_those_of_unequal_groups_by_hand() -> None:
-    """Of measures of sums the influence of each group, by differences; of measures of rows the value without it."""
+    """The value without each group, or of a measure that goes by its derivative the influence, by differences."""
     (x, y), _, _, group = by_hand()
     groups = 1 + int(group.max())
     assert len(set(np.bincount(group).tolist())) > 1
@@ -224,14 +224,15 @@ def test_standard_errors_are_those_of_unequal_groups_by_hand() -> None:
         of_rows = weight[group]
         a, b = (z - of_rows @ z / of_rows.sum() for z in (x, y))
         cross, own_a, own_b = (first.T @ (of_rows[:, None] * second) for first, second in ((a, b), (a, a), (b, b)))
-        return float(np.sum(cross**2) / np.sqrt(np.sum(own_a**2) * np.sum(own_b**2)))
+        return float(np.arccos(np.linalg.norm(cross, "nuc") / np.sqrt(np.trace(own_a) * np.trace(own_b))))
 
     step = 1e-5 * np.eye(groups)
     influence = np.array([(weighted(1 + of) - weighted(1 - of)) / 2e-5 for of in step])
-    left_out = np.array([sample_oracles.distance_correlation(x[group != of], y[group != of]) for of in range(groups)])
     found = {row["measure"]: row["stderr"] for row in through_compare(0.0, 0)}
-    assert found["cka_biased"] == pytest.approx(influence.std() * groups / math.sqrt(groups - 1), rel=1e-4)
-    assert found["distance_correlation"] == pytest.approx(left_out.std() * math.sqrt(groups - 1), rel=1e-4)
+    assert found["procrustes"] == pytest.approx(influence.std() * groups / math.sqrt(groups - 1), rel=1e-4)
+    for setting in ("cka", "cka_biased", "distance_correlation"):
+        left_out = np.array([ORACLES[setting](x[group != of], y[group != of]) for of in range(groups)])
+        assert found[setting] == pytest.approx(left_out.std() * math.sqrt(groups - 1), rel=1e-5), setting
 
 
 def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences() -> None:
