@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,37 @@ OURS = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in
 HEAVY = {"torch", "pytorch_lightning", "lightning", "torchmetrics", "wandb", "datasets", "transformers", "matplotlib"}
 FRAMEWORKS = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 
-ALLOWED = {
-    "dissimilarity": {"dissimilarity"},
-    "callbacks": {"dissimilarity"},
-    "models": {"models", "settings"},
-    "data": {"data", "settings"},
-    "studies": {"studies", "dissimilarity", "models", "data", "settings", "launch"},
+INSTRUMENT = {
+    "capture": set(),
+    "tables": {"capture"},
+    "probe": {"capture"},
+    "moments": {"probe"},
+    "inference": {"moments"},
+    "measures/numerics": {"moments"},
+    "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
+    "measures": {"moments", "inference", "measures/numerics", "measures/base"},
+    "comparison": {"capture", "tables", "probe", "moments", "measures", "measures/base"},
+    "stitching": {"capture", "probe", "moments"},
+    "figures": {"capture", "tables", "comparison"},
+    "loading": {"capture", "tables"},
+    "tracking": {"capture", "tables", "probe", "moments", "measures/base", "comparison", "stitching", "figures"},
 }
+"""Which rooms of `dissimilarity/` a room imports, beside its own files."""
+
+APPLICATION = {
+    "settings": set(),
+    "dissimilarity": set(),
+    "data": {"settings", "dissimilarity"},
+    "models": {"settings", "dissimilarity"},
+    "callbacks": {"dissimilarity"},
+    "launch": {"settings", "dissimilarity", "data", "models", "callbacks"},
+    "studies": {"settings", "dissimilarity", "data", "models", "launch"},
+    "train": {"settings", "dissimilarity", "data", "models", "callbacks", "launch"},
+    "analyze": {"settings", "launch", "studies"},
+    "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "train"},
+}
+"""Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.
+"""
 
 
 def sources(folder: str = "") -> list[Path]:
@@ -33,45 +58,87 @@ def sources(folder: str = "") -> list[Path]:
     ]
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """The top-level package of each absolute import, the dots of each relative one, and their lines."""
+def modules(path: Path) -> Iterator[tuple[str, int]]:
+    """Each imported module by its dotted name, names taken from a package as modules where they are, and its line."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield ("." * node.level or (node.module or "").split(".")[0]), node.lineno
+            assert not node.level, f"{path}:{node.lineno}: expected an absolute import"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def package(module: str) -> str:
+    """The top of a dotted name."""
+    return module.split(".")[0]
+
+
+def room(module: str) -> str | None:
+    """The room of the instrument that a dotted name is in; None outside of its rooms."""
+    parts = module.split(".")
+    inside = next(
+        (name for name in sorted(INSTRUMENT, reverse=True) if parts[1:][: name.count("/") + 1] == name.split("/")), None
+    )
+    return inside if parts[0] == "dissimilarity" else None
 
 
 def broken(folder: str, forbidden: set[str]) -> list[str]:
+    """Imports of forbidden packages anywhere below a folder."""
     return [
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in sources(folder)
-        for name, line in imports(path)
-        if name in forbidden
+        for module, line in modules(path)
+        if package(module) in forbidden
     ]
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_a_package_imports_only_what_it_may(package: str) -> None:
-    assert sources(package)
-    assert not broken(package, OURS - ALLOWED[package])
+def test_every_room_stands_in_the_table() -> None:
+    folders = {path.parent.relative_to(ROOT / "dissimilarity").as_posix() for path in sources("dissimilarity")}
+    assert folders - {"."} == set(INSTRUMENT)
+    assert {package(path.relative_to(ROOT).as_posix().replace("/", ".").removesuffix(".py")) for path in sources()} == {
+        *APPLICATION,
+        "tests",
+        "hatch_build",
+    }
+
+
+@pytest.mark.parametrize("name", INSTRUMENT)
+def test_a_room_imports_only_what_it_may(name: str) -> None:
+    files = [path for path in sources(f"dissimilarity/{name}") if path.parent == ROOT / "dissimilarity" / name]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in files
+        for module, line in modules(path)
+        if package(module) == "dissimilarity" and room(module) not in {name, *INSTRUMENT[name]}
+    ]
+    assert files and not wrong
+
+
+@pytest.mark.parametrize("name", APPLICATION)
+def test_a_package_imports_only_what_it_may(name: str) -> None:
+    paths = sources(name) or [ROOT / f"{name}.py"]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in paths
+        for module, line in modules(path)
+        if package(module) in OURS - {name, *APPLICATION[name]}
+    ]
+    assert not wrong
+
+
+def test_no_arrow_runs_in_a_circle() -> None:
+    for table in (INSTRUMENT, APPLICATION):
+        tuple(TopologicalSorter(table).static_order())
 
 
 def test_the_instrument_knows_no_framework() -> None:
-    assert not broken("dissimilarity", FRAMEWORKS)
-
-
-@pytest.mark.parametrize("package", ["callbacks"])
-def test_relative_imports_stay_inside_the_package(package: str) -> None:
-    """Callbacks also run as ``dissimilarity.callbacks``: two dots would be another package there."""
-    assert not broken(package, {"..", "..."})
+    assert not [line for line in broken("dissimilarity", FRAMEWORKS) if "/tracking/" not in line]
 
 
 def test_nothing_imports_from_tests() -> None:
-    helpers = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests"}
     outside = [path for path in sources() if path.relative_to(ROOT).parts[0] != "tests"]
     assert len(outside) > 30
-    assert not [(path, name) for path in outside for name, _ in imports(path) if name in helpers]
+    assert not [(path, module) for path in outside for module, _ in modules(path) if package(module) == "tests"]
 
 
 @pytest.mark.parametrize("module", ["settings", "train", "analyze", "studies.compare.study"])
