@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from dissimilarity import CKA, KL, MutualKNN, Procrustes, capture, compare
+from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
 from dissimilarity.comparison.save import save_activations
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
@@ -119,6 +120,19 @@ def test_sample_measures_see_the_chosen_rows_of_many() -> None:
     assert few["null"] == pytest.approx(10 / 199, abs=0.03) and few["stderr"] > 0
     (tokens_,) = table({"x": x.view(300, 10, 8)}, {"y": y.view(300, 10, 9)}, measures=[MutualKNN(samples=200)])
     assert tokens_["n_samples"] == 200
+
+
+def test_sample_measures_see_the_same_of_many_sequences_saved_or_of_models() -> None:
+    """The rows that each asks for by number and seed, in the jackknife groups of the whole probe set."""
+
+    def lookup(rows: Tensor) -> nn.Module:
+        return nn.Sequential(OrderedDict(site=nn.Embedding.from_pretrained(rows), last=nn.Flatten()))
+
+    x, noise = torch.randn(2, 300, 6, generator=torch.Generator().manual_seed(0))
+    measures = [MutualKNN(k=5, samples=80), RSA(samples=50), RSA(compare="pearson", samples=120, seed=3), CKA()]
+    options: dict[str, Any] = {"sites": "site", "measures": measures}
+    of_models = table(lookup(x), lookup(x + noise), torch.arange(300)[:, None], **options)
+    same(table({"site": x}, {"site": x + noise}, **options), of_models)
 
 
 @pytest.mark.parametrize("many", [False, True])

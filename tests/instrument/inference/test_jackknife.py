@@ -149,7 +149,7 @@ def test_a_massive_token_does_not_rule_the_error_bar_of_debiased_cka() -> None:
     y[0, 3, 5] += 100
     totals, groups = grouped(x, y)
     group = torch.arange(64) * GROUPS // 64
-    without = [cka(*(rows[group != g].flatten(0, 1).double() for rows in (x, y))) for g in range(GROUPS)]
+    without = [cka(*(rows[group != g].flatten(0, 1).double() for rows in (x, y)), debiased=True) for g in range(GROUPS)]
     expected = stderr_of_left_out(torch.stack(without))
     assert estimated("cka", totals, groups)[1] == pytest.approx(expected.item(), rel=1e-9)
 

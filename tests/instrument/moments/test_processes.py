@@ -141,5 +141,5 @@ def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(of: str, found:
         for row, wanted in zip(of_rank[of], expected, strict=True):
             numbers = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
             assert {key: row[key] for key in row.keys() - numbers} == {key: wanted[key] for key in row.keys() - numbers}
-            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-9, nan_ok=True)
+            assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-9, abs=1e-12, nan_ok=True)
             assert row["n_samples"] == wanted["n_samples"]
