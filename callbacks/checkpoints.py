@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.interrupted import Interrupted
 from callbacks.metrics import MetricsLogger
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 from dissimilarity.tracking.schedule import is_due
 
 

@@ -5,8 +5,6 @@ import heapq
 import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from tokenizers import Tokenizer
 
 from data.sources import Source
 from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+from dissimilarity.tables.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +121,10 @@ def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[
 
 
 def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
-    # The lock is held, so a temporary folder of this key belongs to a process that died.
-    for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
     log.info("packing the data into %s (once)", folder)
-    temporary = Path(f"{folder}.tmp-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        _write(temporary, recipe, source, spec)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing(folder) as part:
+        part.mkdir()
+        _write(part, recipe, source, spec)
 
 
 def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
@@ -142,7 +134,7 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
     d_vocab = vocabulary_size(tokenizer)
     dtype = np.dtype("<u2" if d_vocab <= 1 << 16 else "<u4")
     description = tokenizer.to_str()
-    _write_text(folder / "tokenizer.json", description)
+    (folder / "tokenizer.json").write_text(description, encoding="utf-8", newline="")
 
     # A document that spells a special token must not end itself: from here on its text is text.
     tokenizer.encode_special_tokens = True
@@ -165,9 +157,6 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
                 sizes[split]["tokens"] += len(tokens)
                 hashes[split].update(tokens.data)
                 streams[split].write(tokens.data)
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
     finally:
         for stream in streams.values():
             stream.close()
@@ -183,7 +172,7 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
     meta |= {"dtype": dtype.str, "d_vocab": d_vocab, "boundary_id": boundary, "fingerprint": fingerprint}
     meta["bytes_per_token"] = sizes["val"]["bytes"] / sizes["val"]["tokens"]
     meta["unigram_loss"] = unigram_loss(counts["train"], counts["val"])
-    _write_text(folder / "meta.json", json.dumps(meta, indent=2))
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8", newline="")
 
 
 def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
@@ -207,13 +196,6 @@ def unigram_loss(train_counts: Int64[np.ndarray, " d_vocab"], val_counts: Int64[
     total = int(train_counts.sum()) + len(train_counts)
     nats = math.log(total) - np.log(train_counts + 1.0)
     return float((val_counts * nats).sum() / val_counts.sum())
-
-
-def _write_text(file: Path, text: str) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _open(folder: Path) -> Packed:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import gguf, pretrained
+from dissimilarity.tables.files import sha256_of
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
@@ -82,7 +83,7 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
 
 def _load_checkpoint(uri: str, path: Path) -> Reference:
     with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(file)
         file.seek(0)
         checkpoint = read_checkpoint(file, path)
     module = rebuild(checkpoint, path)
@@ -95,9 +96,7 @@ def _load_checkpoint(uri: str, path: Path) -> Reference:
 
 def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
     net, settings = saved.read_net(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=digest, pinned=pinned)
+    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=sha256_of(path), pinned=pinned)
 
 
 def _load_pretrained(uri: str) -> Reference:

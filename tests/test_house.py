@@ -16,8 +16,8 @@ FRAMEWORKS = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 ALLOWED = {
     "dissimilarity": {"dissimilarity"},
     "callbacks": {"dissimilarity"},
-    "models": {"models", "settings"},
-    "data": {"data", "settings"},
+    "models": {"models", "settings", "dissimilarity"},
+    "data": {"data", "settings", "dissimilarity"},
     "studies": {"studies", "dissimilarity", "models", "data", "settings", "launch"},
 }
 

@@ -12,7 +12,7 @@ from dissimilarity.comparison.plan import Layout
 from dissimilarity.moments.cross import Cross, Pair
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.batches import Inputs, Slice, activations
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 Acts = Mapping[str, Tensor]
 

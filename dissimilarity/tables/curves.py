@@ -37,7 +37,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dissimilarity.capture.sites import matched_pairs
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal
 
 SCHEMA = pa.schema(
     [

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 FILE = "groups.parquet"
 SCHEMA = pa.schema(

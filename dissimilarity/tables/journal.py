@@ -6,44 +6,12 @@ Python's json does (NaN, Infinity).
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path in the same folder to write to; on success it replaces `path` in one step, on an error it is removed.
-
-    Readers see the old file or the new one, never a part. One writer at a time: what a killed writer left behind, the
-    next one overwrites.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new or renamed entry of a folder survive a power cut, where the system lets folders be synced."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+from dissimilarity.tables.files import replacing, sync_folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +42,7 @@ class Journal:
                 file.truncate(size)
                 raise
         if created:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def read(self) -> list[dict[str, Any]]:
         """Return the whole rows, oldest first; none if there is no file. A torn last row is left out.

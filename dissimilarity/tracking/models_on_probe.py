@@ -20,7 +20,7 @@ from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Inputs, Slice, activations, own_slices
 from dissimilarity.probe.outliers import Control, norms_of
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

@@ -17,7 +17,8 @@ from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import define_axes, log_pictures
 from dissimilarity.tracking.references import OWN, as_module, named_references

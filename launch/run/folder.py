@@ -1,7 +1,6 @@
 """The folder of a run: whose it is, whether it is new, goes on or is done, and files that are whole at any moment."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -50,12 +49,10 @@ _OVERWRITING = ".overwriting"
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader finds the old text or the new, a kill leaves one of them whole."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    from dissimilarity.tables.files import replacing
+
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     import pyarrow.parquet as pq
 
     from dissimilarity.figures.style import write_figure
-    from dissimilarity.tables.journal import replacing
+    from dissimilarity.tables.files import replacing
 
     claim(folder, cfg)
     write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance})

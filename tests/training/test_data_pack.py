@@ -201,10 +201,10 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert [path for path in tmp_path.iterdir() if ".tmp-" in path.name]
+    assert [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
     packed = pack(Texts(tiny_texts()), SPEC, str(tmp_path), 0.2)
     assert packed.meta["train"]["documents"] + packed.meta["val"]["documents"] == 200
-    assert not [path for path in tmp_path.iterdir() if ".tmp-" in path.name]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
 def test_processes_that_start_together_pack_once(tmp_path):
