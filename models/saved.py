@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from dissimilarity.tables import seal
 from dissimilarity.tables.files import replacing
 from models.build import build_net
 
@@ -25,9 +26,14 @@ def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
         path: of the file.
     """
     # transformers asks for `format`
-    metadata = {"format": "pt", KEY: json.dumps({"format": FORMAT, "settings": dict(settings)})}
+    metadata = {
+        "format": "pt",
+        KEY: json.dumps({"format": FORMAT, "settings": dict(settings)}),
+        seal.KEY: seal.UNSEALED,
+    }
     with replacing(path) as part:
         save_model(net, str(part), metadata)
+        seal.seal(part)
     return path
 
 
@@ -59,6 +65,10 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             "python analyze.py study=export study.to=safetensors wrote, hf:FOLDER for a folder of save_pretrained, or "
             "tl:FOLDER; saved activations are compared by study=compare"
         )
+    try:
+        seal.check_file(path)
+    except ValueError as error:
+        raise ValueError(f"cannot load {error}; copy it again") from error
     try:
         content = json.loads(metadata[KEY])
         written, settings = content["format"], content["settings"]
