@@ -129,7 +129,8 @@ class ScheduledCheckpoints(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with replacing(path) as part:
-                    torch.save(checkpoint, part)
+                    with part.open("wb") as file:  # torch would write the name of a path into it
+                        torch.save(checkpoint, file)
                     if path.name == LAST and path.exists():
                         path.replace(path.with_name(SECOND_LAST))
             except (OSError, RuntimeError) as error:

@@ -97,9 +97,9 @@ def _whole(folder: Path) -> Packed | None:
         packed = _open(folder)
         check((folder / "meta.json").read_bytes(), folder / "meta.json")
         if packed.meta["fingerprint"] != _fingerprint(folder):
-            raise ValueError("its tokens or its tokenizer have changed since they were written")
+            raise ValueError(f"{folder} is damaged: its tokens or its tokenizer have changed since they were written")
     except ValueError as error:
-        log.warning("the packed data in %s is damaged, and is packed again: %s", folder, error)
+        log.warning("packing the data again, for %s", error)
         return None
     return packed
 

@@ -13,6 +13,7 @@ wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint kept as an artifact, downloa
 
 import difflib
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -268,11 +269,26 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
+            _check_tokenizer_file(file)
             try:
                 return Tokenizer.from_file(str(file)), file
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
     return None, None
+
+
+def _check_tokenizer_file(file: Path) -> None:
+    """Compare the tokenizer of a run with the hash that the run noted; a tokenizer of another origin has none."""
+    notes = file.with_name("provenance.json")
+    if notes.is_file():
+        try:
+            noted = json.loads(notes.read_text(encoding="utf-8"))["data"]["tokenizer_sha256"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if noted != sha256_of(file):
+            raise ValueError(
+                f"the tokenizer {file} has changed since its run began (see {notes}); put a copy of it back"
+            )
 
 
 def _shown(path: str) -> str:

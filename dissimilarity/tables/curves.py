@@ -109,15 +109,18 @@ class Curves:
         Raises:
             ValueError: rows are lost or damaged that the table does not have.
         """
-        deleted, journal = not self._path(JOURNAL).exists(), self._mended()
+        deleted, journal = not self._path(JOURNAL).exists(), self._journal()
         if deleted:
             return
-        journal.verify(mark)
+        try:
+            journal.verify(mark)
+        except ValueError:
+            self._mended().verify(mark)
         folded = _folded(self._path(TABLE))
         if folded is not None and folded[1].size > mark.size:
             rows = journal.path.read_bytes()[: mark.size].count(b"\n")
             self._cut_table(folded[0].slice(0, rows), mark)
-        journal.return_to(mark)
+        journal.cut(mark)
 
     def fold(self) -> Path:
         """Write all rows to `curves.parquet`, replacing it in one step, and return its path."""
@@ -162,14 +165,14 @@ class Curves:
         journal, folded = self._journal(), _folded(self._path(TABLE))
         try:
             journal.verify(journal.mark())
-        except ValueError as error:
+        except ValueError:
             if folded is None:
                 return journal
             data, mark = as_lines(folded[0].to_pylist())
             if mark == folded[1]:
                 with replacing(journal.path) as part:
                     part.write_bytes(data + journal.path.read_bytes()[mark.size :])
-                log.warning("%s. The rows that %s has were written anew from it", error, TABLE)
+                log.warning("%s was damaged: the rows that %s has were written anew from it", journal.path, TABLE)
         return journal
 
     def _cut_table(self, table: pa.Table, mark: Mark) -> None:

@@ -7,8 +7,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of(*files: Path | BinaryIO) -> str:
+def sha256_of(*files: Path | BufferedReader) -> str:
     """Return the sha256 of the bytes of files, one after the other; an open file is read from where it stands."""
     state = hashlib.sha256()
     for file in files:

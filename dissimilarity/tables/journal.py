@@ -93,9 +93,12 @@ class Journal:
         Raises:
             ValueError: rows are lost or damaged.
         """
-        if not self.path.exists():
-            return
-        self.verify(mark)
+        if self.path.exists():
+            self.verify(mark)
+            self.cut(mark)
+
+    def cut(self, mark: Mark) -> None:
+        """Drop all that came after a mark."""
         with open(self.path, "rb+") as file:
             file.truncate(mark.size)
 
