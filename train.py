@@ -76,9 +76,11 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     from pytorch_lightning.callbacks import Checkpoint
 
     from launch.run import record, summary
+    from models.continuing import checkpoint_of
     from models.starts import put_in
 
     silence()
+    last = checkpoint_of(folder)
     pl.seed_everything(cfg.seed, verbose=False)
     data = settings.instantiate(cfg.data)
     data.prepare_data()
@@ -99,13 +101,12 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     )
     if notes["compile"]["chosen"]:
         module.net.compile()
-    last = folder / "checkpoints" / "last.ckpt"
     if is_first():
-        summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
+        summary.show_start(folder, cfg, data, module, notes, continued=last is not None)
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last))
     finally:
         for logger in loggers:
             getattr(logger, "finish", lambda: None)()

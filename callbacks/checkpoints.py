@@ -10,8 +10,12 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.interrupted import Interrupted
 from callbacks.metrics import MetricsLogger
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.curves import JOURNAL, Curves
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal, Mark
 from dissimilarity.tracking.schedule import is_due
+
+LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
 
 
 class ScheduledCheckpoints(Checkpoint):
@@ -22,7 +26,9 @@ class ScheduledCheckpoints(Checkpoint):
     not yet run. A continuation then begins with the next batch, nothing is done twice and nothing is left out.
     Lightning's own bookkeeping of where in an epoch a checkpoint was taken is set aside for that: see `_begin_after`.
 
-    Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one.
+    Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one. Until
+    the training ends `second_last.ckpt` stays too, from which it continues should `last.ckpt` be damaged. A checkpoint
+    says how far the journals of the run folder go, and a continuation makes sure that they are whole up to there.
     Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights.
 
     Args:
@@ -36,6 +42,7 @@ class ScheduledCheckpoints(Checkpoint):
         self._saved = -1
         self._continued = 0
         self._random: dict[str, Any] | None = None
+        self._journals: dict[str, dict[str, int]] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -47,7 +54,15 @@ class ScheduledCheckpoints(Checkpoint):
         """Settles what the tables hold when the training begins, before anything is logged.
 
         Loggers that begin anew with each session (`replay`) are given what was logged before.
+
+        Raises:
+            ValueError: a journal lost rows that it had when the checkpoint was written, or they are damaged.
         """
+        if trainer.is_global_zero:
+            for name, mark in self._journals.items():
+                path = self.folder.parent / name
+                journal = Curves(path.parent) if name == JOURNAL else Journal(path)
+                journal.return_to(Mark(**mark))
         for table in _tables(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
@@ -81,12 +96,14 @@ class ScheduledCheckpoints(Checkpoint):
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of torch's generators, for what draws from them in training (dropout)."""
-        return {"random": _random_state()}
+        """The state of torch's generators, for what draws from them in training (dropout), and the journals' marks."""
+        journals = {path.name: Journal(path).mark().as_dict() for path in self.folder.parent.glob("*.jsonl")}
+        return {"random": _random_state(), "journals": journals}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the generators' state until training starts, when the loaders have drawn from them what they will."""
         self._random = state_dict["random"]
+        self._journals = state_dict.get("journals", {})
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
@@ -101,8 +118,10 @@ class ScheduledCheckpoints(Checkpoint):
     def _save_last(self, trainer: pl.Trainer) -> None:
         for logger in _tables(trainer):
             logger.flush()
-        self._write(trainer, self.folder / "last.ckpt", weights_only=False)
+        self._write(trainer, self.folder / LAST, weights_only=False)
         self._saved = trainer.global_step
+        if trainer.is_global_zero and self._saved == trainer.max_steps:
+            (self.folder / SECOND_LAST).unlink(missing_ok=True)
 
     def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only)
@@ -110,7 +129,10 @@ class ScheduledCheckpoints(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with replacing(path) as part:
-                    torch.save(checkpoint, part)
+                    with part.open("wb") as file:  # torch would write the name of a path into it
+                        torch.save(checkpoint, file)
+                    if path.name == LAST and path.exists():
+                        path.replace(path.with_name(SECOND_LAST))
             except (OSError, RuntimeError) as error:
                 raise _disk_error(error, path) from error
         trainer.strategy.barrier("ScheduledCheckpoints")

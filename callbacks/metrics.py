@@ -10,7 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal
 
 FLUSH_SECONDS = 5.0
 # always 0: a batch follows from seed and step, so nothing is counted in epochs

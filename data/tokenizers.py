@@ -1,11 +1,12 @@
 """Tokenizers: trained here on the training split, read from a file, or taken from the Hugging Face hub."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dissimilarity.tables.files import sha256_of
 
 END_OF_TEXT = "<|endoftext|>"
 # What other vocabularies call the token between documents; those that begin a text come before those that end one.
@@ -100,7 +101,7 @@ class TokenizerFile:
 
     def fingerprint(self) -> str:
         """Return the sha256 of the file."""
-        return f"file:{hashlib.sha256(Path(self.path).read_bytes()).hexdigest()}"
+        return f"file:{sha256_of(Path(self.path))}"
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Read the file."""

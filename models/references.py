@@ -13,6 +13,7 @@ wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint kept as an artifact, downloa
 
 import difflib
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import gguf, pretrained
+from dissimilarity.tables.files import sha256_of
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
@@ -82,7 +84,7 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
 
 def _load_checkpoint(uri: str, path: Path) -> Reference:
     with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(file)
         file.seek(0)
         checkpoint = read_checkpoint(file, path)
     module = rebuild(checkpoint, path)
@@ -95,9 +97,7 @@ def _load_checkpoint(uri: str, path: Path) -> Reference:
 
 def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
     net, settings = saved.read_net(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=digest, pinned=pinned)
+    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=sha256_of(path), pinned=pinned)
 
 
 def _load_pretrained(uri: str) -> Reference:
@@ -269,11 +269,26 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
+            _check_tokenizer_file(file)
             try:
                 return Tokenizer.from_file(str(file)), file
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
     return None, None
+
+
+def _check_tokenizer_file(file: Path) -> None:
+    """Compare the tokenizer of a run with the hash that the run noted; a tokenizer of another origin has none."""
+    notes = file.with_name("provenance.json")
+    if notes.is_file():
+        try:
+            noted = json.loads(notes.read_text(encoding="utf-8"))["data"]["tokenizer_sha256"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if noted != sha256_of(file):
+            raise ValueError(
+                f"the tokenizer {file} has changed since its run began (see {notes}); put a copy of it back"
+            )
 
 
 def _shown(path: str) -> str:

@@ -1,7 +1,6 @@
 """A net in one safetensors file: its weights, and in the file's metadata the settings that it is built from."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from dissimilarity.tables import seal
+from dissimilarity.tables.files import replacing
 from models.build import build_net
 
 KEY = "dissimilarity"
@@ -24,10 +25,15 @@ def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
         settings: as a YAML of conf/model has them, with `d_vocab`.
         path: of the file.
     """
-    part = path.with_name(f".{path.name}.part")
     # transformers asks for `format`
-    save_model(net, str(part), {"format": "pt", KEY: json.dumps({"format": FORMAT, "settings": dict(settings)})})
-    os.replace(part, path)
+    metadata = {
+        "format": "pt",
+        KEY: json.dumps({"format": FORMAT, "settings": dict(settings)}),
+        seal.KEY: seal.UNSEALED,
+    }
+    with replacing(path) as part:
+        save_model(net, str(part), metadata)
+        seal.seal(part)
     return path
 
 
@@ -59,6 +65,10 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             "python analyze.py study=export study.to=safetensors wrote, hf:FOLDER for a folder of save_pretrained, or "
             "tl:FOLDER; saved activations are compared by study=compare"
         )
+    try:
+        seal.check_file(path)
+    except ValueError as error:
+        raise ValueError(f"cannot load {error}; copy it again") from error
     try:
         content = json.loads(metadata[KEY])
         written, settings = content["format"], content["settings"]

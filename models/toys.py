@@ -1,7 +1,6 @@
 """TransformerLens's published toy models, and folders in their form: config.json and a state dict."""
 
 import difflib
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dissimilarity.loading.hub import download
+from dissimilarity.tables.files import sha256_of
 from models.checkpoints import read_tensors
 from models.exchange.transformer_lens import from_transformer_lens
 
@@ -70,10 +70,8 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     if not tokenizer.is_file() and uri.removeprefix("tl:").partition("@")[0] in NAMES:
         name = config["tokenizer_name"]
         tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     read, place = _read_tokenizer(tokenizer, uri)
-    return net, read, place, digest
+    return net, read, place, sha256_of(weights)
 
 
 def seed_of(folder: Path) -> int | None:

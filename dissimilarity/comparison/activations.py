@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.comparison.plan import Layout
 from dissimilarity.moments.cross import Cross, Pair
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.batches import Inputs, Slice, activations
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.seal import read_tensors, write_tensors
 
 Acts = Mapping[str, Tensor]
 
@@ -82,8 +81,7 @@ def save_chunks(chunks: Sequence[tuple[Acts, range]], path: Path) -> None:
         for number, (acts, groups) in enumerate(chunks)
         for site, tensor in acts.items()
     }
-    with replacing(path) as part:
-        save_file(tensors, part)
+    write_tensors(tensors, path)
 
 
 def load(paths: Sequence[Path], device: torch.device, wanted: set[int]) -> list[tuple[Acts, range]]:
@@ -96,7 +94,7 @@ def load(paths: Sequence[Path], device: torch.device, wanted: set[int]) -> list[
     """
     found: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for path in paths:
-        for key, tensor in load_file(path, device=str(device)).items():
+        for key, tensor in read_tensors(path, str(device)).items():
             start, count, number, site = key.split(":", 3)
             found.setdefault((int(start), int(number), int(count)), {})[site] = tensor
     chunks = []

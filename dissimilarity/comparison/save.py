@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import resolve
 from dissimilarity.comparison.saved import DEFAULT_SITES
 from dissimilarity.probe.batches import activations, at_once, extent
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 

@@ -4,7 +4,6 @@
 weights are read as safetensors, or as pickles of tensors alone.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading.hub import download
+from dissimilarity.tables.files import sha256_of
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
 """What is downloaded of a model; a model without safetensors is asked for its pickles in a second request."""
-CHUNK = 2**24
 GGUF = ".gguf"
 
 
@@ -91,11 +90,11 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         )
     file = folder.resolve() / "tokenizer.json"
     if not file.is_file():
-        return model, None, None, _sha256(weights)
+        return model, None, None, sha256_of(*weights)
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return model, tokenizer, file, _sha256(weights)
+    return model, tokenizer, file, sha256_of(*weights)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -104,15 +103,6 @@ def _weights(folder: Path) -> list[Path]:
         if found := sorted(folder.glob(pattern)):
             return found
     return []
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _require_transformers(uri: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.comparison import activations as snapshot
@@ -20,7 +19,7 @@ from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Inputs, Slice, activations, own_slices
 from dissimilarity.probe.outliers import Control, norms_of
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.seal import read_tensors, write_tensors
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -139,7 +138,7 @@ class Probing:
                     f"{path} is not there, which says what positions this run leaves out (control.drop_top_norm), so "
                     "it cannot be continued; start anew with overwrite=true"
                 )
-            kept = load_file(path)
+            kept = read_tensors(path)
         else:
             norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.views]
             for label, model, sites in models:
@@ -149,8 +148,7 @@ class Probing:
             kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
             if trainer.is_global_zero:
                 path.parent.mkdir(exist_ok=True)
-                with replacing(path) as part:
-                    save_file(kept, part)
+                write_tensors(kept, path)
         for number, view in enumerate(self.views):
             view.layout = replace(view.layout, kept=kept[str(number)])
 

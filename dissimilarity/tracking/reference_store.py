@@ -32,13 +32,13 @@ class Shelf:
     def put_previous(self, trainer: pl.Trainer, step: int, taken: Snapshot) -> None:
         """Keeps the model as it was at a tick.
 
-        The file of the checkpoint before is kept too, since that one counts until the new one is in place.
+        The files of the two checkpoints before are kept too, since those count until the new one is in place.
         """
         path = self.path(trainer, f"previous-{step}")
         if not path.exists():
             snapshot.save(taken, path)
         files = path.parent.glob(f"previous-*-{trainer.global_rank:03d}.safetensors")
-        for old in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-2]:
+        for old in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-3]:
             old.unlink()
 
     def external(

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.journal import Journal
+from dissimilarity.tables.seal import read_tensors, write_tensors
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import define_axes, log_pictures
 from dissimilarity.tracking.references import OWN, as_module, named_references
@@ -78,7 +78,7 @@ class StitchingTracker(pl.Callback):
         self.models: dict[str, nn.Module] = {}
         self.last_tick: int | None = None
         self.measured: int | None = None
-        self.saved: int | None = None
+        self.saved: list[int] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Loads the references, goes on with the rows, and stitches at step 0."""
@@ -119,12 +119,13 @@ class StitchingTracker(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets go of earlier weights than those that this checkpoint or the one before it refers to."""
-        if self.saved is not None and trainer.is_global_zero:
+        """Lets go of earlier weights than those that this checkpoint or the two before it refer to."""
+        if len(self.saved) == 2 and trainer.is_global_zero:
             for file in (self.folder / "references").glob("weights-previous-*.safetensors"):
-                if int(file.stem.rsplit("-", 1)[1]) < self.saved:
+                if int(file.stem.rsplit("-", 1)[1]) < self.saved[0]:
                     file.unlink()
-        self.saved = self.measured
+        if self.measured is not None:
+            self.saved = [*self.saved, self.measured][-2:]
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights."""
@@ -211,13 +212,13 @@ class StitchingTracker(pl.Callback):
             return self.models[label]
         name = "init" if source == "init" else f"previous-{self.measured}"
         net = deepcopy(_network(pl_module))
-        net.load_state_dict(load_file(self._file(name), device=str(pl_module.device)))
+        net.load_state_dict(read_tensors(self._file(name), str(pl_module.device)))
         return net.eval()
 
     def _keep(self, pl_module: pl.LightningModule, name: str) -> None:
-        with replacing(self._file(name)) as part:
-            # copies: weights that share storage cannot be written as they are
-            save_file({key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}, part)
+        # copies: weights that share storage cannot be written as they are
+        weights = {key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}
+        write_tensors(weights, self._file(name))
 
     def _file(self, name: str) -> Path:
         return self.folder / "references" / f"weights-{name}.safetensors"

@@ -208,8 +208,7 @@ class DissimilarityTracker(pl.Callback):
             rows = self._finish_rows(rows, step, time.monotonic() - started)
             if trainer.is_global_zero:
                 self.curves.append(rows)
-                if kind == "heatmap":
-                    self.curves.fold()
+                if kind == "heatmap" and self.curves.fold_if_grown():
                     grouped.fold(self.folder, self.groups)
                 self._warn(rows)
         if trainer.is_global_zero:

@@ -1,12 +1,12 @@
 """The folder of a run: whose it is, whether it is new, goes on or is done, and files that are whole at any moment."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import YAMLError
 
 State = Literal["new", "continued", "finished"]
 
@@ -50,12 +50,10 @@ _OVERWRITING = ".overwriting"
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader finds the old text or the new, a kill leaves one of them whole."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    from dissimilarity.tables.files import replacing
+
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -64,8 +62,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The content of a JSON file; empty if there is none.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put a copy of it back, or delete it to have it written again"
+        ) from error
 
 
 def open_run(folder: Path, cfg: DictConfig) -> State:
@@ -91,7 +98,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             )
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
-    changes = differing(resolved(OmegaConf.load(saved)), config)
+    changes = differing(_read_config(saved), config)
     if changes and not (folder / "checkpoints").exists():
         # it never reached step 0 (a wrong reference, say): nothing is lost where the corrected command starts anew
         _empty(folder)
@@ -103,6 +110,15 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             "Give this one another name with name=..., or throw the old one away with overwrite=true"
         )
     return "finished" if read_json(folder / "summary.json").get("status") == "finished" else "continued"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({what}); put a copy back, or begin anew with overwrite=true") from error
+    return resolved(config)
 
 
 def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:

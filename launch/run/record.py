@@ -1,6 +1,5 @@
 """What a run writes about itself: provenance.json at its start, summary.json at its end."""
 
-import hashlib
 import secrets
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from data.classified import ClassifiedDataModule
 from data.module import TextDataModule
 from data.probe import probe_hash
+from dissimilarity.tables.files import sha256_of
 from launch.cli.sweep import sweep_id
 from launch.machine import choose_compile, choose_precision, device_of, kept_precision
 from launch.run.folder import read_json, write_json
@@ -51,7 +51,7 @@ def begin(
             "wandb_id": secrets.token_hex(4),
             "data": {
                 "fingerprint": data.fingerprint,
-                "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+                "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
                 **module.facts,

@@ -1,6 +1,5 @@
 """What studies look at: models by URI, saved activations, and the probe set that they share."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import settings
 from data.probe import probe_hash
 from dissimilarity.comparison.saved import Source
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of
 from launch.run.alignment import Text, context_of
@@ -280,5 +280,4 @@ def _hashes(path: Path) -> Any:
         return {file.name: _hashes(file) for file in sorted(path.glob("*.npy"))}
     if not path.is_file():
         raise ValueError(f"models: there is no file {path.absolute()}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

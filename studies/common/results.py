@@ -75,15 +75,12 @@ def claim(folder: Path, cfg: DictConfig) -> None:
 
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Puts results in the place of those that were there."""
-    import pyarrow.parquet as pq
-
     from dissimilarity.figures.style import write_figure
-    from dissimilarity.tables.journal import replacing
+    from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
     write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance})
-    with replacing(folder / "table.parquet") as part:
-        pq.write_table(results.table, part)
+    write_table(results.table, folder / "table.parquet")
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name)
