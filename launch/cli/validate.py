@@ -97,7 +97,10 @@ def _is_made_of_others(node: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if isinstance(value, (DictConfig, ListConfig)) else value
+    """The value as lists and dicts; what stands in a dict is looked at by itself, and resolved only there."""
+    if not isinstance(value, DictConfig | ListConfig):
+        return value
+    return OmegaConf.to_container(value, resolve=isinstance(value, ListConfig))
 
 
 def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:

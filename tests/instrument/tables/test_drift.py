@@ -206,9 +206,9 @@ def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message
             r"groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
         ),
         ("groups={good:[runs/a],bad:[runs/b,runs/a]}", "groups.bad: runs/a is in good already; leave it in one"),
-        ("groups=[runs/a]", "expected names with lists of references, such as {good"),
-        ("groups={good:runs/a}", "expected names with lists of references, such as {good"),
-        ("groups={good:[],bad:[runs/a]}", "expected names with lists of references"),
+        ("groups=[runs/a]", "expected names with lists of models, such as {good"),
+        ("groups={good:runs/a}", "expected names with lists of models, such as {good"),
+        ("groups={good:[],bad:[runs/a]}", "expected names with lists of models"),
         ("groups={good-x:[runs/a]}", "groups: 'good-x': expected a name of letters, digits and _"),
     ],
 )
