@@ -50,7 +50,8 @@ def analyze(cfg: DictConfig) -> Path:
         from launch.machine import check_device
 
         check_device("device", cfg.device)
-    build_measures(cfg)
+    if not cfg.models:  # it trains first, and nothing is to be found wrong after that
+        build_measures(cfg)
     study = build_study(cfg)
     with taken_back(absent(folder), lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml"}):
         results = study(cfg)

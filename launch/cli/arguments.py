@@ -17,6 +17,7 @@ from launch.cli.rules import (
     SIZE,
     Rule,
     either,
+    elsewhere,
     items,
     later,
     matching,
@@ -32,6 +33,7 @@ NAME, TEXT = text("a name"), text("a text that is not empty")
 FRACTION = number("of 0 or more and below 1", lambda value: 0 <= value < 1)
 SITES = either(text("a name such as blocks.*.resid_post"), items(TEXT, "[blocks.*.resid_post]", least=1))
 TRAINED_IN = one_of("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+READ_IN = or_null(one_of("32-true", "bf16-mixed", "16-mixed"))
 LIMIT = either(whole(0), number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1))
 OVERRIDES = items(TEXT, "[trainer.max_steps=400]")
 SEEDS = items(SEED, "[0,1,2]", least=1, distinct=True)
@@ -70,6 +72,18 @@ TRAINER = {
     "profiler": or_null(one_of("simple", "advanced", "pytorch")),
     "overfit_batches": LIMIT,
     "detect_anomaly": FLAG,
+    # what conf/ leaves out, for a + on the command line
+    "min_steps": or_null(whole(0)),
+    "min_epochs": or_null(whole(0)),
+    "fast_dev_run": either(FLAG, whole(0)),
+    **dict.fromkeys(("limit_train_batches", "limit_test_batches", "limit_predict_batches"), LIMIT),
+    **dict.fromkeys(("benchmark", "inference_mode", "sync_batchnorm", "barebones"), FLAG),
+    "deterministic": either(FLAG, one_of("warn")),
+    "reload_dataloaders_every_n_epochs": whole(0),
+    "gradient_clip_algorithm": one_of("norm", "value"),
+    "callbacks": elsewhere("callbacks=default or +callbacks.mine._target_=..."),
+    "logger": elsewhere("logger=wandb or +logger.mine._target_=..."),
+    "default_root_dir": elsewhere("runs_dir=..."),
 }
 
 TRANSFORMER = {
@@ -96,7 +110,7 @@ CALLBACKS = {
         "every": whole(1),
         "heatmap_every": whole(1),
         "budget": PART_OF_ALL,
-        "precision": or_null(TRAINED_IN),
+        "precision": READ_IN,
         "sites": SITES,
         "folder": FOLDER,
         "reference_groups": GROUPS,
@@ -108,7 +122,7 @@ CALLBACKS = {
         "task_at": items(whole(0), "[100,400]"),
         "task_steps": whole(1),
         "kind": one_of("identity", "scale_shift", "orthogonal", "affine", "affine_ln"),
-        "budget": PART_OF_ALL,
+        "budget": SHARE,
         "sites": SITES,
         "folder": FOLDER,
     },

@@ -1,6 +1,6 @@
 """What the keys of the root may be, by command: the other half of the table is launch/cli/arguments.py."""
 
-from launch.cli.arguments import CONTROL, FRACTION, GROUPS, NAME, SITES, TEXT, TRAINED_IN
+from launch.cli.arguments import CONTROL, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
 from launch.cli.rules import (
     FLAG,
     FOLDER,
@@ -47,7 +47,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "probe.sequences": whole(2),
         "probe.length": whole(1),
         "probe.split": one_of("train", "val"),
-        "probe.precision": or_null(TRAINED_IN),
+        "probe.precision": READ_IN,
         "track.budget": PART_OF_ALL,
         **COMPARED,
         "task": PART,

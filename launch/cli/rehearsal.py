@@ -23,6 +23,9 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ValueError: one of them cannot be built; says which.
     """
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
+
     from dissimilarity.tracking.references import OWN
     from launch.cli.quiet import silence
     from models import references
@@ -30,9 +33,9 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     silence()
     build_measures(cfg)
     build_trainer(cfg)
-    for group in ("callbacks", "logger"):
+    for group, kind in (("callbacks", pl.Callback), ("logger", Logger)):
         for name, node in cfg[group].items():
-            _check_arguments(f"{group}.{name}", node)
+            _check_arguments(f"{group}.{name}", node, kind)
     data = _built("data", cfg.data)
     if {"tracker", "stitching"} & set(cfg.callbacks):
         for uri in cfg.references:
@@ -52,8 +55,10 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
 
 def build_measures(cfg: DictConfig) -> None:
     """Builds the measures for a moment; raises ValueError for one that cannot be."""
+    from dissimilarity.measures.base.measure import Measure
+
     for name, node in cfg.measures.items():
-        _built(f"measures.{name}", node)
+        _built(f"measures.{name}", node, Measure)
 
 
 def build_study(cfg: DictConfig) -> Callable[[DictConfig], Any]:
@@ -68,30 +73,37 @@ def build_study(cfg: DictConfig) -> Callable[[DictConfig], Any]:
 
 def build_trainer(cfg: DictConfig) -> None:
     """Builds the Trainer for a moment; raises ValueError where this machine or Lightning has not what it asks for."""
+    import pytorch_lightning as pl
+
     from launch.machine import check_device, check_devices
 
     check_device("trainer.accelerator", cfg.trainer.accelerator)
     check_devices(cfg.trainer.accelerator, cfg.trainer.devices)
     precision = "32-true" if cfg.trainer.precision == "auto" else cfg.trainer.precision
-    _built("trainer", cfg.trainer, precision=precision, logger=False, enable_checkpointing=False)
+    _built("trainer", cfg.trainer, pl.Trainer, precision=precision, logger=False, enable_checkpointing=False)
 
 
-def _check_arguments(key: str, node: DictConfig) -> None:
-    """Raises ValueError for a _target_ that is not there, or does not take what it is given."""
+def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
+    """Raises ValueError for a _target_ that is not there, makes no `kind`, or does not take what it is given."""
     try:
         target = get_object(node._target_)
+        if inspect.isclass(target) and not issubclass(target, kind):
+            raise TypeError(f"expected a {kind.__name__}, found {node._target_}")
         inspect.signature(target).bind_partial(**{str(name): None for name in node if not str(name).startswith("_")})
     except (ImportError, TypeError) as error:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _built(key: str, node: DictConfig, **arguments: Any) -> Any:
-    """What `node` describes; raises ValueError, with the key in it, for whatever its constructor refuses."""
+def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) -> Any:
+    """What `node` describes, a `kind`; raises ValueError, with the key in it, for whatever its constructor refuses."""
     try:
-        return settings.instantiate(node, **arguments)
+        part = settings.instantiate(node, **arguments)
     except (InstantiationException, ValueError) as error:
         cause = str(error.__cause__ or error) if isinstance(error, InstantiationException) else str(error)
         raise ValueError(cause if f"{key}." in cause else f"{key}: {cause}") from None
+    if not isinstance(part, kind):
+        raise ValueError(f"{key}: expected a {kind.__name__}, found {node._target_}")
+    return part
 
 
 def absent(folder: Path) -> list[Path]:

@@ -92,6 +92,11 @@ def either(*rules: Rule) -> Rule:
     return Rule(words, lambda value: any(rule.fits(value) for rule in rules))
 
 
+def elsewhere(where: str) -> Rule:
+    """Nothing, since another key says it."""
+    return Rule((f"nothing here; type {where}",), lambda value: False)
+
+
 def or_null(rule: Rule) -> Rule:
     """The same, or nothing."""
     return either(rule, NULL)

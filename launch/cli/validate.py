@@ -109,6 +109,11 @@ def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in cfg:
         if str(key) not in known:
             yield f"+{key}: nothing reads this key; root keys are {', '.join(known)}"
+    if command == "train" and OmegaConf.select(cfg, "task._target_") in PASSED_TO:
+        known = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
+        for key in cfg.get("optim") or ():
+            if key not in known:
+                yield f"+optim.{key}: nothing reads this key; keys of optim are {', '.join(known)}"
 
 
 def _absent(cfg: DictConfig, command: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -65,7 +66,7 @@ def numbers() -> list[tuple[str, str]]:
     for choice in SETS:
         cfg, command = composed(choice)
         for key, _, node, last in entries(cfg, ROOTS[command]):
-            if isinstance(node, DictConfig) and type(node._get_node(last)._value()) in (int, float):
+            if isinstance(node, DictConfig) and type(getattr(node._get_node(last), "_val", None)) in (int, float):
                 inside = node.get("_target_") or re.sub("medium|paper", "small", key)
                 choices.setdefault((command, inside, last), (choice, key))
     return list(choices.values())
@@ -119,6 +120,10 @@ def test_a_number_is_refused_where_it_cannot_be_and_nowhere_else(choice: str, ke
         (["runs_dir="], "runs_dir=: expected a folder, there or to be made"),
         (["optim.lr_matrices=${oc.env:PATH}"], "expected a number of 0 or more"),
         (["seed=-1", "optim.warmup=2"], "seed=-1: expected a whole number from 0 to 4294967295"),
+        (["+optim.lr=1e-3"], "+optim.lr: nothing reads this key; keys of optim are lr_matrices"),
+        (["+trainer.min_steps=foo"], "trainer.min_steps=foo: expected a whole number, 0 or more, or null"),
+        (["+trainer.logger=foo"], "trainer.logger=foo: expected nothing here; type logger=wandb"),
+        (["probe.precision=64-true"], "probe.precision=64-true: expected 32-true, bf16-mixed, 16-mixed or null"),
         (["study=compare", "study.pairs=foo"], "study.pairs=foo: expected all or matched"),
         (["study=dynamics", "study.sizes.small.seeds=[1,1]"], "each a whole number from 0 to 4294967295, none twice"),
         (["study=scaling", "size=big"], "size=big: expected one of small, medium, paper"),
@@ -157,6 +162,9 @@ REFUSED_LATER = {
     "data.source.paths": ("[nothere.txt]", "expected text at 'nothere.txt'"),
     "references": ("[runs/nothere]", "there is no run folder"),
     "probe.sequences": (10**6, "expected 1000000 probe sequences .* type probe.sequences="),
+    "+measures.mine._target_": ("builtins.dict", "measures.mine: expected a Measure, found builtins.dict"),
+    "+logger.mine._target_": ("builtins.dict", "logger.mine: expected a Logger, found builtins.dict"),
+    "trainer._target_": ("builtins.dict", "trainer: expected a Trainer, found builtins.dict"),
     "sites": ("foo", "no site of the model matches 'foo'"),
 }
 """What only building shows."""
@@ -188,15 +196,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_refused_analysis_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}", "models=[runs/a,runs/b]"]
-    for override, message in {
-        "device=cuda": "device=cuda: torch .* finds no such device on this machine, only .*type device=cpu",
-        "+study.foo=1": "study: got an unexpected keyword argument 'foo'",
-        "+measures.cka.foo=1": "measures.cka: .* unexpected keyword argument 'foo'",
-        "study=dynamics": "there is no run",
+    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    for overrides, message in {
+        "models=[runs/a,runs/b] device=cuda": "device=cuda: torch .* finds no such device on this machine, only .*type device=cpu",
+        "models=[runs/a,runs/b] +study.foo=1": "study: got an unexpected keyword argument 'foo'",
+        "study=dynamics +measures.cka.foo=1": "measures.cka: .* unexpected keyword argument 'foo'",
+        "study=dynamics models=[runs/a]": "there is no run",
+        "study=dynamics study.family=foo": "Could not find 'model/foo'",
     }.items():
-        with pytest.raises(ValueError, match=message):
-            analyze(compose([*places, override], "analyze"))
+        with pytest.raises((ValueError, HydraException), match=message):
+            analyze(compose([*places, *overrides.split()], "analyze"))
     assert not list(tmp_path.iterdir())
 
 
