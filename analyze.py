@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 import settings
 from launch.cli.command import run
 from launch.cli.messages import report
+from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
+from launch.cli.validate import validate
 from launch.memory import keep_freed_memory
 from studies.common.results import check_folder, show_results, write_results
 
@@ -40,12 +42,20 @@ def analyze(cfg: DictConfig) -> Path:
         ValueError: it cannot be answered; nothing was written.
     """
     keep_freed_memory()
-    settings.validate_analysis(cfg)
+    validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
     check_folder(folder, cfg)
-    results = settings.instantiate(cfg.study)(cfg)
-    write_results(results, folder, cfg)
+    if cfg.device not in ("auto", "cpu"):
+        from launch.machine import check_device
+
+        check_device("device", cfg.device)
+    if not cfg.models:  # it trains first, and nothing is to be found wrong after that
+        build_measures(cfg)
+    study = build_study(cfg)
+    with taken_back(absent(folder), lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml"}):
+        results = study(cfg)
+        write_results(results, folder, cfg)
     show_results(results, folder)
     return folder
 

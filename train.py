@@ -13,10 +13,12 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
+from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import typed_overrides
+from launch.cli.validate import validate
 from launch.run.folder import known, open_run, read_json, resolved
 from launch.run.lock import locked
-from launch.run.ranks import is_first
+from launch.run.ranks import is_first, waiting
 from launch.run.start import Begun, settle
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
         callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
     """
-    settings.validate(cfg)
+    validate(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
     begun = settle(cfg, typed_overrides())
@@ -57,7 +59,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if not is_first():
         done = read_json(folder / "summary.json")
         return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder, begun)
-    with locked(folder):
+    made = absent(folder)
+    with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
+        if cfg.overwrite or not (folder / "config.yaml").exists():
+            rehearse(cfg, folder)
         state = open_run(folder, cfg)
         if state != "finished":
             fit(cfg, folder, begun)
@@ -103,6 +108,8 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
         module.net.compile()
     if is_first():
         summary.show_start(folder, cfg, data, module, notes, continued=last is not None)
+        if message := waiting(trainer):
+            print(message, flush=True)
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
     try:
@@ -130,11 +137,6 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", modul
     from launch.cli.sweep import side_by_side
     from launch.run.references import find
 
-    if "stitching" in (cfg.callbacks or {}) and settings.classifies(cfg):
-        raise ValueError(
-            "callbacks=stitching task=classify: the stitching penalty is a loss of the next token, and a classifier "
-            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalization)"
-        )
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
     if {"tracker", "stitching"} & set(cfg.callbacks or {}):
         probe = data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)

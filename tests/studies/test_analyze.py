@@ -142,9 +142,9 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
         (["probe.length=17"], "probe.length=17: runs/a reads at most 16; type probe.length=16"),
         (["probe.sequences=99999"], "expected 99999 probe sequences"),
         (["sites=blocks.5.resid_post"], "no site of the model matches 'blocks.5.resid_post'"),
-        (["study.pairs=some"], "expected study.pairs all or matched"),
+        (["study.pairs=some"], "study.pairs=some: expected all or matched"),
         (["probe.split=test"], "probe.split=test: expected train, val or null"),
-        (["device=tpu"], "device=tpu: expected auto, cpu, gpu or mps"),
+        (["device=tpu"], "device=tpu: expected auto, cpu, gpu, cuda or mps"),
         (["name=a/b"], "name='a/b'"),
     ],
 )

@@ -113,7 +113,7 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
 @pytest.mark.parametrize(
     ("to", "models", "message"),
     [
-        ("pickle", "runs/solu", "expected study.to one of huggingface, transformer_lens, safetensors"),
+        ("pickle", "runs/solu", "study.to=pickle: expected huggingface, transformer_lens or safetensors"),
         ("huggingface", "", "expected study.to one of .* and models="),
         ("huggingface", "runs/nobody", "no run folder"),
         ("safetensors", "hf:{home}/bert", "bert: expected a GPT2LMHeadModel or a GPTNeoXForCausalLM.*BertModel"),

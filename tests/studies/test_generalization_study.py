@@ -98,13 +98,13 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
     ("overrides", "message"),
     [
         (["models=[runs/a,runs/b,runs/c]"], r"expected 4 models or more, .*found 3; fine-tune more: python train.py"),
-        (["study.case=some"], "study.case=some: expected one of planted, honest, both"),
+        (["study.case=some"], "study.case=some: expected planted, honest or both"),
         (["size=huge"], "size=huge: expected one of small, medium, paper"),
         (["size=paper"], "size=paper study.case=planted: no kinds are planted at this size; type study.case=honest"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[c,e]}"], "study.groups: e is not among"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[b,c]}"], "study.groups: b is in two groups"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b,c],y:[d]}"], "two models or more each, found x of 3, y of 1"),
-        (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a share"),
+        (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a number above 0 and up to 0.5"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 import settings
 from analyze import analyze
 from launch.cli.compose import compose
+from launch.cli.validate import validate
 from tests.helpers.tiny_run import tiny_overrides
 
 pytestmark = pytest.mark.slow
@@ -137,7 +138,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
         ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
-        ("dynamics", ["study.checkpoints=2"], "expected 3 or more"),
+        ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(name: str, overrides: list[str], message: str, tmp_path: Path) -> None:
@@ -156,14 +157,14 @@ def test_runs_of_different_depth_have_no_dynamics_in_common(home: Path, scaled: 
 
 def test_a_published_family_is_named_with_its_sizes() -> None:
     cfg = compose(["models=pythia", "sizes=[70m,160m,1.4b]"], "analyze")
-    settings.validate_analysis(cfg)
+    validate(cfg, "analyze")
     names = [f"hf:EleutherAI/pythia-{size}" for size in ("70m", "160m", "1.4b")]
     assert settings.models_of(cfg) == names
     for overrides, message in (
-        (["models=pythia"], "sizes=None: expected sizes of models=pythia"),
+        (["models=pythia"], "sizes=null: expected sizes of models=pythia"),
         (["models=pythia", "sizes=[71m]"], r"sizes=\[71m\]: expected sizes of models=pythia, out of 14m"),
         (["models=[runs/a]", "sizes=[70m]"], "sizes are of a published family"),
         (["models=runs/a"], r"models=runs/a: expected a list, such as models=\[runs/a\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            settings.validate_analysis(compose(overrides, "analyze"))
+            validate(compose(overrides, "analyze"), "analyze")

@@ -17,6 +17,7 @@ from data.classified import ClassifiedDataModule
 from dissimilarity import CKA, compare
 from dissimilarity.tables.curves import read_curves
 from launch.cli.compose import compose
+from launch.cli.validate import validate
 from launch.run.folder import read_json
 from launch.run.start import settle
 from launch.run.summary import show_end
@@ -228,7 +229,7 @@ def test_text_without_labels_is_refused_for_classification(folder: Path) -> None
 def test_runs_are_named_after_start_data_and_seed(start: str, name: str) -> None:
     cfg = compose(["task=classify", f"start={start}"])
     assert settings.run_name(cfg) == name
-    settings.validate(cfg)
+    validate(cfg)
     assert settings.run_name(compose(["task=classify", f"start={start}", "seed=7"])) == name.replace("s0", "s7")
 
 
