@@ -14,6 +14,7 @@ import settings
 from launch.cli.command import run
 from launch.cli.messages import report
 from launch.memory import keep_freed_memory
+from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
 
 ROOT = Path(__file__).resolve().parent
@@ -43,9 +44,10 @@ def analyze(cfg: DictConfig) -> Path:
     settings.validate_analysis(cfg)
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
-    check_folder(folder, cfg)
-    results = settings.instantiate(cfg.study)(cfg)
-    write_results(results, folder, cfg)
+    with locked(folder):
+        check_folder(folder, cfg)
+        results = settings.instantiate(cfg.study)(cfg)
+        write_results(results, folder, cfg)
     show_results(results, folder)
     return folder
 

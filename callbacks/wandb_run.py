@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from dissimilarity.tracking.logger_keys import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
-# a training waits no longer than this for a W&B server that does not answer
+# a training waits no longer than this for a W&B server that does not answer as it begins
 INIT_SECONDS = 30.0
 
 
@@ -27,6 +27,8 @@ class WandbRun(WandbLogger):
             offline. Where going online fails, the run is offline and a line says so.
         project, entity, group, tags: W&B's own.
         log_model: which checkpoints are kept as artifacts: False, True (the last one) or "all".
+        finish_timeout: seconds that a finished training waits for the server to take the rest; what it has not taken
+            by then is on disk, for `wandb sync`.
 
     Raises:
         ValueError: a mode that W&B does not know, or another log_model.
@@ -43,6 +45,7 @@ class WandbRun(WandbLogger):
         tags: list[str] | None = None,
         mode: str | None = None,
         log_model: bool | Literal["all"] = False,
+        finish_timeout: float = 60.0,
     ) -> None:
         self.mode = chosen_mode(mode)
         if log_model not in (False, True, "all"):
@@ -57,7 +60,7 @@ class WandbRun(WandbLogger):
             tags=list(tags or []),
             log_model=log_model,
             mode=self.mode,
-            settings=_settings(),
+            settings=_settings(finish_timeout),
         )
         self._wandb_init["resume"] = "allow" if self.mode in ("online", "shared") else None
         # deprecated in W&B: merely passing it brings a warning
@@ -141,7 +144,7 @@ def chosen_mode(mode: str | None) -> str:
     return known
 
 
-def _settings() -> Any:
+def _settings(finish_timeout: float) -> Any:
     import wandb
 
-    return wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS)
+    return wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=finish_timeout)

@@ -1,16 +1,17 @@
 """The journal: an append-only file of rows, one JSON object a line. A kill costs at most the row being written.
 
-A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities are written as
-Python's json does (NaN, Infinity).
+A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities, for which JSON has
+no numbers, are written as the strings "NaN", "Infinity" and "-Infinity".
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dissimilarity.tables import strict_json
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class Journal:
         A torn row at the end of the file is cut off first. If the write fails half-way (disk full), the file is cut
         back to what it was. Raises TypeError, with nothing written, for a value that JSON has no form for.
         """
-        data = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
+        data = "".join(strict_json.dumps(dict(row)) + "\n" for row in rows).encode()
         if not data:
             return
         created = not self.path.exists()
@@ -117,7 +118,7 @@ class Journal:
         lines = []
         for number, line in enumerate(data[start:].split(b"\n")[:-1], 1 + data[:start].count(b"\n")):
             try:
-                row = json.loads(line)
+                row = strict_json.loads(line)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
