@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers.logger import DummyExperiment, Logger
 
-SECONDS = 120.0
+SECONDS = 90.0
 """The longest that one call of a logger may take: beyond what any of them waits for its own server."""
 
 
@@ -40,8 +40,7 @@ class GuardedLogger(Logger):
     def __init__(self, logger: Logger, seconds: float = SECONDS) -> None:
         super().__init__()
         self._logger, self._seconds = logger, seconds
-        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = _Thread()
         self._warned = self._given_up = False
         self._status = "success"
 
@@ -96,14 +95,14 @@ class GuardedLogger(Logger):
         self._status = status
 
     def close(self) -> None:
-        """Ends the logger, and where it hangs, what it would keep the process waiting for."""
+        """Ends the logger, and where it has failed, what the process would wait for as it ends."""
         self._call(lambda: self._logger.finalize(self._status))
         finish = getattr(self._logger, "finish", None)
         if finish is not None:
             self._call(finish)
         abandon = getattr(self._logger, "abandon", None)
-        if self._given_up and abandon is not None:
-            abandon()
+        if self._warned and abandon is not None:
+            wait([_Thread().submit(abandon)], self._seconds)
 
     def __getattr__(self, name: str) -> Any:
         """What this logger has beyond Lightning's interface: methods guarded, values as they are."""
@@ -115,11 +114,7 @@ class GuardedLogger(Logger):
         """The result of a task of the logger's thread; None where it raises, takes too long, or was given up before."""
         if self._given_up:
             return None
-        if self._thread is None:
-            self._thread = threading.Thread(target=_work, args=(self._tasks,), name=self._label, daemon=True)
-            self._thread.start()
-        result: Future[Any] = Future()
-        self._tasks.put((task, result))
+        result = self._thread.submit(task)
         wait([result], self._seconds)
         if not result.done():
             self._given_up = True
@@ -154,10 +149,26 @@ class _Guarded:
         return lambda *args, **kwargs: self._call(lambda: attribute(*args, **kwargs))
 
 
-def _work(tasks: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
-    while True:
-        task, result = tasks.get()
-        try:
-            result.set_result(task())
-        except BaseException as error:  # a SystemExit of a logger's would end its thread, and not this training
-            result.set_exception(error)
+class _Thread:
+    """A thread that does one task after the other; the process does not wait for it as it ends."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._started = False
+
+    def submit(self, task: Callable[[], Any]) -> Future[Any]:
+        """Puts a task at the end of the line."""
+        result: Future[Any] = Future()
+        self._tasks.put((task, result))
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._work, daemon=True).start()
+        return result
+
+    def _work(self) -> None:
+        while True:
+            task, result = self._tasks.get()
+            try:
+                result.set_result(task())
+            except BaseException as error:  # a logger's SystemExit would end its thread, and not this training
+                result.set_exception(error)

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class WandbRun(WandbLogger):
         self._wandb_init["resume"] = "allow" if self.mode in ("online", "shared") else None
         # deprecated in W&B: merely passing it brings a warning
         self._wandb_init.pop("anonymous", None)
+        self.finish_timeout = finish_timeout
         self.where: str | None = None
         self.folder, self.run_name = Path(folder), name
 
@@ -130,9 +132,25 @@ class WandbRun(WandbLogger):
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
-            self._experiment = None
+        run, self._experiment = self._experiment, None
+        if run is None:
+            return
+        folder = Path(run.dir).parent
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            rest = f"wandb sync {os.path.relpath(folder)} sends the rest"
+            print(f"W&B has not taken everything within {self.finish_timeout:g} s; {rest}", file=sys.stderr)
+
+    def abandon(self) -> None:
+        """Kills W&B's own process after it has failed: this one would wait for it as it ends, for ever if it hangs."""
+        from wandb.sdk import wandb_setup
+
+        connection = wandb_setup.singleton()._connection
+        if connection is not None and connection.owns_service:
+            connection._proc._process.kill()  # pyright: ignore
+        with suppress(Exception, SystemExit):  # of the connection that is broken now; the next run has another
+            wandb_setup.teardown()
 
 
 def chosen_mode(mode: str | None) -> str:
@@ -147,4 +165,5 @@ def chosen_mode(mode: str | None) -> str:
 def _settings(finish_timeout: float) -> Any:
     import wandb
 
-    return wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=finish_timeout)
+    times = {"init_timeout": INIT_SECONDS, "finish_timeout": finish_timeout, "finish_timeout_raises": True}
+    return wandb.Settings(silent=True, console="off", **times)
