@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
 
-from pytorch_lightning.loggers.logger import DummyExperiment, Logger
+from pytorch_lightning.loggers.logger import DummyLogger, Logger
 
 SECONDS = 90.0
 """The longest that one call of a logger may take: beyond what any of them waits for its own server."""
@@ -68,7 +68,7 @@ class GuardedLogger(Logger):
     def experiment(self) -> Any:
         """What the logger logs to; where it has failed, something that takes any call."""
         experiment = self._call(lambda: getattr(self._logger, "experiment", None))
-        return DummyExperiment() if experiment is None else _Guarded(experiment, self._call)
+        return DummyLogger().experiment if experiment is None else _Guarded(experiment, self._call)
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """Logs numbers."""

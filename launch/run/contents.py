@@ -52,7 +52,7 @@ def strangers(folder: Path, contents: Contents) -> list[str]:
         if path.is_dir() and not path.is_symlink() and path.name in contents:
             inside = contents[path.name]
             found += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
-        elif not _is_ours(path, "", contents[""] + OWN):
+        elif not _is_ours(path, "", contents[""]) and not (path.name in OWN and _is_plain(path)):
             found.append(f"{path.name}/" if path.is_dir() else path.name)
     return found
 
@@ -107,10 +107,12 @@ def _is_ours(path: Path, place: str, patterns: tuple[str, ...]) -> bool:
     name = path.name
     if place in LOGGERS:  # W&B's own folders, with a link to the newest
         return any(fnmatchcase(name, pattern) for pattern in patterns)
-    if path.is_symlink() or not path.is_file():
+    if not _is_plain(path):
         return False
-    if name.startswith(".") and name.endswith(".part"):  # what a killed process was writing
-        return any(
-            fnmatchcase(name, f".{pattern}.*part") or fnmatchcase(name, f".{pattern}.part") for pattern in patterns
-        )
+    if name.startswith("."):  # what a killed process was writing
+        patterns = tuple(f".{pattern}.*part" for pattern in patterns)
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | finished | all steps are made | leaves it alone |
 | diverged | a loss became NaN or infinite, at step `diverged_at` | leaves it alone |
-| stopped early | a callback such as EarlyStopping decided that it is enough | leaves it alone |
+| stopped early | EarlyStopping decided that it is enough, or the epochs of the config are over | leaves it alone |
 | stopped | `trainer.max_time` is over, or something else asked the trainer to stop | goes on |
 | interrupted | by Ctrl-C or a signal | goes on |
 | failed | by an error | goes on |
@@ -23,8 +23,14 @@ LOSSES = ("train/loss", "val/loss")
 
 
 def ended(trainer: pl.Trainer) -> dict[str, Any]:
-    """`status`, and `why` where it is not finished, of a training that Lightning has brought to its end."""
+    """`status`, and `why` where it is not finished, of a training that Lightning has brought to its end.
+
+    Raises:
+        ValueError: there was no step to make.
+    """
     step, last = trainer.global_step, trainer.max_steps
+    if not step:
+        raise ValueError("not one step was made: leave trainer.limit_train_batches and trainer.max_epochs out")
     diverged_at = _diverged_at(trainer)
     if diverged_at is not None:
         return {"status": "diverged", "why": "a loss is not finite", "diverged_at": diverged_at}
@@ -33,6 +39,9 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
     for callback in trainer.early_stopping_callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return {"status": "stopped early", "why": callback.stopping_reason_message.strip()}
+    if trainer.max_epochs not in (None, -1) and not trainer.should_stop:
+        why = f"trainer.max_epochs={trainer.max_epochs}, after step {step} of {last}"
+        return {"status": "stopped early", "why": why}
     return {"status": "stopped", "why": f"after step {step} of {last}"}
 
 

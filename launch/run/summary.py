@@ -85,7 +85,8 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     rows = _accuracies(summary) if "splits" in summary else _losses(summary)
     if summary.get("drift"):
         rows["nearest"] = f"\n  {'':<10} ".join(_nearest(measure, of) for measure, of in summary["drift"].items())
-    rows["speed"] = _speed(summary)
+    if summary["tokens_per_second"] is not None:  # it is the console that counts them
+        rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
         if (folder / name).exists():
             rows[key] = escape(str(folder / name))
@@ -93,10 +94,8 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         rows["W&B"] = escape(summary["wandb"])
     rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
     color = "green" if summary["status"] == "finished" else "red"
-    how = "" if summary["status"] == "finished" else f", [{color}]{_how(summary)}[/{color}]"
-    terminal.print(
-        f"\n[bold {color}]{escape(folder.name)}[/bold {color}] {summary['steps']} steps{how}", soft_wrap=True
-    )
+    name, how = escape(folder.name), "" if color == "green" else f", [red]{_how(summary)}[/red]"
+    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{how}", soft_wrap=True)
     _show(rows)
 
 
