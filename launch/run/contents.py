@@ -83,7 +83,10 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
         )
     interrupted = (folder / OVERWRITING).exists()
     if not interrupted and not is_run_config(folder / "config.yaml"):
-        raise ValueError(f"{folder} is not the folder of a run, and is not emptied: choose another name with name=...")
+        raise ValueError(
+            f"{folder} is not the folder of a run (its config.yaml is something else's), and is not emptied: "
+            "choose another name with name=..."
+        )
     others = strangers(folder, RUN)
     if others:
         raise ValueError(
