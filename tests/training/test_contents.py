@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from dissimilarity.figures.run import draw_run
 from launch.cli.compose import compose
 from launch.run.contents import OVERWRITING, RUN, empty, never_reached_step_0, strangers
 from launch.run.folder import open_run, resolved
@@ -154,6 +155,8 @@ def test_all_that_a_run_leaves_may_be_emptied(tmp_path: Path) -> None:
     }
     assert in_process(tiny(tmp_path, **changes)) == 0
     run = tmp_path / "runs" / "tiny"
+    draw_run(run)
+    (run / "figures" / "penalties.png").touch()
     (run / ".metrics.csv.part").touch()
     (run / "checkpoints" / ".last.ckpt.machine.12.ab.part").touch()
     assert {path.name for path in run.iterdir()} >= {"wandb", "references", "checkpoints", "figures"}
