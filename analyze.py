@@ -16,6 +16,7 @@ from launch.cli.messages import report
 from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
 from launch.cli.validate import validate
 from launch.memory import keep_freed_memory
+from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
 
 ROOT = Path(__file__).resolve().parent
@@ -45,16 +46,18 @@ def analyze(cfg: DictConfig) -> Path:
     validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
-    check_folder(folder, cfg)
-    if cfg.device not in ("auto", "cpu"):
-        from launch.machine import check_device
+    made = absent(folder)
+    with locked(folder):
+        check_folder(folder, cfg)
+        if cfg.device not in ("auto", "cpu"):
+            from launch.machine import check_device
 
-        check_device("device", cfg.device)
-    if not cfg.models:  # it trains first, and nothing is to be found wrong after that
-        build_measures(cfg)
-    study = build_study(cfg)
-    with taken_back(absent(folder), lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml"}):
-        results = study(cfg)
+            check_device("device", cfg.device)
+        if not cfg.models:  # it trains first, and nothing may turn out wrong after that
+            build_measures(cfg)
+        study = build_study(cfg)
+        with taken_back(made, lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml", ".lock"}):
+            results = study(cfg)
         write_results(results, folder, cfg)
     show_results(results, folder)
     return folder

@@ -16,10 +16,10 @@ from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import typed_overrides
 from launch.cli.validate import validate
-from launch.run.folder import known, open_run, read_json, resolved
+from launch.run.folder import is_over, known, open_run, read_json, resolved
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
-from launch.run.start import Begun, settle
+from launch.run.start import Begun, refuse_dev_run, settle, tokenizer_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -52,13 +52,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
     """
     validate(cfg)
+    refuse_dev_run(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
-    begun = settle(cfg, typed_overrides())
     folder = Path(cfg.runs_dir) / cfg.name
+    begun = settle(cfg, typed_overrides(), folder)
     if not is_first():
         done = read_json(folder / "summary.json")
-        return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder, begun)
+        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, begun)
     made = absent(folder)
     with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
         if cfg.overwrite or not (folder / "config.yaml").exists():
@@ -80,6 +81,8 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import Checkpoint
 
+    from callbacks.loggers import close
+    from callbacks.time_limit import TimeLimit
     from launch.run import record, summary
     from models.continuing import checkpoint_of
     from models.starts import put_in
@@ -87,7 +90,7 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     silence()
     last = checkpoint_of(folder)
     pl.seed_everything(cfg.seed, verbose=False)
-    data = settings.instantiate(cfg.data)
+    data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
     module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
@@ -96,10 +99,13 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     notes = record.begin(folder, cfg, data, module, start)
     loggers = build_loggers(cfg, folder, notes)
     callbacks = build_callbacks(cfg, folder, data, module)
+    if cfg.trainer.get("max_time"):
+        callbacks.append(TimeLimit(cfg.trainer.max_time))
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
         callbacks=callbacks,
+        max_time=None,
         logger=loggers,
         default_root_dir=str(folder),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -114,10 +120,12 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last))
+        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+    except BaseException as error:
+        record.cut_short(folder, trainer, error, seconds=time.monotonic() - begun)
+        raise
     finally:
-        for logger in loggers:
-            getattr(logger, "finish", lambda: None)()
-    return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+        close(loggers)
 
 
 def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list[Logger]":

@@ -87,8 +87,14 @@ class ScheduledCheckpoints(Checkpoint):
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the last step."""
+        """Saves the last step, which is not that of the schedule where something has stopped the training early."""
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Saves the step that has just been completed, whether it is due or not, for an interruption."""
         self._save_if_due(trainer)
+        if trainer.global_step != self._saved:
+            self._save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves where an interruption came; after any other error the last good checkpoint stays."""

@@ -86,9 +86,10 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes what waits and folds the table."""
+        """Writes what waits and folds the table; a training that has come to no row leaves none."""
         self.flush()
-        fold(self._journal, self.folder / "metrics.csv")
+        if self._journal.path.exists():
+            fold(self._journal, self.folder / "metrics.csv")
 
 
 def fold(journal: Journal, path: Path) -> None:

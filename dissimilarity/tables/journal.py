@@ -1,12 +1,10 @@
 """The journal: an append-only file of rows, one JSON object per line. A kill costs at most the row being written.
 
-A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities are written as
-Python's json does (NaN, Infinity). The last key of a line, `crc`, is a CRC-32 of all lines so far, this one included: a
-row that was changed, lost, doubled or moved is found when the file is read. Lines without it, which earlier versions
-wrote, may stand before the first line that has it.
+A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities, for which JSON has
+no numbers, are written as the strings "NaN", "Infinity" and "-Infinity". The last key of a line, `crc`, is a CRC-32 of
+all lines so far, this one included: a row that was changed, lost, doubled or moved is found when the file is read.
 """
 
-import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +16,8 @@ from dissimilarity.tables.files import replacing, sync_folder
 
 _KEY, _END = b', "crc": "', b'"}'
 _SEAL = len(_KEY) + 8 + len(_END)
+
+from dissimilarity.tables import strict_json
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Journal:
         texts, _ = self._checked(data[: data.rfind(b"\n") + 1], after, number)
         for line, text in enumerate(texts, number + 1):
             try:
-                row = json.loads(text)
+                row = strict_json.loads(text)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
@@ -181,7 +181,7 @@ def as_lines(rows: Iterable[Mapping[str, Any]], after: Mark = Mark()) -> tuple[b
 
 
 def _text(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(row), ensure_ascii=False).encode()
+    return strict_json.dumps(dict(row)).encode()
 
 
 def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:

@@ -11,6 +11,7 @@ from hydra._internal.utils import get_args_parser
 from launch.cli.compose import check, searched
 from launch.cli.help import page
 from launch.cli.messages import report
+from launch.cli.streams import make_unbreakable
 from launch.cli.sweep import SweepTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,7 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
         0 when all is done; 2 for what the user can mend, with a message; 130 after Ctrl-C and 143 after SIGTERM, with
         everything saved; 1 for anything else (with a traceback) and for a sweep in which a job failed.
     """
+    make_unbreakable()
     sys.argv[1:] = flags_first(sys.argv[1:])
     args = get_args_parser().parse_args()
     # Hydra would print its own shortened traceback and exit

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
-from callbacks.interrupted import Interrupted
+from callbacks.interrupted import Interrupted, OutOfTime
 from launch.cli.messages import report
 from launch.cli.sweep import COLUMNS, in_sweep, write_status
 from launch.run.ranks import is_first
@@ -40,6 +40,10 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
 def _ended(error: Exception, name: str, seconds: float) -> int:
     if isinstance(error, Interrupted) and not is_first():
         return 0  # Lightning kills the other processes, which may still be saving, when one of them fails
+    if isinstance(error, OutOfTime):
+        write_status(status="stopped", steps=error.step, message=str(error), seconds=round(seconds, 1))
+        print(f"{name} stopped after step {error.step} (trainer.max_time), saved; the same command goes on")
+        return 0
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():
@@ -55,7 +59,8 @@ def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:
 
     folder = Path(cfg.runs_dir) / summary["run"]
     if summary["state"] == "finished":
-        print(f"{folder} is finished already; overwrite=true trains it anew")
+        ended = "is finished" if summary["status"] == "finished" else f"has {summary['status']}"
+        print(f"{folder} {ended} already; overwrite=true trains it anew")
     if not in_sweep():
         show_end(folder, summary, next_command(cfg, folder, list(HydraConfig.get().overrides.task)))
     write_status(**{key: summary[key] for key in COLUMNS if key in summary})

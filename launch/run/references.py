@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
 from launch.run.alignment import Text, said
-from launch.run.folder import read_json, write_json
+from launch.run.folder import is_over, read_json, write_json
 from launch.run.ranks import is_first
 from models import references
+
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
     for uri in cfg.references:
         if uri in OWN:
             continue
-        reference = _load(uri, pinned.get(uri), cfg.runs_dir)
-        reference = replace(reference, provenance={**reference.provenance, "uri": uri})
+        before = pinned.get(uri)
+        reference = _load(uri, before, cfg.runs_dir)
+        state = unfinished(uri, reference) if before is None else {k: before[k] for k in (UNFINISHED,) if k in before}
+        reference = replace(reference, provenance={**reference.provenance, "uri": uri, **state})
         pinned[uri] = reference.provenance
         if not references.reads_alike(reference, tokenizer):
             text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
@@ -62,6 +66,18 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
     if is_first():
         write_json(path, {**notes, "references": pinned})
     return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
+
+
+def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
+    """A mark for provenance.json where `uri` leaves the step open, and names a run that has steps left to make."""
+    checkpoints = Path(reference.provenance["path"]).parent
+    open_step = not uri.startswith(references.FOREIGN) and "@" not in uri and not uri.endswith(references.FILES)
+    return {UNFINISHED: True} if open_step and not is_over(read_json(checkpoints.parent / "summary.json")) else {}
+
+
+def shown(uri: str, provenance: dict[str, Any]) -> str:
+    """A reference as the terminal shows it, with the step that was taken where that is not the run's last."""
+    return f"{uri} at step {provenance['step']} of an unfinished run" if provenance.get(UNFINISHED) else uri
 
 
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:
