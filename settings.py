@@ -1,4 +1,4 @@
-"""The typed root config, run names, and the one way to build from a config; launch/cli/validate.py checks the values."""
+"""The typed root config, run names, and the one way to build from a config."""
 
 import re
 from dataclasses import dataclass, fields

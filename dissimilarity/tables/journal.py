@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dissimilarity.tables import strict_json
 from dissimilarity.tables.files import replacing, sync_folder
 
 _KEY, _END = b', "crc": "', b'"}'
 _SEAL = len(_KEY) + 8 + len(_END)
-
-from dissimilarity.tables import strict_json
 
 
 @dataclass(frozen=True)
