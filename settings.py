@@ -121,6 +121,7 @@ class Analysis:
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING
+    cache_dir: str = MISSING
     study: Any = MISSING
     data: Any = None
     measures: Any = MISSING

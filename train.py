@@ -15,6 +15,7 @@ import settings
 from launch.cli.command import run
 from launch.cli.sweep import typed_overrides
 from launch.run.folder import known, open_run, read_json, resolved
+from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first
 from launch.run.start import Begun, settle
@@ -57,6 +58,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if not is_first():
         done = read_json(folder / "summary.json")
         return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder, begun)
+    refuse_links(folder)
     with locked(folder):
         state = open_run(folder, cfg)
         if state != "finished":
@@ -76,6 +78,7 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     from pytorch_lightning.callbacks import Checkpoint
 
     from launch.run import record, summary
+    from models.checkpoints import check_checkpoint
     from models.starts import put_in
 
     silence()
@@ -104,8 +107,10 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
         summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
+    if last.exists():
+        check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     finally:
         for logger in loggers:
             getattr(logger, "finish", lambda: None)()

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from data.sources import Source
 from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+from dissimilarity.loading.untrusted import panics_as_errors
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@panics_as_errors("the tokenizer is broken")
 def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
     val_fraction = recipe["val_fraction"]
     tokenizer = prepare(spec.build(_sample(source, val_fraction, spec.sample_bytes)))

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dissimilarity.loading.untrusted import load_tokenizer
+
 END_OF_TEXT = "<|endoftext|>"
 # What other vocabularies call the token between documents; those that begin a text come before those that end one.
 BOUNDARY_TOKENS = (
@@ -104,11 +106,10 @@ class TokenizerFile:
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Read the file."""
-        try:
-            return Tokenizer.from_file(self.path)
-        # The library raises bare Exception for a file that it cannot parse.
-        except Exception as error:
-            raise ValueError(f"expected a tokenizer.json at data.tokenizer.path={self.path}, found: {error}") from error
+        return load_tokenizer(
+            lambda: Tokenizer.from_file(self.path),
+            f"expected a tokenizer.json at data.tokenizer.path={self.path}, found",
+        )
 
 
 class HubTokenizer:
@@ -130,7 +131,7 @@ class HubTokenizer:
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Download it, or take it from the hub's own cache."""
         try:
-            return Tokenizer.from_pretrained(self.name, revision=self.revision)
+            return load_tokenizer(lambda: Tokenizer.from_pretrained(self.name, revision=self.revision), "it has none")
         # Network, offline mode, a missing repository and a parse error have no common base class.
         except Exception as error:
             raise ValueError(

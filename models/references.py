@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import gguf, pretrained
+from dissimilarity.loading.untrusted import read_tokenizer
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
@@ -62,8 +63,8 @@ class Reference:
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     """Load the model that `uri` names; `runs/` in it stands for `runs_dir`.
 
-    Nothing that a checkpoint holds is executed: tensors and plain containers are read, and the net is built from its
-    settings, which may name nn.Module classes only.
+    Nothing that a file holds is executed: tensors and plain values are read, and the net is built from its settings,
+    which may name classes of models/ and activations of torch; others only inside `trusted.naming`.
 
     Raises:
         ValueError: names the file, what is wrong with it and what to do.
@@ -89,6 +90,7 @@ def _load_checkpoint(uri: str, path: Path) -> Reference:
     theirs = checkpoint["hyper_parameters"]
     settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
     step = checkpoint.get("global_step")
+    step = step if type(step) is int else None
     reference = _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
     return replace(reference, labels=tuple(theirs["labels"])) if "labels" in theirs else reference
 
@@ -269,10 +271,7 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
-            try:
-                return Tokenizer.from_file(str(file)), file
-            except Exception as error:  # tokenizers raises bare Exception
-                raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
+            return read_tokenizer(file), file
     return None, None
 
 

@@ -16,9 +16,9 @@ FRAMEWORKS = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 ALLOWED = {
     "dissimilarity": {"dissimilarity"},
     "callbacks": {"dissimilarity"},
-    "models": {"models", "settings"},
-    "data": {"data", "settings"},
-    "studies": {"studies", "dissimilarity", "models", "data", "settings", "launch"},
+    "models": {"models", "settings", "reading", "trusted"},
+    "data": {"data", "settings", "reading", "trusted"},
+    "studies": {"studies", "dissimilarity", "models", "data", "settings", "launch", "reading", "trusted"},
 }
 
 

@@ -65,7 +65,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return reading.read_json(path) if path.exists() else {}
 
 
 def open_run(folder: Path, cfg: DictConfig) -> State:
@@ -91,7 +91,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             )
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
-    changes = differing(resolved(OmegaConf.load(saved)), config)
+    changes = differing(reading.read_yaml(saved), config)
     if changes and not (folder / "checkpoints").exists():
         # it never reached step 0 (a wrong reference, say): nothing is lost where the corrected command starts anew
         _empty(folder)

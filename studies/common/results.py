@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from dissimilarity.loading.untrusted import read_yaml
 from launch.run.folder import differing, resolved, write_json, write_text
 from launch.run.provenance import origin, start
 
@@ -58,7 +59,7 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
                 "choose another name with name=..."
             )
         return
-    changes = differing(resolved(OmegaConf.load(saved)), resolved(cfg))
+    changes = differing(read_yaml(saved), resolved(cfg))
     lines = [f"  {key}: {old} -> {new}" for key, old, new in changes if key not in EXEMPT]
     if lines and not cfg.overwrite:
         raise ValueError(
