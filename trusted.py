@@ -70,7 +70,7 @@ def check(config: Any, place: Place, file: str | Path, key: str = "") -> dict[st
     """
     check_plain(config, file)
     if type(config) is not dict or type(config.get("_target_")) is not str:
-        raise ValueError(f"{file}: {key}: expected settings with a `_target_`, found {shown(str(config))}")
+        raise ValueError(f"{file}: {key}: expected settings with a `_target_`, found {shown(config)}")
     stack: list[tuple[str, Any, Place]] = [(key, config, place)]
     while stack:
         key, node, here = stack.pop()
@@ -99,7 +99,7 @@ def _check_orders(node: dict[Any, Any], key: str, place: Place, file: str | Path
             continue
         elif type(name) is str and (SPECIAL.fullmatch(name) or "${" in name):
             raise ValueError(
-                f"{file}: {shown(path)}={shown(str(value))}: in what is read, _target_, _partial_ and _convert_ are "
+                f"{file}: {shown(path)}={shown(value)}: in what is read, _target_, _partial_ and _convert_ are "
                 "the only orders"
             )
 
@@ -122,7 +122,7 @@ def class_named(target: Any, place: Place, file: str | Path, key: str) -> type:
         return found
     group = {"models": "model"}.get(place.package, place.package)
     raise ValueError(
-        f"{file}: {shown(key)}={shown(str(target))} is not {place.what} of this project, and nothing else is built "
+        f"{file}: {shown(key)}={shown(target)} is not {place.what} of this project, and nothing else is built "
         f"from what a file says. If it is your own, name it in this command: hydra.searchpath=[file://FOLDER] with a "
         f"FOLDER/{group}/MINE.yaml that has this _target_ (docs/extending.md)"
     )

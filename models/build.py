@@ -72,7 +72,7 @@ def check_net(
     """
     check(config, NET, file, "net")
     if type(d_vocab) is not int or d_vocab < 1:
-        raise ValueError(f"expected d_vocab as a whole number, 1 or more, found {shown(str(d_vocab))}")
+        raise ValueError(f"expected d_vocab as a whole number, 1 or more, found {shown(d_vocab)}")
     most = max(len(shapes), LAYERS)
     deep = [f"{key}={value}" for key, value in _layers(config) if value > most]
     if deep:

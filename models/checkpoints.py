@@ -99,7 +99,7 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
     written = checkpoint.get("format", 1)
     if type(written) is not int or written > FORMAT:
         raise ValueError(
-            f"cannot load {path.absolute()}: a newer version wrote it (format {shown(str(written))}, this version reads"
+            f"cannot load {path.absolute()}: a newer version wrote it (format {shown(written)}, this version reads"
             f" up to {FORMAT}); update this project"
         )
     settings = checkpoint["hyper_parameters"]
@@ -114,7 +114,7 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
         module.load_state_dict(state)
     except Exception as error:  # whatever a constructor of any family, of any version, may raise
         raise ValueError(
-            f"cannot load {path.absolute()}: its model (family {shown(str(family))!r}) cannot be built here: {error}"
+            f"cannot load {path.absolute()}: its model (family {shown(family)!r}) cannot be built here: {error}"
         ) from error
     return module
 
@@ -128,7 +128,7 @@ def as_stored(state: Any) -> dict[str, Tensor]:
     stored, needed = {}, 0
     for name, weight in state.items():
         if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.device.type != "cpu":
-            raise ValueError(f"{shown(str(name))} is no tensor of numbers")
+            raise ValueError(f"{shown(name)} is no tensor of numbers")
         storage = weight.untyped_storage()
         stored[storage.data_ptr()] = storage.nbytes()
         needed += weight.numel() * weight.element_size()

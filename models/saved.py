@@ -64,9 +64,9 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         content = parse_json(metadata[KEY], path.name)
         written, settings = content.get("format"), content.get("settings")
         if type(written) is not int or written > FORMAT:
-            raise ValueError(f"a newer version wrote it (format {shown(str(written))}, this one reads up to {FORMAT})")
+            raise ValueError(f"a newer version wrote it (format {shown(written)}, this one reads up to {FORMAT})")
         if type(settings) is not dict:
-            raise ValueError(f"expected settings, found {shown(str(settings))}")
+            raise ValueError(f"expected settings, found {shown(settings)}")
         config = {key: value for key, value in settings.items() if key != "d_vocab"}
         check_net(config, settings.get("d_vocab"), _shapes(path), path.name)
         net = build_net(config, settings["d_vocab"], 0)

@@ -76,7 +76,7 @@ def check_config(config: dict[str, Any], layers: int) -> None:
         stack += node.values()
         for key, value in node.items():
             if (key in ELSEWHERE and value) or ("implementation" in str(key) and "/" in str(value)):
-                raise ValueError(f"its config says {key}={shown(str(value))}, which would be fetched from elsewhere")
+                raise ValueError(f"its config says {key}={shown(value)}, which would be fetched from elsewhere")
             if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
                 raise ValueError(f"its config says {key}={value}, and its weights are not that many")
 

@@ -40,26 +40,31 @@ def check_plain(value: Any, file: str | Path) -> None:
         left -= 1
         if depth > MAX_DEPTH or left < 0:
             what = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
-            raise ValueError(f"{file}: {shown(key)} is {what}; nothing of this project writes that")
+            raise ValueError(f"{file}: {shown(key) or 'it'} is {what}; nothing of this project writes that")
         if type(node) is dict:
             strange = [name for name in node if type(name) not in (str, int)]
             if strange:
                 raise ValueError(
-                    f"{file}: {shown(key)} has a key of type {type(strange[0]).__name__}; expected text or a number"
+                    f"{file}: {shown(key) or 'it'} has a key of type {type(strange[0]).__name__}; expected text"
                 )
             stack += [(f"{key}.{name}" if key else str(name), item, depth + 1) for name, item in node.items()]
         elif type(node) is list:
             stack += [(f"{key}[{index}]", item, depth + 1) for index, item in enumerate(node)]
         elif type(node) not in SCALARS:
             raise ValueError(
-                f"{file}: {shown(key)} is of type {type(node).__name__}; expected None, a bool, a number, text, or "
-                "lists and dicts of these, and nothing else is taken from a file"
+                f"{file}: {shown(key) or 'it'} is of type {type(node).__name__}; expected a number, text, a bool, None, "
+                "or lists and dicts of these, and nothing else is taken from a file"
             )
 
 
-def shown(key: str) -> str:
+def shown(value: Any) -> str:
     """A key or value of a file, as a message can show it: one short line without control characters."""
-    text = repr(key)[1:-1] if key else "it"
+    if isinstance(value, str):
+        text = repr(value[:200])[1:-1]
+    elif type(value) in SCALARS and not (isinstance(value, int) and value.bit_length() > 200):
+        text = str(value)
+    else:
+        text = f"<{type(value).__name__}>"  # which may be too large to be written out
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -92,28 +97,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no YAML mapping of plain values, uses anchors or tags, or is beyond the limits.
     """
-    import yaml
     from omegaconf import OmegaConf
 
     text = _text(path, ".yaml")
     try:
-        _check_events(text, path)
+        _check_events(text)
         content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+    except Exception as error:  # yaml's and OmegaConf's kinds have no base in common, and some are ValueErrors
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: it is damaged or no YAML ({first}); copy it again") from error
-    except ValueError:
-        raise
-    except Exception as error:  # OmegaConf's kinds have no base in common with yaml's
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: it is no config ({first}); copy it again") from error
+        raise ValueError(f"{path}: it is damaged or no config ({first}); copy it again") from error
     if type(content) is not dict:
         raise ValueError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
     check_plain(content, path)
     return {str(key): value for key, value in content.items()}
 
 
-def _check_events(text: str, path: Path) -> None:
+def _check_events(text: str) -> None:
     """Refuse anchors (a few lines of which stand for gigabytes), tags, and depth, before anything is built."""
     import yaml
 
@@ -121,12 +120,12 @@ def _check_events(text: str, path: Path) -> None:
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         line = event.start_mark.line + 1
         if getattr(event, "anchor", None) is not None:
-            raise ValueError(f"{path}: line {line} has an anchor or alias, which configs of this project never have")
+            raise ValueError(f"line {line} has an anchor or alias, which no config of this project has")
         if getattr(event, "tag", None) is not None:
-            raise ValueError(f"{path}: line {line} has the tag {shown(event.tag)}, and nothing is made of tags")
+            raise ValueError(f"line {line} has the tag {shown(event.tag)}, and nothing is made of tags")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"{path}: line {line} is nested deeper than {MAX_DEPTH} levels")
+            raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH} levels")
 
 
 def _text(path: Path, kind: str) -> str:

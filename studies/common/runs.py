@@ -28,5 +28,5 @@ def entry(config: dict[str, Any], key: str, kind: type[Kind], folder: Path) -> K
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if type(node) is not kind:
-        raise ValueError(f"{folder / 'config.yaml'}: {key}={shown(str(node))}: expected {kind.__name__}")
+        raise ValueError(f"{folder / 'config.yaml'}: {key}={shown(node)}: expected {kind.__name__}")
     return node
