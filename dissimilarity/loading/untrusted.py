@@ -52,7 +52,7 @@ def check_plain(value: Any, file: str | Path) -> None:
             stack += [(f"{key}[{index}]", item, depth + 1) for index, item in enumerate(node)]
         elif type(node) not in SCALARS:
             raise ValueError(
-                f"{file}: {shown(key) or 'it'} is of type {type(node).__name__}; expected a number, text, a bool, None, "
+                f"{file}: {shown(key) or 'it'} is of type {type(node).__name__}; expected text, a number, a bool, None "
                 "or lists and dicts of these, and nothing else is taken from a file"
             )
 

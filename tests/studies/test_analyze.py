@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, results: Path, *overrides: str) -> Path:
     """The study in this process."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={results}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     return analyze(compose(["models=[runs/a,runs/b]", *places, *overrides], "analyze"))
 
 
