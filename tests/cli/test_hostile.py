@@ -56,6 +56,16 @@ def study(runs: Runs, name: str, models: str, *more: str) -> None:
     analyze(deepcopy(composed(f"study={name}", f"models=[{models}]", "size=small", "overwrite=true", *more)))
 
 
+@cache
+def tiny_config(home: Path, changes: tuple[tuple[str, Any], ...]) -> Any:
+    return tiny(home, **dict(changes))
+
+
+def trained(home: Path, **changes: Any) -> Any:
+    """The config of a tiny training."""
+    return deepcopy(tiny_config(home, tuple(changes.items())))
+
+
 def in_checkpoint(runs: Runs, node: Any, root: bool) -> Path:
     """Puts a trick into the net of a checkpoint; returns the file."""
 
@@ -94,25 +104,25 @@ def wandb(runs: Runs, node: Any, root: bool) -> None:
 
 
 def reference_of_a_run(runs: Runs, node: Any, root: bool) -> None:
-    path = in_checkpoint(runs, node, root)
-    cfg = tiny(runs.home, references=f"['{path}']")
+    in_checkpoint(runs, node, root)
+    cfg = trained(runs.home, references="[runs/solu@1]")
     find(cfg, runs.folder("solu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
 
 
-def checkpoint(then: Callable[[Runs, Path], object]) -> Callable[..., None]:
-    return lambda runs, node, root: then(runs, in_checkpoint(runs, node, root)) and None
+def checkpoint(then: Callable[[Runs, Path], object]) -> Callable[..., object]:
+    return lambda runs, node, root: then(runs, in_checkpoint(runs, node, root))
 
 
-NETS: dict[str, Callable[..., None]] = {
+NETS: dict[str, Callable[..., object]] = {
     "PATH.ckpt": checkpoint(lambda runs, path: references.load(str(path))),
     "runs/NAME": checkpoint(lambda runs, path: references.load("runs/solu", runs.home / "runs")),
     "runs/NAME@STEP": checkpoint(lambda runs, path: references.load("runs/solu@1", runs.home / "runs")),
-    "PATH.safetensors": lambda runs, node, root: (
-        references.load(str(in_metadata(runs, node, root, runs.home / "net.safetensors"))) and None
+    "PATH.safetensors": lambda runs, node, root: references.load(
+        str(in_metadata(runs, node, root, runs.home / "net.safetensors"))
     ),
     "hf:FOLDER with our metadata": hf,
     "wandb:ARTIFACT": wandb,
-    "start=": checkpoint(lambda runs, path: train.train(tiny(runs.home, name="new", start=path))),
+    "start=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", start="runs/solu"))),
     "references=": reference_of_a_run,
     "study=compare, models": checkpoint(lambda runs, path: study(runs, "compare", "runs/solu,runs/gelu")),
     "study=asymmetry, models": checkpoint(lambda runs, path: study(runs, "asymmetry", "runs/solu,runs/gelu")),
@@ -125,7 +135,7 @@ NETS: dict[str, Callable[..., None]] = {
 }
 
 
-def config(name: str, models: str) -> Callable[..., None]:
+def config(name: str, models: str) -> Callable[..., object]:
     """A study of runs, the first of which has a trick in its config.yaml."""
     first = models.split(",")[0].removeprefix("runs/")
 
@@ -137,7 +147,7 @@ def config(name: str, models: str) -> Callable[..., None]:
     return attack
 
 
-CONFIGS = {
+CONFIGS: dict[str, Callable[..., object]] = {
     "study=compare, config.yaml": config("compare", "runs/solu,runs/gelu"),
     "study=asymmetry, config.yaml": config("asymmetry", "runs/solu,runs/gelu"),
     "study=scaling, config.yaml": config("scaling", "runs/solu,runs/gelu"),
@@ -146,7 +156,13 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("path", [*NETS, *CONFIGS])
+SLOW = ("study=asymmetry", "study=scaling", "study=dynamics", "study=generalization")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.startswith(SLOW) else ()) for path in (*NETS, *CONFIGS)],
+)
 def test_nothing_that_a_file_names_is_run(path: str, runs: Runs) -> None:
     attack, package, wrong = (NETS | CONFIGS)[path], "models" if path in NETS else "data", []
     for trick in TRICKS:
