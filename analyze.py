@@ -12,12 +12,14 @@ from omegaconf import DictConfig
 
 import settings
 from launch.cli.command import run
+from launch.cli.consent import named
 from launch.cli.messages import report
 from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
 from launch.cli.validate import validate
 from launch.memory import keep_freed_memory
 from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
+from trusted import naming
 
 ROOT = Path(__file__).resolve().parent
 
@@ -28,7 +30,8 @@ settings.register()
 def main(cfg: DictConfig) -> None:
     """One study of the command line; turns how it ended into an exit code."""
     try:
-        analyze(cfg)
+        with naming(named(cfg)):
+            analyze(cfg)
     except Exception as error:  # here, for Hydra would print a line of its own
         sys.exit(report(error, HydraConfig.get().overrides.task, "analyze")[0])
 

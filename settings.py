@@ -13,6 +13,8 @@ PUBLISHED = {
 """The models that the paper read, by families of one tokenizer, for `models=`: where they are, and `sizes=`."""
 SMALL = ("tl",)
 """Families of which all are meant where no sizes are given."""
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+"""Those a run trains in, by Lightning's names."""
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Analysis:
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING
+    cache_dir: str = MISSING
     study: Any = MISSING
     data: Any = None
     measures: Any = MISSING

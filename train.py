@@ -17,6 +17,7 @@ from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, known, open_run, read_json, resolved
+from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
 from launch.run.start import Begun, refuse_dev_run, settle, tokenizer_of
@@ -60,6 +61,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if not is_first():
         done = read_json(folder / "summary.json")
         return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, begun)
+    refuse_links(folder)
     made = absent(folder)
     with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
         if cfg.overwrite or not (folder / "config.yaml").exists():
@@ -84,6 +86,7 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     from callbacks.loggers import close
     from callbacks.time_limit import TimeLimit
     from launch.run import record, summary
+    from models.checkpoints import check_checkpoint
     from models.continuing import checkpoint_of
     from models.starts import put_in
 
@@ -118,8 +121,10 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
             print(message, flush=True)
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
+    if last is not None:
+        check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last))
+        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
         return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
     except BaseException as error:
         record.cut_short(folder, trainer, error, seconds=time.monotonic() - begun)

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from data.sources import Source
 from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.tables.files import replacing, sha256_of
 from dissimilarity.tables.seal import KEY, UNSEALED, check, seal
 
@@ -148,6 +149,7 @@ def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> No
         _write(part, recipe, source, spec)
 
 
+@panics_as_errors("the tokenizer is broken")
 def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
     val_fraction = recipe["val_fraction"]
     tokenizer = prepare(spec.build(_sample(source, val_fraction, spec.sample_bytes)))

@@ -13,7 +13,6 @@ wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint kept as an artifact, downloa
 
 import difflib
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import gguf, pretrained
+from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
@@ -64,8 +64,8 @@ class Reference:
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     """Load the model that `uri` names; `runs/` in it stands for `runs_dir`.
 
-    Nothing that a checkpoint holds is executed: tensors and plain containers are read, and the net is built from its
-    settings, which may name nn.Module classes only.
+    Nothing that a file holds is executed: tensors and plain values are read, and the net is built from its settings,
+    which may name classes of models/ and activations of torch; others only inside `trusted.naming`.
 
     Raises:
         ValueError: names the file, what is wrong with it and what to do.
@@ -91,6 +91,7 @@ def _load_checkpoint(uri: str, path: Path) -> Reference:
     theirs = checkpoint["hyper_parameters"]
     settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
     step = checkpoint.get("global_step")
+    step = step if type(step) is int else None
     reference = _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
     return replace(reference, labels=tuple(theirs["labels"])) if "labels" in theirs else reference
 
@@ -270,10 +271,7 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
         file = folder / "tokenizer.json"
         if file.is_file():
             _check_tokenizer_file(file)
-            try:
-                return Tokenizer.from_file(str(file)), file
-            except Exception as error:  # tokenizers raises bare Exception
-                raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
+            return read_tokenizer(file), file
     return None, None
 
 
@@ -282,7 +280,7 @@ def _check_tokenizer_file(file: Path) -> None:
     notes = file.with_name("provenance.json")
     if notes.is_file():
         try:
-            noted = json.loads(notes.read_text(encoding="utf-8"))["data"]["tokenizer_sha256"]
+            noted = read_json(notes)["data"]["tokenizer_sha256"]
         except (ValueError, KeyError, TypeError):
             return
         if noted != sha256_of(file):

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading.untrusted import panics_as_errors, read_tokenizer
 from dissimilarity.tables.files import replacing, sha256_of
 
 NEEDED = ("transformers", "gguf", "accelerate")
@@ -44,10 +45,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     found = beside if beside.is_file() else _tokenizer_inside(path, digest)
     if found is None:
         return model, None, None, digest
-    tokenizer = Tokenizer.from_file(str(found))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return model, tokenizer, found, digest
+    return model, read_tokenizer(found), found, digest
 
 
 def _tokenizer_inside(path: Path, digest: str) -> Path | None:
@@ -59,8 +57,9 @@ def _tokenizer_inside(path: Path, digest: str) -> Path | None:
     if place.is_file():
         return place
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        text = tokenizer.backend_tokenizer.to_str()
+        with panics_as_errors("its tokenizer is broken"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+            text = tokenizer.backend_tokenizer.to_str()
     except Exception:  # a model without a tokenizer is a reference all the same
         return None
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dissimilarity.loading.untrusted import shown
+from models.build import LAYERS
+
+ELSEWHERE = ("use_pretrained_backbone", "backbone")
+"""Keys of a config by which transformers would load another model."""
 # Of no use to a body, or of code that is not to be run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
 
@@ -30,6 +35,7 @@ class HuggingFace(nn.Module):
         super().__init__()
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+        check_config(config, LAYERS)
         rest = {key: value for key, value in config.items() if key != "model_type"}
         kind: Any = AutoModelForCausalLM if head else AutoModel
         known = AutoConfig.for_model(config["model_type"], **rest)
@@ -48,6 +54,31 @@ class HuggingFace(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the last norm; no position sees one that is not `real`."""
         return self.model.base_model(input_ids=tokens, attention_mask=real.long()).last_hidden_state
+
+
+def check_config(config: dict[str, Any], layers: int) -> None:
+    """Refuse a config that asks transformers for more than the model which it describes.
+
+    Args:
+        config: as a config.json has it.
+        layers: the most that it may ask for.
+
+    Raises:
+        ValueError: code or weights from elsewhere, or more layers.
+    """
+    stack: list[Any] = [config]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack += node
+        if not isinstance(node, dict):
+            continue
+        stack += node.values()
+        for key, value in node.items():
+            if (key in ELSEWHERE and value) or ("implementation" in str(key) and "/" in str(value)):
+                raise ValueError(f"its config says {key}={shown(value)}, which would be fetched from elsewhere")
+            if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
+                raise ValueError(f"its config says {key}={value}, and its weights are not that many")
 
 
 def settings_of(model: Any, head: bool) -> dict[str, Any]:

@@ -28,11 +28,12 @@ from launch.cli.rules import (
     text,
     whole,
 )
+from settings import PRECISIONS
 
 NAME, TEXT = text("a name"), text("a text that is not empty")
 FRACTION = number("of 0 or more and below 1", lambda value: 0 <= value < 1)
 SITES = either(text("a name such as blocks.*.resid_post"), items(TEXT, "[blocks.*.resid_post]", least=1))
-TRAINED_IN = one_of("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+TRAINED_IN = one_of(*PRECISIONS)
 READ_IN = or_null(one_of("32-true", "bf16-mixed", "16-mixed"))
 LIMIT = either(whole(0), number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1))
 OVERRIDES = items(TEXT, "[trainer.max_steps=400]")

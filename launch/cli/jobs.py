@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 
 import settings
 from callbacks.interrupted import Interrupted, OutOfTime
+from launch.cli.consent import named
 from launch.cli.messages import report
 from launch.cli.sweep import COLUMNS, in_sweep, write_status
 from launch.run.ranks import is_first
+from trusted import naming
 
 
 def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
@@ -27,7 +29,8 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
     write_status(run=name, status="running")
     try:
-        summary = train(cfg)
+        with naming(named(cfg)):
+            summary = train(cfg)
     except Exception as error:
         code = _ended(error, name, seconds=time.monotonic() - begun)
         if in_sweep() and code < 128:

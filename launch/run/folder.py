@@ -7,6 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
+from dissimilarity.loading import untrusted
 from launch.run.contents import LOGGERS, OVERWRITING, empty, is_run_config, listed, never_reached_step_0, strangers
 
 State = Literal["new", "continued", "finished"]
@@ -50,14 +51,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty if there is none.
 
     Raises:
-        ValueError: it is damaged; names the file.
+        ValueError: it is damaged, too large or too deep; names the file.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); put a copy of it back, or delete it to have it written again"
-        ) from error
+    return untrusted.read_json(path) if path.exists() else {}
 
 
 def open_run(folder: Path, cfg: DictConfig) -> State:
@@ -89,7 +85,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             f"{folder} is not the folder of a run (its config.yaml is something else's): "
             "choose another name with name=..."
         )
-    changes = differing(_read_config(saved), config)
+    changes = differing(untrusted.read_yaml(saved), config)
     if changes:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(

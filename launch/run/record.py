@@ -1,5 +1,6 @@
 """What a run writes about itself: provenance.json at its start, summary.json at its end."""
 
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from launch.run.provenance import origin, start
 from launch.run.ranks import is_first, together, wait_for_first
 from launch.run.start import Begun
 from models.recipe_module import RecipeModule
+from settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +46,7 @@ def begin(
     path = folder / "provenance.json"
     if not is_first():
         return wait_for_first(path)
-    notes = read_json(path)
+    notes = _checked(read_json(path), path)
     if not notes:
         data.tokenizer.save(str(folder / "tokenizer.json"))
         notes = {
@@ -78,6 +80,22 @@ def begin(
     (folder / "summary.json").unlink(missing_ok=True)  # of a start that was cut short
     notes["starts"].append({**start(), "together": together()})
     write_json(path, notes)
+    return notes
+
+
+def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Notes of an earlier start, which anyone may have written, in the form that `begin` gives them."""
+    kinds = {"data": dict, "precision": dict, "compile": dict, "references": dict, "starts": list, "wandb_id": str}
+    wrong = [key for key, kind in kinds.items() if notes and type(notes.get(key)) is not kind]
+    if notes and not wrong:
+        wrong += [] if isinstance(notes["data"].get("fingerprint"), str) else ["data"]
+        wrong += [] if notes["precision"].get("chosen") in PRECISIONS else ["precision"]
+        wrong += [] if isinstance(notes["compile"].get("chosen"), bool) else ["compile"]
+        wrong += [] if re.fullmatch(r"\w+", notes["wandb_id"]) else ["wandb_id"]
+    if wrong:
+        raise ValueError(
+            f"{path}: {', '.join(wrong)} is not what a run writes there; begin anew with name=... or overwrite=true"
+        )
     return notes
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
 from launch.run.alignment import Text, said
@@ -75,7 +76,7 @@ def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
     return {UNFINISHED: True} if open_step and not is_over(read_json(checkpoints.parent / "summary.json")) else {}
 
 
-def shown(uri: str, provenance: dict[str, Any]) -> str:
+def with_step(uri: str, provenance: dict[str, Any]) -> str:
     """A reference as the terminal shows it, with the step that was taken where that is not the run's last."""
     return f"{uri} at step {provenance['step']} of an unfinished run" if provenance.get(UNFINISHED) else uri
 
@@ -83,13 +84,29 @@ def shown(uri: str, provenance: dict[str, Any]) -> str:
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:
     if before is None:
         return references.load(_settled(uri, runs_dir), runs_dir)
-    reference = references.load(before["pinned"], runs_dir)
+    reference = references.load(_pinned(uri, before), runs_dir)
     if reference.provenance["sha256"] != before["sha256"]:
         raise ValueError(
             f"reference {uri!r} is no longer what this run was begun with: {before['path']} has another content; "
             "put it back, or begin anew with name=... or overwrite=true"
         )
     return reference
+
+
+def _pinned(uri: str, before: Any) -> str:
+    """The URI that stands for a reference for ever: whoever wrote it, it is asked of no other place than `uri` is."""
+    pinned = before.get("pinned") if isinstance(before, dict) else None
+    kind = next((kind for kind in references.FOREIGN if uri.startswith(kind)), "")
+    if (
+        not isinstance(pinned, str)
+        or pinned.startswith(tuple(set(references.FOREIGN) - {kind}))
+        or not {"sha256", "path"} <= before.keys()
+    ):
+        raise ValueError(
+            f"provenance.json of this run says {shown(str(before))} of its reference {uri!r}, which no run writes; "
+            "begin anew with name=... or overwrite=true"
+        )
+    return pinned
 
 
 def _settled(uri: str, runs_dir: str) -> str:

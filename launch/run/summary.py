@@ -27,13 +27,13 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         continued: whether the run has a checkpoint to go on from.
     """
     from launch.machine import device_name, device_of
-    from launch.run.references import shown
+    from launch.run.references import with_step
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
     rows = {
         "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
-        **({} if cfg.start is None else {"start": shown(cfg.start, notes["start"])}),
+        **({} if cfg.start is None else {"start": with_step(cfg.start, notes["start"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),
         "device": device_name(device_of(cfg.trainer.accelerator)),
@@ -42,7 +42,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     }
     if "tracker" in (cfg.callbacks or {}):
         known = read_json(folder / "provenance.json").get("references", {})
-        rows["against"] = ", ".join(shown(uri, known.get(uri, {})) for uri in cfg.references)
+        rows["against"] = ", ".join(with_step(uri, known.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, found["alignment"]) for uri, found in known.items() if "alignment" in found]
         if aligned:
             rows["aligned"] = f"\n  {'':<10} ".join(aligned)

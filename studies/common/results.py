@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from dissimilarity.loading.untrusted import read_yaml
 from launch.run.contents import is_run_config, listed
 from launch.run.folder import differing, read_json, resolved, write_json, write_text
 from launch.run.provenance import origin, start
@@ -65,7 +66,7 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
             f"{folder} is not a folder of results (its config.yaml is a run's or something else's): "
             "choose another name with name=..."
         )
-    changes = differing(resolved(OmegaConf.load(saved)), resolved(cfg))
+    changes = differing(read_yaml(saved), resolved(cfg))
     lines = [f"  {key}: {old} -> {new}" for key, old, new in changes if key not in EXEMPT]
     if lines and not cfg.overwrite:
         raise ValueError(

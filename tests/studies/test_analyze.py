@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, results: Path, *overrides: str) -> Path:
     """The study in this process."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={results}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     return analyze(compose(["models=[runs/a,runs/b]", *places, *overrides], "analyze"))
 
 
@@ -184,7 +184,9 @@ def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) 
     text = path.read_text()
     try:
         path.write_text(text.replace("data.sources.", "strange.sources."))
-        with pytest.raises(ValueError, match=r"runs/a takes its text through strange.sources.* is not run unasked"):
+        with pytest.raises(
+            ValueError, match=r"runs/a/config.yaml: data.source._target_=strange.sources.*hydra.searchpath"
+        ):
             run(home, tmp_path / "results")
     finally:
         path.write_text(text)

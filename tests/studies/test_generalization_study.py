@@ -18,7 +18,7 @@ DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={home / 'results'}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     start = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
@@ -108,7 +108,7 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
     ],
 )
 def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
-    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
         analyze(compose(["study=generalization", *places, *overrides], "analyze"))
     assert not (tmp_path / "results").exists()

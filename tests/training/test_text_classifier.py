@@ -248,7 +248,12 @@ def test_runs_are_named_after_start_data_and_seed(start: str, name: str) -> None
 
 def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder: Path, tmp_path: Path) -> None:
     names = ["runs/tuned", "runs/tiny"]
-    places = [f"models=[{','.join(names)}]", f"runs_dir={folder / 'runs'}", f"results_dir={tmp_path}"]
+    places = [
+        f"models=[{','.join(names)}]",
+        f"runs_dir={folder / 'runs'}",
+        f"cache_dir={folder / 'cache'}",
+        f"results_dir={tmp_path}",
+    ]
     first, second = (references.load(name, folder / "runs").model for name in names)
     tokens = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml")).probe(16, 16)
     for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore
