@@ -15,7 +15,7 @@ from launch.cli.streams import make_unbreakable
 from launch.cli.sweep import SweepTable
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "reading", "settings", "studies", "trusted")
+OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings", "studies", "trusted")
 
 
 def run(hydra_main: Callable[..., None], config_name: str) -> int:
