@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from callbacks.checkpoints import step_weights
 from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
@@ -20,6 +21,7 @@ from dissimilarity.stitching.maps import Kind
 from dissimilarity.tables.journal import Journal, replacing
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import define_axes, log_pictures
+from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.references import OWN, as_module, named_references
 from dissimilarity.tracking.schedule import last_step
 
@@ -75,13 +77,14 @@ class StitchingTracker(pl.Callback):
         self.kind: Kind = kind
         self.budget = Budget(budget)
         self.journal = Journal(self.folder / JOURNAL)
+        self.outbox = Outbox(self.journal.append, "penalties")
         self.models: dict[str, nn.Module] = {}
         self.last_tick: int | None = None
         self.measured: int | None = None
         self.saved: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Loads the references, goes on with the rows, and stitches at step 0."""
+        """Loads the references and goes on with the rows."""
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
@@ -96,7 +99,12 @@ class StitchingTracker(pl.Callback):
                     self.models[label] = as_module(source, self.load).to(pl_module.device).eval()
             if not step and "init" in self.references:
                 self._keep(pl_module, "init")
-        if not step:
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stitches at step 0, of which there is a checkpoint by now."""
+        if trainer.is_global_zero and trainer.global_step == 0 and self.last_tick is None:
             self._tick(trainer, pl_module)
 
     def on_train_batch_end(
@@ -105,16 +113,18 @@ class StitchingTracker(pl.Callback):
         """Stitches when the schedule says so, once a step."""
         step = trainer.global_step
         due = self._is_due(step, last_step(trainer)) or step in self.task_at
-        if trainer.is_global_zero and step != self.last_tick and due:
+        if trainer.is_global_zero and step and step != self.last_tick and due:
             self._tick(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the figure."""
-        self._publish(trainer)
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draws the figure, when the last checkpoint has been saved."""
+        if stage == "fit":
+            self._publish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Draws the figure of what there is."""
-        self._publish(trainer)
+        """Draws the figure of what there is, unless the program is to end at once."""
+        if isinstance(exception, Exception):
+            self._publish(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -128,12 +138,14 @@ class StitchingTracker(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights."""
-        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        return state | {"waiting": self.outbox.waiting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.outbox.waiting = state_dict.get("waiting", [])
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step, last = trainer.global_step, last_step(trainer)
@@ -209,21 +221,33 @@ class StitchingTracker(pl.Callback):
         source = self.references[label]
         if source not in OWN:
             return self.models[label]
-        name = "init" if source == "init" else f"previous-{self.measured}"
+        step = 0 if source == "init" else self.measured
+        assert step is not None
+        file = self._file("init" if source == "init" else f"previous-{step}")
         net = deepcopy(_network(pl_module))
-        net.load_state_dict(load_file(self._file(name), device=str(pl_module.device)))
+        if file.exists():
+            net.load_state_dict(load_file(file, device=str(pl_module.device)))
+        else:
+            weights = step_weights(self.folder / "checkpoints", step)
+            net.load_state_dict({key[4:]: value for key, value in weights.items() if key.startswith("net.")})
         return net.eval()
 
     def _keep(self, pl_module: pl.LightningModule, name: str) -> None:
-        with replacing(self._file(name)) as part:
-            # copies: weights that share storage cannot be written as they are
-            save_file({key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}, part)
+        """Keeps the weights as they are; where that fails, the checkpoint of this step has to do."""
+        try:
+            with replacing(self._file(name)) as part:
+                # copies: weights that share storage cannot be written as they are
+                save_file(
+                    {key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}, part
+                )
+        except Exception as error:
+            log.warning("the weights of %s could not be kept (%s); its checkpoint has them too", name, error)
 
     def _file(self, name: str) -> Path:
         return self.folder / "references" / f"weights-{name}.safetensors"
 
     def _record(self, trainer: pl.Trainer, rows: list[dict[str, Any]]) -> None:
-        self.journal.append(rows)
+        self.outbox.send(rows)
         metrics = {
             f"penalty/{row['reference']}/{row['fit']}/{row['direction']}/{row['site_front']}": row["value"]
             for row in rows
@@ -237,6 +261,7 @@ class StitchingTracker(pl.Callback):
     def _publish(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self.last_tick is None:
             return
+        self.outbox.send()
         with self.budget.charged():
             try:
                 pictures = draw_penalties(self.journal.read(), self.folder / "figures", ["png"])
