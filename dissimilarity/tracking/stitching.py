@@ -71,7 +71,7 @@ class StitchingTracker(pl.Callback):
         self.references = named_references(references)
         tokens = probe(sequences)
         held_out = torch.arange(len(tokens)) % 4 == 3
-        self.tokens, self.held_out = tokens[~held_out], tokens[held_out]
+        self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
         self.kind: Kind = kind
@@ -203,7 +203,7 @@ class StitchingTracker(pl.Callback):
     def _penalties(self, front: nn.Module, back: nn.Module, fit: str) -> dict[tuple[str, str], Penalty]:
         pairs = self._pairs(front, back)
         device = next(back.parameters()).device
-        tokens, held_out = self.tokens.to(device), self.held_out.to(device)
+        tokens, held_out = self.sequences.to(device), self.held_out.to(device)
         if fit == "direct":
             return direct_penalties(front, back, tokens, held_out, pairs, self.kind)
         recipe = Recipe(max_steps=self.task_steps)
