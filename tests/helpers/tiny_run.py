@@ -17,6 +17,7 @@ import data.module  # noqa: F401
 import launch.run.record  # noqa: F401
 import models.references  # noqa: F401
 import train
+from callbacks import signals
 from callbacks.interrupted import Interrupted
 from callbacks.validation import FinalValidation
 from dissimilarity.tracking import tracker
@@ -108,6 +109,7 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
     torch.set_num_threads(1)
+    signals.take_over()
     # drawing takes longer than the training; the tests of the figures look at them
     tracker.draw_run = lambda folder, formats: []
     before()
