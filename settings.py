@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from dissimilarity.tracking.schedule import KEEP
+
 PUBLISHED = {
     "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
     "tl": ("tl:{}", ("solu-3l", "gelu-3l", "solu-4l", "gelu-4l")),
@@ -317,6 +319,8 @@ def _choices(cfg: DictConfig) -> list[str]:
         faults.append(f"probe.precision={cfg.probe.precision}: expected null or one of {', '.join(PRECISIONS[1:])}")
     if not 0 < cfg.track.budget <= 1:
         faults.append(f"track.budget={cfg.track.budget}: expected a share of the training time, above 0 and up to 1")
+    if cfg.checkpoints.keep not in KEEP:
+        faults.append(f"checkpoints.keep={cfg.checkpoints.keep}: expected one of {', '.join(KEEP)}")
     faults += _sites(cfg)
     if any(not reference for reference in cfg.references):
         faults.append("references: one of them is empty")

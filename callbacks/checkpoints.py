@@ -10,10 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.metrics import MetricsLogger
 from dissimilarity.tables.journal import replacing
-from dissimilarity.tracking.schedule import KEEP, is_due, kept_steps
-
-PINNED = ".pinned"
-"""Suffix of a file beside a file of weights that another run was begun with and needs to continue."""
+from dissimilarity.tracking.schedule import KEEP, PINNED, is_due, kept_steps
 
 
 class ScheduledCheckpoints(Checkpoint):

@@ -6,10 +6,14 @@ Dense where models change fast and even afterwards, as Pythia saved its checkpoi
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 KEEP = ("all", "every", "last")
+PINNED = ".pinned"
+"""Suffix of a mark beside a file of weights that another run was begun with and reads whenever it goes on."""
 EVENLY = 32
 """Most checkpoints of the even part that `every` keeps."""
 
@@ -55,7 +59,7 @@ def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
     return {step for step in saved if step in ends or step & (step - 1) == 0 or step % distance == 0}
 
 
-def last_step(trainer: pl.Trainer) -> int | None:
+def last_step(trainer: "pl.Trainer") -> int | None:
     """The step at which training ends, or None where that is not known."""
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < math.inf else None

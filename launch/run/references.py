@@ -1,6 +1,7 @@
 """The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
+from dissimilarity.tracking.schedule import PINNED
 from launch.run.alignment import Text, said
 from launch.run.folder import read_json, write_json
 from launch.run.ranks import is_first
@@ -61,7 +63,17 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
             pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
+        for provenance in pinned.values():
+            _hold(Path(provenance["path"]), folder)
     return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
+
+
+def _hold(file: Path, folder: Path) -> None:
+    """Keeps the run that a checkpoint is of from deleting it: this run reads it whenever it goes on."""
+    mark = file.with_suffix(PINNED)
+    if file.name.startswith("step_") and not mark.exists():
+        with suppress(OSError):  # a folder that cannot be written to is not thinned either
+            mark.write_text(f"a reference of {folder.absolute()}\n")
 
 
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:

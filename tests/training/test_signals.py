@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: exit codes 130 and 143 wherever the program is, and nothing that the next start does not finish."""
+"""Ctrl-C and SIGTERM: exit codes 130 and 143 wherever the program is, and the next start finishes what is left."""
 
 import os
 import signal
