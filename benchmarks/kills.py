@@ -40,7 +40,7 @@ from callbacks.interrupted import Interrupted
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
-from dissimilarity.tracking import tracker
+from dissimilarity.tracking import tables
 from dissimilarity.tracking.schedule import ticks
 from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
@@ -247,7 +247,7 @@ def _start(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> Any:
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
     signals.take_over()
-    tracker.draw_run = lambda folder, formats: []
+    tables.draw_run = lambda folder, formats: []
     Path(cfg.runs_dir).mkdir(parents=True, exist_ok=True)
     with open(Path(cfg.runs_dir) / "output.txt", "a") as output:
         os.dup2(output.fileno(), 1)

@@ -49,7 +49,8 @@ def take(
     """Runs a model on the probe set, or on this process's chunks of it, and accumulates its side."""
     captured, reader = layout.captured(sites), layout.reader(sites)
     with together(sync):
-        acts = list(activations(model, inputs, captured, slices or layout.slices, reader, layout.apart))
+        chunks = activations(model, inputs, captured, slices or layout.slices, reader, layout.apart)
+        acts: list[tuple[Acts, range]] = list(chunks)
     return accumulate(acts, layout.side(sites, sync))
 
 

@@ -88,6 +88,8 @@ class StitchingTracker(pl.Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
+        if not step:  # also from a checkpoint of step 0, whose tick came after it
+            self.last_tick = self.measured = None
         self.budget.begin(step)
         with self.budget.charged():
             (self.folder / "references").mkdir(parents=True, exist_ok=True)
@@ -223,13 +225,13 @@ class StitchingTracker(pl.Callback):
             return self.models[label]
         step = 0 if source == "init" else self.measured
         assert step is not None
-        file = self._file("init" if source == "init" else f"previous-{step}")
         net = deepcopy(_network(pl_module))
-        if file.exists():
-            net.load_state_dict(load_file(file, device=str(pl_module.device)))
-        else:
-            weights = step_weights(self.folder / "checkpoints", step)
-            net.load_state_dict({key[4:]: value for key, value in weights.items() if key.startswith("net.")})
+        try:
+            weights = load_file(self._file("init" if source == "init" else f"previous-{step}"))
+        except Exception:  # it was not kept, or is damaged
+            whole = step_weights(self.folder / "checkpoints", step)
+            weights = {key.removeprefix("net."): value for key, value in whole.items() if key.startswith("net.")}
+        net.load_state_dict(weights)
         return net.eval()
 
     def _keep(self, pl_module: pl.LightningModule, name: str) -> None:

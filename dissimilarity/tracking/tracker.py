@@ -13,28 +13,23 @@ from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.comparison.activations import Snapshot
 from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.first_component import FILE as FIRST_COMPONENTS
-from dissimilarity.comparison.first_component import first_share
 from dissimilarity.comparison.plan import Pool
-from dissimilarity.figures.run import draw_run
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Pair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
-from dissimilarity.tables.curves import Curves
-from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as grouped
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import by_key, define_axes, log_curves, log_pictures
 from dissimilarity.tracking.models_on_probe import Probing
-from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_groups import labels_by_group
 from dissimilarity.tracking.reference_store import Shelf
 from dissimilarity.tracking.references import OWN, as_module, named_references
 from dissimilarity.tracking.schedule import is_due, last_step, progress
+from dissimilarity.tracking.tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +105,7 @@ class DissimilarityTracker(pl.Callback):
         self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
         self.groups = labels_by_group(reference_groups or {}, self.references)
         self.shelf = Shelf(self.folder, self.probing)
-        self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
-        self.outboxes = {
-            "curves": Outbox(self.curves.append, "curves"),
-            "components": Outbox(self.components.append, "first components"),
-        }
+        self.tables = Tables(self.folder, self.groups)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, Snapshot] = {}
         self.sites: list[str] = []
@@ -136,13 +127,13 @@ class DissimilarityTracker(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the references' activations and goes on with the table."""
         step = trainer.global_step
+        if not step:  # also from a checkpoint of step 0, whose tick came after it
+            self.last_tick = self.measured = None
         self.budget.begin(step)
         with self.budget.charged():
             self.sites = resolve(pl_module, self.patterns)
             if trainer.is_global_zero:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.curves.truncate(step if step else -1)
-                self.components.truncate(step if step else -1)
+                self.tables.begin(step if step else -1)
             trainer.strategy.barrier()
             if self.control.drop_top_norm:
                 path = self.folder / "references" / "positions.safetensors"
@@ -193,17 +184,15 @@ class DissimilarityTracker(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights: time spent, the last tick, the last that was measured."""
-        waiting = {name: outbox.waiting for name, outbox in self.outboxes.items()}
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
-        return state | {"waiting": waiting}
+        return state | {"waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick = state_dict["last_tick"]
         self.measured = state_dict.get("measured", self.last_tick)
-        for name, rows in state_dict.get("waiting", {}).items():
-            self.outboxes[name].waiting = rows
+        self.tables.load_state_dict(state_dict.get("waiting", {}))
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
@@ -232,9 +221,9 @@ class DissimilarityTracker(pl.Callback):
             rows = [{"step": step, "tokens": tokens, **row, "seconds": seconds} for row in rows]
             if trainer.is_global_zero:
                 self._warn(rows)
-                self.outboxes["curves"].send(rows)
+                self.tables.add(rows)
                 if kind == "heatmap":
-                    self._fold()
+                    self.tables.fold()
         if trainer.is_global_zero:
             self._log(trainer, rows, time.monotonic() - started)
 
@@ -278,7 +267,8 @@ class DissimilarityTracker(pl.Callback):
             except Exception as error:
                 rows += without_value(label, self.measures, self._matched(label), described(error))
         if heatmap and trainer.is_global_zero:
-            self._record_components(step, now)
+            compared = self.snapshots.items()
+            self.tables.add_components(step, [(of, now[self.probing.number(of)], taken) for of, taken in compared])
         if "previous" in self.references:
             self.snapshots["previous"], self.measured = now[0], step
         return rows
@@ -288,20 +278,6 @@ class DissimilarityTracker(pl.Callback):
         pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
         sums, null = snapshot.cross(model, reference, pairs, view.layout)
         return [*evaluate(view.measures, model.side, reference.side, sums, null), *map(dict, view.rows)]
-
-    def _record_components(self, step: int, now: dict[int, Snapshot]) -> None:
-        """The share of each site's variance in its first principal component, beside the maps of this step."""
-        try:
-            rows = [
-                {"step": step, "reference": label, "of": of, "site": site, "share": first_share(taken.side, site)}
-                for label, reference in self.snapshots.items()
-                for of, taken in (("model", now[self.probing.number(label)]), ("reference", reference))
-                for site in taken.sites
-            ]
-        except Exception as error:
-            log.warning("step %d, no first components: %s", step, described(error))
-        else:
-            self.outboxes["components"].send(rows)
 
     def _models(self, pl_module: pl.LightningModule) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
         """The model in training, under None, and each reference that does not come from it, with their sites."""
@@ -338,28 +314,11 @@ class DissimilarityTracker(pl.Callback):
                 note = row["note"] + advice(row["note"])
                 log.warning("step %d, reference %s: %s", row["step"], row["reference"], note)
 
-    def _fold(self) -> bool:
-        """Brings the tables up to the rows so far; says so where that fails."""
-        try:
-            self.curves.fold()
-            grouped.fold(self.folder, self.groups)
-        except Exception as error:
-            log.warning("%s could not be brought up to date: %s", self.folder, described(error))
-            return False
-        return True
-
     def _publish(self, trainer: pl.Trainer) -> None:
         """Folds the table, draws the figures and shows both in the loggers; a fault in that ends nothing."""
         if not trainer.is_global_zero or self.last_tick is None:
             return
-        for outbox in self.outboxes.values():
-            outbox.send()
-        pictures, rows = [], []
         with self.budget.charged():
-            try:
-                if self._fold():
-                    pictures, rows = draw_run(self.folder, formats=["png"]), self.curves.rows()
-            except Exception as error:
-                log.warning("no figures in %s: %s", self.folder, described(error))
+            pictures, rows = self.tables.draw()
         log_pictures(trainer, pictures)
         log_curves(trainer, rows)

@@ -21,7 +21,7 @@ from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking.stitching import StitchingTracker
 from dissimilarity.tracking.tracker import DissimilarityTracker
-from tests.helpers.tiny_run import in_process, kill_at, kill_at_file, tiny, tiny_overrides
+from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -129,10 +129,11 @@ def test_what_a_run_had_kept_of_its_own_states_is_taken_again_from_checkpoints(
     lost: str, how: str, whole: Path, tmp_path: Path
 ) -> None:
     link(tmp_path, whole)
-    assert in_process(stitched(tmp_path), lambda: kill_at_file("last.ckpt", 5)) == -signal.SIGKILL
+    assert in_process(stitched(tmp_path), lambda: kill_at("on_train_batch_end", 6, signal.SIGTERM)) == 143
     file = tmp_path / "runs" / "tiny" / "references" / f"{lost}.safetensors"
-    if file.exists():
-        file.unlink() if how == "gone" else file.write_bytes(file.read_bytes()[:100])
+    file.write_bytes(file.read_bytes()[:100])
+    if how == "gone":
+        file.unlink()
     assert in_process(stitched(tmp_path)) == 0
     assert_same(curves(tmp_path), curves(whole))
     assert_same(rows_of(tmp_path, "penalties.jsonl"), rows_of(whole, "penalties.jsonl"))

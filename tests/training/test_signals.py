@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dissimilarity.comparison import activations as snapshot
-from dissimilarity.tracking import tracker
+from dissimilarity.tracking import tables
 from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.run import record
 from models import references
@@ -42,7 +42,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "in a validation": lambda signum: kill_at("on_validation_start", 3, signum),
     "in the last step": lambda signum: kill_at("on_train_batch_start", 10, signum),
     "in the last validation": lambda signum: signal_in_last_validation(signum),
-    "as figures are drawn": lambda signum: signal_in(tracker, "draw_run", signum),
+    "as figures are drawn": lambda signum: signal_in(tables, "draw_run", signum),
     "as the summary is made": lambda signum: signal_in(record, "end", signum),
 }
 
