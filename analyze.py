@@ -3,6 +3,11 @@
 Nothing heavy is imported before `main` runs, so that help and messages come at once.
 """
 
+if __name__ == "__main__":
+    from callbacks import signals
+
+    signals.take_over()  # before the first import that takes time
+
 import sys
 from pathlib import Path
 

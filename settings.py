@@ -61,6 +61,13 @@ class Track:
 
 
 @dataclass
+class Checkpoints:
+    """Which of the checkpoints on the schedule stay; dissimilarity/tracking/schedule.py says what each choice does."""
+
+    keep: str = MISSING
+
+
+@dataclass
 class Settings:
     """Types of the root keys; their values and what they mean stand in conf/train.yaml."""
 
@@ -82,6 +89,7 @@ class Settings:
     control: Control = MISSING
     align: Align = MISSING
     track: Track = MISSING
+    checkpoints: Checkpoints = MISSING
     runs_dir: str = MISSING
     task: Any = MISSING
     model: Any = MISSING

@@ -8,12 +8,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from callbacks.interrupted import Interrupted
 from callbacks.metrics import MetricsLogger
 from dissimilarity.tables.curves import JOURNAL, Curves
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.journal import Journal, Mark
-from dissimilarity.tracking.schedule import is_due
+from dissimilarity.tracking.schedule import KEEP, PINNED, is_due, kept_steps
+from dissimilarity.tracking.weights import step_file, step_files
 
 LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
 
@@ -29,16 +29,21 @@ class ScheduledCheckpoints(Checkpoint):
     Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one. Until
     the training ends `second_last.ckpt` stays too, from which it continues should `last.ckpt` be damaged. A checkpoint
     says how far the journals of the run folder go, and a continuation makes sure that they are whole up to there.
-    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights.
+    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights. Step 0 is on disk before the first
+    batch and the first tick, so that `init` can always be taken again.
 
     Args:
         folder: where the files go.
         every: the schedule's even part, steps (see `schedule.is_due`).
+        keep: which of the files of weights stay (see `schedule.kept_steps`). A file is deleted after `last.ckpt` of a
+            later step is in place, and never one that another run names in `step_0000512.pinned`.
     """
 
-    def __init__(self, folder: str | Path, every: int) -> None:
+    def __init__(self, folder: str | Path, every: int, keep: str = "every") -> None:
+        if keep not in KEEP:
+            raise ValueError(f"checkpoints.keep={keep}: expected one of {', '.join(KEEP)}")
         self.folder = Path(folder)
-        self.every = every
+        self.every, self.keep = every, keep
         self._saved = -1
         self._continued = 0
         self._random: dict[str, Any] | None = None
@@ -76,7 +81,9 @@ class ScheduledCheckpoints(Checkpoint):
         if self._random is not None:
             _set_random_state(self._random)
             self._random = None
-        self._saved = step if step else -1
+        # a scheduled step whose file is not there is saved now: the weights are those
+        there = step and (not self._is_due(trainer) or step_file(self.folder, step).exists())
+        self._saved = step if there else -1
         self._save_if_due(trainer)
 
     def on_train_batch_start(
@@ -96,11 +103,6 @@ class ScheduledCheckpoints(Checkpoint):
         if trainer.global_step != self._saved:
             self._save_last(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves where an interruption came; after any other error the last good checkpoint stays."""
-        if isinstance(exception, Interrupted) and trainer.global_step != self._saved:
-            self._save_last(trainer)
-
     def state_dict(self) -> dict[str, Any]:
         """The state of torch's generators, for what draws from them in training (dropout), and the journals' marks."""
         journals = {path.name: Journal(path).mark().as_dict() for path in self.folder.parent.glob("*.jsonl")}
@@ -113,13 +115,25 @@ class ScheduledCheckpoints(Checkpoint):
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if step != self._saved and is_due(step, self.every, trainer.max_steps):
-            path = self.folder / f"step_{step:07d}.ckpt"
+        if step != self._saved and self._is_due(trainer):
+            path = step_file(self.folder, step)
             self._write(trainer, path, weights_only=True)
             self._save_last(trainer)
             for logger in trainer.loggers:
                 if trainer.is_global_zero and hasattr(logger, "log_checkpoint"):
                     logger.log_checkpoint(path, step, step == trainer.max_steps)  # pyright: ignore[reportAttributeAccessIssue]
+            if trainer.is_global_zero:
+                self._thin(step)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return is_due(trainer.global_step, self.every, trainer.max_steps)
+
+    def _thin(self, now: int) -> None:
+        """Deletes the files of weights that need not stay; what a kill leaves of that, the next call does."""
+        files = {step: path for step, path in step_files(self.folder).items() if step <= now}
+        for step in files.keys() - kept_steps(files, self.every, self.keep):
+            if not files[step].with_suffix(PINNED).exists():
+                files[step].unlink()
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         for logger in _tables(trainer):

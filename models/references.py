@@ -249,7 +249,10 @@ def _checkpoint_at(folder: Path, step: str, uri: str) -> Path:
     steps = steps_of(folder)
     if not (step.isdecimal() and int(step) in steps):
         there = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}")
+        raise ValueError(
+            f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}; "
+            "type one of those, or train such a run with checkpoints.keep=all or another schedule.every"
+        )
     return steps[int(step)]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.comparison.plan import Layout
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, Pair
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.batches import Inputs, Slice, activations
@@ -46,26 +47,33 @@ def take(
 ) -> Snapshot:
     """Runs a model on the probe set, or on this process's chunks of it, and accumulates its side."""
     captured, reader = layout.captured(sites), layout.reader(sites)
-    acts = activations(model, inputs, captured, slices or layout.slices, reader, layout.apart)
-    return accumulate(list(acts), layout.side(sites, sync))
+    with together(sync):
+        chunks = activations(model, inputs, captured, slices or layout.slices, reader, layout.apart)
+        acts: list[tuple[Acts, range]] = list(chunks)
+    return accumulate(acts, layout.side(sites, sync))
 
 
 def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
     """The snapshot of activations that were captured before."""
-    for acts, groups in chunks:
-        side.add(acts, groups)
-    return Snapshot(chunks, side.close())
+    if side.sync:
+        side.settle(chunks[0][0])
+    with together(side.sync):
+        for acts, groups in chunks:
+            side.add(acts, groups)
+    with together(side.sync):
+        return Snapshot(chunks, side.close())
 
 
 def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout) -> tuple[Cross, Cross]:
     """The sums over pairs of sites of two snapshots, and those of their null."""
-    together = layout.cross(pairs, x.side.sync)
+    paired = layout.cross(pairs, x.side.sync)
     null = layout.cross(pairs, x.side.sync, errors=False)
-    for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
-        chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
-        together.add(chunk_x, chunk_y)
-        null.add(chunk_x.deranged(), chunk_y)
-    return together.close(), null.close()
+    with together(x.side.sync):
+        for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
+            chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
+            paired.add(chunk_x, chunk_y)
+            null.add(chunk_x.deranged(), chunk_y)
+    return paired.close(), null.close()
 
 
 def save(snapshot: Snapshot, path: Path) -> None:

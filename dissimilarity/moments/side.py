@@ -9,6 +9,7 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.pair import as_rows, heavy, in_range, shifted, side_moments, squared_norms, worthwhile_shift
@@ -162,6 +163,15 @@ class Side:
             )
         return Chunk(rows, norms, apart, groups, shift)
 
+    def settle(self, acts: Mapping[str, Tensor]) -> None:
+        """Settles with the other processes what samples are taken about, so that each can then go on alone."""
+        with together(self.sync):
+            rows = {site: as_rows(x) for site, x in acts.items() if self.moments and site not in self.only_sampled}
+            shifts = {site: worthwhile_shift(x).to(x) for site, x in rows.items()}
+        for shift in shifts.values():
+            dist.broadcast(shift, src=0)
+        self.shift |= shifts
+
     def _shift(self, site: str, x: Tensor) -> Tensor:
         """What all rows are taken about: by the first group of the first chunk, whatever comes in one batch with it.
 
@@ -176,8 +186,9 @@ class Side:
 
     def close(self) -> "Side":
         """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
-        self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
-        self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
+        with together(self.sync):
+            self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
+            self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
         if self.uneven is not None:
             self.sequence_groups, self.sequences = self.uneven.groups, len(self.uneven.groups)
         self._sampled.clear()

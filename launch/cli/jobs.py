@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
+from callbacks import signals
 from callbacks.interrupted import Interrupted, OutOfTime
 from launch.cli.consent import named
 from launch.cli.messages import report
@@ -24,6 +25,7 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
     Raises:
         SystemExit: it did not finish. In a sweep only after a signal: a failed job leaves its status, the next goes on.
     """
+    signals.take_over()  # once more where a launcher runs jobs in processes of its own
     name, begun = settings.run_name(cfg), time.monotonic()
     if in_sweep():
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
@@ -31,13 +33,24 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
     try:
         with naming(named(cfg)):
             summary = train(cfg)
+    except signals.Stopped:
+        write_status(status="interrupted", seconds=round(time.monotonic() - begun, 1))
+        raise
     except Exception as error:
         code = _ended(error, name, seconds=time.monotonic() - begun)
         if in_sweep() and code < 128:
+            _stop_where_asked()
             return
         sys.exit(code)
     if is_first():
         _finished(cfg, summary)
+    _stop_where_asked()
+
+
+def _stop_where_asked() -> None:
+    """Ends a sweep after a signal that came while a job was failing, or that a library had swallowed."""
+    if signals.received():
+        raise signals.Stopped(signals.received())
 
 
 def _ended(error: Exception, name: str, seconds: float) -> int:

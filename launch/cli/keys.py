@@ -49,6 +49,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "probe.split": one_of("train", "val"),
         "probe.precision": READ_IN,
         "track.budget": PART_OF_ALL,
+        "checkpoints.keep": one_of("all", "every", "last"),
         **COMPARED,
         "task": PART,
         "model": PART,

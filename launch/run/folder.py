@@ -18,6 +18,8 @@ EXEMPT = {
     "logger": "loggers are views of the tables",
     "runs_dir": "where the folder is, not what is in it",
     "data.cache_dir": "the packed data is the same wherever it is kept; its fingerprint is compared",
+    "checkpoints": "which files stay, not what is in them",
+    "callbacks.checkpoints.keep": "as checkpoints",
     "callbacks.console": "how progress is shown",
     "trainer.profiler": "it watches",
     "trainer.max_time": "how long one start may take; the next one goes on",

@@ -1,6 +1,7 @@
 """The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
+from dissimilarity.tracking.schedule import PINNED
 from launch.run.alignment import Text, said
 from launch.run.folder import is_over, read_json, write_json
 from launch.run.ranks import is_first
@@ -66,6 +68,8 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
             pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
+        for provenance in pinned.values():
+            _hold(Path(provenance["path"]), folder)
     return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
 
 
@@ -79,6 +83,14 @@ def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
 def with_step(uri: str, provenance: dict[str, Any]) -> str:
     """A reference as the terminal shows it, with the step that was taken where that is not the run's last."""
     return f"{uri} at step {provenance['step']} of an unfinished run" if provenance.get(UNFINISHED) else uri
+
+
+def _hold(file: Path, folder: Path) -> None:
+    """Keeps the run that a checkpoint is of from deleting it: this run reads it whenever it goes on."""
+    mark = file.with_suffix(PINNED)
+    if file.name.startswith("step_") and not mark.exists():
+        with suppress(OSError):  # a folder that cannot be written to is not thinned either
+            mark.write_text(f"a reference of {folder.absolute()}\n")
 
 
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:

@@ -244,3 +244,36 @@ def assert_same(found: Any, expected: Any) -> None:
             assert_same(one, other)
     else:
         assert found == expected or (found != found and expected != expected)
+
+
+KEPT = {"all": (0, 1, 2, 4, 8, 11), "last": (0, 11)}
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_which_checkpoints_stay_may_change_between_starts_and_changes_no_number(
+    keep: str, whole: Path, tmp_path: Path
+) -> None:
+    """The kills come before a file that must go is deleted, and after."""
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    assert in_process(tiny(tmp_path), partial(kill_at, "on_train_batch_end", 3)) == -signal.SIGKILL
+    cfg = tiny(tmp_path, checkpoints__keep=keep)
+    assert in_process(cfg, partial(kill_at_file, "last.ckpt", 1)) == -signal.SIGKILL
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 9)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} - {"last.ckpt"} == {f"step_{s:07d}.ckpt" for s in KEPT[keep]}
+    assert metrics(tmp_path) == metrics(whole)
+    assert_same(curves(tmp_path), curves(whole))
+
+
+def test_a_checkpoint_that_another_run_needs_is_never_deleted(tmp_path: Path) -> None:
+    """The reference trains on after the other run has begun: that one still finds what it was begun with."""
+    other = tiny(tmp_path, name="other", checkpoints__keep="last")
+    assert in_process(other, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    cfg = tiny(tmp_path, references="[init,runs/other]")
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 3)) == -signal.SIGKILL
+    assert in_process(other) == 0
+    steps = {path.name for path in (tmp_path / "runs" / "other" / "checkpoints").glob("step_*.ckpt")}
+    assert steps == {f"step_{step:07d}.ckpt" for step in (0, 4, 11)}
+    assert in_process(cfg) == 0
