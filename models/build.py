@@ -11,14 +11,13 @@ import torch
 from torch import nn
 from torch.nn.modules import activation
 
+from dissimilarity.loading.config import LAYERS
 from dissimilarity.loading.untrusted import shown
 from settings import instantiate
 from trusted import Place, check
 
 MADE = 2**26
 """Elements of a tensor that a net may have though the file with its weights lacks it, such as a table of angles."""
-LAYERS = 512
-"""Layers that settings may ask for though the file holds fewer tensors: some configs count what is not there."""
 
 
 def _activations() -> dict[str, type]:

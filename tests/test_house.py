@@ -41,7 +41,7 @@ APPLICATION = {
     "launch": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks"},
     "studies": {"settings", "trusted", "dissimilarity", "data", "models", "launch"},
     "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
-    "analyze": {"settings", "trusted", "launch", "studies"},
+    "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "train"},
 }
 """Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.

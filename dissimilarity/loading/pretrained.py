@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading.config import check_config
 from dissimilarity.loading.hub import download
-from dissimilarity.loading.huggingface import check_config
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
 

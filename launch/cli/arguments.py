@@ -106,6 +106,20 @@ CALLBACKS = {
     "console.Console": {"label": TEXT, "every_seconds": NOT_NEGATIVE},
     "validation.FinalValidation": {},
     "interrupts.StopSignals": {},
+    "checkpoints.ScheduledCheckpoints": {"folder": FOLDER, "every": whole(1), "keep": one_of("all", "every", "last")},
+    "wandb_run.WandbRun": {
+        "name": TEXT,
+        "folder": FOLDER,
+        "project": matching(r"[^/\\#?%:\s][^/\\#?%:]{0,127}", "a name of up to 128 characters without / \\ # ? % :"),
+        "entity": or_null(NAME),
+        "group": or_null(NAME),
+        "tags": items(matching(r".{1,64}", "a text of 1 to 64 characters"), "[first,small]"),
+        "mode": or_null(one_of("offline", "online", "shared", "disabled")),
+        "log_model": either(FLAG, one_of("all")),
+    },
+}
+
+TRACKERS = {
     "tracker.DissimilarityTracker": {
         "groups": whole(2),
         "every": whole(1),
@@ -126,17 +140,6 @@ CALLBACKS = {
         "budget": SHARE,
         "sites": SITES,
         "folder": FOLDER,
-    },
-    "checkpoints.ScheduledCheckpoints": {"folder": FOLDER, "every": whole(1)},
-    "wandb_run.WandbRun": {
-        "name": TEXT,
-        "folder": FOLDER,
-        "project": matching(r"[^/\\#?%:\s][^/\\#?%:]{0,127}", "a name of up to 128 characters without / \\ # ? % :"),
-        "entity": or_null(NAME),
-        "group": or_null(NAME),
-        "tags": items(matching(r".{1,64}", "a text of 1 to 64 characters"), "[first,small]"),
-        "mode": or_null(one_of("offline", "online", "shared", "disabled")),
-        "log_model": either(FLAG, one_of("all")),
     },
 }
 
@@ -232,8 +235,8 @@ MEASURES = {
 
 TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "groups": whole(2), "family": NAME}
 STUDIES = {
-    "compare.compare_models": {"pairs": one_of("all", "matched"), "groups": whole(2)},
-    "dynamics.dynamics": {
+    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "groups": whole(2)},
+    "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),
         "sizes.*.width": SIZE,
@@ -241,7 +244,7 @@ STUDIES = {
         "sizes.*.seeds": SEEDS,
         "sizes.*.train": OVERRIDES,
     },
-    "scaling.scaling": {
+    "scaling.study.scaling": {
         **TEXT_OF_STUDY,
         "controlled": or_null(names(ANYTHING, "keys of control with values, such as {skip_first: 1}")),
         **{f"controlled.{key}": rule for key, rule in CONTROL.items()},
@@ -249,7 +252,7 @@ STUDIES = {
         "sizes.*.seeds": SEEDS,
         "sizes.*.train": OVERRIDES,
     },
-    "asymmetry.asymmetry": {
+    "asymmetry.study.asymmetry": {
         "families": items(NAME, "[solu,gelu]", least=2, most=2, distinct=True),
         "others": items(NAME, "[relu]"),
         "checkpoints": whole(1),
@@ -264,8 +267,8 @@ STUDIES = {
         "sizes.*.stitch_steps": SIZE,
         "sizes.*.train": OVERRIDES,
     },
-    "export.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
-    "generalization.generalization": {
+    "export.study.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
+    "generalization.study.generalization": {
         "family": NAME,
         "case": one_of("planted", "honest", "both"),
         "groups": GROUPS,
@@ -297,6 +300,7 @@ PASSED_TO: dict[str, dict[str, Rule]] = {
     "models.language_model.LanguageModel.on": {},
     "models.text_classifier.TextClassifier.on": {"pooling": one_of("last", "first", "mean")},
     **{f"callbacks.{name}": rules for name, rules in CALLBACKS.items()},
+    **{f"dissimilarity.tracking.{name}": rules for name, rules in TRACKERS.items()},
     **{f"data.{name}": rules for name, rules in DATA.items()},
     **{f"dissimilarity.measures.{name}": rules for name, rules in MEASURES.items()},
     **{f"studies.{name}": rules for name, rules in STUDIES.items()},

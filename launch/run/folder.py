@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
 from dissimilarity.loading import untrusted
+from launch.run.config_file import read_yaml
 from launch.run.contents import LOGGERS, OVERWRITING, empty, is_run_config, listed, never_reached_step_0, strangers
 
 State = Literal["new", "continued", "finished"]
@@ -87,7 +88,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             f"{folder} is not the folder of a run (its config.yaml is something else's): "
             "choose another name with name=..."
         )
-    changes = differing(untrusted.read_yaml(saved), config)
+    changes = differing(read_yaml(saved), config)
     if changes:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(

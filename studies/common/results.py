@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from dissimilarity.loading.untrusted import read_yaml
+from launch.run.config_file import read_yaml
 from launch.run.contents import is_run_config, listed
 from launch.run.folder import differing, read_json, resolved, write_json, write_text
 from launch.run.provenance import origin, start

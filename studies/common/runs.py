@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dissimilarity.loading.untrusted import read_yaml, shown
+from dissimilarity.loading.untrusted import shown
+from launch.run.config_file import read_yaml
 
 Kind = TypeVar("Kind")
 

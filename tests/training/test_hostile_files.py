@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import train
-from dissimilarity.loading.untrusted import read_json, read_tokenizer, read_yaml
+from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from launch.run.config_file import read_yaml
 from launch.run.references import find
 from models import references
 from tests.cli.test_hostile import study

@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.loading.untrusted import shown
-from models.build import LAYERS
+from dissimilarity.loading.config import LAYERS, check_config
 
-ELSEWHERE = ("use_pretrained_backbone", "backbone")
-"""Keys of a config by which transformers would load another model."""
 # Of no use to a body, or of code that is not to be run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
 
@@ -56,38 +53,13 @@ class HuggingFace(nn.Module):
         return self.model.base_model(input_ids=tokens, attention_mask=real.long()).last_hidden_state
 
 
-def check_config(config: dict[str, Any], layers: int) -> None:
-    """Refuse a config that asks transformers for more than the model which it describes.
-
-    Args:
-        config: as a config.json has it.
-        layers: the most that it may ask for.
-
-    Raises:
-        ValueError: code or weights from elsewhere, or more layers.
-    """
-    stack: list[Any] = [config]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack += node
-        if not isinstance(node, dict):
-            continue
-        stack += node.values()
-        for key, value in node.items():
-            if (key in ELSEWHERE and value) or ("implementation" in str(key) and "/" in str(value)):
-                raise ValueError(f"its config says {key}={shown(value)}, which would be fetched from elsewhere")
-            if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
-                raise ValueError(f"its config says {key}={value}, and its weights are not that many")
-
-
 def settings_of(model: Any, head: bool) -> dict[str, Any]:
     """What a model of transformers is built from as a net of ours, as a YAML of conf/model has it."""
     config = json.loads(model.config.to_json_string(use_diff=True))
     kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
     return {
         "family": "pretrained",
-        "_target_": "dissimilarity.loading.huggingface.HuggingFace",
+        "_target_": "models.huggingface.HuggingFace",
         "_convert_": "all",
         "config": {**kept, "model_type": model.config.model_type},
         "head": head,
