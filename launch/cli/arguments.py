@@ -233,9 +233,9 @@ MEASURES = {
     "svcca.SVCCA": {"variance": INNER},
 }
 
-TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "groups": whole(2), "family": NAME}
+TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
 STUDIES = {
-    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "groups": whole(2)},
+    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "n_units": whole(2)},
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),

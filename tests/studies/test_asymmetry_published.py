@@ -14,8 +14,8 @@ from dissimilarity.stitching import direct_penalties
 from launch.cli.compose import compose
 from models.exchange.shape import Shape
 from models.references import load
-from studies.asymmetry.stitches import Model
-from studies.asymmetry.study import divided
+from studies.asymmetry.grid import divided
+from studies.asymmetry.stitches import ModelAtStep
 from tests.helpers.foreign import Hub, published_folder, random_net
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
 
@@ -106,7 +106,7 @@ def test_tl_stands_for_the_papers_four_models(home: Path, tmp_path: Path, monkey
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(home / folder)
     hub = Hub(tmp_path / "hub", monkeypatch)
-    monkeypatch.setattr("studies.asymmetry.study.main_rows", stop)
+    monkeypatch.setattr("studies.asymmetry.study.main_records", stop)
     with pytest.raises(Stopped) as stopped:
         study(home, tmp_path / "results", "models=tl")
     assert stopped.value.args[0] == published
@@ -117,8 +117,8 @@ class Stopped(Exception):
     """Raised where the stitching would begin."""
 
 
-def stop(models: list[list[Model]], *_: object) -> None:
-    raise Stopped([each[0].run for each in models])
+def stop(models: list[list[ModelAtStep]], *_: object) -> None:
+    raise Stopped([steps[0].run for steps in models])
 
 
 @pytest.mark.parametrize(
