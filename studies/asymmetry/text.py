@@ -127,8 +127,8 @@ def _claims(findings: Mapping[str, Any]) -> list[str]:
         "",
         "Nats per token, averaged over layers and depths, [95 % interval], and the number of cells (depth x layer) "
         "whose mean is above 0. A claim `holds` or is `reversed` if the interval excludes 0. For independent models, B "
-        "and C use stitches between models of one family instead of self-stitches. For siblings, the penalty minus self "
-        "of a model with itself is 0 by definition, and direct and trained stitches start at the identity; B then "
+        "and C use stitches between models of one family instead of self-stitches. For siblings, the penalty minus "
+        "self of a model with itself is 0 by definition, and direct and trained stitches start at the identity; B then "
         "measures what the paper's cold start loses.",
         "",
         *table_head("claim", "models", *(_criterion(*criterion) for criterion in CRITERIA)),

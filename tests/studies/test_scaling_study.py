@@ -18,7 +18,7 @@ from tests.helpers.tiny_run import tiny_overrides
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["study.sequences=8", "study.length=16", "study.groups=4", "measures=fast"]
+SMALL = ["study.sequences=8", "study.length=16", "study.n_units=4", "measures=fast"]
 
 
 def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides: str) -> Path:
@@ -94,7 +94,7 @@ def test_dynamics_takes_one_run_and_fewer_checkpoints(home: Path, moved: Path, t
     folder = analyze(compose(["study=dynamics", *places, *SMALL, run, "study.checkpoints=4"], "analyze"))
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert len(rows) == 3 * 4 * 3 // 2
-    assert "nearer than another seed:" not in (folder / "summary.md").read_text()
+    assert "closer than another seed:" not in (folder / "summary.md").read_text()
 
 
 def published(folder: Path, home: Path, layers: int, width: int, seed: int) -> str:
@@ -135,7 +135,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
     [
         ("scaling", ["models=[runs/a]"], "expected two models or more of different size, found 1"),
         ("scaling", ["size=huge"], "size=huge: expected one of small, medium, paper"),
-        ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two"),
+        ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two to compare"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
         ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),
