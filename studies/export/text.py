@@ -19,7 +19,8 @@ def summary(records: Sequence[dict[str, Any]], to: str, sequences: int, toleranc
         f"# Models as {to}",
         "",
         f"Each model was read back from its files. The table shows the largest difference between logits on "
-        f"{sequences} random sequences (divided by their standard deviation if that is above 1); up to {tolerance:g} is allowed.",
+        f"{sequences} random sequences (divided by their standard deviation if that is above 1); up to {tolerance:g} "
+        "is allowed.",
         "",
         *table_head("model", "reference", "logits differ by", "read by"),
     ]

@@ -125,7 +125,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     folder = analyze(compose(["study=scaling", *places, *SMALL, *analysis, f"models=[{','.join(uris)}]"], "analyze"))
     summary = (folder / "summary.md").read_text()
-    assert "There is one model of each size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
+    assert "There is one model per size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert {(row["model_a"], row["model_b"]) for row in rows} >= {("neox-2-16", "neox-4-32")}
 
