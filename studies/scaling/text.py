@@ -224,7 +224,7 @@ def _control(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         f"{kind}, {control}" for kind in ("between seeds", "between sizes", "null") for control in (plain, controlled)
     ]
     lines = [
-        f"The same comparison with {keys}. A few tokens of massive norm, if models share them, make models look similar.",
+        f"The same comparison with {keys}. Shared tokens of massive norm make models look similar.",
         "",
         *table_head("measure", *columns),
     ]
