@@ -121,10 +121,8 @@ def asymmetry(
         "barriers": findings["barriers"],
         "capacity": findings["capacity"],
     }
-    records: list[Record] = findings["records"]
-    columns = dict.fromkeys(key for record in records for key in record)
     return Results(
-        table=pa.table({column: [record.get(column) for record in records] for column in columns}),
+        table=_table(findings["records"]),
         summary=summary(findings, notes),
         figures=figures(findings),
         provenance=notes,
@@ -170,6 +168,11 @@ def _measure(models: Models, families: Sequence[str], stitches: Stitches, termin
         "families": list(families),
         "claims": all_claims(records, families),
     }
+
+
+def _table(records: Sequence[Record]) -> pa.Table:
+    columns = dict.fromkeys(key for record in records for key in record)
+    return pa.table({column: [record.get(column) for record in records] for column in columns})
 
 
 def _published(cfg: DictConfig) -> list[str]:

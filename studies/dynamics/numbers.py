@@ -181,7 +181,7 @@ def order(arrivals: Sequence[float]) -> Order:
 
 
 def smallest_p(layers: int) -> float:
-    """Return the smallest two-sided p value that so many layers can give.
+    """Return the smallest two-sided p value that this number of layers can give.
 
     Example:
         >>> smallest_p(4)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from dissimilarity.capture.hooks import first_result, undisturbed
 from dissimilarity.probe.batches import at_once, plan
@@ -120,7 +120,7 @@ def barriers(
 
     def score(logits: Tensor, rows: slice) -> Tensor:
         labels = examples.labels[rows].to(logits.device)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        losses = cross_entropy(logits.float(), labels, reduction="none")
         return torch.stack([losses.cpu(), (~examples.correct(logits, rows)).float()], 1)
 
     for a in range(len(models)):

@@ -66,12 +66,7 @@ def scaling(
     Raises:
         ValueError: Fewer than two models, models that cannot be compared, or a failed training.
     """
-    uris = list(cfg.models)
-    if not uris:
-        size = size_of(cfg, sizes)
-        seeds, overrides = tuple(size["seeds"]), tuple(size["train"])
-        sweeps = [Sweep((family,), (width,), (depth,), seeds, overrides=overrides) for width, depth in size["shapes"]]
-        uris = trained(cfg, "scaling", sweeps)
+    uris = list(cfg.models) or _trained(cfg, family, sizes)
     if len(uris) < 2:
         raise ValueError(
             f"models=[{','.join(uris)}]: expected two models or more of different size, found {len(uris)}; "
@@ -103,6 +98,14 @@ def scaling(
         shown=terminal_tables(numbers),
         next_command=_next_command(cfg),
     )
+
+
+def _trained(cfg: DictConfig, family: str, sizes: Mapping[str, Any]) -> list[str]:
+    """Train what is missing and return the URIs of all models."""
+    size = size_of(cfg, sizes)
+    seeds, overrides = tuple(size["seeds"]), tuple(size["train"])
+    sweeps = [Sweep((family,), (width,), (depth,), seeds, overrides=overrides) for width, depth in size["shapes"]]
+    return trained(cfg, "scaling", sweeps)
 
 
 def _compare(
