@@ -53,7 +53,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
         points (n, 2), and the share of the squared distances that the plane holds: 1 = all, and what no flat space
         holds, the negative eigenvalues, counts against it.
     """
-    values, vectors = centered_spectrum(distances)
+    values, vectors = principal_coordinates(distances)
     found = np.zeros((len(distances), 2))
     kept = min(2, len(distances))
     found[:, :kept] = (vectors * np.sqrt(np.clip(values, 0, None)))[:, :kept]
@@ -61,7 +61,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
     return found, float(np.clip(values[:2], 0, None).sum() / total) if total else 1.0
 
 
-def centered_spectrum(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues and eigenvectors of the doubly centered squared distances, the largest first."""
     centered = np.eye(len(distances)) - 1 / len(distances)
     values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)

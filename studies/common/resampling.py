@@ -129,8 +129,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], permutations: int, 
         >>> round(rho, 6), round(p, 6)
         (1.0, 0.083333)
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < least or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < least or not np.isfinite([*x, *y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
     ranks = stats.rankdata(y)
     ranks = ranks - ranks.mean()

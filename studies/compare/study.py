@@ -88,21 +88,21 @@ def _compare(
     on_progress: Any,
 ) -> dict[Pair, pa.Table]:
     """Return the table of each pair of models."""
-    control = control_of(cfg.control)
-    options: Any = (sites_of_config(cfg), measures, pairs, n_units)
+    options: Any = (sites_of_config(cfg), measures, pairs)
+    settings: Any = {"groups": n_units, "control": control_of(cfg.control)}
     if len(subjects) > 2:
         device = device_of(cfg.device)
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}
     else:
         models = {subject.label: subject.source for subject in subjects}
     if len(subjects) > 2 and probe.text is None:
-        table = compare_many(models, probe.tokens, *options, control=control, tell=on_progress, mask=probe.mask)
+        table = compare_many(models, probe.tokens, *options, tell=on_progress, mask=probe.mask, **settings)
         return {(a, b): select(table, model_a=a, model_b=b).drop_columns(["model_a", "model_b"]) for a, b in inputs}
     tables = {}
     for (a, b), text in inputs.items():
         on_progress(f"{a} and {b}")
         mask = probe.mask if text is probe.tokens else None  # aligned positions are never padding
-        tables[a, b] = compare(_loaded(models[a]), _loaded(models[b]), text, *options, control=control, mask=mask)
+        tables[a, b] = compare(_loaded(models[a]), _loaded(models[b]), text, *options, mask=mask, **settings)
     return tables
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from dissimilarity.figures.embedding import centered_spectrum
+from dissimilarity.figures.embedding import principal_coordinates
 
 LEAST_MODELS = 4
 """Fewer models cannot form two clusters of two."""
@@ -122,7 +122,7 @@ def coordinates(distances: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
         (models, dimensions) with orthonormal columns, and their lengths, longest first: at most `most`, and only those
         of positive length.
     """
-    values, vectors = centered_spectrum(distances)
+    values, vectors = principal_coordinates(distances)
     values, vectors = values[:most], vectors[:, :most]
     positive = values > 1e-9 * max(float((distances**2).mean()), 1e-300)
     return vectors[:, positive], np.sqrt(values[positive])
