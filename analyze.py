@@ -1,6 +1,6 @@
-"""Answers a question over finished runs: `python analyze.py --help`.
+"""Answer a question over finished runs: `python analyze.py --help`.
 
-Nothing heavy is imported before `main` runs, so that help and messages come at once.
+Nothing heavy is imported before `main` runs, so that help and messages appear at once.
 """
 
 if __name__ == "__main__":
@@ -33,42 +33,46 @@ settings.register()
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="analyze")
 def main(cfg: DictConfig) -> None:
-    """One study of the command line; turns how it ended into an exit code."""
+    """Run the study of the command line and exit with its code."""
     try:
         with naming(named(cfg)):
             analyze(cfg)
-    except Exception as error:  # here, for Hydra would print a line of its own
+    except Exception as error:  # caught here, because Hydra would print a line of its own
         sys.exit(report(error, HydraConfig.get().overrides.task, "analyze")[0])
 
 
 def analyze(cfg: DictConfig) -> Path:
-    """Runs the study that `cfg` describes, and shows what it found.
+    """Run the study that `cfg` describes and show its results.
 
     Returns:
         The folder of the results.
 
     Raises:
-        ValueError: it cannot be answered; nothing was written.
+        ValueError: The question cannot be answered; nothing was written.
     """
     keep_freed_memory()
     validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
-    made = absent(folder)
+    created = absent(folder)
     with locked(folder):
         check_folder(folder, cfg)
         if cfg.device not in ("auto", "cpu"):
             from launch.machine import check_device
 
             check_device("device", cfg.device)
-        if not cfg.models:  # it trains first, and nothing may turn out wrong after that
+        if not cfg.models:  # the study trains first: find mistakes before that
             build_measures(cfg)
         study = build_study(cfg)
-        with taken_back(made, lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml", ".lock"}):
+        with taken_back(created, _holds_no_results):
             results = study(cfg)
         write_results(results, folder, cfg)
     show_results(results, folder)
     return folder
+
+
+def _holds_no_results(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {"config.yaml", ".lock"}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Studies: a question answered over finished runs, one file and one YAML (conf/study) each.
+"""Studies: each answers a question over finished runs, in a folder here and a YAML file in conf/study.
 
-A study is a function of the config and its own keys that returns `studies.results.Results`. It writes nothing itself:
-what it found is written at once when all of it is there.
+A study is a function of the config and its own keys that returns `studies.common.results.Results`. It writes no results
+itself: `analyze.py` writes them once all are complete.
 """

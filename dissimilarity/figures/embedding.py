@@ -53,13 +53,19 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
         points (n, 2), and the share of the squared distances that the plane holds: 1 = all, and what no flat space
         holds, the negative eigenvalues, counts against it.
     """
-    centered = np.eye(len(distances)) - 1 / len(distances)
-    values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)
+    values, vectors = principal_coordinates(distances)
     found = np.zeros((len(distances), 2))
     kept = min(2, len(distances))
-    found[:, :kept] = (vectors[:, ::-1] * np.sqrt(np.clip(values[::-1], 0, None)))[:, :kept]
+    found[:, :kept] = (vectors * np.sqrt(np.clip(values, 0, None)))[:, :kept]
     total = np.abs(values).sum()
-    return found, float(np.clip(values[::-1][:2], 0, None).sum() / total) if total else 1.0
+    return found, float(np.clip(values[:2], 0, None).sum() / total) if total else 1.0
+
+
+def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues and eigenvectors of the doubly centered squared distances, the largest first."""
+    centered = np.eye(len(distances)) - 1 / len(distances)
+    values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)
+    return values[::-1], vectors[:, ::-1]
 
 
 def tree(distances: np.ndarray) -> np.ndarray:

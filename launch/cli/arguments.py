@@ -234,9 +234,9 @@ MEASURES = {
     "svcca.SVCCA": {"variance": INNER},
 }
 
-TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "groups": whole(2), "family": NAME}
+TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
 STUDIES = {
-    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "groups": whole(2)},
+    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "n_units": whole(2)},
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),
@@ -271,8 +271,8 @@ STUDIES = {
     "export.study.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
     "generalization.study.generalization": {
         "family": NAME,
-        "case": one_of("planted", "honest", "both"),
-        "groups": GROUPS,
+        "case": one_of("planted", "seeds_only", "both"),
+        "reference_groups": GROUPS,
         "ood": or_null(NAME),
         "share": or_null(number("above 0 and up to 0.5", lambda value: 0 < value <= 0.5)),
         "examples": whole(1),
@@ -284,10 +284,10 @@ STUDIES = {
         "sizes.*.width": SIZE,
         "sizes.*.depth": SIZE,
         "sizes.*.seeds": SEEDS,
-        "sizes.*.start": either(TEXT, OVERRIDES),
+        "sizes.*.init_from": either(TEXT, OVERRIDES),
         "sizes.*.finetune": OVERRIDES,
         "sizes.*.planted": names(OVERRIDES, "kinds with lists of overrides, such as {first: [data.seed=1]}"),
-        "sizes.*.honest": OVERRIDES,
+        "sizes.*.seeds_only": OVERRIDES,
     },
 }
 

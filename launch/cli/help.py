@@ -62,12 +62,12 @@ Groups: choose with GROUP=CHOICE
 
 {groups}
 
-Keys, with their defaults: set with KEY=VALUE, nested ones as study.groups=8
+Keys, with their defaults: set with KEY=VALUE, nested ones as study.n_units=8
 
   models=                         runs/NAME, runs/NAME@STEP, some.ckpt, hf:..., tl:..., wandb:...; or .npy, .safetensors
   sites=                          points of the forward pass; null: blocks.*.resid_post, all that was saved
   size=                           which models asymmetry trains where none are given: small, medium or paper
-  study.pairs=  study.groups=     all or matched (equal relative depth); jackknife groups of sequences
+  study.pairs=  study.n_units=    all or matched (equal relative depth); jackknife units of sequences
   probe.sequences=  probe.length=
   probe.split=                    the text on which models run; null: as the first run was tracked on
   data=                           other text than the first run's, in its tokens: data=stdlib
@@ -96,7 +96,7 @@ def page(extra: list[Path], config_name: str = "train") -> str:
                 choices.setdefault(group, set()).add(path.stem)
     lines = [f"  {group:<16} {', '.join(sorted(names))}" for group, names in sorted(choices.items())]
     text = PAGES[config_name].format(groups="\n".join(lines))
-    head, keys, tail = re.split(r"(?<=study.groups=8\n\n)|(?<=max_steps=1000\n\n)|(?<=\n)(?=\nThe same command)", text)
+    head, keys, tail = re.split(r"(?<=study.n_units=8\n\n)|(?<=max_steps=1000\n\n)|(?<=\n)(?=\nThe same command)", text)
     return head + _with_defaults(keys, compose([], config_name)) + tail
 
 

@@ -1,83 +1,89 @@
-"""The capacity conjecture: do families that stitch worse have sparser activations, or fewer dimensions in use?"""
+"""The capacity conjecture: do families that stitch worse have sparser activations, or use fewer dimensions?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from dissimilarity.capture.hooks import capture
 from dissimilarity.stitching.penalty import batches_of, device_of
-from studies.asymmetry.numbers import Row, mean_interval, rank_correlation, select
-from studies.common.format import number
+from studies.asymmetry.numbers import Record, select
+from studies.asymmetry.stitches import HeldOutText, ModelAtStep, Stitches
+from studies.common.format import number, table_head, table_row
+from studies.common.resampling import mean_interval, rank_correlation
 
-if TYPE_CHECKING:
-    from studies.asymmetry.stitches import Model, Stitches, Text
+PERMUTATIONS = 999
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Rows of further stitches, and one line a model with its sparsity, effective rank and penalties."""
+    """Records of further stitches, and one entry per model with its sparsity, effective rank and penalties."""
 
-    rows: list[dict[str, Any]]
+    records: list[Record]
     models: list[dict[str, Any]]
 
 
 def capacity(
-    main: "Sequence[Model]", more: "Sequence[Model]", base: str, stitches: "Stitches", text: "Text", terminal: Any
+    main: Sequence[ModelAtStep],
+    others: Sequence[ModelAtStep],
+    base: str,
+    stitches: Stitches,
+    text: HeldOutText,
+    terminal: Console,
 ) -> Capacity:
-    """Stitches every model of one depth into those of the base family and out of them, and looks at its activations.
+    """Stitch every model of one depth into the base family and out of it, and measure its activations.
 
     Args:
-        main: the models of the study, at their end.
-        more: further families and a narrower base family, of one depth.
-        base: the family that all are stitched with; of one width, the widest.
-        stitches, text: as for the study.
-        terminal: for progress.
+        main: the models of the study at their end.
+        others: further families and a narrower base family, all of one depth.
+        base: the family that all models are stitched with, at the largest width.
+        stitches: measures, or reads what was measured.
+        text: held-out text.
+        terminal: shows progress.
     """
-    if not more:
+    if not others:
         return Capacity([], [])
-    depth = more[0].depth
-    here = [model for model in main if model.depth == depth]
-    widest = max(model.width for model in here)
-    here = [model for model in here if model.width == widest]
-    bases = [model for model in here if model.family == base]
-    sites = more[0].sites
+    same_depth = [model for model in main if model.depth == others[0].depth]
+    widest = max(model.width for model in same_depth)
+    main = [model for model in same_depth if model.width == widest]
+    bases = [model for model in main if model.family == base]
+    sites = others[0].sites
     pairs = [(site, site) for site in sites]
-    rows: list[dict[str, Any]] = []
+    records: list[Record] = []
     models = []
-    everyone = [*here, *more]
-    for place, model in enumerate(everyone, 1):
-        with terminal.status(f"capacity of {model.run} ({place} of {len(everyone)})"):
-            into, out = [], []
-            for other in bases:
-                if other.run != model.run and other.init_seed != model.init_seed:
-                    into += stitches.direct(model, other, "affine", pairs)
-                    out += stitches.direct(other, model, "affine", pairs)
-            own = stitches.direct(model, model, "affine", pairs)
-            known = model in here
-            rows += [] if known else [*into, *out, *own]
+    for place, model in enumerate((*main, *others), 1):
+        with terminal.status(f"capacity of {model.run} ({place} of {len(main) + len(others)})"):
+            into_base, from_base = [], []
+            for partner in bases:
+                if partner.run != model.run and partner.init_seed != model.init_seed:
+                    into_base += stitches.direct(model, partner, "affine", pairs)
+                    from_base += stitches.direct(partner, model, "affine", pairs)
+            self_stitches = stitches.direct(model, model, "affine", pairs)
+            if model not in main:  # those of the main models are in the table already
+                records += [*into_base, *from_base, *self_stitches]
             models.append(
                 {
                     "run": model.run,
                     "family": model.family if model.width == widest else f"{model.family}, width {model.width}",
-                    "loss": own[0]["loss_back"],
+                    "loss": self_stitches[0]["loss_back"],
                     **activity(model, text, sites),
-                    "into_base": float(np.mean([row["penalty"] for row in into])),
-                    "from_base": float(np.mean([row["penalty"] for row in out])),
+                    "into_base": float(np.mean([record["penalty"] for record in into_base])),
+                    "from_base": float(np.mean([record["penalty"] for record in from_base])),
                 }
             )
-    return Capacity(rows, models)
+    return Capacity(records, models)
 
 
-def activity(model: "Model", text: "Text", sites: Sequence[str]) -> dict[str, float]:
-    """What a model makes use of, from one pass over the held-out text.
+def activity(model: ModelAtStep, text: HeldOutText, sites: Sequence[str]) -> dict[str, float]:
+    """Measure how much of its capacity a model uses, in one pass over the held-out text.
 
     Returns:
-        sparsity: 1 - (mean |a|)^2 / mean a^2 of the neurons after the activation (Treves & Rolls 1991): 0 = all alike,
-        1 = one. effective_rank: exp of the entropy of the covariance's eigenvalues (Roy & Vetterli 2007), mean over the
-        sites.
+        sparsity: 1 - (mean |a|)^2 / mean a^2 of the neurons after the activation (Treves & Rolls 1991): 0 = all equal,
+            1 = a single one. effective_rank: exp of the entropy of the covariance's eigenvalues (Roy & Vetterli 2007),
+            averaged over the sites.
     """
     total = square = 0.0
     count = 0
@@ -93,33 +99,32 @@ def activity(model: "Model", text: "Text", sites: Sequence[str]) -> dict[str, fl
                 square += float(values.double().square().sum())
                 count += values.numel()
     ranks = []
-    for parts in streams.values():
-        values = torch.linalg.eigvalsh(torch.cat(parts).T.cov()).clamp_min(0)
-        ranks.append(float(torch.special.entr(values / values.sum()).sum().exp()))
+    for chunks in streams.values():
+        eigenvalues = torch.linalg.eigvalsh(torch.cat(chunks).T.cov()).clamp_min(0)
+        ranks.append(float(torch.special.entr(eigenvalues / eigenvalues.sum()).sum().exp()))
     return {"sparsity": 1 - (total / count) ** 2 / (square / count), "effective_rank": float(np.mean(ranks))}
 
 
-def in_words(models: Sequence[Row], base: str) -> list[str]:
-    """The table of families and what the penalty goes with, as lines of Markdown."""
+def capacity_lines(models: Sequence[Record], base: str) -> list[str]:
+    """Return the table of families and the correlations of the penalty, as lines of Markdown."""
     lines = [
-        f"Direct penalties with independent {base} models, mean over layers; sparsity of the neurons "
+        f"Direct penalties with independent {base} models, averaged over layers; sparsity of the neurons "
         "(1 - (mean |a|)^2 / mean a^2) and effective rank of the residual stream.",
         "",
-        f"| family | loss | sparsity | effective rank | into {base} | from {base} |",
-        "| --- " * 6 + "|",
+        *table_head("family", "loss", "sparsity", "effective rank", f"into {base}", f"from {base}"),
     ]
     keys = ("loss", "sparsity", "effective_rank", "into_base", "from_base")
     for family in dict.fromkeys(model["family"] for model in models):
-        chosen = select(models, family=family)
-        means = [mean_interval([model[key] for model in chosen]) for key in keys]
-        lines.append(f"| {family} | " + " | ".join(f"{mean:.3g} ± {half:.2g}" for mean, half in means) + " |")
+        members = select(models, family=family)
+        means = [mean_interval([model[key] for model in members]) for key in keys]
+        lines.append(table_row(family, *(f"{mean:.3g} ± {half:.2g}" for mean, half in means)))
     lines.append("")
     for key in ("sparsity", "effective_rank", "loss"):
         for target, words in (("into_base", f"into {base}"), ("from_base", f"from {base}")):
-            rho, p = rank_correlation([m[key] for m in models], [m[target] for m in models])
-            name = key.replace("_", " ")
+            values, penalties = ([model[name] for model in models] for name in (key, target))
+            rho, p = rank_correlation(values, penalties, PERMUTATIONS, least=4)
             lines.append(
-                f"- Spearman correlation of {name} and the penalty {words}: {number(rho, 2)} "
+                f"- Spearman correlation of {key.replace('_', ' ')} with the penalty {words}: {number(rho, 2)} "
                 f"(p = {number(p, 3, False)})."
             )
     return lines

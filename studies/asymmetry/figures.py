@@ -1,7 +1,7 @@
-"""The figures of the study `asymmetry`."""
+"""Figures of the study `asymmetry`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,145 +11,158 @@ from matplotlib.ticker import NullLocator
 
 from dissimilarity.figures.style import STYLE
 from studies.asymmetry.numbers import (
+    CRITERIA,
     KINSHIPS,
     READINGS,
-    WAYS,
-    Row,
+    Record,
     at_equal_losses,
-    bootstrap,
-    both_ways,
     layer_of,
-    mean_interval,
-    of_main,
+    paired_differences,
+    same_shape,
     select,
 )
+from studies.common.resampling import bootstrap_mean, mean_interval
 
 FITS = {
-    "paper": ("loss_stitched", "paper's way\nraw loss"),
+    "paper": ("loss_stitched", "paper's recipe\nraw loss"),
     "task": ("penalty", "trained\npenalty"),
     "direct": ("penalty", "direct\npenalty"),
 }
 COLORS = ("#3b528b", "#d1495b", "#edae49", "#2a9d8f")
+Shape = tuple[int, int]
 
 
-def figures(found: Mapping[str, Any]) -> dict[str, Figure]:
-    """Every figure by file name."""
-    made = {}
+def figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return every figure by file name."""
+    drawn = {}
     with mpl.rc_context(STYLE):
-        made["stitches"] = _stitches(found)
-        made["asymmetry"] = _asymmetry(found)
-        if len({row["step"] for row in of_main(found["rows"], "direct")}) > 1:
-            made["over_training"] = _over_training(found)
-        if found["capacity"]:
-            made["capacity"] = _capacity(found)
-    return made
+        drawn["stitches"] = _stitches(findings)
+        drawn["asymmetry"] = _asymmetry(findings)
+        if len({record["step"] for record in same_shape(findings["records"], "direct")}) > 1:
+            drawn["over_training"] = _over_training(findings)
+        if findings["capacity"]:
+            drawn["capacity"] = _capacity(findings)
+    return drawn
 
 
-def _stitches(found: Mapping[str, Any]) -> Figure:
-    """What each of the four kinds of pair costs, by layer, with intervals over pairs of models."""
-    rows, families = select(found["rows"], last=True), found["families"]
-    shapes = sorted({(row["width_back"], row["depth"]) for row in of_main(rows, "task")})
-    kinds = [(a, b) for a in families for b in families]
+def _shapes(records: Sequence[Record]) -> list[Shape]:
+    return sorted({(record["width_back"], record["depth"]) for record in same_shape(records, "task")})
+
+
+def _columns(shapes: Sequence[Shape]) -> Iterator[tuple[int, Shape, str]]:
+    """Yield the column, shape and kinship of each panel of a row."""
+    for column, (shape, kinship) in enumerate((shape, kinship) for shape in shapes for kinship in KINSHIPS):
+        yield column, shape, kinship
+
+
+def _stitches(findings: Mapping[str, Any]) -> Figure:
+    """Draw the cost of each of the four kinds of pair by layer, with intervals over pairs of models."""
+    records, families = select(findings["records"], last=True), findings["families"]
+    shapes = _shapes(records)
+    kinds = [(front, back) for front in families for back in families]
     figure, axes = _grid(len(FITS), len(shapes) * len(KINSHIPS), sharey="row")
-    for line, (fit, (reading, label)) in enumerate(FITS.items()):
-        for column, (shape, kinship) in enumerate((shape, kinship) for shape in shapes for kinship in KINSHIPS):
-            panel = axes[line][column]
-            chosen = [row for row in of_main(rows, fit) if (row["width_back"], row["depth"]) == shape]
+    for row, (fit, (reading, label)) in enumerate(FITS.items()):
+        for column, shape, kinship in _columns(shapes):
+            panel = axes[row][column]
+            in_panel = [record for record in same_shape(records, fit) if _shape_of(record) == shape]
             for number, kind in enumerate(kinds):
                 within = "self" if kinship == "sibling" and kind[0] == kind[1] else kinship
-                pairs = [r for r in select(chosen, kinship=within) if (r["family_front"], r["family_back"]) == kind]
-                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLORS[number], 0.06 * (number - 1.5))
-            panel.set_xticks(range(shape[1]))
-            panel.set_xlim(-0.5, shape[1] - 0.5)
-            if line == 0:
-                panel.set_title(
-                    f"width {shape[0]}, depth {shape[1]}\n{kinship if kinship == 'independent' else 'siblings, self'}"
-                )
+                pairs = [
+                    record
+                    for record in select(in_panel, kinship=within)
+                    if (record["family_front"], record["family_back"]) == kind
+                ]
+                offset = 0.06 * (number - 1.5)
+                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLORS[number], offset)
+            _layer_axis(panel, shape, row == len(FITS) - 1)
+            if row == 0:
+                pairs_of = kinship if kinship == "independent" else "siblings, self"
+                panel.set_title(f"width {shape[0]}, depth {shape[1]}\n{pairs_of}")
             if column == 0:
                 panel.set_ylabel(f"{label}, nats/token")
-            panel.set_xlabel("layer" if line == len(FITS) - 1 else "")
     _legend(figure, axes[0][0])
     return figure
 
 
-def _layers(panel: Axes, rows: Sequence[Row], reading: str, label: str, color: str, shift: float) -> None:
+def _shape_of(record: Record) -> Shape:
+    return record["width_back"], record["depth"]
+
+
+def _layers(panel: Axes, records: Sequence[Record], reading: str, label: str, color: str, offset: float) -> None:
     by_layer: dict[int, list[float]] = {}
-    for row in rows:
-        by_layer.setdefault(layer_of(row["site"]), []).append(row[reading])
+    for record in records:
+        by_layer.setdefault(layer_of(record["site"]), []).append(record[reading])
     layers = sorted(by_layer)
     means = [mean_interval(by_layer[layer]) for layer in layers]
-    _curve(panel, [layer + shift for layer in layers], means, color, label)
+    _curve(panel, [layer + offset for layer in layers], means, color, label)
 
 
-def _curve(panel: Axes, places: Sequence[float], means: Sequence[tuple[float, float]], color: str, label: str) -> None:
-    """Means with half-widths; none is drawn where there is none."""
+def _layer_axis(panel: Axes, shape: Shape, is_labeled: bool) -> None:
+    panel.set_xticks(range(shape[1]))
+    panel.set_xlim(-0.5, shape[1] - 0.5)
+    panel.set_xlabel("layer" if is_labeled else "")
+
+
+def _curve(panel: Axes, x: Sequence[float], means: Sequence[tuple[float, float]], color: str, label: str) -> None:
+    """Draw means with their half-widths, where these are defined."""
     errors = [0.0 if math.isnan(half) else half for _, half in means]
     style: Any = {"color": color, "marker": "o", "markersize": 3, "linewidth": 1}
-    panel.errorbar(places, [mean for mean, _ in means], errors, label=label, **style)
+    panel.errorbar(x, [mean for mean, _ in means], errors, label=label, **style)
 
 
-def _asymmetry(found: Mapping[str, Any]) -> Figure:
-    """first -> second minus second -> first by layer, in every reading, with paired bootstrap intervals."""
-    rows, families = select(found["rows"], last=True), found["families"]
-    shapes = sorted({(row["width_back"], row["depth"]) for row in of_main(rows, "task")})
-    figure, axes = _grid(len(WAYS), len(shapes) * len(KINSHIPS), height=1.25, sharey="row")
-    for line, (fit, reading) in enumerate(WAYS):
-        for column, (shape, kinship) in enumerate((shape, kinship) for shape in shapes for kinship in KINSHIPS):
-            panel = axes[line][column]
+def _asymmetry(findings: Mapping[str, Any]) -> Figure:
+    """Draw first -> second minus second -> first by layer, for every criterion, with paired bootstrap intervals."""
+    records, families = select(findings["records"], last=True), findings["families"]
+    shapes = _shapes(records)
+    figure, axes = _grid(len(CRITERIA), len(shapes) * len(KINSHIPS), height=1.25, sharey="row")
+    for row, (fit, reading) in enumerate(CRITERIA):
+        for column, shape, kinship in _columns(shapes):
+            panel = axes[row][column]
             panel.axhline(0, color="0.5", linewidth=0.7)
-            each = both_ways(of_main(rows, fit), families, kinship, reading)
-            here = [one for one in each if one["cell"][:2] == shape]
-            for layer in sorted({layer_of(one["cell"][2]) for one in here}):
-                values = [one["difference"] for one in here if layer_of(one["cell"][2]) == layer]
-                low, high = bootstrap(values)
-                mean = sum(values) / len(values)
-                panel.errorbar(
-                    [layer],
-                    [mean],
-                    [[mean - low], [high - mean]] if low == low else None,
-                    color=COLORS[0],
-                    marker="o",
-                    markersize=3,
-                )
-                panel.plot([layer + 0.12] * len(values), values, ".", color="0.6", markersize=3)
-            panel.set_xticks(range(shape[1]))
-            panel.set_xlim(-0.5, shape[1] - 0.5)
-            if line == 0:
+            differences = paired_differences(same_shape(records, fit), families, kinship, reading)
+            _differences(panel, [record for record in differences if record["cell"][:2] == shape])
+            _layer_axis(panel, shape, row == len(CRITERIA) - 1)
+            if row == 0:
                 panel.set_title(f"width {shape[0]}, depth {shape[1]}\n{kinship}")
             if column == 0:
                 panel.set_ylabel(f"{fit}\n{READINGS[reading]}")
-            panel.set_xlabel("layer" if line == len(WAYS) - 1 else "")
     figure.supylabel(f"{families[0]} -> {families[1]} minus {families[1]} -> {families[0]}, nats/token", fontsize=8)
     return figure
 
 
-def _over_training(found: Mapping[str, Any]) -> Figure:
-    """The asymmetry of direct stitches over training, and against the gap of the models' own losses, with a line."""
-    rows, families = of_main(found["rows"], "direct"), found["families"]
+def _differences(panel: Axes, differences: Sequence[Record]) -> None:
+    """Draw the mean difference per layer, and each pair of models beside it."""
+    for layer in sorted({layer_of(record["cell"][2]) for record in differences}):
+        values = [record["difference"] for record in differences if layer_of(record["cell"][2]) == layer]
+        low, high = bootstrap_mean(values)
+        mean = sum(values) / len(values)
+        error = None if math.isnan(low) else [[mean - low], [high - mean]]
+        panel.errorbar([layer], [mean], error, color=COLORS[0], marker="o", markersize=3)
+        panel.plot([layer + 0.12] * len(values), values, ".", color="0.6", markersize=3)
+
+
+def _over_training(findings: Mapping[str, Any]) -> Figure:
+    """Draw the asymmetry of direct stitches over training, and against the gap of the models' losses with a line."""
+    records, families = same_shape(findings["records"], "direct"), findings["families"]
     figure, axes = _grid(2, len(KINSHIPS), width=2.6)
     for column, kinship in enumerate(KINSHIPS):
-        each = both_ways(rows, families, kinship, "penalty")
+        differences = paired_differences(records, families, kinship, "penalty")
         top, bottom = axes[0][column], axes[1][column]
-        for number, shape in enumerate(sorted({one["cell"][:2] for one in each})):
-            here = [one for one in each if one["cell"][:2] == shape]
-            steps = sorted({one["step"] for one in here})
-            label = f"width {shape[0]}, depth {shape[1]}"
-            means = [mean_interval([one["difference"] for one in here if one["step"] == step]) for step in steps]
-            color = COLORS[number % len(COLORS)]
+        for number, shape in enumerate(sorted({record["cell"][:2] for record in differences})):
+            members = [record for record in differences if record["cell"][:2] == shape]
+            steps = sorted({record["step"] for record in members})
+            means = [
+                mean_interval([record["difference"] for record in members if record["step"] == step]) for step in steps
+            ]
+            color, label = COLORS[number % len(COLORS)], f"width {shape[0]}, depth {shape[1]}"
             _curve(top, steps, means, color, label)
-            bottom.plot(
-                [one["gap"] for one in here],
-                [one["difference"] for one in here],
-                ".",
-                color=color,
-                markersize=4,
-                label=label,
-            )
-        line = at_equal_losses(each)
+            gaps, values = ([record[key] for record in members] for key in ("gap", "difference"))
+            bottom.plot(gaps, values, ".", color=color, markersize=4, label=label)
+        line = at_equal_losses(differences)
         if math.isfinite(line.slope):
             bottom.axline((0, line.mean), slope=line.slope, color="0.5", linewidth=0.7, linestyle=":")
         top.set_xscale("log")
-        top.set_xticks(sorted({one["step"] for one in each}))
+        top.set_xticks(sorted({record["step"] for record in differences}))
         top.xaxis.set_major_formatter("{x:,.0f}")
         top.xaxis.set_minor_locator(NullLocator())
         top.set_title(kinship)
@@ -157,30 +170,27 @@ def _over_training(found: Mapping[str, Any]) -> Figure:
         bottom.set_xlabel(f"loss of {families[1]} minus loss of {families[0]}, nats/token")
         for panel in (top, bottom):
             panel.axhline(0, color="0.5", linewidth=0.7)
-    axes[0][0].set_ylabel("asymmetry of the direct\npenalty, nats/token")
-    axes[1][0].set_ylabel("asymmetry of the direct\npenalty, nats/token")
+    for row in axes:
+        row[0].set_ylabel("asymmetry of the direct\npenalty, nats/token")
     _legend(figure, axes[0][0])
     return figure
 
 
-def _capacity(found: Mapping[str, Any]) -> Figure:
-    """Penalties with the base family against sparsity and effective rank, a point a model."""
-    models, base = found["capacity"], found["families"][1]
+def _capacity(findings: Mapping[str, Any]) -> Figure:
+    """Draw penalties with the base family against sparsity and effective rank, one point per model."""
+    models, base = findings["capacity"], findings["families"][1]
     figure, axes = _grid(2, 2, width=2.6, sharey="row", sharex="col")
-    for line, (target, label) in enumerate(
-        (("into_base", f"penalty into {base}"), ("from_base", f"penalty from {base}"))
-    ):
+    targets = (("into_base", f"penalty into {base}"), ("from_base", f"penalty from {base}"))
+    for row, (target, label) in enumerate(targets):
         for column, key in enumerate(("sparsity", "effective_rank")):
-            panel = axes[line][column]
+            panel = axes[row][column]
             for number, family in enumerate(dict.fromkeys(model["family"] for model in models)):
-                chosen = select(models, family=family)
-                color = mpl.colormaps["tab10"](number)
-                panel.plot(
-                    [m[key] for m in chosen], [m[target] for m in chosen], "o", color=color, markersize=4, label=family
-                )
+                members = select(models, family=family)
+                x, y = ([model[name] for model in members] for name in (key, target))
+                panel.plot(x, y, "o", color=mpl.colormaps["tab10"](number), markersize=4, label=family)
             if column == 0:
                 panel.set_ylabel(f"{label}\nnats/token")
-            if line == 1:
+            if row == 1:
                 panel.set_xlabel(key.replace("_", " "))
     _legend(figure, axes[0][0])
     return figure

@@ -1,4 +1,4 @@
-"""What follows from the rows of the study `asymmetry`: differences of the two directions, intervals, claims."""
+"""Numbers of the study `asymmetry`: differences between the two directions, their intervals, and the paper's claims."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-Row = dict[str, Any]
+from studies.common.resampling import BOOTSTRAPS, bootstrap_mean
+
+Record = dict[str, Any]
 Cell = tuple[int, int, str]
 """Width, depth, site."""
 
 READINGS = {"loss_stitched": "raw loss", "penalty": "penalty", "excess": "penalty minus self"}
-WAYS = (
+CRITERIA = (
     ("paper", "loss_stitched"),
     ("paper", "penalty"),
     ("task", "penalty"),
@@ -21,19 +23,18 @@ WAYS = (
     ("direct", "penalty"),
     ("direct", "excess"),
 )
-"""Fit and reading: the paper's way first."""
+"""Fit and reading; the paper's first."""
 KINSHIPS = ("sibling", "independent")
-RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean over pairs of models, with its bootstrap interval.
+    """A mean over pairs of models with its bootstrap interval.
 
     Attributes:
-        mean, low, high: nats per token; 95 %; NaN without at least two pairs of models.
-        cells, positive: how many (width, depth, site) there are, and in how many the mean is above 0.
-        pairs: pairs of models.
+        mean, low, high: nats per token, with the 95 % interval; NaN for fewer than two pairs of models.
+        cells, positive: number of cells (width, depth, site), and of those whose mean is above 0.
+        pairs: number of pairs of models.
     """
 
     mean: float
@@ -45,7 +46,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`holds` or `reversed` where the interval leaves 0 on one side, else `open`."""
+        """Return `holds` or `reversed` if the interval excludes 0, else `open`."""
         if self.low > 0:
             return "holds"
         return "reversed" if self.high < 0 else "open"
@@ -53,12 +54,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Line:
-    """The asymmetry against the gap of the two models' own losses: least squares through all points.
+    """A least-squares line of the asymmetry on the gap between the two models' own losses.
 
     Attributes:
-        mean, low, high: the asymmetry at equal losses, nats per token, with its 95 % bootstrap interval over pairs of
-            models; NaN without at least three pairs.
-        slope: nats of asymmetry for a nat of gap.
+        mean, low, high: asymmetry at equal losses in nats per token, with the 95 % bootstrap interval over pairs of
+            models; NaN for fewer than three pairs.
+        slope: nats of asymmetry per nat of gap.
     """
 
     mean: float
@@ -67,212 +68,197 @@ class Line:
     slope: float
 
 
-def with_self(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the self-stitch penalties of both models (same kind, fit, site and step), and the penalty less that
-    of the back model."""
-    kept = {
-        (row["back"], row["step"], row["fit"], row["kind"], row["back_site"]): row["penalty"]
-        for row in rows
-        if row["front"] == row["back"] and row["site"] == row["back_site"]
+def with_self(records: Sequence[Record]) -> list[Record]:
+    """Add the self-stitch penalties of both models to each record, and the penalty minus that of the back model.
+
+    Self-stitches count for records of the same kind, fit, site and step.
+    """
+    penalties = {
+        (record["back"], record["step"], record["fit"], record["kind"], record["back_site"]): record["penalty"]
+        for record in records
+        if record["front"] == record["back"] and record["site"] == record["back_site"]
     }
 
-    def own(row: Row, side: str, site: str) -> float:
-        return kept.get((row[side], row["step"], row["fit"], row["kind"], row[site]), math.nan)
+    def self_penalty(record: Record, side: str, site: str) -> float:
+        key = (record[side], record["step"], record["fit"], record["kind"], record[site])
+        return penalties.get(key, math.nan)
 
     extended = []
-    for row in rows:
-        self_back = own(row, "back", "back_site")
-        more = {"self_back": self_back, "self_front": own(row, "front", "site"), "excess": row["penalty"] - self_back}
-        extended.append({**row, **more})
+    for record in records:
+        back, front = self_penalty(record, "back", "back_site"), self_penalty(record, "front", "site")
+        extended.append({**record, "self_back": back, "self_front": front, "excess": record["penalty"] - back})
     return extended
 
 
-def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """Rows with these values."""
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+def select(records: Iterable[Record], **values: Any) -> list[Record]:
+    """Return the records with these values.
+
+    Example:
+        >>> select([{"fit": "task"}, {"fit": "direct"}], fit="task")
+        [{'fit': 'task'}]
+    """
+    return [record for record in records if all(record[key] == value for key, value in values.items())]
 
 
-def of_main(rows: Iterable[Row], fit: str) -> list[Row]:
-    """Rows of one fit between models of one width and one depth, at equal sites."""
+def same_shape(records: Iterable[Record], fit: str) -> list[Record]:
+    """Return the records of one fit between models of equal width and depth, at equal sites."""
     return [
-        row
-        for row in rows
-        if row["fit"] == fit
-        and row["kind"] != "identity"
-        and row["width_front"] == row["width_back"]
-        and row["site"] == row["back_site"]
+        record
+        for record in records
+        if record["fit"] == fit
+        and record["kind"] != "identity"
+        and record["width_front"] == record["width_back"]
+        and record["site"] == record["back_site"]
     ]
 
 
-def cell(row: Row) -> Cell:
-    """Where a row stands."""
-    return row["width_back"], row["depth"], row["site"]
+def cell_of(record: Record) -> Cell:
+    """Return the cell of a record."""
+    return record["width_back"], record["depth"], record["site"]
 
 
 def layer_of(site: str) -> int:
-    """The number of a site's block."""
+    """Return the number of a site's block.
+
+    Example:
+        >>> layer_of("blocks.3.resid_post")
+        3
+    """
     return int(site.split(".")[1])
 
 
-def both_ways(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> list[Row]:
-    """first -> second minus second -> first for each pair of models, site and step, with the gap of their losses."""
-    there = {(row["front"], row["back"], row["site"], row["step"]): row for row in rows if row["kinship"] == kinship}
-    found = []
-    for (front, back, site, step), row in there.items():
-        other = there.get((back, front, site, step))
-        if (row["family_front"], row["family_back"]) == tuple(families) and other is not None:
-            found.append(
+def paired_differences(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> list[Record]:
+    """Return first -> second minus second -> first per pair of models, site and step, with the gap of their losses."""
+    by_direction = {
+        (record["front"], record["back"], record["site"], record["step"]): record
+        for record in records
+        if record["kinship"] == kinship
+    }
+    differences = []
+    for (front, back, site, step), record in by_direction.items():
+        reverse = by_direction.get((back, front, site, step))
+        if (record["family_front"], record["family_back"]) == tuple(families) and reverse is not None:
+            differences.append(
                 {
                     "pair": (front, back),
-                    "cell": cell(row),
+                    "cell": cell_of(record),
                     "step": step,
-                    "last": row["last"],
-                    "difference": row[reading] - other[reading],
-                    # of the two back models: what a raw loss carries besides the stitch
-                    "gap": row["loss_back"] - other["loss_back"],
+                    "last": record["last"],
+                    "difference": record[reading] - reverse[reading],
+                    # between the two back models: the part of a raw loss that is not the stitch's
+                    "gap": record["loss_back"] - reverse["loss_back"],
                 }
             )
-    return found
+    return differences
 
 
-def at_equal_losses(each: Sequence[Row]) -> Line:
-    """What is left of an asymmetry where neither model is the better one, from rows of ``both_ways``."""
+def at_equal_losses(differences: Sequence[Record]) -> Line:
+    """Return the asymmetry that remains where neither model is better, from records of `paired_differences`."""
     by_pair: dict[Any, list[list[float]]] = {}
-    for one in each:
-        gap, value = one["gap"], one["difference"]
-        by_pair.setdefault(one["pair"], []).append([1.0, gap, gap * gap, value, gap * value])
+    for record in differences:
+        gap, value = record["gap"], record["difference"]
+        by_pair.setdefault(record["pair"], []).append([1.0, gap, gap * gap, value, gap * value])
     if len(by_pair) < 3:
         return Line(math.nan, math.nan, math.nan, math.nan)
     sums = np.array([np.sum(points, 0) for points in by_pair.values()])
 
-    def intercept(chosen: np.ndarray, axis: int) -> np.ndarray:
-        n, gaps, squares, values, products = np.moveaxis(sums[chosen].sum(axis - 1), -1, 0)
+    def intercept(pairs: np.ndarray, axis: int) -> np.ndarray:
+        n, gaps, squares, values, products = np.moveaxis(sums[pairs].sum(axis - 1), -1, 0)
         return (squares * values - gaps * products) / (n * squares - gaps**2)
 
-    whole = np.arange(len(sums))
+    pairs = np.arange(len(sums))
     n, gaps, squares, values, products = sums.sum(0)
     slope = (n * products - gaps * values) / (n * squares - gaps**2)
-    found = stats.bootstrap((whole,), intercept, n_resamples=RESAMPLES, method="percentile", rng=0, axis=-1)
-    interval = found.confidence_interval
-    return Line(float(intercept(whole, -1)), float(interval.low), float(interval.high), float(slope))
+    result = stats.bootstrap((pairs,), intercept, n_resamples=BOOTSTRAPS, method="percentile", rng=0, axis=-1)
+    interval = result.confidence_interval
+    return Line(float(intercept(pairs, -1)), float(interval.low), float(interval.high), float(slope))
 
 
-def claim_a(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> Difference:
-    """first -> second is dearer than second -> first."""
-    return difference(
-        [(each["pair"], each["cell"], each["difference"]) for each in both_ways(rows, families, kinship, reading)]
-    )
+def claim_a(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
+    """Return how much more first -> second costs than second -> first."""
+    differences = paired_differences(records, families, kinship, reading)
+    return difference([(record["pair"], record["cell"], record["difference"]) for record in differences])
 
 
-def claim_b(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> Difference:
-    """The second family stitches to itself more dearly than the first: models with themselves, or independent ones."""
+def claim_b(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
+    """Return how much more stitches within the second family cost than those within the first.
+
+    Siblings: models with themselves. Independent: different models of one family.
+    """
     kind = "self" if kinship == "sibling" else "independent"
-    first, second = (_within(rows, family, kind) for family in families)
+    first, second = (_within(records, family, kind) for family in families)
     shared = sorted(first.keys() & second.keys())
     return difference(
-        [(seeds, where, second[seeds, where][reading] - first[seeds, where][reading]) for seeds, where in shared]
+        [(seeds, cell, second[seeds, cell][reading] - first[seeds, cell][reading]) for seeds, cell in shared]
     )
 
 
-def claim_c(rows: Sequence[Row], families: Sequence[str], kinship: str, reading: str) -> Difference:
-    """Both directions across are dearer than the second family's stitches to itself: the cheaper one less those."""
+def claim_c(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
+    """Return how much more the cheaper direction across families costs than stitches within the second family."""
     kind = "self" if kinship == "sibling" else "independent"
-    means: dict[Cell, list[float]] = {}
-    for (_, where), row in _within(rows, families[1], kind).items():
-        means.setdefault(where, []).append(row[reading])
+    within: dict[Cell, list[float]] = {}
+    for (_, cell), record in _within(records, families[1], kind).items():
+        within.setdefault(cell, []).append(record[reading])
     across = {
-        (row["front"], row["back"], row["site"]): row
-        for row in rows
-        if row["kinship"] == kinship and row["family_front"] != row["family_back"]
+        (record["front"], record["back"], record["site"]): record
+        for record in records
+        if record["kinship"] == kinship and record["family_front"] != record["family_back"]
     }
-    found = []
-    for (front, back, site), row in across.items():
-        other = across.get((back, front, site))
-        if row["family_front"] == families[0] and other is not None and cell(row) in means:
-            cheaper = min(row[reading], other[reading])
-            found.append(((front, back), cell(row), cheaper - float(np.mean(means[cell(row)]))))
-    return difference(found)
+    values = []
+    for (front, back, site), record in across.items():
+        reverse = across.get((back, front, site))
+        if record["family_front"] == families[0] and reverse is not None and cell_of(record) in within:
+            cheaper = min(record[reading], reverse[reading])
+            values.append(((front, back), cell_of(record), cheaper - float(np.mean(within[cell_of(record)]))))
+    return difference(values)
 
 
-CLAIMS: dict[str, tuple[str, Callable[[Sequence[Row], Sequence[str], str, str], Difference]]] = {
-    "A": ("{0} -> {1} is dearer than {1} -> {0}", claim_a),
-    "B": ("{1} -> {1} is dearer than {0} -> {0}", claim_b),
-    "C": ("both directions across are dearer than {1} -> {1}", claim_c),
+CLAIMS: dict[str, tuple[str, Callable[[Sequence[Record], Sequence[str], str, str], Difference]]] = {
+    "A": ("{0} -> {1} costs more than {1} -> {0}", claim_a),
+    "B": ("{1} -> {1} costs more than {0} -> {0}", claim_b),
+    "C": ("both directions across families cost more than {1} -> {1}", claim_c),
 }
 
 
-def all_claims(rows: Sequence[Row], families: Sequence[str]) -> dict[tuple[str, str, str, str], Difference]:
-    """(claim, kinship, fit, reading) -> its difference at the end of training."""
-    at_end = {fit: select(of_main(rows, fit), last=True) for fit, _ in WAYS}
+def all_claims(records: Sequence[Record], families: Sequence[str]) -> dict[tuple[str, str, str, str], Difference]:
+    """Return (claim, kinship, fit, reading) -> its difference at the end of training."""
+    at_end = {fit: select(same_shape(records, fit), last=True) for fit, _ in CRITERIA}
     return {
         (name, kinship, fit, reading): claim(at_end[fit], families, kinship, reading)
         for name, (_, claim) in CLAIMS.items()
         for kinship in KINSHIPS
-        for fit, reading in WAYS
+        for fit, reading in CRITERIA
     }
 
 
 def difference(values: Sequence[tuple[Any, Cell, float]]) -> Difference:
-    """The mean of (pair of models, cell, value), with an interval over pairs: cells of one pair are not independent."""
-    values = [each for each in values if math.isfinite(each[2])]
+    """Return the mean of (pair of models, cell, value), with an interval over pairs.
+
+    Cells of one pair are not independent of each other.
+
+    Example:
+        >>> difference([("pair", (64, 2, "blocks.0.resid_post"), 0.5)]).mean
+        0.5
+    """
+    values = [value for value in values if math.isfinite(value[2])]
     by_pair, by_cell = _means(values, 0), _means(values, 1)
-    low, high = bootstrap(list(by_pair.values()))
+    low, high = bootstrap_mean(list(by_pair.values()))
     mean = float(np.mean(list(by_pair.values()))) if by_pair else math.nan
     positive = sum(value > 0 for value in by_cell.values())
     return Difference(mean, low, high, len(by_cell), positive, len(by_pair))
 
 
-def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of a mean by resampling (percentiles); NaN for fewer than two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    if np.ptp(values) == 0:
-        return values[0], values[0]
-    found = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and half of its 95 % interval by Student's t; NaN for fewer than two."""
-    values = [value for value in values if math.isfinite(value)]
-    if not values:
-        return math.nan, math.nan
-    if len(values) < 2:
-        return float(values[0]), math.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(np.mean(values)), float(half)
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Spearman's rho and its p value by permutation; NaN for fewer than four points or a constant side."""
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan, math.nan
-    rho = _spearman(x, y)
-    test = stats.permutation_test(
-        (np.asarray(x),),
-        lambda values: _spearman(values, y),
-        permutation_type="pairings",
-        n_resamples=999,
-        rng=0,
-    )
-    return rho, float(test.pvalue)
-
-
-def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
-
-
-def _within(rows: Sequence[Row], family: str, kinship: str) -> dict[tuple[tuple[int, int], Cell], Row]:
-    """Stitches inside one family by (seeds, cell)."""
+def _within(records: Sequence[Record], family: str, kinship: str) -> dict[tuple[tuple[int, int], Cell], Record]:
+    """Return the stitches within one family by (seeds, cell)."""
     return {
-        ((row["init_seed_front"], row["init_seed_back"]), cell(row)): row
-        for row in rows
-        if row["kinship"] == kinship and row["family_front"] == row["family_back"] == family
+        ((record["init_seed_front"], record["init_seed_back"]), cell_of(record)): record
+        for record in records
+        if record["kinship"] == kinship and record["family_front"] == record["family_back"] == family
     }
 
 
 def _means(values: Sequence[tuple[Any, Cell, float]], key: int) -> dict[Any, float]:
-    gathered: dict[Any, list[float]] = {}
-    for each in values:
-        gathered.setdefault(each[key], []).append(each[2])
-    return {name: float(np.mean(found)) for name, found in gathered.items()}
+    groups: dict[Any, list[float]] = {}
+    for value in values:
+        groups.setdefault(value[key], []).append(value[2])
+    return {name: float(np.mean(members)) for name, members in groups.items()}

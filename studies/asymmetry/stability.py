@@ -1,49 +1,67 @@
-"""Where the sign of an asymmetry is stable, in words that the numbers write."""
+"""Whether the sign of an asymmetry is stable, as lines of a summary."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from studies.asymmetry.numbers import KINSHIPS, Row, at_equal_losses, both_ways, of_main, rank_correlation
-from studies.common.format import number, span
+from studies.asymmetry.numbers import KINSHIPS, Record, at_equal_losses, paired_differences, same_shape
+from studies.common.format import interval_in_words, number, table_head, table_row
+from studies.common.resampling import rank_correlation
+
+PERMUTATIONS = 999
 
 
-def stability(rows: Sequence[Row], families: Sequence[str]) -> list[str]:
-    """The sign of A's difference over training, fit, width, depth and kinship, and its tie to the models' losses."""
-    lines = ["| models | fit | width | depth | step | penalty, first -> second less second -> first | cells above 0 |"]
-    lines.append("| --- " * 7 + "|")
+def stability_lines(records: Sequence[Record], families: Sequence[str]) -> list[str]:
+    """Return the sign of claim A's difference over training, fit, shape and kinship, and how it relates to the losses.
+
+    Args:
+        records: all stitches.
+        families: first and second.
+    """
+    columns = ("models", "fit", "width", "depth", "step")
+    lines = table_head(*columns, "penalty, first -> second minus second -> first", "cells above 0")
     signs: dict[tuple[str, str], list[float]] = {}
-    gaps: dict[str, list[Row]] = {}
+    direct: dict[str, list[Record]] = {}
     for kinship in KINSHIPS:
         for fit in ("direct", "task", "paper"):
-            each = both_ways(of_main(rows, fit), families, kinship, "penalty")
-            where = sorted({(one["cell"][0], one["cell"][1], one["step"]) for one in each})
-            for width, depth, step in where:
-                here = [one for one in each if (*one["cell"][:2], one["step"]) == (width, depth, step)]
-                by_cell: dict[str, list[float]] = {}
-                for one in here:
-                    by_cell.setdefault(one["cell"][2], []).append(one["difference"])
-                means = [float(np.mean(values)) for values in by_cell.values()]
-                above = sum(mean > 0 for mean in means)
-                lines.append(
-                    f"| {kinship} | {fit} | {width} | {depth} | {step:,} | {number(float(np.mean(means)))} | "
-                    f"{above}/{len(means)} |"
-                )
-                signs.setdefault((kinship, fit), []).append(float(np.mean(means)))
-            if fit == "direct":
-                gaps[kinship] = each
+            differences = paired_differences(same_shape(records, fit), families, kinship, "penalty")
+            rows, means = _settings(differences, kinship, fit)
+            lines += rows
+            if means:
+                signs[kinship, fit] = means
+        direct[kinship] = paired_differences(same_shape(records, "direct"), families, kinship, "penalty")
     lines.append("")
     for (kinship, fit), values in signs.items():
         above = sum(value > 0 for value in values)
-        steady = "stable" if above in (0, len(values)) else "not stable"
-        lines.append(f"- {kinship}, {fit}: above 0 in {above} of {len(values)} settings: the sign is {steady}.")
-    for kinship, each in gaps.items():
-        rho, p = rank_correlation([one["gap"] for one in each], [one["difference"] for one in each])
-        line = at_equal_losses(each)
-        lines.append(
-            f"- {kinship}: Spearman correlation of the asymmetry with the gap of the two models' own losses "
-            f"{number(rho, 2)} (permutation p = {number(p, 3, False)}; cells share models, so p is too small). "
-            f"On a line through all points it is {number(line.mean)} nats/token at equal losses ({span(line)} over "
-            f"pairs of models), and {number(line.slope, 2)} for each nat by which {families[1]} is worse."
-        )
-    return lines
+        verdict = "stable" if above in (0, len(values)) else "not stable"
+        lines.append(f"- {kinship}, {fit}: above 0 in {above} of {len(values)} settings: the sign is {verdict}.")
+    return lines + [_against_losses(kinship, differences, families[1]) for kinship, differences in direct.items()]
+
+
+def _settings(differences: Sequence[Record], kinship: str, fit: str) -> tuple[list[str], list[float]]:
+    """Return a line of the table and the mean difference per width, depth and step."""
+    lines, settings = [], []
+    for width, depth, step in sorted({(*record["cell"][:2], record["step"]) for record in differences}):
+        by_site: dict[str, list[float]] = {}
+        for record in differences:
+            if (*record["cell"][:2], record["step"]) == (width, depth, step):
+                by_site.setdefault(record["cell"][2], []).append(record["difference"])
+        means = [float(np.mean(values)) for values in by_site.values()]
+        mean = float(np.mean(means))
+        above = f"{sum(value > 0 for value in means)}/{len(means)}"
+        lines.append(table_row(kinship, fit, str(width), str(depth), f"{step:,}", number(mean), above))
+        settings.append(mean)
+    return lines, settings
+
+
+def _against_losses(kinship: str, differences: Sequence[Record], second: str) -> str:
+    gaps, values = ([record[key] for record in differences] for key in ("gap", "difference"))
+    rho, p = rank_correlation(gaps, values, PERMUTATIONS, least=4)
+    line = at_equal_losses(differences)
+    return (
+        f"- {kinship}: the Spearman correlation of the asymmetry with the gap between the two models' own losses is "
+        f"{number(rho, 2)} (permutation p = {number(p, 3, False)}; cells share models, so p is too small). "
+        f"On a line through all points the asymmetry is {number(line.mean)} nats/token at equal losses "
+        f"({interval_in_words(line)} over pairs of models), plus {number(line.slope, 2)} for each nat by which "
+        f"{second} is worse."
+    )

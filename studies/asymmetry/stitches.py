@@ -1,4 +1,4 @@
-"""The stitches of a study between trained models, as rows; what was measured before is read from a journal."""
+"""Stitches between trained models, as records; those measured by an earlier start are read from a journal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +11,22 @@ from dissimilarity.stitching import PAPER, Recipe, Stitch, baselines, direct_pen
 from dissimilarity.stitching.penalty import Penalty
 from dissimilarity.tables.journal import Journal
 from models import references
+from studies.asymmetry.numbers import Record
 from studies.common.runs import config_of, entry
 
 
 @dataclass(frozen=True)
-class Model:
-    """One model at one point of its training.
+class ModelAtStep:
+    """A model at one step of its training.
 
     Attributes:
         run: name of the run.
         family, width, depth, init_seed, data_seed: from its config.
-        step: updates done.
-        last: whether that is the end of its training.
+        step: number of updates.
+        last: whether this is the end of its training.
         net: the net, frozen.
-        sha256: of the checkpoint.
-        start: gives a net like it with starting weights.
+        sha256: hash of the checkpoint.
+        initial_net: returns a net of the same shape with initial weights.
     """
 
     run: str
@@ -38,23 +39,28 @@ class Model:
     last: bool
     net: nn.Module
     sha256: str
-    start: Callable[[], nn.Module]
+    initial_net: Callable[[], nn.Module]
 
     @property
     def sites(self) -> list[str]:
-        """The residual stream after each block, where stitches go."""
+        """Return the residual stream after each block, where stitches go."""
         return [f"blocks.{layer}.resid_post" for layer in range(self.depth)]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return width and depth."""
+        return self.width, self.depth
 
 
 @dataclass(frozen=True)
-class Text:
+class HeldOutText:
     """Tokens that no model was trained on.
 
     Attributes:
-        fit: maps are fitted on these sequences.
-        held_out: penalties are measured on these.
-        bytes_per_token: of the text.
-        sha256: of both.
+        fit: sequences on which maps are fitted.
+        held_out: sequences on which penalties are measured.
+        bytes_per_token: mean over the text.
+        sha256: hash of both.
     """
 
     fit: Tensor
@@ -63,68 +69,65 @@ class Text:
     sha256: str
 
 
-def load(runs_dir: Path, run: str, steps: Sequence[int] | None, device: Any) -> list[Model]:
-    """A run at some steps of its training, in order; None: at its end only."""
-    config = config_of(runs_dir / run)
-
-    def said(key: str, kind: type[Any]) -> Any:
-        return entry(config, key, kind, runs_dir / run)
-
+def load(runs_dir: Path, run: str, steps: Sequence[int] | None, device: Any) -> list[ModelAtStep]:
+    """Load a run at some steps of its training, in order; at its end only if `steps` is None."""
+    folder = runs_dir / run
+    config = config_of(folder)
+    shape: Any = {key: entry(config, key, int, folder) for key in ("width", "depth", "init_seed", "data_seed")}
+    family = entry(config, "model.family", str, folder)
     end = references.load(f"runs/{run}", runs_dir)
-    found = []
+    models = []
     for step in steps or [end.provenance["step"]]:
         last = step == end.provenance["step"]
         reference = end if last else references.load(f"runs/{run}@{step}", runs_dir)
-        found.append(
-            Model(
+        models.append(
+            ModelAtStep(
                 run=run,
-                family=said("model.family", str),
-                width=said("width", int),
-                depth=said("depth", int),
-                init_seed=said("init_seed", int),
-                data_seed=said("data_seed", int),
+                family=family,
                 step=step,
                 last=last,
                 net=reference.model.to(device),
                 sha256=reference.provenance["sha256"],
-                start=lambda: references.load(f"runs/{run}@0", runs_dir).model.to(device),
+                initial_net=lambda: references.load(f"runs/{run}@0", runs_dir).model.to(device),
+                **shape,
             )
         )
-    return found
+    return models
 
 
-def kinship(a: Model, b: Model) -> str:
-    """`self`, `sibling` (same starting weights and order of text, or the same family from the same weights), else
-    `independent`."""
+def kinship(a: ModelAtStep, b: ModelAtStep) -> str:
+    """Return `self`, `sibling` for models with the same init seed, else `independent`."""
     if a.run == b.run:
         return "self"
     return "sibling" if a.init_seed == b.init_seed else "independent"
 
 
 class Stitches:
-    """Measures stitches, or finds them in a journal that an earlier start left.
+    """Stitches that are measured once: what an earlier start measured is read from the journal.
 
     Args:
         path: the journal.
-        text: what they are fitted and measured on.
-        steps: most steps of a stitch that is trained from the closed form, and those of the paper's recipe, a tenth of
-            them warm-up.
+        text: the text for fits and penalties.
+        steps: maximum steps of a stitch trained from the closed form, and steps of the paper's recipe, a tenth of them
+            warm-up.
     """
 
-    def __init__(self, path: Path, text: Text, steps: int) -> None:
+    def __init__(self, path: Path, text: HeldOutText, steps: int) -> None:
         self.journal, self.text = Journal(path), text
         recipe: Recipe = PAPER["recipe"]
         self.task = {"kind": "affine", "fit": "task", "recipe": Recipe(max_steps=steps)}
         self.paper = {**PAPER, "recipe": replace(recipe, max_steps=steps, warmup=steps // 10)}
-        self.known: dict[str, list[dict[str, Any]]] = {}
-        for row in self.journal.read():
-            self.known.setdefault(row["key"], []).append(row)
+        self.measured: dict[str, list[Record]] = {}
+        for record in self.journal.read():
+            self.measured.setdefault(record["key"], []).append(record)
 
-    def direct(self, front: Model, back: Model, kind: str, sites: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Closed-form stitches at pairs of sites."""
+    def direct(
+        self, front: ModelAtStep, back: ModelAtStep, kind: str, sites: Sequence[tuple[str, str]]
+    ) -> list[Record]:
+        """Measure closed-form stitches at pairs of sites."""
 
-        def measure() -> Iterator[dict[str, Any]]:
-            found = direct_penalties(
+        def measure() -> Iterator[Record]:
+            penalties = direct_penalties(
                 front.net,
                 back.net,
                 self.text.fit,
@@ -133,47 +136,47 @@ class Stitches:
                 kind,  # pyright: ignore
                 bytes_per_token=self.text.bytes_per_token,
             )
-            for (site, back_site), penalty in found.items():
-                yield row_of(front, back, "direct", kind, site, back_site, penalty)
+            for (site, back_site), penalty in penalties.items():
+                yield record_of(front, back, "direct", kind, site, back_site, penalty)
 
         return self._once(f"direct {kind} {sites}", front, back, measure)
 
-    def nulls(self, front: Model, back: Model, start: nn.Module, site: str) -> list[dict[str, Any]]:
-        """The direct affine stitch from a front with random weights, and from one that reads other sequences."""
+    def nulls(self, front: ModelAtStep, back: ModelAtStep, initial_net: nn.Module, site: str) -> list[Record]:
+        """Measure the direct affine stitch from a front with random weights, and from one that reads other text."""
 
-        def measure() -> Iterator[dict[str, Any]]:
+        def measure() -> Iterator[Record]:
             stitch = Stitch(front.net, back.net, site, kind="affine")
-            found = baselines(stitch, self.text.fit, self.text.held_out, start, self.text.bytes_per_token)
+            penalties = baselines(stitch, self.text.fit, self.text.held_out, initial_net, self.text.bytes_per_token)
             for name in ("null_random", "null_shuffled"):
-                yield row_of(front, back, name, "affine", site, site, found[name])
+                yield record_of(front, back, name, "affine", site, site, penalties[name])
 
         return self._once(f"nulls {site}", front, back, measure)
 
-    def trained(self, front: Model, back: Model, fit: str, site: str) -> list[dict[str, Any]]:
-        """A stitch trained on the back model's loss: from the closed form until done (`task`), or `paper`'s way."""
-        choices: dict[str, Any] = self.task if fit == "task" else self.paper
+    def trained(self, front: ModelAtStep, back: ModelAtStep, fit: str, site: str) -> list[Record]:
+        """Train a stitch on the back model's loss: from the closed form (`task`) or by the paper's recipe (`paper`)."""
+        options: dict[str, Any] = self.task if fit == "task" else self.paper
 
-        def measure() -> Iterator[dict[str, Any]]:
-            stitch = Stitch(front.net, back.net, site, **choices).fit(self.text.fit)
+        def measure() -> Iterator[Record]:
+            stitch = Stitch(front.net, back.net, site, **options).fit(self.text.fit)
             penalty = stitch.penalty(self.text.held_out, self.text.bytes_per_token)
-            yield row_of(front, back, fit, choices["kind"], site, site, penalty)
+            yield record_of(front, back, fit, options["kind"], site, site, penalty)
 
-        return self._once(f"{fit} {choices} {site}", front, back, measure)
+        return self._once(f"{fit} {options} {site}", front, back, measure)
 
     def _once(
-        self, what: str, front: Model, back: Model, measure: Callable[[], Iterator[dict[str, Any]]]
-    ) -> list[dict[str, Any]]:
-        key = f"{what} {front.sha256} {back.sha256} {self.text.sha256}"
-        if key not in self.known:
-            self.known[key] = [{"key": key, **row} for row in measure()]
-            self.journal.append(self.known[key])
-        return [{name: value for name, value in row.items() if name != "key"} for row in self.known[key]]
+        self, name: str, front: ModelAtStep, back: ModelAtStep, measure: Callable[[], Iterator[Record]]
+    ) -> list[Record]:
+        key = f"{name} {front.sha256} {back.sha256} {self.text.sha256}"
+        if key not in self.measured:
+            self.measured[key] = [{"key": key, **record} for record in measure()]
+            self.journal.append(self.measured[key])
+        return [{name: value for name, value in record.items() if name != "key"} for record in self.measured[key]]
 
 
-def row_of(
-    front: Model, back: Model, fit: str, kind: str, site: str, back_site: str, penalty: Penalty
-) -> dict[str, Any]:
-    """One stitch as a row of the table; losses in nats per token."""
+def record_of(
+    front: ModelAtStep, back: ModelAtStep, fit: str, kind: str, site: str, back_site: str, penalty: Penalty
+) -> Record:
+    """Return one stitch as a record of the table; losses in nats per token."""
     return {
         "front": front.run,
         "back": back.run,

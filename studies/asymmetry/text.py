@@ -1,4 +1,4 @@
-"""What the study `asymmetry` found, in words that the numbers write."""
+"""The summary of the study `asymmetry`, written from its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,197 +7,192 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from studies.asymmetry.capacity import in_words
+from studies.asymmetry.capacity import capacity_lines
 from studies.asymmetry.numbers import (
     CLAIMS,
+    CRITERIA,
     KINSHIPS,
     READINGS,
-    WAYS,
     Difference,
-    Row,
+    Record,
     at_equal_losses,
-    both_ways,
     layer_of,
-    mean_interval,
-    of_main,
+    paired_differences,
+    same_shape,
     select,
 )
-from studies.asymmetry.stability import stability
-from studies.common.format import interval, number, span
+from studies.asymmetry.stability import stability_lines
+from studies.common.format import interval, interval_in_words, number, table_head, table_row
+from studies.common.resampling import mean_interval
 
 
-def summary(found: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
-    """One page of Markdown."""
-    families = found["families"]
+def summary(findings: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    """Return the summary, one page of Markdown."""
+    families = findings["families"]
     first, second = families
-    lines = [f"# Is stitching {first} into {second} dearer than {second} into {first}?", "", _answer(found), ""]
-    lines += ["## The models", "", *_losses(found["rows"]), "", *_means(notes)]
-    lines += ["", "## The paper's claims", "", *_claims(found)]
-    lines += ["", "## Where the sign is stable", "", *stability(found["rows"], families)]
-    lines += ["", "## What a penalty of 0 and of nothing in common would look like", "", *_nulls(found)]
-    if found["capacity"]:
-        lines += ["", "## Capacity", "", *in_words(found["capacity"], second)]
-    lines += ["", "## Without a map", "", *_partners(found)]
+    lines = [f"# Does stitching {first} into {second} cost more than {second} into {first}?", ""]
+    lines += [_answer(findings), ""]
+    lines += ["## The models", "", *_losses(findings["records"]), "", *_methods(notes)]
+    lines += ["", "## The paper's claims", "", *_claims(findings)]
+    lines += ["", "## Is the sign stable?", "", *stability_lines(findings["records"], families)]
+    lines += ["", "## What penalties mean: self-stitches and nulls", "", *_nulls(findings)]
+    if findings["capacity"]:
+        lines += ["", "## Capacity", "", *capacity_lines(findings["capacity"], second)]
+    lines += ["", "## Without a map", "", *_identity(findings)]
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(found: Mapping[str, Any]) -> list[Table]:
-    """The claims in every reading."""
+def terminal_tables(findings: Mapping[str, Any]) -> list[Table]:
+    """Return the claims by every criterion."""
     table = Table(title="the paper's claims: mean difference, nats/token")
     for column in ("claim", "models", "fit, reading", "verdict", "difference [95 % interval]", "cells above 0"):
         table.add_column(column)
     last = ("", "")
-    for (name, kinship, *way), each in found["claims"].items():
-        shown = ("", "") if (name, kinship) == last else (name, kinship)
-        if all(shown) and any(last):
+    for (name, kinship, *criterion), claim in findings["claims"].items():
+        labels = ("", "") if (name, kinship) == last else (name, kinship)
+        if all(labels) and any(last):
             table.add_section()
         last = (name, kinship)
-        table.add_row(*shown, _way(*way), each.verdict, interval(each), f"{each.positive}/{each.cells}")
+        table.add_row(
+            *labels, _criterion(*criterion), claim.verdict, interval(claim), f"{claim.positive}/{claim.cells}"
+        )
     return [table]
 
 
-def _answer(found: Mapping[str, Any]) -> str:
-    """The first paragraph: the asymmetry in the reading that is right, against the paper's."""
-    first, second = found["families"]
-    parts = []
+def _answer(findings: Mapping[str, Any]) -> str:
+    """Return the first paragraph: the asymmetry by the sound criterion, then by the paper's."""
+    first, second = findings["families"]
+    sentences = []
     for kinship in KINSHIPS:
-        paper, right = (found["claims"]["A", kinship, *way] for way in (("paper", "loss_stitched"), ("task", "excess")))
-        if not right.pairs:
+        paper, sound = (
+            findings["claims"]["A", kinship, *criterion]
+            for criterion in (("paper", "loss_stitched"), ("task", "excess"))
+        )
+        if not sound.pairs:
             continue
-        parts.append(
-            f"Between {kinship} models {first} -> {second} costs {number(right.mean)} nats/token more than "
-            f"{second} -> {first} ({span(right)}; {right.pairs} pairs of models; {_words(right)}) by trained stitches "
-            f"less what each model loses in stitching to itself; read the paper's way (raw loss, cold start) it is "
-            f"{number(paper.mean)} ({span(paper)}; {_words(paper)})."
+        sentences.append(
+            f"Between {kinship} models {first} -> {second} costs {number(sound.mean)} nats/token more than "
+            f"{second} -> {first} ({interval_in_words(sound)}; {sound.pairs} pairs of models; {_direction(sound)}), by "
+            "trained stitches minus what each model loses when it is stitched to itself. By the paper's criterion (raw "
+            f"loss, cold start) the difference is {number(paper.mean)} ({interval_in_words(paper)}; "
+            f"{_direction(paper)})."
         )
     for kinship in KINSHIPS:
-        line = at_equal_losses(both_ways(of_main(found["rows"], "direct"), found["families"], kinship, "penalty"))
+        direct = same_shape(findings["records"], "direct")
+        line = at_equal_losses(paired_differences(direct, findings["families"], kinship, "penalty"))
         if math.isfinite(line.mean):
-            parts.append(
-                f"Of {kinship} models with equal losses a direct stitch {first} -> {second} would cost "
-                f"{number(line.mean)} more ({span(line)}), by a line through all pairs and points of training."
+            sentences.append(
+                f"Between {kinship} models with equal losses, a direct stitch {first} -> {second} would cost "
+                f"{number(line.mean)} more ({interval_in_words(line)}), on a line through all pairs and checkpoints."
             )
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
-def _words(found: Difference) -> str:
-    return {"holds": "the paper's direction", "reversed": "the other direction", "open": "no direction"}[found.verdict]
+def _direction(claim: Difference) -> str:
+    return {"holds": "the paper's direction", "reversed": "the other direction", "open": "no direction"}[claim.verdict]
 
 
-def _losses(rows: Sequence[Row]) -> list[str]:
-    """Losses of the models themselves, by family, width and depth."""
-    lines = [
-        "| family | width | depth | loss, nats/token, mean over seeds and 95 % half-width |",
-        "| --- | --- | --- | --- |",
-    ]
-    own: dict[tuple[str, int, int], dict[str, float]] = {}
-    for row in rows:
-        if row["last"]:
-            own.setdefault((row["family_back"], row["width_back"], row["depth"]), {})[row["back"]] = row["loss_back"]
-    for (family, width, depth), losses in own.items():
+def _losses(records: Sequence[Record]) -> list[str]:
+    """Return the losses of the models themselves, by family, width and depth."""
+    lines = table_head("family", "width", "depth", "loss, nats/token, mean over seeds and 95 % half-width")
+    by_shape: dict[tuple[str, int, int], dict[str, float]] = {}
+    for record in records:
+        if record["last"]:
+            shape = (record["family_back"], record["width_back"], record["depth"])
+            by_shape.setdefault(shape, {})[record["back"]] = record["loss_back"]
+    for (family, width, depth), losses in by_shape.items():
         mean, half = mean_interval(list(losses.values()))
-        lines.append(f"| {family} | {width} | {depth} | {mean:.3f} ± {half:.3f} ({len(losses)} models) |")
+        lines.append(table_row(family, str(width), str(depth), f"{mean:.3f} ± {half:.3f} ({len(losses)} models)"))
     return lines
 
 
-def _means(notes: Mapping[str, Any]) -> list[str]:
-    text = notes["text"]
-    published = (
-        ["These were published at one point of their training, which is written as step 0.", ""]
-        if notes["published"]
-        else []
-    )
+def _methods(notes: Mapping[str, Any]) -> list[str]:
+    text, steps = notes["text"], notes["stitch_steps"]
+    published = ["Each of these models was published at one step of its training, written as step 0.", ""]
     return [
-        *published,
-        f"Maps are fitted on {text['fit']} sequences of {text['length']} tokens that no model was trained on, and "
-        f"penalties are measured on {text['held_out']} others. Siblings have the same starting weights and order of "
-        "text. `direct` is the affine map of least squares; `task` starts there and follows the back model's loss "
-        "until that stops falling on sequences held out, or "
-        f"{notes['stitch_steps']} steps are done; `paper` is affine + LayerNorm from random weights, "
-        f"{notes['stitch_steps']} steps of the paper's recipe, which took 2,000. Intervals are "
-        "bootstraps over pairs of models; with three pairs they are too narrow.",
+        *(published if notes["published"] else []),
+        f"Maps are fitted on {text['fit']} sequences of {text['length']} tokens that no model was trained on; "
+        f"penalties are measured on {text['held_out']} others. Siblings share initial weights and the order of their "
+        "text. `direct` is the least-squares affine map. `task` starts from it and follows the back model's loss until "
+        f"that stops falling on held-out sequences, for {steps} steps at most. `paper` is affine + LayerNorm from "
+        f"random weights, trained for {steps} steps by the paper's recipe, which took 2,000. Intervals are bootstraps "
+        "over pairs of models; with three pairs they are too narrow.",
     ]
 
 
-def _claims(found: Mapping[str, Any]) -> list[str]:
-    families = found["families"]
+def _claims(findings: Mapping[str, Any]) -> list[str]:
+    families = findings["families"]
     lines = [f"- {name}: {text.format(*families)}." for name, (text, _) in CLAIMS.items()]
     lines += [
         "",
-        "In nats per token, mean over layers and depths, [95 % interval], and in how many cells (depth x layer) the "
-        "mean is above 0. `holds` and `reversed` where the interval leaves 0 on one side. For independent models B and "
-        "C read stitches between models of one family in the place of self-stitches; for siblings, penalty minus self "
-        "of a model with itself is 0 by definition, and direct and trained stitches start at the identity, so B "
-        "asks there for what the paper's cold start loses.",
+        "Nats per token, averaged over layers and depths, [95 % interval], and the number of cells (depth x layer) "
+        "whose mean is above 0. A claim `holds` or is `reversed` if the interval excludes 0. For independent models, B "
+        "and C use stitches between models of one family instead of self-stitches. For siblings, the penalty minus "
+        "self of a model with itself is 0 by definition, and direct and trained stitches start at the identity; B then "
+        "measures what the paper's cold start loses.",
         "",
-        "| claim | models | " + " | ".join(_way(*way) for way in WAYS) + " |",
-        "| --- " * (2 + len(WAYS)) + "|",
+        *table_head("claim", "models", *(_criterion(*criterion) for criterion in CRITERIA)),
     ]
     for name in CLAIMS:
         for kinship in KINSHIPS:
-            cells = [found["claims"][name, kinship, *way] for way in WAYS]
-            shown = [f"{each.verdict}: {interval(each)}, {each.positive}/{each.cells}" for each in cells]
-            lines.append(f"| {name} | {kinship} | " + " | ".join(shown) + " |")
+            claims = [findings["claims"][name, kinship, *criterion] for criterion in CRITERIA]
+            cells = [f"{claim.verdict}: {interval(claim)}, {claim.positive}/{claim.cells}" for claim in claims]
+            lines.append(table_row(name, kinship, *cells))
     return lines
 
 
-def _nulls(found: Mapping[str, Any]) -> list[str]:
-    rows = found["rows"]
-    lines = ["| stitch (direct, affine; mean over all cells) | penalty, nats/token |", "| --- | --- |"]
-    kinds = [("each model with itself", of_main(select(rows, last=True, kinship="self"), "direct"))]
+def _nulls(findings: Mapping[str, Any]) -> list[str]:
+    records = findings["records"]
+    direct = select(same_shape(records, "direct"), last=True)
+    kinds = [("each model with itself", select(direct, kinship="self"))]
+    for kinship in KINSHIPS:
+        across = [record for record in direct if record["family_front"] != record["family_back"]]
+        kinds.append((f"across families, {kinship}", select(across, kinship=kinship)))
     kinds += [
-        (
-            f"across families, {kinship}",
-            [
-                r
-                for r in of_main(select(rows, last=True, kinship=kinship), "direct")
-                if r["family_front"] != r["family_back"]
-            ],
-        )
-        for kinship in KINSHIPS
+        ("front with random weights", select(records, fit="null_random")),
+        ("front reads other sequences", select(records, fit="null_shuffled")),
     ]
-    kinds += [
-        ("front of random weights", select(rows, fit="null_random")),
-        ("front reads other sequences", select(rows, fit="null_shuffled")),
-    ]
-    for name, chosen in kinds:
-        if chosen:
-            lines.append(f"| {name} | {number(float(np.mean([row['penalty'] for row in chosen])))} |")
-    solved = select(rows, fit="direct", kind="affine")
-    ridges = sum(bool(row["ridge"]) for row in solved)
-    noted = sorted({row["note"] for row in rows if row["note"]})
-    lines += ["", f"A ridge was chosen in {ridges} of {len(solved)} direct stitches (column `ridge`)."]
-    lines += [f"- {note} ({sum(row['note'] == note for row in rows)} stitches)" for note in noted]
-    return lines
+    lines = table_head("stitch (direct, affine; mean over all cells)", "penalty, nats/token")
+    for name, members in kinds:
+        if members:
+            lines.append(table_row(name, number(float(np.mean([record["penalty"] for record in members])))))
+    solved = select(records, fit="direct", kind="affine")
+    ridges = sum(bool(record["ridge"]) for record in solved)
+    notes = sorted({record["note"] for record in records if record["note"]})
+    lines += ["", f"{ridges} of {len(solved)} direct stitches needed a ridge (column `ridge`)."]
+    return lines + [f"- {note} ({sum(record['note'] == note for record in records)} stitches)" for note in notes]
 
 
-def _partners(found: Mapping[str, Any]) -> list[str]:
-    rows, lines = found["rows"], []
-    identity = [row for row in rows if row["kind"] == "identity"]
-    within = [row for row in identity if row["kinship"] == "self" and row["site"] != row["back_site"]]
-    across = [row for row in identity if row["kinship"] == "sibling"]
+def _identity(findings: Mapping[str, Any]) -> list[str]:
+    identity = [record for record in findings["records"] if record["kind"] == "identity"]
+    within = [record for record in identity if record["kinship"] == "self" and record["site"] != record["back_site"]]
+    siblings = [record["penalty"] for record in identity if record["kinship"] == "sibling"]
+    lines = []
     if within:
-        ahead, behind = (
-            [row["penalty"] for row in within if (layer_of(row["site"]) < layer_of(row["back_site"])) is skips]
-            for skips in (True, False)
+        skipping, repeating = (
+            [record["penalty"] for record in within if _skips(record) is skips] for skips in (True, False)
         )
         lines.append(
-            f"- Identity stitches inside one model: skipping layers costs {number(float(np.mean(ahead)))}, repeating "
-            f"them {number(float(np.mean(behind)))} nats/token on average."
+            f"- Identity stitches within one model: skipping layers costs {number(float(np.mean(skipping)))} "
+            f"nats/token on average, repeating them {number(float(np.mean(repeating)))}."
         )
-    if across:
-        mean = float(np.mean([row["penalty"] for row in across]))
-        lines.append(f"- Identity stitches between siblings of the two families cost {number(mean)} nats/token.")
+    if siblings:
+        mean = number(float(np.mean(siblings)))
+        lines.append(f"- Identity stitches between siblings of the two families cost {mean} nats/token.")
     for kinship in KINSHIPS:
-        chosen = select(found["barriers"], kinship=kinship)
-        if chosen:
-            mean, half = mean_interval([row["barrier"] for row in chosen])
+        barriers = [record["barrier"] for record in select(findings["barriers"], kinship=kinship)]
+        if barriers:
+            mean, half = mean_interval(barriers)
             lines.append(
                 f"- Loss barrier on the line between {kinship} models of one family: {mean:.3f} ± {half:.3f} "
-                f"nats/token ({len(chosen)} pairs)."
+                f"nats/token ({len(barriers)} pairs)."
             )
     return lines or ["Nothing was measured."]
 
 
-def _way(fit: str, reading: str) -> str:
+def _skips(record: Record) -> bool:
+    return layer_of(record["site"]) < layer_of(record["back_site"])
+
+
+def _criterion(fit: str, reading: str) -> str:
     return f"{fit}, {READINGS[reading]}"

@@ -1,5 +1,6 @@
-"""What studies look at: models by URI, saved activations, and the probe set that they share."""
+"""The inputs of a study: models by URI, saved activations, and the probe set that they share."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,13 @@ from torch import Tensor, nn
 import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
+from dissimilarity.capture.enter import logits_of
+from dissimilarity.capture.hooks import undisturbed
 from dissimilarity.comparison.saved import Source
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.stitching.losses import sequence_losses
+from dissimilarity.stitching.penalty import batches_of
+from dissimilarity.stitching.penalty import device_of as device_of_net
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of
@@ -33,10 +39,10 @@ class Subject:
     """One side of a comparison.
 
     Attributes:
-        label: what to call it in tables and figures.
+        label: name in tables and figures.
         source: the net, on the device of the study, or the path of saved activations.
         reference: the model with its tokenizer; None for saved activations.
-        provenance: where it came from, with the hash of its file.
+        provenance: URI, path and hash of the file.
     """
 
     label: str
@@ -46,171 +52,191 @@ class Subject:
 
 
 def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subject]:
-    """The models and saved activations that URIs name.
+    """Load the models and saved activations that URIs name.
 
     Raises:
-        ValueError: the same one twice, or one that is missing or broken; says which and what to do.
+        ValueError: A URI is listed twice, or its model is missing or broken.
     """
     check_uris(uris, runs_dir)
-    home = device_of(device)
-    return [_subject(uri, label, runs_dir, home) for uri, label in zip(uris, short_labels(uris), strict=True)]
+    place = device_of(device)
+    return [_subject(uri, label, runs_dir, place) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
-def look_at(uris: Sequence[str], runs_dir: str, tell: Callable[[str], object]) -> list[Subject]:
-    """As `load_subjects`, one model in memory at a time: the nets are left without their weights, on `meta`."""
+def load_without_weights(uris: Sequence[str], runs_dir: str, on_progress: Callable[[str], object]) -> list[Subject]:
+    """Load subjects one at a time and keep their nets without weights, on the `meta` device.
+
+    Args:
+        uris: models and saved activations.
+        runs_dir: folder of the runs.
+        on_progress: called with a status message.
+
+    Raises:
+        ValueError: As for `load_subjects`.
+    """
     labels = short_labels(uris)
     check_uris(uris, runs_dir)
     subjects = []
     for uri, label in zip(uris, labels, strict=True):
-        tell(f"{label}: looking at it")
+        on_progress(f"reading {label}")
         subjects.append(_subject(uri, label, runs_dir, torch.device("meta")))
     return subjects
 
 
-def loader(subject: Subject, runs_dir: str, home: torch.device) -> Source | Callable[[], nn.Module]:
-    """What loads a model again that `look_at` looked at; of saved activations their path."""
+def source_of(subject: Subject, runs_dir: str, device: torch.device) -> Source | Callable[[], nn.Module]:
+    """Return the path of saved activations, or a function that loads the model with its weights."""
     if subject.reference is None:
         return subject.source
-    return lambda: references.load(subject.provenance["uri"], runs_dir).model.to(home)
+    return lambda: references.load(subject.provenance["uri"], runs_dir).model.to(device)
 
 
 def check_uris(uris: Sequence[str], runs_dir: str) -> None:
-    """Raises ValueError where a URI stands twice or names nothing."""
-    twice = sorted({uri for uri in uris if list(uris).count(uri) > 1})
-    if twice:
-        raise ValueError(f"models: {', '.join(twice)} stands there twice; a model is compared with others")
+    """Check that each URI is listed once and that there is something behind it.
+
+    Raises:
+        ValueError: A URI is listed twice or names nothing.
+    """
+    repeated = sorted({uri for uri in uris if list(uris).count(uri) > 1})
+    if repeated:
+        raise ValueError(f"models: {', '.join(repeated)} is listed twice; list each model once")
     for uri in uris:
         if not is_saved(uri):
             references.resolve(uri, runs_dir)
 
 
 def is_saved(uri: str) -> bool:
-    """Whether a URI names saved activations rather than a model."""
+    """Return whether a URI names saved activations rather than a model."""
     if uri.endswith(".safetensors"):
         return not holds_net(Path(uri))
     return uri.endswith(".npy") or (Path(uri).is_dir() and any(Path(uri).glob("*.npy")))
 
 
 def short_labels(uris: Sequence[str]) -> list[str]:
-    """The last part of each URI where that tells them apart, the whole URI elsewhere."""
-    short = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
-    return [uri if short.count(name) > 1 else name for uri, name in zip(uris, short, strict=True)]
+    """Return the last part of each URI if it is unique, else the whole URI.
+
+    Example:
+        >>> short_labels(["runs/a", "runs/b", "old/b"])
+        ['a', 'runs/b', 'old/b']
+    """
+    names = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
+    return [uri if names.count(name) > 1 else name for uri, name in zip(uris, names, strict=True)]
 
 
 @dataclass(frozen=True)
-class Probe:
+class SharedProbe:
     """The probe set of a study, as each of its models reads it.
 
     Attributes:
-        tokens: the sequences; None where no model is run.
-        mask: which of their positions are text, where the models are classifiers, whose texts are padded.
-        tokenizer: whose tokens they are.
-        text: the text behind them, for the models that read other tokens.
-        alike: labels of the models that read these.
-        notes: what provenance.json says of it.
+        tokens: the sequences; None if no model is run.
+        mask: which positions are text, if the models are classifiers, whose texts are padded.
+        tokenizer: the tokenizer of `tokens`.
+        text: the text behind them, for models with other tokenizers.
+        same_tokenizer: labels of the models that read `tokens` as they are.
+        notes: the entry in provenance.json.
     """
 
     tokens: Tensor | None
     mask: Tensor | None
     tokenizer: Tokenizer | None
     text: Text | None
-    alike: frozenset[str]
+    same_tokenizer: frozenset[str]
     notes: dict[str, Any]
 
     def between(self, a: Subject, b: Subject) -> Tensor | Alignment | None:
-        """What two subjects are compared on: the tokens, or where both read the same text in tokens of their own.
+        """Return what two subjects are compared on: the tokens, or an alignment if their tokenizers differ.
 
         Raises:
-            ValueError: tokens without a common boundary; saved activations and a model of other tokens.
+            ValueError: The tokens have no common boundary, or saved activations meet a model with another tokenizer.
         """
         models = [subject for subject in (a, b) if subject.reference is not None]
-        if all(subject.label in self.alike for subject in models):
+        if all(subject.label in self.same_tokenizer for subject in models):
             return self.tokens
         if len(models) < 2:
             (model,) = models
             raise ValueError(
-                f"{model.label} reads other tokens than the probe set's, so that saved activations cannot be aligned "
-                "with it; give the model that they are of, or leave one of the two out"
+                f"{model.label} uses a different tokenizer than the probe set, so saved activations cannot be aligned "
+                "with it; list the model that they come from instead, or leave one of the two out"
             )
         assert self.text is not None and b.reference is not None
-        first, second = (None if subject.label in self.alike else subject.reference for subject in (a, b))
+        first, second = (None if subject.label in self.same_tokenizer else subject.reference for subject in (a, b))
         if second is None:
             assert first is not None
             return self.text.aligned(None, first).swapped()
         return self.text.aligned(first, second)
 
 
-def probe_for(cfg: DictConfig, subjects: Sequence[Subject]) -> tuple[Tensor | None, dict[str, Any]]:
-    """The probe set on which models of one tokenizer are run, and what provenance.json says of it, as `read_by` has it.
+def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> tuple[Tensor | None, dict[str, Any]]:
+    """Return the probe set of models that share a tokenizer, and its entry in provenance.json.
 
     Raises:
-        ValueError: as `read_by`, and for models of other tokenizers.
+        ValueError: As for `shared_probe`, or the models use different tokenizers.
     """
-    probe = read_by(cfg, subjects)
+    probe = shared_probe(cfg, subjects)
     for subject in subjects:
-        if subject.reference is not None and subject.label not in probe.alike:
+        if subject.reference is not None and subject.label not in probe.same_tokenizer:
             assert probe.tokenizer is not None
             references.check_tokenizer(subject.reference, probe.tokenizer)
     return probe.tokens, probe.notes
 
 
-def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
-    """The probe set on which models are run; without one where none is.
+def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
+    """Return the probe set on which models are run; an empty one if no model is.
 
-    The text is that of the first model's run, or of `data=`. It is cut in the tokens that all models have; where there
-    are several tokenizers, in those of the first model that lies in the folder of a run, or in `data=`'s own. What
-    `probe.*` leaves open is as in that run.
+    The text comes from the first model's run, or from `data=`. It is tokenized as the models do. If their tokenizers
+    differ, the first model in the folder of a run decides, or `data=` itself. The keys `probe.*` that the user leaves
+    open are those of that run.
 
     Raises:
-        ValueError: no run to take the data from, a tokenizer that cannot be read, sequences longer than a model reads.
+        ValueError: No run says which data to use, a tokenizer cannot be read, or sequences exceed a model's context.
     """
     models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
-        return Probe(None, None, None, None, frozenset(), {})
-    data, run, theirs = data_of(cfg, list(models.values()))
-    alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
-    chosen = {key: theirs[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
+        return SharedProbe(None, None, None, None, frozenset(), {})
+    data, run, defaults = data_of(cfg, list(models.values()))
+    same = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
+    keys = {key: defaults[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
     for label, model in models.items():
-        most = context_of(model.model)
-        if label in alike and most is not None and chosen["length"] > most:
+        longest = context_of(model.model)
+        if label in same and longest is not None and keys["length"] > longest:
             uri = model.provenance["uri"]
-            raise ValueError(f"probe.length={chosen['length']}: {uri} reads at most {most}; type probe.length={most}")
-    tokens = data.probe(**chosen)
+            raise ValueError(
+                f"probe.length={keys['length']}: {uri} reads at most {longest} tokens; type probe.length={longest}"
+            )
+    tokens = data.probe(**keys)
     source = str(cfg.data.source._target_) if cfg.data else run
-    notes = {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
-    text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
-    mask = None if cfg.include_padding else real_of(tokens, list(models.values()))
-    return Probe(tokens, mask, data.tokenizer, text, alike, notes)
+    notes = {**keys, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
+    text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(same) < len(models) else None
+    mask = None if cfg.include_padding else mask_of(tokens, list(models.values()))
+    return SharedProbe(tokens, mask, data.tokenizer, text, same, notes)
 
 
-def real_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
-    """Which positions are text, as the first classifier of `models` has it; None without one: all are."""
+def mask_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
+    """Return which positions are text according to the first classifier of `models`; None, for all, without one."""
     classifiers: list[Any] = [model.model for model in models if model.labels is not None]
     return classifiers[0].real(tokens) if classifiers else None
 
 
 def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dict[str, Any]]:
-    """The data that `data=` names, or that of the first model's run; the URI of that run; and its probe set's keys.
+    """Return the data of `data=` or of the first model's run, the URI of that run, and the keys of its probe set.
 
     Raises:
-        ValueError: no run to take the data from, data that is not of this project, a tokenizer that cannot be read.
+        ValueError: No run says which data to use, the data is not of this project, or a tokenizer cannot be read.
     """
     run, folder = _run_of(models)
     config = config_of(folder) if run else {}
-    theirs = (
-        {key: entry(config, f"probe.{key}", type(usual), folder) for key, usual in PROBE.items()} if config else PROBE
-    )
+    probe = PROBE
+    if config:
+        probe = {key: entry(config, f"probe.{key}", type(default), folder) for key, default in PROBE.items()}
     silence()
     if not cfg.data:
-        return _data_of_run(cfg, models, config, folder), run, theirs
-    data = settings.instantiate(_data(cfg, models))
+        return _data_of_run(cfg, models, config, folder), run, probe
+    data = settings.instantiate(_data_config(cfg, models))
     data.prepare_data()
     data.setup("fit")
-    return data, run, theirs
+    return data, run, probe
 
 
 def with_probe(cfg: DictConfig, sequences: int, length: int) -> DictConfig:
-    """The config with the study's own probe set where the command line names none."""
+    """Return the config with a study's own size of the probe set wherever the user sets none."""
     filled = cfg.copy()
     for key, value in (("sequences", sequences), ("length", length)):
         if filled.probe[key] is None:
@@ -219,19 +245,40 @@ def with_probe(cfg: DictConfig, sequences: int, length: int) -> DictConfig:
 
 
 def measures_of(cfg: DictConfig) -> list[Any]:
-    """The measures that the config asks for."""
+    """Build the measures that the config lists."""
     return [settings.instantiate(node) for node in cfg.measures.values()]
 
 
-def _subject(uri: str, label: str, runs_dir: str, home: torch.device) -> Subject:
+def sites_of_config(cfg: DictConfig) -> str | list[str] | None:
+    """Return `sites` as plain values."""
+    return cfg.sites if cfg.sites is None or isinstance(cfg.sites, str) else list(cfg.sites)
+
+
+def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
+    """Return the mean next-token loss in nats and its standard error over sequences; NaN for a model without a head."""
+    losses = []
+    with undisturbed(net):
+        for batch in batches_of(tokens):
+            try:
+                logits = logits_of(net(batch.to(device_of_net(net))))
+            except ValueError:
+                return math.nan, math.nan
+            if logits.shape[-1] <= int(batch.max()):
+                return math.nan, math.nan
+            losses.append(sequence_losses(logits, batch).double().cpu())
+    by_sequence = torch.cat(losses)
+    return float(by_sequence.mean()), float(by_sequence.std() / len(by_sequence) ** 0.5)
+
+
+def _subject(uri: str, label: str, runs_dir: str, device: torch.device) -> Subject:
     if is_saved(uri):
         return Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))})
     reference = references.load(uri, runs_dir)
-    return Subject(label, reference.model.to(home), reference, reference.provenance)
+    return Subject(label, reference.model.to(device), reference, reference.provenance)
 
 
 def _run_of(models: Sequence[Reference]) -> tuple[str, Path]:
-    """The URI and the run's folder of the first model that lies in one; no URI where none does."""
+    """Return the URI and run folder of the first model that lies in one; an empty URI if none does."""
     for model in models:
         folder = Path(model.provenance["path"]).parent.parent
         if (folder / "config.yaml").is_file():
@@ -239,39 +286,36 @@ def _run_of(models: Sequence[Reference]) -> tuple[str, Path]:
     return "", Path()
 
 
-def _data(cfg: DictConfig, models: Sequence[Reference]) -> dict[str, Any]:
-    """The config of the text that `data=` names, in the models' tokens."""
+def _data_config(cfg: DictConfig, models: Sequence[Reference]) -> dict[str, Any]:
+    """Return the config of the text that `data=` names, with the models' tokenizer."""
     data = resolved(cfg.data)
-    chosen = _tokenizer_of(models)
-    if chosen is not None:
-        data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": chosen}
+    path = _tokenizer_of(models)
+    if path is not None:
+        data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": path}
     return data
 
 
 def _data_of_run(cfg: DictConfig, models: Sequence[Reference], config: dict[str, Any], folder: Path) -> Any:
-    """The data of a run."""
     if "data" not in config:
         uris = ", ".join(model.provenance["uri"] for model in models)
-        raise ValueError(
-            f"none of {uris} lies in the folder of a run, which says on what text it was trained: type data=..."
-        )
+        raise ValueError(f"none of {uris} lies in the folder of a run, which would say what text to use: type data=...")
     return rebuilt(config["data"], folder / "config.yaml", cfg.cache_dir)
 
 
 def _tokenizer_of(models: Sequence[Reference]) -> str | None:
-    """The file of the tokenizer that all models have, or of the first that lies in the folder of a run.
+    """Return the tokenizer file that all models share, or else that of the first model in the folder of a run.
 
-    Several models of others' have none in common: what theirs leaves out of a text (capitals, line ends) the rest would
-    not see either.
+    Published models with different tokenizers get None: what one tokenizer drops from a text (capitals, line ends), the
+    others would not see either.
     """
-    with_one = [model for model in models if model.tokenizer is not None]
-    if len({model.provenance["tokenizer_sha256"] for model in with_one}) > 1:
-        with_one = [model for model in with_one if _run_of([model])[0]]
-    return with_one[0].provenance["tokenizer_path"] if with_one else None
+    models = [model for model in models if model.tokenizer is not None]
+    if len({model.provenance["tokenizer_sha256"] for model in models}) > 1:
+        models = [model for model in models if _run_of([model])[0]]
+    return models[0].provenance["tokenizer_path"] if models else None
 
 
 def _hashes(path: Path) -> Any:
-    """The sha256 of a file, or of each .npy file of a folder by name."""
+    """Return the sha256 of a file, or that of each .npy file of a folder by name."""
     if path.is_dir():
         return {file.name: _hashes(file) for file in sorted(path.glob("*.npy"))}
     if not path.is_file():

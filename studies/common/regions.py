@@ -1,4 +1,4 @@
-"""Blocks of layers that represent alike, found in the heat map of a model with itself."""
+"""Blocks of similar layers, found in the heat map of a model with itself."""
 
 from collections.abc import Sequence
 
@@ -8,35 +8,39 @@ REGIONS = ("first", "middle", "last")
 
 
 def contiguous_blocks(similarity: np.ndarray, count: int) -> list[range]:
-    """Cuts layers into so many runs, each as alike inside as can be.
+    """Cut layers into `count` contiguous blocks, each as homogeneous as possible.
 
-    The cut is the exact minimum, by dynamic programming, of the scatter about the runs' means in the space of which the
-    similarities are the inner products: kernel change-point detection (Harchaoui & Cappe 2007; Arlot et al. 2019).
+    Dynamic programming finds the exact minimum of the scatter about the block means, in the space whose inner products
+    are the similarities: kernel change-point detection (Harchaoui & Cappe 2007; Arlot et al. 2019).
 
     Args:
-        similarity: symmetric (layers, layers), such as CKA of all layers of one model; finite.
-        count: runs wanted, at most as many as there are layers.
+        similarity: symmetric and finite (layers, layers), such as CKA of every two layers of a model.
+        count: number of blocks, at most the number of layers.
 
     Returns:
-        the layers of each run, in order. Of equal cuts that with the shorter first runs.
+        The layers of each block, in order. Among equally good cuts, the one with the shortest first blocks.
 
     Raises:
-        ValueError: more runs than layers, or values that are missing.
+        ValueError: More blocks than layers, or a similarity that is not finite.
+
+    Example:
+        >>> contiguous_blocks(np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]]), 2)
+        [range(0, 2), range(2, 3)]
     """
     layers = len(similarity)
     if not 1 <= count <= layers:
         raise ValueError(f"expected 1 to {layers} blocks of {layers} layers, found {count}")
     if not np.isfinite(similarity).all():
-        raise ValueError("expected a similarity of every two layers, found that some are missing")
+        raise ValueError("expected a similarity for every two layers, found missing values")
     scatter = _scatter(similarity)
     best = np.full((count + 1, layers + 1), np.inf)
     cut = np.zeros((count + 1, layers + 1), int)
     best[0, 0] = 0
     for block in range(1, count + 1):
         for stop in range(block, layers + 1):
-            of = [best[block - 1, start] + scatter[start, stop] for start in range(block - 1, stop)]
-            cut[block, stop] = block - 1 + int(np.argmin(np.round(of, 12)))
-            best[block, stop] = of[cut[block, stop] - block + 1]
+            costs = [best[block - 1, start] + scatter[start, stop] for start in range(block - 1, stop)]
+            cut[block, stop] = block - 1 + int(np.argmin(np.round(costs, 12)))
+            best[block, stop] = costs[cut[block, stop] - block + 1]
     ends = [layers]
     for block in range(count, 0, -1):
         ends.append(int(cut[block, ends[-1]]))
@@ -44,32 +48,38 @@ def contiguous_blocks(similarity: np.ndarray, count: int) -> list[range]:
 
 
 def explained(similarity: np.ndarray, blocks: Sequence[range]) -> float:
-    """The share of the scatter of all layers that a cut takes away: 0 = none, 1 = all layers of a run are the same."""
+    """Return the share of the layers' scatter that a cut explains: 0 = none, 1 = each block is homogeneous.
+
+    Example:
+        >>> explained(np.eye(2), [range(0, 1), range(1, 2)])
+        1.0
+    """
     scatter = _scatter(similarity)
-    whole = scatter[0, len(similarity)]
-    inside = sum(scatter[block.start, block.stop] for block in blocks)
-    return float(1 - inside / whole) if whole > 0 else 1.0
+    total = scatter[0, len(similarity)]
+    within = sum(scatter[block.start, block.stop] for block in blocks)
+    return float(1 - within / total) if total > 0 else 1.0
 
 
 def regions(similarity: np.ndarray) -> dict[str, range]:
-    """First, middle and last block of a model; of two layers no middle, of one layer the last alone.
+    """Return the first, middle and last block of a model; no middle for two layers, the last alone for one.
 
-    Args:
-        similarity: of every two layers.
+    Example:
+        >>> regions(np.eye(2))
+        {'first': range(0, 1), 'last': range(1, 2)}
     """
     names = {1: REGIONS[2:], 2: REGIONS[::2]}.get(len(similarity), REGIONS)
     return dict(zip(names, contiguous_blocks(similarity, len(names)), strict=True))
 
 
 def _scatter(similarity: np.ndarray) -> np.ndarray:
-    """Of each run of layers [start, stop): sum of k(i, i) less the mean over the run of the sums of its rows."""
+    """Return the scatter of every block [start, stop): the sum of k(i, i) minus the sum of all k(i, j) / its length."""
     layers = len(similarity)
     sums = np.zeros((layers + 1, layers + 1))
     sums[1:, 1:] = similarity.cumsum(0).cumsum(1)
     diagonal = np.concatenate([[0], np.diag(similarity).cumsum()])
-    found = np.zeros((layers + 1, layers + 1))
+    scatter = np.zeros((layers + 1, layers + 1))
     for start in range(layers):
         for stop in range(start + 1, layers + 1):
             inside = sums[stop, stop] - sums[start, stop] - sums[stop, start] + sums[start, start]
-            found[start, stop] = diagonal[stop] - diagonal[start] - inside / (stop - start)
-    return found
+            scatter[start, stop] = diagonal[stop] - diagonal[start] - inside / (stop - start)
+    return scatter

@@ -1,4 +1,4 @@
-"""The folder of a study's results: whose it is, what is written into it, and what the terminal says."""
+"""The folder of a study's results: who owns it, what is written into it, and what the terminal shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
-OURS = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+RESULT_FILES = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
 STUDY_KEYS = {"study", "models", "measures", "probe", "results_dir"}
 """Root keys that the config.yaml of every folder of results has, and that of a run has not."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """The results of a study.
 
     Attributes:
-        table: tidy, what the rest is a view of.
+        table: the tidy table that everything else is a view of.
         summary: the findings in Markdown.
-        figures: by file name.
-        provenance: models with their hashes, probe set.
-        shown: what the terminal shows of it.
-        next_command: what a reader would want next.
+        figures: figures by file name.
+        provenance: the models with their hashes, and the probe set.
+        shown: what the terminal shows.
+        next_command: the command that a reader would want to run next; None if there is none.
     """
 
     table: "pa.Table"
@@ -43,46 +43,48 @@ class Results:
     figures: "dict[str, Figure]"
     provenance: dict[str, Any]
     shown: Sequence[RenderableType]
-    next_command: str
+    next_command: str | None
 
 
 def check_folder(folder: Path, cfg: DictConfig) -> None:
-    """Makes sure that results of `cfg` may go into `folder`; writes nothing.
+    """Check that results of `cfg` may go into `folder`; write nothing.
 
     Raises:
-        ValueError: it holds the results of another command, or something else.
+        ValueError: The folder holds the results of another command, or something else.
     """
-    saved = folder / "config.yaml"
-    if not saved.exists():
-        strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS) if folder.exists() else []
-        if strangers:
+    config = folder / "config.yaml"
+    if not config.exists():
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        foreign = sorted(name for name in names if name not in RESULT_FILES)
+        if foreign:
             raise ValueError(
-                f"{folder} is not a folder of results (no config.yaml; it holds {listed(strangers)}): "
+                f"{folder} is not a folder of results (no config.yaml; it holds {listed(foreign)}): "
                 "choose another name with name=..."
             )
         return
-    if not is_run_config(saved, STUDY_KEYS):
+    if not is_run_config(config, STUDY_KEYS):
         raise ValueError(
             f"{folder} is not a folder of results (its config.yaml is a run's or something else's): "
             "choose another name with name=..."
         )
-    changes = differing(read_yaml(saved), resolved(cfg))
+    changes = differing(read_yaml(config), resolved(cfg))
     lines = [f"  {key}: {old} -> {new}" for key, old, new in changes if key not in EXEMPT]
     if lines and not cfg.overwrite:
         raise ValueError(
             f"{folder} holds the results of another command:\n" + "\n".join(lines) + "\n"
-            "Give these another name with name=..., or replace the old ones with overwrite=true"
+            "Choose another name with name=..., or replace the old results with overwrite=true"
         )
 
 
 def claim(folder: Path, cfg: DictConfig) -> None:
-    """Makes `folder` that of `cfg` before there are results, for a study that keeps what it has measured so far."""
+    """Write the config into `folder` before there are results, for a study that keeps what it has measured so far."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
 
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
-    """Puts results in the place of those that were there."""
+    """Write results into `folder` and remove the figures of an earlier command that they do not replace."""
+    # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
     from dissimilarity.figures.style import write_figure
     from dissimilarity.tables.seal import write_table
 
@@ -100,17 +102,15 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
 
 
 def show_results(results: Results, folder: Path) -> None:
-    """Prints what was found, where the files are, and what to try next."""
+    """Print the findings, where the files are, and what to run next."""
     terminal = Console(highlight=False)
     for part in results.shown:
         terminal.print(part)
         terminal.print()
-    rows = {
-        "summary": folder / "summary.md",
-        "table": folder / "table.parquet",
-        **({"figures": folder / "figures"} if results.figures else {}),
-        "next": f"[cyan]{escape(results.next_command)}[/cyan]",
-    }
-    for key, value in rows.items():
-        shown = value if isinstance(value, str) else escape(str(value))
-        terminal.print(f"  [dim]{key:<8}[/dim] {shown}", soft_wrap=True)
+    lines = {"summary": escape(str(folder / "summary.md")), "table": escape(str(folder / "table.parquet"))}
+    if results.figures:
+        lines["figures"] = escape(str(folder / "figures"))
+    if results.next_command is not None:
+        lines["next"] = f"[cyan]{escape(results.next_command)}[/cyan]"
+    for key, value in lines.items():
+        terminal.print(f"  [dim]{key:<8}[/dim] {value}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the config.yaml of a run says, as studies use it: anyone may have written it."""
+"""Values from the config.yaml of a run, which may come from a stranger."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,20 +10,24 @@ Kind = TypeVar("Kind")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The config of the run in a folder; empty where there is none.
+    """Return the config of the run in `folder`, or an empty dict if there is none.
 
     Raises:
-        ValueError: it is damaged, or holds more than plain values.
+        ValueError: The file is damaged or holds more than plain values.
     """
     file = folder / "config.yaml"
     return read_yaml(file) if file.is_file() else {}
 
 
 def entry(config: dict[str, Any], key: str, kind: type[Kind], folder: Path) -> Kind:
-    """The value of a dotted key in the config of the run in `folder`.
+    """Return the value of a dotted key in the config of the run in `folder`.
 
     Raises:
-        ValueError: it is not there or of another type.
+        ValueError: The key is missing or its value has another type.
+
+    Example:
+        >>> entry({"model": {"family": "gelu"}}, "model.family", str, Path("runs/a"))
+        'gelu'
     """
     node: Any = config
     for part in key.split("."):

@@ -1,4 +1,4 @@
-"""What the study `compare` found, in words and tables that follow from the numbers."""
+"""The summary and the terminal tables of the study `compare`, written from its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,13 @@ from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.figures.style import short_names, spread
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
+from studies.common.format import table_head, table_row
+from studies.common.resampling import finite_mean
 
 CONFIDENCE = 1.96
 PAIRS_SHOWN = 3
 ONE_DIRECTION = 0.5
-"""From this share of variance in one direction on the summary warns of it."""
+"""The summary warns if the first principal component has a larger share of the variance."""
 
 
 def summary(
@@ -25,33 +27,40 @@ def summary(
     provenance: Mapping[str, Any],
     aligned: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> str:
-    """The findings in Markdown: of each pair of models and each measure the matched layers and the extremes.
+    """Return the findings in Markdown: the matched layers and the extremes of each pair of models and each measure.
 
-    `aligned` says, of pairs of models that read other tokens, where they were compared.
+    Args:
+        tables: the table of each pair of models.
+        measures: the measures of the study.
+        provenance: the models and the probe set.
+        aligned: the alignment of each pair of models with different tokenizers.
     """
-    lines = ["# How similar the models are, layer by layer", "", *_models(provenance), ""]
+    lines = ["# How similar are the models, layer by layer?", "", *_models(provenance), ""]
     lines += [
-        "Values are the literature's, with 95 % intervals (1.96 jackknife standard errors over groups of sequences).",
-        "The null is the value with the sequences of one side shifted so that none meets itself; calibrated is",
-        "(value - null) / (identical - null): 1 = identical, 0 = as far as the null.",
+        "Values are the literature's, with 95 % intervals (1.96 jackknife standard errors over units of sequences).",
+        "The null is the value after the sequences of one side are rolled so that none meets itself; calibrated is",
+        "(value - null) / (identical - null): 1 = identical, 0 = as different as the null.",
     ]
     for (a, b), table in tables.items():
         lines += ["", f"## {a} and {b}", "", *_first_components(table, a, b)]
         if (a, b) in aligned:
-            lines += ["", f"They read other tokens, and are compared at {alignment_said(a, b, aligned[a, b])}."]
+            lines += [
+                "",
+                f"They use different tokenizers and are compared at {alignment_in_words(a, b, aligned[a, b])}.",
+            ]
         for measure in measures:
-            rows = select(table, measure=measure.label).to_pylist()
-            if rows:
-                lines += ["", f"### {measure.label} ({_direction(measure)})", "", *_measure(rows)]
+            records = select(table, measure=measure.label).to_pylist()
+            if records:
+                lines += ["", f"### {measure.label} ({_direction(measure)})", "", *_measure(records)]
     return "\n".join(lines) + "\n"
 
 
-def alignment_said(a: str, b: str, found: Mapping[str, Any]) -> str:
-    """Where two models that read other tokens were compared, in words."""
-    ends = "ends of words" if found["unit"] == "word" else "common boundaries of their tokens"
+def alignment_in_words(a: str, b: str, alignment: Mapping[str, Any]) -> str:
+    """Say where two models with different tokenizers are compared."""
+    ends = "ends of words" if alignment["unit"] == "word" else "common boundaries of their tokens"
     return (
-        f"{found['units']} {ends} in each of {found['sequences']} sequences: {found['share_a']:.0%} of the tokens of "
-        f"{a}, {found['share_b']:.0%} of those of {b}"
+        f"{alignment['units']} {ends} in each of {alignment['sequences']} sequences: {alignment['share_a']:.0%} of the "
+        f"tokens of {a}, {alignment['share_b']:.0%} of those of {b}"
     )
 
 
@@ -60,27 +69,33 @@ def terminal_tables(
     measures: Sequence[Measure],
     aligned: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> list[Table]:
-    """What the terminal shows: a table a pair of models, or of many pairs one of their mean calibrated values."""
-    if len(tables) <= PAIRS_SHOWN:
-        shown = [terminal_table(table, measures, *names) for names, table in tables.items()]
-        for each, names in zip(shown, tables, strict=True):
-            each.caption = escape(f"at {alignment_said(*names, aligned[names])}") if names in aligned else None
-        return shown
+    """Return one table per pair of models, or for many pairs one table of their mean calibrated values."""
+    if len(tables) > PAIRS_SHOWN:
+        return [_overview(tables, measures)]
+    shown = []
+    for labels, table in tables.items():
+        shown.append(_pair(table, measures, *labels))
+        if labels in aligned:
+            shown[-1].caption = escape(f"at {alignment_in_words(*labels, aligned[labels])}")
+    return shown
+
+
+def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Measure]) -> Table:
     shown = Table(title="mean calibrated value at equal depth (1 = identical, 0 = null)", title_justify="left")
     for column in ("measure", "model", "and"):
         shown.add_column(column)
     shown.add_column("calibrated", justify="right")
     for measure in measures:
         for (a, b), table in tables.items():
-            rows = _at_equal_depth(select(table, measure=measure.label).to_pylist())
-            mean = _number(_mean([row["calibrated"] for row in rows]), 2)
+            records = _at_equal_depth(select(table, measure=measure.label).to_pylist())
+            mean = _number(finite_mean([record["calibrated"] for record in records]), 2)
             shown.add_row(measure.label, escape(a), escape(b), mean)
         shown.add_section()
-    return [shown]
+    return shown
 
 
-def terminal_table(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Table:
-    """A line a measure: its values at matched layers, and the mean of their nulls and calibrated values."""
+def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Table:
+    """Return one line per measure: values at matched layers, and the means of their nulls and calibrated values."""
     sites_a, sites_b = (
         [site for site in distinct(table, column) if site != LOGITS] or [LOGITS] for column in ("site_a", "site_b")
     )
@@ -91,40 +106,42 @@ def terminal_table(table: pa.Table, measures: Sequence[Measure], a: str, b: str)
     shown.add_column("same", justify="right")
     for site_a, site_b in matched:
         names = names_a[sites_a.index(site_a)], names_b[sites_b.index(site_b)]
-        alike = site_a == site_b and not names[0].isdecimal()
-        shown.add_column(names[0] if alike else " ~ ".join(names), justify="right")
+        same = site_a == site_b and not names[0].isdecimal()
+        shown.add_column(names[0] if same else " ~ ".join(names), justify="right")
     shown.add_column("null", justify="right")
     shown.add_column("calibr.", justify="right", no_wrap=True)
+    outputs = (LOGITS, LOGITS)
     for measure in measures:
-        found = {(row["site_a"], row["site_b"]): row for row in select(table, measure=measure.label).to_pylist()}
-        rows = [found[pair] for pair in (*matched, (LOGITS, LOGITS)) if pair in found]
-        cells = [_interval(found[pair]) if pair in found else "" for pair in matched]
-        if (LOGITS, LOGITS) in found and not any(cells):
-            cells = [f"{_interval(found[LOGITS, LOGITS])} (outputs)", *cells[1:]] if cells else cells
-        means = [_mean([row[column] for row in rows]) for column in ("null", "calibrated")]
+        records = select(table, measure=measure.label).to_pylist()
+        by_sites = {(record["site_a"], record["site_b"]): record for record in records}
+        cells = [_interval(by_sites[pair]) if pair in by_sites else "" for pair in matched]
+        if outputs in by_sites and cells and not any(cells):
+            cells[0] = f"{_interval(by_sites[outputs])} (outputs)"
+        averaged = [by_sites[pair] for pair in (*matched, outputs) if pair in by_sites]
+        means = [finite_mean([record[column] for record in averaged]) for column in ("null", "calibrated")]
         shown.add_row(measure.label, f"{measure.identical:g}", *cells, *(_number(mean, 2) for mean in means))
     return shown
 
 
 def _models(provenance: Mapping[str, Any]) -> list[str]:
-    """The models, and what they were run on."""
-    lines = ["| model | from | step | sha256 |", "| --- | --- | --- | --- |"]
+    """Return the models and the probe set."""
+    lines = table_head("model", "from", "step", "sha256")
     for label, notes in provenance["models"].items():
         digest = notes["sha256"] if isinstance(notes["sha256"], str) else ", ".join(map(str, notes["sha256"].values()))
         step = notes.get("step")
-        lines.append(f"| {label} | `{notes['uri']}` | {'' if step is None else step} | `{digest[:12]}` |")
+        lines.append(table_row(label, f"`{notes['uri']}`", "" if step is None else str(step), f"`{digest[:12]}`"))
     probe = provenance["probe"]
     if probe:
         lines += [
             "",
-            f"Probe set: {probe['sequences']} sequences of {probe['length']} tokens of the {probe['split']} split of "
+            f"Probe set: {probe['sequences']} sequences of {probe['length']} tokens from the {probe['split']} split of "
             f"`{probe['data']}`, sha256 `{probe['sha256'][:12]}`.",
         ]
     return lines
 
 
 def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
-    """The share of variance in the first principal component of each site, and what to make of a large one."""
+    """Return the share of variance in the first principal component of each site, with a warning if it is large."""
     lines, highest = [], 0.0
     for model, side in ((a, "a"), (b, "b")):
         pairs = zip(table[f"site_{side}"].to_pylist(), table[f"first_pc_{side}"].to_pylist(), strict=True)
@@ -135,39 +152,39 @@ def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
         highest = max(highest, *shares.values(), 0.0)
     if highest > ONE_DIRECTION:
         lines.append(
-            "Where that is high, CKA and Procrustes see one direction and little else, be it the work of a few tokens: "
-            "compare with control.drop_top_norm=2, control.skip_first=1 or control.normalize=layer_norm."
+            "Where this share is high, CKA and Procrustes reflect one direction and little else, perhaps due to a few "
+            "tokens: compare with control.drop_top_norm=2, control.skip_first=1 or control.normalize=layer_norm."
         )
     return lines
 
 
-def _measure(rows: list[dict[str, Any]]) -> list[str]:
-    """One measure of one pair of models."""
-    matched = _at_equal_depth(rows)
-    lines = ["| site a | site b | value | null | calibrated |", "| --- | --- | --- | --- | --- |"]
-    for row in matched:
-        values = f"{_interval(row)} | {_number(row['null'])} | {_number(row['calibrated'])}"
-        lines.append(f"| {row['site_a']} | {row['site_b']} | {values} |")
-    known = [row for row in rows if math.isfinite(row["dissimilarity"])]
-    if len(known) > 1:
-        nearest, farthest = min(known, key=_far), max(known, key=_far)
-        lines += ["", f"Most similar of {len(known)} pairs of sites: {_said(nearest)}; least: {_said(farthest)}."]
+def _measure(records: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of one measure of one pair of models."""
+    matched = _at_equal_depth(records)
+    lines = table_head("site a", "site b", "value", "null", "calibrated")
+    for record in matched:
+        values = (_interval(record), _number(record["null"]), _number(record["calibrated"]))
+        lines.append(table_row(record["site_a"], record["site_b"], *values))
+    finite = [record for record in records if math.isfinite(record["dissimilarity"])]
+    if len(finite) > 1:
+        nearest, farthest = (choose(finite, key=_dissimilarity) for choose in (min, max))
+        extremes = f"{_in_words(nearest)}; least similar: {_in_words(farthest)}"
+        lines += ["", f"Most similar of {len(finite)} pairs of sites: {extremes}."]
     if len(matched) > 1:
-        means = [_number(_mean([row[column] for row in matched])) for column in ("value", "calibrated")]
+        means = [_number(finite_mean([record[column] for record in matched])) for column in ("value", "calibrated")]
         lines += ["", f"Mean over the layers of the table: {means[0]}, calibrated {means[1]}."]
-    lines += [f"Not measured: {note}." for note in dict.fromkeys(row["note"] for row in rows) if note]
-    return lines
+    return lines + [f"Not measured: {note}." for note in dict.fromkeys(record["note"] for record in records) if note]
 
 
-def _at_equal_depth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one measure at matched sites."""
-    pairs = {(row["site_a"], row["site_b"]): row for row in rows}
-    matched = _matched([a for a, _ in pairs], [b for _, b in pairs])
-    return [pairs[pair] for pair in matched if pair in pairs]
+def _at_equal_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of one measure at matched sites."""
+    by_sites = {(record["site_a"], record["site_b"]): record for record in records}
+    matched = _matched([a for a, _ in by_sites], [b for _, b in by_sites])
+    return [by_sites[pair] for pair in matched if pair in by_sites]
 
 
 def _matched(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[str, str]]:
-    """Sites at equal relative depth; in order of appearance where no kind of site is on both sides."""
+    """Return sites at equal relative depth, or in order of appearance if the sides share no kind of site."""
     sites_a, sites_b = list(dict.fromkeys(sites_a)), list(dict.fromkeys(sites_b))
     try:
         return matched_pairs(sites_a, sites_b)
@@ -179,25 +196,21 @@ def _direction(measure: Measure) -> str:
     return f"{measure.identical:g} = same, {'lower' if measure.higher_is_more_similar else 'higher'} = more different"
 
 
-def _said(row: dict[str, Any]) -> str:
-    return f"{row['site_a']} and {row['site_b']}, {_interval(row)} (calibrated {_number(row['calibrated'])})"
+def _dissimilarity(record: dict[str, Any]) -> float:
+    return record["dissimilarity"]
 
 
-def _interval(row: dict[str, Any]) -> str:
-    if not math.isfinite(row["value"]):
+def _in_words(record: dict[str, Any]) -> str:
+    calibrated = _number(record["calibrated"])
+    return f"{record['site_a']} and {record['site_b']}, {_interval(record)} (calibrated {calibrated})"
+
+
+def _interval(record: dict[str, Any]) -> str:
+    if not math.isfinite(record["value"]):
         return "-"
-    error = "" if not math.isfinite(row["stderr"]) else f" ± {CONFIDENCE * row['stderr']:.3f}"
-    return f"{row['value']:.3f}{error}"
+    error = "" if not math.isfinite(record["stderr"]) else f" ± {CONFIDENCE * record['stderr']:.3f}"
+    return f"{record['value']:.3f}{error}"
 
 
 def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _far(row: dict[str, Any]) -> float:
-    return row["dissimilarity"]

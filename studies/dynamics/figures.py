@@ -1,4 +1,4 @@
-"""The figures of the study `dynamics`."""
+"""Figures of the study `dynamics`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,45 +13,46 @@ from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, sh
 from studies.dynamics.numbers import Findings
 
 MARKERS = ("o", "s")
+GRAYS = ("0.2", "0.6")
 
 
-def figures(found: Findings, losses: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
-    """Every figure by file name."""
-    made: dict[str, Figure] = {}
+def figures(findings: Findings, losses: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
+    """Return every figure by file name."""
+    drawn: dict[str, Figure] = {}
     with mpl.rc_context(STYLE):
-        for measure in found.measures:
-            made[file_name(["steps", measure], made)] = _steps(found, measure)
-        made["arrival"] = _arrival(found, losses)
-    return made
+        for measure in findings.measures:
+            drawn[file_name(["steps", measure], drawn)] = _steps(findings, measure)
+        drawn["arrival"] = _arrival(findings, losses)
+    return drawn
 
 
-def _steps(found: Findings, measure: str) -> Figure:
-    """Step x step, a column a layer; a row each run with itself, and one run with the other."""
-    pairs = [(a, b) for name, a, b in found.maps if name == measure]
-    kind, names = short_names(found.sites)
-    shown = spread(list(range(len(found.sites))), 8)
+def _steps(findings: Findings, measure: str) -> Figure:
+    """Draw step x step maps, one column per layer; one row for each run with itself, and one for the two runs."""
+    pairs = [(a, b) for name, a, b in findings.maps if name == measure]
+    kind, names = short_names(findings.sites)
+    layers = spread(list(range(len(findings.sites))), 8)
     side = 1.05
-    figure = Figure(figsize=(1.9 + side * len(shown), 0.9 + (side + 0.12) * len(pairs)), layout="constrained")
-    axes: Any = figure.subplots(len(pairs), len(shown), squeeze=False)
-    top = max(float(np.nanmax(found.maps[measure, a, b])) for a, b in pairs)
-    null = found.nulls[measure]
+    figure = Figure(figsize=(1.9 + side * len(layers), 0.9 + (side + 0.12) * len(pairs)), layout="constrained")
+    axes: Any = figure.subplots(len(pairs), len(layers), squeeze=False)
+    top = max(float(np.nanmax(findings.maps[measure, a, b])) for a, b in pairs)
+    null = findings.nulls[measure]
     top = max(top, null) if math.isfinite(null) else top
     image = None
     for row, (a, b) in enumerate(pairs):
-        for column, layer in enumerate(shown):
+        for column, layer in enumerate(layers):
             panel: Axes = axes[row, column]
-            values = found.maps[measure, a, b][layer]
+            values = findings.maps[measure, a, b][layer]
             image = panel.imshow(values, origin="lower", cmap="viridis", vmin=0, vmax=top, aspect="auto")
             panel.spines[:].set_visible(False)
             panel.tick_params(length=1.5, labelsize=5.5)
-            _name_steps(panel.yaxis, found.steps[a], column == 0)
-            _name_steps(panel.xaxis, found.steps[b], row == len(pairs) - 1)
+            _name_steps(panel.yaxis, findings.steps[a], column == 0)
+            _name_steps(panel.xaxis, findings.steps[b], row == len(pairs) - 1)
             panel.tick_params(axis="x", rotation=90)
             if row == 0:
                 panel.set_title(names[layer])
             if column == 0:
                 panel.set_ylabel(a, fontsize=6.5)
-        axes[row, len(shown) // 2].set_xlabel(f"step of {b}", fontsize=6.5)
+        axes[row, len(layers) // 2].set_xlabel(f"step of {b}", fontsize=6.5)
     assert image is not None
     bar = figure.colorbar(image, ax=list(axes.flat), aspect=20, pad=0.01)
     bar.set_label(f"{measure}, {MEANING}")
@@ -63,55 +64,34 @@ def _steps(found: Findings, measure: str) -> Figure:
     return figure
 
 
-def _name_steps(axis: Any, steps: Sequence[int], labels: bool) -> None:
-    """A few of the steps by name; checkpoints stand at equal distances."""
-    chosen = spread(list(range(len(steps))), 5)
-    axis.set_ticks(chosen, [f"{steps[index]:,}" for index in chosen] if labels else [""] * len(chosen))
+def _name_steps(axis: Any, steps: Sequence[int], has_labels: bool) -> None:
+    """Label a few of the steps; checkpoints are equally spaced."""
+    ticks = spread(list(range(len(steps))), 5)
+    axis.set_ticks(ticks, [f"{steps[index]:,}" for index in ticks] if has_labels else [""] * len(ticks))
 
 
-def _arrival(found: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
-    """How far each layer is from its end over training, a row a measure; when it is half-way; the loss below."""
-    runs = list(found.steps)
-    rows, columns = len(found.measures) + 1, len(runs) + 1
+def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the distance of each layer from its final form, one row per measure; when it is halfway; the loss below."""
+    runs = list(findings.steps)
+    rows, columns = len(findings.measures) + 1, len(runs) + 1
     figure = Figure(figsize=(1.3 + 2.3 * columns, 0.5 + 1.55 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, squeeze=False)
-    kind, names = short_names(found.sites)
-    colors = colors_of(found.sites)
-    for row, measure in enumerate(found.measures):
-        right: Axes = axes[row, -1]
+    kind, names = short_names(findings.sites)
+    for row, measure in enumerate(findings.measures):
         for number, run in enumerate(runs):
             panel: Axes = axes[row, number]
-            steps = 1 + np.array(found.steps[run])
-            arrivals = found.arrivals[measure, run]
-            for site, name, each in zip(found.sites, names, arrivals, strict=True):
-                values = found.maps[measure, run, run][each.layer, :, -1]
-                panel.plot(steps, values, color=colors[site], label=name, linewidth=1)
-                if math.isfinite(each.half):
-                    panel.plot([1 + each.half], [each.start / 2], MARKERS[number], color=colors[site], markersize=3.5)
-            _log(panel, "x")
-            panel.set_ylim(bottom=0)
+            _curves(panel, findings, measure, run, MARKERS[number])
             if row == 0:
                 panel.set_title(run)
             if number == 0:
                 panel.set_ylabel(f"{measure}\nto the last checkpoint")
-            places = np.arange(len(arrivals)) + 0.12 * (number - (len(runs) - 1) / 2)
-            half = np.array([1 + each.half for each in arrivals])
-            low = half - [1 + each.bracket[0] for each in arrivals]
-            high = [1 + each.bracket[1] for each in arrivals] - half
-            style: Any = {"marker": MARKERS[number], "markersize": 3.5, "linewidth": 0, "elinewidth": 0.7}
-            error = np.nan_to_num(np.clip([low, high], 0, None))
-            right.errorbar(places, half, error, color=("0.2", "0.6")[number], label=run, **style)
-        _log(right, "y")
-        # From power to power, lest all lies between two of them and no number stands at the axis.
-        lowest, highest = np.log2(right.get_ylim())
-        right.set_ylim(2 ** np.floor(lowest), 2 ** np.ceil(highest))
-        right.set_xticks(range(len(names)), names)
-        right.set_ylabel("1 + step half-way")
-        if row == len(found.measures) - 1:
-            right.set_xlabel(kind)
+        _halfway(axes[row, -1], findings, measure)
+        axes[row, -1].set_xticks(range(len(names)), names)
+    axes[-2, -1].set_xlabel(kind)
     for number, run in enumerate(runs):
         panel = axes[-1, number]
-        panel.plot(1 + np.array(found.steps[run]), losses[run], color="0.2", marker=".", markersize=3, linewidth=1)
+        steps = 1 + np.array(findings.steps[run])
+        panel.plot(steps, losses[run], color="0.2", marker=".", markersize=3, linewidth=1)
         _log(panel, "x")
         panel.set_xlabel("1 + training step")
         if number == 0:
@@ -124,8 +104,41 @@ def _arrival(found: Findings, losses: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def _log(panel: Axes, axis: str) -> None:
-    """Steps by their powers of 2, as they are saved."""
-    (panel.set_xscale if axis == "x" else panel.set_yscale)("log", base=2)
-    of = panel.xaxis if axis == "x" else panel.yaxis
-    of.set_major_formatter("{x:,.0f}")
+def _curves(panel: Axes, findings: Findings, measure: str, run: str, marker: str) -> None:
+    """Draw the dissimilarity of each layer to the last checkpoint over training, with a marker where it is halfway."""
+    _, names = short_names(findings.sites)
+    colors = colors_of(findings.sites)
+    steps = 1 + np.array(findings.steps[run])
+    for site, name, arrival in zip(findings.sites, names, findings.arrivals[measure, run], strict=True):
+        values = findings.maps[measure, run, run][arrival.layer, :, -1]
+        panel.plot(steps, values, color=colors[site], label=name, linewidth=1)
+        if math.isfinite(arrival.half):
+            panel.plot([1 + arrival.half], [arrival.start / 2], marker, color=colors[site], markersize=3.5)
+    _log(panel, "x")
+    panel.set_ylim(bottom=0)
+
+
+def _halfway(panel: Axes, findings: Findings, measure: str) -> None:
+    """Draw the step at which each layer is halfway, with the checkpoints on both sides."""
+    runs = list(findings.steps)
+    for number, run in enumerate(runs):
+        arrivals = findings.arrivals[measure, run]
+        x = np.arange(len(arrivals)) + 0.12 * (number - (len(runs) - 1) / 2)
+        half = np.array([1 + arrival.half for arrival in arrivals])
+        low = half - [1 + arrival.bracket[0] for arrival in arrivals]
+        high = [1 + arrival.bracket[1] for arrival in arrivals] - half
+        style: Any = {"marker": MARKERS[number], "markersize": 3.5, "linewidth": 0, "elinewidth": 0.7}
+        error = np.nan_to_num(np.clip([low, high], 0, None))
+        panel.errorbar(x, half, error, color=GRAYS[number], label=run, **style)
+    _log(panel, "y")
+    # Limits at powers of 2, so that the axis has at least two numbers.
+    lowest, highest = np.log2(panel.get_ylim())
+    panel.set_ylim(2 ** np.floor(lowest), 2 ** np.ceil(highest))
+    panel.set_ylabel("1 + step halfway")
+
+
+def _log(panel: Axes, name: str) -> None:
+    """Make an axis of steps logarithmic with base 2, as checkpoints are saved."""
+    (panel.set_xscale if name == "x" else panel.set_yscale)("log", base=2)
+    axis = panel.xaxis if name == "x" else panel.yaxis
+    axis.set_major_formatter("{x:,.0f}")

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.tables.curves import distinct
+from studies.common.resampling import finite_mean, rank_correlation
 
 PERMUTATIONS = 9999
 LEVEL = 0.05
 
-Steps = Mapping[str, Sequence[tuple[str, int]]]
+Checkpoints = Mapping[str, Sequence[tuple[str, int]]]
 """Run -> (label in the table, step) of its checkpoints, in order."""
+Maps = dict[tuple[str, str, str], np.ndarray]
+"""(measure, run, other run) -> (layers, steps, other steps) dissimilarity."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Arrival:
     """When a layer of a run reaches its final form.
 
     Attributes:
-        layer: its place among the sites.
-        start: dissimilarity of the first checkpoint to the last one.
-        floor: that of the last one to another run's, NaN where there is no other.
-        null: of the null, mean over checkpoints.
-        half: the step from which the dissimilarity to the last checkpoint stays below half of `start`, on a straight
-            line between checkpoints in log2(1 + step); NaN where it starts at the null's level of 0.
-        bracket: the checkpoints on both sides of it.
-        seed: likewise below `floor`; NaN without one.
+        layer: position of the layer among the sites.
+        start: dissimilarity of the first checkpoint to the last.
+        floor: dissimilarity of the last checkpoint to that of another run; NaN if there is none.
+        null: dissimilarity of the null, averaged over checkpoints.
+        half: step from which the dissimilarity to the last checkpoint stays at or below half of `start`, interpolated
+            over log2(1 + step); NaN if it never changes.
+        bracket: the checkpoints on both sides of `half`.
+        seed: the same step for the level `floor`; NaN without one.
     """
 
     layer: int
@@ -48,9 +50,9 @@ class Order:
     """Whether lower layers arrive first.
 
     Attributes:
-        rho: Spearman's correlation of layer and step over the layers; NaN where it is not defined.
-        p: two-sided, over permutations of the layers.
-        layers: how many.
+        rho: Spearman's correlation of layer and step; NaN if undefined.
+        p: two-sided p value by permutation of the layers.
+        layers: number of layers.
     """
 
     rho: float
@@ -59,7 +61,7 @@ class Order:
 
     @property
     def verdict(self) -> str:
-        """`bottom-up`, `top-down`, or `no order` where chance would do as well."""
+        """Return `bottom-up` or `top-down`, or `no order` if it does not differ from chance."""
         if not self.p < LEVEL:
             return "no order"
         return "bottom-up" if self.rho > 0 else "top-down"
@@ -72,75 +74,73 @@ class Findings:
     Attributes:
         steps: run -> steps of its checkpoints.
         sites: names of the layers.
-        measures: as in the table.
-        maps: (measure, run, other run) -> (layers, steps, other steps).
+        measures: labels of the measures.
+        maps: (measure, run, other run) -> (layers, steps, other steps) dissimilarity.
         nulls: measure -> mean dissimilarity of the null.
-        arrivals: (measure, run) -> one a layer.
-        orders: (measure, run, `half` or `seed`) -> whether bottom-up.
+        arrivals: (measure, run) -> the arrival of each layer.
+        orders: (measure, run, `half` or `seed`) -> the order of the layers.
     """
 
     steps: dict[str, list[int]]
     sites: list[str]
     measures: list[str]
-    maps: dict[tuple[str, str, str], np.ndarray]
+    maps: Maps
     nulls: dict[str, float]
     arrivals: dict[tuple[str, str], list[Arrival]]
     orders: dict[tuple[str, str, str], Order]
 
 
-def findings(table: pa.Table, checkpoints: Steps) -> Findings:
-    """All numbers.
+def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
+    """Compute all numbers.
 
     Args:
-        table: of `compare_many` at matched layers, over every two checkpoints of each run and of two runs.
-        checkpoints: of one run or of two.
+        table: from `compare_many` at matched layers, over every two checkpoints of each run and of two runs.
+        checkpoints: the checkpoints of one run or two.
     """
-    rows = [row for row in table.to_pylist() if row["site_a"] != LOGITS]
+    records = [record for record in table.to_pylist() if record["site_a"] != LOGITS]
     runs = list(checkpoints)
-    place = {label: (run, index) for run, of in checkpoints.items() for index, (label, _) in enumerate(of)}
-    sites = list(dict.fromkeys(row["site_a"] for row in rows if place[row["model_a"]][0] == runs[0]))
-    measures = [measure for measure in distinct(table, "measure") if any(row["measure"] == measure for row in rows)]
-    lengths = {run: len(of) for run, of in checkpoints.items()}
-    maps, nulls = _maps(rows, sites, place, lengths, measures)
+    places = {label: (run, index) for run, points in checkpoints.items() for index, (label, _) in enumerate(points)}
+    sites = list(dict.fromkeys(record["site_a"] for record in records if places[record["model_a"]][0] == runs[0]))
+    measured = {record["measure"] for record in records}
+    measures = [measure for measure in distinct(table, "measure") if measure in measured]
+    lengths = {run: len(points) for run, points in checkpoints.items()}
+    maps, nulls = _maps(records, sites, places, lengths, measures)
     arrivals, orders = {}, {}
     for measure in measures:
         for run in runs:
-            steps = np.array([step for _, step in checkpoints[run]])
-            own = maps[measure, run, run]
             other = next((name for name in runs if name != run), None)
+            floors = np.full(len(sites), np.nan) if other is None else _last(maps, measure, run, other)
+            steps = np.array([step for _, step in checkpoints[run]])
+            to_last = maps[measure, run, run][:, :, -1]
             arrivals[measure, run] = [
-                arrival(
-                    layer,
-                    own[layer, :, -1],
-                    steps,
-                    math.nan if other is None else _last(maps, measure, run, other)[layer],
-                    _mean(nulls[measure, run][layer]),
-                )
+                arrival(layer, to_last[layer], steps, floors[layer], finite_mean(nulls[measure, run][layer]))
                 for layer in range(len(sites))
             ]
-            for which in ("half", "seed"):
-                orders[measure, run, which] = order([getattr(each, which) for each in arrivals[measure, run]])
-    mean = {measure: _mean(np.array([a.null for run in runs for a in arrivals[measure, run]])) for measure in measures}
+            for key in ("half", "seed"):
+                orders[measure, run, key] = order([getattr(layer, key) for layer in arrivals[measure, run]])
     return Findings(
-        steps={run: [step for _, step in of] for run, of in checkpoints.items()},
+        steps={run: [step for _, step in points] for run, points in checkpoints.items()},
         sites=sites,
         measures=measures,
         maps=maps,
-        nulls=mean,
+        nulls={
+            measure: finite_mean([layer.null for run in runs for layer in arrivals[measure, run]])
+            for measure in measures
+        },
         arrivals=arrivals,
         orders=orders,
     )
 
 
 def arrival(layer: int, to_last: np.ndarray, steps: np.ndarray, floor: float, null: float) -> Arrival:
-    """When one layer arrives.
+    """Return when one layer arrives.
 
     Args:
-        layer: its place.
+        layer: position of the layer.
         to_last: dissimilarity of each checkpoint to the last.
-        steps: of the checkpoints, ascending.
-        floor: dissimilarity of the last to that of another run, or NaN.
-        null: of the null.
+        steps: steps of the checkpoints, ascending.
+        floor: dissimilarity of the last checkpoint to that of another run, or NaN.
+        null: dissimilarity of the null.
     """
     start = float(to_last[0])
     half, bracket = stays_below(to_last, steps, start / 2)
@@ -148,9 +148,13 @@ def arrival(layer: int, to_last: np.ndarray, steps: np.ndarray, floor: float, nu
 
 
 def stays_below(values: np.ndarray, steps: np.ndarray, level: float) -> tuple[float, tuple[int, int]]:
-    """The step from which values stay at a level or below, and the checkpoints around it.
+    """Return the step from which values stay at or below a level, and the checkpoints around it.
 
-    Between two checkpoints the values go on a straight line over log2(1 + step). NaN for a level that is not above 0.
+    Values are interpolated over log2(1 + step). The step is NaN for a level that is not above 0.
+
+    Example:
+        >>> stays_below(np.array([1.0, 0.0]), np.array([0, 3]), 0.5)
+        (1.0, (0, 3))
     """
     if not level > 0 or not np.isfinite(values).all():
         return math.nan, (int(steps[0]), int(steps[-1]))
@@ -166,65 +170,57 @@ def stays_below(values: np.ndarray, steps: np.ndarray, level: float) -> tuple[fl
 
 
 def order(arrivals: Sequence[float]) -> Order:
-    """Whether lower layers arrive first; a test by permuting the layers, exact for up to seven of them."""
-    values = np.asarray(arrivals, float)
-    layers = len(values)
-    if layers < 3 or not np.isfinite(values).all() or np.ptp(values) == 0:
-        return Order(math.nan, math.nan, layers)
-    ranks, places = stats.rankdata(values), np.arange(layers) - (layers - 1) / 2
+    """Test whether lower layers arrive first, by permuting the layers; exact for up to seven layers.
 
-    def rho(permuted: np.ndarray, axis: int = -1) -> np.ndarray:
-        of = np.moveaxis(permuted, axis, -1)
-        of = of - of.mean(-1, keepdims=True)
-        return of @ places / np.sqrt((of * of).sum(-1) * (places @ places))
-
-    test = stats.permutation_test(
-        (ranks,), rho, permutation_type="pairings", n_resamples=PERMUTATIONS, rng=0, vectorized=True
-    )
-    return Order(float(rho(ranks)), float(test.pvalue), layers)
+    Example:
+        >>> order([1, 2, 4, 8, 16]).verdict
+        'bottom-up'
+    """
+    rho, p = rank_correlation(arrivals, range(len(arrivals)), PERMUTATIONS, least=3)
+    return Order(rho, p, len(arrivals))
 
 
 def smallest_p(layers: int) -> float:
-    """The smallest two-sided p that so many layers can give."""
+    """Return the smallest two-sided p value that this number of layers can give.
+
+    Example:
+        >>> smallest_p(4)
+        0.08333333333333333
+    """
     return 2 / math.factorial(layers)
 
 
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _last(maps: Mapping[tuple[str, str, str], np.ndarray], measure: str, run: str, other: str) -> np.ndarray:
-    """Dissimilarity of the last checkpoints of two runs at each layer of the first."""
+def _last(maps: Maps, measure: str, run: str, other: str) -> np.ndarray:
+    """Return the dissimilarity of the last checkpoints of two runs at each layer of the first."""
     if (measure, run, other) in maps:
         return maps[measure, run, other][:, -1, -1]
     return maps[measure, other, run][:, -1, -1]
 
 
 def _maps(
-    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     sites: Sequence[str],
-    place: Mapping[str, tuple[str, int]],
+    places: Mapping[str, tuple[str, int]],
     lengths: Mapping[str, int],
     measures: Sequence[str],
-) -> tuple[dict[tuple[str, str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
-    """Step x step maps of each layer, and the nulls' dissimilarities of each run with itself."""
+) -> tuple[Maps, dict[tuple[str, str], np.ndarray]]:
+    """Return the step x step maps of each layer, and the dissimilarity of the null for each run with itself."""
     runs = list(lengths)
     pairs = [(run, run) for run in runs] + ([(runs[0], runs[1])] if len(runs) > 1 else [])
     maps = {
         (measure, a, b): np.full((len(sites), lengths[a], lengths[b]), np.nan) for measure in measures for a, b in pairs
     }
     nulls = {(measure, run): np.full_like(maps[measure, run, run], np.nan) for measure in measures for run in runs}
-    for row in rows:
-        (run_a, i), (run_b, j) = place[row["model_a"]], place[row["model_b"]]
-        layer, value = sites.index(row["site_a"]), row["dissimilarity"]
-        of = maps[row["measure"], run_a, run_b]
-        of[layer, i, j] = value
+    for record in records:
+        (run_a, i), (run_b, j) = places[record["model_a"]], places[record["model_b"]]
+        layer, value = sites.index(record["site_a"]), record["dissimilarity"]
+        values = maps[record["measure"], run_a, run_b]
+        values[layer, i, j] = value
         if run_a == run_b:
-            of[layer, j, i] = value
-            if row["calibrated"] != 1:
-                nulls[row["measure"], run_a][layer, i, j] = value / (1 - row["calibrated"])
-    for (_, a, b), of in maps.items():
+            values[layer, j, i] = value
+            if record["calibrated"] != 1:
+                nulls[record["measure"], run_a][layer, i, j] = value / (1 - record["calibrated"])
+    for (_, a, b), values in maps.items():
         if a == b:
-            of[:, np.arange(of.shape[1]), np.arange(of.shape[1])] = 0
+            values[:, np.arange(values.shape[1]), np.arange(values.shape[1])] = 0
     return maps, nulls

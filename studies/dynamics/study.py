@@ -1,20 +1,61 @@
-"""The study `dynamics`: when does each layer of a run reach its final form, and are the lower layers first?
+"""The study `dynamics`: when does each layer of a run reach its final form, and do lower layers come first?
 
-Raghu et al. (2017, section 4.1) saw layers settle bottom-up by SVCCA; here with a floor of another seed, a null and a
-test of the order.
+Raghu et al. (2017, section 4.1) saw layers converge bottom-up by SVCCA. This study adds another seed as a floor, a
+null, and a test of the order.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor, nn
 
+from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.comparison.saved import sites_of
+from dissimilarity.figures.style import spread
+from dissimilarity.probe.outliers import control_of
+from launch.machine import device_of
+from models import references
+from models.references import steps_of
+from studies.common.inputs import (
+    load_without_weights,
+    loss_of,
+    measures_of,
+    probe_of_one_tokenizer,
+    short_labels,
+    sites_of_config,
+    with_probe,
+)
+from studies.common.next_command import larger, models_override
 from studies.common.results import Results
+from studies.common.trainings import Sweep, size_of, trained
+from studies.dynamics.figures import figures
+from studies.dynamics.numbers import findings
+from studies.dynamics.text import summary, terminal_tables
 
-if TYPE_CHECKING:
-    from torch import nn
+LEAST_CHECKPOINTS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured on the checkpoints.
+
+    Attributes:
+        table: every two checkpoints of each run, and of two runs.
+        probe: the entry of the probe set in provenance.json.
+        hashes: label of a checkpoint -> hash of its file.
+        losses: label of a checkpoint -> loss on the probe set.
+    """
+
+    table: pa.Table
+    probe: dict[str, Any]
+    hashes: dict[str, str]
+    losses: dict[str, float]
 
 
 def dynamics(
@@ -23,129 +64,139 @@ def dynamics(
     checkpoints: int | None,
     sequences: int,
     length: int,
-    groups: int,
+    n_units: int,
     sizes: Mapping[str, Any],
 ) -> Results:
-    """Trains what is missing, compares every two checkpoints layer by layer, and answers.
+    """Train what is missing, compare every two checkpoints layer by layer, and answer.
 
     Args:
-        cfg: the config of analyze.py; `models` takes one run or two that exist, else `size` says what is trained.
-        family: of the runs that are trained.
-        checkpoints: most checkpoints of a run; None for every one.
-        sequences, length: the held-out text, where probe.sequences and probe.length say nothing.
-        groups: jackknife groups of sequences.
-        sizes: `width`, `depth`, `seeds` and further overrides of `train`, by size.
+        cfg: config of analyze.py; `models` lists one or two finished runs. If it is empty, `size` says what is trained.
+        family: family of the runs that are trained.
+        checkpoints: maximum number of checkpoints per run; None for all.
+        sequences: number of held-out sequences if probe.sequences is not set.
+        length: tokens per sequence if probe.length is not set.
+        n_units: number of jackknife units of sequences.
+        sizes: by size: `width`, `depth`, `seeds` and overrides of the trainings (`train`).
 
     Raises:
-        ValueError: an unknown size, other than one run or two, runs of different depth, a failed training.
+        ValueError: Not one or two runs, runs of different depth, or a failed training.
     """
-    if checkpoints is not None and checkpoints < 3:
-        raise ValueError(f"study.checkpoints={checkpoints}: expected 3 or more, or null")
     uris = list(cfg.models)
     if not uris:
-        from studies.common.trainings import Sweep, size_of, trained
-
-        wanted = size_of(cfg, sizes)
-        seeds, more = tuple(wanted["seeds"])[:2], tuple(wanted["train"])
-        uris = trained(cfg, "dynamics", [Sweep((family,), (wanted["width"],), (wanted["depth"],), seeds, more=more)])
+        size = size_of(cfg, sizes)
+        seeds, overrides = tuple(size["seeds"])[:2], tuple(size["train"])
+        sweep = Sweep((family,), (size["width"],), (size["depth"],), seeds, overrides=overrides)
+        uris = trained(cfg, "dynamics", [sweep])
     if len(uris) not in (1, 2) or len(set(uris)) < len(uris):
         raise ValueError(
-            f"models=[{','.join(uris)}]: expected one run, or two to lay beside each other, such as models=[runs/a] or "
+            f"models=[{','.join(uris)}]: expected one run, or two to compare, such as models=[runs/a] or "
             "models=[runs/a,runs/b]"
         )
+    names = dict(zip(uris, short_labels(uris), strict=True))
     steps = {uri: _steps(uri, cfg.runs_dir, checkpoints) for uri in uris}
-
-    from rich.console import Console
-
-    from dissimilarity.comparison.compare_many import compare_many
-    from dissimilarity.comparison.saved import sites_of
-    from dissimilarity.probe.outliers import control_of
-    from launch.machine import device_of
-    from models import references
-    from studies.common.held_out import loss_of
-    from studies.common.inputs import look_at, measures_of, probe_for, short_labels, with_probe
-    from studies.dynamics.figures import figures
-    from studies.dynamics.numbers import findings
-    from studies.dynamics.text import summary, terminal_tables
-
+    labels = {names[uri]: [(f"{names[uri]}@{step}", step) for step in steps[uri]] for uri in uris}
     terminal = Console(stderr=True, highlight=False)
-    sites = cfg.sites if cfg.sites is None or isinstance(cfg.sites, str) else list(cfg.sites)
-    home, losses, hashes = device_of(cfg.device), {}, {}
     with terminal.status("loading the runs") as status:
-        subjects = look_at(uris, cfg.runs_dir, status.update)
-        there = [sites_of(subject.source, sites) for subject in subjects]  # pyright: ignore
-        if len({tuple(each) for each in there}) > 1:
-            raise ValueError(
-                f"models=[{','.join(uris)}]: expected runs of the same layers, found {len(there[0])} and "
-                f"{len(there[1])}; type study=scaling for models of different depth"
-            )
-        tokens, probe = probe_for(with_probe(cfg, sequences, length), subjects)
-        assert tokens is not None
-
-        def loader(uri: str, label: str) -> "Callable[[], nn.Module]":
-            def load() -> "nn.Module":
-                reference = references.load(uri, cfg.runs_dir)
-                net = reference.model.to(home)
-                hashes[label], losses[label] = reference.provenance["sha256"], loss_of(net, tokens)[0]
-                return net
-
-            return load
-
-        named = dict(zip(uris, short_labels(uris), strict=True))
-        labels = {named[uri]: [(f"{named[uri]}@{step}", step) for step in steps[uri]] for uri in uris}
-        loaders = {
-            f"{named[uri]}@{step}": loader(f"{uri}@{step}", f"{named[uri]}@{step}")
-            for uri in uris
-            for step in steps[uri]
-        }
-        each = [[label for label, _ in of] for of in labels.values()]
-        couples = [couple for of in each for couple in combinations(of, 2)]
-        couples += [(a, b) for a in each[0] for b in each[1]] if len(each) > 1 else []
-        table = compare_many(
-            loaders,
-            tokens,
-            sites,
-            measures_of(cfg),
-            "matched",
-            groups=groups,
-            control=control_of(cfg.control),
-            couples=couples,
-            tell=status.update,
-        )
-    found = findings(table, labels)
-    curves = {run: [losses[label] for label, _ in of] for run, of in labels.items()}
-    notes = {"models": hashes, "runs": {named[uri]: uri for uri in uris}, "probe": probe, "losses": curves}
+        measured = _compare(with_probe(cfg, sequences, length), uris, labels, n_units, status.update)
+    numbers = findings(measured.table, labels)
+    losses = {run: [measured.losses[label] for label, _ in points] for run, points in labels.items()}
+    notes = {
+        "models": measured.hashes,
+        "runs": {name: uri for uri, name in names.items()},
+        "probe": measured.probe,
+        "losses": losses,
+    }
     return Results(
-        table=table,
-        summary=summary(found, notes),
-        figures=figures(found, curves),
+        table=measured.table,
+        summary=summary(numbers, notes),
+        figures=figures(numbers, losses),
         provenance=notes,
-        shown=terminal_tables(found),
-        next_command=_next(cfg, uris),
+        shown=terminal_tables(numbers),
+        next_command=_next_command(cfg, uris),
     )
 
 
-def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:
-    """The steps at which a run was saved, at most so many, the first and the last among them."""
-    from dissimilarity.figures.style import spread
-    from models.references import steps_of
+def _compare(
+    cfg: DictConfig,
+    uris: list[str],
+    labels: Mapping[str, list[tuple[str, int]]],
+    n_units: int,
+    on_progress: Callable[[str], object],
+) -> Measured:
+    """Compare every two checkpoints of each run, and each of one run with each of the other.
 
+    Args:
+        cfg: config of analyze.py, with the size of the probe set.
+        uris: the runs.
+        labels: run -> (label, step) of its checkpoints.
+        n_units: number of jackknife units of sequences.
+        on_progress: called with a status message.
+    """
+    sites, device = sites_of_config(cfg), device_of(cfg.device)
+    subjects = load_without_weights(uris, cfg.runs_dir, on_progress)
+    layers = [sites_of(subject.source, sites) for subject in subjects]  # pyright: ignore
+    if len({tuple(names) for names in layers}) > 1:
+        raise ValueError(
+            f"models=[{','.join(uris)}]: expected runs of the same layers, found {len(layers[0])} and "
+            f"{len(layers[1])}; type study=scaling for models of different depth"
+        )
+    tokens, probe = probe_of_one_tokenizer(cfg, subjects)
+    assert tokens is not None
+    hashes: dict[str, str] = {}
+    losses: dict[str, float] = {}
+
+    def loader(uri: str, label: str, tokens: Tensor) -> Callable[[], nn.Module]:
+        def load() -> nn.Module:
+            reference = references.load(uri, cfg.runs_dir)
+            net = reference.model.to(device)
+            hashes[label], losses[label] = reference.provenance["sha256"], loss_of(net, tokens)[0]
+            return net
+
+        return load
+
+    loaders = {
+        label: loader(f"{uri}@{step}", label, tokens)
+        for uri, points in zip(uris, labels.values(), strict=True)
+        for label, step in points
+    }
+    by_run = [[label for label, _ in points] for points in labels.values()]
+    couples = [couple for run in by_run for couple in combinations(run, 2)]
+    couples += [(a, b) for a in by_run[0] for b in by_run[1]] if len(by_run) > 1 else []
+    table = compare_many(
+        loaders,
+        tokens,
+        sites,
+        measures_of(cfg),
+        "matched",
+        groups=n_units,
+        control=control_of(cfg.control),
+        couples=couples,
+        tell=on_progress,
+    )
+    return Measured(table, probe, hashes, losses)
+
+
+def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:
+    """Return the steps at which a run was saved, at most `most`, including the first and the last."""
     name = uri.removeprefix("runs/")
     folder = Path(runs_dir) / name if uri.startswith("runs/") else Path(uri)
     if "@" in uri or uri.endswith(".ckpt") or ":" in uri:
-        raise ValueError(f"models: {uri}: this study takes whole runs, runs/NAME, for it reads their checkpoints")
+        raise ValueError(f"models: {uri}: this study takes whole runs, runs/NAME, because it reads their checkpoints")
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"models: there is no run {folder.absolute()}")
     steps = sorted(steps_of(folder))
-    if len(steps) < 3:
+    if len(steps) < LEAST_CHECKPOINTS:
         raise ValueError(
-            f"models: {uri} has {len(steps)} checkpoints, and 3 are needed: train it with schedule.every=... lower, or "
-            "with checkpoints.keep=every or all"
+            f"models: {uri} has {len(steps)} checkpoints, and {LEAST_CHECKPOINTS} are needed: train it with a lower "
+            "schedule.every=..., or with checkpoints.keep=every or all"
         )
     return steps if most is None else spread(steps, most)
 
 
-def _next(cfg: DictConfig, uris: list[str]) -> str:
-    if not cfg.models and cfg.size == "small":
-        return "python analyze.py study=dynamics size=medium name=dynamics_medium"
-    return f"python analyze.py study=dynamics models=[{','.join(uris)}] sites=blocks.*.mlp_out name=dynamics_mlp"
+def _next_command(cfg: DictConfig, uris: list[str]) -> str | None:
+    command = larger(cfg, "dynamics")
+    if not cfg.models and command is not None:
+        return command
+    if cfg.sites is None:
+        return f"python analyze.py study=dynamics {models_override(uris)} sites=blocks.*.mlp_out name=dynamics_mlp"
+    return None

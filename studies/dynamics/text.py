@@ -1,4 +1,4 @@
-"""What the study `dynamics` found, in words that the numbers write."""
+"""The summary of the study `dynamics`, written from its numbers."""
 
 import math
 from collections.abc import Mapping
@@ -7,109 +7,113 @@ from typing import Any
 from rich.table import Table
 
 from dissimilarity.figures.style import short_names
-from studies.common.format import number
+from studies.common.format import DASH, number, table_head, table_row
 from studies.dynamics.numbers import LEVEL, Arrival, Findings, Order, smallest_p
 
-READINGS = {"half": "half-way", "seed": "nearer than another seed"}
+READINGS = {"half": "halfway", "seed": "closer than another seed"}
+VERDICTS = {
+    "bottom-up": "bottom-up: the lower a layer, the earlier",
+    "top-down": "top-down: the higher a layer, the earlier",
+    "no order": "in no order that differs from chance",
+}
 
 
-def summary(found: Findings, notes: Mapping[str, Any]) -> str:
-    """One page of Markdown."""
-    lines = ["# When does each layer reach its final form?", "", _answer(found), "", *_means(found, notes)]
-    for measure in found.measures:
-        lines += ["", f"## {measure} (null {number(found.nulls[measure], sign=False)})"]
-        for run in found.steps:
-            lines += ["", f"### {run}", "", *_arrivals(found, measure, run), "", *_orders(found, measure, run)]
+def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
+    """Return the summary, one page of Markdown."""
+    lines = ["# When does each layer reach its final form?", "", _answer(findings), "", *_methods(findings, notes)]
+    for measure in findings.measures:
+        lines += ["", f"## {measure} (null {number(findings.nulls[measure], sign=False)})"]
+        for run in findings.steps:
+            lines += ["", f"### {run}", "", *_arrivals(findings, measure, run), "", *_orders(findings, measure, run)]
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(found: Findings) -> list[Table]:
-    """When each layer arrives, by measure and run."""
-    kind, names = short_names(found.sites)
-    table = Table(title=f"step from which a layer is at most half as far from its end: {kind}", title_justify="left")
+def terminal_tables(findings: Findings) -> list[Table]:
+    """Return when each layer arrives, by measure and run."""
+    kind, names = short_names(findings.sites)
+    title = f"step from which a layer is at most half as far from its final form: {kind}"
+    table = Table(title=title, title_justify="left")
     for column in ("measure", "run", *names, "rank correlation with depth"):
         table.add_column(column, justify="left" if column in ("measure", "run") else "right")
-    for (measure, run), arrivals in found.arrivals.items():
-        cells = [_step(each.half) for each in arrivals]
-        table.add_row(measure, run, *cells, _said(found.orders[measure, run, "half"]))
+    for (measure, run), arrivals in findings.arrivals.items():
+        cells = [_step(arrival.half) for arrival in arrivals]
+        table.add_row(measure, run, *cells, _correlation(findings.orders[measure, run, "half"]))
     return [table]
 
 
-def _answer(found: Findings) -> str:
-    measure = found.measures[0]
-    parts = []
-    for run in found.steps:
-        one, arrivals = found.orders[measure, run, "half"], found.arrivals[measure, run]
-        known = [each for each in arrivals if math.isfinite(each.half)]
-        if not known:
-            parts.append(f"No layer of {run} moves.")
+def _answer(findings: Findings) -> str:
+    measure = findings.measures[0]
+    sentences = []
+    for run in findings.steps:
+        order, arrivals = findings.orders[measure, run, "half"], findings.arrivals[measure, run]
+        moving = [arrival for arrival in arrivals if math.isfinite(arrival.half)]
+        if not moving:
+            sentences.append(f"No layer of {run} changes.")
             continue
-        first, last = min(known, key=lambda each: each.half), max(known, key=lambda each: each.half)
-        words = {
-            "bottom-up": "bottom-up: the lower a layer, the earlier",
-            "top-down": "top-down: the higher a layer, the earlier",
-            "no order": "in no order that chance would not give",
-        }[one.verdict]
-        parts.append(
-            f"The layers of {run} reach their final form {words} ({_said(one)}, by {measure}): layer {first.layer} is "
-            f"half-way at step {_step(first.half)} and layer {last.layer}, the last to be, at step {_step(last.half)}."
+        first, last = (choose(moving, key=_half) for choose in (min, max))
+        sentences.append(
+            f"The layers of {run} reach their final form {VERDICTS[order.verdict]} ({_correlation(order)}, by "
+            f"{measure}): layer {first.layer} is halfway at step {_step(first.half)}, and layer {last.layer}, the last "
+            f"one, at step {_step(last.half)}."
         )
-    agreeing = [found.orders[name, run, "half"].verdict for name in found.measures[1:] for run in found.steps]
-    if agreeing:
-        of_first = {found.orders[measure, run, "half"].verdict for run in found.steps}
-        same = sum(verdict in of_first for verdict in agreeing)
-        parts.append(f"The other measures say so too in {same} of {len(agreeing)} cases.")
-    return " ".join(parts)
+    others = [findings.orders[name, run, "half"].verdict for name in findings.measures[1:] for run in findings.steps]
+    if others:
+        by_first = {findings.orders[measure, run, "half"].verdict for run in findings.steps}
+        agreeing = sum(verdict in by_first for verdict in others)
+        sentences.append(f"The other measures agree in {agreeing} of {len(others)} cases.")
+    return " ".join(sentences)
 
 
-def _means(found: Findings, notes: Mapping[str, Any]) -> list[str]:
-    probe, layers = notes["probe"], len(found.sites)
+def _half(arrival: Arrival) -> float:
+    return arrival.half
+
+
+def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
+    probe, layers = notes["probe"], len(findings.sites)
+    counts = "; ".join(f"{run} {len(steps)}" for run, steps in findings.steps.items())
     lines = [
-        f"Checkpoints: {'; '.join(f'{run} {len(steps)}' for run, steps in found.steps.items())}, compared on "
-        f"{probe['sequences']} sequences of {probe['length']} tokens of the {probe['split']} split. `half-way` is the "
-        "step from which the dissimilarity to the run's own last checkpoint stays at or below half of what its first "
-        "one has; `nearer than another seed` is the same for the dissimilarity that the last checkpoints of the two "
-        "runs have. Between checkpoints the curves are taken as straight lines over log2(1 + step); the brackets are "
-        "the checkpoints on both sides. Dissimilarity: 0 = the same. The order is Spearman's correlation of layer and "
-        "step with a test by permuting layers.",
+        f"Checkpoints: {counts}, compared on {probe['sequences']} sequences of {probe['length']} tokens from the "
+        f"{probe['split']} split. A layer is `halfway` from the step at which its dissimilarity to the run's last "
+        "checkpoint stays at or below half of the first checkpoint's. It is `closer than another seed` from the step "
+        "at which that dissimilarity stays at or below the one between the last checkpoints of the two runs. Between "
+        "checkpoints, curves are straight lines over log2(1 + step); brackets show the checkpoints on both sides. "
+        "Dissimilarity: 0 = the same. The order is Spearman's correlation of layer and step, tested by permuting the "
+        "layers.",
     ]
     if smallest_p(layers) >= LEVEL:
-        lines += [
-            "",
-            f"With {layers} layers no order can be told from chance: the smallest p is {smallest_p(layers):.2f}.",
-        ]
+        p = f"{smallest_p(layers):.2f}"
+        lines += ["", f"With {layers} layers no order can be told from chance: the smallest possible p is {p}."]
     return lines
 
 
-def _arrivals(found: Findings, measure: str, run: str) -> list[str]:
-    lines = [
-        "| layer | first to last checkpoint | null | half-way at step | nearer than another seed at step |",
-        "| --- " * 5 + "|",
-    ]
-    for site, each in zip(found.sites, found.arrivals[measure, run], strict=True):
-        low, high = each.bracket
-        cells = (number(each.start, sign=False), number(each.null, sign=False), f"{_step(each.half)} [{low}, {high}]")
-        lines.append(f"| {site} | " + " | ".join(cells) + f" | {_seed(each)} |")
+def _arrivals(findings: Findings, measure: str, run: str) -> list[str]:
+    columns = ("layer", "first to last checkpoint", "null", "halfway at step", "closer than another seed at step")
+    lines = table_head(*columns)
+    for site, arrival in zip(findings.sites, findings.arrivals[measure, run], strict=True):
+        low, high = arrival.bracket
+        start, null = (number(value, sign=False) for value in (arrival.start, arrival.null))
+        lines.append(table_row(site, start, null, f"{_step(arrival.half)} [{low}, {high}]", _seed(arrival)))
     return lines
 
 
-def _orders(found: Findings, measure: str, run: str) -> list[str]:
+def _orders(findings: Findings, measure: str, run: str) -> list[str]:
+    orders = {words: findings.orders[measure, run, key] for key, words in READINGS.items()}
     return [
-        f"- {words}: {found.orders[measure, run, which].verdict} ({_said(found.orders[measure, run, which])})."
-        for which, words in READINGS.items()
-        if math.isfinite(found.orders[measure, run, which].rho)
+        f"- {words}: {order.verdict} ({_correlation(order)})."
+        for words, order in orders.items()
+        if math.isfinite(order.rho)
     ]
 
 
-def _seed(each: Arrival) -> str:
-    if not math.isfinite(each.floor):
-        return "–"
-    return f"{_step(each.seed)} (floor {number(each.floor, sign=False)})"
+def _seed(arrival: Arrival) -> str:
+    if not math.isfinite(arrival.floor):
+        return DASH
+    return f"{_step(arrival.seed)} (floor {number(arrival.floor, sign=False)})"
 
 
-def _said(one: Order) -> str:
-    return f"{number(one.rho, 2)}, p = {number(one.p, 3, False)}" if math.isfinite(one.rho) else "–"
+def _correlation(order: Order) -> str:
+    return f"{number(order.rho, 2)}, p = {number(order.p, 3, False)}" if math.isfinite(order.rho) else DASH
 
 
 def _step(step: float) -> str:
-    return f"{step:,.0f}" if math.isfinite(step) else "–"
+    return f"{step:,.0f}" if math.isfinite(step) else DASH

@@ -1,12 +1,13 @@
-"""Do distances between models tell how they generalize? Agreement of distances with the truth, by four statistics.
+"""Do distances between models predict how they generalize? Agreement of distances with the truth, by four statistics.
 
-    ari       adjusted Rand index of the groups that were found with the true ones: 1 = the same, 0 = chance
+    ari       adjusted Rand index of the clusters and the reference groups: 1 = the same, 0 = chance
     auc       how often two models of different groups are farther apart than two of one group: 0.5 = chance
     spearman  rank correlation of the distance of two models with the gap between their accuracies (Ding et al. 2021)
     kendall   the same by Kendall's tau-b
 
-Pairs that share a model are not independent, so p values come from permuting models, not pairs (Mantel's test), and
-intervals from drawing models with replacement, where a model is not met by itself; the groups found stay as they are.
+Pairs that share a model are not independent. Therefore p values come from permuting models rather than pairs (Mantel's
+test), and intervals from drawing models with replacement, where a model does not form a pair with itself; the clusters
+stay as they are.
 """
 
 import math
@@ -16,13 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from studies.common.resampling import Resamples, one_sided_p, percentile_interval, resamples_of
+
 DRAWS = 499
 STATISTICS = ("ari", "auc", "spearman", "kendall")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One statistic; NaN where it is not defined.
+    """One statistic; NaN if undefined.
 
     Attributes:
         value: of the models as they are.
@@ -37,67 +40,64 @@ class Agreement:
     p: float = math.nan
     chance: float = math.nan
 
-    @property
-    def mean(self) -> float:
-        """The value, as the words of intervals call it."""
-        return self.value
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a statistic compares.
+
+    Attributes:
+        distances: (models, models), symmetric.
+        clusters: (models,) cluster of each model by the distances, as `find_clusters` numbers them.
+        truth: (models,) reference group, -1 for none; such a model counts for the correlations alone.
+        accuracy: (models,) out of distribution, 0 to 1.
+    """
+
+    distances: np.ndarray
+    clusters: np.ndarray
+    truth: np.ndarray
+    accuracy: np.ndarray
 
 
-def agreement(
-    distances: np.ndarray,
-    found: np.ndarray,
-    truth: np.ndarray,
-    accuracy: np.ndarray,
-    statistics: Sequence[str] = STATISTICS,
-    seed: int = 0,
-) -> dict[str, Agreement]:
-    """Each statistic with its p value and interval.
+def agreement(evidence: Evidence, statistics: Sequence[str] = STATISTICS, seed: int = 0) -> dict[str, Agreement]:
+    """Return each statistic with its p value and interval.
 
     Args:
-        distances: (models, models), symmetric.
-        found: (models,) group of each by the distances, as `groups_of` numbers them.
-        truth: (models,) true group, -1 for a model of none, which then counts for the correlations alone.
-        accuracy: (models,) out of distribution, 0 to 1.
-        statistics: which.
-        seed: of permutations and draws.
+        evidence: distances, clusters and the truth.
+        statistics: names of the statistics.
+        seed: seed of permutations and draws.
     """
-    rng = np.random.default_rng(seed)
-    orders = np.stack([rng.permutation(len(truth)) for _ in range(DRAWS)])
-    draws = rng.integers(len(truth), size=(DRAWS, len(truth)))
-    return {
-        name: _tested(name, distances, np.asarray(found), np.asarray(truth), np.asarray(accuracy), orders, draws)
-        for name in statistics
-    }
+    resamples = resamples_of(len(evidence.truth), DRAWS, seed)
+    return {name: _tested(name, evidence, resamples) for name in statistics}
 
 
-def _tested(
-    name: str,
-    distances: np.ndarray,
-    found: np.ndarray,
-    truth: np.ndarray,
-    accuracy: np.ndarray,
-    orders: np.ndarray,
-    draws: np.ndarray,
-) -> Agreement:
-    every = np.arange(len(truth))
-    value = statistic(name, distances, found, truth, accuracy, every)
+def _tested(name: str, evidence: Evidence, resamples: Resamples) -> Agreement:
+    models = np.arange(len(evidence.truth))
+    value = statistic(name, evidence, models)
     if math.isnan(value):
         return Agreement()
-    by_chance = np.array([statistic(name, distances, found, truth[each], accuracy[each], every) for each in orders])
-    p = (1 + (by_chance >= value - 1e-12).sum()) / (1 + len(orders))
-    drawn = np.array([statistic(name, distances, found, truth, accuracy, draw) for draw in draws])
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(known, (2.5, 97.5)) if len(known) > len(drawn) / 2 else (math.nan, math.nan)
-    return Agreement(value, float(low), float(high), float(p), float(np.nanmean(by_chance)))
+    permuted = np.array([statistic(name, _permuted(evidence, order), models) for order in resamples.permutations])
+    drawn = np.array([statistic(name, evidence, draw) for draw in resamples.draws])
+    low, high = percentile_interval(drawn, len(drawn))
+    return Agreement(value, low, high, float(one_sided_p(value, permuted)), float(np.nanmean(permuted)))
 
 
-def statistic(
-    name: str, distances: np.ndarray, found: np.ndarray, truth: np.ndarray, accuracy: np.ndarray, drawn: np.ndarray
-) -> float:
-    """One statistic over the pairs of different models out of those drawn; NaN where it is not defined.
+def _permuted(evidence: Evidence, order: np.ndarray) -> Evidence:
+    """Give the models the truth and accuracy of others."""
+    return Evidence(evidence.distances, evidence.clusters, evidence.truth[order], evidence.accuracy[order])
 
-    Without two true groups, or two values, it is not.
+
+def statistic(name: str, evidence: Evidence, drawn: np.ndarray) -> float:
+    """Return one statistic over the pairs of different models among those drawn.
+
+    It is NaN without two reference groups, or without two values.
+
+    Example:
+        >>> far = np.array([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 1], [5, 5, 1, 0]])
+        >>> groups = np.array([0, 0, 1, 1])
+        >>> statistic("ari", Evidence(far, groups, groups, groups * 0.5), np.arange(4))
+        1.0
     """
+    truth, distances, accuracy = evidence.truth, evidence.distances, evidence.accuracy
     if name in ("ari", "auc"):
         drawn = drawn[truth[drawn] >= 0]
     first, second = np.triu_indices(len(drawn), 1)
@@ -107,40 +107,40 @@ def statistic(
     if name in ("ari", "auc") and not across.any():
         return math.nan
     if name == "ari":
-        groups = _apart(found)
-        return _rand(groups[a] == groups[b], ~across)
+        clusters = _with_singletons(evidence.clusters)
+        return _rand(clusters[a] == clusters[b], ~across)
     if name == "auc":
         return _auc(distances[a, b], across)
     return _correlation(name, distances[a, b], np.abs(accuracy[a] - accuracy[b]))
 
 
-def _auc(far: np.ndarray, across: np.ndarray) -> float:
-    """Share of (pair across, pair within) of which the first is farther, ties half (Mann and Whitney)."""
+def _auc(distances: np.ndarray, across: np.ndarray) -> float:
+    """Return the share of (pair across, pair within) whose first is farther, ties half (Mann and Whitney)."""
     count = int(across.sum())
     if not 0 < count < len(across):
         return math.nan
-    ranks = stats.rankdata(far)
+    ranks = stats.rankdata(distances)
     return float((ranks[across].sum() - count * (count + 1) / 2) / (count * (len(across) - count)))
 
 
-def _correlation(name: str, far: np.ndarray, gaps: np.ndarray) -> float:
-    if len(far) < 3 or np.ptp(far) == 0 or np.ptp(gaps) == 0:
+def _correlation(name: str, distances: np.ndarray, gaps: np.ndarray) -> float:
+    if len(distances) < 3 or np.ptp(distances) == 0 or np.ptp(gaps) == 0:
         return math.nan
     if name == "kendall":
-        return float(stats.kendalltau(far, gaps)[0])  # pyright: ignore[reportArgumentType]
-    return float(np.corrcoef(stats.rankdata(far), stats.rankdata(gaps))[0, 1])
+        return float(stats.kendalltau(distances, gaps)[0])  # pyright: ignore[reportArgumentType]
+    return float(np.corrcoef(stats.rankdata(distances), stats.rankdata(gaps))[0, 1])
 
 
-def _rand(together: np.ndarray, truly: np.ndarray) -> float:
-    """The adjusted Rand index from pairs: whether two models are in one group, as found and in truth."""
-    both, neither = (together & truly).sum(), (~together & ~truly).sum()
-    only, missed = (together & ~truly).sum(), (~together & truly).sum()
-    below = (both + missed) * (missed + neither) + (both + only) * (only + neither)
-    return float(2 * (both * neither - missed * only) / below) if below else math.nan
+def _rand(clustered: np.ndarray, truly: np.ndarray) -> float:
+    """Return the adjusted Rand index from pairs: are two models in one cluster, and in one reference group?"""
+    both, neither = (clustered & truly).sum(), (~clustered & ~truly).sum()
+    only, missed = (clustered & ~truly).sum(), (~clustered & truly).sum()
+    denominator = (both + missed) * (missed + neither) + (both + only) * (only + neither)
+    return float(2 * (both * neither - missed * only) / denominator) if denominator else math.nan
 
 
-def _apart(found: np.ndarray) -> np.ndarray:
-    """Groups in which models that stand alone are groups of their own."""
-    groups = found.copy()
-    groups[found < 0] = found.max() + 1 + np.arange((found < 0).sum())
-    return groups
+def _with_singletons(clusters: np.ndarray) -> np.ndarray:
+    """Return the clusters with each outlier as a cluster of its own."""
+    labels = clusters.copy()
+    labels[clusters < 0] = clusters.max() + 1 + np.arange((clusters < 0).sum())
+    return labels

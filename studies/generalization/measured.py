@@ -18,111 +18,176 @@ from launch.machine import device_of
 from models import references
 from models.classifier import Classifier
 from models.references import steps_of
-from studies.common.inputs import Subject, data_of, load_subjects, measures_of
-from studies.generalization.classifiers import accuracy, barriers, examples_of, stitched
-from studies.generalization.numbers import BARRIERS, Findings, Truth, findings, truth_of
+from studies.common.inputs import Subject, data_of, load_subjects, measures_of, sites_of_config
+from studies.generalization.classifiers import Examples, accuracy, barriers, examples_of, stitched
+from studies.generalization.numbers import BARRIERS, Findings, findings
+from studies.generalization.truth import Truth, truth_of
 
-IN = "in distribution"
+IN_DISTRIBUTION = "in distribution"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The study's own keys; what each means stands at `generalization`."""
+
+    reference_groups: Mapping[str, Sequence[str]]
+    ood: str | None
+    share: float | None
+    examples: int
+    sequences: int
+    stitched: int
+    pairs: int
+    points: int | None
+    checkpoints: int
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The table of distances (`step` in front; null = the end of training), findings, and what provenance.json says."""
+    """The table of distances (`step` in front; null = the end of training), the numbers, and notes for provenance."""
 
     table: pa.Table
-    found: Findings
+    findings: Findings
     notes: dict[str, Any]
 
 
-def measure(
-    cfg: DictConfig,
-    uris: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    ood: str | None,
-    share: float | None,
-    counts: Mapping[str, int],
-    points: int | None,
-    checkpoints: int,
-    tell: Callable[[str], object],
-) -> Measured:
-    """Everything that is measured; arguments as for `generalization`.
+@dataclass(frozen=True)
+class _Inputs:
+    """The models and the data.
 
-    Only in-distribution examples reach distances, groups and barriers.
+    Attributes:
+        subjects: one per model.
+        models: the classifiers themselves.
+        labels: labels of the subjects.
+        data: labeled data.
+        splits: name in the results -> split of the data, in distribution first.
+    """
+
+    subjects: list[Subject]
+    models: list[Classifier]
+    labels: list[str]
+    data: Any
+    splits: dict[str, str]
+
+    def examples(self, split: str, count: int) -> Examples:
+        """Return at most `count` examples of a split."""
+        return examples_of(self.data, self.splits[split], count, self.models[0].real)
+
+
+def measure(cfg: DictConfig, uris: Sequence[str], options: Options, on_progress: Callable[[str], object]) -> Measured:
+    """Measure everything. Only in-distribution examples reach distances, clusters and barriers.
+
+    Args:
+        cfg: config of analyze.py.
+        uris: the models.
+        options: the study's own keys.
+        on_progress: called with a status message.
 
     Raises:
-        ValueError: models that classify nothing or other labels, no split out of distribution, or not the one named.
+        ValueError: Models without labels or with different ones, or the split out of distribution does not exist.
     """
-    subjects = load_subjects(uris, cfg.runs_dir, cfg.device)
-    models = _classifiers(subjects)
-    labels = [subject.label for subject in subjects]
-    data = data_of(cfg, [subject.reference for subject in subjects if subject.reference is not None])[0]
-    _check_data(data, subjects, ood)
-    real = models[0].real
-    splits = {IN: "val", **{split: split for split in data.ood}}
-    given = {name: [labels[uris.index(uri)] for uri in members] for name, members in groups.items()}
+    inputs = _inputs(cfg, uris, options.ood)
+    labels = inputs.labels
     accuracies = {}
-    for name, split in splits.items():
-        tell(f"accuracy on {split}")
-        these = examples_of(data, split, counts["examples"], real)
-        accuracies[name] = np.array([accuracy(model, these) for model in models])
-    truth = truth_of(labels, accuracies, ood, given, share)
+    for name, split in inputs.splits.items():
+        on_progress(f"accuracy on {split}")
+        examples = inputs.examples(name, options.examples)
+        accuracies[name] = np.array([accuracy(model, examples) for model in inputs.models])
+    groups = {name: [labels[uris.index(uri)] for uri in members] for name, members in options.reference_groups.items()}
+    truth = truth_of(labels, accuracies, options.ood, groups, options.share)
 
-    probe = examples_of(data, "val", counts["sequences"], real)
-    mask = None if cfg.include_padding else real(probe.tokens)
-    sites = cfg.sites if cfg.sites is None or isinstance(cfg.sites, str) else list(cfg.sites)
-
-    def compared(loaders: Mapping[str, Any], words: str) -> pa.Table:
-        options: Any = dict(null=False, control=control_of(cfg.control), mask=mask)
-        say = lambda doing: tell(f"{doing}{words}")  # noqa: E731
-        return compare_many(loaders, probe.tokens, sites, measures_of(cfg), "matched", tell=say, **options)
-
-    table = compared(dict(zip(labels, models, strict=True)), "")
-    home = device_of(cfg.device)
-    soon = {}
-    for step in _steps(subjects, checkpoints):
-        loaders = {
-            label: (lambda uri=f"{uri}@{step}": references.load(uri, cfg.runs_dir).model.to(home))
-            for label, uri in zip(labels, uris, strict=True)
-        }
-        soon[step] = compared(loaders, f", step {step}")
+    probe = inputs.examples(IN_DISTRIBUTION, options.sequences)
+    mask = None if cfg.include_padding else inputs.models[0].real(probe.tokens)
+    table, earlier = _distances(cfg, uris, inputs, probe, mask, options.checkpoints, on_progress)
     between: dict[str, np.ndarray] = {}
-    if points is not None:
-        between = dict(zip(BARRIERS, barriers(models, probe, points, tell), strict=True))
-    chosen = _pairs(truth, counts["pairs"]) if counts["stitched"] else {}
-    cut = {name: examples_of(data, split, counts["stitched"], real) for name, split in splits.items() if chosen}
-    every = [pair for each in chosen.values() for pair in each]
-    accurate = stitched(models, every, cut, tell)
-    curves = {
-        split: {kind: np.stack([of[pair] for pair in each]) for kind, each in chosen.items()}
-        for split, of in accurate.items()
-    }
-    tell("groups")
-    found = findings(labels, table, between, soon, accuracies, truth, curves)
-    whole = pa.concat_tables([_with_step(table, None), *(_with_step(each, step) for step, each in soon.items())])
+    if options.points is not None:
+        between = dict(zip(BARRIERS, barriers(inputs.models, probe, options.points, on_progress), strict=True))
+    curves = _stitched(inputs, truth, options, on_progress)
+    on_progress("clusters")
+    numbers = findings(labels, table, between, earlier, accuracies, truth, curves)
+    steps = [_with_step(table, None), *(_with_step(part, step) for step, part in earlier.items())]
     notes = {
-        "models": {subject.label: subject.provenance for subject in subjects},
+        "models": {subject.label: subject.provenance for subject in inputs.subjects},
         "probe": {
             "sequences": len(probe.tokens),
             "split": "val",
             "sha256": probe_hash(probe.tokens),
-            "data_fingerprint": data.fingerprint,
-            "truncated": data.truncated,
+            "data_fingerprint": inputs.data.fingerprint,
+            "truncated": inputs.data.truncated,
             "include_padding": mask is None,
         },
-        "accuracies": {split: dict(zip(labels, each.tolist(), strict=True)) for split, each in accuracies.items()},
-        "groups": {label: int(group) for label, group in zip(labels, truth.labels, strict=True)},
+        "accuracies": {split: dict(zip(labels, values.tolist(), strict=True)) for split, values in accuracies.items()},
+        "reference_groups": {label: int(group) for label, group in zip(labels, truth.labels, strict=True)},
     }
-    return Measured(whole, found, notes)
+    return Measured(pa.concat_tables(steps), numbers, notes)
+
+
+def _inputs(cfg: DictConfig, uris: Sequence[str], ood: str | None) -> _Inputs:
+    subjects = load_subjects(uris, cfg.runs_dir, cfg.device)
+    models = _classifiers(subjects)
+    data = data_of(cfg, [subject.reference for subject in subjects if subject.reference is not None])[0]
+    _check_data(data, subjects, ood)
+    splits = {IN_DISTRIBUTION: "val", **{split: split for split in data.ood}}
+    return _Inputs(subjects, models, [subject.label for subject in subjects], data, splits)
+
+
+def _distances(
+    cfg: DictConfig,
+    uris: Sequence[str],
+    inputs: _Inputs,
+    probe: Examples,
+    mask: Any,
+    checkpoints: int,
+    on_progress: Callable[[str], object],
+) -> tuple[pa.Table, dict[int, pa.Table]]:
+    """Return the table of every two models at the end of training, and that of earlier steps."""
+    device = device_of(cfg.device)
+
+    def compared(models: Mapping[str, Any], suffix: str) -> pa.Table:
+        return compare_many(
+            models,
+            probe.tokens,
+            sites_of_config(cfg),
+            measures_of(cfg),
+            "matched",
+            null=False,
+            control=control_of(cfg.control),
+            tell=lambda message: on_progress(f"{message}{suffix}"),
+            mask=mask,
+        )
+
+    table = compared(dict(zip(inputs.labels, inputs.models, strict=True)), "")
+    earlier = {}
+    for step in _steps(inputs.subjects, checkpoints):
+        loaders = {
+            label: (lambda uri=f"{uri}@{step}": references.load(uri, cfg.runs_dir).model.to(device))
+            for label, uri in zip(inputs.labels, uris, strict=True)
+        }
+        earlier[step] = compared(loaders, f", step {step}")
+    return table, earlier
+
+
+def _stitched(
+    inputs: _Inputs, truth: Truth, options: Options, on_progress: Callable[[str], object]
+) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+    """Return split -> (front group, back group) -> (pairs, layers + 1) accuracy of stitched models."""
+    kinds = _pairs(truth, options.pairs) if options.stitched else {}
+    examples = {name: inputs.examples(name, options.stitched) for name in inputs.splits if kinds}
+    pairs = [pair for members in kinds.values() for pair in members]
+    accuracies = stitched(inputs.models, pairs, examples, on_progress)
+    return {
+        split: {kind: np.stack([by_pair[pair] for pair in members]) for kind, members in kinds.items()}
+        for split, by_pair in accuracies.items()
+    }
 
 
 def _classifiers(subjects: Sequence[Subject]) -> list[Classifier]:
-    """The models themselves; raises ValueError where one classifies nothing, or not as the first does."""
+    """Return the models themselves, after a check that all are classifiers with the same labels and depth."""
     models, first = [], subjects[0].reference
     for subject in subjects:
         labels = None if subject.reference is None else subject.reference.labels
         if labels is None or not isinstance(subject.source, Classifier):
             raise ValueError(
-                f"models: {subject.provenance['uri']} tells no labels apart; this study takes models that were trained "
+                f"models: {subject.provenance['uri']} is not a classifier; this study takes models that were trained "
                 "with task=classify"
             )
         assert first is not None
@@ -136,70 +201,71 @@ def _classifiers(subjects: Sequence[Subject]) -> list[Classifier]:
     if len(set(depths)) > 1:
         other = next(index for index, depth in enumerate(depths) if depth != depths[0])
         raise ValueError(
-            f"models: expected fine-tunings of one start, found {depths[0]} blocks in {subjects[0].provenance['uri']} "
-            f"and {depths[other]} in {subjects[other].provenance['uri']}; study=scaling takes models of other depth"
+            f"models: expected models fine-tuned from the same one, found {depths[0]} blocks in "
+            f"{subjects[0].provenance['uri']} and {depths[other]} in {subjects[other].provenance['uri']}; "
+            "type study=scaling for models of different depth"
         )
     return models
 
 
 def _check_data(data: Any, subjects: Sequence[Subject], ood: str | None) -> None:
-    """Labeled data whose labels are the models', with a split out of distribution."""
+    """Check that the data has the models' labels and tokens, and a split out of distribution."""
     labels = subjects[0].reference.labels  # pyright: ignore[reportOptionalMemberAccess]
     if not hasattr(data, "labels"):
-        raise ValueError("data: this text has no labels; type data=heuristics, or data=pairs_file for own")
+        raise ValueError("data: this text has no labels; type data=heuristics, or data=pairs_file for your own files")
     if tuple(data.labels) != labels:
         raise ValueError(
-            f"data: its labels are {', '.join(data.labels)}, and the models' {', '.join(labels or ())}; give the data "
-            "that they were trained on, or a mapping data.labels={theirs: ours}"
+            f"data: its labels are {', '.join(data.labels)}, and the models' {', '.join(labels or ())}; use the data "
+            "that the models were trained on, or rename labels with data.labels={theirs: ours}"
         )
     for subject in subjects:
         assert subject.reference is not None
         references.check_tokenizer(subject.reference, data.tokenizer)
     if not data.ood:
         raise ValueError(
-            "data: there is no split out of distribution, by which to say whether groups are right; give one, such as "
-            "data=pairs_file with further files"
+            "data: there is no split out of distribution, which this study needs for its reference groups; add one, "
+            "such as data=pairs_file with further files"
         )
     if ood is not None and ood not in data.ood:
         raise ValueError(f"study.ood={ood}: expected a split out of distribution: {', '.join(data.ood)}")
 
 
 def _steps(subjects: Sequence[Subject], most: int) -> list[int]:
-    """Steps at which all of the models were saved and that are not their last, at most so many.
+    """Return at most `most` steps before the end at which all models were saved.
 
-    The schedule saves at powers of two at first, so that these are even on the logarithmic scale.
+    They are evenly spread on the logarithmic scale, because the schedule saves at powers of two at first.
     """
-    there: set[int] | None = None
+    common: set[int] | None = None
     for subject in subjects:
         last, folder = subject.provenance["step"], Path(subject.provenance["path"]).parent.parent
-        steps = (
-            {step for step in steps_of(folder) if last is None or step < last} if "@" not in subject.label else set()
-        )
-        there = steps if there is None else there & steps
-    return _log_spread(sorted(there or ()), most)
+        steps: set[int] = set()
+        if "@" not in subject.label:
+            steps = {step for step in steps_of(folder) if last is None or step < last}
+        common = steps if common is None else common & steps
+    return _log_spread(sorted(common or ()), most)
 
 
 def _log_spread(steps: list[int], most: int) -> list[int]:
-    """Of some steps at most so many, evenly spread on the logarithmic scale, the first and the last among them."""
+    """Return at most `most` of the steps, evenly spread on the logarithmic scale, including the first and the last."""
     if len(steps) <= most or most < 2:
         return steps[-most:] if most else []
-    wanted = np.geomspace(steps[0] + 1, steps[-1] + 1, most) - 1
-    return sorted({min(steps, key=lambda step, w=w: abs(np.log1p(step) - np.log1p(w))) for w in wanted})
+    targets = np.geomspace(steps[0] + 1, steps[-1] + 1, most) - 1
+    return sorted({min(steps, key=lambda step, t=target: abs(np.log1p(step) - np.log1p(t))) for target in targets})
 
 
 def _pairs(truth: Truth, most: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """(group in front, group behind) -> ordered pairs of models, at most so many of each, drawn once and for all."""
-    two, chance, found = truth.two, random.Random(0), {}
-    for front in two or ():
-        for back in two or ():
-            every = [
+    """Return (front group, back group) -> at most `most` ordered pairs of models, drawn with a fixed seed."""
+    groups, rng, pairs = truth.best_and_worst, random.Random(0), {}
+    for front in groups or ():
+        for back in groups or ():
+            ordered = [
                 (int(a), int(b))
                 for a in np.nonzero(truth.labels == front)[0]
                 for b in np.nonzero(truth.labels == back)[0]
                 if a != b
             ]
-            found[truth.names[front], truth.names[back]] = sorted(chance.sample(every, min(most, len(every))))
-    return found
+            pairs[truth.names[front], truth.names[back]] = sorted(rng.sample(ordered, min(most, len(ordered))))
+    return pairs
 
 
 def _with_step(table: pa.Table, step: int | None) -> pa.Table:

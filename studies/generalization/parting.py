@@ -1,13 +1,15 @@
-"""At which layer two groups of models part: from where on the distance across leaves the band of that within.
+"""The layer at which two groups of models part: from there on, the distance across leaves the band of chance.
 
-At each layer the contrast is the mean distance of two models of different groups less that of two of one group. It has
-left the band where it is above 95 % of the contrasts of permuted models. The groups part at the first layer from which
-on it stays out of it, up to the last; how certain that is, draws of models with replacement say.
+The contrast of a layer is the mean distance of two models of different groups minus that of two models of one group. It
+is outside the band if it is above 95 % of the contrasts of permuted models. The groups part at the first layer from
+which the contrast stays outside, up to the last layer; draws of models with replacement say how certain that layer is.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from studies.common.resampling import MIDDLE, one_sided_p, resamples_of
 
 DRAWS = 999
 
@@ -17,13 +19,13 @@ class Parting:
     """Where two groups part.
 
     Attributes:
-        contrast: (layers,) mean distance across less within.
-        low, high: (layers,) 95 % bootstrap interval of it, over models.
-        band: (layers,) 95 % of contrasts of permuted models are below.
-        p: (layers,) one-sided, how often those of permuted models reach it.
-        first: the layer from which on it is out of the band; None where it is not at the last.
+        contrast: (layers,) mean distance across minus within.
+        low, high: (layers,) its 95 % bootstrap interval over models.
+        band: (layers,) 95 % of the contrasts of permuted models are below.
+        p: (layers,) one-sided, how often permuted models reach the contrast.
+        first: the layer from which the contrast is outside the band; None if it is inside at the last layer.
         earliest, latest: 95 % bootstrap interval of `first`; None = never.
-        shares: (layers + 1,) of the draws in which the groups part at each layer; the last: never.
+        shares: (layers + 1,) share of the draws in which the groups part at each layer; the last entry: never.
     """
 
     contrast: np.ndarray
@@ -38,48 +40,46 @@ class Parting:
 
 
 def parting(distances: np.ndarray, truth: np.ndarray, seed: int = 0) -> Parting | None:
-    """Where the groups part; None where there are no two, or not two models in each.
+    """Return where the groups part; None without two groups of two models or more.
 
     Args:
         distances: (layers, models, models), symmetric.
-        truth: (models,) group, -1 for a model of none.
-        seed: of permutations and draws.
+        truth: (models,) reference group, -1 for none.
+        seed: seed of permutations and draws.
     """
-    inside = truth >= 0
-    far, groups = distances[:, inside][:, :, inside], truth[inside]
+    grouped = truth >= 0
+    distances, groups = distances[:, grouped][:, :, grouped], truth[grouped]
     _, sizes = np.unique(groups, return_counts=True)
     if len(sizes) < 2 or sizes.min() < 2:
         return None
-    rng = np.random.default_rng(seed)
-    layers, count = len(far), len(groups)
-    every = np.arange(count)
-    value = _contrast(far, groups, every)
-    permuted = np.stack([_contrast(far, rng.permutation(groups), every) for _ in range(DRAWS)])
+    layers, count = len(distances), len(groups)
+    models, resamples = np.arange(count), resamples_of(count, DRAWS, seed)
+    contrast = _contrast(distances, groups, models)
+    permuted = np.stack([_contrast(distances, groups[order], models) for order in resamples.permutations])
     band = np.quantile(permuted, 0.95, axis=0)
-    drawn = np.stack([_contrast(far, groups, rng.integers(count, size=count)) for _ in range(DRAWS)])
+    drawn = np.stack([_contrast(distances, groups, draw) for draw in resamples.draws])
     drawn = drawn[np.isfinite(drawn).all(1)]
-    firsts = np.array([_first(each > band) for each in drawn])
+    firsts = np.array([_first(draw > band) for draw in drawn])
     earliest, latest = np.quantile(firsts, (0.025, 0.975), method="closest_observation").astype(int)
-    low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
-    p = (1 + (permuted >= value - 1e-12).sum(0)) / (1 + DRAWS)
+    low, high = np.percentile(drawn, MIDDLE, axis=0)
     shares = np.bincount(firsts, minlength=layers + 1) / len(firsts)
-    first = _first(value > band)
-    first, earliest, latest = (None if layer == layers else int(layer) for layer in (first, earliest, latest))
-    return Parting(value, low, high, band, p, first, earliest, latest, shares)
+    ends = (_first(contrast > band), earliest, latest)
+    first, earliest, latest = (None if layer == layers else int(layer) for layer in ends)
+    return Parting(contrast, low, high, band, one_sided_p(contrast, permuted), first, earliest, latest, shares)
 
 
-def _contrast(far: np.ndarray, groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Mean distance across less within, by layer, over the pairs of different models out of those chosen."""
-    first, second = np.triu_indices(len(chosen), 1)
-    kept = chosen[first] != chosen[second]
-    first, second = first[kept], second[kept]
-    across = groups[chosen[first]] != groups[chosen[second]]
+def _contrast(distances: np.ndarray, groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return the mean distance across minus within, by layer, over the pairs of different models among those drawn."""
+    first, second = np.triu_indices(len(drawn), 1)
+    different = drawn[first] != drawn[second]
+    first, second = drawn[first[different]], drawn[second[different]]
+    across = groups[first] != groups[second]
     if across.all() or not across.any():
-        return np.full(len(far), np.nan)
-    values = far[:, chosen[first], chosen[second]]
+        return np.full(len(distances), np.nan)
+    values = distances[:, first, second]
     return values[:, across].mean(1) - values[:, ~across].mean(1)
 
 
-def _first(out: np.ndarray) -> int:
-    """The first layer from which on all are true; the number of layers where the last is not."""
-    return len(out) - int(np.cumprod(out[::-1]).sum())
+def _first(outside: np.ndarray) -> int:
+    """Return the first layer from which all are true; the number of layers if the last is not."""
+    return len(outside) - int(np.cumprod(outside[::-1]).sum())

@@ -1,24 +1,31 @@
 """The study `generalization`: which models will fail elsewhere, seen from in-distribution inputs alone?
 
-Finding (ii) of arXiv 2310.14993, and what its authors left open: the models are grouped automatically, from distances
-on in-distribution inputs; what happens out of distribution only says whether the groups are right.
+It repeats finding (ii) of arXiv 2310.14993 and answers what the authors left open: models are clustered automatically,
+from distances on in-distribution inputs. What happens out of distribution only says whether the clusters are right.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.console import Console
 
+from studies.common.next_command import SIZES, larger, with_all_measures
 from studies.common.results import Results
+from studies.common.trainings import Sweep, size_of, trained
+from studies.generalization.clusters import LEAST_MODELS
+from studies.generalization.figures import figures
+from studies.generalization.measured import Options, measure
+from studies.generalization.text import summary, terminal_tables
 
-CASES = ("planted", "honest", "both")
+SEEDS_ONLY = "seeds_only"
 
 
 def generalization(
     cfg: DictConfig,
     family: str,
     case: str,
-    groups: Mapping[str, Any] | None,
+    reference_groups: Mapping[str, Any] | None,
     ood: str | None,
     share: float | None,
     examples: int,
@@ -29,112 +36,106 @@ def generalization(
     checkpoints: int,
     sizes: Mapping[str, Any],
 ) -> Results:
-    """Trains what is missing, groups the models by each measure, and holds that against what they do elsewhere.
+    """Train what is missing, cluster the models by each measure, and compare the clusters with the reference groups.
 
     Args:
-        cfg: the config of analyze.py; `models` takes fine-tuned models that exist, else `size` says what is trained.
-        family: of the models that are trained.
-        case: what is trained: `planted`, two kinds of model; `honest`, one kind; or `both`.
-        groups: the true groups, name -> URIs out of `models`; None: the planted kinds, or groups of the accuracies.
+        cfg: config of analyze.py; `models` lists fine-tuned models. If it is empty, `size` says what is trained.
+        family: family of the models that are trained.
+        case: what is trained: `planted`, two kinds of model; `seeds_only`, one kind; or `both`.
+        reference_groups: name -> URIs among `models`; None for the planted kinds, or groups of the accuracies.
         ood: the split whose accuracies are the truth; None for the one on which models differ most.
-        share: of the models in the top and in the bottom group; None for as the accuracies fall.
-        examples: of each split that accuracies are taken on, at most.
-        sequences: in-distribution examples that models are compared on, at most.
-        stitched: examples of each split that stitched models are tried on, at most; 0 for no stitching.
-        pairs: stitched pairs of each of the four kinds, at most.
-        points: on the line between two models' weights; None for no barriers.
-        checkpoints: of each run that the groups are looked for at, besides its end; 0 for none.
-        sizes: by size `width` and `depth`, `start` (overrides of the training of one, or the URI of one that exists),
-            `finetune` (overrides of every fine-tuning), `planted` (kind -> further ones), `honest` (further ones) and
-            `seeds`.
+        share: share of the models in the top and in the bottom group; None for clusters of the accuracies.
+        examples: maximum number of examples per split for accuracies.
+        sequences: maximum number of in-distribution examples on which models are compared.
+        stitched: maximum number of examples per split for stitched models; 0 for no stitching.
+        pairs: maximum number of stitched pairs of each of the four kinds.
+        points: number of points on the line between two models' weights; None for no barriers.
+        checkpoints: maximum number of earlier steps at which models are clustered; 0 for none.
+        sizes: by size: `width` and `depth`; `init_from` (overrides of the training of a first model, or the URI of
+            one); `finetune` (overrides of every fine-tuning); `planted` (kind -> further overrides); `seeds_only`
+            (further overrides); `seeds`.
 
     Raises:
-        ValueError: fewer than four models, models that classify nothing or other labels, an unknown case, size, split
-            or group, a failed training.
+        ValueError: Fewer than four models, models without labels or with different ones, an unknown split or group, or
+            a failed training.
     """
-    if case not in CASES:
-        raise ValueError(f"study.case={case}: expected one of {', '.join(CASES)}")
-    uris, kinds = list(cfg.models), {name: list(members) for name, members in (groups or {}).items()}
+    uris, groups = list(cfg.models), {name: list(members) for name, members in (reference_groups or {}).items()}
     if not uris:
         uris, planted = _trained(cfg, family, case, sizes)
-        kinds = kinds or planted
-    _check(uris, kinds, share)
-
-    from rich.console import Console
-
-    from studies.generalization.figures import figures
-    from studies.generalization.measured import measure
-    from studies.generalization.text import summary, terminal_tables
-
-    terminal = Console(stderr=True, highlight=False)
-    counts = {"examples": examples, "sequences": sequences, "stitched": stitched, "pairs": pairs}
-    with terminal.status("loading the models") as status:
-        measured = measure(cfg, uris, kinds, ood, share, counts, points, checkpoints, status.update)
+        groups = groups or planted
+    _check(uris, groups)
+    options = Options(groups, ood, share, examples, sequences, stitched, pairs, points, checkpoints)
+    with Console(stderr=True, highlight=False).status("loading the models") as status:
+        measured = measure(cfg, uris, options, status.update)
     return Results(
         table=measured.table,
-        summary=summary(measured.found, measured.notes),
-        figures=figures(measured.found),
+        summary=summary(measured.findings, measured.notes),
+        figures=figures(measured.findings),
         provenance=measured.notes,
-        shown=terminal_tables(measured.found),
-        next_command=_next(cfg, case, uris),
+        shown=terminal_tables(measured.findings),
+        next_command=_next_command(cfg, case, sizes),
     )
 
 
 def _trained(
     cfg: DictConfig, family: str, case: str, sizes: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """URIs of the fine-tunings of one start, and of each planted kind; trained where they are missing."""
-    from studies.common.trainings import Sweep, size_of, trained
-
-    wanted = size_of(cfg, sizes)
-    if case != "honest" and not wanted.get("planted"):
+    """Train what is missing; return the URIs of the fine-tuned models, and those of each planted kind."""
+    size = size_of(cfg, sizes)
+    if case != SEEDS_ONLY and not size.get("planted"):
         raise ValueError(
-            f"size={cfg.size} study.case={case}: no kinds are planted at this size; type study.case=honest"
+            f"size={cfg.size} study.case={case}: no kinds are planted at this size; type study.case={SEEDS_ONLY}"
         )
-    shape = (family,), (wanted["width"],), (wanted["depth"],)
-    seeds, more, start, begin = tuple(wanted["seeds"]), tuple(wanted["finetune"]), wanted["start"], []
-    if not isinstance(start, str):
-        begin = [Sweep(*shape, (0,), more=tuple(start))]
-        start = f"runs/{begin[0].names[0]}"
+    shape = (family,), (size["width"],), (size["depth"],)
+    seeds, first, init_from = tuple(size["seeds"]), [], size["init_from"]
+    if not isinstance(init_from, str):
+        first = [Sweep(*shape, (0,), overrides=tuple(init_from))]
+        init_from = f"runs/{first[0].names[0]}"
 
-    # Each kind has seeds of its own: two models that share head and order are near each other whatever they learned.
-    every = {**wanted["planted"], "honest": wanted["honest"]}
+    # No two kinds share a seed: models with the same head and data order are close to each other whatever they learned.
+    kinds = {**size["planted"], SEEDS_ONLY: size[SEEDS_ONLY]}
     sweeps = {}
-    for number, (label, special) in enumerate(every.items()):
-        if case in ("both", "honest" if label == "honest" else "planted"):
-            own = tuple(seed + number * (1 + max(seeds)) for seed in seeds)
-            sweeps[label] = Sweep(*shape, own, more=(*more, *special), start=start, label=label)
-    uris = trained(cfg, "generalization", [*begin, *sweeps.values()])[len(begin) :]
+    for number, (kind, overrides) in enumerate(kinds.items()):
+        if case in ("both", SEEDS_ONLY if kind == SEEDS_ONLY else "planted"):
+            seeds_of_kind = tuple(seed + number * (1 + max(seeds)) for seed in seeds)
+            overrides = (*size["finetune"], *overrides)
+            sweeps[kind] = Sweep(*shape, seeds_of_kind, overrides=overrides, init_from=init_from, label=kind)
+    uris = trained(cfg, "generalization", [*first, *sweeps.values()])[len(first) :]
     folder = f"runs/generalization-{cfg.size}"
-    kinds = {label: [f"{folder}/{name}" for name in sweep.names] for label, sweep in sweeps.items()}
-    return uris, kinds if case == "planted" else {}
+    by_kind = {kind: [f"{folder}/{name}" for name in sweep.names] for kind, sweep in sweeps.items()}
+    return uris, by_kind if case == "planted" else {}
 
 
-def _check(uris: Sequence[str], kinds: Mapping[str, Sequence[str]], share: float | None) -> None:
-    """What can be refused before a model is loaded."""
-    from studies.generalization.clusters import LEAST
-
-    if len(uris) < LEAST:
+def _check(uris: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """Check models and reference groups before a model is loaded."""
+    if len(uris) < LEAST_MODELS:
         raise ValueError(
-            f"models=[{','.join(uris)}]: expected {LEAST} models or more, for a group has two members at least, found "
-            f"{len(uris)}; fine-tune more: python train.py -m task=classify start=... seed=range(20)"
+            f"models=[{','.join(uris)}]: expected {LEAST_MODELS} models or more, because a cluster has two members at "
+            f"least, found {len(uris)}; fine-tune more: python train.py -m task=classify init_from=... seed=range(20)"
         )
-    strangers = sorted({uri for members in kinds.values() for uri in members} - set(uris))
-    if strangers:
-        raise ValueError(f"study.groups: {', '.join(strangers)} is not among models=[{','.join(uris)}]; name it there")
-    named = [uri for members in kinds.values() for uri in members]
-    twice = sorted({uri for uri in named if named.count(uri) > 1})
-    if twice:
-        raise ValueError(f"study.groups: {', '.join(twice)} is in two groups; a model has one")
-    if kinds and (len(kinds) < 2 or min(map(len, kinds.values())) < 2):
-        found = ", ".join(f"{name} of {len(members)}" for name, members in kinds.items())
-        raise ValueError(f"study.groups: expected two groups or more of two models or more each, found {found}")
-    if share is not None and not 0 < share <= 0.5:
-        raise ValueError(f"study.share={share}: expected a share of the models, above 0 and up to 0.5, or null")
+    members = [uri for group in groups.values() for uri in group]
+    unlisted = sorted(set(members) - set(uris))
+    if unlisted:
+        raise ValueError(
+            f"study.reference_groups: {', '.join(unlisted)} is not among models=[{','.join(uris)}]; list it there too"
+        )
+    repeated = sorted({uri for uri in members if members.count(uri) > 1})
+    if repeated:
+        raise ValueError(f"study.reference_groups: {', '.join(repeated)} is in two groups; leave it in one")
+    if groups and (len(groups) < 2 or min(map(len, groups.values())) < 2):
+        sizes = ", ".join(f"{name} of {len(group)}" for name, group in groups.items())
+        raise ValueError(
+            f"study.reference_groups: expected two groups or more of two models or more each, found {sizes}"
+        )
 
 
-def _next(cfg: DictConfig, case: str, uris: Sequence[str]) -> str:
+def _next_command(cfg: DictConfig, case: str, sizes: Mapping[str, Any]) -> str | None:
     if cfg.models:
-        return f"python analyze.py study=generalization measures=all name=generalization_all models=[{','.join(uris)}]"
-    other = "honest" if case != "honest" else "planted"
-    return f"python analyze.py study=generalization study.case={other} name=generalization_{other}"
+        return with_all_measures(cfg, "generalization", cfg.models)
+    command = "python analyze.py study=generalization"
+    if case == "planted":
+        return f"{command} size={cfg.size} study.case={SEEDS_ONLY} name=generalization_{SEEDS_ONLY}"
+    if case == SEEDS_ONLY and sizes[cfg.size].get("planted"):
+        return f"{command} size={cfg.size} study.case=planted name=generalization_planted"
+    upper = SIZES[SIZES.index(cfg.size) + 1 :] if cfg.size in SIZES else ()
+    return larger(cfg, "generalization") if upper and sizes[upper[0]].get("planted") else None

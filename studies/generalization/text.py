@@ -1,4 +1,4 @@
-"""What the study `generalization` found, in words that the numbers write."""
+"""The summary of the study `generalization`, written from its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,250 +6,244 @@ from typing import Any
 
 from rich.table import Table
 
-from studies.common.format import number
+from studies.common.format import DASH, listed, number, table_head, table_row
 from studies.generalization.agreement import STATISTICS, Agreement
-from studies.generalization.numbers import ALL, QUICK, Findings, Found, gap_of_two
+from studies.generalization.clusters import LEVEL
+from studies.generalization.numbers import ALL, QUICK, Findings, Scores
 from studies.generalization.parting import Parting
+from studies.generalization.truth import gap_between
 
 ENOUGH = 8
-"""Models of which two halves are one of 35, so that a permuted one is the true one less than once in twenty."""
+"""Models that have 35 divisions into halves, so that a permutation is the true one less than once in twenty."""
+SCORES = ("clusters", "p", "silhouette", "adjusted Rand index", "AUC", "Spearman")
 
 
-def summary(found: Findings, notes: Mapping[str, Any]) -> str:
-    """One page of Markdown."""
-    lines = ["# Which models will fail elsewhere, seen from in-distribution inputs alone?", "", answer(found), ""]
-    lines += ["## The models", "", *_models(found)]
-    lines += ["", "## Groups by each measure", "", *_groups(found, notes)]
-    lines += ["", "## From which layer on", "", *_layers(found)]
-    if found.soon:
-        lines += ["", "## How soon in training", "", *_soon(found)]
-    if found.stitched:
-        lines += ["", "## Identity stitching", "", *_stitched(found)]
+def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
+    """Return the summary, one page of Markdown."""
+    lines = ["# Which models will fail elsewhere, seen from in-distribution inputs alone?", "", answer(findings), ""]
+    lines += ["## The models", "", *_models(findings)]
+    lines += ["", "## Clusters by each measure", "", *_clusters(findings, notes)]
+    lines += ["", "## From which layer?", "", *_layers(findings)]
+    if findings.by_step:
+        lines += ["", "## How early in training?", "", *_by_step(findings)]
+    if findings.stitched:
+        lines += ["", "## Identity stitching", "", *_stitched(findings)]
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(found: Findings) -> list[Table]:
-    """Every measure over all layers."""
+def terminal_tables(findings: Findings) -> list[Table]:
+    """Return the scores of every criterion over all layers."""
     table = Table(title="from in-distribution inputs, over all layers [95 % interval]", title_justify="left")
-    for column in ("measure", "groups", "p", "adjusted Rand index", "AUC", "Spearman with the gap"):
+    for column in ("measure", "clusters", "p", "adjusted Rand index", "AUC", "Spearman with the gap"):
         table.add_column(column, justify="left" if column == "measure" else "right")
-    for way in found.ways:
-        each = found.found[way, ALL]
-        cells = [_short(each.agreement[name]) for name in ("ari", "auc", "spearman")]
-        table.add_row(way, str(each.grouping.count), _p(each.grouping.p), *cells)
+    for criterion in findings.criteria:
+        scores = findings.scores[criterion, ALL]
+        cells = [_short(scores.agreement[name]) for name in ("ari", "auc", "spearman")]
+        table.add_row(criterion, str(scores.clustering.count), _p(scores.clustering.p), *cells)
     return [table]
 
 
-def answer(found: Findings) -> str:
-    """The first paragraph: which measure finds the groups, from which layer on, how soon."""
-    truth, finders = found.truth, found.finders()
-    inside, gap = gap_of_two(truth, next(iter(found.accuracies.values()))), gap_of_two(truth, truth.accuracy)
-    parts = []
-    if truth.two is not None:
-        better, worse = (truth.names[group] for group in truth.two)
-        parts.append(
-            f"The groups to be found are {better} and {worse} ({truth.how}): they differ by "
-            f"{_points(inside)} in distribution and by {_points(gap)} on {truth.split}."
+def answer(findings: Findings) -> str:
+    """Return the first paragraph: which measure finds the groups, from which layer on, and how early."""
+    truth, successful = findings.truth, findings.successful()
+    in_distribution = next(iter(findings.accuracies.values()))
+    sentences = []
+    if truth.best_and_worst is not None:
+        better, worse = (truth.names[group] for group in truth.best_and_worst)
+        inside, outside = (gap_between(truth, accuracy) for accuracy in (in_distribution, truth.accuracy))
+        sentences.append(
+            f"The reference groups are {better} and {worse} ({truth.origin}): their accuracies differ by "
+            f"{_points(inside)} in distribution and by {_points(outside)} on {truth.split}."
         )
-    none = [way for way in found.ways if found.found[way, ALL].grouping.count == 1]
-    if len(none) == len(found.ways):
-        parts.append(
-            f"**No groups are found**: by none of {_listed(found.ways)} do the {len(found.models)} models fall into "
-            "groups, over all layers, more than one cloud would (lowest p "
-            f"{_p(min(found.found[way, ALL].grouping.p for way in found.ways))})."
-        )
-    elif finders:
-        said = [f"{way} (adjusted Rand index {_value(found.found[way, ALL].agreement['ari'])})" for way in finders]
-        parts.append(f"From in-distribution inputs alone the groups are found by {_listed(said)}.")
-        if none:
-            parts.append(f"No groups are found by {_listed(none)}.")
-    else:
-        said = [
-            f"{way} (adjusted Rand index {_value(found.found[way, ALL].agreement['ari'])})"
-            for way in found.ways
-            if way not in none
-        ]
-        parts.append(
-            f"Groups are found by {_listed(said)}, but that they are **the ones that generalize alike cannot be told "
-            "from chance**."
-        )
-    best = next((way for way in finders if way in found.parting), None)
-    if best is not None:
-        parts.append(f"By {best} they part {_where(found, found.parting[best])}.")
-    soonest = _soonest(found)
-    if soonest is not None:
-        parts.append(f"They are found from step {soonest[0]} on, by {soonest[1]}.")
+    sentences += _found(findings)
+    first = next((criterion for criterion in successful if criterion in findings.parting), None)
+    if first is not None:
+        sentences.append(f"By {first} they part {_where(findings, findings.parting[first])}.")
+    earliest = _earliest(findings)
+    if earliest is not None:
+        sentences.append(f"They are found from step {earliest[0]} on, by {earliest[1]}.")
     related = [
-        f"{way} {_value(each)}" for way in found.ways if (each := found.found[way, ALL].agreement["spearman"]).p < 0.05
+        f"{criterion} {_value(spearman)}"
+        for criterion in findings.criteria
+        if (spearman := findings.scores[criterion, ALL].agreement["spearman"]).p < LEVEL
     ]
-    gaps = f"the gap between their accuracies on {truth.split}"
-    parts.append(
-        f"The distance of two models goes with {gaps} by {_listed(related)} (Spearman)."
+    gap = f"the gap between their accuracies on {truth.split}"
+    sentences.append(
+        f"The distance between two models correlates with {gap} by {listed(related)} (Spearman)."
         if related
-        else f"By no measure does the distance of two models go with {gaps} more than by chance."
+        else f"By no measure does the distance between two models correlate with {gap} more than by chance."
     )
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
-def _models(found: Findings) -> list[str]:
-    truth = found.truth
-    lines = [
-        f"{len(found.models)} models. The truth: {truth.how}, by accuracy on {truth.split}"
-        f"{'' if truth.how == 'given' else ', the split on which they differ most or that was named'}. "
-        "It is used for nothing but to hold the groups against.",
-        "",
-    ]
+def _found(findings: Findings) -> list[str]:
+    """Say which criteria find clusters, and whether these are the reference groups."""
+    criteria, successful = findings.criteria, findings.successful()
+    clusterings = {criterion: findings.scores[criterion, ALL].clustering for criterion in criteria}
+    without = [criterion for criterion in criteria if clusterings[criterion].count == 1]
+    if len(without) == len(criteria):
+        p = _p(min(clustering.p for clustering in clusterings.values()))
+        return [
+            f"**There are no clusters**: over all layers, the {len(findings.models)} models do not cluster more than a "
+            f"single cloud would, by any of {listed(criteria)} (lowest p {p})."
+        ]
+    if not successful:
+        indices = _with_index(findings, [criterion for criterion in criteria if criterion not in without])
+        return [
+            f"There are clusters by {indices}, but **agreement with the reference groups cannot be told from chance**."
+        ]
+    sentences = [f"From in-distribution inputs alone, the groups are found by {_with_index(findings, successful)}."]
+    return sentences + ([f"There are no clusters by {listed(without)}."] if without else [])
+
+
+def _with_index(findings: Findings, criteria: Sequence[str]) -> str:
+    indices = {criterion: findings.scores[criterion, ALL].agreement["ari"] for criterion in criteria}
+    return listed([f"{criterion} (adjusted Rand index {_value(index)})" for criterion, index in indices.items()])
+
+
+def _models(findings: Findings) -> list[str]:
+    truth = findings.truth
+    chosen = "" if truth.origin == "given" else ", the split on which they differ most or the one that was named"
     names = [name for number_, name in enumerate(truth.names) if (truth.labels == number_).any()]
-    lines += [f"| split | all models, lowest to highest | {' | '.join(names)} | difference |"]
-    lines += ["| --- " * (3 + len(names)) + "|"]
-    for split, accuracy in found.accuracies.items():
-        of = [accuracy[truth.labels == number_] for number_, name in enumerate(truth.names) if name in names]
-        cells = [
-            f"{each.mean():.1%} ± {each.std(ddof=1):.1%}" if len(each) > 1 else f"{each.mean():.1%}" for each in of
+    lines = [
+        f"{len(findings.models)} models. Reference groups: {truth.origin}, by accuracy on {truth.split}{chosen}. "
+        "They serve only as a comparison for the clusters.",
+        "",
+        *table_head("split", "all models, lowest to highest", *names, "difference"),
+    ]
+    for split, accuracy in findings.accuracies.items():
+        by_group = [accuracy[truth.labels == number_] for number_, name in enumerate(truth.names) if name in names]
+        means = [
+            f"{group.mean():.1%} ± {group.std(ddof=1):.1%}" if len(group) > 1 else f"{group.mean():.1%}"
+            for group in by_group
         ]
         span = f"{accuracy.min():.1%} to {accuracy.max():.1%}"
-        lines.append(f"| {split} | {span} | {' | '.join(cells)} | {_points(gap_of_two(truth, accuracy))} |")
-    return [*lines, "", "± is the standard deviation over models; of a difference, half its 95 % interval (Welch)."]
+        lines.append(table_row(split, span, *means, _points(gap_between(truth, accuracy))))
+    return [*lines, "", "± is the standard deviation over models; for a difference, half its 95 % interval (Welch)."]
 
 
-def _groups(found: Findings, notes: Mapping[str, Any]) -> list[str]:
+def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
-    padding = "padding included" if probe["include_padding"] else "padding left out"
+    padding = "padding included" if probe["include_padding"] else "padding ignored"
     lines = [
         f"Distances over all layers on {probe['sequences']} in-distribution examples, {padding}: the root of the sum "
-        "of squares over layers, of CKA of its arc cosine. Groups: k of them are cut by Ward's method in the first "
-        "k - 1 principal coordinates; p is against one Gaussian cloud of the same spectrum, and "
-        f"groups are accepted below 0.05 / {len(found.ways)}, for any measure may err. Adjusted Rand index: of "
-        "these groups with the true ones. AUC: two models of different groups are farther apart than two of one. "
-        "Correlations: of distance with the gap between accuracies. In brackets 95 % bootstrap intervals over models, "
-        "then one-sided p values by permuting models.",
+        "of squares over layers, for CKA of its arc cosine. Clusters: Ward's method cuts k clusters in the first k - 1 "
+        "principal coordinates; p is relative to one Gaussian cloud of the same spectrum, and clusters are accepted "
+        f"below 0.05 / {len(findings.criteria)}, since each measure may err. Adjusted Rand index: clusters and "
+        "reference groups. AUC: two models of different groups are farther apart than two of one. Correlations: "
+        "distance and the gap between accuracies. Brackets hold 95 % bootstrap intervals over models, followed by "
+        "one-sided p values from permuting models.",
         "",
-        "| measure | groups | p | silhouette | adjusted Rand index | AUC | Spearman | Kendall |",
-        "| --- " * 8 + "|",
+        *table_head("measure", *SCORES, "Kendall"),
     ]
-    for way in found.ways:
-        lines.append(f"| {way} | {_row(found.found[way, ALL])} |")
-    if len(found.models) < ENOUGH:
-        lines += [
-            "",
-            f"With {len(found.models)} models permutations are few: p below 0.05 takes {ENOUGH} models or more.",
-        ]
-    for way in found.ways:
-        apart = found.found[way, ALL].grouping.apart
-        if apart:
-            lines += ["", f"By {way}, {_listed([found.models[model] for model in apart])} stands alone."]
+    lines += [table_row(criterion, *_cells(findings.scores[criterion, ALL])) for criterion in findings.criteria]
+    if len(findings.models) < ENOUGH:
+        count = len(findings.models)
+        lines += ["", f"With {count} models there are few permutations: p below 0.05 takes {ENOUGH} models or more."]
+    for criterion in findings.criteria:
+        outliers = findings.scores[criterion, ALL].clustering.outliers
+        if outliers:
+            names = listed([findings.models[model] for model in outliers])
+            lines += ["", f"Outliers by {criterion}: {names}."]
     return lines
 
 
-def _layers(found: Findings) -> list[str]:
-    lines = [
-        "The groups part at the first layer from which on the mean distance across groups, less that within, is above "
-        "95 % of those of permuted models at every layer to the last; the interval is over draws of models.",
-        "",
-        "| measure | they part | 95 % interval |",
-        "| --- " * 3 + "|",
-    ]
-    for measure, parting in found.parting.items():
-        ends = [_layer(found, end) for end in (parting.earliest, parting.latest)]
-        lines.append(f"| {measure} | {_layer(found, parting.first)} | {ends[0]} to {ends[1]} |")
-    if not found.parting:
+def _layers(findings: Findings) -> list[str]:
+    if not findings.parting:
         return ["There are no two groups of two models or more."]
-    lines += ["", "| measure | layer | groups | p | silhouette | adjusted Rand index | AUC | Spearman |"]
-    lines += ["| --- " * 8 + "|"]
-    for measure in found.measures:
-        for site in found.sites:
-            lines.append(f"| {measure} | {site} | {_row(found.found[measure, site], QUICK)} |")
-    return lines
-
-
-def _soon(found: Findings) -> list[str]:
-    lines = ["Over all layers, at saved steps.", ""]
-    lines += ["| measure | step | groups | p | silhouette | adjusted Rand index | AUC | Spearman |"]
-    lines += ["| --- " * 8 + "|"]
-    for measure in found.measures:
-        for step, results in found.soon.items():
-            if measure in results:
-                lines.append(f"| {measure} | {step} | {_row(results[measure], QUICK)} |")
-        lines.append(f"| {measure} | end | {_row(found.found[measure, ALL], QUICK)} |")
-    return lines
-
-
-def _stitched(found: Findings) -> list[str]:
     lines = [
-        "Accuracy of the first l layers of one model under the rest of another, with nothing between them; l = 0: "
-        "embeddings alone, the last: all blocks under the other's final norm and head. Mean over pairs (lowest to "
+        "The groups part at the first layer from which, up to the last layer, the mean distance across groups minus "
+        "that within is above 95 % of the values of permuted models; the interval is over draws of models.",
+        "",
+        *table_head("measure", "they part", "95 % interval"),
+    ]
+    for measure, parting in findings.parting.items():
+        ends = [_layer(findings, end) for end in (parting.earliest, parting.latest)]
+        lines.append(table_row(measure, _layer(findings, parting.first), f"{ends[0]} to {ends[1]}"))
+    lines += ["", *table_head("measure", "layer", *SCORES)]
+    for measure in findings.measures:
+        for site in findings.sites:
+            lines.append(table_row(measure, site, *_cells(findings.scores[measure, site], QUICK)))
+    return lines
+
+
+def _by_step(findings: Findings) -> list[str]:
+    lines = ["Over all layers, at saved steps.", "", *table_head("measure", "step", *SCORES)]
+    for measure in findings.measures:
+        for step, scores in findings.by_step.items():
+            if measure in scores:
+                lines.append(table_row(measure, str(step), *_cells(scores[measure], QUICK)))
+        lines.append(table_row(measure, "end", *_cells(findings.scores[measure, ALL], QUICK)))
+    return lines
+
+
+def _stitched(findings: Findings) -> list[str]:
+    layers = next(iter(next(iter(findings.stitched.values())).values())).shape[1]
+    lines = [
+        "Accuracy of the first l layers of one model under the rest of another, with nothing in between; l = 0 takes "
+        "the embeddings alone, the last l all blocks under the other's final norm and head. Mean over pairs (lowest to "
         "highest where the mean is lowest).",
         "",
+        *table_head("split", "front to back", *(f"l = {layer}" for layer in range(layers)), "lowest"),
     ]
-    layers = next(iter(next(iter(found.stitched.values())).values())).shape[1]
-    lines += ["| split | front to back | " + " | ".join(f"l = {layer}" for layer in range(layers)) + " | lowest |"]
-    lines += ["| --- " * (3 + layers) + "|"]
-    for split, kinds in found.stitched.items():
+    for split, kinds in findings.stitched.items():
         for (front, back), values in kinds.items():
             mean = values.mean(0)
             worst = int(mean.argmin())
-            cells = " | ".join(f"{each:.3f}" for each in mean)
             span = f"l = {worst}: {values[:, worst].min():.3f} to {values[:, worst].max():.3f}"
-            lines.append(f"| {split} | {front} to {back} | {cells} | {span} |")
+            lines.append(table_row(split, f"{front} to {back}", *(f"{value:.3f}" for value in mean), span))
     return lines
 
 
-def _soonest(found: Findings) -> tuple[int, str] | None:
-    """The first step from which on, to the end, a measure finds the groups."""
-    best: tuple[int, str] | None = None
-    for measure in found.measures:
-        if not found.found[measure, ALL].finds:
+def _earliest(findings: Findings) -> tuple[int, str] | None:
+    """Return the first step from which a measure finds the groups at every later step, and the measure."""
+    earliest: tuple[int, str] | None = None
+    for measure in findings.measures:
+        if not findings.scores[measure, ALL].successful:
             continue
-        for step in reversed(found.soon):
-            if measure not in found.soon[step] or not found.soon[step][measure].finds:
+        for step in reversed(findings.by_step):
+            scores = findings.by_step[step].get(measure)
+            if scores is None or not scores.successful:
                 break
-            if best is None or step < best[0]:
-                best = step, measure
-    return best
+            if earliest is None or step < earliest[0]:
+                earliest = step, measure
+    return earliest
 
 
-def _where(found: Findings, parting: Parting) -> str:
+def _where(findings: Findings, parting: Parting) -> str:
     if parting.first is None:
-        return "at no layer: at the last one the distance across is within the band of permuted models"
-    ends = f"{_layer(found, parting.earliest)} to {_layer(found, parting.latest)}"
-    return f"from {found.sites[parting.first]} on (95 % interval {ends})"
+        return "at no layer: at the last one, the distance across is within the band of permuted models"
+    ends = f"{_layer(findings, parting.earliest)} to {_layer(findings, parting.latest)}"
+    return f"from {findings.sites[parting.first]} on (95 % interval {ends})"
 
 
-def _layer(found: Findings, layer: int | None) -> str:
-    return "never" if layer is None else found.sites[layer]
+def _layer(findings: Findings, layer: int | None) -> str:
+    return "never" if layer is None else findings.sites[layer]
 
 
-def _row(result: Found, statistics: Sequence[str] = STATISTICS) -> str:
-    grouping = result.grouping
-    cells = [str(grouping.count), _p(grouping.p), number(grouping.silhouette, 2, sign=False)]
-    return " | ".join([*cells, *(_value(result.agreement[name]) for name in statistics)])
+def _cells(scores: Scores, statistics: Sequence[str] = STATISTICS) -> list[str]:
+    clustering = scores.clustering
+    cells = [str(clustering.count), _p(clustering.p), number(clustering.silhouette, 2, sign=False)]
+    return [*cells, *(_value(scores.agreement[name]) for name in statistics)]
 
 
-def _value(each: Agreement) -> str:
-    if math.isnan(each.value):
-        return "–"
-    return f"{_short(each)}, p {_p(each.p)}"
+def _value(agreement: Agreement) -> str:
+    if math.isnan(agreement.value):
+        return DASH
+    return f"{_short(agreement)}, p {_p(agreement.p)}"
 
 
-def _short(each: Agreement) -> str:
-    if math.isnan(each.value):
-        return "–"
-    if math.isnan(each.low):
-        return number(each.value, 2, sign=False)
-    low, high = (number(end, 2, sign=False) for end in (each.low, each.high))
-    return f"{number(each.value, 2, sign=False)} [{low}, {high}]"
+def _short(agreement: Agreement) -> str:
+    value, low, high = (number(part, 2, sign=False) for part in (agreement.value, agreement.low, agreement.high))
+    return value if math.isnan(agreement.low) else f"{value} [{low}, {high}]"
 
 
 def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
+    return DASH if math.isnan(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
 
 
 def _points(gap: tuple[float, float]) -> str:
     difference, half = (100 * value for value in gap)
     if math.isnan(difference):
-        return "–"
+        return DASH
     return f"{difference:+.1f} points" + (f" ± {half:.1f}" if math.isfinite(half) else "")
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

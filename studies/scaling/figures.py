@@ -1,4 +1,4 @@
-"""The figures of the study `scaling`."""
+"""Figures of the study `scaling`."""
 
 import math
 from typing import Any
@@ -16,79 +16,85 @@ from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
 COLORS = {"seed": "0.55", "width": "#3b528b", "depth": "#d1495b", "both": "#edae49"}
+LEGEND = {"seed": "seeds of one size", "width": "width alone", "depth": "depth alone", "both": "both"}
 CELL = 0.11
-"""Inches a layer in the heat maps, at least a panel's."""
+"""Inches per layer in the heat maps."""
 PANEL = 0.62
+"""Minimum side of a heat map in inches."""
 
 
-def figures(found: Findings, table: pa.Table) -> dict[str, Figure]:
-    """Every figure by file name."""
-    made: dict[str, Figure] = {}
+def figures(findings: Findings, table: pa.Table) -> dict[str, Figure]:
+    """Return every figure by file name.
+
+    Args:
+        findings: the numbers.
+        table: the comparison without outlier control.
+    """
+    drawn: dict[str, Figure] = {}
     with mpl.rc_context(STYLE):
-        for measure in found.measures:
-            for control in found.controls:
-                parts = ["heatmaps", measure, *([control.replace(" ", "_")] if control != found.controls[0] else [])]
-                made[file_name(parts, made)] = _heatmaps(found, control, measure)
-        made["sizes"] = _sizes(found)
-        made["regions"] = _regions(found)
-        made["losses"] = _losses(found)
-    kinds = {model.label: name for name, members in found.sizes.items() for model in members}
-    made["models"] = models_figure(table, kinds)
-    return made
+        for measure in findings.measures:
+            for control in findings.controls:
+                end = [control.replace(" ", "_")] if control != findings.controls[0] else []
+                drawn[file_name(["heatmaps", measure, *end], drawn)] = _heatmaps(findings, control, measure)
+        drawn["sizes"] = _sizes(findings)
+        drawn["regions"] = _regions(findings)
+        drawn["losses"] = _losses(findings)
+    sizes = {model.label: name for name, members in findings.sizes.items() for model in members}
+    drawn["models"] = models_figure(table, sizes)
+    return drawn
 
 
-def _heatmaps(found: Findings, control: str, measure: str) -> Figure:
-    """Layer x layer of every two sizes on one scale: below the diagonal between sizes, on it between seeds of one
-    size, and in a column of their own models with themselves, with the blocks that were found."""
-    names = list(found.sizes)
+def _heatmaps(findings: Findings, control: str, measure: str) -> Figure:
+    """Draw layer x layer maps of every two sizes on one scale.
+
+    Pairs of sizes are below the diagonal, seeds of one size on it. The last column shows models with themselves and
+    the blocks of layers.
+    """
+    names = list(findings.sizes)
     count = len(names)
-    depths = [members[0].depth for members in found.sizes.values()]
-    side = [max(PANEL, CELL * depth) for depth in depths]
+    side = [max(PANEL, CELL * members[0].depth) for members in findings.sizes.values()]
     figure = Figure(figsize=(1.9 + sum(side) + max(side) + 0.1 * count, 0.9 + sum(side)), layout="constrained")
     axes: Any = figure.subplots(count, count + 1, squeeze=False, width_ratios=[*side, max(side)], height_ratios=side)
-    null = found.null[control, measure]
-    drawn = [values for key, values in found.maps.items() if key[:2] == (control, measure)]
-    drawn += [values for key, values in found.floors.items() if key[:2] == (control, measure)]
-    top = float(np.nanmax([*(np.nanmax(values) for values in drawn), null if math.isfinite(null) else 0, 1e-3]))
-    image = None
+    null = findings.null[control, measure]
+    maps = {key: values for key, values in (findings.maps | findings.floors).items() if key[:2] == (control, measure)}
+    top = float(np.nanmax([*(np.nanmax(values) for values in maps.values()), null if math.isfinite(null) else 0, 1e-3]))
     for row, second in enumerate(names):
         for column, first in enumerate(names):
             panel = axes[row, column]
             if column > row:
                 panel.remove()
                 continue
-            values = found.floors.get((control, measure, first)) if row == column else None
-            values = found.maps[control, measure, first, second].T if row != column else values
-            if values is None:
-                panel.text(0.5, 0.5, "one model", transform=panel.transAxes, ha="center", va="center", fontsize=5)
-                panel.set_xticks([], [])
-                panel.set_yticks([], [])
+            if row == column:
+                _map(panel, maps.get((control, measure, first)), top)
             else:
-                image = _map(panel, values, top)
+                _map(panel, maps[control, measure, first, second].T, top)
             if column == 0:
                 panel.set_ylabel(second)
             if row == count - 1:
                 panel.set_xlabel(first)
         panel = axes[row, count]
-        image = _map(panel, found.maps[control, measure, second, second], top)
-        for layers in list(found.blocks[second].values())[1:]:
+        image = _map(panel, maps[control, measure, second, second], top)
+        for layers in list(findings.blocks[second].values())[1:]:
             for line in (panel.axhline, panel.axvline):
                 line(layers.start - 0.5, color="white", linewidth=0.9)
         panel.set_title("with itself" if row == 0 else "")
-    assert image is not None
     bar = figure.colorbar(image, ax=list(axes[:, count]), aspect=24, pad=0.04)
     bar.set_label(f"{measure}, {MEANING}")
     bar.ax.spines[:].set_visible(False)
     if math.isfinite(null):
         bar.ax.axhline(null, color="0.35", linewidth=0.8)
         bar.ax.text(-0.3, null, "null", ha="right", va="center", fontsize=6, color="0.35")
-    figure.suptitle(
-        f"mean over pairs of models, layer by layer; on the diagonal the seeds of one size; {control}", fontsize=8
-    )
+    figure.suptitle(f"mean over pairs of models by layer, seeds of one size on the diagonal; {control}", fontsize=8)
     return figure
 
 
-def _map(panel: Axes, values: np.ndarray, top: float) -> Any:
+def _map(panel: Axes, values: np.ndarray | None, top: float) -> Any:
+    """Draw one heat map; a size without seeds to compare has none."""
+    if values is None:
+        panel.text(0.5, 0.5, "one model", transform=panel.transAxes, ha="center", va="center", fontsize=5)
+        panel.set_xticks([], [])
+        panel.set_yticks([], [])
+        return None
     image = panel.imshow(values, origin="lower", cmap="viridis", vmin=0, vmax=top, aspect="auto")
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0, labelsize=5)
@@ -97,96 +103,86 @@ def _map(panel: Axes, values: np.ndarray, top: float) -> Any:
     return image
 
 
-def _sizes(found: Findings) -> Figure:
-    """Dissimilarity against the ratio of sizes, a panel a measure; seeds at 0; then calibrated, then the excess."""
-    rows = [(control, scale) for control in found.controls for scale in ("dissimilarity", "far")]
-    figure, axes = _grid(len(rows), len(found.measures), 2.2, 1.6, sharex=True)
-    for line, (control, scale) in enumerate(rows):
-        for column, measure in enumerate(found.measures):
-            panel: Axes = axes[line, column]
-            key = (control, measure, scale, "all")
-            for place, one in enumerate(found.between):
-                value = one.values[key]
+def _sizes(findings: Findings) -> Figure:
+    """Draw dissimilarity against the ratio of sizes, with seeds at 0; one column per measure, then relative to null."""
+    rows = [(control, scale) for control in findings.controls for scale in ("dissimilarity", "relative")]
+    figure, axes = _grid(len(rows), len(findings.measures), 2.2, 1.6, sharex=True)
+    for row, (control, scale) in enumerate(rows):
+        for column, measure in enumerate(findings.measures):
+            panel: Axes = axes[row, column]
+            for place, between in enumerate(findings.between):
+                value = between.values[control, measure, scale, "all"]
                 error = None if math.isnan(value.low) else [[value.mean - value.low], [value.high - value.mean]]
-                # Sizes of one ratio beside each other.
-                x = one.doublings + 0.05 * (place % 5 - 2)
-                style: Any = {"marker": "o", "markersize": 3, "linewidth": 0.9, "color": COLORS[one.kind]}
+                # Pairs of sizes with the same ratio side by side.
+                x = between.doublings + 0.05 * (place % 5 - 2)
+                style: Any = {"marker": "o", "markersize": 3, "linewidth": 0.9, "color": COLORS[between.kind]}
                 panel.errorbar([x], [value.mean], error, **style)
-            level = found.null[control, measure] if scale == "dissimilarity" else 1.0
+            level = findings.null[control, measure] if scale == "dissimilarity" else 1.0
             if math.isfinite(level):
                 panel.axhline(level, color="0.5", linewidth=0.7, linestyle=(0, (4, 3)))
-                panel.annotate(
-                    "null", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6
-                )
+                corner: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 6}
+                panel.annotate("null", (1, level), **corner)
             panel.set_ylim(bottom=0)
-            if line == 0:
+            if row == 0:
                 panel.set_title(measure)
-            if line == len(rows) - 1:
+            if row == len(rows) - 1:
                 panel.set_xlabel("doublings of the blocks' parameters")
             if column == 0:
                 words = "dissimilarity" if scale == "dissimilarity" else "1 - calibrated"
                 panel.set_ylabel(f"{words}\n{control}")
-    _legend(
-        figure, {"seeds of one size": "seed", "width alone": "width", "depth alone": "depth", "both": "both"}, found
-    )
+    _legend(figure, findings)
     return figure
 
 
-def _regions(found: Findings) -> Figure:
-    """First, middle and last block: between sizes, each pair a point, and between the seeds of one size."""
-    figure, axes = _grid(len(found.controls), len(found.measures), 2.2, 1.7)
-    for line, control in enumerate(found.controls):
-        for column, measure in enumerate(found.measures):
-            panel: Axes = axes[line, column]
+def _regions(findings: Findings) -> Figure:
+    """Draw the dissimilarity in the first, middle and last block, between sizes and between the seeds of one size."""
+    figure, axes = _grid(len(findings.controls), len(findings.measures), 2.2, 1.7)
+    for row, control in enumerate(findings.controls):
+        for column, measure in enumerate(findings.measures):
+            panel: Axes = axes[row, column]
             for place, region in enumerate(REGIONS):
                 key = (control, measure, "dissimilarity", region)
-                for shift, kind in enumerate(COLORS):
-                    values = [one.values[key].mean for one in found.between if one.kind == kind]
+                for number, (kind, color) in enumerate(COLORS.items()):
+                    values = [between.values[key].mean for between in findings.between if between.kind == kind]
                     values = [value for value in values if math.isfinite(value)]
                     if values:
-                        x = place + 0.18 * (shift - 1.5)
-                        panel.plot([x] * len(values), values, "o", markersize=2.5, color=COLORS[kind], alpha=0.45)
-                        panel.plot([x - 0.07, x + 0.07], [np.mean(values)] * 2, color=COLORS[kind], linewidth=1.6)
+                        x = place + 0.18 * (number - 1.5)
+                        panel.plot([x] * len(values), values, "o", markersize=2.5, color=color, alpha=0.45)
+                        panel.plot([x - 0.07, x + 0.07], [np.mean(values)] * 2, color=color, linewidth=1.6)
             panel.set_xticks(range(len(REGIONS)), REGIONS)
             panel.set_ylim(bottom=0)
-            if line == 0:
+            if row == 0:
                 panel.set_title(measure)
             if column == 0:
                 panel.set_ylabel(f"dissimilarity\n{control}")
-    _legend(
-        figure, {"seeds of one size": "seed", "width alone": "width", "depth alone": "depth", "both": "both"}, found
-    )
+    _legend(figure, findings)
     return figure
 
 
-def _losses(found: Findings) -> Figure:
-    """The loss of every model by its size, and dissimilarity against the gap of losses."""
+def _losses(findings: Findings) -> Figure:
+    """Draw the loss of every model against its size, and dissimilarity against the gap between losses."""
     figure, axes = _grid(1, 2, 2.9, 2.1)
     left, right = axes[0]
-    for name, members in found.sizes.items():
-        left.plot(
-            [model.parameters for model in members], [model.loss for model in members], "o", markersize=3, color="0.3"
-        )
-        top = max((model.loss for model in members), default=math.nan)
+    for name, members in findings.sizes.items():
+        parameters, losses = [model.parameters for model in members], [model.loss for model in members]
+        left.plot(parameters, losses, "o", markersize=3, color="0.3")
+        top = max(losses)
         if math.isfinite(top):
-            left.annotate(
-                name, (members[0].parameters, top), (0, 4), textcoords="offset points", fontsize=5.5, ha="center"
-            )
+            above: Any = {"textcoords": "offset points", "fontsize": 5.5, "ha": "center"}
+            left.annotate(name, (parameters[0], top), (0, 4), **above)
     left.set_xscale("log")
     left.margins(0.12, 0.15)
-    left.set_xlabel("parameters of the blocks, about")
+    left.set_xlabel("approximate parameter count of the blocks")
     left.set_ylabel("loss, nats/token")
-    mean = {name: float(np.mean([model.loss for model in members])) for name, members in found.sizes.items()}
-    key = (found.controls[0], found.measures[0], "dissimilarity", "all")
-    for one in found.between:
-        gap = abs(mean[one.sizes[0]] - mean[one.sizes[1]])
-        right.plot([gap], [one.values[key].mean], "o", markersize=3, color=COLORS[one.kind])
+    mean = {name: float(np.mean([model.loss for model in members])) for name, members in findings.sizes.items()}
+    key = (findings.controls[0], findings.measures[0], "dissimilarity", "all")
+    for between in findings.between:
+        gap = abs(mean[between.sizes[0]] - mean[between.sizes[1]])
+        right.plot([gap], [between.values[key].mean], "o", markersize=3, color=COLORS[between.kind])
     right.set_ylim(bottom=0)
     right.set_xlabel("gap between the losses, nats/token")
-    right.set_ylabel(f"{found.measures[0]}, dissimilarity")
-    _legend(
-        figure, {"seeds of one size": "seed", "width alone": "width", "depth alone": "depth", "both": "both"}, found
-    )
+    right.set_ylabel(f"{findings.measures[0]}, dissimilarity")
+    _legend(figure, findings)
     return figure
 
 
@@ -195,8 +191,8 @@ def _grid(rows: int, columns: int, width: float, height: float, **share: Any) ->
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
-def _legend(figure: Figure, names: dict[str, str], found: Findings) -> None:
-    there = {one.kind for one in found.between}
-    shown = {label: kind for label, kind in names.items() if kind in there}
-    handles = [Line2D([], [], marker="o", markersize=3, linewidth=0, color=COLORS[kind]) for kind in shown.values()]
-    figure.legend(handles, list(shown), loc="outside right upper", frameon=False)
+def _legend(figure: Figure, findings: Findings) -> None:
+    present = {between.kind for between in findings.between}
+    kinds = [kind for kind in LEGEND if kind in present]
+    handles = [Line2D([], [], marker="o", markersize=3, linewidth=0, color=COLORS[kind]) for kind in kinds]
+    figure.legend(handles, [LEGEND[kind] for kind in kinds], loc="outside right upper", frameon=False)

@@ -1,4 +1,4 @@
-"""Statistics of distances against the truth, held to scikit-learn and scipy, and the layer at which groups part."""
+"""Agreement of distances with the truth, checked against scikit-learn and scipy, and the layer where groups part."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import studies.generalization.agreement
-from studies.generalization.agreement import agreement, statistic
-from studies.generalization.clusters import groups_of
+from studies.generalization.agreement import Evidence, agreement, statistic
+from studies.generalization.clusters import find_clusters
 from studies.generalization.parting import parting
 
 TRUTH = np.repeat([0, 1], 6)
@@ -17,7 +17,7 @@ ALL = np.arange(12)
 
 
 def planted(gap: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of two groups of six, and accuracies that go with them, with noise."""
+    """Return distances of two groups of six, and accuracies that follow them, with noise."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((12, 5))
     points[:, 0] += gap * TRUTH
@@ -36,32 +36,36 @@ def test_the_statistics_are_those_of_scikit_learn_and_scipy() -> None:
         "kendall": stats.kendalltau(far[PAIRS], gaps)[0],
     }
     for name, value in expected.items():
-        assert statistic(name, far, found, TRUTH, accuracy, ALL) == pytest.approx(value, abs=1e-12)
+        assert statistic(name, Evidence(far, found, TRUTH, accuracy), ALL) == pytest.approx(value, abs=1e-12)
 
 
-def test_a_model_that_stands_alone_is_a_group_of_its_own() -> None:
+def test_an_outlier_is_a_cluster_of_its_own() -> None:
     far, accuracy = planted(2.0)
     found = np.array([0, 0, 0, 0, -1, -1, 1, 1, 1, 1, 1, 1])
     alone = np.array([0, 0, 0, 0, 2, 3, 1, 1, 1, 1, 1, 1])
-    assert statistic("ari", far, found, TRUTH, accuracy, ALL) == pytest.approx(adjusted_rand_score(TRUTH, alone))
+    assert statistic("ari", Evidence(far, found, TRUTH, accuracy), ALL) == pytest.approx(
+        adjusted_rand_score(TRUTH, alone)
+    )
 
 
 def test_models_of_no_group_count_for_the_correlations_alone() -> None:
     far, accuracy = planted(2.0)
     truth = np.where(np.isin(ALL, [3, 7]), -1, TRUTH)
     rest = np.nonzero(truth >= 0)[0]
-    found = groups_of(far).labels
+    found = find_clusters(far).labels
     for name in ("ari", "auc"):
-        part = statistic(name, far[np.ix_(rest, rest)], found[rest], TRUTH[rest], accuracy[rest], np.arange(10))
-        assert statistic(name, far, found, truth, accuracy, ALL) == pytest.approx(part)
-    assert statistic("kendall", far, found, truth, accuracy, ALL) == statistic(
-        "kendall", far, found, TRUTH, accuracy, ALL
+        part = statistic(
+            name, Evidence(far[np.ix_(rest, rest)], found[rest], TRUTH[rest], accuracy[rest]), np.arange(10)
+        )
+        assert statistic(name, Evidence(far, found, truth, accuracy), ALL) == pytest.approx(part)
+    assert statistic("kendall", Evidence(far, found, truth, accuracy), ALL) == statistic(
+        "kendall", Evidence(far, found, TRUTH, accuracy), ALL
     )
 
 
 def test_planted_groups_agree_with_the_truth() -> None:
     far, accuracy = planted(8.0)
-    found = agreement(far, groups_of(far).labels, TRUTH, accuracy)
+    found = agreement(Evidence(far, find_clusters(far).labels, TRUTH, accuracy))
     assert found["ari"].value == found["ari"].low == found["auc"].value == 1
     for each in found.values():
         assert each.p <= 0.01 and each.low <= each.value <= each.high and each.low > each.chance
@@ -70,12 +74,12 @@ def test_planted_groups_agree_with_the_truth() -> None:
 
 def test_with_the_labels_shuffled_the_statistics_fall_to_chance() -> None:
     far, accuracy = planted(8.0)
-    groups = groups_of(far).labels
+    groups = find_clusters(far).labels
     shuffled = [np.random.default_rng(seed).permutation(12) for seed in range(40)]
     for name, chance in {"ari": 0.0, "auc": 0.5, "spearman": 0.0, "kendall": 0.0}.items():
-        values = [statistic(name, far, groups, TRUTH[order], accuracy[order], ALL) for order in shuffled]
+        values = [statistic(name, Evidence(far, groups, TRUTH[order], accuracy[order]), ALL) for order in shuffled]
         assert np.mean(values) == pytest.approx(chance, abs=0.1)
-        assert agreement(far, groups, TRUTH, accuracy)[name].chance == pytest.approx(chance, abs=0.02)
+        assert agreement(Evidence(far, groups, TRUTH, accuracy))[name].chance == pytest.approx(chance, abs=0.02)
 
 
 def test_p_values_without_a_relation_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +87,9 @@ def test_p_values_without_a_relation_are_uniform(monkeypatch: pytest.MonkeyPatch
     found = []
     for seed in range(40):
         far, _ = planted(0.0, seed)
-        found.append(agreement(far, np.repeat([0, 1], 6)[::-1], TRUTH, planted(0.0, seed + 100)[1], seed=seed)["auc"].p)
+        found.append(
+            agreement(Evidence(far, np.repeat([0, 1], 6)[::-1], TRUTH, planted(0.0, seed + 100)[1]), seed=seed)["auc"].p
+        )
     assert 0.35 < np.mean(found) < 0.65
 
 
@@ -93,14 +99,16 @@ def test_draws_leave_out_a_model_with_itself() -> None:
     pairs = [(i, j) for place, i in enumerate(drawn) for j in drawn[place + 1 :] if i != j]
     values = np.array([far[pair] for pair in pairs])
     across = np.array([TRUTH[i] != TRUTH[j] for i, j in pairs])
-    assert statistic("auc", far, TRUTH, TRUTH, accuracy, drawn) == pytest.approx(roc_auc_score(across, values))
+    assert statistic("auc", Evidence(far, TRUTH, TRUTH, accuracy), drawn) == pytest.approx(
+        roc_auc_score(across, values)
+    )
 
 
 def test_without_two_groups_or_a_gap_there_is_nothing_to_agree_with() -> None:
     far, accuracy = planted(2.0)
-    found = agreement(far, TRUTH, np.zeros(12, int), np.full(12, 0.5))
+    found = agreement(Evidence(far, TRUTH, np.zeros(12, int), np.full(12, 0.5)))
     assert all(np.isnan(each.value) and np.isnan(each.p) for each in found.values())
-    assert np.isfinite(agreement(far, TRUTH, TRUTH, accuracy)["auc"].value)
+    assert np.isfinite(agreement(Evidence(far, TRUTH, TRUTH, accuracy))["auc"].value)
 
 
 def curves(first: int, layers: int = 6, gap: float = 4.0, seed: int = 0) -> np.ndarray:

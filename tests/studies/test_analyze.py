@@ -139,7 +139,7 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
         (["models=[runs/a,runs/a]"], "runs/a stands there twice"),
         (["models=[runs/a,runs/bb]"], "reference 'runs/bb': there is no run folder .*did you mean 'b'"),
         (["models=[runs/a,gone.npy]"], "there is no file .*gone.npy"),
-        (["probe.length=17"], "probe.length=17: runs/a reads at most 16; type probe.length=16"),
+        (["probe.length=17"], "probe.length=17: runs/a reads at most 16 tokens; type probe.length=16"),
         (["probe.sequences=99999"], "expected 99999 probe sequences"),
         (["sites=blocks.5.resid_post"], "no site of the model matches 'blocks.5.resid_post'"),
         (["study.pairs=some"], "study.pairs=some: expected all or matched"),
@@ -195,10 +195,10 @@ def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) 
 def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None:
     first = run(home, tmp_path, "measures=fast")
     run(home, tmp_path, "measures=fast")
-    with pytest.raises(ValueError, match=r"results of another command:\n  study.groups: 16 -> 4\n.*overwrite"):
-        run(home, tmp_path, "measures=fast", "study.groups=4")
-    run(home, tmp_path, "measures=fast", "study.groups=4", "overwrite=true")
-    assert OmegaConf.load(first / "config.yaml").study.groups == 4
+    with pytest.raises(ValueError, match=r"results of another command:\n  study.n_units: 16 -> 4\n.*overwrite"):
+        run(home, tmp_path, "measures=fast", "study.n_units=4")
+    run(home, tmp_path, "measures=fast", "study.n_units=4", "overwrite=true")
+    assert OmegaConf.load(first / "config.yaml").study.n_units == 4
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="thesis is not a folder of results"):
@@ -209,11 +209,15 @@ MISTAKES = {
     ("study=comprae",): ["study=comprae: no such choice; did you mean study=compare?"],
     ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, size, sizes, sites"],
     ("study.pair=all",): ["there is no key study.pair; did you mean study.pairs"],
+    ("study.groups=4",): ["study.groups=4: there is no key study.groups; its name is now study.n_units"],
+    ("study=generalization", "study.groups=null"): ["its name is now study.reference_groups"],
+    ("study=generalization", "study.case=honest"): ["study.case=honest: expected", "honest is now seeds_only"],
+    ("study=generalisation",): ["study=generalisation: the name is now study=generalization"],
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
     ("models=runs/a",): ["models=runs/a: expected a list, such as models=[runs/a]"],
     ("+modles=[a]",): ["+modles: nothing reads this key"],
-    ("-m", "study.groups=4,8"): ["-m: sweeps are for trainings"],
+    ("-m", "study.n_units=4,8"): ["-m: sweeps are for trainings"],
     ("models=[runs/a]",): ["expected two models or more"],
 }
 
@@ -228,9 +232,7 @@ def test_a_mistake_gets_a_message_and_no_traceback(mistake: tuple[str, ...], tmp
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--cfg", "job"), ("study=comprae",), ("modles=[]",), ("models=[runs/a]",)], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job"), ("study=comprae",), ("modles=[]",)], ids=" ".join)
 def test_nothing_heavy_is_imported_for_an_answer(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         f"import sys; sys.argv = ['analyze.py', *{list(arguments)}]; sys.path.insert(0, {str(TRAIN.parent)!r})\n"
@@ -244,7 +246,7 @@ def test_nothing_heavy_is_imported_for_an_answer(arguments: tuple[str, ...], tmp
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
+def test_help_shows_the_defaults_in_force(tmp_path: Path) -> None:
     cfg: Any = compose([], "analyze")
     shown = command(tmp_path, "--help").stdout
     for text in (

@@ -14,8 +14,8 @@ from dissimilarity.stitching import direct_penalties
 from launch.cli.compose import compose
 from models.exchange.shape import Shape
 from models.references import load
-from studies.asymmetry.stitches import Model
-from studies.asymmetry.study import divided
+from studies.asymmetry.grid import divided
+from studies.asymmetry.stitches import ModelAtStep
 from tests.helpers.foreign import Hub, published_folder, random_net
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
 
@@ -106,19 +106,19 @@ def test_tl_stands_for_the_papers_four_models(home: Path, tmp_path: Path, monkey
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(home / folder)
     hub = Hub(tmp_path / "hub", monkeypatch)
-    monkeypatch.setattr("studies.asymmetry.study.main_rows", stop)
-    with pytest.raises(Stopped) as stopped:
+    monkeypatch.setattr("studies.asymmetry.study.main_records", stop)
+    with pytest.raises(StoppedError) as stopped:
         study(home, tmp_path / "results", "models=tl")
     assert stopped.value.args[0] == published
     assert len({model for model, *_ in hub.asked}) == 4
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised where the stitching would begin."""
 
 
-def stop(models: list[list[Model]], *_: object) -> None:
-    raise Stopped([each[0].run for each in models])
+def stop(models: list[list[ModelAtStep]], *_: object) -> None:
+    raise StoppedError([steps[0].run for steps in models])
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,13 @@ def stop(models: list[list[Model]], *_: object) -> None:
 def test_what_cannot_be_studied_is_refused_before_anything_is_written(
     home: Path, tmp_path: Path, models: str, text: bool, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    def run() -> Path:
         if not text:
-            analyze(compose(["study=asymmetry", models, f"results_dir={tmp_path}"], "analyze"))
-        study(home, tmp_path, models.format(home=home))
+            return analyze(compose(["study=asymmetry", models, f"results_dir={tmp_path}"], "analyze"))
+        return study(home, tmp_path, models.format(home=home))
+
+    with pytest.raises(ValueError, match=message):
+        run()
     assert "families" in message or not list(tmp_path.iterdir())
 
 

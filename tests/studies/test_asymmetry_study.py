@@ -60,7 +60,7 @@ def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_a_verdict(whol
     orders = [f"{family}-w16-d2-s0-o1" for family in ("gelu", "solu")]
     assert runs == sorted([*families, *orders, "gelu-w8-d2-s0", "gelu-w8-d2-s1"])
     summary = (folder / "summary.md").read_text()
-    for words in ("# Is stitching solu into gelu dearer", "| A | sibling |", "| C | independent |", "## Capacity"):
+    for words in ("# Does stitching solu into gelu cost more", "| A | sibling |", "| C | independent |", "## Capacity"):
         assert words in summary
     assert len(list((folder / "figures").glob("*.png"))) == 4
 
@@ -79,7 +79,7 @@ def test_its_table_has_both_directions_fits_points_and_baselines(whole: tuple[Pa
             assert row["penalty"] == 0
 
 
-def test_started_again_it_measures_nothing_anew(
+def test_started_again_it_measures_nothing_twice(
     whole: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     home, folder = whole

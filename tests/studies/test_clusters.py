@@ -1,4 +1,4 @@
-"""Groups from distances: planted ones are found, and a cloud without groups has none."""
+"""Clusters from distances: planted ones are found, and a cloud without clusters has none."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from studies.generalization import clusters as grouping
-from studies.generalization.clusters import coordinates, groups_of
+from studies.generalization import clusters
+from studies.generalization.clusters import coordinates, find_clusters
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 
@@ -27,7 +27,7 @@ def simplex(rng: np.random.Generator, models: int = 20, noise: float = 0.03) -> 
 
 
 def planted(rng: np.random.Generator, dimensions: int, counts: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Groups whose centers lie on axes of their own, each so many standard deviations from the middle of all."""
+    """Groups whose centers lie on axes of their own, each `sigma` standard deviations from the center."""
     centers = np.eye(len(counts)) - 1 / len(counts)
     centers *= sigma / np.linalg.norm(centers, axis=1).max()
     points = rng.standard_normal((sum(counts), dimensions))
@@ -40,34 +40,34 @@ def truth(counts: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dimensions", [2, 5, 19])
-def test_two_groups_of_four_sigma_are_found_whole(dimensions: int) -> None:
+def test_two_clusters_of_four_sigma_are_found_completely(dimensions: int) -> None:
     for seed in range(3):
-        found = groups_of(planted(np.random.default_rng(seed), dimensions, (10, 10), 4), seed=seed)
-        assert found.count == 2 and found.p < 0.01 and found.apart == ()
+        found = find_clusters(planted(np.random.default_rng(seed), dimensions, (10, 10), 4), seed=seed)
+        assert found.count == 2 and found.p < 0.01 and found.outliers == ()
         assert adjusted_rand_score(truth((10, 10)), found.labels) == 1
 
 
-def test_two_groups_of_three_sigma_are_found_mostly() -> None:
-    found = [groups_of(planted(np.random.default_rng(seed), 5, (10, 10), 3), seed=seed) for seed in range(5)]
+def test_two_clusters_of_three_sigma_are_mostly_found() -> None:
+    found = [find_clusters(planted(np.random.default_rng(seed), 5, (10, 10), 3), seed=seed) for seed in range(5)]
     assert np.median([adjusted_rand_score(truth((10, 10)), each.labels) for each in found]) == 1
     assert sum(each.p < 0.05 for each in found) >= 4
 
 
 @pytest.mark.parametrize("counts", [(7, 7, 6), (5, 5, 5, 5), (15, 5)])
-def test_the_data_choose_the_number_of_groups(counts: tuple[int, ...]) -> None:
-    found = groups_of(planted(np.random.default_rng(1), 10, counts, 6), seed=0)
+def test_the_data_decide_the_number_of_clusters(counts: tuple[int, ...]) -> None:
+    found = find_clusters(planted(np.random.default_rng(1), 10, counts, 6), seed=0)
     assert found.count == len(counts)
     assert adjusted_rand_score(truth(counts), found.labels) == 1
     sizes = np.bincount(found.labels)
     assert (np.diff(sizes) <= 0).all()
 
 
-def test_groups_as_far_apart_as_the_papers_are_found() -> None:
+def test_clusters_as_far_apart_as_the_papers_are_found() -> None:
     """Ten and ten, 1.36 within and 1.47 across, as in Figure 8 of arXiv 2310.14993."""
     rng = np.random.default_rng(0)
     labels = truth((10, 10))
     far = 1.36 * simplex(rng, noise=0.01) + 0.11 * (labels[:, None] != labels)
-    assert adjusted_rand_score(labels, groups_of(far).labels) == 1
+    assert adjusted_rand_score(labels, find_clusters(far).labels) == 1
 
 
 CLOUDS: dict[str, Draw] = {
@@ -83,34 +83,34 @@ CLOUDS: dict[str, Draw] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLOUDS)
-def test_a_cloud_without_groups_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "DRAWS", 99)
-    found = [groups_of(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(100)]
+def test_a_cloud_without_clusters_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "DRAWS", 99)
+    found = [find_clusters(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(100)]
     assert np.mean([each.count == 1 for each in found]) >= 0.9
-    # p is uniform: neither groups out of nothing nor a test that never finds any.
+    # p is uniform: neither clusters out of nothing nor a test that never finds any.
     assert 0.37 < np.mean([each.p for each in found]) < 0.63
 
 
-def test_a_model_that_stands_alone_is_no_group() -> None:
+def test_an_outlier_is_no_cluster() -> None:
     rng = np.random.default_rng(3)
     points = rng.standard_normal((12, 4))
     points[5, 0] += 30
-    found = groups_of(distances(points))
-    assert found.count == 1 and found.apart == (5,) and not found.labels.any()
+    found = find_clusters(distances(points))
+    assert found.count == 1 and found.outliers == (5,) and not found.labels.any()
 
 
-def test_a_model_that_stands_alone_does_not_hide_groups() -> None:
+def test_an_outlier_does_not_hide_clusters() -> None:
     rng = np.random.default_rng(3)
     points = rng.standard_normal((21, 4))
     points[:10, 1] += 9
     points[20, 0] += 60
-    found = groups_of(distances(points))
-    assert found.count == 2 and found.apart == (20,) and found.labels[20] == -1
+    found = find_clusters(distances(points))
+    assert found.count == 2 and found.outliers == (20,) and found.labels[20] == -1
     assert adjusted_rand_score(truth((10, 10)), found.labels[:20]) == 1
 
 
-def test_all_alike_are_one_group() -> None:
-    found = groups_of(np.zeros((6, 6)))
+def test_identical_models_are_one_cluster() -> None:
+    found = find_clusters(np.zeros((6, 6)))
     assert found.count == 1 and found.p == 1
 
 
@@ -118,14 +118,14 @@ def test_the_order_and_the_scale_of_the_models_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     far = planted(rng, 6, (8, 6), 5)
     order = rng.permutation(14)
-    one, other = groups_of(far), groups_of(1e-3 * far[np.ix_(order, order)])
+    one, other = find_clusters(far), find_clusters(1e-3 * far[np.ix_(order, order)])
     assert adjusted_rand_score(one.labels[order], other.labels) == 1
     assert one.silhouette == pytest.approx(other.silhouette)
 
 
 def test_the_silhouette_is_scikit_learns() -> None:
     far = planted(np.random.default_rng(0), 6, (8, 6), 5)
-    found = groups_of(far)
+    found = find_clusters(far)
     points, scales = coordinates(far, 1)
     assert found.silhouette == pytest.approx(silhouette_score(points * scales, found.labels))
 
@@ -141,11 +141,11 @@ def test_coordinates_give_the_distances_back() -> None:
 @pytest.mark.parametrize(
     ("far", "message"),
     [
-        (np.zeros((3, 3)), r"distances between 4 models or more.*found an array of \(3, 3\); name more models"),
+        (np.zeros((3, 3)), r"distances between 4 models or more.*found an array of \(3, 3\); list more models"),
         (np.full((4, 4), np.nan), "expected finite distances, found 16 of 16"),
         (np.triu(np.ones((4, 4)), 1), "expected symmetric distances"),
     ],
 )
-def test_what_cannot_be_grouped_is_refused(far: np.ndarray, message: str) -> None:
+def test_what_cannot_be_clustered_is_refused(far: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        groups_of(far)
+        find_clusters(far)

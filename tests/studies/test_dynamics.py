@@ -89,7 +89,7 @@ def test_the_summary_says_what_was_planted(found: Findings) -> None:
     text = summary(found, NOTES)
     assert "The layers of up reach their final form bottom-up: the lower a layer, the earlier (+1.00, p = 0.003" in text
     assert "The layers of down reach their final form top-down" in text
-    assert "layer 0 is half-way at step 2 and layer 5, the last to be, at step 3" in text
+    assert "layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
     assert "no order can be told from chance" not in text
     (shown,) = terminal_tables(found)
     assert shown.row_count == 2

@@ -1,4 +1,4 @@
-"""study=export: models in other libraries' forms, which those libraries read, with the same logits."""
+"""study=export: models in the formats of other libraries, which those libraries read, with the same logits."""
 
 import json
 import shutil
@@ -114,7 +114,7 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
     ("to", "models", "message"),
     [
         ("pickle", "runs/solu", "study.to=pickle: expected huggingface, transformer_lens or safetensors"),
-        ("huggingface", "", "expected study.to one of .* and models="),
+        ("huggingface", "", "expected models to export, such as models="),
         ("huggingface", "runs/nobody", "no run folder"),
         ("safetensors", "hf:{home}/bert", "bert: expected a GPT2LMHeadModel or a GPTNeoXForCausalLM.*BertModel"),
     ],

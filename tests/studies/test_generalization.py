@@ -1,4 +1,4 @@
-"""study=generalization on tables whose answer is known: the numbers, what the summary says, and every figure."""
+"""study=generalization on tables whose answer is known: numbers, summary and every figure."""
 
 from typing import Any
 
@@ -8,15 +8,16 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 
 from studies.generalization.figures import figures
-from studies.generalization.numbers import ALL, BARRIERS, Findings, findings, over_layers, truth_of
+from studies.generalization.numbers import ALL, BARRIERS, Findings, findings, over_layers
 from studies.generalization.text import answer, summary, terminal_tables
+from studies.generalization.truth import truth_of
 
 LAYERS = 4
 NOTES = {"probe": {"sequences": 64, "include_padding": False}}
 
 
 def table(models: int, gaps: list[float], seed: int) -> pa.Table:
-    """As of `compare_many`: two kinds of model, half and half, so many standard deviations apart at each layer."""
+    """Return a table of two kinds of model, half and half, `gaps` standard deviations apart at each layer."""
     rng, rows = np.random.default_rng(seed), []
     labels = [f"m{index}" for index in range(models)]
     for measure in ("cka", "procrustes"):
@@ -46,7 +47,7 @@ def planted(gaps: list[float], models: int = 12, given: bool = True, seed: int =
         "lexical_overlap.entailment": 0.95 + 0.02 * rng.standard_normal(models),
         "lexical_overlap.non_entailment": 0.2 + gap * first + 0.05 * rng.random(models),
     }
-    groups = {"telling": labels[: models // 2], "ambiguous": labels[models // 2 :]} if given else {}
+    groups = {"disambiguated": labels[: models // 2], "ambiguous": labels[models // 2 :]} if given else {}
     truth = truth_of(labels, accuracies, None, groups, options.get("share"))
     kinds = [(a, b) for a in truth.names for b in truth.names]
     fall = np.array([0, 0, 0.02, 0.3, 0.1])
@@ -56,8 +57,8 @@ def planted(gaps: list[float], models: int = 12, given: bool = True, seed: int =
     }
     points = np.concatenate([rng.normal(6 * (gap > 0), 1, (models // 2, 3)), rng.standard_normal((models // 2, 3))])
     barriers = {name: squareform(pdist(points)) for name in BARRIERS}
-    soon = {step: table(models, [0, 0, 0, max(gaps) if step > 8 else 0], seed + step) for step in (0, 8, 64)}
-    return findings(labels, table(models, gaps, seed), barriers, soon, accuracies, truth, stitched)
+    earlier = {step: table(models, [0, 0, 0, max(gaps) if step > 8 else 0], seed + step) for step in (0, 8, 64)}
+    return findings(labels, table(models, gaps, seed), barriers, earlier, accuracies, truth, stitched)
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +72,35 @@ def alike() -> Findings:
 
 
 def test_planted_groups_are_found_and_the_layer_where_they_part(apart: Findings) -> None:
-    assert apart.truth.split == "lexical_overlap.non_entailment" and apart.truth.how == "given"
-    assert set(apart.finders()) == {"cka", "procrustes", *BARRIERS}
-    for way in apart.ways:
-        found = apart.found[way, ALL]
-        assert found.grouping.count == 2 and found.agreement["ari"].value == 1 and found.agreement["auc"].p <= 0.01
+    assert apart.truth.split == "lexical_overlap.non_entailment" and apart.truth.origin == "given"
+    assert set(apart.successful()) == {"cka", "procrustes", *BARRIERS}
+    for criterion in apart.criteria:
+        scores = apart.scores[criterion, ALL]
+        assert scores.clustering.count == 2 and scores.agreement["ari"].value == 1 and scores.agreement["auc"].p <= 0.01
     for measure in apart.measures:
         assert apart.parting[measure].first == 2
-        assert apart.found[measure, "blocks.0.resid_post"].grouping.count == 1
-        assert not apart.soon[0][measure].finds and apart.soon[64][measure].finds
-    said = answer(apart)
+        assert apart.scores[measure, "blocks.0.resid_post"].clustering.count == 1
+        assert not apart.by_step[0][measure].successful and apart.by_step[64][measure].successful
+    text = answer(apart)
     for words in (
-        "The groups to be found are telling and ambiguous (given)",
-        "From in-distribution inputs alone the groups are found by",
+        "The reference groups are disambiguated and ambiguous (given)",
+        "From in-distribution inputs alone, the groups are found by",
         "By cka they part from blocks.2.resid_post on (95 % interval blocks.",
         "found from step 64 on",
     ):
-        assert words in said
+        assert words in text
 
 
-def test_models_of_one_kind_have_no_groups_and_the_summary_says_so(alike: Findings) -> None:
-    assert alike.finders() == [] and all(alike.found[way, ALL].grouping.count == 1 for way in alike.ways)
-    assert "**No groups are found**" in answer(alike)
-    assert "the accuracies fall into no groups" in answer(alike)
+def test_models_of_one_kind_form_no_clusters_and_the_summary_says_so(alike: Findings) -> None:
+    assert alike.successful() == [] and all(
+        alike.scores[criterion, ALL].clustering.count == 1 for criterion in alike.criteria
+    )
+    assert "**There are no clusters**" in answer(alike)
+    assert "the accuracies form no clusters" in answer(alike)
     assert "are found by" not in answer(alike)
 
 
-def test_groups_that_are_not_those_of_the_truth_are_said_to_be_others() -> None:
+def test_clusters_that_are_not_the_reference_groups_are_reported_as_such() -> None:
     found = planted([0, 0, 9, 12], share=0.25)
     other = np.array([0, 1] * 6)
     truth = truth_of(
@@ -107,9 +110,9 @@ def test_groups_that_are_not_those_of_the_truth_are_said_to_be_others() -> None:
         {"a": found.models[::2], "b": found.models[1::2]},
         None,
     )
-    barriers = {name: found.whole[name] for name in BARRIERS}
+    barriers = {name: found.over_all[name] for name in BARRIERS}
     mixed = findings(found.models, table(12, [0, 0, 9, 12], 0), barriers, {}, {"val": other, "ood": other}, truth, {})
-    assert mixed.finders() == [] and "cannot be told from chance**" in answer(mixed)
+    assert mixed.successful() == [] and "cannot be told from chance**" in answer(mixed)
 
 
 @pytest.mark.parametrize("name", ["apart", "alike"])
@@ -118,10 +121,10 @@ def test_the_summary_and_every_figure_are_made(name: str, request: pytest.Fixtur
     text = summary(found, NOTES)
     for words in (
         "## The models",
-        "## From which layer on",
-        "## How soon",
+        "## From which layer?",
+        "## How early in training?",
         "## Identity stitching",
-        "padding left out",
+        "padding ignored",
     ):
         assert words in text
     assert "nan" not in text
@@ -145,8 +148,8 @@ def test_the_truth_from_accuracies() -> None:
     accuracies = {"in": np.full(10, 0.9), "near": np.full(10, 0.5) + 0.001 * np.arange(10), "far": split}
     found = truth_of(models, accuracies, None, {}, None)
     assert found.split == "far" and found.names == ("better", "worse")
-    assert found.labels.tolist() == [1, 0] * 5 and found.two == (0, 1)
+    assert found.labels.tolist() == [1, 0] * 5 and found.best_and_worst == (0, 1)
     spread = truth_of(models, accuracies, "near", {}, None)
-    assert "top and bottom quarter" in spread.how and (spread.labels >= 0).sum() == 4
+    assert "top and bottom quarter" in spread.origin and (spread.labels >= 0).sum() == 4
     top = truth_of(models, accuracies, "near", {}, 0.2)
     assert top.labels.tolist() == [1, 1, -1, -1, -1, -1, -1, -1, 0, 0]

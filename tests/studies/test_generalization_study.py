@@ -21,16 +21,16 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    start = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
+    first = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "width": 16,
             "depth": 2,
-            "start": start,
+            "init_from": first,
             "finetune": [*tune, "trainer.max_steps=6", "trainer.accelerator=cpu", "trainer.precision=32-true"],
             "planted": {"one": ["data.source.counterexamples=0.0"], "other": ["data.source.counterexamples=0.5"]},
-            "honest": ["data.source.counterexamples=0.1"],
+            "seeds_only": ["data.source.counterexamples=0.1"],
             "seeds": list(range(seeds)),
         }
     return analyze(cfg)
@@ -57,12 +57,12 @@ def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_an_answer(home
     assert len(rows) == len(steps) * len(measures) * 6 * 2
     assert all(row["site_a"] == row["site_b"] for row in rows)
     summary = (planted / "summary.md").read_text()
-    for words in ("The groups to be found are", "barrier in loss", "l = 2", "How soon", "subject_clause"):
+    for words in ("The reference groups are", "barrier in loss", "l = 2", "How early in training?", "subject_clause"):
         assert words in summary
     figures = {path.stem for path in (planted / "figures").glob("*.png")}
     assert figures == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
     notes = json.loads((planted / "provenance.json").read_text())
-    assert set(notes["groups"].values()) == {0, 1} and not notes["probe"]["include_padding"]
+    assert set(notes["reference_groups"].values()) == {0, 1} and not notes["probe"]["include_padding"]
 
 
 @pytest.mark.slow
@@ -79,10 +79,10 @@ def test_accuracies_are_those_of_the_trainings(home: Path, planted: Path) -> Non
 def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, planted: Path) -> None:
     uris = [f"runs/generalization-tiny/{name}" for name in ("one-s0", "other-s2", "one-s1", "other-s3")]
     quick = ["study.checkpoints=0", "study.points=null", "study.stitched=0", "study.ood=both_clauses"]
-    groups = f"study.groups={{a:[{uris[0]},{uris[2]}],b:[{uris[1]},{uris[3]}]}}"
+    groups = f"study.reference_groups={{a:[{uris[0]},{uris[2]}],b:[{uris[1]},{uris[3]}]}}"
     folder = study(home, "given", f"models=[{','.join(uris)}]", groups, *quick, "include_padding=true")
     notes = json.loads((folder / "provenance.json").read_text())
-    assert notes["groups"] == {"one-s0": 0, "other-s2": 1, "one-s1": 0, "other-s3": 1}
+    assert notes["reference_groups"] == {"one-s0": 0, "other-s2": 1, "one-s1": 0, "other-s3": 1}
     assert notes["probe"]["include_padding"]
     summary = (folder / "summary.md").read_text()
     assert "padding included" in summary and "Identity stitching" not in summary
@@ -98,12 +98,21 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
     ("overrides", "message"),
     [
         (["models=[runs/a,runs/b,runs/c]"], r"expected 4 models or more, .*found 3; fine-tune more: python train.py"),
-        (["study.case=some"], "study.case=some: expected planted, honest or both"),
+        (["study.case=some"], "study.case=some: expected planted, seeds_only or both"),
         (["size=huge"], "size=huge: expected one of small, medium, paper"),
-        (["size=paper"], "size=paper study.case=planted: no kinds are planted at this size; type study.case=honest"),
-        (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[c,e]}"], "study.groups: e is not among"),
-        (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[b,c]}"], "study.groups: b is in two groups"),
-        (["models=[a,b,c,d]", "study.groups={x:[a,b,c],y:[d]}"], "two models or more each, found x of 3, y of 1"),
+        (
+            ["size=paper"],
+            "size=paper study.case=planted: no kinds are planted at this size; type study.case=seeds_only",
+        ),
+        (["models=[a,b,c,d]", "study.reference_groups={x:[a,b],y:[c,e]}"], "study.reference_groups: e is not among"),
+        (
+            ["models=[a,b,c,d]", "study.reference_groups={x:[a,b],y:[b,c]}"],
+            "study.reference_groups: b is in two groups",
+        ),
+        (
+            ["models=[a,b,c,d]", "study.reference_groups={x:[a,b,c],y:[d]}"],
+            "two models or more each, found x of 3, y of 1",
+        ),
         (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a number above 0 and up to 0.5"),
     ],
 )
@@ -122,7 +131,7 @@ def test_models_without_labels_and_splits_that_are_not_there_are_refused(home: P
             study(home, "refused", f"models=[{uris}]", *overrides)
 
     tuned: Any = ("one-s0", "one-s1", "other-s2", "other-s3")
-    refused("gelu-w16-d2-s0 tells no labels apart; .*task=classify", (*tuned, "gelu-w16-d2-s0"))
+    refused("gelu-w16-d2-s0 is not a classifier; .*task=classify", (*tuned, "gelu-w16-d2-s0"))
     refused("study.ood=far: expected a split out of distribution: subject_clause, both_clauses", tuned, "study.ood=far")
     refused(
         "data: its labels are .*, and the models' ", tuned, "data=heuristics", "data.n_ctx=16", "data.source.train=40"

@@ -52,5 +52,5 @@ def test_few_layers_have_fewer_regions() -> None:
 def test_what_has_no_blocks() -> None:
     with pytest.raises(ValueError, match="expected 1 to 2 blocks of 2 layers, found 3"):
         contiguous_blocks(np.eye(2), 3)
-    with pytest.raises(ValueError, match="some are missing"):
+    with pytest.raises(ValueError, match="found missing values"):
         contiguous_blocks(np.full((3, 3), np.nan), 2)

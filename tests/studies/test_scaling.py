@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from studies.scaling.figures import figures
-from studies.scaling.numbers import Findings, Model, findings
+from studies.scaling.numbers import Findings, findings
+from studies.scaling.sizes import SizedModel
 from studies.scaling.text import summary, terminal_tables
 
 SHAPES = ((32, 2), (32, 6), (64, 6), (128, 6))
@@ -18,9 +19,9 @@ NOTES = {"probe": {"sequences": 8, "length": 16, "split": "val"}, "controls": {"
 FLOOR = 0.2
 
 
-def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[Model]:
+def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[SizedModel]:
     return [
-        Model(
+        SizedModel(
             f"w{width}d{depth}s{seed}",
             "gelu",
             width,
@@ -35,7 +36,7 @@ def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[Mo
 
 
 def table(
-    of: list[Model], distance: Callable[[Model, Model], float], controls: tuple[str, ...] = ("none",)
+    of: list[SizedModel], distance: Callable[[SizedModel, SizedModel], float], controls: tuple[str, ...] = ("none",)
 ) -> pa.Table:
     """Every two models, with a distance that holds at all layers; models with themselves have planted blocks."""
     rows: list[dict[str, Any]] = []
@@ -65,7 +66,7 @@ def table(
     return pa.Table.from_pylist(rows)
 
 
-def by_ratio(a: Model, b: Model) -> float:
+def by_ratio(a: SizedModel, b: SizedModel) -> float:
     """The floor, and 0.05 for each doubling of the blocks' parameters."""
     return FLOOR + 0.05 * abs(math.log2(b.parameters / a.parameters))
 
@@ -85,7 +86,7 @@ def test_what_sizes_differ_by_is_what_was_planted(grown: Findings) -> None:
     key = ("none", "cka", "dissimilarity", "all")
     for one in grown.between:
         assert one.values[key].mean == pytest.approx(FLOOR + 0.05 * one.doublings)
-        assert one.values["none", "cka", "far", "all"].mean == pytest.approx((FLOOR + 0.05 * one.doublings) / 0.8)
+        assert one.values["none", "cka", "relative", "all"].mean == pytest.approx((FLOOR + 0.05 * one.doublings) / 0.8)
         if one.kind != "seed":
             assert one.excess[key].mean == pytest.approx(0.05 * one.doublings)
     assert only(grown, "w32 d6", "w64 d6").kind == "width" and only(grown, "w32 d6", "w64 d6").doublings == 2
@@ -105,7 +106,7 @@ def test_blocks_are_found_in_the_maps_of_models_with_themselves(grown: Findings)
 
 
 def test_without_an_effect_of_size_intervals_take_in_zero() -> None:
-    def chance(a: Model, b: Model) -> float:
+    def chance(a: SizedModel, b: SizedModel) -> float:
         return FLOOR + effects[a.label] + effects[b.label] + float(rng.normal(0, 0.01))
 
     of, verdicts, slopes = models(6, ((32, 1), (64, 1), (128, 1))), [], []
@@ -122,7 +123,7 @@ def test_without_an_effect_of_size_intervals_take_in_zero() -> None:
 def test_intervals_are_over_models_for_pairs_share_them() -> None:
     """One odd model of three moves all its pairs: its draw decides, and the interval is wide."""
 
-    def distance(a: Model, b: Model) -> float:
+    def distance(a: SizedModel, b: SizedModel) -> float:
         return FLOOR + 0.3 * ((a.label == "w32d1s0") + (b.label == "w32d1s0"))
 
     of = models(3, ((32, 1), (64, 1)), orders=False)
@@ -132,26 +133,29 @@ def test_intervals_are_over_models_for_pairs_share_them() -> None:
     assert found.low == pytest.approx(FLOOR) and found.high == pytest.approx(FLOOR + 0.2)
 
 
-def test_models_that_read_their_text_in_one_order_are_no_pair_of_sizes() -> None:
-    def distance(a: Model, b: Model) -> float:
-        return FLOOR if a.order != b.order else 0.0
+def test_models_with_the_same_data_order_are_no_pair_of_sizes() -> None:
+    def distance(a: SizedModel, b: SizedModel) -> float:
+        return FLOOR if a.data_order != b.data_order else 0.0
 
     found = findings(table(models(), distance), models())
-    assert not found.akin
+    assert not found.same_data_order
     for one in found.between:
         assert one.values["none", "cka", "dissimilarity", "all"].mean == pytest.approx(FLOOR)
     alone = findings(table(models(1), distance), models(1))
-    assert alone.akin and only(alone, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"].mean == 0
+    assert (
+        alone.same_data_order
+        and only(alone, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"].mean == 0
+    )
 
 
-def test_one_model_a_size_has_no_floor_and_no_interval() -> None:
+def test_one_model_per_size_has_no_floor_and_no_interval() -> None:
     of = models(1, orders=False)
     found = findings(table(of, by_ratio), of)
     assert not any(one.excess for one in found.between)
     one = only(found, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"]
     assert one.mean == pytest.approx(0.3) and math.isnan(one.low) and math.isnan(one.high)
     text = summary(found, NOTES)
-    assert "There is one model of each size, so what seeds alone would do is not known" in text
+    assert "There is one model per size, so the effect of the seed alone is unknown" in text
     figures(found, table(of, by_ratio))
 
 

@@ -18,7 +18,7 @@ from tests.helpers.tiny_run import tiny_overrides
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["study.sequences=8", "study.length=16", "study.groups=4", "measures=fast"]
+SMALL = ["study.sequences=8", "study.length=16", "study.n_units=4", "measures=fast"]
 
 
 def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides: str) -> Path:
@@ -94,7 +94,7 @@ def test_dynamics_takes_one_run_and_fewer_checkpoints(home: Path, moved: Path, t
     folder = analyze(compose(["study=dynamics", *places, *SMALL, run, "study.checkpoints=4"], "analyze"))
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert len(rows) == 3 * 4 * 3 // 2
-    assert "nearer than another seed:" not in (folder / "summary.md").read_text()
+    assert "closer than another seed:" not in (folder / "summary.md").read_text()
 
 
 def published(folder: Path, home: Path, layers: int, width: int, seed: int) -> str:
@@ -125,7 +125,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     folder = analyze(compose(["study=scaling", *places, *SMALL, *analysis, f"models=[{','.join(uris)}]"], "analyze"))
     summary = (folder / "summary.md").read_text()
-    assert "There is one model of each size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
+    assert "There is one model per size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert {(row["model_a"], row["model_b"]) for row in rows} >= {("neox-2-16", "neox-4-32")}
 
@@ -135,7 +135,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
     [
         ("scaling", ["models=[runs/a]"], "expected two models or more of different size, found 1"),
         ("scaling", ["size=huge"], "size=huge: expected one of small, medium, paper"),
-        ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two"),
+        ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two to compare"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
         ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),
