@@ -14,10 +14,10 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
-    group_pairs,
     stderr_of_influence,
     stderr_of_left_out,
     stderr_of_pairs_left_out,
+    unit_pairs,
 )
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
@@ -207,14 +207,14 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
 
     def without(*groups: int) -> float:
         kept = torch.stack([group != out for out in groups]).all(0)
-        return measure.of(x[kept], y[kept]).item()
+        return measure.value(x[kept], y[kept]).item()
 
     value, stderr = measure.estimate(measure.prepare(x), measure.prepare(y), group)
-    assert value.item() == pytest.approx(measure.of(x, y).item(), abs=1e-12)
+    assert value.item() == pytest.approx(measure.value(x, y).item(), abs=1e-12)
     single = torch.tensor([without(g) for g in range(GROUPS)], dtype=torch.float64)
     expected = stderr_of_left_out(single)
     if "knn" in setting:
-        pairs = group_pairs(GROUPS)
+        pairs = unit_pairs(GROUPS)
         double = torch.tensor([without(*pair) for pair in pairs.tolist()], dtype=torch.float64)
         expected = stderr_of_pairs_left_out(value, single, double, pairs)
         assert 0.7 < (expected / stderr_of_left_out(single)).item() < 1
@@ -248,7 +248,7 @@ def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
             kept[list(out)] = 0
             return (kept.sum().square() - kept.square().sum()) / 2
 
-        pairs = group_pairs(12)
+        pairs = unit_pairs(12)
         single = torch.stack([total(g) for g in range(12)])
         double = torch.stack([total(*pair) for pair in pairs.tolist()])
         errors = stderr_of_pairs_left_out(total(), single, double, pairs), stderr_of_left_out(single)

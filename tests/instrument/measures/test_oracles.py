@@ -245,4 +245,4 @@ def test_duplicate_rows_are_neighbors_and_a_row_is_never_its_own() -> None:
 
 def test_neighbors_do_not_depend_on_how_many_rows_are_taken_at_once() -> None:
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    assert torch.equal(nearest_neighbors(x, 5, rows_at_once=7), nearest_neighbors(x, 5))
+    assert torch.equal(nearest_neighbors(x, 5, at_once=7), nearest_neighbors(x, 5))
