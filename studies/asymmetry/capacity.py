@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dissimilarity.capture.hooks import capture
-from dissimilarity.stitching.penalty import batches_of, device_of
+from dissimilarity.capture.hooks import capture, device_of
+from dissimilarity.stitching.penalty import batches_of
 from studies.asymmetry.numbers import Row, mean_interval, rank_correlation, select
 from studies.common.format import number
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import undisturbed
+from dissimilarity.capture.hooks import device_of, undisturbed
 from dissimilarity.stitching.losses import sequence_losses
-from dissimilarity.stitching.penalty import batches_of, device_of
+from dissimilarity.stitching.penalty import batches_of
 
 
 def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:

@@ -15,6 +15,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
+from dissimilarity.figures.embedding import principal_coordinates
+
 LEAST = 4
 """Models below which there are no two groups of two."""
 MOST = 6
@@ -116,9 +118,8 @@ def coordinates(distances: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
         (models, dimensions) with orthonormal columns, and their lengths, the longest first; no more than `most`, and
         none that no flat space holds.
     """
-    centered = np.eye(len(distances)) - 1 / len(distances)
-    values, vectors = np.linalg.eigh(-centered @ distances**2 @ centered / 2)
-    values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
+    values, vectors = principal_coordinates(distances)
+    values, vectors = values[:most], vectors[:, :most]
     kept = values > 1e-9 * max(float((distances**2).mean()), 1e-300)
     return vectors[:, kept], np.sqrt(values[kept])
 

@@ -160,9 +160,8 @@ def compared(
 
 def _width(net: "nn.Module", sites: Any, tokens: "Tensor") -> int:
     """Width of the last of the sites."""
-    from dissimilarity.capture.hooks import capture
+    from dissimilarity.capture.hooks import capture, device_of
     from dissimilarity.comparison.saved import sites_of
-    from dissimilarity.stitching.penalty import device_of
 
     last = sites_of(net, sites)[-1]
     with capture(net, last) as acts:

@@ -252,7 +252,7 @@ def test_captured_tensors_survive_later_overwrites():
 
 
 class Skipping(nn.Module):
-    """A model that runs its second block only for long inputs, its first twice, and uses the third's weight without calling it."""
+    """A model that uses its second block only for long inputs, its first twice, and no call of its third."""
 
     def __init__(self):
         super().__init__()

@@ -137,7 +137,7 @@ def test_a_model_that_reads_ahead_or_predicts_nothing_has_a_fit_and_no_loss(text
     assert found.r2 == found.r2 and found.value != found.value and "the front model reads ahead" in found.note
     there = fit.swapped(), held_out.swapped()
     (found,) = aligned_penalties(Predicting(ours), encoder, there[0], there[1], [(SITE, SITE)]).values()
-    assert found.value != found.value and "does not put out a value for each token" in found.note
+    assert found.value != found.value and "does not return a logit for each token" in found.note
 
 
 def test_what_cannot_be_fitted_is_refused(read: Any, tokenizers: Any) -> None:

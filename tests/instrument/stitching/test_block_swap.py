@@ -97,7 +97,7 @@ def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
 def test_models_of_other_depth_and_of_unknown_architecture_are_refused() -> None:
     probe = tokens().clamp(1)
     streams = front_streams(classifier("gelu", 1), probe)
-    with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 behind"):
+    with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 in the back"):
         fronted(classifier("gelu", 2), streams[:-1], probe)
     with pytest.raises(ValueError, match="blocks.0.resid_pre and blocks.*.resid_post, found none"):
         front_streams(torch.nn.Linear(2, 2), probe)

@@ -477,7 +477,7 @@ def test_barrier(net, held):
 
 
 def test_a_barrier_needs_equal_models(net, other, held):
-    with pytest.raises(ValueError, match="equal weights by name and shape, found that only one of them has blocks.2"):
+    with pytest.raises(ValueError, match="the same names and shapes of weights, found that only one of them has blocks.2"):
         barrier(net, other, held)
     with pytest.raises(ValueError, match=r"embed.weight has shapes \(31, 64\) and \(31, 128\), and \d+ more"):
         barrier(net, trained("gelu", width=128, steps=0), held)
@@ -516,14 +516,14 @@ def test_refusals(net, other, fit, held):
     with pytest.raises(ValueError, match="expected fit direct or task, found 'least_squares'"):
         Stitch(net, net, SITE, fit="least_squares")  # pyright: ignore[reportArgumentType]
     vocabulary = family_net("gelu", d_vocab=40, width=64)
-    with pytest.raises(ValueError, match="different vocabularies: the front model puts out 40 values.*back model 31"):
+    with pytest.raises(ValueError, match="different vocabularies: the front model returns 40 logits.*back model 31"):
         Stitch(vocabulary, net, SITE).fit(fit)
     with pytest.raises(ValueError, match="different vocabularies"):
         direct_penalties(net, vocabulary, fit, held)
     with pytest.raises(ValueError, match="tokens from 0 to 30, the models' vocabulary, found 0 to 99"):
         Stitch(net, net, SITE).fit(torch.cat([fit, torch.full_like(fit[:1], 99)]))
     for kind in ("identity", "scale_shift"):
-        with pytest.raises(ValueError, match=f"kind {kind} needs equal widths, found 128 in front and 64 behind"):
+        with pytest.raises(ValueError, match=f"kind {kind} needs equal widths, found 128 in front and 64 in the back"):
             Stitch(other, net, SITE, kind=kind).fit(fit)
     with pytest.raises(ValueError, match="low_rank needs rank= from 1 to 64, found None"):
         Stitch(other, net, SITE, kind="low_rank").fit(fit)
