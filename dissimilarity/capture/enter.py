@@ -73,23 +73,12 @@ def enter(
         RuntimeError: the forward pass did not reach the site.
 
     Example:
-        >>> class Block(nn.Module):
-        ...     def forward(self, x):
-        ...         return 2 * x
-        >>> class Model(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.embed, self.blocks = nn.Embedding(5, 3), nn.ModuleList([Block(), Block()])
-        ...     def forward(self, tokens):
-        ...         x = self.embed(tokens)
-        ...         for block in self.blocks:
-        ...             x = block(x)
-        ...         return x
-        >>> model, tokens = Model(), torch.tensor([[0, 1]])
-        >>> enterable_sites(model)[:3]
-        ['embed', 'blocks.0.resid_pre', 'blocks.0.resid_post']
-        >>> float(enter(model, "blocks.0.resid_post", torch.ones(1, 2, 3), tokens).mean())
-        2.0
+        >>> from collections import OrderedDict
+        >>> blocks = nn.Sequential(nn.Identity(), nn.Tanh())
+        >>> model = nn.Sequential(OrderedDict(embed=nn.Embedding(5, 3), blocks=blocks))
+        >>> stream = torch.tensor([[[0.0, 1.0, -1.0]]])
+        >>> print(enter(model, "blocks.0.resid_post", stream, torch.tensor([[4]])))
+        tensor([[[ 0.0000,  0.7616, -0.7616]]])
     """
     check_enterable(model, site)
     if activation.shape[:2] != tokens.shape:

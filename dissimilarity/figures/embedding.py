@@ -43,7 +43,7 @@ def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarra
 
 
 def at_equal_depth(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of sites of two models that are at equal relative depth; the outputs if there is nothing else."""
+    """Return the pairs of sites of two models at equal relative depth; the outputs if there are no other sites."""
     if pairs == [(LOGITS, LOGITS)]:
         return pairs
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))

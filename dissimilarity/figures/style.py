@@ -97,7 +97,7 @@ def scale(table: pa.Table) -> tuple[float, float]:
 
 
 def without_layer(kind: str) -> str:
-    """The name of a kind of site without the place of its layer: `blocks.{}.resid_post` -> `resid_post`."""
+    """Return the name of a kind of site without its layer: `blocks.{}.resid_post` -> `resid_post`."""
     return kind.removeprefix("blocks.{}.").replace(".{}", "")
 
 

@@ -218,7 +218,9 @@ def _loss_at(
     selected = logits.take_along_dim(last[..., None], 1).float()
     targets = tokens.take_along_dim((last + 1).clamp(max=tokens.shape[1] - 1), 1)
     with torch.autocast(selected.device.type, enabled=False):
-        losses = nn.functional.cross_entropy(selected.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        losses = nn.functional.cross_entropy(selected.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+            targets
+        )
     return (losses * predicted).sum(1) / predicted.sum(1)
 
 

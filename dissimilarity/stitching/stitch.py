@@ -38,17 +38,10 @@ class Stitch:
 
     Example:
         >>> import torch
-        >>> class Model(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.embed, self.blocks = nn.Embedding(7, 4), nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
-        ...         self.unembed = nn.Linear(4, 7)
-        ...     def forward(self, tokens):
-        ...         x = self.embed(tokens)
-        ...         for block in self.blocks:
-        ...             x = x + block(x)
-        ...         return self.unembed(x)
-        >>> model, tokens = Model(), torch.randint(7, (20, 6), generator=torch.Generator().manual_seed(0))
+        >>> from collections import OrderedDict
+        >>> blocks = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        >>> model = nn.Sequential(OrderedDict(embed=nn.Embedding(7, 4), blocks=blocks, unembed=nn.Linear(4, 7)))
+        >>> tokens = torch.randint(7, (20, 6), generator=torch.Generator().manual_seed(0))
         >>> stitch = Stitch(model, model, "blocks.0.resid_post", kind="identity").fit(tokens)
         >>> penalty = stitch.penalty(tokens)
         >>> penalty.value, penalty.loss_stitched == penalty.loss_back, penalty.sequences

@@ -252,7 +252,7 @@ def test_captured_tensors_survive_later_overwrites():
 
 
 class Skipping(nn.Module):
-    """A model that uses its second block only for long inputs, its first twice, and no call of its third."""
+    """A model that skips its second block for short inputs, runs its first twice, and reads its third's weight."""
 
     def __init__(self):
         super().__init__()

@@ -278,7 +278,7 @@ def test_other_refusals():
         enter(model, "blocks.0.resid_mid", torch.zeros(3, 9, 64), probe)
     with pytest.raises(ValueError, match="the back model cannot be entered at 'blocks.7.resid_post'"):
         check_enterable(model, "blocks.7.resid_post", "the back model")
-    with pytest.raises(ValueError, match="no site, since its architecture is unknown"):
+    with pytest.raises(ValueError, match="no site, because its architecture is unknown"):
         check_enterable(nn.Linear(2, 2), "embed")
     with pytest.raises(ValueError, match=r"expected an activation of \(batch, pos\) = \(3, 9\).*found \(2, 9\)"):
         enter(model, "embed", torch.zeros(2, 9, 64), probe)
