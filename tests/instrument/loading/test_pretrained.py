@@ -117,7 +117,7 @@ def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path:
     save_file(
         {key: tensor for key, tensor in state.items() if key != gone}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=rf"lacks weights that its config.json asks for: {gone}"):
+    with pytest.raises(ValueError, match=rf"lacks weights that its config.json requires: {gone}"):
         load(f"hf:{folder}")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
@@ -148,7 +148,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
     [
         ("hf:nowhere", "there is no folder .*nowhere"),
         ("hf:./nowhere/model", "there is no folder"),
-        ("hf:org/model@main", "org/model was not downloaded before, and there is no way to the hub .HF_HUB_OFFLINE"),
+        ("hf:org/model@main", "org/model was not downloaded before, and the hub cannot be reached .HF_HUB_OFFLINE"),
     ],
 )
 def test_what_is_not_there_is_named(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dissimilarity import CKA, Procrustes
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.tables.curves import SCHEMA as CURVES
 from dissimilarity.tables.curves import read_curves, select
-from dissimilarity.tables.drift import drift, group_rows, group_table, read_groups
+from dissimilarity.tables.drift import drift, group_records, group_table, read_groups
 from dissimilarity.tracking.reference_groups import labels_by_group
 from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
@@ -39,7 +39,7 @@ def tick(step: int, values: str, **options: Any) -> list[dict[str, Any]]:
 def test_means_and_errors_are_those_of_numpy() -> None:
     rows = tick(4, "0.1 0.2 0.6 0.7 0.9")
     rows[0]["stderr"] = 0.4
-    found = {row["group"]: row for row in group_rows(rows, GROUPS)}
+    found = {row["group"]: row for row in group_records(rows, GROUPS)}
     good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9])
     errors = [math.sqrt(of.var(ddof=1) / len(of) + error**2) for of, error in ((good, 0.2), (bad, 0.1))]
     assert list(found) == ["good", "bad", "good-bad"]
@@ -52,12 +52,12 @@ def test_means_and_errors_are_those_of_numpy() -> None:
 
 def test_what_has_no_value_counts_for_nothing() -> None:
     rows = tick(4, "nan 0.2 0.6 nan nan")
-    good, bad, between = group_rows(rows, GROUPS)
+    good, bad, between = group_records(rows, GROUPS)
     assert (good["dissimilarity"], good["references"]) == (pytest.approx(0.4), 2)
     assert math.isnan(bad["dissimilarity"]) and bad["references"] == 0 and math.isnan(between["dissimilarity"])
-    (single, *_) = group_rows(rows[1:2], {"one": ["b"]})
+    (single, *_) = group_records(rows[1:2], {"one": ["b"]})
     assert (single["dissimilarity"], single["stderr"]) == (0.2, 0.1)
-    assert len(group_rows(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
+    assert len(group_records(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
 
 
 def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -> None:
@@ -67,7 +67,7 @@ def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -
         shared = rng.normal(0, 0.05, 2) + rng.normal(0, 0.05)
         values = [0.5 + rng.normal(0, 0.1) + shared[int(label in "de")] for label in "abcde"]
         text = " ".join(map(str, values))
-        between = group_rows(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
+        between = group_records(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
         hits.append(abs(between["dissimilarity"]) < 1.96 * between["stderr"])
     assert 0.9 < np.mean(hits) < 0.995
 
