@@ -8,7 +8,7 @@ record of the curves remains one measurement of one reference.
 | step, tokens | int64 | as in the curves |
 | group | string | a group's name, or, if there are two groups, `a-b` for their difference |
 | measure, site | string | as in the curves; the site of the model in training, paired at equal relative depth |
-| dissimilarity | float64 | mean over the group's references; for `a-b` that of a minus that of b: below 0 = nearer to a |
+| dissimilarity | float64 | mean over the group's references; for `a-b` that of a minus that of b: < 0 = nearer to a |
 | stderr | float64 | standard error of the dissimilarity |
 | references | int64 | number of references behind it |
 

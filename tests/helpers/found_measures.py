@@ -28,7 +28,7 @@ def make(setting: str, **options: Any) -> Any:
     return instantiate(config_of(setting), **options)
 
 
-def function_of(setting: str) -> Callable[[Tensor, Tensor], Tensor]:
+def function_of(setting: str) -> Callable[..., Tensor]:
     """The function beside the class, with the options of the setting that it takes."""
     function = getattr(functional, measure_classes()[type(make(setting))])
     options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}

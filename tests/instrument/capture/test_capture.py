@@ -86,8 +86,8 @@ class Wrapped(LightningModule):
 # torch.compile cannot trace the run-time checks of shapes that the tests install.
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("compiled", ["in place", "before a run", "as a wrapper", "one block"])
-@pytest.mark.parametrize("held", [False, True])
-def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, held, tokens):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, wrapped, tokens):
     net: Any = toy()
     with capture(net, "blocks.*") as expected:
         net(tokens)
@@ -104,7 +104,7 @@ def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, held, to
         net = torch.compile(net, backend=backend)
     else:
         net.compile(backend=backend)
-    model = Wrapped(net) if held else net
+    model = Wrapped(net) if wrapped else net
     if compiled != "before a run":
         model(tokens)
     before = len(graphs)
@@ -181,8 +181,8 @@ def test_everything_is_restored(error, tokens):
     net = toy(activation=Noisy).train()
     net.blocks[1].eval()
     net.ln_final.training = False
-    own = net.forward
-    net.forward = lambda tokens: own(tokens)
+    forward = net.forward
+    net.forward = lambda tokens: forward(tokens)
     loss = net(tokens).square().mean()
     loss.backward()
     grads = [parameter.grad for parameter in net.parameters()]

@@ -64,8 +64,8 @@ def test_entering_with_the_own_stream_returns_the_same_logits_at_every_site(name
         model(probe)
     for site in sites:
         assert torch.equal(logits_of(enter(model, site, acts[site], probe)), expected), site
-        other = logits_of(enter(model, site, acts[site] + torch.randn_like(acts[site]), probe))
-        assert (other - expected).abs().amax(-1).min() > 1e-3, site
+        changed = logits_of(enter(model, site, acts[site] + torch.randn_like(acts[site]), probe))
+        assert (changed - expected).abs().amax(-1).min() > 1e-3, site
 
 
 @pytest.mark.slow
@@ -162,8 +162,8 @@ def test_everything_is_restored(fails):
     model, probe = net("gelu"), tokens()
     model.blocks[1].eval()
     model.embed.weight.requires_grad_(False)
-    own = model.blocks[0].forward
-    model.blocks[0].forward = lambda x: own(x)
+    forward = model.blocks[0].forward
+    model.blocks[0].forward = lambda x: forward(x)
     stream = acts_at(model, "blocks.0.resid_post", probe)
     if fails:
         model.ln_final = Failing()
@@ -304,9 +304,9 @@ def test_the_given_stream_is_not_overwritten():
     for _ in range(2):
         # The next block reads the stream plus one, where it is put in as it is.
         assert torch.equal(enter(model, "blocks.2.resid_pre", stream + 1, probe), expected)
-    kept = stream.clone()
-    enter(model, "embed", kept, probe)
-    assert torch.equal(kept, stream)
+    original = stream.clone()
+    enter(model, "embed", original, probe)
+    assert torch.equal(original, stream)
 
 
 class Direct(Unpacking):

@@ -39,14 +39,14 @@ def saved(folder: Path, name: str = "GPT2", **changes: Any) -> tuple[Path, Any]:
 
 def test_a_folder_of_save_pretrained_is_a_reference(tmp_path: Path) -> None:
     folder, model = saved(tmp_path / "gpt2")
-    found = load(f"hf:{folder}")
+    reference = load(f"hf:{folder}")
     tokens = torch.randint(300, (2, 16))
     with torch.no_grad():
-        torch.testing.assert_close(found.model(tokens).logits, model(tokens).logits, rtol=0, atol=0)
-    assert not found.model.training and not any(weight.requires_grad for weight in found.model.parameters())
+        torch.testing.assert_close(reference.model(tokens).logits, model(tokens).logits, rtol=0, atol=0)
+    assert not reference.model.training and not any(weight.requires_grad for weight in reference.model.parameters())
     file = (folder / "model.safetensors").read_bytes()
-    assert found.provenance["sha256"] == hashlib.sha256(file).hexdigest()
-    assert found.provenance["pinned"] == f"hf:{folder.resolve()}" and found.tokenizer is None
+    assert reference.provenance["sha256"] == hashlib.sha256(file).hexdigest()
+    assert reference.provenance["pinned"] == f"hf:{folder.resolve()}" and reference.tokenizer is None
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:

@@ -98,13 +98,13 @@ def test_more_noise_is_more_dissimilar(setting: str) -> None:
     measure, function = make(setting), function_of(setting)
     x, _ = related(200)
     noise = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
-    found = [function(x, x + size * noise) for size in (0.0, 0.3, 1.0, 3.0, 100.0)]
-    dissimilarities = [measure.to_dissimilarity(value).item() for value in found]
+    by_noise = [function(x, x + size * noise) for size in (0.0, 0.3, 1.0, 3.0, 100.0)]
+    dissimilarities = [measure.to_dissimilarity(value).item() for value in by_noise]
     assert dissimilarities == sorted(dissimilarities)
     assert dissimilarities[0] == 0.0 and dissimilarities[1] > 1e-3
-    values = [value.item() for value in found]
+    values = [value.item() for value in by_noise]
     assert values == sorted(values, reverse=measure.higher_is_more_similar)
-    assert measure.to_dissimilarity(found[2].item()) == dissimilarities[2]
+    assert measure.to_dissimilarity(by_noise[2].item()) == dissimilarities[2]
 
 
 @each_setting

@@ -197,9 +197,9 @@ def test_direct_equals_numpy(kind, widths, net, other, fit):
 
 
 def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, other):
-    few = text(14, seed=3)
-    fit, choose = split(few)
-    fitted = fit_direct(other.double(), net.double(), few, [(SITE, SITE)], "affine", together=False)[SITE, SITE]
+    short_text = text(14, seed=3)
+    fit, choose = split(short_text)
+    fitted = fit_direct(other.double(), net.double(), short_text, [(SITE, SITE)], "affine", together=False)[SITE, SITE]
     x, y = rows(other, fit, SITE), rows(net, fit, SITE)
     x_held, y_held = rows(other, choose, SITE), rows(net, choose, SITE)
     errors = {}
@@ -251,13 +251,13 @@ def test_the_standard_error_is_the_paired_one(net, other, fit, held):
     stream = stitch.fitted.map(acts[SITE])
     with torch.no_grad():
         logits = net.unembed(net.ln_final(net.blocks[1](stream)))
-        own, front = sequence_losses(net(held), held), sequence_losses(other(held), held)
+        itself, front = sequence_losses(net(held), held), sequence_losses(other(held), held)
     losses = -logits.log_softmax(-1)[:, :-1].gather(-1, held[:, 1:, None])[..., 0].mean(1)
-    difference = (losses - own).double().detach().numpy()
+    difference = (losses - itself).double().detach().numpy()
     assert found.value == pytest.approx(difference.mean(), abs=1e-6)
     assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-4)
     assert found.loss_stitched - found.loss_back == pytest.approx(found.value, abs=1e-9)
-    assert found.loss_back == pytest.approx(float(own.mean()), abs=1e-6)
+    assert found.loss_back == pytest.approx(float(itself.mean()), abs=1e-6)
     assert found.loss_front == pytest.approx(float(front.mean()), abs=1e-6)
     assert found.bits_per_byte == pytest.approx(found.value / (math.log(2) * 2.5))
     assert (found.sequences, found.tokens, found.steps, found.converged) == (60, 720, 0, True)
@@ -341,10 +341,10 @@ def test_training_lowers_the_loss_and_keeps_its_best(net, other, fit, held):
         stitch.fit(fit, progress=lambda step, loss, seen=seen: seen.append((step, loss)))
         assert [step for step, _ in seen] == [0, 20, 40, 60, 80, 100, 120]
         assert stitch.fitted is not None
-        best = min(seen, key=lambda look: look[1])
+        best = min(seen, key=lambda evaluation: evaluation[1])
         assert best[1] < seen[0][1] - 0.3 and stitch.fitted.steps == best[0]
-        kept = stitch.penalty(split(fit)[1])
-        assert kept.loss_stitched == pytest.approx(best[1], abs=1e-6)
+        penalty_on_selection = stitch.penalty(split(fit)[1])
+        assert penalty_on_selection.loss_stitched == pytest.approx(best[1], abs=1e-6)
         assert stitch.fitted.note == "the loss was still falling at step 120" and not stitch.fitted.converged
 
 
@@ -450,8 +450,8 @@ def test_in_half_precision_and_under_autocast(net, fit, held):
 
 
 def test_barrier(net, held):
-    own = barrier(net, net, held)
-    assert own.value == 0.0 and len(own.t) == len(own.losses) == 11
+    itself = barrier(net, net, held)
+    assert itself.value == 0.0 and len(itself.t) == len(itself.losses) == 11
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     sibling = trained("gelu", seed=3)
     found = barrier(net, sibling, held, points=5)
@@ -487,12 +487,12 @@ def test_a_barrier_needs_equal_models(net, other, held):
 
 def test_a_barrier_in_any_score(net, held):
     """Of errors as of losses, several scores in one pass, rows told apart by where they stand."""
-    sibling, wanted = trained("gelu", seed=3), held[:, -1]
+    sibling, targets = trained("gelu", seed=3), held[:, -1]
 
     def score(logits, rows):
         last = logits[:, -1]
-        loss = torch.nn.functional.cross_entropy(last, wanted[rows], reduction="none")
-        return torch.stack([loss, (last.argmax(-1) != wanted[rows]).float()], 1)
+        loss = torch.nn.functional.cross_entropy(last, targets[rows], reduction="none")
+        return torch.stack([loss, (last.argmax(-1) != targets[rows]).float()], 1)
 
     found = scores_between(net, sibling, held, score, points=3)
     assert found.shape == (3, len(held), 2) and found.dtype == torch.float64
