@@ -96,5 +96,5 @@ def test_a_measure_without_values_says_why_and_outputs_stand_below(tmp_path: Any
     assert figure.get_supxlabel().endswith("\nkl 0.200 (null 1.400)")
     paths = write_figure(figure, tmp_path / "figures", "a")
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"%PDF"]
-    with pytest.raises(ValueError, match="without rows"):
+    with pytest.raises(ValueError, match="without records"):
         comparison_figure(pa.Table.from_pylist(rows).slice(0, 0), "a", "b")
