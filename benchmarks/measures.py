@@ -46,7 +46,7 @@ def one_cka(n: int, d: int, slow_peers: bool) -> None:
     work: dict[str, Work] = {
         "x'y alone": lambda: x.T @ y,
         "CKA, reference kept": lambda: measure.between(measure.prepare(x), reference),
-        "CKA, both sides": lambda: measure.of(x, y),
+        "CKA, both sides": lambda: measure.value(x, y),
     }
     if slow_peers:
         work |= peers.debiased_cka(x, y)
@@ -96,23 +96,23 @@ def others(n: int, d: int) -> None:
         "mean CCA": (CCA(), lambda: (moments(), factors(), torch.linalg.svdvals(xy))),
         "PWCCA": (PWCCA(), lambda: (moments(), factors(), torch.linalg.eigh(c))),
         "SVCCA": (SVCCA(), lambda: (moments(), torch.linalg.eigh(c), torch.linalg.eigh(c), torch.linalg.svdvals(xy))),
-        "mutual kNN": (MutualKNN(samples=n), neighbors),
-        "RSA": (RSA(samples=n), lambda: peers.rsa(numpy_x, numpy_y)),
+        "mutual kNN": (MutualKNN(max_samples=n), neighbors),
+        "RSA": (RSA(max_samples=n), lambda: peers.rsa(numpy_x, numpy_y)),
         "distance correlation": (
-            DistanceCorrelation(samples=n),
+            DistanceCorrelation(max_samples=n),
             lambda: peers.distance_correlation(numpy_x, numpy_y),
         ),
     }
     rows = []
     for name, (measure, other) in floors.items():
-        figures = timed({"ours": lambda measure=measure: measure.of(x, y), "other": other})
+        figures = timed({"ours": lambda measure=measure: measure.value(x, y), "other": other})
         _, times, _ = ratio(figures, "ours", "other")
         against = "numpy and scipy" if name in ("RSA", "distance correlation") else "products and decompositions"
         rows.append(_row(n, d, name, against, figures, times))
     few = slice(0, FEW)
     if dcor := peers.installed("dcor"):
         work: dict[str, Work] = {
-            "ours": lambda: DistanceCorrelation().of(x[few], y[few]),
+            "ours": lambda: DistanceCorrelation().value(x[few], y[few]),
             "other": lambda: dcor.distance_correlation(numpy_x[few].astype(float), numpy_y[few].astype(float)),
         }
         figures = timed(work)

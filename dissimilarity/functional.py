@@ -1,4 +1,7 @@
-"""Every measure as one call: ``cka(x, y)`` gives the value that its class gives for the same samples."""
+"""Every measure as a function: ``cka(x, y)`` returns the value that its class returns for the same samples.
+
+x (n, p) and y (n, q) hold the same n samples, as tensors, numpy arrays or nested lists.
+"""
 
 from dissimilarity.measures.angular_cka import angular_cka, product_distance
 from dissimilarity.measures.bures import bures

@@ -1,6 +1,6 @@
-"""A model of Hugging Face transformers as a net of ours, built from its config alone, so that it can be trained on.
+"""Build a Hugging Face transformers model from its config alone, as a net that can be trained further.
 
-Dropout and all else that the config says holds while it trains. No code but that of transformers is run.
+Dropout and everything else in the config applies during training. No code outside transformers is run.
 """
 
 import json
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dissimilarity.loading.config import LAYERS, check_config
 
-# Of no use to a body, or of code that is not to be run.
+# Keys that a net does not need, or that name code, which is never run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
 
 
@@ -20,12 +20,18 @@ class HuggingFace(nn.Module):
     """An encoder or decoder of transformers: tokens (batch, pos) -> logits (batch, pos, d_vocab), if it has a head.
 
     Args:
-        config: of the model, as its config.json has it, with `model_type`.
-        head: whether it makes logits of the next token; without, only its `features` are of use.
-        d_vocab: size of its vocabulary, which the config has as well.
+        config: the content of the model's config.json, with `model_type`.
+        head: whether the model has a head for the next token. Without one, only its `features` are useful.
+        d_vocab: size of the vocabulary, which the config contains too.
 
     Raises:
-        ValueError: a config that this version of transformers does not know.
+        ValueError: a config that this version of transformers does not support.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 11}
+        >>> net = HuggingFace(config=config, head=True, d_vocab=11)
+        >>> tuple(net(torch.zeros(2, 5, dtype=torch.long)).shape), net.d_model
+        ((2, 5, 11), 8)
     """
 
     def __init__(self, *, config: dict[str, Any], head: bool, d_vocab: int) -> None:
@@ -33,41 +39,41 @@ class HuggingFace(nn.Module):
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
         check_config(config, LAYERS)
-        rest = {key: value for key, value in config.items() if key != "model_type"}
+        options = {key: value for key, value in config.items() if key != "model_type"}
         kind: Any = AutoModelForCausalLM if head else AutoModel
-        known = AutoConfig.for_model(config["model_type"], **rest)
-        self.model: Any = kind.from_config(known, trust_remote_code=False, dtype=torch.float32)
+        model_config = AutoConfig.for_model(config["model_type"], **options)
+        self.model: Any = kind.from_config(model_config, trust_remote_code=False, dtype=torch.float32)
         if getattr(self.model, "pooler", None) is not None:
-            self.model.pooler = None  # BERT's: after all that is read here
-        self.d_model: int = known.hidden_size
-        self.d_vocab, self.n_ctx = d_vocab, getattr(known, "max_position_embeddings", None)
+            self.model.pooler = None  # BERT's pooler comes after every site
+        self.d_model: int = model_config.hidden_size
+        self.d_vocab, self.n_ctx = d_vocab, getattr(model_config, "max_position_embeddings", None)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits of the next token at every position."""
+        """Return the logits of the next token at every position."""
         return self.model(input_ids=tokens, use_cache=False).logits
 
     def features(
         self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after the last norm; no position sees one that is not `real`."""
+        """Return the stream after the final norm, where no position attends to one that is not `real`."""
         return self.model.base_model(input_ids=tokens, attention_mask=real.long()).last_hidden_state
 
 
 def settings_of(model: Any, head: bool) -> dict[str, Any]:
-    """What a model of transformers is built from as a net of ours, as a YAML of conf/model has it."""
+    """Return the settings that build a transformers model as `HuggingFace`, in the form of a YAML of conf/model."""
     config = json.loads(model.config.to_json_string(use_diff=True))
-    kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
+    relevant = {key: value for key, value in config.items() if key not in LEFT_OUT}
     return {
         "family": "pretrained",
         "_target_": "models.huggingface.HuggingFace",
         "_convert_": "all",
-        "config": {**kept, "model_type": model.config.model_type},
+        "config": {**relevant, "model_type": model.config.model_type},
         "head": head,
         "d_vocab": model.config.vocab_size,
     }
 
 
 def weights_of(model: Any, head: bool) -> dict[str, Tensor]:
-    """The weights of a model of transformers by their names in a net of ours."""
+    """Return the weights of a transformers model under their names in `HuggingFace`."""
     state = (model if head else model.base_model).state_dict()
     return {f"model.{name}": weight for name, weight in state.items() if head or not name.startswith("pooler.")}

@@ -1,8 +1,8 @@
-"""Architecture tables: at which module of each known kind of model each named site is read.
+"""Architecture tables: the module at which each named site is read, for each known kind of model.
 
-Our own models (and what shares their module names), GPT-2, GPT-NeoX, Llama and its kin (Mistral, Qwen, ...), Phi, BLOOM
-and Falcon, OPT, BERT. In BERT, whose blocks end with their LayerNorm, the residual stream is read after that LayerNorm,
-and `resid_mid` likewise.
+Our own models (and others with the same module names), GPT-2, GPT-NeoX, Llama and relatives (Mistral, Qwen, ...), Phi,
+BLOOM and Falcon, OPT, BERT. Blocks of BERT end with their LayerNorm, so its residual stream is read after that
+LayerNorm, and so is `resid_mid`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ Side = Literal["input", "output"]
 
 @dataclass(frozen=True)
 class ModulePoint:
-    """Where a site is read: the first argument (`input`) or the result (`output`) of the module at this path."""
+    """Where a site is read.
+
+    Attributes:
+        module: path of the module.
+        side: its first argument (`input`) or its result (`output`).
+    """
 
     module: str
     side: Side
@@ -23,10 +28,12 @@ class ModulePoint:
 class Architecture:
     """Where the sites of one kind of model are.
 
-    `blocks` is the path of the list of blocks, below any prefix. It is this architecture if every path of `needs` is
-    there and none of `excludes`. `sites` maps site names, in depth order, to (module path, side); `{i}` stands for the
-    number of a block. `sequential_only` names the sites that exist only where a block runs its MLP after its attention,
-    not beside it.
+    Attributes:
+        blocks: path of the list of blocks, below any prefix.
+        needs: paths that a model of this architecture has.
+        sites: site name -> (module path, side), in depth order. `{i}` stands for the number of a block.
+        excludes: paths that a model of this architecture does not have.
+        sequential_only: sites that exist only if a block runs its MLP after its attention, not in parallel.
     """
 
     blocks: str
@@ -85,7 +92,7 @@ GPT_NEOX = Architecture(
     },
 )
 
-# Gemma 2 and OLMo 2 have Llama's names, but norms after their sub-layers: `post_attention_layernorm` is another thing.
+# Gemma 2 and OLMo 2 have Llama's names, but norms after their sublayers: `post_attention_layernorm` differs there.
 LLAMA = Architecture(
     blocks="layers",
     needs=("embed_tokens", "layers.0.self_attn", "layers.0.mlp", "norm"),
@@ -103,7 +110,7 @@ LLAMA = Architecture(
     },
 )
 
-# Attention and MLP side by side, as in GPT-NeoX, after one LayerNorm that both share.
+# Attention and MLP in parallel, as in GPT-NeoX, after one LayerNorm that both share.
 PHI = Architecture(
     blocks="layers",
     needs=("embed_tokens", "layers.0.self_attn", "layers.0.mlp.fc1", "final_layernorm"),
@@ -119,7 +126,7 @@ PHI = Architecture(
     },
 )
 
-# In BLOOM what attention and MLP return has the stream added to it already, so it is no site.
+# BLOOM's attention and MLP return their output with the stream already added, so it is not a site.
 BLOOM = Architecture(
     blocks="h",
     needs=("word_embeddings", "h.0.self_attention"),
@@ -133,7 +140,7 @@ BLOOM = Architecture(
     },
 )
 
-# OPT runs its MLP on all tokens in one row, so nothing is read there; where the stream stands depends on its config.
+# OPT flattens all tokens for its MLP, so nothing is read there. The place of `resid_mid` depends on its config.
 OPT = Architecture(
     blocks="layers",
     needs=("embed_tokens", "layers.0.self_attn_layer_norm", "layers.0.fc1"),

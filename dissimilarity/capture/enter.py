@@ -1,10 +1,8 @@
-"""Entering a model at a site: what it makes of a residual stream that is put in there, and nothing before it is run.
+"""Enter a model at a site: run it from there on, on a given residual stream, without what comes before.
 
-    enter(model, "blocks.1.resid_post", activation, tokens)  # what model(tokens) returns, from that site on
-
-A model is entered where its whole state is one residual stream: after the embedding, before, inside (between attention
-and MLP, where one follows the other) and after each block, and after the final norm. Inside attention or an MLP the
-stream goes on beside the site, so what is put in there would not be all that the model goes on with.
+A model can be entered where its whole state is one residual stream: after the embedding; before, inside (between
+attention and MLP, if one follows the other) and after each block; and after the final norm. Inside attention or an MLP
+the stream bypasses the site, so an activation there is not the whole state.
 """
 
 import re
@@ -25,20 +23,23 @@ SITE = re.compile(r"(?P<network>.*?)(blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|
 
 
 def enterable_sites(model: nn.Module) -> list[str]:
-    """The sites at which `enter` can enter the model, in depth order; none where the architecture is unknown."""
+    """Return the sites at which `enter` can enter a model, in depth order; none if its architecture is unknown."""
     table = site_table(model)
     return [site for site in table if _entrance(model, table, site) is not None]
 
 
 def check_enterable(model: nn.Module, site: str, name: str = "the model") -> None:
-    """Raise ValueError, naming the sites that can be, for a site at which the model cannot be entered."""
+    """Check that a model can be entered at a site.
+
+    Raises:
+        ValueError: it cannot. The message names the sites at which it can.
+    """
     table = site_table(model)
     if _entrance(model, table, site) is None:
-        known = [site for site in table if _entrance(model, table, site) is not None]
-        why = "is not a site of it" if site not in table else "is not its whole residual stream: more goes on beside it"
+        reason = "is not its whole residual stream" if site in table else "is not one of its sites"
         raise ValueError(
-            f"{name} cannot be entered at {site!r}, which {why}; it can be entered at "
-            f"{describe(known) or 'no site, since its architecture is unknown'}"
+            f"{name} cannot be entered at {site!r}, which {reason}; it can be entered at "
+            f"{describe(enterable_sites(model)) or 'no site, because its architecture is unknown'}"
         )
 
 
@@ -49,47 +50,55 @@ def enter(
     tokens: Int[Tensor, "batch pos"],
     gradients: bool = False,
 ) -> Any:
-    """Run the model from a site on, with an activation in the place of what it would have there.
+    """Run a model from a site on, with an activation instead of its own residual stream there.
 
-    The token embedding and the blocks before the site are not computed. What a model prepares outside of them
-    (positions, masks) it still prepares, from `tokens`.
+    The token embedding and the blocks before the site are not computed. Whatever the model prepares outside of them
+    (positions, masks), it still prepares from `tokens`.
 
-    As in `capture`, the model runs in eval mode, uncompiled, in the precision of an enclosing autocast, and everything
-    is as it was afterwards: flags, `forward`, gradients, the random number generators.
+    As in `capture`, the model runs in eval mode, uncompiled, in the precision of an enclosing autocast. Afterwards
+    everything is restored: flags, `forward`, gradients, the random number generators.
 
     Args:
-        model: of an architecture that `sites` knows, called as `model(tokens)`.
+        model: a model of a known architecture (see `capture.sites`), called as `model(tokens)`.
         site: one of `enterable_sites(model)`.
         activation: the residual stream at the site, on any device, in any precision.
-        tokens: the input whose other effects (positions, masks) the model is to see.
-        gradients: whether to record them, with respect to the activation alone: the weights are held fixed.
+        tokens: the input that determines positions and masks.
+        gradients: whether to record gradients, with respect to the activation only: the weights are held fixed.
 
     Returns:
-        what the model returns: logits, or what Hugging Face's models hold them in.
+        the model's result: logits, or a Hugging Face output that holds them.
 
     Raises:
-        ValueError: the model cannot be entered there; an activation of other sequences than the tokens.
-        RuntimeError: the forward pass did not come past the site.
+        ValueError: the model cannot be entered there, or the activation does not belong to the tokens.
+        RuntimeError: the forward pass did not reach the site.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> blocks = nn.Sequential(nn.Identity(), nn.Tanh())
+        >>> model = nn.Sequential(OrderedDict(embed=nn.Embedding(5, 3), blocks=blocks))
+        >>> stream = torch.tensor([[[0.0, 1.0, -1.0]]])
+        >>> print(enter(model, "blocks.0.resid_post", stream, torch.tensor([[4]])))
+        tensor([[[ 0.0000,  0.7616, -0.7616]]])
     """
     check_enterable(model, site)
     if activation.shape[:2] != tokens.shape:
         raise ValueError(
-            f"expected an activation of (batch, pos) = {tuple(tokens.shape)} as the tokens, found "
+            f"expected an activation of (batch, pos) = {tuple(tokens.shape)} like the tokens, found "
             f"{tuple(activation.shape[:2])}; pass the activation of these tokens"
         )
     entrance = _entrance(model, site_table(model), site)
     assert entrance is not None
-    weight = next((each for each in model.parameters() if each.is_floating_point()), activation)
+    weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), activation)
     stream, tokens = activation.to(weight.device, weight.dtype), tokens.to(weight.device)
     with undisturbed(model, gradients), _frozen(model):
-        # A copy, for a model may overwrite its stream in place.
+        # A copy, because a model may overwrite its stream in place.
         stream = stream.clone() if entrance.before is None else entrance.before(stream)
         reached: list[bool] = []
         with _rerouted(model, entrance, stream, reached):
             output = model(tokens)
     if not reached:
         raise RuntimeError(
-            f"the forward pass did not come past {site}: its owner may call that module's parts directly, or skip it; "
+            f"the forward pass did not reach {site}: its owner may call that module's parts directly, or skip it; "
             "choose another site"
         )
     return output
@@ -100,9 +109,9 @@ class _Entrance:
     """How a model is entered at one site.
 
     Attributes:
-        skipped: modules that are not computed, in order; each hands on a stand-in of the same shape.
-        at: the module that is given the stream (`input`), or that returns it without being computed (`output`).
-        before: what is done to the stream first, inside the block that is entered in its middle.
+        skipped: modules that are not computed, in order. Each returns a placeholder of the same shape.
+        at: the module that receives the stream (`input`), or that returns it without being computed (`output`).
+        before: applied to the stream first, if a block is entered in its middle.
     """
 
     skipped: Sequence[str]
@@ -111,7 +120,7 @@ class _Entrance:
 
 
 def _entrance(model: nn.Module, table: dict[str, ModulePoint], site: str) -> _Entrance | None:
-    """The entrance at a site; None if there is none."""
+    """Return the entrance at a site; None if there is none."""
     match = SITE.fullmatch(site)
     if match is None or site not in table:
         return None
@@ -129,7 +138,7 @@ def _entrance(model: nn.Module, table: dict[str, ModulePoint], site: str) -> _En
         before = _second_half(model, table, f"{network}blocks.{layer}.")
         if before is None:
             return None
-    # After a block the stream is put in where the next one reads it: what a block returns beside it does not matter.
+    # After a block, the stream enters where the next block reads it: a block may return more than its stream.
     skipped = [*embed, *blocks[: layer + 1]]
     if layer + 1 < len(blocks):
         return _Entrance(skipped, ModulePoint(blocks[layer + 1], "input"), before)
@@ -140,7 +149,7 @@ def _entrance(model: nn.Module, table: dict[str, ModulePoint], site: str) -> _En
 
 
 def _second_half(model: nn.Module, table: dict[str, ModulePoint], block: str) -> Callable[[Tensor], Tensor] | None:
-    """What a block does to its stream after attention; None if it is not one of the two forms that the table has."""
+    """Return what a block does to its stream after attention; None if the block has neither of the two known forms."""
     middle, out = table[f"{block}resid_mid"], table.get(f"{block}mlp_out")
     path, _, _ = middle.module.rpartition(".")
     owner = model.get_submodule(path)
@@ -155,21 +164,20 @@ def _second_half(model: nn.Module, table: dict[str, ModulePoint], block: str) ->
 
 @contextmanager
 def _rerouted(model: nn.Module, entrance: _Entrance, stream: Tensor, reached: list[bool]) -> Iterator[None]:
-    """Give the modules before the entrance a `forward` that computes nothing, and the one at it one that takes it.
+    """Replace `forward` of the skipped modules by one that computes nothing, and of the entered module by the stream.
 
-    A module that runs several times in a pass is entered the first time.
+    A module that runs several times per pass is entered the first time.
     """
-
-    stand_in = torch.zeros_like(stream)
+    placeholder = torch.zeros_like(stream)
 
     def skip(*args: Any, **kwargs: Any) -> Tensor:
-        return stand_in
+        return placeholder
 
-    def put_out(*args: Any, **kwargs: Any) -> Tensor:
+    def return_stream(*args: Any, **kwargs: Any) -> Tensor:
         reached.append(True)
         return stream
 
-    def put_in(forward: Callable) -> Callable:
+    def receive_stream(forward: Callable) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
             if reached:
                 return forward(*args, **kwargs)
@@ -182,14 +190,14 @@ def _rerouted(model: nn.Module, entrance: _Entrance, stream: Tensor, reached: li
 
     routes = {model.get_submodule(path): skip for path in entrance.skipped}
     at = model.get_submodule(entrance.at.module)
-    routes[at] = put_in(at.forward) if entrance.at.side == "input" else put_out
-    own = {module: vars(module).get("forward") for module in routes}
+    routes[at] = receive_stream(at.forward) if entrance.at.side == "input" else return_stream
+    instance_forwards = {module: vars(module).get("forward") for module in routes}
     try:
         for module, route in routes.items():
             vars(module)["forward"] = route
         yield
     finally:
-        for module, forward in own.items():
+        for module, forward in instance_forwards.items():
             vars(module).pop("forward", None)
             if forward is not None:
                 vars(module)["forward"] = forward
@@ -197,24 +205,25 @@ def _rerouted(model: nn.Module, entrance: _Entrance, stream: Tensor, reached: li
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Keep the weights out of what gradients are recorded for."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Record no gradients for the weights."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 def logits_of(output: Any) -> Float[Tensor, "batch pos d_vocab"]:
-    """The logits in what a model returns: itself, its first element, or a Hugging Face output's first field.
+    """Return the logits in a model's result: the result itself, or the first element of a tuple or output.
 
-    Raises ValueError for anything else.
+    Raises:
+        ValueError: no logits (batch, pos, d_vocab) there.
     """
     logits = first_result(output)
     if not isinstance(logits, Tensor) or logits.ndim != 3:
-        found = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"expected a model that returns logits (batch, pos, d_vocab), found {found}")
+        returned = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected a model that returns logits (batch, pos, d_vocab), found {returned}")
     return logits

@@ -1,9 +1,4 @@
-"""Capture: the activations of a model at chosen sites, taken without a trace left in the model or in its training.
-
-with capture(model, "blocks.*.resid_post") as acts:
-    model(tokens)
-acts["blocks.0.resid_post"]  # (batch, pos, d_model)
-"""
+"""Capture the activations of a model at its sites, without leaving a trace in the model or in its training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,27 +13,40 @@ from dissimilarity.capture.sites import describe, locate, resolve
 
 
 class _Complete(BaseException):
-    """Ends a forward pass once every wanted site has been seen; no Exception, lest a model's `except` swallow it."""
+    """End a forward pass once every site has been seen; no Exception, so that a model does not catch it."""
 
 
 @contextmanager
 def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, Float[Tensor, "batch pos d"]]]:
-    """Give a dict that after each `model(...)` inside the block holds the activations of that pass at the sites.
-
-    `sites` are names or globs, read by `resolve`.
+    """Yield a dict that holds the activations at the sites after each `model(...)` inside the block.
 
     The model runs in eval mode, without gradients, uncompiled (hooks set after a compile would never fire), and only as
-    far as the deepest site: `model(...)` then returns None. Precision is the caller's: an enclosing autocast holds
-    inside. A module that runs several times in a pass counts with its first time. A model on which others have set
-    forward hooks, or that FSDP has sharded, runs to its end, since those count on it.
+    far as the deepest site: `model(...)` then returns None. An enclosing autocast applies inside. If a module runs
+    several times per pass, its first result counts. A model with forward hooks set by others, or sharded by FSDP, runs
+    to its end, because those rely on it.
 
-    On exit, also by an error, everything is as it was: the training flag of every module, hooks, `forward`, the
-    compiled code, the random number generators, gradients. The captured tensors are copies: a model may go on to
-    overwrite in place what it handed to a hook (`x += ...`), and a view would keep the whole tensor under it alive;
-    against the block that made it a copy costs next to nothing.
+    On exit, also after an error, everything is restored: the training flag of every module, hooks, `forward`, the
+    compiled code, the random number generators, gradients. The captured tensors are copies: a model may later overwrite
+    in place what it passed to a hook (`x += ...`), and a view would keep the whole tensor behind it alive. Compared
+    with the block that computed it, a copy costs next to nothing.
 
-    Raises ValueError for sites that the model does not have, and RuntimeError, naming them, for sites that were not
-    reached.
+    Args:
+        model: any module.
+        sites: names or globs, as for `resolve`.
+
+    Yields:
+        site -> activation of the last pass.
+
+    Raises:
+        ValueError: the model does not have a site.
+        RuntimeError: a site was not reached.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> with capture(model, ["0", "1"]) as acts:
+        ...     _ = model(torch.zeros(3, 4))
+        >>> {site: tuple(act.shape) for site, act in acts.items()}
+        {'0': (3, 8), '1': (3, 8)}
     """
     points = locate(model, resolve(model, sites))
     acts: dict[str, Tensor] = {}
@@ -51,7 +59,7 @@ def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, 
 
 
 class _Recorder:
-    """Hooks on the points of one model, filling one dict."""
+    """Hooks on the points of one model that fill one dict."""
 
     def __init__(self, model: nn.Module, points: dict[str, ModulePoint], acts: dict[str, Tensor]):
         self.model, self.points, self.acts = model, points, acts
@@ -64,8 +72,8 @@ class _Recorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Set the hooks, and a `forward` that ends where the recorder ends it, and take both away again."""
-        own_forward = vars(self.model).get("forward")
+        """Set the hooks, and a `forward` that stops where the recorder stops it, and remove both afterwards."""
+        instance_forward = vars(self.model).get("forward")
         handles = []
         try:
             for site, point in self.points.items():
@@ -80,8 +88,8 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
             vars(self.model).pop("forward", None)
-            if own_forward is not None:
-                vars(self.model)["forward"] = own_forward
+            if instance_forward is not None:
+                vars(self.model)["forward"] = instance_forward
 
     def _stopping(self, forward: Callable) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -113,7 +121,7 @@ class _Recorder:
         value = first_result(value)
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"site {site!r} gives a {type(value).__name__}, not a tensor; choose a module inside or after it"
+                f"site {site!r} returns a {type(value).__name__}, not a tensor; choose a module inside or after it"
             )
         if self.in_pass and site in self.acts:
             return
@@ -123,19 +131,44 @@ class _Recorder:
 
 
 def first_result(value: Any) -> Any:
-    """The first of several results of a module: of a tuple, a list, or what Hugging Face's models return."""
-    several = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
-    return value[0] if several else value
+    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; a tensor as it is.
+
+    Example:
+        >>> first_result(("stream", "weights"))
+        'stream'
+    """
+    is_collection = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
+    return value[0] if is_collection else value
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters; the CPU if it has none.
+
+    Example:
+        >>> device_of(nn.Linear(2, 2))
+        device(type='cpu')
+    """
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
 def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
-    """Run the model as for evaluation, and leave it, the random number generators and autocast's cache as they were.
-
-    `gradients` says whether they are recorded inside.
+    """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
 
     The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
     its parent's.
+
+    Args:
+        model: the model.
+        gradients: whether to record gradients inside.
+
+    Example:
+        >>> model = nn.Dropout(0.5)
+        >>> with undisturbed(model):
+        ...     model(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> model.training
+        True
     """
     flags = [(module, module.training) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
@@ -153,17 +186,17 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-        # Up to torch 2.9 a weight cast under no_grad stays in autocast's cache, cut off from its gradient: the training
-        # step in the same autocast would leave that weight as it is.
+        # Up to torch 2.9, a weight cast under no_grad stays in autocast's cache without its gradient: a training step
+        # in the same autocast would not update that weight.
         torch.clear_autocast_cache()
 
 
 def _not_reached(missing: list[str], passes: int) -> str:
-    """Say which sites did not fire and what may be the reason."""
+    """Return the message for sites that did not fire, with possible reasons."""
     if not passes:
         return f"nothing captured at {describe(missing)}: call `model(tokens)` inside the `with capture(...)` block"
     return (
         f"the forward pass did not reach {describe(missing)}: the module exists but was not called as a module."
         " Its owner may call its `forward` or use its weights directly, skip it for this input, or be scripted or"
-        " exported code that runs no hooks; choose another site"
+        " exported code, which runs no hooks; choose another site"
     )

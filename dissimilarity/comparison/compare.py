@@ -119,8 +119,8 @@ def compare(
     if many and isinstance(side_a, Saved) and isinstance(side_b, Saved):
         # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
         few = [measure for measure in measures if isinstance(measure, SampleMeasure)]
-        for samples, seed in dict.fromkeys((measure.samples, measure.seed) for measure in few):
-            alike = [measure for measure in few if (measure.samples, measure.seed) == (samples, seed)]
+        for samples, seed in dict.fromkeys((measure.max_samples, measure.seed) for measure in few):
+            alike = [measure for measure in few if (measure.max_samples, measure.seed) == (samples, seed)]
             kept = sampled_sequences(layout.sequences, samples, seed)
             thin_a, thin_b = thinned(side_a, sites_a, layout, kept), thinned(side_b, sites_b, layout, kept)
             small = replace(lay_out((samples, 1), alike, groups), slices=kept_slices(layout.slices, kept))

@@ -71,7 +71,9 @@ def pairs_of(measure: Measure, pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
-    return len(side.seen(site, measure.samples, measure.seed).rows) if isinstance(measure, SampleMeasure) else side.n
+    return (
+        len(side.seen(site, measure.max_samples, measure.seed).rows) if isinstance(measure, SampleMeasure) else side.n
+    )
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Found:
@@ -183,7 +185,7 @@ def _from_samples(
 
 
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: Pair) -> Found:
-    seen = x.seen(pair[0], measure.samples, measure.seed)
+    seen = x.seen(pair[0], measure.max_samples, measure.seed)
     first, second = (_prepared(measure, side, site, seen.rows) for side, site in ((x, pair[0]), (y, pair[1])))
     group = x.sequence_groups[seen.sequence].to(x.samples[pair[0]].device)
     value, stderr = measure.estimate(first, second, group)

@@ -193,7 +193,7 @@ def lay_out(
         raise ValueError(f"expected positions None or a whole number, 1 or more, found {positions}")
     sequences, length = inputs if isinstance(inputs, tuple) else extent(inputs)
     slices = plan(sequences, groups, at_once(length))
-    samples = max((measure.samples for measure in measures if isinstance(measure, SampleMeasure)), default=0)
+    samples = max((measure.max_samples for measure in measures if isinstance(measure, SampleMeasure)), default=0)
     uneven = None
     if mask is not None:
         mask = mask.cpu()

@@ -1,4 +1,4 @@
-"""The figure of a comparison: one heat map a measure, all pairs of sites of two models, from the table of `compare`."""
+"""The figure of a comparison: one heat map per measure of all pairs of sites, from the table of `compare`."""
 
 import math
 from textwrap import fill
@@ -15,31 +15,42 @@ from dissimilarity.figures.style import STYLE, scale, short_names
 from dissimilarity.tables.curves import distinct, grid, select
 
 WIDTH = 7.8
-"""Inches across, about what a page of a paper has."""
+"""Width in inches, about that of a page of a paper."""
 BESIDE = 0.95
-"""Inches beside a map, for its color bar."""
+"""Inches beside a map for its color bar."""
 
 
 def comparison_figure(table: pa.Table, name_a: str, name_b: str) -> Figure:
     """Draw the table of one comparison: measures side by side, the sites of `name_a` upwards, of `name_b` rightwards.
 
-    Each measure has its values, as the literature has them, on a scale of its own; dark = same on all. The color bar
-    says which end that is, and where the mean null is. Strips beside the names of sites show, where the table says it,
-    the share of each site's variance in its first principal component. Measures of outputs, which have one value, stand
-    underneath.
+    Each measure shows its values as in the literature, on its own color scale, with dark = same. The color bar marks
+    the value of identical representations and the mean null. If the table has them, strips beside the site names show
+    each site's share of variance in its first principal component. Output measures have one value, written below.
+
+    Args:
+        table: the table that `compare` returns.
+        name_a: name of the first model.
+        name_b: name of the second model.
 
     Raises:
-        ValueError: a table without rows.
+        ValueError: a table without records.
+
+    Example:
+        >>> sites = ["blocks.0.resid_post", "blocks.1.resid_post"]
+        >>> cka = {"measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2, "note": ""}
+        >>> table = pa.Table.from_pylist([{**cka, "site_a": a, "site_b": b} for a in sites for b in sites])
+        >>> comparison_figure(table, "solu", "gelu").axes[0].get_title()
+        'cka'
     """
     if not table.num_rows:
-        raise ValueError("expected the table of a comparison, found one without rows; draw what compare() returns")
+        raise ValueError("expected the table of a comparison, found one without records; pass what compare() returns")
     of_sites = table.filter(pa.array([site != LOGITS for site in table["site_a"].to_pylist()], pa.bool_()))
     shown = of_sites if of_sites.num_rows else table
     measures, sites_a, sites_b = (distinct(shown, column) for column in ("measure", "site_a", "site_b"))
     shares = _shares(shown, sites_a, sites_b)
     beside = BESIDE + (GAP + STRIP if shares else 0)
-    room = (WIDTH - 0.4) / min(3, len(measures)) - beside if len(measures) <= 3 else 1.35
-    cell = min(0.6, max(0.05, min(2.2, room) / max(len(sites_a), len(sites_b))))
+    available = (WIDTH - 0.4) / min(3, len(measures)) - beside if len(measures) <= 3 else 1.35
+    cell = min(0.6, max(0.05, min(2.2, available) / max(len(sites_a), len(sites_b))))
     strip = margin(cell) if shares else 0.0
     width, height = strip + cell * len(sites_b), strip + cell * len(sites_a)
     rows = math.ceil(len(measures) / max(1, int((WIDTH - 0.4) / (width + BESIDE) + 0.01)))
@@ -65,15 +76,20 @@ def comparison_figure(table: pa.Table, name_a: str, name_b: str) -> Figure:
         name_sites(panels[0], lowest, names_a, names_b, cell)
         for panel in lowest:
             panel.tick_params(axis="x", labelbottom=True)
-        figure.supylabel(fill(f"{name_a}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
-        below_map = [outputs, STRIPS if shares else ""]
-        lines = [fill(line, max(20, int(14 * size[0]))) for line in (f"{name_b}: {kind_b}", *filter(None, below_map))]
-        figure.supxlabel("\n".join(lines), fontsize=8)
+        lines = [f"{name_b}: {kind_b}", *filter(None, [outputs, STRIPS if shares else ""])]
+        _label_axes(figure, f"{name_a}: {kind_a}", lines)
     return figure
 
 
+def _label_axes(figure: Figure, label: str, lines: list[str]) -> None:
+    """Write a label beside the maps and lines below them, wrapped to the size of the figure."""
+    width, height = figure.get_size_inches()
+    figure.supylabel(fill(label, max(20, int(14 * height))), fontsize=8)
+    figure.supxlabel("\n".join(fill(line, max(20, int(14 * width))) for line in lines), fontsize=8)
+
+
 def _draw(figure: Figure, panel: Axes, table: pa.Table, sites_a: list[str], sites_b: list[str], cell: float) -> None:
-    """The map of one measure, or why it has none."""
+    """Draw the map of one measure, or write why it has none."""
     values, null = (grid(table, column, sites_a, sites_b) for column in ("value", "null"))
     slope, offset = scale(table)
     if math.isnan(slope):
@@ -88,17 +104,19 @@ def _draw(figure: Figure, panel: Axes, table: pa.Table, sites_a: list[str], site
 
 
 def _shares(table: pa.Table, sites_a: list[str], sites_b: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """The share of variance in the first principal component of each site, where the table has any."""
+    """Return each site's share of variance in its first principal component; None if the table has none."""
     if "first_pc_a" not in table.column_names:
         return None
-    found = []
+    shares = []
     for side, sites in (("a", sites_a), ("b", sites_b)):
         pairs = zip(table[f"site_{side}"].to_pylist(), table[f"first_pc_{side}"].to_pylist(), strict=True)
-        known = {site: share for site, share in pairs if math.isfinite(share)}
-        found.append(np.array([known.get(site, math.nan) for site in sites]))
-    return (found[0], found[1]) if np.isfinite(np.concatenate(found)).any() else None
+        by_site = {site: share for site, share in pairs if math.isfinite(share)}
+        shares.append(np.array([by_site.get(site, math.nan) for site in sites]))
+    return (shares[0], shares[1]) if np.isfinite(np.concatenate(shares)).any() else None
 
 
 def _outputs(table: pa.Table) -> str:
-    """The values of measures of outputs, in one line."""
-    return ", ".join(f"{row['measure']} {row['value']:.3f} (null {row['null']:.3f})" for row in table.to_pylist())
+    """Return the values of output measures as one line."""
+    return ", ".join(
+        f"{record['measure']} {record['value']:.3f} (null {record['null']:.3f})" for record in table.to_pylist()
+    )

@@ -1,4 +1,4 @@
-"""The figure of groups of references: to which of them a model drifts while it trains."""
+"""The figure of reference groups: toward which of them a model drifts while it trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,19 +25,25 @@ from dissimilarity.tables.curves import distinct, select
 from dissimilarity.tables.drift import CONFIDENCE, between, names
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of groups: told apart by people who see fewer colors (Okabe & Ito 2008)."""
+"""Colors of reference groups that color-blind readers can tell apart (Okabe & Ito 2008)."""
 MARKED_POINTS = 24
 
 
 def groups_figure(table: pa.Table) -> Figure:
-    """Draw a table of groups: a column a measure, the groups' means at the last site, and below it the difference.
+    r"""Draw a table of reference groups: one column per measure, the groups' means at the last site, their difference.
 
     Args:
-        table: rows of `groups.parquet`.
+        table: records of `groups.parquet`.
 
     Returns:
-        A figure with 95 % intervals (1.96 standard errors). The difference is drawn at every site, the last with its
-        interval; below 0 the model is nearer to the first group.
+        A figure with 95 % intervals (1.96 standard errors). The difference is drawn at every site, at the last site
+        with its interval. Below 0 the model is nearer to the first group.
+
+    Example:
+        >>> at = {"tokens": 0, "measure": "cka", "site": "embed", "stderr": 0.1, "references": 2}
+        >>> records = [{"step": s, "group": "solu", "dissimilarity": 0.5 / s, **at} for s in (1, 2, 4)]
+        >>> groups_figure(pa.Table.from_pylist(records)).axes[0].get_title()
+        'cka\nat embed'
     """
     measures, sites = distinct(table, "measure"), distinct(table, "site")
     groups = names(table)
@@ -46,15 +52,15 @@ def groups_figure(table: pa.Table) -> Figure:
         figure = Figure(figsize=(1.6 + 2.3 * len(measures), 0.6 + 1.75 * rows), layout="constrained")
         axes = figure.subplots(rows, len(measures), squeeze=False, sharex=True)
         for column, measure in enumerate(measures):
-            of_measure = select(table, measure=measure)
-            site = distinct(of_measure, "site")[-1]
+            records = select(table, measure=measure)
+            site = distinct(records, "site")[-1]
             top = axes[0, column]
             top.set_title(f"{measure}\nat {_short(site)}")
             for name, color in zip(groups, _colors(groups), strict=True):
-                _draw(top, select(of_measure, group=name, site=site), color, interval=True)
+                _draw(top, select(records, group=name, site=site), color, interval=True)
             top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
             if rows > 1:
-                _draw_difference(axes[1, column], select(of_measure, group=between(groups)), site, sites)
+                _draw_difference(axes[1, column], select(records, group=between(groups)), site, sites)
         axes[0, 0].set_ylabel(MEANING)
         if rows > 1:
             first, second = groups
@@ -67,7 +73,7 @@ def groups_figure(table: pa.Table) -> Figure:
 
 
 def _draw_difference(panel: Axes, table: pa.Table, last: str, sites: list[str]) -> None:
-    """How much farther the first group is than the second, at every site."""
+    """Draw how much farther the first group is than the second, at every site."""
     colors = colors_of(sites)
     panel.axhline(0, color="0.35", linewidth=0.6, zorder=0)
     for site in distinct(table, "site"):
@@ -76,15 +82,15 @@ def _draw_difference(panel: Axes, table: pa.Table, last: str, sites: list[str]) 
 
 def _draw(panel: Axes, line: pa.Table, color: Any, interval: bool) -> None:
     step, shown, stderr = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr"))
-    known = np.isfinite(shown)
-    step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
+    finite = np.isfinite(shown)
+    step, shown, band = step[finite], shown[finite], CONFIDENCE * np.nan_to_num(stderr[finite])
     panel.plot(step, shown, color=color, marker="o" if len(step) <= MARKED_POINTS else "", markersize=2)
     if interval:
         panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
 
 
 def _add_legend(figure: Figure, table: pa.Table, groups: Sequence[str], sites: list[str]) -> None:
-    """Groups by color with how many references each has, then sites by color, beside the panels."""
+    """Add the groups by color with their number of references, then the sites by color, beside the panels."""
     handles: list[Any] = []
     for name, color in zip(groups, _colors(groups), strict=True):
         count = max(distinct(select(table, group=name), "references"), default=0)
@@ -103,6 +109,6 @@ def _colors(groups: Sequence[str]) -> list[str]:
 
 
 def _short(site: str) -> str:
-    """`blocks.3.resid_post` -> `resid_post of block 3`."""
+    """Return a site in words: `blocks.3.resid_post` -> `resid_post of block 3`."""
     kind, layer = split_layer(site)
     return site if layer is None else f"{without_layer(kind)} of block {layer}"

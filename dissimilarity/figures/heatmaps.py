@@ -1,4 +1,4 @@
-"""Heat maps: all pairs of sites of two models, at several steps, drawn from the curves table."""
+"""Heat maps of all pairs of sites of two models, at several steps, drawn from the curves table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,32 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from dissimilarity.figures.style import MEANING, STYLE, scale, short_names, spread
 from dissimilarity.tables.curves import distinct, grid, heatmap_steps, select
 
+LABEL = 1.35
+"""Inches that the label of a map's color bar takes."""
+STRIP, SLIM, GAP = 0.19, 0.08, 0.03
+"""Width in inches of a strip with values in it, of a strip without, and of the gap between strip and map."""
+STRIPS = "strips: share of variance in the first principal component (PC1)"
+
 
 def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Draw all pairs of sites of one reference, at some of the steps that have them, first and last among them.
+    """Draw all pairs of sites of one reference, at some of the steps that have them, including the first and the last.
 
     Args:
-        table: rows of the curves schema, of one reference; at least one step with all pairs.
+        table: records of the curves schema, of one reference, with at least one step that has all pairs.
         model: name of the model in training, for the vertical axis.
-        shares: rows with `step, reference, of, site, share`, `of` the model or the reference: the share of variance in
-            the first principal component, drawn as strips beside the maps.
+        shares: records with `step, reference, of, site, share`, with `of` the model or the reference: the share of
+            variance in the first principal component, drawn as strips beside the maps.
 
     Returns:
         A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which begins at 0
-        and takes in the mean null of the last map, marked on it. Both models begin at the lower left corner.
+        and includes the mean null of the last map, marked on it. Both models begin at the lower left corner.
+
+    Example:
+        >>> sites = ["blocks.0.resid_post", "blocks.1.resid_post"]
+        >>> run = {"step": 0, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
+        >>> table = pa.Table.from_pylist([{**run, "site_a": a, "site_b": b} for a in sites for b in sites])
+        >>> heatmap_figure(table, "solu").axes[0].get_title()
+        'step 0'
     """
     every_step = heatmap_steps(select(table, measure=table["measure"][0].as_py()))
     last, measures = select(table, step=every_step[-1]), distinct(table, "measure")
@@ -38,35 +51,42 @@ def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, An
     steps = spread(every_step, min(5, max(2, int(7.5 / (width + 0.15)))))
     (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
     left, below = (0.06 * max(map(len, names)) for names in (names_a, names_b))
-    # A map alone has its bar further away; one of few sites is no taller than the words beside its bar.
+    # A single map has its bar further away; a map of few sites is no taller than the label of its bar.
     across = (1.6 if len(steps) > 1 else 2.1) + left + (width + 0.15) * len(steps)
     size = (across, 0.7 + below + (max(height, LABEL) + 0.15) * len(measures))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(measures), len(steps), squeeze=False, sharex=True, sharey=True)
         for row, measure in enumerate(measures):
-            chosen = select(table, measure=measure)
-            maps = [grid(select(chosen, step=step), "dissimilarity", sites_a, sites_b) for step in steps]
-            slope, offset = scale(chosen)
-            null = offset + slope * grid(select(chosen, step=steps[-1]), "null", sites_a, sites_b)
+            records = select(table, measure=measure)
+            maps = [grid(select(records, step=step), "dissimilarity", sites_a, sites_b) for step in steps]
+            slope, offset = scale(records)
+            null = offset + slope * grid(select(records, step=steps[-1]), "null", sites_a, sites_b)
             draw_maps(figure, list(axes[row]), maps, null, f"{measure}\n{MEANING}", cell)
             for panel, step in zip(axes[row], steps, strict=True) if shares else ():
-                known = {
-                    (each["of"], each["site"]): each["share"]
-                    for each in shares
-                    if each["step"] == step and each["reference"] == reference
-                }
-                of_model, of_reference = (
-                    np.array([known.get((of, site), math.nan) for site in sites])
-                    for of, sites in (("model", sites_a), ("reference", sites_b))
-                )
-                draw_shares(panel, of_model, of_reference, cell)
+                draw_shares(panel, *_shares_at(shares, step, reference, sites_a, sites_b), cell)
         for panel, step in zip(axes[0], steps, strict=True):
             panel.set_title(f"step {step:,}")
         name_sites(axes[0, 0], list(axes[-1]), names_a, names_b, cell)
         figure.supylabel(fill(f"{model}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
         figure.supxlabel(f"{reference}: {kind_b}" + (f"\n{STRIPS}" if shares else ""), fontsize=8)
     return figure
+
+
+def _shares_at(
+    shares: Sequence[Mapping[str, Any]], step: int, reference: str, sites_a: list[str], sites_b: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of the model's and the reference's sites at one step, NaN where there is none."""
+    by_site = {
+        (record["of"], record["site"]): record["share"]
+        for record in shares
+        if record["step"] == step and record["reference"] == reference
+    }
+    model, other = (
+        np.array([by_site.get((owner, site), math.nan) for site in sites])
+        for owner, sites in (("model", sites_a), ("reference", sites_b))
+    )
+    return model, other
 
 
 def draw_maps(
@@ -79,14 +99,16 @@ def draw_maps(
     same: float = 0.0,
     falls: bool = False,
 ) -> None:
-    """Maps (site_a, site_b) of one measure on one color scale, dark = same, values in cells large enough for them.
+    """Draw maps (site_a, site_b) of one measure on one color scale, dark = same, with values in cells that fit them.
 
     Args:
-        figure, panels: where to draw, a panel a map.
-        maps, null: values, and values of the null, whose mean is marked on the color bar.
-        label: of the color bar.
-        cell: inches a cell.
-        same: the value that stands for the same, an end of the scale.
+        figure: where to draw.
+        panels: one panel per map.
+        maps: the values.
+        null: values of the null, whose mean is marked on the color bar.
+        label: label of the color bar.
+        cell: inches per cell.
+        same: the value of identical representations, one end of the scale.
         falls: whether values fall from there, as those of a similarity do.
     """
     level = float(np.nanmean(null)) if np.isfinite(null).any() else math.nan
@@ -103,7 +125,7 @@ def draw_maps(
     assert image is not None
     if len(panels) > 1:
         bar = figure.colorbar(image, ax=panels, aspect=14, pad=0.02)
-    else:  # as tall as the map, with room for the mark of the null between them
+    else:  # as tall as the map, with space for the mark of the null between them
         width = cell * maps[0].shape[1]
         bar = figure.colorbar(image, cax=panels[0].inset_axes((1 + 0.3 / width, 0, 0.07 / width, 1)))
     bar.set_label(label)
@@ -121,33 +143,24 @@ def draw_maps(
         bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
 
 
-LABEL = 1.35
-"""Inches that the words beside the color bar of a map take."""
-STRIP, SLIM, GAP = 0.19, 0.08, 0.03
-"""Inches across of a strip beside a map with values in it, and without, and between it and the map."""
-
-
-STRIPS = "strips: share of variance in the first principal component (PC1)"
-
-
 def margin(cell: float) -> float:
-    """Inches that a strip beside a map takes."""
+    """Return the width in inches of a strip beside a map, including its gap."""
     return GAP + (STRIP if cell > 0.19 else SLIM)
 
 
 def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: float) -> None:
-    """Strips beside and under a map: of each site the share of variance in its first principal component, 1 = black.
+    """Draw strips beside and below a map: each site's share of variance in its first principal component, 1 = black.
 
     Args:
-        panel: the map, whose names of sites make room for the strips.
-        shares_a: of the sites upwards.
-        shares_b: of those rightwards.
-        cell: inches a cell.
+        panel: the map. Its site names move to make space for the strips.
+        shares_a: shares of the sites upwards.
+        shares_b: shares of the sites rightwards.
+        cell: inches per cell.
     """
     strip, outside = margin(cell) - GAP, margin(cell)
     figure = panel.get_figure()
     assert figure is not None
-    # In inches from the corner of the map, however large that is drawn, and along the whole of it.
+    # Across: in inches from the corner of the map, whatever its size. Along: the whole length of the map.
     along: Any = panel.transAxes
     inches = figure.dpi_scale_trans + ScaledTranslation(0, 0, along)
     places = (
@@ -167,16 +180,21 @@ def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: f
 
 
 def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: list[str], cell: float) -> None:
-    """Ticks named by site: as many as there is room for, at equal distances; long names upright under the maps.
+    """Label the ticks with site names, as many as fit, evenly spaced, and rotate long names below the maps.
 
-    All panels share the axes of the first; `lowest` are those with names under them.
+    Args:
+        first: the panel whose axes all panels share.
+        lowest: the panels with names below them.
+        names_a: names of the sites upwards.
+        names_b: names of the sites rightwards.
+        cell: inches per cell.
     """
     upright = max(map(len, names_b)) > 2
-    for axis, names, room in (
+    for axis, names, spacing in (
         (first.xaxis, names_b, 0.11 if upright else 0.15),
         (first.yaxis, names_a, 0.11),
     ):
-        shown = range(0, len(names), math.ceil(room / cell))
+        shown = range(0, len(names), math.ceil(spacing / cell))
         axis.set_ticks(shown, [names[index] for index in shown])
     if upright:
         for panel in lowest:
@@ -184,7 +202,7 @@ def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: lis
 
 
 def _write_values(panel: Axes, values: np.ndarray, dark: float, light: float, size: float) -> None:
-    """The value in each cell, dark on light colors and light on dark ones."""
+    """Write the value into each cell, dark on light colors and light on dark ones."""
     for (row, column), value in np.ndenumerate(values):
         if math.isfinite(value):
             color = "black" if (value - dark) / (light - dark) > 0.55 else "white"

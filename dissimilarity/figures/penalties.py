@@ -1,4 +1,4 @@
-"""The figure of stitching penalties over a training: one panel a reference and fit, one line a site and direction."""
+"""The figure of stitching penalties over training: one panel per reference and fit, one line per site and direction."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,34 @@ DIRECTIONS: dict[str, dict[str, Any]] = {
 
 
 def draw_penalties(
-    rows: Sequence[Mapping[str, Any]], folder: Path, formats: Sequence[str] = ("png", "pdf")
+    records: Sequence[Mapping[str, Any]], folder: Path, formats: Sequence[str] = ("png", "pdf")
 ) -> list[Path]:
     """Write `penalties.png`, `.pdf` or both into a folder and return their paths; none without values.
 
     Args:
-        rows: step, reference, fit (`direct` or `task`), direction (`into`: the model in front and the reference behind,
-            or `from`), site_front, value, stderr; rows without a value are left out.
-        folder: where to.
-        formats: which files.
+        records: mappings with step, reference, fit (`direct` or `task`), direction (`into`: the model is the front and
+            the reference the back, or `from`), site_front, value and stderr. Records without a value are left out.
+        folder: the folder.
+        formats: `png`, `pdf` or both.
+
+    Example:
+        >>> draw_penalties([{"step": 1, "value": math.nan}], Path("unused"))
+        []
     """
-    measured = [row for row in rows if math.isfinite(row.get("value", math.nan))]
+    measured = [record for record in records if math.isfinite(record.get("value", math.nan))]
     return write_figure(penalties_figure(measured), folder, "penalties", formats) if measured else []
 
 
-def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw penalties by training step with 95 % intervals as bars (1.96 standard errors over held-out sequences)."""
+def penalties_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw penalties by training step, with 95 % intervals as bars (1.96 standard errors over held-out sequences).
+
+    Example:
+        >>> curve = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed", "stderr": 0.1}
+        >>> penalties_figure([{"step": step, "value": 1 / step, **curve} for step in (1, 2)]).axes[0].get_title()
+        'vs init'
+    """
     references, fits, sites = (
-        list(dict.fromkeys(row[key] for row in rows)) for key in ("reference", "fit", "site_front")
+        list(dict.fromkeys(record[key] for record in records)) for key in ("reference", "fit", "site_front")
     )
     colors = colors_of(sites)
     with mpl.rc_context(STYLE):
@@ -47,29 +57,32 @@ def penalties_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for line, fit in enumerate(fits):
             for column, reference in enumerate(references):
                 panel = axes[line, column]
-                _draw(panel, [row for row in rows if (row["fit"], row["reference"]) == (fit, reference)], colors)
+                in_panel = [record for record in records if (record["fit"], record["reference"]) == (fit, reference)]
+                _draw(panel, in_panel, colors)
                 if line == 0:
                     panel.set_title(f"vs {reference}")
                 if column == 0:
                     panel.set_ylabel(f"penalty, {fit} stitch\nnats per token")
         for panel in axes[-1]:
             panel.set_xlabel("training step")
-        last = max(1, *(row["step"] for row in rows))
+        last = max(1, *(record["step"] for record in records))
         axes[0, 0].set_xlim(-0.06 * last, 1.06 * last)
         axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         title, names = short_names(sites)
         handles: list[Any] = [Line2D([], [], color=colors[site]) for site in sites]
-        handles += [Line2D([], [], color="0.35", markersize=3, **look) for look in DIRECTIONS.values()]
+        handles += [Line2D([], [], color="0.35", markersize=3, **style) for style in DIRECTIONS.values()]
         labels = [*names, "into the reference", "from the reference"]
         figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
     return figure
 
 
-def _draw(panel: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
+def _draw(panel: Any, records: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
     panel.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     for site, color in colors.items():
-        for direction, look in DIRECTIONS.items():
-            line = [row for row in rows if (row["site_front"], row["direction"]) == (site, direction)]
+        for direction, style in DIRECTIONS.items():
+            line = [record for record in records if (record["site_front"], record["direction"]) == (site, direction)]
             if line:
-                step, value, stderr = (np.array([row[key] for row in line]) for key in ("step", "value", "stderr"))
-                panel.errorbar(step, value, CONFIDENCE * stderr, color=color, markersize=3, elinewidth=0.8, **look)
+                step, value, stderr = (
+                    np.array([record[key] for record in line]) for key in ("step", "value", "stderr")
+                )
+                panel.errorbar(step, value, CONFIDENCE * stderr, color=color, markersize=3, elinewidth=0.8, **style)

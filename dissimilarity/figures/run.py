@@ -1,9 +1,9 @@
-"""The figures of a run, drawn from its tables alone, and the curves among them.
+"""The figures of a run, drawn from its tables alone.
 
-`curves*` follows every reference (columns) by every measure (rows), one line a pair of sites at equal relative depth.
-`heatmap_*` shows all pairs of sites at several steps, a figure a reference, and `groups` to which group of references a
-model drifts. Drawing goes to files, through figure
-objects of its own: pyplot, its backend and its open figures stay as they are.
+`curves*` shows every reference (columns) by every measure (rows), with one line per pair of sites at equal relative
+depth. `heatmap_*` shows all pairs of sites at several steps, one figure per reference. `groups` shows toward which
+reference group a model drifts. Figures are drawn to files without pyplot, so its backend and open figures are not
+touched.
 """
 
 import math
@@ -43,15 +43,25 @@ from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal
 
-REFERENCES_A_FIGURE = 4
+REFERENCES_PER_FIGURE = 4
 MARKED_POINTS = 24
 CONFIDENCE = 1.96
 
 
 def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Draw all figures of a run into its folder `figures` and return their paths; none without rows.
+    """Draw all figures of a run into its folder `figures` and return their paths; none if it has no curves.
 
-    Each file is replaced in one step, so that a figure that is being looked at is never half-written.
+    Each file is replaced in one step, so a viewer never sees a half-written figure.
+
+    Args:
+        run_folder: folder of the run.
+        formats: `png`, `pdf` or both.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     draw_run(folder)
+        []
     """
     folder = Path(run_folder)
     try:
@@ -62,29 +72,31 @@ def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) ->
     for name, figure in run_figures(table, folder.resolve().name, shares).items():
         paths += write_figure(figure, folder / "figures", name, formats)
     if (folder / GROUPS).exists():
-        of_groups = read_groups(folder)
-        paths += write_figure(groups_figure(of_groups), folder / "figures", "groups", formats)
+        paths += write_figure(groups_figure(read_groups(folder)), folder / "figures", "groups", formats)
     return paths
 
 
 def run_figures(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> dict[str, Figure]:
     """Return every figure of a curves table by file name: curves by kind of site, heat maps by reference.
 
-    `model` is the name of the model in training, for the axes; `shares` are as for `heatmap_figure`.
+    Args:
+        table: records of the curves schema.
+        model: name of the model in training, for the axes.
+        shares: as for `heatmap_figure`.
     """
     figures: dict[str, Figure] = {}
     references = distinct(table, "reference")
-    groups = _groups_of_sites(distinct(table, "site_a"))
-    for kind, sites in groups.items():
-        chosen = table.filter(pa.array([site in sites for site in table["site_a"].to_pylist()], pa.bool_()))
-        for first in range(0, len(references), REFERENCES_A_FIGURE):
-            parts = ["curves", *([kind] if len(groups) > 1 else []), *([str(first)] if first else [])]
-            page = references[first : first + REFERENCES_A_FIGURE]
-            figures[file_name(parts, figures)] = curves_figure(chosen, page)
+    by_kind = _sites_by_kind(distinct(table, "site_a"))
+    for kind, sites in by_kind.items():
+        records = table.filter(pa.array([site in sites for site in table["site_a"].to_pylist()], pa.bool_()))
+        for first in range(0, len(references), REFERENCES_PER_FIGURE):
+            parts = ["curves", *([kind] if len(by_kind) > 1 else []), *([str(first)] if first else [])]
+            page = references[first : first + REFERENCES_PER_FIGURE]
+            figures[file_name(parts, figures)] = curves_figure(records, page)
     for reference in references:
-        chosen = select(table, reference=reference)
-        if heatmap_steps(select(chosen, measure=chosen["measure"][0].as_py())):
-            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(chosen, model, shares)
+        records = select(table, reference=reference)
+        if heatmap_steps(select(records, measure=records["measure"][0].as_py())):
+            figures[file_name(["heatmap", reference], figures)] = heatmap_figure(records, model, shares)
     return figures
 
 
@@ -92,13 +104,20 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
     """Draw the curves of a table: dissimilarity by training step, with 95 % intervals (1.96 standard errors) and null.
 
     Args:
-        table: rows of the curves schema, of any references and measures.
-        references: which to draw, in this order; all of them by default.
+        table: records of the curves schema, of any references and measures.
+        references: the references to draw, in this order; by default all.
 
     Returns:
-        A figure of measures (rows) by references (columns). Lines run through the steps that have values; those that
-        have none, for any site, are ticked at the foot of the panel. The null is the range over the sites, its median
-        dashed; where it is far above the curves the panel says where it is.
+        A figure of measures (rows) by references (columns). Lines connect the steps that have values. Steps without a
+        value at any site are ticked at the bottom of the panel. The null is the range over the sites, with its median
+        dashed. If it is far above the curves, the panel states where it is.
+
+    Example:
+        >>> at = {"tokens": 0, "reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "note": ""}
+        >>> values = {"value": 0.9, "dissimilarity": 0.1, "stderr": 0.01, "null": 0.2}
+        >>> table = pa.Table.from_pylist([{"step": step, **at, **values} for step in (0, 1, 2)])
+        >>> curves_figure(table).axes[0].get_title()
+        'vs init'
     """
     references = distinct(table, "reference") if references is None else list(references)
     measures, sites = distinct(table, "measure"), distinct(table, "site_a")
@@ -122,7 +141,7 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
 
 
 def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
-    """One panel: the matched pairs of one reference and one measure."""
+    """Draw one panel: the matched pairs of one reference and one measure."""
     slope, offset = scale(table)
     lines = matched(table) if table.num_rows else table
     lowest = highest = 0.0
@@ -130,12 +149,12 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
     for site, color in colors.items():
         line = select(lines, site_a=site)
         step, shown, stderr, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr", "null"))
-        for at, value in zip(step, offset + slope * null, strict=True):
+        for null_step, value in zip(step, offset + slope * null, strict=True):
             if math.isfinite(value):
-                nulls.setdefault(int(at), []).append(float(value))
-        known = np.isfinite(shown)
-        if known.any():
-            step, shown, band = step[known], shown[known], CONFIDENCE * np.nan_to_num(stderr[known])
+                nulls.setdefault(int(null_step), []).append(float(value))
+        finite = np.isfinite(shown)
+        if finite.any():
+            step, shown, band = step[finite], shown[finite], CONFIDENCE * np.nan_to_num(stderr[finite])
             marker = "o" if len(step) <= MARKED_POINTS else ""
             panel.plot(step, shown, color=color, marker=marker, markersize=2, label=site)
             panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
@@ -150,13 +169,13 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
 
 
 def _steps_without_value(lines: pa.Table) -> list[int]:
-    """Steps at which no site has a value: the tick was skipped, or failed."""
+    """Return the steps at which no site has a value, because the tick was skipped or failed."""
     measured = lines.filter(pa.array(np.isfinite(lines["dissimilarity"].to_numpy())))
     return sorted(set(distinct(lines, "step")) - set(distinct(measured, "step")))
 
 
 def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highest: float) -> None:
-    """The range over the sites in gray, its median dashed, and the limits of the panel; a note where it is off them."""
+    """Draw the null: its range over the sites in gray, its median dashed. Set the limits, or note where it is."""
     steps = sorted(nulls)
     if steps:
         low, middle, high = (np.array([f(nulls[step]) for step in steps]) for f in (min, np.median, max))
@@ -171,7 +190,7 @@ def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highes
 
 
 def _add_legend(figure: Figure, colors: dict[str, Any], missing: bool) -> None:
-    """Sites by color, evenly thinned where they are many, then what else is drawn, beside the panels."""
+    """Add a legend beside the panels: sites by color, evenly thinned if there are many, then everything else."""
     sites = list(colors)
     title, names = short_names(sites)
     entries: list[Any] = [
@@ -188,10 +207,10 @@ def _add_legend(figure: Figure, colors: dict[str, Any], missing: bool) -> None:
     figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
 
 
-def _groups_of_sites(sites: list[str]) -> dict[str, list[str]]:
-    """Sites that share a figure, by kind; those without a layer join the others where there is one kind only."""
-    groups: dict[str, list[str]] = {}
+def _sites_by_kind(sites: list[str]) -> dict[str, list[str]]:
+    """Return the sites that share a figure, by kind. Sites without a layer join the others if there is one kind."""
+    by_kind: dict[str, list[str]] = {}
     for site in sites:
         kind, layer = split_layer(site)
-        groups.setdefault("other" if layer is None else without_layer(kind), []).append(site)
-    return {"all": sites} if len(groups.keys() - {"other"}) <= 1 else groups
+        by_kind.setdefault("other" if layer is None else without_layer(kind), []).append(site)
+    return {"all": sites} if len(by_kind.keys() - {"other"}) <= 1 else by_kind

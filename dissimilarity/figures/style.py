@@ -1,4 +1,4 @@
-"""What all figures share: the style, the names of sites side by side, the scale of dissimilarity."""
+"""The common style of all figures: fonts, names of sites, colors, the scale of dissimilarity."""
 
 import math
 import re
@@ -41,10 +41,25 @@ MEANING = "dissimilarity (0 = same)"
 
 
 def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write a figure into a folder as NAME.png, NAME.pdf or both, each replaced in one step, and return the paths."""
+    """Write a figure into a folder as NAME.png, NAME.pdf or both, and return the paths.
+
+    Each file is replaced in one step.
+
+    Args:
+        figure: the figure.
+        folder: created if it does not exist.
+        name: file name without its suffix.
+        formats: `png`, `pdf` or both.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in write_figure(Figure(), Path(folder), "empty", ["png"])]
+        ['empty.png']
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in formats]
-    # Not `savefig`: it would lay out each figure twice and draw it four times.
+    # `savefig` would lay out each figure twice and draw it four times.
     with mpl.rc_context(STYLE):
         for path in paths:
             with replacing(path) as part:
@@ -57,7 +72,12 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]
 
 
 def file_name(parts: list[str], taken: Container[str]) -> str:
-    """A file name that is new among those taken, of letters that every file system has."""
+    """Return a file name that is not taken, with characters that every file system allows.
+
+    Example:
+        >>> file_name(["heatmap", "runs/solu w64"], taken=[])
+        'heatmap_runs-solu-w64'
+    """
     name = "_".join(re.sub(r"[^\w.=@+-]+", "-", part).strip("-") for part in parts)
     while name in taken:
         name += "-"
@@ -65,24 +85,29 @@ def file_name(parts: list[str], taken: Container[str]) -> str:
 
 
 def scale(table: pa.Table) -> tuple[float, float]:
-    """Return slope and offset of dissimilarity = offset + slope * value; every measure's is turned or shifted value."""
+    """Return slope (1 or -1) and offset of dissimilarity = offset + slope * value, for records of one measure."""
     value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
-    known = np.isfinite(value) & np.isfinite(turned)
-    if not known.any():
+    finite = np.isfinite(value) & np.isfinite(turned)
+    if not finite.any():
         return math.nan, math.nan
-    value, turned = value[known], turned[known]
+    value, turned = value[finite], turned[finite]
     falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
     slope = -1.0 if falls else 1.0
     return slope, float(np.median(turned - slope * value))
 
 
 def without_layer(kind: str) -> str:
-    """The name of a kind of site without the place of its layer: `blocks.{}.resid_post` -> `resid_post`."""
+    """Return the name of a kind of site without its layer: `blocks.{}.resid_post` -> `resid_post`."""
     return kind.removeprefix("blocks.{}.").replace(".{}", "")
 
 
 def short_names(sites: list[str]) -> tuple[str, list[str]]:
-    """What to call sites side by side: one kind is told apart by its layers, several kinds by their names."""
+    """Return a title and a short name per site: the layer if all sites are of one kind, else the name.
+
+    Example:
+        >>> short_names(["blocks.0.resid_post", "blocks.1.resid_post"])
+        ('resid_post of block', ['0', '1'])
+    """
     split = [split_layer(site) for site in sites]
     kinds = {kind for kind, _ in split}
     if len(kinds) == 1 and split[0][1] is not None:
@@ -91,28 +116,33 @@ def short_names(sites: list[str]) -> tuple[str, list[str]]:
 
 
 def colors_of(sites: Sequence[str]) -> dict[str, Any]:
-    """A color for each site, along one scale in the order of depth."""
+    """Return a color for each site, along one scale in the order of depth."""
     return dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
 
 
 def spread(items: list[Any], most: int) -> list[Any]:
-    """At most so many of the items, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the items, evenly spaced, including the first and the last.
+
+    Example:
+        >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+        [0, 3, 6]
+    """
     if len(items) <= most:
         return items
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def style_step_axis(panel: Axes, last: int) -> None:
-    """A logarithmic axis of steps, shared by the figure, on which step 0 has a place: linear up to 1."""
+    """Make the step axis of a figure logarithmic, but linear up to 1, so that it shows step 0."""
     panel.set_xscale("symlog", linthresh=1, linscale=0.4)
     panel.set_xlim(-0.25, max(1, last) * 1.25)
     panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-    panel.xaxis.set_minor_locator(NullLocator())  # minor ticks would take half of the time of drawing
+    panel.xaxis.set_minor_locator(NullLocator())  # minor ticks would take half of the drawing time
     panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
 
 
 def _thousands(step: float, position: int | None = None) -> str:
-    """1, 10, 100, 1k, 10k, 100k, 1M."""
+    """Return a step as 1, 10, 100, 1k, 10k, 100k, 1M."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if step >= unit:
             return f"{step / unit:g}{name}"
@@ -120,7 +150,7 @@ def _thousands(step: float, position: int | None = None) -> str:
 
 
 def step_label(table: pa.Table) -> str:
-    """The label of the step axis, with what a step is where that is the same all along."""
+    """Return the label of the step axis, with the tokens per step if they are constant."""
     pairs = set(zip(table["step"].to_pylist(), table["tokens"].to_pylist(), strict=True))
     rate = {tokens / step for step, tokens in pairs if step}
     return f"training step ({rate.pop():,.0f} tokens each)" if len(rate) == 1 and max(rate) > 0 else "training step"

@@ -1,1 +1,1 @@
-"""Standard errors: the jackknife over units."""
+"""Standard errors: the jackknife over units of whole sequences."""

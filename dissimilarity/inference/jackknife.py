@@ -1,15 +1,15 @@
-"""Standard errors from sums kept per group of sequences.
+"""Standard errors from sums per jackknife unit.
 
-Tokens of one sequence depend on each other, so the unit that is left out is a group of whole sequences: f(m - m_g), for
-the sums m of all samples and m_g of a group, is the measure without it. Where a formula costs more than reading the
-sums does (a decomposition), the infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) takes the influence of a
-group through the derivative of the measure: with weights w_g on the groups' sums m_g,
+Tokens of one sequence depend on each other, so the jackknife leaves out units of one or more whole sequences. With the
+sums m of all samples and m_u of a unit, f(m - m_u) is the measure without that unit. If evaluating a formula costs more
+than reading the sums (a decomposition), the infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) takes the
+influence of a unit from the derivative of the measure: with weights w_u on the units' sums m_u,
 
-    theta(w) = f(sum_g w_g m_g),   U_g = d theta / d w_g at w = 1 = <grad f(m), m_g>,
-    stderr^2 = G / (G - 1) * sum_g (U_g - mean U)^2.
+    theta(w) = f(sum_u w_u m_u),   U_u = d theta / d w_u at w = 1 = <grad f(m), m_u>,
+    stderr^2 = G / (G - 1) * sum_u (U_u - mean U)^2   for G units.
 
 For a mean this is the ordinary jackknife. One evaluation and one backward pass give the value and its error, whatever
-the measure, and a nuclear norm needs no second decomposition because its derivative is the polar factor.
+the measure. A nuclear norm needs no second decomposition because its derivative is the polar factor.
 """
 
 from collections.abc import Callable
@@ -21,71 +21,85 @@ from torch import Tensor
 from dissimilarity.moments.pair import Moments
 
 LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
-"""Numbers of a sum without some groups that are made together: few enough to stay in a processor's cache."""
+"""Numbers that are computed together when a unit is subtracted from a sum: few enough to stay in the cache."""
 
 
-def stderr_of_influence(influence: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
-    """Standard error from the groups' influences; NaN with fewer than two groups."""
-    groups = len(influence)
-    if groups < 2:
+def stderr_of_influence(influence: Float[Tensor, " units *pairs"]) -> Float[Tensor, "*pairs"]:
+    """Return the standard error from the units' influences; NaN with fewer than two units.
+
+    Example:
+        >>> print(f"{stderr_of_influence(torch.tensor([0.1, -0.2, 0.1])):.3f}")
+        0.300
+    """
+    n_units = len(influence)
+    if n_units < 2:
         return influence.new_full(influence.shape[1:], float("nan"))
-    return ((influence - influence.mean(0)).square().sum(0) * groups / (groups - 1)).sqrt()
+    return ((influence - influence.mean(0)).square().sum(0) * n_units / (n_units - 1)).sqrt()
 
 
-def stderr_of_left_out(values: Float[Tensor, " groups *pairs"]) -> Float[Tensor, "*pairs"]:
-    """Standard error from the values without each of the groups; NaN with fewer than two groups."""
-    groups = len(values)
-    if groups < 2:
+def stderr_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tensor, "*pairs"]:
+    """Return the standard error from the values without each unit in turn; NaN with fewer than two units.
+
+    Example:
+        The jackknife of a mean is the usual standard error of the mean.
+
+        >>> x = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64)
+        >>> left_out_means = (x.sum() - x) / 3
+        >>> print(f"{stderr_of_left_out(left_out_means):.4f} {x.std() / 2:.4f}")
+        1.3229 1.3229
+    """
+    n_units = len(values)
+    if n_units < 2:
         return values.new_full(values.shape[1:], float("nan"))
-    return ((values - values.mean(0)).square().sum(0) * (groups - 1) / groups).sqrt()
+    return ((values - values.mean(0)).square().sum(0) * (n_units - 1) / n_units).sqrt()
 
 
-def group_pairs(groups: int) -> Int[Tensor, "pairs 2"]:
-    """All pairs of groups, or of many groups two for each, as often one group as another."""
-    if groups < 6:
-        return torch.combinations(torch.arange(groups))
-    first = torch.arange(groups)
-    return torch.cat([torch.stack([first, (first + step) % groups], 1) for step in (1, 2)])
+def unit_pairs(n_units: int) -> Int[Tensor, "pairs 2"]:
+    """Return all pairs of units, or with six or more units two pairs per unit, each unit equally often."""
+    if n_units < 6:
+        return torch.combinations(torch.arange(n_units))
+    first = torch.arange(n_units)
+    return torch.cat([torch.stack([first, (first + step) % n_units], 1) for step in (1, 2)])
 
 
 def stderr_of_pairs_left_out(
     value: Float[Tensor, ""],
-    single: Float[Tensor, " groups"],
+    single: Float[Tensor, " units"],
     double: Float[Tensor, " pairs"],
     pairs: Int[Tensor, "pairs 2"],
 ) -> Float[Tensor, ""]:
-    """Standard error of a value to which groups add in pairs too; NaN with fewer than two groups.
+    """Return the standard error of a value in which pairs of units interact; NaN with fewer than two units.
 
-    The jackknife counts twice what hangs on two groups together. That is taken out once (Efron & Stein 1981): the part
-    of a pair is value - without one - without the other + without both. It is at most half.
+    The jackknife counts twice what depends on two units together. That part is removed once (Efron & Stein 1981): for a
+    pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed.
 
     Args:
-        value: with all groups.
-        single: without each group.
-        double: without each of some pairs of groups.
-        pairs: which those are.
+        value: with all units.
+        single: without each unit.
+        double: without each of some pairs of units.
+        pairs: the units of those pairs.
     """
-    groups = len(single)
-    square = stderr_of_left_out(single).square()
-    if groups < 3:
-        return square.sqrt()
+    n_units = len(single)
+    variance = stderr_of_left_out(single).square()
+    if n_units < 3:
+        return variance.sqrt()
     first, second = single[pairs.to(single.device)].unbind(1)
-    together = value - first - second + double
-    all_pairs = groups * (groups - 1) / 2
-    return torch.maximum(square - all_pairs * together.var(correction=0), square / 2).sqrt()
+    interaction = value - first - second + double
+    all_pairs = n_units * (n_units - 1) / 2
+    return torch.maximum(variance - all_pairs * interaction.var(correction=0), variance / 2).sqrt()
 
 
 def estimate(
-    formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, groups: Moments
+    formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, units: Moments
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Values of a formula of moments and their standard errors by the infinitesimal jackknife.
+    """Return values of a formula of moments, and their standard errors by the infinitesimal jackknife.
 
     Args:
         formula: a differentiable function of the sums, over any leading dimensions.
         totals: the sums over all samples, float64, with leading dimensions (pairs) or none.
-        groups: the same sums per group, with a further dimension (groups) in front; products of float32 rows may be
-            float32, for they serve the error bar only. A size of 1 in place of the pairs stands for sums that all pairs
-            share.
+        units: the same sums per unit, with a further leading dimension (units). Products of float32 samples may be
+            float32, because they serve the error bar only. A size of 1 instead of the pairs stands for sums that all
+            pairs share.
 
     Returns:
         values and standard errors, float64 (pairs).
@@ -94,56 +108,62 @@ def estimate(
         leaves = {key: total.detach().clone().requires_grad_() for key, total in totals.items()}
         value = formula(leaves)
         gradients = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
-    count, pairs = len(groups["n"]), value.numel()
-    influence = value.new_zeros(count, pairs)
+    n_units, pairs = len(units["n"]), value.numel()
+    influence = value.new_zeros(n_units, pairs)
     for key, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            slope = gradient.reshape(pairs, -1).to(groups[key].dtype)
-            part = groups[key].reshape(count, -1, slope.shape[1])
-            if part.shape[1] == 1:
-                along = part[:, 0] @ slope.T
-            else:
-                along = torch.einsum("gkd,kd->gk", part, slope)
-            influence = influence + along.double()
-    return value.detach(), stderr_of_influence(influence.reshape(count, *value.shape).detach())
+            slope = gradient.reshape(pairs, -1).to(units[key].dtype)
+            sums = units[key].reshape(n_units, -1, slope.shape[1])
+            shared = sums.shape[1] == 1
+            share = sums[:, 0] @ slope.T if shared else torch.einsum("gkd,kd->gk", sums, slope)
+            influence = influence + share.double()
+    return value.detach(), stderr_of_influence(influence.reshape(n_units, *value.shape).detach())
 
 
 def left_out(
-    formula: Callable[[Moments], Float[Tensor, " groups *pairs"]], totals: Moments, groups: Moments
-) -> Float[Tensor, " groups *pairs"]:
-    """Values of a formula of moments without each group in turn, for formulas that take little beside the sums.
+    formula: Callable[[Moments], Float[Tensor, " units *pairs"]], totals: Moments, units: Moments
+) -> Float[Tensor, " units *pairs"]:
+    """Return values of a formula of moments without each unit in turn, for formulas that cost little beside the sums.
 
     Args:
         formula: a function of the sums, over any leading dimensions that fit each other.
-        totals, groups: as for ``estimate``.
+        totals: the sums over all samples, as for ``estimate``.
+        units: the sums per unit, as for ``estimate``.
     """
-    count = len(groups["n"])
-    shared = {key: total[: groups[key].shape[1]] if total.ndim else total for key, total in totals.items()}
-    room = LEFT_OUT_AT_ONCE["cuda" if totals["n"].is_cuda else "cpu"]
-    at_once = max(1, room // max(total.numel() for total in shared.values()))
+    n_units = len(units["n"])
+    shared = {key: total[: units[key].shape[1]] if total.ndim else total for key, total in totals.items()}
+    most = LEFT_OUT_AT_ONCE["cuda" if totals["n"].is_cuda else "cpu"]
+    at_once = max(1, most // max(total.numel() for total in shared.values()))
     space = {key: total.new_empty((at_once, *total.shape)) for key, total in shared.items()}
     values = []
-    for start in range(0, count, at_once):
-        stop = min(start + at_once, count)
-        rest = {key: sums[: stop - start] for key, sums in space.items()}
+    for start in range(0, n_units, at_once):
+        stop = min(start + at_once, n_units)
+        remaining = {key: sums[: stop - start] for key, sums in space.items()}
         for key, total in shared.items():
-            torch.sub(total, rest[key].copy_(groups[key][start:stop]), out=rest[key])
-        values.append(formula(rest))
+            torch.sub(total, remaining[key].copy_(units[key][start:stop]), out=remaining[key])
+        values.append(formula(remaining))
     return torch.cat(values)
 
 
 def estimate_weighted(
-    value: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]], group: Int[Tensor, " n"]
+    formula: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]], unit: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Value of a function of the samples' weights, at weights of one, and its standard error by groups of samples.
+    """Return a function of the samples' weights at weights of 1, and its standard error over units of samples.
 
     Args:
-        value: a differentiable function of float64 weights.
-        group: the group of each sample, integers from 0.
+        formula: a differentiable function of float64 weights.
+        unit: the unit of each sample, integers from 0.
+
+    Example:
+        >>> x = torch.arange(6, dtype=torch.float64)
+        >>> unit = torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> value, stderr = estimate_weighted(lambda weight: weight @ x / weight.sum(), unit)
+        >>> print(f"{value:.2f} {stderr:.2f}")
+        2.50 1.15
     """
     with torch.inference_mode(False), torch.enable_grad():
-        weight = torch.ones(len(group), dtype=torch.float64, device=group.device, requires_grad=True)
-        found = value(weight)
-        (slope,) = torch.autograd.grad(found, weight)
-    influence = slope.new_zeros(int(group.max()) + 1).index_add_(0, group, slope)
-    return found.detach(), stderr_of_influence(influence)
+        weight = torch.ones(len(unit), dtype=torch.float64, device=unit.device, requires_grad=True)
+        value = formula(weight)
+        (slope,) = torch.autograd.grad(value, weight)
+    influence = slope.new_zeros(int(unit.max()) + 1).index_add_(0, unit, slope)
+    return value.detach(), stderr_of_influence(influence)

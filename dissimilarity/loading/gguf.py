@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp's form) as references, through Hugging Face transformers, which turns them into float32."""
+"""Load GGUF files (the format of llama.cpp) through Hugging Face transformers, which converts them to float32."""
 
 import io
 from contextlib import redirect_stderr
@@ -16,12 +16,22 @@ NEEDED = ("transformers", "gguf", "accelerate")
 
 
 def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
-    """The model of a file, its tokenizer and the file of that, and the sha256 of the file.
+    """Return the model of a GGUF file, its tokenizer, the file of the tokenizer, and the sha256 of the GGUF file.
 
-    The tokenizer is the tokenizer.json beside the file; without one, that inside it, put into the cache by hash.
+    The tokenizer is the tokenizer.json beside the file. Without one, it is the tokenizer inside the file, which is
+    saved in the cache by hash.
+
+    Args:
+        path: the GGUF file.
+        uri: the reference as the user wrote it, for messages.
 
     Raises:
-        ValueError: a package is missing, or the file is broken or of an architecture that transformers does not read.
+        ValueError: a package is missing, the file is broken, or transformers does not support its architecture.
+
+    Example:
+        >>> load_file(Path("missing.gguf"), "hf:missing.gguf")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        ValueError: reference 'hf:missing.gguf': cannot load /work/missing.gguf: ...
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -32,37 +42,37 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
 
     disable_progress_bar()
     try:
-        # disable_progress_bar does not reach the bar of the conversion, which is tqdm's own.
+        # disable_progress_bar does not affect the bar of the conversion, which is tqdm's own.
         with redirect_stderr(io.StringIO()):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
             )
-    except Exception as error:  # whatever transformers and gguf raise
+    except Exception as error:  # transformers and gguf raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error
     digest = sha256_of(path)
     beside = path.resolve().parent / "tokenizer.json"
-    found = beside if beside.is_file() else _tokenizer_inside(path, digest)
-    if found is None:
+    file = beside if beside.is_file() else _tokenizer_inside(path, digest)
+    if file is None:
         return model, None, None, digest
-    return model, read_tokenizer(found), found, digest
+    return model, read_tokenizer(file), file, digest
 
 
 def _tokenizer_inside(path: Path, digest: str) -> Path | None:
-    """The tokenizer of a GGUF file as a tokenizer.json in the hub's cache; None where it has none that can be read."""
+    """Return the tokenizer of a GGUF file as a tokenizer.json in the hub's cache; None if it has no readable one."""
     from huggingface_hub.constants import HF_HOME
     from transformers import AutoTokenizer
 
-    place = Path(HF_HOME) / "gguf-tokenizers" / digest / "tokenizer.json"
-    if place.is_file():
-        return place
+    file = Path(HF_HOME) / "gguf-tokenizers" / digest / "tokenizer.json"
+    if file.is_file():
+        return file
     try:
         with panics_as_errors("its tokenizer is broken"):
             tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
             text = tokenizer.backend_tokenizer.to_str()
-    except Exception:  # a model without a tokenizer is a reference all the same
+    except Exception:  # a model without a tokenizer is still a reference
         return None
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(place) as part:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
-    return place
+    return file

@@ -1,7 +1,7 @@
-"""Models in the form of Hugging Face transformers: a folder that `save_pretrained` wrote, or one of the hub.
+"""Load models in the format of Hugging Face transformers: a folder that `save_pretrained` wrote, or one on the hub.
 
-`pip install -e ".[hf]"` brings what this needs. No code that comes with a model is ever run: remote code is refused,
-weights are read as safetensors, or as pickles of tensors alone.
+`pip install -e ".[hf]"` installs what this needs. No code that comes with a model is ever run: remote code is refused,
+and weights are read as safetensors or as pickles that hold tensors alone.
 """
 
 from pathlib import Path
@@ -17,22 +17,29 @@ from dissimilarity.tables.files import sha256_of
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
-"""What is downloaded of a model; a model without safetensors is asked for its pickles in a second request."""
+"""Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
 GGUF = ".gguf"
 TENSOR_BYTES = 256
 """What a layer takes in a file of weights at the very least."""
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
-    """The folder of `hf:FOLDER` or `hf:ORG/MODEL` or `hf:ORG/MODEL@REVISION`, downloaded if need be, and its commit.
+    """Return the folder of a Hugging Face URI, downloaded if needed, and its commit.
 
-    Of `hf:FOLDER/FILE.gguf` it is the file.
+    Args:
+        uri: `hf:FOLDER`, `hf:FOLDER/FILE.gguf`, `hf:ORG/MODEL` or `hf:ORG/MODEL@REVISION`.
 
     Returns:
-        the folder, and the full hash of the revision on the hub, None for a folder of one's own.
+        the folder, or the GGUF file; and the full hash of the revision on the hub, None for a local folder.
 
     Raises:
-        ValueError: no such folder, model or revision, or no way to the hub.
+        ValueError: no such folder, model or revision, or the hub cannot be reached.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     folder_of(f"hf:{folder}") == (Path(folder), None)
+        True
     """
     name = uri.removeprefix("hf:")
     if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
@@ -42,7 +49,7 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
         kind = "file" if name.endswith(GGUF) else "folder"
         raise ValueError(
             f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
-            "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION of the Hugging Face hub"
+            "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION for a model on the Hugging Face hub"
         )
     _require_transformers(uri)
     instead = "give the folder of a copy, hf:FOLDER"
@@ -53,13 +60,16 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
 
 
 def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
-    """The model in a folder, in float32, its tokenizer and the file of that, and the sha256 of its weights.
+    """Return the float32 model in a folder, its tokenizer, the file of the tokenizer, and the sha256 of its weights.
 
-    A model with a head for the next token comes with it, any other one without a head.
+    A model for next-token prediction is loaded with its head, any other without.
+
+    Args:
+        folder: a folder that `save_pretrained` wrote.
+        uri: the reference as the user wrote it, for messages.
 
     Raises:
-        ValueError: no weights there, too few or broken ones, code in them, or an architecture that transformers does
-            not know.
+        ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     _require_transformers(uri)
     import torch
@@ -70,10 +80,10 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
 
     weights = _weights(folder)
     if not weights or not (folder / "config.json").is_file():
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} is no model: expected config.json and model.safetensors, as "
-            f"save_pretrained writes them, found {there}"
+            f"reference {uri!r}: {folder.absolute()} is not a model: expected config.json and model.safetensors, as "
+            f"save_pretrained writes them, found {files}"
         )
     _check_folder(folder, weights, uri)
     try:
@@ -83,15 +93,15 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         model, report = kind.from_pretrained(
             folder, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:  # whatever transformers, safetensors and pickle raise
+    except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
     # transformers would fill these with random numbers; BERT's pooler comes after every site and is often left out
-    absent = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if absent:
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
         raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} lacks weights that its config.json asks for: "
-            f"{', '.join(absent[:4])}{f' and {len(absent) - 4} more' if len(absent) > 4 else ''}; copy it again"
+            f"reference {uri!r}: {folder.absolute()} lacks weights that its config.json requires: "
+            f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}; copy it again"
         )
     file = folder.resolve() / "tokenizer.json"
     if not file.is_file():
@@ -113,10 +123,10 @@ def _check_folder(folder: Path, weights: list[Path], uri: str) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files of weights: safetensors where there are some."""
+    """Return the files of weights: safetensors if there are any, else pickles."""
     for pattern in WEIGHTS:
-        if found := sorted(folder.glob(pattern)):
-            return found
+        if files := sorted(folder.glob(pattern)):
+            return files
     return []
 
 

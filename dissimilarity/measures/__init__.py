@@ -1,1 +1,1 @@
-"""One file a measure: its function and its class together."""
+"""One file per measure: its function and the class around it."""

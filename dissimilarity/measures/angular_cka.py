@@ -1,4 +1,4 @@
-"""The angle whose cosine is linear CKA, and the distance between models that it gives."""
+"""The angle whose cosine is linear CKA, and the distance between whole models that follows from it."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,61 +8,82 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.measures.base.moment_measure import MomentMeasure
-from dissimilarity.measures.cka import CKA
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.cka import CKA, cka_from_moments
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.moments.pair import Moments
 
 
-def angular_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True) -> Float[Tensor, ""]:
-    """arccos of linear CKA of two representations of the same samples; see ``AngularCKA``.
+def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
+    """Return arccos of linear CKA of two representations of the same samples; see ``AngularCKA``.
+
+    A metric (Williams et al. 2021); invariant to orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ.
-        debiased: unbiased HSIC, or the biased one.
+        x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
+        y: the same samples in the other representation, (n, q).
+        debiased: whether to use the unbiased HSIC, not the biased one.
 
     Returns:
         float64 scalar in radians; 0 = same. Debiased: in [0, pi], about pi / 2 for independent data. Biased: in
         [0, pi / 2].
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{angular_cka(x, x):.4f} {angular_cka(x, y):.4f}")
+        0.0000 0.8435
     """
-    return AngularCKA(debiased).of(x, y)
+    return angular_cka_from_moments(moments_of(*paired_samples(x, y, AngularCKA.minimum_samples)), debiased)
 
 
-def product_distance(
-    xs: Sequence[Float[Tensor, "n _"]], ys: Sequence[Float[Tensor, "n _"]], debiased: bool = True
-) -> Float[Tensor, ""]:
-    """Distance of two models of equal depth: sqrt(sum over layers of arccos(CKA)^2), a metric.
+def angular_cka_from_moments(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
+    """Return the angle from sums; NaN where CKA is."""
+    value = angle(cka_from_moments(m, debiased))
+    return torch.where(value.isnan(), value, exact_where_same(m, value, AngularCKA.identical))
+
+
+def product_distance(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], debiased: bool = True) -> Float[Tensor, ""]:
+    """Return the distance of two models of equal depth: sqrt(sum over layers of arccos(CKA)^2), a metric.
 
     Args:
-        xs, ys: representations (n, width) of the same samples, layer by layer; widths may differ.
-        debiased: unbiased HSIC, or the biased one.
+        xs: representations (n, width) of one model, layer by layer; widths may differ.
+        ys: those of the other model, of the same samples.
+        debiased: whether to use the unbiased HSIC, not the biased one.
 
     Returns:
-        float64 scalar; 0 = every layer the same up to rotation, scale and translation.
+        float64 scalar; 0 = every layer is the same up to rotation, scale and translation.
 
     Raises:
-        ValueError: no layers, or not as many on both sides.
+        ValueError: no layers, or different numbers of layers.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{product_distance([x, x], [x, y]):.4f}")
+        0.8435
     """
     if len(xs) != len(ys) or not len(xs):
         raise ValueError(
             f"expected as many layers of both models, at least one, found {len(xs)} and {len(ys)}; "
             "leave out the layers without a counterpart"
         )
-    measure = AngularCKA(debiased)
-    return torch.stack([measure.of(x, y) for x, y in zip(xs, ys, strict=True)]).square().sum().sqrt()
+    angles = [angular_cka(x, y, debiased) for x, y in zip(xs, ys, strict=True)]
+    return torch.stack(angles).square().sum().sqrt()
 
 
 class AngularCKA(MomentMeasure):
     """arccos of linear CKA, a metric (Williams et al. 2021), by default of the debiased one.
 
     CKA is the cosine between two kernels, centered (biased) or U-centered (debiased), so its arccos is their angle.
-    ``product_distance`` sums the squares over the layers of two models.
+    ``product_distance`` combines the angles of all layers of two models.
 
-    NaN where ``CKA`` is. An angle t has the rounding of CKA times 1 / t: from float32 rows up to 1e-3 near zero (none
-    between equal inputs), from float64 rows angles below 2e-6 are taken for zero.
+    The value is NaN where ``CKA`` is. An angle t has the rounding of CKA times 1 / t: from float32 samples up to 1e-3
+    near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
 
     Args:
-        debiased: unbiased HSIC, or the biased one.
+        debiased: whether to use the unbiased HSIC, not the biased one.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -88,17 +109,15 @@ class AngularCKA(MomentMeasure):
         return "angular_cka" if self.debiased else "angular_cka_biased"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The angle from sums; see the class."""
-        cosine = self._cosine.from_moments(m)
-        value = angle(cosine)
-        return torch.where(cosine.isnan(), value, exact_where_same(m, value, self.identical))
+        """Return the angle from sums."""
+        return angular_cka_from_moments(m, self.debiased)
 
-    def self_terms(self, totals: Moments, groups: Moments) -> Float[Tensor, " groups"]:
-        """Those of ``CKA``."""
-        return self._cosine.self_terms(totals, groups)
+    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " units"]:
+        """Return the self terms of ``CKA``."""
+        return self._cosine.self_terms(totals, units)
 
     def estimate(
-        self, totals: Moments, groups: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
+        self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-        """The angle from sums, and its standard error by leaving out each group in turn."""
-        return self.from_moments(totals), stderr_of_left_out(angle(self._cosine.left_out(totals, groups, x, y)))
+        """Return the angle from sums, and its standard error from leaving out each unit in turn."""
+        return self.from_moments(totals), stderr_of_left_out(angle(self._cosine.left_out(totals, units, x, y)))

@@ -1,4 +1,4 @@
-"""Find every measure of the package: `python -m dissimilarity.measures.catalog` prints docs/measures.md."""
+"""List every measure of the package: `python -m dissimilarity.measures.catalog` prints docs/measures.md."""
 
 import importlib
 import inspect
@@ -11,17 +11,18 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 
 HEAD = """# Measures
 
-Made from the classes by `python -m dissimilarity.measures.catalog > docs/measures.md`, and held to them by a test.
+`python -m dissimilarity.measures.catalog > docs/measures.md` generates this page from the classes, and a test keeps the
+two equal.
 
-x (n, p) and y (n, q) hold the same n samples; widths may differ unless a line says otherwise. Xc is column-centered X.
-Values are the literature's; `to_dissimilarity(value)` turns each so that 0 = the same and up = more different. What a
-line claims (direction, bounds, symmetry, metric, every invariance named and every one not named, the least number of
-samples) is tested, each value is held to an independent computation in float64, and to other packages where those are
-right.
+x (n, p) and y (n, q) hold the same n samples. Widths may differ unless a line says otherwise. Xc is column-centered X.
+Values are those of the literature. `to_dissimilarity(value)` turns each so that 0 = the same and up = more different.
+Tests check everything that a line claims: direction, bounds, symmetry, metric, the invariances that are named and those
+that are not, and the minimum number of samples. They also compare each value with an independent computation in
+float64, and with other packages where those are right.
 
-The table shows each class with its defaults. *streams*: exact over any number of samples, from sums in O(p q) memory;
-*samples*: on a bounded, seeded subsample of rows; *outputs*: of two models' logits, which must be of the same classes.
-Invariances are of either side: O orthogonal maps, S isotropic scaling, T translation, P permutation of dimensions,
+The table shows each class with its defaults. *streams*: exact over any number of samples, from sums in O(p q) memory.
+*samples*: on a bounded, seeded subsample. *outputs*: on two models' logits, which must have the same classes.
+Invariances hold for either side: O orthogonal maps, S isotropic scaling, T translation, P permutation of dimensions,
 L invertible linear maps.
 """
 
@@ -29,8 +30,14 @@ INITIALS = {"orthogonal": "O", "isotropic_scaling": "S", "translation": "T", "pe
 INITIALS |= {"invertible_linear": "L"}
 
 
-def found() -> dict[type[Measure], str]:
-    """Every concrete measure class and the name of the module in dissimilarity/measures that defines it."""
+def measure_classes() -> dict[type[Measure], str]:
+    """Return every concrete measure class, with the name of the module in dissimilarity/measures that defines it.
+
+    Example:
+        >>> from dissimilarity import CKA
+        >>> measure_classes()[CKA]
+        'cka'
+    """
     names = [module.name for module in pkgutil.iter_modules(measures.__path__)]
     modules = [importlib.import_module(f"dissimilarity.measures.{name}") for name in names]
     return {
@@ -42,13 +49,13 @@ def found() -> dict[type[Measure], str]:
 
 
 def page() -> str:
-    """docs/measures.md: a table of all measures, then what each class says of itself."""
-    classes = found()
-    header = "| class | function | same | bounds | symmetric | metric | invariant to | least n | kind |"
+    """Return the text of docs/measures.md: a table of all measures, then the docstring of each class."""
+    classes = measure_classes()
+    header = "| class | function | same | bounds | symmetric | metric | invariant to | minimum n | kind |"
     lines = [HEAD, header, "|" + " --- |" * 9, *(_line(kind, name) for kind, name in classes.items()), ""]
     for kind, name in classes.items():
         lines += [f"## {kind.__name__}", "", f"`{_call(kind)}`, `functional.{name}`", ""]
-        lines += [inspect.cleandoc(kind.__doc__ or ""), ""]
+        lines += [_as_markdown(inspect.cleandoc(kind.__doc__ or "")), ""]
         lines += [f"- Formula: {kind.formula}", f"- Cost: {kind.cost}", f"- Source: {kind.source}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -56,7 +63,7 @@ def page() -> str:
 def _line(kind: type[Measure], name: str) -> str:
     measure = kind()
     low, high = (f"{bound:.4g}" for bound in measure.bounds)
-    invariances = " ".join(INITIALS[each] for each in INVARIANCES if each in measure.invariant_to) or "none"
+    invariances = " ".join(INITIALS[name] for name in INVARIANCES if name in measure.invariant_to) or "none"
     cells = [
         f"[{kind.__name__}](#{kind.__name__.lower()})",
         f"`{name}`",
@@ -71,10 +78,18 @@ def _line(kind: type[Measure], name: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _as_markdown(docstring: str) -> str:
+    """Return a docstring with its arguments as a list."""
+    text, _, arguments = docstring.partition("\nArgs:\n")
+    lines = [line.removeprefix("    ") for line in arguments.splitlines()]
+    items = [line if line.startswith(" ") else f"- `{line.replace(': ', '`: ', 1)}" for line in lines]
+    return "\n".join([text, *([""] if items and not text.endswith("\n") else []), *items])
+
+
 def _call(kind: type[Measure]) -> str:
-    """How the class is called: its parameters and their defaults."""
+    """Return how the class is called: its parameters and their defaults."""
     parameters = inspect.signature(kind).parameters.values()
-    return f"{kind.__name__}({', '.join(f'{each.name}={each.default!r}' for each in parameters)})".replace("'", '"')
+    return f"{kind.__name__}({', '.join(f'{one.name}={one.default!r}' for one in parameters)})".replace("'", '"')
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Canonical correlations, exact over any number of samples."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import both_sides, is_exact, sum_of_correlations
 from dissimilarity.moments.pair import Moments
@@ -13,33 +14,57 @@ from dissimilarity.moments.pair import Moments
 Reduction = Literal["mean", "mean_square", "r2"]
 
 
-def cca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], reduction: Reduction = "mean") -> Float[Tensor, ""]:
-    """Canonical correlation of two representations of the same samples; see ``CCA``.
+def cca(x: ArrayLike, y: ArrayLike, reduction: Reduction = "mean") -> Float[Tensor, ""]:
+    """Return the canonical correlation of two representations of the same samples; see ``CCA``.
+
+    The mean of rho or rho^2, with rho the singular values of Qx'Qy (Hotelling 1936; Raghu et al. 2017). Invariant to
+    invertible linear maps and translation of either side; symmetric except for ``r2``.
 
     Args:
-        x, y: rows are samples; widths may differ.
+        x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
+        y: the same samples in the other representation, (n, q).
         reduction: ``mean``, ``mean_square`` or ``r2``.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = one is an invertible linear map of the other (``r2``: x one of y).
+        float64 scalar in [0, 1]; 1 = one is an invertible linear map of the other (``r2``: x is one of y). Rises with
+        p / n.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{cca(x, x):.4f} {cca(x, y):.4f}")
+        1.0000 0.9257
     """
-    return CCA(reduction).of(x, y)
+    check_choice("reduction", reduction, get_args(Reduction))
+    return cca_from_moments(whitened_moments_of(*paired_samples(x, y, CCA.minimum_samples)), reduction)
+
+
+def cca_from_moments(m: Moments, reduction: Reduction) -> Float[Tensor, "*pairs"]:
+    """Return the mean correlation from sums."""
+    x, y, between, _ = both_sides(m)
+    rank = x.rank.minimum(y.rank)
+    if reduction == "mean":
+        value = sum_of_correlations(between, rank, is_exact(m)) / rank
+    else:
+        divisor = x.rank if reduction == "r2" else rank
+        value = (between.square().sum((-2, -1)) / divisor).clamp(max=1)
+    return exact_where_same(m, value, CCA.identical)
 
 
 class CCA(WhitenedMeasure):
     """Canonical correlations rho_i = singular values of Qx'Qy, Q = orthonormal basis of the centered columns.
 
     ``mean`` and ``mean_square`` (Raghu et al. 2017, Kornblith et al. 2019): sum rho_i / r and sum rho_i^2 / r with r
-    the smaller of the two ranks. ``r2``: sum rho_i^2 / rank(x), the share of the whitened x that y predicts; where x
-    has full rank that is the literature's sum rho_i^2 / p. Ranks are those of the centered columns, so that dead
-    neurons, duplicates and n <= p count for what they are.
+    the smaller of the two ranks. ``r2``: sum rho_i^2 / rank(x), the share of the whitened x that y predicts. If x has
+    full rank, that is the literature's sum rho_i^2 / p. Ranks are those of the centered columns, so dead neurons,
+    duplicates and n <= p are accounted for.
 
-    All rise with p / n, and from n = max(p, q) + 1 down every rho is 1: take many more samples than dimensions, and
+    All three rise with p / n, and with n <= max(p, q) + 1 every rho is 1. Take many more samples than dimensions, and
     read the value beside its null.
 
-    Good to 1e-10 from float64 rows and 1e-6 from float32 rows where the correlation matrix of a side has no eigenvalue
-    below 1e-2; the error from float32 rows grows as the inverse of the smallest one, and directions below
-    1e-6 sqrt(p) count as missing.
+    If the correlation matrix of neither side has an eigenvalue below 1e-2, the value is accurate to 1e-10 from float64
+    samples and to 1e-6 from float32 samples. The error from float32 samples grows as the inverse of the smallest
+    eigenvalue, and directions below 1e-6 sqrt(p) count as missing.
 
     Args:
         reduction: ``mean``, ``mean_square`` or ``r2``.
@@ -60,9 +85,8 @@ class CCA(WhitenedMeasure):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "mean_square", "r2"):
-            raise ValueError(f"expected reduction mean, mean_square or r2, found {reduction!r}")
-        self.reduction = reduction
+        check_choice("reduction", reduction, get_args(Reduction))
+        self.reduction: Reduction = reduction
         self.is_symmetric = reduction != "r2"
 
     @property
@@ -71,12 +95,5 @@ class CCA(WhitenedMeasure):
         return "cca" if self.reduction == "mean" else f"cca_{self.reduction}"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The mean from sums; see the class."""
-        x, y, between, _ = both_sides(m)
-        rank = x.rank.minimum(y.rank)
-        if self.reduction == "mean":
-            value = sum_of_correlations(between, rank, is_exact(m)) / rank
-        else:
-            over = x.rank if self.reduction == "r2" else rank
-            value = (between.square().sum((-2, -1)) / over).clamp(max=1)
-        return exact_where_same(m, value, self.identical)
+        """Return the mean correlation from sums."""
+        return cca_from_moments(m, self.reduction)

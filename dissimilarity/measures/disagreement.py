@@ -1,31 +1,45 @@
 """Disagreement of predictions."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.output_measure import OutputMeasure, check_finite
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.output_measure import OutputMeasure, mean_over_samples
 
 
-def disagreement(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:
-    """Share of samples for which the largest output differs.
+def disagreement(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+    """Return the share of samples for which the two models predict different classes.
+
+    Mean over samples of [argmax x != argmax y] (Klabunde et al. 2023). A metric; invariant to isotropic scaling.
 
     Args:
-        x, y: logits (or probabilities) of the same classes.
+        x: logits or probabilities (n, classes): a tensor, numpy array or nested list. One sample is enough.
+        y: those of the other model, of the same classes.
 
     Returns:
         float64 scalar in [0, 1]; 0 = same predictions.
+
+    Example:
+        >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
+        >>> print(f"{disagreement(x, y):.2f}")
+        0.50
     """
-    return Disagreement().of(x, y)
+    return mean_over_samples(disagreement_per_sample, x, y, logits=True)
+
+
+def disagreement_per_sample(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    """Return 1 where the predictions differ, else 0."""
+    return (x.argmax(-1) != y.argmax(-1)).double()
 
 
 class Disagreement(OutputMeasure):
-    """Disagreement: mean over samples of [argmax x != argmax y]; of equally large outputs the first counts.
+    """Disagreement: mean over samples of [argmax x != argmax y]. If outputs tie, the first class counts.
 
     Args:
-        samples: in a comparison of models, most positions that are compared.
-        seed: which positions.
+        max_samples: most positions to compare in a comparison of models.
+        seed: selects the positions.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -38,17 +52,14 @@ class Disagreement(OutputMeasure):
     formula: ClassVar[str] = "mean over samples of [argmax x != argmax y]"
     cost: ClassVar[str] = "n classes"
     source: ClassVar[str] = "Klabunde et al. 2023"
+    # Logarithms could lose small differences between logits.
+    takes_logits: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
         """``disagreement``."""
         return "disagreement"
 
-    def prepare(self, x: Float[Tensor, "n classes"]) -> Any:
-        """The logits, in whose logarithms small differences could be lost."""
-        check_finite(x)
-        return x
-
     def per_sample(self, x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
-        """1 where the predictions differ."""
-        return (x.argmax(-1) != y.argmax(-1)).double()
+        """Return 1 where the predictions differ, else 0."""
+        return disagreement_per_sample(x, y)

@@ -7,36 +7,59 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
-def distance_correlation(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = False) -> Float[Tensor, ""]:
-    """Distance correlation of two representations of the same samples; see ``DistanceCorrelation``.
+def distance_correlation(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> Float[Tensor, ""]:
+    """Return the distance correlation of two representations of the same samples; see ``DistanceCorrelation``.
+
+    sqrt(<A, B> / sqrt(<A, A> <B, B>)) with A, B the centered Euclidean distances of each side (Szekely et al. 2007).
+    Symmetric; invariant to orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations, 4 n^2 bytes.
-        debiased: the squared U-statistic in place of the root of the V-statistic.
+        x: at least 2 samples (debiased: 4), (n, p): a tensor, numpy array or nested list. All samples are compared: n^2
+            (p + q) operations, 4 n^2 bytes.
+        y: the same samples in the other representation, (n, q).
+        debiased: whether to return the squared U-statistic, not the root of the V-statistic.
 
     Returns:
         float64 scalar; 1 = same. Biased: in [0, 1], rises with p / n. Debiased: in [-1, 1], about 0 for independent
         data.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{distance_correlation(x, x):.4f} {distance_correlation(x, y):.4f}")
+        1.0000 0.9388
     """
-    return DistanceCorrelation(debiased).of(x, y)
+    x, y = paired_samples(x, y, 4 if debiased else 2)
+    return rooted(alignment(distance_matrix(x), distance_matrix(y), debiased), debiased)
+
+
+def distance_matrix(x: Float[Tensor, "n p"]) -> Matrix:
+    """Return the distances between the samples and their sums."""
+    return matrix(pair_distances(about_mean(x), x.dtype == torch.float32, squared=False), len(x))
+
+
+def rooted(value: Float[Tensor, "*values"], debiased: bool) -> Float[Tensor, "*values"]:
+    """Return the root of a V-statistic, which is nonnegative up to rounding; a U-statistic as it is."""
+    return value if debiased else torch.where(value > 0, value, 0.0).sqrt()
 
 
 class DistanceCorrelation(SampleMeasure):
     """Distance correlation (Szekely et al. 2007), from Euclidean distances A, B between the samples of each side.
 
     Biased: sqrt(<A, B> / sqrt(<A, A> <B, B>)) of double-centered A and B. Debiased (Szekely & Rizzo 2014):
-    <A, B> / sqrt(<A, A> <B, B>) of U-centered A and B, which estimates the square. Not defined where all samples are
-    equally far apart (debiased).
+    <A, B> / sqrt(<A, A> <B, B>) of U-centered A and B, which estimates the square. The debiased value is not defined if
+    all samples are equally far apart.
 
     Args:
-        debiased: the squared U-statistic in place of the root of the V-statistic.
-        samples: most rows that are compared.
-        seed: which rows.
+        debiased: whether to return the squared U-statistic, not the root of the V-statistic.
+        max_samples: most samples to compare.
+        seed: selects the samples.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -52,8 +75,8 @@ class DistanceCorrelation(SampleMeasure):
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Szekely et al. 2007; unbiased: Szekely & Rizzo 2014"
 
-    def __init__(self, debiased: bool = False, samples: int = 1024, seed: int = 0) -> None:
-        super().__init__(samples, seed)
+    def __init__(self, debiased: bool = False, max_samples: int = 1024, seed: int = 0) -> None:
+        super().__init__(max_samples, seed)
         self.debiased = debiased
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
         self.minimum_samples = 4 if debiased else 2
@@ -64,21 +87,18 @@ class DistanceCorrelation(SampleMeasure):
         return "distance_correlation_debiased" if self.debiased else "distance_correlation"
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Matrix:
-        """Distances and their sums."""
-        return matrix(pair_distances(about_mean(x), x.dtype == torch.float32, squared=False), len(x))
+        """Return the distances and their sums."""
+        return distance_matrix(x)
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-        """Alignment of the centered distances."""
-        return self._rooted(alignment(x, y, self.debiased, weight))
+        """Return the alignment of the centered distances."""
+        return rooted(alignment(x, y, self.debiased, weight), self.debiased)
 
-    def estimate(self, x: Matrix, y: Matrix, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The value and its error by leaving out each group in turn."""
-        return self.between(x, y), stderr_of_left_out(self._rooted(left_out(x, y, self.debiased, group)))
-
-    def _rooted(self, value: Tensor) -> Tensor:
-        """The root of a V-statistic, which is not negative: what lies below zero is rounding."""
-        return value if self.debiased else torch.where(value > 0, value, 0.0).sqrt()
+    def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the value, and its error from leaving out each unit in turn."""
+        values = rooted(left_out(x, y, self.debiased, unit), self.debiased)
+        return self.between(x, y), stderr_of_left_out(values)
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
-        """Distances of the rearranged rows."""
+        """Return the distances of the rearranged samples."""
         return x.rearranged(order)

@@ -1,4 +1,4 @@
-"""How far the ridge predictors from two representations differ at most."""
+"""How far the predictions of ridge regressions from two representations differ."""
 
 from typing import ClassVar
 
@@ -6,31 +6,59 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.moments.pair import Moments, centered, traces
 
 
-def gulp(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], ridge: float = 1e-2) -> Float[Tensor, ""]:
-    """Squared GULP distance of two representations of the same samples; see ``GULP``.
+def gulp(x: ArrayLike, y: ArrayLike, ridge: float = 1e-2) -> Float[Tensor, ""]:
+    """Return the squared GULP distance of two representations of the same samples; see ``GULP``.
+
+    |Kx (Kx + l)^-1 - Ky (Ky + l)^-1|_F^2 with K = Xc Xc' / |Xc|_F^2 (Boix-Adsera et al. 2022). Symmetric; invariant to
+    orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ.
-        ridge: the penalty, against a total variance of 1.
+        x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
+        y: the same samples in the other representation, (n, q).
+        ridge: the penalty l, above 0, relative to a total variance of 1.
 
     Returns:
-        float64 scalar of at least 0; 0 = ridge regression predicts the same from both.
+        float64 scalar in [0, 1 / (2 l)]; 0 = ridge regression predicts the same from both.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{gulp(x, x):.4f} {gulp(x, y):.4f}")
+        0.0000 1.2054
     """
-    return GULP(ridge).of(x, y)
+    check_ridge(ridge)
+    return gulp_from_moments(whitened_moments_of(*paired_samples(x, y, GULP.minimum_samples)), ridge)
+
+
+def gulp_from_moments(m: Moments, ridge: float) -> Float[Tensor, "*pairs"]:
+    """Return the squared distance from sums."""
+    xx, yy, xy = centered(m)
+    total_x, total_y = (traces(product)[..., None, None] for product in (xx, yy))
+    x, y = _factor(xx / total_x, ridge), _factor(yy / total_y, ridge)
+    between = _solve(y, _solve(x, xy).mT) / (total_x * total_y).sqrt()
+    self_x, self_y = _solve(x, _solve(x, xx).mT) / total_x, _solve(y, _solve(y, yy).mT) / total_y
+    return exact_where_same(m, _squares(self_x) + _squares(self_y) - 2 * _squares(between), GULP.identical)
+
+
+def check_ridge(ridge: float) -> None:
+    """Raise ValueError unless the ridge is positive."""
+    if not ridge > 0:
+        raise ValueError(f"expected ridge above 0, found {ridge}; without a ridge use cca, reduction mean_square")
 
 
 class GULP(WhitenedMeasure):
-    """Squared GULP distance (Boix-Adsera et al. 2022) of centered representations of Frobenius norm sqrt(n).
+    """Squared GULP distance (Boix-Adsera et al. 2022) of centered representations with Frobenius norm sqrt(n).
 
     tr[(Sx + l)^-1 Sx (Sx + l)^-1 Sx] + the same of y - 2 tr[(Sx + l)^-1 Sxy (Sy + l)^-1 Syx] with covariances
-    S = Xc'Xc / n, Sxy = Xc'Yc / n, l = ``ridge``: the mean squared difference of the ridge predictions of whatever
-    target from x and from y, summed over orthonormal targets. Each side's part is at most 1 / (4 l). Its root is a
-    metric. From float32 rows it is good to 1e-6 of the value, or of 1 where that is more.
+    S = Xc'Xc / n, Sxy = Xc'Yc / n, l = ``ridge``. This is the mean squared difference of the ridge predictions of a
+    target from x and from y, summed over orthonormal targets. Each side's part is at most 1 / (4 l). The root of the
+    value is a metric. From float32 samples it is accurate to 1e-6 of the value, or of 1 if that is more.
 
     Args:
         ridge: the penalty l, above 0; the total variance of a side is 1.
@@ -51,29 +79,24 @@ class GULP(WhitenedMeasure):
 
     def __init__(self, ridge: float = 1e-2) -> None:
         super().__init__()
-        if not ridge > 0:
-            raise ValueError(f"expected ridge above 0, found {ridge}; without a ridge take cca, reduction mean_square")
+        check_ridge(ridge)
         self.ridge = ridge
         self.bounds = (0.0, 0.5 / ridge)
 
     @property
     def label(self) -> str:
-        """``gulp``, with the ridge where it is not 0.01."""
+        """``gulp``, with the ridge if it is not 0.01."""
         return "gulp" if self.ridge == 1e-2 else f"gulp_{self.ridge:g}"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The squared distance from sums; see the class."""
-        xx, yy, xy = centered(m)
-        total_x, total_y = (traces(product)[..., None, None] for product in (xx, yy))
-        x, y = self._factor(xx / total_x), self._factor(yy / total_y)
-        between = _solve(y, _solve(x, xy).mT) / (total_x * total_y).sqrt()
-        own_x, own_y = _solve(x, _solve(x, xx).mT) / total_x, _solve(y, _solve(y, yy).mT) / total_y
-        return exact_where_same(m, _squares(own_x) + _squares(own_y) - 2 * _squares(between), self.identical)
+        """Return the squared distance from sums."""
+        return gulp_from_moments(m, self.ridge)
 
-    def _factor(self, covariance: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs p p"]:
-        """Cholesky factor with the ridge added."""
-        ridge = self.ridge * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-        return torch.linalg.cholesky(covariance + ridge)
+
+def _factor(covariance: Float[Tensor, "*pairs p p"], ridge: float) -> Float[Tensor, "*pairs p p"]:
+    """Return the Cholesky factor with the ridge added."""
+    eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    return torch.linalg.cholesky(covariance + ridge * eye)
 
 
 def _solve(lower: Tensor, product: Tensor) -> Tensor:

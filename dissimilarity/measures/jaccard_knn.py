@@ -5,31 +5,50 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.neighbor_measure import NeighborMeasure
+from dissimilarity.measures.numerics.neighbors import common_neighbors, nearest_neighbors
 
 
-def jaccard_knn(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], k: int = 10) -> Float[Tensor, ""]:
-    """Mean Jaccard similarity of the k nearest neighbors in two representations of the same samples.
+def jaccard_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
+    """Return the mean Jaccard similarity of the k nearest neighbors in two representations of the same samples.
+
+    Mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|, with N(i) the k samples of largest cosine with sample i (Wang
+    et al. 2022). Symmetric; invariant to orthogonal maps and isotropic scaling of either side. See ``JaccardKNN``.
 
     Args:
-        x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations.
-        k: neighbors of each sample; needs n > k.
+        x: more than k samples, (n, p): a tensor, numpy array or nested list. All samples are compared: n^2 (p + q)
+            operations.
+        y: the same samples in the other representation, (n, q).
+        k: neighbors per sample.
 
     Returns:
         float64 scalar in [0, 1]; 1 = same neighborhoods.
+
+    Example:
+        >>> x = [[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 1.0], [1.0, 1.0]]
+        >>> y = [[1.0, 0.1], [0.1, 1.0], [1.0, 0.3], [0.4, 1.0], [0.5, 1.0]]
+        >>> print(f"{jaccard_knn(x, x, k=2):.2f} {jaccard_knn(x, y, k=2):.2f}")
+        1.00 0.47
     """
-    return JaccardKNN(k, samples=max(1024, k + 1)).of(x, y)
+    x, y = paired_samples(x, y, k + 1)
+    return jaccard_share(common_neighbors(nearest_neighbors(x, k), nearest_neighbors(y, k)), k).mean()
+
+
+def jaccard_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*times n"]:
+    """Return the number of common neighbors divided by the number of those of either side."""
+    return common.double() / (2 * k - common)
 
 
 class JaccardKNN(NeighborMeasure):
-    """Jaccard similarity of neighborhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
+    """Jaccard similarity of neighborhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|.
 
-    N(i) are the k rows of largest cosine with row i, itself excluded; ties are broken by index.
+    N(i) are the k samples of largest cosine with sample i, itself excluded. Ties are broken by index.
 
     Args:
-        k: neighbors of each sample.
-        samples: most rows that are compared.
-        seed: which rows.
+        k: neighbors per sample.
+        max_samples: most samples to compare.
+        seed: selects the samples.
     """
 
     formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|, N as in mutual kNN"
@@ -37,9 +56,9 @@ class JaccardKNN(NeighborMeasure):
 
     @property
     def label(self) -> str:
-        """``jaccard_knn``, with k where it is not 10."""
+        """``jaccard_knn``, with k if it is not 10."""
         return "jaccard_knn" if self.k == 10 else f"jaccard_knn_{self.k}"
 
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
-        """Common neighbors over those of either side."""
-        return common.double() / (2 * self.k - common)
+        """Return the value of each sample."""
+        return jaccard_share(common, self.k)

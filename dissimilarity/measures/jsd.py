@@ -1,4 +1,4 @@
-"""Jensen-Shannon divergence of outputs."""
+"""Jensen-Shannon divergence of model outputs."""
 
 import math
 from typing import ClassVar
@@ -7,29 +7,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.output_measure import OutputMeasure
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.output_measure import OutputMeasure, mean_over_samples
 
 
-def jsd(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:
-    """Mean Jensen-Shannon divergence of two models' output distributions, in bits.
+def jsd(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+    """Return the mean Jensen-Shannon divergence of two models' output distributions, in bits.
+
+    Mean over samples of (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2 (Lin 1991). Symmetric; see ``JSD``.
 
     Args:
-        x, y: logits of the same classes.
+        x: logits (n, classes): a tensor, numpy array or nested list. One sample is enough.
+        y: those of the other model, of the same classes.
 
     Returns:
         float64 scalar in [0, 1]; 0 = same distributions, 1 = distributions that share no class.
+
+    Example:
+        >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
+        >>> print(f"{jsd(x, x):.4f} {jsd(x, y):.4f}")
+        0.0000 0.2113
     """
-    return JSD().of(x, y)
+    return mean_over_samples(jsd_per_sample, x, y)
+
+
+def jsd_per_sample(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    """Return the divergence of each sample, from log-probabilities."""
+    zero = x.new_zeros(1)
+    # log m - log p = log((1 + q / p) / 2), exactly 0 where p = q.
+    above_x = torch.logaddexp(y - x, zero) - torch.logaddexp(zero, zero)
+    above_y = torch.logaddexp(x - y, zero) - torch.logaddexp(zero, zero)
+    return -(x.exp() * above_x + y.exp() * above_y).sum(-1) / (2 * math.log(2))
 
 
 class JSD(OutputMeasure):
     """Jensen-Shannon divergence: mean over samples of (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2, in bits.
 
-    p = softmax x, q = softmax y. The divergence itself, which is the square of a metric.
+    p = softmax x, q = softmax y. The value is the divergence itself, which is the square of a metric.
 
     Args:
-        samples: in a comparison of models, most positions that are compared.
-        seed: which positions.
+        max_samples: most positions to compare in a comparison of models.
+        seed: selects the positions.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -49,9 +67,5 @@ class JSD(OutputMeasure):
         return "jsd"
 
     def per_sample(self, x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
-        """Divergence of each sample."""
-        zero = x.new_zeros(1)
-        # log m - log p = log((1 + q / p) / 2), exactly 0 where p = q.
-        above_x = torch.logaddexp(y - x, zero) - torch.logaddexp(zero, zero)
-        above_y = torch.logaddexp(x - y, zero) - torch.logaddexp(zero, zero)
-        return -(x.exp() * above_x + y.exp() * above_y).sum(-1) / (2 * math.log(2))
+        """Return the divergence of each sample."""
+        return jsd_per_sample(x, y)

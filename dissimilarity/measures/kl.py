@@ -1,33 +1,47 @@
-"""Kullback-Leibler divergence of outputs."""
+"""Kullback-Leibler divergence of model outputs."""
 
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.output_measure import OutputMeasure
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.output_measure import OutputMeasure, mean_over_samples
 
 
-def kl(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, ""]:
-    """Mean Kullback-Leibler divergence KL(x || y) of two models' output distributions, in nats.
+def kl(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+    """Return the mean Kullback-Leibler divergence KL(x || y) of two models' output distributions, in nats.
+
+    Mean over samples of sum p (log p - log q) (Kullback & Leibler 1951). Not symmetric; see ``KL``.
 
     Args:
-        x, y: logits of the same classes.
+        x: logits (n, classes): a tensor, numpy array or nested list. One sample is enough.
+        y: those of the other model, of the same classes.
 
     Returns:
         float64 scalar, 0 or more; 0 = same distributions.
+
+    Example:
+        >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
+        >>> print(f"{kl(x, x):.4f} {kl(x, y):.4f}")
+        0.0000 0.6805
     """
-    return KL().of(x, y)
+    return mean_over_samples(kl_per_sample, x, y)
+
+
+def kl_per_sample(x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    """Return KL of each sample, from log-probabilities."""
+    return (x.exp() * (x - y)).sum(-1)
 
 
 class KL(OutputMeasure):
     """KL(x || y): mean over samples of sum_c p_c (log p_c - log q_c), p = softmax x, q = softmax y, in nats.
 
-    Not symmetric: what x expects, coded by y.
+    Not symmetric: the expectation is under x.
 
     Args:
-        samples: in a comparison of models, most positions that are compared.
-        seed: which positions.
+        max_samples: most positions to compare in a comparison of models.
+        seed: selects the positions.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -47,5 +61,5 @@ class KL(OutputMeasure):
         return "kl"
 
     def per_sample(self, x: Float[Tensor, "n classes"], y: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
-        """KL of each sample."""
-        return (x.exp() * (x - y)).sum(-1)
+        """Return KL of each sample."""
+        return kl_per_sample(x, y)

@@ -5,30 +5,49 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import whitening
 from dissimilarity.moments.pair import Moments, centered, traces
 
 
-def linear_regression(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
-    """R^2 of the least-squares prediction of y from x; see ``LinearRegression``.
+def linear_regression(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+    """Return R^2 of the least-squares prediction of y from x; see ``LinearRegression``.
+
+    |Qx'Yc|_F^2 / |Yc|_F^2 (Kornblith et al. 2019). Not symmetric; invariant to orthogonal maps, isotropic scaling and
+    translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ.
+        x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
+        y: the same samples in the other representation, (n, q).
 
     Returns:
-        float64 scalar in [0, 1]; 1 = y is an affine map of x.
+        float64 scalar in [0, 1]; 1 = y is an affine map of x. Rises with p / n.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{linear_regression(x, y):.4f} {linear_regression(y, x):.4f}")
+        0.8569 0.5563
     """
-    return LinearRegression().of(x, y)
+    return linear_regression_from_moments(whitened_moments_of(*paired_samples(x, y, LinearRegression.minimum_samples)))
+
+
+def linear_regression_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return R^2 from sums."""
+    xx, yy, xy = centered(m)
+    predicted = whitening(xx, m["xx"], m["e"] / m["n"])(xy)
+    value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
+    return exact_where_same(m, value, LinearRegression.identical)
 
 
 class LinearRegression(WhitenedMeasure):
     """R^2 of predicting y from x with an intercept, columns weighted by their variance.
 
     |Qx'Yc|_F^2 / |Yc|_F^2 with Qx an orthonormal basis of the centered columns of x: 1 - (residual sum of squares) /
-    (total sum of squares) over all columns of y together. On the samples it was fitted to, so it rises with p / n and
-    is 1 from n = p + 1 down.
+    (total sum of squares) over all columns of y together. It is measured on the samples that the map was fitted to, so
+    it rises with p / n and is 1 if n <= p + 1.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -50,8 +69,5 @@ class LinearRegression(WhitenedMeasure):
         return "linear_regression"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """R^2 from sums; see the class."""
-        xx, yy, xy = centered(m)
-        predicted = whitening(xx, m["xx"], m["e"] / m["n"])(xy)
-        value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
-        return exact_where_same(m, value, self.identical)
+        """Return R^2 from sums."""
+        return linear_regression_from_moments(m)

@@ -1,40 +1,68 @@
 """Orthogonal Procrustes distance, as an angle or squared."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.moments.pair import Moments, centered_cross, centered_squares
 
 Kind = Literal["angular", "squared"]
 
 
-def procrustes(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], kind: Kind = "angular") -> Float[Tensor, ""]:
-    """Orthogonal Procrustes distance of two representations of the same samples; see ``Procrustes``.
+def procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tensor, ""]:
+    """Return the orthogonal Procrustes distance of two representations of the same samples; see ``Procrustes``.
+
+    arccos c or 2 - 2c with c = |Xc'Yc|_* / (|Xc|_F |Yc|_F) (Williams et al. 2021; Ding et al. 2021). Symmetric;
+    invariant to orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ (the narrower side counts as padded with zeros).
-        kind: ``angular`` (radians) or ``squared``.
+        x: at least 2 samples, (n, p): a tensor, numpy array or nested list. The narrower side counts as padded with
+            zeros.
+        y: the same samples in the other representation, (n, q).
+        kind: ``angular`` (radians, in [0, pi / 2], a metric) or ``squared`` (in [0, 2]).
 
     Returns:
         float64 scalar; 0 = same up to rotation, scale and translation.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
+        >>> turned = [[-b, a] for a, b in x]
+        >>> y = [[2.0], [1.5], [3.0], [0.5]]
+        >>> print(f"{procrustes(x, turned):.4f} {procrustes(x, y):.4f}")
+        0.0000 0.7369
     """
-    return Procrustes(kind).of(x, y)
+    check_choice("kind", kind, get_args(Kind))
+    return procrustes_from_moments(moments_of(*paired_samples(x, y, Procrustes.minimum_samples)), kind)
+
+
+def procrustes_from_moments(m: Moments, kind: Kind) -> Float[Tensor, "*pairs"]:
+    """Return the distance from sums."""
+    cosine = procrustes_cosine(m)
+    return exact_where_same(m, 2 - 2 * cosine if kind == "squared" else angle(cosine), Procrustes.identical)
+
+
+def procrustes_cosine(m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return |Xc'Yc|_* / (|Xc|_F |Yc|_F) from sums."""
+    xy, (xx, yy) = centered_cross(m), centered_squares(m)
+    # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
+    from_float32 = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
+    return (_nuclear_norm_from_float32 if from_float32 else _nuclear_norm)(xy) / (xx * yy).sqrt()
 
 
 class Procrustes(MomentMeasure):
-    """Distance after the best rotation, of centered representations of unit Frobenius norm.
+    """Distance after the best rotation, of centered representations with unit Frobenius norm.
 
     With c = |Xc'Yc|_* / (|Xc|_F |Yc|_F): ``angular`` is arccos c in [0, pi/2], a metric (Williams et al. 2021);
-    ``squared`` is 2 - 2c in [0, 2] (Ding et al. 2021). c itself is the normalized Bures similarity's cosine.
+    ``squared`` is 2 - 2c in [0, 2] (Ding et al. 2021). c itself is the normalized Bures similarity.
 
-    c is good to 1e-6 from float32 rows and to 1e-12 from float64 rows. An angle t magnifies that by 1 / t, so from
-    float32 rows it is good to 1e-6 for models well apart, and up to 1e-3 of rounding is left near zero (none between
-    equal inputs); from float64 rows angles below 2e-6 are taken for zero.
+    c is accurate to 1e-6 from float32 samples and to 1e-12 from float64 samples. An angle t magnifies the error by
+    1 / t. From float32 samples it is accurate to 1e-6 for models that are well apart, and has up to 1e-3 of rounding
+    near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
 
     Args:
         kind: ``angular`` or ``squared``.
@@ -55,9 +83,8 @@ class Procrustes(MomentMeasure):
 
     def __init__(self, kind: Kind = "angular") -> None:
         super().__init__()
-        if kind not in ("angular", "squared"):
-            raise ValueError(f"expected kind angular or squared, found {kind!r}")
-        self.kind = kind
+        check_choice("kind", kind, get_args(Kind))
+        self.kind: Kind = kind
         self.is_metric = kind == "angular"
         self.bounds = (0.0, torch.pi / 2 if kind == "angular" else 2.0)
 
@@ -67,35 +94,31 @@ class Procrustes(MomentMeasure):
         return "procrustes" if self.kind == "angular" else "procrustes_squared"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The distance from sums; see the class."""
-        xy, (xx, yy) = centered_cross(m), centered_squares(m)
-        # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
-        short = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
-        cosine = (_nuclear_norm_of_short if short else _nuclear_norm)(xy) / (xx * yy).sqrt()
-        value = 2 - 2 * cosine if self.kind == "squared" else angle(cosine)
-        return exact_where_same(m, value, self.identical)
+        """Return the distance from sums."""
+        return procrustes_from_moments(m, self.kind)
 
 
 def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
     return torch.linalg.svdvals(xy).sum(-1)
 
 
-def _nuclear_norm_of_short(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    """The same for products of float32 rows, in a third of the time, from the eigenvalues of the smaller square.
+def _nuclear_norm_from_float32(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
+    """Return the nuclear norm of a product of float32 samples, in a third of the time.
 
-    Squaring costs the digits of singular values below 1e-7 of the largest; they are left out, and products of float32
-    rows do not hold them either. The derivative is the polar factor U V', in float32: it serves error bars.
+    It comes from the eigenvalues of the smaller square. Squaring loses singular values below 1e-7 of the largest. They
+    are left out, because products of float32 samples do not hold them either. The derivative is the polar factor U V',
+    in float32: it serves error bars.
     """
     tall = xy if xy.shape[-1] <= xy.shape[-2] else xy.mT
     fixed = tall.detach()
     values, vectors = _eigh(fixed.mT @ fixed, with_vectors=xy.requires_grad)
-    kept = values > 1e-14 * values[..., -1:]
-    singular = torch.where(kept, torch.where(kept, values, 1.0).sqrt(), 0.0)
+    valid = values > 1e-14 * values[..., -1:]
+    singular = torch.where(valid, torch.where(valid, values, 1.0).sqrt(), 0.0)
     norm = singular.sum(-1)
     if vectors is None:
         return norm
     v = vectors.float()
-    reciprocal = torch.where(kept, 1 / torch.where(kept, singular, 1.0), 0.0).float()
+    reciprocal = torch.where(valid, 1 / torch.where(valid, singular, 1.0), 0.0).float()
     polar = (fixed.float() @ (v * reciprocal[..., None, :])) @ v.mT
     slope = (polar * tall).sum((-2, -1))
     return norm + slope - slope.detach()

@@ -8,39 +8,70 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
-def rbf_cka(
-    x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = True, bandwidth: float = 1.0
-) -> Float[Tensor, ""]:
-    """CKA of Gaussian kernels exp(-d^2 / (2 sigma^2)); see ``RBFCKA``.
+def rbf_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float = 1.0) -> Float[Tensor, ""]:
+    """Return CKA with Gaussian kernels of two representations of the same samples; see ``RBFCKA``.
+
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = exp(-distance^2 / (2 sigma^2)) (Kornblith et al. 2019). Symmetric;
+    invariant to orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ. All rows are compared: n^2 (p + q) operations, 4 n^2 bytes.
-        debiased: unbiased HSIC, or the biased one.
+        x: at least 4 samples (biased: 2), (n, p): a tensor, numpy array or nested list. All samples are compared: n^2
+            (p + q) operations, 4 n^2 bytes.
+        y: the same samples in the other representation, (n, q).
+        debiased: whether to use the unbiased HSIC, not the biased one.
         bandwidth: sigma in units of the median distance between two different samples.
 
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1].
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{rbf_cka(x, x):.4f} {rbf_cka(x, y):.4f}")
+        1.0000 0.8564
     """
-    return RBFCKA(debiased, bandwidth).of(x, y)
+    check_bandwidth(bandwidth)
+    x, y = paired_samples(x, y, 4 if debiased else 2)
+    return alignment(kernel_matrix(x, debiased, bandwidth), kernel_matrix(y, debiased, bandwidth), debiased)
+
+
+def kernel_matrix(x: Float[Tensor, "n p"], debiased: bool, bandwidth: float) -> Matrix:
+    """Return the kernel minus its value at the median distance, and its sums."""
+    pairs = pair_distances(about_mean(x), x.dtype == torch.float32)
+    median = _median_of_roots(pairs)
+    if not bool(median > 0):
+        raise ValueError("the median distance is zero: more than half of all pairs of samples are equal")
+    rate = -0.5 / (bandwidth * median) ** 2
+    # Centering removes a constant, so the kernel is stored about one; U-centering leaves the diagonal out first.
+    middle = torch.exp(rate * median**2).item()
+    kernel = pairs.mul_(rate.to(pairs.dtype)).exp_().sub_(middle)
+    return matrix(kernel, len(x), 0.0 if debiased else 1 - middle, middle)
+
+
+def check_bandwidth(bandwidth: float) -> None:
+    """Raise ValueError unless the bandwidth is positive and finite."""
+    if not 0 < bandwidth < float("inf"):
+        raise ValueError(f"expected a bandwidth above 0, found {bandwidth}")
 
 
 class RBFCKA(SampleMeasure):
     """CKA with Gaussian kernels (Kornblith et al. 2019), by default with the unbiased HSIC_1 of Song et al. (2012).
 
-    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2)), sigma = bandwidth times the
-    median distance of two different samples (pairs off the diagonal alone), on each side its own. Not defined where
-    that median is zero, or where all samples are equally far apart (debiased).
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2)). On each side, sigma = bandwidth
+    times the median distance between two different samples of that side. The value is not defined if that median is
+    zero, or (debiased) if all samples are equally far apart.
 
     Args:
-        debiased: unbiased HSIC, or the biased one.
+        debiased: whether to use the unbiased HSIC, not the biased one.
         bandwidth: sigma in units of the median distance.
-        samples: most rows that are compared.
-        seed: which rows.
+        max_samples: most samples to compare.
+        seed: selects the samples.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -56,47 +87,38 @@ class RBFCKA(SampleMeasure):
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"
 
-    def __init__(self, debiased: bool = True, bandwidth: float = 1.0, samples: int = 1024, seed: int = 0) -> None:
-        super().__init__(samples, seed)
-        if not 0 < bandwidth < float("inf"):
-            raise ValueError(f"expected a bandwidth above 0, found {bandwidth}")
+    def __init__(self, debiased: bool = True, bandwidth: float = 1.0, max_samples: int = 1024, seed: int = 0) -> None:
+        super().__init__(max_samples, seed)
+        check_bandwidth(bandwidth)
         self.debiased, self.bandwidth = debiased, bandwidth
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
         self.minimum_samples = 4 if debiased else 2
 
     @property
     def label(self) -> str:
-        """``rbf_cka`` or ``rbf_cka_biased``, with the bandwidth where it is not 1."""
+        """``rbf_cka`` or ``rbf_cka_biased``, with the bandwidth if it is not 1."""
         kind = "rbf_cka" if self.debiased else "rbf_cka_biased"
         return kind if self.bandwidth == 1 else f"{kind}_{self.bandwidth:g}"
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Matrix:
-        """The kernel, less its value at the median, and its sums."""
-        pairs = pair_distances(about_mean(x), x.dtype == torch.float32)
-        median = _median_of_roots(pairs)
-        if not bool(median > 0):
-            raise ValueError("the median distance is zero: more than half of all pairs of samples are equal")
-        rate = -0.5 / (self.bandwidth * median) ** 2
-        # About one constant, which centering takes away; U-centering leaves the diagonal out first.
-        middle = torch.exp(rate * median**2).item()
-        kernel = pairs.mul_(rate.to(pairs.dtype)).exp_().sub_(middle)
-        return matrix(kernel, len(x), 0.0 if self.debiased else 1 - middle, middle)
+        """Return the kernel and its sums."""
+        return kernel_matrix(x, self.debiased, self.bandwidth)
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-        """Alignment of the centered kernels."""
+        """Return the alignment of the centered kernels."""
         return alignment(x, y, self.debiased, weight)
 
-    def estimate(self, x: Matrix, y: Matrix, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The value and its error by leaving out each group in turn, the kernels as they are."""
-        return self.between(x, y), stderr_of_left_out(left_out(x, y, self.debiased, group))
+    def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the value, and its error from leaving out each unit in turn with the kernels held fixed."""
+        return self.between(x, y), stderr_of_left_out(left_out(x, y, self.debiased, unit))
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
-        """The kernel of the rearranged rows."""
+        """Return the kernel of the rearranged samples."""
         return x.rearranged(order)
 
 
 def _median_of_roots(squares: Float[Tensor, " pairs"]) -> Float[Tensor, ""]:
-    """Median of the square roots in float64, of an even number the mean of the middle two."""
+    """Return the median of the square roots in float64; of an even number, the mean of the middle two."""
     middle = [(len(squares) - 1) // 2, len(squares) // 2]
     # numpy selects in a fraction of torch's time.
     selected = np.partition(squares.cpu().numpy(), middle)[middle]

@@ -5,34 +5,61 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import canonical, is_exact, leading, sum_of_correlations
 from dissimilarity.moments.pair import Moments, centered
 
 
-def svcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], variance: float = 0.99) -> Float[Tensor, ""]:
-    """Singular vector CCA of two representations of the same samples; see ``SVCCA``.
+def svcca(x: ArrayLike, y: ArrayLike, variance: float = 0.99) -> Float[Tensor, ""]:
+    """Return singular vector CCA of two representations of the same samples; see ``SVCCA``.
+
+    The mean canonical correlation of the leading principal components (Raghu et al. 2017). Symmetric; invariant to
+    orthogonal maps, isotropic scaling and translation of either side.
 
     Args:
-        x, y: rows are samples; widths may differ.
-        variance: share of each side's variance that the components hold.
+        x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
+        y: the same samples in the other representation, (n, q).
+        variance: share of each side's variance that the components hold, above 0 and below 1.
 
     Returns:
         float64 scalar in [0, 1]; 1 = same span of the leading components of the narrower side.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
+        >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
+        >>> print(f"{svcca(x, x):.4f} {svcca(x, y):.4f} {svcca(x, y, variance=0.6):.4f}")
+        1.0000 0.9257 0.8071
     """
-    return SVCCA(variance).of(x, y)
+    check_variance(variance)
+    return svcca_from_moments(whitened_moments_of(*paired_samples(x, y, SVCCA.minimum_samples)), variance)
+
+
+def svcca_from_moments(m: Moments, variance: float) -> Float[Tensor, "*pairs"]:
+    """Return the mean correlation from sums."""
+    xx, yy, xy = centered(m)
+    x, y = leading(xx, m["n"], variance), leading(yy, m["n"], variance)
+    rank = x.rank.minimum(y.rank)
+    value = sum_of_correlations(canonical(x, y, xy), rank, is_exact(m)) / rank
+    return exact_where_same(m, value, SVCCA.identical)
+
+
+def check_variance(variance: float) -> None:
+    """Raise ValueError unless the share of the variance is between 0 and 1."""
+    if not 0 < variance < 1:
+        raise ValueError(f"expected variance above 0 and below 1, found {variance}; cca takes all components")
 
 
 class SVCCA(WhitenedMeasure):
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017).
 
-    Columns are centered; of each side the fewest components are kept whose squared singular values hold ``variance`` of
-    all; then sum rho_i / min(k_x, k_y). A few outlier dimensions can hold 99 % of the variance of a language model's
-    activations, and then k = 1.
+    Columns are centered. Each side contributes the fewest components whose squared singular values hold a share
+    ``variance`` of the total, k_x and k_y of them. The value is sum rho_i / min(k_x, k_y). A few outlier dimensions can
+    hold 99 % of the variance of a language model's activations, and then k = 1.
 
-    The numbers kept are whole, so the value jumps where the share crosses a component: rounding there may cost 2e-5 and
-    more, and the standard error holds the number kept for fixed.
+    Numbers of components are whole, so the value jumps where the share crosses a component. Rounding there may cost
+    2e-5 and more, and the standard error holds these numbers fixed.
 
     Args:
         variance: share of each side's variance that the components hold, above 0 and below 1.
@@ -53,19 +80,14 @@ class SVCCA(WhitenedMeasure):
 
     def __init__(self, variance: float = 0.99) -> None:
         super().__init__()
-        if not 0 < variance < 1:
-            raise ValueError(f"expected variance above 0 and below 1, found {variance}; cca takes all components")
+        check_variance(variance)
         self.variance = variance
 
     @property
     def label(self) -> str:
-        """``svcca``, with the share where it is not 0.99."""
+        """``svcca``, with the share if it is not 0.99."""
         return "svcca" if self.variance == 0.99 else f"svcca_{self.variance:g}"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The mean from sums; see the class."""
-        xx, yy, xy = centered(m)
-        x, y = leading(xx, m["n"], self.variance), leading(yy, m["n"], self.variance)
-        rank = x.rank.minimum(y.rank)
-        value = sum_of_correlations(canonical(x, y, xy), rank, is_exact(m)) / rank
-        return exact_where_same(m, value, self.identical)
+        """Return the mean correlation from sums."""
+        return svcca_from_moments(m, self.variance)

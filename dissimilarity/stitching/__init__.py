@@ -11,9 +11,9 @@ from dissimilarity.stitching.stitch import Stitch
 from dissimilarity.stitching.task import PAPER, Recipe
 
 __all__ = [
+    "PAPER",
     "AlignedPenalty",
     "Barrier",
-    "PAPER",
     "Penalty",
     "Recipe",
     "Stitch",

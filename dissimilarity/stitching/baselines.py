@@ -1,4 +1,4 @@
-"""What a penalty is to be read beside: the same stitch of each model with itself, and nulls."""
+"""Baselines for a penalty: the same stitch of each model with itself, and nulls."""
 
 from copy import copy, deepcopy
 
@@ -18,47 +18,63 @@ def baselines(
     random_front: nn.Module | None = None,
     bytes_per_token: float | None = None,
 ) -> dict[str, Penalty]:
-    """The penalties of self-stitches and nulls with a stitch's kind, fit and budget.
+    """Return the penalties of self-stitches and nulls with the kind, fit and budget of a stitch.
 
     Args:
-        stitch: fitted or not; it is left as it is.
-        tokens, held_out, bytes_per_token: as for the stitch itself.
-        random_front: a model of the front's shape as it was before training; by default `randomized(front)`.
+        stitch: fitted or not; it is not changed.
+        tokens: tokens to fit on, as for the stitch itself.
+        held_out: held-out tokens, as for the stitch itself.
+        random_front: an untrained model of the front's shape; by default `randomized(front)`.
+        bytes_per_token: of the held-out text, for bits per byte.
 
     Returns:
-        `self_back`: back stitched to itself, at its site; `self_front`: front stitched to itself, left out where it
-        cannot be entered at its site; `null_random`: the front's weights random; `null_shuffled`: the front reads other
-        sequences than those that the back model is to predict.
+        `self_back`: the back model stitched to itself, at its site. `self_front`: the front model stitched to itself,
+        left out if it cannot be entered at its site. `null_random`: a front model with random weights.
+        `null_shuffled`: a front model that reads other sequences than those that the back model predicts.
     """
     front, back, site, back_site = stitch.front, stitch.back, stitch.site, stitch.back_site
-    wanted = {
+    stitches = {
         "self_back": stitch.between(back, back, back_site, back_site),
         "null_random": stitch.between(random_front or randomized(front), back, site, back_site),
         "null_shuffled": stitch.between(shuffled(front), back, site, back_site),
     }
     if site in enterable_sites(front):
-        wanted["self_front"] = stitch.between(front, front, site, site)
-    return {name: each.fit(tokens).penalty(held_out, bytes_per_token) for name, each in wanted.items()}
+        stitches["self_front"] = stitch.between(front, front, site, site)
+    return {name: baseline.fit(tokens).penalty(held_out, bytes_per_token) for name, baseline in stitches.items()}
 
 
 def shuffled(model: nn.Module) -> nn.Module:
-    """The model, its weights shared, reading in the place of each sequence of a batch the next one, never its own."""
-    other = copy(model)
-    vars(other)["forward"] = lambda tokens: model.forward(tokens.roll(1, 0))
-    return other
+    """Return the model, with shared weights, such that each sequence of a batch is replaced by its neighbor.
+
+    Example:
+        >>> shuffled(nn.Identity())(torch.tensor([[1, 1], [2, 2], [3, 3]])).tolist()
+        [[3, 3], [1, 1], [2, 2]]
+    """
+    copied = copy(model)
+    vars(copied)["forward"] = lambda tokens: model.forward(tokens.roll(1, 0))
+    return copied
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of a model with the numbers of each weight matrix in random order: their statistics without what they say.
+    """Return a copy of a model with the entries of each weight matrix in random order.
 
-    Vectors (biases, scales of norms) are kept. A model as its own constructor starts it is the better null where there
-    is one: training changes the statistics too.
+    The copy keeps the statistics of the weights, and all vectors (biases, scales of norms). An untrained model is the
+    better null where there is one, because training changes the statistics too.
+
+    Args:
+        model: the model, which is not changed.
+        seed: of the order.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> bool((randomized(layer).weight.sort().values.sum() - layer.weight.sum()).abs() < 1e-6)
+        True
     """
-    other = deepcopy(model)
+    copied = deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in other.parameters():
+        for parameter in copied.parameters():
             if parameter.ndim > 1:
                 order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return other
+    return copied

@@ -1,10 +1,8 @@
-"""Identity stitching by depth: the first layers of one model and the rest of another, with nothing between them.
+"""Identity stitching by depth: the first blocks of one model and the rest of another, without a map between them.
 
-    streams = front_streams(front, tokens)   # of the front, once
-    outputs = fronted(back, streams, tokens) # what back makes of each: 0, 1, ... L layers from the front
-
-l counts the blocks taken from the front: 0 = its embedding alone, put in before the back's first block; L = all its
-blocks, of which the back does its final norm and head. With l = 0 and equal embeddings the back model is as it was.
+The depth l counts the blocks taken from the front model. With l = 0 only its embedding enters the back model, before
+the first block; with equal embeddings that is the back model unchanged. With l = L all blocks are the front's, and the
+back model contributes its final norm and head.
 """
 
 from collections.abc import Sequence
@@ -15,20 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import check_enterable, enter
-from dissimilarity.capture.hooks import capture, first_result
+from dissimilarity.capture.hooks import capture, device_of, first_result
 from dissimilarity.capture.sites import describe, site_table
-from dissimilarity.stitching.penalty import device_of
 
 
 def front_sites(model: nn.Module) -> list[str]:
-    """Where a model is left, or entered, after 0, 1, ... L of its blocks.
+    """Return the sites of a model's residual stream after 0, 1, ... L of its blocks.
 
     Raises:
-        ValueError: its blocks are not known, or it holds several networks.
+        ValueError: the blocks of the model are not known, or it holds several networks.
     """
     table, sites = site_table(model), ["blocks.0.resid_pre"]
-    while (after := f"blocks.{len(sites) - 1}.resid_post") in table:
-        sites.append(after)
+    while (site := f"blocks.{len(sites) - 1}.resid_post") in table:
+        sites.append(site)
     if sites[0] not in table or len(sites) < 2:
         raise ValueError(
             f"expected a model with sites blocks.0.resid_pre and blocks.*.resid_post, found "
@@ -38,7 +35,7 @@ def front_sites(model: nn.Module) -> list[str]:
 
 
 def front_streams(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch pos d"]]:
-    """The residual stream after 0, 1, ... L blocks."""
+    """Return a model's residual stream after 0, 1, ... L blocks, from one pass."""
     sites = front_sites(model)
     with capture(model, sites) as acts:
         model(tokens.to(device_of(model)))
@@ -48,20 +45,21 @@ def front_streams(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> list[Fl
 def fronted(
     back: nn.Module, streams: Sequence[Float[Tensor, "batch pos d"]], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "depths batch *logits"]:
-    """What a model puts out with 0, 1, ... L blocks taken from another.
+    """Return the outputs of a model with its first 0, 1, ... L blocks replaced by those of another.
 
     Args:
-        back: of as many blocks as the front, and of its width.
-        streams: of `front_streams`, on the same tokens.
+        back: a model with as many blocks as the front model, and of the same width.
+        streams: the front model's `front_streams`, on the same tokens.
+        tokens: the sequences.
 
     Raises:
-        ValueError: another number of blocks, or another width.
+        ValueError: the numbers of blocks or the widths differ.
     """
     sites = front_sites(back)
     if len(sites) != len(streams):
         raise ValueError(
-            f"expected models of equally many blocks, found {len(streams) - 1} in front and {len(sites) - 1} behind; "
-            "choose models of one shape"
+            f"expected models with equally many blocks, found {len(streams) - 1} in front and {len(sites) - 1} in the "
+            "back; choose models of one shape"
         )
     check_enterable(back, sites[0], "the back model")
     outputs: list[Any] = []

@@ -1,6 +1,6 @@
 """Stitches in closed form, from sums over samples: least squares with a ridge, rotations, reduced rank.
 
-With x (n, p) in front and y (n, q) behind, means taken off, S = x'x, C = x'y, all in float64:
+With centered x (n, p) in front and y (n, q) in the back, S = x'x, C = x'y, all in float64:
 
 | kind | solution |
 | --- | --- |
@@ -8,11 +8,11 @@ With x (n, p) in front and y (n, q) behind, means taken off, S = x'x, C = x'y, a
 | `orthogonal` | W = U V', C = U D V' (Schonemann 1966); unequal widths: the thin factors |
 | `affine` | W = (S + l I)^-1 C |
 | `low_rank` | A B = W P P', P the leading eigenvectors of C' (S + l I)^-1 C (Izenman 1975), W and l as in `affine` |
-| `affine_ln` | W as in `affine`, then a LayerNorm with y's mean level and spread: a start for training, no minimum |
+| `affine_ln` | W as in `affine`, then a LayerNorm with y's mean and spread: a start for training, not a minimum |
 
-and b = mean(y) - mean(x) W. The ridge l is a share of S's mean eigenvalue, chosen out of `RIDGES` by the squared error
-on samples held out of the fit; one eigendecomposition of S serves all of them. No ridge is tried that is below what
-rounding leaves in the smallest eigenvalues.
+and b = mean(y) - mean(x) W. The ridge l is a share of the mean eigenvalue of S. It is selected from `RIDGES` by the
+squared error on held-out samples; one eigendecomposition of S serves all of them. Ridges below the rounding error of
+the smallest eigenvalues are not tried.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from dissimilarity.stitching.maps import Affine, AffineLN, Fitted, Identity, Kin
 
 RIDGES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ROUNDING = 4.0
-"""Roundoffs of an eigenvalue that may be rounding; products of 4096 rows, 64 to 512 wide, left at most 2."""
+"""An eigenvalue of up to this many roundoffs may be rounding. Products of 4096 samples of width 64 to 512 had 2."""
 
 WITH_RIDGE = ("affine", "low_rank", "affine_ln")
 
@@ -36,9 +36,11 @@ class Centered:
     """Means and centered sums of products of one pair of sites.
 
     Attributes:
-        x, y: the means, (p,) and (q,), as they are, without any shift.
-        xx, xy: S and C.
-        roundoff: relative rounding of the sums, and the square of that of x, which is noise in it.
+        x: the mean of x, (p,), with its offset.
+        y: the mean of y, (q,), with its offset.
+        xx: S.
+        xy: C.
+        roundoff: relative rounding of the sums, plus the square of the rounding of x, which acts as noise.
     """
 
     x: Tensor
@@ -49,14 +51,14 @@ class Centered:
 
 
 def centered_sums(m: Moments) -> Centered:
-    """From sums `n, x, y, xx, xy, e` about shifts `shift_x, shift_y`."""
+    """Return centered sums from the sums `n, x, y, xx, xy, eps_x` about offsets `offset_x, offset_y`."""
     x, y = m["x"] / m["n"], m["y"] / m["n"]
     return Centered(
-        m["shift_x"] + x,
-        m["shift_y"] + y,
+        m["offset_x"] + x,
+        m["offset_y"] + y,
         m["xx"] - torch.outer(m["x"], x),
         m["xy"] - torch.outer(m["x"], y),
-        float(m["e"] / m["n"]),
+        float(m["eps_x"] / m["n"]),
     )
 
 
@@ -68,18 +70,20 @@ def solve(
     together: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Fitted:
-    """The map of a kind from the sums of the samples to fit and of those to choose the ridge on.
+    """Return the map of a kind, from sums over the samples to fit and sums over the samples that select the ridge.
 
     Args:
-        kind, rank: what kind of map.
-        fit, choose: sums about the same shifts.
-        together: whether the map is then fitted on both.
+        kind: kind of map.
+        fit: sums over the samples to fit.
+        choose: sums over the samples that select the ridge, about the same offsets.
+        rank: rank of `low_rank`.
+        together: whether to fit the map on both once the ridge is selected.
         dtype: of the map's parameters.
     """
     if kind == "identity":
         return Fitted(Identity())
     ridge, note = choose_ridge(fit, choose) if kind in WITH_RIDGE else (None, "")
-    sums = {key: value if key.startswith("shift") else value + choose[key] for key, value in fit.items()}
+    sums = {key: value if key.startswith("offset") else value + choose[key] for key, value in fit.items()}
     sums = sums if together else fit
     c = centered_sums(sums)
     if kind == "scale_shift":
@@ -104,13 +108,13 @@ def solve(
 
 
 def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
-    """The ridge out of `RIDGES` with the least squared error on held-out samples, and a note on the covariance."""
+    """Return the ridge from `RIDGES` with the least squared error on held-out samples, and a note on the covariance."""
     c = centered_sums(fit)
     values, vectors = torch.linalg.eigh(c.xx)
     mean = float(values.mean())
     if mean <= 0:
         return 1.0, "the front activation does not vary"
-    # What rounding leaves of an eigenvalue: of products of columns of sizes S_ii and S_jj, with random signs.
+    # Rounding error of an eigenvalue: of products of columns of sizes S_ii and S_jj, with random signs.
     noise = ROUNDING * c.roundoff * (vectors.square() * c.xx.diagonal()[:, None]).sum(0)
     values = values.clamp(min=0)
     regular = int((values > noise).sum())
@@ -120,8 +124,8 @@ def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
     x, y = choose["x"] - n * dx, choose["y"] - n * dy
     xx = choose["xx"] - torch.outer(choose["x"], dx) - torch.outer(dx, x)
     xy = choose["xy"] - torch.outer(choose["x"], dy) - torch.outer(dx, y)
-    inside, fitted, wanted = vectors.T @ xx @ vectors, vectors.T @ c.xy, vectors.T @ xy
-    quadratic, linear = inside * (fitted @ fitted.T), (fitted * wanted).sum(1)
+    covariance, fitted, target = vectors.T @ xx @ vectors, vectors.T @ c.xy, vectors.T @ xy
+    quadratic, linear = covariance * (fitted @ fitted.T), (fitted * target).sum(1)
     errors = []
     for ridge in tried:
         shrunk = 1 / (values + ridge * mean)
@@ -132,7 +136,7 @@ def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
 
 
 def least_squares(xx: Float[Tensor, "p p"], xy: Float[Tensor, "p q"], ridge: float) -> Float[Tensor, "p q"]:
-    """(S + l I)^-1 C with l = ridge times the mean eigenvalue of S = xx, and C = xy; zero where S is."""
+    """Return (S + l I)^-1 C with S = xx, C = xy and l = ridge times the mean eigenvalue of S; zero where S is zero."""
     level = ridge * xx.diagonal().mean()
     factor, failed = torch.linalg.cholesky_ex(xx + level * torch.eye(len(xx), dtype=xx.dtype, device=xx.device))
     if not bool(failed):
@@ -144,7 +148,7 @@ def least_squares(xx: Float[Tensor, "p p"], xy: Float[Tensor, "p q"], ridge: flo
 
 
 def rotation(xy: Float[Tensor, "p q"]) -> Float[Tensor, "p q"]:
-    """The orthogonal W nearest to C = xy, which maximizes tr(W'C): U V' of its thin singular value decomposition."""
+    """Return the orthogonal W that maximizes tr(W'C) for C = xy: U V' of its thin singular value decomposition."""
     u, _, vh = torch.linalg.svd(xy, full_matrices=False)
     return u @ vh
 
@@ -152,7 +156,7 @@ def rotation(xy: Float[Tensor, "p q"]) -> Float[Tensor, "p q"]:
 def reduced_rank(
     xy: Float[Tensor, "p q"], weight: Float[Tensor, "p q"], rank: int
 ) -> tuple[Float[Tensor, "p r"], Float[Tensor, "r q"]]:
-    """The factors of W P P', P the leading eigenvectors of C'W, where W = (S + l I)^-1 C and C = xy."""
+    """Return the factors of W P P', P the leading eigenvectors of C'W, where W = (S + l I)^-1 C and C = xy."""
     explained = xy.T @ weight
     vectors = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:]
     return weight @ vectors, vectors.T.contiguous()

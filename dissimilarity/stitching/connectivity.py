@@ -10,19 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import first_result, undisturbed
+from dissimilarity.capture.hooks import device_of, first_result, undisturbed
 from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
-from dissimilarity.stitching.penalty import device_of, paired
+from dissimilarity.stitching.penalty import paired
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """The barrier between two models; of `barrier` in nats per token.
+    """The barrier between two models, in nats per token if it comes from `barrier`.
 
     Attributes:
-        value: max over t of L((1-t) A + t B) - [(1-t) L(A) + t L(B)]; 0 at least, since it is 0 at both ends.
-        stderr: of value at its t, over sequences, paired.
+        value: max over t of L((1-t) A + t B) - [(1-t) L(A) + t L(B)]; at least 0, because it is 0 at both ends.
+        stderr: standard error of the value at its t, over sequences, paired.
         at: the t of the maximum.
         t: the points, from 0 (A) to 1 (B).
         losses: L at each point.
@@ -36,15 +36,24 @@ class Barrier:
 
 
 def barrier(model_a: nn.Module, model_b: nn.Module, tokens: Int[Tensor, "sequences pos"], points: int = 11) -> Barrier:
-    """The loss barrier on the line between the weights of two models, which are left as they are.
+    """Return the loss barrier on the straight line between the weights of two models.
 
     Args:
-        model_a, model_b: called as `model(tokens)`, of equal state dicts; one copy is made.
+        model_a: one end, called as `model(tokens)`. One copy is made; neither model is changed.
+        model_b: the other end, with weights of the same names and shapes.
         tokens: at least 2 sequences.
-        points: models on the line, both ends counted.
+        points: models on the line, including both ends.
 
     Raises:
-        ValueError: weights of other names or shapes, buffers of whole numbers that differ, fewer than 3 points.
+        ValueError: weights with different names or shapes, integer buffers that differ, or fewer than 3 points.
+
+    Example:
+        >>> import torch
+        >>> embed = lambda: nn.Sequential(nn.Embedding(5, 5))
+        >>> a, b = embed(), embed()
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> barrier(a, b, torch.tensor([[0, 1, 2], [2, 3, 4]]), points=3).value
+        0.0
     """
     check_tokens(tokens, 2, "tokens")
 
@@ -61,23 +70,27 @@ def scores_between(
     score: Callable[[Any, slice], Tensor],
     points: int = 11,
 ) -> Float[Tensor, "points sequences *scores"]:
-    """What each sequence scores at points on the line between the weights of two models, at equal distances.
+    """Return the score of each sequence at equally spaced points on the line between the weights of two models.
 
     Args:
-        model_a, model_b, tokens, points: as for `barrier`.
-        score: what a model returned for some of the sequences, and which these are -> the score of each: (rows, ...).
+        model_a: one end, as for `barrier`.
+        model_b: the other end.
+        tokens: the sequences.
+        score: (a model's result for some sequences, the slice of these sequences) -> a score per sequence, with any
+            further dimensions.
+        points: models on the line, including both ends.
 
     Returns:
-        float64 on the CPU, the first point model_a, the last model_b.
+        float64 on the CPU; the first point is model_a, the last model_b.
 
     Raises:
         ValueError: as for `barrier`.
     """
     if points < 3:
-        raise ValueError(f"expected at least 3 points, both ends counted, found {points}; 11 is usual")
+        raise ValueError(f"expected at least 3 points, including both ends, found {points}; 11 is usual")
     a, b = model_a.state_dict(), model_b.state_dict()
     _check_alike(a, b)
-    between, found = deepcopy(model_a), []
+    between, scores = deepcopy(model_a), []
     batches = [slice(start, stop) for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1]))]
     for index in range(points):
         share = index / (points - 1)
@@ -88,12 +101,18 @@ def scores_between(
         between.load_state_dict(mixed)
         with undisturbed(between):
             parts = [score(first_result(between(tokens[rows].to(device_of(between)))), rows) for rows in batches]
-        found.append(torch.cat(parts).double().cpu())
-    return torch.stack(found)
+        scores.append(torch.cat(parts).double().cpu())
+    return torch.stack(scores)
 
 
 def barrier_of(losses: Float[Tensor, "points sequences"]) -> Barrier:
-    """The barrier in losses, or errors, of sequences at points of equal distances."""
+    """Return the barrier in the losses, or errors, of sequences at equally spaced points.
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 1.0], [2.0, 3.0], [1.0, 1.0]], dtype=torch.float64)
+        >>> barrier_of(losses).value, barrier_of(losses).at
+        (1.5, 0.5)
+    """
     t = [index / (len(losses) - 1) for index in range(len(losses))]
     excess = [paired(loss, torch.lerp(losses[0], losses[-1], share)) for loss, share in zip(losses, t, strict=True)]
     highest = max(range(len(t)), key=lambda index: excess[index][0])
@@ -101,7 +120,7 @@ def barrier_of(losses: Float[Tensor, "points sequences"]) -> Barrier:
 
 
 def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    """Raise ValueError for state dicts between which there is no line."""
+    """Raise ValueError if there is no straight line between two state dicts."""
     alone = sorted(a.keys() ^ b.keys())
     shapes = [name for name in a if name in b and a[name].shape != b[name].shape]
     whole = [
@@ -113,13 +132,13 @@ def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         return
     name = (alone or shapes or whole)[0]
     if alone:
-        found = f"only one of them has {name}"
+        difference = f"only one of them has {name}"
     elif shapes:
-        found = f"{name} has shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}"
+        difference = f"{name} has shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}"
     else:
-        found = f"{name}, whole numbers, differs"
-    more = len(alone) + len(shapes) + len(whole) - 1
+        difference = f"the integers in {name} differ"
+    further = len(alone) + len(shapes) + len(whole) - 1
     raise ValueError(
-        f"expected two models of equal weights by name and shape, found that {found}"
-        f"{f', and {more} more that differ' if more else ''}; compare models of one family and size"
+        f"expected two models with the same names and shapes of weights, found that {difference}"
+        f"{f', and {further} more differences' if further else ''}; compare models of one family and size"
     )

@@ -1,6 +1,6 @@
 """Direct stitches: closed forms from sums over tokens, for all pairs of sites from one pass of each model.
 
-Memory is that of the sums, whatever the number of tokens.
+Memory depends on the size of the sums, not on the number of tokens.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,16 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import check_enterable
-from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import locate, matched_pairs, resolve
 from dissimilarity.moments.pair import Moments, as_rows, heavy, products, shifted, worthwhile_shift
 from dissimilarity.stitching.closed_form import solve
 from dissimilarity.stitching.losses import check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
-from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, device_of, map_dtype, penalties
+from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, map_dtype, penalties
 
 CHOOSING = 5
-"""One sequence in so many is kept for choosing: the ridge, or the step at which training stops."""
+"""Every n-th sequence is reserved to select the ridge, or the step at which training stops."""
 
 
 def direct_penalties(
@@ -32,35 +32,41 @@ def direct_penalties(
     rank: int | None = None,
     bytes_per_token: float | None = None,
 ) -> dict[Pair, Penalty]:
-    """Fit a direct stitch at every pair of sites and give its penalty, from one pass of each model over both sets.
+    """Fit a direct stitch at every pair of sites and return its penalty, from one pass of each model over both sets.
 
     Args:
-        front, back: called as `model(tokens)`; widths and depths may differ, the tokenizer may not. They may be one
-            model: `kind="identity"` then says what skipping or repeating its layers costs.
+        front: the front model, called as `model(tokens)`.
+        back: the back model. Widths and depths may differ from the front model's, but not the tokenizer. It may be the
+            front model itself: `kind="identity"` then measures the cost of skipping or repeating its layers.
         tokens: to fit on, at least 10 sequences; `identity` does not read them.
         held_out: other tokens, at least 2 sequences.
-        sites: globs or names of sites on both sides, paired at equal relative depth; or pairs (in front, behind).
-        kind: as in `maps`.
-        rank: of `low_rank`.
+        sites: globs or names of sites on both sides, paired at equal relative depth; or pairs (front site, back site).
+        kind: kind of map, as in `maps`.
+        rank: rank of `low_rank`.
         bytes_per_token: of the held-out text, for bits per byte.
 
     Returns:
-        (site in front, site behind) -> penalty.
+        (front site, back site) -> penalty.
 
     Raises:
         ValueError: sites that a model lacks or at which `back` cannot be entered, unequal vocabularies, widths that the
-            kind cannot join, too few tokens, activations that are not finite.
+            kind cannot connect, too few tokens, or activations that are not finite.
     """
-    chosen: list[Pair] = []
-    if not isinstance(sites, str) and all(isinstance(pair, tuple) for pair in sites):
-        chosen = [(site, back_site) for site, back_site in sites]
-    else:
-        patterns = [sites] if isinstance(sites, str) else [str(site) for site in sites]
-        chosen = matched_pairs(resolve(front, patterns), resolve(back, patterns))
-    check_sites(front, back, chosen)
+    pairs = site_pairs(front, back, sites)
     check_tokens(held_out, 2, "held-out tokens")
     check_vocabularies(front, back, held_out)
-    return penalties(front, back, fit_direct(front, back, tokens, chosen, kind, rank), held_out, bytes_per_token)
+    return penalties(front, back, fit_direct(front, back, tokens, pairs, kind, rank), held_out, bytes_per_token)
+
+
+def site_pairs(front: nn.Module, back: nn.Module, sites: str | Sequence[str] | Sequence[Pair]) -> list[Pair]:
+    """Return the pairs (front site, back site) that globs, names or given pairs select, checked for both models."""
+    if not isinstance(sites, str) and all(isinstance(pair, tuple) for pair in sites):
+        pairs = [(site, back_site) for site, back_site in sites]
+    else:
+        patterns = [sites] if isinstance(sites, str) else [str(site) for site in sites]
+        pairs = matched_pairs(resolve(front, patterns), resolve(back, patterns))
+    check_sites(front, back, pairs)
+    return pairs
 
 
 def check_sites(front: nn.Module, back: nn.Module, pairs: Sequence[Pair]) -> None:
@@ -71,9 +77,10 @@ def check_sites(front: nn.Module, back: nn.Module, pairs: Sequence[Pair]) -> Non
 
 
 def split(tokens: Int[Tensor, "sequences pos"]) -> tuple[Int[Tensor, "fit pos"], Int[Tensor, "choose pos"]]:
-    """The sequences to fit on, and those to choose on: every fifth.
+    """Return the sequences to fit on, and every fifth sequence, to select on.
 
-    Raises ValueError for fewer than 10 sequences.
+    Raises:
+        ValueError: fewer than 10 sequences.
     """
     check_tokens(tokens, 2 * CHOOSING, "tokens to fit on")
     choosing = torch.arange(len(tokens), device=tokens.device) % CHOOSING == CHOOSING - 1
@@ -89,13 +96,16 @@ def fit_direct(
     rank: int | None = None,
     together: bool = True,
 ) -> dict[Pair, Fitted]:
-    """The direct stitch of every pair of sites.
+    """Return the direct stitch of every pair of sites.
 
     Args:
-        front, back, kind, rank: as for `direct_penalties`.
-        tokens: the sequences of `split(tokens)[1]` choose the ridge.
-        pairs: (site in front, site behind).
-        together: whether those sequences are then fitted on too.
+        front: the front model.
+        back: the back model.
+        tokens: to fit on; the sequences of `split(tokens)[1]` select the ridge.
+        pairs: (front site, back site).
+        kind: kind of map.
+        rank: rank of `low_rank`.
+        together: whether to fit on those sequences too once the ridge is selected.
 
     Returns:
         pair -> the map, on the back model's device.
@@ -112,18 +122,18 @@ def fit_direct(
     for pair in pairs:
         check_kind(kind, *widths[pair], rank)
     device, dtype = device_of(back), map_dtype(back)
-    found = {}
+    stitches = {}
     for pair in pairs:
         fitted = solve(kind, parts[0].get(pair, {}), parts[1].get(pair, {}), rank, together, dtype)
         fitted.map.to(device)
-        found[pair] = fitted
-    return found
+        stitches[pair] = fitted
+    return stitches
 
 
 def widths_of(
     front: nn.Module, back: nn.Module, pairs: Sequence[Pair], tokens: Int[Tensor, "sequences pos"]
 ) -> dict[Pair, tuple[int, int]]:
-    """How wide the activations of each pair are."""
+    """Return the widths of the activations of each pair."""
     sizes = []
     for model, sites in ((front, [site for site, _ in pairs]), (back, [site for _, site in pairs])):
         with capture(model, sites) as acts:
@@ -140,15 +150,18 @@ def direct_sums(
     spread: bool,
     like: dict[Pair, Moments] | None = None,
 ) -> dict[Pair, Moments]:
-    """The sums of every pair that direct stitches follow from, float64.
+    """Return the sums of every pair from which direct stitches follow, float64.
 
     Args:
-        front, back, tokens, pairs: as for `fit_direct`.
-        spread: whether to add up each y's variance over its dimensions.
-        like: sums whose shifts to take; by default the first batch's mean where it would cost digits.
+        front: the front model.
+        back: the back model.
+        tokens: the sequences.
+        pairs: (front site, back site).
+        spread: whether to sum each y's variance over its dimensions.
+        like: sums whose offsets to use; by default the first batch's mean, if it would cost digits.
 
     Returns:
-        pair -> `n, x, y, xx, xy, e` as in `moments`, about `shift_x, shift_y`, and `spread`.
+        pair -> `n, x, y, xx, xy, eps_x` as in `moments`, about `offset_x, offset_y`, and `spread`.
 
     Raises:
         ValueError: activations that are not finite, or too large for float32 products.
@@ -164,71 +177,79 @@ def sums_over(
     spread: bool,
     like: dict[Pair, Moments] | None = None,
 ) -> dict[Pair, Moments]:
-    """As `direct_sums`, over batches of activations of both models that were captured elsewhere."""
+    """Return the sums of `direct_sums`, over batches of activations of both models that were captured elsewhere."""
     front_sites, back_sites = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    shift_x = {site: like[site, back]["shift_x"] for site, back in pairs} if like else {}
-    shift_y = {back: like[site, back]["shift_y"] for site, back in pairs} if like else {}
+    offset_x = {site: like[site, back]["offset_x"] for site, back in pairs} if like else {}
+    offset_y = {back: like[site, back]["offset_y"] for site, back in pairs} if like else {}
     xs, ys = {site: {} for site in front_sites}, {site: {} for site in back_sites}
     cross = {pair: {} for pair in pairs}
     for acts_x, acts_y in batches:
-        rows_x, apart_x = _side(acts_x, shift_x, xs)
-        rows_y, apart_y = _side(acts_y, shift_y, ys)
+        samples_x, outliers_x = _side(acts_x, offset_x, xs)
+        samples_y, outliers_y = _side(acts_y, offset_y, ys)
         for site in front_sites:
-            _add(xs[site], xx=products(rows_x[site], None, apart_x[site])[0])
+            _add(xs[site], xx=products(samples_x[site], None, outliers_x[site])[0])
         for site in back_sites if spread else ():
-            wide = rows_y[site][0].to(shift_y[site]) + shift_y[site]
-            _add(ys[site], spread=wide.var(-1, correction=0).sum())
+            y = samples_y[site][0].to(offset_y[site]) + offset_y[site]
+            _add(ys[site], spread=y.var(-1, correction=0).sum())
         for site, back_site in pairs:
-            xy = products(rows_x[site], rows_y[back_site], apart_x[site] | apart_y[back_site])[0]
+            xy = products(samples_x[site], samples_y[back_site], outliers_x[site] | outliers_y[back_site])[0]
             _add(cross[site, back_site], xy=xy)
-    found = {}
+    sums = {}
     for site, back_site in pairs:
         y = {"y": ys[back_site]["x"], **{key: value for key, value in ys[back_site].items() if key == "spread"}}
-        shifts = {"shift_x": shift_x[site], "shift_y": shift_y[back_site]}
-        found[site, back_site] = {**xs[site], **y, **cross[site, back_site], **shifts}
-        for name, model, key in ((site, "front", "xx"), (back_site, "back", "xy")):
-            if not bool(torch.isfinite(found[site, back_site][key]).all()):
-                raise ValueError(
-                    f"the {model} model's activation at {name} is not finite, or too large for float32 sums; "
-                    "look for overflow or divergence there, or run the models in float64"
-                )
-    return found
+        offsets = {"offset_x": offset_x[site], "offset_y": offset_y[back_site]}
+        sums[site, back_site] = {**xs[site], **y, **cross[site, back_site], **offsets}
+        _check_finite(sums[site, back_site], site, back_site)
+    return sums
+
+
+def _check_finite(sums: Moments, site: str, back_site: str) -> None:
+    """Raise ValueError for sums that are not finite."""
+    for name, model, key in ((site, "front", "xx"), (back_site, "back", "xy")):
+        if not bool(torch.isfinite(sums[key]).all()):
+            raise ValueError(
+                f"the {model} model's activation at {name} is not finite, or too large for float32 sums; "
+                "look for overflow or divergence there, or run the models in float64"
+            )
 
 
 def _captured(
     front: nn.Module, back: nn.Module, front_sites: list[str], back_sites: list[str], tokens: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The activations of both models, of one pass where they are one."""
+    """Return the activations of both models, from a single pass if both are the same model."""
     device = device_of(front)
     shared = [site for site in back_sites if front is back and site not in front_sites]
     with capture(front, [*front_sites, *shared]) as acts:
         front(tokens.to(device))
     if front is back:
         return {site: acts[site] for site in front_sites}, {site: acts[site] for site in back_sites}
-    with capture(back, back_sites) as others:
+    with capture(back, back_sites) as back_acts:
         back(tokens.to(device_of(back)))
-    return acts, {site: act.to(device) for site, act in others.items()}
+    return acts, {site: act.to(device) for site, act in back_acts.items()}
 
 
 def _side(
-    acts: Mapping[str, Tensor], shifts: dict[str, Tensor], sums: dict[str, Moments]
+    acts: Mapping[str, Tensor], offsets: dict[str, Tensor], sums: dict[str, Moments]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Shifted rows (1, n, d) of each site and which are heavy; their number, sum and rounding are added up."""
-    rows, apart = {}, {}
+    """Return the samples (1, n, d) of each site without their offset, and which of them are outliers.
+
+    Their number, sum and rounding are added to the sums.
+    """
+    samples, outliers = {}, {}
     for site, act in acts.items():
         flat = as_rows(act)
-        # A residual stream has directions of next to no variance, which float32 sums drown; float64 costs a processor
-        # twice the product, a tenth of the models' passes, but most GPUs many times it.
+        # A residual stream has directions of almost no variance, which are lost in float32 sums. On a CPU float64
+        # doubles the time of the product, a tenth of the models' passes; on most GPUs it costs many times more.
         flat, noise = (flat.double() if flat.device.type == "cpu" else flat), torch.finfo(act.dtype).eps ** 2
-        if site not in shifts:
-            shifts[site] = worthwhile_shift(flat)
-        flat = shifted(flat, shifts[site])
-        rows[site], apart[site] = flat[None], heavy(flat.square().sum(-1)[None])
-        n = shifts[site].new_tensor(float(len(flat)))
-        _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), e=n * (torch.finfo(flat.dtype).eps + noise))
-    return rows, apart
+        if site not in offsets:
+            offsets[site] = worthwhile_shift(flat)
+        flat = shifted(flat, offsets[site])
+        samples[site], outliers[site] = flat[None], heavy(flat.square().sum(-1)[None])
+        n = offsets[site].new_tensor(float(len(flat)))
+        _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), eps_x=n * (torch.finfo(flat.dtype).eps + noise))
+    return samples, outliers
 
 
-def _add(sums: Moments, **more: Tensor) -> None:
-    for key, value in more.items():
+def _add(sums: Moments, **terms: Tensor) -> None:
+    for key, value in terms.items():
         sums[key] = sums[key] + value if key in sums else value

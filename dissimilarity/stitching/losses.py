@@ -1,27 +1,36 @@
-"""The loss that stitching is about: next-token cross-entropy, sequence by sequence."""
+"""The loss of stitching: next-token cross-entropy per sequence."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import LOGITS
 
 
 def sequence_losses(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, " batch"]:
-    """Mean cross-entropy of each sequence, nats per token: logits[:, :-1] against tokens[:, 1:], float32 at least."""
+    """Return the mean cross-entropy of each sequence in nats per token, in at least float32.
+
+    Args:
+        logits: of the next token at every position; the last position is not used.
+        tokens: the sequences.
+
+    Example:
+        >>> uniform = torch.zeros(2, 5, 8)
+        >>> print([f"{loss:.4f}" for loss in sequence_losses(uniform, torch.ones(2, 5, dtype=torch.long))])
+        ['2.0794', '2.0794']
+    """
     rows = logits[:, :-1].flatten(0, 1)
     rows = rows if rows.dtype == torch.float64 else rows.float()
     with torch.autocast(rows.device.type, enabled=False):
-        losses = F.cross_entropy(rows, tokens[:, 1:].flatten().to(rows.device), reduction="none")
+        losses = nn.functional.cross_entropy(rows, tokens[:, 1:].flatten().to(rows.device), reduction="none")
     return losses.unflatten(0, (len(tokens), -1)).mean(1)
 
 
 def check_tokens(tokens: Tensor, least: int, what: str) -> None:
-    """Raise ValueError unless tokens are (sequences, pos), whole numbers, enough of both."""
+    """Raise ValueError unless tokens are integers (sequences, pos) with enough sequences and positions."""
     if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) < least or tokens.shape[1] < 2:
         raise ValueError(
             f"expected {what} of shape (sequences, pos), at least {least} sequences of at least 2 tokens, found "
@@ -30,19 +39,18 @@ def check_tokens(tokens: Tensor, least: int, what: str) -> None:
 
 
 def check_vocabularies(front: nn.Module, back: nn.Module, tokens: Int[Tensor, "batch pos"]) -> None:
-    """Raise ValueError for models that do not put out one vocabulary, or tokens from outside of it.
+    """Raise ValueError if the models have different vocabularies, or the tokens lie outside of them.
 
-    Two tokenizers of one size cannot be told apart here; whoever knows the tokenizers has to.
+    Two tokenizers of the same size cannot be told apart here. A caller that knows the tokenizers must compare them.
     """
     sizes = []
     for model in (front, back):
-        device = next((weight.device for weight in model.parameters()), tokens.device)
         with capture(model, LOGITS) as acts:
-            model(tokens[:1, :2].to(device))
+            model(tokens[:1, :2].to(device_of(model)))
         sizes.append(acts[LOGITS].shape[-1])
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"cannot stitch models of different vocabularies: the front model puts out {sizes[0]} values a token, the "
+            f"cannot stitch models of different vocabularies: the front model returns {sizes[0]} logits per token, the "
             f"back model {sizes[1]}, so they do not read the same tokens; train both with one tokenizer"
         )
     if int(tokens.max()) >= sizes[0] or int(tokens.min()) < 0:

@@ -1,4 +1,4 @@
-"""The kinds of map a stitch can be, from a front model's activation (..., p) to a back model's (..., q).
+"""The kinds of map that a stitch can be, from a front model's activation (..., p) to a back model's (..., q).
 
 | kind | map | parameters | widths |
 | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 | `affine` | x W + b | p q + q | any |
 | `affine_ln` | LayerNorm(x W + b) | p q + 3 q | any |
 
-`affine_ln` is the map of arXiv 2310.14993, appendix C.1 ("affine transformation along with an additional LayerNorm");
-it does not say in which order, nor whether the LayerNorm has a scale and a shift: here it comes last and has both.
+`affine_ln` is the map of arXiv 2310.14993, appendix C.1 ("affine transformation along with an additional LayerNorm").
+The paper states neither the order nor whether the LayerNorm has a scale and a shift. Here it comes last and has both.
 """
 
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ Kind = Literal["identity", "scale_shift", "orthogonal", "low_rank", "affine", "a
 
 @dataclass(frozen=True)
 class Fitted:
-    """A map and how it came about.
+    """A map and how it was fitted.
 
     Attributes:
         map: the module, (..., p) -> (..., q).
-        ridge: the share of the mean eigenvalue that was added to each, of the closed form or of the start that it gave;
-            None where there was none.
+        ridge: ridge of the closed form, or of the closed form that training started from, as a share of the mean
+            eigenvalue; None if there was none.
         steps: gradient steps up to the map that was kept; 0 for closed forms.
-        converged: whether the fit came to its end: always for closed forms.
-        note: what is to be known of it, or nothing.
+        converged: whether the fit converged; always true for closed forms.
+        note: a remark on the fit, or empty.
     """
 
     map: nn.Module
@@ -46,13 +46,13 @@ class Fitted:
 
 
 def check_kind(kind: str, p: int, q: int, rank: int | None) -> None:
-    """Raise ValueError for an unknown kind, for widths that it cannot join, and for a rank that it lacks or ignores."""
+    """Raise ValueError for an unknown kind, widths that it cannot connect, or a rank that is missing or unused."""
     if kind not in get_args(Kind):
         raise ValueError(f"expected a kind of stitch out of {', '.join(get_args(Kind))}, found {kind!r}")
     if kind in ("identity", "scale_shift") and p != q:
         raise ValueError(
-            f"a stitch of kind {kind} needs equal widths, found {p} in front and {q} behind; "
-            "take orthogonal, low_rank or affine"
+            f"a stitch of kind {kind} needs equal widths, found {p} in front and {q} in the back; "
+            "use orthogonal, low_rank or affine"
         )
     if kind == "low_rank" and (rank is None or not 1 <= rank <= min(p, q)):
         raise ValueError(f"a stitch of kind low_rank needs rank= from 1 to {min(p, q)}, found {rank}")
@@ -64,7 +64,7 @@ class Identity(nn.Module):
     """x."""
 
     def forward(self, x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n p"]:
-        """Nothing is done."""
+        """Return x."""
         return x
 
 
@@ -76,7 +76,7 @@ class ScaleShift(nn.Module):
         self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
 
     def forward(self, x: Float[Tensor, "*n q"]) -> Float[Tensor, "*n q"]:
-        """In the precision of the parameters."""
+        """Map x in the precision of the parameters."""
         return x.to(self.scale) * self.scale + self.shift
 
 
@@ -88,7 +88,7 @@ class Affine(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n q"]:
-        """In the precision of the parameters, also under autocast."""
+        """Map x in the precision of the parameters, also under autocast."""
         with full_float32(x.device):
             return x.to(self.weight) @ self.weight + self.bias
 
@@ -101,13 +101,13 @@ class LowRank(nn.Module):
         self.into, self.out, self.bias = nn.Parameter(into), nn.Parameter(out), nn.Parameter(bias)
 
     def forward(self, x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n q"]:
-        """In the precision of the parameters, also under autocast."""
+        """Map x in the precision of the parameters, also under autocast."""
         with full_float32(x.device):
             return x.to(self.into) @ self.into @ self.out + self.bias
 
 
 class Orthogonal(nn.Module):
-    """x W + b, W = exp(S - S') W0 or W0 exp(S - S'), turned on the larger side: it stays orthogonal as S is learned."""
+    """x W + b, W = exp(S - S') W0 or W0 exp(S - S') on the larger side. W stays orthogonal while S is learned."""
 
     start: Tensor
 
@@ -118,7 +118,7 @@ class Orthogonal(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "p q"]:
-        """W."""
+        """The orthogonal matrix W."""
         with full_float32(self.skew.device):
             if not torch.is_grad_enabled() and not bool(self.skew.any()):
                 return self.start
@@ -126,7 +126,7 @@ class Orthogonal(nn.Module):
             return turn @ self.start if self.start.shape[0] >= self.start.shape[1] else self.start @ turn
 
     def forward(self, x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n q"]:
-        """In the precision of the parameters, also under autocast."""
+        """Map x in the precision of the parameters, also under autocast."""
         with full_float32(x.device):
             return x.to(self.start) @ self.weight + self.bias
 
@@ -146,24 +146,26 @@ class AffineLN(nn.Module):
         self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
 
     def forward(self, x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n q"]:
-        """In the precision of the parameters, also under autocast."""
+        """Map x in the precision of the parameters, also under autocast."""
         return nn.functional.layer_norm(self.affine(x), self.shift.shape, self.scale, self.shift)
 
 
 def cold_map(
     kind: Kind, p: int, q: int, rank: int | None, start: Literal["identity", "random"], seed: int
 ) -> nn.Module:
-    """A map before any fit, float32 on the CPU.
+    """Return a map before any fit, float32 on the CPU.
 
     Args:
-        kind, rank: what kind of map.
-        p, q: widths in front and behind.
-        start: `identity`: x itself, for kinds that can be it (`affine_ln`: its normed self); `random`: weights uniform
-            within 1 / sqrt(p) of zero, as torch's linear layers start, a random rotation, or a scale of 1.
+        kind: kind of map.
+        p: width in front.
+        q: width in the back.
+        rank: rank of `low_rank`.
+        start: `identity`: the map returns x itself, for kinds that can (`affine_ln`: normalized x). `random`: weights
+            uniform within 1 / sqrt(p) of zero, as torch initializes linear layers, a random rotation, or a scale of 1.
         seed: of the random weights.
 
     Raises:
-        ValueError: widths that the kind cannot join, or a kind that cannot be the identity.
+        ValueError: widths that the kind cannot connect, or a kind that cannot be the identity.
     """
     check_kind(kind, p, q, rank)
     generator = torch.Generator().manual_seed(seed)
@@ -172,7 +174,7 @@ def cold_map(
         of_rank = "" if rank is None else f" of rank {rank}"
         raise ValueError(
             f"a stitch of kind {kind} from width {p} to {q}{of_rank} cannot start at the identity; "
-            "take start='direct' or 'random'"
+            "use start='direct' or 'random'"
         )
     if kind == "identity":
         return Identity()

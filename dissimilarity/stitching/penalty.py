@@ -1,4 +1,4 @@
-"""What a stitch costs: the loss of the stitched model minus that of the back model, on tokens held out of the fit."""
+"""The penalty of a stitch: loss of the stitched model minus loss of the back model, on held-out tokens."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import enter, logits_of
-from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
@@ -20,17 +20,22 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Penalty:
-    """The cost of one stitch, all losses in nats per token.
+    """The cost of one stitch, with all losses in nats per token.
 
     Attributes:
-        value: loss_stitched - loss_back: 0 = the back model loses nothing, and what is below 0 it gains.
-        stderr: of value, over sequences, paired: the standard deviation of the sequences' own differences over the root
-            of their number.
-        bits_per_byte: value / (ln 2 * bytes_per_token); None where bytes_per_token was not given.
-        loss_front, loss_back: of the two models as they are.
-        loss_stitched: of the back model on what the map makes of the front model's activation.
-        sequences, tokens: how many there were; of each sequence all tokens but the first are predicted.
-        ridge, steps, converged, note: of the fit, as in `Fitted`.
+        value: loss_stitched - loss_back; 0 = the back model loses nothing, below 0 it gains.
+        stderr: standard error of the value over sequences, paired: the standard deviation of the differences per
+            sequence over the root of their number.
+        bits_per_byte: value / (ln 2 * bytes_per_token); None if bytes_per_token was not given.
+        loss_front: loss of the front model itself.
+        loss_back: loss of the back model itself.
+        loss_stitched: loss of the back model on the mapped activation of the front model.
+        sequences: number of sequences.
+        tokens: number of tokens. All tokens of a sequence but the first are predicted.
+        ridge: as in `Fitted`.
+        steps: as in `Fitted`.
+        converged: as in `Fitted`.
+        note: as in `Fitted`.
     """
 
     value: float
@@ -54,16 +59,19 @@ def penalties(
     tokens: Int[Tensor, "sequences pos"],
     bytes_per_token: float | None = None,
 ) -> dict[Pair, Penalty]:
-    """The penalties of any number of stitches of two models: one pass of each model, and one back tail a stitch.
+    """Return the penalties of any number of stitches of two models.
+
+    Each model runs once, and the part of the back model after its site runs once per stitch.
 
     Args:
-        front, back: called as `model(tokens)`.
-        stitches: (site in front, site behind) -> map.
+        front: the front model, called as `model(tokens)`.
+        back: the back model.
+        stitches: (front site, back site) -> map.
         tokens: held out of every fit, at least 2 sequences.
         bytes_per_token: of the text that the tokens come from.
 
     Returns:
-        (site in front, site behind) -> penalty, in the order given.
+        (front site, back site) -> penalty, in the order of the stitches.
     """
     check_tokens(tokens, 2, "held-out tokens")
     front_losses, back_losses = [], []
@@ -75,11 +83,11 @@ def penalties(
         for (site, back_site), fitted in stitches.items():
             stitched[site, back_site].append(stitched_losses(back, back_site, fitted.map, acts[site], batch))
     loss_front, loss_back = (torch.cat(losses).double().cpu() for losses in (front_losses, back_losses))
-    found = {}
+    by_pair = {}
     for pair, fitted in stitches.items():
         losses = torch.cat(stitched[pair]).double().cpu()
         value, stderr = paired(losses, loss_back)
-        found[pair] = Penalty(
+        by_pair[pair] = Penalty(
             value=value,
             stderr=stderr,
             bits_per_byte=None if bytes_per_token is None else value / (math.log(2) * bytes_per_token),
@@ -93,12 +101,18 @@ def penalties(
             converged=fitted.converged,
             note=fitted.note,
         )
-    return found
+    return by_pair
 
 
-def paired(losses: Float[Tensor, " n"], others: Float[Tensor, " n"]) -> tuple[float, float]:
-    """Mean difference of two losses of the same sequences, and its standard error."""
-    difference = losses - others
+def paired(losses: Float[Tensor, " n"], baseline: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Return the mean difference of two losses of the same sequences, and its standard error.
+
+    Example:
+        >>> mean, stderr = paired(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0]))
+        >>> print(f"{mean:.2f} {stderr:.2f}")
+        1.50 0.50
+    """
+    difference = losses - baseline
     return float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
 
 
@@ -110,13 +124,13 @@ def stitched_losses(
     activation: Float[Tensor, "batch pos p"],
     tokens: Int[Tensor, "batch pos"],
 ) -> Float[Tensor, " batch"]:
-    """Losses of the back model, entered at a site with what a map makes of an activation."""
+    """Return the losses per sequence of the back model, entered at a site with a mapped activation."""
     stream = stitch(activation.to(device_of(back)))
     return sequence_losses(logits_of(enter(back, back_site, stream, tokens)), tokens)
 
 
 def run(model: nn.Module, tokens: Int[Tensor, "batch pos"], sites: list[str]) -> dict[str, Tensor]:
-    """Activations at some sites and at `logits`, of one whole pass."""
+    """Return the activations at some sites and at `logits`, from one whole pass."""
     with capture(model, list(dict.fromkeys([*sites, LOGITS]))) as acts:
         model(tokens.to(device_of(model)))
     acts[LOGITS] = logits_of(acts[LOGITS])
@@ -124,17 +138,12 @@ def run(model: nn.Module, tokens: Int[Tensor, "batch pos"], sites: list[str]) ->
 
 
 def batches_of(tokens: Int[Tensor, "sequences pos"]) -> Iterator[Int[Tensor, "batch pos"]]:
-    """The sequences, some at a time and never one alone."""
+    """Yield the sequences, some at a time and never a single one."""
     for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1])):
         yield tokens[start:stop]
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model is."""
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
-
-
 def map_dtype(back: nn.Module) -> torch.dtype:
-    """The precision of a map into a model: float32, or float64 where the model is."""
+    """Return the precision of a map into a model: float64 if the model has float64 weights, else float32."""
     doubles = any(weight.dtype == torch.float64 for weight in back.parameters())
     return torch.float64 if doubles else torch.float32

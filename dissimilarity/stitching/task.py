@@ -1,7 +1,7 @@
-"""Task stitches: the map learned by gradient on the back model's own next-token loss, both models held fixed.
+"""Task stitches: the map is trained on the back model's own next-token loss, with both models held fixed.
 
-The front model's activations are taken once and reused in every step, as long as they fit in `MEMORY`; past that they
-are taken anew for each batch. Only the map and the back model from its site on are run in a step.
+The front model's activations are captured once and reused in every step if they fit in `MEMORY`. If not, they are
+captured again for each batch. A step runs only the map and the back model from its site on.
 """
 
 import math
@@ -15,36 +15,37 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import enter, logits_of
-from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.direct import fit_direct, split, widths_of
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.maps import Fitted, Kind, cold_map
-from dissimilarity.stitching.penalty import Pair, batches_of, device_of, map_dtype, stitched_losses
+from dissimilarity.stitching.penalty import Pair, batches_of, map_dtype, stitched_losses
 
 MEMORY = 2**31
-"""Bytes of front activations that are kept."""
+"""Most bytes of front activations to cache."""
 
-Start = Literal["direct", "identity", "random"]
+MapStart = Literal["direct", "identity", "random"]
 Progress = Callable[[int, float], Any]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a task stitch is trained; the default goes on until the held-out loss stops falling.
+    """How a task stitch is trained. By default it trains until the held-out loss stops falling.
 
     Attributes:
         optimizer: `adam`, or `sgd` with Nesterov momentum 0.9.
         lr: the highest learning rate.
-        batch: sequences a step.
-        max_steps: where training ends at the latest.
+        batch: sequences per step.
+        max_steps: most steps.
         warmup: steps of linear warm-up.
         decay: whether the learning rate then falls linearly to 0 at max_steps.
-        clip: largest norm of the gradient; None for any.
-        evaluate_every: steps between two looks at the held-out loss.
-        patience: looks without a fall of at least `least_fall` after which training ends; None for all of max_steps.
-        least_fall: nats per token.
-        seed: of the order of batches, and of a random start.
+        clip: largest norm of the gradient; None for no limit.
+        evaluate_every: steps between two evaluations of the held-out loss.
+        patience: training ends after this many evaluations without a fall of at least `least_fall`; None to train for
+            max_steps.
+        least_fall: in nats per token.
+        seed: of the order of batches, and of random weights.
     """
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -75,11 +76,11 @@ PAPER: dict[str, Any] = {
     "start": "random",
     "recipe": Recipe(optimizer="sgd", lr=0.1, max_steps=2000, warmup=200, decay=True, clip=1.0, patience=None),
 }
-"""The choices of arXiv 2310.14993 as arguments of `Stitch`: `Stitch(front, back, site, **PAPER)`.
+"""The settings of arXiv 2310.14993 as arguments of `Stitch`: `Stitch(front, back, site, **PAPER)`.
 
-SGD with Nesterov momentum 0.9, 2000 steps, 200 of warm-up, then a linear decay, clipped to norm 1, from random weights.
-The paper's learning rate is 1.0 in the units of the tuned-lens library, from which it took the rest: there the rate is
-multiplied by 1 - momentum before torch sees it, hence 0.1. Its batch size is not known.
+SGD with Nesterov momentum 0.9, 2000 steps with 200 of warm-up, then a linear decay, gradients clipped to norm 1, from
+random weights. The paper's learning rate is 1.0 in the units of the tuned-lens library, whose other settings it uses.
+That library multiplies the rate by 1 - momentum, hence 0.1 here. The paper does not state its batch size.
 """
 
 
@@ -90,21 +91,25 @@ def fit_task(
     pair: Pair,
     kind: Kind,
     rank: int | None = None,
-    start: Start = "direct",
+    start: MapStart = "direct",
     recipe: Recipe | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
-    """Train one stitch and keep the map that was best on the sequences of `split(tokens)[1]`, the start among them.
+    """Train one stitch and return the map that was best on the sequences of `split(tokens)[1]`, possibly the first.
 
-    Training that diverges (a loss or gradient that is not finite, or a held-out loss above twice that of the start and
-    of a uniform guess) ends there, and the note says so.
+    Training ends if it diverges (a loss or gradient that is not finite, or a held-out loss above twice that of the
+    start and of a uniform guess), and the note says so.
 
     Args:
-        front, back, tokens, kind, rank: as for `direct_penalties`.
-        pair: (site in front, site behind).
+        front: the front model.
+        back: the back model.
+        tokens: to fit on, at least 10 sequences.
+        pair: (front site, back site).
+        kind: kind of map.
+        rank: rank of `low_rank`.
         start: the direct stitch of the same sequences, the identity, or random weights.
         recipe: how to train; by default `Recipe()`.
-        progress: called with the step and the held-out loss, nats per token, at each look at it.
+        progress: called with the step and the held-out loss, in nats per token, at each evaluation.
 
     Returns:
         the best map and how training ended.
@@ -120,58 +125,58 @@ def fit_task(
             ((p, q),) = widths_of(front, back, [pair], tokens).values()
             first = Fitted(cold_map(kind, p, q, rank, start, recipe.seed))
         stitch = first.map.to(device_of(back), map_dtype(back))
-        training, looking = _Activations(front, pair[0], fit), _Activations(front, pair[0], choose)
-        run = _Training(back, pair[1], stitch, training, looking, recipe, progress)
+        training, validation = _CachedActivations(front, pair[0], fit), _CachedActivations(front, pair[0], choose)
+        run = _Training(back, pair[1], stitch, training, validation, recipe, progress)
         steps, converged, note = (0, True, "") if kind == "identity" else run.until_done()
     return Fitted(stitch, first.ridge, steps, converged, "; ".join(part for part in (first.note, note) if part))
 
 
-class _Activations:
-    """The activations of some sequences at one site: kept where they fit, else taken when asked for."""
+class _CachedActivations:
+    """The activations of some sequences at one site, cached if they fit in memory, else captured on request."""
 
     def __init__(self, model: nn.Module, site: str, tokens: Tensor) -> None:
         self.model, self.site, self.tokens = model, site, tokens
-        self.kept: Tensor | None = None
+        self.cache: Tensor | None = None
         pieces = []
         for batch in batches_of(tokens):
-            pieces.append(self._of(batch))
+            pieces.append(self._capture(batch))
             if pieces[0][0].nbytes * len(tokens) > MEMORY:
                 return
-        self.kept = torch.cat(pieces)
+        self.cache = torch.cat(pieces)
 
-    def _of(self, tokens: Tensor) -> Tensor:
+    def _capture(self, tokens: Tensor) -> Tensor:
         with capture(self.model, self.site) as acts:
             self.model(tokens.to(device_of(self.model)))
         return acts[self.site]
 
-    def at(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Activations and tokens of the chosen sequences."""
-        tokens = self.tokens[chosen]
-        return self._of(tokens) if self.kept is None else self.kept[chosen], tokens
+    def at(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return the activations and the tokens of the sequences at an index."""
+        tokens = self.tokens[index]
+        return self._capture(tokens) if self.cache is None else self.cache[index], tokens
 
 
 @dataclass
 class _Training:
-    """One training of one map."""
+    """The training of one map."""
 
     back: nn.Module
     site: str
     stitch: nn.Module
-    training: _Activations
-    looking: _Activations
+    training: _CachedActivations
+    validation: _CachedActivations
     recipe: Recipe
     progress: Progress | None
 
     def until_done(self) -> tuple[int, bool, str]:
-        """Train, leave the best parameters in the map, and return its step, whether that was the end, and a note."""
-        recipe, step, best_step, looks, diverged = self.recipe, 0, 0, 0, False
+        """Train, leave the best parameters in the map, and return its step, whether training converged, and a note."""
+        recipe, step, best_step, stalled, diverged = self.recipe, 0, 0, 0, False
         optimizer = self._optimizer()
         batches = self._batches()
-        start = best = fallen = self.held_out()
-        kept = deepcopy(self.stitch.state_dict())
-        highest = 2 * max(start if math.isfinite(start) else 0.0, math.log(self._vocabulary()))
+        start = best = last_fall = self.held_out()
+        best_state = deepcopy(self.stitch.state_dict())
+        limit = 2 * max(start if math.isfinite(start) else 0.0, math.log(self._vocabulary()))
         self._report(0, start)
-        while step < recipe.max_steps and (recipe.patience is None or looks < recipe.patience):
+        while step < recipe.max_steps and (recipe.patience is None or stalled < recipe.patience):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * self._factor(step)
             if not self._step(optimizer, next(batches)):
@@ -182,35 +187,35 @@ class _Training:
                 continue
             loss = self.held_out()
             self._report(step, loss)
-            if not loss <= highest:
+            if not loss <= limit:
                 diverged = True
                 break
             if not loss >= best:
-                best, best_step, kept = loss, step, deepcopy(self.stitch.state_dict())
-            looks = 0 if not loss > fallen - recipe.least_fall else looks + 1
-            fallen = fallen if looks else loss
-        self.stitch.load_state_dict(kept)
+                best, best_step, best_state = loss, step, deepcopy(self.stitch.state_dict())
+            stalled = 0 if not loss > last_fall - recipe.least_fall else stalled + 1
+            last_fall = last_fall if stalled else loss
+        self.stitch.load_state_dict(best_state)
         if diverged:
             return best_step, False, f"diverged at step {step}: the map of step {best_step} is kept"
-        converged = recipe.patience is None or looks >= recipe.patience
+        converged = recipe.patience is None or stalled >= recipe.patience
         return best_step, converged, "" if converged else f"the loss was still falling at step {step}"
 
     def held_out(self) -> float:
-        """Loss on the sequences to choose on, nats per token."""
+        """Return the loss on the validation sequences in nats per token."""
         losses = []
-        for first, last, _ in plan(len(self.looking.tokens), 1, at_once(self.looking.tokens.shape[1])):
-            activation, tokens = self.looking.at(slice(first, last))
+        for first, last, _ in plan(len(self.validation.tokens), 1, at_once(self.validation.tokens.shape[1])):
+            activation, tokens = self.validation.at(slice(first, last))
             losses.append(stitched_losses(self.back, self.site, self.stitch, activation, tokens))
         return float(torch.cat(losses).double().mean())
 
     def loss(self, activation: Float[Tensor, "batch pos p"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-        """Loss of one batch, with gradients for the map."""
+        """Return the loss of one batch, with gradients for the map."""
         stream = self.stitch(activation.to(device_of(self.back)))
         return sequence_losses(logits_of(enter(self.back, self.site, stream, tokens, gradients=True)), tokens).mean()
 
-    def _step(self, optimizer: torch.optim.Optimizer, chosen: Tensor) -> bool:
-        """One update, unless its loss or its gradient is not finite: then none, and False."""
-        loss = self.loss(*self.training.at(chosen))
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Tensor) -> bool:
+        """Update the map once and return True; if the loss or the gradient is not finite, return False instead."""
+        loss = self.loss(*self.training.at(batch))
         optimizer.zero_grad()
         if not bool(torch.isfinite(loss)):
             return False
@@ -228,14 +233,14 @@ class _Training:
         return torch.optim.SGD(self.stitch.parameters(), lr=self.recipe.lr, momentum=0.9, nesterov=True)
 
     def _factor(self, step: int) -> float:
-        """The share of the highest learning rate at a step."""
+        """Return the learning rate at a step as a share of the highest one."""
         if step < self.recipe.warmup:
             return (step + 1) / self.recipe.warmup
-        left = self.recipe.max_steps - self.recipe.warmup
-        return (self.recipe.max_steps - step) / left if self.recipe.decay else 1.0
+        decay_steps = self.recipe.max_steps - self.recipe.warmup
+        return (self.recipe.max_steps - step) / decay_steps if self.recipe.decay else 1.0
 
     def _batches(self):
-        """Numbers of the sequences of each step: all of them in a new order, over and over."""
+        """Yield the indices of the sequences of each step. Every epoch has all of them in a new order."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
         size = min(self.recipe.batch, len(self.training.tokens))
         while True:
@@ -243,7 +248,7 @@ class _Training:
             yield from (order[first : first + size] for first in range(0, len(order) - size + 1, size))
 
     def _vocabulary(self) -> int:
-        activation, tokens = self.looking.at(slice(0, 2))
+        activation, tokens = self.validation.at(slice(0, 2))
         stream = self.stitch(activation.to(device_of(self.back)))
         return logits_of(enter(self.back, self.site, stream.detach(), tokens)).shape[-1]
 

@@ -1,22 +1,23 @@
-"""Groups of references: to which of them a model is nearer, step by step, from the curves table alone.
+"""Reference groups: toward which group of references a model drifts, step by step, from the curves table alone.
 
-A table of its own beside the curves, `groups.parquet`, whose rows are means over references; every row of the curves
-stays one measurement of one reference.
+The result is a separate table beside the curves, `groups.parquet`. Its records are means over references, while every
+record of the curves remains one measurement of one reference.
 
 | column | type | meaning |
 | --- | --- | --- |
 | step, tokens | int64 | as in the curves |
-| group | string | a group's name, or, where there are two, `a-b` for what lies between them |
+| group | string | a group's name, or, if there are two groups, `a-b` for their difference |
 | measure, site | string | as in the curves; the site of the model in training, paired at equal relative depth |
-| dissimilarity | float64 | mean over the group's references; of `a-b` a's minus b's: below 0 = nearer to a |
-| stderr | float64 | standard error of it |
-| references | int64 | how many references are behind it |
+| dissimilarity | float64 | mean over the group's references; for `a-b` that of a minus that of b: < 0 = nearer to a |
+| stderr | float64 | standard error of the dissimilarity |
+| references | int64 | number of references behind it |
 
-**Standard error.** The references of a group are a sample of their kind, n values of variance S^2; each value has an
-error of its own from the probe sequences (the jackknife's, on average s), which all share, so that it does not shrink
-with n: stderr^2 = S^2 / n + s^2. The squares of two groups add up in their difference. What the probe sequences have in
-common to both groups would cancel there and is not taken out, so that the error of a difference is rather too large
-than too small. Of a single reference S is not known: stderr is then that of this reference, not of its kind.
+**Standard error.** The references of a group are a sample of their kind: n values of variance S^2. Each value also has
+its own error from the probe sequences (from the jackknife, on average s). All references share these sequences, so this
+error does not shrink with n: stderr^2 = S^2 / n + s^2. For a difference the squares of both groups add up. The part of
+the error that both groups share through the probe sequences would cancel there, but is not removed, so the error of a
+difference is too large rather than too small. For a single reference S is unknown, and stderr is the error of that
+reference, not of its kind.
 """
 
 import math
@@ -49,43 +50,54 @@ Groups = Mapping[str, Sequence[str]]
 
 
 def between(groups: Iterable[str]) -> str:
-    """What the rows of the difference are called, `a-b`; empty unless there are two groups."""
-    names = list(groups)
-    return "-".join(names) if len(names) == 2 else ""
+    """Return the name of the difference of two groups, `a-b`; empty unless there are two groups.
+
+    Example:
+        >>> between(["solu", "gelu"])
+        'solu-gelu'
+    """
+    group_names = list(groups)
+    return "-".join(group_names) if len(group_names) == 2 else ""
 
 
 def names(table: pa.Table) -> list[str]:
-    """The groups of a table, in order, without their difference; no `-` is in a group's name."""
+    """Return the groups of a table in order, without their difference. A group's name contains no `-`."""
     return [name for name in distinct(table, "group") if "-" not in name]
 
 
-def group_rows(rows: Iterable[Mapping[str, Any]], groups: Groups) -> list[dict[str, Any]]:
-    """The rows of groups, from rows of curves at matched pairs of sites.
+def group_records(records: Iterable[Mapping[str, Any]], groups: Groups) -> list[dict[str, Any]]:
+    """Return the records of groups, from records of curves at matched pairs of sites.
 
     Args:
-        rows: of any steps, references and measures; what has no value counts for nothing.
+        records: of any steps, references and measures. Records without a value are ignored.
         groups: name -> labels of its references.
+
+    Example:
+        >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site_a": "embed", "stderr": 0.0}
+        >>> curves = [{**at, "reference": label, "dissimilarity": d} for label, d in (("s0", 0.1), ("s1", 0.3))]
+        >>> [record["dissimilarity"] for record in group_records(curves, {"solu": ["s0", "s1"]})]
+        [0.2]
     """
-    found: dict[tuple[int, int, str, str], dict[str, tuple[float, float]]] = {}
-    for row in rows:
-        of = found.setdefault((row["step"], row["tokens"], row["measure"], row["site_a"]), {})
-        if math.isfinite(row["dissimilarity"]):
-            of[row["reference"]] = row["dissimilarity"], row["stderr"]
-    made = []
-    for (step, tokens, measure, site), of in found.items():
-        means = {name: _mean([of[label] for label in labels if label in of]) for name, labels in groups.items()}
+    by_site: dict[tuple[int, int, str, str], dict[str, tuple[float, float]]] = {}
+    for record in records:
+        values = by_site.setdefault((record["step"], record["tokens"], record["measure"], record["site_a"]), {})
+        if math.isfinite(record["dissimilarity"]):
+            values[record["reference"]] = record["dissimilarity"], record["stderr"]
+    group_means = []
+    for (step, tokens, measure, site), values in by_site.items():
+        means = {name: _mean([values[label] for label in labels if label in values]) for name, labels in groups.items()}
         if between(groups):
-            (value, error, count), (other, other_error, others) = means.values()
-            means[between(groups)] = value - other, math.hypot(error, other_error), count + others
-        made += [
+            (mean_a, error_a, count_a), (mean_b, error_b, count_b) = means.values()
+            means[between(groups)] = mean_a - mean_b, math.hypot(error_a, error_b), count_a + count_b
+        group_means += [
             dict(zip(SCHEMA.names, (step, tokens, name, measure, site, *mean), strict=True))
             for name, mean in means.items()
         ]
-    return made
+    return group_means
 
 
 def _mean(values: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
-    """Mean of values with their standard errors, its standard error, and of how many."""
+    """Return the mean of values with standard errors, its standard error, and the number of values."""
     if not values:
         return math.nan, math.nan, 0
     spread = variance([value for value, _ in values]) / len(values) if len(values) > 1 else 0.0
@@ -95,53 +107,62 @@ def _mean(values: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
 
 
 def group_table(curves: pa.Table, groups: Groups) -> pa.Table:
-    """The table of groups of a table of curves; of heat maps only the pairs at equal relative depth count."""
-    rows: list[dict[str, Any]] = []
+    """Return the table of groups of a table of curves. Heat maps contribute only pairs at equal relative depth."""
+    records: list[dict[str, Any]] = []
     for label in dict.fromkeys(label for labels in groups.values() for label in labels):
-        of_reference = select(curves, reference=label)
-        for measure in distinct(of_reference, "measure"):
-            rows += matched(select(of_reference, measure=measure)).to_pylist()
-    made = group_rows(rows, groups)
-    return pa.Table.from_pylist(sorted(made, key=lambda row: row["step"]), schema=SCHEMA)
+        reference_curves = select(curves, reference=label)
+        for measure in distinct(reference_curves, "measure"):
+            records += matched(select(reference_curves, measure=measure)).to_pylist()
+    ordered = sorted(group_records(records, groups), key=lambda record: record["step"])
+    return pa.Table.from_pylist(ordered, schema=SCHEMA)
 
 
 def write_groups(folder: Path, groups: Groups) -> pa.Table:
-    """Replaces the table of groups in a run's folder by what its curves say now, and returns it."""
+    """Compute the table of groups from a run's curves, write it into the run's folder, and return it."""
     table = group_table(read_curves(folder), groups)
     write_table(table, folder / FILE)
     return table
 
 
 def read_groups(folder: Path) -> pa.Table:
-    """The table of groups of a run."""
+    """Return the table of groups of a run."""
     return read_table(folder / FILE)
 
 
 def drift(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """To which group the model was nearest at the last step that has values, by measure, at the last site of each.
+    """Return toward which group the model drifted: the nearest group at the last step with values, per measure.
+
+    Args:
+        table: the table of groups. The last site of each measure counts.
 
     Returns:
         measure -> `site`, `step`, `nearest` and `next` (names of groups), `difference` (how much farther the next group
-        is, 0 or more), its `stderr`, and `differs`: whether it is above 1.96 standard errors, without which `nearest`
-        says nothing. Measures that have values of fewer than two groups are left out.
+        is, 0 or more), its `stderr`, and `differs`: whether the difference is above 1.96 standard errors. If not,
+        `nearest` means nothing. Measures with values of fewer than two groups are left out.
+
+    Example:
+        >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site": "embed", "stderr": 0.01, "references": 2}
+        >>> means = [{**at, "group": name, "dissimilarity": d} for name, d in (("solu", 0.1), ("gelu", 0.4))]
+        >>> result = drift(pa.Table.from_pylist(means, schema=SCHEMA))["cka"]
+        >>> result["nearest"], round(result["difference"], 3), result["differs"]
+        ('solu', 0.3, True)
     """
-    found = {}
+    by_measure = {}
     for measure in distinct(table, "measure"):
-        of_measure = select(table, measure=measure)
-        site = distinct(of_measure, "site")[-1]
-        rows = [
-            row
-            for row in select(of_measure, site=site).to_pylist()
-            if row["group"] in names(table) and math.isfinite(row["dissimilarity"])
+        site = distinct(select(table, measure=measure), "site")[-1]
+        records = [
+            record
+            for record in select(table, measure=measure, site=site).to_pylist()
+            if record["group"] in names(table) and math.isfinite(record["dissimilarity"])
         ]
-        last = max((row["step"] for row in rows), default=0)
-        order = sorted((row for row in rows if row["step"] == last), key=lambda row: row["dissimilarity"])
-        if len(order) < 2:
+        last = max((record["step"] for record in records), default=0)
+        at_last = [record for record in records if record["step"] == last]
+        if len(at_last) < 2:
             continue
-        nearest, following = order[:2]
+        nearest, following = sorted(at_last, key=lambda record: record["dissimilarity"])[:2]
         difference = following["dissimilarity"] - nearest["dissimilarity"]
         stderr = math.hypot(nearest["stderr"], following["stderr"])
-        found[measure] = {
+        by_measure[measure] = {
             "site": site,
             "step": last,
             "nearest": nearest["group"],
@@ -150,4 +171,4 @@ def drift(table: pa.Table) -> dict[str, dict[str, Any]]:
             "stderr": stderr,
             "differs": difference > CONFIDENCE * stderr,
         }
-    return found
+    return by_measure

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from dissimilarity.tables.drift import FILE, drift, group_rows, read_groups, write_groups
+from dissimilarity.tables.drift import FILE, drift, group_records, read_groups, write_groups
 
 
 def labels_by_group(
@@ -53,7 +53,7 @@ def by_key(rows: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]
     """The means of a tick by the loggers' keys, from its rows at matched pairs; what has no value is left out."""
     return {
         f"groups/{row['group']}/{row['measure']}/{row['site']}": row["dissimilarity"]
-        for row in group_rows(rows, groups)
+        for row in group_records(rows, groups)
         if math.isfinite(row["dissimilarity"])
     }
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dissimilarity.capture.hooks import capture
-from dissimilarity.stitching.penalty import batches_of, device_of
+from dissimilarity.capture.hooks import capture, device_of
+from dissimilarity.stitching.penalty import batches_of
 from studies.asymmetry.numbers import Record, select
 from studies.asymmetry.stitches import HeldOutText, ModelAtStep, Stitches
 from studies.common.format import number, table_head, table_row

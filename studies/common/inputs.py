@@ -15,12 +15,12 @@ import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
+from dissimilarity.capture.hooks import device_of as device_of_net
 from dissimilarity.capture.hooks import undisturbed
 from dissimilarity.comparison.saved import Source
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
-from dissimilarity.stitching.penalty import device_of as device_of_net
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of

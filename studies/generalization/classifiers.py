@@ -10,11 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dissimilarity.capture.hooks import first_result, undisturbed
+from dissimilarity.capture.hooks import device_of, first_result, undisturbed
 from dissimilarity.probe.batches import at_once, plan
 from dissimilarity.stitching.block_swap import front_streams, fronted
 from dissimilarity.stitching.connectivity import barrier_of, scores_between
-from dissimilarity.stitching.penalty import device_of
 
 Pair = tuple[int, int]
 

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import device_of as device_of_net
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.outliers import Control, control_of
-from dissimilarity.stitching.penalty import device_of as device_of_net
 from launch.machine import device_of
 from studies.common.inputs import (
     Subject,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dissimilarity import functional
 from dissimilarity.measures.base.output_measure import OutputMeasure
-from dissimilarity.measures.catalog import found as found_classes
+from dissimilarity.measures.catalog import measure_classes
 from settings import instantiate
 
 CONF = Path(__file__).parents[2] / "conf" / "measure"
@@ -28,9 +28,9 @@ def make(setting: str, **options: Any) -> Any:
     return instantiate(config_of(setting), **options)
 
 
-def function_of(setting: str) -> Callable[[Tensor, Tensor], Tensor]:
+def function_of(setting: str) -> Callable[..., Tensor]:
     """The function beside the class, with the options of the setting that it takes."""
-    function = getattr(functional, found_classes()[type(make(setting))])
+    function = getattr(functional, measure_classes()[type(make(setting))])
     options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
     return lambda x, y: function(x, y, **options)
 

@@ -71,7 +71,9 @@ def test_a_name_is_downloaded_from_its_repository_and_pinned(
     assert all(not pattern.startswith("checkpoints") for _, _, patterns in hub.asked for pattern in patterns)
     load(f"tl:gelu-4l@{'d' * 40}")
     assert hub.asked[2][1] == "d" * 40
-    with pytest.raises(ValueError, match=r"no way to the hub for NeelNanda/SoLU_1L512W_C4_Code \(OSError\).*tl:FOLDER"):
+    with pytest.raises(
+        ValueError, match=r"cannot reach the hub for NeelNanda/SoLU_1L512W_C4_Code \(OSError\).*tl:FOLDER"
+    ):
         load("tl:solu-1l")
 
 

@@ -1,1 +1,1 @@
-"""The kinds of measure, and what each kind owes: values from moments, from samples, from model outputs."""
+"""The kinds of measure: on moments, on samples, on neighbors, on model outputs; and the checks of their input."""

@@ -1,12 +1,49 @@
-"""What every measure refuses, with what was expected, what was found and what to do."""
+"""Convert and check the input of measures: what is refused, and what to do about it."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from dissimilarity.moments.finite import count_not_finite
+from dissimilarity.moments.pair import as_rows
+
+ArrayLike = Tensor | np.ndarray | Sequence[Any]
+"""Samples as a tensor, a numpy array or a nested list."""
 
 
-def check_rows(x: Tensor, y: Tensor) -> None:
-    """Raises ValueError, with expected, found and what to do, unless x (n, p) and y (n, q) hold the same samples."""
+def as_tensors(*arrays: ArrayLike) -> tuple[Tensor, ...]:
+    """Return tensors as they are, and numpy arrays and nested lists as tensors of the same precision."""
+    return tuple(
+        array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        for array in arrays
+    )
+
+
+def paired_samples(x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[Tensor, Tensor]:
+    """Return both sides as float32 or float64 tensors that a measure can compare.
+
+    Args:
+        x: samples in one representation, (n, p).
+        y: the same samples in the other, (n, q).
+        minimum: fewest samples that the measure accepts.
+
+    Raises:
+        ValueError: x and y cannot be compared; see ``check_pair``.
+    """
+    x, y = as_tensors(x, y)
+    check_pair(x, y, minimum)
+    return as_rows(x), as_rows(y)
+
+
+def check_samples(x: Tensor, y: Tensor) -> None:
+    """Check that x (n, p) and y (n, q) can be the same samples.
+
+    Raises:
+        ValueError: other shapes, numbers of samples or types, or values that are not finite.
+    """
     if x.ndim != 2 or y.ndim != 2:
         raise ValueError(
             f"expected x of shape (n, p) and y of shape (n, q), found {tuple(x.shape)} and {tuple(y.shape)}; "
@@ -14,39 +51,45 @@ def check_rows(x: Tensor, y: Tensor) -> None:
         )
     if len(x) != len(y):
         raise ValueError(
-            f"expected the same samples in x and y, found {len(x)} and {len(y)} rows; compare both on one probe set"
+            f"expected the same samples in x and y, found {len(x)} and {len(y)} samples; compare both on one probe set"
         )
-    for rows, name in ((x, "x"), (y, "y")):
-        if not rows.is_floating_point():
+    for samples, name in ((x, "x"), (y, "y")):
+        if not samples.is_floating_point():
             raise ValueError(
-                f"{name} must hold floating-point activations, found {rows.dtype}: cast it, for example with .float()"
+                f"{name} must hold floating-point activations, found {samples.dtype}: cast it, for example with "
+                ".float()"
             )
-        bad = count_not_finite(rows)
+        bad = count_not_finite(samples)
         if bad:
             raise ValueError(
-                f"{bad} of {rows.numel()} values of {name} are NaN or infinite; look for overflow or divergence there"
+                f"{bad} of {samples.numel()} values of {name} are NaN or infinite; look for overflow or divergence "
+                "there"
             )
 
 
 def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:
-    """Raises ValueError unless x (n, p) and y (n, q) can be compared: ``check_rows``, enough of them, not all equal."""
-    check_rows(x, y)
+    """Check that x (n, p) and y (n, q) can be compared.
+
+    Raises:
+        ValueError: as for ``check_samples``, too few samples, or samples that are all equal.
+    """
+    check_samples(x, y)
     check_count(len(x), minimum)
-    for rows, name in ((x, "x"), (y, "y")):
-        # Three rows tell nearly always, and spare a comparison of all.
-        few = rows[:: max(1, len(rows) // 2)]
-        if bool((few == rows[:1]).all()) and bool((rows == rows[:1]).all()):
+    for samples, name in ((x, "x"), (y, "y")):
+        # Three samples nearly always settle it and save a comparison of all.
+        probed = samples[:: max(1, len(samples) // 2)]
+        if bool((probed == samples[:1]).all()) and bool((samples == samples[:1]).all()):
             raise no_variance(name)
 
 
 def check_count(have: int, need: int) -> None:
-    """Raises ValueError where there are too few samples."""
+    """Raise ValueError if there are too few samples."""
     if have < need:
         raise ValueError(f"too few samples: have {have}, the measure needs at least {need}; pass more samples")
 
 
 def check_widths(expected: tuple[int, int], x: Tensor, y: Tensor) -> None:
-    """Raises ValueError where a batch is of other widths than those before it."""
+    """Raise ValueError if a batch has other widths than those before it."""
     if (x.shape[1], y.shape[1]) != expected:
         raise ValueError(
             f"expected batches of widths {expected[0]} and {expected[1]} like the first one, found {x.shape[1]} and "
@@ -54,6 +97,12 @@ def check_widths(expected: tuple[int, int], x: Tensor, y: Tensor) -> None:
         )
 
 
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError if an option is not one of its choices."""
+    if value not in choices:
+        raise ValueError(f"expected {name} {', '.join(choices[:-1])} or {choices[-1]}, found {value!r}")
+
+
 def no_variance(name: str) -> ValueError:
-    """The error for samples that are all the same."""
+    """Return the error for samples that are all the same."""
     return ValueError(f"zero variance: all samples of {name} are equal, so there is nothing to compare")

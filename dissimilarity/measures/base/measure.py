@@ -1,8 +1,9 @@
-"""What every measure declares, and how any of them is fed.
+"""The base class of all measures: what a measure declares and how it is evaluated.
 
-Each is a ``torchmetrics.Metric`` (``update(x, y)``, ``compute()``), has a function of the same value
-(``functional.cka(x, y)``), takes a side apart (``prepare``) so that a reference is prepared once, and can be evaluated
-by the tracker on sums and rows that all measures share. Two kinds: ``MomentMeasure`` and ``SampleMeasure``.
+A measure is a function of two representations (``functional.cka(x, y)``). The class of the same name is a
+``torchmetrics.Metric`` around it (``update(x, y)``, ``compute()``) that streams over batches. It also splits the
+computation: ``prepare`` does what one side needs alone, so that a fixed reference is prepared once, and ``between``
+compares two prepared sides.
 """
 
 import math
@@ -13,26 +14,26 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from dissimilarity.measures.base.checks import check_pair
-from dissimilarity.moments.pair import as_rows
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 
 INVARIANCES = ("orthogonal", "isotropic_scaling", "translation", "permutation", "invertible_linear")
 
 
 class Measure(Metric):
-    """Base of all measures. Class attributes say what a value means; tests hold every measure to them.
+    """Base of all measures. Class attributes say what a value means, and tests hold every measure to them.
 
     Attributes:
         higher_is_more_similar: direction of the value.
         bounds: smallest and largest value on data that the measure accepts.
-        is_symmetric: whether swapping x and y leaves the value alone.
+        is_symmetric: whether swapping x and y leaves the value unchanged.
         is_metric: whether the value itself obeys the triangle inequality.
-        invariant_to: the transformations of either side that leave the value alone, out of ``INVARIANCES``.
-        minimum_samples: rows below which the value is not defined.
-        minimum_width: features below which it is not.
+        invariant_to: the transformations of either side that leave the value unchanged, out of ``INVARIANCES``.
+        minimum_samples: fewest samples for which the value is defined.
+        minimum_width: fewest features for which it is defined.
         identical: the value of a representation compared with itself.
-        formula, cost, source: for the table of measures in docs/measures.md, one line each: the value as a formula
-            in plain text, operations for n samples of widths p and q, and the paper.
+        formula: the value as a formula in plain text, one line.
+        cost: number of operations for n samples of widths p and q, one line.
+        source: the paper, one line. All three appear in docs/measures.md.
     """
 
     full_state_update: ClassVar[bool | None] = False
@@ -51,34 +52,34 @@ class Measure(Metric):
     @property
     @abstractmethod
     def label(self) -> str:
-        """Name in tables, keys and figures; differs for every setting that changes the value."""
+        """The name in tables, keys and figures. It differs for every setting that changes the value."""
 
     @abstractmethod
     def prepare(self, x: Float[Tensor, "n p"]) -> Any:
-        """What a comparison needs of one side alone; worth keeping for a reference that does not change."""
+        """Compute what a comparison needs of one side alone. Worth keeping for a reference that does not change."""
 
     @abstractmethod
     def between(self, x: Any, y: Any) -> Float[Tensor, ""]:
-        """The value of two prepared sides of the same samples."""
+        """Return the value of two prepared sides of the same samples."""
 
-    def of(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
-        """The value over all rows of x and y at once: what the function beside the class returns.
+    def value(self, x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+        """Return the value over all samples of x and y at once, as the function of the same name does.
 
         Raises:
-            ValueError: x and y cannot be compared; says why and what to do.
+            ValueError: x and y cannot be compared. The message says why and what to do.
         """
-        check_pair(x, y, self.minimum_samples)
-        return self.between(self.prepare(as_rows(x)), self.prepare(as_rows(y)))
+        x, y = paired_samples(x, y, self.minimum_samples)
+        return self.between(self.prepare(x), self.prepare(y))
 
     def to_dissimilarity(self, value: Any) -> Any:
-        """The value turned so that 0 = the same and up = more different; works on floats, arrays and tensors."""
+        """Turn a value (float, array or tensor) so that 0 = the same and up = more different."""
         return self.identical - value if self.higher_is_more_similar else value - self.identical
 
     def calibrated(self, value: float, null: float) -> float:
-        """Where a value stands between its null (0) and that of identical representations (1).
+        """Return where a value stands between its null (0) and the value of identical representations (1).
 
-        (value - null) / (identical - null), whatever the direction, negative past the null; NaN without a null, or
-        where the null itself reads as identical.
+        The formula is (value - null) / (identical - null), whatever the direction. The result is negative past the
+        null, and NaN without a null or if the null equals the value of identical representations.
         """
         span = self.identical - null
         return (value - null) / span if span else math.nan

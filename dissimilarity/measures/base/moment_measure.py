@@ -10,18 +10,77 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import estimate
-from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, no_variance
+from dissimilarity.measures.base.checks import (
+    ArrayLike,
+    as_tensors,
+    check_count,
+    check_samples,
+    check_widths,
+    no_variance,
+)
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, mean, own_coordinates, prepared_rows
 
+DUAL = frozenset({"orthogonal", "translation"})
+"""A measure with these invariances can be computed in any coordinates of a side's span."""
+
+
+def moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
+    """Return the moments of two sides of the same samples.
+
+    Args:
+        x: samples in one representation.
+        y: the same samples in the other.
+        dual: whether to write a side with fewer samples than dimensions in coordinates of its own span, (n, n) instead
+            of (n, p). The value of a measure that is invariant to rotation and translation stays the same.
+    """
+    return between_rows(moment_side(x, dual), moment_side(y, dual))
+
+
+def moment_side(x: Float[Tensor, "n p"], dual: bool) -> Rows:
+    """Return one side of ``moments_of``."""
+    return prepared_rows(own_coordinates(x) if dual and len(x) < x.shape[1] else x)
+
+
+def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
+    """Return the moments of two sides for a measure that whitens them, in the precision that this needs.
+
+    With fewer samples than twice the dimensions some directions have so little variance that float32 products would
+    lose them, so products are taken in float64.
+
+    Args:
+        x: samples in one representation.
+        y: the same samples in the other.
+        dual: whether to write a side with no more samples than dimensions in coordinates along its own principal
+            directions, (n, rank) instead of (n, p). The value of a measure that is invariant to rotation stays the
+            same.
+    """
+    return whitened_between(whitened_side(x, dual), whitened_side(y, dual))
+
+
+def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> Rows:
+    """Return one side of ``whitened_moments_of``."""
+    if dual and len(x) <= x.shape[1]:
+        return prepared_rows(principal_coordinates(x))
+    return prepared_rows(x.double() if len(x) < 2 * x.shape[1] else x)
+
+
+def whitened_between(x: Rows, y: Rows) -> Moments:
+    """Return the moments of two sides of ``whitened_side``, in the precision of the more precise one."""
+    dtype = torch.promote_types(x.rows.dtype, y.rows.dtype)
+    return between_rows(*(replace(side, rows=side.rows.to(dtype)) for side in (x, y)))
+
+
+def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
+    """Return n <= p centered samples along their principal directions, without directions that are rounding alone."""
+    centered = x.double() - mean(x)
+    left, sizes, _ = torch.linalg.svd(torch.linalg.qr(centered.T, mode="r").R.T)
+    return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]
+
 
 class MomentMeasure(Measure):
-    """A measure that is a differentiable formula of ``Moments``.
-
-    Where there are fewer samples than dimensions, and the value does not change under rotation, a side is first written
-    in coordinates of its own span, (n, n) instead of (n, p): the dual form, of the same value.
-    """
+    """A measure that is a differentiable formula of ``Moments``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,42 +90,47 @@ class MomentMeasure(Measure):
 
     @abstractmethod
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
-        """The value, differentiable in the sums and independent of their shift; over any leading dimensions."""
+        """Return the value from sums, over any leading dimensions.
 
-    def self_terms(self, totals: Moments, groups: Moments) -> Any:
-        """What ``estimate`` needs of one side alone, computed once for all partners of that side; None if nothing.
+        It is differentiable in the sums and does not depend on their offset.
+        """
+
+    def self_terms(self, totals: Moments, units: Moments) -> Any:
+        """Compute what ``estimate`` needs of one side alone, once for all partners of that side; None if nothing.
 
         Args:
-            totals, groups: ``n`` and the sums of the side, under first-side names, over all samples and per group.
+            totals: ``n`` and the sums of the side, under first-side names, over all samples.
+            units: the same sums per jackknife unit.
         """
 
     def estimate(
-        self, totals: Moments, groups: Moments, x: Sequence[Any], y: Sequence[Any]
+        self, totals: Moments, units: Moments, x: Sequence[Any], y: Sequence[Any]
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-        """The value from sums and its standard error from those per group.
+        """Return the value and its standard error, from sums over all samples and sums per jackknife unit.
 
-        By default from the derivative. A measure overrides it that costs little beside reading the sums, so that it can
-        be taken anew without each group.
+        By default the error follows from the derivative. A measure overrides this if its formula costs little beside
+        reading the sums, so that it can be evaluated without each unit in turn.
 
         Args:
-            totals, groups: as for ``jackknife.estimate``.
+            totals: the sums over all samples, as for ``jackknife.estimate``.
+            units: the sums per unit, likewise.
             x: ``self_terms`` of the first side, of all pairs or of the one that they share.
-            y: of the second sides.
+            y: ``self_terms`` of the second sides.
         """
-        return estimate(self.from_moments, totals, groups)
+        return estimate(self.from_moments, totals, units)
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
-        """Rows about their mean, and their sums."""
-        dual = len(x) < x.shape[1] and {"orthogonal", "translation"} <= self.invariant_to
-        return prepared_rows(own_coordinates(x) if dual else x)
+        """Return the centered samples and their sums."""
+        return moment_side(x, self.invariant_to >= DUAL)
 
     def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
-        """The value of two prepared sides."""
+        """Return the value of two prepared sides."""
         return self.from_moments(between_rows(x, y))
 
-    def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
-        """Adds the samples of one batch."""
-        check_rows(x, y)
+    def update(self, x: ArrayLike, y: ArrayLike) -> None:
+        """Add the samples of one batch."""
+        x, y = as_tensors(x, y)
+        check_samples(x, y)
         if not len(x):
             return
         if self.packed:
@@ -74,50 +138,34 @@ class MomentMeasure(Measure):
         self.packed = [metric_state.merged([*self.packed, metric_state.pack_rows(as_rows(x), as_rows(y))])]
 
     def compute(self) -> Float[Tensor, ""]:
-        """The value over all samples seen, on all processes."""
+        """Return the value over all samples seen, on all processes."""
         state = metric_state.merged(self.packed) if len(self.packed) else None
         check_count(0 if state is None else metric_state.count(state), self.minimum_samples)
         assert state is not None
-        rows = metric_state.rows(state)
-        if rows is not None:
-            return self.of(*rows)
+        samples = metric_state.rows(state)
+        if samples is not None:
+            return self.value(*samples)
         total = metric_state.sums(state)
         for name, s, a in (("x", total["x"], total["a"]), ("y", total["y"], total["b"])):
-            # Relative to the second moment about the first rows' mean, which float64 rows may miss by a rounding.
+            # Relative to the second moment about the mean of the first samples, which may be off by a rounding.
             if bool(a - s @ s / total["n"] <= 1e-12 * a):
                 raise no_variance(name)
         return self.from_moments(total)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Merges as torchmetrics does (``forward``, ``merge_state``), but keeps one vector, not one a batch."""
+        """Merge as torchmetrics does (``forward``, ``merge_state``), but keep one vector, not one per batch."""
         super()._reduce_states(incoming_state)
         if len(self.packed):
             self.packed = [metric_state.merged(self.packed)]
 
 
 class WhitenedMeasure(MomentMeasure):
-    """A moment measure that whitens a side.
-
-    Where samples are fewer than twice the dimensions, some directions have so little variance that float32 products
-    would lose them: products are then taken in float64.
-    Where samples are no more than the dimensions, and the value is invariant to rotation, they are first written in
-    coordinates along their own principal directions, (n, rank) instead of (n, p).
-    """
+    """A moment measure that whitens a side; see ``whitened_moments_of``."""
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
-        """Rows about their mean, and their sums."""
-        if len(x) <= x.shape[1] and "orthogonal" in self.invariant_to:
-            return prepared_rows(principal_coordinates(x))
-        return prepared_rows(x.double() if len(x) < 2 * x.shape[1] else x)
+        """Return the centered samples and their sums."""
+        return whitened_side(x, "orthogonal" in self.invariant_to)
 
     def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
-        """The value of two prepared sides, in the precision of the more precise one."""
-        dtype = torch.promote_types(x.rows.dtype, y.rows.dtype)
-        return self.from_moments(between_rows(*(replace(side, rows=side.rows.to(dtype)) for side in (x, y))))
-
-
-def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
-    """The rows about their mean, n <= p of them, along their principal directions, without those of rounding alone."""
-    rows = x.double() - mean(x)
-    left, sizes, _ = torch.linalg.svd(torch.linalg.qr(rows.T, mode="r").R.T)
-    return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]
+        """Return the value of two prepared sides, in the precision of the more precise one."""
+        return self.from_moments(whitened_between(x, y))

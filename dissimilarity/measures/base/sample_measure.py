@@ -1,4 +1,4 @@
-"""Measures that compare rows with each other, on a bounded, seeded subsample of them."""
+"""Measures that compare samples with each other, on a bounded, seeded subsample of them."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, cast
@@ -8,74 +8,83 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import estimate_weighted
-from dissimilarity.measures.base.checks import check_count, check_rows, check_widths
+from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, check_widths
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.sampling import keep_sampled, priorities
 
 
 class SampleMeasure(Measure):
-    """A measure of pairs of rows.
+    """A measure of pairs of samples.
 
     Args:
-        samples: most rows that are compared.
-        seed: which rows those are; the choice depends on it and on a row's place in its process's stream alone.
+        max_samples: most samples to compare.
+        seed: selects the samples. The choice depends only on the seed and on a sample's position in its process's
+            stream.
     """
 
     full_state_update: ClassVar[bool | None] = True
 
-    def __init__(self, samples: int = 1024, seed: int = 0) -> None:
+    def __init__(self, max_samples: int = 1024, seed: int = 0) -> None:
         super().__init__()
-        self.samples, self.seed = samples, seed
+        self.max_samples, self.seed = max_samples, seed
         self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
         for name in ("x", "y", "priority"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     @abstractmethod
     def between(self, x: Any, y: Any, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-        """The value of two prepared sides.
+        """Return the value of two prepared sides.
 
         Args:
-            x, y: from ``prepare``.
-            weight: float64 weights of the samples, ones, in which the value is then differentiable (in what follows
-                from the samples one by one: neighbor lists and ranks are taken for given); its derivative gives the
-                standard error. None: the plain value, in whatever way is fastest.
+            x: the first side, from ``prepare``.
+            y: the second side.
+            weight: float64 weights of the samples, all 1. The value is then differentiable in them, with neighbor
+                lists and ranks held fixed, and the derivative gives the standard error. None: the plain value,
+                computed in the fastest way.
         """
 
     @abstractmethod
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
-        """The prepared side of rows x[order], for the null."""
+        """Return the prepared side of the samples x[order], for the null."""
 
-    def estimate(self, x: Any, y: Any, group: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The value of two prepared sides and its standard error by groups of samples.
+    def estimate(self, x: Any, y: Any, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the value of two prepared sides and its standard error over jackknife units.
 
-        By default from the derivative in the samples' weights. A measure overrides it whose value hangs on the samples
-        in a way that has no derivative.
+        By default the error follows from the derivative in the samples' weights. A measure overrides this if its value
+        depends on the samples in a way that has no derivative.
+
+        Args:
+            x: the first side, from ``prepare``.
+            y: the second side.
+            unit: the jackknife unit of each sample, integers from 0.
         """
-        return estimate_weighted(lambda weight: self.between(x, y, weight), group)
+        return estimate_weighted(lambda weight: self.between(x, y, weight), unit)
 
-    def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
-        """Adds the samples of one batch and keeps the chosen ones."""
-        check_rows(x, y)
+    def update(self, x: ArrayLike, y: ArrayLike) -> None:
+        """Add the samples of one batch and keep those that the seed selects."""
+        x, y = as_tensors(x, y)
+        check_samples(x, y)
         if self.x:
             check_widths((cast(list[Tensor], self.x)[0].shape[1], cast(list[Tensor], self.y)[0].shape[1]), x, y)
         priority = priorities(int(self.seen), len(x), self.seed).to(x.device)
         self.seen = self.seen + len(x)
-        kept = keep_sampled(self._rows(x, y, priority), self.samples)
-        self.x, self.y, self.priority = ([part] for part in kept)
+        sampled = keep_sampled(self._with_batch(x, y, priority), self.max_samples)
+        self.x, self.y, self.priority = ([part] for part in sampled)
 
-    def _rows(self, *more: Tensor) -> list[Tensor]:
-        """The kept rows of both sides and their priorities, with a batch's appended."""
+    def _with_batch(self, *batch: Tensor) -> list[Tensor]:
+        """Return the sampled x, y and priorities, with those of a batch appended."""
         states = cast(list[list[Tensor] | Tensor], [self.x, self.y, self.priority])
-        kept = [[state] if isinstance(state, Tensor) else list(state) for state in states]
-        return [torch.cat([*old, *new]) for old, new in zip(kept, [[part] for part in more] or [[]] * 3, strict=True)]
+        stored = [[state] if isinstance(state, Tensor) else list(state) for state in states]
+        added = [[part] for part in batch] or [[]] * 3
+        return [torch.cat([*old, *new]) for old, new in zip(stored, added, strict=True)]
 
     def compute(self) -> Float[Tensor, ""]:
-        """The value over the sampled rows of all samples seen, on all processes."""
+        """Return the value over the sampled part of all samples seen, on all processes."""
         check_count(int(self.seen), self.minimum_samples)
-        x, y, _ = keep_sampled(self._rows(), self.samples)
-        return self.of(x, y)
+        x, y, _ = keep_sampled(self._with_batch(), self.max_samples)
+        return self.value(x, y)
 
 
 def weighted_mean(values: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
-    """Mean of one value a sample."""
+    """Return the mean of one value per sample."""
     return values.mean() if weight is None else weight @ values / weight.sum()

@@ -1,8 +1,8 @@
-"""Inner products of centered symmetric matrices of pairs: what distance covariance and HSIC are.
+"""Inner products of centered symmetric matrices of pairs, as in distance covariance and HSIC.
 
-For A, B of row sums a, b, the double-centered inner product is sum AB - 2/n sum_i a_i b_i + (sum a)(sum b) / n^2, and
-the U-centered one, of matrices with a diagonal of zeros, sum AB - 2/(n-2) sum_i a_i b_i +
-(sum a)(sum b) / ((n-1)(n-2)): no centered matrix is formed.
+For A, B with row sums a, b, the double-centered inner product is sum AB - 2/n sum_i a_i b_i + (sum a)(sum b) / n^2.
+The U-centered one, of matrices with a zero diagonal, is sum AB - 2/(n-2) sum_i a_i b_i +
+(sum a)(sum b) / ((n-1)(n-2)). No centered matrix is formed.
 """
 
 from dataclasses import dataclass
@@ -16,57 +16,59 @@ from dissimilarity.measures.numerics.distances import dot, rearranged, row_sums,
 
 @dataclass(frozen=True)
 class Matrix:
-    """A symmetric matrix of n rows with one value on its diagonal.
+    """A symmetric n x n matrix with one value on its diagonal.
 
     Attributes:
-        pairs: the entries above the diagonal, less a constant that centering takes away.
-        diagonal: the value on the diagonal, less the same; 0 where U-centering leaves the diagonal out.
+        pairs: the entries above the diagonal, minus a constant that centering removes.
+        diagonal: the value on the diagonal, minus the same constant; 0 where U-centering leaves the diagonal out.
         sums: float64 row sums.
         squares: sum of the squares of all entries.
-        shift: that constant.
+        offset: that constant.
     """
 
     pairs: Float[Tensor, " pairs"]
     diagonal: float
     sums: Float[Tensor, " n"]
     squares: Float[Tensor, ""]
-    shift: float = 0.0
+    offset: float = 0.0
 
     def rearranged(self, order: Int[Tensor, " n"]) -> "Matrix":
-        """The matrix of the rows in another order."""
+        """Return the matrix of the samples in another order."""
         return Matrix(
             rearranged(self.pairs, order),
             self.diagonal,
             self.sums[order.to(self.sums.device)],
             self.squares,
-            self.shift,
+            self.offset,
         )
 
 
-def matrix(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0, shift: float = 0.0) -> Matrix:
-    """A matrix with its row sums."""
+def matrix(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0, offset: float = 0.0) -> Matrix:
+    """Return a matrix with its row sums."""
     squares = 2 * dot(pairs, pairs) + n * diagonal**2
-    return Matrix(pairs, diagonal, row_sums(pairs, n) + diagonal, squares, shift)
+    return Matrix(pairs, diagonal, row_sums(pairs, n) + diagonal, squares, offset)
 
 
-def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
-    """<X, Y> / sqrt(<X, X> <Y, Y>) of two centered matrices.
+def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    """Return <X, Y> / sqrt(<X, X> <Y, Y>) of two centered matrices.
 
     Args:
-        unbiased: U-centered, or double-centered.
-        weight: of the samples, in which the value is differentiable.
+        x: the first matrix.
+        y: the second matrix.
+        unbiased: whether to U-center them, not double-center.
+        weight: weights of the samples, in which the value is differentiable.
 
     Raises:
-        ValueError: a self term is of the size of rounding, so that there is nothing to compare.
+        ValueError: a self term is no larger than rounding, so there is nothing to compare.
     """
     if weight is None:
         cross, self_x, self_y = (_inner(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y)))
     else:
         a, b = (square(m.pairs, len(m.sums), m.diagonal) for m in (x, y))
         cross, self_x, self_y = (_weighted(u, v, unbiased, weight) for u, v in ((a, b), (a, a), (b, b)))
-    for own, side, name in ((self_x, x, "x"), (self_y, y, "y")):
-        size = side.squares + 2 * len(side.pairs) * side.shift**2
-        if not bool(own > 1e-14 * size):
+    for self_term, side, name in ((self_x, x, "x"), (self_y, y, "y")):
+        size = side.squares + 2 * len(side.pairs) * side.offset**2
+        if not bool(self_term > 1e-14 * size):
             raise ValueError(
                 f"the {'unbiased ' if unbiased else ''}self term of {name} is zero: its samples are all equally far "
                 "apart, so there is nothing to compare"
@@ -81,40 +83,41 @@ def _inner(x: Matrix, y: Matrix, unbiased: bool) -> Float[Tensor, ""]:
 
 
 def left_out_terms(
-    a: Float[Tensor, "n n"], b: Float[Tensor, "n n"], unbiased: bool, member: Float[Tensor, "n groups"]
-) -> tuple[Float[Tensor, "3 groups"], Float[Tensor, " groups"]]:
-    """Inner products of A and B, of A and of B, without each group of samples, and how many samples are left.
+    a: Float[Tensor, "n n"], b: Float[Tensor, "n n"], unbiased: bool, member: Float[Tensor, "n units"]
+) -> tuple[Float[Tensor, "3 units"], Float[Tensor, " units"]]:
+    """Return <A, B>, <A, A> and <B, B> without each jackknife unit, and how many samples remain.
 
-    All groups from one pass over the matrices.
+    One pass over the matrices serves all units.
 
     Args:
-        a, b: the matrices.
+        a: the first matrix.
+        b: the second matrix.
         unbiased: as in ``alignment``.
-        member: 1 where a sample is of the group, else 0.
+        member: 1 if a sample belongs to the unit, else 0.
     """
     n = len(member) - member.sum(0)
-    # What remains of each row's sum without each group.
-    rows_a, rows_b = ((m.sum(1, keepdim=True) - m @ member) * (1 - member) for m in (a, b))
+    # What remains of each row's sum without each unit.
+    sums_a, sums_b = ((m.sum(1, keepdim=True) - m @ member) * (1 - member) for m in (a, b))
 
-    def inner(u: Tensor, v: Tensor, rows_u: Tensor, rows_v: Tensor) -> Tensor:
+    def inner(u: Tensor, v: Tensor, sums_u: Tensor, sums_v: Tensor) -> Tensor:
         blocks = member.T @ ((u * v) @ member)
         trace = blocks.sum() - 2 * blocks.sum(1) + blocks.diagonal()
-        return centered_product(n, trace, (rows_u * rows_v).sum(0), rows_u.sum(0), rows_v.sum(0), unbiased)
+        return centered_product(n, trace, (sums_u * sums_v).sum(0), sums_u.sum(0), sums_v.sum(0), unbiased)
 
-    of = ((a, b, rows_a, rows_b), (a, a, rows_a, rows_a), (b, b, rows_b, rows_b))
-    return torch.stack([inner(*one) for one in of]), n
+    products = ((a, b, sums_a, sums_b), (a, a, sums_a, sums_a), (b, b, sums_b, sums_b))
+    return torch.stack([inner(*arguments) for arguments in products]), n
 
 
-def left_out(x: Matrix, y: Matrix, unbiased: bool, group: Int[Tensor, " n"]) -> Float[Tensor, " groups"]:
-    """The alignment without each group of samples."""
+def left_out(x: Matrix, y: Matrix, unbiased: bool, unit: Int[Tensor, " n"]) -> Float[Tensor, " units"]:
+    """Return the alignment without each jackknife unit in turn."""
     a, b = (square(m.pairs, len(m.sums), m.diagonal) for m in (x, y))
-    (cross, self_x, self_y), _ = left_out_terms(a, b, unbiased, members(group.to(a.device)))
+    (cross, self_x, self_y), _ = left_out_terms(a, b, unbiased, members(unit.to(a.device)))
     return cross / (self_x * self_y).sqrt()
 
 
-def members(group: Int[Tensor, " n"]) -> Float[Tensor, "n groups"]:
-    """1 where a sample is of a group, else 0."""
-    return torch.nn.functional.one_hot(group).double()
+def members(unit: Int[Tensor, " n"]) -> Float[Tensor, "n units"]:
+    """Return 1 where a sample belongs to a unit, else 0."""
+    return torch.nn.functional.one_hot(unit).double()
 
 
 def _weighted(x: Tensor, y: Tensor, unbiased: bool, weight: Tensor) -> Float[Tensor, ""]:
@@ -125,7 +128,7 @@ def _weighted(x: Tensor, y: Tensor, unbiased: bool, weight: Tensor) -> Float[Ten
 def centered_product(
     n: Tensor, trace: Tensor, chain: Tensor, total_x: Tensor, total_y: Tensor, unbiased: bool
 ) -> Float[Tensor, "*batches"]:
-    """From sum AB, sum_i a_i b_i, sum a and sum b."""
+    """Return the centered inner product from sum AB, sum_i a_i b_i, sum a and sum b."""
     if unbiased:
         return trace - 2 / (n - 2) * chain + total_x * total_y / ((n - 1) * (n - 2))
     return trace - 2 / n * chain + total_x * total_y / n**2

@@ -1,4 +1,4 @@
-"""Equal sides get exactly the best value, and an angle near zero no more rounding than its cosine holds."""
+"""Exact values at the ends: equal sides get exactly the best value, and small angles no more rounding than needed."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,27 +8,27 @@ from dissimilarity.moments.pair import Moments, traces
 
 
 def same_sides(m: Moments) -> Bool[Tensor, "*pairs"]:
-    """Whether x and y are the same rows.
+    """Return whether x and y are the same samples.
 
-    Then the sums of both sides are equal to the last bit, and the products of x with y differ from them by the rounding
-    of one matrix product: x'x and x'y are multiplied in blocks of different shapes.
+    If they are, the sums of both sides agree to the last bit. The products of x with y differ from them by the rounding
+    of one matrix product, because x'x and x'y are multiplied in blocks of different shapes.
     """
     if m["xx"].shape[-2:] != m["yy"].shape[-2:]:
         return torch.zeros_like(m["n"], dtype=torch.bool)
     equal = (m["x"] == m["y"]).all(-1)
     if not bool(equal.any()):
-        return equal  # nearly always: spare the larger sums
+        return equal  # the usual case, which need not read the larger sums
     equal = equal & (m["xx"] == m["yy"]).flatten(-2).all(-1)
     return equal & ((traces(m["xy"]) - traces(m["xx"])).abs() <= 1e-5 * traces(m["xx"]))
 
 
 def exact_where_same(m: Moments, value: Float[Tensor, "*pairs"], best: float) -> Float[Tensor, "*pairs"]:
-    """The value, or the best one, with a derivative of zero, where the sides are the same rows."""
+    """Return the value, replaced by the best one with a derivative of zero where both sides are the same samples."""
     return torch.where(same_sides(m), best, value)
 
 
 def angle(cosine: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
-    """arccos, with cosines within rounding of 1 or -1 taken for that.
+    """Return arccos, with cosines within rounding of 1 or -1 taken as exactly that.
 
     The derivative there is 0: an angle of 0 is a kink and has no standard error.
     """

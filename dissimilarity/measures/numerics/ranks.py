@@ -1,4 +1,4 @@
-"""Average ranks of very many numbers, and what a rank correlation changes by when a number counts more."""
+"""Average ranks of very many numbers, and how a rank correlation changes when one number counts more."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BITS = 17
-"""Bits of the significand by which float32 numbers are told apart; the rest is taken for rounding."""
+"""Bits of the significand that tell float32 numbers apart. The rest counts as rounding."""
 
 ROUNDING = 2e-14
-"""By what share float64 numbers differ that are equal on paper."""
+"""Relative difference up to which float64 numbers count as equal on paper."""
 
 LARGEST_TIE = 3e-4
-"""The share of all numbers that may be of one rank before they are told apart by more bits."""
+"""Largest share of all numbers that may have one rank. Above it, more bits tell the numbers apart."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks 1 .. N, ties averaged, about their mean.
+    """Ranks 1 .. N with averaged ties, about their mean.
 
     Attributes:
-        centered: the rank of each number, less the mean rank.
-        place: which of the distinct values each number is, ascending.
+        centered: the rank of each number minus the mean rank.
+        place: the index of each number among the distinct values, ascending.
     """
 
     centered: Float[Tensor, " numbers"]
@@ -30,14 +30,14 @@ class Ranks:
 
 
 def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
-    """Ranks of float32 numbers that are not negative by counting, in linear time; None where too many fall together.
+    """Rank nonnegative float32 numbers by counting, in linear time; None if too many fall together.
 
-    Numbers that agree in 17 bits count as equal. With ties of at most a share t that moves a rank correlation by t^2.
+    Numbers that agree in 17 bits count as equal. With ties of at most a share t, this moves a rank correlation by t^2.
     """
     drop = 23 - BITS
     low, high = values.aminmax()
     if not bool(low > 0):
-        # Zeros have a place of their own, under the smallest of the others.
+        # Zeros have a place of their own, below the smallest of the others.
         low = values.where(values > 0, high).amin()
     low_key, high_key = ((int(end.view(torch.int32)) + (1 << (drop - 1))) >> drop for end in (low, high))
     if high_key - low_key > 2**22:
@@ -47,34 +47,34 @@ def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
     counts = torch.bincount(keys)
     if int(counts.max()) > LARGEST_TIE * len(values):
         return None
-    return Ranks(_middles(counts).float().index_select(0, keys), keys)
+    return Ranks(_centered_ranks(counts).float().index_select(0, keys), keys)
 
 
 def exact_ranks(values: Float[Tensor, " numbers"]) -> Ranks:
-    """Ranks of numbers that are not negative, by sorting; equal are neighbors that differ by rounding alone."""
+    """Rank nonnegative numbers by sorting. Neighbors that differ by rounding alone are ties."""
     ordered, order = values.double().sort()
     step = ordered.diff() > ROUNDING * ordered[1:]
-    group = torch.cat([step.new_zeros(1, dtype=torch.int64), step.cumsum(0)])
-    place = torch.empty_like(group).scatter_(0, order, group)
-    return Ranks(_middles(torch.bincount(group)).index_select(0, place), place)
+    distinct = torch.cat([step.new_zeros(1, dtype=torch.int64), step.cumsum(0)])
+    place = torch.empty_like(distinct).scatter_(0, order, distinct)
+    return Ranks(_centered_ranks(torch.bincount(distinct)).index_select(0, place), place)
 
 
-def _middles(counts: Int[Tensor, " distinct"]) -> Float[Tensor, " distinct"]:
-    """The average rank of the numbers of each place, about the mean rank."""
+def _centered_ranks(counts: Int[Tensor, " distinct"]) -> Float[Tensor, " distinct"]:
+    """Return the average rank of the numbers at each place, minus the mean rank."""
     before = counts.cumsum(0) - counts
     return before.double() + (counts.double() - counts.sum()) / 2
 
 
-def ranks_among(ranks: Ranks, chosen: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
-    """The ranks of some of the numbers among themselves, about their mean."""
-    place = ranks.place.index_select(0, chosen)
-    return _middles(torch.bincount(place)).index_select(0, place)
+def ranks_among(ranks: Ranks, subset: Int[Tensor, " subset"]) -> Float[Tensor, " subset"]:
+    """Return the ranks of some of the numbers among themselves, about their mean."""
+    place = ranks.place.index_select(0, subset)
+    return _centered_ranks(torch.bincount(place)).index_select(0, place)
 
 
 def below(ranks: Ranks, values: Float[Tensor, " numbers"]) -> Float[Tensor, " numbers"]:
-    """For each number the sum of the values of those of higher rank, and half of those of the same rank.
+    """Return for each number the sum of the values of all numbers of higher rank, and half of those of the same rank.
 
-    That is how much sum_p rank(p) values(p) grows when the number counts more: the rank of all above it rises.
+    This is how much sum_p rank(p) values(p) grows when the number counts more: the rank of everything above it rises.
     """
     totals = values.new_zeros(int(ranks.place.max()) + 1, dtype=torch.float64)
     totals.index_add_(0, ranks.place, values.double())

@@ -1,9 +1,9 @@
-"""Whitening from sums: what the measures share whose value does not depend on how a side is scaled or mixed.
+"""Whitening from sums, for measures whose value does not depend on how a side is scaled or mixed.
 
-With W W' the inverse of Xc'Xc on the space that x spans, the canonical correlations of x and y are the singular values
-of W_x' Xc'Yc W_y, and the regression of y on x is W_x' Xc'Yc. Columns are first scaled to unit norm, which is exact and
-takes away what a few large dimensions do to the condition of Xc'Xc. Then a Cholesky factor serves where all dimensions
-are there, and an eigendecomposition with a relative cut where some are not.
+Let W W' be the inverse of Xc'Xc on the space that x spans. The canonical correlations of x and y are then the singular
+values of W_x' Xc'Yc W_y, and the regression of y on x is W_x' Xc'Yc. Columns are first scaled to unit norm, which is
+exact and removes the effect of a few large dimensions on the condition of Xc'Xc. A Cholesky factor serves if the rank
+is full, and an eigendecomposition with a relative cut if it is not.
 """
 
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ from torch import Tensor
 from dissimilarity.moments.pair import Moments, centered
 
 SURE = 4.0
-"""How many times the rank's cut the smallest eigenvalue must be before Cholesky alone is trusted with it."""
+"""Cholesky alone is trusted if the smallest eigenvalue is at least this multiple of the rank cut."""
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """One side's map to uncorrelated coordinates of unit sum of squares.
+    """One side's map to uncorrelated coordinates with unit sums of squares.
 
     Attributes:
         scale: reciprocal norm of each column, 0 for a constant one.
-        lower: Cholesky factor of the scaled products, where the rank is full.
-        basis: else scaled eigenvectors that whiten the scaled columns, zero for those beyond the rank.
-        rank: dimensions that the side has.
-        drift: what carries the derivative: half of W'Xc'Xc W minus its value, as W turns to W (I - drift) with the
-            sums. Of all whitenings this one turns nothing that it need not; None where no derivative is asked for.
+        rank: number of dimensions that the side spans.
+        lower: Cholesky factor of the scaled products, if the rank is full.
+        basis: otherwise the scaled eigenvectors that whiten the scaled columns, zero beyond the rank.
+        drift: carries the derivative: half of W'Xc'Xc W minus its value, since W changes to W (I - drift) with the
+            sums. Among all whitenings this one avoids every needless rotation. None if no derivative is needed.
     """
 
     scale: Float[Tensor, "*pairs p"]
@@ -38,7 +38,7 @@ class Whitening:
     drift: Float[Tensor, "*pairs k k"] | None = None
 
     def __call__(self, product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs k q"]:
-        """W' times a product Xc'Yc; rows beyond the rank are zero."""
+        """Return W' times a product Xc'Yc; rows beyond the rank are zero."""
         scaled = self.scale[..., None] * product
         if self.lower is not None:
             white = torch.linalg.solve_triangular(self.lower, scaled, upper=False)
@@ -48,13 +48,13 @@ class Whitening:
         return white if self.drift is None else white - self.drift @ white
 
     def root(self, product: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs p k"]:
-        """Xc'Xc W: products of the columns with the uncorrelated coordinates."""
+        """Return Xc'Xc W: products of the columns with the uncorrelated coordinates."""
         if self.lower is None or self.drift is not None:
             return self(product).mT
         return self.lower * torch.where(self.scale > 0, 1 / self.scale, 0.0)[..., None]
 
     def following(self, product: Float[Tensor, "*pairs p p"]) -> "Whitening":
-        """The same, with the derivative in Xc'Xc."""
+        """Return the same whitening, with its derivative in Xc'Xc."""
         if not product.requires_grad:
             return self
         inside = self(self(product).mT)
@@ -64,12 +64,12 @@ class Whitening:
 def whitening(
     product: Float[Tensor, "*pairs p p"], raw: Float[Tensor, "*pairs p p"], roundoff: Float[Tensor, "*pairs"]
 ) -> Whitening:
-    """The whitening of a side.
+    """Return the whitening of a side.
 
     Args:
         product: Xc'Xc.
         raw: x'x as it was summed, whose rounding the product carries.
-        roundoff: unit roundoff of the rows.
+        roundoff: unit roundoff of the samples.
     """
     squares = product.diagonal(dim1=-2, dim2=-1).detach()
     raw_squares = raw.diagonal(dim1=-2, dim2=-1).detach()
@@ -86,7 +86,7 @@ def whitening(
 
 
 def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], share: float) -> Whitening:
-    """The whitening of a side's leading principal components: the fewest that hold a share of its variance.
+    """Return the whitening of a side's leading principal components: the fewest that hold a share of its variance.
 
     Args:
         product: Xc'Xc.
@@ -94,16 +94,17 @@ def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], sh
         share: of the variance, below 1.
     """
     values, vectors = torch.linalg.eigh(product.detach())
-    held = values.flip(-1).cumsum(-1) / values.sum(-1, keepdim=True)
-    kept = counted(values, (held < share).sum(-1) + 1)
+    explained = values.flip(-1).cumsum(-1) / values.sum(-1, keepdim=True)
+    is_leading = among_largest(values, (explained < share).sum(-1) + 1)
     variances = values.clamp(min=0)
     noise = (variances[..., :, None] * variances[..., None, :] / n.detach()[..., None, None]).sqrt()
-    turned = turning(product, values, vectors, noise, toward=kept[..., :, None] < kept[..., None, :])
-    return _on_basis(torch.ones_like(values), values, turned, kept).following(product)
+    toward = is_leading[..., :, None] < is_leading[..., None, :]
+    turned = turning(product, values, vectors, noise, toward)
+    return _on_basis(torch.ones_like(values), values, turned, is_leading).following(product)
 
 
-def counted(values: Float[Tensor, "*pairs k"], count: Num[Tensor, "*pairs"]) -> Bool[Tensor, "*pairs k"]:
-    """Which of ascending values are among the so many largest."""
+def among_largest(values: Float[Tensor, "*pairs k"], count: Num[Tensor, "*pairs"]) -> Bool[Tensor, "*pairs k"]:
+    """Return which of ascending values are among the ``count`` largest."""
     return torch.arange(values.shape[-1], device=values.device).flip(-1) < count[..., None]
 
 
@@ -114,18 +115,19 @@ def turning(
     noise: Float[Tensor, "*pairs _ _"],
     toward: Bool[Tensor, "*pairs p p"] | None = None,
 ) -> Float[Tensor, "*pairs p p"]:
-    """Eigenvectors that carry the derivative of how they turn with the matrix, for the standard error.
+    """Return eigenvectors that carry the derivative of how they turn with the matrix, for the standard error.
 
-    Eigenvector i turns by v_j'dA v_i / (l_i - l_j) toward j. That is unbounded where eigenvalues are close, though the
-    real turn is not; so where they are closer than their sampling error, which leaves their order open, it is damped:
-    gap / (gap^2 + noise^2) in place of 1 / gap. With the plain derivative the errors of PWCCA were two to six times the
-    spread over fresh samples.
+    Eigenvector i turns by v_j'dA v_i / (l_i - l_j) toward j. That is unbounded where eigenvalues are close, although
+    the real turn is bounded. Where eigenvalues are closer than their sampling error, which leaves their order open, the
+    derivative is damped: gap / (gap^2 + noise^2) instead of 1 / gap. With the plain derivative the errors of PWCCA were
+    two to six times the spread over fresh samples.
 
     Args:
         symmetric: the matrix.
-        values, vectors: its eigenvalues and eigenvectors.
+        values: its eigenvalues.
+        vectors: its eigenvectors.
         noise: sampling error of v_j'A v_i.
-        toward: (j, i) where the turn of eigenvector i toward j counts; None = all.
+        toward: (j, i) where the turn of eigenvector i toward j counts; None = everywhere.
     """
     if not symmetric.requires_grad:
         return vectors
@@ -136,21 +138,21 @@ def turning(
     return vectors + vectors @ (slope * (inside - inside.detach()))
 
 
-def _on_basis(scale: Tensor, values: Tensor, vectors: Tensor, kept: Tensor) -> Whitening:
-    """The whitening by the eigenvectors that are kept, the last ones; in a batch some pairs keep fewer than others."""
-    width = max(1, int(kept.sum(-1).max()))
-    kept = kept[..., -width:]
-    lengths = torch.where(kept, values[..., -width:], 1.0).rsqrt() * kept
-    return Whitening(scale, kept.sum(-1).double(), basis=vectors[..., -width:] * lengths[..., None, :])
+def _on_basis(scale: Tensor, values: Tensor, vectors: Tensor, selected: Tensor) -> Whitening:
+    """Return the whitening by the selected eigenvectors, the last ones. In a batch their number may differ by pair."""
+    width = max(1, int(selected.sum(-1).max()))
+    selected = selected[..., -width:]
+    lengths = torch.where(selected, values[..., -width:], 1.0).rsqrt() * selected
+    return Whitening(scale, selected.sum(-1).double(), basis=vectors[..., -width:] * lengths[..., None, :])
 
 
 def _cut(width: int, roundoff: Tensor) -> Tensor:
-    """Eigenvalues of products of unit columns up to this may be rounding: of the sums, or of float32 rows alone."""
+    """Return the size up to which an eigenvalue of products of unit columns may be rounding, of sums or samples."""
     return 8 * width**0.5 * roundoff + 4e-15 * width
 
 
 def _smallest_eigenvalue(lower: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs"]:
-    """Of L L', by inverse iteration: somewhat too large, so that what is near the cut is looked at in full."""
+    """Return the smallest eigenvalue of L L' by inverse iteration. It is somewhat too large: hence ``SURE``."""
     vector = torch.linspace(1, 2, lower.shape[-1], dtype=lower.dtype, device=lower.device).sin()[:, None]
     vector = vector.expand(*lower.shape[:-1], 1)
     size = lower.new_ones(())
@@ -161,34 +163,34 @@ def _smallest_eigenvalue(lower: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*
 
 
 def canonical(x: Whitening, y: Whitening, xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs k l"]:
-    """W_x' Xc'Yc W_y, whose singular values are the canonical correlations."""
+    """Return W_x' Xc'Yc W_y, whose singular values are the canonical correlations."""
     return y(x(xy).mT).mT
 
 
 def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor, Tensor]:
-    """The whitenings of x and y, their canonical matrix, and Xc'Xc."""
+    """Return the whitenings of x and y, their canonical matrix, and Xc'Xc."""
     xx, yy, xy = centered(m)
     x, y = whitening(xx, m["xx"], m["e"] / m["n"]), whitening(yy, m["yy"], m["f"] / m["n"])
     return x, y, canonical(x, y, xy), xx
 
 
 def is_exact(m: Moments) -> bool:
-    """Whether both sides come from float64 rows."""
+    """Return whether both sides come from float64 samples."""
     return bool((torch.maximum(m["e"], m["f"]) < 1e-10 * m["n"]).all())
 
 
 def sum_of_correlations(
     between: Float[Tensor, "*pairs k l"], rank: Float[Tensor, "*pairs"], exact: bool
 ) -> Float[Tensor, "*pairs"]:
-    """Sum of the canonical correlations, of which rounding may put some above 1.
+    """Return the sum of the canonical correlations. Those that rounding puts above 1 count as 1.
 
     Args:
         between: the canonical matrix.
-        rank: how many correlations there are.
-        exact: whether correlations below 1e-6 matter: else squares are twice as fast.
+        rank: number of correlations.
+        exact: whether correlations below 1e-6 matter. If not, the eigenvalues of the square are twice as fast.
     """
     if exact or between.requires_grad:
         return torch.linalg.svdvals(between).clamp(max=1).sum(-1)
     wide = between.shape[-2] < between.shape[-1]
     squares = torch.linalg.eigvalsh(between @ between.mT if wide else between.mT @ between)
-    return (squares.clamp(0, 1).sqrt() * counted(squares, rank)).sum(-1)
+    return (squares.clamp(0, 1).sqrt() * among_largest(squares, rank)).sum(-1)

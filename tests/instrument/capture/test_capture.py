@@ -86,8 +86,8 @@ class Wrapped(LightningModule):
 # torch.compile cannot trace the run-time checks of shapes that the tests install.
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("compiled", ["in place", "before a run", "as a wrapper", "one block"])
-@pytest.mark.parametrize("held", [False, True])
-def test_a_compiled_model_gives_the_same_and_stays_compiled(compiled, held, tokens):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, wrapped, tokens):
     net: Any = toy()
     with capture(net, "blocks.*") as expected:
         net(tokens)
@@ -104,7 +104,7 @@ def test_a_compiled_model_gives_the_same_and_stays_compiled(compiled, held, toke
         net = torch.compile(net, backend=backend)
     else:
         net.compile(backend=backend)
-    model = Wrapped(net) if held else net
+    model = Wrapped(net) if wrapped else net
     if compiled != "before a run":
         model(tokens)
     before = len(graphs)
@@ -146,7 +146,7 @@ def test_no_gradients_are_kept(tokens):
     assert enabled == [False]
 
 
-def test_others_hooks_see_the_whole_pass(tokens):
+def test_hooks_set_by_others_see_the_whole_pass(tokens):
     net = toy()
     seen = []
     net.unembed.register_forward_hook(lambda *_: seen.append(1))
@@ -170,19 +170,19 @@ def state(model: nn.Module) -> dict:
 
 
 class Noisy(nn.Module):
-    """Draws random numbers even in eval mode."""
+    """A module that draws random numbers even in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.rand(())
 
 
 @pytest.mark.parametrize("error", [None, KeyError, KeyboardInterrupt])
-def test_everything_is_as_it_was(error, tokens):
+def test_everything_is_restored(error, tokens):
     net = toy(activation=Noisy).train()
     net.blocks[1].eval()
     net.ln_final.training = False
-    own = net.forward
-    net.forward = lambda tokens: own(tokens)
+    forward = net.forward
+    net.forward = lambda tokens: forward(tokens)
     loss = net(tokens).square().mean()
     loss.backward()
     grads = [parameter.grad for parameter in net.parameters()]
@@ -201,8 +201,8 @@ def test_everything_is_as_it_was(error, tokens):
     assert all(torch.equal(grad, copy) for grad, copy in zip(grads, copies, strict=True) if grad is not None)
 
 
-def test_training_goes_on_as_if_nothing_had_happened(tokens):
-    """Also within one autocast region, whose cache of cast weights would otherwise come back without gradients."""
+def test_training_continues_unchanged(tokens):
+    """This holds within one autocast region too, whose cache of cast weights would otherwise lose its gradients."""
     losses = []
     for tracked in (False, True):
         net: Any = toy()
@@ -224,7 +224,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tokens):
 
 
 class InPlace(nn.Module):
-    """Overwrites what its first block returned, and returns views."""
+    """A model that overwrites the result of its first block and returns views."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,7 @@ class InPlace(nn.Module):
         return self.relu(x)
 
 
-def test_what_the_model_overwrites_later_is_kept():
+def test_captured_tensors_survive_later_overwrites():
     model, x = InPlace(), torch.randn(3, 4)
     with capture(model, ["blocks.0.resid_post", "blocks.1.resid_pre", "blocks.1.resid_post", "relu.output"]) as acts:
         model(x)
@@ -252,7 +252,7 @@ def test_what_the_model_overwrites_later_is_kept():
 
 
 class Skipping(nn.Module):
-    """Runs its second block only for long inputs, its first twice, and uses the third's weight without calling it."""
+    """A model that skips its second block for short inputs, runs its first twice, and reads its third's weight."""
 
     def __init__(self):
         super().__init__()
@@ -282,7 +282,7 @@ def test_sites_that_were_not_reached_are_named():
             pass
 
 
-def test_a_repeated_module_counts_with_its_first_time_and_the_last_pass_wins():
+def test_the_first_result_per_pass_and_the_last_pass_count():
     model, x = Skipping(), torch.randn(3, 4)
     for sites in ("blocks.0.resid_post", "blocks.[01].resid_post"):
         with capture(model, sites) as acts:
@@ -292,7 +292,7 @@ def test_a_repeated_module_counts_with_its_first_time_and_the_last_pass_wins():
 
 
 class Structured(nn.Module):
-    """Hands keyword arguments to its block, which returns a tuple, and returns a dict."""
+    """A model that passes keyword arguments to its block, which returns a tuple, and returns a dict."""
 
     def __init__(self):
         super().__init__()
@@ -318,13 +318,13 @@ def test_tuples_keywords_and_dicts():
     with capture(model, ["blocks.*.resid_p*"]) as acts:
         model(x, scale=2.0)
     assert torch.equal(acts["blocks.0.resid_pre"], 2 * x) and torch.equal(acts["blocks.0.resid_post"], 2 * x + 1)
-    with pytest.raises(ValueError, match="'head' gives a dict, not a tensor"):
+    with pytest.raises(ValueError, match="'head' returns a dict, not a tensor"):
         with capture(model, "head"):
             model(x, scale=2.0)
     assert state(model)["hooks"] == [0] * 16
 
 
-def test_a_part_of_the_model_may_be_called_alone(tokens):
+def test_a_part_of_the_model_may_be_called_by_itself(tokens):
     model = Wrapped(toy())
     with capture(model, "blocks.0.resid_post") as acts:
         assert model.net(tokens) is not None

@@ -35,7 +35,7 @@ def tokens(batch: int = 3, length: int = 9) -> Tensor:
 
 
 def net(name: str) -> Any:
-    """Three blocks with every bias, scale and weight away from its starting value."""
+    """Return three blocks with every bias, scale and weight moved from its initial value."""
     torch.manual_seed(0)
     model = OTHERS[name]() if name in OTHERS else family_net(name, width=64, depth=3)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def own_logits(model: nn.Module, probe: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
-def test_its_own_stream_gives_its_own_logits_at_every_site(name):
+def test_entering_with_the_own_stream_returns_the_same_logits_at_every_site(name):
     model, probe = net(name), tokens()
     sites = enterable_sites(model)
     parts = (
@@ -64,8 +64,8 @@ def test_its_own_stream_gives_its_own_logits_at_every_site(name):
         model(probe)
     for site in sites:
         assert torch.equal(logits_of(enter(model, site, acts[site], probe)), expected), site
-        other = logits_of(enter(model, site, acts[site] + torch.randn_like(acts[site]), probe))
-        assert (other - expected).abs().amax(-1).min() > 1e-3, site
+        changed = logits_of(enter(model, site, acts[site] + torch.randn_like(acts[site]), probe))
+        assert (changed - expected).abs().amax(-1).min() > 1e-3, site
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_gradients_reach_the_activation_and_nothing_else(name):
 
 
 def test_gradients_are_those_of_the_model():
-    """Entering with stream + delta has the derivative that finite differences of the whole model's loss have."""
+    """The derivative at the entered stream equals finite differences of the whole model's loss."""
     model, probe = net("gelu").double(), tokens()
     stream = acts_at(model, "blocks.0.resid_post", probe)
     direction = torch.randn_like(stream)
@@ -158,12 +158,12 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_everything_is_as_it_was(fails):
+def test_everything_is_restored(fails):
     model, probe = net("gelu"), tokens()
     model.blocks[1].eval()
     model.embed.weight.requires_grad_(False)
-    own = model.blocks[0].forward
-    model.blocks[0].forward = lambda x: own(x)
+    forward = model.blocks[0].forward
+    model.blocks[0].forward = lambda x: forward(x)
     stream = acts_at(model, "blocks.0.resid_post", probe)
     if fails:
         model.ln_final = Failing()
@@ -261,9 +261,11 @@ def test_blocks_that_return_more_than_their_stream():
 
 
 @pytest.mark.parametrize("site", ["blocks.1.attn_out", "blocks.0.mlp.pre", "blocks.0.mlp.post", "blocks.2.mlp_out"])
-def test_sites_beside_which_the_stream_goes_on_are_refused(site):
+def test_sites_that_the_stream_bypasses_are_refused(site):
     model, probe = net("gelu"), tokens()
-    with pytest.raises(ValueError, match=r"more goes on beside it.*embed, blocks\.\{0-2\}\.resid_pre.*ln_final"):
+    with pytest.raises(
+        ValueError, match=r"not its whole residual stream; .*embed, blocks\.\{0-2\}\.resid_pre.*ln_final"
+    ):
         enter(model, site, torch.zeros(3, 9, 64), probe)
 
 
@@ -271,12 +273,12 @@ def test_sites_beside_which_the_stream_goes_on_are_refused(site):
 def test_other_refusals():
     model, probe = net("pythia"), tokens()
     with pytest.raises(
-        ValueError, match=r"'blocks.0.resid_mid', which is not a site of it; it can be entered at embed"
+        ValueError, match=r"'blocks.0.resid_mid', which is not one of its sites; it can be entered at embed"
     ):
         enter(model, "blocks.0.resid_mid", torch.zeros(3, 9, 64), probe)
     with pytest.raises(ValueError, match="the back model cannot be entered at 'blocks.7.resid_post'"):
         check_enterable(model, "blocks.7.resid_post", "the back model")
-    with pytest.raises(ValueError, match="no site, since its architecture is unknown"):
+    with pytest.raises(ValueError, match="no site, because its architecture is unknown"):
         check_enterable(nn.Linear(2, 2), "embed")
     with pytest.raises(ValueError, match=r"expected an activation of \(batch, pos\) = \(3, 9\).*found \(2, 9\)"):
         enter(model, "embed", torch.zeros(2, 9, 64), probe)
@@ -285,7 +287,7 @@ def test_other_refusals():
 
 
 class InPlace(Unpacking):
-    """Overwrites its stream."""
+    """A block that overwrites its stream."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
@@ -295,20 +297,20 @@ class InPlace(Unpacking):
         return self.unembed(self.ln_final(x))
 
 
-def test_what_is_put_in_is_not_overwritten():
+def test_the_given_stream_is_not_overwritten():
     torch.manual_seed(0)
     model, probe = InPlace(), tokens()
     expected, stream = own_logits(model, probe), acts_at(model, "blocks.1.resid_post", probe)
     for _ in range(2):
         # The next block reads the stream plus one, where it is put in as it is.
         assert torch.equal(enter(model, "blocks.2.resid_pre", stream + 1, probe), expected)
-    kept = stream.clone()
-    enter(model, "embed", kept, probe)
-    assert torch.equal(kept, stream)
+    original = stream.clone()
+    enter(model, "embed", original, probe)
+    assert torch.equal(original, stream)
 
 
 class Direct(Unpacking):
-    """Uses its final norm's parts, not the module."""
+    """A model that uses its final norm's parts, not the module."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
@@ -317,7 +319,7 @@ class Direct(Unpacking):
         return self.unembed(nn.functional.layer_norm(x, (8,)))
 
 
-def test_a_site_that_the_pass_does_not_come_past():
+def test_a_site_that_the_pass_does_not_reach():
     model, probe = Direct(), tokens()
-    with pytest.raises(RuntimeError, match="did not come past blocks.3.resid_post"):
+    with pytest.raises(RuntimeError, match="did not reach blocks.3.resid_post"):
         enter(model, "blocks.3.resid_post", torch.zeros(3, 9, 8), probe)

@@ -114,7 +114,7 @@ class Holder(nn.Module):
             setattr(self, name, network)
 
 
-def test_table_is_in_depth_order_whatever_holds_the_net():
+def test_the_table_is_in_depth_order_inside_any_wrapper():
     table = site_table(Holder(net=toy(n_layers=11)))
     assert list(table)[0] == "embed" and list(table)[-1] == "ln_final"
     assert table["blocks.10.resid_post"] == ModulePoint("net.blocks.10", "output")
@@ -164,7 +164,7 @@ def test_module_paths_are_sites():
 
 
 @pytest.mark.parametrize("patterns", ["blocks.*.resid_pst", ["embed", "blocks.7.resid_post"], "net.*"])
-def test_a_pattern_without_a_match_lists_what_there_is(patterns):
+def test_a_pattern_without_a_match_lists_the_sites(patterns):
     with pytest.raises(ValueError, match=r"blocks\.\{0-1\}\.resid_post") as error:
         resolve(toy(), patterns)
     assert len(str(error.value)) < 600
@@ -194,7 +194,7 @@ def test_layers_pair_at_equal_relative_depth(n_a, n_b, expected):
     assert pairs == [(f"blocks.{i}.resid_post", f"blocks.{j}.resid_post") for i, j in enumerate(expected)]
 
 
-def test_kinds_pair_with_their_own():
+def test_sites_pair_with_the_same_kind():
     sites_a = ["embed", "blocks.0.mlp.mid", "blocks.0.resid_post", "blocks.1.resid_post", "ln_final"]
     sites_b = ["embed", *posts(4), "ln_final"]
     assert matched_pairs(sites_a, sites_b) == [
@@ -206,7 +206,7 @@ def test_kinds_pair_with_their_own():
     assert matched_pairs(["backbone.layer1"], ["backbone.layer1", "head"]) == [("backbone.layer1", "backbone.layer1")]
 
 
-def test_nothing_in_common_lists_both():
+def test_no_common_site_lists_both_models():
     with pytest.raises(ValueError, match=r"blocks\.\{0-1\}\.resid_post.*backbone\.layer1"):
         matched_pairs(posts(2), ["backbone.layer1"])
 

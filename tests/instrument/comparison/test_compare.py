@@ -181,7 +181,7 @@ def test_too_few_samples_are_a_note() -> None:
         ({"sites": "blocks.9.resid_post"}, "blocks.9.resid_post"),
         ({"tokens": tokens(1)}, "at least 2 sequences.*found 1"),
         ({"groups": 0}, "at least 1 jackknife group, found 0"),
-        ({"measures": [MutualKNN(k=3), MutualKNN(k=3, samples=64)]}, "different labels.*mutual_knn_3"),
+        ({"measures": [MutualKNN(k=3), MutualKNN(k=3, max_samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -207,7 +207,7 @@ from dissimilarity import CKA, MutualKNN, Procrustes, compare
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Embedding(50, 64), *(nn.Linear(64, 64) for _ in range(4))).requires_grad_(False)
 def peak(sequences):
-    measures = [CKA(), Procrustes(), MutualKNN(samples=256)]
+    measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
     compare(net, net, torch.randint(50, (sequences, 64)), "[1-4]", measures, pairs="matched")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(peak(128), peak(1024))

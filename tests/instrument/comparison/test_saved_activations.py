@@ -113,12 +113,12 @@ def test_sample_measures_see_the_chosen_rows_of_many() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 8, generator=generator)
     y = torch.cat([x[:, :4], torch.randn(3000, 5, generator=generator)], 1)
-    few, every = table({"x": x}, {"y": y}, measures=[MutualKNN(samples=200), CKA()])
+    few, every = table({"x": x}, {"y": y}, measures=[MutualKNN(max_samples=200), CKA()])
     assert (few["measure"], few["n_samples"], every["measure"], every["n_samples"]) == ("mutual_knn", 200, "cka", 3000)
     assert every["value"] == pytest.approx(cka(x.double(), y.double()).item(), abs=1e-6)
     assert few["value"] == pytest.approx(mutual_knn(x[:200], y[:200]).item(), abs=0.05)
     assert few["null"] == pytest.approx(10 / 199, abs=0.03) and few["stderr"] > 0
-    (tokens_,) = table({"x": x.view(300, 10, 8)}, {"y": y.view(300, 10, 9)}, measures=[MutualKNN(samples=200)])
+    (tokens_,) = table({"x": x.view(300, 10, 8)}, {"y": y.view(300, 10, 9)}, measures=[MutualKNN(max_samples=200)])
     assert tokens_["n_samples"] == 200
 
 
@@ -129,7 +129,12 @@ def test_sample_measures_see_the_same_of_many_sequences_saved_or_of_models() -> 
         return nn.Sequential(OrderedDict(site=nn.Embedding.from_pretrained(rows), last=nn.Flatten()))
 
     x, noise = torch.randn(2, 300, 6, generator=torch.Generator().manual_seed(0))
-    measures = [MutualKNN(k=5, samples=80), RSA(samples=50), RSA(compare="pearson", samples=120, seed=3), CKA()]
+    measures = [
+        MutualKNN(k=5, max_samples=80),
+        RSA(max_samples=50),
+        RSA(compare="pearson", max_samples=120, seed=3),
+        CKA(),
+    ]
     options: dict[str, Any] = {"sites": "site", "measures": measures}
     of_models = table(lookup(x), lookup(x + noise), torch.arange(300)[:, None], **options)
     same(table({"site": x}, {"site": x + noise}, **options), of_models)
@@ -254,7 +259,7 @@ from safetensors.torch import save_file
 torch.set_num_threads(1)
 folder, kind, shape = sys.argv[1], sys.argv[2], (64,)
 def peak(*shape):
-    measures = [CKA(), Procrustes(), MutualKNN(samples=256)]
+    measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
     compare(f"{folder}/{shape[0]}{kind}", f"{folder}/{shape[0]}{kind}", None, None, measures)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(peak(8192, 64), peak(1000000, 64))

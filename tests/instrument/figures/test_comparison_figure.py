@@ -14,7 +14,7 @@ from dissimilarity.figures.style import write_figure
 from tests.instrument.comparison.test_compare import model, tokens
 
 
-def made(measures: list[str], n_a: int = 2, n_b: int = 3, **other: Any) -> pa.Table:
+def made(measures: list[str], n_a: int = 2, n_b: int = 3, **columns: Any) -> pa.Table:
     rows = []
     for measure in measures:
         for i in range(n_a):
@@ -23,7 +23,7 @@ def made(measures: list[str], n_a: int = 2, n_b: int = 3, **other: Any) -> pa.Ta
                 falls = measure.startswith("cka")
                 row = dict(measure=measure, site_a=f"blocks.{i}.resid_post", site_b=f"blocks.{j}.resid_post", note="")
                 row |= dict(value=1 - far if falls else far, dissimilarity=far, null=0.05 if falls else 1.2)
-                rows.append(row | other)
+                rows.append(row | columns)
     return pa.Table.from_pylist(rows)
 
 
@@ -49,13 +49,13 @@ def test_strips_show_the_share_of_the_first_component_beside_each_site() -> None
     a, b = model(16, 2), model(24, 3, seed=1)
     table = compare(a, b, tokens(), measures=[CKA(), Procrustes()], pairs="matched")
     figure = comparison_figure(table, "first", "second")
-    known = {row[f"site_{side}"]: row[f"first_pc_{side}"] for row in table.to_pylist() for side in "ab"}
+    by_site = {row[f"site_{side}"]: row[f"first_pc_{side}"] for row in table.to_pylist() for side in "ab"}
     for panel in maps(figure):
         strips = [axes for axes in panel.child_axes if axes.images and axes.images[0].get_cmap().name == "Grays"]
         upwards, rightwards = (np.asarray(strip.images[0].get_array()) for strip in strips)
         assert upwards.shape == (2, 1) and rightwards.shape[0] == 1
         assert upwards[0, 0] == pytest.approx(table["first_pc_a"][0].as_py())
-        assert rightwards[0, -1] == pytest.approx(known["blocks.2.resid_post"])
+        assert rightwards[0, -1] == pytest.approx(by_site["blocks.2.resid_post"])
         assert all(strip.images[0].get_clim() == (0, 1) for strip in strips)
     assert "share of variance in the first" in figure.get_supxlabel()
 
@@ -96,5 +96,5 @@ def test_a_measure_without_values_says_why_and_outputs_stand_below(tmp_path: Any
     assert figure.get_supxlabel().endswith("\nkl 0.200 (null 1.400)")
     paths = write_figure(figure, tmp_path / "figures", "a")
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"%PDF"]
-    with pytest.raises(ValueError, match="without rows"):
+    with pytest.raises(ValueError, match="without records"):
         comparison_figure(pa.Table.from_pylist(rows).slice(0, 0), "a", "b")

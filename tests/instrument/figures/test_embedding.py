@@ -42,18 +42,18 @@ def in_two_clusters() -> np.ndarray:
 
 def test_the_distance_is_the_mean_at_equal_depth() -> None:
     expected = in_two_clusters()
-    labels, found = model_distances(table(expected), "cka")
+    labels, distances = model_distances(table(expected), "cka")
     assert labels == [f"m{index}" for index in range(6)]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(distances, expected, atol=1e-12)
 
 
 def test_a_pair_that_was_not_measured_has_no_distance() -> None:
-    some = table(in_two_clusters())
-    chosen = [row for row in some.to_pylist() if (row["model_a"], row["model_b"]) != ("m0", "m4")]
-    _, found = model_distances(pa.Table.from_pylist(chosen), "cka")
-    assert math.isnan(found[0, 4]) and math.isnan(found[4, 0]) and np.isfinite(found).sum() == 34
-    with pytest.raises(ValueError, match="none that has all distances"):
-        models_figure(pa.Table.from_pylist(chosen))
+    complete = table(in_two_clusters())
+    incomplete = [row for row in complete.to_pylist() if (row["model_a"], row["model_b"]) != ("m0", "m4")]
+    _, distances = model_distances(pa.Table.from_pylist(incomplete), "cka")
+    assert math.isnan(distances[0, 4]) and math.isnan(distances[4, 0]) and np.isfinite(distances).sum() == 34
+    with pytest.raises(ValueError, match="no measure that has all distances"):
+        models_figure(pa.Table.from_pylist(incomplete))
 
 
 def test_the_plane_keeps_distances_that_lie_in_one() -> None:
@@ -67,8 +67,8 @@ def test_the_plane_keeps_distances_that_lie_in_one() -> None:
 
 
 def test_the_tree_parts_what_is_apart() -> None:
-    found = fcluster(tree(in_two_clusters()), 2, "maxclust")
-    assert len(set(found[:3])) == len(set(found[3:])) == 1 and found[0] != found[3]
+    distances = fcluster(tree(in_two_clusters()), 2, "maxclust")
+    assert len(set(distances[:3])) == len(set(distances[3:])) == 1 and distances[0] != distances[3]
 
 
 def test_the_figure_has_a_tree_and_a_map_of_each_measure(tmp_path: Any) -> None:

@@ -26,10 +26,10 @@ def rows(
     measures: Iterable[str] = ("cka", "procrustes"),
     heatmaps: Iterable[int] = (0, 10, 20),
     sites: Sequence[str] = (),
-    **other,
+    **second,
 ) -> list[dict]:
     """A made-up run of two layers (or of `sites`): for CKA value = 1 - dissimilarity, for others they are equal."""
-    made = []
+    records = []
     for step in STEPS:
         for reference, n_layers in depth.items():
             sites_a = list(sites) or posts(2)
@@ -46,8 +46,8 @@ def rows(
                         row |= dict(site_b=b, value=1 - far if falls else far, dissimilarity=far, stderr=0.01)
                         row |= dict(null=0.1 if falls else 0.9, n_samples=8, seconds=0.5)
                         row |= dict(calibrated=1 - far / 0.9, note="")
-                        made.append(row | {k: v(row) if callable(v) else v for k, v in other.items()})
-    return made
+                        records.append(row | {k: v(row) if callable(v) else v for k, v in second.items()})
+    return records
 
 
 def table(*args, **kwargs) -> pa.Table:
@@ -104,8 +104,8 @@ def test_what_is_missing_is_left_out_and_ticked():
     def gone(name):
         return lambda row: skip[name] if row["step"] in (4, 8) else row[name]
 
-    made = table({"init": 2}, measures=["cka"], value=gone("value"), dissimilarity=gone("dissimilarity"))
-    figure = curves_figure(made)
+    records = table({"init": 2}, measures=["cka"], value=gone("value"), dissimilarity=gone("dissimilarity"))
+    figure = curves_figure(records)
     panel = figure.axes[0]
     assert tuple(lines(panel)[posts(2)[0]].get_xdata()) == (0, 1, 2, 10, 20)
     (ticked,) = [line for line in panel.lines if line.get_marker() == "|"]
@@ -162,10 +162,10 @@ def test_kinds_of_sites_get_figures_of_their_own():
 
 def test_many_references_are_spread_over_figures_of_safe_and_different_names():
     depth = {name: 2 for name in ("init", "runs/a", "runs-a", "hf:org/model@main", "previous")}
-    made = run_figures(table(depth, measures=["cka"], heatmaps=[10]), "m")
-    assert [name for name in made if name.startswith("curves")] == ["curves", "curves_4"]
-    assert len(panels(made["curves_4"])) == 1
-    assert len(made) == 7 and not any(set(name) & set("/:*? ") for name in made)
+    records = run_figures(table(depth, measures=["cka"], heatmaps=[10]), "m")
+    assert [name for name in records if name.startswith("curves")] == ["curves", "curves_4"]
+    assert len(panels(records["curves_4"])) == 1
+    assert len(records) == 7 and not any(set(name) & set("/:*? ") for name in records)
 
 
 def test_draw_run_writes_whole_files_with_embedded_fonts(tmp_path):

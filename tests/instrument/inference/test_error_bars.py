@@ -75,15 +75,15 @@ def rows(acts: list[dict[str, Tensor]], layout: Layout, at_once: int, slices: Se
     read = layout.reader(["s"])
     for batch in batches(slices or layout.slices, at_once):
         for start, stop, groups in equal_runs(batch, layout.apart):
-            some = slice(start, stop)
+            sequences = slice(start, stop)
             chunks = [
-                side.add({site: read(site, part[some], some) for site, part in of.items()}, groups)
+                side.add({site: read(site, part[sequences], sequences) for site, part in of.items()}, groups)
                 for side, of in zip((x, y), acts, strict=True)
             ]
             cross.add(*chunks)
             null.add(chunks[0].deranged(), chunks[1])
-    found = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
-    by_label = {row["measure"]: row for row in found}
+    result = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
+    by_label = {row["measure"]: row for row in result}
     return {setting: by_label[measure.label] for setting, measure in MEASURES.items()}
 
 
@@ -97,13 +97,13 @@ def work(rank: int, world: int, folder: Path) -> None:
     """One process: its share of the chunks."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    found = {}
+    result = {}
     for dtype in TOLERANCE:
         for masked in (False, True):
             layout = layout_of(masked=masked)
-            found[dtype, masked] = rows(sides(dtype), layout, SEQUENCES, own_slices(layout.slices, rank, world))
+            result[dtype, masked] = rows(sides(dtype), layout, SEQUENCES, own_slices(layout.slices, rank, world))
     if rank == world - 1:
-        torch.save(found, folder / "rows.pt")
+        torch.save(result, folder / "rows.pt")
     dist.destroy_process_group()
 
 
@@ -114,11 +114,11 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rows]:
     return torch.load(folder / "rows.pt")
 
 
-def assert_same(found: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
-    for setting, wanted in expected.items():
+def assert_same(result: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
+    for setting, expected_record in expected.items():
         for key in keys:
-            assert math.isfinite(wanted[key]) and wanted["note"] == ""
-            assert found[setting][key] == pytest.approx(wanted[key], rel=tolerance, abs=1e-15), (setting, key)
+            assert math.isfinite(expected_record[key]) and expected_record["note"] == ""
+            assert result[setting][key] == pytest.approx(expected_record[key], rel=tolerance, abs=1e-15), (setting, key)
 
 
 @each_dtype

@@ -14,10 +14,10 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
-    group_pairs,
     stderr_of_influence,
     stderr_of_left_out,
     stderr_of_pairs_left_out,
+    unit_pairs,
 )
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
@@ -40,8 +40,8 @@ def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> 
 
     def tokens(width: int) -> Tensor:
         shared = torch.randn(sequences, 1, width, generator=g)
-        own = torch.randn(sequences, LENGTH, width, generator=g)
-        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * own
+        noise = torch.randn(sequences, LENGTH, width, generator=g)
+        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * noise
 
     latent = tokens(4)
     first, second = (latent @ torch.randn(4, width, generator=maps) + tokens(width) for width in (p, q))
@@ -57,8 +57,8 @@ def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
 
     def tokens(width: int) -> Tensor:
-        shared, own = torch.randn(2, sequences, LENGTH, width, generator=g)
-        return 0.5 * shared[:, :1] + 0.5**0.5 * own
+        shared, noise = torch.randn(2, sequences, LENGTH, width, generator=g)
+        return 0.5 * shared[:, :1] + 0.5**0.5 * noise
 
     first, second = tokens(p), tokens(q)
     rho = torch.linspace(0.9, 0.3, both := min(p, q))
@@ -207,14 +207,14 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
 
     def without(*groups: int) -> float:
         kept = torch.stack([group != out for out in groups]).all(0)
-        return measure.of(x[kept], y[kept]).item()
+        return measure.value(x[kept], y[kept]).item()
 
     value, stderr = measure.estimate(measure.prepare(x), measure.prepare(y), group)
-    assert value.item() == pytest.approx(measure.of(x, y).item(), abs=1e-12)
+    assert value.item() == pytest.approx(measure.value(x, y).item(), abs=1e-12)
     single = torch.tensor([without(g) for g in range(GROUPS)], dtype=torch.float64)
     expected = stderr_of_left_out(single)
     if "knn" in setting:
-        pairs = group_pairs(GROUPS)
+        pairs = unit_pairs(GROUPS)
         double = torch.tensor([without(*pair) for pair in pairs.tolist()], dtype=torch.float64)
         expected = stderr_of_pairs_left_out(value, single, double, pairs)
         assert 0.7 < (expected / stderr_of_left_out(single)).item() < 1
@@ -239,7 +239,7 @@ def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(settin
 def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
     """A sum over all pairs of groups of products: its variance is known, and the jackknife alone gives twice that."""
     g = torch.Generator().manual_seed(9)
-    found = []
+    result = []
     for _ in range(400):
         z = torch.randn(12, generator=g, dtype=torch.float64)
 
@@ -248,12 +248,12 @@ def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
             kept[list(out)] = 0
             return (kept.sum().square() - kept.square().sum()) / 2
 
-        pairs = group_pairs(12)
+        pairs = unit_pairs(12)
         single = torch.stack([total(g) for g in range(12)])
         double = torch.stack([total(*pair) for pair in pairs.tolist()])
         errors = stderr_of_pairs_left_out(total(), single, double, pairs), stderr_of_left_out(single)
-        found.append(torch.stack(errors).square())
-    corrected, alone = torch.stack(found).mean(0).tolist()
+        result.append(torch.stack(errors).square())
+    corrected, alone = torch.stack(result).mean(0).tolist()
     assert alone > 1.3 * 66 and corrected == pytest.approx(66, rel=0.25)
 
 
@@ -262,7 +262,7 @@ def replications() -> dict[str, Tensor]:
     """Values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
-    found: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
+    result: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(300):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
@@ -271,9 +271,9 @@ def replications() -> dict[str, Tensor]:
         read = [{"site": rows, LOGITS: out[:, : LENGTH // 2]} for rows, out in zip(acts, logits, strict=True)]
         cross.add(*(side.add(rows, range(GROUPS)) for side, rows in zip(sides, read, strict=True)))
         for row in evaluate(measures, sides[0].close(), sides[1].close(), cross.close()):
-            found[row["measure"]].append((row["value"], row["stderr"]))
+            result[row["measure"]].append((row["value"], row["stderr"]))
     jaxtyping.config.update("jaxtyping_disable", False)
-    return {label: torch.tensor(pairs) for label, pairs in found.items()}
+    return {label: torch.tensor(pairs) for label, pairs in result.items()}
 
 
 @pytest.mark.slow

@@ -66,13 +66,14 @@ def written(path: Path) -> Any:
 def test_a_gguf_file_is_a_reference(tmp_path: Path) -> None:
     model = written(tmp_path / "small.gguf")
     Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(tmp_path / "tokenizer.json"))
-    found = load(f"hf:{tmp_path}/small.gguf")
+    reference = load(f"hf:{tmp_path}/small.gguf")
     tokens = torch.randint(64, (2, 16))
     with torch.no_grad():
-        torch.testing.assert_close(found.model(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
-    assert found.tokenizer is not None and found.provenance["tokenizer_path"] == str(tmp_path / "tokenizer.json")
-    assert found.provenance["pinned"] == f"hf:{tmp_path}/small.gguf" and len(found.provenance["sha256"]) == 64
-    assert {weight.dtype for weight in found.model.parameters()} == {torch.float32}
+        torch.testing.assert_close(reference.model(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    assert reference.tokenizer is not None
+    assert reference.provenance["tokenizer_path"] == str(tmp_path / "tokenizer.json")
+    assert reference.provenance["pinned"] == f"hf:{tmp_path}/small.gguf" and len(reference.provenance["sha256"]) == 64
+    assert {weight.dtype for weight in reference.model.parameters()} == {torch.float32}
 
 
 def test_without_a_tokenizer_it_is_a_reference_too(tmp_path: Path) -> None:

@@ -39,14 +39,14 @@ def saved(folder: Path, name: str = "GPT2", **changes: Any) -> tuple[Path, Any]:
 
 def test_a_folder_of_save_pretrained_is_a_reference(tmp_path: Path) -> None:
     folder, model = saved(tmp_path / "gpt2")
-    found = load(f"hf:{folder}")
+    reference = load(f"hf:{folder}")
     tokens = torch.randint(300, (2, 16))
     with torch.no_grad():
-        torch.testing.assert_close(found.model(tokens).logits, model(tokens).logits, rtol=0, atol=0)
-    assert not found.model.training and not any(weight.requires_grad for weight in found.model.parameters())
+        torch.testing.assert_close(reference.model(tokens).logits, model(tokens).logits, rtol=0, atol=0)
+    assert not reference.model.training and not any(weight.requires_grad for weight in reference.model.parameters())
     file = (folder / "model.safetensors").read_bytes()
-    assert found.provenance["sha256"] == hashlib.sha256(file).hexdigest()
-    assert found.provenance["pinned"] == f"hf:{folder.resolve()}" and found.tokenizer is None
+    assert reference.provenance["sha256"] == hashlib.sha256(file).hexdigest()
+    assert reference.provenance["pinned"] == f"hf:{folder.resolve()}" and reference.tokenizer is None
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path:
     save_file(
         {key: tensor for key, tensor in state.items() if key != gone}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=rf"lacks weights that its config.json asks for: {gone}"):
+    with pytest.raises(ValueError, match=rf"lacks weights that its config.json requires: {gone}"):
         load(f"hf:{folder}")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
@@ -148,7 +148,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
     [
         ("hf:nowhere", "there is no folder .*nowhere"),
         ("hf:./nowhere/model", "there is no folder"),
-        ("hf:org/model@main", "org/model was not downloaded before, and there is no way to the hub .HF_HUB_OFFLINE"),
+        ("hf:org/model@main", "org/model was not downloaded before, and the hub cannot be reached .HF_HUB_OFFLINE"),
     ],
 )
 def test_what_is_not_there_is_named(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

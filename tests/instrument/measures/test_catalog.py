@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dissimilarity.measures.catalog import found, page
+from dissimilarity.measures.catalog import measure_classes, page
 
 DOCS = Path(__file__).parents[3] / "docs" / "measures.md"
 
@@ -12,5 +12,5 @@ def test_the_page_of_measures_is_made_from_the_classes() -> None:
 
 
 def test_every_measure_says_what_it_is() -> None:
-    for kind in found():
+    for kind in measure_classes():
         assert kind.__doc__ and kind.formula and kind.cost and kind.source, kind.__name__

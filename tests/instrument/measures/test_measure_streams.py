@@ -114,7 +114,7 @@ def test_sampling_depends_on_place_and_seed_alone(setting: str) -> None:
     x, y = related(400)
 
     def few(seed: int = 0) -> Any:
-        return make(setting, samples=50, seed=seed)
+        return make(setting, max_samples=50, seed=seed)
 
     value = updated(few(), x, y).compute()
     assert updated(few(), x, y, 1, 7, 250).compute() == value

@@ -1,8 +1,10 @@
 """Every measure found in dissimilarity/measures and every setting of conf/measure, held to what they declare."""
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import dissimilarity
 from dissimilarity import functional
+from dissimilarity.functional import cka
 from dissimilarity.measures.base.measure import INVARIANCES
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
@@ -23,10 +26,10 @@ from tests.helpers.found_measures import (
     each_representation,
     each_setting,
     fit,
-    found_classes,
     function_of,
     generator,
     make,
+    measure_classes,
     related,
     updated,
     views,
@@ -49,7 +52,7 @@ def transform(name: str, width: int, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def test_every_class_has_a_function_a_public_name_and_a_yaml() -> None:
-    classes = found_classes()
+    classes = measure_classes()
     assert classes
     assert set(classes) == {type(make(setting)) for setting in SETTINGS}
     for measure, name in classes.items():
@@ -95,13 +98,13 @@ def test_more_noise_is_more_dissimilar(setting: str) -> None:
     measure, function = make(setting), function_of(setting)
     x, _ = related(200)
     noise = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
-    found = [function(x, x + size * noise) for size in (0.0, 0.3, 1.0, 3.0, 100.0)]
-    dissimilarities = [measure.to_dissimilarity(value).item() for value in found]
+    by_noise = [function(x, x + size * noise) for size in (0.0, 0.3, 1.0, 3.0, 100.0)]
+    dissimilarities = [measure.to_dissimilarity(value).item() for value in by_noise]
     assert dissimilarities == sorted(dissimilarities)
     assert dissimilarities[0] == 0.0 and dissimilarities[1] > 1e-3
-    values = [value.item() for value in found]
+    values = [value.item() for value in by_noise]
     assert values == sorted(values, reverse=measure.higher_is_more_similar)
-    assert measure.to_dissimilarity(found[2].item()) == dissimilarities[2]
+    assert measure.to_dissimilarity(by_noise[2].item()) == dissimilarities[2]
 
 
 @each_setting
@@ -223,3 +226,39 @@ def test_the_minimum_of_samples_is_the_first_number_that_works(setting: str) -> 
         function(x[:-1], y[:-1])
     with pytest.raises(ValueError, match=f"too few samples.*{need - 1}.*{need}"):
         updated(make(setting), x[:-1], y[:-1], 1).compute()
+
+
+@each_setting
+def test_arrays_and_lists_are_accepted_like_tensors(setting: str) -> None:
+    x, y = views(setting)
+    function, measure = function_of(setting), make(setting)
+    expected = function(x, y)
+    assert function(x.numpy(), y.numpy()) == expected
+    assert function(x.tolist(), y.tolist()) == expected
+    assert function(x.numpy()[::-1], y.numpy()[::-1]) == function(x.flip(0), y.flip(0))
+    assert measure.value(x.numpy(), y.tolist()) == expected
+    measure.update(x.numpy(), y.tolist())
+    torch.testing.assert_close(measure.compute(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_cka_passes_three_files() -> None:
+    """The longest chain of calls from `cka` to the sums is three files of ours deep."""
+    depths = []
+
+    def record(frame: Any, event: str, _: Any) -> None:
+        files = []
+        while event == "call" and frame is not None:
+            if "dissimilarity" in frame.f_globals.get("__name__", "").split("."):
+                files.append(frame.f_code.co_filename)
+            frame = frame.f_back
+        depths.append(len(set(files) - {"<string>"}))
+
+    x, y = views("cka")
+    jaxtyping.config.update("jaxtyping_disable", True)
+    sys.setprofile(record)
+    try:
+        cka(x, y)
+    finally:
+        sys.setprofile(None)
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert max(depths) <= 3

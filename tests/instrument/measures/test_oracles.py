@@ -191,15 +191,15 @@ def test_shared_outlier_tokens_alone_look_like_similarity(
 ) -> None:
     """Independent features, to a few tokens of which each side adds a vector of its own (a massive activation)."""
     rng = np.random.default_rng(5)
-    found = []
+    pairs = []
     for _ in range(6):
         x, y = rng.normal(size=(2, 1024, 64))
         for z in (x, y):
             direction = rng.normal(size=64)
             z[:tokens] += norm * direction / np.linalg.norm(direction)
         a, b = torch.tensor(x), torch.tensor(y)
-        found.append((cka(a, b).item(), cka(a, b, debiased=False).item()))
-    value, value_biased = np.mean(found, axis=0)
+        pairs.append((cka(a, b).item(), cka(a, b, debiased=False).item()))
+    value, value_biased = np.mean(pairs, axis=0)
     assert value == pytest.approx(debiased, abs=0.03 if tokens == 1 else 0.006)
     assert biased is None or value_biased == pytest.approx(biased, abs=0.006)
 
@@ -245,4 +245,4 @@ def test_duplicate_rows_are_neighbors_and_a_row_is_never_its_own() -> None:
 
 def test_neighbors_do_not_depend_on_how_many_rows_are_taken_at_once() -> None:
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    assert torch.equal(nearest_neighbors(x, 5, rows_at_once=7), nearest_neighbors(x, 5))
+    assert torch.equal(nearest_neighbors(x, 5, at_once=7), nearest_neighbors(x, 5))

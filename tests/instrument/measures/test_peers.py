@@ -47,34 +47,34 @@ def test_ckatorch_agrees_on_both_estimators() -> None:
 def test_ckatorch_agrees_on_the_ratio_of_means() -> None:
     core = peer("ckatorch.core")
     x, y = centered()
-    theirs = core.cka_batch(x.unflatten(0, (4, 30)), y.unflatten(0, (4, 30))).item()
-    assert minibatch_cka(x, y, reduction="ratio_of_means", batch=30).item() == pytest.approx(theirs, abs=1e-10)
+    peer_value = core.cka_batch(x.unflatten(0, (4, 30)), y.unflatten(0, (4, 30))).item()
+    assert minibatch_cka(x, y, reduction="ratio_of_means", batch=30).item() == pytest.approx(peer_value, abs=1e-10)
 
 
 def test_torch_cka_agrees_near_the_origin_and_loses_digits_far_from_it() -> None:
     hsic = peer("torch_cka").CKA._HSIC
     device = SimpleNamespace(device="cpu")
 
-    def theirs(x: Tensor, y: Tensor) -> float:
+    def peer_value(x: Tensor, y: Tensor) -> float:
         k, l = ((z @ z.T).fill_diagonal_(0) for z in (x, y))  # noqa: E741
         return hsic(device, k, l) / (hsic(device, k, k) * hsic(device, l, l)) ** 0.5
 
     x, y = (z.float() for z in centered())
-    assert cka(x, y).item() == pytest.approx(theirs(x, y), abs=1e-5)
+    assert cka(x, y).item() == pytest.approx(peer_value(x, y), abs=1e-5)
     far = x + 100
     assert cka(far, y).item() == pytest.approx(cka(x, y).item(), abs=1e-5)
     # An uncentered Gram matrix in float32 holds the offset's square, and what is compared drowns in its rounding.
-    assert not abs(theirs(far, y) - cka(x, y).item()) < 1e-3
+    assert not abs(peer_value(far, y) - cka(x, y).item()) < 1e-3
 
 
 def test_pytorch_cka_agrees_where_the_value_is_positive_and_clamps_it_elsewhere() -> None:
-    theirs = peer("cka").cka_from_features
+    peer_value = peer("cka").cka_from_features
     x, y = centered()
-    assert cka(x, y).item() == pytest.approx(theirs(x, y).item(), abs=1e-10)
+    assert cka(x, y).item() == pytest.approx(peer_value(x, y).item(), abs=1e-10)
     g = torch.Generator().manual_seed(0)
     draws = [torch.randn(2, 40, 8, generator=g, dtype=torch.float64) for _ in range(40)]
     ours = torch.stack([cka(x, y) for x, y in draws])
-    clamped = torch.stack([theirs(*draw).squeeze() for draw in draws])
+    clamped = torch.stack([peer_value(*draw).squeeze() for draw in draws])
     # Independent data: unbiased means about zero. Cutting the negative half off is a bias.
     assert (ours < 0).any() and ours.mean().abs() < 0.03
     assert bool((clamped >= 0).all()) and clamped.mean() > 2 * ours.mean().abs()
@@ -88,19 +88,19 @@ def test_cka_pytorch_agrees_on_hsic_and_is_not_scale_invariant() -> None:
     def of(x: Tensor, y: Tensor) -> Tensor:
         return hsic1((x @ x.T)[None], (y @ y.T)[None])[0]
 
-    def theirs(x: Tensor, y: Tensor) -> float:
+    def peer_value(x: Tensor, y: Tensor) -> float:
         return (of(x, y) / (of(x, x).sqrt() * of(y, y).sqrt() + 1e-4)).item()
 
     assert cka(x, y).item() == pytest.approx((of(x, y) / (of(x, x) * of(y, y)).sqrt()).item(), abs=1e-10)
-    assert theirs(0.01 * x, 0.01 * x) < 0.5, "the 1e-4 that it adds to the denominator"
+    assert peer_value(0.01 * x, 0.01 * x) < 0.5, "the 1e-4 that it adds to the denominator"
     assert cka(0.01 * x, 0.01 * x).item() == 1.0
 
 
 def _file_of(package: str, name: str) -> ModuleType:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    package_spec = importlib.util.find_spec(package)
+    if package_spec is None or not package_spec.submodule_search_locations:
         pytest.skip(f"needs pip install --no-deps {package.replace('_', '-')}")
-    spec = importlib.util.spec_from_file_location(name, f"{found.submodule_search_locations[0]}/{name}.py")
+    spec = importlib.util.spec_from_file_location(name, f"{package_spec.submodule_search_locations[0]}/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -113,8 +113,8 @@ def test_rsatoolbox_agrees_on_rsa() -> None:
     for ours, method in ((("correlation", "spearman"), "spearman"), (("sqeuclidean", "pearson"), "corr")):
         rdm, compared = ours
         distance = "correlation" if rdm == "correlation" else "euclidean"
-        theirs: list[Any] = [rdms.calc_rdm(data.Dataset(z.numpy()), method=distance) for z in (x, y)]
-        value = float(np.squeeze(rdms.compare(*theirs, method=method)))
+        peer_value: list[Any] = [rdms.calc_rdm(data.Dataset(z.numpy()), method=distance) for z in (x, y)]
+        value = float(np.squeeze(rdms.compare(*peer_value, method=method)))
         assert rsa(x, y, rdm=rdm, compare=compared).item() == pytest.approx(value, abs=1e-6)  # pyright: ignore
 
 
@@ -163,8 +163,8 @@ def test_repsim_agrees_on_biased_cka_and_on_the_mean_of_both_directions_of_pwcca
     repsim = peer("repsim")
     x, y = related(120, 6, 6)
     pair = [np.ascontiguousarray(z.numpy()) for z in (x, y)]
-    theirs = float(np.asarray(repsim.pwcca(pair))[0, 1])
-    assert (pwcca(x, y) + pwcca(y, x)).item() / 2 == pytest.approx(theirs, abs=1e-6)
+    peer_value = float(np.asarray(repsim.pwcca(pair))[0, 1])
+    assert (pwcca(x, y) + pwcca(y, x)).item() / 2 == pytest.approx(peer_value, abs=1e-6)
 
 
 def test_repsim_svcca_reduces_nothing() -> None:
@@ -173,5 +173,5 @@ def test_repsim_svcca_reduces_nothing() -> None:
     x, y = related(200, 12, 12)
     stretched = x * torch.logspace(0, -4, 12, dtype=torch.float64)
     pair = [np.ascontiguousarray(z.numpy()) for z in (stretched, y)]
-    theirs = float(np.asarray(repsim.svcca(pair))[0, 1])
-    assert abs(svcca(stretched, y).item() - theirs) > 0.01
+    peer_value = float(np.asarray(repsim.svcca(pair))[0, 1])
+    assert abs(svcca(stretched, y).item() - peer_value) > 0.01

@@ -195,13 +195,13 @@ def test_a_number_that_counts_more_lifts_the_ranks_above_it() -> None:
     """Against ranks that are taken again with one number twice."""
     g = torch.Generator().manual_seed(8)
     values = torch.randint(0, 12, (40,), generator=g).double()
-    others = torch.randn(40, generator=g, dtype=torch.float64)
-    others -= others.mean()
-    rise = below(exact_ranks(values), others)
+    numbers = torch.randn(40, generator=g, dtype=torch.float64)
+    numbers -= numbers.mean()
+    rise = below(exact_ranks(values), numbers)
     plain = torch.tensor(rankdata(values.numpy()))
     for i in range(40):
         again = torch.tensor(rankdata(torch.cat([values, values[i : i + 1]]).numpy()))[:40]
-        assert rise[i].item() == pytest.approx(((again - plain) @ others).item(), abs=1e-10)
+        assert rise[i].item() == pytest.approx(((again - plain) @ numbers).item(), abs=1e-10)
 
 
 @pytest.mark.parametrize("reduction", ["ratio_of_means", "mean_of_ratios"])
@@ -265,13 +265,13 @@ def test_rows_and_sides_that_a_measure_cannot_use_are_named() -> None:
         with pytest.raises(ValueError, match="unbiased self term of x is zero"):
             refused(equidistant, y)
     assert distance_correlation(equidistant, y).isfinite()
-    few = x.clone()
-    few[:32] = x[0]
+    repeated = x.clone()
+    repeated[:32] = x[0]
     with pytest.raises(ValueError, match="median distance is zero"):
-        rbf_cka(few, y)
-    few[5] = 0
+        rbf_cka(repeated, y)
+    repeated[5] = 0
     with pytest.raises(ValueError, match="1 rows are zero"):
-        jaccard_knn(few, y)
+        jaccard_knn(repeated, y)
 
 
 def test_samples_that_are_independent_by_design_have_a_distance_correlation_of_zero() -> None:

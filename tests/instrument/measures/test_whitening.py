@@ -125,8 +125,8 @@ def test_svcca_counts_components() -> None:
     axes = torch.linalg.qr(axes - axes.mean(0)).Q
     x = axes[:, :3] * torch.tensor([90, 9.5, 0.5], dtype=torch.float64).sqrt()
     y = axes[:, [0, 3, 2]] * torch.tensor([90, 9.5, 0.5], dtype=torch.float64).sqrt()
-    found = [svcca(x, y, share).item() for share in (0.8, 0.99, 0.999)]
-    assert found == pytest.approx([1, 1 / 2, 2 / 3], abs=1e-10)
+    values = [svcca(x, y, share).item() for share in (0.8, 0.99, 0.999)]
+    assert values == pytest.approx([1, 1 / 2, 2 / 3], abs=1e-10)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -185,9 +185,9 @@ def test_each_sample_measure_sees_no_more_rows_than_it_asks_for() -> None:
     x, y = activations(0), activations(1)
     asked = {70: 70, 40: 2 * SEQUENCES, 14: 14, 9: 9}
     for samples, seen in asked.items():
-        (row, *_) = measured(x, y, [MutualKNN(k=4, samples=samples)])
+        (row, *_) = measured(x, y, [MutualKNN(k=4, max_samples=samples)])
         assert row["n_samples"] == seen
-    values = {measured(x, y, [MutualKNN(k=4, samples=9, seed=seed)])[0]["value"] for seed in range(4)}
+    values = {measured(x, y, [MutualKNN(k=4, max_samples=9, seed=seed)])[0]["value"] for seed in range(4)}
     assert len(values) > 1
 
 

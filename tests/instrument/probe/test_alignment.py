@@ -228,7 +228,7 @@ def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None
         with capture(net, "blocks.1.resid_post") as acts:
             net(reading.tokens[:, :length])
         apart.append(acts["blocks.1.resid_post"].flatten(0, 1))
-    assert float(CKA().of(*apart)) < 0.9
+    assert float(CKA().value(*apart)) < 0.9
 
 
 def test_the_other_way_round_is_the_transpose_and_control_applies_to_units() -> None:
@@ -264,7 +264,7 @@ def test_padding_changes_nothing_that_is_read() -> None:
 def test_what_cannot_be_aligned_is_said(tmp_path: Any) -> None:
     alignment, ours, theirs = two_byte_pairs()
     *layers, outputs = compare(ours, theirs, alignment, measures=[CKA(), KL()]).to_pylist()
-    assert len(layers) == 4 and "kl compares what two models expect token by token" in outputs["note"]
+    assert len(layers) == 4 and "kl compares predictions token by token" in outputs["note"]
     with pytest.raises(ValueError, match="aligned as they run, and these activations were saved before"):
         compare(ours, {"blocks.0.resid_post": torch.randn(4, 3, 2)}, alignment)
     spans = [(0, 1), (1, 2)]

@@ -126,7 +126,7 @@ def test_pooling_takes_the_positions_that_count_and_rows_are_scaled_after_it(poo
 def test_fewer_rows_for_measures_of_rows_are_controlled_too() -> None:
     """More saved sequences than a measure of rows sees: they get theirs in a pass of their own."""
     x, y = torch.randn(600, 3, 8), torch.randn(600, 3, 8)
-    measures = [MutualKNN(samples=128, k=5), CKA()]
+    measures = [MutualKNN(max_samples=128, k=5), CKA()]
     control = Control(drop_top_norm=1, normalize="unit_norm")
     both = compare({"s": x}, {"s": y}, measures=measures, control=control).to_pylist()
     norms = {"a": x.norm(dim=-1), "b": y.norm(dim=-1)}
@@ -178,7 +178,7 @@ def test_what_leaves_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("width", [5, 300])
-@pytest.mark.parametrize("measure", [CKA(), MutualKNN(samples=100)])
+@pytest.mark.parametrize("measure", [CKA(), MutualKNN(max_samples=100)])
 def test_the_share_of_the_first_component_is_the_largest_eigenvalue_over_the_trace(width: int, measure: Any) -> None:
     rows = torch.randn(10, 40, width) * torch.linspace(1, 2, width) + 100
     side = lay_out((10, 40), [measure], 5).side(["s"])

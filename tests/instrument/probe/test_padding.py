@@ -245,7 +245,7 @@ def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences(
         topic, noise = torch.randn(64, 1, 5, generator=generator), torch.randn(64, 20, 5, generator=generator)
         y = topic + 0.5 * noise + torch.randn(64, 20, 5, generator=generator)
         rows = compare(
-            {"s": topic + noise}, {"s": y}, measures=[CKA(), RBFCKA(samples=300)], mask=mask, null=False
+            {"s": topic + noise}, {"s": y}, measures=[CKA(), RBFCKA(max_samples=300)], mask=mask, null=False
         ).to_pylist()
         found.append([[row["value"], row["stderr"]] for row in rows])
     value, stderr = np.array(found).transpose(2, 1, 0)
@@ -307,7 +307,7 @@ def test_a_control_counts_places_of_the_sequence_and_norms_of_real_positions() -
 
 def test_sample_measures_see_seeded_rows_out_of_the_real_ones() -> None:
     x, y = torch.randn(2, SEQUENCES, POSITIONS, 4).unbind(0)
-    measures = [MutualKNN(k=3, samples=40), MutualKNN(k=4, samples=30, seed=7)]
+    measures = [MutualKNN(k=3, max_samples=40), MutualKNN(k=4, max_samples=30, seed=7)]
     rows = compare({"s": x}, {"s": y}, measures=measures, mask=MASK).to_pylist()
     held = priorities(0, int(LENGTHS.sum()), 0).argsort()[:40].sort().values
     few = held[priorities(0, 40, 7).argsort()[:30].sort().values]
@@ -318,7 +318,7 @@ def test_sample_measures_see_seeded_rows_out_of_the_real_ones() -> None:
 
 @pytest.mark.parametrize("at_once", [POSITIONS, 4 * POSITIONS])
 def test_chunks_and_files_change_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    measures = [CKA(), Procrustes(), MutualKNN(samples=40, k=5), JSD(samples=50)]
+    measures = [CKA(), Procrustes(), MutualKNN(max_samples=40, k=5), JSD(max_samples=50)]
     mask = MASK.repeat(4, 1)
     text = torch.randint(1, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
     (a, b), options = sides(), {"groups": 3, "mask": mask}

@@ -51,23 +51,23 @@ def tokenizers(texts: list[str]) -> tuple[Tokenizer, Tokenizer]:
 @pytest.fixture(scope="module")
 def read(texts: list[str], tokenizers: tuple[Tokenizer, Tokenizer]) -> tuple[Alignment, Alignment]:
     """Text to fit on and text held out, read by a front and a back model."""
-    ours, theirs = tokenizers
-    ids = [number for text in texts for number in ours.encode(text).ids]
+    tokenizer, other_tokenizer = tokenizers
+    ids = [number for text in texts for number in tokenizer.encode(text).ids]
     tokens = torch.tensor(ids[: 60 * 40]).view(60, 40)
     parts = []
-    for some in (tokens[:40], tokens[40:]):
-        said, spans = texts_of(some, ours)
-        parts.append(align(Tokenized(some, spans), Tokenized(*encoded(said, theirs)), said))
+    for part in (tokens[:40], tokens[40:]):
+        texts, spans = texts_of(part, tokenizer)
+        parts.append(align(Tokenized(part, spans), Tokenized(*encoded(texts, other_tokenizer)), texts))
     return parts[0], parts[1]
 
 
 def test_one_net_in_another_basis_and_other_tokens_costs_nothing(read: Any, tokenizers: Any) -> None:
     turn = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     front, back = Predicting(tokenizers[0], turn), Predicting(tokenizers[1])
-    (found,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)]).values()
-    assert found.r2 == pytest.approx(1, abs=1e-9) and found.value == pytest.approx(0, abs=1e-6)
-    assert found.loss_mean > found.loss_back + 0.1 and found.note == ""
-    assert found.share == read[1].share_b and found.sequences == len(read[1].a)
+    (result,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)]).values()
+    assert result.r2 == pytest.approx(1, abs=1e-9) and result.value == pytest.approx(0, abs=1e-6)
+    assert result.loss_mean > result.loss_back + 0.1 and result.note == ""
+    assert result.share == read[1].share_b and result.sequences == len(read[1].a)
 
 
 @pytest.mark.parametrize("kind", ["affine", "orthogonal"])
@@ -77,8 +77,8 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
     """The front model forgets: its stream is that of the token alone."""
     front, back = Predicting(tokenizers[0]), Predicting(tokenizers[1])
     front.blocks[0] = nn.Identity()
-    (found,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)], kind).values()
-    assert 0 < found.r2 < 0.9 and found.value > 0.01 and 0 < found.stderr < found.value
+    (result,) = aligned_penalties(front, back, read[0], read[1], [(SITE, SITE)], kind).values()
+    assert 0 < result.r2 < 0.9 and result.value > 0.01 and 0 < result.stderr < result.value
     streams = []
     for alignment in read:
         rows = []
@@ -92,15 +92,15 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
     centered = (x - mean_x).flatten(0, 1)
     cross = centered.T @ (y - mean_y).flatten(0, 1)
     if kind == "affine":
-        assert found.ridge is not None
+        assert result.ridge is not None
         squares = centered.T @ centered
-        weight = torch.linalg.solve(squares + found.ridge * squares.trace() / DIM * torch.eye(DIM), cross)
+        weight = torch.linalg.solve(squares + result.ridge * squares.trace() / DIM * torch.eye(DIM), cross)
     else:
         u, _, v = torch.linalg.svd(cross)
         weight = u @ v
     mapped = (x_out - mean_x) @ weight + mean_y
     error, total = (y_out - mapped).square().sum(), (y_out - mean_y).square().sum()
-    assert found.r2 == pytest.approx(float(1 - error / total), abs=1e-6)
+    assert result.r2 == pytest.approx(float(1 - error / total), abs=1e-6)
     reading = read[1].b
     with capture(back, SITE) as acts:
         back(reading.tokens)
@@ -116,28 +116,33 @@ def test_the_cost_is_that_of_the_back_model_with_the_mapped_stream_in_those_plac
             at, behind = (torch.tensor(places) for places in zip(*targets, strict=True))
             per_sequence.append(F.cross_entropy(logits[at], reading.tokens[row, behind]).item())
         losses.append(torch.tensor(per_sequence))
-    assert found.loss_back == pytest.approx(float(losses[0].mean()), abs=1e-5)
-    assert found.loss_stitched == pytest.approx(float(losses[1].mean()), abs=1e-5)
-    assert found.loss_mean == pytest.approx(float(losses[2].mean()), abs=1e-5)
-    assert found.value == pytest.approx(float((losses[1] - losses[0]).mean()), abs=1e-5)
+    assert result.loss_back == pytest.approx(float(losses[0].mean()), abs=1e-5)
+    assert result.loss_stitched == pytest.approx(float(losses[1].mean()), abs=1e-5)
+    assert result.loss_mean == pytest.approx(float(losses[2].mean()), abs=1e-5)
+    assert result.value == pytest.approx(float((losses[1] - losses[0]).mean()), abs=1e-5)
 
 
 def test_a_model_that_reads_ahead_or_predicts_nothing_has_a_fit_and_no_loss(texts: Any, tokenizers: Any) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    ours, theirs = tokenizers[0], word_pieces()
-    size = {"vocab_size": theirs.get_vocab_size(), "hidden_size": DIM, "intermediate_size": 32, "num_hidden_layers": 2}
+    tokenizer, other_tokenizer = tokenizers[0], word_pieces()
+    size = {
+        "vocab_size": other_tokenizer.get_vocab_size(),
+        "hidden_size": DIM,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+    }
     encoder = transformers.BertModel(transformers.BertConfig(num_attention_heads=2, **size)).eval()
-    ids = [number for text in texts for number in ours.encode(text).ids]
+    ids = [number for text in texts for number in tokenizer.encode(text).ids]
     tokens = torch.tensor(ids[: 24 * 40]).view(24, 40)
-    said, spans = texts_of(tokens, ours)
-    text = align(Tokenized(*encoded(said, theirs)), Tokenized(tokens, spans), said)
+    texts, spans = texts_of(tokens, tokenizer)
+    text = align(Tokenized(*encoded(texts, other_tokenizer)), Tokenized(tokens, spans), texts)
     fit, held_out = text.part(range(14)), text.part(range(14, len(text.a)))
-    (found,) = aligned_penalties(encoder, Predicting(ours), fit, held_out, [(SITE, SITE)]).values()
-    assert found.r2 == found.r2 and found.value != found.value and "the front model reads ahead" in found.note
+    (result,) = aligned_penalties(encoder, Predicting(tokenizer), fit, held_out, [(SITE, SITE)]).values()
+    assert result.r2 == result.r2 and result.value != result.value and "the front model reads ahead" in result.note
     there = fit.swapped(), held_out.swapped()
-    (found,) = aligned_penalties(Predicting(ours), encoder, there[0], there[1], [(SITE, SITE)]).values()
-    assert found.value != found.value and "does not put out a value for each token" in found.note
+    (result,) = aligned_penalties(Predicting(tokenizer), encoder, there[0], there[1], [(SITE, SITE)]).values()
+    assert result.value != result.value and "does not return a logit for each token" in result.note
 
 
 def test_what_cannot_be_fitted_is_refused(read: Any, tokenizers: Any) -> None:

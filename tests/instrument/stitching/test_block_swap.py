@@ -38,22 +38,22 @@ def logits(model: torch.nn.Module, probe: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["gelu", "solu", "pythia"])
 def test_with_all_blocks_in_front_only_the_head_is_the_backs(name: str) -> None:
     front, back, probe = classifier(name, 1), classifier(name, 2), tokens().clamp(1)
-    found = fronted(back, front_streams(front, probe), probe)
-    assert found.shape == (4, len(probe), 3)
+    outputs = fronted(back, front_streams(front, probe), probe)
+    assert outputs.shape == (4, len(probe), 3)
     mixed = classifier(name, 1)
     mixed.head.load_state_dict(back.head.state_dict())
     mixed.net.ln_final.load_state_dict(back.net.ln_final.state_dict())
-    assert torch.allclose(found[-1], logits(mixed, probe), atol=1e-5)
-    assert not torch.allclose(found[-1], logits(back, probe), atol=1e-2)
+    assert torch.allclose(outputs[-1], logits(mixed, probe), atol=1e-5)
+    assert not torch.allclose(outputs[-1], logits(back, probe), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["gelu", "solu", "pythia"])
 def test_with_no_block_in_front_and_equal_embeddings_the_back_is_as_it_was(name: str) -> None:
     front, back, probe = classifier(name, 1), classifier(name, 2), tokens().clamp(1)
     assert not torch.allclose(fronted(back, front_streams(front, probe), probe)[0], logits(back, probe), atol=1e-2)
-    for own, others in zip(front.net.named_parameters(), back.net.named_parameters(), strict=True):
-        if "embed" in own[0]:
-            own[1].data.copy_(others[1].data)
+    for front_weight, back_weight in zip(front.net.named_parameters(), back.net.named_parameters(), strict=True):
+        if "embed" in front_weight[0]:
+            front_weight[1].data.copy_(back_weight[1].data)
     assert torch.allclose(fronted(back, front_streams(front, probe), probe)[0], logits(back, probe), atol=1e-6)
 
 
@@ -62,8 +62,8 @@ def test_with_itself_every_depth_gives_its_own_logits(name: str) -> None:
     """Also of texts of different length, whose padding each model knows from the tokens."""
     model, probe = classifier(name, 1), tokens().clamp(1)
     probe[1, 4:] = probe[2, 7:] = 0
-    for found in fronted(model, front_streams(model, probe), probe):
-        assert torch.allclose(found, logits(model, probe), atol=1e-5)
+    for outputs in fronted(model, front_streams(model, probe), probe):
+        assert torch.allclose(outputs, logits(model, probe), atol=1e-5)
 
 
 def test_in_between_it_is_what_entering_there_gives() -> None:
@@ -87,8 +87,8 @@ def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
     with torch.no_grad():
         assert torch.equal(streams[0], front.embeddings(probe))
         assert torch.equal(streams[-1], front(probe).last_hidden_state)
-    found = fronted(back, streams, probe)
-    assert torch.equal(found[-1], streams[-1])
+    outputs = fronted(back, streams, probe)
+    assert torch.equal(outputs[-1], streams[-1])
     back.embeddings.load_state_dict(front.embeddings.state_dict())
     with torch.no_grad():
         assert torch.allclose(fronted(back, streams, probe)[0], back(probe).last_hidden_state, atol=1e-6)
@@ -97,7 +97,7 @@ def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
 def test_models_of_other_depth_and_of_unknown_architecture_are_refused() -> None:
     probe = tokens().clamp(1)
     streams = front_streams(classifier("gelu", 1), probe)
-    with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 behind"):
+    with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 in the back"):
         fronted(classifier("gelu", 2), streams[:-1], probe)
     with pytest.raises(ValueError, match="blocks.0.resid_pre and blocks.*.resid_post, found none"):
         front_streams(torch.nn.Linear(2, 2), probe)

@@ -197,9 +197,9 @@ def test_direct_equals_numpy(kind, widths, net, other, fit):
 
 
 def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, other):
-    few = text(14, seed=3)
-    fit, choose = split(few)
-    fitted = fit_direct(other.double(), net.double(), few, [(SITE, SITE)], "affine", together=False)[SITE, SITE]
+    short_text = text(14, seed=3)
+    fit, choose = split(short_text)
+    fitted = fit_direct(other.double(), net.double(), short_text, [(SITE, SITE)], "affine", together=False)[SITE, SITE]
     x, y = rows(other, fit, SITE), rows(net, fit, SITE)
     x_held, y_held = rows(other, choose, SITE), rows(net, choose, SITE)
     errors = {}
@@ -251,13 +251,13 @@ def test_the_standard_error_is_the_paired_one(net, other, fit, held):
     stream = stitch.fitted.map(acts[SITE])
     with torch.no_grad():
         logits = net.unembed(net.ln_final(net.blocks[1](stream)))
-        own, front = sequence_losses(net(held), held), sequence_losses(other(held), held)
+        itself, front = sequence_losses(net(held), held), sequence_losses(other(held), held)
     losses = -logits.log_softmax(-1)[:, :-1].gather(-1, held[:, 1:, None])[..., 0].mean(1)
-    difference = (losses - own).double().detach().numpy()
+    difference = (losses - itself).double().detach().numpy()
     assert found.value == pytest.approx(difference.mean(), abs=1e-6)
     assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-4)
     assert found.loss_stitched - found.loss_back == pytest.approx(found.value, abs=1e-9)
-    assert found.loss_back == pytest.approx(float(own.mean()), abs=1e-6)
+    assert found.loss_back == pytest.approx(float(itself.mean()), abs=1e-6)
     assert found.loss_front == pytest.approx(float(front.mean()), abs=1e-6)
     assert found.bits_per_byte == pytest.approx(found.value / (math.log(2) * 2.5))
     assert (found.sequences, found.tokens, found.steps, found.converged) == (60, 720, 0, True)
@@ -341,10 +341,10 @@ def test_training_lowers_the_loss_and_keeps_its_best(net, other, fit, held):
         stitch.fit(fit, progress=lambda step, loss, seen=seen: seen.append((step, loss)))
         assert [step for step, _ in seen] == [0, 20, 40, 60, 80, 100, 120]
         assert stitch.fitted is not None
-        best = min(seen, key=lambda look: look[1])
+        best = min(seen, key=lambda evaluation: evaluation[1])
         assert best[1] < seen[0][1] - 0.3 and stitch.fitted.steps == best[0]
-        kept = stitch.penalty(split(fit)[1])
-        assert kept.loss_stitched == pytest.approx(best[1], abs=1e-6)
+        penalty_on_selection = stitch.penalty(split(fit)[1])
+        assert penalty_on_selection.loss_stitched == pytest.approx(best[1], abs=1e-6)
         assert stitch.fitted.note == "the loss was still falling at step 120" and not stitch.fitted.converged
 
 
@@ -414,12 +414,12 @@ def test_training_touches_neither_model_and_does_not_depend_on_the_global_genera
     assert all(weight.grad is None and weight.requires_grad for model in (net, other) for weight in model.parameters())
 
 
-def test_activations_that_do_not_fit_are_taken_anew(net, fit, held, monkeypatch):
+def test_activations_that_do_not_fit_are_captured_again(net, fit, held, monkeypatch):
     recipe = Recipe(max_steps=20, evaluate_every=10)
-    kept = Stitch(net, net, SITE, fit="task", start="random", recipe=recipe).fit(fit).penalty(held)
+    cached = Stitch(net, net, SITE, fit="task", start="random", recipe=recipe).fit(fit).penalty(held)
     monkeypatch.setattr("dissimilarity.stitching.task.MEMORY", 1000)
-    anew = Stitch(net, net, SITE, fit="task", start="random", recipe=recipe).fit(fit).penalty(held)
-    assert anew.value == pytest.approx(kept.value, abs=1e-5)
+    uncached = Stitch(net, net, SITE, fit="task", start="random", recipe=recipe).fit(fit).penalty(held)
+    assert uncached.value == pytest.approx(cached.value, abs=1e-5)
 
 
 # Other models
@@ -450,8 +450,8 @@ def test_in_half_precision_and_under_autocast(net, fit, held):
 
 
 def test_barrier(net, held):
-    own = barrier(net, net, held)
-    assert own.value == 0.0 and len(own.t) == len(own.losses) == 11
+    itself = barrier(net, net, held)
+    assert itself.value == 0.0 and len(itself.t) == len(itself.losses) == 11
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     sibling = trained("gelu", seed=3)
     found = barrier(net, sibling, held, points=5)
@@ -477,7 +477,7 @@ def test_barrier(net, held):
 
 
 def test_a_barrier_needs_equal_models(net, other, held):
-    with pytest.raises(ValueError, match="equal weights by name and shape, found that only one of them has blocks.2"):
+    with pytest.raises(ValueError, match="names and shapes of weights, found that only one of them has blocks.2"):
         barrier(net, other, held)
     with pytest.raises(ValueError, match=r"embed.weight has shapes \(31, 64\) and \(31, 128\), and \d+ more"):
         barrier(net, trained("gelu", width=128, steps=0), held)
@@ -487,12 +487,12 @@ def test_a_barrier_needs_equal_models(net, other, held):
 
 def test_a_barrier_in_any_score(net, held):
     """Of errors as of losses, several scores in one pass, rows told apart by where they stand."""
-    sibling, wanted = trained("gelu", seed=3), held[:, -1]
+    sibling, targets = trained("gelu", seed=3), held[:, -1]
 
     def score(logits, rows):
         last = logits[:, -1]
-        loss = torch.nn.functional.cross_entropy(last, wanted[rows], reduction="none")
-        return torch.stack([loss, (last.argmax(-1) != wanted[rows]).float()], 1)
+        loss = torch.nn.functional.cross_entropy(last, targets[rows], reduction="none")
+        return torch.stack([loss, (last.argmax(-1) != targets[rows]).float()], 1)
 
     found = scores_between(net, sibling, held, score, points=3)
     assert found.shape == (3, len(held), 2) and found.dtype == torch.float64
@@ -516,14 +516,14 @@ def test_refusals(net, other, fit, held):
     with pytest.raises(ValueError, match="expected fit direct or task, found 'least_squares'"):
         Stitch(net, net, SITE, fit="least_squares")  # pyright: ignore[reportArgumentType]
     vocabulary = family_net("gelu", d_vocab=40, width=64)
-    with pytest.raises(ValueError, match="different vocabularies: the front model puts out 40 values.*back model 31"):
+    with pytest.raises(ValueError, match="different vocabularies: the front model returns 40 logits.*back model 31"):
         Stitch(vocabulary, net, SITE).fit(fit)
     with pytest.raises(ValueError, match="different vocabularies"):
         direct_penalties(net, vocabulary, fit, held)
     with pytest.raises(ValueError, match="tokens from 0 to 30, the models' vocabulary, found 0 to 99"):
         Stitch(net, net, SITE).fit(torch.cat([fit, torch.full_like(fit[:1], 99)]))
     for kind in ("identity", "scale_shift"):
-        with pytest.raises(ValueError, match=f"kind {kind} needs equal widths, found 128 in front and 64 behind"):
+        with pytest.raises(ValueError, match=f"kind {kind} needs equal widths, found 128 in front and 64 in the back"):
             Stitch(other, net, SITE, kind=kind).fit(fit)
     with pytest.raises(ValueError, match="low_rank needs rank= from 1 to 64, found None"):
         Stitch(other, net, SITE, kind="low_rank").fit(fit)

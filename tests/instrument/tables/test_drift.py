@@ -16,7 +16,7 @@ from dissimilarity import CKA, Procrustes
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.tables.curves import SCHEMA as CURVES
 from dissimilarity.tables.curves import read_curves, select
-from dissimilarity.tables.drift import drift, group_rows, group_table, read_groups
+from dissimilarity.tables.drift import drift, group_records, group_table, read_groups
 from dissimilarity.tracking.reference_groups import labels_by_group
 from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
@@ -39,25 +39,25 @@ def tick(step: int, values: str, **options: Any) -> list[dict[str, Any]]:
 def test_means_and_errors_are_those_of_numpy() -> None:
     rows = tick(4, "0.1 0.2 0.6 0.7 0.9")
     rows[0]["stderr"] = 0.4
-    found = {row["group"]: row for row in group_rows(rows, GROUPS)}
+    result = {row["group"]: row for row in group_records(rows, GROUPS)}
     good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9])
     errors = [math.sqrt(of.var(ddof=1) / len(of) + error**2) for of, error in ((good, 0.2), (bad, 0.1))]
-    assert list(found) == ["good", "bad", "good-bad"]
+    assert list(result) == ["good", "bad", "good-bad"]
     for name, of, error in (("good", good, errors[0]), ("bad", bad, errors[1])):
-        assert found[name]["dissimilarity"] == pytest.approx(of.mean())
-        assert found[name]["stderr"] == pytest.approx(error) and found[name]["references"] == len(of)
-    assert found["good-bad"]["dissimilarity"] == pytest.approx(good.mean() - bad.mean())
-    assert found["good-bad"]["stderr"] == pytest.approx(math.hypot(*errors))
+        assert result[name]["dissimilarity"] == pytest.approx(of.mean())
+        assert result[name]["stderr"] == pytest.approx(error) and result[name]["references"] == len(of)
+    assert result["good-bad"]["dissimilarity"] == pytest.approx(good.mean() - bad.mean())
+    assert result["good-bad"]["stderr"] == pytest.approx(math.hypot(*errors))
 
 
 def test_what_has_no_value_counts_for_nothing() -> None:
     rows = tick(4, "nan 0.2 0.6 nan nan")
-    good, bad, between = group_rows(rows, GROUPS)
+    good, bad, between = group_records(rows, GROUPS)
     assert (good["dissimilarity"], good["references"]) == (pytest.approx(0.4), 2)
     assert math.isnan(bad["dissimilarity"]) and bad["references"] == 0 and math.isnan(between["dissimilarity"])
-    (single, *_) = group_rows(rows[1:2], {"one": ["b"]})
+    (single, *_) = group_records(rows[1:2], {"one": ["b"]})
     assert (single["dissimilarity"], single["stderr"]) == (0.2, 0.1)
-    assert len(group_rows(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
+    assert len(group_records(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
 
 
 def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -> None:
@@ -67,7 +67,7 @@ def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -
         shared = rng.normal(0, 0.05, 2) + rng.normal(0, 0.05)
         values = [0.5 + rng.normal(0, 0.1) + shared[int(label in "de")] for label in "abcde"]
         text = " ".join(map(str, values))
-        between = group_rows(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
+        between = group_records(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
         hits.append(abs(between["dissimilarity"]) < 1.96 * between["stderr"])
     assert 0.9 < np.mean(hits) < 0.995
 
@@ -95,11 +95,11 @@ def test_the_table_takes_matched_pairs_out_of_heat_maps() -> None:
 def test_drift_says_which_group_is_nearest_and_whether_that_is_known(values: str, nearest: str, differs: bool) -> None:
     rows = [*tick(0, "0.5 0.5 0.5 0.5 0.5"), *tick(8, values), *tick(16, "nan nan nan nan nan")]
     table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
-    found = drift(table)["cka"]
+    result = drift(table)["cka"]
     last = next(row for row in table.to_pylist() if (row["group"], row["step"]) == ("good-bad", 8))
-    assert (found["nearest"], found["differs"], found["step"], found["site"]) == (nearest, differs, 8, "s.1")
-    assert found["difference"] == pytest.approx(abs(last["dissimilarity"])) and found["difference"] >= 0
-    assert found["stderr"] == pytest.approx(last["stderr"])
+    assert (result["nearest"], result["differs"], result["step"], result["site"]) == (nearest, differs, 8, "s.1")
+    assert result["difference"] == pytest.approx(abs(last["dissimilarity"])) and result["difference"] >= 0
+    assert result["stderr"] == pytest.approx(last["stderr"])
 
 
 class Drawn(pl.LightningModule):
@@ -151,20 +151,24 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def test_a_planted_drift_is_seen(drawn: tuple[Path, dict[str, Any]]) -> None:
-    folder, found = drawn
+    folder, result = drawn
     table = read_groups(folder)
     between = [row for row in table.to_pylist() if row["group"] == "good-bad" and row["site"] == "layers.1"]
     for measure in ("cka", "procrustes"):
         line = {row["step"]: row for row in between if row["measure"] == measure}
         assert abs(line[0]["dissimilarity"]) < 2 * line[0]["stderr"], "not yet nearer to any"
         assert line[24]["dissimilarity"] < -3 * line[24]["stderr"]
-        assert (found[measure]["nearest"], found[measure]["next"], found[measure]["differs"]) == ("good", "bad", True)
+        assert (result[measure]["nearest"], result[measure]["next"], result[measure]["differs"]) == (
+            "good",
+            "bad",
+            True,
+        )
     curves = read_curves(folder).to_pylist()
     assert {row["reference"] for row in curves} == {"g0", "g1", "g2", "b0", "b1", "b2"}, "groups have no rows there"
     place = {"step": 24, "measure": "cka", "site_a": "layers.1", "site_b": "layers.1"}
     last = [row["dissimilarity"] for row in curves if place.items() <= row.items()]
-    here = {"step": 24, "measure": "cka", "site": "layers.1"}
-    means = {row["group"]: row for row in table.to_pylist() if here.items() <= row.items()}
+    expected_at = {"step": 24, "measure": "cka", "site": "layers.1"}
+    means = {row["group"]: row for row in table.to_pylist() if expected_at.items() <= row.items()}
     assert means["good"]["dissimilarity"] == pytest.approx(np.mean(last[:3]))
     assert means["bad"]["dissimilarity"] == pytest.approx(np.mean(last[3:]))
     assert (folder / "figures" / "groups.png").stat().st_size > 10_000
