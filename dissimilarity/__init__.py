@@ -6,7 +6,8 @@ x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are the
 
 from dissimilarity.capture.hooks import capture
 from dissimilarity.comparison.compare import compare
-from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.comparison.saved import save_activations
 from dissimilarity.measures.angular_cka import AngularCKA
 from dissimilarity.measures.bures import Bures
 from dissimilarity.measures.cca import CCA
@@ -26,6 +27,7 @@ from dissimilarity.measures.pwcca import PWCCA
 from dissimilarity.measures.rbf_cka import RBFCKA
 from dissimilarity.measures.rsa import RSA
 from dissimilarity.measures.svcca import SVCCA
+from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.stitching.stitch import Stitch
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "MutualKNN",
     "PWCCA",
     "PermutationProcrustes",
+    "ProbeSet",
     "Procrustes",
     "RBFCKA",
     "RSA",
@@ -51,5 +54,6 @@ __all__ = [
     "Stitch",
     "capture",
     "compare",
+    "compare_many",
     "save_activations",
 ]

@@ -52,6 +52,6 @@ class LinearRegression(WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """R^2 from sums; see the class."""
         xx, yy, xy = centered(m)
-        predicted = whitening(xx, m["xx"], m["e"] / m["n"])(xy)
+        predicted = whitening(xx, m["xx"], m["eps_x"] / m["n"])(xy)
         value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
         return exact_where_same(m, value, self.identical)

@@ -11,7 +11,7 @@ from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.checks import check_count, check_pair, check_rows, check_widths
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
-from dissimilarity.moments.pair import sum_device
+from dissimilarity.moments.products import sum_device
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
 

@@ -70,7 +70,7 @@ class Procrustes(MomentMeasure):
         """The distance from sums; see the class."""
         xy, (xx, yy) = centered_cross(m), centered_squares(m)
         # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
-        short = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
+        short = bool((torch.minimum(m["eps_x"], m["eps_y"]) > 1e-12 * m["n"]).all())
         cosine = (_nuclear_norm_of_short if short else _nuclear_norm)(xy) / (xx * yy).sqrt()
         value = 2 - 2 * cosine if self.kind == "squared" else angle(cosine)
         return exact_where_same(m, value, self.identical)

@@ -9,7 +9,8 @@ from torch import Tensor
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import both_sides, counted, is_exact, turning
-from dissimilarity.moments.pair import Moments, full_float32
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.products import full_float32
 
 
 def pwcca(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tensor, ""]:

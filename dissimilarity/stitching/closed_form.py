@@ -49,14 +49,14 @@ class Centered:
 
 
 def centered_sums(m: Moments) -> Centered:
-    """From sums `n, x, y, xx, xy, e` about shifts `shift_x, shift_y`."""
+    """From sums `n, x, y, xx, xy, eps_x` about shifts `shift_x, shift_y`."""
     x, y = m["x"] / m["n"], m["y"] / m["n"]
     return Centered(
         m["shift_x"] + x,
         m["shift_y"] + y,
         m["xx"] - torch.outer(m["x"], x),
         m["xy"] - torch.outer(m["x"], y),
-        float(m["e"] / m["n"]),
+        float(m["eps_x"] / m["n"]),
     )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.enter import check_enterable
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.sites import locate, matched_pairs, resolve
-from dissimilarity.moments.pair import Moments, as_rows, heavy, products, shifted, worthwhile_shift
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, products, remove_offset
 from dissimilarity.stitching.closed_form import solve
 from dissimilarity.stitching.losses import check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
@@ -148,7 +149,7 @@ def direct_sums(
         like: sums whose shifts to take; by default the first batch's mean where it would cost digits.
 
     Returns:
-        pair -> `n, x, y, xx, xy, e` as in `moments`, about `shift_x, shift_y`, and `spread`.
+        pair -> `n, x, y, xx, xy, eps_x` as in `moments`, about `shift_x, shift_y`, and `spread`.
 
     Raises:
         ValueError: activations that are not finite, or too large for float32 products.
@@ -216,16 +217,16 @@ def _side(
     """Shifted rows (1, n, d) of each site and which are heavy; their number, sum and rounding are added up."""
     rows, apart = {}, {}
     for site, act in acts.items():
-        flat = as_rows(act)
+        flat = as_samples(act)
         # A residual stream has directions of next to no variance, which float32 sums drown; float64 costs a processor
         # twice the product, a tenth of the models' passes, but most GPUs many times it.
         flat, noise = (flat.double() if flat.device.type == "cpu" else flat), torch.finfo(act.dtype).eps ** 2
         if site not in shifts:
-            shifts[site] = worthwhile_shift(flat)
-        flat = shifted(flat, shifts[site])
-        rows[site], apart[site] = flat[None], heavy(flat.square().sum(-1)[None])
+            shifts[site] = choose_offset(flat)
+        flat = remove_offset(flat, shifts[site])
+        rows[site], apart[site] = flat[None], find_outlier_rows(flat.square().sum(-1)[None])
         n = shifts[site].new_tensor(float(len(flat)))
-        _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), e=n * (torch.finfo(flat.dtype).eps + noise))
+        _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), eps_x=n * (torch.finfo(flat.dtype).eps + noise))
     return rows, apart
 
 

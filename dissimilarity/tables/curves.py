@@ -39,6 +39,10 @@ import pyarrow.parquet as pq
 from dissimilarity.capture.sites import matched_pairs
 from dissimilarity.tables.journal import Journal, replacing
 
+FIRST_COMPONENTS = "first_components.jsonl"
+"""The journal beside the curves with the sites of each heat map: `step, reference, of, site, share`, the share of the
+variance in the first principal component, `of` the model or the reference."""
+
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),

@@ -11,19 +11,17 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison.activations import Snapshot
-from dissimilarity.comparison.evaluate import evaluate, pairs_of
-from dissimilarity.comparison.first_component import FILE as FIRST_COMPONENTS
-from dissimilarity.comparison.first_component import first_share
-from dissimilarity.comparison.plan import Pool
+from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.evaluate import pairs_of
 from dissimilarity.figures.run import draw_run
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.moments.cross import Pair
+from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
-from dissimilarity.tables.curves import Curves
+from dissimilarity.probe.probe_set import Pool, ProbeSet
+from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as grouped
 from dissimilarity.tracking.budget import Budget
@@ -105,12 +103,13 @@ class DissimilarityTracker(pl.Callback):
             for label, source in self.references.items()
             if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
+        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=groups)
+        self.probing = Probing(probe_set, aligned, self.measures, precision)
         self.groups = labels_by_group(reference_groups or {}, self.references)
         self.shelf = Shelf(self.folder, self.probing)
         self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
-        self.snapshots: dict[str, Snapshot] = {}
+        self.snapshots: dict[str, ModelActivations] = {}
         self.sites: list[str] = []
         self.last_tick: int | None = None
         self.measured: int | None = None
@@ -234,9 +233,9 @@ class DissimilarityTracker(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, heatmap: bool) -> list[dict[str, Any]]:
         """Captures the model and compares it with every reference."""
-        taken: dict[int, Snapshot] = {}
+        taken: dict[int, ModelActivations] = {}
 
-        def now(label: str) -> Snapshot:
+        def now(label: str) -> ModelActivations:
             """The model, in the view in which it is compared with a reference; one pass for all of one view."""
             number = self.probing.number(label)
             if number not in taken:
@@ -253,8 +252,7 @@ class DissimilarityTracker(pl.Callback):
                 continue
             reference, view = self.snapshots[label], self.probing.view(label)
             pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
-            together, null = snapshot.cross(now(label), reference, pairs, view.layout)
-            found = evaluate(view.measures, now(label).side, reference.side, together, null)
+            found = compare_pair(now(label), reference, pairs, view.measures, first_components=False)
             rows += [{"reference": label, **row} for row in (*found, *view.rows)]
         if heatmap and trainer.is_global_zero:
             self._record_components(trainer.global_step, now)
@@ -262,14 +260,14 @@ class DissimilarityTracker(pl.Callback):
             self.snapshots["previous"], self.measured = now("previous"), trainer.global_step
         return rows
 
-    def _record_components(self, step: int, now: Callable[[str], Snapshot]) -> None:
+    def _record_components(self, step: int, now: Callable[[str], ModelActivations]) -> None:
         """The share of each site's variance in its first principal component, beside the maps of this step."""
         rows = []
         for label, reference in self.snapshots.items():
             for of, taken in (("model", now(label)), ("reference", reference)):
                 rows += [
-                    {"step": step, "reference": label, "of": of, "site": site, "share": first_share(taken.side, site)}
-                    for site in taken.sites
+                    {"step": step, "reference": label, "of": of, "site": site, "share": share}
+                    for site, share in taken.first_components.items()
                 ]
         self.components.append(rows)
 
@@ -294,7 +292,7 @@ class DissimilarityTracker(pl.Callback):
             previous = self.shelf.recall(trainer, pl_module, f"previous-{self.measured}", self.sites)
             self.snapshots["previous"] = previous
 
-    def _matched(self, label: str) -> list[Pair]:
+    def _matched(self, label: str) -> list[SitePair]:
         sites = self.snapshots[label].sites if label in self.snapshots else self.sites
         return matched_pairs(self.sites, sites)
 

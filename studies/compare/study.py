@@ -47,7 +47,8 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
 
     terminal, uris = Console(stderr=True, highlight=False), list(cfg.models)
     measures, control, home = measures_of(cfg), control_of(cfg.control), device_of(cfg.device)
-    options: Any = (_plain(cfg.sites), measures, pairs, groups)
+    options: Any = (_plain(cfg.sites), measures, pairs)
+    settings: Any = {"n_units": groups, "control": control}
     with terminal.status("loading the models") as status:
         # Two are both in memory, and nothing of their activations has to be kept.
         two = len(uris) == 2
@@ -57,7 +58,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in couples}
         models = {each.label: each.source if two else loader(each, cfg.runs_dir, home) for each in subjects}
         if not two and probe.text is None:
-            table = compare_many(models, probe.tokens, *options, control=control, tell=status.update, mask=probe.mask)
+            table = compare_many(models, probe.tokens, *options, on_progress=status.update, mask=probe.mask, **settings)
             tables = _by_couple(table)
         else:
             tables = {}
@@ -65,7 +66,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
                 status.update(f"{a} and {b}")
                 first, second = _loaded(models[a]), _loaded(models[b])
                 mask = probe.mask if inputs[a, b] is probe.tokens else None  # aligned units are none of padding
-                tables[a, b] = compare(first, second, inputs[a, b], *options, control=control, mask=mask)
+                tables[a, b] = compare(first, second, inputs[a, b], *options, mask=mask, **settings)
             table = pa.concat_tables([_named(found, *names) for names, found in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}

@@ -107,10 +107,10 @@ def dynamics(
             sites,
             measures_of(cfg),
             "matched",
-            groups=groups,
+            n_units=groups,
             control=control_of(cfg.control),
             couples=couples,
-            tell=status.update,
+            on_progress=status.update,
         )
     found = findings(table, labels)
     curves = {run: [losses[label] for label, _ in of] for run, of in labels.items()}

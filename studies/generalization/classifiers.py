@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import first_result, undisturbed
-from dissimilarity.probe.batches import at_once, plan
+from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.block_swap import front_streams, fronted
 from dissimilarity.stitching.connectivity import barrier_of, scores_between
 from dissimilarity.stitching.penalty import device_of
@@ -122,5 +122,5 @@ def barriers(
 
 def batches(tokens: Int[Tensor, "examples pos"]) -> Iterator[slice]:
     """Some examples at a time."""
-    for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1])):
+    for start, stop, _ in cut_sequences(len(tokens), 1, sequences_per_batch(tokens.shape[1])):
         yield slice(start, stop)

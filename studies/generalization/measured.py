@@ -74,7 +74,7 @@ def measure(
     def compared(loaders: Mapping[str, Any], words: str) -> pa.Table:
         options: Any = dict(null=False, control=control_of(cfg.control), mask=mask)
         say = lambda doing: tell(f"{doing}{words}")  # noqa: E731
-        return compare_many(loaders, probe.tokens, sites, measures_of(cfg), "matched", tell=say, **options)
+        return compare_many(loaders, probe.tokens, sites, measures_of(cfg), "matched", on_progress=say, **options)
 
     table = compared(dict(zip(labels, models, strict=True)), "")
     home = device_of(cfg.device)

@@ -139,7 +139,7 @@ def compared(
     for name, control in controls.items():
         says = (lambda doing, name=name: tell(f"{doing} ({name})")) if len(controls) > 1 else tell
         tables[name] = compare_many(
-            loaders, tokens, sites, measures, groups=groups, control=control, couples=couples, tell=says
+            loaders, tokens, sites, measures, n_units=groups, control=control, couples=couples, on_progress=says
         )
     models = []
     for subject in ordered:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dissimilarity.measures.base.checks import check_pair
-from dissimilarity.moments.pair import as_rows
+from dissimilarity.moments.products import as_samples
 
 INVARIANCES = ("orthogonal", "isotropic_scaling", "translation", "permutation", "invertible_linear")
 
@@ -68,7 +68,7 @@ class Measure(Metric):
             ValueError: x and y cannot be compared; says why and what to do.
         """
         check_pair(x, y, self.minimum_samples)
-        return self.between(self.prepare(as_rows(x)), self.prepare(as_rows(y)))
+        return self.between(self.prepare(as_samples(x)), self.prepare(as_samples(y)))
 
     def to_dissimilarity(self, value: Any) -> Any:
         """The value turned so that 0 = the same and up = more different; works on floats, arrays and tensors."""

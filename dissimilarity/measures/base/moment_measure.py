@@ -13,7 +13,8 @@ from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import check_count, check_rows, check_widths, no_variance
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
-from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, mean, own_coordinates, prepared_rows
+from dissimilarity.moments.pair import Moments, PreparedSide, moments_of_sides, prepare_side, span_coordinates
+from dissimilarity.moments.products import as_samples, column_means
 
 SMALL = 2**16
 """Most values of an input whose products are taken in float64 in any case, where a measure whitens."""
@@ -58,14 +59,14 @@ class MomentMeasure(Measure):
         """
         return estimate(self.from_moments, totals, groups)
 
-    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+    def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Rows about their mean, and their sums."""
         dual = len(x) < x.shape[1] and {"orthogonal", "translation"} <= self.invariant_to
-        return prepared_rows(own_coordinates(x) if dual else x)
+        return prepare_side(span_coordinates(x) if dual else x)
 
-    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+    def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """The value of two prepared sides."""
-        return self.from_moments(between_rows(x, y))
+        return self.from_moments(moments_of_sides(x, y))
 
     def update(self, x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> None:
         """Adds the samples of one batch."""
@@ -74,14 +75,14 @@ class MomentMeasure(Measure):
             return
         if self.packed:
             check_widths(metric_state.widths(self.packed), x, y)
-        self.packed = [metric_state.merged([*self.packed, metric_state.pack_rows(as_rows(x), as_rows(y))])]
+        self.packed = [metric_state.merged([*self.packed, metric_state.pack_samples(as_samples(x), as_samples(y))])]
 
     def compute(self) -> Float[Tensor, ""]:
         """The value over all samples seen, on all processes."""
         state = metric_state.merged(self.packed) if len(self.packed) else None
         check_count(0 if state is None else metric_state.count(state), self.minimum_samples)
         assert state is not None
-        rows = metric_state.rows(state)
+        rows = metric_state.samples(state)
         if rows is not None:
             return self.of(*rows)
         total = metric_state.sums(state)
@@ -107,20 +108,20 @@ class WhitenedMeasure(MomentMeasure):
     coordinates along their own principal directions, (n, rank) instead of (n, p).
     """
 
-    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+    def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Rows about their mean, and their sums."""
         if len(x) <= x.shape[1] and "orthogonal" in self.invariant_to:
-            return prepared_rows(principal_coordinates(x))
-        return prepared_rows(x.double() if len(x) < 2 * x.shape[1] or x.numel() <= SMALL else x)
+            return prepare_side(principal_coordinates(x))
+        return prepare_side(x.double() if len(x) < 2 * x.shape[1] or x.numel() <= SMALL else x)
 
-    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+    def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """The value of two prepared sides, in the precision of the more precise one."""
-        dtype = torch.promote_types(x.rows.dtype, y.rows.dtype)
-        return self.from_moments(between_rows(*(replace(side, rows=side.rows.to(dtype)) for side in (x, y))))
+        dtype = torch.promote_types(x.samples.dtype, y.samples.dtype)
+        return self.from_moments(moments_of_sides(*(replace(side, samples=side.samples.to(dtype)) for side in (x, y))))
 
 
 def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
     """The rows about their mean, n <= p of them, along their principal directions, without those of rounding alone."""
-    rows = x.double() - mean(x)
+    rows = x.double() - column_means(x)
     left, sizes, _ = torch.linalg.svd(torch.linalg.qr(rows.T, mode="r").R.T)
     return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]

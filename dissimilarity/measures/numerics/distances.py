@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from dissimilarity.moments.pair import full_float32, sum_device
+from dissimilarity.moments.products import full_float32, sum_device
 
 EXACT_ROWS = 1024
 """Up to how many rows products are taken in float64, whatever the type of the rows."""

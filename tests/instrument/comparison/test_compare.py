@@ -109,11 +109,11 @@ def test_swapping_the_models_transposes_the_table() -> None:
 
 def test_the_number_of_groups_moves_the_error_bar_alone() -> None:
     a, b = model(), model(seed=1)
-    few, many = table(a, b, tokens(), groups=3), table(a, b, tokens(), groups=10)
+    few, many = table(a, b, tokens(), n_units=3), table(a, b, tokens(), n_units=10)
     for row, wanted in zip(few, many, strict=True):
         assert row["value"] == pytest.approx(wanted["value"], abs=1e-6)
         assert 0.2 < row["stderr"] / wanted["stderr"] < 5
-    assert all(math.isnan(row["stderr"]) for row in table(a, b, tokens(), groups=1))
+    assert all(math.isnan(row["stderr"]) for row in table(a, b, tokens(), n_units=1))
 
 
 def test_outputs_are_compared_at_the_logits_beside_the_layers() -> None:
@@ -180,7 +180,8 @@ def test_too_few_samples_are_a_note() -> None:
     [
         ({"sites": "blocks.9.resid_post"}, "blocks.9.resid_post"),
         ({"tokens": tokens(1)}, "at least 2 sequences.*found 1"),
-        ({"groups": 0}, "at least 1 jackknife group, found 0"),
+        ({"n_units": 0}, "at least 1 unit for the error bars, found n_units=0"),
+        ({"groups": 8}, "groups: this argument is called n_units"),
         ({"measures": [MutualKNN(k=3), MutualKNN(k=3, samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )

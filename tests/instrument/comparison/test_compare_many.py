@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, MutualKNN, Procrustes, compare
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison import kept
+from dissimilarity.comparison import activations
 from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.plan import make_plan
+from dissimilarity.comparison.saved import save_activations
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from models.transformer import Transformer
 
 VOCABULARY, LENGTH = 23, 8
@@ -62,9 +63,9 @@ def equal(found: list[dict[str, Any]], expected: list[dict[str, Any]], to: float
 @pytest.mark.parametrize("pairs", ["all", "matched"])
 @pytest.mark.parametrize("null", [True, False])
 def test_the_table_is_that_of_every_pair_on_its_own(pairs: Any, null: bool) -> None:
-    found = compare_many(loaders(), tokens(), measures=MEASURES, pairs=pairs, groups=4, null=null)
+    found = compare_many(loaders(), tokens(), measures=MEASURES, pairs=pairs, n_units=4, null=null)
     assert tuple(found.column_names) == ("model_a", "model_b", *COLUMNS)
-    equal(found.to_pylist(), by_pairs(pairs=pairs, groups=4, null=null), 0)
+    equal(found.to_pylist(), by_pairs(pairs=pairs, n_units=4, null=null), 0)
 
 
 def test_each_model_is_loaded_once_and_let_go_before_the_next() -> None:
@@ -86,32 +87,30 @@ def test_each_model_is_loaded_once_and_let_go_before_the_next() -> None:
 def test_past_a_size_activations_lie_in_files_that_go_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(snapshot, "IN_MEMORY", 0)
-    monkeypatch.setattr(kept, "WRITTEN", 2**12)
-    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_AT_ONCE", 4 * LENGTH)
+    monkeypatch.setattr(activations, "IN_MEMORY", 0)
+    monkeypatch.setattr(activations, "FILE_SIZE", 2**12)
+    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_PER_BATCH", 4 * LENGTH)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     seen: list[int] = []
-    save = snapshot.save_chunks
-    monkeypatch.setattr(snapshot, "save_chunks", lambda *args: (seen.append(1), save(*args)))
-    found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4).to_pylist()
+    save = activations.save_chunks
+    monkeypatch.setattr(activations, "save_chunks", lambda *args: (seen.append(1), save(*args)))
+    found = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4).to_pylist()
     assert len(seen) > len(SHAPES), "one model takes several files"
-    equal(found, by_pairs(groups=4), 0)
+    equal(found, by_pairs(n_units=4), 0)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("at_hand", [0, 2**30])
-def test_sites_that_are_taken_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, at_hand: int) -> None:
-    monkeypatch.setattr(kept, "SUMS", 24 * 24 * (8 + 4 * 4))
-    monkeypatch.setattr(kept, "AT_HAND", at_hand)
-    net = kept.Kept(
-        ["x", "y", "z"],
-        [({"x": torch.zeros(2, 12), "y": torch.zeros(2, 12), "z": torch.zeros(2, 1)}, range(1))],
-        torch.device("cpu"),
-    )
-    assert net.blocks(4) == [("x", "y"), ("z",)]
+@pytest.mark.parametrize("cache", [0, 2**30])
+def test_sites_that_are_taken_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
+    monkeypatch.setattr(activations, "PAIR_SUMS", 24 * 24 * (8 + 4 * 4))
+    monkeypatch.setattr(activations, "BLOCK_CACHE", cache)
+    plan = make_plan(ProbeSet(Extent(8, 1), n_units=4), [CKA()])
+    acts = {"x": torch.zeros(2, 12), "y": torch.zeros(2, 12), "z": torch.zeros(2, 1)}
+    net = activations.ModelActivations(plan, ["x", "y", "z"], [(acts, range(1))])
+    assert net.blocks() == [("x", "y"), ("z",)]
     for pairs in ("all", "matched"):
-        found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4, pairs=pairs).to_pylist()
-        equal(found, by_pairs(groups=4, pairs=pairs), 1e-6)
+        found = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4, pairs=pairs).to_pylist()
+        equal(found, by_pairs(n_units=4, pairs=pairs), 1e-6)
 
 
 def test_a_model_may_meet_itself_and_only_the_couples_asked_for_are_compared() -> None:
@@ -130,10 +129,10 @@ def test_a_model_may_meet_itself_and_only_the_couples_asked_for_are_compared() -
 def test_saved_activations_stand_beside_models(tmp_path: Path) -> None:
     files = {label: save_activations(model(label), tokens(), tmp_path / f"{label}.safetensors") for label in "bc"}
     models = {"a": model("a"), **files}
-    found = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], groups=4).to_pylist()
-    expected = [row for row in by_pairs(groups=4) if row["measure"] in ("cka", "mutual_knn_5")]
+    found = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], n_units=4).to_pylist()
+    expected = [row for row in by_pairs(n_units=4) if row["measure"] in ("cka", "mutual_knn_5")]
     equal(found, expected, 1e-6)
-    alone = compare_many(files, measures=[CKA()], groups=4).to_pylist()
+    alone = compare_many(files, measures=[CKA()], n_units=4).to_pylist()
     equal(alone, [row for row in expected if row["measure"] == "cka" and row["model_a"] == "b"], 1e-6)
 
 

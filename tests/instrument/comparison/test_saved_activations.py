@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
-from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.saved import save_activations
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 
@@ -146,7 +146,7 @@ def test_measures_of_outputs_read_the_saved_logits(many: bool) -> None:
     assert 0 < kl_row["value"] == pytest.approx(kl_row["null"], abs=0.1)
     both = table(a, b, measures=[CKA(), KL()], sites=["x", "logits"], pairs="matched")
     assert [(row["measure"], row["site_a"]) for row in both] == [("cka", "x"), ("cka", "logits"), ("kl", "logits")]
-    with pytest.raises(ValueError, match="b: expected what the model put out at the site 'logits'.*found x"):
+    with pytest.raises(ValueError, match="b: expected model outputs at the site 'logits'.*found x"):
         compare(a, {"x": b["x"]}, measures=[KL()])
 
 

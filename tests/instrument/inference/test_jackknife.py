@@ -24,6 +24,8 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_m
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.pair import SWAPPED, Moments, add, pair_moments
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.batches import cut_sequences
+from dissimilarity.probe.padding import SequenceLengths
 from tests.helpers.found_measures import SETTINGS, make
 
 MOMENT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)]
@@ -262,11 +264,14 @@ def replications() -> dict[str, Tensor]:
     """Values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
+    lengths = SequenceLengths.of_slices(
+        cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 2
+    )
     found: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(300):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
-        sides = [Side(GROUPS, SEQUENCES * LENGTH // 2, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in acts]
+        sides = [Side(lengths, only_sampled=frozenset({LOGITS})) for _ in acts]
         cross = Cross([("site", "site")], GROUPS)
         read = [{"site": rows, LOGITS: out[:, : LENGTH // 2]} for rows, out in zip(acts, logits, strict=True)]
         cross.add(*(side.add(rows, range(GROUPS)) for side, rows in zip(sides, read, strict=True)))

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
-from dissimilarity.probe.batches import own_slices, plan
-from dissimilarity.probe.padding import Uneven
+from dissimilarity.probe.batches import cut_sequences, slices_of_process
+from dissimilarity.probe.padding import SequenceLengths
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.sampling import sampled_positions
 from tests.helpers.found_measures import (
     OUTPUT_SETTINGS,
@@ -57,7 +58,8 @@ def activations(side: int) -> dict[str, Tensor]:
 
 def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -> list[dict[str, Any]]:
     """What the tracker does with the chunks of one process."""
-    x, y = (Side(groups, FEW, SEQUENCES, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
+    lengths = SequenceLengths.of_slices(cut_sequences(SEQUENCES, groups, most=2), max_samples=FEW)
+    x, y = (Side(lengths, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
     cross, null = Cross(pairs, groups, sync), Cross(pairs, sync=sync)
     acts_x, acts_y = activations(0), activations(1)
@@ -74,17 +76,18 @@ def masked_rows(rank: int, world: int) -> list[dict[str, Any]]:
     """The same of sequences of unequal lengths."""
     lengths = torch.tensor([6, 2, 4, 5, 1, 3, 6, 4, 4, 2, 6, 5, 3])
     measures = [make(setting) for setting in (*REPRESENTATION_SETTINGS, *OUTPUT_SETTINGS)]
-    layout = lay_out((SEQUENCES, LENGTH), measures, 5, mask=torch.arange(LENGTH) < lengths[:, None])
-    few = replace(layout, samples=30, uneven=Uneven(lengths, layout.uneven.groups, 30))  # pyright: ignore
+    probe = ProbeSet(Extent(SEQUENCES, LENGTH), torch.arange(LENGTH) < lengths[:, None], n_units=5)
+    few = replace(make_plan(probe, measures), max_samples=30)
     x, y = (few.side(SITES, sync=world > 1) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
-    cross, null = few.cross(pairs, sync=world > 1), few.cross(pairs, sync=world > 1, errors=False)
+    cross, null = Cross(pairs, few.n_units, world > 1), Cross(pairs, sync=world > 1)
+    reader = few.reader(SITES)
     whole = [{**activations(side), LOGITS: related(SEQUENCES * LENGTH, 9, 9)[side]} for side in (0, 1)]
-    for start, stop, group in own_slices(few.slices, rank, world):
+    for start, stop, group in slices_of_process(few.slices, rank, world):
         chunks = []
         for side, acts in zip((x, y), whole, strict=True):
             parts = {site: rows.reshape(SEQUENCES, LENGTH, -1)[start:stop] for site, rows in acts.items()}
-            read = {site: few.read(part, site != LOGITS, slice(start, stop)) for site, part in parts.items()}
+            read = {site: reader(site, part, slice(start, stop)) for site, part in parts.items()}
             chunks.append(side.add(read, range(group, group + 1)))
         cross.add(*chunks)
         null.add(chunks[0].deranged(), chunks[1])
@@ -103,8 +106,8 @@ def work(rank: int, world: int, folder: Path) -> None:
     if rank == 0:
         alone.update(*(rows[halves(rank)] for rows in samples("cka")))
     found["all on rank 0"] = alone.compute().item()
-    slices = plan(SEQUENCES, groups=5, at_most=2)
-    found["rows"] = rows_of_sides(own_slices(slices, rank, world), 5, sync=True)
+    slices = cut_sequences(SEQUENCES, 5, most=2)
+    found["rows"] = rows_of_sides(slices_of_process(slices, rank, world), 5, sync=True)
     found["masked"] = masked_rows(rank, world)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -133,7 +136,7 @@ def test_a_process_without_samples_learns_the_value(found: list[dict[str, Any]])
 
 @pytest.mark.parametrize("of", ["rows", "masked"])
 def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(of: str, found: list[dict[str, Any]]) -> None:
-    whole = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
+    whole = rows_of_sides(cut_sequences(SEQUENCES, 5, most=2), 5, sync=False)
     expected = whole if of == "rows" else masked_rows(0, 1)
     assert len(expected) == 4 * len(REPRESENTATION_SETTINGS) + len(OUTPUT_SETTINGS)
     assert all(row["note"] == "" and math.isfinite(row["null"]) for row in expected)

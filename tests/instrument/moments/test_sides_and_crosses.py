@@ -16,7 +16,8 @@ from dissimilarity.functional import cka
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
-from dissimilarity.probe.batches import own_slices, plan
+from dissimilarity.probe.batches import cut_sequences, slices_of_process
+from dissimilarity.probe.padding import SequenceLengths
 from dissimilarity.probe.sampling import priorities, sampled_positions
 from tests.helpers.found_measures import OUTPUT_SETTINGS, REPRESENTATION_SETTINGS, function_of, make
 
@@ -38,21 +39,26 @@ def activations(seed: int, sequences: int = SEQUENCES, length: int = LENGTH) -> 
     }
 
 
+def units(n_units: int) -> SequenceLengths:
+    """One sequence per unit, and no sample measures."""
+    return SequenceLengths(torch.arange(n_units))
+
+
 def measured(
     x_acts: Acts,
     y_acts: Acts,
     measures: list[Measure],
     at_most: int = 3,
     groups: int = GROUPS,
-    samples: int = 10**6,
+    max_samples: int = 10**6,
 ) -> list[dict[str, Any]]:
     """Rows over all pairs of sites, fed in the chunks of a plan."""
     sequences = len(next(iter(x_acts.values())))
-    slices = plan(sequences, groups, at_most)
-    count = 1 + slices[-1][2]
-    x, y = Side(count, samples, of=sequences), Side(count, samples, of=sequences)
+    slices = cut_sequences(sequences, groups, at_most)
+    lengths = SequenceLengths.of_slices(slices, max_samples=max_samples)
+    x, y = Side(lengths), Side(lengths)
     pairs = [(a, b) for a in x_acts for b in y_acts]
-    cross, null = Cross(pairs, count), Cross(pairs)
+    cross, null = Cross(pairs, lengths.n_units), Cross(pairs)
     for start, stop, group in slices:
         of = range(group, group + 1)
         chunk_x = x.add({site: rows[start:stop] for site, rows in x_acts.items()}, of)
@@ -90,7 +96,7 @@ def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
     x, y = ({site: rows[:12] for site, rows in activations(seed).items()} for seed in (0, 1))
     measures: list[Measure] = [CKA(), MutualKNN(k=4)]
     single = measured(x, y, measures, at_most=3)
-    sides = [Side(4, 10**6, of=12) for _ in range(2)]
+    sides = [Side(SequenceLengths(torch.arange(12) // 3, max_samples=10**6)) for _ in range(2)]
     pairs = [(a, b) for a in x for b in y]
     cross, null = Cross(pairs, 4), Cross(pairs)
     chunks = [side.add(acts, range(4)) for side, acts in zip(sides, (x, y), strict=True)]
@@ -106,28 +112,28 @@ def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
 def test_sums_added_a_few_sites_at_a_time_are_the_same(abreast: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = activations(0), activations(1)
     whole = measured(x, y, [CKA()])
-    monkeypatch.setattr("dissimilarity.moments.cross.ABREAST", abreast)
+    monkeypatch.setattr("dissimilarity.moments.cross.X_COLUMNS", abreast)
     for row, wanted in zip(measured(x, y, [CKA()]), whole, strict=True):
         for key in ("value", "null", "stderr"):
             assert row[key] == pytest.approx(wanted[key], abs=1e-12)
 
 
 def test_no_sequence_meets_itself_in_the_null() -> None:
-    side = Side(3)
+    side = Side(units(3))
     ids = torch.arange(12.0)[:, None, None].expand(12, LENGTH, 2).contiguous()
     chunk = side.add({"site": ids}, range(3))
-    before, after = (c.rows_of(["site"])[..., 0] for c in (chunk, chunk.deranged()))
+    before, after = (c.side_by_side(["site"])[..., 0] for c in (chunk, chunk.deranged()))
     assert not (before == after).any()
     assert torch.equal(before.sort(1).values, after.sort(1).values)
     torch.testing.assert_close(chunk.deranged().norms_of(["site"])[0][..., 0], 2 * after.double().square())
 
 
 def test_sites_stand_side_by_side_in_the_order_asked_for_deranged_or_not() -> None:
-    side = Side(3)
+    side = Side(units(3))
     chunk = side.add({f"site{i}": torch.randn(12, LENGTH, 2) for i in range(3)}, range(3))
     for of in (chunk, chunk.deranged()):
         sites = ["site2", "site0"]
-        assert torch.equal(of.rows_of(sites), torch.cat([of.rows_of([site]) for site in sites], -1))
+        assert torch.equal(of.side_by_side(sites), torch.cat([of.side_by_side([site]) for site in sites], -1))
         assert torch.equal(of.norms_of(sites)[0], torch.cat([of.norms_of([site])[0] for site in sites], -1))
 
 
@@ -135,7 +141,7 @@ def test_the_null_is_the_value_of_the_rows_shifted_by_hand() -> None:
     x, y = activations(0), activations(1)
     rows = measured(x, y, [CKA(), Procrustes()], at_most=3)
     order: list[int] = []
-    for start, stop, _ in plan(SEQUENCES, GROUPS, 3):
+    for start, stop, _ in cut_sequences(SEQUENCES, GROUPS, 3):
         order += [stop - 1, *range(start, stop - 1)]
     for row in rows:
         shifted = y[row["site_b"]][order].flatten(0, 1)
@@ -172,7 +178,7 @@ def test_sample_measures_see_the_chosen_positions_of_every_sequence() -> None:
     x, y = activations(0), activations(1)
     positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
     assert len(positions) == 2
-    for row in measured(x, y, [MutualKNN(k=4)], samples=2 * SEQUENCES):
+    for row in measured(x, y, [MutualKNN(k=4)], max_samples=2 * SEQUENCES):
         few = [acts[site][:, positions].flatten(0, 1) for acts, site in ((x, row["site_a"]), (y, row["site_b"]))]
         measure = MutualKNN(k=4)
         measure.update(*few)
@@ -193,12 +199,12 @@ def test_each_sample_measure_sees_no_more_rows_than_it_asks_for() -> None:
 
 def test_sums_do_not_grow_with_the_samples() -> None:
     def numbers(rounds: int) -> int:
-        side, cross = Side(GROUPS), Cross([("last", "last"), ("embed", "last")], GROUPS)
+        side, cross = Side(units(GROUPS)), Cross([("last", "last"), ("embed", "last")], GROUPS)
         for seed in range(rounds):
             chunk = side.add(activations(seed), range(seed % GROUPS, seed % GROUPS + 1))
             cross.add(chunk, chunk)
         sums = [side.close().sums, cross.close().sums]
-        parts = [by_site.values() for s in sums for by_site in (s.totals, s.groups)]
+        parts = [by_site.values() for s in sums for by_site in (s.totals, s.units)]
         return sum(tensor.numel() for values in parts for moments in values for tensor in moments.values())
 
     assert numbers(2) == numbers(20)
@@ -235,9 +241,9 @@ def test_a_site_beyond_the_range_of_float32_products_says_so(scale: float) -> No
         assert bool(row["note"]) == (row["site_a"] == "last") and (not row["note"] or "too large or" in row["note"])
 
 
-def test_too_few_samples_are_counted_and_the_key_to_raise_named() -> None:
+def test_too_few_samples_are_counted_and_the_remedy_is_named() -> None:
     rows = measured(activations(0), activations(1), [MutualKNN(k=200), CKA()])
-    assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: raise probe.sequences or probe.length"
+    assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: pass more or longer sequences"
     assert math.isnan(rows[0]["value"]) and math.isfinite(rows[1]["value"])
 
 
@@ -255,11 +261,11 @@ def test_sites_of_different_numbers_of_samples_are_refused() -> None:
     acts = activations(0)
     acts["pooled"] = acts["last"].mean(1)
     with pytest.raises(ValueError, match="as many samples at every site.*pooled"):
-        Side(1).add(acts, range(1))
+        Side(units(1)).add(acts, range(1))
 
 
 def test_models_of_different_numbers_of_positions_are_refused() -> None:
-    x, y = Side(1), Side(1)
+    x, y = Side(units(1)), Side(units(1))
     longer = {site: torch.cat([rows, rows[:, :1]], 1) for site, rows in activations(1).items()}
     with pytest.raises(ValueError, match="number of positions.*5 and 6"):
         Cross([("last", "last")]).add(x.add(activations(0), range(1)), y.add(longer, range(1)))
@@ -268,7 +274,7 @@ def test_models_of_different_numbers_of_positions_are_refused() -> None:
 def test_the_null_needs_two_sequences() -> None:
     one = {site: rows[:1] for site, rows in activations(0).items()}
     with pytest.raises(ValueError, match="at least two"):
-        Side(1).add(one, range(1)).deranged()
+        Side(units(1)).add(one, range(1)).deranged()
 
 
 @settings(max_examples=60, deadline=None)
@@ -276,7 +282,7 @@ def test_the_null_needs_two_sequences() -> None:
 def test_a_plan_covers_everything_once_in_groups_of_nearly_equal_size(
     sequences: int, groups: int, at_most: int
 ) -> None:
-    slices = plan(sequences, groups, at_most)
+    slices = cut_sequences(sequences, groups, at_most)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(sequences))
     numbers = [group for _, _, group in slices]
     assert numbers == sorted(numbers) and set(numbers) == set(range(min(groups, sequences // 2)))
@@ -291,8 +297,8 @@ def test_a_plan_covers_everything_once_in_groups_of_nearly_equal_size(
 def test_each_chunk_is_on_one_process_and_each_group_whole(
     sequences: int, groups: int, at_most: int, world: int
 ) -> None:
-    slices = plan(sequences, groups, at_most)
-    shares = [own_slices(slices, rank, world) for rank in range(world)]
+    slices = cut_sequences(sequences, groups, at_most)
+    shares = [slices_of_process(slices, rank, world) for rank in range(world)]
     assert [piece for share in shares for piece in share] == slices
     of = [{group for _, _, group in share} for share in shares]
     assert sum(len(part) for part in of) == len(set().union(*of)) == 1 + slices[-1][2]
@@ -300,10 +306,10 @@ def test_each_chunk_is_on_one_process_and_each_group_whole(
         assert all(shares) and max(map(len, of)) - min(map(len, of)) <= 1
 
 
-@pytest.mark.parametrize(("sequences", "groups"), [(1, 16), (0, 16), (8, 0)])
+@pytest.mark.parametrize(("sequences", "groups"), [(1, 16), (0, 16)])
 def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int, groups: int) -> None:
     with pytest.raises(ValueError, match="expected at least"):
-        plan(sequences, groups, 4)
+        cut_sequences(sequences, groups, 4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -337,13 +343,13 @@ def measured_outputs(
     x_logits: Tensor, y_logits: Tensor, measures: list[Measure], pooled: bool = False
 ) -> list[dict[str, Any]]:
     """Rows of two models read at one site and at their logits, of which the sides hold the sampled positions alone."""
-    samples = 2 * SEQUENCES
-    positions = sampled_positions(SEQUENCES, LENGTH, samples)
-    x, y = (Side(GROUPS, samples, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in range(2))
+    positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
+    slices = cut_sequences(SEQUENCES, GROUPS, 3)
+    lengths = SequenceLengths.of_slices(slices, max_samples=2 * SEQUENCES)
+    x, y = (Side(lengths, only_sampled=frozenset({LOGITS})) for _ in range(2))
     cross, null = Cross([("last", "last")], GROUPS), Cross([("last", "last")])
     last = [activations(seed)["last"] for seed in (0, 1)]
     last = [acts.mean(1) if pooled else acts for acts in last]
-    slices = plan(SEQUENCES, GROUPS, 3)
     for start, stop, group in slices:
         chunks = [
             side.add({"last": acts[start:stop], LOGITS: logits[start:stop, positions]}, range(group, group + 1))

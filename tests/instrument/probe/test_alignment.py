@@ -212,7 +212,7 @@ def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None
     measures = [CKA(), Procrustes(), MutualKNN(k=5)]
     pairs_of_sequences = len(alignment.kept) // 2
     rows = compare(
-        ours, theirs, alignment, "blocks.*.resid_post", measures, pairs="matched", groups=pairs_of_sequences
+        ours, theirs, alignment, "blocks.*.resid_post", measures, pairs="matched", n_units=pairs_of_sequences
     ).to_pylist()
     assert len(rows) == 6
     for row in rows:
@@ -265,7 +265,7 @@ def test_what_cannot_be_aligned_is_said(tmp_path: Any) -> None:
     alignment, ours, theirs = two_byte_pairs()
     *layers, outputs = compare(ours, theirs, alignment, measures=[CKA(), KL()]).to_pylist()
     assert len(layers) == 4 and "kl compares what two models expect token by token" in outputs["note"]
-    with pytest.raises(ValueError, match="aligned as they run, and these activations were saved before"):
+    with pytest.raises(ValueError, match="aligned while they run, and these activations were saved before"):
         compare(ours, {"blocks.0.resid_post": torch.randn(4, 3, 2)}, alignment)
     spans = [(0, 1), (1, 2)]
     with pytest.raises(ValueError, match="expected the same texts on both sides, found 3 texts, 2 and 2 rows"):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dissimilarity import CKA, MutualKNN, compare
 from dissimilarity.comparison.first_component import first_share
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.functional import cka
 from dissimilarity.probe.outliers import Control, control_of, normalized, without_top_norms
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.instrument.comparison.test_compare import LENGTH, model, tokens
 
 SEQUENCES, POSITIONS, WIDTH = 16, 64, 64
@@ -117,7 +118,7 @@ def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
 def test_pooling_takes_the_positions_that_count_and_rows_are_scaled_after_it(pool: Any) -> None:
     x, y = features(0), features(1)
     control = Control(skip_first=2, every=3, normalize="layer_norm")
-    (found,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, groups=4).to_pylist()
+    (found,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, n_units=4).to_pylist()
     pooled = [(rows[:, 2::3].mean(1) if pool == "mean" else rows[:, 2::3][:, -1]).double() for rows in (x, y)]
     scaled = [(rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True) for rows in pooled]
     assert found["value"] == pytest.approx(cka(scaled[0], scaled[1]).item(), abs=1e-5)
@@ -158,7 +159,7 @@ def test_rows_are_brought_to_one_scale() -> None:
         ({"every": 0}, "control.every=0: expected a whole number, 1 or more"),
         ({"drop_top_norm": 1.5}, "control.drop_top_norm=1.5"),
         ({"normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
-        ({"skip_last": 1}, "control.skip_last: nothing reads this key; there are skip_first"),
+        ({"skip_last": 1}, "control.skip_last: unknown key; expected skip_first"),
     ],
 )
 def test_what_no_control_can_be_is_refused(unchecked: None, control: dict[str, Any], message: str) -> None:
@@ -181,7 +182,7 @@ def test_what_leaves_nothing_is_refused() -> None:
 @pytest.mark.parametrize("measure", [CKA(), MutualKNN(samples=100)])
 def test_the_share_of_the_first_component_is_the_largest_eigenvalue_over_the_trace(width: int, measure: Any) -> None:
     rows = torch.randn(10, 40, width) * torch.linspace(1, 2, width) + 100
-    side = lay_out((10, 40), [measure], 5).side(["s"])
+    side = make_plan(ProbeSet(Extent(10, 40), n_units=5), [measure]).side(["s"])
     side.add({"s": rows}, range(5))
     side.close()
     seen = rows.flatten(0, 1) if side.moments else side.samples["s"]

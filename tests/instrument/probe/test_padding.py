@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.functional import cka, mutual_knn
-from dissimilarity.probe.batches import plan
+from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
-from dissimilarity.probe.padding import uneven_plan
+from dissimilarity.probe.padding import merge_short_units
+from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.tracker import DissimilarityTracker
@@ -122,13 +123,13 @@ def expected() -> dict[str, tuple[str, float]]:
 
 def through_compare(garbage: float, extra: int) -> list[dict[str, Any]]:
     a, b = sides(garbage)
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare(a, b, tokens(extra), "first", MEASURES, **options).to_pylist()
 
 
 def through_many(garbage: float, extra: int) -> list[dict[str, Any]]:
     a, b = sides(garbage)
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare_many({"a": a, "b": lambda: b}, tokens(extra), "first", MEASURES, **options).to_pylist()
 
 
@@ -140,7 +141,7 @@ def through_saved(garbage: float, extra: int) -> list[dict[str, Any]]:
         }
         for net in sides(garbage)
     ]
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare(saved[0], saved[1], None, "first", MEASURES, **options).to_pylist()
 
 
@@ -170,8 +171,8 @@ def test_more_padding_and_what_stands_there_change_no_bit() -> None:
 
 def test_a_mask_of_ones_changes_no_bit() -> None:
     a, b = sides()
-    plain = compare(a, b, tokens(), "first", MEASURES, groups=5).to_pylist()
-    masked = compare(a, b, tokens(), "first", MEASURES, groups=5, mask=torch.ones_like(MASK)).to_pylist()
+    plain = compare(a, b, tokens(), "first", MEASURES, n_units=5).to_pylist()
+    masked = compare(a, b, tokens(), "first", MEASURES, n_units=5, mask=torch.ones_like(MASK)).to_pylist()
     assert repr(masked) == repr(plain)
 
 
@@ -181,9 +182,9 @@ def test_a_mask_that_leaves_sequences_of_one_length_is_the_shorter_probe_set() -
     mask = torch.zeros_like(MASK)
     mask[:, :4] = True
     measures = [CKA(), Procrustes(), MutualKNN(k=5), JSD()]
-    short = compare(a, b, few[:, :4], "first", measures, groups=5).to_pylist()
+    short = compare(a, b, few[:, :4], "first", measures, n_units=5).to_pylist()
     for found, wanted in zip(
-        compare(a, b, few, "first", measures, groups=5, mask=mask).to_pylist(), short, strict=True
+        compare(a, b, few, "first", measures, n_units=5, mask=mask).to_pylist(), short, strict=True
     ):
         for key, value in wanted.items():
             assert found[key] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value)
@@ -191,7 +192,7 @@ def test_a_mask_that_leaves_sequences_of_one_length_is_the_shorter_probe_set() -
 
 def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
     """Rows of both sides, the sequence of each row, the chunks, and the group of each row."""
-    slices = lay_out(tokens(), [CKA()], 5, mask=MASK).slices
+    slices = make_plan(ProbeSet(tokens(), MASK, n_units=5), [CKA()]).slices
     sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTHS).numpy()
     group = np.array([next(of for start, stop, of in slices if start <= at < stop) for at in sequence])
     return [real_rows(net, "first").numpy() for net in sides()], sequence, slices, group
@@ -321,11 +322,11 @@ def test_chunks_and_files_change_nothing(monkeypatch: pytest.MonkeyPatch, at_onc
     measures = [CKA(), Procrustes(), MutualKNN(samples=40, k=5), JSD(samples=50)]
     mask = MASK.repeat(4, 1)
     text = torch.randint(1, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
-    (a, b), options = sides(), {"groups": 3, "mask": mask}
+    (a, b), options = sides(), {"n_units": 3, "mask": mask}
     whole = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
-    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_PER_BATCH", at_once)
     monkeypatch.setattr("dissimilarity.comparison.activations.IN_MEMORY", 0)
-    assert len(lay_out(text, measures, 3, mask=mask).slices) > 6
+    assert len(make_plan(ProbeSet(text, mask, n_units=3), measures).slices) > 6
     parts = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
     many = compare_many({"a": a, "b": b}, text, "first", measures, **options).to_pylist()  # pyright: ignore
     for rows in (parts, many):
@@ -345,9 +346,9 @@ def test_no_row_of_any_chunk_meets_its_own_sequence(lengths: list[int], groups: 
     counts = torch.tensor(lengths)
     if 2 * max(lengths) > sum(lengths):
         with pytest.raises(ValueError, match="no sequence with more than half of all real positions"):
-            uneven_plan(plan(len(lengths), groups, at_most), counts)
+            merge_short_units(cut_sequences(len(lengths), groups, at_most), counts)
         return
-    slices = uneven_plan(plan(len(lengths), groups, at_most), counts)
+    slices = merge_short_units(cut_sequences(len(lengths), groups, at_most), counts)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(len(lengths)))
     numbers = [group for _, _, group in slices]
     assert numbers == sorted(numbers) and set(numbers) == set(range(numbers[-1] + 1))
@@ -359,8 +360,8 @@ def test_no_row_of_any_chunk_meets_its_own_sequence(lengths: list[int], groups: 
 
 def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
     for sequences, groups, at_most in ((33, 16, 4), (100, 5, 3), (7, 3, 50)):
-        slices = plan(sequences, groups, at_most)
-        assert uneven_plan(slices, torch.full((sequences,), 5)) == slices
+        slices = cut_sequences(sequences, groups, at_most)
+        assert merge_short_units(slices, torch.full((sequences,), 5)) == slices
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,7 @@ def tracked(folder: Path, garbage: float, extra: int, **options: Any) -> tuple[T
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.tracker.draw_run", lambda folder, formats: [])
+    monkeypatch.setattr("dissimilarity.tracking.tracker.draw_run", lambda folder, formats: [])
 
 
 def test_the_tracker_measures_real_rows_alone(tmp_path: Path, undrawn: None) -> None:
@@ -452,7 +453,7 @@ def test_the_tracker_measures_real_rows_alone(tmp_path: Path, undrawn: None) -> 
 
 def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: Path, undrawn: None) -> None:
     few = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
-    with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: raise"):
+    with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: pass more"):
         DissimilarityTracker(["init"], **few)
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
