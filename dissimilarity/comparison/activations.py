@@ -155,6 +155,7 @@ class SiteBlockCache:
         self._blocks: dict[tuple[str, tuple[str, ...]], ModelActivations] = {}
 
     def __call__(self, label: str, sites: tuple[str, ...]) -> ModelActivations:
+        """Return the activations of a model at some sites, summed up."""
         if (label, sites) in self._blocks:
             return self._blocks[label, sites]
         model = self.models[label]

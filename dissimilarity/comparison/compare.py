@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pyarrow as pa
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Inputs, slices_of_subset
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import Extent, ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, as_probe_set
 from dissimilarity.probe.sampling import draw
 
 Pairs = Literal["all", "matched"]
@@ -55,18 +55,19 @@ def compare(
     pairs: Pairs = "all",
     *,
     null: bool = True,
-    **options: Any,
+    **options: Unpack[ProbeOptions],
 ) -> pa.Table:
     """Compare two models, or the activations that were saved of them, with every measure at every pair of sites.
 
     No more than one batch of activations is in memory: memory is that of the sums, whatever the number of tokens.
 
     Args:
-        a, b: modules, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
+        a: a module, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
             folder of .npy files, a .safetensors file (one site per key), a mapping site -> array, tensor or memory map.
             Arrays are (n, d), where each row is a unit of its own for error bars and null, or (sequences, positions,
             d), the form for tokens. Widths and depths may differ. ``sample_ids`` among the sites (one per sample or per
             sequence) must be the same on both sides.
+        b: what to compare it with, likewise.
         tokens: what modules run on: (sequences, positions), or any inputs whose first dimension counts independent
             sequences; the ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
         sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
@@ -74,8 +75,8 @@ def compare(
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
-        options: ``mask``, ``pool``, ``positions``, ``control`` and ``n_units`` as in ``ProbeSet``, for tokens that are
-            not a ``ProbeSet``.
+        **options: ``mask``, ``pool``, ``positions``, ``control`` and ``n_units`` as in ``ProbeSet``, unless ``tokens``
+            is one.
 
     Returns:
         a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
@@ -86,6 +87,7 @@ def compare(
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
             samples, a file that holds no activations, and what ``ProbeSet`` refuses.
 
+    >>> import torch
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
     >>> round(table["value"][0].as_py(), 6)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Unpack
 
 import pyarrow as pa
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, as_probe_set
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -41,19 +41,23 @@ def compare_many(
     null: bool = True,
     couples: Sequence[Couple] | None = None,
     on_progress: OnProgress = lambda message: None,
-    **options: Any,
+    **options: Unpack[ProbeOptions],
 ) -> pa.Table:
     """Compare every two models with every measure at every pair of sites.
 
     Args:
         models: label -> what `compare` takes, or a function that loads a module, which is released before the next one
             is loaded.
-        tokens, sites, measures, pairs, null, options: as for `compare`. Positions that ``control`` drops for their norm
-            in any of the models are dropped in all, which takes a pass over each beforehand. With an alignment, the
-            first model of a couple reads its first side.
+        tokens: as for `compare`. With an alignment, the first model of a couple reads its first side.
+        sites: as for `compare`.
+        measures: as for `compare`.
+        pairs: as for `compare`.
+        null: as for `compare`.
         couples: which two models are compared, by label; by default each with all that follow. A model may be compared
             with itself.
         on_progress: called with a status message.
+        **options: as for `compare`. Positions that ``control`` drops for their norm in any of the models are dropped in
+            all, which takes a pass over each beforehand.
 
     Returns:
         the tables of `compare`, couple after couple, with the columns model_a and model_b in front.
@@ -61,6 +65,7 @@ def compare_many(
     Raises:
         ValueError: as for `compare`, naming the model; fewer than two models, or a couple with an unknown label.
 
+    >>> import torch
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> table = compare_many({"a": {"x": x}, "b": {"x": 2 * x}, "c": {"x": x[:, :4]}}, measures=[CKA()])
     >>> table.select(["model_a", "model_b"]).to_pylist()[-1]

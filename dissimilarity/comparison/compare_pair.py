@@ -21,7 +21,8 @@ def compare_pair(
     """Compare two models at pairs of sites.
 
     Args:
-        x, y: activations on one probe set. If they are streamed, this is their only pass.
+        x: activations of the first model. If they are streamed, this is their only pass.
+        y: those of the second model on the same probe set.
         pairs: (site of x, site of y).
         measures: measures whose needs the plan of x and y covers.
         with_null: whether to compute the null.

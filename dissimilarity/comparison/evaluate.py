@@ -32,7 +32,8 @@ def evaluate(
 
     Args:
         measures: the measures.
-        x, y: the sides of the two models, closed.
+        x: the side of the first model, closed.
+        y: the side of the second model, closed.
         cross: the sums of the pairs, closed.
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
 

@@ -90,8 +90,9 @@ def cross_moments(
 
     Args:
         xs: samples of all sites, each part several sites side by side: one wide product is faster than many.
-        ys: samples of all partners, likewise.
-        a, b: squared norms per site, and per partner.
+        a: squared norms per site.
+        ys: samples of all partners, in parts like ``xs``.
+        b: squared norms per partner.
         outlier_rows: which samples are outliers on any side.
 
     Yields:

@@ -95,7 +95,8 @@ def products(
     product of a single unit is returned as it is, because a copy of a large one takes time.
 
     Args:
-        x, y: samples.
+        x: samples of the first side.
+        y: the same samples of the second side.
         outlier_rows: which samples are multiplied in float64.
         regular: ``zero_outliers(x, outlier_rows)``, if the caller has it.
     """

@@ -153,7 +153,8 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     boundaries, evenly spread, as nine in ten of the texts have at least; texts with fewer are left out.
 
     Args:
-        a, b: the texts in each model's tokens.
+        a: the texts in the first model's tokens.
+        b: the texts in the second model's tokens.
         texts: one per row of both.
         unit: ``word``: boundaries at ends of words; ``token``: every common boundary, which suits languages that do not
             separate words.

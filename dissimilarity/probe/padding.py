@@ -101,7 +101,8 @@ class SequenceLengths:
         Args:
             held: samples held at a site.
             varying: whether the site has positions of sequences of unequal length.
-            max_samples, seed: of the measure.
+            max_samples: most samples that the measure reads.
+            seed: which samples those are.
         """
         if varying:
             index = draw(held, max_samples, seed)
@@ -135,7 +136,8 @@ def check_mask(mask: Tensor, sequences: int, length: int | None) -> None:
 
     Args:
         mask: True where a position is real.
-        sequences, length: of the probe set; None where its number of positions is unknown.
+        sequences: number of sequences of the probe set.
+        length: their number of positions; None where it is unknown.
 
     Raises:
         ValueError: another type or shape, or a sequence without a real position.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -46,6 +46,7 @@ class ProbeSet:
         ValueError: an unknown pool, a number below 1, a mask that does not fit or leaves no position of a sequence, a
             mask beside an alignment or beside ``positions``.
 
+    >>> import torch
     >>> probe = ProbeSet(torch.zeros(8, 16, dtype=torch.long), pool="mean", n_units=4)
     >>> probe.extent
     Extent(sequences=8, length=16)
@@ -204,7 +205,17 @@ class ProbeSet:
         )
 
 
-def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Any) -> ProbeSet:
+class ProbeOptions(TypedDict, total=False):
+    """Attributes of a ``ProbeSet`` that ``compare`` and ``compare_many`` also take beside plain tokens."""
+
+    mask: Bool[Tensor, "sequences positions"] | None
+    pool: Pool
+    positions: int | None
+    control: Control
+    n_units: int
+
+
+def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Unpack[ProbeOptions]) -> ProbeSet:
     """Return the probe set that tokens and the convenience keywords of ``compare`` describe.
 
     Raises:
@@ -213,9 +224,9 @@ def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Any) -
     """
     if "groups" in options:
         raise ValueError("groups: this argument is called n_units; pass n_units=16")
-    unknown = sorted(options.keys() - {"mask", "pool", "positions", "control", "n_units"})
+    unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
-        raise TypeError(f"{unknown[0]}: unknown argument; expected mask, pool, positions, control or n_units")
+        raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
     if not isinstance(tokens, ProbeSet):
         return ProbeSet(tokens, **options)
     if options:
