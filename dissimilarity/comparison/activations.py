@@ -1,7 +1,6 @@
 """The activations of one model on a probe set: streamed, in memory, on disk past a size, or saved before.
 
-``ModelActivations`` is the one store: chunks of samples of whole sequences, and the sums over them. What reads it goes
-through it chunk by chunk, once or many times.
+``ModelActivations`` is the one store: samples of whole sequences, chunk by chunk, and the sums over them.
 """
 
 import copy
@@ -45,7 +44,7 @@ FILE_SIZE = 2**26
 class ModelActivations:
     """Samples of one model at some sites of a probe set, chunk by chunk, and the sums over them.
 
-    The first pass over the chunks computes the sums of the model alone; it is the only one where chunks are streamed.
+    The first pass over the chunks computes the sums of this model. Where chunks are streamed, it is the only pass.
 
     Args:
         plan: how the probe set is cut and read.
@@ -68,7 +67,7 @@ class ModelActivations:
         self._cached: list[Chunk] = []
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Yield the chunks without their offset; the first pass sums the model up."""
+        """Yield the chunks without their offset; the first pass computes the sums."""
         if self.side.closed:
             yield from self._cached or (self.side.chunk(acts, units) for acts, units in self.chunks)
             return
@@ -77,7 +76,7 @@ class ModelActivations:
         self.side.close()
 
     def summed(self, cache: bool | None = None) -> "ModelActivations":
-        """Sum the model up, and keep its chunks for later passes; by default if they stay within `CHUNK_CACHE`."""
+        """Compute the sums, and cache the chunks for later passes; by default if they stay within `CHUNK_CACHE`."""
         cache = self.nbytes() <= CHUNK_CACHE if cache is None else cache
         for chunk in self:
             if cache:
@@ -118,7 +117,7 @@ class ModelActivations:
         return blocks
 
     def block(self, sites: Sequence[str]) -> "ModelActivations":
-        """Return the activations at some of the sites, on the device where sums are computed, not summed up yet."""
+        """Return the activations at some of the sites, on the device where their sums are yet to be computed."""
         # The logits go with the first sites, unless they are one of the sites.
         read = self.plan.captured(sites) if sites[0] == self.sites[0] else sites
         chunks = [({site: acts[site].to(self.device) for site in read}, units) for acts, units in self.chunks]
@@ -148,14 +147,14 @@ class CachedChunk(Chunk):
 
 
 class SiteBlockCache:
-    """Blocks of sites of many models, by label and sites; summed up once as long as memory allows."""
+    """Blocks of sites of many models with their sums, which are computed once as long as memory allows."""
 
     def __init__(self, models: dict[str, ModelActivations]) -> None:
         self.models, self.room = models, BLOCK_CACHE
         self._blocks: dict[tuple[str, tuple[str, ...]], ModelActivations] = {}
 
     def __call__(self, label: str, sites: tuple[str, ...]) -> ModelActivations:
-        """Return the activations of a model at some sites, summed up."""
+        """Return the activations of a model at some sites, with their sums."""
         if (label, sites) in self._blocks:
             return self._blocks[label, sites]
         model = self.models[label]

@@ -105,7 +105,7 @@ def compare(
         records += [record | {"first_pc_a": math.nan, "first_pc_b": math.nan} for record in unavailable]
     plan = make_plan(probe, computable)
     if probe.control.drop_top_norm:
-        plan = plan.with_positions(probe.positions_below(_norms(x, plan, "a") | _norms(y, plan, "b")))
+        plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
     if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
         # Reading one sample per sequence would hold more than sample measures use: they get theirs beforehand.

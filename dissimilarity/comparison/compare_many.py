@@ -126,7 +126,7 @@ def _captured(
             norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
             del source
         assert plan is not None
-        plan = plan.with_positions(plan.probe.positions_below(norms))
+        plan = plan.with_positions(plan.probe.remaining_positions(norms))
     stores = {}
     for label in models:
         source, source_sites, model_plan = opened(label)

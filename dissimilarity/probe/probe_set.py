@@ -186,7 +186,7 @@ class ProbeSet:
         control = replace(self.control, drop_top_norm=0, normalize="none")
         return replace(self, mask=None, pool="none", positions=None, control=control, kept_positions=None)
 
-    def positions_below(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences kept"]:
+    def remaining_positions(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences kept"]:
         """Return the positions that remain, from the norms of all that can count, as read by ``for_norms``."""
         real = None if self.mask is None else self.mask[:, self.control.positions(self.mask.shape[1])]
         return without_top_norms(norms, self.control.drop_top_norm, real)

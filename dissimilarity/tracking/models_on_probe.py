@@ -138,7 +138,7 @@ class Probing:
             for label, model, sites in models:
                 for number in range(len(self.views)) if label is None else [self.number(label)]:
                     norms[number] |= self._norms(trainer, pl_module, label, model, sites, self.views[number])
-            found = [view.plan.probe.positions_below(of) for view, of in zip(self.views, norms, strict=True)]
+            found = [view.plan.probe.remaining_positions(of) for view, of in zip(self.views, norms, strict=True)]
             kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
             if trainer.is_global_zero:
                 path.parent.mkdir(exist_ok=True)

@@ -154,5 +154,6 @@ def test_a_site_without_values_leaves_a_note() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: str) -> None:
+    arguments: Any = {"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options}
     with pytest.raises(ValueError, match=message):
-        compare_many(**{"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options})
+        compare_many(**arguments)

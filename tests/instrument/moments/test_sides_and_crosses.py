@@ -314,7 +314,7 @@ def test_sampled_positions_are_ascending_and_about_as_many_as_requested(
     sequences: int, length: int, samples: int
 ) -> None:
     positions = sampled_positions(sequences, length, samples).tolist()
-    assert positions == sorted(set(positions)) and 0 <= positions[0] and positions[-1] < length
+    assert positions == sorted(set(positions)) and positions[0] >= 0 and positions[-1] < length
     assert len(positions) * sequences <= max(samples, sequences)
     assert len(positions) in (length, max(1, samples // sequences))
 
