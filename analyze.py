@@ -3,6 +3,11 @@
 Nothing heavy is imported before `main` runs, so that help and messages come at once.
 """
 
+if __name__ == "__main__":
+    from callbacks import signals
+
+    signals.take_over()  # before the first import that takes time
+
 import sys
 from pathlib import Path
 
@@ -12,9 +17,14 @@ from omegaconf import DictConfig
 
 import settings
 from launch.cli.command import run
+from launch.cli.consent import named
 from launch.cli.messages import report
+from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
+from launch.cli.validate import validate
 from launch.memory import keep_freed_memory
+from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
+from trusted import naming
 
 ROOT = Path(__file__).resolve().parent
 
@@ -25,7 +35,8 @@ settings.register()
 def main(cfg: DictConfig) -> None:
     """One study of the command line; turns how it ended into an exit code."""
     try:
-        analyze(cfg)
+        with naming(named(cfg)):
+            analyze(cfg)
     except Exception as error:  # here, for Hydra would print a line of its own
         sys.exit(report(error, HydraConfig.get().overrides.task, "analyze")[0])
 
@@ -40,12 +51,22 @@ def analyze(cfg: DictConfig) -> Path:
         ValueError: it cannot be answered; nothing was written.
     """
     keep_freed_memory()
-    settings.validate_analysis(cfg)
+    validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
-    check_folder(folder, cfg)
-    results = settings.instantiate(cfg.study)(cfg)
-    write_results(results, folder, cfg)
+    made = absent(folder)
+    with locked(folder):
+        check_folder(folder, cfg)
+        if cfg.device not in ("auto", "cpu"):
+            from launch.machine import check_device
+
+            check_device("device", cfg.device)
+        if not cfg.models:  # it trains first, and nothing may turn out wrong after that
+            build_measures(cfg)
+        study = build_study(cfg)
+        with taken_back(made, lambda folder: {path.name for path in folder.iterdir()} <= {"config.yaml", ".lock"}):
+            results = study(cfg)
+        write_results(results, folder, cfg)
     show_results(results, folder)
     return folder
 

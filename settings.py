@@ -1,10 +1,10 @@
-"""The typed root config, run names, what is checked before anything heavy, and the one way to build from a config."""
+"""The typed root config, run names, and the one way to build from a config."""
 
 import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 PUBLISHED = {
     "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
@@ -13,9 +13,8 @@ PUBLISHED = {
 """The models that the paper read, by families of one tokenizer, for `models=`: where they are, and `sizes=`."""
 SMALL = ("tl",)
 """Families of which all are meant where no sizes are given."""
-ALIGN = {"unit": ("word", "token"), "take": ("last", "mean")}
-NORMALIZE = ("none", "layer_norm", "unit_norm")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+"""Those a run trains in, by Lightning's names."""
 
 
 @dataclass
@@ -62,6 +61,13 @@ class Track:
 
 
 @dataclass
+class Checkpoints:
+    """Which of the checkpoints on the schedule stay; dissimilarity/tracking/schedule.py says what each choice does."""
+
+    keep: str = MISSING
+
+
+@dataclass
 class Settings:
     """Types of the root keys; their values and what they mean stand in conf/train.yaml."""
 
@@ -83,6 +89,7 @@ class Settings:
     control: Control = MISSING
     align: Align = MISSING
     track: Track = MISSING
+    checkpoints: Checkpoints = MISSING
     runs_dir: str = MISSING
     task: Any = MISSING
     model: Any = MISSING
@@ -121,6 +128,7 @@ class Analysis:
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING
+    cache_dir: str = MISSING
     study: Any = MISSING
     data: Any = None
     measures: Any = MISSING
@@ -132,6 +140,11 @@ def register() -> None:
 
     ConfigStore.instance().store(name="settings", node=Settings)
     ConfigStore.instance().store(name="analysis", node=Analysis)
+
+
+def root_keys(command: str) -> list[str]:
+    """The root keys of `train` or `analyze`."""
+    return [field.name for field in fields(Settings if command == "train" else Analysis)]
 
 
 def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) -> Any:
@@ -179,44 +192,6 @@ def _start_name(uri: str) -> str:
     return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)
 
 
-def validate(cfg: DictConfig) -> None:
-    """Refuses what cannot train, in milliseconds and before anything is written.
-
-    Raises:
-        ValueError: one line a fault: the key, what was found, what is expected.
-    """
-    faults = [*_unknown(cfg), *_positive(cfg), *_heads(cfg), *_choices(cfg), *_probe(cfg), *_control(cfg)]
-    faults += [*_name(cfg), *_batch(cfg)]
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def validate_analysis(cfg: DictConfig) -> None:
-    """As `validate`, for analyze.py: what no study can do anything with.
-
-    Raises:
-        ValueError: one line a fault: the key, what was found, what is expected.
-    """
-    faults = [*_unknown(cfg, Analysis), *_models(cfg)]
-    for key, least in (("sequences", 2), ("length", 1)):
-        value = cfg.probe[key]
-        if value is not None and value < least:
-            faults.append(f"probe.{key}={value}: expected a whole number, {least} or more, or null")
-    if cfg.probe.split not in (None, "train", "val"):
-        faults.append(f"probe.split={cfg.probe.split}: expected train, val or null")
-    faults += _control(cfg)
-    if cfg.device not in ("auto", "cpu", "gpu", "mps"):
-        faults.append(f"device={cfg.device}: expected auto, cpu, gpu or mps")
-    if cfg.sites is not None:
-        faults += _sites(cfg)
-    if not cfg.measures:
-        faults.append(f"measures={cfg.measures}: expected a set of measures, such as measures=default")
-    if cfg.name is not None and not _is_folder_name(cfg.name):
-        faults.append(f"name={cfg.name!r}: the results' folder: no / \\ @ = , and no blanks in it")
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
 def models_of(cfg: DictConfig) -> list[str]:
     """The URIs of the models that a study is to look at: those listed, or some sizes of a published family."""
     if isinstance(cfg.models, str):
@@ -229,170 +204,3 @@ def study_name(cfg: DictConfig) -> str:
     """`name` where it is given, else the name of the study's module."""
     modules = str(cfg.study._target_).split(".")[:-1]
     return cfg.name or next(module for module in reversed(modules) if module != "study")
-
-
-def _unknown(cfg: DictConfig, types: type = Settings) -> list[str]:
-    """Root keys that nothing reads: `+widht=64` gets past Hydra, which takes the + for intent."""
-    known = [field.name for field in fields(types)]
-    return [f"+{key}: nothing reads this key; root keys are {', '.join(known)}" for key in cfg if str(key) not in known]
-
-
-def _models(cfg: DictConfig) -> list[str]:
-    """`models` that are no list and no published family, and sizes that it does not have."""
-    if isinstance(cfg.models, str) and cfg.models in PUBLISHED:
-        known = PUBLISHED[cfg.models][1]
-        strangers = [size for size in cfg.sizes or [] if size not in known]
-        if strangers or not (cfg.sizes or cfg.models in SMALL):
-            shown = f"[{','.join(cfg.sizes)}]" if cfg.sizes else cfg.sizes
-            return [f"sizes={shown}: expected sizes of models={cfg.models}, out of {', '.join(known)}"]
-        return []
-    if not isinstance(cfg.models, ListConfig):
-        families = " or ".join(f"models={name}" for name in PUBLISHED)
-        return [f"models={cfg.models}: expected a list, such as models=[{cfg.models}], or {families}"]
-    if not all(isinstance(model, str) and model for model in cfg.models):
-        return [f"models={list(cfg.models)}: expected a list of references, such as models=[runs/a,runs/b]"]
-    if cfg.sizes is not None:
-        return [f"sizes=[{','.join(cfg.sizes)}]: sizes are of a published family, such as models=pythia"]
-    return []
-
-
-def _positive(cfg: DictConfig) -> list[str]:
-    keys = {
-        "width": 1,
-        "depth": 1,
-        "data.n_ctx": 1,
-        "data.batch_size": 1,
-        "trainer.max_steps": 1,
-        "schedule.every": 1,
-        "schedule.heatmap_every": 1,
-        "probe.sequences": 2,
-        "probe.length": 1,
-        "trainer.accumulate_grad_batches": 1,
-    }
-    faults = []
-    for key, least in keys.items():
-        value = OmegaConf.select(cfg, key)
-        if value is None and key == "trainer.accumulate_grad_batches":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            faults.append(f"{key}={value}: expected a whole number, {least} or more")
-    return faults
-
-
-def _heads(cfg: DictConfig) -> list[str]:
-    d_head = OmegaConf.select(cfg, "model.d_head")
-    if not isinstance(d_head, int) or cfg.width < 1:
-        return []
-    if d_head < 1:
-        return [f"model.d_head={d_head}: expected a whole number, 1 or more"]
-    if cfg.width % d_head == 0:
-        return []
-    below = cfg.width // d_head * d_head
-    legal = [width for width in (below, below + d_head) if width > 0]
-    nearest = " or ".join(f"width={width}" for width in legal)
-    divisors = [d for d in (16, 32, 64, 128) if cfg.width % d == 0 and d <= cfg.width]
-    smaller = f", or a head size that divides it, such as model.d_head={divisors[-1]}" if divisors else ""
-    return [
-        f"width={cfg.width}: the heads are model.d_head={d_head} wide and {d_head} does not divide {cfg.width}; "
-        f"nearest that work: {nearest}{smaller}"
-    ]
-
-
-def _choices(cfg: DictConfig) -> list[str]:
-    faults = []
-    if cfg.compile not in ("auto", True, False):
-        faults.append(f"compile={cfg.compile}: expected auto, true or false")
-    precision = str(OmegaConf.select(cfg, "trainer.precision"))
-    if precision not in PRECISIONS:
-        faults.append(f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS)}")
-    if cfg.probe.precision is not None and cfg.probe.precision not in PRECISIONS[1:]:
-        faults.append(f"probe.precision={cfg.probe.precision}: expected null or one of {', '.join(PRECISIONS[1:])}")
-    if not 0 < cfg.track.budget <= 1:
-        faults.append(f"track.budget={cfg.track.budget}: expected a share of the training time, above 0 and up to 1")
-    faults += _sites(cfg)
-    if any(not reference for reference in cfg.references):
-        faults.append("references: one of them is empty")
-    return [*faults, *_groups(cfg)]
-
-
-def _groups(cfg: DictConfig) -> list[str]:
-    """Groups that are empty, of no word, of what is no reference, or that share one."""
-    if cfg.groups is None:
-        return []
-    if not isinstance(cfg.groups, DictConfig) or not all(isinstance(of, ListConfig) for of in cfg.groups.values()):
-        return [f"groups={cfg.groups}: expected names with lists of references, such as {{good:[runs/a],bad:[runs/b]}}"]
-    faults, known = [], ",".join(cfg.references)
-    seen: dict[str, str] = {}
-    for name, members in cfg.groups.items():
-        if not re.fullmatch(r"\w+", str(name)):
-            faults.append(f"groups: {name!r}: expected a name of letters, digits and _, such as good")
-        if not members:
-            faults.append(f"groups.{name}: expected one reference or more, found none")
-        for uri in members:
-            if uri not in cfg.references:
-                faults.append(f"groups.{name}: {uri} is not among references=[{known}]; list it there too")
-            if uri in seen:
-                faults.append(f"groups.{name}: {uri} is in {seen[uri]} already; leave it in one of them")
-            seen[uri] = str(name)
-    return faults
-
-
-def _sites(cfg: DictConfig) -> list[str]:
-    sites = [cfg.sites] if isinstance(cfg.sites, str) else cfg.sites
-    if not isinstance(sites, (list, ListConfig)) or not sites or not all(isinstance(s, str) and s for s in sites):
-        return [f"sites={cfg.sites}: expected a name such as blocks.*.resid_post, or a list of them"]
-    return []
-
-
-def _probe(cfg: DictConfig) -> list[str]:
-    faults = []
-    if cfg.probe.split not in ("train", "val"):
-        faults.append(f"probe.split={cfg.probe.split}: expected train or val")
-    n_ctx = OmegaConf.select(cfg, "data.n_ctx")
-    if isinstance(n_ctx, int) and cfg.probe.length > n_ctx:
-        faults.append(f"probe.length={cfg.probe.length}: longer than the model's context; at most data.n_ctx={n_ctx}")
-    return faults
-
-
-def _control(cfg: DictConfig) -> list[str]:
-    """Values out of range, or that leave no position of a sequence, where its length is known."""
-    control, faults = cfg.control, []
-    for key, least in (("skip_first", 0), ("drop_top_norm", 0), ("every", 1)):
-        if control[key] < least:
-            faults.append(f"control.{key}={control[key]}: expected a whole number, {least} or more")
-    if control.normalize not in NORMALIZE:
-        faults.append(f"control.normalize={control.normalize}: expected one of {', '.join(NORMALIZE)}")
-    for key, choices in ALIGN.items():
-        if cfg.align[key] not in choices:
-            faults.append(f"align.{key}={cfg.align[key]}: expected {' or '.join(choices)}")
-    length = cfg.probe.length
-    if faults or length is None:
-        return faults
-    left = len(range(control.skip_first, length, control.every)) - control.drop_top_norm
-    if left < 1:
-        keys = ", ".join(f"control.{key}={control[key]}" for key in ("skip_first", "every", "drop_top_norm"))
-        return [f"{keys}: none of the probe.length={length} positions of a sequence would be left; lower them"]
-    return []
-
-
-def _name(cfg: DictConfig) -> list[str]:
-    name = run_name(cfg)
-    if not _is_folder_name(name):
-        return [f"name={name!r}: a run's name is a folder and part of a reference: no / \\ @ = , and no blanks in it"]
-    return []
-
-
-def _is_folder_name(name: str) -> bool:
-    return name not in ("", ".", "..") and not any(character in name for character in "/\\@=, \n")
-
-
-def _batch(cfg: DictConfig) -> list[str]:
-    devices, nodes = OmegaConf.select(cfg, "trainer.devices"), OmegaConf.select(cfg, "trainer.num_nodes") or 1
-    batch = OmegaConf.select(cfg, "data.batch_size")
-    if not isinstance(devices, int) or not isinstance(batch, int) or devices < 1 or batch % (devices * nodes) == 0:
-        return []
-    processes = devices * nodes
-    return [
-        f"data.batch_size={batch}: it is shared by {processes} processes and {processes} does not divide it; "
-        f"nearest that work: {max(processes, batch // processes * processes)} or {(batch // processes + 1) * processes}"
-    ]

@@ -3,6 +3,11 @@
 Nothing heavy is imported before `main` runs, so that help and messages come at once.
 """
 
+if __name__ == "__main__":
+    from callbacks import signals
+
+    signals.take_over()  # before the first import that takes time
+
 import sys
 import time
 from pathlib import Path
@@ -13,11 +18,14 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
+from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import typed_overrides
-from launch.run.folder import known, open_run, read_json, resolved
+from launch.cli.validate import validate
+from launch.run.folder import is_over, known, open_run, read_json, resolved
+from launch.run.links import refuse_links
 from launch.run.lock import locked
-from launch.run.ranks import is_first
-from launch.run.start import Begun, settle
+from launch.run.ranks import is_first, waiting
+from launch.run.start import Begun, refuse_dev_run, settle, tokenizer_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -49,15 +57,20 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
         callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
     """
-    settings.validate(cfg)
+    validate(cfg)
+    refuse_dev_run(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
-    begun = settle(cfg, typed_overrides())
     folder = Path(cfg.runs_dir) / cfg.name
+    begun = settle(cfg, typed_overrides(), folder)
     if not is_first():
         done = read_json(folder / "summary.json")
-        return done if done.get("status") == "finished" and not cfg.overwrite else fit(cfg, folder, begun)
-    with locked(folder):
+        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, begun)
+    refuse_links(folder)
+    made = absent(folder)
+    with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
+        if cfg.overwrite or not (folder / "config.yaml").exists():
+            rehearse(cfg, folder)
         state = open_run(folder, cfg)
         if state != "finished":
             fit(cfg, folder, begun)
@@ -75,12 +88,17 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import Checkpoint
 
+    from callbacks.loggers import close
+    from callbacks.time_limit import TimeLimit
     from launch.run import record, summary
+    from models.checkpoints import check_checkpoint
+    from models.continuing import checkpoint_of
     from models.starts import put_in
 
     silence()
+    last = checkpoint_of(folder)
     pl.seed_everything(cfg.seed, verbose=False)
-    data = settings.instantiate(cfg.data)
+    data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
     module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
@@ -89,27 +107,35 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     notes = record.begin(folder, cfg, data, module, start)
     loggers = build_loggers(cfg, folder, notes)
     callbacks = build_callbacks(cfg, folder, data, module)
+    if cfg.trainer.get("max_time"):
+        callbacks.append(TimeLimit(cfg.trainer.max_time))
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
         callbacks=callbacks,
+        max_time=None,
         logger=loggers,
         default_root_dir=str(folder),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
     if notes["compile"]["chosen"]:
         module.net.compile()
-    last = folder / "checkpoints" / "last.ckpt"
     if is_first():
-        summary.show_start(folder, cfg, data, module, notes, continued=last.exists())
+        summary.show_start(folder, cfg, data, module, notes, continued=last is not None)
+        if message := waiting(trainer):
+            print(message, flush=True)
     for logger in loggers:
         logger.log_hyperparams({**resolved(cfg), "provenance": notes})
+    if last is not None:
+        check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
+        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+    except BaseException as error:
+        record.cut_short(folder, trainer, error, seconds=time.monotonic() - begun)
+        raise
     finally:
-        for logger in loggers:
-            getattr(logger, "finish", lambda: None)()
-    return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+        close(loggers)
 
 
 def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list[Logger]":
@@ -129,11 +155,6 @@ def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", modul
     from launch.cli.sweep import side_by_side
     from launch.run.references import find
 
-    if "stitching" in (cfg.callbacks or {}) and settings.classifies(cfg):
-        raise ValueError(
-            "callbacks=stitching task=classify: the stitching penalty is a loss of the next token, and a classifier "
-            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalization)"
-        )
     given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
     if {"tracker", "stitching"} & set(cfg.callbacks or {}):
         probe = data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)

@@ -3,6 +3,7 @@
 import argparse
 import pkgutil
 from importlib import import_module
+from inspect import signature
 
 import benchmarks
 from benchmarks.timing import machine
@@ -16,11 +17,15 @@ def main() -> None:
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in NOT_BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--kills", type=int, default=100, help="runs that `kills` kills")
+    parser.add_argument("--faults", type=int, default=20, help="runs in one tick of which `kills` has something fail")
     keep_freed_memory()  # as the commands do
     print(machine())
-    for name in parser.parse_args().names:
-        print(f"\n{name}: {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}")
-        import_module(f"benchmarks.{name}").run()
+    options = parser.parse_args()
+    for name in options.names:
+        benchmark = import_module(f"benchmarks.{name}")
+        print(f"\n{name}: {(benchmark.__doc__ or '').splitlines()[0]}")
+        benchmark.run(**{option: getattr(options, option) for option in signature(benchmark.run).parameters})
 
 
 if __name__ == "__main__":

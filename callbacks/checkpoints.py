@@ -8,10 +8,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from callbacks.interrupted import Interrupted
 from callbacks.metrics import MetricsLogger
-from dissimilarity.tables.journal import replacing
-from dissimilarity.tracking.schedule import is_due
+from dissimilarity.tables.curves import JOURNAL, Curves
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal, Mark
+from dissimilarity.tracking.schedule import KEEP, PINNED, is_due, kept_steps
+from dissimilarity.tracking.weights import step_file, step_files
+
+LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
 
 
 class ScheduledCheckpoints(Checkpoint):
@@ -22,20 +26,28 @@ class ScheduledCheckpoints(Checkpoint):
     not yet run. A continuation then begins with the next batch, nothing is done twice and nothing is left out.
     Lightning's own bookkeeping of where in an epoch a checkpoint was taken is set aside for that: see `_begin_after`.
 
-    Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one.
-    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights.
+    Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one. Until
+    the training ends `second_last.ckpt` stays too, from which it continues should `last.ckpt` be damaged. A checkpoint
+    says how far the journals of the run folder go, and a continuation makes sure that they are whole up to there.
+    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights. Step 0 is on disk before the first
+    batch and the first tick, so that `init` can always be taken again.
 
     Args:
         folder: where the files go.
         every: the schedule's even part, steps (see `schedule.is_due`).
+        keep: which of the files of weights stay (see `schedule.kept_steps`). A file is deleted after `last.ckpt` of a
+            later step is in place, and never one that another run names in `step_0000512.pinned`.
     """
 
-    def __init__(self, folder: str | Path, every: int) -> None:
+    def __init__(self, folder: str | Path, every: int, keep: str = "every") -> None:
+        if keep not in KEEP:
+            raise ValueError(f"checkpoints.keep={keep}: expected one of {', '.join(KEEP)}")
         self.folder = Path(folder)
-        self.every = every
+        self.every, self.keep = every, keep
         self._saved = -1
         self._continued = 0
         self._random: dict[str, Any] | None = None
+        self._journals: dict[str, dict[str, int]] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -47,7 +59,15 @@ class ScheduledCheckpoints(Checkpoint):
         """Settles what the tables hold when the training begins, before anything is logged.
 
         Loggers that begin anew with each session (`replay`) are given what was logged before.
+
+        Raises:
+            ValueError: a journal lost rows that it had when the checkpoint was written, or they are damaged.
         """
+        if trainer.is_global_zero:
+            for name, mark in self._journals.items():
+                path = self.folder.parent / name
+                journal = Curves(path.parent) if name == JOURNAL else Journal(path)
+                journal.return_to(Mark(**mark))
         for table in _tables(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
@@ -61,7 +81,9 @@ class ScheduledCheckpoints(Checkpoint):
         if self._random is not None:
             _set_random_state(self._random)
             self._random = None
-        self._saved = step if step else -1
+        # a scheduled step whose file is not there is saved now: the weights are those
+        there = step and (not self._is_due(trainer) or step_file(self.folder, step).exists())
+        self._saved = step if there else -1
         self._save_if_due(trainer)
 
     def on_train_batch_start(
@@ -72,37 +94,54 @@ class ScheduledCheckpoints(Checkpoint):
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the last step."""
-        self._save_if_due(trainer)
+        """Saves the last step, which is not that of the schedule where something has stopped the training early."""
+        self.save(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves where an interruption came; after any other error the last good checkpoint stays."""
-        if isinstance(exception, Interrupted) and trainer.global_step != self._saved:
+    def save(self, trainer: pl.Trainer) -> None:
+        """Saves the step that has just been completed, whether it is due or not, for an interruption."""
+        self._save_if_due(trainer)
+        if trainer.global_step != self._saved:
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of torch's generators, for what draws from them in training (dropout)."""
-        return {"random": _random_state()}
+        """The state of torch's generators, for what draws from them in training (dropout), and the journals' marks."""
+        journals = {path.name: Journal(path).mark().as_dict() for path in self.folder.parent.glob("*.jsonl")}
+        return {"random": _random_state(), "journals": journals}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the generators' state until training starts, when the loaders have drawn from them what they will."""
         self._random = state_dict["random"]
+        self._journals = state_dict.get("journals", {})
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if step != self._saved and is_due(step, self.every, trainer.max_steps):
-            path = self.folder / f"step_{step:07d}.ckpt"
+        if step != self._saved and self._is_due(trainer):
+            path = step_file(self.folder, step)
             self._write(trainer, path, weights_only=True)
             self._save_last(trainer)
             for logger in trainer.loggers:
                 if trainer.is_global_zero and hasattr(logger, "log_checkpoint"):
                     logger.log_checkpoint(path, step, step == trainer.max_steps)  # pyright: ignore[reportAttributeAccessIssue]
+            if trainer.is_global_zero:
+                self._thin(step)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return is_due(trainer.global_step, self.every, trainer.max_steps)
+
+    def _thin(self, now: int) -> None:
+        """Deletes the files of weights that need not stay; what a kill leaves of that, the next call does."""
+        files = {step: path for step, path in step_files(self.folder).items() if step <= now}
+        for step in files.keys() - kept_steps(files, self.every, self.keep):
+            if not files[step].with_suffix(PINNED).exists():
+                files[step].unlink()
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         for logger in _tables(trainer):
             logger.flush()
-        self._write(trainer, self.folder / "last.ckpt", weights_only=False)
+        self._write(trainer, self.folder / LAST, weights_only=False)
         self._saved = trainer.global_step
+        if trainer.is_global_zero and self._saved == trainer.max_steps:
+            (self.folder / SECOND_LAST).unlink(missing_ok=True)
 
     def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only)
@@ -110,7 +149,10 @@ class ScheduledCheckpoints(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with replacing(path) as part:
-                    torch.save(checkpoint, part)
+                    with part.open("wb") as file:  # torch would write the name of a path into it
+                        torch.save(checkpoint, file)
+                    if path.name == LAST and path.exists():
+                        path.replace(path.with_name(SECOND_LAST))
             except (OSError, RuntimeError) as error:
                 raise _disk_error(error, path) from error
         trainer.strategy.barrier("ScheduledCheckpoints")

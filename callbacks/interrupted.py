@@ -10,3 +10,12 @@ class Interrupted(Exception):
         super().__init__(f"{signal.Signals(signum).name} after step {step}")
         self.signum = signum
         self.step = step
+
+
+class OutOfTime(Interrupted):
+    """Raised between two steps when `trainer.max_time` is over: as after a signal, but it was asked for."""
+
+    def __init__(self, step: int) -> None:
+        Exception.__init__(self, f"trainer.max_time after step {step}")
+        self.signum = 0
+        self.step = step

@@ -1,73 +1,98 @@
 """Ctrl-C and SIGTERM end a training between two steps, with everything saved."""
 
-import os
-import signal
-import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 
+from callbacks import signals
+from callbacks.checkpoints import ScheduledCheckpoints
 from callbacks.interrupted import Interrupted
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals(pl.Callback):
     """Turns the first SIGINT or SIGTERM into `Interrupted` at the next step boundary; the second acts at once.
 
-    Other callbacks see it in `on_exception`, where they may save: no batch is half done. Under DDP all processes stop
-    at the same step, whichever of them got the signal.
+    Before the first step and after the last one a signal ends the program where it is (`signals.Stopped`): there is
+    nothing to finish. Of several processes none leaves the others alone in a collective, so there it waits from the
+    start; all stop at the same step, whichever of them got the signal.
     """
 
     def __init__(self) -> None:
-        self._received = 0
         self._previous: dict[int, Any] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the signals over, and keeps Lightning from it: its handler ends a training with exit code 0.
+
+        That one also kills the other processes, and broadcasts from wherever the signal has come.
+        """
+        if stage != "fit":
+            return
+        self._previous = signals.take_over()
+        connector = trainer._signal_connector
+        register = connector.register_signal_handlers
+
+        def registered() -> None:
+            register()  # Slurm's signal for a new start of the job is its business
+            signals.take_over()
+
+        connector.register_signal_handlers = registered
+        signals.defer(trainer.world_size > 1)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals over, here because Lightning installs handlers of its own before."""
-        self._received = 0
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        """Lets signals wait from here on."""
+        signals.defer(True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Stops here, where the updates, the logs and the validation of the step before are complete.
 
+        All is saved before the exception is raised: what others do about it, such as figures, may take longer than a
+        cluster waits.
+
         Raises:
             Interrupted: a signal has come since the last call.
         """
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        received = self._received
+        received = signals.received()
         if trainer.world_size > 1:
             received = int(trainer.strategy.reduce(_tensor(received, pl_module), reduce_op="max"))
         if received:
-            raise Interrupted(received, trainer.global_step)
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ScheduledCheckpoints):
+                    callback.save(trainer)
+            _stop(trainer, received)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the signals back."""
-        self._restore()
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops here after the last step, which has been saved: figures and summary are left to the next start.
+
+        Raises:
+            Interrupted: a signal has come since the last step began.
+        """
+        signals.defer(False)
+        if signals.received():
+            _stop(trainer, signals.received())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keeps the signals until the other callbacks have saved, except after other errors."""
-        if not isinstance(exception, Interrupted):
-            self._restore()
+        """Gives the signals back; where one has come before the first step, the other processes are told."""
+        signals.defer(False)
+        if isinstance(exception, signals.Stopped) and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(exception.signum)
+        self._give_back()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""
-        self._restore()
+        self._give_back()
 
-    def _note(self, signum: int, frame: Any) -> None:
-        self._received = signum
-        # not print: the signal may have come in the middle of one
-        os.write(2, b"\nstopping after this step; once more stops at once\n")
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-
-    def _restore(self) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+    def _give_back(self) -> None:
+        signals.give_back(self._previous)
         self._previous = {}
+
+
+def _stop(trainer: pl.Trainer, signum: int) -> NoReturn:
+    signals.forget()
+    raise Interrupted(signum, trainer.global_step)
 
 
 def _tensor(value: int, pl_module: pl.LightningModule) -> Any:

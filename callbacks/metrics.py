@@ -10,7 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal
 
 FLUSH_SECONDS = 5.0
 # always 0: a batch follows from seed and step, so nothing is counted in epochs
@@ -85,9 +86,10 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes what waits and folds the table."""
+        """Writes what waits and folds the table; a training that has come to no row leaves none."""
         self.flush()
-        fold(self._journal, self.folder / "metrics.csv")
+        if self._journal.path.exists():
+            fold(self._journal, self.folder / "metrics.csv")
 
 
 def fold(journal: Journal, path: Path) -> None:

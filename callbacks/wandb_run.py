@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from dissimilarity.tracking.logger_keys import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
-# a training waits no longer than this for a W&B server that does not answer
+# a training waits no longer than this for a W&B server that does not answer as it begins
 INIT_SECONDS = 30.0
 
 
@@ -27,6 +28,8 @@ class WandbRun(WandbLogger):
             offline. Where going online fails, the run is offline and a line says so.
         project, entity, group, tags: W&B's own.
         log_model: which checkpoints are kept as artifacts: False, True (the last one) or "all".
+        finish_timeout: seconds that a finished training waits for the server to take the rest; what it has not taken
+            by then is on disk, for `wandb sync`.
 
     Raises:
         ValueError: a mode that W&B does not know, or another log_model.
@@ -43,6 +46,7 @@ class WandbRun(WandbLogger):
         tags: list[str] | None = None,
         mode: str | None = None,
         log_model: bool | Literal["all"] = False,
+        finish_timeout: float = 60.0,
     ) -> None:
         self.mode = chosen_mode(mode)
         if log_model not in (False, True, "all"):
@@ -57,11 +61,12 @@ class WandbRun(WandbLogger):
             tags=list(tags or []),
             log_model=log_model,
             mode=self.mode,
-            settings=_settings(),
+            settings=_settings(finish_timeout),
         )
         self._wandb_init["resume"] = "allow" if self.mode in ("online", "shared") else None
         # deprecated in W&B: merely passing it brings a warning
         self._wandb_init.pop("anonymous", None)
+        self.finish_timeout = finish_timeout
         self.where: str | None = None
         self.folder, self.run_name = Path(folder), name
 
@@ -127,9 +132,25 @@ class WandbRun(WandbLogger):
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
-            self._experiment = None
+        run, self._experiment = self._experiment, None
+        if run is None:
+            return
+        folder = Path(run.dir).parent
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            rest = f"wandb sync {os.path.relpath(folder)} sends the rest"
+            print(f"W&B has not taken everything within {self.finish_timeout:g} s; {rest}", file=sys.stderr)
+
+    def abandon(self) -> None:
+        """Kills W&B's own process after it has failed: this one would wait for it as it ends, for ever if it hangs."""
+        from wandb.sdk import wandb_setup
+
+        connection = wandb_setup.singleton()._connection
+        if connection is not None and connection.owns_service:
+            connection._proc._process.kill()  # pyright: ignore
+        with suppress(Exception, SystemExit):  # of the connection that is broken now; the next run has another
+            wandb_setup.teardown()
 
 
 def chosen_mode(mode: str | None) -> str:
@@ -141,7 +162,8 @@ def chosen_mode(mode: str | None) -> str:
     return known
 
 
-def _settings() -> Any:
+def _settings(finish_timeout: float) -> Any:
     import wandb
 
-    return wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS)
+    times = {"init_timeout": INIT_SECONDS, "finish_timeout": finish_timeout, "finish_timeout_raises": True}
+    return wandb.Settings(silent=True, console="off", **times)

@@ -5,7 +5,6 @@ import heapq
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ from tokenizers import Tokenizer
 
 from data.sources import Source
 from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+from dissimilarity.loading.untrusted import panics_as_errors
+from dissimilarity.tables.files import replacing, sha256_of
+from dissimilarity.tables.seal import KEY, UNSEALED, check, seal
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
     A document belongs to the validation split if the hash of its text falls below `val_fraction`, so its split does not
     depend on where it stands, and copies of a text stay together. Each document is its boundary token followed by its
     text. The corpus appears in the cache by one rename, under a lock: processes that start together make it once, and
-    one that dies leaves nothing that looks whole.
+    one that dies leaves nothing that looks whole. What is found damaged is packed again.
 
     Args:
         source: gives the documents.
@@ -64,7 +66,7 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
         val_fraction: share of documents in the validation split, strictly between 0 and 1.
 
     Raises:
-        ValueError: val_fraction out of range, a split without text, or a damaged cache.
+        ValueError: val_fraction out of range, or a split without text.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"expected 0 < data.val_fraction < 1, found {val_fraction}")
@@ -76,12 +78,31 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
     }
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:20]
     folder = Path(cache_dir, key)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                _make(folder, recipe, source, tokenizer)
+    if packed := _whole(folder):
+        return packed
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if packed := _whole(folder):
+            return packed
+        if folder.exists():
+            shutil.rmtree(folder)
+        _make(folder, recipe, source, tokenizer)
     return _open(folder)
+
+
+def _whole(folder: Path) -> Packed | None:
+    """The packed corpus in a folder, every byte of it checked; None if there is none, or it is damaged."""
+    if not folder.exists():
+        return None
+    try:
+        packed = _open(folder)
+        check((folder / "meta.json").read_bytes(), folder / "meta.json")
+        if packed.meta["fingerprint"] != _fingerprint(folder):
+            raise ValueError(f"{folder} is damaged: its tokens or its tokenizer have changed since they were written")
+    except ValueError as error:
+        log.warning("packing the data again, for %s", error)
+        return None
+    return packed
 
 
 def in_validation(text: str, val_fraction: float) -> bool:
@@ -122,19 +143,13 @@ def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[
 
 
 def _make(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
-    # The lock is held, so a temporary folder of this key belongs to a process that died.
-    for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
     log.info("packing the data into %s (once)", folder)
-    temporary = Path(f"{folder}.tmp-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        _write(temporary, recipe, source, spec)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing(folder) as part:
+        part.mkdir()
+        _write(part, recipe, source, spec)
 
 
+@panics_as_errors("the tokenizer is broken")
 def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> None:
     val_fraction = recipe["val_fraction"]
     tokenizer = prepare(spec.build(_sample(source, val_fraction, spec.sample_bytes)))
@@ -142,13 +157,12 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
     d_vocab = vocabulary_size(tokenizer)
     dtype = np.dtype("<u2" if d_vocab <= 1 << 16 else "<u4")
     description = tokenizer.to_str()
-    _write_text(folder / "tokenizer.json", description)
+    (folder / "tokenizer.json").write_text(description, encoding="utf-8", newline="")
 
     # A document that spells a special token must not end itself: from here on its text is text.
     tokenizer.encode_special_tokens = True
     counts = {split: np.zeros(d_vocab, dtype=np.int64) for split in SPLITS}
     sizes = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
-    hashes = {split: hashlib.sha256() for split in SPLITS}
     streams = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
     try:
         for texts in _batches(_documents(source)):
@@ -163,11 +177,7 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
                 tokens = np.asarray(ids, dtype=dtype)
                 counts[split] += np.bincount(tokens, minlength=d_vocab)
                 sizes[split]["tokens"] += len(tokens)
-                hashes[split].update(tokens.data)
                 streams[split].write(tokens.data)
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
     finally:
         for stream in streams.values():
             stream.close()
@@ -178,12 +188,20 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
             f"expected documents in both splits, found {documents['train']} for training and {documents['val']} for "
             f"validation at data.val_fraction={val_fraction}: give more documents, or type data.val_fraction=0.3"
         )
-    fingerprint = hashlib.sha256(description.encode() + hashes["train"].digest() + hashes["val"].digest()).hexdigest()
-    meta = recipe | sizes
-    meta |= {"dtype": dtype.str, "d_vocab": d_vocab, "boundary_id": boundary, "fingerprint": fingerprint}
+    meta = recipe | sizes | {KEY: UNSEALED}
+    meta |= {"dtype": dtype.str, "d_vocab": d_vocab, "boundary_id": boundary, "fingerprint": _fingerprint(folder)}
     meta["bytes_per_token"] = sizes["val"]["bytes"] / sizes["val"]["tokens"]
     meta["unigram_loss"] = unigram_loss(counts["train"], counts["val"])
-    _write_text(folder / "meta.json", json.dumps(meta, indent=2))
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8", newline="")
+    seal(folder / "meta.json")
+
+
+def _fingerprint(folder: Path) -> str:
+    """The sha256 of the tokenizer and of the hashes of both splits."""
+    state = hashlib.sha256((folder / "tokenizer.json").read_bytes())
+    for split in SPLITS:
+        state.update(bytes.fromhex(sha256_of(folder / f"{split}.bin")))
+    return state.hexdigest()
 
 
 def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
@@ -209,13 +227,6 @@ def unigram_loss(train_counts: Int64[np.ndarray, " d_vocab"], val_counts: Int64[
     return float((val_counts * nats).sum() / val_counts.sum())
 
 
-def _write_text(file: Path, text: str) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def _open(folder: Path) -> Packed:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -229,6 +240,6 @@ def _open(folder: Path) -> Packed:
     # The tokenizers library raises bare Exception for a file that it cannot parse.
     except Exception as error:
         raise ValueError(
-            f"the packed data in {folder} is damaged ({error}): delete that folder and start again"
+            f"the packed data in {folder} is damaged ({error}); start again, which packs it again"
         ) from error
     return Packed(folder, meta, tokens, tokenizer)

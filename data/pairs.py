@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.examples import Example
 from data.tokenizers import boundary_id, prepare, vocabulary_size
+from dissimilarity.loading.untrusted import panics_as_errors
 
 # What vocabularies call the token that fills up rows.
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
@@ -88,6 +89,7 @@ class PairEncoder:
         encoder.enable_truncation(n_ctx, strategy="longest_first")
         encoder.enable_padding(length=n_ctx, pad_id=self.pad)
         texts = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        encodings = encoder.encode_batch(texts)
+        with panics_as_errors("the tokenizer is broken"):
+            encodings = encoder.encode_batch(texts)
         tokens = np.array([encoding.ids for encoding in encodings], dtype=np.int64).reshape(len(examples), n_ctx)
         return Encoded(torch.from_numpy(tokens), sum(bool(encoding.overflowing) for encoding in encodings))

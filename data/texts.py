@@ -8,12 +8,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from data.tokenizers import prepare
+from dissimilarity.loading.untrusted import panics_as_errors
 
 BETWEEN = "\n\n"
 """What a token without text (the end of a document) inside a sequence is to another model, whose tokens lack it."""
 PADDING = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>", "<|endoftext|>", "</s>")
 
 
+@panics_as_errors("the tokenizer of the probe set is broken")
 def texts_of(
     tokens: Int64[Tensor, "sequences length"], tokenizer: Tokenizer
 ) -> tuple[list[str], Int64[Tensor, "sequences length 2"]]:
@@ -59,6 +61,7 @@ def _decoded(ids: list[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
     return text, ends[::-1]
 
 
+@panics_as_errors("the tokenizer of a model is broken")
 def encoded(
     texts: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[Int64[Tensor, "sequences length"], Int64[Tensor, "sequences length 2"], Bool[Tensor, "sequences length"]]:

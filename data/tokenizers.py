@@ -1,11 +1,13 @@
 """Tokenizers: trained here on the training split, read from a file, or taken from the Hugging Face hub."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dissimilarity.loading.untrusted import load_tokenizer
+from dissimilarity.tables.files import sha256_of
 
 END_OF_TEXT = "<|endoftext|>"
 # What other vocabularies call the token between documents; those that begin a text come before those that end one.
@@ -100,15 +102,14 @@ class TokenizerFile:
 
     def fingerprint(self) -> str:
         """Return the sha256 of the file."""
-        return f"file:{hashlib.sha256(Path(self.path).read_bytes()).hexdigest()}"
+        return f"file:{sha256_of(Path(self.path))}"
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Read the file."""
-        try:
-            return Tokenizer.from_file(self.path)
-        # The library raises bare Exception for a file that it cannot parse.
-        except Exception as error:
-            raise ValueError(f"expected a tokenizer.json at data.tokenizer.path={self.path}, found: {error}") from error
+        return load_tokenizer(
+            lambda: Tokenizer.from_file(self.path),
+            f"expected a tokenizer.json at data.tokenizer.path={self.path}, found",
+        )
 
 
 class HubTokenizer:
@@ -130,7 +131,7 @@ class HubTokenizer:
     def build(self, documents: Iterable[str]) -> Tokenizer:
         """Download it, or take it from the hub's own cache."""
         try:
-            return Tokenizer.from_pretrained(self.name, revision=self.revision)
+            return load_tokenizer(lambda: Tokenizer.from_pretrained(self.name, revision=self.revision), "it has none")
         # Network, offline mode, a missing repository and a parse error have no common base class.
         except Exception as error:
             raise ValueError(

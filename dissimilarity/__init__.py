@@ -1,59 +1,111 @@
-"""Comparing neural networks from the inside: measures, capture, error bars and nulls, curves over training.
+"""Compare neural networks from the inside: measures, capture, error bars and nulls, curves over training.
 
 x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are the literature's (CKA 1 = same, Procrustes
 0 = same); ``to_dissimilarity`` turns each so that 0 = same and up = more different.
+
+This module is the whole public interface, with ``dissimilarity.functional``. Names are imported when they are first
+used: the command line answers without torch, and curves are read without matplotlib.
+
+Example:
+    >>> import torch
+    >>> from dissimilarity import CKA
+    >>> x = torch.randn(100, 8, dtype=torch.float64)
+    >>> round(CKA()(x, 2 * x + 1).item(), 9)
+    1.0
 """
 
-from dissimilarity.capture.hooks import capture
-from dissimilarity.comparison.compare import compare
-from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.saved import save_activations
-from dissimilarity.measures.angular_cka import AngularCKA
-from dissimilarity.measures.bures import Bures
-from dissimilarity.measures.cca import CCA
-from dissimilarity.measures.cka import CKA
-from dissimilarity.measures.disagreement import Disagreement
-from dissimilarity.measures.distance_correlation import DistanceCorrelation
-from dissimilarity.measures.gulp import GULP
-from dissimilarity.measures.jaccard_knn import JaccardKNN
-from dissimilarity.measures.jsd import JSD
-from dissimilarity.measures.kl import KL
-from dissimilarity.measures.linear_regression import LinearRegression
-from dissimilarity.measures.minibatch_cka import MinibatchCKA
-from dissimilarity.measures.mutual_knn import MutualKNN
-from dissimilarity.measures.permutation_procrustes import PermutationProcrustes
-from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.measures.pwcca import PWCCA
-from dissimilarity.measures.rbf_cka import RBFCKA
-from dissimilarity.measures.rsa import RSA
-from dissimilarity.measures.svcca import SVCCA
-from dissimilarity.probe.probe_set import ProbeSet
-from dissimilarity.stitching.stitch import Stitch
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AngularCKA",
-    "Bures",
-    "CCA",
-    "CKA",
-    "Disagreement",
-    "DistanceCorrelation",
-    "GULP",
-    "JSD",
-    "JaccardKNN",
-    "KL",
-    "LinearRegression",
-    "MinibatchCKA",
-    "MutualKNN",
-    "PWCCA",
-    "PermutationProcrustes",
-    "ProbeSet",
-    "Procrustes",
-    "RBFCKA",
-    "RSA",
-    "SVCCA",
-    "Stitch",
-    "capture",
-    "compare",
-    "compare_many",
-    "save_activations",
-]
+if TYPE_CHECKING:
+    from dissimilarity.capture.hooks import capture as capture
+    from dissimilarity.comparison.compare import compare as compare
+    from dissimilarity.comparison.compare_many import compare_many as compare_many
+    from dissimilarity.comparison.saved import save_activations as save_activations
+    from dissimilarity.figures.comparison import comparison_figure as comparison_figure
+    from dissimilarity.figures.run import draw_run as draw_run
+    from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
+    from dissimilarity.measures.bures import Bures as Bures
+    from dissimilarity.measures.cca import CCA as CCA
+    from dissimilarity.measures.cka import CKA as CKA
+    from dissimilarity.measures.disagreement import Disagreement as Disagreement
+    from dissimilarity.measures.distance_correlation import DistanceCorrelation as DistanceCorrelation
+    from dissimilarity.measures.gulp import GULP as GULP
+    from dissimilarity.measures.jaccard_knn import JaccardKNN as JaccardKNN
+    from dissimilarity.measures.jsd import JSD as JSD
+    from dissimilarity.measures.kl import KL as KL
+    from dissimilarity.measures.linear_regression import LinearRegression as LinearRegression
+    from dissimilarity.measures.minibatch_cka import MinibatchCKA as MinibatchCKA
+    from dissimilarity.measures.mutual_knn import MutualKNN as MutualKNN
+    from dissimilarity.measures.permutation_procrustes import PermutationProcrustes as PermutationProcrustes
+    from dissimilarity.measures.procrustes import Procrustes as Procrustes
+    from dissimilarity.measures.pwcca import PWCCA as PWCCA
+    from dissimilarity.measures.rbf_cka import RBFCKA as RBFCKA
+    from dissimilarity.measures.rsa import RSA as RSA
+    from dissimilarity.measures.svcca import SVCCA as SVCCA
+    from dissimilarity.probe.alignment import Tokenized as Tokenized
+    from dissimilarity.probe.alignment import align as align
+    from dissimilarity.probe.outliers import Control as Control
+    from dissimilarity.probe.probe_set import ProbeSet as ProbeSet
+    from dissimilarity.stitching.across_tokenizers import aligned_penalties as aligned_penalties
+    from dissimilarity.stitching.direct import direct_penalties as direct_penalties
+    from dissimilarity.stitching.stitch import Stitch as Stitch
+    from dissimilarity.tables.curves import read_curves as read_curves
+
+# Import the room `capture` now, so that nothing binds it again over the function of that name.
+import_module("dissimilarity.capture")
+del capture  # noqa: F821  # pyright: ignore[reportUnboundVariable]
+
+_MODULES = {
+    "AngularCKA": "dissimilarity.measures.angular_cka",
+    "Bures": "dissimilarity.measures.bures",
+    "CCA": "dissimilarity.measures.cca",
+    "CKA": "dissimilarity.measures.cka",
+    "Control": "dissimilarity.probe.outliers",
+    "Disagreement": "dissimilarity.measures.disagreement",
+    "DistanceCorrelation": "dissimilarity.measures.distance_correlation",
+    "GULP": "dissimilarity.measures.gulp",
+    "JSD": "dissimilarity.measures.jsd",
+    "JaccardKNN": "dissimilarity.measures.jaccard_knn",
+    "KL": "dissimilarity.measures.kl",
+    "LinearRegression": "dissimilarity.measures.linear_regression",
+    "MinibatchCKA": "dissimilarity.measures.minibatch_cka",
+    "MutualKNN": "dissimilarity.measures.mutual_knn",
+    "PWCCA": "dissimilarity.measures.pwcca",
+    "PermutationProcrustes": "dissimilarity.measures.permutation_procrustes",
+    "ProbeSet": "dissimilarity.probe.probe_set",
+    "Procrustes": "dissimilarity.measures.procrustes",
+    "RBFCKA": "dissimilarity.measures.rbf_cka",
+    "RSA": "dissimilarity.measures.rsa",
+    "SVCCA": "dissimilarity.measures.svcca",
+    "Stitch": "dissimilarity.stitching.stitch",
+    "Tokenized": "dissimilarity.probe.alignment",
+    "align": "dissimilarity.probe.alignment",
+    "aligned_penalties": "dissimilarity.stitching.across_tokenizers",
+    "capture": "dissimilarity.capture.hooks",
+    "compare": "dissimilarity.comparison.compare",
+    "compare_many": "dissimilarity.comparison.compare_many",
+    "comparison_figure": "dissimilarity.figures.comparison",
+    "direct_penalties": "dissimilarity.stitching.direct",
+    "draw_run": "dissimilarity.figures.run",
+    "read_curves": "dissimilarity.tables.curves",
+    "save_activations": "dissimilarity.comparison.saved",
+}
+
+__all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+try:
+    __version__ = version("dissimilarity")
+except PackageNotFoundError:  # run from a clone that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,30 @@ def device_of(accelerator: str) -> torch.device:
     if accelerator in ("gpu", "mps", "auto") and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def check_device(key: str, asked: str) -> None:
+    """Raises ValueError where the device that `key` asks for is not on this machine."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked in ("auto", "cpu") or there.get(asked) or (asked == "gpu" and any(there.values())):
+        return
+    rest = ", ".join([*(name for name, is_there in there.items() if is_there), "cpu"])
+    raise ValueError(
+        f"{key}={asked}: torch {torch.__version__} finds no such device on this machine, only {rest}; "
+        f"type {key}=cpu, or {key}=auto for the best there is"
+    )
+
+
+def check_devices(accelerator: str, asked: int | str | Sequence[int]) -> None:
+    """Raises ValueError where `trainer.devices` asks for more than there are; a processor takes any number."""
+    if accelerator == "cpu" or asked in ("auto", -1):
+        return
+    device = device_of(accelerator)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (asked if isinstance(asked, int) else max(map(int, asked)) + 1) > count:
+        found = f"{count} x {torch.cuda.get_device_name()}" if device.type == "cuda" else device_name(device)
+        on_processor = "" if device.type == "cuda" else "; trainer.accelerator=cpu runs any number on the processor"
+        raise ValueError(f"trainer.devices={asked}: there is {found}; type trainer.devices=auto{on_processor}")
 
 
 def device_name(device: torch.device) -> str:

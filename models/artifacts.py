@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dissimilarity.tables.files import replacing
+
 SECONDS = 10
 """How long the server may take to answer."""
 FORM = "wandb:ENTITY/PROJECT/ARTIFACT:VERSION"
@@ -51,15 +53,14 @@ def _download(uri: str, name: str, version: str, home: Path) -> Path:
     folder = home / artifact.version
     if (folder / NOTE).is_file():
         return folder
-    part = home / f".{artifact.version}.{os.getpid()}.part"
+    home.mkdir(parents=True, exist_ok=True)
     try:
-        artifact.download(root=str(part))
-        note = {"version": artifact.version, "digest": artifact.digest}
-        (part / NOTE).write_text(json.dumps(note), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
+        with replacing(folder) as part:
+            artifact.download(root=str(part))
+            note = {"version": artifact.version, "digest": artifact.digest}
+            (part / NOTE).write_text(json.dumps(note), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
     except Exception as error:  # the server's, the network's and W&B's own
-        shutil.rmtree(part, ignore_errors=True)
         raise ValueError(f"reference {uri!r}: cannot download it ({error}); {instead}") from error
     return folder
 

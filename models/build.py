@@ -1,13 +1,35 @@
 """From a model's plain settings to its net."""
 
+import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.modules import activation
 
+from dissimilarity.loading.config import LAYERS
+from dissimilarity.loading.untrusted import shown
 from settings import instantiate
+from trusted import Place, check
+
+MADE = 2**26
+"""Elements of a tensor that a net may have though the file with its weights lacks it, such as a table of angles."""
+
+
+def _activations() -> dict[str, type]:
+    """Those of torch: modules without weights of their own."""
+    return {f"torch.nn.{name}": getattr(nn, name) for name in activation.__all__ if name != "MultiheadAttention"}
+
+
+def _is_net(candidate: type) -> bool:
+    return issubclass(candidate, nn.Module) and not issubclass(candidate, pl.LightningModule)
+
+
+NET = Place("a net", "models", _is_net, inside=Place("a module", "models", _is_net, foreign=_activations))
 
 
 def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Module:
@@ -18,7 +40,7 @@ def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Mod
 
     Raises:
         ValueError: `config` is not a plain, resolved dict, or a `_target_` in it is not an nn.Module class. Settings
-            come out of checkpoints too, so nothing else may be called from them.
+            that were read, not typed, go through `check_net` first.
     """
     if type(config) is not dict or "_target_" not in config:
         raise ValueError(
@@ -30,6 +52,49 @@ def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(init_seed)  # torch.manual_seed would reach the GPUs' generators as well
         return instantiate(arguments, d_vocab=d_vocab)
+
+
+def check_net(
+    config: Any, d_vocab: Any, shapes: Mapping[str, tuple[int, ...]], file: str | Path, prefix: str = ""
+) -> None:
+    """Make sure that settings which were read build a net of ours, and one of the size of the weights beside them.
+
+    Args:
+        config: the settings.
+        d_vocab: size of the vocabulary.
+        shapes: of the weights: no memory is taken for a net that is larger than they are.
+        file: where all this was read, for the message.
+        prefix: of the net's names among those of the weights.
+
+    Raises:
+        ValueError: a class that is not ours (see trusted.py), or sizes that are not those of the weights.
+    """
+    check(config, NET, file, "net")
+    if type(d_vocab) is not int or d_vocab < 1:
+        raise ValueError(f"expected d_vocab as a whole number, 1 or more, found {shown(d_vocab)}")
+    most = max(len(shapes), LAYERS)
+    deep = [f"{key}={value}" for key, value in _layers(config) if value > most]
+    if deep:
+        raise ValueError(f"its settings say {deep[0]}, and its weights are {len(shapes)} tensors")
+    if not config["_target_"].startswith("models."):
+        return  # the user's own, which the command named: it may not know how to be built without memory
+    with torch.device("meta"):
+        net = build_net(config, d_vocab, 0)
+    made_most = max(MADE, sum(map(math.prod, shapes.values())))
+    for name, tensor in (*net.state_dict().items(), *net.named_buffers()):
+        stored = shapes.get(f"{prefix}{name}")
+        if tuple(tensor.shape) != stored and (stored is not None or tensor.numel() > made_most):
+            there = "of which its weights hold none" if stored is None else f"and {stored} in its weights"
+            raise ValueError(f"{name} is {tuple(tensor.shape)} by its settings, {there}")
+
+
+def _layers(node: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers of settings that count layers."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _layers(value, str(name))
+    elif isinstance(node, int) and "layer" in key:
+        yield key, node
 
 
 def _check_targets(node: Any) -> None:

@@ -1,27 +1,35 @@
 """Checkpoint files: tensors and plain containers are read, and no object of a pickle is ever made."""
 
 import pickle
-import pkgutil
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
+from dissimilarity.loading.untrusted import check_plain, shown
+from models.build import check_net
 from models.recipe_module import FORMAT, RecipeModule
+from trusted import Place, class_named
 
 NEEDED = ("state_dict", "hyper_parameters")
 ZIP, PICKLE = b"PK", b"\x80"
+TASK = Place("a task", "models", lambda candidate: issubclass(candidate, RecipeModule))
+TIED = 4
+"""How many weights may share what is stored of one: tied embeddings are two."""
 FIRST = "models.language_model.LanguageModel"
 """What reads the checkpoints that do not say what reads them: there was one task."""
 
 
-def read_tensors(file: BinaryIO, path: Path, wanted: str) -> Any:
+def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) -> Any:
     """What torch.save wrote, if it is tensors, numbers, text and plain containers.
 
     Args:
         file: opened; `path` is its name, for the message.
         wanted: what to give instead, for the message.
+        mmap: leave the tensors in the file until they are used.
 
     Raises:
         ValueError: it is truncated, no such file, or holds objects, none of which was made.
@@ -30,7 +38,10 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str) -> Any:
     size = file.seek(0, 2)
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        if start == ZIP:
+            check_records(file)
+            file.seek(0)
+        return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises some ten kinds, by where the file is broken
         if isinstance(error, pickle.UnpicklingError) and (start[:1] == PICKLE or "GLOBAL" in str(error)):
             objects = re.findall(r"GLOBAL (\S+)", str(error))
@@ -46,13 +57,33 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str) -> Any:
         raise ValueError(f"cannot load {path.absolute()}: {why}") from error
 
 
-def read_checkpoint(file: BinaryIO, path: Path) -> dict[str, Any]:
+def check_records(file: BinaryIO) -> None:
+    """Hold a file to the sizes and checksums that torch.save put into it, which torch.load does not look at.
+
+    torch.save never compresses: a file whose records are larger than itself was made to fill the memory.
+
+    Raises:
+        ValueError: its records are larger than the file.
+        zipfile.BadZipFile: it is damaged; further exceptions of zipfile's, by where.
+    """
+    with zipfile.ZipFile(file) as archive:
+        records, size = archive.infolist(), file.seek(0, 2)
+        if any(record.file_size != record.compress_size for record in records) or (
+            sum(record.file_size for record in records) > size
+        ):
+            raise ValueError("its parts are larger than the file")
+        without = not any(record.CRC for record in records)  # torch.serialization.set_crc32_options(False)
+        if not without and (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of its record {name} is another")
+
+
+def read_checkpoint(file: BinaryIO, path: Path, mmap: bool = False) -> dict[str, Any]:
     """The content of a checkpoint that train.py wrote.
 
     Raises:
         ValueError: as `read_tensors`, or it is something else.
     """
-    checkpoint = read_tensors(file, path, "a checkpoint that train.py wrote")
+    checkpoint = read_tensors(file, path, "a checkpoint that train.py wrote", mmap)
     if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in NEEDED)):
         found = list(checkpoint)[:6] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(
@@ -62,6 +93,16 @@ def read_checkpoint(file: BinaryIO, path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_checkpoint(path: Path) -> None:
+    """Make sure, before Lightning reads a checkpoint, that it is one of ours; no weights are read.
+
+    Raises:
+        ValueError: as `read_checkpoint`.
+    """
+    with path.open("rb") as file:
+        read_checkpoint(file, path, mmap=True)
+
+
 def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
     """The module of a checkpoint; its net is built from its settings, which may name nn.Module classes only.
 
@@ -69,28 +110,41 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
         ValueError: it is of a newer version, or of a family that cannot be built here.
     """
     written = checkpoint.get("format", 1)
-    if written > FORMAT:
+    if type(written) is not int or written > FORMAT:
         raise ValueError(
-            f"cannot load {path.absolute()}: a newer version wrote it (format {written}, this version reads up to"
-            f" {FORMAT}); update this project"
+            f"cannot load {path.absolute()}: a newer version wrote it (format {shown(written)}, this version reads"
+            f" up to {FORMAT}); update this project"
         )
     settings = checkpoint["hyper_parameters"]
-    family = settings["net"].get("family") if isinstance(settings.get("net"), dict) else None
+    net, state = settings.get("net"), checkpoint["state_dict"]
+    family = net.get("family") if isinstance(net, dict) else None
     try:
-        module = _class_of(checkpoint)(**settings)
-        module.load_state_dict(checkpoint["state_dict"])
+        check_plain(settings, path.name)
+        task = class_named(checkpoint.get("module", FIRST), TASK, path.name, "module")
+        shapes = {name: tuple(weight.shape) for name, weight in as_stored(state).items()}
+        check_net(net, settings.get("d_vocab"), shapes, path.name, task.prefix)  # pyright: ignore
+        module = task(**settings)
+        module.load_state_dict(state)
     except Exception as error:  # whatever a constructor of any family, of any version, may raise
         raise ValueError(
-            f"cannot load {path.absolute()}: its model (family {family!r}) cannot be built here: {error}; a family of"
-            " your own must be importable as it was in training, and other code than wrote it may not read it"
+            f"cannot load {path.absolute()}: its model (family {shown(family)!r}) cannot be built here: {error}"
         ) from error
     return module
 
 
-def _class_of(checkpoint: dict[str, Any]) -> type[RecipeModule]:
-    """The class that a checkpoint is read by, of which nothing is called unless it is a RecipeModule."""
-    name = checkpoint.get("module", FIRST)
-    found = pkgutil.resolve_name(name)
-    if not (isinstance(found, type) and issubclass(found, RecipeModule)):
-        raise ValueError(f"{name} is no task of this project")
-    return found
+def as_stored(state: Any) -> dict[str, Tensor]:
+    """Weights as they lie in the file: on the processor, and no tensor larger than what is stored for it.
+
+    Raises:
+        ValueError: there are others.
+    """
+    stored, needed = {}, 0
+    for name, weight in state.items():
+        if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.device.type != "cpu":
+            raise ValueError(f"{shown(name)} is no tensor of numbers")
+        storage = weight.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        needed += weight.numel() * weight.element_size()
+    if needed > TIED * sum(stored.values()):
+        raise ValueError(f"its weights are {needed} bytes, and stored are {sum(stored.values())}")
+    return state

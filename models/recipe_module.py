@@ -23,6 +23,7 @@ class RecipeModule(pl.LightningModule):
         optim: the chosen conf/optim YAML as a plain dict.
         d_model: scales the learning rate of the matrices.
         head: a part of `net` that starts from nothing where the rest does not; it learns at optim["lr_head"].
+        prefix: of the names, in its checkpoints, of the weights of what its settings `net` describe.
         written_as: the form in which its checkpoints are written, which older code than knows it refuses to read.
 
     Logged, by `log_training`:
@@ -34,6 +35,7 @@ class RecipeModule(pl.LightningModule):
     d_model: int
     head: nn.Module | None = None
     written_as: ClassVar[int] = FORMAT
+    prefix: ClassVar[str] = "net."
 
     @property
     def facts(self) -> dict[str, Any]:

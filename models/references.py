@@ -21,6 +21,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import gguf, pretrained
+from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.tables.files import sha256_of
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
@@ -62,8 +64,8 @@ class Reference:
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     """Load the model that `uri` names; `runs/` in it stands for `runs_dir`.
 
-    Nothing that a checkpoint holds is executed: tensors and plain containers are read, and the net is built from its
-    settings, which may name nn.Module classes only.
+    Nothing that a file holds is executed: tensors and plain values are read, and the net is built from its settings,
+    which may name classes of models/ and activations of torch; others only inside `trusted.naming`.
 
     Raises:
         ValueError: names the file, what is wrong with it and what to do.
@@ -82,22 +84,21 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
 
 def _load_checkpoint(uri: str, path: Path) -> Reference:
     with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(file)
         file.seek(0)
         checkpoint = read_checkpoint(file, path)
     module = rebuild(checkpoint, path)
     theirs = checkpoint["hyper_parameters"]
     settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
     step = checkpoint.get("global_step")
+    step = step if type(step) is int else None
     reference = _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
     return replace(reference, labels=tuple(theirs["labels"])) if "labels" in theirs else reference
 
 
 def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
     net, settings = saved.read_net(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=digest, pinned=pinned)
+    return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=sha256_of(path), pinned=pinned)
 
 
 def _load_pretrained(uri: str) -> Reference:
@@ -248,7 +249,10 @@ def _checkpoint_at(folder: Path, step: str, uri: str) -> Path:
     steps = steps_of(folder)
     if not (step.isdecimal() and int(step) in steps):
         there = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}")
+        raise ValueError(
+            f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}; "
+            "type one of those, or train such a run with checkpoints.keep=all or another schedule.every"
+        )
     return steps[int(step)]
 
 
@@ -269,11 +273,23 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
-            try:
-                return Tokenizer.from_file(str(file)), file
-            except Exception as error:  # tokenizers raises bare Exception
-                raise ValueError(f"cannot read the tokenizer {file}: {error}; copy it again from the run") from error
+            _check_tokenizer_file(file)
+            return read_tokenizer(file), file
     return None, None
+
+
+def _check_tokenizer_file(file: Path) -> None:
+    """Compare the tokenizer of a run with the hash that the run noted; a tokenizer of another origin has none."""
+    notes = file.with_name("provenance.json")
+    if notes.is_file():
+        try:
+            noted = read_json(notes)["data"]["tokenizer_sha256"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if noted != sha256_of(file):
+            raise ValueError(
+                f"the tokenizer {file} has changed since its run began (see {notes}); put a copy of it back"
+            )
 
 
 def _shown(path: str) -> str:

@@ -1,7 +1,6 @@
 """A net in one safetensors file: its weights, and in the file's metadata the settings that it is built from."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from models.build import build_net
+from dissimilarity.loading.untrusted import parse_json, shown
+from dissimilarity.tables import seal
+from dissimilarity.tables.files import replacing
+from models.build import build_net, check_net
 
 KEY = "dissimilarity"
 FORMAT = 1
@@ -24,10 +26,15 @@ def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
         settings: as a YAML of conf/model has them, with `d_vocab`.
         path: of the file.
     """
-    part = path.with_name(f".{path.name}.part")
     # transformers asks for `format`
-    save_model(net, str(part), {"format": "pt", KEY: json.dumps({"format": FORMAT, "settings": dict(settings)})})
-    os.replace(part, path)
+    metadata = {
+        "format": "pt",
+        KEY: json.dumps({"format": FORMAT, "settings": dict(settings)}),
+        seal.KEY: seal.UNSEALED,
+    }
+    with replacing(path) as part:
+        save_model(net, str(part), metadata)
+        seal.seal(part)
     return path
 
 
@@ -60,15 +67,28 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             "tl:FOLDER; saved activations are compared by study=compare"
         )
     try:
-        content = json.loads(metadata[KEY])
-        written, settings = content["format"], content["settings"]
-        if written > FORMAT:
-            raise ValueError(f"a newer version wrote it (format {written}, this one reads up to {FORMAT})")
-        net = build_net({key: value for key, value in settings.items() if key != "d_vocab"}, settings["d_vocab"], 0)
+        seal.check_file(path)
+    except ValueError as error:
+        raise ValueError(f"cannot load {error}; copy it again") from error
+    try:
+        content = parse_json(metadata[KEY], path.name)
+        written, settings = content.get("format"), content.get("settings")
+        if type(written) is not int or written > FORMAT:
+            raise ValueError(f"a newer version wrote it (format {shown(written)}, this one reads up to {FORMAT})")
+        if type(settings) is not dict:
+            raise ValueError(f"expected settings, found {shown(settings)}")
+        config = {key: value for key, value in settings.items() if key != "d_vocab"}
+        check_net(config, settings.get("d_vocab"), _shapes(path), path.name)
+        net = build_net(config, settings["d_vocab"], 0)
         load_model(net, str(path))
     except Exception as error:  # whatever a constructor of any family, of any version, may raise
         raise ValueError(f"cannot load {path.absolute()}: its net cannot be built here: {error}") from error
     return net, settings
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(str(path), "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def _metadata(path: Path) -> dict[str, str]:

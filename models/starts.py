@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dissimilarity.loading import huggingface
+from models import huggingface
 from models.classifier import Classifier
 from models.references import Reference
 

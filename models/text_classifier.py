@@ -1,7 +1,7 @@
 """The LightningModule that trains a classifier of texts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ class TextClassifier(RecipeModule):
     """
 
     net: Classifier
+    prefix: ClassVar[str] = "net.net."
 
     def __init__(
         self,

@@ -1,18 +1,18 @@
 """TransformerLens's published toy models, and folders in their form: config.json and a state dict."""
 
 import difflib
-import hashlib
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dissimilarity.loading.hub import download
-from models.checkpoints import read_tensors
+from dissimilarity.loading.untrusted import load_tokenizer, read_json
+from dissimilarity.tables.files import sha256_of
+from models.checkpoints import as_stored, read_tensors
 from models.exchange.transformer_lens import from_transformer_lens
 
 WIDTHS = {1: 512, 2: 512, 3: 512, 4: 512, 6: 768, 8: 1024, 10: 1280, 12: 1536}
@@ -62,23 +62,21 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             f"state dict, *final.pth, .pth or .safetensors, found {there}"
         )
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         net = from_transformer_lens(_state(weights), config)
-    except (ValueError, TypeError, AttributeError) as error:  # the last two: JSON or tensors of another form
+    except Exception as error:  # whatever JSON or tensors of another form may lead to
         raise ValueError(f"reference {uri!r}: cannot load {weights.absolute()}: {error}") from error
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() and uri.removeprefix("tl:").partition("@")[0] in NAMES:
         name = config["tokenizer_name"]
         tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     read, place = _read_tokenizer(tokenizer, uri)
-    return net, read, place, digest
+    return net, read, place, sha256_of(weights)
 
 
 def seed_of(folder: Path) -> int | None:
     """The seed of a model's training, as its config has it; None where it has none."""
-    seed = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("seed")
+    seed = read_json(folder / "config.json").get("seed")
     return seed if isinstance(seed, int) and seed >= 0 else None
 
 
@@ -108,18 +106,13 @@ def _state(path: Path) -> dict[str, Tensor]:
             ) from error
     with path.open("rb") as file:
         state: Any = read_tensors(file, path, "a state dict of tensors")
-    if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
+    if not (isinstance(state, dict) and state):
         raise ValueError("expected a state dict of tensors, found something else")
-    return state
+    return as_stored(state)
 
 
 def _read_tokenizer(path: Path, uri: str) -> tuple[Tokenizer, Path] | tuple[None, None]:
     if not path.is_file():
         return None, None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"reference {uri!r}: cannot read the tokenizer {path}: {error}; copy it again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer, path
+    load = partial(Tokenizer.from_file, str(path))
+    return load_tokenizer(load, f"reference {uri!r}: cannot read the tokenizer {path}"), path

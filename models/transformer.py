@@ -137,7 +137,8 @@ class Transformer(nn.Module):
             self.blocks.append(Block(d_model, Attention(d_model, d_head, rotary), mlp, parallel))
         self.ln_final = nn.LayerNorm(d_model)
         self.unembed = nn.Linear(d_model, d_vocab, bias=unembed_bias)
-        self._init_weights(init_seed)
+        if not self.embed.weight.is_meta:
+            self._init_weights(init_seed)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of the next token at every position."""

@@ -34,13 +34,14 @@ INSTRUMENT = {
 APPLICATION = {
     "settings": set(),
     "dissimilarity": set(),
-    "data": {"settings", "dissimilarity"},
-    "models": {"settings", "dissimilarity"},
+    "trusted": {"dissimilarity"},
+    "data": {"settings", "trusted", "dissimilarity"},
+    "models": {"settings", "trusted", "dissimilarity"},
     "callbacks": {"dissimilarity"},
-    "launch": {"settings", "dissimilarity", "data", "models", "callbacks"},
-    "studies": {"settings", "dissimilarity", "data", "models", "launch"},
-    "train": {"settings", "dissimilarity", "data", "models", "callbacks", "launch"},
-    "analyze": {"settings", "launch", "studies"},
+    "launch": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks"},
+    "studies": {"settings", "trusted", "dissimilarity", "data", "models", "launch"},
+    "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
+    "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "train"},
 }
 """Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from data.examples import Example, split_name
+from data.sources.hub import check_name
 
 MNLI_LABELS = ("entailment", "neutral", "contradiction")
 HANS_LABELS = ("entailment", "non-entailment")
@@ -34,6 +35,8 @@ class MnliHans:
     ) -> None:
         if max_examples is not None and max_examples < 1:
             raise ValueError(f"expected data.source.max_examples >= 1 or null, found {max_examples}")
+        for key, name in (("mnli", mnli), ("hans", hans)):
+            check_name(name, f"data.source.{key}")
         self.mnli = mnli
         self.hans = hans
         self.revision = revision

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dissimilarity.tables.files import replacing, sha256_of
+
 # Below this a file is hashed at every start; above it the hash is remembered by path, size and time of change.
 REMEMBERED_BYTES = 64 << 20
 
@@ -104,16 +106,15 @@ class Files:
     def _digest(self, file: Path) -> str:
         status = file.stat()
         if self.cache_dir is None or status.st_size < REMEMBERED_BYTES:
-            return _sha256(file)
+            return sha256_of(file)
         identity = f"{file.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
         note = Path(self.cache_dir, "digests", hashlib.sha256(identity.encode()).hexdigest())
         if note.exists():
             return note.read_text()
-        digest = _sha256(file)
+        digest = sha256_of(file)
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(f".{os.getpid()}")
-        temporary.write_text(digest)
-        os.replace(temporary, note)
+        with replacing(note) as part:
+            part.write_text(digest)
         return digest
 
 
@@ -135,8 +136,3 @@ def _expand(path: str) -> list[Path]:
 
 def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from itertools import islice
 
 
+def check_name(name: str, key: str) -> None:
+    """Refuse names that are formats to the library `datasets`, which it would look for in any folder.
+
+    Raises:
+        ValueError: a name without a slash.
+    """
+    if "/" not in name:
+        raise ValueError(f"{key}={name}: expected ORGANIZATION/NAME of the hub, or a folder such as ./{name}")
+
+
 class Hub:
     """A data set by name, read as a stream through the library `datasets`; nothing is downloaded beyond what is read.
 
@@ -34,6 +44,7 @@ class Hub:
         revision: str | None = None,
         max_documents: int | None = None,
     ) -> None:
+        check_name(name, "data.source.name")
         if max_documents is not None and max_documents < 1:
             raise ValueError(f"expected data.source.max_documents >= 1 or null, found {max_documents}")
         self.name = name

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.comparison.first_component import first_share
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.side import Chunk
 from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
 from dissimilarity.probe.sampling import sampled_positions
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.seal import read_tensors, write_tensors
 
 Acts = Mapping[str, Tensor]
 Chunks = list[tuple[Acts, range]]
@@ -71,16 +71,25 @@ class ModelActivations:
         if self.side.closed:
             yield from self._cached or (self.side.chunk(acts, units) for acts, units in self.chunks)
             return
-        for acts, units in self.chunks:
-            yield self.side.add(acts, units)
+        yield from self._added()
         self.side.close()
+
+    def _added(self) -> Iterator[Chunk]:
+        """Yield the chunks while their sums are computed."""
+        return (self.side.add(acts, units) for acts, units in self.chunks)
 
     def summed(self, cache: bool | None = None) -> "ModelActivations":
         """Compute the sums, and cache the chunks for later passes; by default if they stay within `CHUNK_CACHE`."""
         cache = self.nbytes() <= CHUNK_CACHE if cache is None else cache
-        for chunk in self:
-            if cache:
-                self._cached.append(chunk)
+        sync = self.side.sync
+        if sync:
+            self.side.agree_on_offsets(*next(iter(self.chunks)))
+        with together(sync):
+            for chunk in self._added():
+                if cache:
+                    self._cached.append(chunk)
+        with together(sync):
+            self.side.close()
         return self
 
     def on_disk(self, chunks: Chunks) -> "ModelActivations":
@@ -254,8 +263,7 @@ def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path) -> None:
         for number, (acts, units) in enumerate(chunks)
         for site, tensor in acts.items()
     }
-    with replacing(path) as part:
-        save_file(tensors, part)
+    write_tensors(tensors, path)
 
 
 def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int]) -> Chunks:
@@ -268,7 +276,7 @@ def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int]) ->
     """
     saved: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for path in paths:
-        for key, tensor in load_file(path, device=str(device)).items():
+        for key, tensor in read_tensors(path, str(device)).items():
             start, count, number, site = key.split(":", 3)
             saved.setdefault((int(start), int(number), int(count)), {})[site] = tensor
     chunks: Chunks = []

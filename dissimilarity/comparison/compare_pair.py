@@ -7,6 +7,7 @@ from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
 
 
@@ -33,9 +34,10 @@ def compare_pair(
     """
     plan, sync = x.plan, x.side.sync
     cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, 0, sync, plan.moments)
-    for chunk_x, chunk_y in zip(x, y, strict=True):
-        cross.add(chunk_x, chunk_y)
-        if with_null and plan.moments:
-            null.add(chunk_x.deranged(), chunk_y)
+    with together(sync):
+        for chunk_x, chunk_y in zip(x, y, strict=True):
+            cross.add(chunk_x, chunk_y)
+            if with_null and plan.moments:
+                null.add(chunk_x.deranged(), chunk_y)
     records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None)
     return with_shares(records, x.first_components, y.first_components) if first_components else records

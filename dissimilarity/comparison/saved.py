@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
 from dissimilarity.probe.probe_set import Extent, ProbeSet
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 

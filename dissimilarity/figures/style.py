@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.capture.sites import split_layer
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.files import replacing
 
 STYLE: Any = {
     "font.size": 8,

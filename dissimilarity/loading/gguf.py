@@ -1,8 +1,6 @@
 """GGUF files (llama.cpp's form) as references, through Hugging Face transformers, which turns them into float32."""
 
-import hashlib
 import io
-import os
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +8,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
+
+from dissimilarity.loading.untrusted import panics_as_errors, read_tokenizer
+from dissimilarity.tables.files import replacing, sha256_of
 
 NEEDED = ("transformers", "gguf", "accelerate")
 
@@ -39,16 +40,12 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     except Exception as error:  # whatever transformers and gguf raise
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     beside = path.resolve().parent / "tokenizer.json"
     found = beside if beside.is_file() else _tokenizer_inside(path, digest)
     if found is None:
         return model, None, None, digest
-    tokenizer = Tokenizer.from_file(str(found))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return model, tokenizer, found, digest
+    return model, read_tokenizer(found), found, digest
 
 
 def _tokenizer_inside(path: Path, digest: str) -> Path | None:
@@ -60,12 +57,12 @@ def _tokenizer_inside(path: Path, digest: str) -> Path | None:
     if place.is_file():
         return place
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        text = tokenizer.backend_tokenizer.to_str()
+        with panics_as_errors("its tokenizer is broken"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+            text = tokenizer.backend_tokenizer.to_str()
     except Exception:  # a model without a tokenizer is a reference all the same
         return None
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, place)
+    with replacing(place) as part:
+        part.write_text(text, encoding="utf-8")
     return place

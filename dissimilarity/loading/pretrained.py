@@ -4,20 +4,23 @@
 weights are read as safetensors, or as pickles of tensors alone.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading.config import check_config
 from dissimilarity.loading.hub import download
+from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.tables.files import sha256_of
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
 """What is downloaded of a model; a model without safetensors is asked for its pickles in a second request."""
-CHUNK = 2**24
 GGUF = ".gguf"
+TENSOR_BYTES = 256
+"""What a layer takes in a file of weights at the very least."""
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
@@ -72,6 +75,7 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             f"reference {uri!r}: {folder.absolute()} is no model: expected config.json and model.safetensors, as "
             f"save_pretrained writes them, found {there}"
         )
+    _check_folder(folder, weights, uri)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
@@ -91,11 +95,21 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         )
     file = folder.resolve() / "tokenizer.json"
     if not file.is_file():
-        return model, None, None, _sha256(weights)
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return model, tokenizer, file, _sha256(weights)
+        return model, None, None, sha256_of(*weights)
+    return model, read_tokenizer(file), file, sha256_of(*weights)
+
+
+def _check_folder(folder: Path, weights: list[Path], uri: str) -> None:
+    """Refuse what would make transformers load something else than the weights beside the config."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"reference {uri!r}: {folder.absolute()} has an adapter_config.json, which names another model to load; "
+            "merge the adapter into its base (merge_and_unload of peft) and save that"
+        )
+    try:
+        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -104,15 +118,6 @@ def _weights(folder: Path) -> list[Path]:
         if found := sorted(folder.glob(pattern)):
             return found
     return []
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _require_transformers(uri: str) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.pair import in_range, side_moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, remove_offset, squared_norms
@@ -181,6 +182,16 @@ class Side:
             )
         return Chunk(samples, norms, outlier_rows, units, roll)
 
+    def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
+        """Share the offsets of the first process, from its first chunk, so that each process can then go on alone."""
+        with together(self.sync):
+            sites = [site for site in acts if self.moments and site not in self.only_sampled]
+            first = {site: as_samples(acts[site]).unflatten(0, (len(units), -1))[0] for site in sites}
+            offsets = {site: choose_offset(samples).to(samples) for site, samples in first.items()}
+        for offset in offsets.values():
+            dist.broadcast(offset, src=0)
+        self.offset |= offsets
+
     def _offset(self, site: str, x: Tensor) -> Tensor:
         """Return the offset of a site: from the first unit of the first chunk, whatever else is in that batch.
 
@@ -195,7 +206,8 @@ class Side:
 
     def close(self) -> "Side":
         """End the accumulation: add up the sums of all processes and collect their sampled samples in order."""
-        self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
+        with together(self.sync):
+            self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
         self._sampled.clear()
         self.closed = True
         if self.sync:

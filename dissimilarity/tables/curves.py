@@ -23,7 +23,8 @@ is a journal it is the truth, and the table stands for its beginning; a run fold
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """
 
-import hashlib
+import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dissimilarity.capture.sites import matched_pairs
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.journal import Journal, Mark, as_lines
+from dissimilarity.tables.seal import read_table, write_table
 
 FIRST_COMPONENTS = "first_components.jsonl"
 """The journal beside the curves with the sites of each heat map: `step, reference, of, site, share`, the share of the
@@ -65,7 +68,10 @@ SCHEMA = pa.schema(
 JOURNAL, TABLE = "curves.jsonl", "curves.parquet"
 
 _PYTHON_TYPES = {pa.int64(): int, pa.float64(): float, pa.string(): str}
-_TAIL = 4096
+LITTLE = 2**22
+"""Bytes of rows that are folded whenever some are new: it takes some hundredths of a second."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,32 +89,100 @@ class Curves:
         self._journal().append(rows)
 
     def truncate(self, step: int) -> None:
-        """Drop the rows after a step, and what an interrupted write left: what a resume at that step starts from."""
-        self._journal().truncate(step)
+        """Drop the rows after a step, and what an interrupted write left: what a resume at that step starts from.
+
+        Raises ValueError if rows are damaged that the table does not have.
+        """
+        journal = self._mended()
+        if not journal.path.exists():
+            return
+        table = read_curves(self.folder)
+        kept = table.filter(pc.field("step") <= step)
+        if kept.num_rows < table.num_rows:
+            data, mark = as_lines(kept.to_pylist())
+            self._cut_table(kept, mark)
+            with replacing(journal.path) as part:
+                part.write_bytes(data)
+
+    def return_to(self, mark: Mark) -> None:
+        """Drop what came after a mark of the journal, having made sure that all up to it is there and undamaged.
+
+        What is damaged of the journal is made again from the table, as far as that goes. Who deleted the journal goes
+        on with the rows of the table.
+
+        Raises:
+            ValueError: rows are lost or damaged that the table does not have.
+        """
+        deleted, journal = not self._path(JOURNAL).exists(), self._journal()
+        if deleted:
+            return
+        try:
+            journal.verify(mark)
+        except ValueError:
+            self._mended().verify(mark)
+        folded = _folded(self._path(TABLE))
+        if folded is not None and folded[1].size > mark.size:
+            rows = journal.path.read_bytes()[: mark.size].count(b"\n")
+            self._cut_table(folded[0].slice(0, rows), mark)
+        journal.cut(mark)
 
     def fold(self) -> Path:
         """Write all rows to `curves.parquet`, replacing it in one step, and return its path."""
-        journal, path = self._journal(), Path(self.folder) / TABLE
-        data = journal.whole_bytes()
+        journal = self._journal()
         table = read_curves(self.folder) if journal.path.exists() else SCHEMA.empty_table()
-        mark = {"journal_bytes": str(len(data)), "journal_tail": _fingerprint(data, len(data))}
-        with replacing(path) as part:
-            pq.write_table(table.replace_schema_metadata(mark), part)
-        return path
+        _write(table, journal.mark(), self._path(TABLE))
+        return self._path(TABLE)
+
+    def fold_if_grown(self) -> bool:
+        """Fold unless little is new beside what is folded, and say whether it did.
+
+        Each fold writes all rows, so over a run its time grows with the number of rows, however often this is called.
+        """
+        mark, size = _mark_in(self._path(TABLE)), self._journal().mark().size
+        grown = mark is None or size - mark.size > (0 if mark.size < LITTLE else mark.size // 4)
+        if grown:
+            self.fold()
+        return grown
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows, in the order in which they were appended; none before the first."""
         journal = self._journal()
         return read_curves(self.folder).to_pylist() if journal.path.exists() else []
 
+    def _path(self, name: str) -> Path:
+        return Path(self.folder) / name
+
     def _journal(self) -> Journal:
-        """The journal; written anew from the table where a run folder came without it, so that no row is lost."""
-        journal = Journal(Path(self.folder) / JOURNAL)
-        if not journal.path.exists() and (Path(self.folder) / TABLE).exists():
+        """The journal; written anew from the table where it is gone or has lost rows that are folded."""
+        journal, table = _journal_in(Path(self.folder)), self._path(TABLE)
+        mark = _mark_in(table)
+        size = journal.mark().size if journal.path.exists() else -1
+        if size < mark.size if mark is not None else (size <= 0 and table.exists()):
             with replacing(journal.path) as part:
-                Journal(part).append(read_curves(self.folder).to_pylist())
-                part.touch()
+                part.write_bytes(as_lines(_read(table).to_pylist())[0])
+            if size >= 0:
+                log.warning("%s had lost rows (%d bytes were left): written anew from %s", journal.path, size, TABLE)
         return journal
+
+    def _mended(self) -> Journal:
+        """The journal, its damaged lines written anew from the table where that has them."""
+        journal, folded = self._journal(), _folded(self._path(TABLE))
+        try:
+            journal.verify(journal.mark())
+        except ValueError:
+            if folded is None:
+                return journal
+            data, mark = as_lines(folded[0].to_pylist())
+            if mark == folded[1]:
+                with replacing(journal.path) as part:
+                    part.write_bytes(data + journal.path.read_bytes()[mark.size :])
+                log.warning("%s was damaged: the rows that %s has were written anew from it", journal.path, TABLE)
+        return journal
+
+    def _cut_table(self, table: pa.Table, mark: Mark) -> None:
+        """Cut the table, if there is one, before the journal: a kill in between leaves two that go together."""
+        if self._path(TABLE).exists():
+            _write(table, mark, self._path(TABLE))
 
 
 def read_curves(path: str | Path) -> pa.Table:
@@ -121,22 +195,26 @@ def read_curves(path: str | Path) -> pa.Table:
     path = Path(path)
     folder = path.parent if path.name in (JOURNAL, TABLE) else path
     if path.suffix == ".parquet" and path.name != TABLE:
-        return _read_parquet(path)
-    journal = Journal(folder / JOURNAL)
+        return _read(path)
+    journal, table = _journal_in(folder), folder / TABLE
     if not journal.path.exists():
-        if not (folder / TABLE).exists():
+        if not table.exists():
             raise ValueError(f"no curves in {folder}: expected {TABLE} or {JOURNAL}; give the folder of a tracked run")
-        return _read_parquet(folder / TABLE)
-    # The table is read before the journal: what is folded in between is then read twice at worst, not missed.
-    folded = _folded(folder / TABLE)
-    data = journal.whole_bytes()
-    if folded is not None:
-        mark = folded.schema.metadata or {}
-        size = int(mark.get(b"journal_bytes", b"-1"))
-        if 0 < size <= len(data) and _fingerprint(data, size).encode() == mark.get(b"journal_tail"):
-            new = pa.Table.from_pylist(journal.parse(data, size), schema=SCHEMA)
-            return pa.concat_tables([folded.replace_schema_metadata(None), new])
-    return pa.Table.from_pylist(journal.parse(data), schema=SCHEMA)
+        return _read(table)
+    # Who drops rows replaces the table first and then the journal: read between the two, the second time they agree.
+    for _ in range(2):
+        folded = _folded(table)
+        if folded is None:
+            break
+        try:
+            return pa.concat_tables([folded[0], _as_table(journal.read(folded[1], folded[0].num_rows))])
+        except ValueError:
+            continue
+    if folded is not None and journal.mark().size < folded[1].size:
+        log.warning("%s has lost rows: those of %s are read instead", journal.path, TABLE)
+        return folded[0]
+    rows = journal.read()
+    return _as_table(rows) if rows or not table.exists() else _read(table)
 
 
 def select(table: pa.Table, **equal: Any) -> pa.Table:
@@ -186,26 +264,49 @@ def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: _PYTHON_TYPES[field.type](row[field.name]) for field in SCHEMA}
 
 
-def _fingerprint(data: bytes, size: int) -> str:
-    """A hash of the end of the first `size` bytes; rows carry times to the last bit, so no other end is alike."""
-    return hashlib.sha256(data[max(0, size - _TAIL) : size]).hexdigest()
+def _journal_in(folder: Path) -> Journal:
+    return Journal(folder / JOURNAL, f"with the rows of {TABLE}")
 
 
-def _folded(path: Path) -> pa.Table | None:
-    """The table where it can be read, else None: the journal has all that it has."""
+def _as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _write(table: pa.Table, mark: Mark, path: Path) -> None:
+    write_table(table, path, {"journal": json.dumps(mark.as_dict())})
+
+
+def _mark_in(path: Path) -> Mark | None:
+    """How much of the journal is folded in a table; None where there is none, or one that does not say."""
     try:
-        return _read_parquet(path)
+        return _mark_of(pq.read_metadata(path).metadata)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _mark_of(metadata: Mapping[bytes, bytes] | None) -> Mark | None:
+    text = (metadata or {}).get(b"journal")
+    return None if text is None else Mark(**json.loads(text))
+
+
+def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
+    """A table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
+    try:
+        table = read_table(path)
+        mark = _mark_of(table.schema.metadata)
+        return None if mark is None else (_checked(table, path), mark)
     except ValueError:
         return None
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read(path: Path) -> pa.Table:
     try:
-        # Opened once: `pq.read_table` opens twice, and would mix two tables if one replaced the other in between.
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"cannot read curves from {path}: {error}") from error
+        return _checked(read_table(path), path)
+    except ValueError as error:
+        raise ValueError(f"{error}; put a copy of it back, or delete it to go on with the rows of {JOURNAL}") from error
+
+
+def _checked(table: pa.Table, path: Path) -> pa.Table:
     if not table.schema.equals(SCHEMA):
         raise ValueError(f"{path} is no curves table: expected columns {SCHEMA.names}, found {table.schema.names}")
-    return table
+    return table.replace_schema_metadata(None)

@@ -26,10 +26,9 @@ from statistics import fmean, variance
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.seal import read_table, write_table
 
 FILE = "groups.parquet"
 SCHEMA = pa.schema(
@@ -109,14 +108,13 @@ def group_table(curves: pa.Table, groups: Groups) -> pa.Table:
 def write_groups(folder: Path, groups: Groups) -> pa.Table:
     """Replaces the table of groups in a run's folder by what its curves say now, and returns it."""
     table = group_table(read_curves(folder), groups)
-    with replacing(folder / FILE) as part:
-        pq.write_table(table, part)
+    write_table(table, folder / FILE)
     return table
 
 
 def read_groups(folder: Path) -> pa.Table:
     """The table of groups of a run."""
-    return pq.read_table(folder / FILE)
+    return read_table(folder / FILE)
 
 
 def drift(table: pa.Table) -> dict[str, dict[str, Any]]:

@@ -1,49 +1,34 @@
-"""The journal: an append-only file of rows, one JSON object a line. A kill costs at most the row being written.
+"""The journal: an append-only file of rows, one JSON object per line. A kill costs at most the row being written.
 
-A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities are written as
-Python's json does (NaN, Infinity).
+A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities, for which JSON has
+no numbers, are written as the strings "NaN", "Infinity" and "-Infinity". The last key of a line, `crc`, is a CRC-32 of
+all lines so far, this one included: a row that was changed, lost, doubled or moved is found when the file is read.
 """
 
-import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from dissimilarity.tables import strict_json
+from dissimilarity.tables.files import replacing, sync_folder
+
+_KEY, _END = b', "crc": "', b'"}'
+_SEAL = len(_KEY) + 8 + len(_END)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path in the same folder to write to; on success it replaces `path` in one step, on an error it is removed.
+@dataclass(frozen=True)
+class Mark:
+    """How far a journal goes: its size, and the CRC-32 of its lines."""
 
-    Readers see the old file or the new one, never a part. One writer at a time: what a killed writer left behind, the
-    next one overwrites.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    size: int = 0
+    crc: int = 0
 
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new or renamed entry of a folder survive a power cut, where the system lets folders be synced."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+    def as_dict(self) -> dict[str, int]:
+        """Return it as plain values, of which `Mark(**values)` is the same again."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -51,6 +36,8 @@ class Journal:
     """The journal in the file `path`, which need not exist yet. One process writes; any number may read meanwhile."""
 
     path: Path
+    without: str = "without its rows"
+    """How a run goes on whose journal is deleted, for the messages."""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows at the end in one write, on disk on return.
@@ -58,84 +45,188 @@ class Journal:
         A torn row at the end of the file is cut off first. If the write fails half-way (disk full), the file is cut
         back to what it was. Raises TypeError, with nothing written, for a value that JSON has no form for.
         """
-        data = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
-        if not data:
+        texts = [_text(row) for row in rows]
+        if not texts:
             return
         created = not self.path.exists()
         with open(self.path, "ab+", buffering=0) as file:
-            size = _whole_size(file)
-            file.truncate(size)
+            end = _end(file)
+            file.truncate(end.size)
+            data, written = _sealed(texts, end)[0], 0
             try:
-                written = 0
                 while written < len(data):
                     written += file.write(data[written:])
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(size)
+                file.truncate(end.size)
                 raise
         if created:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, after: Mark = Mark(), number: int = 0) -> list[dict[str, Any]]:
         """Return the whole rows, oldest first; none if there is no file. A torn last row is left out.
 
-        Raises ValueError, naming file and line, if a line before the end is not a row.
+        Args:
+            after: where to begin: what `mark` said once. What stands before is not looked at.
+            number: of rows up to there, for the message.
+
+        Raises:
+            ValueError: a line before the end is damaged, or the file does not reach or not go on from `after`; names
+                the file, the line, and what to do.
         """
-        return self.parse(self.whole_bytes())
+        return [row for _, row in self._lines(after, number)]
+
+    def mark(self) -> Mark:
+        """Return how far the whole rows go."""
+        try:
+            with open(self.path, "rb") as file:
+                return _end(file)
+        except FileNotFoundError:
+            return Mark()
+
+    def return_to(self, mark: Mark) -> None:
+        """Drop all that came after a mark, having made sure that all up to it is there and undamaged.
+
+        A file that is gone stays so: who deleted it goes on without its rows.
+
+        Raises:
+            ValueError: rows are lost or damaged.
+        """
+        if self.path.exists():
+            self.verify(mark)
+            self.cut(mark)
+
+    def cut(self, mark: Mark) -> None:
+        """Drop all that came after a mark."""
+        with open(self.path, "rb+") as file:
+            file.truncate(mark.size)
+
+    def verify(self, mark: Mark) -> None:
+        """Make sure that all up to a mark is there and undamaged.
+
+        Raises:
+            ValueError: rows are lost or damaged.
+        """
+        data = self.path.read_bytes() if self.path.exists() else b""
+        if len(data) < mark.size:
+            raise self._lost(len(data), mark)
+        if self._checked(data[: mark.size], Mark(), 0)[1] != mark.crc:
+            raise self._damaged(" is not the file that was written")
 
     def truncate(self, step: int) -> None:
         """Drop every row whose `step` is above `step`, and a torn last row.
 
-        The file is replaced in one step; kept lines stay as they were written.
+        The file is replaced in one step; lines before the first that is dropped stay as they were written.
 
         Raises ValueError, naming file and line, for a row without a step.
         """
         kept = []
-        for number, (line, row) in enumerate(self._lines(self.whole_bytes(), 0), 1):
+        for number, (text, row) in enumerate(self._lines(Mark(), 0), 1):
             if "step" not in row:
                 raise ValueError(f"{self.path}, line {number}: a row without a step; found {sorted(row)}")
             if row["step"] <= step:
-                kept.append(line + b"\n")
-        data = b"".join(kept)
-        if self.path.exists() and len(data) != self.path.stat().st_size:
+                kept.append(text)
+        data, _ = _sealed(kept, Mark())
+        if self.path.exists() and data != self.path.read_bytes():
             with replacing(self.path) as part:
                 part.write_bytes(data)
 
-    def whole_bytes(self) -> bytes:
-        """Return the file's content up to the end of its last whole row; empty if there is no file."""
+    def _lost(self, size: int, mark: Mark) -> ValueError:
+        return self._damaged(f" has lost rows: it has {size} of the {mark.size} bytes that were written")
+
+    def _damaged(self, what: str) -> ValueError:
+        """Return the error that says what is wrong with the file, and the ways out."""
+        return ValueError(f"{self.path}{what}; put a copy of it back, or delete it to go on {self.without}")
+
+    def _lines(self, after: Mark, number: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Yield the text of each row, without its checksum, and the row."""
         try:
-            data = self.path.read_bytes()
+            with open(self.path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(after.size)
+                data = file.read()
         except FileNotFoundError:
-            return b""
-        return data[: data.rfind(b"\n") + 1]
-
-    def parse(self, data: bytes, start: int = 0) -> list[dict[str, Any]]:
-        """Return the rows from byte `start` on of what `whole_bytes` gave; a row must begin there. Raises as `read`."""
-        return [row for _, row in self._lines(data, start)]
-
-    def _lines(self, data: bytes, start: int) -> list[tuple[bytes, dict[str, Any]]]:
-        lines = []
-        for number, line in enumerate(data[start:].split(b"\n")[:-1], 1 + data[:start].count(b"\n")):
+            size, data = 0, b""
+        if size < after.size:
+            raise self._lost(size, after)
+        texts, _ = self._checked(data[: data.rfind(b"\n") + 1], after, number)
+        for line, text in enumerate(texts, number + 1):
             try:
-                row = json.loads(line)
+                row = strict_json.loads(text)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise ValueError(
-                    f"{self.path}, line {number}: not a row ({line[:60]!r}); restore the file, or delete that line"
-                )
-            lines.append((line, row))
-        return lines
+                raise self._damaged(f", line {line} is damaged: not a row ({text[:60]!r})")
+            yield text, row
+
+    def _checked(self, data: bytes, after: Mark, number: int) -> tuple[list[bytes], int]:
+        """Return the texts of whole lines without their checksums, and the checksum of all, having compared each."""
+        texts, crc, sealed = [], after.crc, after.size > 0
+        for line in data.split(b"\n")[:-1]:
+            written = _crc_of(line)
+            text = line if written is None else line[:-_SEAL] + b"}"
+            crc = zlib.crc32(text, crc)
+            sealed = sealed or written is not None
+            if sealed and written != crc:
+                line_number = number + len(texts) + 1
+                raise self._damaged(f", line {line_number} is damaged: its checksum is not that of the rows up to it")
+            texts.append(text)
+        return texts, crc
 
 
-def _whole_size(file: Any) -> int:
-    """Return where the last whole row of an open file ends, reading back from its end only as far as needed."""
+def as_lines(rows: Iterable[Mapping[str, Any]], after: Mark = Mark()) -> tuple[bytes, Mark]:
+    """Return rows as the lines of a journal that go on from a mark, and the mark behind them."""
+    return _sealed([_text(row) for row in rows], after)
+
+
+def _text(row: Mapping[str, Any]) -> bytes:
+    return strict_json.dumps(dict(row)).encode()
+
+
+def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:
+    """Give each JSON object the checksum with which it becomes a line."""
+    lines, crc = [], after.crc
+    for text in texts:
+        crc = zlib.crc32(text, crc)
+        lines.append(b"%s%s%08x%s\n" % (text[:-1], _KEY, crc, _END))
+    data = b"".join(lines)
+    return data, Mark(after.size + len(data), crc)
+
+
+def _crc_of(line: bytes) -> int | None:
+    """The checksum that a line ends with; None for a line without one."""
+    end = line[-_SEAL:]
+    if not (end.startswith(_KEY) and end.endswith(_END)):
+        return None
+    try:
+        return int(end[len(_KEY) : -len(_END)], 16)
+    except ValueError:
+        return 0
+
+
+def _end(file: BinaryIO) -> Mark:
+    """Return the mark behind the last whole row of an open file, reading back from its end only as far as needed."""
+    size, line = _last_line(file)
+    crc = _crc_of(line)
+    if crc is None:
+        # of an earlier version, or empty
+        crc = 0
+        file.seek(0)
+        for line in file.read(size).split(b"\n")[:-1]:
+            crc = zlib.crc32(line, crc)
+    return Mark(size, crc)
+
+
+def _last_line(file: BinaryIO) -> tuple[int, bytes]:
+    """Return where the last whole line of an open file ends, and as much of that line as holds its checksum."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)
         file.seek(start)
         newline = file.read(end - start).rfind(b"\n")
         if newline >= 0:
-            return start + newline + 1
+            last = start + newline
+            file.seek(max(0, last - _SEAL))
+            return last + 1, file.read(min(last, _SEAL)).rpartition(b"\n")[2]
         end = start
-    return 0
+    return 0, b""

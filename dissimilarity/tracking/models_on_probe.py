@@ -9,18 +9,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
+from dissimilarity.moments.agreement import together
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Slice, slices_of_process
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeSet
-from dissimilarity.tables.journal import replacing
+from dissimilarity.tables.seal import read_tensors, write_tensors
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -92,8 +92,10 @@ class Probing:
         """The activations of a model on this process's share of the probe set, in the precision of the probe."""
         inputs = view.plan.probe.inputs_a if model is pl_module else view.plan.probe.inputs_b
         with self._running(trainer, pl_module, model):
-            chunks = list(read_chunks(model, inputs, sites, view.plan, slices=self.own_slices(trainer, view)))
-            return ModelActivations(view.plan, sites, chunks, sync=trainer.world_size > 1).summed()
+            slices, sync = self.own_slices(trainer, view), trainer.world_size > 1
+            with together(sync):
+                chunks = list(read_chunks(model, inputs, sites, view.plan, slices=slices))
+            return ModelActivations(view.plan, sites, chunks, sync=sync).summed()
 
     def own_slices(self, trainer: pl.Trainer, view: View) -> list[Slice]:
         """This process's chunks of the probe set.
@@ -132,7 +134,7 @@ class Probing:
                     f"{path} is not there, which says what positions this run leaves out (control.drop_top_norm), so "
                     "it cannot be continued; start anew with overwrite=true"
                 )
-            kept = load_file(path)
+            kept = read_tensors(path)
         else:
             norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.views]
             for label, model, sites in models:
@@ -142,8 +144,7 @@ class Probing:
             kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
             if trainer.is_global_zero:
                 path.parent.mkdir(exist_ok=True)
-                with replacing(path) as part:
-                    save_file(kept, part)
+                write_tensors(kept, path)
         for number, view in enumerate(self.views):
             view.plan = view.plan.with_positions(kept[str(number)])
 

@@ -5,8 +5,17 @@ Dense where models change fast and even afterwards, as Pythia saved its checkpoi
 """
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+KEEP = ("all", "every", "last")
+PINNED = ".pinned"
+"""Suffix of a mark beside a file of weights that another run was begun with and reads whenever it goes on."""
+EVENLY = 32
+"""Most checkpoints of the even part that `every` keeps."""
 
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:
@@ -26,7 +35,31 @@ def ticks(every: int, last: int) -> list[int]:
     return [step for step in range(last + 1) if is_due(step, every, last)]
 
 
-def last_step(trainer: pl.Trainer) -> int | None:
+def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
+    """Which of the steps that were saved so far stay.
+
+    Step 0, where the model began, and the newest one always do. What stays at a step is a part of what stayed before,
+    so that a run ends with the same files however often it was interrupted.
+
+    Args:
+        steps: saved so far.
+        every: distance of the schedule's even part.
+        keep: ``all``; ``every``: powers of two, and of the multiples of ``every`` at most `EVENLY`, evenly: where there
+            are more, each second one goes; ``last``: no others.
+    """
+    saved = set(steps)
+    if keep == "all" or not saved:
+        return saved
+    ends = {0, max(saved)}
+    if keep == "last":
+        return saved & ends
+    distance = every
+    while max(saved) // distance > EVENLY:
+        distance *= 2
+    return {step for step in saved if step in ends or step & (step - 1) == 0 or step % distance == 0}
+
+
+def last_step(trainer: "pl.Trainer") -> int | None:
     """The step at which training ends, or None where that is not known."""
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < math.inf else None

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
-from dissimilarity.tables.journal import Journal, replacing
+from dissimilarity.tables.journal import Journal
+from dissimilarity.tables.seal import read_tensors, write_tensors
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import define_axes, log_pictures
+from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.references import OWN, as_module, named_references
 from dissimilarity.tracking.schedule import last_step
+from dissimilarity.tracking.weights import step_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +71,25 @@ class StitchingTracker(pl.Callback):
         self.references = named_references(references)
         tokens = probe(sequences)
         held_out = torch.arange(len(tokens)) % 4 == 3
-        self.tokens, self.held_out = tokens[~held_out], tokens[held_out]
+        self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
         self.kind: Kind = kind
         self.budget = Budget(budget)
         self.journal = Journal(self.folder / JOURNAL)
+        self.outbox = Outbox(self.journal.append, "penalties")
         self.models: dict[str, nn.Module] = {}
         self.last_tick: int | None = None
         self.measured: int | None = None
-        self.saved: int | None = None
+        self.saved: list[int] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Loads the references, goes on with the rows, and stitches at step 0."""
+        """Loads the references and goes on with the rows."""
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
+        if not step:  # also from a checkpoint of step 0, whose tick came after it
+            self.last_tick = self.measured = None
         self.budget.begin(step)
         with self.budget.charged():
             (self.folder / "references").mkdir(parents=True, exist_ok=True)
@@ -96,7 +101,12 @@ class StitchingTracker(pl.Callback):
                     self.models[label] = as_module(source, self.load).to(pl_module.device).eval()
             if not step and "init" in self.references:
                 self._keep(pl_module, "init")
-        if not step:
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stitches at step 0, of which there is a checkpoint by now."""
+        if trainer.is_global_zero and trainer.global_step == 0 and self.last_tick is None:
             self._tick(trainer, pl_module)
 
     def on_train_batch_end(
@@ -105,35 +115,40 @@ class StitchingTracker(pl.Callback):
         """Stitches when the schedule says so, once a step."""
         step = trainer.global_step
         due = self._is_due(step, last_step(trainer)) or step in self.task_at
-        if trainer.is_global_zero and step != self.last_tick and due:
+        if trainer.is_global_zero and step and step != self.last_tick and due:
             self._tick(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the figure."""
-        self._publish(trainer)
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draws the figure, when the last checkpoint has been saved."""
+        if stage == "fit":
+            self._publish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Draws the figure of what there is."""
-        self._publish(trainer)
+        """Draws the figure of what there is, unless the program is to end at once."""
+        if isinstance(exception, Exception):
+            self._publish(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets go of earlier weights than those that this checkpoint or the one before it refers to."""
-        if self.saved is not None and trainer.is_global_zero:
+        """Lets go of earlier weights than those that this checkpoint or the two before it refer to."""
+        if len(self.saved) == 2 and trainer.is_global_zero:
             for file in (self.folder / "references").glob("weights-previous-*.safetensors"):
-                if int(file.stem.rsplit("-", 1)[1]) < self.saved:
+                if int(file.stem.rsplit("-", 1)[1]) < self.saved[0]:
                     file.unlink()
-        self.saved = self.measured
+        if self.measured is not None:
+            self.saved = [*self.saved, self.measured][-2:]
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights."""
-        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        return state | {"waiting": self.outbox.waiting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.outbox.waiting = state_dict.get("waiting", [])
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step, last = trainer.global_step, last_step(trainer)
@@ -191,7 +206,7 @@ class StitchingTracker(pl.Callback):
     def _penalties(self, front: nn.Module, back: nn.Module, fit: str) -> dict[tuple[str, str], Penalty]:
         pairs = self._pairs(front, back)
         device = next(back.parameters()).device
-        tokens, held_out = self.tokens.to(device), self.held_out.to(device)
+        tokens, held_out = self.sequences.to(device), self.held_out.to(device)
         if fit == "direct":
             return direct_penalties(front, back, tokens, held_out, pairs, self.kind)
         recipe = Recipe(max_steps=self.task_steps)
@@ -209,21 +224,33 @@ class StitchingTracker(pl.Callback):
         source = self.references[label]
         if source not in OWN:
             return self.models[label]
-        name = "init" if source == "init" else f"previous-{self.measured}"
+        step = 0 if source == "init" else self.measured
+        assert step is not None
         net = deepcopy(_network(pl_module))
-        net.load_state_dict(load_file(self._file(name), device=str(pl_module.device)))
+        try:
+            weights = read_tensors(
+                self._file("init" if source == "init" else f"previous-{step}"), str(pl_module.device)
+            )
+        except Exception:  # it was not kept, or is damaged
+            whole = step_weights(self.folder / "checkpoints", step)
+            weights = {key.removeprefix("net."): value for key, value in whole.items() if key.startswith("net.")}
+        net.load_state_dict(weights)
         return net.eval()
 
     def _keep(self, pl_module: pl.LightningModule, name: str) -> None:
-        with replacing(self._file(name)) as part:
-            # copies: weights that share storage cannot be written as they are
-            save_file({key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}, part)
+        """Keeps the weights as they are; where that fails, the checkpoint of this step has to do."""
+        # copies: weights that share storage cannot be written as they are
+        weights = {key: value.detach().clone() for key, value in _network(pl_module).state_dict().items()}
+        try:
+            write_tensors(weights, self._file(name))
+        except Exception as error:
+            log.warning("the weights of %s could not be kept (%s); its checkpoint has them too", name, error)
 
     def _file(self, name: str) -> Path:
         return self.folder / "references" / f"weights-{name}.safetensors"
 
     def _record(self, trainer: pl.Trainer, rows: list[dict[str, Any]]) -> None:
-        self.journal.append(rows)
+        self.outbox.send(rows)
         metrics = {
             f"penalty/{row['reference']}/{row['fit']}/{row['direction']}/{row['site_front']}": row["value"]
             for row in rows
@@ -237,6 +264,7 @@ class StitchingTracker(pl.Callback):
     def _publish(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or self.last_tick is None:
             return
+        self.outbox.send()
         with self.budget.charged():
             try:
                 pictures = draw_penalties(self.journal.read(), self.folder / "figures", ["png"])

@@ -1,7 +1,6 @@
 """The tracker: follows, while a model trains, how far each of its layers is from reference models."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,28 +12,26 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
-from dissimilarity.comparison.evaluate import pairs_of
-from dissimilarity.figures.run import draw_run
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
-from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves
-from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as grouped
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import by_key, define_axes, log_curves, log_pictures
 from dissimilarity.tracking.models_on_probe import Probing
+from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_groups import labels_by_group
 from dissimilarity.tracking.reference_store import Shelf
 from dissimilarity.tracking.references import OWN, as_module, named_references
 from dissimilarity.tracking.schedule import is_due, last_step, progress
+from dissimilarity.tracking.tables import Tables
 
 log = logging.getLogger(__name__)
 
-OVER_BUDGET = "skipped: over track.budget"
 # The share of the figures in the budget: about what a panel of curves and one of heat maps take.
 PANEL_SECONDS = 0.13
 
@@ -44,8 +41,9 @@ class DissimilarityTracker(pl.Callback):
 
     It knows nothing of the model but the names of its sites: any LightningModule will do whose ``forward`` takes the
     probe set. Rows go to ``folder/curves.jsonl`` and from there to ``folder/curves.parquet``; the trainer's loggers
-    and ``folder/figures`` show the same numbers. A measure that fails leaves a NaN with a note and one warning, never
-    the end of the training. Under DDP each process captures its share of the probe set and the sums are added.
+    and ``folder/figures`` show the same numbers. Whatever fails in a tick leaves NaNs with a note and one warning,
+    never the end of the training; rows that cannot be written wait (``outbox``). Under DDP each process captures its
+    share of the probe set and the sums are added; what fails in one process, all leave together.
 
     Args:
         references: ``init`` (the model at step 0), ``previous`` (at the tick before), modules by name, or URIs that
@@ -107,7 +105,7 @@ class DissimilarityTracker(pl.Callback):
         self.probing = Probing(probe_set, aligned, self.measures, precision)
         self.groups = labels_by_group(reference_groups or {}, self.references)
         self.shelf = Shelf(self.folder, self.probing)
-        self.curves, self.components = Curves(self.folder), Journal(self.folder / FIRST_COMPONENTS)
+        self.tables = Tables(self.folder, self.groups)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
         self.snapshots: dict[str, ModelActivations] = {}
         self.sites: list[str] = []
@@ -127,15 +125,15 @@ class DissimilarityTracker(pl.Callback):
         return grouped.drift_of(self.folder, self.groups)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the references' activations, goes on with the table, and ticks at step 0."""
+        """Takes the references' activations and goes on with the table."""
         step = trainer.global_step
+        if not step:  # also from a checkpoint of step 0, whose tick came after it
+            self.last_tick = self.measured = None
         self.budget.begin(step)
         with self.budget.charged():
             self.sites = resolve(pl_module, self.patterns)
             if trainer.is_global_zero:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.curves.truncate(step if step else -1)
-                self.components.truncate(step if step else -1)
+                self.tables.begin(step if step else -1)
             trainer.strategy.barrier()
             if self.control.drop_top_norm:
                 path = self.folder / "references" / "positions.safetensors"
@@ -146,9 +144,17 @@ class DissimilarityTracker(pl.Callback):
                     sites = resolve(model, self.patterns)
                     matched_pairs(self.sites, sites)
                     self.snapshots[label] = self.shelf.external(trainer, pl_module, label, model, sites)
-            if step:
-                self._recall_own(trainer, pl_module)
-        if not step:
+                elif step:
+                    try:
+                        self._recall(trainer, pl_module, label)
+                    except Exception as error:  # the next tick tries again, and its rows say why not
+                        log.warning("reference %s: %s", label, described(error))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ticks at step 0, of which there is a checkpoint by now."""
+        if trainer.global_step == 0 and self.last_tick is None:
             self._tick(trainer, pl_module)
 
     def on_train_batch_end(
@@ -156,16 +162,18 @@ class DissimilarityTracker(pl.Callback):
     ) -> None:
         """Ticks when the schedule says so, once a step."""
         step = trainer.global_step
-        if step != self.last_tick and is_due(step, self.every, last_step(trainer)):
+        if step and step != self.last_tick and is_due(step, self.every, last_step(trainer)):
             self._tick(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Folds the table and draws the figures."""
-        self._publish(trainer)
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Folds the table and draws the figures, when the last checkpoint has been saved."""
+        if stage == "fit":
+            self._publish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Folds the table and draws the figures of what there is."""
-        self._publish(trainer)
+        """Folds the table and draws the figures of what there is, unless the program is to end at once."""
+        if isinstance(exception, Exception):
+            self._publish(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -176,13 +184,15 @@ class DissimilarityTracker(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a continuation cannot know from the weights: time spent, the last tick, the last that was measured."""
-        return {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        return state | {"waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick = state_dict["last_tick"]
         self.measured = state_dict.get("measured", self.last_tick)
+        self.tables.load_state_dict(state_dict.get("waiting", {}))
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One measurement, or the rows that say why there is none."""
@@ -196,80 +206,78 @@ class DissimilarityTracker(pl.Callback):
         started = time.monotonic()
         with self.budget.charged(kind, references):
             if kind is None:
-                rows = self._skipped(OVER_BUDGET)
+                rows = self._without_values(OVER_BUDGET)
             else:
                 try:
                     rows = self._measure(trainer, pl_module, kind == "heatmap")
                 except Exception as error:
-                    rows = self._skipped(f"{type(error).__name__}: {error}")
+                    rows = self._without_values(described(error))
+                    # to be taken again from the checkpoint of this step
+                    self.snapshots.pop("previous", None)
+                    self.measured = step
         # Not a part of what a tick costs: the first table that is written loads the library for it.
         with self.budget.charged():
-            rows = self._finish_rows(rows, step, time.monotonic() - started)
+            seconds, tokens = time.monotonic() - started, step * self.tokens_per_step
+            rows = [{"step": step, "tokens": tokens, **row, "seconds": seconds} for row in rows]
             if trainer.is_global_zero:
-                self.curves.append(rows)
-                if kind == "heatmap":
-                    self.curves.fold()
-                    grouped.fold(self.folder, self.groups)
                 self._warn(rows)
+                self.tables.add(rows)
+                if kind == "heatmap":
+                    self.tables.fold(if_grown=True)
         if trainer.is_global_zero:
-            outputs = (LOGITS, LOGITS)
-            matched = [
-                row
-                for row in rows
-                if (pair := (row["site_a"], row["site_b"])) == outputs or pair in self._matched(row["reference"])
-            ]
-            metrics = (
-                by_key(matched)
-                | grouped.by_key(matched, self.groups)
-                | {
-                    "dissimilarity/seconds": time.monotonic() - started,
-                    "dissimilarity/share": self.budget.taken,
-                }
-            )
-            define_axes(trainer, metrics.keys() - self._defined)
-            self._defined |= metrics.keys()
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=step)
+            self._log(trainer, rows, time.monotonic() - started)
+
+    def _log(self, trainer: pl.Trainer, rows: list[dict[str, Any]], seconds: float) -> None:
+        """Shows a tick in the loggers."""
+        outputs = (LOGITS, LOGITS)
+        matched = [
+            row
+            for row in rows
+            if (pair := (row["site_a"], row["site_b"])) == outputs or pair in self._matched(row["reference"])
+        ]
+        times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
+        metrics = by_key(matched) | grouped.by_key(matched, self.groups) | times
+        define_axes(trainer, metrics.keys() - self._defined)
+        self._defined |= metrics.keys()
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, heatmap: bool) -> list[dict[str, Any]]:
-        """Captures the model and compares it with every reference."""
-        taken: dict[int, ModelActivations] = {}
-
-        def now(label: str) -> ModelActivations:
-            """The model, in the view in which it is compared with a reference; one pass for all of one view."""
-            number = self.probing.number(label)
-            if number not in taken:
-                view = self.probing.views[number]
-                taken[number] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
-            return taken[number]
-
-        if not trainer.global_step and "init" in self.references:
-            self.snapshots["init"] = now("init")
-            self.shelf.put(trainer, "init", self.snapshots["init"])
+        """Captures the model and compares it with every reference; one with which that fails has rows that say so."""
+        sync, step = trainer.world_size > 1, trainer.global_step
+        now: dict[int, ModelActivations] = {}
+        """The model, in the views in which it is compared with references; one pass for all of one view."""
+        for number in sorted({self.probing.number(label) for label in self.references}):
+            view = self.probing.views[number]
+            now[number] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
+        if not step and "init" in self.references:
+            self.snapshots["init"] = now[0]
+            self.shelf.put(trainer, "init", now[0])
         rows = []
         for label in self.references:
-            if label not in self.snapshots:
-                continue
-            reference, view = self.snapshots[label], self.probing.view(label)
-            pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
-            found = compare_pair(now(label), reference, pairs, view.measures, first_components=False)
-            rows += [{"reference": label, **row} for row in (*found, *view.rows)]
+            if label == "previous" and self.measured is None:
+                continue  # the first tick has none before it
+            try:
+                if label not in self.snapshots:
+                    self._recall(trainer, pl_module, label)
+                model = now[self.probing.number(label)]
+                with together(sync):
+                    found = self._compared(model, label, heatmap)
+                rows += [{"reference": label, **row} for row in agreed(found, sync)]
+            except Exception as error:
+                rows += without_value(label, self.measures, self._matched(label), described(error))
         if heatmap and trainer.is_global_zero:
-            self._record_components(trainer.global_step, now)
+            compared = self.snapshots.items()
+            self.tables.add_components(step, [(of, now[self.probing.number(of)], taken) for of, taken in compared])
         if "previous" in self.references:
-            self.snapshots["previous"], self.measured = now("previous"), trainer.global_step
+            self.snapshots["previous"], self.measured = now[0], step
         return rows
 
-    def _record_components(self, step: int, now: Callable[[str], ModelActivations]) -> None:
-        """The share of each site's variance in its first principal component, beside the maps of this step."""
-        rows = []
-        for label, reference in self.snapshots.items():
-            for of, taken in (("model", now(label)), ("reference", reference)):
-                rows += [
-                    {"step": step, "reference": label, "of": of, "site": site, "share": share}
-                    for site, share in taken.first_components.items()
-                ]
-        self.components.append(rows)
+    def _compared(self, model: ModelActivations, label: str, heatmap: bool) -> list[dict[str, Any]]:
+        reference, view = self.snapshots[label], self.probing.view(label)
+        pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
+        records = compare_pair(model, reference, pairs, view.measures, first_components=False)
+        return [*records, *map(dict, view.rows)]
 
     def _models(self, pl_module: pl.LightningModule) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
         """The model in training, under None, and each reference that does not come from it, with their sites."""
@@ -279,37 +287,24 @@ class DissimilarityTracker(pl.Callback):
                 model = as_module(source, self.load)
                 yield label, model, resolve(model, self.patterns)
 
-    def _recall_own(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """``init`` and ``previous`` as they were when the run was interrupted."""
-        if "init" in self.references:
-            self.snapshots["init"] = self.shelf.recall(trainer, pl_module, "init", self.sites)
-        if "previous" not in self.references or self.measured is None:
-            return
-        if self.measured == trainer.global_step:
+    def _recall(self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str) -> None:
+        """Takes ``init`` or ``previous`` as it was, from the run's files or its checkpoint of that step."""
+        step = 0 if label == "init" else self.measured
+        if step is not None and step == trainer.global_step:
             view = self.probing.views[0]
-            self.snapshots["previous"] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
-        else:
-            previous = self.shelf.recall(trainer, pl_module, f"previous-{self.measured}", self.sites)
-            self.snapshots["previous"] = previous
+            self.snapshots[label] = self.probing.take(trainer, pl_module, pl_module, self.sites, view)
+        elif step is not None:
+            name = label if label == "init" else f"{label}-{step}"
+            self.snapshots[label] = self.shelf.recall(trainer, pl_module, name, step, self.sites)
 
     def _matched(self, label: str) -> list[SitePair]:
         sites = self.snapshots[label].sites if label in self.snapshots else self.sites
         return matched_pairs(self.sites, sites)
 
-    def _skipped(self, note: str) -> list[dict[str, Any]]:
-        """Rows without a value, one a curve."""
-        nothing = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
-        return [
-            {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **nothing, "n_samples": 0, "note": note}
-            for label in self.references
-            if label in self.snapshots
-            for m in self.measures
-            for a, b in pairs_of(m, self._matched(label))
-        ]
-
-    def _finish_rows(self, rows: list[dict[str, Any]], step: int, seconds: float) -> list[dict[str, Any]]:
-        tokens = step * self.tokens_per_step
-        return [{"step": step, "tokens": tokens, **row, "seconds": seconds} for row in rows]
+    def _without_values(self, note: str) -> list[dict[str, Any]]:
+        """The rows of a whole tick that was not measured."""
+        labels = [label for label in self.references if label != "previous" or self.measured is not None]
+        return [row for label in labels for row in without_value(label, self.measures, self._matched(label), note)]
 
     def _warn(self, rows: list[dict[str, Any]]) -> None:
         """One warning for each new kind of trouble."""
@@ -324,17 +319,6 @@ class DissimilarityTracker(pl.Callback):
         if not trainer.is_global_zero or self.last_tick is None:
             return
         with self.budget.charged():
-            try:
-                self.curves.fold()
-                grouped.fold(self.folder, self.groups)
-                pictures = draw_run(self.folder, formats=["png"])
-            except Exception as error:
-                log.warning("no figures in %s: %s: %s", self.folder, type(error).__name__, error)
-                pictures = []
+            pictures, rows = self.tables.draw()
         log_pictures(trainer, pictures)
-        log_curves(trainer, self.curves.rows())
-
-
-def advice(note: str) -> str:
-    """What to do about a row without a value, where the note does not say it."""
-    return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
+        log_curves(trainer, rows)

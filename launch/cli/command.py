@@ -8,13 +8,16 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+from callbacks.signals import Stopped
 from launch.cli.compose import check, searched
 from launch.cli.help import page
 from launch.cli.messages import report
+from launch.cli.streams import make_unbreakable
 from launch.cli.sweep import SweepTable
+from launch.run.ranks import is_first
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings", "studies")
+OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings", "studies", "trusted")
 
 
 def run(hydra_main: Callable[..., None], config_name: str) -> int:
@@ -22,8 +25,10 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
 
     Returns:
         0 when all is done; 2 for what the user can mend, with a message; 130 after Ctrl-C and 143 after SIGTERM, with
-        everything saved; 1 for anything else (with a traceback) and for a sweep in which a job failed.
+        everything saved, wherever the program is; 1 for anything else (with a traceback) and for a sweep in which a
+        job failed.
     """
+    make_unbreakable()
     sys.argv[1:] = flags_first(sys.argv[1:])
     args = get_args_parser().parse_args()
     # Hydra would print its own shortened traceback and exit
@@ -38,11 +43,12 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
         hydra_main()
     except Exception as error:
         return report(error, args.overrides, config_name)[0]
-    except KeyboardInterrupt:
+    except Stopped as stop:
         # an interrupted step ends in `Interrupted`; side by side, the launcher has killed the jobs, which costs nothing
-        goes_on = "; the same command finishes what is left" if args.multirun else " before the first step"
-        print(f"\nstopped{goes_on}", file=sys.stderr)
-        return 130
+        if not is_first():
+            return 0  # Lightning kills the first process too when one of the others fails
+        print("\nstopped; the same command does what is left", file=sys.stderr)
+        return 128 + stop.signum
     finally:
         if SweepTable.current:
             SweepTable.current.show()

@@ -14,10 +14,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 import settings
+from launch.cli.validate import validate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-
-VALIDATORS = {"train": settings.validate, "analyze": settings.validate_analysis}
 
 
 def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
@@ -62,24 +61,32 @@ def check(args: argparse.Namespace, config_name: str = "train") -> None:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it does not compose.
         ValueError: it composes and cannot train.
     """
-    validate = VALIDATORS[config_name]
     if args.multirun and config_name != "train":
         raise ValueError("-m: sweeps are for trainings; one study takes several models: models=[runs/a,runs/b,runs/c]")
     overrides = [override for override in args.overrides if not override.startswith("hydra.searchpath=")]
     if folders := searched(args):
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
     parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in parsed:
+        if (CONF / override.key_or_group).is_dir() and override.value() is None and not override.is_delete():
+            _refuse_null(override.key_or_group)
     if not args.multirun:
-        validate(compose(overrides, config_name))
+        validate(compose(overrides, config_name), config_name)
         return
     first = [_first(override) for override in parsed]
     cfg = compose(first, config_name)
     _refuse_processes(cfg)
-    validate(cfg)
+    validate(cfg, config_name)
     for index, override in enumerate(parsed):
         for value in list(_values(override))[1:]:
             single = f"{override.get_key_element()}={value}"
-            validate(_changed(cfg, first, index, override, single, config_name))
+            validate(_changed(cfg, first, index, override, single, config_name), config_name)
+
+
+def _refuse_null(group: str) -> None:
+    """Raises ValueError for `group=null`, which Hydra does not take."""
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
+    raise ValueError(f"{group}=null: expected one of {', '.join(choices)}; leave {group}= out for the default")
 
 
 def _changed(

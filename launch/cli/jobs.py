@@ -10,10 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
-from callbacks.interrupted import Interrupted
+from callbacks import signals
+from callbacks.interrupted import Interrupted, OutOfTime
+from launch.cli.consent import named
 from launch.cli.messages import report
 from launch.cli.sweep import COLUMNS, in_sweep, write_status
 from launch.run.ranks import is_first
+from trusted import naming
 
 
 def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
@@ -22,24 +25,41 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
     Raises:
         SystemExit: it did not finish. In a sweep only after a signal: a failed job leaves its status, the next goes on.
     """
+    signals.take_over()  # once more where a launcher runs jobs in processes of its own
     name, begun = settings.run_name(cfg), time.monotonic()
     if in_sweep():
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
     write_status(run=name, status="running")
     try:
-        summary = train(cfg)
+        with naming(named(cfg)):
+            summary = train(cfg)
+    except signals.Stopped:
+        write_status(status="interrupted", seconds=round(time.monotonic() - begun, 1))
+        raise
     except Exception as error:
         code = _ended(error, name, seconds=time.monotonic() - begun)
         if in_sweep() and code < 128:
+            _stop_where_asked()
             return
         sys.exit(code)
     if is_first():
         _finished(cfg, summary)
+    _stop_where_asked()
+
+
+def _stop_where_asked() -> None:
+    """Ends a sweep after a signal that came while a job was failing, or that a library had swallowed."""
+    if signals.received():
+        raise signals.Stopped(signals.received())
 
 
 def _ended(error: Exception, name: str, seconds: float) -> int:
     if isinstance(error, Interrupted) and not is_first():
         return 0  # Lightning kills the other processes, which may still be saving, when one of them fails
+    if isinstance(error, OutOfTime):
+        write_status(status="stopped", steps=error.step, message=str(error), seconds=round(seconds, 1))
+        print(f"{name} stopped after step {error.step} (trainer.max_time), saved; the same command goes on")
+        return 0
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():
@@ -55,7 +75,8 @@ def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:
 
     folder = Path(cfg.runs_dir) / summary["run"]
     if summary["state"] == "finished":
-        print(f"{folder} is finished already; overwrite=true trains it anew")
+        ended = "is finished" if summary["status"] == "finished" else f"has {summary['status']}"
+        print(f"{folder} {ended} already; overwrite=true trains it anew")
     if not in_sweep():
         show_end(folder, summary, next_command(cfg, folder, list(HydraConfig.get().overrides.task)))
     write_status(**{key: summary[key] for key in COLUMNS if key in summary})

@@ -35,6 +35,10 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         print(message, file=sys.stderr)
         return 1, message
+    if type(error).__name__ == "DistStoreError":  # by name, since torch may not be imported
+        message = f"{error}\nThe other machines did not come: start them in time, or type trainer.num_nodes=1"
+        print(message, file=sys.stderr)
+        return 1, message
     traceback.print_exception(error)
     return 1, f"{type(error).__name__}: {error}"
 
@@ -62,9 +66,11 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
     ):
         return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
     if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
-        key = re.search(r"full_key: (\S+)", message)
-        name = key.group(1) if key else "?"
-        return f"{name}={match.group(1)}: expected {KINDS.get(match.group(2), match.group(2))}"
+        return f"{_full_key(message)}={match.group(1)}: expected {KINDS.get(match.group(2), match.group(2))}"
+    if match := re.search(r"Value '(.*)' is not a valid bool", message):
+        return f"{_full_key(message)}={match.group(1)}: expected true or false"
+    if "is not Optional" in message:
+        return f"{_full_key(message)}=null: there has to be a value"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         return "\n".join(line for line in lines if not line.startswith(("object_type=", "Set the environment")))
@@ -74,6 +80,11 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
 def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
     """The words most like `word`, best first; none if none is like it."""
     return difflib.get_close_matches(word, words, count, cutoff=0.5)
+
+
+def _full_key(message: str) -> str:
+    key = re.search(r"full_key: (\S+)", message)
+    return key.group(1) if key else "?"
 
 
 def _is_ours(error: ValueError) -> bool:

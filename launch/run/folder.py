@@ -1,12 +1,15 @@
 """The folder of a run: whose it is, whether it is new, goes on or is done, and files that are whole at any moment."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import YAMLError
+
+from dissimilarity.loading import untrusted
+from launch.run.config_file import read_yaml
+from launch.run.contents import LOGGERS, OVERWRITING, empty, is_run_config, listed, never_reached_step_0, strangers
 
 State = Literal["new", "continued", "finished"]
 
@@ -16,93 +19,97 @@ EXEMPT = {
     "logger": "loggers are views of the tables",
     "runs_dir": "where the folder is, not what is in it",
     "data.cache_dir": "the packed data is the same wherever it is kept; its fingerprint is compared",
+    "checkpoints": "which files stay, not what is in them",
+    "callbacks.checkpoints.keep": "as checkpoints",
     "callbacks.console": "how progress is shown",
     "trainer.profiler": "it watches",
+    "trainer.max_time": "how long one start may take; the next one goes on",
     "trainer.accelerator": "a run may move to another machine: the same batches, updates equal up to rounding",
     "trainer.devices": "batch_size is over all processes, so their number changes only rounding",
     "trainer.num_nodes": "as trainer.devices",
     "trainer.strategy": "as trainer.devices",
 }
 
-# Keys that came after runs were made without them, and what those runs did: they go on as they were.
-LATER = {
-    "control.skip_first": 0,
-    "control.drop_top_norm": 0,
-    "control.every": 1,
-    "control.normalize": "none",
-    "callbacks.tracker.control.skip_first": 0,
-    "callbacks.tracker.control.drop_top_norm": 0,
-    "callbacks.tracker.control.every": 1,
-    "callbacks.tracker.control.normalize": "none",
-    "align.unit": "word",
-    "align.take": "last",
-    "task._target_": "models.language_model.LanguageModel.on",
-    "task._partial_": True,
-    "start": None,
-    "groups": None,
-    "callbacks.tracker.reference_groups": None,
-    "include_padding": False,
-}
-
+OVER = ("finished", "diverged", "stopped early")
+"""Statuses of a run with nothing left to do; one that was interrupted, stopped by the clock or failed goes on."""
 ABSENT = "(not there)"
-_OVERWRITING = ".overwriting"
 
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader finds the old text or the new, a kill leaves one of them whole."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    from dissimilarity.tables.files import replacing
+
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Replaces a JSON file in one step; numbers that are not finite, for which JSON has no form, are null in it."""
+    from dissimilarity.tables.strict_json import with_nulls
+
+    write_text(path, json.dumps(with_nulls(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The content of a JSON file; empty if there is none.
+
+    Raises:
+        ValueError: it is damaged, too large or too deep; names the file.
+    """
+    return untrusted.read_json(path) if path.exists() else {}
 
 
 def open_run(folder: Path, cfg: DictConfig) -> State:
     """Settles what a start in `folder` means, and writes config.yaml into a new one. Call it with the folder locked.
 
     Returns:
-        "new" (also where a run of another config never reached step 0), "continued" (the same config, not finished) or
-        "finished" (the same config, nothing left to do).
+        "new" (also where a run, whatever its config, never reached step 0: nothing is lost), "continued" (the same
+        config, with steps left) or "finished" (the same config, nothing left to do).
 
     Raises:
         ValueError: the folder is another run's, or no run's.
     """
-    config = resolved(cfg)
-    if cfg.overwrite or (folder / _OVERWRITING).exists():
-        _empty(folder)
-    saved = folder / "config.yaml"
+    config, saved = resolved(cfg), folder / "config.yaml"
+    if (folder / OVERWRITING).exists() or (cfg.overwrite and saved.exists()):
+        empty(folder)
+    elif never_reached_step_0(folder):
+        empty(folder, keep=LOGGERS)
     if not saved.exists():
-        strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if strangers:
+        others = [name for name in strangers(folder, {"": (), **LOGGERS}) if not name.startswith(".")]
+        if others:
             raise ValueError(
-                f"{folder} is not the folder of a run (no config.yaml; it holds {', '.join(strangers[:5])}): "
+                f"{folder} is not the folder of a run (no config.yaml; it holds {listed(others)}): "
                 "choose another name with name=..."
             )
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
-    changes = differing(resolved(OmegaConf.load(saved)), config)
-    if changes and not (folder / "checkpoints").exists():
-        # it never reached step 0 (a wrong reference, say): nothing is lost where the corrected command starts anew
-        _empty(folder)
-        return open_run(folder, cfg)
+    if not is_run_config(saved):
+        raise ValueError(
+            f"{folder} is not the folder of a run (its config.yaml is something else's): "
+            "choose another name with name=..."
+        )
+    changes = differing(read_yaml(saved), config)
     if changes:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(
             f"{folder} holds a run with another config:\n" + "\n".join(lines) + "\n"
             "Give this one another name with name=..., or throw the old one away with overwrite=true"
         )
-    return "finished" if read_json(folder / "summary.json").get("status") == "finished" else "continued"
+    return "finished" if is_over(read_json(folder / "summary.json")) else "continued"
+
+
+def is_over(summary: dict[str, Any]) -> bool:
+    """Whether the run of a summary.json has nothing left to do: the same command leaves it alone."""
+    return summary.get("status") in OVER
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({what}); put a copy back, or begin anew with overwrite=true") from error
+    return resolved(config)
 
 
 def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
@@ -122,31 +129,14 @@ def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> lis
     changes = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
-        before, after = old.get(key, LATER.get(name, ABSENT)), new.get(key, ABSENT)
+        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
         if name in EXEMPT or before == after:
             continue
-        if before == ABSENT and any(later.startswith(f"{name}.") for later in LATER):
-            before = {}
         if isinstance(before, dict) and isinstance(after, dict):
             changes += differing(before, after, f"{name}.")
         else:
             changes.append((name, before, after))
     return changes
-
-
-def _empty(folder: Path) -> None:
-    """Takes everything out but the lock. A kill in between leaves a mark, and the next start goes on emptying."""
-    if not (folder / "config.yaml").exists() and not (folder / _OVERWRITING).exists():
-        return
-    (folder / _OVERWRITING).touch()
-    for path in folder.iterdir():
-        if path.name in (".lock", _OVERWRITING):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    (folder / _OVERWRITING).unlink()
 
 
 def _short(value: Any) -> str:

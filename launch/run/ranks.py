@@ -3,17 +3,38 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.run.folder import read_json
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 WAIT_SECONDS = 1800.0
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes: rank 0, or the only one."""
-    rank = next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if key in os.environ), "0")
-    return int(rank) == 0
+    of_all = next((os.environ[key] for key in ("RANK", "SLURM_PROCID") if key in os.environ), None)
+    ranks = [of_all] if of_all is not None else [os.environ.get(key, "0") for key in ("NODE_RANK", "LOCAL_RANK")]
+    return not any(map(int, ranks))
+
+
+def waiting(trainer: "Trainer") -> str | None:
+    """What to say before a training over several machines waits for the others; None for one machine."""
+    place = getattr(trainer.strategy, "cluster_environment", None)
+    others = trainer.num_nodes - 1
+    if not others or place is None or "SLURM_JOB_ID" in os.environ:  # which starts all of them
+        return None
+    address, port = place.main_address, place.main_port
+    timeout = getattr(trainer.strategy, "_timeout", None)
+    limit = "" if timeout is None else f", for {timeout.total_seconds() / 60:.0f} minutes at most"
+    return (
+        f"trainer.num_nodes={trainer.num_nodes}: waiting for {others} more machine{'s' if others > 1 else ''} at "
+        f"{address}:{port}{limit}. Start the same command there, with NODE_RANK=1{'' if others == 1 else ',2,...'} "
+        f"MASTER_ADDR=ADDRESS-OF-THIS-MACHINE MASTER_PORT={port} before it, and with MASTER_ADDR and MASTER_PORT here "
+        "too; all of them need the same runs_dir. For this machine alone: trainer.num_nodes=1"
+    )
 
 
 def together() -> str:

@@ -1,7 +1,8 @@
 """What a run writes about itself: provenance.json at its start, summary.json at its end."""
 
-import hashlib
+import re
 import secrets
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,16 @@ from omegaconf import DictConfig
 from data.classified import ClassifiedDataModule
 from data.module import TextDataModule
 from data.probe import probe_hash
+from dissimilarity.tables.files import sha256_of
 from launch.cli.sweep import sweep_id
 from launch.machine import choose_compile, choose_precision, device_of, kept_precision
+from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
 from launch.run.provenance import origin, start
 from launch.run.ranks import is_first, together, wait_for_first
 from launch.run.start import Begun
 from models.recipe_module import RecipeModule
+from settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +46,7 @@ def begin(
     path = folder / "provenance.json"
     if not is_first():
         return wait_for_first(path)
-    notes = read_json(path)
+    notes = _checked(read_json(path), path)
     if not notes:
         data.tokenizer.save(str(folder / "tokenizer.json"))
         notes = {
@@ -51,7 +55,7 @@ def begin(
             "wandb_id": secrets.token_hex(4),
             "data": {
                 "fingerprint": data.fingerprint,
-                "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+                "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
                 **module.facts,
@@ -73,8 +77,25 @@ def begin(
             f"start={begun.provenance['uri']} is no longer what {folder} was begun from: {notes['start']['path']} has "
             "another content; put it back, or begin anew with name=... or overwrite=true"
         )
+    (folder / "summary.json").unlink(missing_ok=True)  # of a start that was cut short
     notes["starts"].append({**start(), "together": together()})
     write_json(path, notes)
+    return notes
+
+
+def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Notes of an earlier start, which anyone may have written, in the form that `begin` gives them."""
+    kinds = {"data": dict, "precision": dict, "compile": dict, "references": dict, "starts": list, "wandb_id": str}
+    wrong = [key for key, kind in kinds.items() if notes and type(notes.get(key)) is not kind]
+    if notes and not wrong:
+        wrong += [] if isinstance(notes["data"].get("fingerprint"), str) else ["data"]
+        wrong += [] if notes["precision"].get("chosen") in PRECISIONS else ["precision"]
+        wrong += [] if isinstance(notes["compile"].get("chosen"), bool) else ["compile"]
+        wrong += [] if re.fullmatch(r"\w+", notes["wandb_id"]) else ["wandb_id"]
+    if wrong:
+        raise ValueError(
+            f"{path}: {', '.join(wrong)} is not what a run writes there; begin anew with name=... or overwrite=true"
+        )
     return notes
 
 
@@ -93,9 +114,11 @@ def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, modul
 
 
 def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
-    """Writes summary.json of a finished run, with which it counts as finished, and returns its content."""
+    """Writes summary.json of a run that has come to its end, and returns its content; empty in other processes."""
+    if not trainer.is_global_zero:
+        return {}
     summary: dict[str, Any] = {
-        "status": "finished",
+        **ended(trainer),
         "run": folder.name,
         "steps": trainer.global_step,
         **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
@@ -105,9 +128,20 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         "drift": _drift(trainer),
         "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
     }
-    if trainer.is_global_zero:
-        write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary)
     return summary
+
+
+def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: float) -> None:
+    """Writes summary.json of a run that did not come to its end, but has steps to go on from.
+
+    Where even that cannot be written, what cut the run short is the message.
+    """
+    if not trainer.is_global_zero or not (folder / "checkpoints").exists():
+        return
+    summary = {**broken_off(error), "run": folder.name, "steps": trainer.global_step, "seconds": round(seconds, 1)}
+    with suppress(OSError):
+        write_json(folder / "summary.json", summary)
 
 
 def _speed(trainer: pl.Trainer) -> float | None:

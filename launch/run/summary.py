@@ -27,12 +27,13 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         continued: whether the run has a checkpoint to go on from.
     """
     from launch.machine import device_name, device_of
+    from launch.run.references import with_step
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
     rows = {
         "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
-        **({} if cfg.start is None else {"start": cfg.start}),
+        **({} if cfg.start is None else {"start": with_step(cfg.start, notes["start"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),
         "device": device_name(device_of(cfg.trainer.accelerator)),
@@ -40,8 +41,8 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
     }
     if "tracker" in (cfg.callbacks or {}):
-        rows["against"] = ", ".join(cfg.references)
         known = read_json(folder / "provenance.json").get("references", {})
+        rows["against"] = ", ".join(with_step(uri, known.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, found["alignment"]) for uri, found in known.items() if "alignment" in found]
         if aligned:
             rows["aligned"] = f"\n  {'':<10} ".join(aligned)
@@ -84,15 +85,29 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     rows = _accuracies(summary) if "splits" in summary else _losses(summary)
     if summary.get("drift"):
         rows["nearest"] = f"\n  {'':<10} ".join(_nearest(measure, of) for measure, of in summary["drift"].items())
-    rows["speed"] = _speed(summary)
+    if summary["tokens_per_second"] is not None:  # it is the console that counts them
+        rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
         if (folder / name).exists():
             rows[key] = escape(str(folder / name))
     if summary.get("wandb"):
         rows["W&B"] = escape(summary["wandb"])
     rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
-    terminal.print(f"\n[bold green]{escape(folder.name)}[/bold green] {summary['steps']} steps", soft_wrap=True)
+    color = "green" if summary["status"] == "finished" else "red"
+    name, how = escape(folder.name), "" if color == "green" else f", [red]{_how(summary)}[/red]"
+    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{how}", soft_wrap=True)
     _show(rows)
+
+
+def _how(summary: dict[str, Any]) -> str:
+    """How a run ended that did not come to its last step with a finite loss."""
+    if summary["status"] == "diverged":
+        return (
+            f"diverged: the loss of step {summary['diverged_at']} is not finite; lower the rates of optim, and type "
+            "overwrite=true"
+        )
+    goes_on = "; the same command goes on" if summary["status"] == "stopped" else ""
+    return escape(f"{summary['status']}: {summary['why']}{goes_on}")
 
 
 def _losses(summary: dict[str, Any]) -> dict[str, str]:

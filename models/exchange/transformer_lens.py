@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.build import MADE
 from models.exchange.shape import LAYER_NORM_EPS, Shape, build, shape_of
 from models.transformer import Block, Transformer
 
@@ -53,7 +54,7 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
     Raises:
         ValueError: sizes are missing or do not fit, or the config asks for what our transformer does not have.
     """
-    missing = [key for key in SIZES if not isinstance(config.get(key), int)]
+    missing = [key for key in SIZES if not isinstance(config.get(key), int) or config[key] < 1]
     if missing:
         raise ValueError(f"the config has no {', '.join(missing)}; expected the keys of TransformerLens's config.json")
     for key, allowed in ONLY.items():
@@ -92,9 +93,14 @@ def from_transformer_lens(state_dict: Mapping[str, Tensor], config: Mapping[str,
         ValueError: as `shape_in`; or weights are missing, left over or of other sizes than the config says.
     """
     biased = "unembed.b_U" in state_dict and bool(state_dict["unembed.b_U"].any())
-    net = build(replace(shape_in(config), unembed_bias=biased))
+    shape = replace(shape_in(config), unembed_bias=biased)
+    if shape.n_layers > len(state_dict):
+        raise ValueError(f"the config says n_layers={shape.n_layers}, and there are {len(state_dict)} tensors")
+    if shape.d_rotary is not None and shape.n_ctx * shape.d_rotary > MADE:
+        raise ValueError(f"the config says n_ctx={shape.n_ctx}, expected at most {MADE // shape.d_rotary}")
     folded = "LNPre" in (config.get("normalization"), config.get("normalization_type"))
-    places = _views(net)
+    with torch.device("meta"):  # what does not fit takes no memory
+        places = _views(build(shape))
     given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
     needed = [name for name in places if not (_is_bias(name) or (folded and ".W_" not in name))]
     faults = [f"{name} is missing" for name in needed if name not in given]
@@ -105,6 +111,8 @@ def from_transformer_lens(state_dict: Mapping[str, Tensor], config: Mapping[str,
     if faults:
         more = f" and {len(faults) - 4} faults more" if len(faults) > 4 else ""
         raise ValueError(f"the weights do not fit the config: {'; '.join(faults[:4])}{more}")
+    net = build(shape)
+    places = _views(net)
     with torch.no_grad():
         for name in given.keys() & places.keys():
             places[name].copy_(given[name])

@@ -11,6 +11,7 @@ from dissimilarity.stitching import PAPER, Recipe, Stitch, baselines, direct_pen
 from dissimilarity.stitching.penalty import Penalty
 from dissimilarity.tables.journal import Journal
 from models import references
+from studies.common.runs import config_of, entry
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class Text:
 
 def load(runs_dir: Path, run: str, steps: Sequence[int] | None, device: Any) -> list[Model]:
     """A run at some steps of its training, in order; None: at its end only."""
-    from omegaconf import OmegaConf
+    config = config_of(runs_dir / run)
 
-    config = OmegaConf.load(runs_dir / run / "config.yaml")
+    def said(key: str, kind: type[Any]) -> Any:
+        return entry(config, key, kind, runs_dir / run)
+
     end = references.load(f"runs/{run}", runs_dir)
     found = []
     for step in steps or [end.provenance["step"]]:
@@ -75,11 +78,11 @@ def load(runs_dir: Path, run: str, steps: Sequence[int] | None, device: Any) -> 
         found.append(
             Model(
                 run=run,
-                family=config.model.family,
-                width=config.width,
-                depth=config.depth,
-                init_seed=config.init_seed,
-                data_seed=config.data_seed,
+                family=said("model.family", str),
+                width=said("width", int),
+                depth=said("depth", int),
+                init_seed=said("init_seed", int),
+                data_seed=said("data_seed", int),
                 step=step,
                 last=last,
                 net=reference.model.to(device),

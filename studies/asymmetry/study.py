@@ -92,7 +92,7 @@ def asymmetry(
             steps = points(runs_dir, names["main"], checkpoints)
             main = {name: load(runs_dir, name, steps, device) for name in names["main"]}
             rest = {role: [load(runs_dir, name, None, device)[0] for name in names.get(role, [])] for role in ROLES}
-            text = text_of(runs_dir, names["main"][0], **wanted_text)
+            text = text_of(runs_dir / names["main"][0], cfg.cache_dir, **wanted_text)
     _check(main, families)
     stitches = Stitches(folder / "rows.jsonl", text, steps_each)
     rows = main_rows(list(main.values()), families, stitches, terminal)
@@ -154,17 +154,14 @@ def points(runs_dir: Path, names: Sequence[str], count: int) -> list[int]:
     return chosen
 
 
-def text_of(runs_dir: Path, run: str, fit: int, held_out: int, length: int) -> "Text":
+def text_of(folder: Path, cache_dir: str, fit: int, held_out: int, length: int) -> "Text":
     """Held-out text of a run, in its tokens: of every so many sequences one to measure on, the others to fit on."""
-    from omegaconf import OmegaConf
-
+    from data.rebuilt import rebuilt
     from launch.cli.quiet import silence
-    from launch.run.folder import resolved
+    from studies.common.runs import config_of
 
-    data = settings.instantiate(resolved(OmegaConf.load(runs_dir / run / "config.yaml"))["data"])
     silence()
-    data.prepare_data()
-    data.setup("fit")
+    data = rebuilt(config_of(folder).get("data"), folder / "config.yaml", cache_dir)
     return divided(data.probe(fit + held_out, length, "val"), held_out, data.bytes_per_token)
 
 

@@ -1,20 +1,21 @@
 """What studies look at: models by URI, saved activations, and the probe set that they share."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 import settings
 from data.probe import probe_hash
+from data.rebuilt import rebuilt
 from dissimilarity.comparison.saved import Source
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of
 from launch.run.alignment import Text, context_of
@@ -22,6 +23,7 @@ from launch.run.folder import resolved
 from models import references
 from models.references import Reference
 from models.saved import holds_net
+from studies.common.runs import config_of, entry
 
 PROBE = {"sequences": 32, "length": 64, "split": "val"}
 
@@ -165,9 +167,8 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
         return Probe(None, None, None, None, frozenset(), {})
-    data, run, config = data_of(cfg, list(models.values()))
+    data, run, theirs = data_of(cfg, list(models.values()))
     alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
-    theirs = {**PROBE, **config.get("probe", {})}
     chosen = {key: theirs[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
     for label, model in models.items():
         most = context_of(model.model)
@@ -189,17 +190,23 @@ def real_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
 
 
 def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dict[str, Any]]:
-    """The data that `data=` names, or that of the first model's run; the URI of that run; and its config.
+    """The data that `data=` names, or that of the first model's run; the URI of that run; and its probe set's keys.
 
     Raises:
         ValueError: no run to take the data from, data that is not of this project, a tokenizer that cannot be read.
     """
-    run, config = _run_of(models)
-    data = settings.instantiate(_data(cfg, models, run, config))
+    run, folder = _run_of(models)
+    config = config_of(folder) if run else {}
+    theirs = (
+        {key: entry(config, f"probe.{key}", type(usual), folder) for key, usual in PROBE.items()} if config else PROBE
+    )
     silence()
+    if not cfg.data:
+        return _data_of_run(cfg, models, config, folder), run, theirs
+    data = settings.instantiate(_data(cfg, models))
     data.prepare_data()
     data.setup("fit")
-    return data, run, config
+    return data, run, theirs
 
 
 def with_probe(cfg: DictConfig, sequences: int, length: int) -> DictConfig:
@@ -223,35 +230,32 @@ def _subject(uri: str, label: str, runs_dir: str, home: torch.device) -> Subject
     return Subject(label, reference.model.to(home), reference, reference.provenance)
 
 
-def _run_of(models: Sequence[Reference]) -> tuple[str, dict[str, Any]]:
-    """The URI and the run's config of the first model that lies in the folder of a run."""
+def _run_of(models: Sequence[Reference]) -> tuple[str, Path]:
+    """The URI and the run's folder of the first model that lies in one; no URI where none does."""
     for model in models:
         folder = Path(model.provenance["path"]).parent.parent
         if (folder / "config.yaml").is_file():
-            return model.provenance["uri"], resolved(OmegaConf.load(folder / "config.yaml"))
-    return "", {}
+            return model.provenance["uri"], folder
+    return "", Path()
 
 
-def _data(cfg: DictConfig, models: Sequence[Reference], run: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the text."""
-    if cfg.data:
-        data = resolved(cfg.data)
-        chosen = _tokenizer_of(models)
-        if chosen is not None:
-            data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": chosen}
-        return data
+def _data(cfg: DictConfig, models: Sequence[Reference]) -> dict[str, Any]:
+    """The config of the text that `data=` names, in the models' tokens."""
+    data = resolved(cfg.data)
+    chosen = _tokenizer_of(models)
+    if chosen is not None:
+        data["tokenizer"] = {"_target_": "data.tokenizers.TokenizerFile", "path": chosen}
+    return data
+
+
+def _data_of_run(cfg: DictConfig, models: Sequence[Reference], config: dict[str, Any], folder: Path) -> Any:
+    """The data of a run."""
     if "data" not in config:
         uris = ", ".join(model.provenance["uri"] for model in models)
         raise ValueError(
             f"none of {uris} lies in the folder of a run, which says on what text it was trained: type data=..."
         )
-    foreign = [target for target in _targets(config["data"]) if not target.startswith("data.")]
-    if foreign:
-        raise ValueError(
-            f"the config.yaml of {run} takes its text through {', '.join(foreign)}, which is not of this project and "
-            "is not run unasked; name that data set yourself: data=..."
-        )
-    return config["data"]
+    return rebuilt(config["data"], folder / "config.yaml", cfg.cache_dir)
 
 
 def _tokenizer_of(models: Sequence[Reference]) -> str | None:
@@ -266,19 +270,10 @@ def _tokenizer_of(models: Sequence[Reference]) -> str | None:
     return with_one[0].provenance["tokenizer_path"] if with_one else None
 
 
-def _targets(node: Any) -> list[str]:
-    """Everything that a config would call."""
-    if isinstance(node, dict):
-        own = [str(node["_target_"])] if "_target_" in node else []
-        return own + [target for value in node.values() for target in _targets(value)]
-    return [target for value in node for target in _targets(value)] if isinstance(node, list) else []
-
-
 def _hashes(path: Path) -> Any:
     """The sha256 of a file, or of each .npy file of a folder by name."""
     if path.is_dir():
         return {file.name: _hashes(file) for file in sorted(path.glob("*.npy"))}
     if not path.is_file():
         raise ValueError(f"models: there is no file {path.absolute()}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

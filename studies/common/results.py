@@ -1,6 +1,5 @@
 """The folder of a study's results: whose it is, what is written into it, and what the terminal says."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from launch.run.folder import differing, resolved, write_json, write_text
+from launch.run.config_file import read_yaml
+from launch.run.contents import is_run_config, listed
+from launch.run.folder import differing, read_json, resolved, write_json, write_text
 from launch.run.provenance import origin, start
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
-OURS = ("rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+OURS = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+STUDY_KEYS = {"study", "models", "measures", "probe", "results_dir"}
+"""Root keys that the config.yaml of every folder of results has, and that of a run has not."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,16 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
         strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS) if folder.exists() else []
         if strangers:
             raise ValueError(
-                f"{folder} is not a folder of results (no config.yaml; it holds {', '.join(strangers[:5])}): "
+                f"{folder} is not a folder of results (no config.yaml; it holds {listed(strangers)}): "
                 "choose another name with name=..."
             )
         return
-    changes = differing(resolved(OmegaConf.load(saved)), resolved(cfg))
+    if not is_run_config(saved, STUDY_KEYS):
+        raise ValueError(
+            f"{folder} is not a folder of results (its config.yaml is a run's or something else's): "
+            "choose another name with name=..."
+        )
+    changes = differing(read_yaml(saved), resolved(cfg))
     lines = [f"  {key}: {old} -> {new}" for key, old, new in changes if key not in EXEMPT]
     if lines and not cfg.overwrite:
         raise ValueError(
@@ -75,16 +83,17 @@ def claim(folder: Path, cfg: DictConfig) -> None:
 
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Puts results in the place of those that were there."""
-    import pyarrow.parquet as pq
-
     from dissimilarity.figures.style import write_figure
-    from dissimilarity.tables.journal import replacing
+    from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
-    write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance})
-    with replacing(folder / "table.parquet") as part:
-        pq.write_table(results.table, part)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+    before = read_json(folder / "provenance.json").get("figures", [])
+    names = list(results.figures)
+    write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance, "figures": names})
+    write_table(results.table, folder / "table.parquet")
+    for name in set(before) - set(names):
+        for path in ((folder / "figures" / f"{name}.{kind}") for kind in ("png", "pdf")):
+            path.unlink(missing_ok=True)
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name)
     write_text(folder / "summary.md", results.summary)

@@ -139,7 +139,8 @@ def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:
     steps = sorted(steps_of(folder))
     if len(steps) < 3:
         raise ValueError(
-            f"models: {uri} has {len(steps)} checkpoints, and 3 are needed: train it with schedule.every=... lower"
+            f"models: {uri} has {len(steps)} checkpoints, and 3 are needed: train it with schedule.every=... lower, or "
+            "with checkpoints.keep=every or all"
         )
     return steps if most is None else spread(steps, most)
 

@@ -172,13 +172,13 @@ def _width(net: "nn.Module", sites: Any, tokens: "Tensor") -> int:
 
 def _run_config(subject: "Subject") -> dict[str, Any]:
     """Family and order of the text of a model that lies in the folder of a run; nothing of others."""
-    from omegaconf import OmegaConf
+    from studies.common.runs import config_of, entry
 
-    path = Path(subject.provenance["path"]).parent.parent / "config.yaml"
-    if not path.is_file():
+    folder = Path(subject.provenance["path"]).parent.parent
+    config = config_of(folder)
+    if not config:
         return {}
-    config = OmegaConf.load(path)
-    return {"family": OmegaConf.select(config, "model.family"), "order": OmegaConf.select(config, "data_seed")}
+    return {"family": entry(config, "model.family", str, folder), "order": entry(config, "data_seed", int, folder)}
 
 
 def _with_control(table: "pa.Table", control: str) -> "pa.Table":

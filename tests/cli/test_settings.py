@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 import settings
 from launch.cli.compose import CONF, compose
+from launch.cli.validate import validate
 
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
@@ -14,15 +15,25 @@ CHOICES = sorted(
 ) + sorted(f"data={path.stem}" for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
 
 
+NEEDED = {
+    "data=files": ["data.source.paths=[notes.txt]"],
+    "data=hub": ["data.source.name=organization/name"],
+    "data=pairs_file": ["data.source.files={train: mine.tsv}"],
+    "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
+    "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
+}
+"""What some choices cannot do without."""
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_validates(choice: str) -> None:
     prefix = "+" if choice.split("=")[0] in ("experiment", "debug") else ""
     if choice.startswith("study="):
-        settings.validate_analysis(compose([choice], "analyze"))
+        validate(compose([choice], "analyze"), "analyze")
         return
     # Pairs of sentences are shorter than the default probe set's sequences.
-    cfg = compose([choice.removeprefix(prefix), "probe.length=32"])
-    settings.validate(cfg)
+    cfg = compose([choice.removeprefix(prefix), "probe.length=32", *NEEDED.get(choice, [])])
+    validate(cfg)
     cfg.name = settings.run_name(cfg)
     OmegaConf.resolve(cfg.callbacks)
     OmegaConf.resolve(cfg.logger)
@@ -57,7 +68,7 @@ def test_the_root_is_typed(override: str) -> None:
     [
         (["width=100"], "width=100: .* nearest that work: width=64 or width=128"),
         (["width=32"], "width=32: .* nearest that work: width=64, or a head size that divides it, .*model.d_head=32"),
-        (["width=0"], "width=0: expected a whole number, 1 or more"),
+        (["width=0"], "width=0: expected a whole number from 1"),
         (["depth=-1"], "depth=-1: expected a whole number"),
         (["model.d_head=0"], "model.d_head=0: expected a whole number"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: expected"),
@@ -66,23 +77,23 @@ def test_the_root_is_typed(override: str) -> None:
         (["schedule.every=0"], "schedule.every=0: expected"),
         (["probe.length=200"], "probe.length=200: .* at most data.n_ctx=128"),
         (["probe.split=test"], "probe.split=test: expected train or val"),
-        (["probe.precision=auto"], "probe.precision=auto: expected null or one of"),
-        (["track.budget=3"], "track.budget=3.0: expected a share"),
+        (["probe.precision=auto"], "probe.precision=auto: expected 32-true, .* or null"),
+        (["track.budget=3"], "track.budget=3.0: expected a number above 0 and up to 1"),
         (["compile=maybe"], "compile=maybe: expected auto, true or false"),
-        (["trainer.precision=fp8"], "trainer.precision=fp8: expected one of auto, 32-true"),
+        (["trainer.precision=fp8"], "trainer.precision=fp8: expected auto, 32-true"),
         (["sites=[]"], "expected a name such as blocks"),
-        (["name=a/b"], "a run's name is a folder"),
+        (["name=a/b"], "name='a/b': expected the name of a folder"),
         (["+widht=64"], r"\+widht: nothing reads this key"),
     ],
 )
 def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.validate(compose(overrides))
+        validate(compose(overrides))
 
 
 def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(ValueError, match="(?s)depth=0.*track.budget=2"):
-        settings.validate(compose(["depth=0", "track.budget=2"]))
+        validate(compose(["depth=0", "track.budget=2"]))
 
 
 def test_a_constructor_says_what_is_wrong_in_its_own_words() -> None:

@@ -17,9 +17,10 @@ import data.module  # noqa: F401
 import launch.run.record  # noqa: F401
 import models.references  # noqa: F401
 import train
+from callbacks import signals
 from callbacks.interrupted import Interrupted
 from callbacks.validation import FinalValidation
-from dissimilarity.tracking import tracker
+from dissimilarity.tracking import tables
 from launch.cli.compose import compose
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
 
@@ -108,8 +109,9 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
     torch.set_num_threads(1)
+    signals.take_over()
     # drawing takes longer than the training; the tests of the figures look at them
-    tracker.draw_run = lambda folder, formats: []
+    tables.draw_run = lambda folder, formats: []
     before()
     try:
         train.train(cfg)

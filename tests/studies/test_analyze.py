@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, results: Path, *overrides: str) -> Path:
     """The study in this process."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={results}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     return analyze(compose(["models=[runs/a,runs/b]", *places, *overrides], "analyze"))
 
 
@@ -142,9 +142,9 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
         (["probe.length=17"], "probe.length=17: runs/a reads at most 16; type probe.length=16"),
         (["probe.sequences=99999"], "expected 99999 probe sequences"),
         (["sites=blocks.5.resid_post"], "no site of the model matches 'blocks.5.resid_post'"),
-        (["study.pairs=some"], "expected study.pairs all or matched"),
+        (["study.pairs=some"], "study.pairs=some: expected all or matched"),
         (["probe.split=test"], "probe.split=test: expected train, val or null"),
-        (["device=tpu"], "device=tpu: expected auto, cpu, gpu or mps"),
+        (["device=tpu"], "device=tpu: expected auto, cpu, gpu, cuda or mps"),
         (["name=a/b"], "name='a/b'"),
     ],
 )
@@ -184,7 +184,9 @@ def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) 
     text = path.read_text()
     try:
         path.write_text(text.replace("data.sources.", "strange.sources."))
-        with pytest.raises(ValueError, match=r"runs/a takes its text through strange.sources.* is not run unasked"):
+        with pytest.raises(
+            ValueError, match=r"runs/a/config.yaml: data.source._target_=strange.sources.*hydra.searchpath"
+        ):
             run(home, tmp_path / "results")
     finally:
         path.write_text(text)

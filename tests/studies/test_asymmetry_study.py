@@ -21,6 +21,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
             "study=asymmetry",
             "size=tiny",
             f"runs_dir={home / 'runs'}",
+            f"cache_dir={home / 'cache'}",
             f"results_dir={results}",
             "study.checkpoints=2",
             "study.fit_sequences=12",

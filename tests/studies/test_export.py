@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(home: Path, results: Path, to: str, *models: str) -> Path:
     uris = ",".join(models or [f"runs/{family}" for family in FAMILIES])
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={results}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     return analyze(compose(["study=export", f"study.to={to}", f"models=[{uris}]", *places], "analyze"))
 
 
@@ -104,7 +104,7 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
     file = exported(home, tmp_path, "safetensors", "runs/gelu") / "gelu/gelu.safetensors"
     shutil.copytree(exported(home, tmp_path / "other", "huggingface", "runs/gelu") / "gelu", tmp_path / "gpt2")
     models = f"models=[runs/gelu,{file},hf:{tmp_path / 'gpt2'}]"
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path}"]
     folder = analyze(compose(["study=compare", models, "measures=fast", *places], "analyze"))
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert len(rows) == 3 and all(row["value"] == pytest.approx(1, abs=1e-5) for row in rows)
@@ -113,7 +113,7 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
 @pytest.mark.parametrize(
     ("to", "models", "message"),
     [
-        ("pickle", "runs/solu", "expected study.to one of huggingface, transformer_lens, safetensors"),
+        ("pickle", "runs/solu", "study.to=pickle: expected huggingface, transformer_lens or safetensors"),
         ("huggingface", "", "expected study.to one of .* and models="),
         ("huggingface", "runs/nobody", "no run folder"),
         ("safetensors", "hf:{home}/bert", "bert: expected a GPT2LMHeadModel or a GPTNeoXForCausalLM.*BertModel"),
@@ -122,7 +122,7 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
 def test_what_cannot_be_exported_is_refused(home: Path, tmp_path: Path, to: str, models: str, message: str) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     transformers.BertModel(transformers.BertConfig(vocab_size=61, **sizes)).save_pretrained(home / "bert")
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path}"]
     uris = models.format(home=home)
     with pytest.raises(ValueError, match=message):
         analyze(compose(["study=export", f"study.to={to}", f"models=[{uris}]", *places], "analyze"))

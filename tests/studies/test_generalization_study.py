@@ -18,7 +18,7 @@ DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={home / 'results'}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     start = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
@@ -98,17 +98,17 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
     ("overrides", "message"),
     [
         (["models=[runs/a,runs/b,runs/c]"], r"expected 4 models or more, .*found 3; fine-tune more: python train.py"),
-        (["study.case=some"], "study.case=some: expected one of planted, honest, both"),
+        (["study.case=some"], "study.case=some: expected planted, honest or both"),
         (["size=huge"], "size=huge: expected one of small, medium, paper"),
         (["size=paper"], "size=paper study.case=planted: no kinds are planted at this size; type study.case=honest"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[c,e]}"], "study.groups: e is not among"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b],y:[b,c]}"], "study.groups: b is in two groups"),
         (["models=[a,b,c,d]", "study.groups={x:[a,b,c],y:[d]}"], "two models or more each, found x of 3, y of 1"),
-        (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a share"),
+        (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a number above 0 and up to 0.5"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
-    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
         analyze(compose(["study=generalization", *places, *overrides], "analyze"))
     assert not (tmp_path / "results").exists()

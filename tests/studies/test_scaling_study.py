@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 import settings
 from analyze import analyze
 from launch.cli.compose import compose
+from launch.cli.validate import validate
 from tests.helpers.tiny_run import tiny_overrides
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ SMALL = ["study.sequences=8", "study.length=16", "study.groups=4", "measures=fas
 
 def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides: str) -> Path:
     """A study whose models are trained as `size` says, on own text; what it leaves."""
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={results}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     cfg = compose([f"study={name}", "size=tiny", *places, *SMALL, *overrides], "analyze")
     theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
@@ -89,7 +90,7 @@ def test_dynamics_compares_every_two_checkpoints_of_two_runs(home: Path, moved: 
 
 def test_dynamics_takes_one_run_and_fewer_checkpoints(home: Path, moved: Path, tmp_path: Path) -> None:
     run = "models=[runs/dynamics-tiny/gelu-w16-d3-s0]"
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path}"]
     folder = analyze(compose(["study=dynamics", *places, *SMALL, run, "study.checkpoints=4"], "analyze"))
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert len(rows) == 3 * 4 * 3 // 2
@@ -121,7 +122,7 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
     ]
     ours = [one for one in tiny_overrides(home) if one.startswith("data") and "tokenizer" not in one]
     analysis = [one for one in ours if one.split("=")[0] in ("data", "data.source.paths", "data.cache_dir")]
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     folder = analyze(compose(["study=scaling", *places, *SMALL, *analysis, f"models=[{','.join(uris)}]"], "analyze"))
     summary = (folder / "summary.md").read_text()
     assert "There is one model of each size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
@@ -137,11 +138,11 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
         ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
-        ("dynamics", ["study.checkpoints=2"], "expected 3 or more"),
+        ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(name: str, overrides: list[str], message: str, tmp_path: Path) -> None:
-    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
         analyze(compose([f"study={name}", *places, *overrides], "analyze"))
     assert not (tmp_path / "results").exists()
@@ -149,21 +150,21 @@ def test_what_cannot_be_answered_is_refused(name: str, overrides: list[str], mes
 
 def test_runs_of_different_depth_have_no_dynamics_in_common(home: Path, scaled: Path, tmp_path: Path) -> None:
     runs = "models=[runs/scaling-tiny/gelu-w8-d1-s0,runs/scaling-tiny/gelu-w16-d3-s0]"
-    places = [f"runs_dir={home / 'runs'}", f"results_dir={tmp_path}"]
+    places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path}"]
     with pytest.raises(ValueError, match="expected runs of the same layers, found 1 and 3"):
         analyze(compose(["study=dynamics", *places, *SMALL, runs], "analyze"))
 
 
 def test_a_published_family_is_named_with_its_sizes() -> None:
     cfg = compose(["models=pythia", "sizes=[70m,160m,1.4b]"], "analyze")
-    settings.validate_analysis(cfg)
+    validate(cfg, "analyze")
     names = [f"hf:EleutherAI/pythia-{size}" for size in ("70m", "160m", "1.4b")]
     assert settings.models_of(cfg) == names
     for overrides, message in (
-        (["models=pythia"], "sizes=None: expected sizes of models=pythia"),
+        (["models=pythia"], "sizes=null: expected sizes of models=pythia"),
         (["models=pythia", "sizes=[71m]"], r"sizes=\[71m\]: expected sizes of models=pythia, out of 14m"),
         (["models=[runs/a]", "sizes=[70m]"], "sizes are of a published family"),
         (["models=runs/a"], r"models=runs/a: expected a list, such as models=\[runs/a\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            settings.validate_analysis(compose(overrides, "analyze"))
+            validate(compose(overrides, "analyze"), "analyze")

@@ -121,7 +121,7 @@ def test_the_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monke
     source = Files([str(file)], cache_dir=str(tmp_path / "cache"))
     before = source.fingerprint()
     with monkeypatch.context() as patch:
-        patch.setattr("data.sources.files._sha256", lambda file: pytest.fail("hashed again"))
+        patch.setattr("data.sources.files.sha256_of", lambda file: pytest.fail("hashed again"))
         assert source.fingerprint() == before
     file.write_text("Large enough")
     assert source.fingerprint() != before

@@ -14,6 +14,7 @@ from data.texts import texts_of
 from dissimilarity import CKA, compare
 from dissimilarity.probe.outliers import Control, without_top_norms
 from dissimilarity.tables.curves import read_curves
+from dissimilarity.tables.journal import Journal
 from models.references import load
 from tests.helpers.other_tokenizers import bert, llama, pieces_with_spaces, word_pieces
 from tests.helpers.tiny_run import in_process, kill_at, tiny
@@ -86,7 +87,7 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
     assert all(torch.equal(of_start[0][key], of_start[1][key]) for key in of_start[0])
     for row in values(whole).values():
         assert row["note"] == "" and (row["reference"] not in ("init", "same") or row["n_samples"] in (16 * 14, 224))
-    shares = [json.loads(line) for line in (again / "first_components.jsonl").read_text().splitlines()]
+    shares = Journal(again / "first_components.jsonl").read()
     assert {row["step"] for row in shares} == {0, 8, 11} and all(0 < row["share"] <= 1 for row in shares)
     assert {(row["reference"], row["of"]) for row in shares} == {
         (name, of) for name in ("init", "previous", "same", "encoder", "decoder") for of in ("model", "reference")

@@ -1,27 +1,123 @@
 """A training outlives its loggers, and W&B never asks."""
 
+import json
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytorch_lightning.loggers.logger import Logger
 
 from callbacks.loggers import guarded
 from callbacks.metrics import MetricsLogger
 from callbacks.wandb_run import WandbRun, chosen_mode
+from tests.helpers.tiny_run import in_process, tiny
 
 
-def test_a_logger_that_fails_warns_once_and_never_raises() -> None:
-    class Broken(MetricsLogger):
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            raise ConnectionError("no route to host")
+class Broken(Logger):
+    """A logger of which each part fails in one way: `how` is called wherever it is used."""
 
-    logger = guarded(Broken("."))
-    with pytest.warns(
-        UserWarning, match="Broken failed .ConnectionError: no route to host.; the training goes on"
-    ) as seen:
-        logger.log_metrics({"a": 1.0}, step=0)
-        logger.log_metrics({"a": 1.0}, step=1)
+    def __init__(self, how: Callable[[], Any]) -> None:
+        super().__init__()
+        self.how = how
+
+    name = version = log_dir = save_dir = experiment = property(lambda self: self.how())  # pyright: ignore
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.how()
+
+    log_hyperparams = log_graph = after_save_checkpoint = log_metrics  # pyright: ignore
+    log_image = log_table = replay = log_checkpoint = finalize = log_metrics  # pyright: ignore
+
+    def save(self) -> None:
+        self.how()
+
+    finish = save
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+USES: dict[str, Callable[[Any], Any]] = {
+    "log_metrics": lambda logger: logger.log_metrics({"a": 1.0}, step=0),
+    "log_hyperparams": lambda logger: logger.log_hyperparams({"a": 1.0}),
+    "log_graph": lambda logger: logger.log_graph(None),
+    "after_save_checkpoint": lambda logger: logger.after_save_checkpoint(None),
+    "log_image": lambda logger: logger.log_image(None),
+    "log_table": lambda logger: logger.log_table(None),
+    "log_checkpoint": lambda logger: logger.log_checkpoint(None),
+    "replay": lambda logger: logger.replay({}),
+    "save": lambda logger: logger.save(),
+    "close": lambda logger: logger.close(),
+    "name": lambda logger: logger.name,
+    "version": lambda logger: logger.version,
+    "log_dir": lambda logger: logger.log_dir,
+    "save_dir": lambda logger: logger.save_dir,
+    "experiment": lambda logger: logger.experiment.define_metric("a"),
+}
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), SystemExit(3), TimeoutError("late")], ids=repr)
+@pytest.mark.parametrize("use", USES)
+def test_a_logger_that_fails_warns_once_and_never_raises(use: str, error: BaseException) -> None:
+    logger = guarded(Broken(partial(fail, error)))
+    with pytest.warns(UserWarning, match=f"Broken failed .{type(error).__name__}: .*; the training goes on") as seen:
+        USES[use](logger)
+        USES[use](logger)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_logger_that_hangs_is_given_up(use: str) -> None:
+    ended = threading.Event()
+    logger = guarded(Broken(lambda: ended.wait(60)), seconds=0.05)
+    try:
+        with pytest.warns(UserWarning, match="Broken does not answer for 0 s; it is given up; the training goes on"):
+            USES[use](logger)
+        begun = time.monotonic()
+        for other in USES.values():
+            other(logger)
+        assert time.monotonic() - begun < 1
+    finally:
+        ended.set()
+
+
+def test_an_experiment_whose_own_calls_fail_is_guarded_too() -> None:
+    logger = guarded(Broken(lambda: SimpleNamespace(log=lambda row: fail(OSError("gone")), dir="there")))
+    assert logger.experiment.dir == "there"
+    with pytest.warns(UserWarning, match="Broken failed .OSError: gone"):
+        assert logger.experiment.log({}) is None
+
+
+def test_what_a_logger_does_not_have_its_guard_has_not_either() -> None:
+    logger = guarded(MetricsLogger("."))
+    assert not hasattr(logger, "log_image") and not hasattr(logger, "_anything") and logger.name == "metrics"
+
+
+def test_a_training_with_a_broken_logger_has_its_summary_before_that_is_closed(tmp_path: Any) -> None:
+    """Whichever part breaks: the logger of the config raises in all of them, Lightning's own calls among them."""
+
+    def check(self: Any) -> None:
+        assert (tmp_path / "runs/tiny/summary.json").exists()
+        (tmp_path / "closed").touch()
+        raise ConnectionError("no route to host")
+
+    def breaking() -> None:
+        Broken.finish = check  # pyright: ignore
+
+    target = {"+logger.own._target_": f"{__name__}.broken", "callbacks.console.every_seconds": 100}
+    assert in_process(tiny(tmp_path, **target), breaking) == 0
+    assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["status"] == "finished"
+    assert (tmp_path / "closed").exists()
+
+
+def broken() -> Logger:
+    """For a config: a logger that always fails."""
+    return Broken(partial(fail, ConnectionError("no route to host")))
 
 
 def test_later_values_stand_in_the_table_and_rows_of_later_steps_go(tmp_path: Any) -> None:
@@ -70,3 +166,30 @@ def test_online_falls_back_to_offline_and_says_so(
     said = capsys.readouterr().err
     assert "W&B could not begin online (No API key configured.); it goes on offline" in said
     assert "it goes on disabled" in said
+
+
+def test_a_server_that_does_not_take_everything_is_waited_for_so_long(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finish(exit_code: int) -> None:
+        raise TimeoutError("Timed out finishing run.")
+
+    run = WandbRun("name", tmp_path, run_id="abc", mode="online", finish_timeout=7)
+    settings = run._wandb_init["settings"]
+    assert (settings.finish_timeout, settings.finish_timeout_raises) == (7, True)
+    run._experiment = SimpleNamespace(finish=finish, dir=str(tmp_path / "wandb/run-1-abc/files"))  # pyright: ignore
+    run.finish()
+    assert "has not taken everything within 7 s; wandb sync" in capsys.readouterr().err
+
+
+def test_a_process_of_wandb_that_hangs_does_not_outlive_its_run(tmp_path: Any, monkeypatch: Any) -> None:
+    done: list[str] = []
+    process = SimpleNamespace(_process=SimpleNamespace(kill=lambda: done.append("killed")))
+    setup = SimpleNamespace(_connection=SimpleNamespace(owns_service=True, _proc=process))
+    monkeypatch.setattr("wandb.sdk.wandb_setup.singleton", lambda: setup)
+    monkeypatch.setattr("wandb.sdk.wandb_setup.teardown", lambda: done.append("let go of"))
+    run = WandbRun("name", tmp_path, mode="offline")
+    run.finish = lambda exit_code=0: fail(ConnectionResetError("lost"))  # pyright: ignore
+    with pytest.warns(UserWarning, match="WandbRun failed .ConnectionResetError"):
+        guarded(run).close()
+    assert done == ["killed", "let go of"]

@@ -213,7 +213,10 @@ def test_hostile_settings_are_not_executed(runs, tmp_path):
 def test_an_unknown_family(runs):
     change = {"family": "sollu", "_target_": "models.sollu.Sollu"}
     rewrite(checkpoint_of(runs), lambda c: c["hyper_parameters"]["net"].update(change))
-    with pytest.raises(ValueError, match=r"last\.ckpt: .*family 'sollu'.*models\.sollu\.Sollu.*importable"):
+    with pytest.raises(
+        ValueError,
+        match=r"last\.ckpt: .*family 'sollu'.*models\.sollu\.Sollu is not a net of this project.*hydra\.searchpath",
+    ):
         load("runs/solu-w64-d1-s0", runs)
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.budget import Budget
 from launch.run.folder import ABSENT, differing, open_run, read_json, write_json
 from launch.run.lock import locked
-from tests.helpers.tiny_run import FORK, in_process, kill_after, kill_at, kill_at_file, tiny
+from tests.helpers.tiny_run import in_process, kill_after, kill_at, kill_at_file, tiny
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +175,8 @@ def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) ->
             open_run(run, tiny(whole, width=32, trainer__max_steps=12))
 
 
-def test_a_run_from_before_a_key_was_there_goes_on_as_it_was(tmp_path: Path) -> None:
-    before: dict[str, Any] = {"width": 64, "align": {"unit": "word"}}
-    now: dict[str, Any] = {"width": 64, "control": {"skip_first": 0, "every": 1}, "align": {"unit": "word"}}
-    assert differing(before, {**now, "align": {"unit": "word", "take": "last"}}) == []
-    now["control"]["skip_first"] = 1
-    assert differing(before, now) == [("control.skip_first", 0, 1)]
-    assert differing(before, {**before, "stranger": 0}) == [("stranger", ABSENT, 0)]
+def test_a_key_that_is_not_there_differs_from_any_value() -> None:
+    assert differing({"width": 64}, {"width": 64, "stranger": None}) == [("stranger", ABSENT, None)]
 
 
 def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> None:
@@ -189,7 +185,7 @@ def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> 
     (run / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(ValueError, match="is not the folder of a run"):
         open_run(run, tiny(tmp_path, overwrite=True))
-    (run / "config.yaml").write_text("width: 3\n")
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(tiny(tmp_path, width=32)))
     assert open_run(run, tiny(tmp_path, overwrite=True)) == "new"
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
 
@@ -201,25 +197,6 @@ def test_an_overwriting_that_was_killed_goes_on(tmp_path: Path) -> None:
     (run / "curves.jsonl").write_text("{}\n")
     assert open_run(run, tiny(tmp_path)) == "new"
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
-
-
-def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path: Path) -> None:
-    inside, done = FORK.Event(), FORK.Event()
-
-    def hold() -> None:
-        with locked(tmp_path):
-            inside.set()
-            done.wait(30)
-
-    holder = FORK.Process(target=hold)
-    holder.start()
-    assert inside.wait(30)
-    with pytest.raises(ValueError, match=f"in use by process {holder.pid} on .*name="), locked(tmp_path):
-        pass
-    done.set()
-    holder.join()
-    with locked(tmp_path):
-        pass
 
 
 def test_changed_data_under_a_run_is_refused(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -267,3 +244,36 @@ def assert_same(found: Any, expected: Any) -> None:
             assert_same(one, other)
     else:
         assert found == expected or (found != found and expected != expected)
+
+
+KEPT = {"all": (0, 1, 2, 4, 8, 11), "last": (0, 11)}
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_which_checkpoints_stay_may_change_between_starts_and_changes_no_number(
+    keep: str, whole: Path, tmp_path: Path
+) -> None:
+    """The kills come before a file that must go is deleted, and after."""
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    assert in_process(tiny(tmp_path), partial(kill_at, "on_train_batch_end", 3)) == -signal.SIGKILL
+    cfg = tiny(tmp_path, checkpoints__keep=keep)
+    assert in_process(cfg, partial(kill_at_file, "last.ckpt", 1)) == -signal.SIGKILL
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 9)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} - {"last.ckpt"} == {f"step_{s:07d}.ckpt" for s in KEPT[keep]}
+    assert metrics(tmp_path) == metrics(whole)
+    assert_same(curves(tmp_path), curves(whole))
+
+
+def test_a_checkpoint_that_another_run_needs_is_never_deleted(tmp_path: Path) -> None:
+    """The reference trains on after the other run has begun: that one still finds what it was begun with."""
+    other = tiny(tmp_path, name="other", checkpoints__keep="last")
+    assert in_process(other, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    cfg = tiny(tmp_path, references="[init,runs/other]")
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 3)) == -signal.SIGKILL
+    assert in_process(other) == 0
+    steps = {path.name for path in (tmp_path / "runs" / "other" / "checkpoints").glob("step_*.ckpt")}
+    assert steps == {f"step_{step:07d}.ckpt" for step in (0, 4, 11)}
+    assert in_process(cfg) == 0

@@ -1,17 +1,17 @@
 """The callback that stitches a model in training with its references."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dissimilarity.tables.journal import Journal
 from tests.helpers.tiny_run import in_process, kill_at, tiny
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "runs/tiny/penalties.jsonl").read_text().splitlines()]
+    rows = Journal(folder / "runs/tiny/penalties.jsonl").read()
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 

@@ -1,6 +1,7 @@
 """Runs of task=classify: what they start from, what they leave, and that they go on as if never interrupted."""
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data.classified import ClassifiedDataModule
 from dissimilarity import CKA, compare
 from dissimilarity.tables.curves import read_curves
 from launch.cli.compose import compose
+from launch.cli.validate import validate
 from launch.run.folder import read_json
 from launch.run.start import settle
 from launch.run.summary import show_end
@@ -189,20 +191,32 @@ def test_what_the_command_line_and_the_start_say_may_not_differ(folder: Path) ->
         settle(tiny(folder, start=f"hf:{folder}/bert"), [])
 
 
-def test_a_start_that_has_changed_is_refused(folder: Path) -> None:
-    cfg = partial(tiny_classifier, folder, name="moved", start="runs/copy/last.ckpt")
-    checkpoint = folder / "runs/copy/last.ckpt"
-    checkpoint.parent.mkdir()
+@pytest.mark.parametrize("change", ["went on", "gone", "another tokenizer"])
+def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -> None:
+    name = f"moved-{change.replace(' ', '-')}"
+    cfg = partial(tiny_classifier, folder, name=name, start=f"runs/{name}-start/last.ckpt")
+    start = folder / "runs" / f"{name}-start"
+    start.mkdir()
     for source in ("tiny/checkpoints/last.ckpt", "tiny/tokenizer.json"):
-        (checkpoint.parent / Path(source).name).write_bytes((folder / "runs" / source).read_bytes())
+        (start / Path(source).name).write_bytes((folder / "runs" / source).read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert in_process(cfg(), before=partial(kill_at, "on_train_batch_end", 6)) == -9
-        other = torch.load(checkpoint, weights_only=True)
-        other["state_dict"]["net.embed.weight"] += 1
-        torch.save(other, checkpoint)
-        with pytest.raises(ValueError, match="start=runs/copy/last.ckpt is no longer what .*moved was begun from"):
-            train.train(cfg())
+        if change == "went on":
+            other = torch.load(start / "last.ckpt", weights_only=True)
+            other["state_dict"]["net.embed.weight"] += 1
+            torch.save(other, start / "last.ckpt")
+        elif change == "gone":
+            shutil.rmtree(start)
+        else:
+            (start / "tokenizer.json").write_text("{")
+        assert in_process(cfg()) == 0
+        run = folder / "runs" / name
+        assert read_json(run / "summary.json")["status"] == "finished"
+        shutil.rmtree(run / "checkpoints")
+        assert train.train(cfg())["state"] == "finished"
+        with pytest.raises(ValueError, match="width=32 and start=.*which has width=16"):
+            settle(cfg(), ["width=32"], run)
 
 
 def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: Path) -> None:
@@ -228,13 +242,18 @@ def test_text_without_labels_is_refused_for_classification(folder: Path) -> None
 def test_runs_are_named_after_start_data_and_seed(start: str, name: str) -> None:
     cfg = compose(["task=classify", f"start={start}"])
     assert settings.run_name(cfg) == name
-    settings.validate(cfg)
+    validate(cfg)
     assert settings.run_name(compose(["task=classify", f"start={start}", "seed=7"])) == name.replace("s0", "s7")
 
 
 def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder: Path, tmp_path: Path) -> None:
     names = ["runs/tuned", "runs/tiny"]
-    places = [f"models=[{','.join(names)}]", f"runs_dir={folder / 'runs'}", f"results_dir={tmp_path}"]
+    places = [
+        f"models=[{','.join(names)}]",
+        f"runs_dir={folder / 'runs'}",
+        f"cache_dir={folder / 'cache'}",
+        f"results_dir={tmp_path}",
+    ]
     first, second = (references.load(name, folder / "runs").model for name in names)
     tokens = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml")).probe(16, 16)
     for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore

@@ -16,9 +16,6 @@ from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moments_of_sides, prepare_side, span_coordinates
 from dissimilarity.moments.products import as_samples, column_means
 
-SMALL = 2**16
-"""Most values of an input whose products are taken in float64 in any case, where a measure whitens."""
-
 
 class MomentMeasure(Measure):
     """A measure that is a differentiable formula of ``Moments``.
@@ -103,7 +100,7 @@ class WhitenedMeasure(MomentMeasure):
     """A moment measure that whitens a side.
 
     Where samples are fewer than twice the dimensions, some directions have so little variance that float32 products
-    would lose them: products are then taken in float64, and so are those of small inputs, where that costs nothing.
+    would lose them: products are then taken in float64.
     Where samples are no more than the dimensions, and the value is invariant to rotation, they are first written in
     coordinates along their own principal directions, (n, rank) instead of (n, p).
     """
@@ -112,7 +109,7 @@ class WhitenedMeasure(MomentMeasure):
         """Rows about their mean, and their sums."""
         if len(x) <= x.shape[1] and "orthogonal" in self.invariant_to:
             return prepare_side(principal_coordinates(x))
-        return prepare_side(x.double() if len(x) < 2 * x.shape[1] or x.numel() <= SMALL else x)
+        return prepare_side(x.double() if len(x) < 2 * x.shape[1] else x)
 
     def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """The value of two prepared sides, in the precision of the more precise one."""

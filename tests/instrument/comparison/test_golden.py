@@ -20,7 +20,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Tokenized, align
 from dissimilarity.stitching import direct_penalties
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking import tracker
+from dissimilarity.tracking import tables
 from launch.cli.compose import compose
 from models.transformer import Transformer
 from settings import instantiate
@@ -124,7 +124,7 @@ def test_values_are_what_they_were(name: str) -> None:
 
 
 def test_curves_are_what_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker, "draw_run", lambda folder, formats: [])
+    monkeypatch.setattr(tables, "draw_run", lambda folder, formats: [])
     check(tracked(tmp_path), "tracked")
 
 
@@ -132,7 +132,7 @@ if __name__ == "__main__":
     from tempfile import TemporaryDirectory
 
     torch.set_num_threads(1)
-    tracker.draw_run = lambda folder, formats: []
+    tables.draw_run = lambda folder, formats: []
     with TemporaryDirectory() as folder:
         content = {name: part() for name, part in PARTS.items()} | {"tracked": tracked(Path(folder))}
     golden = []

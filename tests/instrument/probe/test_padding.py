@@ -433,7 +433,7 @@ def tracked(folder: Path, garbage: float, extra: int, **options: Any) -> tuple[T
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dissimilarity.tracking.tracker.draw_run", lambda folder, formats: [])
+    monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
 
 
 def test_the_tracker_reads_real_samples_alone(tmp_path: Path, undrawn: None) -> None:

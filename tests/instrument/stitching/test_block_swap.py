@@ -8,9 +8,9 @@ import transformers
 
 from dissimilarity.capture.enter import enter
 from dissimilarity.capture.hooks import capture
-from dissimilarity.loading.huggingface import HuggingFace
 from dissimilarity.stitching.block_swap import front_sites, front_streams, fronted
 from models.classifier import Classifier
+from models.huggingface import HuggingFace
 from tests.instrument.capture.test_enter import net, tokens
 
 SIZES: dict[str, Any] = dict(

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-import settings
 from dissimilarity import CKA, Procrustes
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.tables.curves import SCHEMA as CURVES
@@ -21,6 +20,7 @@ from dissimilarity.tables.drift import drift, group_rows, group_table, read_grou
 from dissimilarity.tracking.reference_groups import labels_by_group
 from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
+from launch.cli.validate import validate
 from tests.helpers.tiny_run import in_process, tiny
 
 GROUPS = {"good": ["a", "b", "c"], "bad": ["d", "e"]}
@@ -206,16 +206,16 @@ def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message
             r"groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
         ),
         ("groups={good:[runs/a],bad:[runs/b,runs/a]}", "groups.bad: runs/a is in good already; leave it in one"),
-        ("groups=[runs/a]", "expected names with lists of references, such as {good"),
-        ("groups={good:runs/a}", "expected names with lists of references, such as {good"),
-        ("groups={good:[],bad:[runs/a]}", "groups.good: expected one reference or more, found none"),
+        ("groups=[runs/a]", "expected names with lists of models, such as {good"),
+        ("groups={good:runs/a}", "expected names with lists of models, such as {good"),
+        ("groups={good:[],bad:[runs/a]}", "expected names with lists of models"),
         ("groups={good-x:[runs/a]}", "groups: 'good-x': expected a name of letters, digits and _"),
     ],
 )
 def test_groups_of_the_command_line_are_refused_before_anything_else(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.validate(compose(["references=[runs/a,runs/b]", override]))
-    settings.validate(compose(["references=[runs/a,runs/b]", "groups={good:[runs/a],bad:[runs/b]}"]))
+        validate(compose(["references=[runs/a,runs/b]", override]))
+    validate(compose(["references=[runs/a,runs/b]", "groups={good:[runs/a],bad:[runs/b]}"]))
 
 
 def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from dissimilarity.tracking.budget import Budget
-from dissimilarity.tracking.schedule import is_due, ticks
+from dissimilarity.tracking.schedule import EVENLY, is_due, kept_steps, ticks
 
 
 def test_pythias_schedule() -> None:
@@ -124,3 +124,24 @@ def test_time_that_is_left_out_is_neither_training_nor_tracking(monkeypatch: pyt
     with budget.paused():
         clock.now += 500
     assert (budget.trained, budget.taken) == pytest.approx((90, 0.1))
+
+
+def test_checkpoints_are_thinned_as_training_goes_on_and_end_the_same_however_often() -> None:
+    for every, last in [(1, 400), (50, 800), (10, 4321), (7, 100)]:
+        saved: set[int] = set()
+        for step in ticks(every, last):
+            before = saved | {step}
+            saved = kept_steps(before, every, "every")
+            assert saved <= before and {0, step} <= saved
+        assert saved == kept_steps(ticks(every, last), every, "every")
+        even = sorted(step for step in saved if step % every == 0 and step & (step - 1))
+        assert len(even) <= EVENLY + 1
+        assert len(saved) <= EVENLY + 2 + last.bit_length()
+    assert kept_steps(ticks(50, 800), 50, "every") == set(ticks(50, 800))
+
+
+def test_what_else_is_kept() -> None:
+    steps = ticks(4, 30)
+    assert kept_steps(steps, 4, "all") == set(steps)
+    assert kept_steps(steps, 4, "last") == {0, 30}
+    assert kept_steps([], 4, "last") == set()

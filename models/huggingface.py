@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dissimilarity.loading.config import LAYERS, check_config
+
 # Of no use to a body, or of code that is not to be run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
 
@@ -30,6 +32,7 @@ class HuggingFace(nn.Module):
         super().__init__()
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+        check_config(config, LAYERS)
         rest = {key: value for key, value in config.items() if key != "model_type"}
         kind: Any = AutoModelForCausalLM if head else AutoModel
         known = AutoConfig.for_model(config["model_type"], **rest)
@@ -56,7 +59,7 @@ def settings_of(model: Any, head: bool) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in LEFT_OUT}
     return {
         "family": "pretrained",
-        "_target_": "dissimilarity.loading.huggingface.HuggingFace",
+        "_target_": "models.huggingface.HuggingFace",
         "_convert_": "all",
         "config": {**kept, "model_type": model.config.model_type},
         "head": head,

@@ -1,0 +1,65 @@
+"""What the curves table costs a run, by its number of rows: folds at heat maps, one more fold, reading, resuming.
+
+Rows come 500 at a time, and after each comes a heat map. Per row, the column "a run's folds" must not grow: a fold
+writes the whole table, and so waits until a quarter of it is new. "another fold" is one that does not wait.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import seconds, show
+from dissimilarity.tables.curves import JOURNAL, TABLE, Curves, read_curves
+from dissimilarity.tables.journal import Journal
+
+ROWS, TICK = (1_000, 10_000, 100_000, 1_000_000), 500
+
+
+def ticks(count: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a run, tick by tick."""
+    for step in range(count // TICK):
+        tick = {"step": step, "tokens": step * 4096, "reference": "init", "n_samples": 2048, "seconds": step / 7}
+        yield [
+            {
+                **tick,
+                "measure": "cka",
+                "site_a": f"blocks.{number % 25}.resid_post",
+                "site_b": f"blocks.{number // 25}.resid_post",
+                "value": (number + 1) / (step + 3),
+                "dissimilarity": 1 - (number + 1) / (step + 3),
+                "stderr": 1 / (number + step + 7),
+                "null": 1 / (number + step + 11),
+                "calibrated": (number + 3) / (step + 5),
+            }
+            for number in range(TICK)
+        ]
+
+
+def measured(count: int) -> dict[str, str]:
+    """The times of one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        curves = Curves(Path(folder))
+        appends = folds = 0.0
+        for rows in ticks(count):
+            appends += seconds(lambda rows=rows: curves.append(rows))
+            folds += seconds(curves.fold_if_grown)
+        another = seconds(curves.fold)
+        reading = seconds(lambda: read_curves(folder))
+        resuming = seconds(lambda: curves.return_to(Journal(Path(folder) / JOURNAL).mark()))
+        size = sum((Path(folder) / name).stat().st_size for name in (JOURNAL, TABLE))
+    return {
+        "rows": f"{count:,}",
+        "a run's appends": f"{appends:.2f} s",
+        "a run's folds": f"{folds:.2f} s",
+        "per row": f"{1e6 * folds / count:.0f} us",
+        "another fold": f"{another:.3f} s",
+        "read": f"{reading:.3f} s",
+        "resume": f"{resuming:.3f} s",
+        "both files": f"{size / 1e6:.1f} MB",
+    }
+
+
+def run() -> None:
+    """Prints the table."""
+    show([measured(count) for count in ROWS])

@@ -1,0 +1,159 @@
+"""Files that anyone may have written: plain values out of them, within limits, and one message for all else."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_BYTES = {".json": 2**24, ".yaml": 2**20}
+"""The largest files of settings and records that are parsed; real ones hold kilobytes."""
+MAX_DEPTH = 32
+MAX_VALUES = 200_000
+MAX_TOKEN_ID = 2**22
+"""Above every real vocabulary; what has a row for each id would fill the memory."""
+SCALARS = (type(None), bool, int, float, str)
+TRIAL = (
+    'The quick brown fox, 12345 times; "naïve" façade — 日本語 🙂\n\n\tdef f(x):\n        return x\n' + 60 * "a" + "!"
+)
+"""Text of every kind: what a broken tokenizer panics over, it panics over here."""
+
+
+def check_plain(value: Any, file: str | Path) -> None:
+    """Make sure that a value is made of None, bools, numbers, text, lists, and dicts by text or number.
+
+    Args:
+        value: what was read.
+        file: where it was read, for the message.
+
+    Raises:
+        ValueError: another type is in it, or it is too deep or too large; names the file and the key.
+    """
+    left, stack = MAX_VALUES, [("", value, 0)]
+    while stack:
+        key, node, depth = stack.pop()
+        left -= 1
+        if depth > MAX_DEPTH or left < 0:
+            what = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
+            raise ValueError(f"{file}: {shown(key) or 'it'} is {what}; nothing of this project writes that")
+        if type(node) is dict:
+            strange = [name for name in node if type(name) not in (str, int)]
+            if strange:
+                raise ValueError(
+                    f"{file}: {shown(key) or 'it'} has a key of type {type(strange[0]).__name__}; expected text"
+                )
+            stack += [(f"{key}.{name}" if key else str(name), item, depth + 1) for name, item in node.items()]
+        elif type(node) is list:
+            stack += [(f"{key}[{index}]", item, depth + 1) for index, item in enumerate(node)]
+        elif type(node) not in SCALARS:
+            raise ValueError(
+                f"{file}: {shown(key) or 'it'} is of type {type(node).__name__}; expected text, a number, a bool, None "
+                "or lists and dicts of these, and nothing else is taken from a file"
+            )
+
+
+def shown(value: Any) -> str:
+    """A key or value of a file, as a message can show it: one short line without control characters."""
+    if isinstance(value, str):
+        text = repr(value[:200])[1:-1]
+    elif type(value) in SCALARS and not (isinstance(value, int) and value.bit_length() > 200):
+        text = str(value)
+    else:
+        text = f"<{type(value).__name__}>"  # which may be too large to be written out
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is no JSON object of plain values, or beyond the limits.
+    """
+    return parse_json(text_of(path, ".json"), path)
+
+
+def parse_json(text: str, file: str | Path) -> dict[str, Any]:
+    """As `read_json`, of text that was found in `file`."""
+    if len(text) > MAX_BYTES[".json"]:
+        raise ValueError(f"{file}: {len(text)} characters of JSON; expected at most {MAX_BYTES['.json']}")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: it is damaged or no JSON ({error}); copy it again") from error
+    if type(content) is not dict:
+        raise ValueError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    check_plain(content, file)
+    return content
+
+
+def text_of(path: Path, kind: str) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES[kind]:
+            raise ValueError(f"{path}: {size} bytes; expected at most {MAX_BYTES[kind]}")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: it is not UTF-8 text ({error.reason}); copy it again") from error
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json, as `load_tokenizer` has it."""
+    from tokenizers import Tokenizer
+
+    return load_tokenizer(lambda: Tokenizer.from_file(str(path)), f"cannot read the tokenizer {path}")
+
+
+def load_tokenizer(load: Callable[[], "Tokenizer"], what: str) -> "Tokenizer":
+    """What `load` returns, tried on some text, without truncation and padding.
+
+    Raises:
+        ValueError: begins with `what`: it cannot be read, breaks over text, or has ids beyond every real vocabulary.
+    """
+    try:
+        with _quiet_stderr(), panics_as_errors("it is broken"):
+            tokenizer = load()
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+            if largest > MAX_TOKEN_ID:
+                raise ValueError(f"its largest id is {largest}, expected at most {MAX_TOKEN_ID}")
+            for add_special_tokens in (False, True):
+                with suppress(Exception):  # a closed vocabulary may refuse words; only a panic says that it is broken
+                    tokenizer.decode(tokenizer.encode(TRIAL, add_special_tokens=add_special_tokens).ids)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{what}: {error}; copy it again from where it came") from error
+    return tokenizer
+
+
+@contextmanager
+def panics_as_errors(what: str) -> Iterator[None]:
+    """Turn a panic of the Rust side of `tokenizers`, which is no Exception, into a message.
+
+    Raises:
+        ValueError: begins with `what`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what} ({shown(str(error))})") from error
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Send what libraries write to the process's stderr nowhere, and leave Python's own as it is afterwards."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

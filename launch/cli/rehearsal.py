@@ -1,0 +1,130 @@
+"""Finds before a folder is opened what only building the parts shows; a refused command leaves no folder of its own."""
+
+import inspect
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+import settings
+
+
+def rehearse(cfg: DictConfig, folder: Path) -> None:
+    """Builds measures, data and trainer for a moment, as `cfg` describes them; writes nothing but packed text.
+
+    Where another run stands in `folder`, which overwrite=true is about to throw away, it goes on to the text, the probe
+    set, the net and its sites: the old run goes only for one that can begin.
+
+    Raises:
+        ValueError: one of them cannot be built; says which.
+    """
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
+
+    from dissimilarity.tracking.references import OWN
+    from launch.cli.quiet import silence
+    from models import references
+
+    silence()
+    build_measures(cfg)
+    build_trainer(cfg)
+    for group, kind in (("callbacks", pl.Callback), ("logger", Logger)):
+        for name, node in cfg[group].items():
+            _check_arguments(f"{group}.{name}", node, kind)
+    data = _built("data", cfg.data)
+    if {"tracker", "stitching"} & set(cfg.callbacks):
+        for uri in cfg.references:
+            if uri not in OWN:
+                references.resolve(uri, cfg.runs_dir)
+    if not (folder / "checkpoints").exists():
+        return
+    from dissimilarity.capture.sites import resolve
+    from launch.run.folder import known
+
+    data.prepare_data()
+    data.setup("fit")
+    data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
+    task = settings.instantiate(cfg.task)
+    resolve(task(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed), cfg.sites)
+
+
+def build_measures(cfg: DictConfig) -> None:
+    """Builds the measures for a moment; raises ValueError for one that cannot be."""
+    from dissimilarity.measures.base.measure import Measure
+
+    for name, node in cfg.measures.items():
+        _built(f"measures.{name}", node, Measure)
+
+
+def build_study(cfg: DictConfig) -> Callable[[DictConfig], Any]:
+    """The study; raises ValueError for an argument that it does not take."""
+    study = _built("study", cfg.study)
+    try:
+        inspect.signature(study.func).bind(cfg, **study.keywords)
+    except TypeError as error:
+        raise ValueError(f"study: {error}") from None
+    return study
+
+
+def build_trainer(cfg: DictConfig) -> None:
+    """Builds the Trainer for a moment; raises ValueError where this machine or Lightning has not what it asks for."""
+    import pytorch_lightning as pl
+
+    from launch.machine import check_device, check_devices
+
+    check_device("trainer.accelerator", cfg.trainer.accelerator)
+    check_devices(cfg.trainer.accelerator, cfg.trainer.devices)
+    precision = "32-true" if cfg.trainer.precision == "auto" else cfg.trainer.precision
+    _built("trainer", cfg.trainer, pl.Trainer, precision=precision, logger=False, enable_checkpointing=False)
+
+
+def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
+    """Raises ValueError for a _target_ that is not there, makes no `kind`, or does not take what it is given."""
+    try:
+        target = get_object(node._target_)
+        if inspect.isclass(target) and not issubclass(target, kind):
+            raise TypeError(f"expected a {kind.__name__}, found {node._target_}")
+        inspect.signature(target).bind_partial(**{str(name): None for name in node if not str(name).startswith("_")})
+    except (ImportError, TypeError) as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) -> Any:
+    """What `node` describes, a `kind`; raises ValueError, with the key in it, for whatever its constructor refuses."""
+    try:
+        part = settings.instantiate(node, **arguments)
+    except (InstantiationException, ValueError) as error:
+        cause = str(error.__cause__ or error) if isinstance(error, InstantiationException) else str(error)
+        raise ValueError(cause if f"{key}." in cause else f"{key}: {cause}") from None
+    if not isinstance(part, kind):
+        raise ValueError(f"{key}: expected a {kind.__name__}, found {node._target_}")
+    return part
+
+
+def absent(folder: Path) -> list[Path]:
+    """`folder` and the folders above it that are not there, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+@contextmanager
+def taken_back(made: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
+    """Removes the folder that what happens inside made, if it fails before there is anything in it worth keeping.
+
+    Args:
+        made: what was `absent` before; what was there is never touched. The first of them is the folder itself.
+        is_empty: whether there is nothing in the folder that is worth keeping.
+    """
+    try:
+        yield
+    except Exception:
+        if made and made[0].exists() and is_empty(made[0]):
+            shutil.rmtree(made[0])
+            for parent in made[1:]:
+                with suppress(OSError):  # somebody else put something there meanwhile
+                    parent.rmdir()
+        raise

@@ -1,0 +1,42 @@
+"""Read a config.yaml that anyone may have written."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from dissimilarity.loading.untrusted import MAX_DEPTH, check_plain, shown, text_of
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a YAML file as plain values; interpolations stay text.
+
+    Raises:
+        ValueError: it is no YAML mapping of plain values, uses anchors or tags, or is beyond the limits.
+    """
+    text = text_of(path, ".yaml")
+    try:
+        _check_events(text)
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except Exception as error:  # yaml's and OmegaConf's kinds have no base in common, and some are ValueErrors
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: it is damaged or no config ({first}); copy it again") from error
+    if type(content) is not dict:
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
+    check_plain(content, path)
+    return {str(key): value for key, value in content.items()}
+
+
+def _check_events(text: str) -> None:
+    """Refuse anchors (a few lines of which stand for gigabytes), tags, and depth, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        line = event.start_mark.line + 1
+        if getattr(event, "anchor", None) is not None:
+            raise ValueError(f"line {line} has an anchor or alias, which no config of this project has")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {line} has the tag {shown(event.tag)}, and nothing is made of tags")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH} levels")

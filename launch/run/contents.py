@@ -1,0 +1,121 @@
+"""What a run leaves in its folder: a folder is emptied of that, and of nothing else."""
+
+import shutil
+from collections.abc import Container, Mapping
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+OVERWRITING = ".overwriting"
+"""Stands in a folder that is being emptied; a kill leaves it, and the next start goes on emptying."""
+OWN = (".lock", OVERWRITING)
+LOGGERS = {
+    "wandb": ("debug*.log", "latest-run", "run-*", "offline-run-*"),
+    "tensorboard": ("events.out.tfevents.*", "hparams.yaml"),
+}
+
+Contents = Mapping[str, tuple[str, ...]]
+"""Patterns of names by the folder in which they lie; the run folder itself is ""."""
+
+BEFORE_STEP_0: Contents = {
+    "": ("config.yaml", "provenance.json", "tokenizer.json"),
+    "references": ("*.safetensors",),
+    **LOGGERS,
+}
+TABLES = (
+    "summary.json",
+    "metrics.csv",
+    "metrics.jsonl",
+    "curves.jsonl",
+    "curves.parquet",
+    "first_components.jsonl",
+    "groups.parquet",
+    "penalties.jsonl",
+)
+FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "penalties"), (".png", ".pdf"))))
+RUN: Contents = {
+    **BEFORE_STEP_0,
+    "": BEFORE_STEP_0[""] + TABLES,
+    "checkpoints": ("last.ckpt", "second_last.ckpt", "step_*.ckpt", "step_*.pinned"),
+    "figures": FIGURES,
+}
+RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"}
+"""Root keys that the config.yaml of every run has, of a study's results none has, and of another program's hardly."""
+
+
+def strangers(folder: Path, contents: Contents) -> list[str]:
+    """The paths in a run folder that are not among `contents`: files, folders, and links wherever they lead."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and path.name in contents:
+            inside = contents[path.name]
+            found += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
+        elif not _is_ours(path, "", contents[""]) and not (path.name in OWN and _is_plain(path)):
+            found.append(f"{path.name}/" if path.is_dir() else path.name)
+    return found
+
+
+def is_run_config(path: Path, keys: set[str] = RUN_KEYS) -> bool:
+    """Whether a file is the config.yaml that a run (or with other `keys`, a study) leaves."""
+    try:
+        return keys <= set(OmegaConf.load(path))
+    except Exception:  # whatever a YAML of another program makes the parser raise
+        return False
+
+
+def never_reached_step_0(folder: Path) -> bool:
+    """Whether a folder holds exactly what a run leaves that ended before it had anything to lose."""
+    return not folder.is_symlink() and is_run_config(folder / "config.yaml") and not strangers(folder, BEFORE_STEP_0)
+
+
+def empty(folder: Path, keep: Container[str] = ()) -> None:
+    """Takes everything out of the folder of a run but the lock and what is to be kept, or nothing at all.
+
+    Raises:
+        ValueError: it is not the folder of a run, or holds what no run leaves.
+    """
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} is a link, and what it leads to ({folder.resolve()}) is not emptied through it: remove the "
+            "link, name the folder itself, or choose another name with name=..."
+        )
+    interrupted = (folder / OVERWRITING).exists()
+    if not interrupted and not is_run_config(folder / "config.yaml"):
+        raise ValueError(
+            f"{folder} is not the folder of a run (its config.yaml is something else's), and is not emptied: "
+            "choose another name with name=..."
+        )
+    others = strangers(folder, RUN)
+    if others:
+        raise ValueError(
+            f"{folder} is not emptied, for it holds what no run leaves there: {listed(others)}; "
+            "move that away, or choose another name with name=..."
+        )
+    (folder / OVERWRITING).touch()
+    for path in folder.iterdir():
+        if path.name not in OWN and path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / OVERWRITING).unlink()
+
+
+def listed(names: list[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _is_ours(path: Path, place: str, patterns: tuple[str, ...]) -> bool:
+    name = path.name
+    if place in LOGGERS:  # W&B's own folders, with a link to the newest
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+    if not _is_plain(path):
+        return False
+    if name.startswith("."):  # what a killed process was writing
+        patterns = tuple(f".{pattern}.*part" for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -1,0 +1,191 @@
+"""How a training ended stands in its folder, and the same command goes on where there is more to do."""
+
+import csv
+import json
+import math
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.console import Console
+from callbacks.time_limit import TimeLimit
+from dissimilarity.tables.curves import read_curves
+from launch.run.folder import OVER, read_json
+from tests.helpers.tiny_run import in_process, kill_at, tiny
+from train import train
+
+
+def quick(folder: Path, **changes: Any) -> Any:
+    """A run without curves, of which only the end matters."""
+    cfg = tiny(folder, **changes)
+    del cfg.callbacks.tracker
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packed text, and the run `whole`, which came to its end."""
+    folder = tmp_path_factory.mktemp("ends")
+    assert in_process(tiny(folder, name="whole")) == 0
+    return folder
+
+
+def at_step(step: int, action: Callable[[Any], None]) -> None:
+    """Has `action(trainer)` done in a training when it has made `step` updates, before they are saved."""
+    before = Console.on_train_batch_end
+
+    def hooked(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        before(self, trainer, *args, **kwargs)
+        if trainer.global_step == step:
+            action(trainer)
+
+    Console.on_train_batch_end = hooked
+
+
+def stop(trainer: Any) -> None:
+    trainer.should_stop = True
+
+
+def fault(trainer: Any) -> None:
+    raise RuntimeError("a cosmic ray")
+
+
+def spoil(trainer: Any) -> None:
+    with torch.no_grad():
+        next(trainer.lightning_module.net.parameters()).fill_(float("nan"))
+
+
+def out_of_time(step: int) -> None:
+    """Has the time of a start be over when the training has made so many updates."""
+    before = TimeLimit.on_train_batch_start
+
+    def hooked(self: Any, trainer: Any, *args: Any) -> None:
+        self._duration = 1e9 if trainer.global_step < step else 0.0
+        before(self, trainer, *args)
+
+    TimeLimit.on_train_batch_start = hooked  # pyright: ignore
+
+
+EARLY = {
+    "+callbacks.early._target_": "pytorch_lightning.callbacks.EarlyStopping",
+    "+callbacks.early.monitor": "val/loss",
+    "+callbacks.early.min_delta": 100,
+    "+callbacks.early.patience": 1,
+}
+LIMIT = {"+trainer.max_time": "00:01:00:00"}
+ENDS: dict[str, tuple[Callable[[], None], dict[str, Any], int, str, int]] = {
+    "signal": (partial(kill_at, "on_train_batch_end", 6, signal.SIGTERM), {}, 143, "interrupted", 6),
+    "error": (partial(at_step, 6, fault), {}, 1, "failed", 4),
+    "callback": (partial(at_step, 6, stop), {}, 0, "stopped", 6),
+    "clock": (partial(out_of_time, 6), LIMIT, 128, "stopped", 6),
+    "few-epochs": (lambda: None, {"+trainer.limit_train_batches": 6, "trainer.max_epochs": 1}, 0, "stopped early", 6),
+    "early-stopping": (lambda: None, EARLY, 0, "stopped early", 6),
+    "no-number": (partial(at_step, 5, spoil), {}, 0, "diverged", 11),
+}
+"""What ends it, with which changes of the config; the exit code, the status, the last step that is saved."""
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_summary_says_how_it_ended_and_the_same_command_goes_on(end: str, home: Path) -> None:
+    before, changes, code, status, saved = ENDS[end]
+    run = home / "runs" / end
+    assert in_process(quick(home, name=end, **changes), before) == code
+    summary = read_json(run / "summary.json")
+    assert (summary["status"], summary["run"]) == (status, end) and summary["why"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == saved
+    strict(run)
+    written = (run / "summary.json").stat().st_mtime_ns
+    assert in_process(quick(home, name=end, **changes)) == 0
+    if status in OVER:
+        assert (run / "summary.json").stat().st_mtime_ns == written
+    else:
+        after = read_json(run / "summary.json")
+        assert (after["status"], after["steps"]) == ("finished", 11) and "why" not in after
+
+
+def test_a_run_that_the_clock_stopped_again_and_again_is_that_of_one_start(home: Path) -> None:
+    for step in (2, 6, 7):
+        assert in_process(tiny(home, name="clocked", **LIMIT), partial(out_of_time, step)) == 128
+    assert in_process(tiny(home, name="clocked")) == 0
+    first, second = (table(home / "runs" / name / "metrics.csv") for name in ("whole", "clocked"))
+    assert first == second
+    whole, clocked = (read_curves(home / "runs" / name).drop_columns("seconds") for name in ("whole", "clocked"))
+    assert whole.equals(clocked)
+
+
+def test_a_diverged_run_says_at_which_step_and_keeps_its_tables(home: Path) -> None:
+    assert in_process(tiny(home, name="spoilt"), partial(at_step, 5, spoil)) == 0
+    run = home / "runs" / "spoilt"
+    summary = read_json(run / "summary.json")
+    assert (summary["status"], summary["diverged_at"], summary["val_loss"]) == ("diverged", 5, None)
+    assert math.isnan(float(table(run / "metrics.csv")[-1]["val/loss"]))
+    assert any(math.isnan(value) for value in read_curves(run)["value"].to_pylist())
+    strict(run)
+
+
+def test_a_training_without_a_step_is_no_run(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for width in (16, 32):
+        cfg = quick(home, name="nothing", width=width, **{"+trainer.limit_train_batches": 0})
+        assert in_process(cfg) == 1
+        assert "ValueError: not one step was made" in capfd.readouterr().err
+
+
+def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Path) -> None:
+    def break_off() -> None:
+        def fail(self: Any, trainer: Any, *args: Any) -> None:
+            raise RuntimeError("no site in common")
+
+        Console.on_train_start = fail  # pyright: ignore
+
+    assert in_process(quick(home, name="corrected"), break_off) == 1
+    assert not (home / "runs/corrected/summary.json").exists()
+    assert in_process(quick(home, name="corrected", width=32)) == 0
+
+
+@pytest.mark.parametrize("count", [True, 1, 3])
+def test_a_dev_run_is_refused_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"trainer.fast_dev_run={count}: .*type debug=fdr"):
+        train(tiny(tmp_path, **{"+trainer.fast_dev_run": count}))
+    assert not (tmp_path / "runs").exists()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if "seconds" not in key and "share" not in key} for row in rows]
+
+
+def strict(run: Path) -> None:
+    """Every JSON file of a run is read by a reader that knows JSON and no more."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    for path in [*run.glob("*.json"), *run.glob("*.jsonl")]:
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(text, parse_constant=refuse)
+
+
+def test_a_run_against_an_unfinished_one_says_which_step_it_takes(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert in_process(quick(home, name="half"), partial(kill_at, "on_train_batch_end", 6, signal.SIGTERM)) == 143
+    against = "[init,runs/half,runs/whole,runs/half@2]"
+    cfg = partial(tiny, home, name="against", references=against)
+    assert in_process(cfg(), partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    said = "init, runs/half at step 4 of an unfinished run, runs/whole, runs/half@2"
+    assert said in capfd.readouterr().out
+    assert in_process(quick(home, name="half")) == 0
+    assert in_process(cfg()) == 0
+    assert said in capfd.readouterr().out, "the step that the run began with, though the other has gone on"
+    notes = read_json(home / "runs/against/provenance.json")["references"]
+    assert {uri: (note["step"], note.get("unfinished", False)) for uri, note in notes.items()} == {
+        "runs/half": (4, True),
+        "runs/whole": (11, False),
+        "runs/half@2": (2, False),
+    }

@@ -1,0 +1,239 @@
+"""Whatever fails in a tick leaves rows with a note, and neither the training nor the ticks after it know of it."""
+
+import errno
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dissimilarity.comparison import activations as snapshot
+from dissimilarity.measures.cka import CKA
+from dissimilarity.tables.curves import Curves, read_curves
+from dissimilarity.tables.journal import Journal
+from dissimilarity.tracking.stitching import StitchingTracker
+from dissimilarity.tracking.tracker import DissimilarityTracker
+from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
+from tests.training.test_run_folder import assert_same, curves, last, metrics
+
+ROOT = Path(__file__).parents[2]
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in which nothing fails, with stitches."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_process(stitched(folder)) == 0
+    return folder
+
+
+def stitched(folder: Path) -> Any:
+    every = {"callbacks.stitching.budget": 1.0, "callbacks.tracker.budget": 1.0, "callbacks.stitching.every": 4}
+    return tiny(folder, callbacks="stitching", **every, **{"callbacks.stitching.sequences": 16})
+
+
+def fail(owner: Any, name: str, error: Exception, step: int, of: Any = DissimilarityTracker) -> None:
+    """Makes a function fail while the tick of a step is under way, in this process."""
+    tick, function, under_way = of._tick, getattr(owner, name), [False]
+
+    def ticking(self: Any, trainer: Any, module: Any) -> None:
+        under_way[0] = trainer.global_step == step
+        tick(self, trainer, module)
+        under_way[0] = False
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if under_way[0]:
+            raise error
+        return function(*args, **kwargs)
+
+    of._tick = ticking
+    setattr(owner, name, called)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("no memory on the device")
+WHOLLY: dict[str, tuple[Any, str, Exception]] = {
+    "capture, memory": (snapshot, "take", MemoryError("no memory")),
+    "capture, device": (snapshot, "take", OUT_OF_MEMORY),
+    "sums": (snapshot, "cross", OUT_OF_MEMORY),
+    "measure": (CKA, "from_moments", TypeError("a fault in a measure")),
+}
+
+
+@pytest.mark.parametrize("fault", WHOLLY)
+@pytest.mark.parametrize("step", [0, 4])
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
+def test_a_tick_that_fails_has_notes_and_the_others_their_values(
+    fault: str, step: int, killed: bool, whole: Path, tmp_path: Path
+) -> None:
+    link(tmp_path, whole)
+    owner, name, error = WHOLLY[fault]
+
+    def before() -> None:
+        logging.getLogger().addHandler(logging.FileHandler(tmp_path / "log.txt"))
+        fail(owner, name, error, step)
+        if killed:
+            kill_at("on_train_batch_end", 7, signal.SIGKILL)
+
+    assert in_process(stitched(tmp_path), before) == (-signal.SIGKILL if killed else 0)
+    assert (tmp_path / "log.txt").read_text().count(str(error)) == 1
+    assert not killed or in_process(stitched(tmp_path)) == 0
+    broken = [row for row in curves(tmp_path) if row["step"] == step and math.isnan(row["value"])]
+    labels = {"init"} if step == 0 else {"init", "previous"}
+    assert {row["reference"] for row in broken} == labels
+    assert {row["note"] for row in broken} == {f"{type(error).__name__}: {error}"}
+    without = [[row for row in curves(folder) if row["step"] != step] for folder in (tmp_path, whole)]
+    assert_same(*without)
+    assert_same(last(tmp_path)["state_dict"], last(whole)["state_dict"])
+
+
+FULL_DISKS: dict[str, Callable[[], None]] = {
+    "curves": partial(fail, Curves, "append", FULL, 0),
+    "table of curves": partial(fail, Curves, "fold", FULL, 0),
+    "every journal": partial(fail, Journal, "append", FULL, 4),
+    "every journal, memory": partial(fail, Journal, "append", MemoryError(), 4),
+    "activations of init": partial(fail, snapshot, "save", FULL, 0),
+    "penalties": partial(fail, Journal, "append", FULL, 4, StitchingTracker),
+}
+
+
+@pytest.mark.parametrize("what", FULL_DISKS)
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
+def test_rows_that_could_not_be_written_are_written_later(what: str, killed: bool, whole: Path, tmp_path: Path) -> None:
+    link(tmp_path, whole)
+
+    def before() -> None:
+        FULL_DISKS[what]()
+        if killed:
+            kill_at("on_train_batch_end", 5, signal.SIGKILL)
+
+    assert in_process(stitched(tmp_path), before) == (-signal.SIGKILL if killed else 0)
+    assert not killed or in_process(stitched(tmp_path)) == 0
+    assert_same(curves(tmp_path), curves(whole))
+    assert metrics(tmp_path) == metrics(whole)
+    for name in ("first_components.jsonl", "penalties.jsonl"):
+        assert_same(rows_of(tmp_path, name), rows_of(whole, name))
+
+
+@pytest.mark.parametrize("lost", ["init-000", "previous-4-000", "weights-init", "weights-previous-4"])
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_what_a_run_had_kept_of_its_own_states_is_taken_again_from_checkpoints(
+    lost: str, how: str, whole: Path, tmp_path: Path
+) -> None:
+    link(tmp_path, whole)
+    assert in_process(stitched(tmp_path), lambda: kill_at("on_train_batch_end", 6, signal.SIGTERM)) == 143
+    file = tmp_path / "runs" / "tiny" / "references" / f"{lost}.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    if how == "gone":
+        file.unlink()
+    assert in_process(stitched(tmp_path)) == 0
+    assert_same(curves(tmp_path), curves(whole))
+    assert_same(rows_of(tmp_path, "penalties.jsonl"), rows_of(whole, "penalties.jsonl"))
+
+
+def test_without_a_file_and_a_checkpoint_the_rows_say_so(whole: Path, tmp_path: Path) -> None:
+    link(tmp_path, whole)
+    assert in_process(stitched(tmp_path), lambda: kill_at("on_train_batch_end", 5)) == -signal.SIGKILL
+    run = tmp_path / "runs" / "tiny"
+    for file in (run / "references" / "init-000.safetensors", run / "checkpoints" / "step_0000000.ckpt"):
+        file.unlink()
+    assert in_process(stitched(tmp_path)) == 0
+    late = [row for row in curves(tmp_path) if row["step"] > 4]
+    notes = {row["note"] for row in late if row["reference"] == "init"}
+    assert len(notes) == 1 and "the model at step 0 is gone" in notes.pop()
+    expected = [row for row in curves(whole) if row["step"] > 4 and row["reference"] == "previous"]
+    assert_same([row for row in late if row["reference"] == "previous"], expected)
+
+
+FAULTY = '''
+"""A callback that does nothing, in a module that makes ticks fail in one process each."""
+
+import os
+
+import pytorch_lightning as pl
+
+from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.comparison import activations as snapshot
+from dissimilarity.tables.curves import Curves
+from dissimilarity.measures.cka import CKA
+from dissimilarity.moments.cross import Cross
+from dissimilarity.moments.side import Side
+
+FAULTS = {
+    0: (1, CKA, "from_moments", RuntimeError),
+    1: (1, snapshot, "activations", MemoryError),
+    2: (0, Side, "add", TypeError),
+    4: (1, Cross, "add", OSError),
+    8: (0, Curves, "append", OSError),
+}
+step, tick = [-1], DissimilarityTracker._tick
+
+
+def ticking(self, trainer, module):
+    step[0] = trainer.global_step
+    tick(self, trainer, module)
+    step[0] = -1
+
+
+def failing(at, rank, owner, name, kind):
+    function = getattr(owner, name)
+
+    def called(*args, **kwargs):
+        if step[0] == at and int(os.environ.get("LOCAL_RANK", 0)) == rank:
+            raise kind(f"a fault in {name}")
+        return function(*args, **kwargs)
+
+    setattr(owner, name, called)
+
+
+DissimilarityTracker._tick = ticking
+for at, (rank, owner, name, kind) in FAULTS.items():
+    failing(at, rank, owner, name, kind)
+
+
+class Nothing(pl.Callback):
+    """Makes the module above be imported."""
+'''
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    overrides = tiny_overrides(tmp_path, trainer="ddp", trainer__devices=2)
+    overrides.append("+callbacks.faulty._target_=faulty.Nothing")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
+    notes = {step: {row["note"] for row in rows if row["step"] == step} - {""} for step in (0, 1, 2, 4, 8, 11)}
+    assert notes[0] and all("process 1: " in note and "a fault in from_moments" in note for note in notes[0])
+    assert notes[1] == {"RuntimeError: process 1: MemoryError: a fault in activations"}
+    assert notes[2] == {"TypeError: a fault in add"}
+    assert notes[4] == {"RuntimeError: process 1: OSError: a fault in add"}
+    assert notes[8] == notes[11] == set()
+    assert {row["step"] for row in rows} == {0, 1, 2, 4, 8, 11}
+    assert all(math.isfinite(row["value"]) for row in rows if not row["note"])
+
+
+def link(folder: Path, whole: Path) -> None:
+    for name in ("cache", "text.jsonl"):
+        (folder / name).symlink_to(whole / name)
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    rows = Journal(folder / "runs" / "tiny" / name).read()
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

@@ -1,0 +1,444 @@
+"""Files of strangers that are broken, enormous, or linked: one message that names the file, at once."""
+
+import base64
+import contextlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+import train
+from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from launch.run.config_file import read_yaml
+from launch.run.references import find
+from models import references
+from tests.cli.test_hostile import study
+from tests.helpers.foreign import SHAPES, published_folder, random_net
+from tests.helpers.hostile import Reducing, Runs, net, payload
+from tests.helpers.tiny_run import in_process, tiny
+from trusted import naming
+
+HUGE = 4 * 10**9
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs.at(tmp_path_factory.mktemp("strangers"))
+
+
+@pytest.fixture
+def runs(written: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    shutil.copytree(written.home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return Runs(tmp_path, written.tokenizer, written.home)
+
+
+def of_the_net(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda checkpoint: checkpoint["hyper_parameters"]["net"].update(changes)
+
+
+def of_the_weights(change: Callable[[torch.Tensor], Any]) -> Callable[[dict[str, Any]], None]:
+    def changed(checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["net.embed.weight"] = change(checkpoint["state_dict"]["net.embed.weight"])
+
+    return changed
+
+
+CHECKPOINTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a vocabulary of billions": lambda c: c["hyper_parameters"].update(d_vocab=HUGE),
+    "a width of billions": of_the_net(d_model=HUGE, d_head=HUGE),
+    "a context of billions": of_the_net(n_ctx=HUGE),
+    "angles for billions of positions": of_the_net(n_ctx=HUGE, rotary_share=1.0),
+    "layers by the billion": of_the_net(n_layers=HUGE),
+    "neurons by the billion": of_the_net(d_mlp=HUGE),
+    "billions of rows that are one": lambda c: (
+        c["hyper_parameters"].update(d_vocab=HUGE),
+        c["state_dict"].update({"net.embed.weight": torch.zeros(1, 16).expand(HUGE, 16)}),
+    ),
+    "weights without numbers": of_the_weights(lambda weight: weight.to("meta")),
+    "sparse weights": of_the_weights(lambda weight: weight.to_sparse()),
+    "weights that are text": of_the_weights(lambda weight: "weights"),
+    "format x": lambda c: c.update(format="x"),
+    "format NaN": lambda c: c.update(format=float("nan")),
+    "a format that is a list": lambda c: c.update(format=[2]),
+    "a format that is true": lambda c: c.update(format=True),
+    "a task of the clone": lambda c: c.update(module="runs.evil.payload.Net"),
+    "a task that is a function": lambda c: c.update(module="models.checkpoints.torch.load"),
+    "a task that is a number": lambda c: c.update(module=3),
+    "a task that is a net": lambda c: c.update(module="models.transformer.Transformer"),
+    "no net": lambda c: c["hyper_parameters"].pop("net"),
+    "a net that is a list": lambda c: c["hyper_parameters"].update(net=[1]),
+    "an optimizer in a tuple": lambda c: c["hyper_parameters"].update(optim=({"_target_": "os.system"},)),
+    "an argument unknown": lambda c: c["hyper_parameters"].update(more=1),
+    "a vocabulary that is true": lambda c: c["hyper_parameters"].update(d_vocab=True),
+    "an integer of a thousand digits": lambda c: c["hyper_parameters"].update(d_vocab=10**5000),
+    "settings that hold themselves": lambda c: c["hyper_parameters"]["net"].update(me=c["hyper_parameters"]),
+    "a pickle that runs": lambda c: c.update(x=Reducing(Path("CANARY"))),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_is_refused_before_it_takes_memory(name: str, runs: Runs) -> None:
+    payload(runs.home, runs.home / "CANARY")
+    path = runs.rewrite("solu", "last.ckpt", CHECKPOINTS[name])
+    with pytest.raises(ValueError, match=r"last\.ckpt") as found:
+        references.load("runs/solu", runs.home / "runs")
+    assert len(str(found.value)) < 1200 and not (runs.home / "CANARY").exists() and path.exists()
+
+
+@pytest.mark.parametrize("kind", ["compressed", "overlapping"])
+def test_a_checkpoint_that_unpacks_to_more_than_it_is(kind: str, runs: Runs) -> None:
+    path = runs.folder("solu") / "checkpoints" / "last.ckpt"
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED) as new:
+        for name, content in parts.items():
+            new.writestr(name, content)
+        if kind == "overlapping":
+            new.filelist += [info for info in new.filelist for _ in range(9)]
+    with pytest.raises(ValueError, match=r"last\.ckpt: it is truncated or damaged"):
+        references.load("runs/solu", runs.home / "runs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({"d_vocab": HUGE}, 1),
+        ({"n_layers": HUGE}, 1),
+        ({"n_ctx": HUGE, "rotary_share": 1.0}, 1),
+        ({"d_vocab": "x"}, 1),
+        ({}, "x"),
+        ({}, None),
+        ({}, [1]),
+        ({}, 10**99),
+        ({"activation": "x"}, 1),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PATH.safetensors", "hf:FOLDER"])
+def test_metadata_is_refused_before_it_takes_memory(kind: str, changes: Any, form: Any, runs: Runs) -> None:
+    folder = runs.home / "folder"
+    folder.mkdir()
+    settings = {**net("solu"), "d_vocab": runs.d_vocab, **changes}
+    path = runs.safetensors(folder / "model.safetensors", settings, form)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        references.load(str(path) if kind == "PATH.safetensors" else f"hf:{folder}")
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 10**5, '{"a":' * 10**5, "{", "null", '{"format": 1}', '{"settings": 1}'])
+def test_metadata_of_another_form(text: str, runs: Runs) -> None:
+    path = runs.home / "net.safetensors"
+    save_file({"w": torch.ones(1)}, path, {"dissimilarity": text})
+    with pytest.raises(ValueError, match=r"net\.safetensors"):
+        references.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_vocab": HUGE}, "do not fit the config"),
+        ({"n_layers": HUGE}, "n_layers=4000000000"),
+        ({"n_ctx": HUGE}, "do not fit the config"),
+        ({"d_model": HUGE}, "expected n_heads"),
+        ({"d_mlp": HUGE}, "do not fit the config"),
+        ({"n_layers": -1}, "no n_layers"),
+        ({"n_ctx": HUGE, "positional_embedding_type": "rotary", "rotary_dim": 4}, "n_ctx=4000000000"),
+        ({"act_fn": ["solu"]}, "act_fn"),
+        ({"deep": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}, "nested deeper"),
+    ],
+)
+def test_a_folder_of_transformer_lens(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = published_folder(tmp_path / "toy", random_net(SHAPES["solu"]), SHAPES["solu"], **changes)
+    with pytest.raises(ValueError, match=f"(?s)tl:.*{message}"):
+        references.load(f"tl:{folder}")
+
+
+def test_a_folder_of_transformer_lens_whose_pickle_runs(tmp_path: Path) -> None:
+    folder = published_folder(tmp_path / "toy", random_net(SHAPES["solu"]), SHAPES["solu"])
+    torch.save({"embed.W_E": Reducing(tmp_path / "CANARY")}, folder / "model_final.pth")
+    with pytest.raises(ValueError, match="holds Python objects"):
+        references.load(f"tl:{folder}")
+    assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"auto_map": {"AutoConfig": "code.Config"}, "model_type": "unknown"}, "cannot load"),
+        ({"auto_map": {"AutoModelForCausalLM": "code.Model"}, "model_type": "unknown"}, "cannot load"),
+        ({"attn_implementation": "evil/kernel"}, "attn_implementation=evil/kernel.*fetched from elsewhere"),
+        ({"_attn_implementation": "evil/kernel:run"}, "fetched from elsewhere"),
+        ({"use_pretrained_backbone": True, "backbone": "evil/model"}, "fetched from elsewhere"),
+        ({"n_layer": 10**9}, "n_layer=1000000000"),
+        ({"vocab_size": HUGE}, "cannot load"),
+        ({"n_positions": HUGE}, "cannot load"),
+        ({"model_type": ["gpt2"]}, "cannot load"),
+        ({"model_type": "../runs/evil/payload"}, "cannot load"),
+    ],
+)
+def test_a_folder_of_hugging_face(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    from tests.instrument.loading.test_pretrained import saved
+
+    folder, _ = saved(tmp_path / "hf")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=f"(?s)hf:.*{message}"):
+        references.load(f"hf:{folder}")
+    assert not (tmp_path / "CANARY").exists()
+
+
+def test_a_folder_with_an_adapter_names_no_other_model(tmp_path: Path) -> None:
+    from tests.instrument.loading.test_pretrained import saved
+
+    folder, _ = saved(tmp_path / "hf")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "evil/model"}))
+    with pytest.raises(ValueError, match="names another model to load; merge the adapter"):
+        references.load(f"hf:{folder}")
+
+
+def tokenizer_with(**changes: Any) -> dict[str, Any]:
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    return {"version": "1.0", "added_tokens": [], "model": {**model, **changes.pop("model", {})}, **changes}
+
+
+TOKENIZERS = {
+    "ids of billions": tokenizer_with(model={"vocab": {"a": HUGE, "b": 1, "ab": 2}}),
+    "a panic at reading": tokenizer_with(normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+    "a panic at normalizing": tokenizer_with(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(4)).decode()}
+    ),
+    "a panic at splitting": tokenizer_with(pre_tokenizer={"type": "FixedLength", "length": 0}),
+    "a panic at framing": tokenizer_with(
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    ),
+    "a panic at decoding": tokenizer_with(decoder={"type": "Strip", "content": "a", "start": 1000, "stop": 1000}),
+    "a panic at merging": tokenizer_with(model={"continuing_subword_prefix": "abcdef"}),
+    "a regex without an end": tokenizer_with(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    ),
+    "a list": [],
+    "a model unknown": tokenizer_with(model={"type": "Evil"}),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_broken_tokenizer_is_one_message(name: str, runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    path = runs.folder("solu") / "tokenizer.json"
+    path.write_text(json.dumps(TOKENIZERS[name]))
+    with pytest.raises(ValueError, match=r"solu/tokenizer\.json"):
+        references.load("runs/solu", runs.home / "runs")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\x00", '{"version":"1.0","normalizer":' * 10**4])
+def test_a_tokenizer_that_is_no_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        read_tokenizer(tmp_path / "tokenizer.json")
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join(9 * [f'*a{n}'])}]\n" for n in range(12))
+YAMLS = {
+    "a bomb of anchors": BOMB,
+    "an anchor that holds itself": "a: &a [*a]\n",
+    "a merge": "a: &a {b: 1}\nc: {<<: *a}\n",
+    "an object": "a: !!python/object/apply:os.system [touch CANARY]\n",
+    "a name": "a: !!python/name:os.system\n",
+    "a module": "a: !!python/module:payload\n",
+    "a tuple": "a: !!python/tuple [1]\n",
+    "a set": "a: !!set {b}\n",
+    "bytes": "a: !!binary aGk=\n",
+    "a tag of one's own": "a: !evil b\n",
+    "a thousand levels": "a: " + "[" * 1000 + "]" * 1000,
+    "ten thousand levels": "a: " + "{b: " * 10**4,
+    "a list": "- 1\n",
+    "nothing closed": "a: [",
+    "a tab": "\ta: 1",
+    "a key that is a list": "? [1]\n: 2\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "two megabytes": "a: " + "x" * 2**21,
+    "a control character": "a: \x01\n",
+    "an interpolation that is broken": "a: ${oc.env:\n",
+}
+
+
+@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("reader", ["alone", "study=compare"])
+def test_a_hostile_yaml_is_one_message(name: str, reader: str, runs: Runs) -> None:
+    payload(runs.home, runs.home / "CANARY")
+    path = runs.folder("solu") / "config.yaml"
+    path.write_text(YAMLS[name])
+    with pytest.raises(ValueError, match=r"solu/config\.yaml"):
+        read_yaml(path) if reader == "alone" else study(runs, "compare", "runs/solu,runs/gelu")
+    assert not (runs.home / "CANARY").exists()
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    for name, reader in (("x.yaml", read_yaml), ("x.json", read_json)):
+        (tmp_path / name).write_bytes(b"a: \xff\xfe")
+        with pytest.raises(ValueError, match=f"{name}: it is not UTF-8"):
+            reader(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", "[" * 10**5, '{"a":' * 10**5, '{"a": NaN', "1" * 5000, '{"a": ' + "1" * 5000 + "}"]
+)
+def test_a_hostile_json_is_one_message(text: str, tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(text)
+    with pytest.raises(ValueError, match=r"provenance\.json"):
+        read_json(tmp_path / "provenance.json")
+
+
+@pytest.mark.parametrize("key", ["probe", "model", "width", "init_seed"])
+@pytest.mark.parametrize("value", ["x", [1], None, {"sequences": HUGE, "length": "x", "split": 1}, True])
+def test_other_keys_of_a_config(key: str, value: Any, runs: Runs) -> None:
+    path = runs.folder("solu") / "config.yaml"
+    config: Any = OmegaConf.load(path)
+    config[key] = value
+    OmegaConf.save(config, path)
+    with pytest.raises(ValueError, match=r"solu/config\.yaml"):
+        study(runs, "compare" if key == "probe" else "asymmetry", "runs/solu,runs/gelu")
+
+
+def test_the_cache_of_a_run_is_not_written_to(runs: Runs) -> None:
+    places = {name: runs.home / name for name in ("theirs", "hashes", "mine")}
+    data = {**runs.data(), "cache_dir": str(places["theirs"])}
+    data["source"]["cache_dir"] = str(places["hashes"])
+    runs.write_config("solu", data)
+    study(runs, "compare", "runs/solu,runs/gelu", "measures=fast", f"cache_dir={places['mine']}")
+    assert [name for name, path in places.items() if path.exists()] == ["mine"]
+
+
+def test_saved_activations_that_are_objects(tmp_path: Path) -> None:
+    from dissimilarity import compare
+
+    np.save(tmp_path / "x.npy", np.array([Reducing(tmp_path / "CANARY")], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"x\.npy"):
+        compare(tmp_path / "x.npy", tmp_path / "x.npy", None)
+    assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("name", ["pandas", "csv", "webdataset"])
+@pytest.mark.parametrize("kind", ["Hub", "MnliHans"])
+def test_a_data_set_is_no_format(kind: str, name: str, runs: Runs) -> None:
+    source = {"Hub": {"name": name}, "MnliHans": {"mnli": name}}[kind]
+    target = {"Hub": "data.sources.hub.Hub", "MnliHans": "data.examples.mnli_hans.MnliHans"}[kind]
+    runs.write_config("solu", {**runs.data(), "source": {"_target_": target, **source}})
+    with pytest.raises(ValueError, match=rf"(?s)solu/config\.yaml.*{name}: expected ORGANIZATION/NAME"):
+        study(runs, "compare", "runs/solu,runs/gelu")
+
+
+def test_a_family_of_ones_own_takes_the_commands_consent(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(runs.home))
+    canary = runs.home / "CANARY"
+    payload(runs.home, canary)
+    path = runs.rewrite("solu", "last.ckpt", of_the_net(_target_="payload.Net"))
+    for named in ([], ["payload"], ["payload.Other"], ["runs.evil.payload.Net"]):
+        with naming(named), pytest.raises(ValueError, match=r"payload\.Net is not a net of this project.*searchpath"):
+            references.load(str(path))
+        assert not canary.exists()
+    with naming(["payload.Net"]), pytest.raises(ValueError, match="cannot be built here"):
+        references.load(str(path))
+    assert canary.exists(), "named, it is imported"
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run `tiny` of two steps that has yet to finish."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    with contextlib.chdir(folder):
+        assert in_process(tiny(folder, trainer__max_steps=2, references="[init]", runs_dir="runs")) == 0
+    (folder / "runs" / "tiny" / "summary.json").unlink()
+    return folder
+
+
+def notes(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], None]:
+    def attack(folder: Path, canary: Path) -> None:
+        path = folder / "provenance.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return attack
+
+
+def last(change: Callable[[dict[str, Any], Path], object]) -> Callable[[Path, Path], None]:
+    def attack(folder: Path, canary: Path) -> None:
+        path = folder / "checkpoints" / "last.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        change(checkpoint, canary)
+        torch.save(checkpoint, path)
+
+    return attack
+
+
+RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "a pickle that runs": (last(lambda c, canary: c.update(loops=Reducing(canary))), r"last\.ckpt: it holds Python"),
+    "no checkpoint": (lambda folder, _: (folder / "checkpoints/last.ckpt").write_text("x"), r"last\.ckpt: it is not"),
+    "a config that is a bomb": (lambda folder, _: (folder / "config.yaml").write_text(BOMB), r"config\.yaml"),
+    "a config with an object": (
+        lambda folder, canary: (folder / "config.yaml").write_text(
+            f"a: !!python/object/apply:os.system ['touch {canary}']"
+        ),
+        r"config\.yaml.*tag",
+    ),
+    "a config that runs": (
+        lambda folder, canary: (folder / "config.yaml").write_text(
+            f"a: ${{oc.create:{{_target_:os.system,c:touch {canary}}}}}"
+        ),
+        "another config|config.yaml",
+    ),
+    "notes without an end": (
+        lambda folder, _: (folder / "provenance.json").write_text("[" * 10**5),
+        r"provenance\.json",
+    ),
+    "notes of another form": (notes(lambda n: n.update(data=3, starts={})), r"provenance\.json: data, starts is not"),
+    "a precision of their own": (notes(lambda n: n["precision"].update(chosen="evil")), r"provenance\.json: precision"),
+    "a name of a W&B run that is a path": (
+        notes(lambda n: n.update(wandb_id="../../x")),
+        r"provenance\.json: wandb_id",
+    ),
+    "a link for a log": (lambda folder, canary: (folder / "figures.txt").symlink_to(canary), "is a link to .*CANARY"),
+    "a link for a folder": (
+        lambda folder, canary: (folder / "more").symlink_to(canary.parent),
+        "is a link to .*outside of the run's folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_strangers_run_is_not_gone_on_with(
+    name: str, unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(unfinished / "runs" / "tiny", tmp_path / "runs" / "tiny"))
+    attack, message = RESUMED[name]
+    attack(folder, tmp_path / "CANARY")
+    cfg = tiny(unfinished, trainer__max_steps=2, references="[init]", runs_dir="runs")
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        train.train(cfg)
+    assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize(
+    "pinned", [3, [], {}, {"pinned": 3}, {"pinned": "hf:evil/model", "sha256": "x", "path": "x"}, {"pinned": "x"}]
+)
+def test_what_a_strangers_notes_pin_is_asked_of_no_other_place(pinned: Any, runs: Runs) -> None:
+    uri = str(runs.folder("solu") / "checkpoints" / "last.ckpt")
+    (runs.folder("gelu") / "provenance.json").write_text(json.dumps({"references": {uri: pinned}}))
+    cfg = tiny(runs.home, references=f"['{uri}']")
+    with pytest.raises(ValueError, match=r"provenance\.json"):
+        find(cfg, runs.folder("gelu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
