@@ -14,7 +14,9 @@ OVER_BUDGET = "skipped: over track.budget"
 NOTHING = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
 
 
-def without_value(label: str, measures: Iterable[Measure], pairs: Sequence[SitePair], note: str) -> list[dict[str, Any]]:
+def without_value(
+    label: str, measures: Iterable[Measure], pairs: Sequence[SitePair], note: str
+) -> list[dict[str, Any]]:
     """The rows of one reference, one per curve, with a note that says why there is no value."""
     return [
         {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NOTHING, "n_samples": 0, "note": note}
