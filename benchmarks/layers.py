@@ -29,7 +29,7 @@ def run() -> None:
     nets = [untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in (0, 1)]
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(D_VOCAB, (BATCHES * SEQUENCES, LENGTH), generator=generator)
-    plain: dict[str, Any] = {"groups": 1, "null": False}
+    plain: dict[str, Any] = {"n_units": 1, "null": False}
     table(
         nets,
         tokens,

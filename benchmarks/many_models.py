@@ -21,8 +21,7 @@ from benchmarks.peers import installed
 from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
 from dissimilarity import CKA, compare
 from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.plan import lay_out
-from dissimilarity.probe.batches import activations
+from dissimilarity.probe.batches import capture_chunks, cut_sequences, sequences_per_batch
 
 MODELS, LAYERS, WIDTH, SEQUENCES, LENGTH, BATCH = 16, 4, 128, 256, 128, 32
 SITES = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
@@ -52,13 +51,13 @@ def speed() -> None:
         f"model {seed}": untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in range(MODELS)
     }
     tokens = torch.randint(D_VOCAB, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0))
-    layout = lay_out(tokens, [CKA()], 16)
+    slices = cut_sequences(SEQUENCES, 16, sequences_per_batch(LENGTH))
     a, b = list(nets.values())[:2]
     couples = MODELS * (MODELS - 1) // 2
 
     def captures() -> None:
         for net in nets.values():
-            for _ in activations(net, tokens, SITES, layout.slices):
+            for _ in capture_chunks(net, tokens, SITES, slices):
                 pass
 
     def many(**options: object) -> Callable[[], float]:
@@ -66,9 +65,9 @@ def speed() -> None:
 
     candidates = {
         "16 captures": lambda: seconds(captures),
-        "all pairs": many(groups=1, null=False),
+        "all pairs": many(n_units=1, null=False),
         "all pairs, error bars and nulls": many(),
-        "two by two": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()], groups=1, null=False)),
+        "two by two": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()], n_units=1, null=False)),
         "two by two, error bars and nulls": lambda: couples * seconds(lambda: compare(a, b, tokens, measures=[CKA()])),
     }
     if peer := installed("cka"):

@@ -15,7 +15,7 @@ from benchmarks import peers
 from benchmarks.timing import gemm_rate, interleaved, ratio, seconds, show
 from dissimilarity import CCA, CKA, PWCCA, RSA, SVCCA, DistanceCorrelation, MutualKNN, Procrustes
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.moments.pair import gram
+from dissimilarity.moments.products import gram
 
 SHAPES = ((4096, 512), (20_000, 768))
 FEW = 1024

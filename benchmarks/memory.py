@@ -15,6 +15,7 @@ from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.measures.cka import CKA
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.padding import SequenceLengths
 
 WIDTH, SEQUENCES, LENGTH, GROUPS = 256, 32, 128, 16
 SIZES = ((12, 16_384), (12, 65_536), (4, 16_384), (4, 131_072), (4, 1_048_576))
@@ -31,7 +32,7 @@ def _peak(layers: int, tokens: int) -> tuple[float, float]:
 
     acts = batch(), batch()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    x, y = Side(GROUPS), Side(GROUPS)
+    x, y = (Side(SequenceLengths(torch.arange(GROUPS))) for _ in acts)
     pairs = [(a, b) for a in sites for b in sites]
     cross, null = Cross(pairs, GROUPS), Cross(pairs)
     batches = tokens // (SEQUENCES * LENGTH)

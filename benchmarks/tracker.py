@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 import settings
 from benchmarks.timing import gemm_rate, interleaved, seconds, show
 from benchmarks.train_loop import bare_step
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.plan import make_plan
+from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tracking.schedule import ticks
 from launch.cli.compose import compose
 from launch.machine import choose_precision
@@ -38,21 +39,25 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
     sites = [f"blocks.{layer}.resid_post" for layer in range(cfg.depth)]
     pairs = list(zip(sites, sites, strict=True))
     measures = [settings.instantiate(node) for node in cfg.measures.values()]
-    layout = lay_out(probe, measures, 16)
-    references = [snapshot.take(build_net(known(cfg.model), d_vocab, seed), probe, sites, layout) for seed in (1, 2)]
+    plan = make_plan(ProbeSet(probe), measures)
+
+    def read(model: torch.nn.Module) -> ModelActivations:
+        return ModelActivations(plan, sites, list(read_chunks(model, probe, sites, plan))).summed()
+
+    references = [read(build_net(known(cfg.model), d_vocab, seed)) for seed in (1, 2)]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
     step = bare_step(net, batches, precision, optimizer)
 
-    def capture() -> snapshot.Snapshot:
+    def capture() -> ModelActivations:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision.startswith("bf16")):
-            return snapshot.take(net, probe, sites, layout)
+            return read(net)
 
     def tick(heatmap: bool) -> None:
         now = capture()
         wanted = [(a, b) for a in sites for b in sites] if heatmap else pairs
         for reference in references:
-            evaluate(measures, now.side, reference.side, *snapshot.cross(now, reference, wanted, layout))
+            compare_pair(now, reference, wanted, measures, first_components=False)
 
     n = probe.numel()
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)

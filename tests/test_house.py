@@ -25,7 +25,7 @@ INSTRUMENT = {
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
     "comparison": {"capture", "tables", "probe", "moments", "measures", "measures/base"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables", "comparison"},
+    "figures": {"capture", "tables"},
     "loading": {"capture", "tables"},
     "tracking": {"capture", "tables", "probe", "moments", "measures/base", "comparison", "stitching", "figures"},
 }

@@ -1,1 +1,1 @@
-"""Compare two models or many: a model's activations on the probe set, and every measure at every pair of sites."""
+"""Compare models: their activations on a probe set, the one loop over two of them, and the tables that come out."""

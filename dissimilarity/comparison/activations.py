@@ -1,115 +1,293 @@
-"""The activations of one model on the probe set, kept for comparison with others, in memory or on disk."""
+"""The activations of one model on a probe set: streamed, in memory, on disk past a size, or saved before.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+``ModelActivations`` is the one store: samples of whole sequences, chunk by chunk, and the sums over them.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from dissimilarity.comparison.plan import Layout
+from dissimilarity.comparison.first_component import first_share
+from dissimilarity.comparison.plan import Plan
+from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.moments.agreement import together
-from dissimilarity.moments.cross import Cross, Pair
-from dissimilarity.moments.side import Side
-from dissimilarity.probe.batches import Inputs, Slice, activations
+from dissimilarity.moments.side import Chunk
+from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
+from dissimilarity.probe.sampling import sampled_positions
 from dissimilarity.tables.seal import read_tensors, write_tensors
 
 Acts = Mapping[str, Tensor]
+Chunks = list[tuple[Acts, range]]
+"""Samples by site, and the units that their sequences form."""
 
 IN_MEMORY = 2**28
-"""Bytes of activations of one model that are kept in memory; more go to a file that is mapped back."""
+"""Bytes of activations that stay in memory; more go to files that are mapped back."""
+CHUNK_CACHE = 2**26
+"""Bytes of activations of a model whose chunks stay ready for later comparisons."""
+PAIR_SUMS = 2**29
+"""Bytes that the sums over all pairs of sites of two blocks may take."""
+BLOCK_CACHE = 3 * 2**29
+"""Bytes of samples and sums of site blocks that stay from pair to pair; others are computed again for each."""
+SIDE_BY_SIDE = 2**29
+"""Bytes of samples side by side that stay while one model is compared with all others."""
+FILE_SIZE = 2**26
+"""Bytes of activations per file."""
+
+
+class ModelActivations:
+    """Samples of one model at some sites of a probe set, chunk by chunk, and the sums over them.
+
+    The first pass over the chunks computes the sums of this model. Where chunks are streamed, it is the only pass.
+
+    Args:
+        plan: how the probe set is cut and read.
+        sites: sites that are compared, in depth order.
+        chunks: samples of the sequences of this process.
+        sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
+        device: where sums are computed, if not where the samples are.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sites: Sequence[str],
+        chunks: Iterable[tuple[Acts, range]],
+        sync: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        self.plan, self.sites, self.chunks, self.device = plan, list(sites), chunks, device
+        self.side = plan.side(sites, sync)
+        self._cached: list[Chunk] = []
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield the chunks without their offset; the first pass computes the sums."""
+        if self.side.closed:
+            yield from self._cached or (self.side.chunk(acts, units) for acts, units in self.chunks)
+            return
+        yield from self._added()
+        self.side.close()
+
+    def _added(self) -> Iterator[Chunk]:
+        """Yield the chunks while their sums are computed."""
+        return (self.side.add(acts, units) for acts, units in self.chunks)
+
+    def summed(self, cache: bool | None = None) -> "ModelActivations":
+        """Compute the sums, and cache the chunks for later passes; by default if they stay within `CHUNK_CACHE`."""
+        cache = self.nbytes() <= CHUNK_CACHE if cache is None else cache
+        sync = self.side.sync
+        if sync:
+            self.side.agree_on_offsets(*next(iter(self.chunks)))
+        with together(sync):
+            for chunk in self._added():
+                if cache:
+                    self._cached.append(chunk)
+        with together(sync):
+            self.side.close()
+        return self
+
+    def on_disk(self, chunks: Chunks) -> "ModelActivations":
+        """Return the same activations with their chunks mapped from files."""
+        same = copy.copy(self)
+        same.chunks, same._cached = chunks, []
+        return same
+
+    @cached_property
+    def first_components(self) -> dict[str, float]:
+        """The share of each site's variance in its first principal component."""
+        return {site: first_share(self.side, site) for site in self.sites}
+
+    def nbytes(self) -> int:
+        """Return the size of the activations."""
+        return _nbytes(self.chunks)
+
+    def width(self, site: str) -> int:
+        """Return the width of a site."""
+        return next(iter(self.chunks))[0][site].shape[-1]
+
+    def blocks(self) -> list[tuple[str, ...]]:
+        """Divide the sites into blocks, such that the sums of two blocks stay within `PAIR_SUMS`."""
+        most = math.isqrt(PAIR_SUMS // (8 + 4 * self.plan.n_units))
+        blocks: list[tuple[str, ...]] = []
+        columns = 0
+        for site in self.sites:
+            width = self.width(site)
+            if not blocks or columns + width > most:
+                blocks.append(())
+                columns = 0
+            blocks[-1] = (*blocks[-1], site)
+            columns += width
+        return blocks
+
+    def block(self, sites: Sequence[str]) -> "ModelActivations":
+        """Return the activations at some of the sites, on the device where their sums are yet to be computed."""
+        # The logits go with the first sites, unless they are one of the sites.
+        read = self.plan.captured(sites) if sites[0] == self.sites[0] else sites
+        chunks = [({site: acts[site].to(self.device) for site in read}, units) for acts, units in self.chunks]
+        return ModelActivations(self.plan, sites, chunks)
+
+    def kept_side_by_side(self) -> "ModelActivations":
+        """Return the same activations, whose cached chunks keep their samples side by side if those are small."""
+        size = sum(4 * samples.numel() for chunk in self._cached for samples in chunk.samples.values())
+        same = copy.copy(self)
+        if 2 * size <= SIDE_BY_SIDE:
+            same._cached = [CachedChunk(**vars(chunk)) for chunk in self._cached]
+        return same
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """Activations of each chunk with its jackknife groups, and the side that was accumulated from them."""
+class CachedChunk(Chunk):
+    """A chunk that keeps samples side by side, because it meets the chunks of many models."""
 
-    chunks: list[tuple[Acts, range]]
-    side: Side
+    cache: dict[tuple[bool, tuple[str, ...]], Tensor] = field(default_factory=dict)
 
-    @property
-    def sites(self) -> list[str]:
-        """The sites of representations, in depth order."""
-        return [site for site in self.chunks[0][0] if site not in self.side.only_sampled] if self.chunks else []
-
-    def nbytes(self) -> int:
-        """Size of the activations."""
-        return sum(tensor.nbytes for acts, _ in self.chunks for tensor in acts.values())
+    def side_by_side(self, sites: Sequence[str]) -> Tensor:
+        """Return the samples of some sites side by side (units, n, columns)."""
+        key = self.rolled, tuple(sites)
+        if key not in self.cache:
+            self.cache[key] = super().side_by_side(sites)
+        return self.cache[key]
 
 
-def take(
-    model: nn.Module,
-    inputs: Inputs,
+class SiteBlockCache:
+    """Blocks of sites of many models with their sums, which are computed once as long as memory allows."""
+
+    def __init__(self, models: dict[str, ModelActivations]) -> None:
+        self.models, self.room = models, BLOCK_CACHE
+        self._blocks: dict[tuple[str, tuple[str, ...]], ModelActivations] = {}
+
+    def __call__(self, label: str, sites: tuple[str, ...]) -> ModelActivations:
+        """Return the activations of a model at some sites, with their sums."""
+        if (label, sites) in self._blocks:
+            return self._blocks[label, sites]
+        model = self.models[label]
+        size = sum(4 * acts[site].numel() for acts, _ in model.chunks for site in sites)
+        size += sum(model.width(site) ** 2 * (8 + 4 * model.plan.n_units) for site in sites)
+        block = model.block(sites).summed(cache=size <= self.room)
+        if size <= self.room:
+            self.room -= size
+            self._blocks[label, sites] = block
+        return block
+
+
+class DiskSpill:
+    """Keeps the activations of models, those past `IN_MEMORY` of all of them together in files that are mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.in_memory, self.files = folder, 0, 0
+
+    def kept(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
+        """Keep the chunks of one model, which are read one by one."""
+        kept: Chunks = []
+        waiting: Chunks = []
+        for chunk in chunks:
+            waiting.append(chunk)
+            if _nbytes(waiting) >= FILE_SIZE:
+                kept += self._keep(waiting)
+                waiting = []
+        return kept + self._keep(waiting)
+
+    def _keep(self, chunks: Chunks) -> Chunks:
+        size = _nbytes(chunks)
+        if self.in_memory + size <= IN_MEMORY:
+            self.in_memory += size
+            return chunks
+        self.files += 1
+        path = self.folder / f"{self.files}.safetensors"
+        save_chunks(chunks, path)
+        return load_chunks([path], torch.device("cpu"), {unit for _, units in chunks for unit in units})
+
+
+def read_chunks(
+    source: nn.Module | SavedActivations,
+    inputs: Inputs | None,
     sites: Sequence[str],
-    layout: Layout,
+    plan: Plan,
+    device: torch.device | None = None,
     slices: Sequence[Slice] | None = None,
-    sync: bool = False,
-) -> Snapshot:
-    """Runs a model on the probe set, or on this process's chunks of it, and accumulates its side."""
-    captured, reader = layout.captured(sites), layout.reader(sites)
-    with together(sync):
-        chunks = activations(model, inputs, captured, slices or layout.slices, reader, layout.apart)
-        acts: list[tuple[Acts, range]] = list(chunks)
-    return accumulate(acts, layout.side(sites, sync))
+) -> Iterator[tuple[dict[str, Tensor], range]]:
+    """Read the samples of a model, or of saved activations, chunk by chunk.
+
+    Args:
+        source: what to run or read.
+        inputs: what a model runs on.
+        sites: sites that are compared.
+        plan: how the probe set is cut and read.
+        device: where saved activations go.
+        slices: the chunks of this process; by default all of them.
+
+    Yields:
+        site -> (sequences, ..., d), and the units that these sequences form.
+    """
+    captured, read, slices = plan.captured(sites), plan.reader(sites), slices or plan.slices
+    if isinstance(source, nn.Module):
+        assert inputs is not None
+        yield from capture_chunks(source, inputs, captured, slices, read, plan.separate_units)
+        return
+    source.check_logits(captured)
+    sequences, length = plan.probe.extent
+    for batch in batches(slices, sequences_per_batch(length)):
+        part = [(batch[0][0], batch[-1][1])]
+        acts = {site: source.sequences(site, part, sequences).to(device) for site in captured}
+        yield from split_batch(acts, batch, captured, read, plan.separate_units)
 
 
-def accumulate(chunks: list[tuple[Acts, range]], side: Side) -> Snapshot:
-    """The snapshot of activations that were captured before."""
-    if side.sync:
-        side.settle(chunks[0][0])
-    with together(side.sync):
-        for acts, groups in chunks:
-            side.add(acts, groups)
-    with together(side.sync):
-        return Snapshot(chunks, side.close())
+def thinned(
+    source: SavedActivations, sites: Sequence[str], plan: Plan, subset: Int[Tensor, " subset"]
+) -> SavedActivations:
+    """Read one sample from each sequence of a subset: all that measures of fewer samples than sequences compare."""
+    captured = plan.captured(sites)
+    source.check_logits(captured)
+    count, indices, read = plan.probe.extent.sequences, subset.tolist(), plan.reader(sites)
+    arrays = {}
+    for site in captured:
+        activation = source.sequences(site, [(index, index + 1) for index in indices], count)
+        samples = read(site, activation, indices)
+        if samples.ndim > 2:
+            samples = samples[:, sampled_positions(count, samples.shape[1], plan.max_samples)]
+        arrays[site] = array_reader(samples)
+    return SavedActivations(source.name, arrays, None)
 
 
-def cross(x: Snapshot, y: Snapshot, pairs: Sequence[Pair], layout: Layout) -> tuple[Cross, Cross]:
-    """The sums over pairs of sites of two snapshots, and those of their null."""
-    paired = layout.cross(pairs, x.side.sync)
-    null = layout.cross(pairs, x.side.sync, errors=False)
-    with together(x.side.sync):
-        for (acts_x, of), (acts_y, _) in zip(x.chunks, y.chunks, strict=True):
-            chunk_x, chunk_y = x.side.chunk(acts_x, of), y.side.chunk(acts_y, of)
-            paired.add(chunk_x, chunk_y)
-            null.add(chunk_x.deranged(), chunk_y)
-    return paired.close(), null.close()
-
-
-def save(snapshot: Snapshot, path: Path) -> None:
-    """Writes the activations to a safetensors file, in one step."""
-    save_chunks(snapshot.chunks, path)
-
-
-def save_chunks(chunks: Sequence[tuple[Acts, range]], path: Path) -> None:
-    """Writes some chunks of activations to a safetensors file, in one step."""
+def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path) -> None:
+    """Write chunks of activations to a safetensors file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{groups.start:06d}:{len(groups)}:{number}:{site}": tensor.contiguous()
-        for number, (acts, groups) in enumerate(chunks)
+        f"{units.start:06d}:{len(units)}:{number}:{site}": tensor.contiguous()
+        for number, (acts, units) in enumerate(chunks)
         for site, tensor in acts.items()
     }
     write_tensors(tensors, path)
 
 
-def load(paths: Sequence[Path], device: torch.device, wanted: set[int]) -> list[tuple[Acts, range]]:
-    """The chunks of some groups from the files that one or more processes saved, mapped rather than read.
+def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int]) -> Chunks:
+    """Load the chunks of some units from the files that one or more processes saved, mapped rather than read.
 
     Args:
-        paths: files of ``save``.
+        paths: files of ``save_chunks``.
         device: where the activations go.
-        wanted: jackknife groups to keep, which are consecutive.
+        units: the units to load, which are consecutive.
     """
-    found: dict[tuple[int, int, int], dict[str, Tensor]] = {}
+    saved: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for path in paths:
         for key, tensor in read_tensors(path, str(device)).items():
             start, count, number, site = key.split(":", 3)
-            found.setdefault((int(start), int(number), int(count)), {})[site] = tensor
-    chunks = []
-    for (start, _, count), acts in sorted(found.items(), key=lambda item: item[0]):
-        kept = [group for group in range(start, start + count) if group in wanted]
-        if kept:
-            parts = slice(kept[0] - start, kept[-1] - start + 1)
+            saved.setdefault((int(start), int(number), int(count)), {})[site] = tensor
+    chunks: Chunks = []
+    for (start, _, count), acts in sorted(saved.items(), key=lambda item: item[0]):
+        loaded = [unit for unit in range(start, start + count) if unit in units]
+        if loaded:
+            parts = slice(loaded[0] - start, loaded[-1] - start + 1)
             cut = {site: tensor.unflatten(0, (count, -1))[parts].flatten(0, 1) for site, tensor in acts.items()}
-            chunks.append((cut, range(kept[0], kept[-1] + 1)))
+            chunks.append((cut, range(loaded[0], loaded[-1] + 1)))
     return chunks
+
+
+def _nbytes(chunks: Iterable[tuple[Acts, range]]) -> int:
+    return sum(tensor.nbytes for acts, _ in chunks for tensor in acts.values())

@@ -1,37 +1,34 @@
-"""Comparing two models, or activations that were saved, on one probe set, site by site."""
+"""Compare two models, or activations that were saved, on one probe set, site by site."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pyarrow as pa
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
-from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.first_component import first_share, with_shares
-from dissimilarity.comparison.plan import Layout, Pool, lay_out
-from dissimilarity.comparison.saved import (
-    Saved,
-    Source,
-    agreed_extent,
-    device_of,
-    open_source,
-    sites_of,
-    stream,
-    thinned,
-)
+from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
+from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.plan import Plan, make_plan
+from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs, kept_slices
-from dissimilarity.probe.outliers import NO_CONTROL, Control, norms_of
-from dissimilarity.probe.sampling import sampled_sequences
+from dissimilarity.probe.batches import Inputs, slices_of_subset
+from dissimilarity.probe.outliers import norms_of
+from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, as_probe_set
+from dissimilarity.probe.sampling import draw
+
+Pairs = Literal["all", "matched"]
+Records = list[dict[str, Any]]
+Opened = tuple[nn.Module | SavedActivations, Inputs | None, list[str]]
+"""A source, what it reads, and the sites at which it is compared."""
 
 COLUMNS = (
     "measure",
@@ -52,138 +49,132 @@ COLUMNS = (
 def compare(
     a: Source,
     b: Source,
-    tokens: Tensor | Alignment | None = None,
+    tokens: Tensor | Alignment | ProbeSet | None = None,
     sites: str | Sequence[str] | None = None,
     measures: Sequence[Measure] | None = None,
-    pairs: Literal["all", "matched"] = "all",
-    groups: int = 16,
-    pool: Pool = "none",
-    positions: int | None = None,
+    pairs: Pairs = "all",
+    *,
     null: bool = True,
-    control: Control = NO_CONTROL,
-    mask: Bool[Tensor, "sequences positions"] | None = None,
+    **options: Unpack[ProbeOptions],
 ) -> pa.Table:
-    """Every measure at every pair of sites of two models, or of the activations that were saved of them.
+    """Compare two models, or the activations that were saved of them, with every measure at every pair of sites.
 
-    The activations are never held for more than one batch: memory is that of the sums, whatever the number of tokens.
+    No more than one batch of activations is in memory: memory is that of the sums, whatever the number of tokens.
 
     Args:
-        a, b: modules, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
-            folder of .npy files, a .safetensors file (a site each key), a mapping site -> array, tensor or memory map.
-            Arrays are (n, d), where each row is a unit of its own for error bars and null, or
-            (sequences, positions, d): rows that are tokens want the second form. Widths and depths may differ.
-            ``sample_ids`` among the sites (one each sample or each sequence) must be the same on both sides.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units; for modules. Of
-            two modules that read other tokens, what ``align`` makes of both: its units are then the positions.
+        a: a module, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
+            folder of .npy files, a .safetensors file (one site per key), a mapping site -> array, tensor or memory map.
+            Arrays are (n, d), where each row is a unit of its own for error bars and null, or (sequences, positions,
+            d), the form for tokens. Widths and depths may differ. ``sample_ids`` among the sites (one per sample or per
+            sequence) must be the same on both sides.
+        b: what to compare it with, likewise.
+        tokens: what modules run on: (sequences, positions), or any inputs whose first dimension counts independent
+            sequences; the ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
         sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
             saved activations.
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
-        groups: jackknife groups of sequences for the standard error.
-        pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample a sequence.
-        positions: how many of the positions that count are taken, chosen once for all; None for every one.
         null: whether to compute the null, which costs as much as the values.
-        control: which positions can count at all, and on what scale their rows are compared; ``drop_top_norm`` takes a
-            pass over both sides beforehand.
-        mask: which positions are real; what stands at the others, padding, is no sample of anything, whatever it is.
-            Groups are put together, so that there are fewer of them, where one sequence has most of the rows of one.
+        **options: ``mask``, ``pool``, ``positions``, ``control`` and ``n_units`` as in ``ProbeSet``, unless ``tokens``
+            is one.
 
     Returns:
-        a tidy table, one row a (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
+        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
         identical, 0 = as far as the null), n_samples, first_pc_a and first_pc_b (the share of each site's variance in
         its first principal component) and note (why a value is missing).
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
-            samples, a file that holds no activations, a control or a mask that leaves no position of a sequence, a
-            mask of another shape or beside an alignment.
+            samples, a file that holds no activations, and what ``ProbeSet`` refuses.
+
+    >>> import torch
+    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
+    >>> round(table["value"][0].as_py(), 6)
+    1.0
     """
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
-    side_a, side_b = open_source(a, "a"), open_source(b, "b")
-    extent = agreed_extent(side_a, side_b, tokens)
-    wanted, rows = measures, []
-    inputs: tuple[Inputs | None, Inputs | None] = (None, None)
-    if isinstance(tokens, Alignment):
-        if mask is not None:
-            raise ValueError("expected no mask beside an alignment, whose units are all real; leave it out")
-        inputs, (measures, rows) = (tokens.a, tokens.b), across_tokenizers(measures)
-        rows = [row | {"first_pc_a": math.nan, "first_pc_b": math.nan} for row in rows]
-    elif tokens is not None:
-        inputs = (tokens, tokens)
-    sites_a, sites_b = sites_of(side_a, sites), sites_of(side_b, sites)
-    chosen = [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
-    layout = lay_out(extent, measures, groups, pool, positions, control, mask)
-    if control.drop_top_norm:
-        layout = _without_top_norms(layout, (side_a, inputs[0], sites_a), (side_b, inputs[1], sites_b))
-    many = layout.uneven is None and layout.sequences > layout.samples > 0
-    if many and isinstance(side_a, Saved) and isinstance(side_b, Saved):
-        # Of each sequence a row would be kept for the sample measures, which see fewer: they get theirs beforehand.
-        few = [measure for measure in measures if isinstance(measure, SampleMeasure)]
-        for samples, seed in dict.fromkeys((measure.max_samples, measure.seed) for measure in few):
-            alike = [measure for measure in few if (measure.max_samples, measure.seed) == (samples, seed)]
-            kept = sampled_sequences(layout.sequences, samples, seed)
-            thin_a, thin_b = thinned(side_a, sites_a, layout, kept), thinned(side_b, sites_b, layout, kept)
-            small = replace(lay_out((samples, 1), alike, groups), slices=kept_slices(layout.slices, kept))
-            rows += _rows(thin_a, thin_b, (None, None), chosen, alike, small, null)
-        rest = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
-        layout = replace(lay_out(extent, rest, groups, pool, positions, control), kept=layout.kept)
-    else:
-        rest = measures
-    if rest:
-        rows += _rows(side_a, side_b, inputs, chosen, rest, layout, null)
-    return pa.table({column: [row[column] for row in ordered(rows, chosen, wanted)] for column in COLUMNS})
+    source_a, source_b = open_source(a, "a"), open_source(b, "b")
+    probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
+    sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
+    x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
+    site_pairs = pairs_between(sites_a, sites_b, pairs)
+    computable, records = measures, []
+    if probe.is_aligned:
+        computable, unavailable = across_tokenizers(measures)
+        records += [record | {"first_pc_a": math.nan, "first_pc_b": math.nan} for record in unavailable]
+    plan = make_plan(probe, computable)
+    if probe.control.drop_top_norm:
+        plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
+    fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
+    if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
+        # Reading one sample per sequence would hold more than sample measures use: they get theirs beforehand.
+        sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
+        records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, null)
+        computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
+        plan = make_plan(plan.probe, computable)
+    if computable:
+        records += _compared(x, y, site_pairs, computable, plan, null)
+    ordered = in_order(records, site_pairs, measures)
+    return pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
 
 
-def _without_top_norms(
-    layout: Layout,
-    a: tuple[nn.Module | Saved, Inputs | None, list[str]],
-    b: tuple[nn.Module | Saved, Inputs | None, list[str]],
-) -> Layout:
-    """The layout without the positions whose norms stand out, from a pass over both sides."""
-    device, wide = device_of(a[0], b[0]), layout.for_norms()
-    norms = {
-        (name, site): of
-        for name, (source, inputs, sites) in {"a": a, "b": b}.items()
-        for site, of in norms_of(stream(source, inputs, sites, wide, device)).items()
-    }
-    return replace(layout, kept=layout.without_top_norms(norms))
+def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[SitePair]:
+    """Return all pairs of sites, or those at equal relative depth."""
+    return [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
 
 
-def _rows(
-    a: nn.Module | Saved,
-    b: nn.Module | Saved,
-    inputs: tuple[Inputs | None, Inputs | None],
-    pairs: list[tuple[str, str]],
-    measures: Sequence[Measure],
-    layout: Layout,
-    with_null: bool,
-) -> list[dict[str, Any]]:
-    """One pass over both sides, and what the measures make of it."""
+def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]:
+    """Compute the norms of one side's samples, by name and site, from a pass over it."""
+    source, inputs, sites = side
+    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of(source))
+    return {(name, site): norms for site, norms in norms_of(chunks).items()}
+
+
+def _compared(
+    a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
+) -> Records:
+    """Compare two sides in one pass over both."""
+    device = device_of(a[0], b[0])
+
+    def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
+        source, inputs, _ = side
+        return ModelActivations(plan, sites, read_chunks(source, inputs, sites, plan, device))
+
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    x, y = layout.side(sites_a), layout.side(sites_b)
-    cross, null = layout.cross(pairs), layout.cross(pairs, errors=False) if with_null else None
-    device = device_of(a, b)
-    streams = stream(a, inputs[0], sites_a, layout, device), stream(b, inputs[1], sites_b, layout, device)
-    for (acts_a, of), (acts_b, _) in zip(*streams, strict=True):
-        chunk_a, chunk_b = x.add(acts_a, of), y.add(acts_b, of)
-        cross.add(chunk_a, chunk_b)
-        if null is not None and layout.moments:
-            null.add(chunk_a.deranged(), chunk_b)
-    rows = evaluate(measures, x.close(), y.close(), cross.close(), null.close() if null is not None else None)
-    return with_shares(
-        rows, *({site: first_share(of, site) for site in sites} for of, sites in ((x, sites_a), (y, sites_b)))
-    )
+    return compare_pair(streamed(a, sites_a), streamed(b, sites_b), pairs, measures, null)
 
 
-def ordered(
-    rows: list[dict[str, Any]], pairs: list[tuple[str, str]], measures: Sequence[Measure]
-) -> list[dict[str, Any]]:
-    """Each row once, pair by pair, and of each pair measure by measure, as they were given."""
-    # Of a pair that several passes saw, the last one saw all rows.
-    shares = {(row["site_a"], row["site_b"]): (row["first_pc_a"], row["first_pc_b"]) for row in rows}
-    for row in rows:
-        row["first_pc_a"], row["first_pc_b"] = shares[row["site_a"], row["site_b"]]
-    once = {(row["measure"], row["site_a"], row["site_b"]): row for row in rows}
+def _compared_by_samples(
+    a: SavedActivations,
+    b: SavedActivations,
+    pairs: list[SitePair],
+    measures: Sequence[SampleMeasure],
+    plan: Plan,
+    null: bool,
+) -> Records:
+    """Compare saved activations of many sequences by measures that read one sample from some of the sequences."""
+    sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
+    records = []
+    for max_samples, seed in dict.fromkeys((measure.max_samples, measure.seed) for measure in measures):
+        alike = [measure for measure in measures if (measure.max_samples, measure.seed) == (max_samples, seed)]
+        subset = draw(plan.probe.extent.sequences, max_samples, seed)
+        sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
+        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), alike)
+        small = replace(small, slices=slices_of_subset(plan.slices, subset))
+        records += _compared(sides[0], sides[1], pairs, alike, small, null)
+    return records
+
+
+def in_order(records: Records, pairs: list[SitePair], measures: Sequence[Measure]) -> Records:
+    """Return each record once, pair by pair, and per pair measure by measure, in the order given."""
+    # Where several passes saw a pair, the last one saw all samples.
+    shares = {(record["site_a"], record["site_b"]): (record["first_pc_a"], record["first_pc_b"]) for record in records}
+    for record in records:
+        record["first_pc_a"], record["first_pc_b"] = shares[record["site_a"], record["site_b"]]
+    once = {(record["measure"], record["site_a"], record["site_b"]): record for record in records}
     place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
     labels = [measure.label for measure in measures]
-    return sorted(once.values(), key=lambda row: (place[row["site_a"], row["site_b"]], labels.index(row["measure"])))
+    return sorted(
+        once.values(), key=lambda record: (place[record["site_a"], record["site_b"]], labels.index(record["measure"]))
+    )

@@ -1,200 +1,170 @@
-"""Many models compared with each other: each is run once and one at a time, every pair comes from what was kept.
+"""Compare many models with each other: each runs once and one at a time, and every pair follows from what was kept.
 
-N models take N passes over the probe set, not N^2. Sums over pairs are taken some sites at a time, so that memory is
+N models take N passes over the probe set, not N^2. Sums over pairs are computed for some sites at a time, so memory is
 that of one model, or of the sums of some sites, whatever the number of models and layers.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Unpack
 
 import pyarrow as pa
-from jaxtyping import Bool
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import matched_pairs
-from dissimilarity.comparison.compare import COLUMNS, compare, ordered
-from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.first_component import with_shares
-from dissimilarity.comparison.kept import WIDE, Kept, Part, Parts, Spool, held
-from dissimilarity.comparison.plan import Layout, Pool, lay_out
-from dissimilarity.comparison.saved import Saved, Source, agreed_extent, device_of, open_source, sites_of, stream
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
+from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
+from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.plan import Plan, make_plan
+from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.moments.cross import Pair
-from dissimilarity.probe.outliers import NO_CONTROL, Control, norms_of
+from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.outliers import norms_of
+from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, as_probe_set
 
 Couple = tuple[str, str]
-Rows = list[dict[str, Any]]
+ModelSource = Source | Callable[[], nn.Module]
+OnProgress = Callable[[str], object]
 
 
 def compare_many(
-    models: Mapping[str, Source | Callable[[], nn.Module]],
-    tokens: Tensor | None = None,
+    models: Mapping[str, ModelSource],
+    tokens: Tensor | Alignment | ProbeSet | None = None,
     sites: str | Sequence[str] | None = None,
     measures: Sequence[Measure] | None = None,
-    pairs: Literal["all", "matched"] = "all",
-    groups: int = 16,
-    pool: Pool = "none",
-    positions: int | None = None,
+    pairs: Pairs = "all",
+    *,
     null: bool = True,
-    control: Control = NO_CONTROL,
     couples: Sequence[Couple] | None = None,
-    tell: Callable[[str], object] = lambda doing: None,
-    mask: Bool[Tensor, "sequences positions"] | None = None,
+    on_progress: OnProgress = lambda message: None,
+    **options: Unpack[ProbeOptions],
 ) -> pa.Table:
-    """Every measure at every pair of sites of every two models.
+    """Compare every two models with every measure at every pair of sites.
 
     Args:
-        models: label -> what `compare` takes, or a function that loads a module: what it gave is let go before the next
-            is called.
-        tokens, sites, measures, pairs, groups, pool, positions, null: as for `compare`.
-        control: as for `compare`; positions whose norm stands out in any of the models are dropped in all, which takes
-            a pass over each beforehand.
-        couples: which two are compared, by label; by default each with all that follow. A model may meet itself.
-        tell: hears in a few words what is being done.
-        mask: as for `compare`.
+        models: label -> what `compare` takes, or a function that loads a module, which is released before the next one
+            is loaded.
+        tokens: as for `compare`. With an alignment, the first model of a couple reads its first side.
+        sites: as for `compare`.
+        measures: as for `compare`.
+        pairs: as for `compare`.
+        null: as for `compare`.
+        couples: which two models are compared, by label; by default each with all that follow. A model may be compared
+            with itself.
+        on_progress: called with a status message.
+        **options: as for `compare`. Positions that ``control`` drops for their norm in any of the models are dropped in
+            all, which takes a pass over each beforehand.
 
     Returns:
-        the tables of `compare`, couple after couple, with model_a and model_b in front.
+        the tables of `compare`, couple after couple, with the columns model_a and model_b in front.
 
     Raises:
-        ValueError: as for `compare`, naming the model; no two models, or a couple of a label that there is not.
+        ValueError: as for `compare`, naming the model; fewer than two models, or a couple with an unknown label.
+
+    >>> import torch
+    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> table = compare_many({"a": {"x": x}, "b": {"x": 2 * x}, "c": {"x": x[:, :4]}}, measures=[CKA()])
+    >>> table.select(["model_a", "model_b"]).to_pylist()[-1]
+    {'model_a': 'b', 'model_b': 'c'}
     """
     couples = list(combinations(models, 2)) if couples is None else list(dict.fromkeys(couples))
-    strangers = sorted({label for couple in couples for label in couple} - set(models))
-    if strangers or not couples:
-        found = f"couples with {', '.join(strangers)}" if strangers else f"{len(models)} and no couple"
-        raise ValueError(f"expected two models or more and couples of their labels, found {found}")
+    unknown = sorted({label for couple in couples for label in couple} - set(models))
+    if unknown or not couples:
+        problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
+        raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
     measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
-    files = [couple for couple in couples if saved.issuperset(couple)]
-    rows = {}
-    if len(files) < len(couples):
+    # Nothing has to run for two files, and an alignment is of two models: `compare` streams both sides.
+    streamed = [couple for couple in couples if probe.is_aligned or saved.issuperset(couple)]
+    captured = [couple for couple in couples if couple not in streamed]
+    records: dict[Couple, Records] = {}
+    if captured:
+        labels = {label for couple in captured for label in couple}
         with TemporaryDirectory(prefix="activations-") as folder:
-            rest = [couple for couple in couples if couple not in files]
-            labels = {label for couple in rest for label in couple}
-
-            def layout_of(extent: Tensor | tuple[int, int]) -> Layout:
-                return lay_out(extent, measures, groups, pool, positions, control, mask)
-
-            kept, layout = _captured(
-                models, labels, tokens, sites, layout_of, control.drop_top_norm, Path(folder), tell
-            )
-            rows = _compared(Parts(kept, layout), rest, measures, pairs, null, tell)
-    for a, b in files:
-        # Nothing has to run for these, and `compare` reads them a part at a time.
-        tell(f"{a} and {b}")
-        options: Any = (tokens, sites, measures, pairs, groups, pool, positions, null, control, mask)
-        rows[a, b] = compare(models[a], models[b], *options).to_pylist()  # pyright: ignore
-    named = [{"model_a": a, "model_b": b, **row} for a, b in couples for row in rows[a, b]]
-    return pa.table({column: [row[column] for row in named] for column in ("model_a", "model_b", *COLUMNS)})
+            needed = {label: model for label, model in models.items() if label in labels}
+            stores = _captured(needed, probe, sites, measures, DiskSpill(Path(folder)), on_progress)
+            records = _compared(SiteBlockCache(stores), captured, measures, pairs, null, on_progress)
+    for a, b in streamed:
+        on_progress(f"{a} and {b}")
+        table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null)
+        records[a, b] = table.to_pylist()
+    rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
+    return pa.table({column: [row[column] for row in rows] for column in ("model_a", "model_b", *COLUMNS)})
 
 
 def _captured(
-    models: Mapping[str, Source | Callable[[], nn.Module]],
-    labels: Container[str],
-    tokens: Tensor | None,
+    models: Mapping[str, ModelSource],
+    probe: ProbeSet,
     sites: str | Sequence[str] | None,
-    layout_of: Callable[[Tensor | tuple[int, int]], Layout],
-    drop_top_norm: int,
-    folder: Path,
-    tell: Callable[[str], object],
-) -> tuple[dict[str, Kept], Layout]:
-    """The activations of some models, which are loaded, run and let go one by one."""
-    spool, kept, layouts, norms = Spool(folder), {}, [], {}
+    measures: Sequence[Measure],
+    spill: DiskSpill,
+    on_progress: OnProgress,
+) -> dict[str, ModelActivations]:
+    """Load models one by one, run each and keep its activations."""
+    plan: Plan | None = None
 
-    def look(label: str, source: nn.Module | Saved, chosen: list[str]) -> None:
-        chunks = stream(source, tokens, chosen, layouts[0].for_norms(), device_of(source))
-        norms.update({(label, site): of for site, of in norms_of(chunks).items()})
+    def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:
+        on_progress(f"{label} on the probe set")
+        source = open_source(_loaded(models[label]), label)
+        fitted = make_plan(fitted_to_sources(probe, source), measures)
+        try:
+            return source, sites_of(source, sites), plan or fitted
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
 
-    def keep(label: str, source: nn.Module | Saved, chosen: list[str]) -> None:
+    if probe.control.drop_top_norm:
+        norms = {}
+        for label in models:
+            source, source_sites, model_plan = opened(label)
+            plan = plan or model_plan
+            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of(source))
+            norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
+            del source
+        assert plan is not None
+        plan = plan.with_positions(plan.probe.remaining_positions(norms))
+    stores = {}
+    for label in models:
+        source, source_sites, model_plan = opened(label)
+        plan = plan or model_plan
         device = device_of(source)
-        kept[label] = Kept(chosen, spool.kept(stream(source, tokens, chosen, layouts[0], device)), device)
-
-    def visit(each: Callable[[str, nn.Module | Saved, list[str]], None]) -> None:
-        for label, model in models.items():
-            if label in labels:
-                tell(f"{label} on the probe set")
-                source = open_source(model() if _is_loader(model) else model, label)  # pyright: ignore
-                layouts.append(layout_of(agreed_extent(source, source, tokens)))
-                each(label, source, _sites_of(source, sites, label))
-                del source
-
-    if drop_top_norm:
-        visit(look)
-        layouts[:] = [replace(layouts[0], kept=layouts[0].without_top_norms(norms))]
-    visit(keep)
-    return kept, layouts[0]
+        chunks = spill.kept(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
+        stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
+        del source
+    return stores
 
 
-def _is_loader(model: Any) -> bool:
-    return callable(model) and not isinstance(model, nn.Module)
-
-
-def _sites_of(source: nn.Module | Saved, sites: str | Sequence[str] | None, label: str) -> list[str]:
-    try:
-        return sites_of(source, sites)
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from error
+def _loaded(model: ModelSource) -> Source:
+    """Return a source, loaded if the model is a function that loads it."""
+    return model() if callable(model) and not isinstance(model, nn.Module) else model  # pyright: ignore
 
 
 def _compared(
-    parts: Parts,
+    blocks: SiteBlockCache,
     couples: Sequence[Couple],
     measures: Sequence[Measure],
-    pairs: str,
-    with_null: bool,
-    tell: Callable[[str], object],
-) -> dict[Couple, Rows]:
-    """The rows of each couple, in the order of `compare`."""
-    kept, rows = parts.models, {couple: [] for couple in couples}
-    chosen = {(a, b): _pairs(kept[a].sites, kept[b].sites, pairs) for a, b in couples}
+    pairs: Pairs,
+    null: bool,
+    on_progress: OnProgress,
+) -> dict[Couple, Records]:
+    """Compare each couple block by block, and return its records in the order of `compare`."""
+    stores, records = blocks.models, {couple: [] for couple in couples}
+    site_pairs = {(a, b): pairs_between(stores[a].sites, stores[b].sites, pairs) for a, b in couples}
     inner = [measure for measure in measures if not isinstance(measure, OutputMeasure)]
     for a in dict.fromkeys(a for a, _ in couples):
         partners = [b for first, b in couples if first == a]
-        for place, block in enumerate(kept[a].blocks(parts.layout.groups)):
-            x = _Meeting(parts(a, block), with_null)
+        for place_a, sites_a in enumerate(stores[a].blocks()):
+            x = blocks(a, sites_a).kept_side_by_side()
             for b in partners:
-                tell(f"{a} and {b}")
-                for other_place, others in enumerate(kept[b].blocks(parts.layout.groups)):
-                    here = [pair for pair in chosen[a, b] if pair[0] in block and pair[1] in others]
-                    first = place == other_place == 0
-                    if here or (first and len(inner) < len(measures)):
-                        of = measures if first else inner
-                        rows[a, b] += x.with_(parts(b, others), here, parts.layout, of)
-    return {couple: ordered(found, chosen[couple], measures) for couple, found in rows.items()}
-
-
-class _Meeting:
-    """Some sites of one model, which meets many others: what is made of its rows is kept meanwhile if there is room."""
-
-    def __init__(self, part: Part, with_null: bool) -> None:
-        self.part, self.with_null = part, with_null
-        wide = sum(4 * rows.numel() for chunk in part.chunks for rows in chunk.rows.values())
-        self.kept = [(held(c), held(c, rolled=True) if with_null else None) for c in part.chunks if 2 * wide <= WIDE]
-
-    def chunks(self) -> Iterator[Any]:
-        """Each chunk, and the same deranged."""
-        yield from self.kept or ((chunk, chunk.deranged() if self.with_null else None) for chunk in self.part)
-
-    def with_(self, other: Part, pairs: Sequence[Pair], layout: Layout, measures: Sequence[Measure]) -> Rows:
-        """The rows of pairs of its sites with those of another model."""
-        together, null = layout.cross(pairs), layout.cross(pairs, errors=False)
-        for (chunk, deranged), chunk_other in zip(self.chunks(), other, strict=True):
-            together.add(chunk, chunk_other)
-            if deranged is not None:
-                null.add(deranged, chunk_other)
-        rows = evaluate(
-            measures, self.part.side, other.side, together.close(), null.close() if self.with_null else None
-        )
-        return with_shares(rows, self.part.shares, other.shares)
-
-
-def _pairs(sites_a: list[str], sites_b: list[str], which: str) -> list[Pair]:
-    return [(a, b) for a in sites_a for b in sites_b] if which == "all" else matched_pairs(sites_a, sites_b)
+                on_progress(f"{a} and {b}")
+                for place_b, sites_b in enumerate(stores[b].blocks()):
+                    block_pairs = [pair for pair in site_pairs[a, b] if pair[0] in sites_a and pair[1] in sites_b]
+                    first = place_a == place_b == 0
+                    if block_pairs or (first and len(inner) < len(measures)):
+                        block_measures = measures if first else inner
+                        records[a, b] += compare_pair(x, blocks(b, sites_b), block_pairs, block_measures, null)
+    return {couple: in_order(records[couple], site_pairs[couple], measures) for couple in couples}

@@ -1,7 +1,7 @@
-"""How much of a site's variance lies in one direction: what a heat map is read with.
+"""How much of a site's variance lies in one direction, which says how to read a heat map.
 
-Where that is nearly all, measures that follow variance (CKA, Procrustes) compare that one direction and little else,
-and a few tokens of massive norm may be what makes it.
+Where that is nearly all of it, measures that follow variance (CKA, Procrustes) compare that one direction and little
+else, and a few tokens of massive norm may be the cause.
 """
 
 import math
@@ -14,46 +14,43 @@ from torch import Tensor
 
 from dissimilarity.moments.side import Side
 
-FILE = "first_components.jsonl"
-"""In the folder of a run, of the sites of each heat map: `step, reference, of, site, share`, `of` model or reference.
-It stands beside the table of curves, whose rows are of pairs."""
 DENSE = 256
-"""Up to this width all eigenvalues are as quick as the largest alone."""
+"""Width up to which all eigenvalues are as fast as the largest alone."""
 
 
 def first_share(side: Side, site: str) -> float:
-    """The share of the variance of a site in its first principal component, 0 to 1.
+    """Return the share of a site's variance in its first principal component, 0 to 1.
 
-    It is the largest eigenvalue of the covariance over its trace, from the sums of all rows; from the rows themselves
-    where only measures that compare rows are taken, of those. NaN where the site cannot be compared.
+    It is the largest eigenvalue of the covariance over its trace, from the sums over all samples; without such sums,
+    from the samples that sample measures read. NaN where the site cannot be compared.
     """
     if side.problem(site):
         return math.nan
     if not side.moments:
-        rows = side.samples[site].double()
-        values = torch.linalg.svdvals(rows - rows.mean(0)).square()
-        return float(values[0] / values.sum())
+        samples = side.samples[site].double()
+        squares = torch.linalg.svdvals(samples - samples.mean(0)).square()
+        return float(squares[0] / squares.sum())
     sums = side.sums.totals[site]
     covariance = sums["xx"] - torch.outer(sums["x"], sums["x"]) / side.n
-    return _largest(covariance) / float(covariance.trace())
+    return _largest_eigenvalue(covariance) / float(covariance.trace())
 
 
-def with_shares(rows: list[dict[str, Any]], a: Mapping[str, float], b: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rows of pairs of sites with the shares of both sites beside them, NaN where there is none."""
+def with_shares(records: list[dict[str, Any]], a: Mapping[str, float], b: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return records of site pairs with the shares of both sites beside them, NaN where there is none."""
     return [
-        row | {"first_pc_a": a.get(row["site_a"], math.nan), "first_pc_b": b.get(row["site_b"], math.nan)}
-        for row in rows
+        record | {"first_pc_a": a.get(record["site_a"], math.nan), "first_pc_b": b.get(record["site_b"], math.nan)}
+        for record in records
     ]
 
 
-def _largest(matrix: Tensor) -> float:
-    """The largest eigenvalue of a symmetric float64 matrix."""
+def _largest_eigenvalue(matrix: Tensor) -> float:
+    """Return the largest eigenvalue of a symmetric float64 matrix."""
     if len(matrix) <= DENSE:
         return float(torch.linalg.eigvalsh(matrix)[-1])
     from scipy.sparse.linalg import eigsh
 
     start = np.random.default_rng(0).standard_normal(len(matrix))
-    # The error of the eigenvalue is the square of the vector's, to which the tolerance applies.
+    # The error of the eigenvalue is the square of the eigenvector's, to which the tolerance applies.
     tolerance: Any = 1e-7
-    found: Any = eigsh(matrix.cpu().numpy(), 1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
-    return float(found[0])
+    eigenvalues: Any = eigsh(matrix.cpu().numpy(), 1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    return float(eigenvalues[0])

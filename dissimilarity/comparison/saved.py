@@ -1,46 +1,46 @@
-"""What can be compared: a model that is run on tokens, or activations that were saved, read a part at a time.
+"""Activations that were saved: reading them a part at a time, checking that sides belong together, and writing them.
 
-Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (a site each), or
-`NAME.safetensors` (a site each key). Arrays are (n, d), each row a sample and a unit of its own, or
-(sequences, positions, d). Beside the sites there may be `sample_ids` that say which sample is which.
+Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (one site each), or
+`NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a unit of its own, or
+(sequences, positions, d). Beside the sites there may be `sample_ids` that identify the samples.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, describe, resolve
-from dissimilarity.comparison.plan import Layout
-from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs, activations, at_once, batches, runs
-from dissimilarity.probe.sampling import sampled_positions
+from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
+from dissimilarity.probe.probe_set import Extent, ProbeSet
+from dissimilarity.tables.files import replacing
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 
 IDS = "sample_ids"
-IDS_AT_ONCE = 2**20
+IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
-class Array:
-    """An array in memory or in a file, of which parts are read.
+class ArrayReader:
+    """An array in memory or in a file, which is read in parts.
 
     Attributes:
         shape: its shape.
-        dtype: what its numbers are called.
-        floating: whether they are floating-point.
-        read: copies of the parts [start, stop) of its first dimension.
+        dtype: the name of its dtype.
+        floating: whether it holds floating-point numbers.
+        read: returns copies of the parts [start, stop) of its first dimension.
     """
 
     shape: tuple[int, ...]
@@ -50,28 +50,51 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Saved activations: what to call them, the sites, and what the samples are called if that was saved too."""
+class SavedActivations:
+    """Saved activations: their name in messages, the sites, and the ids of the samples if those were saved too."""
 
     name: str
-    sites: dict[str, Array]
-    ids: Array | None
+    sites: dict[str, ArrayReader]
+    ids: ArrayReader | None
+
+    def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int) -> Tensor:
+        """Read some sequences of a site.
+
+        Args:
+            site: the site.
+            parts: start and stop of consecutive sequences.
+            count: number of sequences of the probe set; rows (count * positions, d) are folded by it to
+                (sequences, positions, d).
+        """
+        array = self.sites[site]
+        fold = array.shape[0] // count
+        read = [_as_tensor(part) for part in array.read([(start * fold, stop * fold) for start, stop in parts])]
+        samples = torch.cat(read) if len(read) > 1 else read[0]
+        return samples.unflatten(0, (-1, fold)) if fold > 1 else samples
+
+    def check_logits(self, sites: Sequence[str]) -> None:
+        """Check that the logits were saved if they are among the sites to read."""
+        if LOGITS in sites and LOGITS not in self.sites:
+            raise ValueError(
+                f"{self.name}: expected model outputs at the site {LOGITS!r}, which an output measure compares, found "
+                f"{describe(self.sites)}; save the logits too, or leave that measure out"
+            )
 
 
-def open_source(source: Source, side: str) -> nn.Module | Saved:
-    """A model as it is, anything else as saved activations; nothing but shapes is read.
+def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
+    """Return a model as it is, and anything else as saved activations, of which only the shapes are read.
 
     Args:
         source: see `KINDS`.
-        side: what to call a mapping in messages.
+        side: the name of a mapping in messages.
 
     Raises:
-        ValueError: nothing of that kind, an unreadable file, arrays of a wrong rank or of whole numbers.
+        ValueError: none of these kinds, an unreadable file, arrays of a wrong rank or of whole numbers.
     """
     if isinstance(source, nn.Module):
         return source
     if isinstance(source, Mapping):
-        name, arrays = side, {str(site): _in_memory(value) for site, value in source.items()}
+        name, arrays = side, {str(site): array_reader(value) for site, value in source.items()}
     elif isinstance(source, (str, Path)):
         name, arrays = str(source), _in_files(Path(source))
     else:
@@ -90,11 +113,11 @@ def open_source(source: Source, side: str) -> nn.Module | Saved:
                 f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
                 "save them as float32, or as bfloat16 in a .safetensors file"
             )
-    return Saved(name, arrays, ids)
+    return SavedActivations(name, arrays, ids)
 
 
-def sites_of(source: nn.Module | Saved, patterns: str | Sequence[str] | None) -> list[str]:
-    """The sites that match globs; by default the streams after the blocks of a model, and all that was saved.
+def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None) -> list[str]:
+    """Return the sites that match globs; by default the streams after a model's blocks, and all that was saved.
 
     Raises:
         ValueError: lists the sites there are, if a pattern matches none.
@@ -103,150 +126,169 @@ def sites_of(source: nn.Module | Saved, patterns: str | Sequence[str] | None) ->
         return resolve(source, DEFAULT_SITES if patterns is None else patterns)
     if patterns is None:
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
-    chosen = set()
+    matching = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matching = [site for site in source.sites if fnmatchcase(site, pattern)]
-        if not matching:
+        matches = [site for site in source.sites if fnmatchcase(site, pattern)]
+        if not matches:
             raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
-        chosen.update(matching)
-    return [site for site in source.sites if site in chosen]
+        matching.update(matches)
+    return [site for site in source.sites if site in matching]
 
 
-def agreed_extent(
-    a: nn.Module | Saved, b: nn.Module | Saved, tokens: Tensor | Alignment | None
-) -> Tensor | tuple[int, int]:
-    """The probe set on which two sides are compared: the tokens, or how many sequences there are of what length.
+def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -> ProbeSet:
+    """Return the probe set on which sources are compared, with the extent of saved activations if it has no tokens.
 
     Raises:
-        ValueError: a model without tokens, other numbers of samples, other samples by their ids, saved activations of
-            models of other tokenizers.
+        ValueError: a model without tokens, different numbers of samples, different samples by their ids, saved
+            activations of models with different tokenizers.
     """
-    saved = [source for source in (a, b) if isinstance(source, Saved)]
-    if isinstance(tokens, Alignment):
+    saved = [source for source in sources if isinstance(source, SavedActivations)]
+    if probe.is_aligned:
         if saved:
             raise ValueError(
-                f"{saved[0].name}: models of other tokenizers are aligned as they run, and these activations were "
-                "saved before; give the model, or save rows of both at the same places of the text and compare those"
+                f"{saved[0].name}: models with different tokenizers are aligned while they run, and these activations "
+                "were saved before; give the model, or save both models at the same places of the text and compare that"
             )
-        return tokens.extent
-    if tokens is None and len(saved) < 2:
+        return probe
+    if probe.inputs is None and len(saved) < len(sources):
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
-    if tokens is None:
+    if probe.inputs is None:
         sequences, *inner = next((shape for _, _, shape in shapes if len(shape) == 3), shapes[0][2])
-        wanted, length = f"{shapes[0][0]}: {shapes[0][2]}", inner[0] if len(inner) > 1 else 1
-    else:
+        expected, length = f"{shapes[0][0]}: {shapes[0][2]}", inner[0] if len(inner) > 1 else 1
+    elif isinstance(probe.inputs, Tensor):
+        tokens = probe.inputs
         sequences, length = len(tokens), int(tokens[0].numel()) if len(tokens) and tokens.ndim > 1 else 1
-        wanted = f"the tokens: {tuple(tokens.shape)}"
+        expected = f"the tokens: {tuple(tokens.shape)}"
+    else:
+        sequences, length = probe.extent
+        expected = f"a probe set of {sequences} sequences of {length} tokens"
     for name, site, shape in shapes:
         if shape[0] != sequences and not (len(shape) == 2 and shape[0] == sequences * length):
             raise ValueError(
-                f"expected the same samples on both sides, found {wanted} and, at {site} of {name}, {shape}; "
+                f"expected the same samples on both sides, found {expected} and, at {site} of {name}, {shape}; "
                 "save both on one probe set, in one order"
             )
     _check_ids([source for source in saved if source.ids is not None], sequences, sequences * length)
-    return (sequences, length) if tokens is None else tokens
+    return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
-def device_of(*sources: nn.Module | Saved) -> torch.device:
-    """Where the sums are taken: where the models are."""
+def device_of(*sources: nn.Module | SavedActivations) -> torch.device:
+    """Return where sums are taken: where the models are."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
 
 
-def stream(
-    source: nn.Module | Saved, tokens: Inputs | None, sites: Sequence[str], layout: Layout, device: torch.device
-) -> Iterator[tuple[dict[str, Tensor], range]]:
-    """The samples of one side, chunk by chunk: site -> (sequences, ..., d), and the groups that they make up."""
-    captured, read = layout.captured(sites), layout.reader(sites)
-    if isinstance(source, nn.Module):
-        assert tokens is not None
-        yield from activations(source, tokens, captured, layout.slices, read, layout.apart)
-        return
-    _check_logits(source, captured)
-    for batch in batches(layout.slices, at_once(layout.length)):
-        first, last = batch[0][0], batch[-1][1]
-        acts = {site: _part(source, site, layout, [(first, last)]).to(device) for site in captured}
-        yield from runs(acts, batch, captured, read, layout.apart)
+def save_activations(
+    model: nn.Module, tokens: Tensor, path: str | Path, sites: str | Sequence[str] = DEFAULT_SITES
+) -> Path:
+    """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
+
+    They are written while the model runs, in the precision in which it returns them: the file may be larger than
+    memory. It replaces an older file in one step.
+
+    Args:
+        model: called as ``model(tokens)``.
+        tokens: (sequences, positions), or any inputs whose first dimension counts independent units.
+        path: the file, ending in .safetensors.
+        sites: globs or names of sites; each becomes a key, (sequences, positions, d).
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: another ending, or a site that the model lacks.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> model = nn.Sequential(nn.Linear(3, 4))
+    >>> with TemporaryDirectory() as folder:
+    ...     save_activations(model, torch.randn(8, 3), f"{folder}/net.safetensors", sites="0").name
+    'net.safetensors'
+    """
+    path, names = Path(path), resolve(model, sites)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
+    sequences, length = extent(tokens)
+    batch = sequences_per_batch(length)
+    slices = [(start, min(start + batch, sequences), 0) for start in range(0, sequences, batch)]
+    places: dict[str, int] = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        done = 0
+        for acts, _ in capture_chunks(model, tokens, names, slices):
+            places = places or _write_header(file, acts, sequences)
+            for site, activation in acts.items():
+                file.seek(places[site] + done * activation[0].nbytes)
+                file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
+            done += len(next(iter(acts.values())))
+    return path
 
 
-def thinned(source: Saved, sites: Sequence[str], layout: Layout, kept: Int[Tensor, " kept"]) -> Saved:
-    """The rows that sample measures see out of more sequences than they see rows, one of each sequence that is kept."""
-    captured = layout.captured(sites)
-    _check_logits(source, captured)
-    found = {}
-    for site in captured:
-        part = _part(source, site, layout, [(index, index + 1) for index in kept.tolist()])
-        rows = layout.read(part, site in sites, kept.tolist())
-        if rows.ndim > 2:
-            rows = rows[:, sampled_positions(layout.sequences, rows.shape[1], layout.samples)]
-        found[site] = _in_memory(rows)
-    return Saved(source.name, found, None)
+def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int) -> dict[str, int]:
+    """Write the header of the safetensors format, and return where in the file each tensor begins."""
+    header, begins, end = {}, {}, 0
+    for site, activation in acts.items():
+        size = activation[0].nbytes * sequences
+        header[site] = {
+            "dtype": DTYPES[activation.dtype],
+            "shape": [sequences, *activation.shape[1:]],
+            "data_offsets": [end, end + size],
+        }
+        begins[site], end = end, end + size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    return {site: 8 + len(text) + begin for site, begin in begins.items()}
 
 
-def _part(source: Saved, site: str, layout: Layout, parts: Sequence[tuple[int, int]]) -> Tensor:
-    """Some sequences of a site; rows (sequences * positions, d) are folded to (sequences, positions, d)."""
-    array = source.sites[site]
-    fold = array.shape[0] // layout.sequences
-    read = array.read([(start * fold, stop * fold) for start, stop in parts])
-    rows = torch.cat([_as_tensor(part) for part in read]) if len(read) > 1 else _as_tensor(read[0])
-    return rows.unflatten(0, (-1, fold)) if fold > 1 else rows
-
-
-def _check_logits(source: Saved, captured: Sequence[str]) -> None:
-    if LOGITS in captured and LOGITS not in source.sites:
-        raise ValueError(
-            f"{source.name}: expected what the model put out at the site {LOGITS!r}, which a measure of outputs "
-            f"compares, found {describe(source.sites)}; save the logits too, or leave that measure out"
-        )
-
-
-def _check_ids(sources: Sequence[Saved], sequences: int, samples: int) -> None:
-    """Refuses ids of another number than the samples', and two sides whose ids differ."""
+def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:
+    """Check that the number of ids is that of the samples, and that the ids of two sides agree."""
     sizes = [(source.name, int(np.prod(source.ids.shape))) for source in sources if source.ids is not None]
     for name, size in sizes:
         if size not in (sequences, samples):
             raise ValueError(
-                f"{name}: expected {samples} {IDS}, one a sample, found {size}; save them anew, or leave them out"
+                f"{name}: expected {samples} {IDS}, one per sample, found {size}; save them again, or leave them out"
             )
     if len(sources) < 2:
         return
-    (name_a, count), (name_b, other) = sizes
-    if count != other:
-        raise ValueError(f"expected equal {IDS}, found {count} of {name_a} and {other} of {name_b}; save both anew")
+    (name_a, count_a), (name_b, count_b) = sizes
+    if count_a != count_b:
+        raise ValueError(
+            f"expected equal {IDS}, found {count_a} in {name_a} and {count_b} in {name_b}; save both again"
+        )
     differing, first = 0, ""
-    for theirs, others in zip(*(_ids(source, sequences) for source in sources), strict=True):
-        unequal = np.nonzero(theirs != others)[0]
+    for ids_a, ids_b in zip(*(_ids(source, sequences) for source in sources), strict=True):
+        unequal = np.nonzero(ids_a != ids_b)[0]
         if len(unequal) and not differing:
-            first = f"{theirs[unequal[0]]} and {others[unequal[0]]}"
+            first = f"{ids_a[unequal[0]]} and {ids_b[unequal[0]]}"
         differing += len(unequal)
     if differing:
         raise ValueError(
-            f"expected the same samples in one order, found that {differing} of {count} {IDS} of {name_a} and {name_b} "
-            f"differ, the first {first}; put both in one order"
+            f"expected the same samples in one order, found that {differing} of {count_a} {IDS} of {name_a} and "
+            f"{name_b} differ, the first {first}; put both in one order"
         )
 
 
-def _ids(source: Saved, sequences: int) -> Iterator[np.ndarray]:
-    """The ids of the samples, flat, some sequences at a time."""
+def _ids(source: SavedActivations, sequences: int) -> Iterator[np.ndarray]:
+    """Read the ids of the samples, flat, some sequences at a time."""
     array = source.ids
     assert array is not None
-    fold, some = array.shape[0] // sequences, max(1, IDS_AT_ONCE * sequences // int(np.prod(array.shape)))
-    for start in range(0, sequences, some):
-        (part,) = array.read([(start * fold, min(sequences, start + some) * fold)])
+    fold, block = array.shape[0] // sequences, max(1, IDS_PER_READ * sequences // int(np.prod(array.shape)))
+    for start in range(0, sequences, block):
+        (part,) = array.read([(start * fold, min(sequences, start + block) * fold)])
         yield np.asarray(part).reshape(-1)
 
 
 def _as_tensor(part: Any) -> Tensor:
     if isinstance(part, Tensor):
         return part.detach()
-    rows = np.array(part)
-    wanted = rows.dtype.newbyteorder("=") if rows.dtype.kind == "f" and rows.dtype.itemsize <= 8 else np.float32
-    return torch.from_numpy(rows.astype(wanted, copy=False))
+    array = np.array(part)
+    native = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=") if native else np.float32, copy=False))
 
 
-def _in_memory(value: Any) -> Array:
-    """A tensor, an array, or whatever has a shape, a dtype and slices: a dataset of HDF5, a memory map."""
+def array_reader(value: Any) -> ArrayReader:
+    """Return a reader of a tensor, an array, or whatever has a shape, a dtype and slices (HDF5, memory maps)."""
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         value = np.asarray(value)
     floating = value.is_floating_point() if isinstance(value, Tensor) else _is_floating(np.dtype(value.dtype))
@@ -254,14 +296,14 @@ def _in_memory(value: Any) -> Array:
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
         return [value[start:stop] for start, stop in parts]
 
-    return Array(tuple(int(size) for size in value.shape), str(value.dtype), floating, read)
+    return ArrayReader(tuple(int(size) for size in value.shape), str(value.dtype), floating, read)
 
 
 def _is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def _in_files(path: Path) -> dict[str, Array]:
+def _in_files(path: Path) -> dict[str, ArrayReader]:
     try:
         if path.suffix == ".npy":
             return {path.stem: _npy(path)}
@@ -271,25 +313,25 @@ def _in_files(path: Path) -> dict[str, Array]:
             return {file.stem: _npy(file) for file in sorted(path.glob("*.npy"), key=lambda file: _natural(file.stem))}
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot read {path}: {error}; give {KINDS}") from error
-    raise ValueError(f"{path}: {'not a file of a kind that is known' if path.exists() else 'not there'}; give {KINDS}")
+    raise ValueError(f"{path}: {'unknown kind of file' if path.exists() else 'not there'}; give {KINDS}")
 
 
-def _npy(path: Path) -> Array:
-    """A .npy file, mapped anew for each read: pages of it that were read before count no longer as this process's."""
+def _npy(path: Path) -> ArrayReader:
+    """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
         mapped = np.load(path, mmap_mode="r")
         return [np.array(mapped[start:stop]) for start, stop in parts]
 
     mapped = np.load(path, mmap_mode="r")
-    return Array(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+    return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
 
 
-def _safetensors(path: Path) -> dict[str, Array]:
-    """The tensors of a .safetensors file, which is mapped anew for each read as in `_npy`."""
+def _safetensors(path: Path) -> dict[str, ArrayReader]:
+    """Return readers of the tensors of a .safetensors file, which is mapped again per read as in `_npy`."""
     with safe_open(path, "pt") as file:
         slices = {key: file.get_slice(key) for key in sorted(file.keys(), key=_natural)}
-        found = {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
+        shapes = {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
 
     def reader(key: str) -> Callable[[Sequence[tuple[int, int]]], list[Any]]:
         def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
@@ -300,10 +342,11 @@ def _safetensors(path: Path) -> dict[str, Array]:
         return read
 
     return {
-        key: Array(shape, dtype, dtype.startswith(("F", "BF")), reader(key)) for key, (shape, dtype) in found.items()
+        key: ArrayReader(shape, dtype, dtype.startswith(("F", "BF")), reader(key))
+        for key, (shape, dtype) in shapes.items()
     }
 
 
 def _natural(name: str) -> list[Any]:
-    """For sorting names by the numbers in them: blocks.2 before blocks.10."""
+    """Return a key that sorts names by the numbers in them: blocks.2 before blocks.10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -22,7 +22,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from dissimilarity.capture.sites import split_layer
-from dissimilarity.comparison.first_component import FILE as FIRST_COMPONENTS
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.figures.heatmaps import heatmap_figure
 from dissimilarity.figures.style import (
@@ -38,7 +37,7 @@ from dissimilarity.figures.style import (
     without_layer,
     write_figure,
 )
-from dissimilarity.tables.curves import distinct, heatmap_steps, matched, read_curves, select
+from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal

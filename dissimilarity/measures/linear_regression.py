@@ -37,7 +37,7 @@ def linear_regression(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
 def linear_regression_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
     """Return R^2 from sums."""
     xx, yy, xy = centered(m)
-    predicted = whitening(xx, m["xx"], m["e"] / m["n"])(xy)
+    predicted = whitening(xx, m["xx"], m["eps_x"] / m["n"])(xy)
     value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
     return exact_where_same(m, value, LinearRegression.identical)
 

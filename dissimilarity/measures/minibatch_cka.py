@@ -19,7 +19,7 @@ from dissimilarity.measures.base.checks import (
 )
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
-from dissimilarity.moments.pair import sum_device
+from dissimilarity.moments.products import sum_device
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
 

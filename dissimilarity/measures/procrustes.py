@@ -50,7 +50,7 @@ def procrustes_cosine(m: Moments) -> Float[Tensor, "*pairs"]:
     """Return |Xc'Yc|_* / (|Xc|_F |Yc|_F) from sums."""
     xy, (xx, yy) = centered_cross(m), centered_squares(m)
     # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
-    from_float32 = bool((torch.minimum(m["e"], m["f"]) > 1e-12 * m["n"]).all())
+    from_float32 = bool((torch.minimum(m["eps_x"], m["eps_y"]) > 1e-12 * m["n"]).all())
     return (_nuclear_norm_from_float32 if from_float32 else _nuclear_norm)(xy) / (xx * yy).sqrt()
 
 

@@ -10,7 +10,8 @@ from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import among_largest, both_sides, is_exact, turning
-from dissimilarity.moments.pair import Moments, full_float32
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.products import full_float32
 
 
 def pwcca(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_s
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.distances import about_mean, condensed, dot, pair_distances, rearranged, row_sums
 from dissimilarity.measures.numerics.ranks import Ranks, below, exact_ranks, quick_ranks, ranks_among
-from dissimilarity.moments.pair import sum_device
+from dissimilarity.moments.products import sum_device
 
 RDM = Literal["correlation", "sqeuclidean"]
 Compare = Literal["spearman", "pearson"]

@@ -1,1 +1,1 @@
-"""Streaming second moments: matrix products, the sums of one model, the sums over pairs of models."""
+"""Streaming second moments: matrix products, the sums of one model, the sums over pairs of sites of two."""

@@ -5,102 +5,104 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.pair import Moments, cross_moments, one_pair
-from dissimilarity.moments.running import Sums
+from dissimilarity.moments.running import RunningSums
+from dissimilarity.moments.side import Chunk
 
-Pair = tuple[str, str]
+SitePair = tuple[str, str]
+"""A site of x and a site of y."""
 
 Block = tuple[tuple[str, ...], tuple[str, ...]]
 """Sites of x that are all compared with the same sites of y."""
 
-ABREAST = 1536
-"""Columns of x side by side in one product: enough for it to be fast, few enough that a copy stays small."""
+X_COLUMNS = 1536
+"""Columns of x in one product: enough for it to be fast, few enough that a copy stays small."""
 
-NARROW = 256
-"""Columns of y up to which partners stand side by side too: products of few columns are slow, copies of them small."""
+Y_COLUMNS = 256
+"""Columns of y up to which partners are put side by side: narrow products are slow, and their copies are small."""
 
 
 class Cross:
     """Sums over pairs of sites of two sides.
 
-    Sites that have the same partners are put side by side, some at a time, and so are narrow partners.
+    Sites with the same partners are put side by side, a few at a time, and so are narrow partners.
 
     Args:
         pairs: (site of x, site of y).
-        groups: number of jackknife groups, or 0 where no error bar is wanted.
+        n_units: number of units, or 0 where no error bar is needed.
         sync, moments: as in ``Side``.
     """
 
-    def __init__(self, pairs: Sequence[Pair], groups: int = 0, sync: bool = False, moments: bool = True) -> None:
+    def __init__(self, pairs: Sequence[SitePair], n_units: int = 0, sync: bool = False, moments: bool = True) -> None:
         self.pairs, self.sync, self.moments = list(pairs), sync, moments
         partners: dict[str, tuple[str, ...]] = {}
         for site, partner in self.pairs:
             partners[site] = (*partners.get(site, ()), partner)
         sites: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for site, others in partners.items():
-            sites[others] = (*sites.get(others, ()), site)
-        self.blocks: list[Block] = [(together, others) for others, together in sites.items()]
-        self._block = {site: index for index, (together, _) in enumerate(self.blocks) for site in together}
-        self.sums = Sums(groups)
+        for site, site_partners in partners.items():
+            sites[site_partners] = (*sites.get(site_partners, ()), site)
+        self.blocks: list[Block] = [(block_sites, block_partners) for block_partners, block_sites in sites.items()]
+        self._block = {site: index for index, (block_sites, _) in enumerate(self.blocks) for site in block_sites}
+        self.sums = RunningSums(n_units)
         self._widths: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
     def add(self, x: Chunk, y: Chunk) -> None:
-        """Adds the samples of two chunks of the same sequences."""
-        if x.groups != y.groups:
-            raise ValueError(f"expected chunks of the same sequences, found groups {x.groups} and {y.groups}")
-        if x.shift != y.shift:
-            raise ValueError(f"expected the same number of positions in both models, found {x.shift} and {y.shift}")
-        counts = [rows.shape[1] for side in (x, y) for rows in list(side.rows.values())[:1]]
+        """Add the samples of two chunks of the same sequences."""
+        if x.units != y.units:
+            raise ValueError(f"expected chunks of the same sequences, found units {x.units} and {y.units}")
+        if x.roll != y.roll:
+            raise ValueError(f"expected the same number of positions in both models, found {x.roll} and {y.roll}")
+        counts = [samples.shape[1] for chunk in (x, y) for samples in list(chunk.samples.values())[:1]]
         if len(set(counts)) > 1:
             raise ValueError(
-                f"expected chunks of the same sequences, found {counts[0]} and {counts[1]} rows in a group"
+                f"expected chunks of the same sequences, found {counts[0]} and {counts[1]} samples per unit"
             )
         if not self.moments:
             return
-        for widths, side in zip(self._widths, (x, y), strict=True):
-            widths |= {site: rows.shape[-1] for site, rows in side.rows.items()}
+        for widths, chunk in zip(self._widths, (x, y), strict=True):
+            widths |= {site: samples.shape[-1] for site, samples in chunk.samples.items()}
         for index in range(len(self.blocks)):
             self._add_block(index, x, y)
 
     def _add_block(self, index: int, x: Chunk, y: Chunk) -> None:
         sites, partners = self.blocks[index]
-        few_x, few_y = _columns(sites, self._widths[0], ABREAST), _columns(partners, self._widths[1], NARROW)
-        (a, heavy_x), (b, heavy_y) = x.norms_of(sites), y.norms_of(partners)
-        xs = (self._as_summed(x.rows_of(sites[some])) for some, _ in few_x)
-        ys = [self._as_summed(y.rows_of(partners[some])) for some, _ in few_y]
-        a, b, heavy = (self._as_summed(of) for of in (a, b, heavy_x | heavy_y))
-        ends = {"x": few_x[-1][1].stop, "y": few_y[-1][1].stop, "a": len(sites), "b": len(partners)}
-        for key, row, column, total, by_group in cross_moments(xs, a, ys, b, heavy):
-            here = {"x": few_x[row][1], "y": few_y[column][1], "a": slice(None), "b": slice(None)}
-            whole, place = (ends[key[0]], ends[key[1]]), (here[key[0]], here[key[1]])
-            self.sums.add(str(index), key, total, by_group, x.groups, whole, place)
+        x_parts = _columns(sites, self._widths[0], X_COLUMNS)
+        y_parts = _columns(partners, self._widths[1], Y_COLUMNS)
+        (a, outliers_x), (b, outliers_y) = x.norms_of(sites), y.norms_of(partners)
+        xs = (self._as_summed(x.side_by_side(sites[part])) for part, _ in x_parts)
+        ys = [self._as_summed(y.side_by_side(partners[part])) for part, _ in y_parts]
+        a, b, outlier_rows = (self._as_summed(values) for values in (a, b, outliers_x | outliers_y))
+        ends = {"x": x_parts[-1][1].stop, "y": y_parts[-1][1].stop, "a": len(sites), "b": len(partners)}
+        for key, row, column, total, per_unit in cross_moments(xs, a, ys, b, outlier_rows):
+            places = {"x": x_parts[row][1], "y": y_parts[column][1], "a": slice(None), "b": slice(None)}
+            whole, place = (ends[key[0]], ends[key[1]]), (places[key[0]], places[key[1]])
+            self.sums.add(str(index), key, total, per_unit, x.units, whole, place)
 
-    def _as_summed(self, of: Tensor) -> Tensor:
-        """What is known of each row (groups, n, ...), all rows as one group where no group wants sums of its own."""
-        return of if self.sums.count else of.flatten(0, 1)[None]
+    def _as_summed(self, values: Tensor) -> Tensor:
+        """Return values per sample (units, n, ...), as one unit where no sums per unit are needed."""
+        return values if self.sums.n_units else values.flatten(0, 1)[None]
 
     def close(self) -> "Cross":
-        """Ends the accumulation: adds up the processes' sums."""
+        """End the accumulation: add up the sums of all processes."""
         if self.sync:
             self.sums.all_reduce()
         return self
 
     def width(self, partner: str) -> int:
-        """Width of a site of y."""
+        """Return the width of a site of y."""
         return self._widths[1][partner]
 
     def sums_of(self, site: str, partners: Sequence[str]) -> tuple[Moments, Moments]:
-        """Cross sums of a site with partners of one width, over all samples (partners, ...), and per group.
+        """Return the cross sums of a site with partners of one width: over all samples (partners, ...), and per unit.
 
-        Those per group are (groups, partners, ...), and empty without groups.
+        The latter are (units, partners, ...), and empty without units.
         """
         totals = [self._of_pair(self.sums.totals, site, partner) for partner in partners]
-        of_all = {key: stacked([part[key] for part in totals]) for key in totals[0]}
-        if not self.sums.count:
-            return of_all, {}
-        groups = [self._of_pair(self.sums.groups, site, partner) for partner in partners]
-        return of_all, {key: stacked([part[key] for part in groups], 1) for key in groups[0]}
+        stacked_totals = {key: stacked([part[key] for part in totals]) for key in totals[0]}
+        if not self.sums.n_units:
+            return stacked_totals, {}
+        units = [self._of_pair(self.sums.units, site, partner) for partner in partners]
+        return stacked_totals, {key: stacked([part[key] for part in units], 1) for key in units[0]}
 
     def _of_pair(self, sums: Mapping[str, Moments], site: str, partner: str) -> Moments:
         index = self._block[site]
@@ -111,26 +113,26 @@ class Cross:
 
 
 def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The parts along a new dimension; a single one without a copy, which of the sums of groups would be large."""
+    """Stack parts along a new dimension; a single one without a copy, which for sums per unit would be large."""
     return parts[0].unsqueeze(dim) if len(parts) == 1 else torch.stack(list(parts), dim)
 
 
 def _columns(sites: tuple[str, ...], widths: Mapping[str, int], most: int) -> list[tuple[slice, slice]]:
-    """Some sites after the other, of at most so many columns or one site: which, and their columns among all."""
+    """Divide sites into parts of at most this many columns or one site: which sites, and their columns among all."""
     parts: list[tuple[slice, slice]] = []
-    last = 0
+    stop = 0
     for index, site in enumerate(sites):
-        start = last
-        last += widths[site]
-        if parts and last - parts[-1][1].start <= most:
-            parts[-1] = slice(parts[-1][0].start, index + 1), slice(parts[-1][1].start, last)
+        start = stop
+        stop += widths[site]
+        if parts and stop - parts[-1][1].start <= most:
+            parts[-1] = slice(parts[-1][0].start, index + 1), slice(parts[-1][1].start, stop)
         else:
-            parts.append((slice(index, index + 1), slice(start, last)))
+            parts.append((slice(index, index + 1), slice(start, stop)))
     return parts
 
 
 def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tuple[int, slice]:
-    """Which of the sites it is, and its columns where they stand side by side."""
+    """Return the index of a site among those side by side, and its columns."""
     index = sites.index(site)
     start = sum(widths[before] for before in sites[:index])
     return index, slice(start, start + widths[site])

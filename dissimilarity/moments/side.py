@@ -1,228 +1,237 @@
-"""One model's side of a comparison: what measures need of it alone, from activations of some sequences at a time."""
+"""The sums of one model: what measures need of it alone, from activations of a few sequences at a time."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Int
 from torch import Tensor
 
 from dissimilarity.moments.agreement import together
-from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.finite import count_not_finite
-from dissimilarity.moments.pair import as_rows, heavy, in_range, shifted, side_moments, squared_norms, worthwhile_shift
-from dissimilarity.moments.running import Sums, all_reduce
-from dissimilarity.probe.padding import Uneven, seeded_rows
-from dissimilarity.probe.sampling import sampled_positions, sampled_rows
+from dissimilarity.moments.pair import in_range, side_moments
+from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, remove_offset, squared_norms
+from dissimilarity.moments.running import RunningSums, all_reduce
+from dissimilarity.probe.padding import SampledSubset, SequenceLengths
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Rows that one sample measure sees.
+class Chunk:
+    """Samples of a few whole sequences, which form consecutive units of equal size.
 
     Attributes:
-        rows: their places among those that are held.
-        sequence: of which sequence each is.
-        shift: how far they are shifted for the null, so that none meets a row of its own sequence.
+        samples: site -> samples without their offset (units, n, p).
+        norms: site -> their squared norms (units, n).
+        outlier_rows: site -> which of them are outliers (units, n).
+        units: which units.
+        roll: samples of the longest sequence of these units, by which the null rolls them.
+        rolled: whether samples are rolled by that against those of other chunks. With sequences of equal length, each
+            then takes the place of the one before it in its unit.
     """
 
-    rows: Int[Tensor, " n"]
-    sequence: Int[Tensor, " n"]
-    shift: int
+    samples: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    outlier_rows: dict[str, Tensor]
+    units: range
+    roll: int
+    rolled: bool = False
+
+    def side_by_side(self, sites: Sequence[str]) -> Tensor:
+        """Return the samples of some sites side by side (units, n, columns); for one site without a copy."""
+        parts = [self.samples[site] for site in sites]
+        if len(parts) == 1:
+            return self._in_order(parts[0])
+        # One site after the other: rolling all at once would be a second copy of the largest tensor of a batch.
+        widths = [part.shape[-1] for part in parts]
+        whole = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
+        for part, columns in zip(parts, whole.split(widths, -1), strict=True):
+            columns.copy_(self._in_order(part))
+        return whole
+
+    def norms_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return squared norms at some sites (units, n, sites), and which samples are outliers at any (units, n)."""
+        norms = torch.stack([self.norms[site] for site in sites], -1)
+        outlier_rows = torch.stack([self.outlier_rows[site] for site in sites], -1).any(-1)
+        return self._in_order(norms), self._in_order(outlier_rows)
+
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Return values per sample (units, n, ...) in the order in which they meet the other model's."""
+        return values.roll(-self.roll, 1) if self.rolled else values
+
+    def deranged(self) -> "Chunk":
+        """Return the chunk rolled so far within each unit that no sample meets one of its own sequence.
+
+        Of two sides, derange the first one: its samples are copied anyway.
+        """
+        count = next((samples.shape[1] for samples in self.samples.values()), 0)
+        if count < 2 * self.roll:
+            raise ValueError(
+                "the null rolls sequences against each other and needs at least two per unit, none with more than half "
+                f"of its samples, found one with {self.roll} of {count}; pass more sequences or a smaller n_units"
+            )
+        return replace(self, rolled=True)
 
 
 class Side:
     """What the measures need of one model on the probe set.
 
     Args:
-        groups: number of jackknife groups.
-        samples: most rows, over all processes, that the sample measures see; 0 for none.
-        of: number of sequences over all processes, out of which those are.
+        lengths: units and lengths of the sequences of the whole probe set, and the sample budget. Where lengths vary,
+            chunks hold one unit each, as (1, n, d) at sites that have positions.
         sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
         moments: whether any measure reads sums.
-        only_sampled: sites of which the sample measures alone see rows, and ``add`` gets no others.
-        uneven: how many rows each sequence has, where they have unequally many; then chunks are of one group each, and
-            hold (1, rows, d) of a site that has positions.
+        only_sampled: sites that only sample measures read; ``add`` gets no other samples there.
+
+    Attributes:
+        sums: the sums of each site.
+        samples: site -> the samples that sample measures read, once closed.
+        samples_per_unit: number of samples of each unit.
+        prepared: what measures computed from this side alone, by measure and site.
     """
 
     def __init__(
         self,
-        groups: int,
-        samples: int = 0,
-        of: int = 0,
+        lengths: SequenceLengths,
         sync: bool = False,
         moments: bool = True,
         only_sampled: frozenset[str] = frozenset(),
-        uneven: Uneven | None = None,
     ) -> None:
-        self.wanted, self.of, self.sync, self.moments = samples, of, sync, moments
-        self.only_sampled, self.uneven = only_sampled, uneven
-        self.sums = Sums(groups)
-        self.n_groups = torch.zeros(groups, dtype=torch.float64)
+        self.lengths, self.sync, self.moments, self.only_sampled = lengths, sync, moments, only_sampled
+        self.sums = RunningSums(lengths.n_units)
+        self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
-        self.sequence_groups = torch.zeros(0, dtype=torch.int64)
-        self.sequences = 0
         self.prepared: dict[tuple[str, str], Any] = {}
-        self.shift: dict[str, Tensor] = {}
+        self.offset: dict[str, Tensor] = {}
+        self.closed = False
         self._not_finite: dict[str, int] = {}
         self._sampled: dict[str, list[Tensor]] = {}
-        self._sequence_groups: list[Tensor] = []
-        self._uneven: set[str] = set()
+        self._varying: set[str] = set()
 
     @property
     def n(self) -> int:
         """Number of samples."""
-        return int(self.n_groups.sum())
+        return int(self.samples_per_unit.sum())
 
-    def seen(self, site: str, samples: int, seed: int) -> Seen:
-        """Which of the rows that are held for all sample measures one of them sees at a site."""
-        if self.uneven is not None and site in self._uneven:
-            rows = seeded_rows(len(self.samples[site]), samples, seed)
-            sequence = self.uneven.sequence[rows]
-            return Seen(rows, sequence, int(sequence.bincount().max()))
-        length = len(self.samples[site]) // max(self.sequences, 1)
-        chosen = sampled_rows(self.sequences, length, samples, seed)
-        return Seen(chosen.flatten(), chosen.flatten() // length, chosen.shape[1])
+    def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
+        """Return which of the samples kept for all sample measures one of them reads at a site."""
+        return self.lengths.subset(len(self.samples[site]), site in self._varying, max_samples, seed)
 
-    def add(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
-        """Adds the activations of some whole sequences.
+    def add(self, acts: Mapping[str, Tensor], units: range) -> Chunk:
+        """Add the activations of a few whole sequences.
 
         Args:
-            acts: site -> (sequences, ..., d); everything between counts as positions.
-            groups: the jackknife groups that these sequences make up, in equal parts.
+            acts: site -> (sequences, ..., d); all dimensions between are positions.
+            units: the units that these sequences form, in equal parts.
 
         Returns:
             the chunk, for ``Cross.add``.
         """
-        chunk = self.chunk(acts, groups)
-        per_group, before = 0, int(self.n_groups[groups.start])
-        for site, rows in chunk.rows.items():
-            per_group = rows.shape[1]
-            self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(rows)
+        chunk = self.chunk(acts, units)
+        per_unit, before = 0, int(self.samples_per_unit[units.start])
+        for site, samples in chunk.samples.items():
+            per_unit = samples.shape[1]
+            self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(samples)
             if self.moments:
-                totals, by_group = side_moments(rows, chunk.norms[site], chunk.apart[site])
+                totals, unit_sums = side_moments(samples, chunk.norms[site], chunk.outlier_rows[site])
                 for key, total in totals.items():
-                    self.sums.add(site, key, total, by_group[key], groups)
-        if self.wanted:
+                    self.sums.add(site, key, total, unit_sums[key], units)
+        if self.lengths.max_samples:
             for site, activation in acts.items():
-                self._sampled.setdefault(site, []).append(self._sample(site, activation, groups.start, before))
-        if self.uneven is None:
-            sequences = len(next(iter(acts.values())))
-            self._sequence_groups.append(torch.tensor(groups).repeat_interleave(sequences // len(groups)))
-            self.sequences += sequences
-        self.n_groups[groups.start : groups.stop] += per_group
+                self._keep_sampled(site, activation, units.start, before)
+        self.samples_per_unit[units.start : units.stop] += per_unit
         return chunk
 
-    def _sample(self, site: str, activation: Tensor, group: int, before: int) -> Tensor:
-        """The rows of a chunk that the sample measures see; of sequences of one length the same positions of each.
+    def _keep_sampled(self, site: str, activation: Tensor, unit: int, before: int) -> None:
+        """Keep the samples of a chunk that the sample measures read.
 
         Args:
             site: the site.
             activation: of the chunk.
-            group: its first group.
-            before: rows of that group in chunks before this one.
+            unit: its first unit.
+            before: samples of that unit in earlier chunks.
         """
-        if self.uneven is not None and activation.ndim > 2:
-            self._uneven.add(site)
-            rows = as_rows(activation)
-            if site in self.only_sampled:
-                return rows
-            first = self.uneven.before_group(group) + before
-            return rows[self.uneven.sampled_among(first, len(rows)).to(rows.device)]
-        by_sequence = as_rows(activation).unflatten(0, (len(activation), -1))
-        if site not in self.only_sampled and by_sequence.shape[1] > 1:
-            positions = sampled_positions(self.of, by_sequence.shape[1], self.wanted)
-            by_sequence = by_sequence[:, positions.to(by_sequence.device)]
-        return by_sequence.flatten(0, 1)
+        if self.lengths.vary_in(activation):
+            self._varying.add(site)
+        samples = as_samples(activation)
+        if site not in self.only_sampled:
+            index = self.lengths.sampled_in_chunk(activation, unit, before)
+            samples = samples if index is None else samples[index.to(samples.device)]
+        self._sampled.setdefault(site, []).append(samples)
 
-    def chunk(self, acts: Mapping[str, Tensor], groups: range) -> Chunk:
-        """The activations of some whole sequences as shifted rows."""
-        rows: dict[str, Tensor] = {}
+    def chunk(self, acts: Mapping[str, Tensor], units: range) -> Chunk:
+        """Return the activations of a few whole sequences as samples without their offset."""
+        samples: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
-        apart: dict[str, Tensor] = {}
-        shift = 0
+        outlier_rows: dict[str, Tensor] = {}
+        roll = 0
         for site, activation in acts.items():
             if site in self.only_sampled:
                 continue
-            x = as_rows(activation)
-            shift = len(x) // len(activation)
-            if self.uneven is not None and activation.ndim > 2:
-                shift = self.uneven.longest(groups.start)
-            by_group = x.unflatten(0, (len(groups), -1))
-            rows[site] = shifted(by_group, self._shift(site, by_group[0])) if self.moments else by_group
+            roll = self.lengths.roll(activation, units.start)
+            samples[site] = as_samples(activation).unflatten(0, (len(units), -1))
             if self.moments:
-                norms[site] = squared_norms(rows[site])
-                apart[site] = heavy(norms[site]).to(x.device)
-        counts = {site: part.shape[1] for site, part in rows.items()}
+                samples[site] = remove_offset(samples[site], self._offset(site, samples[site][0]))
+                norms[site] = squared_norms(samples[site])
+                outlier_rows[site] = find_outlier_rows(norms[site]).to(activation.device)
+        counts = {site: part.shape[1] for site, part in samples.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(
-                f"expected as many samples at every site, found (by site, in a group) {counts}; "
-                "pool the positions (pool=mean), or compare such sites in calls of their own"
+                f"expected as many samples at every site, found (by site, per unit) {counts}; pool the positions "
+                "(pool='mean'), or compare such sites in separate calls"
             )
-        return Chunk(rows, norms, apart, groups, shift)
+        return Chunk(samples, norms, outlier_rows, units, roll)
 
-    def settle(self, acts: Mapping[str, Tensor]) -> None:
-        """Settles with the other processes what samples are taken about, so that each can then go on alone."""
+    def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
+        """Share the offsets of the first process, from its first chunk, so that each process can then go on alone."""
         with together(self.sync):
-            rows = {site: as_rows(x) for site, x in acts.items() if self.moments and site not in self.only_sampled}
-            shifts = {site: worthwhile_shift(x).to(x) for site, x in rows.items()}
-        for shift in shifts.values():
-            dist.broadcast(shift, src=0)
-        self.shift |= shifts
+            sites = [site for site in acts if self.moments and site not in self.only_sampled]
+            first = {site: as_samples(acts[site]).unflatten(0, (len(units), -1))[0] for site in sites}
+            offsets = {site: choose_offset(samples).to(samples) for site, samples in first.items()}
+        for offset in offsets.values():
+            dist.broadcast(offset, src=0)
+        self.offset |= offsets
 
-    def _shift(self, site: str, x: Tensor) -> Tensor:
-        """What all rows are taken about: by the first group of the first chunk, whatever comes in one batch with it.
+    def _offset(self, site: str, x: Tensor) -> Tensor:
+        """Return the offset of a site: from the first unit of the first chunk, whatever else is in that batch.
 
-        With several processes, that of the first process, which has the same first group as one process alone.
+        With several processes it is that of the first process, whose first unit is the first unit of one process alone.
         """
-        if site not in self.shift:
-            shift = worthwhile_shift(x).to(x)
+        if site not in self.offset:
+            offset = choose_offset(x).to(x)
             if self.sync:
-                dist.broadcast(shift, src=0)
-            self.shift[site] = shift
-        return self.shift[site]
+                dist.broadcast(offset, src=0)
+            self.offset[site] = offset
+        return self.offset[site]
 
     def close(self) -> "Side":
-        """Ends the accumulation: adds up the processes' sums and collects their sampled rows in order."""
+        """End the accumulation: add up the sums of all processes and collect their sampled samples in order."""
         with together(self.sync):
             self.samples = {site: torch.cat(parts) for site, parts in self._sampled.items()}
-            self.sequence_groups = torch.cat(self._sequence_groups) if self._sequence_groups else self.sequence_groups
-        if self.uneven is not None:
-            self.sequence_groups, self.sequences = self.uneven.groups, len(self.uneven.groups)
         self._sampled.clear()
-        self._sequence_groups.clear()
+        self.closed = True
         if self.sync:
             self.sums.all_reduce()
-            all_reduce(self.n_groups)
-            mine = (
-                {site: rows.cpu() for site, rows in self.samples.items()},
-                self.sequence_groups,
-                self._not_finite,
-                self.sequences,
-            )
+            all_reduce(self.samples_per_unit)
+            on_cpu = {site: samples.cpu() for site, samples in self.samples.items()}
             parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, mine)
-            for site, rows in self.samples.items():
-                self.samples[site] = torch.cat([part[0][site] for part in parts]).to(rows.device)
-            if self.uneven is None:
-                self.sequence_groups = torch.cat([part[1] for part in parts])
-                self.sequences = sum(part[3] for part in parts)
-            self._not_finite = {site: sum(part[2][site] for part in parts) for site in self._not_finite}
+            dist.all_gather_object(parts, (on_cpu, self._not_finite))
+            for site, samples in self.samples.items():
+                self.samples[site] = torch.cat([part[0][site] for part in parts]).to(samples.device)
+            self._not_finite = {site: sum(part[1][site] for part in parts) for site in self._not_finite}
         return self
 
     def problem(self, site: str) -> str:
-        """What keeps a site from being compared; empty if nothing."""
+        """Return what prevents a site from being compared; empty if nothing does."""
         if self._not_finite[site]:
             return f"{self._not_finite[site]} values at {site} are NaN or infinite"
         if not self.moments:
-            rows = self.samples[site]
-            return f"zero variance at {site}" if bool((rows == rows[:1]).all()) else ""
+            samples = self.samples[site]
+            return f"zero variance at {site}" if bool((samples == samples[:1]).all()) else ""
         sums = self.sums.totals[site]
         if not in_range(sums):
             return f"values at {site} are too large or too small for float32 sums"
-        # Relative to the second moment about the first chunk's mean, which float64 rows may miss by a rounding.
+        # Relative to the second moment about the first chunk's mean, which float64 samples may miss by a rounding.
         if bool(sums["a"] - sums["x"] @ sums["x"] / self.n <= 1e-12 * sums["a"]):
             return f"zero variance at {site}"
         return ""

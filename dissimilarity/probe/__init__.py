@@ -1,1 +1,1 @@
-"""The probe set: which inputs are compared, which positions count, and how they are cut into batches."""
+"""What models are compared on: which inputs, which positions count, and how they are cut into batches."""

@@ -1,11 +1,11 @@
-"""Two models that read one text in different tokens: which positions of theirs stand for the same place in it.
+"""Two models that read the same text in different tokens: which of their positions stand for the same place in it.
 
-Where a token of both models ends at one character of the text, both have read the same characters so far. Such a common
-boundary is a sample: of each model the last token that ends there, or the mean over its tokens since the boundary
-before. By default only the boundaries at ends of words count.
+Where tokens of both models end at the same character, both models have read the same characters so far. Such a common
+boundary is a sample: for each model the last token that ends there, or the mean over its tokens since the previous
+boundary. By default only boundaries at ends of words count.
 
     alignment = align(first, second, texts)          # what each model reads, with the span of text of each token
-    compare(model_a, model_b, alignment)             # as compare(model_a, model_b, tokens)
+    compare(model_a, model_b, alignment)             # in place of compare(model_a, model_b, tokens)
 """
 
 import inspect
@@ -22,18 +22,18 @@ Unit = Literal["word", "token"]
 Take = Literal["last", "mean"]
 
 SEQUENCES_LOST = 0.1
-"""Most of the sequences, those with the fewest common boundaries, that are left out so that the others keep more."""
+"""Share of the sequences, those with the fewest common boundaries, that is left out so that the others keep more."""
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Some texts in the tokens of one model.
+    """Texts in the tokens of one model.
 
     Attributes:
-        tokens: one text a row, padded at the end.
-        spans: where the text of each token starts and ends, in characters; two equal numbers for a token without text
-            of its own (one that begins or ends a text, padding).
-        mask: where there is a token, None where there is no padding.
+        tokens: one text per row, padded at the end.
+        spans: start and end of each token's text, in characters; two equal numbers for a token without text (the start
+            or end of a text, padding).
+        mask: which positions hold a token; None without padding.
     """
 
     tokens: Int[Tensor, "sequences length"]
@@ -43,14 +43,14 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one model is given of some texts, and which of its positions stand for each unit of them.
+    """What one model reads of the texts, and which of its positions stand for each of their units.
 
     Attributes:
-        tokens, mask: as in `Tokenized`, of the sequences that are compared.
-        first, last: the tokens of each unit, both included.
-        counts: which tokens have text, the others belong to no unit.
-        take: whether the last token stands for a unit, or the mean over all of its tokens.
-        length: tokens of the longest sequence of either model: both are run in the same batches.
+        tokens, mask: as in `Tokenized`, for the sequences that are compared.
+        first, last: first and last token of each unit.
+        counts: which tokens have text; the others belong to no unit.
+        take: whether a unit is its last token, or the mean over its tokens.
+        length: tokens of the longest sequence of either model, because both run in the same batches.
     """
 
     tokens: Int[Tensor, "sequences length"]
@@ -64,44 +64,45 @@ class Reading:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def part(self, of: Sequence[int]) -> "Reading":
-        """The same of some of the sequences."""
-        rows = list(of)
-        mask = None if self.mask is None else self.mask[rows]
-        here = {key: getattr(self, key)[rows] for key in ("tokens", "first", "last", "counts")}
-        return replace(self, mask=mask, **here)
+    def part(self, sequences: Sequence[int]) -> "Reading":
+        """Return the reading of some of the sequences."""
+        index = list(sequences)
+        mask = None if self.mask is None else self.mask[index]
+        return replace(
+            self, mask=mask, **{key: getattr(self, key)[index] for key in ("tokens", "first", "last", "counts")}
+        )
 
-    def run(self, model: nn.Module, of: slice, device: torch.device) -> None:
-        """Runs the model on some of the sequences; with a mask of their padding where it takes one.
+    def run(self, model: nn.Module, sequences: slice, device: torch.device) -> None:
+        """Run the model on some of the sequences, with a mask of their padding where it takes one.
 
-        Padding stands behind the text, so that a model that reads forwards needs no mask.
+        Padding is behind the text, so a model that reads from left to right needs no mask.
         """
-        tokens, masked = self.tokens[of], {}
+        tokens, attention_mask = self.tokens[sequences], {}
         if self.mask is not None:
-            mask = self.mask[of]
+            mask = self.mask[sequences]
             longest = int(mask.sum(1).max())
             tokens = tokens[:, :longest]
             if "attention_mask" in inspect.signature(type(model).forward).parameters:
-                masked = {"attention_mask": mask[:, :longest].long().to(device)}
-        model(tokens.to(device), **masked)
+                attention_mask = {"attention_mask": mask[:, :longest].long().to(device)}
+        model(tokens.to(device), **attention_mask)
 
-    def units(self, activation: Float[Tensor, "some *pos d"], of: slice) -> Float[Tensor, "some units d"]:
-        """The row of each unit, from the activations of some of the sequences.
+    def units(self, activation: Float[Tensor, "part *pos d"], sequences: slice) -> Float[Tensor, "part units d"]:
+        """Return the sample of each unit, from the activations of some of the sequences.
 
         Raises:
-            ValueError: activations without a row for each token.
+            ValueError: activations without one sample per token.
         """
         if activation.ndim != 3:
             raise ValueError(
                 f"expected activations (sequences, positions, d) to align, found {tuple(activation.shape)}; choose "
-                "sites that have a row for each token"
+                "sites that have one sample per token"
             )
-        first, last = self.first[of].to(activation.device), self.last[of].to(activation.device)
+        first, last = (places[sequences].to(activation.device) for places in (self.first, self.last))
         if self.take == "last":
             return activation.take_along_dim(last[..., None], 1)
         place = torch.arange(activation.shape[1], device=activation.device)
         within = (first[..., None] <= place) & (place <= last[..., None])
-        within &= self.counts[of, : activation.shape[1]].to(activation.device)[:, None]
+        within &= self.counts[sequences, : activation.shape[1]].to(activation.device)[:, None]
         weights = within.to(activation.dtype if activation.dtype == torch.float64 else torch.float32)
         with torch.autocast(activation.device.type, enabled=False):
             return weights @ activation.to(weights) / weights.sum(-1, keepdim=True)
@@ -112,10 +113,10 @@ class Alignment:
     """Two readings of the same texts, unit by unit.
 
     Attributes:
-        a, b: of the two models.
-        kept: which of the texts are compared.
+        a, b: the readings of the two models.
+        kept: indices of the texts that are compared.
         unit: what ends at the common boundaries that count.
-        share_a, share_b: how many of the tokens with text, of all texts, end a unit that is compared.
+        share_a, share_b: share of the tokens with text, over all texts, that end a unit that is compared.
     """
 
     a: Reading
@@ -127,39 +128,45 @@ class Alignment:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """How many sequences there are, and how many tokens the longer of the two models' sequences has."""
+        """Number of sequences, and tokens per sequence of the model that has more."""
         return len(self.a), self.a.length
 
     @property
     def units(self) -> int:
-        """Units of each sequence."""
+        """Units per sequence."""
         return self.a.last.shape[1]
 
-    def part(self, of: Sequence[int]) -> "Alignment":
-        """The same of some of the sequences that are compared; the shares stay those of all."""
-        return replace(self, a=self.a.part(of), b=self.b.part(of), kept=tuple(self.kept[index] for index in of))
+    def part(self, sequences: Sequence[int]) -> "Alignment":
+        """Return the alignment of some of the sequences; the shares stay those of all texts."""
+        kept = tuple(self.kept[index] for index in sequences)
+        return replace(self, a=self.a.part(sequences), b=self.b.part(sequences), kept=kept)
 
     def swapped(self) -> "Alignment":
-        """The same, seen from the other model."""
+        """Return the alignment with the two models exchanged."""
         return Alignment(self.b, self.a, self.kept, self.unit, self.share_b, self.share_a)
 
 
 def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word", take: Take = "last") -> Alignment:
-    """The common boundaries of two models' tokens in the same texts, as many of them in every text.
+    """Find the common boundaries of two models' tokens in the same texts, equally many in every text.
 
-    White space at the end of a token does not count, nor do tokens of white space alone. As many boundaries, evenly
-    spread, are taken of each text as nine in ten of the texts have at least; the rest are left out.
+    White space at the end of a token does not count, nor do tokens of white space alone. Every text contributes as many
+    boundaries, evenly spread, as nine in ten of the texts have at least; texts with fewer are left out.
 
     Args:
-        a, b: the texts in each model's tokens.
-        texts: one for each row of both.
-        unit: ``word``: boundaries at ends of words; ``token``: every common boundary. In languages that do not part
-            words, the latter.
-        take: ``last`` token that ends at a boundary, or ``mean`` over the tokens since the boundary before.
+        a: the texts in the first model's tokens.
+        b: the texts in the second model's tokens.
+        texts: one per row of both.
+        unit: ``word``: boundaries at ends of words; ``token``: every common boundary, which suits languages that do not
+            separate words.
+        take: ``last`` token that ends at a boundary, or ``mean`` over the tokens since the previous boundary.
 
     Raises:
-        ValueError: other numbers of texts, an unknown unit or way to take it, fewer than two texts with a common
-            boundary.
+        ValueError: different numbers of texts, an unknown unit or take, fewer than two texts with a common boundary.
+
+    >>> a = Tokenized(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[[0, 3], [3, 5]]] * 2))
+    >>> b = Tokenized(torch.tensor([[7], [8]]), torch.tensor([[[0, 5]]] * 2))
+    >>> align(a, b, ["to be", "or no"]).a.last.tolist()
+    [[1], [1]]
     """
     if unit not in get_args(Unit) or take not in get_args(Take):
         raise ValueError(f"expected a unit of word or token and take last or mean, found {unit!r} and {take!r}")
@@ -170,25 +177,25 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     ends = [[_ends(side.spans[row].tolist(), text) for row, text in enumerate(texts)] for side in (a, b)]
     common = [sorted(ends_a.keys() & ends_b.keys()) for ends_a, ends_b in zip(*ends, strict=True)]
     if unit == "word":
-        common = [sorted(word_ends(text).intersection(found)) for found, text in zip(common, texts, strict=True)]
+        common = [sorted(word_ends(text).intersection(places)) for places, text in zip(common, texts, strict=True)]
     units = sorted(map(len, common))[int(SEQUENCES_LOST * len(common))] if common else 0
-    kept = [row for row, found in enumerate(common) if len(found) >= units > 0]
+    kept = [row for row, places in enumerate(common) if len(places) >= units > 0]
     if len(kept) < 2:
         raise ValueError(
             f"the two models' tokens have no common boundary at the end of a {unit} in most of the {len(texts)} texts; "
-            "give longer sequences (probe.length), or every common boundary (align.unit=token)"
+            "pass longer texts, or take every common boundary (unit='token')"
         )
     readings, shares = [], []
-    for side, found in zip((a, b), ends, strict=True):
-        spans = [_token_spans([found[row][end] for end in common[row]], units) for row in kept]
+    for side, side_ends in zip((a, b), ends, strict=True):
+        spans = [_token_spans([side_ends[row][end] for end in common[row]], units) for row in kept]
         counts = side.spans[..., 0] < side.spans[..., 1]
         shares.append(len(kept) * units / int(counts.sum()))
         readings.append(
             Reading(
                 tokens=side.tokens[kept],
                 mask=None if side.mask is None else side.mask[kept],
-                first=torch.tensor([[first for first, _ in of] for of in spans]),
-                last=torch.tensor([[last for _, last in of] for of in spans]),
+                first=torch.tensor([[first for first, _ in text_spans] for text_spans in spans]),
+                last=torch.tensor([[last for _, last in text_spans] for text_spans in spans]),
                 counts=counts[kept],
                 take=take,
                 length=max(a.tokens.shape[1], b.tokens.shape[1]),
@@ -198,25 +205,29 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
 
 
 def word_ends(text: str) -> set[int]:
-    """Where words end, in characters: a run of letters, marks, digits and underscores is one."""
+    """Return where words end, in characters: a word is a run of letters, marks, digits and underscores.
+
+    >>> sorted(word_ends("to be, or"))
+    [2, 5, 9]
+    """
     inside = [character == "_" or unicodedata.category(character)[0] in "LMN" for character in text] + [False]
     return {place + 1 for place in range(len(text)) if inside[place] and not inside[place + 1]}
 
 
 def _ends(spans: list[list[int]], text: str) -> dict[int, int]:
-    """Where tokens end, white space aside, and the last one that does so there: several may share a character."""
-    found = {}
+    """Return where tokens end, white space aside -> the last token that ends there; several may share a character."""
+    ends = {}
     for index, (start, end) in enumerate(spans):
         while end > start and text[end - 1].isspace():
             end -= 1
         if end > start:
-            found[end] = index
-    return found
+            ends[end] = index
+    return ends
 
 
 def _token_spans(lasts: list[int], units: int) -> list[tuple[int, int]]:
-    """First and last token of some of the units, evenly spread, the first and the last of them among them."""
+    """Return first and last token of this many units, evenly spread, the first and the last unit included."""
     firsts = [0, *(last + 1 for last in lasts[:-1])]
     step = (len(lasts) - 1) / max(1, units - 1)
-    chosen = [round(step * index) for index in range(units)]
-    return [(firsts[index], lasts[index]) for index in chosen]
+    places = [round(step * index) for index in range(units)]
+    return [(firsts[place], lasts[place]) for place in places]

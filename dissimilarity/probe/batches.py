@@ -1,4 +1,4 @@
-"""How a probe set is cut: jackknife groups of whole sequences, and forward passes of a few groups at a time."""
+"""How a probe set is run: units of whole sequences, and forward passes over a few units at a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -10,142 +10,147 @@ from dissimilarity.capture.hooks import capture
 from dissimilarity.probe.alignment import Reading
 
 Slice = tuple[int, int, int]
+"""A chunk of sequences: start, stop, unit."""
+
 Inputs = Tensor | Reading
-"""What a model is given: (sequences, ...), or a text in tokens of its own with the units by which it is compared."""
+"""What a model runs on: (sequences, ...), or a text in its own tokens with the units by which it is compared."""
 
-TOKENS_AT_ONCE = 4096
+TOKENS_PER_BATCH = 4096
 
 
-def plan(sequences: int, groups: int, at_most: int) -> list[Slice]:
-    """Cuts sequences into groups of nearly equal size, and large groups into chunks.
+def cut_sequences(sequences: int, n_units: int, most: int) -> list[Slice]:
+    """Cut sequences into units of nearly equal size, and large units into chunks.
 
-    Each chunk has at least two sequences, for the null shifts them against each other; fewer groups are made where
-    there are not sequences enough.
+    Each chunk has at least two sequences, because the null rolls them against each other; where there are too few
+    sequences for that, there are fewer units.
 
     Args:
         sequences: how many there are, at least 2.
-        groups: groups wanted.
-        at_most: most sequences in a chunk where the group allows it.
+        n_units: number of units.
+        most: most sequences per chunk, where the size of the unit allows it.
 
     Returns:
-        (start, stop, group) of each chunk, in order.
+        (start, stop, unit) of each chunk, in order.
+
+    Raises:
+        ValueError: fewer than 2 sequences.
+
+    >>> cut_sequences(10, n_units=2, most=3)
+    [(0, 2, 0), (2, 5, 0), (5, 7, 1), (7, 10, 1)]
     """
     if sequences < 2:
         raise ValueError(f"expected at least 2 sequences to compare models on, found {sequences}; pass more")
-    if groups < 1:
-        raise ValueError(f"expected at least 1 jackknife group, found {groups}; 16 is usual")
     slices = []
-    groups = min(groups, sequences // 2)
-    for group in range(groups):
-        start, stop = sequences * group // groups, sequences * (group + 1) // groups
-        chunks = max(1, min((stop - start) // 2, -(-(stop - start) // max(at_most, 2))))
+    n_units = min(n_units, sequences // 2)
+    for unit in range(n_units):
+        start, stop = sequences * unit // n_units, sequences * (unit + 1) // n_units
+        chunks = max(1, min((stop - start) // 2, -(-(stop - start) // max(most, 2))))
         for chunk in range(chunks):
             first = start + (stop - start) * chunk // chunks
-            slices.append((first, start + (stop - start) * (chunk + 1) // chunks, group))
+            slices.append((first, start + (stop - start) * (chunk + 1) // chunks, unit))
     return slices
 
 
 def extent(inputs: Inputs) -> tuple[int, int]:
-    """How many sequences a probe set has, and of how many tokens each; 1 where it does not hold tokens."""
+    """Return the number of sequences and the tokens per sequence, which is 1 for inputs that are not tokens."""
     if isinstance(inputs, Reading):
         return len(inputs), inputs.length
     return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
 
 
-def at_once(length: int) -> int:
-    """Sequences of so many tokens that are read or run together."""
-    return max(1, TOKENS_AT_ONCE // max(1, length))
+def sequences_per_batch(length: int) -> int:
+    """Return how many sequences of this many tokens run together."""
+    return max(1, TOKENS_PER_BATCH // max(1, length))
 
 
-def activations(
+def capture_chunks(
     model: nn.Module,
     inputs: Inputs,
     sites: Sequence[str],
     slices: Sequence[Slice],
-    read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, of: activation,
-    apart: bool = False,
+    read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, sequences: activation,
+    separate_units: bool = False,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
-    """Activations of the chunks, several to one forward pass.
+    """Run a model on consecutive chunks, several per forward pass.
 
     Args:
         model: called as ``model(inputs)``.
-        inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units are then the positions.
+        inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units become the positions.
         sites: names of sites.
-        slices: consecutive chunks from ``plan``.
-        read: what to keep of the activations (sequences, ...) of a site, of the sequences that are said.
-        apart: whether groups come one at a time even where they have equally many sequences.
+        slices: consecutive chunks from ``cut_sequences``.
+        read: turns the activations (sequences, ...) of a site and the slice of sequences into what is kept of them.
+        separate_units: whether units come one at a time even where they have equally many sequences.
 
     Yields:
-        site -> what was kept, (sequences, ..., d), and the groups that these sequences make up, in equal parts.
+        site -> what is kept, (sequences, ..., d), and the units that these sequences form, in equal parts.
     """
-    given = inputs if isinstance(inputs, Tensor) else inputs.tokens
-    device = next((tensor.device for tensor in model.parameters()), given.device)
-    for batch in batches(slices, at_once(extent(inputs)[1])):
-        first, last = batch[0][0], batch[-1][1]
-        of = slice(first, last)
+    tokens = inputs if isinstance(inputs, Tensor) else inputs.tokens
+    device = next((tensor.device for tensor in model.parameters()), tokens.device)
+    for batch in batches(slices, sequences_per_batch(extent(inputs)[1])):
+        sequences = slice(batch[0][0], batch[-1][1])
         with capture(model, sites) as acts:
             if isinstance(inputs, Reading):
-                inputs.run(model, of, device)
+                inputs.run(model, sequences, device)
             else:
-                model(inputs[of].to(device))
+                model(inputs[sequences].to(device))
         if isinstance(inputs, Reading):
-            acts = {site: inputs.units(acts[site], of) for site in sites}
-        yield from runs(acts, batch, sites, read, apart)
+            acts = {site: inputs.units(acts[site], sequences) for site in sites}
+        yield from split_batch(acts, batch, sites, read, separate_units)
 
 
-def runs(
+def split_batch(
     acts: Mapping[str, Tensor],
     batch: Sequence[Slice],
     sites: Sequence[str],
     read: Callable[[str, Tensor, slice], Tensor],
-    apart: bool,
+    separate_units: bool,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
-    """The chunks of a batch, from its activations; the arguments and what comes are those of ``activations``."""
+    """Split the activations of a batch into its chunks; arguments and results are those of ``capture_chunks``."""
     first = batch[0][0]
-    for start, stop, groups in equal_runs(batch, apart):
-        here, of = slice(start - first, stop - first), slice(start, stop)
-        yield {site: read(site, acts[site][here], of) for site in sites}, groups
+    for start, stop, units in equal_units(batch, separate_units):
+        part, sequences = slice(start - first, stop - first), slice(start, stop)
+        yield {site: read(site, acts[site][part], sequences) for site in sites}, units
 
 
-def equal_runs(batch: Sequence[Slice], apart: bool) -> list[tuple[int, int, range]]:
-    """Consecutive groups of equal size put together: one product for all is faster than one for each."""
-    runs: list[tuple[int, int, range]] = []
-    for start, stop, group in batch:
-        begin, end, groups = runs[-1] if runs else (0, 0, range(0))
-        if not apart and group == groups.stop and (stop - start) * len(groups) == end - begin > 0:
-            runs[-1] = (begin, stop, range(groups.start, group + 1))
+def equal_units(batch: Sequence[Slice], separate_units: bool) -> list[tuple[int, int, range]]:
+    """Join consecutive units of equal size: one product for all of them is faster than one per unit."""
+    joined: list[tuple[int, int, range]] = []
+    for start, stop, unit in batch:
+        first, last, units = joined[-1] if joined else (0, 0, range(0))
+        if not separate_units and unit == units.stop and (stop - start) * len(units) == last - first > 0:
+            joined[-1] = (first, stop, range(units.start, unit + 1))
         else:
-            runs.append((start, stop, range(group, group + 1)))
-    return runs
+            joined.append((start, stop, range(unit, unit + 1)))
+    return joined
 
 
-def batches(slices: Sequence[Slice], at_most: int) -> Iterator[list[Slice]]:
-    """Runs of consecutive chunks of at most so many sequences, or of one chunk."""
+def batches(slices: Sequence[Slice], most: int) -> Iterator[list[Slice]]:
+    """Group consecutive chunks into batches of at most this many sequences, or of one chunk."""
     batch: list[Slice] = []
-    for piece in slices:
-        if batch and piece[1] - batch[0][0] > at_most:
+    for chunk in slices:
+        if batch and chunk[1] - batch[0][0] > most:
             yield batch
             batch = []
-        batch.append(piece)
+        batch.append(chunk)
     if batch:
         yield batch
 
 
-def own_slices(slices: Sequence[Slice], rank: int, world: int) -> list[Slice]:
-    """The chunks of one process out of several: consecutive whole groups."""
-    groups = 1 + max(group for _, _, group in slices)
-    return [piece for piece in slices if piece[2] * world // groups == rank]
+def slices_of_process(slices: Sequence[Slice], rank: int, world_size: int) -> list[Slice]:
+    """Return the chunks of one process out of several: consecutive whole units."""
+    n_units = 1 + max(unit for _, _, unit in slices)
+    return [chunk for chunk in slices if chunk[2] * world_size // n_units == rank]
 
 
-def kept_slices(slices: Sequence[Slice], kept: Int[Tensor, " kept"]) -> list[Slice]:
-    """The chunks by the places of their sequences among those that are kept: each sequence stays in its group."""
-    stops = torch.searchsorted(kept, torch.tensor([stop for _, stop, _ in slices])).tolist()
-    starts, groups = [0, *stops[:-1]], [group for _, _, group in slices]
-    return [piece for piece in zip(starts, stops, groups, strict=True) if piece[0] < piece[1]]
+def slices_of_subset(slices: Sequence[Slice], subset: Int[Tensor, " subset"]) -> list[Slice]:
+    """Return the chunks of a subset of the sequences, by their places in the subset; each stays in its unit."""
+    stops = torch.searchsorted(subset, torch.tensor([stop for _, stop, _ in slices])).tolist()
+    starts, units = [0, *stops[:-1]], [unit for _, _, unit in slices]
+    return [chunk for chunk in zip(starts, stops, units, strict=True) if chunk[0] < chunk[1]]
 
 
 def as_inputs(probe: Tensor | Sequence[Tensor] | torch.utils.data.DataLoader) -> Tensor:
-    """One tensor of inputs from a tensor, or from batches whose first element (or ``input_ids``) holds the inputs."""
+    """Return inputs as one tensor, from a tensor or from batches whose first element (or ``input_ids``) holds them."""
     if isinstance(probe, Tensor):
         return probe
     parts = []

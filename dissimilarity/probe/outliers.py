@@ -1,8 +1,8 @@
-"""Outlier control: which positions count, and whether rows are brought to one scale, before any measure sees them.
+"""Outlier control: which positions count, and whether samples are brought to one scale, before any measure reads them.
 
-A few tokens of massive norm that two models share (the first one, delimiters) make them look alike whatever the rest
-does: two of a thousand push debiased CKA of independent features to 0.97. What follows is the same for both models and
-at all sites: the same positions, the same treatment of rows.
+A few tokens of massive norm that two models share (the first one, delimiters) make the models look alike whatever the
+other tokens do: two in a thousand raise debiased CKA of independent features to 0.97. The control is the same for both
+models and at all sites: the same positions, the same scaling.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,18 +18,21 @@ Normalize = Literal["none", "layer_norm", "unit_norm"]
 
 @dataclass(frozen=True)
 class Control:
-    """Which positions of each sequence count, in this order, and what is done to their rows.
+    """Which positions of each sequence count, chosen in this order, and how their samples are scaled.
 
     Attributes:
-        skip_first: so many positions at the beginning of each sequence do not count.
-        every: of the rest every so-manieth counts.
-        drop_top_norm: of these, so many of each sequence are left out: those whose norm is largest, in units of the
-            median norm of their site, at any chosen site of either model.
-        normalize: ``none``; ``layer_norm``: each row less its mean, over its standard deviation, both over its
-            dimensions; ``unit_norm``: each row over its length. Last of all, after any pooling.
+        skip_first: skip this many positions at the start of each sequence.
+        every: of the others, use every n-th position.
+        drop_top_norm: of these, drop this many per sequence: those of the largest norm, in units of the median norm of
+            their site, at any chosen site of either model.
+        normalize: ``none``; ``layer_norm``: subtract from each sample its mean and divide by its standard deviation,
+            both over its dimensions; ``unit_norm``: divide each sample by its norm. Applied last, after any pooling.
 
     Raises:
-        ValueError: a number out of range, an unknown way to normalize.
+        ValueError: a number out of range, an unknown normalization.
+
+    >>> Control(skip_first=1, every=3).positions(8).tolist()
+    [1, 4, 7]
     """
 
     skip_first: int = 0
@@ -47,53 +50,53 @@ class Control:
             raise ValueError(f"control.normalize={self.normalize}: expected one of {choices}")
 
     @property
-    def chooses(self) -> bool:
-        """Whether not all positions count."""
+    def selects_positions(self) -> bool:
+        """Whether some positions do not count."""
         return (self.skip_first, self.drop_top_norm, self.every) != (0, 0, 1)
 
     def positions(self, length: int) -> Int[Tensor, " positions"]:
-        """The positions of sequences of this length that count before any is dropped for its norm.
+        """Return the positions of sequences of this length that count before any is dropped for its norm.
 
         Raises:
-            ValueError: none would be left.
+            ValueError: none would remain.
         """
-        found = torch.arange(self.skip_first, length, self.every)
-        if len(found) <= self.drop_top_norm:
+        positions = torch.arange(self.skip_first, length, self.every)
+        if len(positions) <= self.drop_top_norm:
             raise ValueError(
                 f"control.skip_first={self.skip_first}, control.every={self.every} and "
                 f"control.drop_top_norm={self.drop_top_norm} leave none of {length} positions of a sequence; lower "
-                "them, or raise probe.length"
+                "them, or pass longer sequences"
             )
-        return found
+        return positions
 
 
 NO_CONTROL = Control()
-"""Every position counts, and rows are compared as they are."""
+"""Every position counts, and samples keep their scale."""
 
 
-def control_of(given: Control | Mapping[str, Any]) -> Control:
-    """A control as it is, or of its values by name.
+def control_of(values: Control | Mapping[str, Any]) -> Control:
+    """Return a control, given as such or by its values by name.
 
     Raises:
-        ValueError: a value that there is not.
+        ValueError: an unknown name.
     """
-    if isinstance(given, Control):
-        return given
-    known = [field.name for field in fields(Control)]
-    unknown = sorted(str(key) for key in given if key not in known)
+    if isinstance(values, Control):
+        return values
+    names = [field.name for field in fields(Control)]
+    unknown = sorted(str(key) for key in values if key not in names)
     if unknown:
-        raise ValueError(f"control.{unknown[0]}: nothing reads this key; there are {', '.join(known)}")
-    return Control(**{str(key): value for key, value in given.items()})
+        raise ValueError(f"control.{unknown[0]}: unknown key; expected {', '.join(names)}")
+    return Control(**{str(key): value for key, value in values.items()})
 
 
 def norms_of(chunks: Iterable[tuple[Mapping[str, Tensor], range]]) -> dict[str, Tensor]:
-    """The norm of every row at each site, (sequences, positions), from activations chunk by chunk."""
+    """Compute the norm of every sample at each site, (sequences, positions), from activations chunk by chunk."""
     parts: dict[str, list[Tensor]] = {}
     for acts, _ in chunks:
-        for site, rows in acts.items():
-            rows = rows if rows.dtype == torch.float64 else rows.float()
-            parts.setdefault(site, []).append(torch.linalg.vector_norm(rows, dim=-1).cpu())
-    return {site: torch.cat(of) for site, of in parts.items()}
+        for site, samples in acts.items():
+            samples = samples if samples.dtype == torch.float64 else samples.float()
+            parts.setdefault(site, []).append(torch.linalg.vector_norm(samples, dim=-1).cpu())
+    return {site: torch.cat(norms) for site, norms in parts.items()}
 
 
 def without_top_norms(
@@ -101,49 +104,54 @@ def without_top_norms(
     drop: int,
     real: Bool[Tensor, "sequences positions"] | None = None,
 ) -> Int[Tensor, "s kept"]:
-    """Which positions of each sequence remain, ascending, without those that stand out most.
+    """Return the positions of each sequence that remain, ascending, without those of the largest norms.
 
     Args:
-        norms: of the rows at each site of each model. One site's norms are made comparable with another's by their
-            median; a position stands out as far as it does where it does so most.
-        drop: how many of each sequence go. Of equals the earlier one goes.
-        real: which positions can go at all, more than ``drop`` of each sequence; None for every one.
+        norms: norms of the samples at each site of each model, which the median of the site makes comparable. The rank
+            of a position is that of its largest relative norm at any site.
+        drop: how many to drop per sequence. Of equals the earlier one is dropped.
+        real: which positions can be dropped, more than ``drop`` per sequence; None for all of them.
 
     Raises:
         ValueError: sites of different numbers of positions.
     """
-    shapes = {key: tuple(of.shape) for key, of in norms.items()}
+    shapes = {key: tuple(site_norms.shape) for key, site_norms in norms.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(
-            f"control.drop_top_norm leaves out the same positions everywhere, and the sites have different ones: "
+            f"control.drop_top_norm drops the same positions everywhere, and the sites have different ones: "
             f"{shapes}; choose sites of equal positions"
         )
-    standing_out = torch.stack([_relative(of.double().cpu(), real) for of in norms.values()]).amax(0)
-    order = standing_out.argsort(dim=1, descending=True, stable=True)
+    largest = torch.stack([_relative(site_norms.double().cpu(), real) for site_norms in norms.values()]).amax(0)
+    order = largest.argsort(dim=1, descending=True, stable=True)
     return order[:, drop:].sort(1).values
 
 
 def _relative(norms: Tensor, real: Tensor | None) -> Tensor:
-    """Norms in units of their median; where most rows are zero, of the smallest that is not. What is NaN stands out."""
-    known = norms if real is None else norms[real]
-    median = known.nanmedian()
+    """Return norms in units of their median, or of the smallest positive one if that is zero; NaN becomes infinite."""
+    real_norms = norms if real is None else norms[real]
+    median = real_norms.nanmedian()
     if not median > 0:
-        positive = known[known > 0]
+        positive = real_norms[real_norms > 0]
         median = positive.min() if len(positive) else torch.ones(())
     relative = (norms / median).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return relative if real is None else relative.masked_fill(~real, -1)
 
 
-def normalized(rows: Float[Tensor, "*batch d"], how: Normalize) -> Float[Tensor, "*batch d"]:
-    """Rows on one scale, float32 or better. A row that has no scale, all zero (or constant, to a LayerNorm), is 0."""
-    if how == "none":
-        return rows
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    if how == "unit_norm":
-        size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        return torch.where(size == 0, 0, rows / size)
-    mean = rows.mean(-1, keepdim=True)
-    rows = rows - mean
-    size = rows.square().mean(-1, keepdim=True).sqrt()
-    # What rounding leaves of a constant row is not a direction.
-    return torch.where(size <= 2 * torch.finfo(rows.dtype).eps * mean.abs(), 0, rows / size)
+def normalized(samples: Float[Tensor, "*batch d"], normalize: Normalize) -> Float[Tensor, "*batch d"]:
+    """Normalize samples, in float32 or float64; one that cannot be scaled (zero, or constant for a LayerNorm) is 0.
+
+    >>> normalized(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "unit_norm")
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    if normalize == "none":
+        return samples
+    samples = samples if samples.dtype == torch.float64 else samples.float()
+    if normalize == "unit_norm":
+        size = torch.linalg.vector_norm(samples, dim=-1, keepdim=True)
+        return torch.where(size == 0, 0, samples / size)
+    mean = samples.mean(-1, keepdim=True)
+    samples = samples - mean
+    size = samples.square().mean(-1, keepdim=True).sqrt()
+    # What rounding leaves of a constant sample is not a direction.
+    return torch.where(size <= 2 * torch.finfo(samples.dtype).eps * mean.abs(), 0, samples / size)

@@ -1,13 +1,12 @@
-"""Probe sets of sequences that do not have equally many rows: what stands at padded positions is no sample.
+"""Sequences of unequal length: what stands at padded positions is ignored everywhere.
 
-Where a mask says which positions are real, the rows of a few sequences are put one behind the other, without what lies
-between: sums over samples stay dense, and a jackknife group has as many rows as its sequences have. No row is left out
-to make groups equal.
+Where a mask says which positions are real, the samples of a few sequences are put one behind the other, without the
+padding between them: sums over samples stay dense, and a unit has as many samples as its sequences have. No sample is
+dropped to make units equal. Equal lengths are the special case in which every sequence has the same positions.
 
-The standard errors stay those of ``dissimilarity.inference.jackknife``: the influence of a group is that of its sums,
-the number of its rows among them, so that long sequences weigh what they weigh in the value itself. (Busing et al.
-1999 weigh groups by the inverse of their sizes, which is for rows that do not depend on each other; tokens of a
-sequence do.)
+The standard errors stay those of ``dissimilarity.inference.jackknife``: the influence of a unit is that of its sums,
+its number of samples among them, so that long sequences weigh what they weigh in the value itself. (Busing et al. 1999
+weigh units by the inverse of their sizes, which suits independent samples; tokens of a sequence are not.)
 """
 
 from collections.abc import Sequence
@@ -15,137 +14,189 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.sampling import priorities
+from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
+
+
+@dataclass(frozen=True)
+class SampledSubset:
+    """The samples that one sample measure reads.
+
+    Attributes:
+        index: their indices among the samples that are kept for all sample measures.
+        sequence: the sequence of each.
+        roll: how far the null rolls them, so that none meets a sample of its own sequence.
+    """
+
+    index: Int[Tensor, " n"]
+    sequence: Int[Tensor, " n"]
+    roll: int
 
 
 @dataclass(frozen=True, eq=False)
-class Uneven:
-    """How many rows each sequence of a probe set has.
+class SequenceLengths:
+    """Units and lengths of the sequences of a probe set, and which of their samples are drawn.
 
     Attributes:
-        counts: rows of each sequence, 1 or more.
-        groups: the jackknife group of each.
-        samples: most rows that a sample measure sees.
+        units: the unit of each sequence.
+        counts: samples of each sequence, 1 or more; None where all have equally many, which each site then tells.
+        max_samples: most samples that a sample measure reads, over all processes; 0 without such measures.
     """
 
-    counts: Int[Tensor, " sequences"]
-    groups: Int[Tensor, " sequences"]
-    samples: int
+    units: Int[Tensor, " sequences"]
+    counts: Int[Tensor, " sequences"] | None = None
+    max_samples: int = 0
+
+    @classmethod
+    def of_slices(
+        cls, slices: Sequence[Slice], counts: Int[Tensor, " sequences"] | None = None, max_samples: int = 0
+    ) -> "SequenceLengths":
+        """Return the lengths for the chunks (start, stop, unit) of a probe set."""
+        sizes = torch.tensor([stop - start for start, stop, _ in slices])
+        units = torch.tensor([unit for _, _, unit in slices]).repeat_interleave(sizes)
+        return cls(units, counts, max_samples)
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return 1 + int(self.units.max())
+
+    def vary_in(self, activation: Tensor) -> bool:
+        """Return whether a chunk's activations are samples (1, n, d) of sequences of unequal length."""
+        return self.counts is not None and activation.ndim > 2
+
+    def roll(self, activation: Tensor, unit: int) -> int:
+        """Return how far the null rolls the samples of a unit: by the length of its longest sequence."""
+        if self.counts is not None and self.vary_in(activation):
+            return int(self.counts[self.units == unit].max())
+        return _positions(activation)
+
+    def sampled_in_chunk(self, activation: Tensor, unit: int, before: int) -> Int[Tensor, " drawn"] | None:
+        """Draw from a chunk what the sample measures read of it; None for all of its samples.
+
+        Args:
+            activation: of the chunk.
+            unit: its first unit.
+            before: samples of that unit in earlier chunks.
+        """
+        if self.counts is not None and self.vary_in(activation):
+            first = int(self.counts[self.units < unit].sum()) + before
+            return self.sampled_among(first, activation.shape[1])
+        length = _positions(activation)
+        positions = sampled_positions(len(self.units), length, self.max_samples)
+        if len(positions) == length:
+            return None
+        return (torch.arange(len(activation))[:, None] * length + positions).flatten()
+
+    def sampled_among(self, first: int, count: int) -> Int[Tensor, " drawn"]:
+        """Return which of ``count`` samples are drawn, where the first of them is sample ``first`` of all."""
+        return self._sampled[(self._sampled >= first) & (self._sampled < first + count)] - first
+
+    def subset(self, held: int, varying: bool, max_samples: int, seed: int) -> SampledSubset:
+        """Draw what one sample measure reads out of the samples held for all of them.
+
+        Args:
+            held: samples held at a site.
+            varying: whether the site has positions of sequences of unequal length.
+            max_samples: most samples that the measure reads.
+            seed: which samples those are.
+        """
+        if varying:
+            index = draw(held, max_samples, seed)
+            sequence = self._sampled_sequence[index]
+        else:
+            length = held // len(self.units)
+            index = sampled_samples(len(self.units), length, max_samples, seed).flatten()
+            sequence = index // length
+        return SampledSubset(index, sequence, int(sequence.bincount().max()))
 
     @cached_property
-    def sampled(self) -> Int[Tensor, " sampled"]:
-        """The rows that sample measures see, by their place among all rows, ascending."""
-        return seeded_rows(int(self.counts.sum()), self.samples, 0)
+    def _sampled(self) -> Int[Tensor, " drawn"]:
+        """The samples drawn for sample measures, by their indices among all samples, ascending."""
+        assert self.counts is not None
+        return draw(int(self.counts.sum()), self.max_samples, 0)
 
     @cached_property
-    def sequence(self) -> Int[Tensor, " sampled"]:
-        """Of which sequence each of them is."""
-        return torch.arange(len(self.counts)).repeat_interleave(self.counts)[self.sampled]
-
-    def longest(self, group: int) -> int:
-        """Rows of the longest sequence of a group."""
-        return int(self.counts[self.groups == group].max())
-
-    def sampled_among(self, first: int, count: int) -> Int[Tensor, " some"]:
-        """Which of ``count`` rows are sampled, the first of which is row ``first`` of all."""
-        return self.sampled[(self.sampled >= first) & (self.sampled < first + count)] - first
-
-    def before(self, sequence: int) -> int:
-        """Rows of the sequences before this one."""
-        return int(self.counts[:sequence].sum())
-
-    def before_group(self, group: int) -> int:
-        """Rows of the groups before this one."""
-        return int(self.counts[self.groups < group].sum())
+    def _sampled_sequence(self) -> Int[Tensor, " drawn"]:
+        """The sequence of each sample that is drawn."""
+        assert self.counts is not None
+        return torch.arange(len(self.counts)).repeat_interleave(self.counts)[self._sampled]
 
 
-def seeded_rows(rows: int, samples: int, seed: int) -> Int[Tensor, " kept"]:
-    """At most so many of some rows, ascending; which, the seed says."""
-    return priorities(0, rows, seed).argsort()[:samples].sort().values
+def _positions(activation: Tensor) -> int:
+    """Return the positions per sequence of activations (sequences, ..., d); 1 where they have none."""
+    return activation[..., 0].numel() // len(activation) if activation.ndim > 1 else 1
 
 
 def check_mask(mask: Tensor, sequences: int, length: int | None) -> None:
-    """Refuses what is no mask of a probe set of so many sequences, of so many positions each if that is known.
+    """Check that a mask fits a probe set.
+
+    Args:
+        mask: True where a position is real.
+        sequences: number of sequences of the probe set.
+        length: their number of positions; None where it is unknown.
 
     Raises:
         ValueError: another type or shape, or a sequence without a real position.
     """
-    shape = (sequences, "positions" if length is None else length)
     if mask.dtype != torch.bool or mask.ndim != 2 or len(mask) != sequences or length not in (None, mask.shape[1]):
-        expected = f"({shape[0]}, {shape[1]})"
         raise ValueError(
-            f"expected a mask of bool and of shape {expected}, True where a position is real, found {mask.dtype} and "
-            f"{tuple(mask.shape)}"
+            f"expected a mask of bool and of shape ({sequences}, {'positions' if length is None else length}), True "
+            f"where a position is real, found {mask.dtype} and {tuple(mask.shape)}"
         )
-    if not bool(mask.any(1).all()):
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    if empty:
         raise ValueError(
             f"expected a real position in every sequence, found none in {len(empty)} of them, the first of which is "
             f"sequence {empty[0]}; leave them out of the probe set"
         )
 
 
-def uneven_plan(slices: Sequence[Slice], counts: Int[Tensor, " sequences"]) -> list[Slice]:
-    """The chunks of a plan, put together where a sequence has more than half of the rows.
+def merge_short_units(slices: Sequence[Slice], counts: Int[Tensor, " sequences"]) -> list[Slice]:
+    """Merge chunks in which one sequence has more than half of the samples.
 
-    The null shifts the rows of a chunk by as many as the longest sequence of its group has, and no row must come to
-    stand beside one of its own sequence. Groups are put together first, with which there are fewer of them, and then
-    the chunks inside of each. What needs nothing of this stays as it is.
+    The null rolls the samples of a chunk by the length of the longest sequence of its unit, and no sample may meet one
+    of its own sequence. Units are merged first, which leaves fewer of them, and then the chunks within each unit.
+    Chunks that need no merging stay as they are.
 
     Raises:
-        ValueError: one sequence has more than half of all rows.
+        ValueError: one sequence has more than half of all samples.
     """
 
-    def met(pieces: Sequence[Slice], longest: int) -> bool:
-        return int(counts[pieces[0][0] : pieces[-1][1]].sum()) >= 2 * longest
+    def suffices(chunks: Sequence[Slice], longest: int) -> bool:
+        return int(counts[chunks[0][0] : chunks[-1][1]].sum()) >= 2 * longest
 
-    def longest_of(pieces: Sequence[Slice]) -> int:
-        return int(counts[pieces[0][0] : pieces[-1][1]].max())
+    def longest_in(chunks: Sequence[Slice]) -> int:
+        return int(counts[chunks[0][0] : chunks[-1][1]].max())
 
-    groups: list[list[Slice]] = []
-    for piece in slices:
-        # A group of several chunks stays together, and one that cannot stand alone takes the next one in.
-        if groups and (piece[2] == groups[-1][-1][2] or not met(groups[-1], longest_of(groups[-1]))):
-            groups[-1].append(piece)
+    units: list[list[Slice]] = []
+    for chunk in slices:
+        # The chunks of a unit stay together, and a unit that cannot stand alone takes in the next one.
+        if units and (chunk[2] == units[-1][-1][2] or not suffices(units[-1], longest_in(units[-1]))):
+            units[-1].append(chunk)
         else:
-            groups.append([piece])
-    while not met(groups[-1], longest_of(groups[-1])):
-        if len(groups) == 1:
+            units.append([chunk])
+    while not suffices(units[-1], longest_in(units[-1])):
+        if len(units) == 1:
             raise ValueError(
-                f"expected no sequence with more than half of all real positions, for the null shifts sequences "
-                f"against each other; found one with {longest_of(groups[0])} of {int(counts.sum())}; pass more "
-                "sequences"
+                f"expected no sequence with more than half of all real positions, because the null rolls sequences "
+                f"against each other; found one with {longest_in(units[0])} of {int(counts.sum())}; pass more sequences"
             )
-        last = groups.pop()
-        groups[-1] += last
-    planned: list[Slice] = []
-    for number, pieces in enumerate(groups):
-        longest, chunks = longest_of(pieces), []
-        for piece in pieces:
-            if chunks and not met(chunks[-1], longest):
-                chunks[-1].append(piece)
+        last = units.pop()
+        units[-1] += last
+    merged: list[Slice] = []
+    for unit, chunks in enumerate(units):
+        longest, joined = longest_in(chunks), []
+        for chunk in chunks:
+            if joined and not suffices(joined[-1], longest):
+                joined[-1].append(chunk)
             else:
-                chunks.append([piece])
-        if len(chunks) > 1 and not met(chunks[-1], longest):
-            last = chunks.pop()
-            chunks[-1] += last
-        planned += [(chunk[0][0], chunk[-1][1], number) for chunk in chunks]
-    return planned
-
-
-def pooled(
-    activation: Float[Tensor, "sequences positions d"], real: Bool[Tensor, "sequences positions"], pool: str
-) -> Float[Tensor, "sequences d"]:
-    """One row a sequence: the mean over its real positions, or the first or the last of them."""
-    if pool == "mean":
-        return torch.where(real[..., None], activation.float(), 0).sum(1) / real.sum(1, keepdim=True)
-    places = torch.arange(real.shape[1], device=real.device)
-    if pool == "first":
-        index = torch.where(real, places, real.shape[1]).amin(1)
-    else:
-        index = torch.where(real, places, -1).amax(1)
-    return activation[torch.arange(len(real), device=real.device), index]
+                joined.append([chunk])
+        if len(joined) > 1 and not suffices(joined[-1], longest):
+            last = joined.pop()
+            joined[-1] += last
+        merged += [(parts[0][0], parts[-1][1], unit) for parts in joined]
+    return merged

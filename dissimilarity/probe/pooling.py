@@ -1,4 +1,4 @@
-"""Which positions of a batch are text and which are padding, read off the tokens themselves."""
+"""Which positions of a batch are text and which are padding, and how the positions of a sequence are pooled."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,14 +8,14 @@ POOLINGS = ("last", "first", "mean")
 
 
 def real_positions(tokens: Int[Tensor, "batch pos"], pad: int, end_is_pad: bool) -> Bool[Tensor, "batch pos"]:
-    """Whether each position is text; padding stands on the right.
+    """Return whether each position is text; padding is on the right.
 
     Args:
         tokens: the batch.
-        pad: id of the token that fills up.
-        end_is_pad: whether a text ends with that very token, as our own tokenizers have one token for both: then the
-            first of those at a sequence's end is text, and the same token inside of it is too. Otherwise every
-            position with another token is text.
+        pad: id of the padding token.
+        end_is_pad: whether the padding token also ends a text, as in our own tokenizers. Then the first one of the run
+            at a sequence's end is text, and so is the same token inside a sequence. Otherwise every position with
+            another token is text.
     """
     if not end_is_pad:
         return tokens != pad
@@ -25,18 +25,28 @@ def real_positions(tokens: Int[Tensor, "batch pos"], pad: int, end_is_pad: bool)
 
 
 def pool(
-    stream: Float[Tensor, "batch pos d"], real: Bool[Tensor, "batch pos"], pooling: str
+    stream: Float[Tensor, "batch pos d"], real: Bool[Tensor, "batch pos"] | None, pooling: str
 ) -> Float[Tensor, "batch d"]:
-    """One row a sequence: the stream at its `last` or `first` real position, or the `mean` over all of them.
+    """Return one sample per sequence: the mean over its real positions, or its `first` or `last` real position.
+
+    Args:
+        stream: the activations.
+        real: which positions are real; None where all are. Whatever stands at the others is ignored, NaN included.
+        pooling: `mean`, `first` or `last`.
 
     Raises:
         ValueError: another pooling.
+
+    >>> pool(torch.arange(6.0).view(1, 3, 2), torch.tensor([[True, True, False]]), "mean")
+    tensor([[1., 2.]])
     """
-    if pooling == "mean":
-        weight = real.to(stream.dtype).unsqueeze(-1)
-        return (stream * weight).sum(1) / weight.sum(1).clamp(min=1)
     if pooling not in POOLINGS:
-        raise ValueError(f"task.pooling={pooling}: expected one of {', '.join(POOLINGS)}")
+        raise ValueError(f"pooling={pooling}: expected one of {', '.join(POOLINGS)}")
+    if real is None:
+        return stream.mean(1) if pooling == "mean" else stream[:, 0 if pooling == "first" else -1]
+    if pooling == "mean":
+        total = torch.where(real.unsqueeze(-1), stream, 0).sum(1)
+        return total / real.sum(1, keepdim=True).clamp(min=1)
     positions = torch.arange(real.shape[1], device=real.device)
-    at = (real * positions).argmax(1) if pooling == "last" else real.int().argmax(1)
-    return stream[torch.arange(len(stream), device=stream.device), at]
+    index = (real * positions).argmax(1) if pooling == "last" else real.int().argmax(1)
+    return stream[torch.arange(len(stream), device=stream.device), index]

@@ -1,4 +1,4 @@
-"""Which samples the measures see that compare samples with each other: bounded, seeded, the same on every process."""
+"""Which samples the measures read that compare samples with each other: bounded, seeded, the same on every process."""
 
 import torch
 from jaxtyping import Int
@@ -6,45 +6,49 @@ from torch import Tensor
 
 
 def priorities(start: int, count: int, seed: int) -> Int[Tensor, " count"]:
-    """A pseudo-random rank for each place ``start .. start + count - 1`` of a stream.
+    """Return a pseudo-random rank for each place ``start .. start + count - 1`` of a stream.
 
-    Keeping the rows of lowest rank is a uniform sample without replacement that does not depend on how the stream was
+    Keeping the samples of lowest rank is a uniform draw without replacement that does not depend on how the stream was
     cut into batches. The mixing is the 32-bit integer hash lowbias32 (Wellons 2018).
     """
-    z = torch.arange(start, start + count, dtype=torch.int64) + 0x9E3779B9 * (seed + 1)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+    places = torch.arange(start, start + count, dtype=torch.int64)
+    z = places + 0x9E3779B9 * (seed + 1)
+    for bits, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         z = z & 0xFFFFFFFF
-        z = (z ^ (z >> shift)) * factor
-    return (z & 0xFFFFFFFF) << 31 | torch.arange(start, start + count, dtype=torch.int64) & 0x7FFFFFFF
+        z = (z ^ (z >> bits)) * factor
+    return (z & 0xFFFFFFFF) << 31 | places & 0x7FFFFFFF
 
 
-def keep_sampled(parts: list[Tensor], samples: int) -> list[Tensor]:
-    """The ``samples`` entries of lowest priority, in the order of the stream; the last part holds the priorities."""
-    if len(parts[-1]) <= samples:
+def draw(count: int, most: int, seed: int) -> Int[Tensor, " drawn"]:
+    """Draw at most ``most`` of the indices 0 .. count - 1, ascending.
+
+    >>> draw(5, 3, seed=0).tolist()
+    [0, 2, 3]
+    """
+    return priorities(0, count, seed).argsort()[:most].sort().values
+
+
+def keep_sampled(parts: list[Tensor], max_samples: int) -> list[Tensor]:
+    """Keep the entries of lowest priority, in the order of the stream; the last part holds the priorities."""
+    if len(parts[-1]) <= max_samples:
         return parts
-    chosen = parts[-1].topk(samples, largest=False).indices.sort().values
-    return [part[chosen] for part in parts]
+    index = parts[-1].topk(max_samples, largest=False).indices.sort().values
+    return [part[index] for part in parts]
 
 
-def sampled_rows(sequences: int, length: int, samples: int, seed: int = 0) -> Int[Tensor, "kept positions"]:
-    """Indices of at most ``samples`` rows out of (sequences, length), one line a sequence that is kept.
+def sampled_samples(sequences: int, length: int, max_samples: int, seed: int = 0) -> Int[Tensor, "kept positions"]:
+    """Draw at most ``max_samples`` indices of samples out of (sequences, length), one line per sequence.
 
-    Of more sequences than ``samples``, as many are kept, and one position of each.
+    With more sequences than ``max_samples``, draw that many of them, and one position of each.
     """
-    positions = sampled_positions(sequences, length, samples, seed)
-    return sampled_sequences(sequences, samples, seed)[:, None] * length + positions
+    positions = sampled_positions(sequences, length, max_samples, seed)
+    return draw(sequences, max_samples, seed)[:, None] * length + positions
 
 
-def sampled_sequences(sequences: int, samples: int, seed: int = 0) -> Int[Tensor, " kept"]:
-    """Which sequences, ascending, have a row among ``samples``: all of them, or where there are more, as many."""
-    return priorities(0, sequences, seed).argsort()[:samples].sort().values
+def sampled_positions(sequences: int, length: int, max_samples: int, seed: int = 0) -> Int[Tensor, " positions"]:
+    """Draw the token positions, ascending, that give about ``max_samples`` samples out of (sequences, length).
 
-
-def sampled_positions(sequences: int, length: int, samples: int, seed: int = 0) -> Int[Tensor, " positions"]:
-    """Token positions, ascending, that give about ``samples`` rows out of (sequences, length).
-
-    The same positions are taken from every sequence, so that shifting the sequences against each other (the null)
-    pairs equal positions.
+    Every sequence gets the same positions, so that rolling the sequences against each other (the null) pairs equal
+    positions.
     """
-    per_sequence = min(length, max(1, samples // sequences))
-    return priorities(0, length, seed).argsort()[:per_sequence].sort().values
+    return draw(length, max(1, max_samples // sequences), seed)

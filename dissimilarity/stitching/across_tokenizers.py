@@ -21,7 +21,7 @@ from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.moments.pair import Moments
 from dissimilarity.probe.alignment import Alignment, Reading
-from dissimilarity.probe.batches import activations, at_once, plan
+from dissimilarity.probe.batches import capture_chunks, cut_sequences, sequences_per_batch
 from dissimilarity.stitching.closed_form import centered_sums, solve
 from dissimilarity.stitching.direct import CHOOSING, site_pairs, sums_over
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
@@ -153,8 +153,8 @@ def _common_positions(
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """Yield the activations of both models where their tokens end together, batch by batch."""
     front_sites, back_sites = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    slices = plan(len(text.a), 1, at_once(text.extent[1]))
-    streams = activations(front, text.a, front_sites, slices), activations(back, text.b, back_sites, slices)
+    slices = cut_sequences(len(text.a), 1, sequences_per_batch(text.extent[1]))
+    streams = capture_chunks(front, text.a, front_sites, slices), capture_chunks(back, text.b, back_sites, slices)
     for (acts_x, _), (acts_y, _) in zip(*streams, strict=True):
         device = next(iter(acts_x.values())).device
         yield acts_x, {site: rows.to(device) for site, rows in acts_y.items()}
@@ -186,9 +186,9 @@ def _losses(
     """Return the losses per sequence of the back model itself, with the mapped stream, and with the mean stream."""
     unchanged, stitched, with_mean = [], [], []
     device = device_of(back)
-    for start, stop, _ in plan(len(text.a), 1, at_once(text.extent[1])):
+    for start, stop, _ in cut_sequences(len(text.a), 1, sequences_per_batch(text.extent[1])):
         batch = slice(start, stop)
-        (acts_x, _) = next(activations(front, text.a.part(range(start, stop)), [pair[0]], [(0, stop - start, 0)]))
+        (acts_x, _) = next(capture_chunks(front, text.a.part(range(start, stop)), [pair[0]], [(0, stop - start, 0)]))
         with capture(back, [pair[1], LOGITS]) as acts:
             text.b.run(back, batch, device)
         stream, last = acts[pair[1]], text.b.last[batch].to(device)

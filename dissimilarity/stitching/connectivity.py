@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.hooks import device_of, first_result, undisturbed
-from dissimilarity.probe.batches import at_once, plan
+from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
 from dissimilarity.stitching.penalty import paired
 
@@ -91,7 +91,9 @@ def scores_between(
     a, b = model_a.state_dict(), model_b.state_dict()
     _check_alike(a, b)
     between, scores = deepcopy(model_a), []
-    batches = [slice(start, stop) for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1]))]
+    batches = [
+        slice(start, stop) for start, stop, _ in cut_sequences(len(tokens), 1, sequences_per_batch(tokens.shape[1]))
+    ]
     for index in range(points):
         share = index / (points - 1)
         mixed = {

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.enter import check_enterable
 from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import locate, matched_pairs, resolve
-from dissimilarity.moments.pair import Moments, as_rows, heavy, products, shifted, worthwhile_shift
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, products, remove_offset
 from dissimilarity.stitching.closed_form import solve
 from dissimilarity.stitching.losses import check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
@@ -237,14 +238,14 @@ def _side(
     """
     samples, outliers = {}, {}
     for site, act in acts.items():
-        flat = as_rows(act)
+        flat = as_samples(act)
         # A residual stream has directions of almost no variance, which are lost in float32 sums. On a CPU float64
         # doubles the time of the product, a tenth of the models' passes; on most GPUs it costs many times more.
         flat, noise = (flat.double() if flat.device.type == "cpu" else flat), torch.finfo(act.dtype).eps ** 2
         if site not in offsets:
-            offsets[site] = worthwhile_shift(flat)
-        flat = shifted(flat, offsets[site])
-        samples[site], outliers[site] = flat[None], heavy(flat.square().sum(-1)[None])
+            offsets[site] = choose_offset(flat)
+        flat = remove_offset(flat, offsets[site])
+        samples[site], outliers[site] = flat[None], find_outlier_rows(flat.square().sum(-1)[None])
         n = offsets[site].new_tensor(float(len(flat)))
         _add(sums[site], n=n, x=flat.sum(0, dtype=n.dtype), eps_x=n * (torch.finfo(flat.dtype).eps + noise))
     return samples, outliers

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dissimilarity.moments.pair import full_float32
+from dissimilarity.moments.products import full_float32
 
 Kind = Literal["identity", "scale_shift", "orthogonal", "low_rank", "affine", "affine_ln"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.enter import enter, logits_of
 from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import LOGITS
-from dissimilarity.probe.batches import at_once, plan
+from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
 from dissimilarity.stitching.maps import Fitted
 
@@ -139,7 +139,7 @@ def run(model: nn.Module, tokens: Int[Tensor, "batch pos"], sites: list[str]) ->
 
 def batches_of(tokens: Int[Tensor, "sequences pos"]) -> Iterator[Int[Tensor, "batch pos"]]:
     """Yield the sequences, some at a time and never a single one."""
-    for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1])):
+    for start, stop, _ in cut_sequences(len(tokens), 1, sequences_per_batch(tokens.shape[1])):
         yield tokens[start:stop]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.enter import enter, logits_of
 from dissimilarity.capture.hooks import capture, device_of
-from dissimilarity.probe.batches import at_once, plan
+from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.direct import fit_direct, split, widths_of
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.maps import Fitted, Kind, cold_map
@@ -203,7 +203,9 @@ class _Training:
     def held_out(self) -> float:
         """Return the loss on the validation sequences in nats per token."""
         losses = []
-        for first, last, _ in plan(len(self.validation.tokens), 1, at_once(self.validation.tokens.shape[1])):
+        for first, last, _ in cut_sequences(
+            len(self.validation.tokens), 1, sequences_per_batch(self.validation.tokens.shape[1])
+        ):
             activation, tokens = self.validation.at(slice(first, last))
             losses.append(stitched_losses(self.back, self.site, self.stitch, activation, tokens))
         return float(torch.cat(losses).double().mean())

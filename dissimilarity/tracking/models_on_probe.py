@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison.activations import Snapshot
-from dissimilarity.comparison.plan import Layout, Pool, lay_out
+from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
+from dissimilarity.moments.agreement import together
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs, Slice, activations, own_slices
-from dissimilarity.probe.outliers import Control, norms_of
+from dissimilarity.probe.batches import Slice, slices_of_process
+from dissimilarity.probe.outliers import norms_of
+from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tables.seal import read_tensors, write_tensors
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -29,15 +30,12 @@ class View:
     """How the model in training, and the references that are compared with it so, are read.
 
     Attributes:
-        own, theirs: what the model in training and a reference are given.
-        layout: which rows of both count.
+        plan: how the probe set is cut and read: the model in training reads its first side, a reference the second.
         measures: what is taken of them.
         rows: of the measures that cannot be, without a value.
     """
 
-    own: Inputs
-    theirs: Inputs
-    layout: Layout
+    plan: Plan
     measures: Sequence[Measure]
     rows: Sequence[Mapping[str, Any]] = ()
 
@@ -46,37 +44,33 @@ class Probing:
     """Runs models on the probe set, or on this process's share of it.
 
     Args:
-        probe: inputs to compare on, (sequences, ...).
+        probe: the probe set, in the tokens of the model in training.
         alignments: by label of a reference that reads the text of the probe set in other tokens, what the model in
             training and the reference are given.
-        measures, groups, pool, control, precision, mask: as in the tracker.
+        measures, precision: as in the tracker.
     """
 
     def __init__(
         self,
-        probe: Tensor,
+        probe: ProbeSet,
         alignments: Mapping[str, Alignment],
         measures: Sequence[Measure],
-        groups: int,
-        pool: Pool,
-        control: Control,
         precision: str | None,
-        mask: Tensor | None = None,
     ) -> None:
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
-        layout = lay_out(probe, measures, groups, pool, control=control, mask=mask)
-        _check_probe(probe, measures, layout)
-        self.precision, self.control = precision, control
-        self.views = [View(probe, probe, layout, measures)]
+        plan = make_plan(probe, measures)
+        _check_probe(plan, measures)
+        self.precision = precision
+        self.views = [View(plan, measures)]
         self._view: dict[str, int] = {}
         known: dict[int, int] = {}
         for label, alignment in alignments.items():
             if id(alignment) not in known:
                 few, rows = across_tokenizers(measures)
-                layout = lay_out(alignment.extent, few, groups, pool, control=control)
+                plan = make_plan(replace(probe, inputs=alignment, mask=None), few)
                 known[id(alignment)] = len(self.views)
-                self.views.append(View(alignment.a, alignment.b, layout, few, rows))
+                self.views.append(View(plan, few, rows))
             self._view[label] = known[id(alignment)]
 
     def number(self, label: str) -> int:
@@ -94,12 +88,14 @@ class Probing:
         model: nn.Module,
         sites: Sequence[str],
         view: View,
-    ) -> Snapshot:
+    ) -> ModelActivations:
         """The activations of a model on this process's share of the probe set, in the precision of the probe."""
-        inputs = view.own if model is pl_module else view.theirs
+        inputs = view.plan.probe.inputs_a if model is pl_module else view.plan.probe.inputs_b
         with self._running(trainer, pl_module, model):
-            own = self.own_slices(trainer, view)
-            return snapshot.take(model, inputs, sites, view.layout, own, sync=trainer.world_size > 1)
+            slices, sync = self.own_slices(trainer, view), trainer.world_size > 1
+            with together(sync):
+                chunks = list(read_chunks(model, inputs, sites, view.plan, slices=slices))
+            return ModelActivations(view.plan, sites, chunks, sync=sync).summed()
 
     def own_slices(self, trainer: pl.Trainer, view: View) -> list[Slice]:
         """This process's chunks of the probe set.
@@ -107,10 +103,10 @@ class Probing:
         Raises:
             ValueError: there is none for it.
         """
-        own = own_slices(view.layout.slices, trainer.global_rank, trainer.world_size)
+        own = slices_of_process(view.plan.slices, trainer.global_rank, trainer.world_size)
         if not own:
             raise ValueError(
-                f"expected at least one group of probe sequences a process, found {view.layout.groups} for "
+                f"expected at least one group of probe sequences a process, found {view.plan.n_units} for "
                 f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
             )
         return own
@@ -144,13 +140,13 @@ class Probing:
             for label, model, sites in models:
                 for number in range(len(self.views)) if label is None else [self.number(label)]:
                     norms[number] |= self._norms(trainer, pl_module, label, model, sites, self.views[number])
-            found = [view.layout.without_top_norms(of) for view, of in zip(self.views, norms, strict=True)]
+            found = [view.plan.probe.remaining_positions(of) for view, of in zip(self.views, norms, strict=True)]
             kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
             if trainer.is_global_zero:
                 path.parent.mkdir(exist_ok=True)
                 write_tensors(kept, path)
         for number, view in enumerate(self.views):
-            view.layout = replace(view.layout, kept=kept[str(number)])
+            view.plan = view.plan.with_positions(kept[str(number)])
 
     def _norms(
         self,
@@ -162,9 +158,10 @@ class Probing:
         view: View,
     ) -> dict[tuple[str | None, str], Tensor]:
         """The norms of a model's rows on the whole probe set, (label, site) -> (sequences, positions)."""
-        inputs, read = view.own if model is pl_module else view.theirs, view.layout.for_norms().reader(sites)
+        inputs = view.plan.probe.inputs_a if model is pl_module else view.plan.probe.inputs_b
         with self._running(trainer, pl_module, model):
-            norms = norms_of(activations(model, inputs, sites, self.own_slices(trainer, view), read))
+            slices = self.own_slices(trainer, view)
+            norms = norms_of(read_chunks(model, inputs, sites, view.plan.for_norms(), slices=slices))
         parts = [norms] * trainer.world_size
         if trainer.world_size > 1:
             dist.all_gather_object(parts, norms)
@@ -191,18 +188,19 @@ class Probing:
         return torch.autocast(pl_module.device.type, dtype=dtype)
 
 
-def _check_probe(probe: Tensor, measures: Sequence[Measure], layout: Layout) -> None:
+def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
     """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
-    if probe.ndim != 2 or probe.is_floating_point():
+    probe = plan.probe.inputs
+    if not isinstance(probe, Tensor) or probe.ndim != 2 or probe.is_floating_point():
         return
-    control, of_tokens = layout.control, layout.pool == "none"
+    control, of_tokens = plan.probe.control, plan.probe.pool == "none"
     have = len(probe) * (len(control.positions(probe.shape[1])) - control.drop_top_norm if of_tokens else 1)
-    if layout.uneven is not None and of_tokens:
-        have = int(layout.uneven.counts.sum())
-    keys = "probe.sequences or probe.length" if of_tokens else "probe.sequences"
+    if plan.probe.sample_counts is not None and of_tokens:
+        have = int(plan.probe.sample_counts.sum())
+    advice = "pass more or longer sequences" if of_tokens else "pass more sequences"
     faults = [
         f"{measure.label} needs {measure.minimum_samples} samples, and the probe set of {len(probe)} sequences of "
-        f"{probe.shape[1]} tokens has {have}: raise {keys}"
+        f"{probe.shape[1]} tokens has {have}: {advice}"
         for measure in measures
         if have < measure.minimum_samples
     ]

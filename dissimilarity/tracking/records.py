@@ -7,14 +7,16 @@ from typing import Any
 from dissimilarity.comparison.evaluate import pairs_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import gathered
-from dissimilarity.moments.cross import Pair
+from dissimilarity.moments.cross import SitePair
 
 OVER_BUDGET = "skipped: over track.budget"
 
 NOTHING = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
 
 
-def without_value(label: str, measures: Iterable[Measure], pairs: Sequence[Pair], note: str) -> list[dict[str, Any]]:
+def without_value(
+    label: str, measures: Iterable[Measure], pairs: Sequence[SitePair], note: str
+) -> list[dict[str, Any]]:
     """The rows of one reference, one per curve, with a note that says why there is no value."""
     return [
         {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NOTHING, "n_samples": 0, "note": note}

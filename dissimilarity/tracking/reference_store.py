@@ -11,15 +11,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison.activations import Acts, Snapshot
+from dissimilarity.comparison.activations import IN_MEMORY, Chunks, ModelActivations, load_chunks, save_chunks
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.tracking.models_on_probe import Probing
 from dissimilarity.tracking.weights import step_weights
 
 log = logging.getLogger(__name__)
-
-Chunks = list[tuple[Acts, range]]
 
 
 class Shelf:
@@ -37,14 +34,14 @@ class Shelf:
         """Where this process keeps what it has of a reference."""
         return self.folder / "references" / f"{label.replace('/', '_')}-{trainer.global_rank:03d}.safetensors"
 
-    def put(self, trainer: pl.Trainer, label: str, taken: Snapshot) -> None:
+    def put(self, trainer: pl.Trainer, label: str, taken: ModelActivations) -> None:
         """Keeps a state of the model over interruptions; where that fails, a checkpoint of that step has to do."""
         try:
-            snapshot.save(taken, self.path(trainer, label))
+            save_chunks(taken.chunks, self.path(trainer, label))
         except Exception as error:
             log.warning("the activations of %s could not be kept (%s); its checkpoint has its weights", label, error)
 
-    def put_previous(self, trainer: pl.Trainer, step: int, taken: Snapshot) -> None:
+    def put_previous(self, trainer: pl.Trainer, step: int, taken: ModelActivations) -> None:
         """Keeps the model as it was at a tick.
 
         The files of the two checkpoints before are kept too, since those count until the new one is in place.
@@ -58,19 +55,19 @@ class Shelf:
 
     def external(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, model: nn.Module, sites: list[str]
-    ) -> Snapshot:
+    ) -> ModelActivations:
         """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
         view = self.probing.view(label)
         taken = self.probing.take(trainer, pl_module, model, sites, view)
-        if taken.nbytes() <= snapshot.IN_MEMORY:
+        if taken.nbytes() <= IN_MEMORY:
             return taken
-        snapshot.save(taken, self.path(trainer, label))
+        save_chunks(taken.chunks, self.path(trainer, label))
         own = {group for _, _, group in self.probing.own_slices(trainer, view)}
-        return Snapshot(snapshot.load([self.path(trainer, label)], pl_module.device, own), taken.side)
+        return taken.on_disk(load_chunks([self.path(trainer, label)], pl_module.device, own))
 
     def recall(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str, step: int, sites: list[str]
-    ) -> Snapshot:
+    ) -> ModelActivations:
         """The model's activations at an earlier step, as they were kept, or else from its checkpoint of that step.
 
         Args:
@@ -86,7 +83,7 @@ class Shelf:
         chunks = self._chunks(trainer, pl_module, name)
         if all(gathered(chunks is not None, sync)):
             assert chunks is not None
-            return snapshot.accumulate(chunks, view.layout.side(sites, sync))
+            return ModelActivations(view.plan, sites, chunks, sync=sync).summed()
         with together(sync):
             weights = step_weights(self.folder / "checkpoints", step)
         with _weights_of(pl_module, weights):
@@ -97,7 +94,7 @@ class Shelf:
         own = {group for _, _, group in self.probing.own_slices(trainer, self.probing.views[0])}
         paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
         try:
-            chunks = snapshot.load(paths, pl_module.device, own)
+            chunks = load_chunks(paths, pl_module.device, own)
         except Exception as error:
             log.warning("the activations of %s cannot be read (%s); its checkpoint is read instead", name, error)
             return None

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dissimilarity.comparison.activations import Snapshot
-from dissimilarity.comparison.first_component import FILE as FIRST_COMPONENTS
-from dissimilarity.comparison.first_component import first_share
+from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.figures.run import draw_run
-from dissimilarity.tables.curves import Curves
+from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as grouped
 from dissimilarity.tracking.outbox import Outbox
@@ -53,7 +51,7 @@ class Tables:
         """Take the rows of a tick."""
         self._outboxes["curves"].send(rows)
 
-    def add_components(self, step: int, sides: Sequence[tuple[str, Snapshot, Snapshot]]) -> None:
+    def add_components(self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]) -> None:
         """Take the share of each site's variance in its first principal component.
 
         Args:
@@ -62,10 +60,10 @@ class Tables:
         """
         try:
             rows = [
-                {"step": step, "reference": label, "of": of, "site": site, "share": first_share(taken.side, site)}
+                {"step": step, "reference": label, "of": of, "site": site, "share": share}
                 for label, model, reference in sides
                 for of, taken in (("model", model), ("reference", reference))
-                for site in taken.sites
+                for site, share in taken.first_components.items()
             ]
         except Exception as error:
             log.warning("step %d, no first components: %s", step, described(error))

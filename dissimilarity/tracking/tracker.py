@@ -10,16 +10,15 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison.activations import Snapshot
-from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.plan import Pool
+from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
-from dissimilarity.moments.cross import Pair
+from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
+from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.tracking import reference_groups as grouped
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.logger_keys import by_key, define_axes, log_curves, log_pictures
@@ -102,12 +101,13 @@ class DissimilarityTracker(pl.Callback):
             for label, source in self.references.items()
             if (found := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        self.probing = Probing(as_inputs(probe), aligned, self.measures, groups, pool, self.control, precision, mask)
+        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=groups)
+        self.probing = Probing(probe_set, aligned, self.measures, precision)
         self.groups = labels_by_group(reference_groups or {}, self.references)
         self.shelf = Shelf(self.folder, self.probing)
         self.tables = Tables(self.folder, self.groups)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
-        self.snapshots: dict[str, Snapshot] = {}
+        self.snapshots: dict[str, ModelActivations] = {}
         self.sites: list[str] = []
         self.last_tick: int | None = None
         self.measured: int | None = None
@@ -245,7 +245,7 @@ class DissimilarityTracker(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, heatmap: bool) -> list[dict[str, Any]]:
         """Captures the model and compares it with every reference; one with which that fails has rows that say so."""
         sync, step = trainer.world_size > 1, trainer.global_step
-        now: dict[int, Snapshot] = {}
+        now: dict[int, ModelActivations] = {}
         """The model, in the views in which it is compared with references; one pass for all of one view."""
         for number in sorted({self.probing.number(label) for label in self.references}):
             view = self.probing.views[number]
@@ -273,11 +273,11 @@ class DissimilarityTracker(pl.Callback):
             self.snapshots["previous"], self.measured = now[0], step
         return rows
 
-    def _compared(self, model: Snapshot, label: str, heatmap: bool) -> list[dict[str, Any]]:
+    def _compared(self, model: ModelActivations, label: str, heatmap: bool) -> list[dict[str, Any]]:
         reference, view = self.snapshots[label], self.probing.view(label)
         pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
-        sums, null = snapshot.cross(model, reference, pairs, view.layout)
-        return [*evaluate(view.measures, model.side, reference.side, sums, null), *map(dict, view.rows)]
+        records = compare_pair(model, reference, pairs, view.measures, first_components=False)
+        return [*records, *map(dict, view.rows)]
 
     def _models(self, pl_module: pl.LightningModule) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
         """The model in training, under None, and each reference that does not come from it, with their sites."""
@@ -297,7 +297,7 @@ class DissimilarityTracker(pl.Callback):
             name = label if label == "init" else f"{label}-{step}"
             self.snapshots[label] = self.shelf.recall(trainer, pl_module, name, step, self.sites)
 
-    def _matched(self, label: str) -> list[Pair]:
+    def _matched(self, label: str) -> list[SitePair]:
         sites = self.snapshots[label].sites if label in self.snapshots else self.sites
         return matched_pairs(self.sites, sites)
 

@@ -96,7 +96,7 @@ def _compare(
     else:
         models = {subject.label: subject.source for subject in subjects}
     if len(subjects) > 2 and probe.text is None:
-        table = compare_many(models, probe.tokens, *options, tell=on_progress, mask=probe.mask, **settings)
+        table = compare_many(models, probe.tokens, *options, on_progress=on_progress, mask=probe.mask, **settings)
         return {(a, b): select(table, model_a=a, model_b=b).drop_columns(["model_a", "model_b"]) for a, b in inputs}
     tables = {}
     for (a, b), text in inputs.items():

@@ -168,10 +168,10 @@ def _compare(
         sites,
         measures_of(cfg),
         "matched",
-        groups=n_units,
+        n_units=n_units,
         control=control_of(cfg.control),
         couples=couples,
-        tell=on_progress,
+        on_progress=on_progress,
     )
     return Measured(table, probe, hashes, losses)
 

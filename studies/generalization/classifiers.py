@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dissimilarity.capture.hooks import device_of, first_result, undisturbed
-from dissimilarity.probe.batches import at_once, plan
+from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.block_swap import front_streams, fronted
 from dissimilarity.stitching.connectivity import barrier_of, scores_between
 
@@ -133,5 +133,5 @@ def barriers(
 
 def batches(tokens: Int[Tensor, "examples pos"]) -> Iterator[slice]:
     """Yield batches of examples."""
-    for start, stop, _ in plan(len(tokens), 1, at_once(tokens.shape[1])):
+    for start, stop, _ in cut_sequences(len(tokens), 1, sequences_per_batch(tokens.shape[1])):
         yield slice(start, stop)

@@ -151,7 +151,7 @@ def _distances(
             "matched",
             null=False,
             control=control_of(cfg.control),
-            tell=lambda message: on_progress(f"{message}{suffix}"),
+            on_progress=lambda message: on_progress(f"{message}{suffix}"),
             mask=mask,
         )
 

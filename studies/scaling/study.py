@@ -145,7 +145,7 @@ def _compare(
     for name, control in controls.items():
         tell = (lambda doing, name=name: on_progress(f"{doing} ({name})")) if len(controls) > 1 else on_progress
         tables[name] = compare_many(
-            loaders, tokens, sites, measures, groups=n_units, control=control, couples=couples, tell=tell
+            loaders, tokens, sites, measures, n_units=n_units, control=control, couples=couples, on_progress=tell
         )
     return tables, [_model(subject, sites, widths[subject.label], losses[subject.label]) for subject in ordered]
 

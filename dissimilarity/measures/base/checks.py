@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dissimilarity.moments.finite import count_not_finite
-from dissimilarity.moments.pair import as_rows
+from dissimilarity.moments.products import as_samples
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
 """Samples as a tensor, a numpy array or a nested list."""
@@ -35,7 +35,7 @@ def paired_samples(x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[Tensor, Te
     """
     x, y = as_tensors(x, y)
     check_pair(x, y, minimum)
-    return as_rows(x), as_rows(y)
+    return as_samples(x), as_samples(y)
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:

@@ -20,7 +20,8 @@ from dissimilarity.measures.base.checks import (
 )
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
-from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, mean, own_coordinates, prepared_rows
+from dissimilarity.moments.pair import Moments, PreparedSide, moments_of_sides, prepare_side, span_coordinates
+from dissimilarity.moments.products import as_samples, column_means
 
 DUAL = frozenset({"orthogonal", "translation"})
 """A measure with these invariances can be computed in any coordinates of a side's span."""
@@ -35,12 +36,12 @@ def moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = Tr
         dual: whether to write a side with fewer samples than dimensions in coordinates of its own span, (n, n) instead
             of (n, p). The value of a measure that is invariant to rotation and translation stays the same.
     """
-    return between_rows(moment_side(x, dual), moment_side(y, dual))
+    return moments_of_sides(moment_side(x, dual), moment_side(y, dual))
 
 
-def moment_side(x: Float[Tensor, "n p"], dual: bool) -> Rows:
+def moment_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
     """Return one side of ``moments_of``."""
-    return prepared_rows(own_coordinates(x) if dual and len(x) < x.shape[1] else x)
+    return prepare_side(span_coordinates(x) if dual and len(x) < x.shape[1] else x)
 
 
 def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
@@ -59,22 +60,22 @@ def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: 
     return whitened_between(whitened_side(x, dual), whitened_side(y, dual))
 
 
-def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> Rows:
+def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
     """Return one side of ``whitened_moments_of``."""
     if dual and len(x) <= x.shape[1]:
-        return prepared_rows(principal_coordinates(x))
-    return prepared_rows(x.double() if len(x) < 2 * x.shape[1] else x)
+        return prepare_side(principal_coordinates(x))
+    return prepare_side(x.double() if len(x) < 2 * x.shape[1] else x)
 
 
-def whitened_between(x: Rows, y: Rows) -> Moments:
+def whitened_between(x: PreparedSide, y: PreparedSide) -> Moments:
     """Return the moments of two sides of ``whitened_side``, in the precision of the more precise one."""
-    dtype = torch.promote_types(x.rows.dtype, y.rows.dtype)
-    return between_rows(*(replace(side, rows=side.rows.to(dtype)) for side in (x, y)))
+    dtype = torch.promote_types(x.samples.dtype, y.samples.dtype)
+    return moments_of_sides(*(replace(side, samples=side.samples.to(dtype)) for side in (x, y)))
 
 
 def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
     """Return n <= p centered samples along their principal directions, without directions that are rounding alone."""
-    centered = x.double() - mean(x)
+    centered = x.double() - column_means(x)
     left, sizes, _ = torch.linalg.svd(torch.linalg.qr(centered.T, mode="r").R.T)
     return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]
 
@@ -119,13 +120,13 @@ class MomentMeasure(Measure):
         """
         return estimate(self.from_moments, totals, units)
 
-    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+    def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""
         return moment_side(x, self.invariant_to >= DUAL)
 
-    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+    def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """Return the value of two prepared sides."""
-        return self.from_moments(between_rows(x, y))
+        return self.from_moments(moments_of_sides(x, y))
 
     def update(self, x: ArrayLike, y: ArrayLike) -> None:
         """Add the samples of one batch."""
@@ -135,14 +136,14 @@ class MomentMeasure(Measure):
             return
         if self.packed:
             check_widths(metric_state.widths(self.packed), x, y)
-        self.packed = [metric_state.merged([*self.packed, metric_state.pack_rows(as_rows(x), as_rows(y))])]
+        self.packed = [metric_state.merged([*self.packed, metric_state.pack_samples(as_samples(x), as_samples(y))])]
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the value over all samples seen, on all processes."""
         state = metric_state.merged(self.packed) if len(self.packed) else None
         check_count(0 if state is None else metric_state.count(state), self.minimum_samples)
         assert state is not None
-        samples = metric_state.rows(state)
+        samples = metric_state.samples(state)
         if samples is not None:
             return self.value(*samples)
         total = metric_state.sums(state)
@@ -162,10 +163,10 @@ class MomentMeasure(Measure):
 class WhitenedMeasure(MomentMeasure):
     """A moment measure that whitens a side; see ``whitened_moments_of``."""
 
-    def prepare(self, x: Float[Tensor, "n p"]) -> Rows:
+    def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""
         return whitened_side(x, "orthogonal" in self.invariant_to)
 
-    def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
+    def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """Return the value of two prepared sides, in the precision of the more precise one."""
         return self.from_moments(whitened_between(x, y))

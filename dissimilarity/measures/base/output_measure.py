@@ -14,7 +14,7 @@ from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_coun
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.moments.finite import count_not_finite
-from dissimilarity.moments.pair import sum_device
+from dissimilarity.moments.products import sum_device
 
 AT_ONCE = 2**22
 """Number of outputs that are turned into float64 probabilities together."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from dissimilarity.moments.pair import full_float32, sum_device
+from dissimilarity.moments.products import full_float32, sum_device
 
 EXACT_SAMPLES = 1024
 """Up to this many samples, products are taken in float64 whatever the type of the samples."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.measures.numerics.distances import EXACT_SAMPLES, SAMPLES_AT_ONCE, exact_distances
 from dissimilarity.measures.numerics.ranks import ROUNDING
-from dissimilarity.moments.pair import full_float32, sum_device
+from dissimilarity.moments.products import full_float32, sum_device
 
 
 @dataclass(frozen=True)

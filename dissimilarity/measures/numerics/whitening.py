@@ -170,13 +170,13 @@ def canonical(x: Whitening, y: Whitening, xy: Float[Tensor, "*pairs p q"]) -> Fl
 def both_sides(m: Moments) -> tuple[Whitening, Whitening, Tensor, Tensor]:
     """Return the whitenings of x and y, their canonical matrix, and Xc'Xc."""
     xx, yy, xy = centered(m)
-    x, y = whitening(xx, m["xx"], m["e"] / m["n"]), whitening(yy, m["yy"], m["f"] / m["n"])
+    x, y = whitening(xx, m["xx"], m["eps_x"] / m["n"]), whitening(yy, m["yy"], m["eps_y"] / m["n"])
     return x, y, canonical(x, y, xy), xx
 
 
 def is_exact(m: Moments) -> bool:
     """Return whether both sides come from float64 samples."""
-    return bool((torch.maximum(m["e"], m["f"]) < 1e-10 * m["n"]).all())
+    return bool((torch.maximum(m["eps_x"], m["eps_y"]) < 1e-10 * m["n"]).all())
 
 
 def sum_of_correlations(

@@ -1,4 +1,4 @@
-"""compare(): two models of different depth and width against the functions on their captured rows."""
+"""compare(): two models of different depth and width against the functions on their captured samples."""
 
 import math
 import subprocess
@@ -36,17 +36,17 @@ def table(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
 
 
 def rows_of(net: nn.Module, sites: str = SITES) -> dict[str, Tensor]:
-    """The captured rows of all tokens, float64."""
+    """Return the captured samples of all tokens, in float64."""
     with capture(net, sites) as acts:
         net(tokens())
     return {site: rows.flatten(0, -2).double() for site, rows in acts.items()}
 
 
-def test_all_pairs_are_the_functions_on_the_captured_rows() -> None:
+def test_all_pairs_are_the_functions_on_the_captured_samples() -> None:
     a, b = model(16, 2, seed=0), model(24, 3, seed=1)
-    found = compare(a, b, tokens(), SITES, [CKA(), CKA(debiased=False), Procrustes(), MutualKNN(k=5)])
-    assert tuple(found.column_names) == COLUMNS
-    rows = found.to_pylist()
+    result = compare(a, b, tokens(), SITES, [CKA(), CKA(debiased=False), Procrustes(), MutualKNN(k=5)])
+    assert tuple(result.column_names) == COLUMNS
+    rows = result.to_pylist()
     x, y = rows_of(a), rows_of(b)
     assert [(row["site_a"], row["site_b"]) for row in rows[::4]] == [(i, j) for i in x for j in y]
     for row in rows:
@@ -70,18 +70,18 @@ def test_the_default_is_cka_and_the_angle_of_the_stream() -> None:
     assert {row["site_a"] for row in rows} == {"blocks.0.resid_post", "blocks.1.resid_post"}
 
 
-def test_matched_pairs_are_those_rows_of_all_pairs() -> None:
+def test_matched_pairs_are_among_all_pairs() -> None:
     a, b = model(depth=2), model(depth=4, seed=1)
     every = {(row["measure"], row["site_a"], row["site_b"]): row for row in table(a, b, tokens())}
     matched = table(a, b, tokens(), pairs="matched")
     assert {(row["site_a"][7], row["site_b"][7]) for row in matched} == {("0", "0"), ("1", "3")}
     for row in matched:
-        wanted = every[row["measure"], row["site_a"], row["site_b"]]
+        expected = every[row["measure"], row["site_a"], row["site_b"]]
         for key in ("value", "null", "stderr"):
-            assert row[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-6)
+            assert row[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-6)
 
 
-def test_a_model_is_at_no_distance_from_itself() -> None:
+def test_a_model_is_at_distance_zero_from_itself() -> None:
     net = model()
     for row in table(net, net, tokens(), measures=[CKA(), Procrustes(), MutualKNN(k=5)]):
         if row["site_a"] == row["site_b"]:
@@ -102,18 +102,18 @@ def test_calibrated_is_one_for_identical_models_and_missing_without_a_null() -> 
 
 def test_swapping_the_models_transposes_the_table() -> None:
     a, b = model(16, 2, seed=0), model(24, 3, seed=1)
-    there = {(row["measure"], row["site_a"], row["site_b"]): row["value"] for row in table(a, b, tokens())}
-    back = {(row["measure"], row["site_b"], row["site_a"]): row["value"] for row in table(b, a, tokens())}
-    assert back == pytest.approx(there, abs=1e-6)
+    forward = {(row["measure"], row["site_a"], row["site_b"]): row["value"] for row in table(a, b, tokens())}
+    backward = {(row["measure"], row["site_b"], row["site_a"]): row["value"] for row in table(b, a, tokens())}
+    assert backward == pytest.approx(forward, abs=1e-6)
 
 
-def test_the_number_of_groups_moves_the_error_bar_alone() -> None:
+def test_the_number_of_units_changes_the_error_bar_alone() -> None:
     a, b = model(), model(seed=1)
-    few, many = table(a, b, tokens(), groups=3), table(a, b, tokens(), groups=10)
-    for row, wanted in zip(few, many, strict=True):
-        assert row["value"] == pytest.approx(wanted["value"], abs=1e-6)
-        assert 0.2 < row["stderr"] / wanted["stderr"] < 5
-    assert all(math.isnan(row["stderr"]) for row in table(a, b, tokens(), groups=1))
+    three, ten = table(a, b, tokens(), n_units=3), table(a, b, tokens(), n_units=10)
+    for row, other in zip(three, ten, strict=True):
+        assert row["value"] == pytest.approx(other["value"], abs=1e-6)
+        assert 0.2 < row["stderr"] / other["stderr"] < 5
+    assert all(math.isnan(row["stderr"]) for row in table(a, b, tokens(), n_units=1))
 
 
 def test_outputs_are_compared_at_the_logits_beside_the_layers() -> None:
@@ -137,7 +137,7 @@ def test_outputs_are_compared_at_the_logits_beside_the_layers() -> None:
             assert "resid_post" in row["site_a"] and "resid_post" in row["site_b"]
 
 
-def test_outputs_alone_are_compared_and_those_of_a_model_with_itself_are_the_same() -> None:
+def test_outputs_alone_are_compared_and_a_model_has_the_outputs_of_itself() -> None:
     net = model()
     rows = table(net, net, tokens(), measures=[Disagreement(), KL(), JSD()])
     assert [row["value"] for row in rows] == [0.0, 0.0, 0.0]
@@ -180,7 +180,8 @@ def test_too_few_samples_are_a_note() -> None:
     [
         ({"sites": "blocks.9.resid_post"}, "blocks.9.resid_post"),
         ({"tokens": tokens(1)}, "at least 2 sequences.*found 1"),
-        ({"groups": 0}, "at least 1 jackknife group, found 0"),
+        ({"n_units": 0}, "at least 1 unit for the error bars, found n_units=0"),
+        ({"groups": 8}, "groups: this argument is called n_units"),
         ({"measures": [MutualKNN(k=3), MutualKNN(k=3, max_samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )
@@ -189,7 +190,7 @@ def test_what_cannot_be_compared_is_refused(arguments: dict[str, Any], message: 
         compare(model(), model(seed=1), arguments.pop("tokens", tokens()), **arguments)
 
 
-def test_any_inputs_and_models_will_do() -> None:
+def test_any_inputs_and_models_are_compared() -> None:
     """Images into a plain network: each input is one sample."""
     torch.manual_seed(2)
     a, b = (nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.ReLU(), nn.Linear(width, 3)) for width in (8, 5))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, MutualKNN, Procrustes, compare
-from dissimilarity.comparison import activations as snapshot
-from dissimilarity.comparison import kept
+from dissimilarity.comparison import activations
 from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.plan import make_plan
+from dissimilarity.comparison.saved import save_activations
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from models.transformer import Transformer
 
 VOCABULARY, LENGTH = 23, 8
@@ -41,33 +42,33 @@ def loaders() -> dict[str, Callable[[], nn.Module]]:
 
 
 def by_pairs(**options: Any) -> list[dict[str, Any]]:
-    """What comparing two by two gives."""
-    found = []
+    """Compare two by two."""
+    records = []
     for a, b in (("a", "b"), ("a", "c"), ("b", "c")):
         rows = compare(model(a), model(b), tokens(), measures=MEASURES, **options).to_pylist()
-        found += [{"model_a": a, "model_b": b, **row} for row in rows]
-    return found
+        records += [{"model_a": a, "model_b": b, **row} for row in rows]
+    return records
 
 
-def equal(found: list[dict[str, Any]], expected: list[dict[str, Any]], to: float) -> None:
-    assert len(found) == len(expected) > 0
-    for row, other in zip(found, expected, strict=True):
+def equal(records: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float) -> None:
+    assert len(records) == len(expected) > 0
+    for row, other in zip(records, expected, strict=True):
         for key, value in other.items():
             if isinstance(value, float):
-                assert row[key] == pytest.approx(value, abs=to, nan_ok=True), (key, row, other)
+                assert row[key] == pytest.approx(value, abs=tolerance, nan_ok=True), (key, row, other)
             else:
                 assert row[key] == value
 
 
 @pytest.mark.parametrize("pairs", ["all", "matched"])
 @pytest.mark.parametrize("null", [True, False])
-def test_the_table_is_that_of_every_pair_on_its_own(pairs: Any, null: bool) -> None:
-    found = compare_many(loaders(), tokens(), measures=MEASURES, pairs=pairs, groups=4, null=null)
-    assert tuple(found.column_names) == ("model_a", "model_b", *COLUMNS)
-    equal(found.to_pylist(), by_pairs(pairs=pairs, groups=4, null=null), 0)
+def test_the_table_is_that_of_every_pair_alone(pairs: Any, null: bool) -> None:
+    table = compare_many(loaders(), tokens(), measures=MEASURES, pairs=pairs, n_units=4, null=null)
+    assert tuple(table.column_names) == ("model_a", "model_b", *COLUMNS)
+    equal(table.to_pylist(), by_pairs(pairs=pairs, n_units=4, null=null), 0)
 
 
-def test_each_model_is_loaded_once_and_let_go_before_the_next() -> None:
+def test_each_model_is_loaded_once_and_released_before_the_next() -> None:
     alive: list[weakref.ref] = []
 
     def loader(label: str) -> Callable[[], nn.Module]:
@@ -83,38 +84,36 @@ def test_each_model_is_loaded_once_and_let_go_before_the_next() -> None:
     assert len(alive) == 3
 
 
-def test_past_a_size_activations_lie_in_files_that_go_afterwards(
+def test_past_a_size_activations_go_to_files_that_are_deleted_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(snapshot, "IN_MEMORY", 0)
-    monkeypatch.setattr(kept, "WRITTEN", 2**12)
-    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_AT_ONCE", 4 * LENGTH)
+    monkeypatch.setattr(activations, "IN_MEMORY", 0)
+    monkeypatch.setattr(activations, "FILE_SIZE", 2**12)
+    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_PER_BATCH", 4 * LENGTH)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    seen: list[int] = []
-    save = snapshot.save_chunks
-    monkeypatch.setattr(snapshot, "save_chunks", lambda *args: (seen.append(1), save(*args)))
-    found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4).to_pylist()
-    assert len(seen) > len(SHAPES), "one model takes several files"
-    equal(found, by_pairs(groups=4), 0)
+    saves: list[int] = []
+    save = activations.save_chunks
+    monkeypatch.setattr(activations, "save_chunks", lambda *args: (saves.append(1), save(*args)))
+    records = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4).to_pylist()
+    assert len(saves) > len(SHAPES), "one model takes several files"
+    equal(records, by_pairs(n_units=4), 0)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("at_hand", [0, 2**30])
-def test_sites_that_are_taken_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, at_hand: int) -> None:
-    monkeypatch.setattr(kept, "SUMS", 24 * 24 * (8 + 4 * 4))
-    monkeypatch.setattr(kept, "AT_HAND", at_hand)
-    net = kept.Kept(
-        ["x", "y", "z"],
-        [({"x": torch.zeros(2, 12), "y": torch.zeros(2, 12), "z": torch.zeros(2, 1)}, range(1))],
-        torch.device("cpu"),
-    )
-    assert net.blocks(4) == [("x", "y"), ("z",)]
+@pytest.mark.parametrize("cache", [0, 2**30])
+def test_sites_compared_in_blocks_give_the_same_table(monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
+    monkeypatch.setattr(activations, "PAIR_SUMS", 24 * 24 * (8 + 4 * 4))
+    monkeypatch.setattr(activations, "BLOCK_CACHE", cache)
+    plan = make_plan(ProbeSet(Extent(8, 1), n_units=4), [CKA()])
+    acts = {"x": torch.zeros(2, 12), "y": torch.zeros(2, 12), "z": torch.zeros(2, 1)}
+    net = activations.ModelActivations(plan, ["x", "y", "z"], [(acts, range(1))])
+    assert net.blocks() == [("x", "y"), ("z",)]
     for pairs in ("all", "matched"):
-        found = compare_many(loaders(), tokens(), measures=MEASURES, groups=4, pairs=pairs).to_pylist()
-        equal(found, by_pairs(groups=4, pairs=pairs), 1e-6)
+        records = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4, pairs=pairs).to_pylist()
+        equal(records, by_pairs(n_units=4, pairs=pairs), 1e-6)
 
 
-def test_a_model_may_meet_itself_and_only_the_couples_asked_for_are_compared() -> None:
+def test_a_model_may_meet_itself_and_only_the_given_couples_are_compared() -> None:
     loaded: list[str] = []
     models = {label: lambda label=label: (loaded.append(label), model(label))[1] for label in SHAPES}
     rows = compare_many(models, tokens(), measures=[CKA()], couples=[("b", "b"), ("b", "a")]).to_pylist()
@@ -130,14 +129,14 @@ def test_a_model_may_meet_itself_and_only_the_couples_asked_for_are_compared() -
 def test_saved_activations_stand_beside_models(tmp_path: Path) -> None:
     files = {label: save_activations(model(label), tokens(), tmp_path / f"{label}.safetensors") for label in "bc"}
     models = {"a": model("a"), **files}
-    found = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], groups=4).to_pylist()
-    expected = [row for row in by_pairs(groups=4) if row["measure"] in ("cka", "mutual_knn_5")]
-    equal(found, expected, 1e-6)
-    alone = compare_many(files, measures=[CKA()], groups=4).to_pylist()
+    records = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], n_units=4).to_pylist()
+    expected = [row for row in by_pairs(n_units=4) if row["measure"] in ("cka", "mutual_knn_5")]
+    equal(records, expected, 1e-6)
+    alone = compare_many(files, measures=[CKA()], n_units=4).to_pylist()
     equal(alone, [row for row in expected if row["measure"] == "cka" and row["model_a"] == "b"], 1e-6)
 
 
-def test_models_need_no_values_where_a_site_has_none() -> None:
+def test_a_site_without_values_leaves_a_note() -> None:
     broken: Any = model("b")
     nn.init.constant_(broken.blocks[1].mlp.W_out.bias, math.nan)
     rows = compare_many({"a": model("a"), "b": broken}, tokens(), measures=[CKA()]).to_pylist()
@@ -154,6 +153,7 @@ def test_models_need_no_values_where_a_site_has_none() -> None:
         ({"tokens": None}, "expected tokens to run the model on"),
     ],
 )
-def test_what_cannot_be_compared(options: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: str) -> None:
+    arguments: Any = {"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options}
     with pytest.raises(ValueError, match=message):
-        compare_many(**{"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options})
+        compare_many(**arguments)

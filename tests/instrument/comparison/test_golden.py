@@ -1,6 +1,6 @@
-"""Values of the whole instrument on fixed nets and texts, in float64, held to those that stood before a rewrite.
+"""Values of the whole instrument on fixed nets and texts, in float64, compared with those before a rewrite.
 
-`python -m tests.instrument.comparison.test_golden` writes golden.json again: only where a value is meant to change.
+`python -m tests.instrument.comparison.test_golden` rewrites golden.json; run it only where a value is meant to change.
 """
 
 import json
@@ -72,7 +72,7 @@ def penalties() -> Records:
 
 
 def aligned() -> Records:
-    """Characters against pairs of characters: one text, two tokenizations."""
+    """Compare characters with pairs of characters: one text, two tokenizations."""
     text = tokens(7)
     single = [[(place, place + 1) for place in range(LENGTH)]] * SEQUENCES
     double = [[(place, place + 2) for place in range(0, LENGTH, 2)]] * SEQUENCES
@@ -84,7 +84,7 @@ def aligned() -> Records:
 
 
 def tracked(folder: Path) -> Records:
-    """A training with three references: its start, the tick before, and another run."""
+    """Train with three references: the start, the previous tick, and another run."""
     changes = {"trainer.precision": "64-true", "measures": "all"}
     train.train(tiny(folder, name="other", seed=1, references="[init]", **{**changes, "measures": "fast"}))
     other = folder / "runs" / "other" / "checkpoints" / "last.ckpt"

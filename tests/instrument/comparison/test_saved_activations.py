@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
-from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.saved import save_activations
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 
@@ -25,17 +25,17 @@ KEYS = ("value", "dissimilarity", "stderr", "null", "calibrated", "n_samples")
 
 
 def acts_of(width: int = 16, depth: int = 2, seed: int = 0, sequences: int = 21) -> dict[str, Tensor]:
-    """The streams of a model, (sequences, positions, d)."""
+    """Capture the streams of a model, (sequences, positions, d)."""
     net = model(width, depth, seed)
     with capture(net, SITES) as acts:
         net(tokens(sequences))
     return dict(acts)
 
 
-def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]], tolerance: float = 0.0) -> None:
+def same(records: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float = 0.0) -> None:
     names = ("measure", "site_a", "site_b", "note")
-    assert [[row[name] for name in names] for row in found] == [[row[name] for name in names] for row in wanted]
-    for row, other in zip(found, wanted, strict=True):
+    assert [[row[name] for name in names] for row in records] == [[row[name] for name in names] for row in expected]
+    for row, other in zip(records, expected, strict=True):
         for key in KEYS:
             assert row[key] == pytest.approx(other[key], abs=tolerance, rel=tolerance, nan_ok=True), (row, key)
 
@@ -108,22 +108,27 @@ def test_half_precision_files_are_their_rows_in_float32(dtype: torch.dtype, tmp_
         assert table(tmp_path / "npy", tmp_path / "npy")[0]["value"] == pytest.approx(1)
 
 
-def test_sample_measures_see_the_chosen_rows_of_many() -> None:
-    """More rows than samples: the same sample of both sides, gathered, with the moments still over all rows."""
+def test_sample_measures_read_a_subset_of_many_samples() -> None:
+    """The same subset on both sides, while the moments cover all samples."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 8, generator=generator)
     y = torch.cat([x[:, :4], torch.randn(3000, 5, generator=generator)], 1)
-    few, every = table({"x": x}, {"y": y}, measures=[MutualKNN(max_samples=200), CKA()])
-    assert (few["measure"], few["n_samples"], every["measure"], every["n_samples"]) == ("mutual_knn", 200, "cka", 3000)
+    subset, every = table({"x": x}, {"y": y}, measures=[MutualKNN(max_samples=200), CKA()])
+    assert (subset["measure"], subset["n_samples"], every["measure"], every["n_samples"]) == (
+        "mutual_knn",
+        200,
+        "cka",
+        3000,
+    )
     assert every["value"] == pytest.approx(cka(x.double(), y.double()).item(), abs=1e-6)
-    assert few["value"] == pytest.approx(mutual_knn(x[:200], y[:200]).item(), abs=0.05)
-    assert few["null"] == pytest.approx(10 / 199, abs=0.03) and few["stderr"] > 0
+    assert subset["value"] == pytest.approx(mutual_knn(x[:200], y[:200]).item(), abs=0.05)
+    assert subset["null"] == pytest.approx(10 / 199, abs=0.03) and subset["stderr"] > 0
     (tokens_,) = table({"x": x.view(300, 10, 8)}, {"y": y.view(300, 10, 9)}, measures=[MutualKNN(max_samples=200)])
     assert tokens_["n_samples"] == 200
 
 
-def test_sample_measures_see_the_same_of_many_sequences_saved_or_of_models() -> None:
-    """The rows that each asks for by number and seed, in the jackknife groups of the whole probe set."""
+def test_sample_measures_read_the_same_of_many_sequences_from_files_and_models() -> None:
+    """The subset that number and seed choose, in the units of the whole probe set."""
 
     def lookup(rows: Tensor) -> nn.Module:
         return nn.Sequential(OrderedDict(site=nn.Embedding.from_pretrained(rows), last=nn.Flatten()))
@@ -140,37 +145,41 @@ def test_sample_measures_see_the_same_of_many_sequences_saved_or_of_models() -> 
     same(table({"site": x}, {"site": x + noise}, **options), of_models)
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_measures_of_outputs_read_the_saved_logits(many: bool) -> None:
+@pytest.mark.parametrize("many_sequences", [False, True])
+def test_measures_of_outputs_read_the_saved_logits(many_sequences: bool) -> None:
     a, b = ({"x": torch.randn(2000, 4), "logits": torch.randn(2000, 7)} for _ in "ab")
-    shape = (2000,) if many else (50, 40)  # more units than the sample has rows, and fewer
+    shape = (2000,) if many_sequences else (50, 40)  # more units than samples that are read, and fewer
     a, b = ({site: rows.view(*shape, -1) for site, rows in acts.items()} for acts in (a, b))
     cka_row, kl_row = table(a, b, measures=[KL(), CKA()])
     assert (cka_row["measure"], cka_row["site_a"], cka_row["n_samples"]) == ("cka", "x", 2000)
-    assert (kl_row["measure"], kl_row["site_a"], kl_row["n_samples"]) == ("kl", "logits", 1024 if many else 1000)
+    assert (kl_row["measure"], kl_row["site_a"], kl_row["n_samples"]) == (
+        "kl",
+        "logits",
+        1024 if many_sequences else 1000,
+    )
     assert 0 < kl_row["value"] == pytest.approx(kl_row["null"], abs=0.1)
     both = table(a, b, measures=[CKA(), KL()], sites=["x", "logits"], pairs="matched")
     assert [(row["measure"], row["site_a"]) for row in both] == [("cka", "x"), ("cka", "logits"), ("kl", "logits")]
-    with pytest.raises(ValueError, match="b: expected what the model put out at the site 'logits'.*found x"):
+    with pytest.raises(ValueError, match="b: expected model outputs at the site 'logits'.*found x"):
         compare(a, {"x": b["x"]}, measures=[KL()])
 
 
 def test_saving_a_model_and_comparing_the_file(tmp_path: Path) -> None:
     net = model(depth=3)
-    many = tokens(1100)  # more than one forward pass
-    path = save_activations(net, many, tmp_path / "new" / "net.safetensors", [SITES, "ln_final"])
+    text = tokens(1100)  # more than one forward pass
+    path = save_activations(net, text, tmp_path / "new" / "net.safetensors", [SITES, "ln_final"])
     with capture(net, [SITES, "ln_final"]) as acts:
-        net(many)
+        net(text)
     with safe_open(path, "pt") as file:
         assert set(file.keys()) == set(acts)
         assert all(torch.allclose(file.get_tensor(site), rows, atol=1e-5) for site, rows in acts.items())
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
-    same(table(path, net, many, sites=SITES), table(net, net, many), 1e-5)
-    save_activations(net.bfloat16(), many, path, "ln_final")
+    same(table(path, net, text, sites=SITES), table(net, net, text), 1e-5)
+    save_activations(net.bfloat16(), text, path, "ln_final")
     with safe_open(path, "pt") as file:
         assert file.get_slice("ln_final").get_dtype() == "BF16"
     with pytest.raises(ValueError, match="ends in .safetensors"):
-        save_activations(net, many, tmp_path / "net.npy")
+        save_activations(net, text, tmp_path / "net.npy")
 
 
 def test_sites_are_all_that_was_saved_in_the_order_of_depth(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_sites_are_all_that_was_saved_in_the_order_of_depth(tmp_path: Path) -> N
         compare(rows, rows, sites="ln_final")
 
 
-def test_bad_numbers_are_a_note_as_in_a_model() -> None:
+def test_values_that_are_not_finite_leave_a_note_as_in_a_model() -> None:
     x, y = torch.randn(2, 50, 4)
     bad = y.clone()
     bad[3, 1], bad[40] = float("nan"), float("inf")
@@ -223,7 +232,7 @@ def test_what_cannot_be_compared_is_refused(case: str, unchecked: None) -> None:
         compare(a, b)
 
 
-def test_tokens_that_are_not_the_files_are_refused() -> None:
+def test_tokens_of_another_number_than_saved_are_refused() -> None:
     with pytest.raises(ValueError, match=rf"found the tokens: \(20, {LENGTH}\) and, at .* of b, \(21, {LENGTH}, 16\)"):
         compare(model(), acts_of(), tokens(20))
 
@@ -236,12 +245,12 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="cannot read .*o.npy"):
         compare(tmp_path / "o.npy", {"y": X})
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no activations"):
-        (tmp_path / "empty").mkdir()
         compare(tmp_path / "empty", {"y": X})
 
 
-def test_equal_ids_pass_whatever_their_form(tmp_path: Path) -> None:
+def test_equal_ids_of_any_form_pass(tmp_path: Path) -> None:
     names = np.array([f"text-{index}" for index in range(60)])
     np.save(tmp_path / "x.npy", X.numpy())
     np.save(tmp_path / "sample_ids.npy", names)

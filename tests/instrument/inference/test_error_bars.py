@@ -15,9 +15,11 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.plan import Layout, lay_out
+from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.probe.batches import Slice, batches, equal_runs, own_slices, plan
+from dissimilarity.moments.cross import Cross
+from dissimilarity.probe.batches import Slice, batches, cut_sequences, equal_units, slices_of_process
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, generator, make
 
@@ -59,51 +61,51 @@ def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]
     return [{"s": (view + offset * draw(WIDTH)).to(dtype), LOGITS: view.to(dtype)} for view in views]
 
 
-def layout_of(at_most: int = SEQUENCES, masked: bool = False) -> Layout:
+def plan_of(at_most: int = SEQUENCES, masked: bool = False) -> Plan:
     """The cut of the probe set into chunks of at most so many sequences."""
     mask = torch.arange(POSITIONS) < LENGTHS[:, None] if masked else None
-    layout = lay_out((SEQUENCES, POSITIONS), list(MEASURES.values()), GROUPS, mask=mask)
-    return layout if masked else replace(layout, slices=plan(SEQUENCES, GROUPS, at_most))
+    plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=GROUPS), list(MEASURES.values()))
+    return plan if masked else replace(plan, slices=cut_sequences(SEQUENCES, GROUPS, at_most))
 
 
-def rows(acts: list[dict[str, Tensor]], layout: Layout, at_once: int, slices: Sequence[Slice] | None = None) -> Rows:
+def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequence[Slice] | None = None) -> Rows:
     """The row of each measure from batches of at most so many sequences; of the chunks of one process, if given."""
     sync = slices is not None
-    x, y = (layout.side(["s"], sync) for _ in acts)
+    x, y = (plan.side(["s"], sync) for _ in acts)
     pairs = [("s", "s")]
-    cross, null = layout.cross(pairs, sync), layout.cross(pairs, sync, errors=False)
-    read = layout.reader(["s"])
-    for batch in batches(slices or layout.slices, at_once):
-        for start, stop, groups in equal_runs(batch, layout.apart):
-            sequences = slice(start, stop)
+    cross, null = Cross(pairs, plan.n_units, sync), Cross(pairs, sync=sync)
+    read = plan.reader(["s"])
+    for batch in batches(slices or plan.slices, at_once):
+        for start, stop, groups in equal_units(batch, plan.separate_units):
+            some = slice(start, stop)
             chunks = [
-                side.add({site: read(site, part[sequences], sequences) for site, part in of.items()}, groups)
+                side.add({site: read(site, part[some], some) for site, part in of.items()}, groups)
                 for side, of in zip((x, y), acts, strict=True)
             ]
             cross.add(*chunks)
             null.add(chunks[0].deranged(), chunks[1])
-    result = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
-    by_label = {row["measure"]: row for row in result}
+    found = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
+    by_label = {row["measure"]: row for row in found}
     return {setting: by_label[measure.label] for setting, measure in MEASURES.items()}
 
 
 @cache
 def of_one(dtype: torch.dtype, masked: bool = False) -> Rows:
     """The rows of one process that takes the whole probe set at once."""
-    return rows(sides(dtype), layout_of(masked=masked), SEQUENCES)
+    return rows(sides(dtype), plan_of(masked=masked), SEQUENCES)
 
 
 def work(rank: int, world: int, folder: Path) -> None:
     """One process: its share of the chunks."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    result = {}
+    found = {}
     for dtype in TOLERANCE:
         for masked in (False, True):
-            layout = layout_of(masked=masked)
-            result[dtype, masked] = rows(sides(dtype), layout, SEQUENCES, own_slices(layout.slices, rank, world))
+            plan = plan_of(masked=masked)
+            found[dtype, masked] = rows(sides(dtype), plan, SEQUENCES, slices_of_process(plan.slices, rank, world))
     if rank == world - 1:
-        torch.save(result, folder / "rows.pt")
+        torch.save(found, folder / "rows.pt")
     dist.destroy_process_group()
 
 
@@ -114,25 +116,25 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rows]:
     return torch.load(folder / "rows.pt")
 
 
-def assert_same(result: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
-    for setting, expected_record in expected.items():
+def assert_same(found: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
+    for setting, wanted in expected.items():
         for key in keys:
-            assert math.isfinite(expected_record[key]) and expected_record["note"] == ""
-            assert result[setting][key] == pytest.approx(expected_record[key], rel=tolerance, abs=1e-15), (setting, key)
+            assert math.isfinite(wanted[key]) and wanted["note"] == ""
+            assert found[setting][key] == pytest.approx(wanted[key], rel=tolerance, abs=1e-15), (setting, key)
 
 
 @each_dtype
 @pytest.mark.parametrize("at_once", [1, 8, 12])
 def test_batches_change_nothing(dtype: torch.dtype, at_once: int) -> None:
     """Several groups come in one product with each other, or one group alone."""
-    assert_same(rows(sides(dtype), layout_of(), at_once), of_one(dtype), TOLERANCE[dtype])
+    assert_same(rows(sides(dtype), plan_of(), at_once), of_one(dtype), TOLERANCE[dtype])
 
 
 @each_dtype
 @pytest.mark.parametrize("at_most", [2, 3])
 def test_chunks_change_nothing_but_the_null(dtype: torch.dtype, at_most: int) -> None:
     """Which shifts the sequences of a chunk against each other."""
-    assert_same(rows(sides(dtype), layout_of(at_most), 1), of_one(dtype), TOLERANCE[dtype], ("value", "stderr"))
+    assert_same(rows(sides(dtype), plan_of(at_most), 1), of_one(dtype), TOLERANCE[dtype], ("value", "stderr"))
 
 
 @each_dtype
@@ -143,7 +145,7 @@ def test_two_processes_give_the_numbers_of_one(of_two: dict[Any, Rows], dtype: t
 
 def test_an_offset_changes_no_error_bar_of_what_is_invariant_to_translation() -> None:
     """Nor how far the first sequences, about whose mean all sums are taken, are from the others."""
-    with_it, without = of_one(torch.float64), rows(sides(torch.float64, 0.0), layout_of(), SEQUENCES)
+    with_it, without = of_one(torch.float64), rows(sides(torch.float64, 0.0), plan_of(), SEQUENCES)
     invariant = {key for key, measure in MEASURES.items() if "translation" in measure.invariant_to}
     assert len(invariant) > 20
     assert_same(with_it, {setting: without[setting] for setting in invariant}, 1e-8)
@@ -154,11 +156,11 @@ def test_an_offset_changes_no_error_bar_of_what_is_invariant_to_translation() ->
 @pytest.mark.parametrize("setting", LEFT_OUT)
 def test_the_error_bar_is_the_delete_one_jackknife(setting: str, masked: bool, dtype: torch.dtype) -> None:
     """Recomputed from the rows, in float64, without each group of whole sequences."""
-    layout, acts = layout_of(masked=masked), sides(dtype)
-    group = torch.tensor([of for start, stop, of in layout.slices for _ in range(start, stop)])
-    real = torch.ones(SEQUENCES, POSITIONS, dtype=torch.bool) if layout.mask is None else layout.mask
+    plan, acts = plan_of(masked=masked), sides(dtype)
+    group = torch.tensor([of for start, stop, of in plan.slices for _ in range(start, stop)])
+    real = torch.ones(SEQUENCES, POSITIONS, dtype=torch.bool) if plan.probe.mask is None else plan.probe.mask
     without = []
-    for out in range(layout.groups):
+    for out in range(plan.n_units):
         x, y = (side["s"][(group != out)[:, None] & real].double().numpy() for side in acts)
         without.append(ORACLES[setting](x, y))
     expected = stderr_of_left_out(torch.tensor(without, dtype=torch.float64)).item()

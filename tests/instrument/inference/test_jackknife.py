@@ -14,16 +14,18 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
+    unit_pairs,
     stderr_of_influence,
     stderr_of_left_out,
     stderr_of_pairs_left_out,
-    unit_pairs,
 )
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.pair import SWAPPED, Moments, add, pair_moments
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.batches import cut_sequences
+from dissimilarity.probe.padding import SequenceLengths
 from tests.helpers.found_measures import SETTINGS, make
 
 MOMENT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)]
@@ -40,8 +42,8 @@ def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> 
 
     def tokens(width: int) -> Tensor:
         shared = torch.randn(sequences, 1, width, generator=g)
-        noise = torch.randn(sequences, LENGTH, width, generator=g)
-        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * noise
+        own = torch.randn(sequences, LENGTH, width, generator=g)
+        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * own
 
     latent = tokens(4)
     first, second = (latent @ torch.randn(4, width, generator=maps) + tokens(width) for width in (p, q))
@@ -57,8 +59,8 @@ def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
 
     def tokens(width: int) -> Tensor:
-        shared, noise = torch.randn(2, sequences, LENGTH, width, generator=g)
-        return 0.5 * shared[:, :1] + 0.5**0.5 * noise
+        shared, own = torch.randn(2, sequences, LENGTH, width, generator=g)
+        return 0.5 * shared[:, :1] + 0.5**0.5 * own
 
     first, second = tokens(p), tokens(q)
     rho = torch.linspace(0.9, 0.3, both := min(p, q))
@@ -239,7 +241,7 @@ def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(settin
 def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
     """A sum over all pairs of groups of products: its variance is known, and the jackknife alone gives twice that."""
     g = torch.Generator().manual_seed(9)
-    result = []
+    found = []
     for _ in range(400):
         z = torch.randn(12, generator=g, dtype=torch.float64)
 
@@ -252,8 +254,8 @@ def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
         single = torch.stack([total(g) for g in range(12)])
         double = torch.stack([total(*pair) for pair in pairs.tolist()])
         errors = stderr_of_pairs_left_out(total(), single, double, pairs), stderr_of_left_out(single)
-        result.append(torch.stack(errors).square())
-    corrected, alone = torch.stack(result).mean(0).tolist()
+        found.append(torch.stack(errors).square())
+    corrected, alone = torch.stack(found).mean(0).tolist()
     assert alone > 1.3 * 66 and corrected == pytest.approx(66, rel=0.25)
 
 
@@ -262,18 +264,21 @@ def replications() -> dict[str, Tensor]:
     """Values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
-    result: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
+    lengths = SequenceLengths.of_slices(
+        cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 2
+    )
+    found: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(300):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
-        sides = [Side(GROUPS, SEQUENCES * LENGTH // 2, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in acts]
+        sides = [Side(lengths, only_sampled=frozenset({LOGITS})) for _ in acts]
         cross = Cross([("site", "site")], GROUPS)
         read = [{"site": rows, LOGITS: out[:, : LENGTH // 2]} for rows, out in zip(acts, logits, strict=True)]
         cross.add(*(side.add(rows, range(GROUPS)) for side, rows in zip(sides, read, strict=True)))
         for row in evaluate(measures, sides[0].close(), sides[1].close(), cross.close()):
-            result[row["measure"]].append((row["value"], row["stderr"]))
+            found[row["measure"]].append((row["value"], row["stderr"]))
     jaxtyping.config.update("jaxtyping_disable", False)
-    return {label: torch.tensor(pairs) for label, pairs in result.items()}
+    return {label: torch.tensor(pairs) for label, pairs in found.items()}
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_ranks_are_found_in_the_rounding_of_the_sums(n: int, p: int, dtype: torc
         if rank < p:
             x = x @ torch.randn(rank, p, generator=g, dtype=torch.float64)
         m = pair_moments((x * torch.logspace(0, 3, p)).to(dtype), x[:, :1].to(dtype))
-        assert whitening(centered(m)[0], m["xx"], m["e"] / m["n"]).rank.item() == rank
+        assert whitening(centered(m)[0], m["xx"], m["eps_x"] / m["n"]).rank.item() == rank
 
 
 @pytest.mark.parametrize("setting", ["cca", "cca_mean_square", "cca_r2", "linear_regression"])

@@ -1,4 +1,4 @@
-"""Two real processes (gloo) give the value of one: torchmetrics states, and the tracker's sides and crosses."""
+"""Two real processes (gloo) give the value of one: states of torchmetrics, and the tracker's sides and crosses."""
 
 import math
 from dataclasses import replace
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.evaluate import evaluate
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
-from dissimilarity.probe.batches import own_slices, plan
-from dissimilarity.probe.padding import Uneven
+from dissimilarity.probe.batches import cut_sequences, slices_of_process
+from dissimilarity.probe.padding import SequenceLengths
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.sampling import sampled_positions
 from tests.helpers.found_measures import (
     OUTPUT_SETTINGS,
@@ -36,7 +37,7 @@ FEW = SEQUENCES * LENGTH // 2
 
 
 def samples(setting: str) -> tuple[Tensor, Tensor]:
-    """One stream whose second half lies elsewhere, so that the processes' first batches have different means."""
+    """Draw a stream with another mean in its second half, so the first batches of the processes differ."""
     x, y = views(setting, 90)
     x[40:] += 30
     return x, y
@@ -47,99 +48,103 @@ def halves(rank: int) -> slice:
 
 
 def activations(side: int) -> dict[str, Tensor]:
-    found = {
+    results = {
         site: related(SEQUENCES * LENGTH, 5, 8, seed)[side].unflatten(0, (SEQUENCES, LENGTH))
         for seed, site in enumerate(SITES)
     }
     logits = related(SEQUENCES * LENGTH, 9, 9)[side].unflatten(0, (SEQUENCES, LENGTH))
-    return found | {LOGITS: logits[:, sampled_positions(SEQUENCES, LENGTH, FEW)]}
+    return results | {LOGITS: logits[:, sampled_positions(SEQUENCES, LENGTH, FEW)]}
 
 
-def rows_of_sides(slices: list[tuple[int, int, int]], groups: int, sync: bool) -> list[dict[str, Any]]:
-    """What the tracker does with the chunks of one process."""
-    x, y = (Side(groups, FEW, SEQUENCES, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
+def rows_of_sides(slices: list[tuple[int, int, int]], n_units: int, sync: bool) -> list[dict[str, Any]]:
+    """Compare two sides as the tracker does, from the chunks of one process."""
+    lengths = SequenceLengths.of_slices(cut_sequences(SEQUENCES, n_units, most=2), max_samples=FEW)
+    x, y = (Side(lengths, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
-    cross, null = Cross(pairs, groups, sync), Cross(pairs, sync=sync)
+    cross, null = Cross(pairs, n_units, sync), Cross(pairs, sync=sync)
     acts_x, acts_y = activations(0), activations(1)
-    for start, stop, group in slices:
-        of = range(group, group + 1)
-        chunk_x = x.add({site: rows[start:stop] for site, rows in acts_x.items()}, of)
-        chunk_y = y.add({site: rows[start:stop] for site, rows in acts_y.items()}, of)
+    for start, stop, unit in slices:
+        units = range(unit, unit + 1)
+        chunk_x = x.add({site: rows[start:stop] for site, rows in acts_x.items()}, units)
+        chunk_y = y.add({site: rows[start:stop] for site, rows in acts_y.items()}, units)
         cross.add(chunk_x, chunk_y)
         null.add(chunk_x.deranged(), chunk_y)
     return evaluate([make(setting) for setting in SETTINGS], x.close(), y.close(), cross.close(), null.close())
 
 
 def masked_rows(rank: int, world: int) -> list[dict[str, Any]]:
-    """The same of sequences of unequal lengths."""
+    """Compare sequences of unequal lengths."""
     lengths = torch.tensor([6, 2, 4, 5, 1, 3, 6, 4, 4, 2, 6, 5, 3])
     measures = [make(setting) for setting in (*REPRESENTATION_SETTINGS, *OUTPUT_SETTINGS)]
-    layout = lay_out((SEQUENCES, LENGTH), measures, 5, mask=torch.arange(LENGTH) < lengths[:, None])
-    few = replace(layout, samples=30, uneven=Uneven(lengths, layout.uneven.groups, 30))  # pyright: ignore
-    x, y = (few.side(SITES, sync=world > 1) for _ in range(2))
+    probe = ProbeSet(Extent(SEQUENCES, LENGTH), torch.arange(LENGTH) < lengths[:, None], n_units=5)
+    plan = replace(make_plan(probe, measures), max_samples=30)
+    x, y = (plan.side(SITES, sync=world > 1) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
-    cross, null = few.cross(pairs, sync=world > 1), few.cross(pairs, sync=world > 1, errors=False)
+    cross, null = Cross(pairs, plan.n_units, world > 1), Cross(pairs, sync=world > 1)
+    reader = plan.reader(SITES)
     whole = [{**activations(side), LOGITS: related(SEQUENCES * LENGTH, 9, 9)[side]} for side in (0, 1)]
-    for start, stop, group in own_slices(few.slices, rank, world):
+    for start, stop, unit in slices_of_process(plan.slices, rank, world):
         chunks = []
         for side, acts in zip((x, y), whole, strict=True):
             parts = {site: rows.reshape(SEQUENCES, LENGTH, -1)[start:stop] for site, rows in acts.items()}
-            read = {site: few.read(part, site != LOGITS, slice(start, stop)) for site, part in parts.items()}
-            chunks.append(side.add(read, range(group, group + 1)))
+            read = {site: reader(site, part, slice(start, stop)) for site, part in parts.items()}
+            chunks.append(side.add(read, range(unit, unit + 1)))
         cross.add(*chunks)
         null.add(chunks[0].deranged(), chunks[1])
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
 def work(rank: int, world: int, folder: Path) -> None:
-    """One process: its share of the samples, and of the chunks of a plan."""
+    """Run one process on its share of the samples and of the chunks of a plan."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for setting in SETTINGS:
         x, y = (rows[halves(rank)] for rows in samples(setting))
-        found[setting] = updated(make(setting), x, y, 11).compute().item()
+        results[setting] = updated(make(setting), x, y, 11).compute().item()
     alone = make("cka")
     if rank == 0:
         alone.update(*(rows[halves(rank)] for rows in samples("cka")))
-    found["all on rank 0"] = alone.compute().item()
-    slices = plan(SEQUENCES, groups=5, at_most=2)
-    found["rows"] = rows_of_sides(own_slices(slices, rank, world), 5, sync=True)
-    found["masked"] = masked_rows(rank, world)
-    torch.save(found, folder / f"{rank}.pt")
+    results["all on rank 0"] = alone.compute().item()
+    slices = cut_sequences(SEQUENCES, 5, most=2)
+    results["rows"] = rows_of_sides(slices_of_process(slices, rank, world), 5, sync=True)
+    results["masked"] = masked_rows(rank, world)
+    torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(work, args=(2, folder), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_metric_over_two_processes_is_that_of_all_samples(setting: str, found: list[dict[str, Any]]) -> None:
+def test_a_metric_over_two_processes_is_that_of_all_samples(setting: str, results: list[dict[str, Any]]) -> None:
     expected = function_of(setting)(*samples(setting)).item()
-    for of_rank in found:
-        assert of_rank[setting] == pytest.approx(expected, abs=1e-10)
+    for result in results:
+        assert result[setting] == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_a_process_without_samples_learns_the_value(found: list[dict[str, Any]]) -> None:
+def test_a_process_without_samples_gets_the_value(results: list[dict[str, Any]]) -> None:
     x, y = (rows[halves(0)] for rows in samples("cka"))
     expected = function_of("cka")(x, y).item()
-    assert [of_rank["all on rank 0"] for of_rank in found] == pytest.approx([expected] * 2, abs=1e-10)
+    assert [result["all on rank 0"] for result in results] == pytest.approx([expected] * 2, abs=1e-10)
 
 
-@pytest.mark.parametrize("of", ["rows", "masked"])
-def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(of: str, found: list[dict[str, Any]]) -> None:
-    whole = rows_of_sides(plan(SEQUENCES, groups=5, at_most=2), 5, sync=False)
-    expected = whole if of == "rows" else masked_rows(0, 1)
+@pytest.mark.parametrize("kind", ["rows", "masked"])
+def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(kind: str, results: list[dict[str, Any]]) -> None:
+    whole = rows_of_sides(cut_sequences(SEQUENCES, 5, most=2), 5, sync=False)
+    expected = whole if kind == "rows" else masked_rows(0, 1)
     assert len(expected) == 4 * len(REPRESENTATION_SETTINGS) + len(OUTPUT_SETTINGS)
     assert all(row["note"] == "" and math.isfinite(row["null"]) for row in expected)
-    for of_rank in found:
-        for row, wanted in zip(of_rank[of], expected, strict=True):
-            numbers = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
-            assert {key: row[key] for key in row.keys() - numbers} == {key: wanted[key] for key in row.keys() - numbers}
+    for result in results:
+        for row, expected_row in zip(result[kind], expected, strict=True):
+            numbers = {key: value for key, value in expected_row.items() if isinstance(value, (int, float))}
+            assert {key: row[key] for key in row.keys() - numbers} == {
+                key: expected_row[key] for key in row.keys() - numbers
+            }
             assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-9, abs=1e-12, nan_ok=True)
-            assert row["n_samples"] == wanted["n_samples"]
+            assert row["n_samples"] == expected_row["n_samples"]

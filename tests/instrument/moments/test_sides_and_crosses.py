@@ -1,4 +1,4 @@
-"""Sides, crosses and how a probe set is cut: every pair as its function alone would have it, nulls, and what fails."""
+"""Sides, crosses and how a probe set is cut: every pair as its function computes it, nulls, and failures."""
 
 import math
 from typing import Any
@@ -16,18 +16,19 @@ from dissimilarity.functional import cka
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
-from dissimilarity.probe.batches import own_slices, plan
+from dissimilarity.probe.batches import cut_sequences, slices_of_process
+from dissimilarity.probe.padding import SequenceLengths
 from dissimilarity.probe.sampling import priorities, sampled_positions
 from tests.helpers.found_measures import OUTPUT_SETTINGS, REPRESENTATION_SETTINGS, function_of, make
 
 Acts = dict[str, Tensor]
 
 WIDTHS = {"embed": 6, "middle": 11, "last": 4}
-SEQUENCES, LENGTH, GROUPS = 14, 5, 4
+SEQUENCES, LENGTH, N_UNITS = 14, 5, 4
 
 
 def activations(seed: int, sequences: int = SEQUENCES, length: int = LENGTH) -> Acts:
-    """Sites of different widths off the origin, that share a signal fixed by position and sequence."""
+    """Draw sites of different widths, off the origin, that share a signal fixed by position and sequence."""
     g, shared = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(77)
     signal = torch.randn(sequences, length, 4, generator=shared, dtype=torch.float64)
     return {
@@ -38,31 +39,36 @@ def activations(seed: int, sequences: int = SEQUENCES, length: int = LENGTH) -> 
     }
 
 
+def units(n_units: int) -> SequenceLengths:
+    """Return lengths of one sequence per unit, for no sample measures."""
+    return SequenceLengths(torch.arange(n_units))
+
+
 def measured(
     x_acts: Acts,
     y_acts: Acts,
     measures: list[Measure],
-    at_most: int = 3,
-    groups: int = GROUPS,
-    samples: int = 10**6,
+    most: int = 3,
+    n_units: int = N_UNITS,
+    max_samples: int = 10**6,
 ) -> list[dict[str, Any]]:
-    """Rows over all pairs of sites, fed in the chunks of a plan."""
+    """Compare all pairs of sites, chunk by chunk."""
     sequences = len(next(iter(x_acts.values())))
-    slices = plan(sequences, groups, at_most)
-    count = 1 + slices[-1][2]
-    x, y = Side(count, samples, of=sequences), Side(count, samples, of=sequences)
+    slices = cut_sequences(sequences, n_units, most)
+    lengths = SequenceLengths.of_slices(slices, max_samples=max_samples)
+    x, y = Side(lengths), Side(lengths)
     pairs = [(a, b) for a in x_acts for b in y_acts]
-    cross, null = Cross(pairs, count), Cross(pairs)
-    for start, stop, group in slices:
-        of = range(group, group + 1)
-        chunk_x = x.add({site: rows[start:stop] for site, rows in x_acts.items()}, of)
-        chunk_y = y.add({site: rows[start:stop] for site, rows in y_acts.items()}, of)
+    cross, null = Cross(pairs, lengths.n_units), Cross(pairs)
+    for start, stop, unit in slices:
+        chunk_units = range(unit, unit + 1)
+        chunk_x = x.add({site: rows[start:stop] for site, rows in x_acts.items()}, chunk_units)
+        chunk_y = y.add({site: rows[start:stop] for site, rows in y_acts.items()}, chunk_units)
         cross.add(chunk_x, chunk_y)
         null.add(chunk_x.deranged(), chunk_y)
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
-def test_every_pair_is_what_its_function_gives_for_the_rows() -> None:
+def test_every_pair_is_what_its_function_returns_for_the_samples() -> None:
     x, y = activations(0), activations(1)
     rows = measured(x, y, [make(setting) for setting in REPRESENTATION_SETTINGS])
     assert [(row["site_a"], row["site_b"]) for row in rows[:: len(REPRESENTATION_SETTINGS)]] == [
@@ -79,82 +85,82 @@ def test_every_pair_is_what_its_function_gives_for_the_rows() -> None:
 def test_the_cut_into_chunks_changes_nothing() -> None:
     x, y = activations(0), activations(1)
     measures: list[Measure] = [CKA(), Procrustes(), MutualKNN(k=4)]
-    whole = measured(x, y, measures, at_most=100)
-    for row, wanted in zip(measured(x, y, measures, at_most=2), whole, strict=True):
-        assert row["value"] == pytest.approx(wanted["value"], abs=1e-10)
-        assert row["stderr"] == pytest.approx(wanted["stderr"], rel=1e-9)
+    whole = measured(x, y, measures, most=100)
+    for row, expected_row in zip(measured(x, y, measures, most=2), whole, strict=True):
+        assert row["value"] == pytest.approx(expected_row["value"], abs=1e-10)
+        assert row["stderr"] == pytest.approx(expected_row["stderr"], rel=1e-9)
 
 
-def test_groups_of_equal_size_in_one_chunk_are_the_groups_one_by_one() -> None:
-    """Forward passes take several groups at once, as (groups, rows, width) in one product."""
+def test_equal_units_in_one_chunk_are_the_units_one_by_one() -> None:
+    """Forward passes run several units at once, as (units, samples, width) in one product."""
     x, y = ({site: rows[:12] for site, rows in activations(seed).items()} for seed in (0, 1))
     measures: list[Measure] = [CKA(), MutualKNN(k=4)]
-    single = measured(x, y, measures, at_most=3)
-    sides = [Side(4, 10**6, of=12) for _ in range(2)]
+    single = measured(x, y, measures, most=3)
+    sides = [Side(SequenceLengths(torch.arange(12) // 3, max_samples=10**6)) for _ in range(2)]
     pairs = [(a, b) for a in x for b in y]
     cross, null = Cross(pairs, 4), Cross(pairs)
     chunks = [side.add(acts, range(4)) for side, acts in zip(sides, (x, y), strict=True)]
     cross.add(*chunks)
     null.add(chunks[0].deranged(), chunks[1])
     together = evaluate(measures, sides[0].close(), sides[1].close(), cross.close(), null.close())
-    for row, wanted in zip(together, single, strict=True):
-        assert [row["value"], row["null"]] == pytest.approx([wanted["value"], wanted["null"]], abs=1e-10)
-        assert row["stderr"] == pytest.approx(wanted["stderr"], rel=1e-9)
+    for row, expected_row in zip(together, single, strict=True):
+        assert [row["value"], row["null"]] == pytest.approx([expected_row["value"], expected_row["null"]], abs=1e-10)
+        assert row["stderr"] == pytest.approx(expected_row["stderr"], rel=1e-9)
 
 
-@pytest.mark.parametrize("abreast", [1, 10, 17])
-def test_sums_added_a_few_sites_at_a_time_are_the_same(abreast: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [1, 10, 17])
+def test_sums_added_a_few_sites_at_a_time_are_the_same(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = activations(0), activations(1)
     whole = measured(x, y, [CKA()])
-    monkeypatch.setattr("dissimilarity.moments.cross.ABREAST", abreast)
-    for row, wanted in zip(measured(x, y, [CKA()]), whole, strict=True):
+    monkeypatch.setattr("dissimilarity.moments.cross.X_COLUMNS", columns)
+    for row, expected_row in zip(measured(x, y, [CKA()]), whole, strict=True):
         for key in ("value", "null", "stderr"):
-            assert row[key] == pytest.approx(wanted[key], abs=1e-12)
+            assert row[key] == pytest.approx(expected_row[key], abs=1e-12)
 
 
 def test_no_sequence_meets_itself_in_the_null() -> None:
-    side = Side(3)
+    side = Side(units(3))
     ids = torch.arange(12.0)[:, None, None].expand(12, LENGTH, 2).contiguous()
     chunk = side.add({"site": ids}, range(3))
-    before, after = (c.rows_of(["site"])[..., 0] for c in (chunk, chunk.deranged()))
+    before, after = (c.side_by_side(["site"])[..., 0] for c in (chunk, chunk.deranged()))
     assert not (before == after).any()
     assert torch.equal(before.sort(1).values, after.sort(1).values)
     torch.testing.assert_close(chunk.deranged().norms_of(["site"])[0][..., 0], 2 * after.double().square())
 
 
-def test_sites_stand_side_by_side_in_the_order_asked_for_deranged_or_not() -> None:
-    side = Side(3)
+def test_sites_are_side_by_side_in_the_given_order_deranged_or_not() -> None:
+    side = Side(units(3))
     chunk = side.add({f"site{i}": torch.randn(12, LENGTH, 2) for i in range(3)}, range(3))
-    for of in (chunk, chunk.deranged()):
+    for part in (chunk, chunk.deranged()):
         sites = ["site2", "site0"]
-        assert torch.equal(of.rows_of(sites), torch.cat([of.rows_of([site]) for site in sites], -1))
-        assert torch.equal(of.norms_of(sites)[0], torch.cat([of.norms_of([site])[0] for site in sites], -1))
+        assert torch.equal(part.side_by_side(sites), torch.cat([part.side_by_side([site]) for site in sites], -1))
+        assert torch.equal(part.norms_of(sites)[0], torch.cat([part.norms_of([site])[0] for site in sites], -1))
 
 
-def test_the_null_is_the_value_of_the_rows_shifted_by_hand() -> None:
+def test_the_null_is_the_value_of_the_samples_rolled_by_hand() -> None:
     x, y = activations(0), activations(1)
-    rows = measured(x, y, [CKA(), Procrustes()], at_most=3)
+    rows = measured(x, y, [CKA(), Procrustes()], most=3)
     order: list[int] = []
-    for start, stop, _ in plan(SEQUENCES, GROUPS, 3):
+    for start, stop, _ in cut_sequences(SEQUENCES, N_UNITS, 3):
         order += [stop - 1, *range(start, stop - 1)]
     for row in rows:
-        shifted = y[row["site_b"]][order].flatten(0, 1)
-        expected = function_of(row["measure"])(x[row["site_a"]].flatten(0, 1), shifted).item()
+        rolled = y[row["site_b"]][order].flatten(0, 1)
+        expected = function_of(row["measure"])(x[row["site_a"]].flatten(0, 1), rolled).item()
         assert row["null"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_null_of_a_sample_measure_shifts_whole_sequences_too() -> None:
+def test_the_null_of_a_sample_measure_rolls_whole_sequences_too() -> None:
     x, y = activations(0), activations(1)
     for row in measured(x, y, [MutualKNN(k=4)]):
-        shifted = y[row["site_b"]].roll(1, 0).flatten(0, 1)
+        rolled = y[row["site_b"]].roll(1, 0).flatten(0, 1)
         expected = MutualKNN(k=4)
-        expected.update(x[row["site_a"]].flatten(0, 1), shifted)
+        expected.update(x[row["site_a"]].flatten(0, 1), rolled)
         assert row["null"] == pytest.approx(expected.compute().item(), abs=1e-12)
 
 
 def test_the_null_is_about_the_value_of_independent_data() -> None:
     measures: list[Measure] = [CKA(), CKA(debiased=False), Procrustes(), MutualKNN(k=4)]
-    found: dict[str, list[tuple[float, float, float]]] = {measure.label: [] for measure in measures}
+    estimates: dict[str, list[tuple[float, float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(8):
         g = torch.Generator().manual_seed(seed)
         x, other = torch.randn(2, 32, LENGTH, 6, generator=g, dtype=torch.float64)
@@ -162,50 +168,50 @@ def test_the_null_is_about_the_value_of_independent_data() -> None:
         related = measured({"site": x}, {"site": y}, measures)
         unrelated = measured({"site": x}, {"site": other}, measures)
         for row, independent in zip(related, unrelated, strict=True):
-            found[row["measure"]].append((row["null"], independent["value"], row["value"]))
-    for values in found.values():
+            estimates[row["measure"]].append((row["null"], independent["value"], row["value"]))
+    for values in estimates.values():
         null, independent, value = torch.tensor(values).mean(0).tolist()
         assert abs(null - independent) < 0.1 * abs(value - independent)
 
 
-def test_sample_measures_see_the_chosen_positions_of_every_sequence() -> None:
+def test_sample_measures_read_the_same_positions_of_every_sequence() -> None:
     x, y = activations(0), activations(1)
     positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
     assert len(positions) == 2
-    for row in measured(x, y, [MutualKNN(k=4)], samples=2 * SEQUENCES):
-        few = [acts[site][:, positions].flatten(0, 1) for acts, site in ((x, row["site_a"]), (y, row["site_b"]))]
+    for row in measured(x, y, [MutualKNN(k=4)], max_samples=2 * SEQUENCES):
+        subsets = [acts[site][:, positions].flatten(0, 1) for acts, site in ((x, row["site_a"]), (y, row["site_b"]))]
         measure = MutualKNN(k=4)
-        measure.update(*few)
+        measure.update(*subsets)
         assert row["value"] == pytest.approx(measure.compute().item(), abs=1e-12)
         assert row["n_samples"] == 2 * SEQUENCES
 
 
-def test_each_sample_measure_sees_no_more_rows_than_it_asks_for() -> None:
-    """Also of more sequences than that, of each of which it then sees one position."""
+def test_each_sample_measure_reads_no_more_samples_than_it_asks_for() -> None:
+    """With more sequences than that, it reads one position from some of them."""
     x, y = activations(0), activations(1)
-    asked = {70: 70, 40: 2 * SEQUENCES, 14: 14, 9: 9}
-    for samples, seen in asked.items():
-        (row, *_) = measured(x, y, [MutualKNN(k=4, max_samples=samples)])
-        assert row["n_samples"] == seen
+    expected = {70: 70, 40: 2 * SEQUENCES, 14: 14, 9: 9}
+    for max_samples, count in expected.items():
+        (row, *_) = measured(x, y, [MutualKNN(k=4, max_samples=max_samples)])
+        assert row["n_samples"] == count
     values = {measured(x, y, [MutualKNN(k=4, max_samples=9, seed=seed)])[0]["value"] for seed in range(4)}
     assert len(values) > 1
 
 
 def test_sums_do_not_grow_with_the_samples() -> None:
     def numbers(rounds: int) -> int:
-        side, cross = Side(GROUPS), Cross([("last", "last"), ("embed", "last")], GROUPS)
+        side, cross = Side(units(N_UNITS)), Cross([("last", "last"), ("embed", "last")], N_UNITS)
         for seed in range(rounds):
-            chunk = side.add(activations(seed), range(seed % GROUPS, seed % GROUPS + 1))
+            chunk = side.add(activations(seed), range(seed % N_UNITS, seed % N_UNITS + 1))
             cross.add(chunk, chunk)
         sums = [side.close().sums, cross.close().sums]
-        parts = [by_site.values() for s in sums for by_site in (s.totals, s.groups)]
+        parts = [by_site.values() for s in sums for by_site in (s.totals, s.units)]
         return sum(tensor.numel() for values in parts for moments in values for tensor in moments.values())
 
     assert numbers(2) == numbers(20)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_leaves_a_reason_at_its_site_alone(value: float) -> None:
+def test_values_that_are_not_finite_leave_a_note_at_their_site_alone(value: float) -> None:
     x, y = activations(0), activations(1)
     y["middle"][3, 2, 1] = value
     for row in measured(x, y, [CKA(), Procrustes(), MutualKNN(k=4)]):
@@ -235,13 +241,13 @@ def test_a_site_beyond_the_range_of_float32_products_says_so(scale: float) -> No
         assert bool(row["note"]) == (row["site_a"] == "last") and (not row["note"] or "too large or" in row["note"])
 
 
-def test_too_few_samples_are_counted_and_the_key_to_raise_named() -> None:
+def test_too_few_samples_are_counted_and_the_remedy_is_named() -> None:
     rows = measured(activations(0), activations(1), [MutualKNN(k=200), CKA()])
-    assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: raise probe.sequences or probe.length"
+    assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: pass more or longer sequences"
     assert math.isnan(rows[0]["value"]) and math.isfinite(rows[1]["value"])
 
 
-def test_rows_that_are_zero_have_no_neighbors_and_leave_the_other_measures_alone() -> None:
+def test_zero_samples_have_no_neighbors_and_leave_the_other_measures_alone() -> None:
     x, y = activations(0), activations(1)
     x["embed"][0, 0] = 0
     for row in measured(x, y, [CKA(), MutualKNN(k=4)]):
@@ -255,11 +261,11 @@ def test_sites_of_different_numbers_of_samples_are_refused() -> None:
     acts = activations(0)
     acts["pooled"] = acts["last"].mean(1)
     with pytest.raises(ValueError, match="as many samples at every site.*pooled"):
-        Side(1).add(acts, range(1))
+        Side(units(1)).add(acts, range(1))
 
 
 def test_models_of_different_numbers_of_positions_are_refused() -> None:
-    x, y = Side(1), Side(1)
+    x, y = Side(units(1)), Side(units(1))
     longer = {site: torch.cat([rows, rows[:, :1]], 1) for site, rows in activations(1).items()}
     with pytest.raises(ValueError, match="number of positions.*5 and 6"):
         Cross([("last", "last")]).add(x.add(activations(0), range(1)), y.add(longer, range(1)))
@@ -268,51 +274,47 @@ def test_models_of_different_numbers_of_positions_are_refused() -> None:
 def test_the_null_needs_two_sequences() -> None:
     one = {site: rows[:1] for site, rows in activations(0).items()}
     with pytest.raises(ValueError, match="at least two"):
-        Side(1).add(one, range(1)).deranged()
+        Side(units(1)).add(one, range(1)).deranged()
 
 
 @settings(max_examples=60, deadline=None)
-@given(sequences=st.integers(2, 200), groups=st.integers(1, 40), at_most=st.integers(1, 50))
-def test_a_plan_covers_everything_once_in_groups_of_nearly_equal_size(
-    sequences: int, groups: int, at_most: int
-) -> None:
-    slices = plan(sequences, groups, at_most)
+@given(sequences=st.integers(2, 200), n_units=st.integers(1, 40), most=st.integers(1, 50))
+def test_chunks_cover_everything_once_in_units_of_nearly_equal_size(sequences: int, n_units: int, most: int) -> None:
+    slices = cut_sequences(sequences, n_units, most)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(sequences))
-    numbers = [group for _, _, group in slices]
-    assert numbers == sorted(numbers) and set(numbers) == set(range(min(groups, sequences // 2)))
-    sizes = [sum(stop - start for start, stop, of in slices if of == group) for group in set(numbers)]
+    numbers = [unit for _, _, unit in slices]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(min(n_units, sequences // 2)))
+    sizes = [sum(stop - start for start, stop, number in slices if number == unit) for unit in set(numbers)]
     assert max(sizes) - min(sizes) <= 1
     lengths = [stop - start for start, stop, _ in slices]
-    assert min(lengths) >= 2 and max(lengths) <= max(at_most, 3)
+    assert min(lengths) >= 2 and max(lengths) <= max(most, 3)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sequences=st.integers(2, 100), groups=st.integers(1, 20), at_most=st.integers(1, 9), world=st.integers(1, 8))
-def test_each_chunk_is_on_one_process_and_each_group_whole(
-    sequences: int, groups: int, at_most: int, world: int
-) -> None:
-    slices = plan(sequences, groups, at_most)
-    shares = [own_slices(slices, rank, world) for rank in range(world)]
+@given(sequences=st.integers(2, 100), n_units=st.integers(1, 20), most=st.integers(1, 9), world=st.integers(1, 8))
+def test_each_chunk_is_on_one_process_and_each_unit_whole(sequences: int, n_units: int, most: int, world: int) -> None:
+    slices = cut_sequences(sequences, n_units, most)
+    shares = [slices_of_process(slices, rank, world) for rank in range(world)]
     assert [piece for share in shares for piece in share] == slices
-    of = [{group for _, _, group in share} for share in shares]
-    assert sum(len(part) for part in of) == len(set().union(*of)) == 1 + slices[-1][2]
+    of_process = [{unit for _, _, unit in share} for share in shares]
+    assert sum(len(part) for part in of_process) == len(set().union(*of_process)) == 1 + slices[-1][2]
     if 1 + slices[-1][2] >= world:
-        assert all(shares) and max(map(len, of)) - min(map(len, of)) <= 1
+        assert all(shares) and max(map(len, of_process)) - min(map(len, of_process)) <= 1
 
 
-@pytest.mark.parametrize(("sequences", "groups"), [(1, 16), (0, 16), (8, 0)])
-def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int, groups: int) -> None:
+@pytest.mark.parametrize("sequences", [0, 1])
+def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int) -> None:
     with pytest.raises(ValueError, match="expected at least"):
-        plan(sequences, groups, 4)
+        cut_sequences(sequences, 16, 4)
 
 
 @settings(max_examples=40, deadline=None)
-@given(sequences=st.integers(1, 300), length=st.integers(1, 300), samples=st.integers(1, 2000))
-def test_sampled_positions_are_ascending_and_about_as_many_as_asked_for(
+@given(sequences=st.integers(1, 300), length=st.integers(1, 300), max_samples=st.integers(1, 2000))
+def test_sampled_positions_are_ascending_and_about_as_many_as_requested(
     sequences: int, length: int, samples: int
 ) -> None:
     positions = sampled_positions(sequences, length, samples).tolist()
-    assert positions == sorted(set(positions)) and 0 <= positions[0] and positions[-1] < length
+    assert positions == sorted(set(positions)) and positions[0] >= 0 and positions[-1] < length
     assert len(positions) * sequences <= max(samples, sequences)
     assert len(positions) in (length, max(1, samples // sequences))
 
@@ -327,26 +329,28 @@ def test_priorities_depend_on_place_and_seed_alone_and_are_even() -> None:
 
 
 def outputs(seed: int, classes: int = 9) -> Tensor:
-    """Logits (SEQUENCES, LENGTH, classes) of which all models share a part."""
+    """Draw logits (SEQUENCES, LENGTH, classes) that have a part in common across models."""
     g, shared = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(78)
-    common, own = (torch.randn(SEQUENCES, LENGTH, 40, generator=of, dtype=torch.float64) for of in (shared, g))
-    return (2 * common + own)[..., :classes]
+    common, noise = (
+        torch.randn(SEQUENCES, LENGTH, 40, generator=seeded, dtype=torch.float64) for seeded in (shared, g)
+    )
+    return (2 * common + noise)[..., :classes]
 
 
 def measured_outputs(
     x_logits: Tensor, y_logits: Tensor, measures: list[Measure], pooled: bool = False
 ) -> list[dict[str, Any]]:
-    """Rows of two models read at one site and at their logits, of which the sides hold the sampled positions alone."""
-    samples = 2 * SEQUENCES
-    positions = sampled_positions(SEQUENCES, LENGTH, samples)
-    x, y = (Side(GROUPS, samples, of=SEQUENCES, only_sampled=frozenset({LOGITS})) for _ in range(2))
-    cross, null = Cross([("last", "last")], GROUPS), Cross([("last", "last")])
+    """Compare two models at one site and at their logits, which the sides get at the sampled positions alone."""
+    positions = sampled_positions(SEQUENCES, LENGTH, 2 * SEQUENCES)
+    slices = cut_sequences(SEQUENCES, N_UNITS, 3)
+    lengths = SequenceLengths.of_slices(slices, max_samples=2 * SEQUENCES)
+    x, y = (Side(lengths, only_sampled=frozenset({LOGITS})) for _ in range(2))
+    cross, null = Cross([("last", "last")], N_UNITS), Cross([("last", "last")])
     last = [activations(seed)["last"] for seed in (0, 1)]
     last = [acts.mean(1) if pooled else acts for acts in last]
-    slices = plan(SEQUENCES, GROUPS, 3)
-    for start, stop, group in slices:
+    for start, stop, unit in slices:
         chunks = [
-            side.add({"last": acts[start:stop], LOGITS: logits[start:stop, positions]}, range(group, group + 1))
+            side.add({"last": acts[start:stop], LOGITS: logits[start:stop, positions]}, range(unit, unit + 1))
             for side, acts, logits in ((x, last[0], x_logits), (y, last[1], y_logits))
         ]
         cross.add(*chunks)
@@ -367,25 +371,25 @@ def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() 
     for row in rows[2:]:
         function = function_of(row["measure"])
         assert row["value"] == pytest.approx(function(x.flatten(0, 1), y.flatten(0, 1)).item(), abs=1e-10)
-        shifted = y.roll(1, 0).flatten(0, 1)
-        assert row["null"] == pytest.approx(function(x.flatten(0, 1), shifted).item(), abs=1e-10)
+        rolled = y.roll(1, 0).flatten(0, 1)
+        assert row["null"] == pytest.approx(function(x.flatten(0, 1), rolled).item(), abs=1e-10)
         assert row["null"] > row["value"] > 0 and row["stderr"] > 0 and row["n_samples"] == 2 * SEQUENCES
 
 
-def test_outputs_are_compared_at_all_sampled_positions_though_sites_are_pooled() -> None:
+def test_outputs_are_compared_at_all_sampled_positions_even_if_sites_are_pooled() -> None:
     measures: list[Measure] = [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)]
     pooled, plain = (measured_outputs(outputs(0), outputs(1), measures, pooled=how) for how in (True, False))
-    for row, wanted in zip(pooled[1:], plain[1:], strict=True):
-        assert row == wanted
+    for row, expected_row in zip(pooled[1:], plain[1:], strict=True):
+        assert row == expected_row
 
 
-def test_models_of_different_vocabularies_have_no_distance_of_outputs_and_a_note_why() -> None:
+def test_different_vocabularies_leave_a_note_and_no_distance_of_outputs() -> None:
     (kl,) = measured_outputs(outputs(0), outputs(1, classes=11), [make("kl")])
     assert math.isnan(kl["value"]) and math.isnan(kl["dissimilarity"])
     assert "same classes on both sides, found 9 and 11" in kl["note"] and "logits" in kl["note"]
 
 
-def test_outputs_that_diverged_have_no_distance_and_a_note_why() -> None:
+def test_outputs_that_diverged_leave_a_note_and_no_distance() -> None:
     bad = outputs(1)
     bad[3, :, 2] = float("nan")
     *rows, other = measured_outputs(outputs(0), bad, [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)])[::-1]
@@ -395,7 +399,7 @@ def test_outputs_that_diverged_have_no_distance_and_a_note_why() -> None:
 
 
 def test_cka_of_a_concatenation_is_that_of_the_stream() -> None:
-    """The one measure that goes by another road in the tracker and in the function: the sums of groups, added up."""
+    """Only CKA adds up sums of units in the tracker, and computes them at once in the function."""
     x, y = activations(0, 40, 9), activations(1, 40, 9)
-    row = measured({"a": x["last"]}, {"b": y["middle"]}, [CKA()], at_most=2, groups=16)[0]
+    row = measured({"a": x["last"]}, {"b": y["middle"]}, [CKA()], most=2, n_units=16)[0]
     assert row["value"] == pytest.approx(cka(x["last"].flatten(0, 1), y["middle"].flatten(0, 1)).item(), abs=1e-10)

@@ -1,7 +1,7 @@
-"""Two tokenizations of one text: which positions meet, by a search over its characters, and models for which that is
-all that matters."""
+"""Two tokenizations of one text: where they meet, by a search over characters, and for models that read it alike."""
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,29 +24,29 @@ TEXTS = st.text(LETTERS, min_size=1, max_size=30).filter(lambda text: re.search(
 
 
 def cut(text: str, places: list[bool]) -> list[tuple[int, int]]:
-    """Tokens that end at some places and at the end, with one of no text in front."""
-    ends = [place + 1 for place, here in enumerate(places[: len(text) - 1]) if here] + [len(text)]
+    """Cut a text into tokens after some places and at its end, behind one token without text."""
+    ends = [place + 1 for place, is_end in enumerate(places[: len(text) - 1]) if is_end] + [len(text)]
     return [(0, 0), *zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def tokenized(spans: list[tuple[int, int]], copies: int = 2) -> Tokenized:
-    of = torch.tensor([spans] * copies)
-    return Tokenized(torch.zeros(of.shape[:2], dtype=torch.int64), of)
+    copied = torch.tensor([spans] * copies)
+    return Tokenized(torch.zeros(copied.shape[:2], dtype=torch.int64), copied)
 
 
 def by_search(text: str, a: list[tuple[int, int]], b: list[tuple[int, int]], unit: str) -> list[tuple[int, int]]:
-    """At every character: the last token of each side after which no other comes but of white space."""
-    found = []
+    """Find at every character the last token of each side that ends there, white space aside."""
+    boundaries = []
     for end in range(1, len(text) + 1):
         if text[end - 1].isspace() or (unit == "word" and not re.match(r"\w(?!\w)", text[end - 1 : end + 1])):
             continue
-        met = [
+        tokens = [
             [i for i, (start, stop) in enumerate(spans) if start < end <= stop and not text[end:stop].strip()]
             for spans in (a, b)
         ]
-        if all(met):
-            found.append((met[0][-1], met[1][-1]))
-    return found
+        if all(tokens):
+            boundaries.append((tokens[0][-1], tokens[1][-1]))
+    return boundaries
 
 
 @settings(max_examples=300, deadline=None)
@@ -61,8 +61,9 @@ def test_common_boundaries_are_those_of_a_search_over_characters(
         with pytest.raises(ValueError, match="no common boundary"):
             align(tokenized(a), tokenized(b), [text] * 2, unit)
         return
-    found = align(tokenized(a), tokenized(b), [text] * 2, unit)
-    for reading, side, spans, share in ((found.a, 0, a, found.share_a), (found.b, 1, b, found.share_b)):
+    alignment = align(tokenized(a), tokenized(b), [text] * 2, unit)
+    sides = (alignment.a, 0, a, alignment.share_a), (alignment.b, 1, b, alignment.share_b)
+    for reading, side, spans, share in sides:
         lasts = [pair[side] for pair in expected]
         assert reading.last.tolist() == [lasts] * 2
         assert reading.first.tolist() == [[0, *(last + 1 for last in lasts[:-1])]] * 2
@@ -82,44 +83,45 @@ def test_words_are_letters_marks_digits_and_underscores_in_any_script() -> None:
     ]
 
 
-def test_as_many_boundaries_are_taken_of_each_text_evenly_and_the_poorest_texts_go() -> None:
+def test_every_text_keeps_equally_many_boundaries_and_the_poorest_texts_are_dropped() -> None:
     texts = ["a b c d e f g h i j k l"] * 5 + ["a b c d e"] + ["a b c d e f g"] * 5
     spans = [[(2 * i, 2 * i + 1) for i in range(len(text.split()))] for text in texts]
-    padded = torch.tensor([of + [(0, 0)] * (12 - len(of)) for of in spans])
+    padded = torch.tensor([text_spans + [(0, 0)] * (12 - len(text_spans)) for text_spans in spans])
     side = Tokenized(torch.zeros(11, 12, dtype=torch.int64), padded, padded[..., 1] > 0)
-    found = align(side, side, texts)
-    assert found.kept == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10) and found.units == 7
-    assert found.a.last[0].tolist() == [0, 2, 4, 6, 7, 9, 11] and found.a.last[-1].tolist() == list(range(7))
-    assert found.share_a == pytest.approx(70 / (5 * 12 + 5 + 5 * 7)) == found.share_b
-    assert found.a.mask is not None and len(found.a) == 10 and found.extent == (10, 12)
+    both = align(side, side, texts)
+    assert both.kept == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10) and both.units == 7
+    assert both.a.last[0].tolist() == [0, 2, 4, 6, 7, 9, 11] and both.a.last[-1].tolist() == list(range(7))
+    assert both.share_a == pytest.approx(70 / (5 * 12 + 5 + 5 * 7)) == both.share_b
+    assert both.a.mask is not None and len(both.a) == 10 and both.extent == (10, 12)
 
 
 @pytest.mark.parametrize("take", ["last", "mean"])
-def test_the_row_of_a_unit_is_that_of_its_last_token_or_the_mean_over_its_tokens_with_text(take: Any) -> None:
+def test_the_sample_of_a_unit_is_its_last_token_or_the_mean_over_its_tokens_with_text(take: Any) -> None:
     torch.manual_seed(0)
     counts = torch.rand(3, 9) > 0.3
     first, last = torch.tensor([[0, 4]] * 3), torch.tensor([[3, 8]] * 3)
     counts[:, [3, 8]] = True
     reading = Reading(torch.zeros(3, 9, dtype=torch.int64), None, first, last, counts, take, 9)
-    rows = torch.randn(2, 9, 5, dtype=torch.float64)
-    found = reading.units(rows, slice(1, 3))
+    activation = torch.randn(2, 9, 5, dtype=torch.float64)
+    units = reading.units(activation, slice(1, 3))
     for sequence in range(2):
         for unit, (start, stop) in enumerate(((0, 3), (4, 8))):
             inside = [at for at in range(start, stop + 1) if counts[1 + sequence, at]]
-            expected = rows[sequence, inside].mean(0) if take == "mean" else rows[sequence, stop]
-            torch.testing.assert_close(found[sequence, unit], expected)
-    assert reading.units(rows.bfloat16(), slice(1, 3)).dtype == (torch.float32 if take == "mean" else torch.bfloat16)
+            expected = activation[sequence, inside].mean(0) if take == "mean" else activation[sequence, stop]
+            torch.testing.assert_close(units[sequence, unit], expected)
+    half = reading.units(activation.bfloat16(), slice(1, 3))
+    assert half.dtype == (torch.float32 if take == "mean" else torch.bfloat16)
 
 
 def sequences(tokenizer: Tokenizer, count: int = 12, length: int = 40, seed: int = 1) -> Tensor:
-    """Tokens of documents one after the other, cut anywhere."""
+    """Return the tokens of consecutive documents, cut anywhere."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = [number for text in tiny_texts(60, 8, seed) for number in [end, *tokenizer.encode(text).ids]]
     return torch.tensor(ids[7 : 7 + count * length]).view(count, length)
 
 
-def test_the_text_of_tokens_that_were_cut_anywhere_and_where_each_stands_in_it() -> None:
-    """Bytes of several of a character, ends of documents inside a sequence, words without their beginning."""
+def test_tokens_cut_anywhere_have_their_text_and_their_places_in_it() -> None:
+    """Parts of characters, ends of documents inside a sequence, words without their beginning."""
     tokenizer = BytePairs(280).build(tiny_texts())
     tokens = sequences(tokenizer)
     texts, spans = texts_of(tokens, tokenizer)
@@ -128,9 +130,7 @@ def test_the_text_of_tokens_that_were_cut_anywhere_and_where_each_stands_in_it()
     for ids, text, places in zip(tokens.tolist(), texts, spans.tolist(), strict=True):
         parts = tokenizer.decode(ids, skip_special_tokens=False).split(END_OF_TEXT)
         assert text == "\n\n".join(part for part in parts if part)
-        assert places[-1][1] == len(text) and all(
-            stop <= start for (_, stop), (start, _) in zip(places, places[1:], strict=False)
-        )
+        assert places[-1][1] == len(text) and all(stop <= start for (_, stop), (start, _) in pairwise(places))
         for number, (start, stop) in zip(ids, places, strict=True):
             if number == end:
                 assert start == stop
@@ -138,30 +138,29 @@ def test_the_text_of_tokens_that_were_cut_anywhere_and_where_each_stands_in_it()
                 assert text[start:stop] == tokenizer.decode([number])
                 whole += 1
     assert whole > 300
-    # A token that holds a part of a character is said to hold it all, and to end where it does.
+    # A token that holds a part of a character counts as holding all of it, and ends where the character does.
     bytes_of_one = torch.tensor([BytePairs(257).build([]).encode("a🙂b").ids])
     assert texts_of(bytes_of_one, BytePairs(257).build([]))[1][0, :, 1].tolist() == [1, 2, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize("make", [word_pieces, pieces_with_spaces])
-def test_another_tokenizer_reads_the_text_with_its_frame_and_padding(make: Any) -> None:
+def test_another_tokenizer_reads_the_text_with_its_special_tokens_and_padding(make: Any) -> None:
     tokenizer, texts = make(), ["Élan 12, don't!", "a\n\n  b 🙂 naïve"]
     tokens, spans, mask = encoded(texts, tokenizer)
     for row, text in enumerate(texts):
-        there = tokenizer.encode(text)
-        many = len(there.ids)
-        assert tokens[row, :many].tolist() == there.ids and mask[row].tolist() == [True] * many + [False] * (
-            len(mask[row]) - many
-        )
-        framed = [index for index, yes in enumerate(there.special_tokens_mask) if yes]
-        assert framed and all(start == stop for start, stop in spans[row, framed].tolist())
+        encoding = tokenizer.encode(text)
+        count = len(encoding.ids)
+        assert tokens[row, :count].tolist() == encoding.ids
+        assert mask[row].tolist() == [True] * count + [False] * (len(mask[row]) - count)
+        special = [index for index, is_special in enumerate(encoding.special_tokens_mask) if is_special]
+        assert special and all(start == stop for start, stop in spans[row, special].tolist())
         covered = "".join(text[start:stop] for start, stop in dict.fromkeys(map(tuple, spans[row].tolist())))
         assert re.sub(r"\s", "", covered) == re.sub(r"\s", "", text)
     assert not spans[~mask].any()
 
 
 class Summing(nn.Module):
-    """Its stream is a function of the bytes read so far, whatever tokens they came in."""
+    """A model whose stream depends on the bytes read so far, whatever tokens they came in."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -199,21 +198,20 @@ class Mixing(nn.Module):
 
 def two_byte_pairs() -> tuple[Alignment, Summing, Summing]:
     texts = [re.sub("[^ -~\n]", "e", text) for text in tiny_texts()]
-    ours, theirs = BytePairs(300).build(texts), BytePairs(420).build(texts[:40])
-    ids = [number for text in texts for number in ours.encode(text).ids]
-    tokens = torch.tensor(ids[: 40 * 120]).view(40, 120)  # several batches, of other lengths on both sides
-    read, spans = texts_of(tokens, ours)
-    found = align(Tokenized(tokens, spans), Tokenized(*encoded(read, theirs)), read)
-    return found, Summing(ours), Summing(theirs)
+    first, second = BytePairs(300).build(texts), BytePairs(420).build(texts[:40])
+    ids = [number for text in texts for number in first.encode(text).ids]
+    tokens = torch.tensor(ids[: 40 * 120]).view(40, 120)  # several batches, of different lengths on the two sides
+    decoded, spans = texts_of(tokens, first)
+    alignment = align(Tokenized(tokens, spans), Tokenized(*encoded(decoded, second)), decoded)
+    return alignment, Summing(first), Summing(second)
 
 
-def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None:
-    alignment, ours, theirs = two_byte_pairs()
+def test_one_net_in_two_tokenizations_is_the_same_where_they_meet() -> None:
+    alignment, a, b = two_byte_pairs()
     measures = [CKA(), Procrustes(), MutualKNN(k=5)]
-    pairs_of_sequences = len(alignment.kept) // 2
-    rows = compare(
-        ours, theirs, alignment, "blocks.*.resid_post", measures, pairs="matched", groups=pairs_of_sequences
-    ).to_pylist()
+    n_units = len(alignment.kept) // 2
+    table = compare(a, b, alignment, "blocks.*.resid_post", measures, pairs="matched", n_units=n_units)
+    rows = table.to_pylist()
     assert len(rows) == 6
     for row in rows:
         assert row["dissimilarity"] == pytest.approx(0, abs=1e-6), row
@@ -221,29 +219,29 @@ def test_one_net_read_in_two_tokenizations_is_the_same_where_they_meet() -> None
         assert row["stderr"] < 1e-6
         assert row["null"] < 0.9 or row["measure"] == "procrustes"
     assert 0.2 < alignment.share_a < 1 and alignment.share_b > alignment.share_a
-    # Position by position they are not, nor is the mean over the tokens of a unit.
+    # Position by position they differ.
     length = min(alignment.a.tokens.shape[1], alignment.b.tokens.shape[1])
-    apart = []
-    for net, reading in ((ours, alignment.a), (theirs, alignment.b)):
+    samples = []
+    for net, reading in ((a, alignment.a), (b, alignment.b)):
         with capture(net, "blocks.1.resid_post") as acts:
             net(reading.tokens[:, :length])
-        apart.append(acts["blocks.1.resid_post"].flatten(0, 1))
-    assert float(CKA().value(*apart)) < 0.9
+        samples.append(acts["blocks.1.resid_post"].flatten(0, 1))
+    assert float(CKA().value(*samples)) < 0.9
 
 
-def test_the_other_way_round_is_the_transpose_and_control_applies_to_units() -> None:
-    alignment, ours, theirs = two_byte_pairs()
+def test_exchanging_the_models_transposes_the_table_and_control_applies_to_units() -> None:
+    alignment, a, b = two_byte_pairs()
     control = Control(skip_first=2, drop_top_norm=1, normalize="unit_norm")
-    there = compare(ours, theirs, alignment, "blocks.*.resid_post", [CKA()], control=control).to_pylist()
-    back = compare(theirs, ours, alignment.swapped(), "blocks.*.resid_post", [CKA()], control=control).to_pylist()
-    values = {(row["site_b"], row["site_a"]): row["value"] for row in back}
-    for row in there:
+    forward = compare(a, b, alignment, "blocks.*.resid_post", [CKA()], control=control).to_pylist()
+    backward = compare(b, a, alignment.swapped(), "blocks.*.resid_post", [CKA()], control=control).to_pylist()
+    values = {(row["site_b"], row["site_a"]): row["value"] for row in backward}
+    for row in forward:
         assert row["value"] == pytest.approx(values[row["site_a"], row["site_b"]], abs=1e-9)
         assert row["n_samples"] == (alignment.units - 3) * len(alignment.kept)
 
 
-def test_padding_changes_nothing_that_is_read() -> None:
-    """An encoder sees the mask: alone, without padding, a text gives the same rows."""
+def test_padding_changes_no_activation() -> None:
+    """An encoder reads the mask: a text alone, without padding, gives the same samples."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     tokenizer = word_pieces()
@@ -261,12 +259,12 @@ def test_padding_changes_nothing_that_is_read() -> None:
     torch.testing.assert_close(units[:1], acts["blocks.1.resid_post"][:, reading.last[0]], atol=1e-5, rtol=1e-5)
 
 
-def test_what_cannot_be_aligned_is_said(tmp_path: Any) -> None:
-    alignment, ours, theirs = two_byte_pairs()
-    *layers, outputs = compare(ours, theirs, alignment, measures=[CKA(), KL()]).to_pylist()
-    assert len(layers) == 4 and "kl compares predictions token by token" in outputs["note"]
-    with pytest.raises(ValueError, match="aligned as they run, and these activations were saved before"):
-        compare(ours, {"blocks.0.resid_post": torch.randn(4, 3, 2)}, alignment)
+def test_what_cannot_be_aligned_is_refused(tmp_path: Any) -> None:
+    alignment, a, b = two_byte_pairs()
+    *layers, outputs = compare(a, b, alignment, measures=[CKA(), KL()]).to_pylist()
+    assert len(layers) == 4 and "kl compares what two models expect token by token" in outputs["note"]
+    with pytest.raises(ValueError, match="aligned while they run, and these activations were saved before"):
+        compare(a, {"blocks.0.resid_post": torch.randn(4, 3, 2)}, alignment)
     spans = [(0, 1), (1, 2)]
     with pytest.raises(ValueError, match="expected the same texts on both sides, found 3 texts, 2 and 2 rows"):
         align(tokenized(spans), tokenized(spans), ["ab"] * 3)

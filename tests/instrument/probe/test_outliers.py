@@ -10,16 +10,17 @@ from torch import Tensor
 
 from dissimilarity import CKA, MutualKNN, compare
 from dissimilarity.comparison.first_component import first_share
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.functional import cka
 from dissimilarity.probe.outliers import Control, control_of, normalized, without_top_norms
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.instrument.comparison.test_compare import LENGTH, model, tokens
 
 SEQUENCES, POSITIONS, WIDTH = 16, 64, 64
 
 
 def features(seed: int, outliers: Any = (), norm: float = 300.0) -> Tensor:
-    """Independent Gaussian rows, and a massive direction of this model's own at some (sequence, position)."""
+    """Draw independent Gaussian samples, with a massive direction of this model at some (sequence, position)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(SEQUENCES, POSITIONS, WIDTH, generator=generator)
     direction = torch.randn(WIDTH, generator=generator)
@@ -29,8 +30,8 @@ def features(seed: int, outliers: Any = (), norm: float = 300.0) -> Tensor:
 
 
 def row(x: Tensor, y: Tensor, **control: Any) -> dict[str, Any]:
-    (found,) = compare({"s": x}, {"s": y}, measures=[CKA()], control=Control(**control)).to_pylist()
-    return found
+    (record,) = compare({"s": x}, {"s": y}, measures=[CKA()], control=Control(**control)).to_pylist()
+    return record
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,13 @@ def row(x: Tensor, y: Tensor, **control: Any) -> dict[str, Any]:
         ([(3, 0), (9, 40)], {"skip_first": 1, "drop_top_norm": 1}),
     ],
 )
-def test_two_shared_outliers_make_independent_features_alike_and_control_undoes_it(places: Any, control: Any) -> None:
+def test_two_shared_outliers_make_independent_features_alike_and_control_removes_that(
+    places: Any, control: Any
+) -> None:
     x, y = features(0, places), features(1, places)
-    spoilt, controlled = row(x, y), row(x, y, **control)
+    artifact, controlled = row(x, y), row(x, y, **control)
     assert abs(row(features(0), features(1))["value"]) < 0.02
-    assert spoilt["value"] > 0.95 and spoilt["first_pc_a"] > 0.7
+    assert artifact["value"] > 0.95 and artifact["first_pc_a"] > 0.7
     assert abs(controlled["value"]) < 0.02 and controlled["first_pc_a"] < 0.05 and controlled["first_pc_b"] < 0.05
 
 
@@ -58,12 +61,12 @@ def test_a_control_that_misses_the_outliers_leaves_the_artifact() -> None:
 
 
 def test_positions_are_dropped_for_the_norm_at_any_site_of_either_model() -> None:
-    """By loops: relative to each site's median, whatever the scale of the site."""
+    """Recomputed by loops, relative to each site's median."""
     a, b, far = features(0, [(2, 5)], 30), 1e-3 * features(1, [(2, 7), (4, 1)], 50), 1e4 * features(2)
     kept = without_top_norms({"a": a.norm(dim=-1), "b": b.norm(dim=-1), "c": far.norm(dim=-1)}, 2)
     for sequence in range(SEQUENCES):
         score = [
-            max(float(of[sequence, at].norm() / of.norm(dim=-1).median()) for of in (a, b, far))
+            max(float(site[sequence, at].norm() / site.norm(dim=-1).median()) for site in (a, b, far))
             for at in range(POSITIONS)
         ]
         dropped = sorted(range(POSITIONS), key=lambda at: -score[at])[:2]
@@ -71,14 +74,14 @@ def test_positions_are_dropped_for_the_norm_at_any_site_of_either_model() -> Non
     assert {5, 7} & set(kept[2].tolist()) == set() and 1 not in kept[4]
 
 
-def test_rows_without_a_scale_still_have_an_order() -> None:
+def test_samples_of_norm_zero_or_nan_have_an_order() -> None:
     norms = torch.zeros(1, 6)
     norms[0, 2], norms[0, 4] = 3, math.nan
     assert without_top_norms({"s": norms}, 2).tolist() == [[0, 1, 3, 5]]
 
 
 def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
-    """Against the function on the rows chosen by hand, for models as for what was saved of them."""
+    """Against the function on samples selected by hand, for models and for their saved activations."""
     a, b = model(16, 2, seed=0), model(24, 2, seed=1)
     from dissimilarity import capture
 
@@ -89,42 +92,42 @@ def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
         saved.append({site: rows.double() for site, rows in acts.items()})
     control = Control(skip_first=1, every=2, drop_top_norm=1, normalize="unit_norm")
     allowed = list(range(1, LENGTH, 2))
-    medians = [{site: of[:, allowed].norm(dim=-1).median() for site, of in side.items()} for side in saved]
+    medians = [{site: rows[:, allowed].norm(dim=-1).median() for site, rows in side.items()} for side in saved]
     picked = []
     for sequence in range(len(tokens())):
         score = [
             max(
-                float(of[sequence, at].norm() / median[site])
+                float(rows[sequence, at].norm() / median[site])
                 for side, median in zip(saved, medians, strict=True)
-                for site, of in side.items()
+                for site, rows in side.items()
             )
             for at in allowed
         ]
         picked += [(sequence, at) for at in allowed if at != allowed[int(np.argmax(score))]]
     both: list[Any] = [(a, b, tokens()), (saved[0], saved[1])]
     for sides in both:
-        for found in compare(*sides, measures=[CKA()], control=control).to_pylist():
+        for record in compare(*sides, measures=[CKA()], control=control).to_pylist():
             x, y = (
-                torch.stack([side[found[key]][place] for place in picked])
+                torch.stack([side[record[key]][place] for place in picked])
                 for side, key in zip(saved, ("site_a", "site_b"), strict=True)
             )
             x, y = (rows / rows.norm(dim=-1, keepdim=True) for rows in (x, y))
-            assert found["n_samples"] == len(picked) == len(tokens()) * 3
-            assert found["value"] == pytest.approx(cka(x, y).item(), abs=1e-5)
+            assert record["n_samples"] == len(picked) == len(tokens()) * 3
+            assert record["value"] == pytest.approx(cka(x, y).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("pool", ["mean", "last"])
-def test_pooling_takes_the_positions_that_count_and_rows_are_scaled_after_it(pool: Any) -> None:
+def test_pooling_reads_the_positions_that_count_and_samples_are_scaled_after_it(pool: Any) -> None:
     x, y = features(0), features(1)
     control = Control(skip_first=2, every=3, normalize="layer_norm")
-    (found,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, groups=4).to_pylist()
+    (record,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, n_units=4).to_pylist()
     pooled = [(rows[:, 2::3].mean(1) if pool == "mean" else rows[:, 2::3][:, -1]).double() for rows in (x, y)]
     scaled = [(rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True) for rows in pooled]
-    assert found["value"] == pytest.approx(cka(scaled[0], scaled[1]).item(), abs=1e-5)
+    assert record["value"] == pytest.approx(cka(scaled[0], scaled[1]).item(), abs=1e-5)
 
 
-def test_fewer_rows_for_measures_of_rows_are_controlled_too() -> None:
-    """More saved sequences than a measure of rows sees: they get theirs in a pass of their own."""
+def test_control_applies_to_the_subset_of_sample_measures() -> None:
+    """Of more saved sequences than samples, sample measures read some in a separate pass."""
     x, y = torch.randn(600, 3, 8), torch.randn(600, 3, 8)
     measures = [MutualKNN(max_samples=128, k=5), CKA()]
     control = Control(drop_top_norm=1, normalize="unit_norm")
@@ -134,12 +137,12 @@ def test_fewer_rows_for_measures_of_rows_are_controlled_too() -> None:
     x, y = (rows.take_along_dim(kept, 1) for rows in (x, y))
     x, y = (rows / rows.norm(dim=-1, keepdim=True) for rows in (x, y))
     by_hand = compare({"s": x}, {"s": y}, measures=measures).to_pylist()
-    for found, expected in zip(both, by_hand, strict=True):
-        assert found["value"] == pytest.approx(expected["value"], abs=1e-6)
-        assert found["n_samples"] == expected["n_samples"]
+    for record, expected in zip(both, by_hand, strict=True):
+        assert record["value"] == pytest.approx(expected["value"], abs=1e-6)
+        assert record["n_samples"] == expected["n_samples"]
 
 
-def test_rows_are_brought_to_one_scale() -> None:
+def test_samples_are_normalized() -> None:
     rows = torch.randn(5, 7, 9, dtype=torch.float64)
     unit, layer = normalized(rows, "unit_norm"), normalized(rows, "layer_norm")
     expected = rows.numpy() - rows.numpy().mean(-1, keepdims=True)
@@ -158,15 +161,15 @@ def test_rows_are_brought_to_one_scale() -> None:
         ({"every": 0}, "control.every=0: expected a whole number, 1 or more"),
         ({"drop_top_norm": 1.5}, "control.drop_top_norm=1.5"),
         ({"normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
-        ({"skip_last": 1}, "control.skip_last: nothing reads this key; there are skip_first"),
+        ({"skip_last": 1}, "control.skip_last: unknown key; expected skip_first"),
     ],
 )
-def test_what_no_control_can_be_is_refused(unchecked: None, control: dict[str, Any], message: str) -> None:
+def test_invalid_controls_are_refused(unchecked: None, control: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         control_of(control)
 
 
-def test_what_leaves_nothing_is_refused() -> None:
+def test_a_control_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="leave none of 64 positions"):
         row(features(0), features(1), skip_first=60, drop_top_norm=4)
     flat = {"s": torch.randn(30, 4)}
@@ -181,7 +184,7 @@ def test_what_leaves_nothing_is_refused() -> None:
 @pytest.mark.parametrize("measure", [CKA(), MutualKNN(max_samples=100)])
 def test_the_share_of_the_first_component_is_the_largest_eigenvalue_over_the_trace(width: int, measure: Any) -> None:
     rows = torch.randn(10, 40, width) * torch.linspace(1, 2, width) + 100
-    side = lay_out((10, 40), [measure], 5).side(["s"])
+    side = make_plan(ProbeSet(Extent(10, 40), n_units=5), [measure]).side(["s"])
     side.add({"s": rows}, range(5))
     side.close()
     seen = rows.flatten(0, 1) if side.moments else side.samples["s"]

@@ -1,4 +1,4 @@
-"""Masks: padding is no sample of any measure, null or error bar, whatever stands there."""
+"""Masks: every measure, null and error bar ignores padding, whatever stands there."""
 
 import math
 from collections.abc import Callable
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.compare_many import compare_many
-from dissimilarity.comparison.plan import lay_out
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.functional import cka, mutual_knn
-from dissimilarity.probe.batches import plan
+from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
-from dissimilarity.probe.padding import uneven_plan
+from dissimilarity.probe.padding import merge_short_units
+from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.tracker import DissimilarityTracker
@@ -34,7 +35,7 @@ MASK = torch.arange(POSITIONS) < LENGTHS[:, None]
 
 
 class Positionwise(nn.Module):
-    """Rows and logits are looked up by token and place, to the last bit; garbage stands at every token 0."""
+    """Looks up activations and logits by token and position, to the last bit; token 0 gives garbage."""
 
     def __init__(self, width: int, seed: int, garbage: float = 0.0) -> None:
         super().__init__()
@@ -54,9 +55,9 @@ class Positionwise(nn.Module):
 
 
 def tokens(extra: int = 0) -> Tensor:
-    """Token 0 where padded."""
-    found = torch.randint(1, VOCABULARY, (SEQUENCES, POSITIONS), generator=torch.Generator().manual_seed(0))
-    return nn.functional.pad(torch.where(MASK, found, 0), (0, extra))
+    """Draw tokens, 0 where padded."""
+    drawn = torch.randint(1, VOCABULARY, (SEQUENCES, POSITIONS), generator=torch.Generator().manual_seed(0))
+    return nn.functional.pad(torch.where(MASK, drawn, 0), (0, extra))
 
 
 def longer(extra: int) -> Tensor:
@@ -64,9 +65,9 @@ def longer(extra: int) -> Tensor:
 
 
 def real_rows(net: Positionwise, site: str) -> Tensor:
-    """The rows of real tokens, sequence by sequence, float64; of the model itself, not through the instrument."""
+    """Return the samples of real tokens, sequence by sequence, in float64, without the instrument."""
     rows = net.looked_up(net.outputs if site == "logits" else net.rows, tokens())
-    return torch.cat([of[:length] for of, length in zip(rows, LENGTHS, strict=True)]).detach().double()
+    return torch.cat([sequence[:length] for sequence, length in zip(rows, LENGTHS, strict=True)]).detach().double()
 
 
 def sides(garbage: float = 0.0) -> tuple[Positionwise, Positionwise]:
@@ -111,24 +112,24 @@ MEASURES = [make(setting) for setting in SETTINGS]
 
 @lru_cache(None)
 def expected() -> dict[str, tuple[str, float]]:
-    """Site and value of every measure, over the real rows."""
-    found = {}
+    """Return site and value of every measure over the real samples."""
+    values = {}
     for setting, measure in zip(SETTINGS, MEASURES, strict=True):
         site = "logits" if setting in ("disagreement", "kl", "jsd") else "first"
         x, y = (real_rows(net, site).numpy() for net in sides())
-        found[measure.label] = site, ORACLES[setting](x, y)
-    return found
+        values[measure.label] = site, ORACLES[setting](x, y)
+    return values
 
 
 def through_compare(garbage: float, extra: int) -> list[dict[str, Any]]:
     a, b = sides(garbage)
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare(a, b, tokens(extra), "first", MEASURES, **options).to_pylist()
 
 
 def through_many(garbage: float, extra: int) -> list[dict[str, Any]]:
     a, b = sides(garbage)
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare_many({"a": a, "b": lambda: b}, tokens(extra), "first", MEASURES, **options).to_pylist()
 
 
@@ -140,26 +141,26 @@ def through_saved(garbage: float, extra: int) -> list[dict[str, Any]]:
         }
         for net in sides(garbage)
     ]
-    options: Any = {"groups": 5, "mask": longer(extra)}
+    options: Any = {"n_units": 5, "mask": longer(extra)}
     return compare(saved[0], saved[1], None, "first", MEASURES, **options).to_pylist()
 
 
 @pytest.mark.parametrize(("garbage", "extra"), [(0.0, 0), (math.nan, 3), (math.inf, 11)])
 @pytest.mark.parametrize("through", [through_compare, through_many, through_saved])
-def test_every_measure_is_its_value_over_the_real_rows(through: Any, garbage: float, extra: int) -> None:
-    rows, wanted = through(garbage, extra), expected()
-    assert len(rows) == len(wanted) == len(SETTINGS) >= 30
+def test_every_measure_is_its_value_over_the_real_samples(through: Any, garbage: float, extra: int) -> None:
+    rows, values = through(garbage, extra), expected()
+    assert len(rows) == len(values) == len(SETTINGS) >= 30
     for row in rows:
-        site, value = wanted[row["measure"]]
+        site, value = values[row["measure"]]
         assert row["value"] == pytest.approx(value, abs=2e-5), row
         assert (row["site_a"], row["n_samples"], row["note"]) == (site, int(LENGTHS.sum()), "")
         assert math.isfinite(row["stderr"]) and math.isfinite(row["null"])
         if site == "first":
-            of = np.linalg.eigvalsh(np.cov(real_rows(sides()[0], "first").numpy().T))
-            assert row["first_pc_a"] == pytest.approx(of[-1] / of.sum(), rel=1e-5)
+            eigenvalues = np.linalg.eigvalsh(np.cov(real_rows(sides()[0], "first").numpy().T))
+            assert row["first_pc_a"] == pytest.approx(eigenvalues[-1] / eigenvalues.sum(), rel=1e-5)
 
 
-def test_more_padding_and_what_stands_there_change_no_bit() -> None:
+def test_more_padding_and_its_content_change_no_bit() -> None:
     def numbers(rows: list[dict[str, Any]]) -> list[str]:
         return [repr(list(row.values())) for row in rows]
 
@@ -170,75 +171,74 @@ def test_more_padding_and_what_stands_there_change_no_bit() -> None:
 
 def test_a_mask_of_ones_changes_no_bit() -> None:
     a, b = sides()
-    plain = compare(a, b, tokens(), "first", MEASURES, groups=5).to_pylist()
-    masked = compare(a, b, tokens(), "first", MEASURES, groups=5, mask=torch.ones_like(MASK)).to_pylist()
+    plain = compare(a, b, tokens(), "first", MEASURES, n_units=5).to_pylist()
+    masked = compare(a, b, tokens(), "first", MEASURES, n_units=5, mask=torch.ones_like(MASK)).to_pylist()
     assert repr(masked) == repr(plain)
 
 
 def test_a_mask_that_leaves_sequences_of_one_length_is_the_shorter_probe_set() -> None:
-    """The same groups and the same null: a shift by one sequence."""
-    (a, b), few = sides(), tokens().clamp(1)
+    """The same units and the same null: a roll by one sequence."""
+    (a, b), text = sides(), tokens().clamp(1)
     mask = torch.zeros_like(MASK)
     mask[:, :4] = True
     measures = [CKA(), Procrustes(), MutualKNN(k=5), JSD()]
-    short = compare(a, b, few[:, :4], "first", measures, groups=5).to_pylist()
-    for found, wanted in zip(
-        compare(a, b, few, "first", measures, groups=5, mask=mask).to_pylist(), short, strict=True
-    ):
-        for key, value in wanted.items():
-            assert found[key] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value)
+    short = compare(a, b, text[:, :4], "first", measures, n_units=5).to_pylist()
+    masked = compare(a, b, text, "first", measures, n_units=5, mask=mask).to_pylist()
+    for row, expected_row in zip(masked, short, strict=True):
+        for key, value in expected_row.items():
+            assert row[key] == (pytest.approx(value, rel=1e-6, nan_ok=True) if isinstance(value, float) else value)
 
 
 def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
-    """Rows of both sides, the sequence of each row, the chunks, and the group of each row."""
-    slices = lay_out(tokens(), [CKA()], 5, mask=MASK).slices
+    """Return the samples of both sides, the sequence of each, the chunks, and the unit of each sample."""
+    slices = make_plan(ProbeSet(tokens(), MASK, n_units=5), [CKA()]).slices
     sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTHS).numpy()
-    group = np.array([next(of for start, stop, of in slices if start <= at < stop) for at in sequence])
-    return [real_rows(net, "first").numpy() for net in sides()], sequence, slices, group
+    unit = np.array([next(number for start, stop, number in slices if start <= at < stop) for at in sequence])
+    return [real_rows(net, "first").numpy() for net in sides()], sequence, slices, unit
 
 
-def test_the_null_is_the_value_of_compacted_rows_shifted_by_hand() -> None:
-    (x, y), sequence, slices, group = by_hand()
-    found_rows: list[int] = []
-    for start, stop, of in slices:
+def test_the_null_is_the_value_of_compacted_samples_rolled_by_hand() -> None:
+    (x, y), sequence, slices, units = by_hand()
+    order: list[int] = []
+    for start, stop, unit in slices:
         rows = np.flatnonzero((start <= sequence) & (sequence < stop))
-        found_rows += np.roll(rows, -int(max((sequence[group == of] == at).sum() for at in range(SEQUENCES)))).tolist()
+        order += np.roll(rows, -int(max((sequence[units == unit] == at).sum() for at in range(SEQUENCES)))).tolist()
     longest = np.roll(np.arange(len(x)), int(LENGTHS.max()))
-    assert len(slices) > 2 and sorted(found_rows) == list(range(len(x)))
-    moved = np.array(found_rows, dtype=np.int64)
-    assert not (sequence[moved] == sequence).any() and not (sequence[longest] == sequence).any()
-    found = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
+    assert len(slices) > 2 and sorted(order) == list(range(len(x)))
+    rolled = np.array(order, dtype=np.int64)
+    assert not (sequence[rolled] == sequence).any() and not (sequence[longest] == sequence).any()
+    nulls = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
     for setting in ("cka", "procrustes", "linear_regression", "gulp"):
-        assert found[setting] == pytest.approx(ORACLES[setting](x[moved], y), abs=2e-5), setting
+        assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
     for setting in ("rsa", "mutual_knn", "distance_correlation", "rbf_cka"):
-        assert found[setting] == pytest.approx(ORACLES[setting](x, y[longest]), abs=2e-5), setting
+        assert nulls[setting] == pytest.approx(ORACLES[setting](x, y[longest]), abs=2e-5), setting
 
 
-def test_standard_errors_are_those_of_unequal_groups_by_hand() -> None:
-    """The value without each group, or of a measure that goes by its derivative the influence, by differences."""
-    (x, y), _, _, group = by_hand()
-    groups = 1 + int(group.max())
-    assert len(set(np.bincount(group).tolist())) > 1
+def test_standard_errors_are_those_of_unequal_units_by_hand() -> None:
+    """From the value without each unit, or for Procrustes from the influence, by finite differences."""
+    (x, y), _, _, unit = by_hand()
+    n_units = 1 + int(unit.max())
+    assert len(set(np.bincount(unit).tolist())) > 1
 
     def weighted(weight: Array) -> float:
-        of_rows = weight[group]
-        a, b = (z - of_rows @ z / of_rows.sum() for z in (x, y))
-        cross, own_a, own_b = (first.T @ (of_rows[:, None] * second) for first, second in ((a, b), (a, a), (b, b)))
-        return float(np.arccos(np.linalg.norm(cross, "nuc") / np.sqrt(np.trace(own_a) * np.trace(own_b))))
+        weights = weight[unit]
+        a, b = (z - weights @ z / weights.sum() for z in (x, y))
+        cross, self_a, self_b = (first.T @ (weights[:, None] * second) for first, second in ((a, b), (a, a), (b, b)))
+        return float(np.arccos(np.linalg.norm(cross, "nuc") / np.sqrt(np.trace(self_a) * np.trace(self_b))))
 
-    step = 1e-5 * np.eye(groups)
-    influence = np.array([(weighted(1 + of) - weighted(1 - of)) / 2e-5 for of in step])
-    found = {row["measure"]: row["stderr"] for row in through_compare(0.0, 0)}
-    assert found["procrustes"] == pytest.approx(influence.std() * groups / math.sqrt(groups - 1), rel=1e-4)
+    steps = 1e-5 * np.eye(n_units)
+    influence = np.array([(weighted(1 + step) - weighted(1 - step)) / 2e-5 for step in steps])
+    errors = {row["measure"]: row["stderr"] for row in through_compare(0.0, 0)}
+    assert errors["procrustes"] == pytest.approx(influence.std() * n_units / math.sqrt(n_units - 1), rel=1e-4)
     for setting in ("cka", "cka_biased", "distance_correlation"):
-        left_out = np.array([ORACLES[setting](x[group != of], y[group != of]) for of in range(groups)])
-        assert found[setting] == pytest.approx(left_out.std() * math.sqrt(groups - 1), rel=1e-5), setting
+        left_out = np.array([ORACLES[setting](x[unit != out], y[unit != out]) for out in range(n_units)])
+        assert errors[setting] == pytest.approx(left_out.std() * math.sqrt(n_units - 1), rel=1e-5), setting
 
 
 def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences() -> None:
-    """Tokens of a sequence share a part, so that rows are not independent, and lengths differ up to tenfold."""
+    """Tokens of a sequence share a part, so samples are not independent, and lengths differ up to tenfold."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    estimates = []
     for _ in range(40):
         lengths = torch.randint(2, 21, (64,), generator=generator)
         mask = torch.arange(20) < lengths[:, None]
@@ -247,21 +247,21 @@ def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences(
         rows = compare(
             {"s": topic + noise}, {"s": y}, measures=[CKA(), RBFCKA(max_samples=300)], mask=mask, null=False
         ).to_pylist()
-        found.append([[row["value"], row["stderr"]] for row in rows])
-    value, stderr = np.array(found).transpose(2, 1, 0)
+        estimates.append([[row["value"], row["stderr"]] for row in rows])
+    value, stderr = np.array(estimates).transpose(2, 1, 0)
     ratio = stderr.mean(1) / value.std(1, ddof=1)
-    assert ((0.75 < ratio) & (ratio < 1.35)).all(), ratio
+    assert ((ratio > 0.75) & (ratio < 1.35)).all(), ratio
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
 def test_pooling_runs_over_real_positions(pool: Any) -> None:
-    """Real ones may lie anywhere, as of padding on the left."""
+    """Real positions may be anywhere, as with padding on the left."""
     mask = MASK.flip(1)
     x, y = torch.randn(2, SEQUENCES, POSITIONS, 4).unbind(0)
     take: Any = {"mean": lambda rows: rows.mean(0), "first": lambda rows: rows[0], "last": lambda rows: rows[-1]}[pool]
-    pooled = [torch.stack([take(of[real]) for of, real in zip(z, mask, strict=True)]).double() for z in (x, y)]
-    spoilt = [z.masked_fill(~mask[..., None], math.nan) for z in (x, y)]
-    rows = compare({"s": spoilt[0]}, {"s": spoilt[1]}, measures=[CKA(), MutualKNN(k=3)], pool=pool, mask=mask)
+    pooled = [torch.stack([take(rows[real]) for rows, real in zip(z, mask, strict=True)]).double() for z in (x, y)]
+    garbage = [z.masked_fill(~mask[..., None], math.nan) for z in (x, y)]
+    rows = compare({"s": garbage[0]}, {"s": garbage[1]}, measures=[CKA(), MutualKNN(k=3)], pool=pool, mask=mask)
     for row, function in zip(rows.to_pylist(), (cka, lambda a, b: mutual_knn(a, b, k=3)), strict=True):
         assert row["value"] == pytest.approx(function(pooled[0], pooled[1]).item(), abs=1e-5)
         assert row["n_samples"] == SEQUENCES and math.isfinite(row["null"]) and math.isfinite(row["stderr"])
@@ -273,17 +273,21 @@ def test_pooled_sites_stand_beside_the_logits_of_real_positions() -> None:
     assert row["value"] == pytest.approx(expected()["jsd"][1], abs=1e-6) and row["n_samples"] == int(LENGTHS.sum())
 
 
-def test_what_has_no_positions_is_one_real_row_a_sequence() -> None:
-    """As the logits of a classifier, beside sites that have positions."""
+def test_a_site_without_positions_has_one_real_sample_per_sequence() -> None:
+    """Such as the logits of a classifier, beside sites that have positions."""
     x, y = torch.randn(2, SEQUENCES, POSITIONS, 4).unbind(0)
-    of_x, of_y = torch.randn(2, SEQUENCES, 3).unbind(0)
-    rows = compare({"s": x, "logits": of_x}, {"s": y, "logits": of_y}, measures=[CKA(), JSD()], mask=MASK).to_pylist()
+    logits_x, logits_y = torch.randn(2, SEQUENCES, 3).unbind(0)
+    rows = compare(
+        {"s": x, "logits": logits_x}, {"s": y, "logits": logits_y}, measures=[CKA(), JSD()], mask=MASK
+    ).to_pylist()
     assert {row["measure"]: row["n_samples"] for row in rows} == {"cka": int(LENGTHS.sum()), "jsd": SEQUENCES}
-    assert rows[1]["value"] == pytest.approx(sample_oracles.jsd(of_x.double().numpy(), of_y.double().numpy()), abs=1e-6)
+    assert rows[1]["value"] == pytest.approx(
+        sample_oracles.jsd(logits_x.double().numpy(), logits_y.double().numpy()), abs=1e-6
+    )
     assert math.isfinite(rows[1]["null"]) and math.isfinite(rows[1]["stderr"])
 
 
-def test_a_control_counts_places_of_the_sequence_and_norms_of_real_positions() -> None:
+def test_a_control_counts_positions_of_the_sequence_and_norms_of_real_ones() -> None:
     mask = MASK[LENGTHS > 3]
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, len(mask), POSITIONS, 4, generator=generator).unbind(0)
@@ -291,76 +295,76 @@ def test_a_control_counts_places_of_the_sequence_and_norms_of_real_positions() -
     kept = []
     for sequence, real in enumerate(mask):
         places = [at for at in range(1, POSITIONS) if real[at]]
-        largest = max(places, key=lambda at: float(size[sequence, at]))  # noqa: B023
+        largest = max(places, key=lambda at: float(size[sequence, at]))
         kept += [(sequence, at) for at in places if at != largest]
     rows_x, rows_y = (torch.stack([z[place] for place in kept]).double() for z in (x, y))
-    wanted = cka(rows_x, rows_y).item()
-    spoilt = [z.masked_fill(~mask[..., None], garbage) for z, garbage in ((x, math.nan), (y, 1e9))]
-    for both in ((x, y), spoilt):
+    value = cka(rows_x, rows_y).item()
+    garbage = [z.masked_fill(~mask[..., None], fill) for z, fill in ((x, math.nan), (y, 1e9))]
+    for both in ((x, y), garbage):
         control = Control(skip_first=1, drop_top_norm=1)
         (row,) = compare({"s": both[0]}, {"s": both[1]}, measures=[CKA()], mask=mask, control=control).to_pylist()
-        assert row["value"] == pytest.approx(wanted, abs=1e-6) and row["n_samples"] == len(kept)
+        assert row["value"] == pytest.approx(value, abs=1e-6) and row["n_samples"] == len(kept)
         options: Any = {"measures": [CKA()], "mask": mask, "control": control}
-        (many,) = compare_many({"a": {"s": both[0]}, "b": {"s": both[1]}}, **options).to_pylist()
-        assert many["value"] == row["value"]
+        (same,) = compare_many({"a": {"s": both[0]}, "b": {"s": both[1]}}, **options).to_pylist()
+        assert same["value"] == row["value"]
 
 
-def test_sample_measures_see_seeded_rows_out_of_the_real_ones() -> None:
+def test_sample_measures_read_a_seeded_subset_of_the_real_samples() -> None:
     x, y = torch.randn(2, SEQUENCES, POSITIONS, 4).unbind(0)
     measures = [MutualKNN(k=3, max_samples=40), MutualKNN(k=4, max_samples=30, seed=7)]
     rows = compare({"s": x}, {"s": y}, measures=measures, mask=MASK).to_pylist()
     held = priorities(0, int(LENGTHS.sum()), 0).argsort()[:40].sort().values
-    few = held[priorities(0, 40, 7).argsort()[:30].sort().values]
-    for row, seen, k in zip(rows, (held, few), (3, 4), strict=True):
-        assert row["value"] == pytest.approx(mutual_knn(x[MASK][seen], y[MASK][seen], k=k).item(), abs=1e-6)
-        assert row["n_samples"] == len(seen)
+    subset = held[priorities(0, 40, 7).argsort()[:30].sort().values]
+    for row, index, k in zip(rows, (held, subset), (3, 4), strict=True):
+        assert row["value"] == pytest.approx(mutual_knn(x[MASK][index], y[MASK][index], k=k).item(), abs=1e-6)
+        assert row["n_samples"] == len(index)
 
 
-@pytest.mark.parametrize("at_once", [POSITIONS, 4 * POSITIONS])
-def test_chunks_and_files_change_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+@pytest.mark.parametrize("batch", [POSITIONS, 4 * POSITIONS])
+def test_chunks_and_files_change_nothing(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=40, k=5), JSD(max_samples=50)]
     mask = MASK.repeat(4, 1)
     text = torch.randint(1, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
-    (a, b), options = sides(), {"groups": 3, "mask": mask}
+    (a, b), options = sides(), {"n_units": 3, "mask": mask}
     whole = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
-    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_PER_BATCH", batch)
     monkeypatch.setattr("dissimilarity.comparison.activations.IN_MEMORY", 0)
-    assert len(lay_out(text, measures, 3, mask=mask).slices) > 6
+    assert len(make_plan(ProbeSet(text, mask, n_units=3), measures).slices) > 6
     parts = compare(a, b, text, "first", measures, **options).to_pylist()  # pyright: ignore
-    many = compare_many({"a": a, "b": b}, text, "first", measures, **options).to_pylist()  # pyright: ignore
-    for rows in (parts, many):
-        for row, wanted in zip(rows, whole, strict=True):
-            assert row["value"] == pytest.approx(wanted["value"], abs=1e-6)
-            # the first chunk, whose mean the sums are taken about, is another: of order 1 / n in the influences
-            assert row["stderr"] == pytest.approx(wanted["stderr"], rel=0.15)
-            assert row["n_samples"] == wanted["n_samples"] and math.isfinite(row["null"])
+    through_blocks = compare_many({"a": a, "b": b}, text, "first", measures, **options).to_pylist()  # pyright: ignore
+    for rows in (parts, through_blocks):
+        for row, whole_row in zip(rows, whole, strict=True):
+            assert row["value"] == pytest.approx(whole_row["value"], abs=1e-6)
+            # Another first chunk gives another offset: of order 1 / n in the influences.
+            assert row["stderr"] == pytest.approx(whole_row["stderr"], rel=0.15)
+            assert row["n_samples"] == whole_row["n_samples"] and math.isfinite(row["null"])
 
 
 LENGTH_LISTS = st.lists(st.integers(1, 40), min_size=2, max_size=80)
 
 
 @settings(max_examples=80, deadline=None)
-@given(lengths=LENGTH_LISTS, groups=st.integers(1, 20), at_most=st.integers(1, 30))
-def test_no_row_of_any_chunk_meets_its_own_sequence(lengths: list[int], groups: int, at_most: int) -> None:
+@given(lengths=LENGTH_LISTS, n_units=st.integers(1, 20), most=st.integers(1, 30))
+def test_no_sample_of_any_chunk_meets_its_own_sequence(lengths: list[int], n_units: int, most: int) -> None:
     counts = torch.tensor(lengths)
     if 2 * max(lengths) > sum(lengths):
         with pytest.raises(ValueError, match="no sequence with more than half of all real positions"):
-            uneven_plan(plan(len(lengths), groups, at_most), counts)
+            merge_short_units(cut_sequences(len(lengths), n_units, most), counts)
         return
-    slices = uneven_plan(plan(len(lengths), groups, at_most), counts)
+    slices = merge_short_units(cut_sequences(len(lengths), n_units, most), counts)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(len(lengths)))
-    numbers = [group for _, _, group in slices]
+    numbers = [unit for _, _, unit in slices]
     assert numbers == sorted(numbers) and set(numbers) == set(range(numbers[-1] + 1))
-    for start, stop, group in slices:
-        longest = max(int(counts[a:b].max()) for a, b, of in slices if of == group)
+    for start, stop, unit in slices:
+        longest = max(int(counts[a:b].max()) for a, b, number in slices if number == unit)
         sequence = torch.arange(start, stop).repeat_interleave(counts[start:stop])
         assert not bool((sequence.roll(longest) == sequence).any())
 
 
 def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
-    for sequences, groups, at_most in ((33, 16, 4), (100, 5, 3), (7, 3, 50)):
-        slices = plan(sequences, groups, at_most)
-        assert uneven_plan(slices, torch.full((sequences,), 5)) == slices
+    for sequences, n_units, most in ((33, 16, 4), (100, 5, 3), (7, 3, 50)):
+        slices = cut_sequences(sequences, n_units, most)
+        assert merge_short_units(slices, torch.full((sequences,), 5)) == slices
 
 
 @pytest.mark.parametrize(
@@ -376,7 +380,7 @@ def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
         (torch.eye(SEQUENCES, POSITIONS, dtype=torch.bool)[:8], {}, r"found torch.bool and \(8, 9\)"),
     ],
 )
-def test_what_is_no_mask_is_refused(unchecked: None, mask: Tensor, options: dict[str, Any], message: str) -> None:
+def test_invalid_masks_are_refused(unchecked: None, mask: Tensor, options: dict[str, Any], message: str) -> None:
     a, b = sides()
     with pytest.raises(ValueError, match=message):
         compare(a, b, tokens(), "first", [CKA()], mask=mask, **options)
@@ -384,14 +388,14 @@ def test_what_is_no_mask_is_refused(unchecked: None, mask: Tensor, options: dict
         compare_many({"a": a, "b": b}, tokens(), "first", [CKA()], mask=mask, **options)
 
 
-def test_a_site_of_other_positions_is_refused() -> None:
+def test_a_site_with_another_number_of_positions_is_refused() -> None:
     other = {"s": torch.randn(SEQUENCES, POSITIONS, 3), "t": torch.randn(SEQUENCES, 4, 3)}
     with pytest.raises(ValueError, match="a mask of as many positions as the sites have, found 9 and 4"):
         compare(other, other, measures=[CKA()], mask=MASK)
 
 
 class Training(pl.LightningModule):
-    """Three tables of rows by token and place, each learned; rows of padding never reach those of real tokens."""
+    """Learns activations looked up by token and position; padding never reaches those of real tokens."""
 
     def __init__(self, garbage: float = 0.0) -> None:
         super().__init__()
@@ -432,7 +436,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
 
 
-def test_the_tracker_measures_real_rows_alone(tmp_path: Path, undrawn: None) -> None:
+def test_the_tracker_reads_real_samples_alone(tmp_path: Path, undrawn: None) -> None:
     module, rows = tracked(tmp_path, math.nan, 2)
     last = [row for row in rows if row["step"] == 2 and row["reference"] == "init"]
     assert {row["measure"] for row in last} == {measure.label for measure in MEASURES}
@@ -440,19 +444,19 @@ def test_the_tracker_measures_real_rows_alone(tmp_path: Path, undrawn: None) -> 
     for row in last:
         if row["site_a"] == row["site_b"] != "second":
             site = "logits" if row["site_a"] == "logits" else "first"
-            x, y = (real_rows(of.net, site).numpy() for of in (module, before))
+            x, y = (real_rows(trained.net, site).numpy() for trained in (module, before))
             setting = dict(zip((measure.label for measure in MEASURES), SETTINGS, strict=True))[row["measure"]]
             if not setting.startswith("cka_"):
                 assert row["value"] == pytest.approx(ORACLES[setting](x, y), abs=5e-4), row
             assert row["n_samples"] == int(LENGTHS.sum()) and math.isfinite(row["null"]) and row["note"] == ""
-    shown = [{**row, "seconds": 0} for row in rows]
-    other = [{**row, "seconds": 0} for row in tracked(tmp_path / "other", 7.0, 0)[1]]
-    assert repr(shown) == repr(other)
+    untimed = [{**row, "seconds": 0} for row in rows]
+    less_padding = [{**row, "seconds": 0} for row in tracked(tmp_path / "other", 7.0, 0)[1]]
+    assert repr(untimed) == repr(less_padding)
 
 
 def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: Path, undrawn: None) -> None:
-    few = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
-    with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: raise"):
-        DissimilarityTracker(["init"], **few)
+    options: Any = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
+    with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: pass more"):
+        DissimilarityTracker(["init"], **options)
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})

@@ -1,0 +1,43 @@
+"""The one loop over the activations of two models: sums over pairs of sites, those of the null, and their values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.evaluate import evaluate
+from dissimilarity.comparison.first_component import with_shares
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.agreement import together
+from dissimilarity.moments.cross import Cross, SitePair
+
+
+def compare_pair(
+    x: ModelActivations,
+    y: ModelActivations,
+    pairs: Sequence[SitePair],
+    measures: Sequence[Measure],
+    with_null: bool = True,
+    first_components: bool = True,
+) -> list[dict[str, Any]]:
+    """Compare two models at pairs of sites.
+
+    Args:
+        x: activations of the first model. If they are streamed, this is their only pass.
+        y: those of the second model on the same probe set.
+        pairs: (site of x, site of y).
+        measures: measures whose needs the plan of x and y covers.
+        with_null: whether to compute the null.
+        first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
+
+    Returns:
+        records as from ``evaluate``.
+    """
+    plan, sync = x.plan, x.side.sync
+    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, 0, sync, plan.moments)
+    with together(sync):
+        for chunk_x, chunk_y in zip(x, y, strict=True):
+            cross.add(chunk_x, chunk_y)
+            if with_null and plan.moments:
+                null.add(chunk_x.deranged(), chunk_y)
+    records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None)
+    return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -1,0 +1,234 @@
+"""The probe set: what models are compared on, which of its positions count, and how many units it is grouped into."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.batches import Inputs, extent
+from dissimilarity.probe.outliers import NO_CONTROL, Control, normalized, without_top_norms
+from dissimilarity.probe.padding import check_mask
+from dissimilarity.probe.pooling import pool
+from dissimilarity.probe.sampling import sampled_positions
+
+Pool = Literal["none", "mean", "first", "last"]
+
+
+class Extent(NamedTuple):
+    """The size of a probe set: number of sequences, and tokens per sequence."""
+
+    sequences: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSet:
+    """What models are compared on: the same text, positions and units for both sides.
+
+    Attributes:
+        inputs: (sequences, positions) of tokens, or any inputs whose first dimension counts independent sequences; an
+            ``Alignment`` for two models that read the text in different tokens, whose units become the positions. Where
+            only saved activations are compared, their extent, or None to take it from them.
+        mask: which positions are real; padding is ignored everywhere. None where all are, and a mask of True alone is
+            dropped. Where one sequence has most of the samples of a unit, units are merged.
+        pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
+        positions: how many of the positions that count are used, the same in every sequence; None for all of them.
+        control: which positions can count at all, and how their samples are scaled.
+        n_units: number of units of whole sequences for the error bars.
+        kept_positions: the positions of each sequence that remain of those that can count, where ``control`` drops some
+            for their norms; None before the norms are known.
+
+    Raises:
+        ValueError: an unknown pool, a number below 1, a mask that does not fit or leaves no position of a sequence, a
+            mask beside an alignment or beside ``positions``.
+
+    >>> import torch
+    >>> probe = ProbeSet(torch.zeros(8, 16, dtype=torch.long), pool="mean", n_units=4)
+    >>> probe.extent
+    Extent(sequences=8, length=16)
+    """
+
+    inputs: Tensor | Alignment | Extent | None
+    mask: Bool[Tensor, "sequences positions"] | None = None
+    pool: Pool = "none"
+    positions: int | None = None
+    control: Control = NO_CONTROL
+    n_units: int = 16
+    kept_positions: Int[Tensor, "sequences kept"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool not in get_args(Pool):
+            choices = get_args(Pool)
+            raise ValueError(f"expected pool {', '.join(choices[:-1])} or {choices[-1]}, found {self.pool!r}")
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
+        if self.n_units < 1:
+            raise ValueError(f"expected at least 1 unit for the error bars, found n_units={self.n_units}; 16 is usual")
+        if self.mask is None or self.inputs is None:
+            return
+        if self.is_aligned:
+            raise ValueError("expected no mask beside an alignment, whose units are all real; leave it out")
+        sequences, length = self.extent
+        check_mask(self.mask, sequences, length if length > 1 else None)
+        # Without padding, every number is that of a probe set without a mask, to the last bit.
+        object.__setattr__(self, "mask", None if bool(self.mask.all()) else self.mask.cpu())
+        if self.mask is not None and self.positions is not None:
+            raise ValueError("expected a mask or a number of positions, found both; use fewer with control.every")
+        self._check_counts()
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the two models read the text in different tokens."""
+        return isinstance(self.inputs, Alignment)
+
+    @property
+    def extent(self) -> Extent:
+        """Number of sequences, and tokens per sequence as far as they say how many sequences run together."""
+        if isinstance(self.inputs, Alignment):
+            return Extent(*self.inputs.extent)
+        if isinstance(self.inputs, Tensor):
+            return Extent(*extent(self.inputs))
+        if self.inputs is None:
+            raise ValueError("expected tokens to run models on, found none; pass them as inputs")
+        return self.inputs
+
+    @property
+    def inputs_a(self) -> Inputs | None:
+        """What the first model reads; None where activations were saved before."""
+        if isinstance(self.inputs, Alignment):
+            return self.inputs.a
+        return self.inputs if isinstance(self.inputs, Tensor) else None
+
+    @property
+    def inputs_b(self) -> Inputs | None:
+        """What the second model reads; None where activations were saved before."""
+        return self.inputs.b if isinstance(self.inputs, Alignment) else self.inputs_a
+
+    @cached_property
+    def sample_counts(self) -> Int[Tensor, " sequences"] | None:
+        """Samples of each sequence at sites that have positions; None where all sequences have equally many."""
+        if self.mask is None:
+            return None
+        return self.mask[:, self.control.positions(self.mask.shape[1])].sum(1) - self.control.drop_top_norm
+
+    def samples(self, activation: Tensor, sequences: slice | list[int] = slice(None)) -> Tensor:
+        """Select the samples of one site from its activations.
+
+        Args:
+            activation: (sequences, ..., d) as the model returned it, or images (sequences, channels, ...).
+            sequences: which sequences of the probe set these are.
+
+        Returns:
+            (sequences, n, d), or (sequences, d) where the site has no positions or they are pooled. Where a mask makes
+            sequences of unequal length, the samples of all of them one behind the other, (1, n, d).
+
+        Raises:
+            ValueError: positions have to be chosen, and there are none or too few.
+        """
+        if activation.ndim < 3:
+            if self.control.selects_positions:
+                raise ValueError(
+                    "control.skip_first, control.every and control.drop_top_norm choose positions of sequences, and "
+                    f"activations of shape {tuple(activation.shape)} have none; choose other sites, or leave them out"
+                )
+            return normalized(activation, self.control.normalize)
+        activation, real = self.select_positions(activation, sequences)
+        if self.pool != "none":
+            activation = pool(activation.float() if self.pool == "mean" else activation, real, self.pool)
+        elif real is not None:
+            activation = activation[real][None]
+        elif self.positions is not None and self.positions < activation.shape[1]:
+            count = self.extent.sequences
+            activation = activation[:, sampled_positions(count, activation.shape[1], self.positions * count)]
+        return normalized(activation, self.control.normalize)
+
+    def select_positions(
+        self, activation: Tensor, sequences: slice | list[int]
+    ) -> tuple[Tensor, Bool[Tensor, "part positions"] | None]:
+        """Select the positions that count, and say which of them are real; activations without positions stay."""
+        if activation.ndim > 3:
+            activation = activation.movedim(1, -1).flatten(1, -2)
+        if activation.ndim < 3:
+            return activation, None
+        real = None
+        if self.mask is not None:
+            if activation.shape[1] != self.mask.shape[1]:
+                raise ValueError(
+                    f"expected a mask of as many positions as the sites have, found {self.mask.shape[1]} and "
+                    f"{activation.shape[1]}; choose other sites, or leave the mask out"
+                )
+            real = self.mask[sequences].to(activation.device)
+        if not self.control.selects_positions:
+            return activation, real
+        selected = self._controlled(activation, sequences)
+        return selected, None if real is None else self._controlled(real[..., None], sequences)[..., 0]
+
+    def _controlled(self, activation: Tensor, sequences: slice | list[int]) -> Tensor:
+        """Select the positions that the outlier control leaves."""
+        allowed = self.control.positions(activation.shape[1])
+        if not self.control.drop_top_norm:
+            return activation[:, allowed.to(activation.device)]
+        kept = self.kept_positions
+        if kept is None or kept.shape[1] != len(allowed) - self.control.drop_top_norm:
+            raise ValueError(
+                f"control.drop_top_norm={self.control.drop_top_norm}: no norms say which of {activation.shape[1]} "
+                "positions to drop; choose sites of as many positions as the others have"
+            )
+        index = allowed[kept[sequences]].to(activation.device)
+        return activation.take_along_dim(index[..., None], 1)
+
+    def for_norms(self) -> "ProbeSet":
+        """Return the probe set whose norms decide what is dropped: every position that can count, as it is."""
+        control = replace(self.control, drop_top_norm=0, normalize="none")
+        return replace(self, mask=None, pool="none", positions=None, control=control, kept_positions=None)
+
+    def remaining_positions(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences kept"]:
+        """Return the positions that remain, from the norms of all that can count, as read by ``for_norms``."""
+        real = None if self.mask is None else self.mask[:, self.control.positions(self.mask.shape[1])]
+        return without_top_norms(norms, self.control.drop_top_norm, real)
+
+    def _check_counts(self) -> None:
+        """Check that every sequence keeps a real position."""
+        counts = self.sample_counts
+        if self.mask is None or counts is None or bool((counts >= 1).all()):
+            return
+        emptied = (counts < 1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"control.skip_first={self.control.skip_first}, control.every={self.control.every} and "
+            f"control.drop_top_norm={self.control.drop_top_norm} leave no real position of {len(emptied)} sequences, "
+            f"the first of which is sequence {emptied[0]} with {int(self.mask[emptied[0]].sum())}; lower them, or "
+            "leave those sequences out"
+        )
+
+
+class ProbeOptions(TypedDict, total=False):
+    """Attributes of a ``ProbeSet`` that ``compare`` and ``compare_many`` also take beside plain tokens."""
+
+    mask: Bool[Tensor, "sequences positions"] | None
+    pool: Pool
+    positions: int | None
+    control: Control
+    n_units: int
+
+
+def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Unpack[ProbeOptions]) -> ProbeSet:
+    """Return the probe set that tokens and the convenience keywords of ``compare`` describe.
+
+    Raises:
+        ValueError: keywords beside a probe set, which has them already, or the old name of one.
+        TypeError: an unknown keyword.
+    """
+    if "groups" in options:
+        raise ValueError("groups: this argument is called n_units; pass n_units=16")
+    unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
+    if not isinstance(tokens, ProbeSet):
+        return ProbeSet(tokens, **options)
+    if options:
+        raise ValueError(f"expected {', '.join(options)} in the ProbeSet, found beside it; pass ProbeSet(inputs, ...)")
+    return tokens
