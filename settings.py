@@ -79,7 +79,7 @@ class Settings:
     name: str | None = None
     overwrite: bool = MISSING
     compile: Any = MISSING
-    start: str | None = None
+    init_from: str | None = None
     references: list[str] = MISSING
     groups: Any = None
     sites: Any = MISSING
@@ -172,8 +172,8 @@ def run_name(cfg: DictConfig) -> str:
     """
     if cfg.name:
         return cfg.name
-    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.start is None else _start_name(cfg.start)
-    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.start or classifies(cfg) else f"{model}-s{cfg.seed}"
+    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.init_from is None else _initial_name(cfg.init_from)
+    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.init_from or classifies(cfg) else f"{model}-s{cfg.seed}"
 
 
 def classifies(cfg: DictConfig) -> bool:
@@ -186,7 +186,7 @@ def data_name(cfg: DictConfig) -> str:
     return str(cfg.data.source._target_).rpartition(".")[2].lower()
 
 
-def _start_name(uri: str) -> str:
+def _initial_name(uri: str) -> str:
     """The last part of a URI as part of a folder's name."""
     last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".ckpt").removesuffix(".safetensors")
     return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)

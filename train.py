@@ -25,7 +25,7 @@ from launch.run.folder import is_over, known, open_run, read_json, resolved
 from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
-from launch.run.start import Begun, refuse_dev_run, settle, tokenizer_of
+from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -58,14 +58,13 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
     """
     validate(cfg)
-    refuse_dev_run(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
     folder = Path(cfg.runs_dir) / cfg.name
-    begun = settle(cfg, typed_overrides(), folder)
+    initial = resolve_init(cfg, typed_overrides(), folder)
     if not is_first():
         done = read_json(folder / "summary.json")
-        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, begun)
+        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, initial)
     refuse_links(folder)
     made = absent(folder)
     with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
@@ -73,11 +72,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             rehearse(cfg, folder)
         state = open_run(folder, cfg)
         if state != "finished":
-            fit(cfg, folder, begun)
+            fit(cfg, folder, initial)
         return read_json(folder / "summary.json") | {"state": state}
 
 
-def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
+def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
     """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
     begun = time.monotonic()
     from launch.cli.quiet import silence
@@ -93,7 +92,7 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     from launch.run import record, summary
     from models.checkpoints import check_checkpoint
     from models.continuing import checkpoint_of
-    from models.starts import put_in
+    from models.initial_model import load_into
 
     silence()
     last = checkpoint_of(folder)
@@ -102,9 +101,9 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     data.prepare_data()
     data.setup("fit")
     module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
-    if start is not None:
-        put_in(start.weights, module.net)
-    notes = record.begin(folder, cfg, data, module, start)
+    if initial is not None:
+        load_into(module.net, initial.weights)
+    notes = record.begin(folder, cfg, data, module, initial)
     loggers = build_loggers(cfg, folder, notes)
     callbacks = build_callbacks(cfg, folder, data, module)
     if cfg.trainer.get("max_time"):

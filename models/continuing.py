@@ -35,7 +35,7 @@ def checkpoint_of(folder: Path) -> Path | None:
         return None
     raise ValueError(
         f"{what}, and no whole checkpoint before it is there, so this run cannot go on: put a copy of it back, begin "
-        f"another run from the weights of step {steps[-1]} with start=runs/{folder.name}@{steps[-1]} name=..., or "
+        f"another run from the weights of step {steps[-1]} with init_from=runs/{folder.name}@{steps[-1]} name=..., or "
         "begin this one anew with overwrite=true"
     )
 

@@ -15,7 +15,7 @@ Trains a language model, or a classifier of texts, and follows how far its layer
   python train.py model=gelu width=512 references=[init,runs/solu-w512-d2-s0]
   python train.py -m model=solu,gelu width=64,128,256 seed=0,1,2
   python train.py experiment=tiny
-  python train.py -m task=classify data=heuristics start=runs/base seed=0,1,2       fine-tunes runs/base
+  python train.py -m task=classify data=heuristics init_from=runs/base seed=0,1,2       fine-tunes runs/base
 
 Groups: choose with GROUP=CHOICE
 
@@ -26,7 +26,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   width=  depth=                   size of the model
   seed=  init_seed  data_seed     the last two follow seed; set apart, runs can share one and not the other
   name=  overwrite=               the run and its folder runs/NAME; throw a run of that name away and start anew
-  start=                          model to go on with, its weights, sizes and tokens: runs/NAME, hf:..., tl:..., a file
+  init_from=                      model to begin from, its weights, sizes and tokens: runs/NAME, hf:..., tl:..., a file
   compile=                        auto, true or false
   references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
   groups=                         references that behave alike, {{good:[runs/a],bad:[runs/b]}}: to which does it drift

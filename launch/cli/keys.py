@@ -37,7 +37,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "depth": whole(1, 10**5),
         "seed": SEED,
         "init_seed": SEED,
-        "start": or_null(text("a reference such as runs/NAME")),
+        "init_from": or_null(text("a reference such as runs/NAME")),
         "compile": either(one_of("auto"), FLAG),
         "references": items(text("init, previous, runs/NAME or another reference"), "[init,runs/a]"),
         "groups": GROUPS,

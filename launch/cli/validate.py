@@ -211,6 +211,15 @@ def _batch(cfg: DictConfig) -> Iterator[str]:
     )
 
 
+def _dev_run(cfg: DictConfig) -> Iterator[str]:
+    """Lightning's fast_dev_run, which leaves a folder without tables and checkpoints."""
+    if cfg.trainer.get("fast_dev_run"):
+        yield (
+            f"trainer.fast_dev_run={shown(cfg.trainer.fast_dev_run)}: such a run leaves no tables and no checkpoints; "
+            "type debug=fdr for three steps through every part, in a folder of its own"
+        )
+
+
 def _stitching(cfg: DictConfig) -> Iterator[str]:
     if "stitching" in cfg.callbacks and settings.classifies(cfg):
         yield (
@@ -240,7 +249,7 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _stitching),
+    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
     "analyze": (_models, _size, _twice, _control, _name),
 }
 """Rules over several keys, each of which is in order by itself."""

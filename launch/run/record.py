@@ -21,7 +21,7 @@ from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
 from launch.run.provenance import origin, start
 from launch.run.ranks import is_first, together, wait_for_first
-from launch.run.start import Begun
+from launch.run.initial_weights import InitialWeights
 from models.recipe_module import RecipeModule
 from settings import PRECISIONS
 
@@ -33,7 +33,7 @@ def begin(
     cfg: DictConfig,
     data: TextDataModule | ClassifiedDataModule,
     module: RecipeModule,
-    begun: Begun | None,
+    initial: InitialWeights | None,
 ) -> dict[str, Any]:
     """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
 
@@ -61,7 +61,7 @@ def begin(
                 **module.facts,
                 **({"truncated": data.truncated} if isinstance(data, ClassifiedDataModule) else {}),
             },
-            **({} if begun is None else {"start": begun.provenance}),
+            **({} if initial is None else {"init_from": initial.provenance}),
             "references": {},
             **_choices(cfg, data, module),
             "starts": [],
@@ -72,10 +72,10 @@ def begin(
             f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now: put the old text back, "
             "or begin anew with name=... or overwrite=true"
         )
-    if begun is not None and notes["start"]["sha256"] != begun.provenance["sha256"]:
+    if initial is not None and notes["init_from"]["sha256"] != initial.provenance["sha256"]:
         raise ValueError(
-            f"start={begun.provenance['uri']} is no longer what {folder} was begun from: {notes['start']['path']} has "
-            "another content; put it back, or begin anew with name=... or overwrite=true"
+            f"init_from={initial.provenance['uri']} is no longer what {folder} began from: the content of "
+            f"{notes['init_from']['path']} has changed; put it back, or start over with name=... or overwrite=true"
         )
     (folder / "summary.json").unlink(missing_ok=True)  # of a start that was cut short
     notes["starts"].append({**start(), "together": together()})

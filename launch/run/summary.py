@@ -33,7 +33,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     precision, compiled = notes["precision"], notes["compile"]
     rows = {
         "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
-        **({} if cfg.start is None else {"start": with_step(cfg.start, notes["start"])}),
+        **({} if cfg.init_from is None else {"init from": with_step(cfg.init_from, notes["init_from"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),
         "device": device_name(device_of(cfg.trainer.accelerator)),
@@ -164,8 +164,8 @@ def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
         kept = [override for override in overrides if not override.startswith(("seed=", "name=", "overwrite="))]
         return " ".join(["python train.py -m", *map(shlex.quote, kept), shlex.quote("seed=range(20)")])
     reference = f"{cfg.runs_dir}/{folder.name}"
-    if cfg.start is not None:
-        return f"python analyze.py study=compare models=[{cfg.start},{reference}]"
+    if cfg.init_from is not None:
+        return f"python analyze.py study=compare models=[{cfg.init_from},{reference}]"
     other = "gelu" if str(cfg.model.family).startswith("solu") else "solu"
     dropped = ("model=", "references=", "name=", "overwrite=", "hydra", "logger=", "seed=")
     kept = [override for override in overrides if not override.startswith(dropped)]

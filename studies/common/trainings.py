@@ -59,7 +59,7 @@ class Sweep:
         order = [] if self.order is None else [f"data_seed={self.order}"]
         keys = {"model": self.families, "width": self.widths, "depth": self.depths, "seed": self.seeds}
         if self.start is not None:
-            keys = {"start": (self.start,), "seed": self.seeds}
+            keys = {"init_from": (self.start,), "seed": self.seeds}
         chosen = [f"{key}={','.join(map(str, values))}" for key, values in keys.items()]
         name = name if self.order is None else f"{name}-o{self.order}"
         places = [f"runs_dir={runs_dir}", f"hydra.sweep.dir={runs_dir}/.sweeps/{self.names[0]}"]

@@ -117,7 +117,7 @@ def _check(uris: Sequence[str], kinds: Mapping[str, Sequence[str]], share: float
     if len(uris) < LEAST:
         raise ValueError(
             f"models=[{','.join(uris)}]: expected {LEAST} models or more, for a group has two members at least, found "
-            f"{len(uris)}; fine-tune more: python train.py -m task=classify start=... seed=range(20)"
+            f"{len(uris)}; fine-tune more: python train.py -m task=classify init_from=... seed=range(20)"
         )
     strangers = sorted({uri for members in kinds.values() for uri in members} - set(uris))
     if strangers:

@@ -122,7 +122,7 @@ NETS: dict[str, Callable[..., object]] = {
     ),
     "hf:FOLDER with our metadata": hf,
     "wandb:ARTIFACT": wandb,
-    "start=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", start="runs/solu"))),
+    "init_from=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", init_from="runs/solu"))),
     "references=": reference_of_a_run,
     "study=compare, models": checkpoint(lambda runs, path: study(runs, "compare", "runs/solu,runs/gelu")),
     "study=asymmetry, models": checkpoint(lambda runs, path: study(runs, "asymmetry", "runs/solu,runs/gelu")),

@@ -12,7 +12,7 @@ from dissimilarity.capture.enter import enter, enterable_sites
 from dissimilarity.probe.pooling import pool, real_positions
 from models import references
 from models.classifier import Classifier, sees_ahead
-from models.starts import put_in, start_of
+from models.initial_model import initial_model, load_into
 from tests.helpers.families import FAMILIES, family_net
 from tests.helpers.other_tokenizers import bert, llama, word_pieces
 
@@ -34,10 +34,10 @@ def body_of(reference: references.Reference) -> nn.Module:
     """The net that a run from this start trains."""
     from models.build import build_net
 
-    start = start_of(reference, head=False)
-    settings = {key: value for key, value in start.settings.items() if key != "d_vocab"}
-    net = build_net(settings, start.settings["d_vocab"], 1)
-    put_in(start.weights, net)
+    initial = initial_model(reference, head=False)
+    settings = {key: value for key, value in initial.settings.items() if key != "d_vocab"}
+    net = build_net(settings, initial.settings["d_vocab"], 1)
+    load_into(net, initial.weights)
     return net
 
 
@@ -104,9 +104,9 @@ def test_a_decoder_of_hugging_face_goes_on_as_language_model_or_as_body(tmp_path
     reference = references.load(f"hf:{llama(tmp_path / 'llama', word_pieces())}")
     tokens = torch.randint(3, 100, (2, 6))
     theirs: Any = reference.model
-    start = start_of(reference, head=True)
-    net = build_net({k: v for k, v in start.settings.items() if k != "d_vocab"}, start.settings["d_vocab"], 1)
-    put_in(start.weights, net)
+    initial = initial_model(reference, head=True)
+    net = build_net({k: v for k, v in initial.settings.items() if k != "d_vocab"}, initial.settings["d_vocab"], 1)
+    load_into(net, initial.weights)
     torch.testing.assert_close(net(tokens), theirs(tokens).logits)
     body: Any = body_of(reference)
     assert not sees_ahead(body)

@@ -253,10 +253,10 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     last.unlink()
     assert checkpoint_of(run) == before
     before.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"second_last\.ckpt is damaged.*start=runs/x@2 name=.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"second_last\.ckpt is damaged.*init_from=runs/x@2 name=.*overwrite=true"):
         checkpoint_of(run)
     before.unlink()
-    with pytest.raises(ValueError, match=r"last\.ckpt is gone.*start=runs/x@2"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is gone.*init_from=runs/x@2"):
         checkpoint_of(run)
     damage(run / "checkpoints" / "step_0000002.ckpt", flip(0.5))
     assert checkpoint_of(run) is None
@@ -325,7 +325,7 @@ def test_without_a_whole_checkpoint_the_weights_begin_another_run(
             damage(path, flip(0.5))
 
     assert continued(folder, break_it) == 1
-    assert "start=runs/tiny@8 name=" in capfd.readouterr().err
+    assert "init_from=runs/tiny@8 name=" in capfd.readouterr().err
     assert read_curves(folder / "runs" / "tiny")["step"].to_pylist()[-1] == 10 - 2, "the refusal changed nothing"
     changes = {"start": "runs/tiny@8", "name": "other", "trainer__max_steps": 2}
     given = [text for text in tiny_overrides(folder, **changes) if not text.startswith(("width", "depth", "model"))]
