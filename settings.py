@@ -81,7 +81,7 @@ class Settings:
     compile: Any = MISSING
     init_from: str | None = None
     references: list[str] = MISSING
-    groups: Any = None
+    reference_groups: Any = None
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING

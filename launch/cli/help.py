@@ -29,7 +29,7 @@ Keys, with their defaults: set with KEY=VALUE, nested ones as trainer.max_steps=
   init_from=                      model to begin from, its weights, sizes and tokens: runs/NAME, hf:..., tl:..., a file
   compile=                        auto, true or false
   references=                     also runs/NAME, runs/NAME@STEP, path/to/some.ckpt, hf:..., tl:..., wandb:...
-  groups=                         references that behave alike, {{good:[runs/a],bad:[runs/b]}}: to which does it drift
+  reference_groups=               references that behave alike, {{good:[runs/a],bad:[runs/b]}}: to which does it drift
   sites=                          which points of the forward pass are compared
   schedule.every=  schedule.heatmap_every=
   probe.sequences=  probe.length=  probe.split=  probe.precision=

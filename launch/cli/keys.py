@@ -40,7 +40,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "init_from": or_null(text("a reference such as runs/NAME")),
         "compile": either(one_of("auto"), FLAG),
         "references": items(text("init, previous, runs/NAME or another reference"), "[init,runs/a]"),
-        "groups": GROUPS,
+        "reference_groups": GROUPS,
         "sites": SITES,
         "schedule.every": whole(1),
         "schedule.heatmap_every": whole(1),

@@ -160,14 +160,14 @@ def _groups(cfg: DictConfig) -> Iterator[str]:
     """Groups with a name of no word, of what is no reference, or that share one."""
     listed = ",".join(cfg.references)
     member_of: dict[str, str] = {}
-    for name, members in (cfg.groups or {}).items():
+    for name, members in (cfg.reference_groups or {}).items():
         if not re.fullmatch(r"\w+", str(name)):
-            yield f"groups: {name!r}: expected a name of letters, digits and _, such as good"
+            yield f"reference_groups: {name!r}: expected a name of letters, digits and _, such as good"
         for uri in members:
             if uri not in cfg.references:
-                yield f"groups.{name}: {uri} is not among references=[{listed}]; list it there too"
+                yield f"reference_groups.{name}: {uri} is not among references=[{listed}]; list it there too"
             if uri in member_of:
-                yield f"groups.{name}: {uri} is in {member_of[uri]} already; leave it in one of them"
+                yield f"reference_groups.{name}: {uri} is in {member_of[uri]} already; leave it in one of them"
             member_of[uri] = str(name)
 
 
