@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.cli.compose import CONF, compose, groups
-from launch.cli.renamed import RENAMED
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
@@ -117,8 +116,6 @@ def _no_choice(error: MissingConfigException) -> str:
         return str(error)
     if choice in PLUGINS and group == "hydra/launcher":
         return f'{group}={choice}: this launcher is not installed: pip install -e ".[sweep]"'
-    if new := RENAMED.get(f"{group}={choice}"):
-        return f"{group}={choice}: this choice is now called {new}"
     near = nearest(choice, options, 1)
     hint = f"; did you mean {group}={near[0]}?" if near else ""
     return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
@@ -127,8 +124,6 @@ def _no_choice(error: MissingConfigException) -> str:
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
     keys = list(dict.fromkeys([*_keys(compose([], config_name)), *groups(config_name)]))
-    if (new := RENAMED.get(key)) in keys:
-        return f"{given}: the key {key} is now called {new}; type {given.replace(key, new, 1)}"
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
