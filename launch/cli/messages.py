@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.cli.compose import CONF, compose, groups
+from launch.cli.renamed import renamed_key, renamed_value
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
@@ -116,6 +117,8 @@ def _no_choice(error: MissingConfigException) -> str:
         return str(error)
     if choice in PLUGINS and group == "hydra/launcher":
         return f'{group}={choice}: this launcher is not installed: pip install -e ".[sweep]"'
+    if present := renamed_value(group, choice):
+        return f"{group}={choice}: the name is now {group}={present}"
     near = nearest(choice, options, 1)
     hint = f"; did you mean {group}={near[0]}?" if near else ""
     return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
@@ -123,7 +126,9 @@ def _no_choice(error: MissingConfigException) -> str:
 
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-    keys = list(dict.fromkeys([*_keys(compose([], config_name)), *groups(config_name)]))
+    keys = list(dict.fromkeys([*_keys(_with_choices(overrides, config_name)), *groups(config_name)]))
+    if present := renamed_key(key, keys):
+        return f"{given}: there is no key {key}; its name is now {present}"
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
@@ -135,6 +140,15 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
         f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
         "To give a constructor an argument that its YAML leaves out, put + before the key"
     )
+
+
+def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
+    """Compose the command's choices alone (`study=scaling`), for the keys that they bring; the defaults if they fail."""
+    choices = [override for override in overrides if override.split("=")[0] in groups(config_name)]
+    try:
+        return compose(choices, config_name)
+    except (HydraException, OmegaConfBaseException):
+        return compose([], config_name)
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 import settings
 from launch.cli.arguments import OF_HYDRA, PASSED_TO
 from launch.cli.keys import OPTIONAL, REQUIRED, ROOTS
+from launch.cli.renamed import renamed_value
 from launch.cli.rules import Rule, is_folder_name, shown
 
 
@@ -83,7 +84,9 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
 def fault(key: str, value: Any, rule: Rule) -> str:
     """What is wrong with the value of a key, and what to type where that is plain."""
     hint = ""
-    if isinstance(value, float) and value.is_integer() and rule.fits(int(value)):
+    if present := renamed_value(key, value):
+        hint = f"; {shown(value)} is now {present}"
+    elif isinstance(value, float) and value.is_integer() and rule.fits(int(value)):
         hint = f"; type {key}={int(value)}"
     elif not isinstance(value, list | dict) and rule.fits([value]) and len(rule.words) == 1:
         hint = f"; type {key}=[{shown(value)}]"

@@ -1,0 +1,50 @@
+"""Former names of keys and values, so that a command that uses one is told the present name."""
+
+from collections.abc import Collection
+from typing import Any
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "groups": ("reference_groups",),
+    "start": ("init_from",),
+    "study.groups": ("study.n_units", "study.reference_groups"),
+}
+"""Former key -> present ones; which of them a command has depends on its other choices."""
+
+VALUES: dict[tuple[str, Any], str] = {
+    ("study", "generalisation"): "generalization",
+    ("study.case", "honest"): "seeds_only",
+}
+"""Key and its former value -> the present value."""
+
+
+def renamed_key(key: str, keys: Collection[str]) -> str | None:
+    """Return the present name of a former key.
+
+    Args:
+        key: dotted key as typed; `groups.good` is found by its parent `groups`.
+        keys: the keys that the command has.
+
+    Returns:
+        The present name, or None if `key` is not a former key or the command does not have the present one.
+
+    Example:
+        >>> renamed_key("groups.good", ["width", "reference_groups"])
+        'reference_groups.good'
+        >>> renamed_key("widht", ["width"]) is None
+        True
+    """
+    for former, present in KEYS.items():
+        if key == former or key.startswith(f"{former}."):
+            name = next((name for name in present if name in keys), None)
+            return None if name is None else name + key.removeprefix(former)
+    return None
+
+
+def renamed_value(key: str, value: Any) -> str | None:
+    """Return the present name of a former value of `key`, or None.
+
+    Example:
+        >>> renamed_value("study", "generalisation")
+        'generalization'
+    """
+    return VALUES.get((key, value)) if isinstance(value, str) else None
