@@ -19,13 +19,13 @@ from omegaconf import DictConfig, open_dict
 import settings
 from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
-from launch.cli.sweep import typed_overrides
+from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, known, open_run, read_json, resolved
+from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
-from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -80,7 +80,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
     begun = time.monotonic()
     from launch.cli.quiet import silence
-    from launch.memory import keep_freed_memory
+    from launch.machine import keep_freed_memory
 
     keep_freed_memory()
     silence()
@@ -103,7 +103,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
     if initial is not None:
         load_into(module.net, initial.weights)
-    notes = record.begin(folder, cfg, data, module, initial)
+    notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     loggers = build_loggers(cfg, folder, notes)
     callbacks = build_callbacks(cfg, folder, data, module)
     if cfg.trainer.get("max_time"):

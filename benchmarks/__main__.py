@@ -7,7 +7,7 @@ from inspect import signature
 
 import benchmarks
 from benchmarks.timing import machine
-from launch.memory import keep_freed_memory
+from launch.machine import keep_freed_memory
 
 NOT_BENCHMARKS = ("__main__", "apart", "nets", "peers", "timing")
 

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import data.classified  # noqa: F401 - train.py imports these when it trains: here they come once, before the forks
 import data.module  # noqa: F401
+import data.text_classification  # noqa: F401 - train.py imports these when it trains: here they come once, before the forks
 import launch.run.record  # noqa: F401
 import models.references  # noqa: F401
 import models.text_classifier  # noqa: F401

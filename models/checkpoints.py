@@ -19,8 +19,6 @@ ZIP, PICKLE = b"PK", b"\x80"
 TASK = Place("a task", "models", lambda candidate: issubclass(candidate, RecipeModule))
 TIED = 4
 """How many weights may share what is stored of one: tied embeddings are two."""
-FIRST = "models.language_model.LanguageModel"
-"""What reads the checkpoints that do not say what reads them: there was one task."""
 
 
 def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) -> Any:
@@ -109,18 +107,18 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
     Raises:
         ValueError: it is of a newer version, or of a family that cannot be built here.
     """
-    written = checkpoint.get("format", 1)
-    if type(written) is not int or written > FORMAT:
+    written = checkpoint.get("format")
+    if type(written) is not int or written != FORMAT:
         raise ValueError(
-            f"cannot load {path.absolute()}: a newer version wrote it (format {shown(written)}, this version reads"
-            f" up to {FORMAT}); update this project"
+            f"cannot load {path.absolute()}: its format is {shown(written)} and this version reads format {FORMAT}; "
+            "if a newer version wrote it, update this project"
         )
     settings = checkpoint["hyper_parameters"]
     net, state = settings.get("net"), checkpoint["state_dict"]
     family = net.get("family") if isinstance(net, dict) else None
     try:
         check_plain(settings, path.name)
-        task = class_named(checkpoint.get("module", FIRST), TASK, path.name, "module")
+        task = class_named(checkpoint.get("module"), TASK, path.name, "module")
         shapes = {name: tuple(weight.shape) for name, weight in as_stored(state).items()}
         check_net(net, settings.get("d_vocab"), shapes, path.name, task.prefix)  # pyright: ignore
         module = task(**settings)

@@ -1,7 +1,7 @@
 """The LightningModule that trains a next-token model."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,6 @@ class LanguageModel(RecipeModule):
     Raises:
         ValueError: `net` or `optim` is not a plain dict, or names something that is not an nn.Module class.
     """
-
-    written_as: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models.recipe import lr_factor, parameter_groups
 
-FORMAT = 2
-"""The newest form of checkpoints that is read."""
+FORMAT = 1
+"""Version of the checkpoint format."""
 
 
 class RecipeModule(pl.LightningModule):
@@ -24,7 +24,6 @@ class RecipeModule(pl.LightningModule):
         d_model: scales the learning rate of the matrices.
         head: a part of `net` that starts from nothing where the rest does not; it learns at optim["lr_head"].
         prefix: of the names, in its checkpoints, of the weights of what its settings `net` describe.
-        written_as: the form in which its checkpoints are written, which older code than knows it refuses to read.
 
     Logged, by `log_training`:
         train/loss: of the step's batch, over all processes. train/lr: learning rate of the matrices.
@@ -34,7 +33,6 @@ class RecipeModule(pl.LightningModule):
     optim: dict[str, Any]
     d_model: int
     head: nn.Module | None = None
-    written_as: ClassVar[int] = FORMAT
     prefix: ClassVar[str] = "net."
 
     @property
@@ -110,4 +108,4 @@ class RecipeModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint with the class that reads it and the format it is written in."""
         checkpoint["module"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["format"] = self.written_as
+        checkpoint["format"] = FORMAT

@@ -73,8 +73,10 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         content = parse_json(metadata[KEY], path.name)
         written, settings = content.get("format"), content.get("settings")
-        if type(written) is not int or written > FORMAT:
-            raise ValueError(f"a newer version wrote it (format {shown(written)}, this one reads up to {FORMAT})")
+        if type(written) is not int or written != FORMAT:
+            raise ValueError(
+                f"its format is {shown(written)} and this version reads format {FORMAT}; update this project"
+            )
         if type(settings) is not dict:
             raise ValueError(f"expected settings, found {shown(settings)}")
         config = {key: value for key, value in settings.items() if key != "d_vocab"}

@@ -70,7 +70,7 @@ class TextClassifier(RecipeModule):
     def on(
         cls, data: Any, net: dict[str, Any], optim: dict[str, Any], init_seed: int, pooling: str
     ) -> "TextClassifier":
-        """The one for a run on `data`, a ClassifiedDataModule."""
+        """The one for a run on `data`, a TextClassificationDataModule."""
         if not hasattr(data, "labels"):
             raise ValueError("task=classify: this data has no labels; type data=heuristics, or data=pairs_file for own")
         return cls(

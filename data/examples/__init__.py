@@ -1,7 +1,7 @@
 """Labeled texts for classification: what an example is, and where examples come from, one file a source.
 
 A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with
-`_target_`, after `conf/data/classified.yaml`. Nothing is registered.
+`_target_`, after `conf/data/text_classification/base.yaml`. Nothing is registered.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Example:
 
 @runtime_checkable
 class ExampleSource(Protocol):
-    """What a ClassifiedDataModule needs from a source; it must give the same examples each time."""
+    """What a TextClassificationDataModule needs from a source; it must give the same examples each time."""
 
     def splits(self) -> dict[str, list[Example]]:
         """Return examples by the name of their split: `train`, `val`, and any others, out of distribution."""

@@ -156,7 +156,7 @@ DATA = {
         "val_fraction": INNER,
         "val_sequences": SIZE,
     },
-    "classified.ClassifiedDataModule": {
+    "text_classification.TextClassificationDataModule": {
         "source": PART,
         "tokenizer": PART,
         "n_ctx": whole(4, 10**7),

@@ -143,7 +143,7 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
 
 
 def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
-    """Compose the command's choices alone (`study=scaling`), for the keys that they bring; the defaults if they fail."""
+    """Compose the command's choices alone (`study=scaling`), for the keys that they bring, or else the defaults."""
     choices = [override for override in overrides if override.split("=")[0] in groups(config_name)]
     try:
         return compose(choices, config_name)

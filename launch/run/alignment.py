@@ -10,7 +10,7 @@ from dissimilarity.probe.alignment import Alignment, Tokenized, align
 from models.references import Reference, tokenizer_hash
 
 
-class Text:
+class ProbeText:
     """The text of a probe set.
 
     Args:
@@ -62,7 +62,7 @@ class Text:
         return digest
 
 
-def said(alignment: Alignment) -> dict[str, Any]:
+def alignment_summary(alignment: Alignment) -> dict[str, Any]:
     """What provenance.json says of an alignment."""
     return {
         "unit": alignment.unit,

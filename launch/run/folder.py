@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
 
 from dissimilarity.loading import untrusted
 from launch.run.config_file import read_yaml
@@ -101,15 +100,6 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
 def is_over(summary: dict[str, Any]) -> bool:
     """Whether the run of a summary.json has nothing left to do: the same command leaves it alone."""
     return summary.get("status") in OVER
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({what}); put a copy back, or begin anew with overwrite=true") from error
-    return resolved(config)
 
 
 def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:

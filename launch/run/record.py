@@ -11,17 +11,16 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from data.classified import ClassifiedDataModule
 from data.module import TextDataModule
 from data.probe import probe_hash
+from data.text_classification import TextClassificationDataModule
 from dissimilarity.tables.files import sha256_of
-from launch.cli.sweep import sweep_id
 from launch.machine import choose_compile, choose_precision, device_of, kept_precision
 from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
+from launch.run.initial_weights import InitialWeights
 from launch.run.provenance import origin, start
 from launch.run.ranks import is_first, together, wait_for_first
-from launch.run.initial_weights import InitialWeights
 from models.recipe_module import RecipeModule
 from settings import PRECISIONS
 
@@ -31,9 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def begin(
     folder: Path,
     cfg: DictConfig,
-    data: TextDataModule | ClassifiedDataModule,
+    data: TextDataModule | TextClassificationDataModule,
     module: RecipeModule,
     initial: InitialWeights | None,
+    sweep: str | None,
 ) -> dict[str, Any]:
     """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
 
@@ -51,7 +51,7 @@ def begin(
         data.tokenizer.save(str(folder / "tokenizer.json"))
         notes = {
             **origin(ROOT),
-            "sweep": sweep_id(),
+            "sweep": sweep,
             "wandb_id": secrets.token_hex(4),
             "data": {
                 "fingerprint": data.fingerprint,
@@ -59,7 +59,7 @@ def begin(
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
                 **module.facts,
-                **({"truncated": data.truncated} if isinstance(data, ClassifiedDataModule) else {}),
+                **({"truncated": data.truncated} if isinstance(data, TextClassificationDataModule) else {}),
             },
             **({} if initial is None else {"init_from": initial.provenance}),
             "references": {},
@@ -99,7 +99,9 @@ def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
     return notes
 
 
-def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, module: RecipeModule) -> dict[str, Any]:
+def _choices(
+    cfg: DictConfig, data: TextDataModule | TextClassificationDataModule, module: RecipeModule
+) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
     asked = str(cfg.trainer.precision)
     choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)

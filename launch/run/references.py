@@ -14,7 +14,7 @@ from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
 from dissimilarity.tracking.schedule import PINNED
-from launch.run.alignment import Text, said
+from launch.run.alignment import ProbeText, alignment_summary
 from launch.run.folder import is_over, read_json, write_json
 from launch.run.ranks import is_first
 from models import references
@@ -63,9 +63,9 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
         reference = replace(reference, provenance={**reference.provenance, "uri": uri, **state})
         pinned[uri] = reference.provenance
         if not references.reads_alike(reference, tokenizer):
-            text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
+            text = text or ProbeText(probe, tokenizer, cfg.align.unit, cfg.align.take)
             alignments[uri] = text.aligned(None, reference)
-            pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
+            pinned[uri] = {**pinned[uri], "alignment": alignment_summary(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
         for provenance in pinned.values():

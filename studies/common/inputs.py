@@ -18,7 +18,7 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of
-from launch.run.alignment import Text, context_of
+from launch.run.alignment import ProbeText, context_of
 from launch.run.folder import resolved
 from models import references
 from models.references import Reference
@@ -113,7 +113,7 @@ class Probe:
     tokens: Tensor | None
     mask: Tensor | None
     tokenizer: Tokenizer | None
-    text: Text | None
+    text: ProbeText | None
     alike: frozenset[str]
     notes: dict[str, Any]
 
@@ -178,7 +178,7 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     tokens = data.probe(**chosen)
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**chosen, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
-    text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
+    text = ProbeText(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(alike) < len(models) else None
     mask = None if cfg.include_padding else real_of(tokens, list(models.values()))
     return Probe(tokens, mask, data.tokenizer, text, alike, notes)
 

@@ -41,7 +41,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
     from dissimilarity.probe.alignment import Alignment
     from dissimilarity.probe.outliers import control_of
     from launch.machine import device_of
-    from launch.run.alignment import said
+    from launch.run.alignment import alignment_summary
     from studies.common.inputs import load_subjects, loader, look_at, measures_of, read_by
     from studies.compare.text import summary, terminal_tables
 
@@ -68,7 +68,7 @@ def compare_models(cfg: DictConfig, pairs: str, groups: int) -> Results:
                 tables[a, b] = compare(first, second, inputs[a, b], *options, control=control, mask=mask)
             table = pa.concat_tables([_named(found, *names) for names, found in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
-    aligned = {names: said(found) for names, found in inputs.items() if isinstance(found, Alignment)}
+    aligned = {names: alignment_summary(found) for names, found in inputs.items() if isinstance(found, Alignment)}
     if aligned:
         notes["alignments"] = [{"model_a": a, "model_b": b, **found} for (a, b), found in aligned.items()]
     return Results(

@@ -35,7 +35,7 @@ def values(folder: Path) -> dict[Any, Any]:
 
 
 def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path: Path, encoder: Path) -> None:
-    from launch.run.alignment import Text
+    from launch.run.alignment import ProbeText
 
     assert in_process(tiny(tmp_path, references=f"[init,hf:{encoder}]", measures="all")) == 0
     folder = tmp_path / "runs" / "tiny"
@@ -47,7 +47,7 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
     data = train.settings.instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    alignment = Text(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
+    alignment = ProbeText(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
     assert (note["units"], note["sequences"]) == (alignment.units, len(alignment.kept)) and note["share_a"] > 0.1
     expected = compare(ours.model, theirs.model, alignment, "blocks.*.resid_post", [CKA()]).to_pylist()
     by_site = {row["site_b"]: row for row in rows if row["measure"] == "cka"}

@@ -222,7 +222,7 @@ def test_an_unknown_family(runs):
 
 def test_a_newer_format(runs):
     rewrite(checkpoint_of(runs), lambda c: c.update(format=99))
-    with pytest.raises(ValueError, match=r"last\.ckpt: a newer version wrote it \(format 99.*update"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: its format is 99 and this version reads format 1.*update"):
         load("runs/solu-w64-d1-s0", runs)
 
 

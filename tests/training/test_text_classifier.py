@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import settings
 import train
 from analyze import analyze
-from data.classified import ClassifiedDataModule
+from data.text_classification import TextClassificationDataModule
 from dissimilarity import CKA, compare
 from dissimilarity.tables.curves import read_curves
 from launch.cli.compose import compose
@@ -30,7 +30,7 @@ from tests.helpers.tiny_run import in_process, kill_at, tiny
 
 
 def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
-    """The config of a run of 9 steps on a few pairs, from the language model runs/tiny unless `init_from` is another."""
+    """Return the config of a run of 9 steps on a few pairs that begins from the language model runs/tiny."""
     overrides = {
         "task": "classify",
         "init_from": "runs/tiny",
@@ -71,7 +71,7 @@ def weights(folder: Path, name: str, checkpoint: str = "last") -> dict[str, torc
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def data_of(config: Any) -> ClassifiedDataModule:
+def data_of(config: Any) -> TextClassificationDataModule:
     data = settings.instantiate(config.data)
     data.setup()
     return data

@@ -205,7 +205,10 @@ def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message
             "reference_groups={good:[runs/a],bad:[runs/c]}",
             r"reference_groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
         ),
-        ("reference_groups={good:[runs/a],bad:[runs/b,runs/a]}", "reference_groups.bad: runs/a is in good already; leave it in one"),
+        (
+            "reference_groups={good:[runs/a],bad:[runs/b,runs/a]}",
+            "reference_groups.bad: runs/a is in good already; leave it in one",
+        ),
         ("reference_groups=[runs/a]", "expected names with lists of models, such as {good"),
         ("reference_groups={good:runs/a}", "expected names with lists of models, such as {good"),
         ("reference_groups={good:[],bad:[runs/a]}", "expected names with lists of models"),

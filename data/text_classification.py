@@ -18,7 +18,7 @@ from data.pairs import PairEncoder
 from data.tokenizers import TokenizerSpec
 
 
-class ClassifiedDataModule(pl.LightningDataModule):
+class TextClassificationDataModule(pl.LightningDataModule):
     """Labeled texts or pairs of texts, in rows of n_ctx tokens padded on the right.
 
     Batches are (tokens Int64 (rows, n_ctx), labels Int64 (rows,)). Which rows a training batch holds follows from
