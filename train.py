@@ -1,6 +1,6 @@
-"""Trains a model and follows how far its layers are from reference models: `python train.py --help`.
+"""Train a model and track how far its layers are from reference models: `python train.py --help`.
 
-Nothing heavy is imported before `main` runs, so that help and messages come at once.
+Nothing heavy is imported before `main` runs, so that help and messages appear at once.
 """
 
 if __name__ == "__main__":
@@ -21,7 +21,7 @@ from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
-from launch.run.folder import is_over, known, open_run, read_json, resolved
+from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
 from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
@@ -41,21 +41,21 @@ settings.register()
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(cfg: DictConfig) -> None:
-    """One job, alone or of a sweep: trains, and turns how it ended into an exit code or a status of the sweep."""
+    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep."""
     from launch.cli.jobs import job
 
     job(cfg, train)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Trains what `cfg` describes, or goes on with it, or finds it done.
+    """Train what `cfg` describes, continue it, or find it finished.
 
     Returns:
         The content of the run's summary.json.
 
     Raises:
-        ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
-        callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
+        ValueError: If it cannot train; nothing was written, or nothing that the next start does not repair.
+        callbacks.interrupted.Interrupted: If a signal ended it; everything is saved.
     """
     validate(cfg)
     with open_dict(cfg):
@@ -63,11 +63,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.runs_dir) / cfg.name
     initial = resolve_init(cfg, typed_overrides(), folder)
     if not is_first():
-        done = read_json(folder / "summary.json")
-        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, initial)
+        finished = read_json(folder / "summary.json")
+        return finished if is_over(finished) and not cfg.overwrite else fit(cfg, folder, initial)
     refuse_links(folder)
-    made = absent(folder)
-    with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
+    new_folders = absent(folder)
+    with locked(folder), taken_back(new_folders, lambda folder: not (folder / "checkpoints").exists()):
         if cfg.overwrite or not (folder / "config.yaml").exists():
             rehearse(cfg, folder)
         state = open_run(folder, cfg)
@@ -77,8 +77,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
-    """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
-    begun = time.monotonic()
+    """Build the parts and train. The folder is locked and holds config.yaml."""
+    start_time = time.monotonic()
     from launch.cli.quiet import silence
     from launch.machine import keep_freed_memory
 
@@ -100,7 +100,9 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
-    module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
+    module = settings.instantiate(cfg.task)(
+        data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed
+    )
     if initial is not None:
         load_into(module.net, initial.weights)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
@@ -129,9 +131,9 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
         check_checkpoint(last)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
-        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - start_time)
     except BaseException as error:
-        record.cut_short(folder, trainer, error, seconds=time.monotonic() - begun)
+        record.cut_short(folder, trainer, error, seconds=time.monotonic() - start_time)
         raise
     finally:
         close(loggers)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from launch.cli.compose import compose
-from launch.run.folder import known
+from launch.run.folder import without_missing
 from models.build import build_net
 
 D_VOCAB = 4096

@@ -27,7 +27,7 @@ from benchmarks.timing import interleaved, ratio, show
 from dissimilarity.tracking.schedule import is_due
 from launch.cli.compose import compose
 from launch.machine import choose_precision
-from launch.run.folder import known
+from launch.run.folder import without_missing
 from models.build import build_net
 
 STEPS = 20
@@ -130,7 +130,7 @@ def run() -> None:
         data.setup("fit")
         blocks = data.probe(STEPS * cfg.data.batch_size, cfg.data.n_ctx, "train")
         batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1))
-        net = build_net(known(cfg.model), data.d_vocab, cfg.init_seed)
+        net = build_net(without_missing(cfg.model), data.d_vocab, cfg.init_seed)
         precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
         candidates = {"train.py": partial(median_of_training, [*OVERRIDES, *place, f"trainer.precision={precision}"])}
         rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab)}

@@ -1,4 +1,4 @@
-"""Turns what Hydra and OmegaConf raise over a command line into what to type instead."""
+"""Messages that turn what Hydra and OmegaConf raise about a command line into what to type instead."""
 
 import difflib
 import re
@@ -21,7 +21,7 @@ USER_ERROR = 2
 
 
 def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
-    """Prints an error: a message where the user can mend it, else the traceback.
+    """Print an error: a message if the user can correct it, else the traceback.
 
     Returns:
         The exit code (`USER_ERROR`, or 1) and the message.
@@ -37,7 +37,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         print(message, file=sys.stderr)
         return 1, message
     if type(error).__name__ == "DistStoreError":  # by name, since torch may not be imported
-        message = f"{error}\nThe other machines did not come: start them in time, or type trainer.num_nodes=1"
+        message = f"{error}\nThe other machines did not connect: start them in time, or type trainer.num_nodes=1"
         print(message, file=sys.stderr)
         return 1, message
     traceback.print_exception(error)
@@ -45,12 +45,12 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
-    """A message without a traceback for an error in the command line.
+    """Return a message, without a traceback, for an error in the command line.
 
     Args:
-        error: what composing or validating raised.
-        overrides: the command line's overrides, for telling which one is meant.
-        config_name: the primary config, for telling which keys there are.
+        error: What composing or validating raised.
+        overrides: The overrides of the command line.
+        config_name: The primary config, whose keys are suggested.
     """
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
@@ -71,7 +71,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
     if match := re.search(r"Value '(.*)' is not a valid bool", message):
         return f"{_full_key(message)}={match.group(1)}: expected true or false"
     if "is not Optional" in message:
-        return f"{_full_key(message)}=null: there has to be a value"
+        return f"{_full_key(message)}=null: a value is required"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         return "\n".join(line for line in lines if not line.startswith(("object_type=", "Set the environment")))
@@ -79,7 +79,12 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
 
 
 def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
-    """The words most like `word`, best first; none if none is like it."""
+    """Return the words most similar to `word`, best first, or none if none is similar.
+
+    Example:
+        >>> nearest("widht", ["width", "depth"], 1)
+        ['width']
+    """
     return difflib.get_close_matches(word, words, count, cutoff=0.5)
 
 
@@ -89,7 +94,7 @@ def _full_key(message: str) -> str:
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether one of our own checks raised it: what a library raises is a fault of ours, and shows its traceback."""
+    """Return whether one of our checks raised it; what a library raises is a bug of ours and shows its traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return CONF.parent in raised_in.parents and "site-packages" not in raised_in.parts
 
@@ -103,7 +108,7 @@ def _unreadable(error: OverrideParseException) -> str:
     key, value = override.split("=", 1)
     return (
         f"{override}: the value cannot be read ({error.message.splitlines()[0]}).\n"
-        f"Put values with = , {{ }} ( ) or blanks in two pairs of quotes: '{key}=\"{value}\"'"
+        f"Put a value with = , {{ }} ( ) or spaces in two pairs of quotes: '{key}=\"{value}\"'"
     )
 
 
@@ -138,7 +143,7 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     where = f"{parent} has" if siblings and parent else "keys are"
     return (
         f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
-        "To give a constructor an argument that its YAML leaves out, put + before the key"
+        "To pass a constructor an argument that its YAML file leaves out, put + before the key"
     )
 
 
@@ -152,7 +157,7 @@ def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all keys, inner nodes included."""
+    """Return the dotted names of all keys, inner nodes included."""
     names = []
     for key in cfg:
         name = f"{prefix}{key}"

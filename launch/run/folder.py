@@ -109,8 +109,8 @@ def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def known(node: DictConfig) -> dict[str, Any]:
-    """A part of the config as plain values; what the data fills in later (???) is left out."""
+def without_missing(node: DictConfig) -> dict[str, Any]:
+    """Return a part of the config as plain values without those that the data fills in later (???)."""
     return {key: value for key, value in resolved(node).items() if value != "???"}
 
 

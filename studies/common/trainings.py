@@ -121,7 +121,7 @@ def _seconds(sweep: Sweep, count: int) -> float:
     import torch
 
     from launch.machine import choose_precision
-    from launch.run.folder import known
+    from launch.run.folder import without_missing
     from models.build import build_net
 
     shape = [f"model={sweep.families[0]}", f"width={max(sweep.widths)}", f"depth={max(sweep.depths)}", *sweep.more]
@@ -129,7 +129,7 @@ def _seconds(sweep: Sweep, count: int) -> float:
         shape.append(f"model.d_head={max(sweep.widths)}")
     cfg = compose(shape)
     d_vocab = cfg.data.tokenizer.get("vocab_size") or 4096
-    net = build_net(known(cfg.model), d_vocab, 0)
+    net = build_net(without_missing(cfg.model), d_vocab, 0)
     tokens = torch.zeros(cfg.data.batch_size, cfg.data.n_ctx + 1, dtype=torch.int64)
     measured = choose_precision("auto", net, tokens, torch.device("cpu")).step_seconds
     return count * (4 + cfg.trainer.max_steps * (measured or 0.0))

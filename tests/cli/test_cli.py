@@ -51,7 +51,7 @@ MISTAKES = {
     ("references=runs/x",): ["references=runs/x: expected a list, such as references=[runs/x]"],
     ("start=runs/a",): ["start=runs/a: the key start is now called init_from; type init_from=runs/a"],
     ("groups={a:[init]}",): ["the key groups is now called reference_groups; type reference_groups={a:[init]}"],
-    ("+widht=64",): ["+widht: nothing reads this key"],
+    ("+widht=64",): ["+widht: unknown key"],
 }
 
 

@@ -220,7 +220,7 @@ def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -
 
 
 def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: Path) -> None:
-    with pytest.raises(ValueError, match="the stitching penalty is a loss of the next token"):
+    with pytest.raises(ValueError, match="the stitching penalty is a next-token loss"):
         train.train(tiny_classifier(folder, name="stitched", callbacks="stitching"))
 
 
