@@ -11,4 +11,4 @@ D_VOCAB = 4096
 
 def untrained(overrides: list[str], seed: int) -> nn.Module:
     """The net that `train.py` would build from such overrides, in eval mode and without gradients."""
-    return build_net(known(compose(overrides).model), D_VOCAB, seed).eval().requires_grad_(False)
+    return build_net(without_missing(compose(overrides).model), D_VOCAB, seed).eval().requires_grad_(False)

@@ -39,7 +39,9 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
     pairs = list(zip(sites, sites, strict=True))
     measures = [settings.instantiate(node) for node in cfg.measures.values()]
     layout = lay_out(probe, measures, 16)
-    references = [snapshot.take(build_net(without_missing(cfg.model), d_vocab, seed), probe, sites, layout) for seed in (1, 2)]
+    references = [
+        snapshot.take(build_net(without_missing(cfg.model), d_vocab, seed), probe, sites, layout) for seed in (1, 2)
+    ]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
     step = bare_step(net, batches, precision, optimizer)

@@ -157,8 +157,8 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
         return
     yield (
         f"model.rotary_share={share} of model.d_head={d_head} is {turned} dimensions, and rotary positions rotate "
-        f"them in pairs: expected an even number, 2 or more; type model.rotary_share={2 / d_head if d_head > 1 else 1.0:g} "
-        "or another model.d_head"
+        f"them in pairs: expected an even number, 2 or more; "
+        f"type model.rotary_share={2 / d_head if d_head > 1 else 1.0:g} or another model.d_head"
     )
 
 

@@ -177,7 +177,7 @@ def test_the_faster_precision_of_one_step_is_chosen(monkeypatch: pytest.MonkeyPa
     assert choose_precision("auto", net, tokens, cpu).chosen == "bf16-mixed"
     monkeypatch.setattr("launch.machine.product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 200.0)
     assert choose_precision("auto", net, tokens, cpu) == Precision(
-        "32-true", "products of matrices in bf16 take 200.0 times as long here"
+        "32-true", "matrix products in bf16 take 200.0 times as long on this machine"
     )
 
 

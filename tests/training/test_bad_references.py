@@ -53,7 +53,7 @@ def broken(kind: str, folder: Path) -> str:
     [
         ("missing", r"runs/nobody.*"),
         ("step", r"no checkpoint of step '7'.*it has 0, 1, 2"),
-        ("foreign", r"runs/foreign reads at most 16 of its tokens.*type probe\.length=\d+ or less"),
+        ("foreign", r"runs/foreign reads at most 16 tokens.*type probe\.length=\d+ or less"),
         ("folder", r"text\.txt is a file, and no \.ckpt"),
         ("truncated", r"truncated\.ckpt"),
         ("text", r"text\.ckpt"),

@@ -98,7 +98,9 @@ def test_not_even_when_asked_to_where_others_files_are_in_it(what: str, interrup
     if interrupted:
         (run / OVERWRITING).touch()
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="is not emptied, for it holds what no run leaves there: .*; move that away"):
+    with pytest.raises(
+        ValueError, match="is not emptied, because it holds files that no run leaves there: .*; move them away"
+    ):
         open_run(run, tiny(tmp_path, overwrite=True))
     assert files(tmp_path) == before
 
@@ -138,7 +140,7 @@ def test_nothing_is_emptied_through_a_link(tmp_path: Path) -> None:
     before = files(tmp_path)
     with pytest.raises(ValueError, match="another config"):
         open_run(alias, tiny(tmp_path))
-    with pytest.raises(ValueError, match="is a link, and what it leads to .* is not emptied"):
+    with pytest.raises(ValueError, match="is a link to .* is not emptied through a link"):
         open_run(alias, tiny(tmp_path, overwrite=True))
     assert files(tmp_path) == before
 

@@ -132,7 +132,7 @@ def test_a_training_without_a_step_is_no_run(home: Path, capfd: pytest.CaptureFi
     for width in (16, 32):
         cfg = quick(home, name="nothing", width=width, **{"+trainer.limit_train_batches": 0})
         assert in_process(cfg) == 1
-        assert "ValueError: not one step was made" in capfd.readouterr().err
+        assert "ValueError: the training made no step" in capfd.readouterr().err
 
 
 def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Path) -> None:

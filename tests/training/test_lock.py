@@ -82,7 +82,7 @@ def test_a_lock_of_somebody_else_stays_as_it_is(kind: str, tmp_path: Path) -> No
     {"file": lambda: lock.write_text("poetry 1.8\n"), "folder": lock.mkdir, "link": lambda: lock.symlink_to(target)}[
         kind
     ]()
-    with pytest.raises(ValueError, match=".lock is not a lock of this project's"), locked(tmp_path):
+    with pytest.raises(ValueError, match=".lock is not a lock file of this project"), locked(tmp_path):
         pass
     assert target.read_text() == "poetry 1.8\n" and lock.is_dir() == (kind == "folder")
     assert kind != "file" or lock.read_text() == "poetry 1.8\n"

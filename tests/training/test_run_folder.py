@@ -207,7 +207,7 @@ def test_changed_data_under_a_run_is_refused(whole: Path, tmp_path: Path, capfd:
     content["data"]["fingerprint"] = "0" * 64
     write_json(notes, content)
     assert in_process(cfg) == 1
-    assert "has changed since it was begun: fingerprint 000000000000 then" in capfd.readouterr().err
+    assert "has changed since the run began (fingerprint 000000000000 then" in capfd.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
