@@ -69,7 +69,8 @@ def begin(
     elif notes["data"]["fingerprint"] != data.fingerprint:
         raise ValueError(
             f"the data of {folder} has changed since the run began (fingerprint "
-            f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now): put the old text back, or start over with name=... or overwrite=true"
+            f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now): put the old text "
+            "back, or start over with name=... or overwrite=true"
         )
     if initial is not None and notes["init_from"]["sha256"] != initial.provenance["sha256"]:
         raise ValueError(

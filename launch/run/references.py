@@ -62,7 +62,7 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
         state = unfinished(uri, reference) if before is None else {k: before[k] for k in (UNFINISHED,) if k in before}
         reference = replace(reference, provenance={**reference.provenance, "uri": uri, **state})
         pinned[uri] = reference.provenance
-        if not references.reads_alike(reference, tokenizer):
+        if not references.same_tokenizer(reference, tokenizer):
             text = text or ProbeText(probe, tokenizer, cfg.align.unit, cfg.align.take)
             alignments[uri] = text.aligned(None, reference)
             pinned[uri] = {**pinned[uri], "alignment": alignment_summary(alignments[uri])}

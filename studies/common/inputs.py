@@ -168,7 +168,7 @@ def read_by(cfg: DictConfig, subjects: Sequence[Subject]) -> Probe:
     if not models:
         return Probe(None, None, None, None, frozenset(), {})
     data, run, theirs = data_of(cfg, list(models.values()))
-    alike = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
+    alike = frozenset(label for label, model in models.items() if references.same_tokenizer(model, data.tokenizer))
     chosen = {key: theirs[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
     for label, model in models.items():
         most = context_of(model.model)

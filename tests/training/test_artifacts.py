@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_compares_with_the_version_it_was_begun_with(server: 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("wandb:me/toys/tiny:v9", r"W&B does not give it \(artifact membership 'me/toys/tiny:v9' not found\)"),
+        ("wandb:me/toys/tiny:v9", r"W&B does not return it \(artifact membership 'me/toys/tiny:v9' not found\)"),
         ("wandb:me/toys/tiny:v1", r"expected one .ckpt or .safetensors file in the artifact, found .*tokenizer.json"),
     ],
 )
@@ -121,7 +121,7 @@ def test_without_a_way_to_the_server_it_fails_at_once_and_says_what_there_is(
     load(URI)
     server.key = False
     with pytest.raises(
-        ValueError, match=r"it wants a key: set WANDB_API_KEY.*downloaded before \(v2\), or the path of"
+        ValueError, match=r"it requires a key: set WANDB_API_KEY.*downloaded before \(v2\), or the path of"
     ):
         load("wandb:me/toys/tiny:v1")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -54,7 +54,7 @@ def broken(kind: str, folder: Path) -> str:
         ("missing", r"runs/nobody.*"),
         ("step", r"no checkpoint of step '7'.*it has 0, 1, 2"),
         ("foreign", r"runs/foreign reads at most 16 tokens.*type probe\.length=\d+ or less"),
-        ("folder", r"text\.txt is a file, and no \.ckpt"),
+        ("folder", r"text\.txt is a file, but not \.ckpt"),
         ("truncated", r"truncated\.ckpt"),
         ("text", r"text\.ckpt"),
         ("pickle", r"(?s)pickle\.ckpt.*objects"),

@@ -129,7 +129,7 @@ def test_the_body_makes_no_logits_of_tokens_and_the_head_follows_its_own_seed() 
 
 
 def test_a_net_that_cannot_be_a_body_is_told_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match="needs of Linear its width `d_model` and a method `features"):
+    with pytest.raises(ValueError, match="expected Linear to have its width `d_model` and a method `features"):
         Classifier(nn.Linear(2, 2), 2, "last", PAD, True)
 
 

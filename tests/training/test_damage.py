@@ -256,7 +256,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     with pytest.raises(ValueError, match=r"second_last\.ckpt is damaged.*init_from=runs/x@2 name=.*overwrite=true"):
         checkpoint_of(run)
     before.unlink()
-    with pytest.raises(ValueError, match=r"last\.ckpt is gone.*init_from=runs/x@2"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is missing.*init_from=runs/x@2"):
         checkpoint_of(run)
     damage(run / "checkpoints" / "step_0000002.ckpt", flip(0.5))
     assert checkpoint_of(run) is None

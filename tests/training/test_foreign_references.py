@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused_at_the_start(changes: dict, message: str, tmp
 def test_a_tokenizer_in_another_form_is_named_with_what_writes_it(tmp_path: Path, encoder: Path) -> None:
     folder = bert(tmp_path / "old", word_pieces())
     (folder / "tokenizer.json").rename(folder / "vocab.txt")
-    with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and read is tokenizer.json; .*AutoTokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and only tokenizer.json is read; .*AutoTokenizer"):
         train.train(tiny(tmp_path, references=f"[hf:{folder}]"))
 
 

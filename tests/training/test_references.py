@@ -252,5 +252,5 @@ def test_without_a_tokenizer_the_vocabulary_must_be_large_enough(runs):
     (runs / "solu-w64-d1-s0" / "tokenizer.json").unlink()
     reference = load("runs/solu-w64-d1-s0", runs)
     check_tokenizer(reference, make_tokenizer())
-    with pytest.raises(ValueError, match=r"knows 31 tokens and the probe's tokenizer makes 40"):
+    with pytest.raises(ValueError, match=r"knows 31 tokens and the tokenizer of the probe set has 40"):
         check_tokenizer(reference, make_tokenizer("".join(chr(97 + i) for i in range(40))))
