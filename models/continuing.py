@@ -35,8 +35,8 @@ def checkpoint_of(folder: Path) -> Path | None:
         return None
     raise ValueError(
         f"{problem}, and the previous checkpoint is not intact, so this run cannot continue: put a copy of it back, "
-        f"begin another run from the weights of step {steps[-1]} with init_from=runs/{folder.name}@{steps[-1]} name=..., "
-        "or start this one over with overwrite=true"
+        f"begin another run from the weights of step {steps[-1]} with init_from=runs/{folder.name}@{steps[-1]} "
+        "name=..., or start this one over with overwrite=true"
     )
 
 

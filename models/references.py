@@ -1,4 +1,4 @@
-"""Frozen models to compare with, loaded by URI:
+"""Frozen models to compare with, loaded by URI.
 
 runs/NAME         a run, finished or not: the weights of its last checkpoint
 runs/NAME@STEP    the same run after STEP steps
@@ -156,8 +156,8 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
     """
     if uri in ("init", "previous"):
         raise ValueError(
-            f"reference {uri!r} is an earlier state of the run itself, which exists only while it trains: name it in "
-            f"references=[...]; to load a model from disk give {SUPPORTED}"
+            f"reference {uri!r} is an earlier state of the run itself, which only the tracker has while it trains: "
+            f"name it in references=[...]; to load a model from disk give {SUPPORTED}"
         )
     if uri.startswith(FOREIGN):
         look_up = {"hf": pretrained.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}

@@ -90,7 +90,7 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with safe_open(str(path), "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def _metadata(path: Path) -> dict[str, str]:

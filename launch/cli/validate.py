@@ -201,7 +201,7 @@ def _control(cfg: DictConfig) -> Iterator[str]:
 def _name(cfg: DictConfig) -> Iterator[str]:
     name = settings.run_name(cfg) if "width" in cfg else settings.study_name(cfg)
     if not is_folder_name(name):
-        yield f"name={name!r}: expected a folder name of at most 200 bytes, without / \\ @ = , and spaces"
+        yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and spaces"
 
 
 def _batch(cfg: DictConfig) -> Iterator[str]:

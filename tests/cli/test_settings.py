@@ -83,7 +83,7 @@ def test_the_root_is_typed(override: str) -> None:
         (["trainer.precision=fp8"], "trainer.precision=fp8: expected auto, 32-true"),
         (["sites=[]"], "expected a name such as blocks"),
         (["name=a/b"], "name='a/b': expected the name of a folder"),
-        (["+widht=64"], r"\+widht: nothing reads this key"),
+        (["+widht=64"], r"\+widht: unknown key"),
     ],
 )
 def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:

@@ -212,7 +212,7 @@ MISTAKES = {
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
     ("models=runs/a",): ["models=runs/a: expected a list, such as models=[runs/a]"],
-    ("+modles=[a]",): ["+modles: nothing reads this key"],
+    ("+modles=[a]",): ["+modles: unknown key"],
     ("-m", "study.groups=4,8"): ["-m: sweeps are for trainings"],
     ("models=[runs/a]",): ["expected two models or more"],
 }

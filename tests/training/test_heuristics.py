@@ -239,9 +239,7 @@ def test_numbers_out_of_range_are_refused(choices, message):
 
 def test_more_than_the_grammar_makes_is_refused_with_numbers(monkeypatch):
     monkeypatch.setattr("data.examples.drawing.PATIENCE", 1)
-    with pytest.raises(
-        ValueError, match=r"expected 3000 examples in the split .*, found \d+: the grammar makes no more"
-    ):
+    with pytest.raises(ValueError, match=r"expected 3000 examples in the split .*, found \d+: the grammar has no more"):
         Heuristics(train=2, val=2, ood=3000).splits()
 
 

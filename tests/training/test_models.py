@@ -93,7 +93,7 @@ def test_too_long_a_sequence_is_refused(family):
         family_net(family)(tokens(1, 25))
 
 
-@pytest.mark.parametrize("width, legal", [(100, "width=64 or width=128"), (40, "take width=64$")])
+@pytest.mark.parametrize("width, legal", [(100, "width=64 or width=128"), (40, "type width=64$")])
 def test_a_width_that_does_not_split_into_heads_names_the_nearest(width, legal):
     with pytest.raises(ValueError, match=rf"width {width} .*d_head=64.*{legal}"):
         family_net("solu", width=width)
