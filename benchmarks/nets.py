@@ -1,4 +1,4 @@
-"""Nets with the weights that training would start from."""
+"""Nets with their initial weights."""
 
 from torch import nn
 
@@ -10,5 +10,5 @@ D_VOCAB = 4096
 
 
 def untrained(overrides: list[str], seed: int) -> nn.Module:
-    """The net that `train.py` would build from such overrides, in eval mode and without gradients."""
+    """Return the net that `train.py` builds from such overrides, in eval mode and without gradients."""
     return build_net(without_missing(compose(overrides).model), D_VOCAB, seed).eval().requires_grad_(False)

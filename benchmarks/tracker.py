@@ -1,9 +1,9 @@
-"""One tick of the tracker at its defaults against one training step, and the share of training that they make.
+"""One tick of the tracker at its defaults against one training step, and the share of the training time for ticks.
 
 Two layers, in the precision that train.py chooses on this machine; probe of 32 x 64 tokens; CKA, Procrustes and
 mutual kNN against two references that change (the worst case), with error bars and nulls. The floor of a tick is the
-products that it cannot do without (forward up to the last site, self and cross sums, those of the null), over the rate
-of float32 products measured in the same run. Heat maps add theirs at their own cadence.
+products that it requires (forward up to the last site, self and cross sums, those of the null), over the rate
+of float32 products measured in the same run. Heat maps add theirs at their own intervals.
 """
 
 import statistics
@@ -28,7 +28,7 @@ WIDTHS = (128, 512)
 
 
 def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictConfig]:
-    """Timers of a training step and of a tick's parts, the floor's operations, and the config of such a training."""
+    """Return timers of a training step and of the parts of a tick, the operations of the floor, and the config."""
     cfg = compose([f"width={width}"])
     n_ctx, d_vocab = cfg.data.n_ctx, 4096
     net = build_net(without_missing(cfg.model), d_vocab, 0)
@@ -69,7 +69,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
 
 
 def run() -> None:
-    """Prints seconds, the distance from the floor, and shares."""
+    """Print seconds, the distance from the floor, and shares."""
     rows = []
     for width in WIDTHS:
         timers, floor, cfg = candidates(width)
