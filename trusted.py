@@ -74,9 +74,9 @@ def check(config: Any, place: Place, file: str | Path, key: str = "") -> dict[st
         raise ValueError(f"{file}: {key}: expected settings with a `_target_`, found {shown(config)}")
     stack: list[tuple[str, Any, Place]] = [(key, config, place)]
     while stack:
-        key, node, here = stack.pop()
+        key, node, current = stack.pop()
         if isinstance(node, dict):
-            _check_instructions(node, key, here, file)
+            _check_instructions(node, key, current, file)
         if isinstance(node, str) and "${" in node:
             raise ValueError(
                 f"{file}: {shown(key)}={shown(node)}: this is an interpolation, and files contain resolved values only"

@@ -42,7 +42,7 @@ def run() -> None:
         nets,
         tokens[: FEWER * SEQUENCES],
         {
-            "512 tokens a batch, error bars and nulls": {"positions": POSITIONS},
+            "512 tokens per batch, error bars and nulls": {"positions": POSITIONS},
             "all tokens, error bars": {"null": False},
             "all tokens, error bars and nulls": {},
         },

@@ -61,17 +61,17 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
             raise ValueError(
                 f"expected the splits train and val, found {', '.join(splits) or 'none'}: {split} is missing"
             )
-    found = {split: sorted({example.label for example in examples}) for split, examples in splits.items()}
-    empty = [split for split, labels in found.items() if not labels]
+    labels_of = {split: sorted({example.label for example in examples}) for split, examples in splits.items()}
+    empty = [split for split, labels in labels_of.items() if not labels]
     if empty:
         raise ValueError(
             f"expected examples in every split, found none in {', '.join(empty)}: give it some, or leave it out of "
             "data.source"
         )
-    classes = (*found["train"],)
+    classes = (*labels_of["train"],)
     if len(classes) < 2:
         raise ValueError(
-            f"expected at least two labels in the split train, found only {found['train'][0]!r}: there is nothing "
+            f"expected at least two labels in the split train, found only {labels_of['train'][0]!r}: there is nothing "
             "to learn from one; check data.labels and the column of labels, or give more data"
         )
     _check_keys("merge", merge, set(classes), "labels of the split train")
@@ -81,7 +81,7 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
     coarse = LabelSet(names, torch.tensor([names.index(name) for name in merged]))
 
     sets = {}
-    for split, labels in found.items():
+    for split, labels in labels_of.items():
         if merge and split not in IN_DISTRIBUTION and set(labels) <= set(names):
             sets[split] = coarse
         elif set(labels) <= set(classes):
@@ -89,7 +89,7 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
         else:
             also = f", merged {list(names)}" if merge else ""
             stranger = next(label for label in labels if label not in classes)
-            elsewhere = {label for other in found if other not in IN_DISTRIBUTION for label in found[other]}
+            elsewhere = {label for other in labels_of if other not in IN_DISTRIBUTION for label in labels_of[other]}
             example = ", ".join(f"{name}: {stranger}" for name in classes if name not in elsewhere)
             raise ValueError(
                 f"expected labels of the split train, {list(classes)}{also}, in the split {split}, found {labels}: to "

@@ -76,12 +76,12 @@ class TextDataModule(pl.LightningDataModule):
         """
         self._opened = self._pack()
         for split, needed in {"train": self.batch_size, "val": 1}.items():
-            found = self._count(split)
-            if found < needed:
+            count = self._count(split)
+            if count < needed:
                 n_tokens = len(self._opened.tokens[split])
                 raise ValueError(
                     f"expected at least {needed} blocks of data.n_ctx={self.n_ctx} tokens in the {split} split, found "
-                    f"{found} ({n_tokens} tokens): type data.n_ctx={max(1, (n_tokens - 1) // needed)} or less, lower "
+                    f"{count} ({n_tokens} tokens): type data.n_ctx={max(1, (n_tokens - 1) // needed)} or less, lower "
                     f"data.batch_size, change data.val_fraction={self._val_fraction}, or give more text"
                 )
 

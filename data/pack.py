@@ -232,9 +232,9 @@ def _open(folder: Path) -> Packed:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         dtype = np.dtype(meta["dtype"])
         for split in SPLITS:
-            expected, found = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
-            if expected != found:
-                raise ValueError(f"{split}.bin has {found} bytes, expected {expected}")
+            expected, actual = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
+            if expected != actual:
+                raise ValueError(f"{split}.bin has {actual} bytes, expected {expected}")
         tokens = {split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r") for split in SPLITS}
         tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     # The tokenizers library raises bare Exception for a file that it cannot parse.

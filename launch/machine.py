@@ -24,7 +24,7 @@ BF16_PAYS = 0.9
 # the compiled net reached 13,100 tokens/s and the eager one 11,500: 12 % of a step saved.
 CPU_COMPILE_SECONDS = 50.0
 CPU_BF16_SAVED = 0.12
-# An estimate, not a measurement: about a minute to compile, a third of a step saved, at half a second a step.
+# An estimate, not a measurement: about a minute to compile, a third of a step saved, at half a second per step.
 CUDA_STEPS = 300
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -75,9 +75,11 @@ def check_devices(accelerator: str, asked: int | str | Sequence[int]) -> None:
     device = device_of(accelerator)
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (asked if isinstance(asked, int) else max(map(int, asked)) + 1) > count:
-        found = f"{count} x {torch.cuda.get_device_name()}" if device.type == "cuda" else device_name(device)
+        available = f"{count} x {torch.cuda.get_device_name()}" if device.type == "cuda" else device_name(device)
         on_processor = "" if device.type == "cuda" else "; trainer.accelerator=cpu runs any number on the processor"
-        raise ValueError(f"trainer.devices={asked}: this machine has {found}; type trainer.devices=auto{on_processor}")
+        raise ValueError(
+            f"trainer.devices={asked}: this machine has {available}; type trainer.devices=auto{on_processor}"
+        )
 
 
 def device_name(device: torch.device) -> str:
@@ -135,9 +137,9 @@ def kept_precision(folder: Path, shape: str, choose: Callable[[], Precision]) ->
     with FileLock(folder / ".precision.lock"):
         choices = read_json(path)
         if key not in choices:
-            chosen = choose()
-            write_json(path, {**choices, key: asdict(chosen)})
-            return chosen
+            precision = choose()
+            write_json(path, {**choices, key: asdict(precision)})
+            return precision
     return replace(Precision(**choices[key]), why=f"{choices[key]['why']}; measured before and kept in {path}")
 
 
@@ -216,8 +218,8 @@ def _pass(net: Any, batch: Batch, dtype: torch.dtype | None) -> None:
 def keep_freed_memory() -> None:
     """Make glibc serve large tensors from memory that the process holds; saves about 7 % of a training step on a CPU.
 
-    By default glibc maps each large block anew, and the kernel fills it with zeros page by page. Other C libraries stay
-    as they are.
+    By default glibc maps each large block again, and the kernel fills it with zeros page by page. Other C libraries
+    stay as they are.
     """
     if not sys.platform.startswith("linux"):
         return

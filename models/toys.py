@@ -70,7 +70,8 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     if not tokenizer.is_file() and uri.removeprefix("tl:").partition("@")[0] in NAMES:
         name = config["tokenizer_name"]
         tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
-    return net, *_read_tokenizer(tokenizer, uri), sha256_of(weights)
+    read, path = _read_tokenizer(tokenizer, uri)
+    return net, read, path, sha256_of(weights)
 
 
 def seed_of(folder: Path) -> int | None:

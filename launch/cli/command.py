@@ -76,8 +76,8 @@ def check_modules(root: Path = ROOT) -> None:
         spec = find_spec(name)
         places = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or []) if spec else []
         if not places or root not in Path(places[0]).resolve().parents:
-            found = f"{places[0]} shadows it" if places else "it is missing"
+            problem = f"{places[0]} shadows it" if places else "it is missing"
             raise ValueError(
-                f"expected the module {name} beside {root / 'train.py'}, but {found}: "
+                f"expected the module {name} beside {root / 'train.py'}, but {problem}: "
                 "start from another folder, rename that module, or unset PYTHONPATH"
             )

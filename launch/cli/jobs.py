@@ -27,7 +27,7 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
             job runs.
     """
     signals.take_over()  # again, because a launcher may run jobs in its own processes
-    name, begun = settings.run_name(cfg), time.monotonic()
+    name, start_time = settings.run_name(cfg), time.monotonic()
     if in_sweep():
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
     write_status(run=name, status="running")
@@ -35,10 +35,10 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
         with naming(named(cfg)):
             summary = train(cfg)
     except signals.Stopped:
-        write_status(status="interrupted", seconds=round(time.monotonic() - begun, 1))
+        write_status(status="interrupted", seconds=round(time.monotonic() - start_time, 1))
         raise
     except Exception as error:
-        code = _ended(error, name, seconds=time.monotonic() - begun)
+        code = _ended(error, name, seconds=time.monotonic() - start_time)
         if in_sweep() and code < 128:
             _stop_where_asked()
             return

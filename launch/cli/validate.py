@@ -108,15 +108,15 @@ def _plain(value: Any) -> Any:
 
 def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:
     """Yield a line per unknown key: Hydra accepts `+widht=64`, because the + asks for a new key."""
-    known = settings.root_keys(command)
+    keys = settings.root_keys(command)
     for key in cfg:
-        if str(key) not in known:
-            yield f"+{key}: unknown key; the root keys are {', '.join(known)}"
+        if str(key) not in keys:
+            yield f"+{key}: unknown key; the root keys are {', '.join(keys)}"
     if command == "train" and OmegaConf.select(cfg, "task._target_") in PASSED_TO:
-        known = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
+        keys = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
         for key in cfg.get("optim") or ():
-            if key not in known:
-                yield f"+optim.{key}: unknown key; the keys of optim are {', '.join(known)}"
+            if key not in keys:
+                yield f"+optim.{key}: unknown key; the keys of optim are {', '.join(keys)}"
 
 
 def _absent(cfg: DictConfig, command: str) -> Iterator[str]:
@@ -237,10 +237,10 @@ def _stitching(cfg: DictConfig) -> Iterator[str]:
 def _models(cfg: DictConfig) -> Iterator[str]:
     """Yield a line for `models` that is neither a list nor a published family, or for sizes that the family lacks."""
     if cfg.models in list(settings.PUBLISHED):
-        known = settings.PUBLISHED[cfg.models][1]
-        unknown = [size for size in cfg.sizes or [] if size not in known]
+        sizes = settings.PUBLISHED[cfg.models][1]
+        unknown = [size for size in cfg.sizes or [] if size not in sizes]
         if unknown or not (cfg.sizes or cfg.models in settings.SMALL):
-            yield f"sizes={shown(_plain(cfg.sizes))}: expected sizes of models={cfg.models}, out of {', '.join(known)}"
+            yield f"sizes={shown(_plain(cfg.sizes))}: expected sizes of models={cfg.models}, out of {', '.join(sizes)}"
     elif isinstance(cfg.models, str):
         families = " or ".join(f"models={name}" for name in settings.PUBLISHED)
         yield f"models={cfg.models}: expected a list, such as models=[{cfg.models}], or {families}"

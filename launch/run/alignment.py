@@ -55,10 +55,10 @@ class ProbeText:
             self._read[digest] = Tokenized(*encoded(self.texts, reference.tokenizer))
         length, most = self._read[digest].tokens.shape[1], context_of(reference.model)
         if most is not None and length > most:
-            own = self._read[self._own].tokens.shape[1]
+            probe_length = self._read[self._own].tokens.shape[1]
             raise ValueError(
                 f"{uri} reads at most {most} tokens, and the text of one probe sequence takes up to {length} of its "
-                f"tokens; type probe.length={max(1, own * most // length)} or less"
+                f"tokens; type probe.length={max(1, probe_length * most // length)} or less"
             )
         return digest
 

@@ -47,14 +47,14 @@ RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"
 
 def strangers(folder: Path, contents: Contents) -> list[str]:
     """Return the paths in a run folder that are not among `contents`: files, folders, and links of any target."""
-    found = []
+    names = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink() and path.name in contents:
             inside = contents[path.name]
-            found += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
+            names += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
         elif not _is_ours(path, "", contents[""]) and not (path.name in OWN and _is_plain(path)):
-            found.append(f"{path.name}/" if path.is_dir() else path.name)
-    return found
+            names.append(f"{path.name}/" if path.is_dir() else path.name)
+    return names
 
 
 def is_run_config(path: Path, keys: set[str] = RUN_KEYS) -> bool:

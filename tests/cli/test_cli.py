@@ -1,4 +1,4 @@
-"""What a person meets on the command line: help at once, messages instead of tracebacks, sweeps to be repeated."""
+"""The command line for its user: immediate help, messages instead of tracebacks, sweeps that can be repeated."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ TRAIN = CONF.parent / "train.py"
 
 
 def train(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS`, started in `folder`."""
+    """Run `python train.py ARGUMENTS` in `folder`."""
     return subprocess.run(
         [sys.executable, str(TRAIN), *arguments],
         cwd=folder,
@@ -182,7 +182,7 @@ def test_the_faster_precision_of_one_step_is_chosen(monkeypatch: pytest.MonkeyPa
 
 
 def test_runs_of_one_shape_train_in_one_precision(tmp_path: Path) -> None:
-    """The first choice stays, where the next measurement would fall the other way by chance."""
+    """The first choice stays even if the next measurement would differ by chance."""
     first, second = Precision("bf16-mixed", "faster", 0.1), Precision("32-true", "faster", 0.2)
     assert kept_precision(tmp_path / "cache", "width 64", lambda: first) == first
     again = kept_precision(tmp_path / "cache", "width 64", lambda: second)

@@ -1,4 +1,4 @@
-"""The typed root config, what is refused before anything heavy, and every YAML of conf/."""
+"""The typed root config, what is refused before heavy imports, and every YAML file of conf/."""
 
 import pytest
 from hydra.errors import HydraException
@@ -22,7 +22,7 @@ NEEDED = {
     "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
     "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
 }
-"""What some choices cannot do without."""
+"""Keys that some choices require."""
 
 
 @pytest.mark.parametrize("choice", CHOICES)

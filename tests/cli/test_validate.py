@@ -1,4 +1,4 @@
-"""Every key of conf/ has a rule, what no training can do anything with is refused, and nothing is left behind."""
+"""Every key of conf/ has a rule, unusable values are refused, and a refused command leaves nothing behind."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ from train import train
 
 SETS = list(dict.fromkeys(["measures=default", *CHOICES]))
 NEVER = (math.nan, 1e400, "foo", True)
-"""What is no value of any number of ours."""
+"""Values that no number can have."""
 SAMPLED = [path.stem for path in (CONF / "measure").glob("*.yaml") if "seed:" in path.read_text()]
 
 MINUS_ONE = {"trainer.devices", "trainer.max_epochs", "trainer.num_sanity_val_steps"}
@@ -49,7 +49,7 @@ LISTS = {"trainer.devices"}
 
 @cache
 def composed(choice: str) -> tuple[DictConfig, str]:
-    """The config of a choice on the command line, and of which command."""
+    """Return the config of a choice on the command line, and its command."""
     if choice.startswith("study="):
         return compose([choice], "analyze"), "analyze"
     return compose([choice, "probe.length=32", *NEEDED.get(choice, [])]), "train"
@@ -61,7 +61,7 @@ def rules_of(choice: str) -> dict[str, Rule | None]:
 
 
 def numbers_of(choice: str) -> dict[tuple[str, str], str]:
-    """Dotted keys of the numbers of a choice that are no parts of lists, one for each argument of what takes it."""
+    """Return the dotted keys of the numbers of a choice outside of lists, one per argument of each target."""
     cfg, command = composed(choice)
     keys: dict[tuple[str, str], str] = {}
     for key, _, node, last in entries(cfg, ROOTS[command]):
@@ -73,7 +73,7 @@ def numbers_of(choice: str) -> dict[tuple[str, str], str]:
 
 @pytest.mark.parametrize("choice", SETS)
 def test_every_value_of_conf_has_a_rule(choice: str) -> None:
-    """Of its own, or with the whole list or mapping that it stands in."""
+    """The rule is its own or that of the list or mapping around it."""
     rules = rules_of(choice)
     whole = tuple(f"{key}." for key, rule in rules.items() if rule not in (None, PART, PARTS))
     leaves = [key for key in rules if not any(other.startswith(f"{key}.") for other in rules)]
@@ -169,7 +169,7 @@ REFUSED_LATER = {
     "trainer._target_": ("builtins.dict", "trainer: expected a Trainer, found builtins.dict"),
     "sites": ("foo", "no site of the model matches 'foo'"),
 }
-"""What only building shows."""
+"""Faults that only building the parts reveals."""
 
 
 @pytest.mark.parametrize("key", REFUSED_LATER)
@@ -251,7 +251,7 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
     check_devices("gpu", [0, 1])
     for devices in (3, [2]):
-        with pytest.raises(ValueError, match="there is 2 x Card; type trainer.devices=auto$"):
+        with pytest.raises(ValueError, match="this machine has 2 x Card; type trainer.devices=auto$"):
             check_devices("gpu", devices)
 
 

@@ -1,4 +1,4 @@
-"""The classifier: what padding is, what its head reads, which nets can be its body, and reading it by sites."""
+"""The classifier: padding, the input of its head, possible bodies, and its sites."""
 
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ PAD = 0
 
 
 def rows(*texts: list[int], length: int = 9) -> Tensor:
-    """Rows of tokens, each with an end and padding of the same number."""
+    """Return rows of tokens in which the end and the padding are the same token."""
     return torch.tensor([text + [PAD] * (length - len(text)) for text in texts])
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> references.Reference:
-    """A BERT of random weights."""
+    """Return a BERT with random weights."""
     return references.load(f"hf:{bert(tmp_path_factory.mktemp('bert') / 'bert', word_pieces())}")
 
 
 def body_of(reference: references.Reference) -> nn.Module:
-    """The net that a run from this start trains."""
+    """Return the net that a run trains from this reference."""
     from models.build import build_net
 
     initial = initial_model(reference, head=False)

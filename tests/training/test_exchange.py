@@ -1,4 +1,4 @@
-"""Our transformer as TransformerLens and Hugging Face have it: equal logits, exact there and back."""
+"""Our transformer in the forms of TransformerLens and Hugging Face: equal logits, and exact round trips."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A training against models of other tokenizers, and outlier control while it trains, also when interrupted."""
+"""A training compared with models of other tokenizers, and outlier control during training, with interruptions."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
 
 
 def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: Path, encoder: Path) -> None:
-    """Against its own past, a run of its tokens and two models of others, one of them a decoder."""
+    """The references are its own past, a run with its tokenizer and two models with others, one of them a decoder."""
     assert in_process(tiny(tmp_path, name="same", width=24, trainer__max_steps=2)) == 0
     decoder = llama(tmp_path / "decoder", pieces_with_spaces())
     against = f"[init,previous,runs/same,hf:{encoder},hf:{decoder}]"
@@ -95,7 +95,7 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
 
 
 def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path: Path) -> None:
-    """One position of one sequence is massive in the teacher alone."""
+    """One position of one sequence has a very large norm in the teacher alone."""
     module, teacher = Layered(lr=0.0), Layered(width=12, depth=3, seed=5)
     probe = tokens(0, SEQUENCES, LENGTH)
     control = Control(drop_top_norm=2)
@@ -140,7 +140,7 @@ def test_a_tokenizer_in_another_form_is_named_with_what_writes_it(tmp_path: Path
 
 
 def test_the_text_of_a_lossless_tokenizer_comes_back(tmp_path: Path) -> None:
-    """What the other model reads is what the run reads, but for the ends of documents."""
+    """The other model reads the same text as the run, except for the ends of documents."""
     cfg = tiny(tmp_path)
     data = train.settings.instantiate(cfg.data)
     data.prepare_data()

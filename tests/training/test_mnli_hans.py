@@ -1,4 +1,4 @@
-"""MNLI and HANS, with stand-ins in the hub's layout on the local disk; no network."""
+"""MNLI and HANS, with local stand-ins in the layout of the hub and without a network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The transformer and its families: shapes, causality, parity with independent computations, starting weights."""
+"""The transformer and its families: shapes, causality, parity with independent computations, initial weights."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def tokens(batch=3, length=24, seed=0):
 
 
 def perturb(net, seed=0):
-    """Random values in every parameter, so that no bias or scale is left at 0 or 1."""
+    """Set every parameter to random values, so that no bias or scale stays at 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -298,7 +298,7 @@ def test_two_nets_built_without_a_seed_differ():
 
 
 class Bigram(nn.Module):
-    """A family as a user would write it: no names of ours, torch's own initialization."""
+    """A family as a user would write it, without names of this project and with the initialization of torch."""
 
     def __init__(self, d_model, d_vocab):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Own tables of labeled texts: quotes, columns, splits by column, a validation split by text, and what is refused."""
+"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
 
 import json
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def test_a_share_of_the_training_texts_becomes_validation_with_all_their_pairs(w
             "a.jsonl",
             '{"premise": 1}\n{"premise"',
             {"pair": None, "label": "premise"},
-            "one JSON object per line, .* line 2",
+            "one JSON object per line in .* line 2",
         ),
         ("a.jsonl", "[1]\n", {}, "one JSON object per line, found list"),
         ("a.txt", HEADER, {}, "expected a .tsv, .csv or .jsonl file at data.source.files.train=.*, found a .txt file"),

@@ -1,4 +1,4 @@
-"""References by URI: what loads, and what every broken or hostile file is answered with."""
+"""References by URI: what loads, and the message for every broken or hostile file."""
 
 import hashlib
 import pickle
@@ -29,7 +29,7 @@ def make_tokenizer(words="ab"):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A runs folder with one run: weights after 1 and 2 steps, and a last.ckpt after 3. Read only."""
+    """Return a runs folder with one run: weights after 1 and 2 steps, last.ckpt after 3. Read-only."""
     torch.set_num_threads(1)
     runs = tmp_path_factory.mktemp("base") / "runs"
     checkpoints = runs / "solu-w64-d1-s0" / "checkpoints"
@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """A copy of the runs folder for a test to break."""
+    """Return a copy of the runs folder for a test to break."""
     return Path(shutil.copytree(trained[0], tmp_path / "runs"))
 
 
@@ -177,7 +177,7 @@ def test_a_torch_file_of_something_else(tmp_path, content):
 
 
 class Hostile:
-    """Makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

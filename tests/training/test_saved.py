@@ -1,4 +1,4 @@
-"""A net in one safetensors file as a reference, and what broken ones are answered with."""
+"""A net in one safetensors file as a reference, and the messages for broken files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The data module of labeled texts: formats, truncation, labels, batches over steps and ranks, probe set, YAMLs."""
+"""The data module of labeled texts: formats, truncation, labels, batches by step and rank, probe set, YAML files."""
 
 import re
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from tests.helpers.tiny_text import tiny_texts
 
 
 class Given:
-    """A source that gives the splits it was made with."""
+    """A source that returns given splits."""
 
     def __init__(self, **splits: list[Example]) -> None:
         self.given = splits
@@ -95,7 +95,7 @@ def test_a_tokenizer_that_frames_pairs_keeps_its_format(bert_tokenizer):
 
 
 def cut(text: list[int], pair: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Take the last token of the longer, of the shorter at first where they are equal, until both fit."""
+    """Remove the last token of the longer text, or of the initially shorter one if they are equal, until both fit."""
     first_was_longer = len(text) > len(pair)
     text, pair = list(text), list(pair)
     while len(text) + len(pair) > room:

@@ -1,4 +1,4 @@
-"""Runs of task=classify: what they start from, what they leave, and that they go on as if never interrupted."""
+"""Runs of task=classify: their initial models, their files, and that they continue as if never interrupted."""
 
 import re
 import shutil
@@ -58,7 +58,7 @@ def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the language model runs/tiny, runs/tuned that starts from it, and a BERT of random weights."""
+    """Return a folder with the language model runs/tiny, its fine-tuning runs/tuned, and a BERT with random weights."""
     folder = tmp_path_factory.mktemp("tuned")
     assert in_process(tiny(folder, callbacks__tracker__budget="0.001")) == 0
     assert in_process(tiny_classifier(folder)) == 0
@@ -112,7 +112,7 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
 
 
 def test_classes_that_a_split_does_not_tell_apart_count_as_one() -> None:
-    """Predictions 0, 1, 2, 2 of labels a, b, c; `other` knows {a} and {b, c}, and its labels are 0, 1, 1, 0."""
+    """Predictions are 0, 1, 2, 2 of labels a, b, c; `other` has classes {a} and {b, c} and labels 0, 1, 1, 0."""
     classes = {"val": [0, 1, 2], "other": [0, 1, 1]}
     net = family_config("gelu", 64, 1)
     module = TextClassifier(net, optim_config(), 9, ["a", "b", "c"], ["other"], classes, "last", 0, True)
@@ -276,7 +276,7 @@ def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.
 
 
 def test_padding_of_the_probe_set_is_no_sample_unless_it_is_to_be(folder: Path) -> None:
-    """Without a start, whose context of 16 tokens no pair is shorter than."""
+    """The run begins from random weights, since no pair fits the 16 tokens of runs/tiny."""
     wide = {"init_from": "null", "width": 16, "depth": 1, "model.d_head": 8, "data.n_ctx": 48, "trainer.max_steps": 1}
     for name, padding in (("masked", False), ("padded", True)):
         assert in_process(tiny_classifier(folder, name=name, include_padding=padding, **wide)) == 0
