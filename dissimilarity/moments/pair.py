@@ -80,6 +80,10 @@ def heavy(norms: Float[Tensor, "groups n"]) -> Bool[Tensor, "groups n"]:
     return norms > HEAVY * norms.median()
 
 
+SMALL = 2**16
+"""Numbers of a side whose products are taken in float64 in any case, where that costs nothing."""
+
+
 def products(
     x: Float[Tensor, "groups n p"],
     y: Float[Tensor, "groups n q"] | None,
@@ -97,6 +101,8 @@ def products(
         light: ``without(x, apart)``, where it is at hand.
     """
     device = sum_device(x.device)
+    if max(x.numel(), 0 if y is None else y.numel()) <= SMALL:
+        x = light = x.to(device, torch.float64)
     light = without(x, apart) if light is None else light
     exact = light is x
     with full_float32(x.device):
