@@ -117,7 +117,6 @@ CALLBACKS = {
         "mode": or_null(one_of("offline", "online", "shared", "disabled")),
         "finish_timeout": POSITIVE,
         "log_model": either(FLAG, one_of("all")),
-        "finish_timeout": POSITIVE,
     },
 }
 
