@@ -49,8 +49,8 @@ MISTAKES = {
     ("width",): ["width: expected KEY=VALUE"],
     ("name=a=b",): ["name=a=b: the value cannot be read", "'name=\"a=b\"'"],
     ("references=runs/x",): ["references=runs/x: expected a list, such as references=[runs/x]"],
-    ("start=runs/a",): ["start=runs/a: the key start is now called init_from; type init_from=runs/a"],
-    ("groups={a:[init]}",): ["the key groups is now called reference_groups; type reference_groups={a:[init]}"],
+    ("start=runs/a",): ["start=runs/a: there is no key start; its name is now init_from"],
+    ("groups={a:[init]}",): ["there is no key groups; its name is now reference_groups"],
     ("+widht=64",): ["+widht: unknown key"],
 }
 
