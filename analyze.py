@@ -21,7 +21,6 @@ from launch.cli.consent import named
 from launch.cli.messages import report
 from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
 from launch.cli.validate import validate
-from launch.memory import keep_freed_memory
 from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
 from trusted import naming
@@ -50,6 +49,8 @@ def analyze(cfg: DictConfig) -> Path:
     Raises:
         ValueError: The question cannot be answered; nothing was written.
     """
+    from launch.machine import keep_freed_memory
+
     keep_freed_memory()
     validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None

@@ -10,16 +10,16 @@ PUBLISHED = {
     "pythia": ("hf:EleutherAI/pythia-{}", ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
     "tl": ("tl:{}", ("solu-3l", "gelu-3l", "solu-4l", "gelu-4l")),
 }
-"""The models that the paper read, by families of one tokenizer, for `models=`: where they are, and `sizes=`."""
+"""Published models for `models=`, by families with one tokenizer: a pattern of URIs, and the values of `sizes=`."""
 SMALL = ("tl",)
-"""Families of which all are meant where no sizes are given."""
+"""Families that stand for all their models if no sizes are given."""
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
-"""Those a run trains in, by Lightning's names."""
+"""Precisions that a run can train in, by Lightning's names."""
 
 
 @dataclass
 class Schedule:
-    """When to track and to save, in steps: 0, 1, 2, 4, ... up to `every`, then each multiple of it."""
+    """When to measure and save, in steps: 0, 1, 2, 4, ... up to `every`, then each multiple of it."""
 
     every: int = MISSING
     heatmap_every: int = MISSING
@@ -27,7 +27,7 @@ class Schedule:
 
 @dataclass
 class Probe:
-    """The fixed token sequences on which models are compared, and how they are run."""
+    """The probe set on which models are compared, and the precision in which they run on it."""
 
     sequences: int = MISSING
     length: int = MISSING
@@ -37,7 +37,7 @@ class Probe:
 
 @dataclass
 class Control:
-    """Which positions count and on what scale rows are compared; see dissimilarity/probe/outliers.py."""
+    """Which positions to use and how to normalize samples; see dissimilarity/probe/outliers.py."""
 
     skip_first: int = MISSING
     drop_top_norm: int = MISSING
@@ -47,7 +47,7 @@ class Control:
 
 @dataclass
 class Align:
-    """How models of other tokenizers are compared; dissimilarity/probe/alignment.py says what each key does."""
+    """How to compare models with different tokenizers; see dissimilarity/probe/alignment.py."""
 
     unit: str = MISSING
     take: str = MISSING
@@ -55,21 +55,21 @@ class Align:
 
 @dataclass
 class Track:
-    """How much of the training time tracking may take, 0 to 1."""
+    """The share of the training time that tracking may take, from 0 to 1."""
 
     budget: float = MISSING
 
 
 @dataclass
 class Checkpoints:
-    """Which of the checkpoints on the schedule stay; dissimilarity/tracking/schedule.py says what each choice does."""
+    """Which checkpoints of the schedule stay on disk; see dissimilarity/tracking/schedule.py."""
 
     keep: str = MISSING
 
 
 @dataclass
 class Settings:
-    """Types of the root keys; their values and what they mean stand in conf/train.yaml."""
+    """Types of the root keys of train.py; conf/train.yaml has their values and meanings."""
 
     width: int = MISSING
     depth: int = MISSING
@@ -79,9 +79,9 @@ class Settings:
     name: str | None = None
     overwrite: bool = MISSING
     compile: Any = MISSING
-    start: str | None = None
+    init_from: str | None = None
     references: list[str] = MISSING
-    groups: Any = None
+    reference_groups: Any = None
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING
@@ -103,7 +103,7 @@ class Settings:
 
 @dataclass
 class ProbeOfRun:
-    """The probe set of a study; None: as the first run was tracked on."""
+    """The probe set of a study; None = that of the first run."""
 
     sequences: int | None = None
     length: int | None = None
@@ -112,7 +112,7 @@ class ProbeOfRun:
 
 @dataclass
 class Analysis:
-    """Types of the root keys of analyze.py; their values and what they mean stand in conf/analyze.yaml."""
+    """Types of the root keys of analyze.py; conf/analyze.yaml has their values and meanings."""
 
     models: Any = MISSING
     size: str = MISSING
@@ -135,7 +135,7 @@ class Analysis:
 
 
 def register() -> None:
-    """Makes the types known to Hydra as the configs `settings` and `analysis`; doing it twice does no harm."""
+    """Register the types with Hydra as the configs `settings` and `analysis`; calling it twice is harmless."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="settings", node=Settings)
@@ -143,15 +143,20 @@ def register() -> None:
 
 
 def root_keys(command: str) -> list[str]:
-    """The root keys of `train` or `analyze`."""
+    """Return the root keys of `train` or `analyze`.
+
+    Example:
+        >>> root_keys("analyze")[:3]
+        ['models', 'size', 'sizes']
+    """
     return [field.name for field in fields(Settings if command == "train" else Analysis)]
 
 
 def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) -> Any:
-    """Builds the object that `config["_target_"]` names; keyword arguments win over the config's.
+    """Build the object that `config["_target_"]` names; keyword arguments take precedence over the config.
 
     Raises:
-        ValueError: as the constructor raised it, not wrapped in Hydra's own exception.
+        ValueError: As the constructor raised it, not wrapped in an exception of Hydra.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
@@ -165,35 +170,35 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`name` where it is given, else what is trained, on what, and the seed.
+    """Return `name` if it is given, else a name from the model, the data and the seed.
 
-    `<family>-w<width>-d<depth>-s<seed>`; a start's name stands in the place of family and sizes, and where there is a
-    start, or labels are told apart, the data's name in front of the seed: `base-heuristics-s0`.
+    The name is `<family>-w<width>-d<depth>-s<seed>`. With `init_from`, the initial model's name replaces family and
+    sizes. With `init_from` or task=classify, the name of the data precedes the seed: `base-heuristics-s0`.
     """
     if cfg.name:
         return cfg.name
-    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.start is None else _start_name(cfg.start)
-    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.start or classifies(cfg) else f"{model}-s{cfg.seed}"
+    model = f"{cfg.model.family}-w{cfg.width}-d{cfg.depth}" if cfg.init_from is None else _initial_name(cfg.init_from)
+    return f"{model}-{data_name(cfg)}-s{cfg.seed}" if cfg.init_from or classifies(cfg) else f"{model}-s{cfg.seed}"
 
 
 def classifies(cfg: DictConfig) -> bool:
-    """Whether a run is to tell labels apart (task=classify) rather than to train a language model."""
+    """Return whether a run trains a classifier (task=classify) rather than a language model."""
     return "pooling" in cfg.task
 
 
 def data_name(cfg: DictConfig) -> str:
-    """What to call the data of a run: its source's class, in small letters."""
+    """Return the name of the data of a run: the class of its source, in lower case."""
     return str(cfg.data.source._target_).rpartition(".")[2].lower()
 
 
-def _start_name(uri: str) -> str:
-    """The last part of a URI as part of a folder's name."""
+def _initial_name(uri: str) -> str:
+    """Return the last part of a URI, as part of the name of a folder."""
     last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".ckpt").removesuffix(".safetensors")
     return re.sub(r"[^\w.-]+", "-", last.rpartition(":")[2] if last.startswith("tl:") else last)
 
 
 def models_of(cfg: DictConfig) -> list[str]:
-    """The URIs of the models that a study is to look at: those listed, or some sizes of a published family."""
+    """Return the URIs of the models of a study: those listed, or some sizes of a published family."""
     if isinstance(cfg.models, str):
         pattern, sizes = PUBLISHED[cfg.models]
         return [pattern.format(size) for size in cfg.sizes or sizes]
@@ -201,6 +206,6 @@ def models_of(cfg: DictConfig) -> list[str]:
 
 
 def study_name(cfg: DictConfig) -> str:
-    """`name` where it is given, else the name of the study's module."""
+    """Return `name` if it is given, else the name of the module of the study."""
     modules = str(cfg.study._target_).split(".")[:-1]
     return cfg.name or next(module for module in reversed(modules) if module != "study")

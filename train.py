@@ -1,6 +1,6 @@
-"""Trains a model and follows how far its layers are from reference models: `python train.py --help`.
+"""Train a model and track how far its layers are from reference models: `python train.py --help`.
 
-Nothing heavy is imported before `main` runs, so that help and messages come at once.
+Nothing heavy is imported before `main` runs, so that help and messages appear at once.
 """
 
 if __name__ == "__main__":
@@ -19,13 +19,13 @@ from omegaconf import DictConfig, open_dict
 import settings
 from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
-from launch.cli.sweep import typed_overrides
+from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
-from launch.run.folder import is_over, known, open_run, read_json, resolved
+from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
+from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
-from launch.run.start import Begun, refuse_dev_run, settle, tokenizer_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -41,47 +41,46 @@ settings.register()
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(cfg: DictConfig) -> None:
-    """One job, alone or of a sweep: trains, and turns how it ended into an exit code or a status of the sweep."""
+    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep."""
     from launch.cli.jobs import job
 
     job(cfg, train)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Trains what `cfg` describes, or goes on with it, or finds it done.
+    """Train what `cfg` describes, continue it, or find it finished.
 
     Returns:
         The content of the run's summary.json.
 
     Raises:
-        ValueError: it cannot train; nothing was written, or nothing that the next start does not put right.
-        callbacks.interrupted.Interrupted: a signal ended it; everything is saved.
+        ValueError: If it cannot train; nothing was written, or nothing that the next start does not repair.
+        callbacks.interrupted.Interrupted: If a signal ended it; everything is saved.
     """
     validate(cfg)
-    refuse_dev_run(cfg)
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
     folder = Path(cfg.runs_dir) / cfg.name
-    begun = settle(cfg, typed_overrides(), folder)
+    initial = resolve_init(cfg, typed_overrides(), folder)
     if not is_first():
-        done = read_json(folder / "summary.json")
-        return done if is_over(done) and not cfg.overwrite else fit(cfg, folder, begun)
+        finished = read_json(folder / "summary.json")
+        return finished if is_over(finished) and not cfg.overwrite else fit(cfg, folder, initial)
     refuse_links(folder)
-    made = absent(folder)
-    with locked(folder), taken_back(made, lambda folder: not (folder / "checkpoints").exists()):
+    new_folders = absent(folder)
+    with locked(folder), taken_back(new_folders, lambda folder: not (folder / "checkpoints").exists()):
         if cfg.overwrite or not (folder / "config.yaml").exists():
             rehearse(cfg, folder)
         state = open_run(folder, cfg)
         if state != "finished":
-            fit(cfg, folder, begun)
+            fit(cfg, folder, initial)
         return read_json(folder / "summary.json") | {"state": state}
 
 
-def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
-    """Builds the parts and trains them. The folder is claimed and holds config.yaml."""
-    begun = time.monotonic()
+def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
+    """Build the parts and train. The folder is locked and holds config.yaml."""
+    start_time = time.monotonic()
     from launch.cli.quiet import silence
-    from launch.memory import keep_freed_memory
+    from launch.machine import keep_freed_memory
 
     keep_freed_memory()
     silence()
@@ -93,7 +92,7 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     from launch.run import record, summary
     from models.checkpoints import check_checkpoint
     from models.continuing import checkpoint_of
-    from models.starts import put_in
+    from models.initial_model import load_into
 
     silence()
     last = checkpoint_of(folder)
@@ -101,10 +100,12 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
-    module = settings.instantiate(cfg.task)(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed)
-    if start is not None:
-        put_in(start.weights, module.net)
-    notes = record.begin(folder, cfg, data, module, start)
+    module = settings.instantiate(cfg.task)(
+        data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed
+    )
+    if initial is not None:
+        load_into(module.net, initial.weights)
+    notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     loggers = build_loggers(cfg, folder, notes)
     callbacks = build_callbacks(cfg, folder, data, module)
     if cfg.trainer.get("max_time"):
@@ -130,9 +131,9 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
         check_checkpoint(last)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
-        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - begun)
+        return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - start_time)
     except BaseException as error:
-        record.cut_short(folder, trainer, error, seconds=time.monotonic() - begun)
+        record.cut_short(folder, trainer, error, seconds=time.monotonic() - start_time)
         raise
     finally:
         close(loggers)

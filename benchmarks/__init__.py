@@ -1,1 +1,1 @@
-"""Speed, measured: `python -m benchmarks NAME ...` prints ratios that were taken interleaved in one run."""
+"""Benchmarks: `python -m benchmarks NAME ...` prints ratios that were measured interleaved in one run."""

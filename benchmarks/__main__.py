@@ -1,4 +1,4 @@
-"""Runs benchmarks by name: `python -m benchmarks train_loop tracker`."""
+"""Run benchmarks by name: `python -m benchmarks train_loop tracker`."""
 
 import argparse
 import pkgutil
@@ -7,13 +7,13 @@ from inspect import signature
 
 import benchmarks
 from benchmarks.timing import machine
-from launch.memory import keep_freed_memory
+from launch.machine import keep_freed_memory
 
 NOT_BENCHMARKS = ("__main__", "apart", "nets", "peers", "timing")
 
 
 def main() -> None:
-    """Runs the named benchmarks, each a module of this package with a `run()` that prints its table."""
+    """Run the named benchmarks, each a module of this package with a `run()` that prints its table."""
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in NOT_BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))

@@ -1,4 +1,4 @@
-"""Work in a process of its own, for figures of memory."""
+"""Functions that run in their own process, for measurements of memory."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function of a module gives in a new process; raises BrokenProcessPool if that dies."""
+    """Return the result of a function of a module from a new process; raise BrokenProcessPool if that dies."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()

@@ -1,7 +1,7 @@
-"""What the curves table costs a run, by its number of rows: folds at heat maps, one more fold, reading, resuming.
+"""The cost of the curves table by its number of rows: folds at heat maps, one more fold, reading, resuming.
 
-Rows come 500 at a time, and after each comes a heat map. Per row, the column "a run's folds" must not grow: a fold
-writes the whole table, and so waits until a quarter of it is new. "another fold" is one that does not wait.
+Rows arrive 500 at a time, each time followed by a heat map. Per row, the column "a run's folds" must not grow: a fold
+writes the whole table and therefore waits until a quarter of it is new. "another fold" does not wait.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ ROWS, TICK = (1_000, 10_000, 100_000, 1_000_000), 500
 
 
 def ticks(count: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a run, tick by tick."""
+    """Yield the rows of a run, tick by tick."""
     for step in range(count // TICK):
         tick = {"step": step, "tokens": step * 4096, "reference": "init", "n_samples": 2048, "seconds": step / 7}
         yield [
@@ -37,7 +37,7 @@ def ticks(count: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def measured(count: int) -> dict[str, str]:
-    """The times of one size."""
+    """Return the times for one size."""
     with tempfile.TemporaryDirectory() as folder:
         curves = Curves(Path(folder))
         appends = folds = 0.0
@@ -61,5 +61,5 @@ def measured(count: int) -> dict[str, str]:
 
 
 def run() -> None:
-    """Prints the table."""
+    """Print the table."""
     show([measured(count) for count in ROWS])

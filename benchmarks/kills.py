@@ -1,10 +1,10 @@
-"""Runs killed at random moments, and runs with a fault in a tick, against the same runs left alone: bit for bit.
+"""Runs killed at random moments, and runs with a fault in a tick, compared bit for bit with undisturbed runs.
 
-`python -m benchmarks kills --kills 100 --faults 20`. Every kill comes at a moment drawn over the whole duration of the
-run: mostly SIGKILL, at times SIGTERM or Ctrl-C. Every fault is in one tick: a measure raises, the table can't be
-written, or there is no memory for the capture. The same command then continues the run to its end, and final weights
-and optimizer, metrics, curves, penalties and the list of checkpoints are compared. After a fault the rows of its tick
-may be NaNs with a note. Each run is a fork of this process, in which all is imported; figures are not drawn.
+`python -m benchmarks kills --kills 100 --faults 20`. Every kill is at a random moment of the run: mostly SIGKILL,
+sometimes SIGTERM or Ctrl-C. Every fault is in one tick: a measure raises, the table cannot be written, or there is no
+memory for the capture. The same command then continues the run to its end, and final weights and optimizer, metrics,
+curves, penalties and the list of checkpoints are compared. After a fault the rows of its tick may be NaN with a note.
+Each run is a fork of this process, which has imported everything; no figures are drawn.
 """
 
 import csv
@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import data.classified  # noqa: F401 - train.py imports these when it trains: here they come once, before the forks
 import data.module  # noqa: F401
+import data.text_classification  # noqa: F401 - imported once here, before the forks, instead of in every training
 import launch.run.record  # noqa: F401
 import models.references  # noqa: F401
 import models.text_classifier  # noqa: F401
@@ -69,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tally:
-    """How often runs of one variant were disturbed, ended by the same command, and came out equal."""
+    """How many runs of one variant were disturbed, were continued by the same command, and ended equal."""
 
     variant: str
     disturbed: int = 0
@@ -83,7 +83,7 @@ class Tally:
 
 
 def run(kills: int = 100, faults: int = 20) -> None:
-    """Prints how many runs were disturbed, continued and equal."""
+    """Print how many runs were disturbed, continued and equal."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         draw = random.Random(0)
@@ -97,16 +97,17 @@ def run(kills: int = 100, faults: int = 20) -> None:
 
 
 def campaign(folder: Path, variants: Sequence[str], kills: int, faults: int, draw: random.Random) -> list[Tally]:
-    """Disturbs runs of each variant in turn.
+    """Disturb runs of each variant in turn.
 
     Args:
-        folder: where the runs go.
-        variants: names of `VARIANTS`.
-        kills, faults: how many, over all variants.
-        draw: draws signals, moments, ticks and kinds of fault.
+        folder: Folder of the runs.
+        variants: Names of `VARIANTS`.
+        kills: Number of kills over all variants.
+        faults: Number of faults over all variants.
+        draw: Draws signals, moments, ticks and kinds of fault.
 
     Returns:
-        for each variant its kills, and then its faults.
+        The kills and then the faults, per variant.
     """
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in _texts()))
     assert _ended(_config(folder, "other", {"trainer.max_steps": 4})) == 0, "the reference was not trained"
@@ -138,7 +139,7 @@ def campaign(folder: Path, variants: Sequence[str], kills: int, faults: int, dra
 
 
 def differences(expected: Path, found: Path, faulty: int | None = None) -> list[str]:
-    """What of two finished runs is not the same to the last bit; the tick of a fault may have notes for values."""
+    """Return what differs in any bit between two finished runs; the tick of a fault may have notes for values."""
     unequal = []
     last = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (expected, found)]
     for key in ("state_dict", "optimizer_states"):
@@ -167,7 +168,7 @@ def differences(expected: Path, found: Path, faulty: int | None = None) -> list[
 
 
 def same(expected: Any, found: Any) -> bool:
-    """Whether nested containers of tensors and plain values are equal to the last bit; NaN equals NaN."""
+    """Return whether nested containers of tensors and plain values are equal to the last bit; NaN equals NaN."""
     if isinstance(expected, torch.Tensor):
         return torch.equal(expected, found)
     if isinstance(expected, dict):
@@ -216,7 +217,7 @@ def _texts() -> list[str]:
 
 
 def _kill(cfg: DictConfig, folder: Path, seconds: float, draw: random.Random) -> str:
-    """Starts a run until a signal has met one that was not finished; returns which signal after what time."""
+    """Start a run until a signal has hit one before its end; return the signal and its time."""
     while True:
         signum, delay = draw.choice(SIGNALS), draw.uniform(0, seconds)
         process = _start(cfg)
@@ -260,7 +261,7 @@ def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
 
 
 def _inject(kind: str, step: int) -> None:
-    """Makes one part of the tick at a step fail, in this process."""
+    """Make one part of the tick at a step fail in this process."""
     tick, under_way = DissimilarityTracker._tick, [False]
 
     def ticking(self: DissimilarityTracker, trainer: Any, module: Any) -> None:

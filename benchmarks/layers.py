@@ -1,8 +1,8 @@
 """All pairs of layers of two 12-layer language models, capture included, against their two forward passes alone.
 
-Width 256, 16 batches of 32 x 128 tokens, debiased CKA: exact over all 65,536 tokens, and over 512 random tokens a batch
-(16 positions of each sequence). Error bars and nulls, which no peer has, are shown apart and over 4 batches. The least
-that the exact form can take: passes without the logits, and the products of all pairs, 24 self terms beside them.
+Width 256, 16 batches of 32 x 128 tokens, debiased CKA: exact over all 65,536 tokens, and over 512 random tokens per
+batch (16 positions per sequence). Error bars and nulls, which no peer has, are shown separately and over 4 batches. The
+floor of the exact form is the passes without logits and the products of all pairs, with 24 self terms.
 """
 
 import statistics
@@ -21,11 +21,11 @@ from dissimilarity import CKA, capture, compare
 LAYERS, WIDTH, BATCHES, SEQUENCES, LENGTH = 12, 256, 16, 32, 128
 FEWER = 4
 POSITIONS = 512 // SEQUENCES
-"""Of each sequence, for 512 tokens a batch."""
+"""Positions per sequence, for 512 tokens per batch."""
 
 
 def run() -> None:
-    """Prints seconds and the ratio to the forward passes."""
+    """Print seconds and the ratio to the forward passes."""
     nets = [untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in (0, 1)]
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(D_VOCAB, (BATCHES * SEQUENCES, LENGTH), generator=generator)
@@ -42,7 +42,7 @@ def run() -> None:
         nets,
         tokens[: FEWER * SEQUENCES],
         {
-            "512 tokens a batch, error bars and nulls": {"positions": POSITIONS},
+            "512 tokens per batch, error bars and nulls": {"positions": POSITIONS},
             "all tokens, error bars": {"null": False},
             "all tokens, error bars and nulls": {},
         },
@@ -50,7 +50,7 @@ def run() -> None:
 
 
 def table(nets: list[nn.Module], tokens: Tensor, wanted: dict[str, dict[str, Any]]) -> None:
-    """Prints what comparisons with some options take."""
+    """Print the time of comparisons with some options."""
 
     @torch.no_grad()
     def forward(sites: list[str] | None = None) -> None:

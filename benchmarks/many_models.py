@@ -1,9 +1,9 @@
-"""All pairs of 16 language models, all layers, against their 16 captures; and the memory that references of 1b take.
+"""All pairs of 16 language models, all layers, against their 16 captures; and the memory of references of 1b.
 
-4 layers of width 128, 256 sequences of 128 tokens, debiased CKA, of which the target is less than 3 times the captures.
+4 layers of width 128, 256 sequences of 128 tokens, debiased CKA; the target is less than 3 times the captures.
 The floor is the products of the passes and of all pairs (self terms at half by symmetry), over the rate of float32
-products. pytorch-cka, the fastest peer, runs both models for each pair, and takes sequences for samples; like comparing
-two by two, it is timed on one pair and multiplied by 120.
+products. pytorch-cka, the fastest peer, runs both models for each pair and uses sequences as samples; like the
+pairwise comparison, it is timed on one pair and multiplied by 120.
 """
 
 import resource
@@ -35,18 +35,18 @@ BILLION: dict[str, Any] = {
 }
 """Pythia-1b."""
 SHORTER = 32
-"""Sequences that references of 1b read."""
+"""Number of sequences for references of 1b."""
 GB = 1e9
 
 
 def run() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     speed()
     memory()
 
 
 def speed() -> None:
-    """Seconds of all pairs, and times the captures."""
+    """Print the seconds of all pairs, and their ratio to the captures."""
     nets = {
         f"model {seed}": untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in range(MODELS)
     }
@@ -92,7 +92,7 @@ def speed() -> None:
 
 
 def floor_operations(net: nn.Module) -> float:
-    """Floating-point operations of all passes and of all products."""
+    """Return the floating-point operations of all passes and of all products."""
     n, columns = SEQUENCES * LENGTH, LAYERS * WIDTH
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)
     attention = 2 * 2 * n * LENGTH * columns
@@ -101,7 +101,7 @@ def floor_operations(net: nn.Module) -> float:
 
 
 def memory() -> None:
-    """Peak memory of comparisons with references of 1b parameters in bfloat16, each in a process of its own."""
+    """Print the peak memory of comparisons with references of 1b parameters in bfloat16, each in its own process."""
     rows = []
     for name, which in (("with a model of width 128", ("b", "small")), ("with another of 1b", ("b", "c"))):
         size, peak, pairs, took = apart(_peak, which)

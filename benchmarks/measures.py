@@ -1,7 +1,7 @@
-"""Measures against the products and decompositions that they cannot do without, and against other packages.
+"""Measures against the products and decompositions that they require, and against other packages.
 
-float32, default threads. The floor of one CKA is 3 n d^2 operations (the reference's own terms are kept; symmetry
-halves the other self term) over the rate of products measured in the same run. Floors of the others are the library
+float32, default threads. The floor of one CKA is 3 n d^2 operations (the terms of the reference are cached; symmetry
+halves the other self term) over the rate of products measured in the same run. The floors of the others are the library
 calls themselves, in float32, timed in the same rounds.
 """
 
@@ -19,27 +19,27 @@ from dissimilarity.moments.products import gram
 
 SHAPES = ((4096, 512), (20_000, 768))
 FEW = 1024
-"""Rows for dcor, which takes n^2 d numbers at once: 64 GiB for as many as the others have."""
+"""Samples for dcor, which allocates n^2 d numbers at once: 64 GiB for the number of the others."""
 
 Work = Callable[[], object]
 
 
 def features(n: int, d: int) -> tuple[Tensor, Tensor]:
-    """Two related representations (n, d), float32."""
+    """Return two related representations (n, d) in float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, generator=generator)
     return x, x @ torch.randn(d, d, generator=generator) / d**0.5 + torch.randn(n, d, generator=generator)
 
 
 def run() -> None:
-    """Prints one CKA, then the other measures."""
+    """Print one CKA, then the other measures."""
     for n, d in SHAPES:
         one_cka(n, d, slow_peers=n == SHAPES[0][0])
     others(*SHAPES[0])
 
 
 def one_cka(n: int, d: int, slow_peers: bool) -> None:
-    """One debiased CKA: with the reference's terms kept, from nothing, and by others."""
+    """Time one debiased CKA: with the terms of the reference cached, from scratch, and by other packages."""
     x, y = features(n, d)
     measure = CKA()
     reference = measure.prepare(y)
@@ -70,7 +70,7 @@ def one_cka(n: int, d: int, slow_peers: bool) -> None:
 
 
 def others(n: int, d: int) -> None:
-    """The other measures, each against its own floor or the straightforward form."""
+    """Time the other measures, each against its floor or its straightforward form."""
     x, y = features(n, d)
     numpy_x, numpy_y = x.numpy(), y.numpy()
     xy, c = x.T @ y, x.T @ x + torch.eye(d)
@@ -133,5 +133,5 @@ def _row(n: int, d: int, name: str, against: str, figures: dict[str, list[float]
 
 
 def timed(work: dict[str, Work]) -> dict[str, list[float]]:
-    """Seconds of each, in turn."""
+    """Return the seconds of each, measured in turn."""
     return interleaved({name: lambda each=each: seconds(each) for name, each in work.items()})

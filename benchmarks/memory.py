@@ -1,7 +1,7 @@
-"""Memory of an all-pairs comparison above its features of one batch, as the number of tokens grows.
+"""Memory of an all-pairs comparison beyond the features of one batch, as the number of tokens grows.
 
-Two stacks of width 256, of 12 layers and of 4 (random features of the same shape as a language model's, made batch by
-batch, so that the figure is the accumulators' and not a model's), 16 jackknife groups, value, error bar and null of
+Two stacks of width 256, with 12 and 4 layers (random features with the shapes of a language model, made batch by batch,
+so that the number is that of the accumulators and not of a model), 16 jackknife units, value, error bar and null of
 debiased CKA.
 """
 
@@ -51,7 +51,7 @@ def _peak(layers: int, tokens: int) -> tuple[float, float]:
 
 
 def run() -> None:
-    """Prints peak memory by number of tokens, each in a process of its own."""
+    """Print peak memory by number of tokens, each in its own process."""
     rows = []
     for layers, tokens in SIZES:
         before, more = apart(_peak, layers, tokens)

@@ -1,4 +1,4 @@
-"""What others' packages and the straightforward forms make of the same features, as far as they are installed."""
+"""Other packages, as far as they are installed, and straightforward forms of the same measures."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
-    """Debiased linear CKA of the same rows by each package that is installed."""
+    """Return debiased linear CKA of the same samples by each installed package."""
     found: dict[str, Callable[[], object]] = {}
     if peer := installed("cka"):
         found["pytorch-cka"] = lambda: peer.cka_from_features(x, y)
@@ -38,14 +38,14 @@ def debiased_cka(x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def rsa(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman correlation of the correlation distances, as one writes it with numpy and scipy."""
+    """Return the Spearman correlation of correlation distances, written with numpy and scipy."""
     above = np.triu_indices(len(x), 1)
     ranks = [rankdata(1 - np.corrcoef(z)[above]) for z in (x, y)]
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def distance_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """The definition, with both distance matrices centered in full."""
+    """Return the definition, with both distance matrices centered in full."""
 
     def centered(z: np.ndarray) -> np.ndarray:
         d = cdist(z, z)
@@ -56,7 +56,7 @@ def distance_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def installed(name: str) -> ModuleType | None:
-    """A module, or None where it is not installed."""
+    """Return a module, or None if it is not installed."""
     try:
         return import_module(name)
     except ImportError:
@@ -64,7 +64,7 @@ def installed(name: str) -> ModuleType | None:
 
 
 def _file(package: str, name: str) -> ModuleType | None:
-    """One file of a package whose __init__ would load a second copy of Lightning."""
+    """Return one module of a package whose __init__ would load a second copy of Lightning."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None

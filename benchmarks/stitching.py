@@ -1,9 +1,9 @@
-"""Direct stitches of all sites of a pair against the passes and solves they cannot do without, and against training.
+"""Direct stitches of all sites of a pair against the passes and solves that they require, and against training.
 
-SoLU into GeLU, depth 4, 160 sequences of 128 tokens to fit on and 64 to measure on. The floor: both
-models' forward passes, up to the last site on the tokens to fit on and whole on the others; the back model from each
-site on; and the solves of each site, timed by themselves. By gradient: the affine stitch of the middle site from random
-weights, once, until its held-out loss is that of the direct one or STEPS are done.
+SoLU into GeLU, depth 4, 160 sequences of 128 tokens to fit and 64 to measure. The floor consists of the forward
+passes of both models, up to the last site for the fit and complete for the measurement, the back model from each site
+on, and the solves of each site. For comparison, the affine stitch of the middle site is trained once from random
+weights until its held-out loss is that of the direct one or STEPS are done.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ STEPS = 1000
 
 
 class Reached(Exception):
-    """The stitch that is trained is as good as the direct one."""
+    """Raised when the trained stitch is as good as the direct one."""
 
 
 def forwards(models: list[nn.Module], sites: list[str], fit: Tensor, held_out: Tensor) -> None:
-    """Both models on all tokens."""
+    """Run both models on all tokens."""
     for model in models:
         for tokens, wanted in ((fit, sites), (held_out, [*sites, LOGITS])):
             for batch in batches_of(tokens):
@@ -51,14 +51,14 @@ def forwards(models: list[nn.Module], sites: list[str], fit: Tensor, held_out: T
 
 @torch.no_grad()
 def tails(back: nn.Module, sites: list[str], streams: list[dict[str, Tensor]], held_out: Tensor) -> None:
-    """The back model from each site on."""
+    """Run the back model from each site on."""
     for batch, acts in zip(batches_of(held_out), streams, strict=True):
         for site in sites:
             enter(back, site, acts[site], batch)
 
 
 def streams_of(model: nn.Module, sites: list[str], tokens: Tensor) -> list[dict[str, Tensor]]:
-    """Activations batch by batch."""
+    """Yield activations batch by batch."""
     found = []
     for batch in batches_of(tokens):
         with capture(model, sites) as acts:
@@ -68,7 +68,7 @@ def streams_of(model: nn.Module, sites: list[str], tokens: Tensor) -> list[dict[
 
 
 def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: float) -> tuple[int, float]:
-    """Trains a stitch from random weights until its held-out loss is `loss`; the steps it took and its last loss."""
+    """Train a stitch from random weights until its held-out loss is `loss`; return its steps and its last loss."""
     last = (0, float("nan"))
 
     def look(step: int, held_out: float) -> None:
@@ -84,7 +84,7 @@ def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: flo
 
 
 def against_floor(width: int) -> list[dict[str, str]]:
-    """Direct stitches of all sites and the parts of their floor, in one interleaved run."""
+    """Time direct stitches of all sites and the parts of their floor, in one interleaved run."""
     shape = [f"width={width}", f"depth={DEPTH}"]
     front, back = (untrained([f"model={family}", *shape], seed) for seed, family in enumerate(("solu", "gelu")))
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +119,7 @@ def against_floor(width: int) -> list[dict[str, str]]:
 
 
 def against_training() -> dict[str, str]:
-    """One direct stitch between nets that were trained for 200 steps, and the same one by gradient."""
+    """Time one direct stitch between nets trained for 200 steps, and the same stitch by gradient."""
     nets, folder = [], tempfile.mkdtemp()
     common = [f"depth={DEPTH}", "trainer.max_steps=200", "logger=none", "~callbacks.tracker", f"runs_dir={folder}/runs"]
     for family in ("solu", "gelu"):
@@ -146,5 +146,5 @@ def against_training() -> dict[str, str]:
 
 
 def run() -> None:
-    """Prints the distance from the floor and the ratio to training."""
+    """Print the distance from the floor and the ratio to training."""
     show([*(row for width in WIDTHS for row in against_floor(width)), against_training()])

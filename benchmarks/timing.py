@@ -1,4 +1,4 @@
-"""Interleaved timing: all candidates in turn, round after round, so that a machine that drifts drifts for all."""
+"""Interleaved timing of all candidates in turn, round after round, so that drift of the machine affects all equally."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from launch.run.provenance import cpu_name
 
 
 def machine() -> str:
-    """The machine in one line, with its measured rate of float32 products."""
+    """Return the machine in one line, with its measured rate of float32 products."""
     rate = gemm_rate() / 1e9
     return (
         f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, "
@@ -23,20 +23,20 @@ def machine() -> str:
 
 
 def gemm_rate(size: int = 1024, repeats: int = 7, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of a square matrix product, the median of several."""
+    """Return the floating-point operations per second of a square matrix product, the median of several."""
     a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
     return 2 * size**3 / statistics.median(seconds(lambda: a @ b) for _ in range(repeats))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, list[float]]:
-    """Figures of each candidate, taken in turn; a first, uncounted round warms up."""
+    """Return measurements of each candidate, taken in turn after a warm-up round."""
     figures: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(rounds + 1):
         for name, candidate in candidates.items():
@@ -47,13 +47,13 @@ def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int = 5) 
 
 
 def ratio(figures: Mapping[str, list[float]], name: str, base: str) -> tuple[float, float, float]:
-    """Minimum, median and maximum of name / base, round by round."""
+    """Return minimum, median and maximum of name / base over the rounds."""
     ratios = [a / b for a, b in zip(figures[name], figures[base], strict=True)]
     return min(ratios), statistics.median(ratios), max(ratios)
 
 
 def show(rows: list[dict[str, str]]) -> None:
-    """Prints rows as a table; the keys of the first are its columns."""
+    """Print rows as a table; the keys of the first row are the columns."""
     table = Table(show_edge=False, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")

@@ -22,7 +22,7 @@ from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tracking.schedule import ticks
 from launch.cli.compose import compose
 from launch.machine import choose_precision
-from launch.run.folder import known
+from launch.run.folder import without_missing
 from models.build import build_net
 
 WIDTHS = (128, 512)
@@ -32,7 +32,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
     """Timers of a training step and of a tick's parts, the floor's operations, and the config of such a training."""
     cfg = compose([f"width={width}"])
     n_ctx, d_vocab = cfg.data.n_ctx, 4096
-    net = build_net(known(cfg.model), d_vocab, 0)
+    net = build_net(without_missing(cfg.model), d_vocab, 0)
     generator = torch.Generator().manual_seed(0)
     batches = torch.randint(d_vocab, (2, cfg.data.batch_size, n_ctx + 1), generator=generator)
     probe = torch.randint(d_vocab, (cfg.probe.sequences, cfg.probe.length), generator=generator)
@@ -44,7 +44,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
     def read(model: torch.nn.Module) -> ModelActivations:
         return ModelActivations(plan, sites, list(read_chunks(model, probe, sites, plan))).summed()
 
-    references = [read(build_net(known(cfg.model), d_vocab, seed)) for seed in (1, 2)]
+    references = [read(build_net(without_missing(cfg.model), d_vocab, seed)) for seed in (1, 2)]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
     step = bare_step(net, batches, precision, optimizer)

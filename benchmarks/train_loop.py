@@ -1,8 +1,8 @@
-"""Training through train.py against a bare loop over the same net, and against TransformerLens's own model.
+"""Training through train.py against a bare loop over the same net, and against the model of TransformerLens.
 
 Width 512, depth 2, the default data and batch. All three train in the precision that train.py chooses on this machine,
 and none is compiled. `train.py` is the whole training function with its callbacks, loggers and tables on; its steps are
-timed from batch to batch, those of ticks left out (`tracker` has their cost). TransformerLens comes with
+timed from batch to batch, without those of ticks (`tracker` measures their cost). TransformerLens comes with
 `pip install -e ".[bench]"`.
 """
 
@@ -27,7 +27,7 @@ from benchmarks.timing import interleaved, ratio, show
 from dissimilarity.tracking.schedule import is_due
 from launch.cli.compose import compose
 from launch.machine import choose_precision
-from launch.run.folder import known
+from launch.run.folder import without_missing
 from models.build import build_net
 
 STEPS = 20
@@ -46,7 +46,7 @@ OVERRIDES = [
 
 
 class Clock(pl.Callback):
-    """Seconds from the start of each step to the start of the next."""
+    """A callback that records the seconds from the start of each step to the start of the next."""
 
     durations: list[float] = []
 
@@ -61,7 +61,7 @@ class Clock(pl.Callback):
 
 
 def median_of_training(overrides: list[str]) -> float:
-    """Median seconds of a step of `python train.py OVERRIDES`, from its beginning in a new run."""
+    """Return the median seconds of a step of `python train.py OVERRIDES` in a new run."""
     Clock.durations = []
     clock = "+callbacks.clock._target_=benchmarks.train_loop.Clock"
     with contextlib.redirect_stdout(io.StringIO()):
@@ -70,7 +70,7 @@ def median_of_training(overrides: list[str]) -> float:
 
 
 def median_step(step: Callable[[int], object]) -> float:
-    """Median seconds of a step, after one to warm up."""
+    """Return the median seconds of a step after one warm-up step."""
     durations = []
     for index in range(RIVALS_STEPS):
         start = time.perf_counter()
@@ -82,7 +82,7 @@ def median_step(step: Callable[[int], object]) -> float:
 def bare_step(
     net: nn.Module, batches: Tensor, precision: str, optimizer: torch.optim.Optimizer
 ) -> Callable[[int], None]:
-    """One update as a plain loop does it: forward, loss, backward, clip, step."""
+    """Make one update as a plain loop does: forward, loss, backward, clip, step."""
 
     def step(index: int) -> None:
         batch = batches[index % len(batches)]
@@ -97,7 +97,7 @@ def bare_step(
 
 
 def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
-    """TransformerLens's model of the same shape with random weights, or None where it is not installed."""
+    """Return a TransformerLens model of the same shape with random weights, or None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -121,7 +121,7 @@ def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
 
 
 def run() -> None:
-    """Prints tokens per second, and how much faster or slower train.py is."""
+    """Print tokens per second, and how much faster or slower train.py is."""
     cfg = compose(OVERRIDES)
     with tempfile.TemporaryDirectory() as folder:
         place = [f"runs_dir={folder}/runs", f"data.cache_dir={folder}/cache"]
@@ -130,7 +130,7 @@ def run() -> None:
         data.setup("fit")
         blocks = data.probe(STEPS * cfg.data.batch_size, cfg.data.n_ctx, "train")
         batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1))
-        net = build_net(known(cfg.model), data.d_vocab, cfg.init_seed)
+        net = build_net(without_missing(cfg.model), data.d_vocab, cfg.init_seed)
         precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
         candidates = {"train.py": partial(median_of_training, [*OVERRIDES, *place, f"trainer.precision={precision}"])}
         rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab)}

@@ -18,11 +18,11 @@ class Batches:
     Lightning has no sampler to replace.
 
     Args:
-        cut: gives the batch of these rows of the split.
-        rows_of: which rows this process reads at a step.
-        start: first step to give.
-        stop: step to end before. It is also the length, which Lightning reads as that of the whole training and
-            compares with a count of batches that a resumed run takes over.
+        cut: Returns the batch of the given rows of the split.
+        rows_of: Returns the rows that this process reads at a step.
+        start: First step.
+        stop: Step before which to end. It is also the length, which Lightning takes for that of the whole training and
+            compares with the number of batches that a resumed run has already read.
     """
 
     def __init__(self, cut: Callable[[Rows], Any], rows_of: Callable[[int], Rows], start: int, stop: int) -> None:
@@ -32,7 +32,7 @@ class Batches:
         self.stop = stop
 
     def __len__(self) -> int:
-        """Return the number of steps of the whole training, also when starting in the middle of it."""
+        """Return the number of steps of the whole training, even if it is resumed."""
         return self.stop
 
     def __iter__(self) -> Iterator[Any]:
@@ -41,58 +41,64 @@ class Batches:
             yield self.cut(self.rows_of(step))
 
     def state_dict(self) -> dict:
-        """Return nothing: the trainer's step, from which `start` is set, says all. Lightning asks before it resumes."""
+        """Return nothing, since `start` follows from the trainer's step; Lightning calls this when it saves."""
         return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take nothing up; see state_dict."""
+        """Ignore the state; see `state_dict`."""
 
 
 def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, seed: int, trainer: Any) -> Batches:
     """Return the batches of the whole training, starting at the trainer's step; without a trainer, of one epoch.
 
-    Which rows a batch holds follows from (seed, step) alone (data/blocks.py).
+    The rows of a batch depend on (seed, step) alone (data/blocks.py).
 
     Args:
-        cut: gives the batch of these rows.
-        n_rows: how many rows the split has.
-        batch_size: rows a batch, over all processes.
-        seed: of the order.
-        trainer: Lightning's, which says steps and processes, or None.
+        cut: Returns the batch of the given rows.
+        n_rows: Number of rows of the split.
+        batch_size: Rows per batch, over all processes.
+        seed: Seed of the order.
+        trainer: The Lightning trainer, which knows steps and processes, or None.
 
     Raises:
-        ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
+        ValueError: If the trainer has no number of steps, or batch_size cannot be divided among its processes.
     """
     rank, world_size = _place(trainer)
-    mine = rank_rows(batch_size, rank, world_size)
+    own_rows = rank_rows(batch_size, rank, world_size)
     start, stop = 0, -(-n_rows // batch_size)
     if trainer:
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
             raise ValueError(
-                f"expected trainer.max_steps >= 0, found {trainer.max_steps}: training is counted in steps "
-                f"here; one pass over this data is trainer.max_steps={-(-stop // accumulated)}"
+                f"expected trainer.max_steps >= 0, found {trainer.max_steps}: training is measured in "
+                f"steps; one pass over this data is trainer.max_steps={-(-stop // accumulated)}"
             )
         start, stop = trainer.global_step * accumulated, trainer.max_steps * accumulated
-    return Batches(cut, lambda step: blocks_of_step(seed, step, batch_size, n_rows)[mine], start, stop)
+    return Batches(cut, lambda step: blocks_of_step(seed, step, batch_size, n_rows)[own_rows], start, stop)
 
 
-def validation_batches(cut: Callable[[Rows], Any], n_rows: int, wanted: int, batch_size: int, trainer: Any) -> Batches:
-    """Return `wanted` rows at even distances (all if there are fewer), the same every time, in the split's order.
+def validation_batches(cut: Callable[[Rows], Any], n_rows: int, count: int, batch_size: int, trainer: Any) -> Batches:
+    """Return `count` evenly spaced rows (all if there are fewer), always the same, in the order of the split.
 
-    Several processes share them equally, so their number is rounded down to a multiple of the processes. `trainer` is
-    Lightning's, or None.
+    Several processes share them equally, so their number is rounded down to a multiple of the processes.
+
+    Args:
+        cut: Returns the batch of the given rows.
+        n_rows: Number of rows of the split.
+        count: Number of rows to evaluate.
+        batch_size: Rows per batch, over all processes.
+        trainer: The Lightning trainer, or None.
 
     Raises:
-        ValueError: batch_size does not divide over the processes.
+        ValueError: If batch_size cannot be divided among the processes.
     """
     rank, world_size = _place(trainer)
     rank_rows(batch_size, rank, world_size)
-    count = max(1, min(wanted, n_rows) // world_size) * world_size
-    chosen = np.arange(count) * n_rows // count
+    count = max(1, min(count, n_rows) // world_size) * world_size
+    rows = np.arange(count) * n_rows // count
 
     def rows_of(step: int) -> Rows:
-        batch = chosen[step * batch_size : (step + 1) * batch_size]
+        batch = rows[step * batch_size : (step + 1) * batch_size]
         return batch[rank_rows(len(batch), rank, world_size)]
 
     return Batches(cut, rows_of, 0, -(-count // batch_size))

@@ -1,7 +1,7 @@
-"""The order of training: which blocks a step reads, as a pure function of seed and step.
+"""The order of training: the blocks that a step reads, as a pure function of seed and step.
 
-A split of N tokens holds (N - 1) // n_ctx blocks. Block i is tokens i * n_ctx ... i * n_ctx + n_ctx, both ends
-included: n_ctx inputs and, one further, n_ctx targets, so that every token but the first is a target once an epoch.
+A split of N tokens has (N - 1) // n_ctx blocks. Block i consists of tokens i * n_ctx to i * n_ctx + n_ctx inclusive:
+n_ctx inputs and, shifted by one, n_ctx targets, so that every token but the first is a target once per epoch.
 """
 
 from functools import lru_cache
@@ -10,21 +10,26 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 ROUNDS = 8
-# Steps worked out together: numpy's cost a call, a millisecond for eight numbers, is then shared.
+# Steps computed together, to share the cost of a call to numpy: a millisecond for eight numbers.
 WINDOW = 256
 
 
 def count_blocks(n_tokens: int, n_ctx: int) -> int:
-    """Return the number of whole blocks in `n_tokens` tokens."""
+    """Return the number of whole blocks in `n_tokens` tokens.
+
+    Example:
+        >>> count_blocks(257, 128)
+        2
+    """
     return max(0, (n_tokens - 1) // n_ctx)
 
 
 def blocks_of_step(seed: int, step: int, batch_size: int, n_blocks: int) -> Int64[np.ndarray, " batch_size"]:
     """Return the numbers of the blocks in the global batch of `step` (from 0).
 
-    Sample number p = step * batch_size + row lies in epoch p // n_blocks; each epoch is a permutation of all blocks,
-    drawn from (seed, epoch). Any step costs the same, so a run that resumes replays nothing, and the order hangs on
-    no library's random generator.
+    Block number p = step * batch_size + row of the training belongs to epoch p // n_blocks, and each epoch is a
+    permutation of all blocks drawn from (seed, epoch). Every step costs the same, so a resumed run replays nothing, and
+    the order depends on no library's random generator.
     """
     return _window(seed, step // WINDOW, batch_size, n_blocks)[step % WINDOW]
 
@@ -39,10 +44,14 @@ def _window(seed: int, window: int, batch_size: int, n_blocks: int) -> Int64[np.
 
 
 def rank_rows(batch_size: int, rank: int, world_size: int) -> slice:
-    """Return the rows of the global batch that belong to `rank`: equal consecutive parts.
+    """Return the rows of the global batch that belong to `rank`: one of equal consecutive parts.
 
     Raises:
-        ValueError: the batch does not divide evenly.
+        ValueError: If the batch cannot be divided evenly.
+
+    Example:
+        >>> rank_rows(8, rank=1, world_size=2)
+        slice(4, 8, None)
     """
     if batch_size % world_size:
         raise ValueError(
@@ -56,11 +65,11 @@ def rank_rows(batch_size: int, rank: int, world_size: int) -> slice:
 def permute(
     index: Int64[np.ndarray, " k"], size: int, seed: int, epoch: Int64[np.ndarray, " k"]
 ) -> Int64[np.ndarray, " k"]:
-    """Map each index in [0, size) through the pseudorandom permutation of [0, size) that (seed, epoch) names.
+    """Map each index in [0, size) through the pseudorandom permutation of [0, size) given by (seed, epoch).
 
-    A Feistel network (Luby and Rackoff 1988) on the smallest even number of bits that holds `size`, walked until the
-    value falls inside (Black and Rogaway 2002; fewer than four walks on average). It needs no table, so it costs the
-    same for a thousand blocks and for a billion.
+    A Feistel network (Luby and Rackoff 1988) on the smallest even number of bits that holds `size`, repeated until
+    the value is in range (Black and Rogaway 2002; fewer than four times on average). It needs no table, so it costs the
+    same for a thousand blocks as for a billion.
     """
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half_bits)) - 1)

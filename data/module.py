@@ -1,4 +1,4 @@
-"""The LightningDataModule of text: what trainer, models and callbacks see of the data."""
+"""The LightningDataModule of packed text."""
 
 from collections.abc import Callable
 
@@ -20,23 +20,22 @@ from data.tokenizers import TokenizerSpec
 class TextDataModule(pl.LightningDataModule):
     """Packed text in blocks of n_ctx + 1 tokens.
 
-    Batches are Int64 (rows, n_ctx + 1): inputs are `batch[:, :-1]`, targets `batch[:, 1:]`. Which blocks a training
-    batch holds follows from (seed, step) alone, so a resumed run goes on exactly where it stopped. With several
-    processes each reads its rows of the same global batch; the trainer must be told use_distributed_sampler=False.
+    Batches are Int64 (rows, n_ctx + 1): inputs are `batch[:, :-1]`, targets `batch[:, 1:]`. The blocks of a training
+    batch depend on (seed, step) alone, so a resumed run continues exactly where it stopped. Each of several processes
+    reads its share of the same global batch; the trainer needs use_distributed_sampler=False.
 
     Args:
-        source: gives the documents (data/sources).
-        tokenizer: gives the tokenizer (data/tokenizers.py).
-        n_ctx: positions a sequence, at least 1.
-        batch_size: sequences a training batch, over all processes.
-        seed: of the order of training.
-        cache_dir: folder for packed data; the folder inside it is named by the hash of what it is made of.
-        val_fraction: share of documents for validation, between 0 and 1.
-        val_sequences: blocks of validation text evaluated each time, at even distances; all of them if there are
-            fewer.
+        source: The source of documents (data/sources).
+        tokenizer: What makes the tokenizer (data/tokenizers.py).
+        n_ctx: Positions per sequence, at least 1.
+        batch_size: Sequences per training batch, over all processes.
+        seed: Seed of the order of training.
+        cache_dir: Folder of packed data; the hash of its ingredients names the folder inside.
+        val_fraction: Share of documents for validation, between 0 and 1.
+        val_sequences: Evenly spaced blocks of text per validation; all of them if there are fewer.
 
     Raises:
-        ValueError: a number out of range; from prepare_data and setup, data that does not suffice.
+        ValueError: If a number is out of range; from prepare_data and setup, if data is insufficient.
     """
 
     def __init__(
@@ -66,23 +65,23 @@ class TextDataModule(pl.LightningDataModule):
         self._opened: Packed | None = None
 
     def prepare_data(self) -> None:
-        """Tokenize and pack, unless the cache has it."""
+        """Tokenize and pack the text, unless it is in the cache."""
         self._pack()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the packed data; every process does.
+        """Open the packed data, in every process.
 
         Raises:
-            ValueError: the training split is smaller than one batch, or the validation split than one block.
+            ValueError: If the training split is smaller than one batch, or the validation split than one block.
         """
         self._opened = self._pack()
         for split, needed in {"train": self.batch_size, "val": 1}.items():
-            found = self._count(split)
-            if found < needed:
+            count = self._count(split)
+            if count < needed:
                 n_tokens = len(self._opened.tokens[split])
                 raise ValueError(
                     f"expected at least {needed} blocks of data.n_ctx={self.n_ctx} tokens in the {split} split, found "
-                    f"{found} ({n_tokens} tokens): type data.n_ctx={max(1, (n_tokens - 1) // needed)} or less, lower "
+                    f"{count} ({n_tokens} tokens): type data.n_ctx={max(1, (n_tokens - 1) // needed)} or less, lower "
                     f"data.batch_size, change data.val_fraction={self._val_fraction}, or give more text"
                 )
 
@@ -107,15 +106,15 @@ class TextDataModule(pl.LightningDataModule):
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text for each token of the validation split, the tokens between documents included.
+        """UTF-8 bytes of text per token of the validation split, including the tokens between documents.
 
-        Loss in nats per token / ln 2 / bytes_per_token is bits per byte, which compares across tokenizers.
+        Loss in nats per token / ln 2 / bytes_per_token is bits per byte, which is comparable across tokenizers.
         """
         return self.packed.meta["bytes_per_token"]
 
     @property
     def unigram_loss(self) -> float:
-        """Loss (nats per token) of the training split's token frequencies on the validation split, smoothed by one."""
+        """Loss on the validation split of the smoothed token frequencies of the training split, in nats per token."""
         return self.packed.meta["unigram_loss"]
 
     @property
@@ -125,7 +124,7 @@ class TextDataModule(pl.LightningDataModule):
 
     @property
     def tokens_per_step(self) -> int:
-        """Targets an optimizer step, over all processes and accumulated batches."""
+        """Targets per optimizer step, over all processes and accumulated batches."""
         return self.batch_size * self.n_ctx * self._accumulated
 
     @property
@@ -133,10 +132,10 @@ class TextDataModule(pl.LightningDataModule):
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def probe(self, sequences: int, length: int, split: str = "val") -> Int64[Tensor, "sequences length"]:
-        """Return the probe set: token sequences that the packed data alone decides, never the seed.
+        """Return the probe set, which depends on the packed data alone and not on the seed.
 
         Raises:
-            ValueError: no such split, sequences longer than n_ctx, or more asked for than there are.
+            ValueError: If there is no such split, sequences are longer than n_ctx, or there is too little text.
         """
         if split not in SPLITS:
             raise ValueError(f"expected probe.split to be one of {', '.join(SPLITS)}, found {split!r}")
@@ -150,20 +149,20 @@ class TextDataModule(pl.LightningDataModule):
         """Return the batches of the whole training, starting at the trainer's step.
 
         Raises:
-            ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
+            ValueError: If the trainer has no number of steps, or batch_size cannot be divided among its processes.
         """
         return training_batches(self._cut("train"), self._count("train"), self.batch_size, self.seed, self.trainer)
 
     def val_dataloader(self) -> Batches:
-        """Return the validation batches, the same every time: blocks at even distances, in the order of the text.
+        """Return the validation batches, always the same: evenly spaced blocks in the order of the text.
 
         Several processes share them equally, so their number is rounded down to a multiple of the processes.
 
         Raises:
-            ValueError: batch_size does not divide over the processes.
+            ValueError: If batch_size cannot be divided among the processes.
         """
-        wanted = self._val_sequences
-        return validation_batches(self._cut("val"), self._count("val"), wanted, self.batch_size, self.trainer)
+        blocks, count = self._count("val"), self._val_sequences
+        return validation_batches(self._cut("val"), blocks, count, self.batch_size, self.trainer)
 
     def _cut(self, split: str) -> Callable[[Rows], Int64[Tensor, "rows n_ctx_plus_1"]]:
         tokens, offsets = self.packed.tokens[split], np.arange(self.n_ctx + 1)

@@ -1,4 +1,4 @@
-"""Tokenize a source once into two flat memory maps, train and validation, cached by what they are made of."""
+"""Packed text: a source tokenized once into two flat memory maps, train and validation, in a content-keyed cache."""
 
 import hashlib
 import heapq
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 SPLITS = ("train", "val")
-# Characters tokenized at a time: enough documents to keep all cores busy, little beside a model.
+# Characters tokenized at a time: enough documents to keep all cores busy, and little memory compared to a model.
 BATCH_CHARS = 1 << 21
 
 
@@ -34,11 +34,11 @@ class Packed:
     """A packed corpus.
 
     Attributes:
-        folder: where it is kept.
-        meta: what meta.json says: counts, bytes_per_token, unigram_loss (nats per token), d_vocab, boundary_id and the
-            fingerprint, a sha256 over the tokenizer and all tokens.
-        tokens: a read-only memory map of token ids for each split, documents one after the other.
-        tokenizer: what made them.
+        folder: Its folder.
+        meta: The content of meta.json: counts, bytes_per_token, unigram_loss (nats per token), d_vocab, boundary_id and
+            the fingerprint, a sha256 over the tokenizer and all tokens.
+        tokens: A read-only memory map of token ids per split, documents one after the other.
+        tokenizer: The tokenizer of the tokens.
     """
 
     folder: Path
@@ -47,26 +47,26 @@ class Packed:
     tokenizer: Tokenizer
 
     def __reduce__(self) -> tuple:
-        """Pickle as the folder's name: a spawned process maps the files again instead of receiving all tokens."""
+        """Pickle the name of the folder, so that a spawned process maps the files instead of receiving all tokens."""
         return _open, (self.folder,)
 
 
 def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction: float) -> Packed:
     """Open the packed corpus, making it first if it is not in `cache_dir`.
 
-    A document belongs to the validation split if the hash of its text falls below `val_fraction`, so its split does not
-    depend on where it stands, and copies of a text stay together. Each document is its boundary token followed by its
-    text. The corpus appears in the cache by one rename, under a lock: processes that start together make it once, and
-    one that dies leaves nothing that looks whole. What is found damaged is packed again.
+    A document belongs to the validation split if the hash of its text is below `val_fraction`. Its split therefore does
+    not depend on its position, and copies of a text stay together. Each document is its boundary token followed by its
+    text. The corpus enters the cache by one rename, under a lock: processes that start together make it once, and one
+    that dies leaves nothing that looks complete. A damaged corpus is packed again.
 
     Args:
-        source: gives the documents.
-        tokenizer: gives the tokenizer; trained on documents of the training split only.
-        cache_dir: folder of all packed corpora.
-        val_fraction: share of documents in the validation split, strictly between 0 and 1.
+        source: The source of documents.
+        tokenizer: What makes the tokenizer, trained on documents of the training split only.
+        cache_dir: Folder of all packed corpora.
+        val_fraction: Share of documents in the validation split, strictly between 0 and 1.
 
     Raises:
-        ValueError: val_fraction out of range, or a split without text.
+        ValueError: If val_fraction is out of range, or a split has no text.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"expected 0 < data.val_fraction < 1, found {val_fraction}")
@@ -91,7 +91,7 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
 
 
 def _whole(folder: Path) -> Packed | None:
-    """The packed corpus in a folder, every byte of it checked; None if there is none, or it is damaged."""
+    """Return the packed corpus in a folder after checking every byte; None if it is missing or damaged."""
     if not folder.exists():
         return None
     try:
@@ -100,18 +100,18 @@ def _whole(folder: Path) -> Packed | None:
         if packed.meta["fingerprint"] != _fingerprint(folder):
             raise ValueError(f"{folder} is damaged: its tokens or its tokenizer have changed since they were written")
     except ValueError as error:
-        log.warning("packing the data again, for %s", error)
+        log.warning("packing the data again, because %s", error)
         return None
     return packed
 
 
 def in_validation(text: str, val_fraction: float) -> bool:
-    """Say whether a document is in the validation split: a function of its text alone."""
+    """Return whether a document is in the validation split, which depends on its text alone."""
     return _unit_hashes(text)[0] < val_fraction
 
 
 def _unit_hashes(text: str) -> tuple[float, float]:
-    """Return two independent numbers in [0, 1): one decides the split, one the sample for the tokenizer."""
+    """Return two independent numbers in [0, 1): one decides the split, the other the sample for the tokenizer."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[6:12], "big") / 2**48
 
@@ -119,14 +119,14 @@ def _unit_hashes(text: str) -> tuple[float, float]:
 def _documents(source: Source) -> Iterator[str]:
     for _, text in source.documents():
         if text:
-            # JSON can hold half a surrogate pair, which no tokenizer takes.
+            # JSON can hold half a surrogate pair, which no tokenizer accepts.
             yield text.encode(errors="replace").decode()
 
 
 def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[str]:
     """Yield the training documents with the smallest hashes, up to sample_bytes: an even sample in one pass.
 
-    A generator, so that nothing is read for a tokenizer that needs no training.
+    It is a generator, so nothing is read for a tokenizer that needs no training.
     """
     heap: list[tuple[float, str]] = []
     size = 0
@@ -159,21 +159,21 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
     description = tokenizer.to_str()
     (folder / "tokenizer.json").write_text(description, encoding="utf-8", newline="")
 
-    # A document that spells a special token must not end itself: from here on its text is text.
+    # A document that contains the text of a special token must not end there.
     tokenizer.encode_special_tokens = True
     counts = {split: np.zeros(d_vocab, dtype=np.int64) for split in SPLITS}
     sizes = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
     streams = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
     try:
         for texts in _batches(_documents(source)):
-            gathered: dict[str, list[int]] = {split: [] for split in SPLITS}
+            ids_by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
             for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
                 split = "val" if in_validation(text, val_fraction) else "train"
-                gathered[split].append(boundary)
-                gathered[split].extend(encoding.ids)
+                ids_by_split[split].append(boundary)
+                ids_by_split[split].extend(encoding.ids)
                 sizes[split]["documents"] += 1
                 sizes[split]["bytes"] += len(text.encode())
-            for split, ids in gathered.items():
+            for split, ids in ids_by_split.items():
                 tokens = np.asarray(ids, dtype=dtype)
                 counts[split] += np.bincount(tokens, minlength=d_vocab)
                 sizes[split]["tokens"] += len(tokens)
@@ -197,7 +197,7 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
 
 
 def _fingerprint(folder: Path) -> str:
-    """The sha256 of the tokenizer and of the hashes of both splits."""
+    """Return the sha256 of the tokenizer and of the hashes of both splits."""
     state = hashlib.sha256((folder / "tokenizer.json").read_bytes())
     for split in SPLITS:
         state.update(bytes.fromhex(sha256_of(folder / f"{split}.bin")))
@@ -219,8 +219,8 @@ def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
 def unigram_loss(train_counts: Int64[np.ndarray, " d_vocab"], val_counts: Int64[np.ndarray, " d_vocab"]) -> float:
     """Return the loss (nats per token) on the validation split of the training split's token frequencies.
 
-    Frequencies are smoothed by one: p(t) = (count(t) + 1) / (tokens + d_vocab). It is what a model reaches that ignores
-    the context, so a trained one must be below it.
+    Frequencies are smoothed by one: p(t) = (count(t) + 1) / (tokens + d_vocab). A model that ignores context reaches
+    this loss, so a trained model must be below it.
     """
     total = int(train_counts.sum()) + len(train_counts)
     nats = math.log(total) - np.log(train_counts + 1.0)
@@ -232,14 +232,14 @@ def _open(folder: Path) -> Packed:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         dtype = np.dtype(meta["dtype"])
         for split in SPLITS:
-            expected, found = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
-            if expected != found:
-                raise ValueError(f"{split}.bin has {found} bytes, expected {expected}")
+            expected, actual = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
+            if expected != actual:
+                raise ValueError(f"{split}.bin has {actual} bytes, expected {expected}")
         tokens = {split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r") for split in SPLITS}
         tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     # The tokenizers library raises bare Exception for a file that it cannot parse.
     except Exception as error:
         raise ValueError(
-            f"the packed data in {folder} is damaged ({error}); start again, which packs it again"
+            f"the packed data in {folder} is damaged ({error}); the same command packs it again"
         ) from error
     return Packed(folder, meta, tokens, tokenizer)

@@ -1,4 +1,4 @@
-"""Texts and pairs of texts to rows of tokens of one length."""
+"""Encoding of texts and pairs of texts as rows of tokens of equal length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from data.examples import Example
 from data.tokenizers import boundary_id, prepare, vocabulary_size
 from dissimilarity.loading.untrusted import panics_as_errors
 
-# What vocabularies call the token that fills up rows.
+# Names of the padding token in vocabularies.
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 
 
@@ -23,8 +23,8 @@ class Encoded:
     """Rows of tokens.
 
     Attributes:
-        tokens: padded on the right.
-        truncated: number of rows that lost tokens.
+        tokens: Rows of tokens, padded on the right.
+        truncated: Number of rows that lost tokens.
     """
 
     tokens: Int64[Tensor, "examples n_ctx"]
@@ -32,25 +32,25 @@ class Encoded:
 
 
 class PairEncoder:
-    """Turns examples into tokens, in one of two formats.
+    """An encoder of examples as tokens, in one of two formats.
 
-    A tokenizer that frames pairs itself and has a token to pad with, such as BERT's, keeps its own format: [CLS] text
-    [SEP] pair [SEP] [PAD] ... Any other, ours among them, gets `text E pair E` (or `text E`), where E is the token
-    between documents, and is padded with E: what is real are all tokens up to and including the first of the last run
-    of E. Text that spells such a token is text.
+    A tokenizer with a format for pairs and a padding token, such as that of BERT, keeps its own format: [CLS] text
+    [SEP] pair [SEP] [PAD] ... Any other tokenizer, including ours, uses `text E pair E` (or `text E`), where E is
+    the token between documents, and pads with E: all tokens up to the first of the last run of E, inclusive, are real.
+    Text that contains the name of such a token stays text.
 
     Args:
-        tokenizer: any; it is copied, not changed.
+        tokenizer: Any tokenizer; it is copied, not changed.
 
     Attributes:
-        tokenizer: the tokenizer without truncation and padding, as models and files are to see it.
-        d_vocab: number of token ids.
-        pad: id of the token that rows are filled up with.
-        end_is_pad: whether the text's own last token is `pad` too.
-        markers: number of tokens that the format adds to a pair.
+        tokenizer: The tokenizer without truncation and padding, for models and files.
+        d_vocab: Number of token ids.
+        pad: Id of the token that rows are padded with.
+        end_is_pad: Whether the last token of a text is `pad` too.
+        markers: Number of tokens that the format adds to a pair.
 
     Raises:
-        ValueError: a tokenizer with no token that could end a text.
+        ValueError: If the tokenizer has no token that could end a text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -65,20 +65,20 @@ class PairEncoder:
         self.markers = 2 if self.end_is_pad else self.tokenizer.num_special_tokens_to_add(True)
 
     def encode(self, examples: Sequence[Example], n_ctx: int) -> Encoded:
-        """Return a row of n_ctx tokens for each example.
+        """Return one row of n_ctx tokens per example.
 
-        Where a pair does not fit, the longer of the two loses its last token until it does; when both are equally long
-        the one that was shorter at first does, or the first of two that never differed.
+        If a pair does not fit, the longer text loses its last token until it does. Of two equally long texts, the one
+        that was shorter at first loses it, or the first one if they were always equal.
 
         Raises:
-            ValueError: n_ctx has no room for a token of each text.
+            ValueError: If n_ctx has no room for a token of each text.
         """
         if n_ctx < self.markers + 2:
             raise ValueError(
                 f"expected room for {self.markers} tokens around and between two texts and one of each, found rows of "
                 f"{n_ctx} tokens: type data.n_ctx=64 and probe.length=64"
             )
-        # A copy: truncation belongs to this length, and the format to these rows.
+        # A copy, because truncation and format hold for these rows only.
         encoder = Tokenizer.from_str(self.tokenizer.to_str())
         encoder.encode_special_tokens = True
         if self.end_is_pad:

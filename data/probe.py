@@ -11,19 +11,24 @@ from torch import Tensor
 def draw_probe(
     tokens: Integer[np.ndarray, " tokens"], sequences: int, length: int, split: str
 ) -> Int64[Tensor, "sequences length"]:
-    """Cut `sequences` sequences of `length` tokens out of a split, at even distances.
+    """Return `sequences` evenly spaced sequences of `length` tokens from a split.
 
-    The split is seen as consecutive pieces of `length` tokens; piece i * pieces // sequences is taken for each i. No
-    two overlap, and nothing but the packed data decides which: the probe set is the same for every seed.
+    The split is divided into consecutive pieces of `length` tokens, and piece i * pieces // sequences is taken for each
+    i. No two overlap, and they depend on the packed data alone: the probe set is the same for every seed.
 
     Args:
-        tokens: all tokens of the split.
-        sequences: how many, at least 1.
-        length: tokens each, at least 1.
-        split: the split's name, for the message.
+        tokens: All tokens of the split.
+        sequences: Number of sequences, at least 1.
+        length: Tokens per sequence, at least 1.
+        split: Name of the split, for the message.
 
     Raises:
-        ValueError: fewer pieces than asked for.
+        ValueError: If there are too few pieces.
+
+    Example:
+        >>> draw_probe(np.arange(12), sequences=2, length=3, split="val")
+        tensor([[0, 1, 2],
+                [6, 7, 8]])
     """
     if sequences < 1 or length < 1:
         raise ValueError(f"expected probe.sequences and probe.length >= 1, found {sequences} and {length}")
@@ -39,6 +44,6 @@ def draw_probe(
 
 
 def probe_hash(tokens: Int64[Tensor, "sequences length"]) -> str:
-    """Return the sha256 of shape and ids: two curves can be laid side by side only if theirs are equal."""
+    """Return the sha256 of shape and ids; curves are comparable only if theirs are equal."""
     ids = tokens.cpu().numpy().astype("<i8")
     return hashlib.sha256(repr(ids.shape).encode() + ids.tobytes()).hexdigest()

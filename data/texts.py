@@ -1,4 +1,4 @@
-"""The text behind token sequences, and the same text in the tokens of another model."""
+"""The text of token sequences, and the same text in the tokens of another model."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from data.tokenizers import prepare
 from dissimilarity.loading.untrusted import panics_as_errors
 
 BETWEEN = "\n\n"
-"""What a token without text (the end of a document) inside a sequence is to another model, whose tokens lack it."""
+"""Text that stands for a token without text, such as the end of a document, in the tokens of another model."""
 PADDING = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>", "<|endoftext|>", "</s>")
 
 
@@ -19,11 +19,11 @@ PADDING = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>", "<|endoftext|>", "</s>")
 def texts_of(
     tokens: Int64[Tensor, "sequences length"], tokenizer: Tokenizer
 ) -> tuple[list[str], Int64[Tensor, "sequences length 2"]]:
-    """The text of each sequence, and where each of its tokens starts and ends in it, in characters.
+    """Return the text of each sequence, and where each of its tokens starts and ends in that text, in characters.
 
-    The tokens are kept as they are: they may be cut in the middle of a word, so that encoding the text would give
-    others. A token that ends inside a character (a byte of several) is said to end where the character does. One
-    without text of its own, such as that between documents, has two equal numbers, and a blank line in its place.
+    Tokens stay as they are. They may begin in the middle of a word, where encoding the text would give other tokens. A
+    token that ends within a character of several bytes counts as ending where the character ends. A token without text,
+    such as that between documents, has equal start and end, and a blank line stands for it.
     """
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     texts, spans = [], []
@@ -48,9 +48,10 @@ def texts_of(
 
 
 def _decoded(ids: list[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
-    """The text of some tokens, and where each of them ends.
+    """Return the text of some tokens, and where each of them ends.
 
-    A token ends where the text of all tokens up to it does, if that is how the whole begins: half a character is not.
+    A token ends where the text of all tokens up to it ends, if the whole text begins with that text; half a character
+    does not.
     """
     beginnings = tokenizer.decode_batch([ids[: index + 1] for index in range(len(ids))])
     text, ends, end = beginnings[-1], [], len(beginnings[-1])
@@ -65,28 +66,29 @@ def _decoded(ids: list[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
 def encoded(
     texts: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[Int64[Tensor, "sequences length"], Int64[Tensor, "sequences length 2"], Bool[Tensor, "sequences length"]]:
-    """Texts in a model's tokens, with those that it begins and ends a text with, padded at the end.
+    """Return texts in the tokens of a model, with those that begin and end a text, padded at the end.
 
     Returns:
-        the tokens; where each starts and ends in its text, in characters (equal for one without text); where there are
-        tokens and not padding.
+        The tokens; where each starts and ends in its text, in characters (equal for a token without text); and which
+        are tokens rather than padding.
     """
     tokenizer = prepare(Tokenizer.from_str(tokenizer.to_str()))
-    found = tokenizer.encode_batch(list(texts))
-    length = max(1, *(len(each.ids) for each in found))
+    encodings = tokenizer.encode_batch(list(texts))
+    length = max(1, *(len(encoding.ids) for encoding in encodings))
     tokens = torch.full((len(texts), length), _padding(tokenizer))
     spans = torch.zeros(len(texts), length, 2, dtype=torch.int64)
     mask = torch.zeros(len(texts), length, dtype=torch.bool)
-    for row, each in enumerate(found):
-        many = len(each.ids)
-        tokens[row, :many] = torch.tensor(each.ids, dtype=torch.int64)
-        of_text = torch.tensor(each.offsets, dtype=torch.int64).reshape(-1, 2)
-        spans[row, :many] = of_text.masked_fill(torch.tensor(each.special_tokens_mask).bool()[:, None], 0)
-        mask[row, :many] = True
+    for row, encoding in enumerate(encodings):
+        count = len(encoding.ids)
+        tokens[row, :count] = torch.tensor(encoding.ids, dtype=torch.int64)
+        offsets = torch.tensor(encoding.offsets, dtype=torch.int64).reshape(-1, 2)
+        is_special = torch.tensor(encoding.special_tokens_mask).bool()
+        spans[row, :count] = offsets.masked_fill(is_special[:, None], 0)
+        mask[row, :count] = True
     return tokens, spans, mask
 
 
 def _padding(tokenizer: Tokenizer) -> int:
-    """The number to fill up sequences with."""
-    known = (tokenizer.token_to_id(name) for name in PADDING)
-    return next((number for number in known if number is not None), 0)
+    """Return the token to pad sequences with."""
+    numbers = (tokenizer.token_to_id(name) for name in PADDING)
+    return next((number for number in numbers if number is not None), 0)

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here on the training split, read from a file, or taken from the Hugging Face hub."""
+"""Tokenizers that are trained on the training split, read from a file, or downloaded from the Hugging Face hub."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from dissimilarity.loading.untrusted import load_tokenizer
 from dissimilarity.tables.files import sha256_of
 
 END_OF_TEXT = "<|endoftext|>"
-# What other vocabularies call the token between documents; those that begin a text come before those that end one.
+# Names of the token between documents; those that begin a text come before those that end one.
 BOUNDARY_TOKENS = (
     "<|BOS|>",
     END_OF_TEXT,
@@ -24,7 +24,7 @@ BOUNDARY_TOKENS = (
     "[SEP]",
 )
 
-# Text that a vocabulary is trained on, for each of its entries: 8 MB for 4096.
+# Training text per entry of the vocabulary: 8 MB for 4096 entries.
 BYTES_PER_ENTRY = 2048
 
 
@@ -33,31 +33,31 @@ class TokenizerSpec(Protocol):
     """What packing needs to obtain a tokenizer.
 
     Attributes:
-        sample_bytes: how much text of the training split it wants to see.
+        sample_bytes: Amount of training text that it needs.
     """
 
     sample_bytes: int
 
     def fingerprint(self) -> str:
-        """Return a string that changes when the tokenizer would."""
+        """Return a string that changes whenever the tokenizer changes."""
         ...
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
-        """Return the tokenizer; `documents` is the sample of the training split to train on, read only if needed."""
+        """Return the tokenizer; `documents` is a sample of the training split, read only if it is trained."""
         ...
 
 
 class BytePairs:
     """Byte-level byte-pair encoding trained on the training split (Sennrich et al. 2016; bytes as in GPT-2).
 
-    The same documents give the same merges. Any text can be encoded and decodes to itself.
+    Equal documents give equal merges. Any text can be encoded and decodes to itself.
 
     Args:
-        vocab_size: number of tokens, at least 257: 256 bytes and `<|endoftext|>`. A corpus with too few different
-            words gives fewer.
+        vocab_size: Number of tokens, at least 257: 256 bytes and `<|endoftext|>`. A corpus with few different words
+            gives fewer.
 
     Raises:
-        ValueError: vocab_size below 257.
+        ValueError: If vocab_size is below 257.
     """
 
     def __init__(self, vocab_size: int = 4096) -> None:
@@ -91,7 +91,7 @@ class TokenizerFile:
     """A tokenizer.json written by the library `tokenizers`, such as the one in every run folder.
 
     Raises:
-        ValueError: the file is missing or is not a tokenizer.
+        ValueError: If the file is missing or is not a tokenizer.
     """
 
     def __init__(self, path: str) -> None:
@@ -116,7 +116,7 @@ class HubTokenizer:
     """The tokenizer of a model on the Hugging Face hub, by name.
 
     Raises:
-        ValueError: when built, if the hub cannot be reached or the model has no tokenizer.json.
+        ValueError: From build, if the hub cannot be reached or the model has no tokenizer.json.
     """
 
     def __init__(self, name: str, revision: str = "main") -> None:
@@ -125,14 +125,14 @@ class HubTokenizer:
         self.sample_bytes = 0
 
     def fingerprint(self) -> str:
-        """Return the request, so that a warm start needs no network."""
+        """Return the request, so that a cached tokenizer needs no network."""
         return f"hub:{self.name}@{self.revision}"
 
     def build(self, documents: Iterable[str]) -> Tokenizer:
-        """Download it, or take it from the hub's own cache."""
+        """Download the tokenizer, or read it from the cache of the hub."""
         try:
             return load_tokenizer(lambda: Tokenizer.from_pretrained(self.name, revision=self.revision), "it has none")
-        # Network, offline mode, a missing repository and a parse error have no common base class.
+        # The exceptions of network, offline mode, missing repositories and parsing share no base class.
         except Exception as error:
             raise ValueError(
                 f"could not get the tokenizer {self.name!r} (revision {self.revision!r}) from the Hugging Face hub: "
@@ -142,27 +142,27 @@ class HubTokenizer:
 
 
 def prepare(tokenizer: Tokenizer) -> Tokenizer:
-    """Turn off truncation and padding, which many published tokenizer.json carry and which would lose text."""
+    """Turn off truncation and padding, which many published tokenizers enable and which would lose text."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Return d_vocab: the largest id plus one, because a foreign vocabulary may have holes."""
+    """Return d_vocab, the largest id plus one, because some vocabularies skip ids."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def boundary_id(tokenizer: Tokenizer) -> int:
     """Return the id of the token that starts every document.
 
-    It is `<|endoftext|>` where the tokenizer is ours. Another one often has not that, or has `<|BOS|>` beside it (the
-    toy models of TransformerLens), and its file does not say which token begins or ends a text, so the first of
-    the usual names that it holds is taken: `<|BOS|>`, `<|endoftext|>`, `<|begin_of_text|>`, `<s>`, `<bos>`, `[CLS]`,
+    Our tokenizers have `<|endoftext|>`. Others may lack it or also have `<|BOS|>` (the toy models of TransformerLens),
+    and their files do not tell which token begins or ends a text. The first of these names that a tokenizer has is
+    therefore used: `<|BOS|>`, `<|endoftext|>`, `<|begin_of_text|>`, `<s>`, `<bos>`, `[CLS]`,
     then `<|end_of_text|>`, `</s>`, `<eos>`, `[SEP]`.
 
     Raises:
-        ValueError: none of these names is there; lists the special tokens that are.
+        ValueError: If it has none of these names; lists its special tokens.
     """
     for name in BOUNDARY_TOKENS:
         token_id = tokenizer.token_to_id(name)

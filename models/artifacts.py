@@ -1,4 +1,4 @@
-"""Checkpoints kept as artifacts of Weights & Biases: downloaded once, to a cache by full version."""
+"""Checkpoints that are artifacts of Weights & Biases, downloaded once to a cache by full version."""
 
 import json
 import os
@@ -10,23 +10,23 @@ from typing import Any
 from dissimilarity.tables.files import replacing
 
 SECONDS = 10
-"""How long the server may take to answer."""
+"""How long to wait for an answer of the server."""
 FORM = "wandb:ENTITY/PROJECT/ARTIFACT:VERSION"
 NOTE = "artifact.json"
 MODELS = ("**/*.ckpt", "**/*.safetensors")
 
 
 def file_of(uri: str) -> tuple[Path, dict[str, Any]]:
-    """The model file of `wandb:entity/project/artifact:version`, downloaded if need be.
+    """Return the model file of `wandb:entity/project/artifact:version`, downloading it if necessary.
 
-    A version (v3) that was downloaded before is taken from the cache and asks no server; an alias (latest, step_512)
-    is looked up each time.
+    A version (v3) that was downloaded before comes from the cache without asking the server; an alias (latest,
+    step_512) is resolved each time.
 
     Returns:
-        the one .ckpt or .safetensors file in the artifact, and `version`, `digest` and the URI that is `pinned`.
+        The one .ckpt or .safetensors file of the artifact, and its `version`, `digest` and permanent URI, `pinned`.
 
     Raises:
-        ValueError: not of that form, no way to the server, no such artifact, or no model in it.
+        ValueError: If the URI has another form, the server cannot be reached, or it has no such artifact or model.
     """
     name, _, version = uri.removeprefix("wandb:").partition(":")
     parts = name.split("/")
@@ -37,17 +37,17 @@ def file_of(uri: str) -> tuple[Path, dict[str, Any]]:
     if not (folder / NOTE).is_file():
         folder = _download(uri, name, version, home)
     note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    found = [path for pattern in MODELS for path in sorted(folder.glob(pattern))]
-    if len(found) != 1:
-        there = ", ".join(sorted(path.name for path in folder.rglob("*") if path.name != NOTE)) or "nothing"
-        raise ValueError(f"reference {uri!r}: expected one .ckpt or .safetensors file in the artifact, found {there}")
-    return found[0], {**note, "pinned": f"wandb:{name}:{note['version']}"}
+    files = [path for pattern in MODELS for path in sorted(folder.glob(pattern))]
+    if len(files) != 1:
+        names = ", ".join(sorted(path.name for path in folder.rglob("*") if path.name != NOTE)) or "nothing"
+        raise ValueError(f"reference {uri!r}: expected one .ckpt or .safetensors file in the artifact, found {names}")
+    return files[0], {**note, "pinned": f"wandb:{name}:{note['version']}"}
 
 
 def _download(uri: str, name: str, version: str, home: Path) -> Path:
-    """Downloads an artifact beside its place and moves it there, so that what is in the cache is whole."""
-    have = sorted(path.parent.name for path in home.glob(f"*/{NOTE}"))
-    instead = f"give one that was downloaded before ({', '.join(have)}), or " if have else "give "
+    """Download an artifact and then move it to its place, so that the cache holds complete artifacts only."""
+    cached = sorted(path.parent.name for path in home.glob(f"*/{NOTE}"))
+    instead = f"give one that was downloaded before ({', '.join(cached)}), or " if cached else "give "
     instead += "the path of a .ckpt file"
     artifact = _artifact(uri, name, version, instead)
     folder = home / artifact.version
@@ -66,7 +66,7 @@ def _download(uri: str, name: str, version: str, home: Path) -> Path:
 
 
 def _artifact(uri: str, name: str, version: str, instead: str) -> Any:
-    """W&B's description of an artifact. Neither an offline machine nor one without a key is made to wait or asked."""
+    """Return W&B's description of an artifact, without waiting when offline and without asking for a key."""
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled", "dryrun"):
         raise ValueError(f"reference {uri!r}: it is not in the cache, and WANDB_MODE={mode}; {instead}")
@@ -76,18 +76,18 @@ def _artifact(uri: str, name: str, version: str, instead: str) -> Any:
         raise ValueError(f"reference {uri!r} needs wandb: pip install -e .; {instead}") from error
     try:
         if not wandb.login(prompt=False, verify=False):
-            raise ValueError("it wants a key: set WANDB_API_KEY, or type wandb login")
+            raise ValueError("it requires a key: set WANDB_API_KEY, or type wandb login")
         artifact = wandb.Api(timeout=SECONDS).artifact(f"{name}:{version}")
     except Exception as error:  # the server's, the network's and W&B's own
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"reference {uri!r}: W&B does not give it ({first}); {instead}") from error
+        raise ValueError(f"reference {uri!r}: W&B does not return it ({first}); {instead}") from error
     if not re.fullmatch(r"v\d+", artifact.version):
-        raise ValueError(f"reference {uri!r}: W&B gives it without a version ({artifact.version}); {instead}")
+        raise ValueError(f"reference {uri!r}: W&B returns it without a version ({artifact.version}); {instead}")
     return artifact
 
 
 def _cache() -> Path:
-    """W&B's own cache, of which this is a part."""
+    """Return the folder for artifacts in the cache of W&B."""
     from wandb.env import get_cache_dir
 
     return get_cache_dir() / "references"

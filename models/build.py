@@ -1,4 +1,4 @@
-"""From a model's plain settings to its net."""
+"""Nets built from plain settings."""
 
 import math
 import pkgutil
@@ -17,11 +17,11 @@ from settings import instantiate
 from trusted import Place, check
 
 MADE = 2**26
-"""Elements of a tensor that a net may have though the file with its weights lacks it, such as a table of angles."""
+"""Largest number of elements of a tensor that the file of weights lacks, such as a table of angles."""
 
 
 def _activations() -> dict[str, type]:
-    """Those of torch: modules without weights of their own."""
+    """Return the activations of torch: modules without weights."""
     return {f"torch.nn.{name}": getattr(nn, name) for name in activation.__all__ if name != "MultiheadAttention"}
 
 
@@ -33,14 +33,14 @@ NET = Place("a net", "models", _is_net, inside=Place("a module", "models", _is_n
 
 
 def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Module:
-    """The net that a conf/model YAML describes, its starting weights a function of `init_seed` alone.
+    """Build the net that a YAML file of conf/model describes, with initial weights that depend on `init_seed` alone.
 
-    torch's global generator is seeded for the constructor and put back, so a module that initializes itself in the
-    usual way obeys `init_seed` without knowing of it.
+    The global generator of torch is seeded for the constructor and restored afterwards, so a module that initializes
+    itself in the usual way follows `init_seed`.
 
     Raises:
-        ValueError: `config` is not a plain, resolved dict, or a `_target_` in it is not an nn.Module class. Settings
-            that were read, not typed, go through `check_net` first.
+        ValueError: If `config` is not a plain, resolved dict, or a `_target_` in it is not an nn.Module class. Settings
+            that were read from a file go through `check_net` first.
     """
     if type(config) is not dict or "_target_" not in config:
         raise ValueError(
@@ -50,24 +50,24 @@ def build_net(config: Mapping[str, Any], d_vocab: int, init_seed: int) -> nn.Mod
     _check_targets(config)
     arguments = {key: value for key, value in config.items() if key != "family"}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(init_seed)  # torch.manual_seed would reach the GPUs' generators as well
+        torch.default_generator.manual_seed(init_seed)  # torch.manual_seed would also seed the generators of GPUs
         return instantiate(arguments, d_vocab=d_vocab)
 
 
 def check_net(
     config: Any, d_vocab: Any, shapes: Mapping[str, tuple[int, ...]], file: str | Path, prefix: str = ""
 ) -> None:
-    """Make sure that settings which were read build a net of ours, and one of the size of the weights beside them.
+    """Check that settings from a file build a net of this project whose size is that of the weights beside them.
 
     Args:
-        config: the settings.
-        d_vocab: size of the vocabulary.
-        shapes: of the weights: no memory is taken for a net that is larger than they are.
-        file: where all this was read, for the message.
-        prefix: of the net's names among those of the weights.
+        config: The settings.
+        d_vocab: Size of the vocabulary.
+        shapes: Shapes of the weights; no memory is taken for a net that is larger.
+        file: The file they were read from, for the message.
+        prefix: What precedes the names of the net among those of the weights.
 
     Raises:
-        ValueError: a class that is not ours (see trusted.py), or sizes that are not those of the weights.
+        ValueError: If a class is not of this project (see trusted.py), or sizes differ from those of the weights.
     """
     check(config, NET, file, "net")
     if type(d_vocab) is not int or d_vocab < 1:
@@ -77,19 +77,19 @@ def check_net(
     if deep:
         raise ValueError(f"its settings say {deep[0]}, and its weights are {len(shapes)} tensors")
     if not config["_target_"].startswith("models."):
-        return  # the user's own, which the command named: it may not know how to be built without memory
+        return  # a user's own class, named by the command, may not support the meta device
     with torch.device("meta"):
         net = build_net(config, d_vocab, 0)
-    made_most = max(MADE, sum(map(math.prod, shapes.values())))
+    largest = max(MADE, sum(map(math.prod, shapes.values())))
     for name, tensor in (*net.state_dict().items(), *net.named_buffers()):
         stored = shapes.get(f"{prefix}{name}")
-        if tuple(tensor.shape) != stored and (stored is not None or tensor.numel() > made_most):
-            there = "of which its weights hold none" if stored is None else f"and {stored} in its weights"
-            raise ValueError(f"{name} is {tuple(tensor.shape)} by its settings, {there}")
+        if tuple(tensor.shape) != stored and (stored is not None or tensor.numel() > largest):
+            stored_shape = "of which its weights hold none" if stored is None else f"and {stored} in its weights"
+            raise ValueError(f"{name} is {tuple(tensor.shape)} by its settings, {stored_shape}")
 
 
 def _layers(node: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers of settings that count layers."""
+    """Yield the whole numbers in settings that count layers."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _layers(value, str(name))
@@ -113,13 +113,13 @@ def _check_targets(node: Any) -> None:
 
 def _check_target(target: Any) -> None:
     try:
-        found = pkgutil.resolve_name(target)
+        module_class = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"model settings: `_target_: {target}` cannot be imported ({error}); expected the dotted path of an"
             " nn.Module class, such as models.transformer.Transformer"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
         raise ValueError(
-            f"model settings: `_target_: {target}` is not an nn.Module class, and from settings nothing else is called"
+            f"model settings: `_target_: {target}` is not an nn.Module class, and settings may name nothing else"
         )

@@ -1,4 +1,4 @@
-"""Checkpoint files: tensors and plain containers are read, and no object of a pickle is ever made."""
+"""Checkpoint files, of which tensors and plain containers are read; no pickled object is ever created."""
 
 import pickle
 import re
@@ -18,21 +18,20 @@ NEEDED = ("state_dict", "hyper_parameters")
 ZIP, PICKLE = b"PK", b"\x80"
 TASK = Place("a task", "models", lambda candidate: issubclass(candidate, RecipeModule))
 TIED = 4
-"""How many weights may share what is stored of one: tied embeddings are two."""
-FIRST = "models.language_model.LanguageModel"
-"""What reads the checkpoints that do not say what reads them: there was one task."""
+"""How many weights may share one storage; tied embeddings are two."""
 
 
 def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) -> Any:
-    """What torch.save wrote, if it is tensors, numbers, text and plain containers.
+    """Return what torch.save wrote, if it consists of tensors, numbers, text and plain containers.
 
     Args:
-        file: opened; `path` is its name, for the message.
-        wanted: what to give instead, for the message.
-        mmap: leave the tensors in the file until they are used.
+        file: The opened file.
+        path: Its path, for the message.
+        wanted: What to give instead, for the message.
+        mmap: Whether to leave the tensors in the file until they are used.
 
     Raises:
-        ValueError: it is truncated, no such file, or holds objects, none of which was made.
+        ValueError: If it is truncated, not such a file, or holds objects, none of which was created.
     """
     start = file.read(2)
     size = file.seek(0, 2)
@@ -42,7 +41,7 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
             check_records(file)
             file.seek(0)
         return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch.load raises some ten kinds, by where the file is broken
+    except Exception as error:  # torch.load raises many kinds of exceptions, depending on where the file is broken
         if isinstance(error, pickle.UnpicklingError) and (start[:1] == PICKLE or "GLOBAL" in str(error)):
             objects = re.findall(r"GLOBAL (\S+)", str(error))
             named = f" ({objects[0]})" if objects else ""
@@ -58,13 +57,13 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
 
 
 def check_records(file: BinaryIO) -> None:
-    """Hold a file to the sizes and checksums that torch.save put into it, which torch.load does not look at.
+    """Check a file against the sizes and checksums that torch.save wrote into it and torch.load ignores.
 
-    torch.save never compresses: a file whose records are larger than itself was made to fill the memory.
+    torch.save never compresses, so a file with records larger than itself was made to fill the memory.
 
     Raises:
-        ValueError: its records are larger than the file.
-        zipfile.BadZipFile: it is damaged; further exceptions of zipfile's, by where.
+        ValueError: If its records are larger than the file.
+        zipfile.BadZipFile: If it is damaged; other exceptions of zipfile, depending on where.
     """
     with zipfile.ZipFile(file) as archive:
         records, size = archive.infolist(), file.seek(0, 2)
@@ -74,14 +73,14 @@ def check_records(file: BinaryIO) -> None:
             raise ValueError("its parts are larger than the file")
         without = not any(record.CRC for record in records)  # torch.serialization.set_crc32_options(False)
         if not without and (name := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"the checksum of its record {name} is another")
+            raise zipfile.BadZipFile(f"the checksum of its record {name} does not match")
 
 
 def read_checkpoint(file: BinaryIO, path: Path, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint that train.py wrote.
+    """Return the content of a checkpoint that train.py wrote.
 
     Raises:
-        ValueError: as `read_tensors`, or it is something else.
+        ValueError: As `read_tensors`, or if it is something else.
     """
     checkpoint = read_tensors(file, path, "a checkpoint that train.py wrote", mmap)
     if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in NEEDED)):
@@ -94,38 +93,38 @@ def read_checkpoint(file: BinaryIO, path: Path, mmap: bool = False) -> dict[str,
 
 
 def check_checkpoint(path: Path) -> None:
-    """Make sure, before Lightning reads a checkpoint, that it is one of ours; no weights are read.
+    """Check, before Lightning reads a checkpoint, that train.py wrote it; no weights are read.
 
     Raises:
-        ValueError: as `read_checkpoint`.
+        ValueError: As `read_checkpoint`.
     """
     with path.open("rb") as file:
         read_checkpoint(file, path, mmap=True)
 
 
 def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
-    """The module of a checkpoint; its net is built from its settings, which may name nn.Module classes only.
+    """Build the module of a checkpoint; the settings of its net may name nn.Module classes only.
 
     Raises:
-        ValueError: it is of a newer version, or of a family that cannot be built here.
+        ValueError: If it has another format, or a family that cannot be built here.
     """
-    written = checkpoint.get("format", 1)
-    if type(written) is not int or written > FORMAT:
+    written = checkpoint.get("format")
+    if type(written) is not int or written != FORMAT:
         raise ValueError(
-            f"cannot load {path.absolute()}: a newer version wrote it (format {shown(written)}, this version reads"
-            f" up to {FORMAT}); update this project"
+            f"cannot load {path.absolute()}: its format is {shown(written)} and this version reads format {FORMAT}; "
+            "if a newer version wrote it, update this project"
         )
     settings = checkpoint["hyper_parameters"]
     net, state = settings.get("net"), checkpoint["state_dict"]
     family = net.get("family") if isinstance(net, dict) else None
     try:
         check_plain(settings, path.name)
-        task = class_named(checkpoint.get("module", FIRST), TASK, path.name, "module")
+        task = class_named(checkpoint.get("module"), TASK, path.name, "module")
         shapes = {name: tuple(weight.shape) for name, weight in as_stored(state).items()}
         check_net(net, settings.get("d_vocab"), shapes, path.name, task.prefix)  # pyright: ignore
         module = task(**settings)
         module.load_state_dict(state)
-    except Exception as error:  # whatever a constructor of any family, of any version, may raise
+    except Exception as error:  # the constructor of any family or version may raise anything
         raise ValueError(
             f"cannot load {path.absolute()}: its model (family {shown(family)!r}) cannot be built here: {error}"
         ) from error
@@ -133,18 +132,18 @@ def rebuild(checkpoint: dict[str, Any], path: Path) -> RecipeModule:
 
 
 def as_stored(state: Any) -> dict[str, Tensor]:
-    """Weights as they lie in the file: on the processor, and no tensor larger than what is stored for it.
+    """Return weights that are as in the file: on the processor, and no tensor larger than its storage.
 
     Raises:
-        ValueError: there are others.
+        ValueError: If there are others.
     """
     stored, needed = {}, 0
     for name, weight in state.items():
         if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.device.type != "cpu":
-            raise ValueError(f"{shown(name)} is no tensor of numbers")
+            raise ValueError(f"{shown(name)} is not a dense tensor of numbers")
         storage = weight.untyped_storage()
         stored[storage.data_ptr()] = storage.nbytes()
         needed += weight.numel() * weight.element_size()
     if needed > TIED * sum(stored.values()):
-        raise ValueError(f"its weights are {needed} bytes, and stored are {sum(stored.values())}")
+        raise ValueError(f"its weights take {needed} bytes, and the file stores {sum(stored.values())}")
     return state

@@ -1,4 +1,4 @@
-"""What every LightningModule of ours trains by: the recipe's optimizer, learning rate and clipping."""
+"""The base of our LightningModules: the recipe's optimizer, learning rate and clipping."""
 
 import math
 from typing import Any, ClassVar
@@ -11,22 +11,21 @@ from torch import Tensor, nn
 
 from models.recipe import lr_factor, parameter_groups
 
-FORMAT = 2
-"""The newest form of checkpoints that is read."""
+FORMAT = 1
+"""Version of the checkpoint format."""
 
 
 class RecipeModule(pl.LightningModule):
-    """Trains `net` by models/recipe.py; a task adds its loss and its metrics, and says what a run tells of it.
+    """A LightningModule that trains `net` by models/recipe.py; a task adds its loss, its metrics and its records.
 
     Attributes:
-        net: what is trained, and what a reference to this run is.
-        optim: the chosen conf/optim YAML as a plain dict.
-        d_model: scales the learning rate of the matrices.
-        head: a part of `net` that starts from nothing where the rest does not; it learns at optim["lr_head"].
-        prefix: of the names, in its checkpoints, of the weights of what its settings `net` describe.
-        written_as: the form in which its checkpoints are written, which older code than knows it refuses to read.
+        net: The net to train, which is also what a reference to this run loads.
+        optim: The chosen conf/optim YAML as a plain dict.
+        d_model: Width that scales the learning rate of the matrices.
+        head: A part of `net` that is untrained when the others are not; its learning rate is optim["lr_head"].
+        prefix: What precedes, in its checkpoints, the names of the weights of the net in its settings.
 
-    Logged, by `log_training`:
+    Metrics logged by `log_training`:
         train/loss: of the step's batch, over all processes. train/lr: learning rate of the matrices.
     """
 
@@ -34,44 +33,43 @@ class RecipeModule(pl.LightningModule):
     optim: dict[str, Any]
     d_model: int
     head: nn.Module | None = None
-    written_as: ClassVar[int] = FORMAT
     prefix: ClassVar[str] = "net."
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What provenance.json says of the task."""
+        """What provenance.json records about the task."""
         raise NotImplementedError
 
     @property
     def reads(self) -> str:
-        """What the tokens of a batch are of, and what is to be said of them: it decides how long a step takes."""
+        """The sizes of vocabulary and outputs as text; together with the net they decide how long a step takes."""
         raise NotImplementedError
 
     def outcome(self, metrics: dict[str, float]) -> dict[str, Any]:
-        """What summary.json says of the task, of the metrics of the last validation."""
+        """Return what summary.json records about the task, from the metrics of the last validation."""
         raise NotImplementedError
 
     def example(self, rows: int, n_ctx: int) -> Any:
-        """A batch of random numbers of the shape of a real one, to time a step with."""
+        """Return a random batch with the shape of a real one, to time a step."""
         raise NotImplementedError
 
     def real(self, tokens: Tensor) -> Tensor | None:
-        """Which positions of a batch are text, Bool (batch, pos); None: all of them."""
+        """Return which positions of a batch are text, Bool (batch, pos); None for all of them."""
         return None
 
     def log_training(self, loss: Tensor) -> None:
-        """Logs a step, where Lightning writes a row: a call on every step would cost 1 to 2 ms each time."""
+        """Log the step if Lightning writes a row for it; a call at every step would cost 1 to 2 ms each."""
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
         if every and (self.global_step + 1) % every == 0:
             self.log("train/loss", loss, sync_dist=True)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        """AdamW over groups of parameters, and a learning rate set anew before each update."""
+        """Return AdamW over groups of parameters, with a learning rate that changes at every step."""
         optim = self.optim
         max_steps = self.trainer.estimated_stepping_batches
         if math.isinf(max_steps):
-            raise ValueError("the learning rate needs to know where training ends: set trainer.max_steps")
+            raise ValueError("the learning rate depends on the length of the training: set trainer.max_steps")
         groups = parameter_groups(
             self.net,
             d_model=self.d_model,
@@ -82,7 +80,7 @@ class RecipeModule(pl.LightningModule):
             head=self.head,
             lr_head=optim.get("lr_head"),
         )
-        # Under float16's loss scaling Lightning cannot clip the gradients of a fused optimizer.
+        # With the loss scaling of float16, Lightning cannot clip the gradients of a fused optimizer.
         fused = self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, betas=tuple(optim["betas"]), eps=optim["eps"], fused=fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -96,9 +94,9 @@ class RecipeModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as `trainer.gradient_clip_val` says, in bf16-mixed too, where Lightning itself refuses.
+        """Clip gradients to `trainer.gradient_clip_val`, also in bf16-mixed, where Lightning itself refuses.
 
-        It takes any fused optimizer for one that has yet to undo float16's loss scaling; bfloat16 has no such scaling.
+        Lightning assumes that any fused optimizer still has to undo the loss scaling of float16; bfloat16 has none.
         """
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
@@ -108,6 +106,6 @@ class RecipeModule(pl.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Marks the checkpoint with the class that reads it and the format it is written in."""
+        """Record the class that reads the checkpoint and the version of its format."""
         checkpoint["module"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["format"] = self.written_as
+        checkpoint["format"] = FORMAT

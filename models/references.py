@@ -1,14 +1,14 @@
 """Frozen models to compare with, loaded by URI.
 
-runs/NAME         a finished or running run of ours: the weights of its last checkpoint
-runs/NAME@STEP    the same run after STEP updates
-PATH.ckpt         one checkpoint file of ours
-PATH.safetensors  a net of ours in one file, as study=export writes it
+runs/NAME         a run, finished or not: the weights of its last checkpoint
+runs/NAME@STEP    the same run after STEP steps
+PATH.ckpt         a checkpoint file of a run
+PATH.safetensors  a net in one file, as study=export writes it
 hf:FOLDER         a model of Hugging Face transformers, as `save_pretrained` writes it; or hf:FOLDER/FILE.gguf
 hf:ORG/MODEL@REVISION  one of the hub, downloaded once
 tl:NAME           a toy model of TransformerLens (solu-1l, gelu-4l, attn-only-2l, ...), downloaded once
-tl:FOLDER         a folder in its form: config.json and a state dict
-wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint kept as an artifact, downloaded once
+tl:FOLDER         a folder in the same form: config.json and a state dict
+wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint that is an artifact, downloaded once
 """
 
 import difflib
@@ -41,16 +41,16 @@ class Reference:
     """A frozen model and where it came from.
 
     Attributes:
-        model: the net itself, in eval mode, on the CPU, without gradients; tokens (batch, pos) -> logits.
-        tokenizer: the run's own, or None where no tokenizer.json lies beside the checkpoints.
-        sites: names of the points at which it can be read, in depth order; empty for a net that does not list them.
-        provenance: `uri`, `path` (resolved), `step` (updates made; None for others' models), `sha256` (of the
-            checkpoint file or the weights), `pinned` (the URI that stands for the same model for ever),
-            `tokenizer_path` and `tokenizer_sha256` (None without a tokenizer); of an artifact also its `version` and
-            `digest`, of a toy model the `seed` of its training, which those of one start and one order of text share.
-        settings: what the net is built from, as a YAML of conf/model has it, with `d_vocab`; None for a model of
-            Hugging Face's. Of a classifier, what its body (`model.net`) is built from.
-        labels: of a classifier, in the order of its logits (batch, labels); None for any other model.
+        model: The net, in eval mode, on the CPU, without gradients; tokens (batch, pos) -> logits.
+        tokenizer: Its tokenizer, or None if there is no tokenizer.json beside the checkpoints.
+        sites: Its sites, in depth order; empty for a net that does not list them.
+        provenance: `uri`, `path` (resolved), `step` (None for models that are not from a run), `sha256` (of the
+            checkpoint file or the weights), `pinned` (the permanent URI of the same model), `tokenizer_path` and
+            `tokenizer_sha256` (None without a tokenizer); for an artifact also its `version` and `digest`, for a toy
+            model the `seed` of its training, which models with equal initial weights and data order share.
+        settings: The settings of the net, in the form of a YAML of conf/model, with `d_vocab`; None for a Hugging Face
+            model. For a classifier, those of its body (`model.net`).
+        labels: The labels of a classifier, in the order of its logits (batch, labels); None for any other model.
     """
 
     model: nn.Module
@@ -64,36 +64,38 @@ class Reference:
 def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     """Load the model that `uri` names; `runs/` in it stands for `runs_dir`.
 
-    Nothing that a file holds is executed: tensors and plain values are read, and the net is built from its settings,
-    which may name classes of models/ and activations of torch; others only inside `trusted.naming`.
+    Nothing in a file is executed. Tensors and plain values are read, and the net is built from its settings, which may
+    name classes of models/ and activations of torch, and others only within `trusted.naming`.
 
     Raises:
-        ValueError: names the file, what is wrong with it and what to do.
+        ValueError: If it cannot be loaded; names the file, what is wrong with it and what to do.
     """
     if uri.startswith("hf:"):
         return _load_pretrained(uri)
     if uri.startswith("tl:"):
         return _load_toy(uri)
     if uri.startswith("wandb:"):
-        path, known = artifacts.file_of(uri)
+        path, origin = artifacts.file_of(uri)
         reference = load(str(path))
-        return replace(reference, provenance={**reference.provenance, "uri": uri, **known})
+        return replace(reference, provenance={**reference.provenance, "uri": uri, **origin})
     path = resolve(uri, runs_dir)
     return _load_saved(uri, path) if path.suffix == ".safetensors" else _load_checkpoint(uri, path)
 
 
 def _load_checkpoint(uri: str, path: Path) -> Reference:
-    with path.open("rb") as file:  # opened once, so that hash and weights are of the same file though it be replaced
+    with path.open(
+        "rb"
+    ) as file:  # opened once, so that hash and weights belong to the same file even if it is replaced
         digest = sha256_of(file)
         file.seek(0)
         checkpoint = read_checkpoint(file, path)
     module = rebuild(checkpoint, path)
-    theirs = checkpoint["hyper_parameters"]
-    settings = {**theirs["net"], "d_vocab": theirs["d_vocab"]}
+    arguments = checkpoint["hyper_parameters"]
+    settings = {**arguments["net"], "d_vocab": arguments["d_vocab"]}
     step = checkpoint.get("global_step")
     step = step if type(step) is int else None
     reference = _reference(uri, path, module.net, *_tokenizer_beside(path), settings, sha256=digest, step=step)
-    return replace(reference, labels=tuple(theirs["labels"])) if "labels" in theirs else reference
+    return replace(reference, labels=tuple(arguments["labels"])) if "labels" in arguments else reference
 
 
 def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
@@ -147,15 +149,15 @@ def _reference(
 
 
 def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
-    """The file, or the folder of a pretrained model, that `uri` names, as for `load`.
+    """Return the file, or the folder of a pretrained model, that `uri` names.
 
     Raises:
-        ValueError: the URI is of no supported kind, or there is no such run, step or file.
+        ValueError: If the URI has no supported form, or there is no such run, step or file.
     """
     if uri in ("init", "previous"):
         raise ValueError(
-            f"reference {uri!r} is the run's own past, which only the tracker can take while the run trains: write it"
-            f" in references=[...]; to load a model from disk give {SUPPORTED}"
+            f"reference {uri!r} is an earlier state of the run itself, which only the tracker has while it trains: "
+            f"name it in references=[...]; to load a model from disk give {SUPPORTED}"
         )
     if uri.startswith(FOREIGN):
         look_up = {"hf": pretrained.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}
@@ -169,7 +171,8 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
     folder = Path(runs_dir) / name.removeprefix("runs/") if name.startswith("runs/") else Path(name)
     if folder.is_file():
         raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} is a file, and no {' or '.join(FILES)}; a reference is {SUPPORTED}"
+            f"reference {uri!r}: {folder.absolute()} is a file, but not {' or '.join(FILES)}; "
+            f"a reference is {SUPPORTED}"
         )
     if not folder.is_dir():
         raise ValueError(
@@ -180,14 +183,14 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """sha256 of the tokenizer's JSON, the same however the file was indented."""
+    """Return the sha256 of the tokenizer's JSON, which does not depend on the layout of the file."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
-    """Raise ValueError if `reference` was trained on the tokens of another tokenizer than `tokenizer`.
+    """Raise ValueError if `reference` was not trained with `tokenizer`.
 
-    A reference without a tokenizer of its own passes if every token that `tokenizer` makes is in its vocabulary.
+    A reference without a tokenizer passes if its vocabulary has as many tokens as `tokenizer`.
     """
     uri = reference.provenance["uri"]
     have = tokenizer.get_vocab_size()
@@ -196,36 +199,36 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
         d_vocab = getattr(reference.model, "d_vocab", getattr(config, "vocab_size", have))
         if d_vocab < have:
             raise ValueError(
-                f"reference {uri!r} knows {d_vocab} tokens and the probe's tokenizer makes {have}: it was trained with"
-                " another tokenizer; choose a reference trained on the same data and tokenizer"
+                f"reference {uri!r} knows {d_vocab} tokens and the tokenizer of the probe set has {have}: it was "
+                "trained with another tokenizer; choose a reference trained with the same data and tokenizer"
             )
         return
-    theirs, ours = tokenizer_hash(reference.tokenizer), tokenizer_hash(tokenizer)
-    if theirs != ours:
+    reference_hash, own_hash = tokenizer_hash(reference.tokenizer), tokenizer_hash(tokenizer)
+    if reference_hash != own_hash:
         raise ValueError(
-            f"reference {uri!r} was trained with another tokenizer (sha256 {theirs[:12]},"
-            f" {reference.tokenizer.get_vocab_size()} tokens) than this run (sha256 {ours[:12]}, {have} tokens), so the"
-            " same token numbers are other text to it; train both on one tokenizer, such as the reference's:"
+            f"reference {uri!r} was trained with another tokenizer (sha256 {reference_hash[:12]},"
+            f" {reference.tokenizer.get_vocab_size()} tokens) than this run (sha256 {own_hash[:12]}, {have} tokens), so"
+            " the same token numbers are other text to it; train both on one tokenizer, such as the reference's:"
             f" data/tokenizer=file data.tokenizer.path={_shown(reference.provenance['tokenizer_path'])}"
         )
 
 
-def reads_alike(reference: Reference, tokenizer: Tokenizer) -> bool:
-    """Whether `reference` reads the tokens of `tokenizer`; if not, the two are to be aligned by the text.
+def same_tokenizer(reference: Reference, tokenizer: Tokenizer) -> bool:
+    """Return whether `reference` uses `tokenizer`; if not, the two are aligned by their text.
 
     Raises:
-        ValueError: that cannot be known, or not be done: it has a tokenizer in a form that is not read here, or none
-            and fewer tokens.
+        ValueError: If that cannot be decided: its tokenizer has a form that is not read here, or it has none and fewer
+            tokens.
     """
     if reference.tokenizer is not None:
         return tokenizer_hash(reference.tokenizer) == tokenizer_hash(tokenizer)
     path = Path(reference.provenance["path"])
     folder = path if path.is_dir() else path.parent
-    there = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
-    if there:
+    names = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
+    if names:
         raise ValueError(
-            f"reference {reference.provenance['uri']!r} has its tokenizer as {', '.join(there)}, and read is "
-            f'tokenizer.json; write it once: python -c "from transformers import AutoTokenizer as A; '
+            f"reference {reference.provenance['uri']!r} has its tokenizer as {', '.join(names)}, and only "
+            f'tokenizer.json is read; write it once: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     check_tokenizer(reference, tokenizer)
@@ -248,28 +251,28 @@ def _last_checkpoint(folder: Path, uri: str) -> Path:
 def _checkpoint_at(folder: Path, step: str, uri: str) -> Path:
     steps = steps_of(folder)
     if not (step.isdecimal() and int(step) in steps):
-        there = ", ".join(map(str, sorted(steps))) or "none"
+        available = ", ".join(map(str, sorted(steps))) or "none"
         raise ValueError(
-            f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {there}; "
+            f"reference {uri!r}: no checkpoint of step {step!r} in {folder.absolute()}; it has {available}; "
             "type one of those, or train such a run with checkpoints.keep=all or another schedule.every"
         )
     return steps[int(step)]
 
 
 def steps_of(folder: Path) -> dict[int, Path]:
-    """The checkpoints that the schedule left in the folder of a run, by step."""
-    found = {path.stem.removeprefix("step_"): path for path in (folder / "checkpoints").glob("step_*.ckpt")}
-    return {int(step): path for step, path in found.items() if step.isdecimal()}
+    """Return the checkpoints of the schedule in the folder of a run, by step."""
+    paths = {path.stem.removeprefix("step_"): path for path in (folder / "checkpoints").glob("step_*.ckpt")}
+    return {int(step): path for step, path in paths.items() if step.isdecimal()}
 
 
 def _nearest(name: str, folder: Path) -> str:
-    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(name, there, n=1)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
-    """The tokenizer of the run whose checkpoints folder holds `path`, and its file."""
+    """Return the tokenizer of the run whose checkpoints folder holds `path`, and its file."""
     for folder in (path.absolute().parent.parent, path.absolute().parent):
         file = folder / "tokenizer.json"
         if file.is_file():
@@ -279,19 +282,19 @@ def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:
 
 
 def _check_tokenizer_file(file: Path) -> None:
-    """Compare the tokenizer of a run with the hash that the run noted; a tokenizer of another origin has none."""
+    """Compare the tokenizer of a run with the hash that the run recorded, if there is one."""
     notes = file.with_name("provenance.json")
     if notes.is_file():
         try:
-            noted = read_json(notes)["data"]["tokenizer_sha256"]
+            recorded = read_json(notes)["data"]["tokenizer_sha256"]
         except (ValueError, KeyError, TypeError):
             return
-        if noted != sha256_of(file):
+        if recorded != sha256_of(file):
             raise ValueError(
                 f"the tokenizer {file} has changed since its run began (see {notes}); put a copy of it back"
             )
 
 
 def _shown(path: str) -> str:
-    """A path as one would type it: from here, where it is under this folder."""
+    """Return a path as it is typed, relative to the current folder if it is inside."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021, arXiv 2104.09864) in GPT-NeoX's layout."""
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864) in the layout of GPT-NeoX."""
 
 import torch
 from jaxtyping import Float
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Rotary(nn.Module):
-    """Turns the first `d_rotary` entries of every query and key by an angle that grows with position.
+    """A rotation of the first `d_rotary` entries of every query and key, by an angle that grows with position.
 
-    Entry i and entry i + d_rotary/2 form a plane (GPT-NeoX's layout, not the interleaved one of the paper), turned at
-    position t by t * base^(-2i/d_rotary) radians. The other entries pass through.
+    Entries i and i + d_rotary/2 form a plane (the layout of GPT-NeoX, not the interleaved one of the paper), which is
+    rotated at position t by t * base^(-2i/d_rotary) radians. The other entries stay as they are.
     """
 
     cos: Tensor
@@ -21,12 +21,12 @@ class Rotary(nn.Module):
         self.d_rotary = d_rotary
         speed = base ** -(torch.arange(0, d_rotary, 2, dtype=torch.float64) / d_rotary)
         angle = torch.arange(n_ctx, dtype=torch.float64)[:, None] * speed
-        # Twice the same half, so that one product with the whole slice serves both members of a plane.
+        # The same half twice, so that one product serves both members of a plane.
         self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], -1).float(), persistent=False)
         self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], -1).float(), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch head pos d_head"]) -> Float[Tensor, "batch head pos d_head"]:
-        """Queries or keys of positions 0, 1, ... in; the same, turned, out."""
-        turned, rest = x[..., : self.d_rotary], x[..., self.d_rotary :]
+        """Rotate queries or keys at positions 0, 1, ..."""
+        rotary, unchanged = x[..., : self.d_rotary], x[..., self.d_rotary :]
         cos, sin = self.cos[: x.shape[-2]].to(x.dtype), self.sin[: x.shape[-2]].to(x.dtype)
-        return torch.cat([turned * cos + turned.roll(self.d_rotary // 2, -1) * sin, rest], -1)
+        return torch.cat([rotary * cos + rotary.roll(self.d_rotary // 2, -1) * sin, unchanged], -1)

@@ -1,4 +1,4 @@
-"""A net in one safetensors file: its weights, and in the file's metadata the settings that it is built from."""
+"""A net in one safetensors file, with its weights and, in the metadata, its settings."""
 
 import json
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ FORMAT = 1
 
 
 def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
-    """Writes a net of any family; the file is whole or not there.
+    """Write a net of any family in one step: the file is complete or absent.
 
     Args:
-        net: the net.
-        settings: as a YAML of conf/model has them, with `d_vocab`.
-        path: of the file.
+        net: The net.
+        settings: Its settings, in the form of a YAML of conf/model, with `d_vocab`.
+        path: The file.
     """
-    # transformers asks for `format`
+    # transformers requires `format`
     metadata = {
         "format": "pt",
         KEY: json.dumps({"format": FORMAT, "settings": dict(settings)}),
@@ -39,7 +39,7 @@ def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
 
 
 def holds_net(path: Path) -> bool:
-    """Whether a file is what `write_net` wrote; saved activations are safetensors too."""
+    """Return whether `write_net` wrote a file; saved activations are safetensors files too."""
     try:
         return KEY in _metadata(path)
     except (OSError, SafetensorError):
@@ -47,10 +47,10 @@ def holds_net(path: Path) -> bool:
 
 
 def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The net of a file, and its settings.
+    """Return the net of a file, and its settings.
 
     Raises:
-        ValueError: the file is truncated, holds no settings, or its net cannot be built here.
+        ValueError: If the file is truncated, has no settings, or its net cannot be built here.
     """
     try:
         metadata = _metadata(path)
@@ -73,22 +73,24 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         content = parse_json(metadata[KEY], path.name)
         written, settings = content.get("format"), content.get("settings")
-        if type(written) is not int or written > FORMAT:
-            raise ValueError(f"a newer version wrote it (format {shown(written)}, this one reads up to {FORMAT})")
+        if type(written) is not int or written != FORMAT:
+            raise ValueError(
+                f"its format is {shown(written)} and this version reads format {FORMAT}; update this project"
+            )
         if type(settings) is not dict:
             raise ValueError(f"expected settings, found {shown(settings)}")
         config = {key: value for key, value in settings.items() if key != "d_vocab"}
         check_net(config, settings.get("d_vocab"), _shapes(path), path.name)
         net = build_net(config, settings["d_vocab"], 0)
         load_model(net, str(path))
-    except Exception as error:  # whatever a constructor of any family, of any version, may raise
+    except Exception as error:  # the constructor of any family or version may raise anything
         raise ValueError(f"cannot load {path.absolute()}: its net cannot be built here: {error}") from error
     return net, settings
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with safe_open(str(path), "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -16,25 +16,27 @@ from models.recipe_module import RecipeModule
 
 
 class TextClassifier(RecipeModule):
-    """Trains a `Classifier` on batches (tokens (rows, n_ctx) padded on the right, labels (rows,)).
+    """A LightningModule that trains a `Classifier`; batches are (tokens (rows, n_ctx) right-padded, labels (rows,)).
 
     Args:
-        net: of the body, as for `LanguageModel`; it starts from `init_seed` unless weights are put in.
-        optim: the chosen conf/optim YAML as a plain dict.
-        d_vocab: size of the body's vocabulary.
-        labels: their names, in the order of their numbers.
-        ood: names of the splits out of distribution, in the order of the validation loaders after the first.
-        classes: by split, the class of each label: a split may know coarser classes than the labels (HANS: entailment
+        net: Settings of the body, as for `LanguageModel`.
+        optim: The chosen conf/optim YAML as a plain dict.
+        d_vocab: Size of the body's vocabulary.
+        labels: Names of the labels, in the order of their numbers.
+        ood: Names of the splits out of distribution, in the order of the validation loaders after the first.
+        classes: By split, the class of each label. A split may have coarser classes than the labels (HANS: entailment
             or not), and its examples are then numbered by those.
-        pooling, pad, end_is_pad: as for `Classifier`.
-        init_seed: of the head, and of a body that starts from nothing.
+        pooling: As for `Classifier`.
+        pad: As for `Classifier`.
+        end_is_pad: As for `Classifier`.
+        init_seed: Seed of the head, and of the body unless weights are loaded into it.
 
-    Logged:
+    Logged metrics:
         train/loss, val/loss: nats per example.
-        val/accuracy, ood/SPLIT/accuracy: share of examples whose class was that of the likeliest label.
+        val/accuracy, ood/SPLIT/accuracy: share of examples whose class is that of the most likely label.
 
     Raises:
-        ValueError: as `build_net` and `Classifier`, or fewer than two labels.
+        ValueError: As `build_net` and `Classifier`, or if there are fewer than two labels.
     """
 
     net: Classifier
@@ -56,7 +58,7 @@ class TextClassifier(RecipeModule):
         super().__init__()
         self.save_hyperparameters()
         if len(labels) < 2:
-            raise ValueError(f"expected two labels or more to tell apart, found {list(labels)}; give other data")
+            raise ValueError(f"expected two labels or more, found {list(labels)}; choose other data")
         self.optim = optim
         body = build_net(net, d_vocab, init_seed)
         self.net = Classifier(body, len(labels), pooling, pad, end_is_pad, head_seed=init_seed)
@@ -70,9 +72,11 @@ class TextClassifier(RecipeModule):
     def on(
         cls, data: Any, net: dict[str, Any], optim: dict[str, Any], init_seed: int, pooling: str
     ) -> "TextClassifier":
-        """The one for a run on `data`, a ClassifiedDataModule."""
+        """Build the module of a run on `data`, a TextClassificationDataModule."""
         if not hasattr(data, "labels"):
-            raise ValueError("task=classify: this data has no labels; type data=heuristics, or data=pairs_file for own")
+            raise ValueError(
+                "task=classify: this data has no labels; type data=heuristics, or data=pairs_file for your own"
+            )
         return cls(
             net={key: value for key, value in net.items() if key != "d_vocab"},
             optim=optim,
@@ -88,26 +92,26 @@ class TextClassifier(RecipeModule):
 
     @property
     def head(self) -> nn.Module:
-        """What no start has learned."""
+        """The part that no initial model has trained."""
         return self.net.head
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What provenance.json says of the task."""
+        """What provenance.json records about the task."""
         return {key: self.hparams[key] for key in ("labels", "ood", "classes", "pooling", "pad", "end_is_pad")}
 
     @property
     def splits(self) -> list[str]:
-        """The splits that are validated on, in distribution first."""
+        """The splits for validation, in distribution first."""
         return ["val", *self.hparams["ood"]]
 
     @property
     def reads(self) -> str:
-        """Its vocabulary and labels."""
+        """The sizes of its vocabulary and label set."""
         return f"{self.hparams['d_vocab']}, {len(self.hparams['labels'])} labels"
 
     def outcome(self, metrics: dict[str, float]) -> dict[str, Any]:
-        """What summary.json says of the task, of the metrics of the last validation."""
+        """Return what summary.json records about the task, from the metrics of the last validation."""
         splits = {split: metrics.get(f"{_prefix(split)}/accuracy") for split in self.splits}
         ood: list[Any] = [splits[split] for split in self.hparams["ood"]]
         return {
@@ -119,28 +123,28 @@ class TextClassifier(RecipeModule):
         }
 
     def example(self, rows: int, n_ctx: int) -> tuple[Tensor, Tensor]:
-        """A batch of random numbers of the shape of a real one, to time a step with."""
-        chance = torch.Generator().manual_seed(0)
-        tokens = torch.randint(self.hparams["d_vocab"], (rows, n_ctx), generator=chance)
-        return tokens, torch.randint(len(self.hparams["labels"]), (rows,), generator=chance)
+        """Return a random batch with the shape of a real one, to time a step."""
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.hparams["d_vocab"], (rows, n_ctx), generator=generator)
+        return tokens, torch.randint(len(self.hparams["labels"]), (rows,), generator=generator)
 
     def real(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Which positions are text."""
+        """Return which positions are text."""
         return self.net.real(tokens)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch n_labels"]:
-        """Logits of the labels."""
+        """Return the logits of the labels."""
         return self.net(tokens)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of one batch, nats per example."""
+        """Return the mean cross-entropy of one batch in nats per example."""
         tokens, labels = batch
         loss = F.cross_entropy(self.net(self._cut(tokens)).float(), labels)
         self.log_training(loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Adds one batch of one split to its metrics."""
+        """Add one batch of one split to its metrics."""
         tokens, labels = batch
         logits = self.net(self._cut(tokens)).float()
         if dataloader_idx == 0:
@@ -149,7 +153,7 @@ class TextClassifier(RecipeModule):
         self.accuracies[dataloader_idx].update(classes[logits.argmax(-1)], labels)  # pyright: ignore[reportCallIssue]
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation metrics of every split."""
+        """Log the validation metrics of every split."""
         self.log("val/loss", self.val_loss.compute())
         self.val_loss.reset()
         for split, accuracy in zip(self.splits, self.accuracies, strict=True):
@@ -158,7 +162,7 @@ class TextClassifier(RecipeModule):
             accuracy.reset()
 
     def _cut(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch less"]:
-        """The batch without the columns that are padding in every row, which change nothing and cost time."""
+        """Return the batch without columns that are padding in every row, which cost time and change nothing."""
         return tokens[:, : max(1, int(self.real(tokens).sum(1).max()))]
 
 

@@ -1,4 +1,4 @@
-"""TransformerLens's published toy models, and folders in their form: config.json and a state dict."""
+"""The published toy models of TransformerLens, and folders in their form: config.json and a state dict."""
 
 import difflib
 from functools import partial
@@ -17,20 +17,20 @@ from models.exchange.transformer_lens import from_transformer_lens
 
 WIDTHS = {1: 512, 2: 512, 3: 512, 4: 512, 6: 768, 8: 1024, 10: 1280, 12: 1536}
 NAMES = {
-    f"{family}-{depth}l": f"NeelNanda/{theirs}_{depth}L{width}W_C4_Code"
-    for family, theirs in {"solu": "SoLU", "gelu": "GELU", "attn-only": "Attn_Only"}.items()
+    f"{family}-{depth}l": f"NeelNanda/{name}_{depth}L{width}W_C4_Code"
+    for family, name in {"solu": "SoLU", "gelu": "GELU", "attn-only": "Attn_Only"}.items()
     for depth, width in WIDTHS.items()
     if family == "solu" or depth <= 4
 }
-"""Repositories of the hub by TransformerLens's names: all were trained on C4 and code."""
+"""Repositories of the hub by their names in TransformerLens; all models were trained on C4 and code."""
 FILES = ["config.json", "*final.pth", "tokenizer.json"]
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
-    """The folder of `tl:FOLDER` or `tl:NAME` or `tl:NAME@REVISION`, downloaded if need be, and its commit.
+    """Return the folder of `tl:FOLDER`, `tl:NAME` or `tl:NAME@REVISION`, downloaded if necessary, and its commit.
 
     Raises:
-        ValueError: no such folder or name, or no way to the hub.
+        ValueError: If there is no such folder or name, or the hub cannot be reached.
     """
     given = uri.removeprefix("tl:")
     if Path(given).is_dir():
@@ -47,35 +47,35 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
 
 
 def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
-    """The model in a folder as our net, its tokenizer and the file of that, and the sha256 of its weights.
+    """Return the model in a folder as our net, its tokenizer and tokenizer file, and the sha256 of its weights.
 
-    The tokenizer is the tokenizer.json of the folder; for a published model, the one that its config names.
+    The tokenizer is the tokenizer.json of the folder or, for a published model, the one that its config names.
 
     Raises:
-        ValueError: no config or weights there, broken ones, code in them, or a config that our net cannot follow.
+        ValueError: If config or weights are missing, damaged, contain code, or describe another kind of model.
     """
     weights = _weights(folder)
     if weights is None or not (folder / "config.json").is_file():
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} is no model of TransformerLens: expected config.json and one "
-            f"state dict, *final.pth, .pth or .safetensors, found {there}"
+            f"reference {uri!r}: {folder.absolute()} is not a model of TransformerLens: expected config.json and one "
+            f"state dict, *final.pth, .pth or .safetensors, found {names}"
         )
     try:
         config = read_json(folder / "config.json")
         net = from_transformer_lens(_state(weights), config)
-    except Exception as error:  # whatever JSON or tensors of another form may lead to
+    except Exception as error:  # JSON or tensors of another form may raise anything
         raise ValueError(f"reference {uri!r}: cannot load {weights.absolute()}: {error}") from error
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() and uri.removeprefix("tl:").partition("@")[0] in NAMES:
         name = config["tokenizer_name"]
         tokenizer = download(name, None, ["tokenizer.json"], uri, _instead(uri))[0] / "tokenizer.json"
-    read, place = _read_tokenizer(tokenizer, uri)
-    return net, read, place, sha256_of(weights)
+    read, path = _read_tokenizer(tokenizer, uri)
+    return net, read, path, sha256_of(weights)
 
 
 def seed_of(folder: Path) -> int | None:
-    """The seed of a model's training, as its config has it; None where it has none."""
+    """Return the seed of a model's training from its config; None if it has none."""
     seed = read_json(folder / "config.json").get("seed")
     return seed if isinstance(seed, int) and seed >= 0 else None
 
@@ -88,11 +88,11 @@ def _instead(name: str) -> str:
 
 
 def _weights(folder: Path) -> Path | None:
-    """The one file of weights: the end of the training, where there are more."""
+    """Return the file of weights, that of the end of the training if there are several."""
     for pattern in ("*.safetensors", "*final.pth", "*.pth"):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
+        paths = sorted(folder.glob(pattern))
+        if len(paths) == 1:
+            return paths[0]
     return None
 
 
@@ -100,7 +100,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except Exception as error:  # of the library's own kind
+        except Exception as error:  # SafetensorError, and others
             raise ValueError(
                 f"it is truncated or damaged ({path.stat().st_size} bytes: {error}); copy it again"
             ) from error

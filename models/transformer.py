@@ -1,7 +1,7 @@
-"""One decoder-only transformer for every family; what sets a family apart is its YAML in conf/model.
+"""One decoder-only transformer for every family; families differ in their YAML files in conf/model.
 
-Pre-LN blocks, untied embeddings, biases in attention and MLP but none in the unembedding (ln_final's bias, through the
-unembedding, already moves every logit). Names and sizes are TransformerLens's.
+It has pre-LN blocks, untied embeddings, and biases in attention and MLP but none in the unembedding, where the bias of
+ln_final already shifts every logit. Names and sizes follow TransformerLens.
 
 Shape suffixes: B batch, T position, D d_model, H head, K d_head, M d_mlp, V d_vocab.
 """
@@ -19,7 +19,7 @@ from models.rotary import Rotary
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention. Rows of `W_QKV`: all queries, all keys, all values, each head by head."""
+    """Causal multi-head self-attention; the rows of `W_QKV` are queries, keys and values, each by head."""
 
     def __init__(self, d_model: int, d_head: int, rotary: Rotary | None) -> None:
         super().__init__()
@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.rotary = rotary
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the output of all heads."""
         q_BHTK, k_BHTK, v_BHTK = (
             part.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for part in self.W_QKV(x_BTD).chunk(3, dim=-1)
         )
@@ -39,7 +40,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """W_out(ln(act(W_in x))); `ln` only where the family asks for a LayerNorm over the neurons (SoLU)."""
+    """The MLP W_out(ln(act(W_in x))), with `ln` only in families that normalize the neurons (SoLU)."""
 
     def __init__(self, d_model: int, d_mlp: int, activation: nn.Module, norm: bool) -> None:
         super().__init__()
@@ -49,12 +50,13 @@ class MLP(nn.Module):
         self.W_out = nn.Linear(d_mlp, d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the output of the MLP."""
         h_BTM = self.act(self.W_in(x_BTD))
         return self.W_out(h_BTM if self.ln is None else self.ln(h_BTM))
 
 
 class Block(nn.Module):
-    """The residual stream in, the residual stream out: attention then MLP, both at once, or attention alone."""
+    """A block of the residual stream: attention, then MLP; both in parallel; or attention alone."""
 
     def __init__(self, d_model: int, attn: Attention, mlp: MLP | None, parallel: bool) -> None:
         super().__init__()
@@ -65,6 +67,7 @@ class Block(nn.Module):
         self.mlp = mlp
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the residual stream after the block."""
         mid_BTD = x_BTD + self.attn(self.ln1(x_BTD))
         if self.mlp is None or self.ln2 is None:
             return mid_BTD
@@ -72,7 +75,7 @@ class Block(nn.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the points at which this block can be read, in depth order."""
+        """The sites of this block, in depth order."""
         names = ["resid_pre", "attn_out"]
         if self.mlp is not None:
             names += [] if self.parallel else ["resid_mid"]
@@ -82,28 +85,28 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """tokens (batch, pos) -> logits (batch, pos, d_vocab).
+    """A language model from tokens (batch, pos) to logits (batch, pos, d_vocab).
+
+    Initial weights are those of the TransformerLens toy models: N(0, 0.02), learned positions half that, W_O and W_out
+    divided by sqrt(n_layers), biases 0, LayerNorm scales 1. The constructor takes one number from the global generator
+    of torch and draws each parameter from its own generator, seeded by that number and the parameter's name. Families
+    of the same width and depth built from the same seed therefore agree exactly in every parameter that they share.
 
     Args:
-        d_model: width of the residual stream, a multiple of `d_head`.
-        n_layers: number of blocks.
-        d_head: width of one attention head; n_heads = d_model / d_head.
-        n_ctx: the longest sequence, in tokens.
-        d_vocab: size of the vocabulary.
-        activation: makes one activation module a block, given no arguments; None leaves the MLPs out.
-        d_mlp: neurons of an MLP; None means 4 d_model.
-        mlp_norm: a LayerNorm between activation and W_out.
-        parallel: attention and MLP read the same stream and are added together (GPT-NeoX), else one after the other.
-        rotary_share: share of each head turned by rotary positions; None means learned absolute positions.
-        unembed_bias: a bias on the logits, which no family has; models of others may.
-
-    Weights start as in the TransformerLens toy models: N(0, 0.02), learned positions half that, W_O and W_out divided
-    by sqrt(n_layers), biases 0, LayerNorm scales 1. The constructor takes one number from torch's global generator and
-    draws each parameter from a generator of its own, seeded by that number and the parameter's name: families of the
-    same width and depth built from the same seed agree exactly in every parameter that they share.
+        d_model: Width of the residual stream, a multiple of `d_head`.
+        n_layers: Number of blocks.
+        d_head: Width of an attention head; n_heads = d_model / d_head.
+        n_ctx: Longest sequence, in tokens.
+        d_vocab: Size of the vocabulary.
+        activation: Makes the activation module of a block; None for a model without MLPs.
+        d_mlp: Neurons per MLP; None = 4 * d_model.
+        mlp_norm: Whether there is a LayerNorm between the activation and W_out.
+        parallel: Whether attention and MLP read the same stream (GPT-NeoX) instead of one after the other.
+        rotary_share: Share of each head that rotary positions rotate; None = learned absolute positions.
+        unembed_bias: Whether the logits have a bias; no family of this project has one, but other models may.
 
     Raises:
-        ValueError: d_head does not divide d_model, or a sequence is longer than n_ctx.
+        ValueError: If d_head does not divide d_model, or a sequence is longer than n_ctx.
     """
 
     def __init__(
@@ -124,8 +127,8 @@ class Transformer(nn.Module):
         super().__init__()
         if d_model % d_head or d_model < d_head:
             below = d_model // d_head * d_head
-            legal = f"width={below} or width={below + d_head}" if below else f"width={d_head}"
-            raise ValueError(f"width {d_model} does not split into heads of d_head={d_head}: take {legal}")
+            valid_widths = f"width={below} or width={below + d_head}" if below else f"width={d_head}"
+            raise ValueError(f"width {d_model} does not divide into heads of d_head={d_head}: type {valid_widths}")
         init_seed = int(torch.randint(2**62, (), device="cpu"))
         self.d_model, self.n_layers, self.d_head, self.n_ctx, self.d_vocab = d_model, n_layers, d_head, n_ctx, d_vocab
         self.embed = nn.Embedding(d_vocab, d_model)
@@ -141,15 +144,15 @@ class Transformer(nn.Module):
             self._init_weights(init_seed)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits of the next token at every position."""
+        """Return next-token logits at every position."""
         return self.unembed(self.features(tokens))
 
     def features(
         self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after ln_final, of which logits are made.
+        """Return the residual stream after ln_final, from which logits are computed.
 
-        Which positions are `real` changes nothing at these: each sees only those before it, and padding comes after.
+        Padding needs no mask: each position reads only earlier ones, and padding comes last.
         """
         length = tokens.shape[1]
         if length > self.n_ctx:
@@ -163,7 +166,7 @@ class Transformer(nn.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the points at which this model can be read, in depth order (TransformerLens's, without `hook_`)."""
+        """The sites of this model, in depth order: names of TransformerLens without `hook_`."""
         names = ["embed"]
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)

@@ -1,7 +1,7 @@
-"""Labeled texts for classification: what an example is, and where examples come from, one file a source.
+"""Labeled texts for classification: examples and their sources, one file per source.
 
-A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with
-`_target_`, after `conf/data/classified.yaml`. Nothing is registered.
+A new source is one file here (or in any importable place) and one YAML file in `conf/data/` that names its class with
+`_target_`, after `conf/data/text_classification/base.yaml`. There is no registry.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ class Example:
     """One labeled text, or pair of texts.
 
     Attributes:
-        text: the text, or the first of the pair (a premise).
-        pair: the second of the pair (a hypothesis); None where there is but one.
-        label: name of the class.
-        subcase: which kind of example it is, where the source has kinds; part of no input.
+        text: The text, or the first text of a pair (a premise).
+        pair: The second text of a pair (a hypothesis); None for a single text.
+        label: Name of the class.
+        subcase: Kind of the example, if the source has kinds; never part of the input.
     """
 
     text: str
@@ -31,15 +31,15 @@ class Example:
 
 @runtime_checkable
 class ExampleSource(Protocol):
-    """What a ClassifiedDataModule needs from a source; it must give the same examples each time."""
+    """The interface of a source for TextClassificationDataModule; it must return the same examples each time."""
 
     def splits(self) -> dict[str, list[Example]]:
-        """Return examples by the name of their split: `train`, `val`, and any others, out of distribution."""
+        """Return examples by split: `train`, `val`, and any number of splits out of distribution."""
         ...
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """Return the sha256 of examples, in order: two splits with the same digest are the same text and labels."""
+    """Return the sha256 of examples in order; splits with equal digests have equal texts and labels."""
     state = hashlib.sha256()
     for example in examples:
         state.update(json.dumps(astuple(example)).encode() + b"\n")
@@ -47,5 +47,10 @@ def digest(examples: Sequence[Example]) -> str:
 
 
 def split_name(*parts: str) -> str:
-    """Return the name of the split of these parts, such as HEURISTIC.LABEL; signs that keys cannot have become _."""
+    """Return the name of a split such as HEURISTIC.LABEL; characters that keys cannot have become _.
+
+    Example:
+        >>> split_name("lexical_overlap", "non-entailment")
+        'lexical_overlap.non_entailment'
+    """
     return ".".join(re.sub(r"\W+", "_", part) for part in parts)

@@ -1,4 +1,4 @@
-"""Examples drawn from a grammar: every kind as often as the others, none twice, no sentence in two splits."""
+"""Examples drawn from a grammar: kinds are balanced, no example occurs twice, and no sentence is in two splits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -6,20 +6,20 @@ from typing import TypeVar
 
 from data.examples import Example
 
-# Draws in a row that give nothing new, after which the grammar counts as exhausted.
+# Consecutive draws without a new example after which the grammar counts as exhausted.
 PATIENCE = 2000
 
 Step = TypeVar("Step")
 
 
 def check_amounts(counts: Mapping[str, int], least: int, unit: str, counterexamples: float) -> None:
-    """Raise ValueError for a split of fewer than `least` examples, or counterexamples that are no share of them.
+    """Raise ValueError for a split of fewer than `least` examples, or a share of counterexamples outside of 0 to 1.
 
     Args:
-        counts: number of examples asked for, by the key of data.source that says it.
-        least: fewest of a split.
-        unit: what they are called, in the plural.
-        counterexamples: the share, 0 to 1.
+        counts: Number of examples by key of data.source.
+        least: Smallest number per split.
+        unit: Name of the examples, in the plural.
+        counterexamples: Share of counterexamples, 0 to 1.
     """
     for key, value in counts.items():
         if value < least:
@@ -29,33 +29,38 @@ def check_amounts(counts: Mapping[str, int], least: int, unit: str, counterexamp
 
 
 def rounds(kinds: Sequence[Step], count: int, chance: Random) -> list[Step]:
-    """Return `count` of `kinds`, each as often as the others (within one), every round in an order of its own."""
+    """Return `count` items that cycle through `kinds`, each round in its own random order."""
     orders = [chance.sample(kinds, k=len(kinds)) for _ in range(-(-count // len(kinds)))]
     return [kind for order in orders for kind in order][:count]
 
 
 def share_of(count: int, share: float) -> int:
-    """Return how many of `count` the share `share` is, rounded down."""
-    # The small number keeps 100 * 0.29 from being 28.
+    """Return the share `share` of `count`, rounded down.
+
+    Example:
+        >>> share_of(100, 0.29)
+        29
+    """
+    # Without the small number, 100 * 0.29 would become 28.
     return int(count * share + 1e-9)
 
 
 def distinct(
     split: str, steps: Sequence[Step], seed: int, used: set[str], make: Callable[[Step, Random], Example]
 ) -> list[Example]:
-    """Draw an example for each step, none twice and none with a sentence in `used`, to which theirs are added.
+    """Draw one example per step, none twice and none with a sentence in `used`, and add their sentences to `used`.
 
-    What example number i is hangs on (split, seed, i) and its step, not on the other steps, unless it is one of them.
+    Example number i depends on (split, seed, i) and its step, and on other steps only if it would repeat one of them.
 
     Args:
-        split: the split's name.
-        steps: what `make` is to make.
-        seed: of the draws.
-        used: sentences of other splits.
-        make: draws an example; called again until it is new.
+        split: Name of the split.
+        steps: Arguments of `make`.
+        seed: Seed of the draws.
+        used: Sentences of other splits.
+        make: Draws an example; called until the example is new.
 
     Raises:
-        ValueError: nothing new came of many draws.
+        ValueError: If many draws give no new example.
     """
     examples: list[Example] = []
     seen: set[tuple[str, str | None]] = set()
@@ -67,8 +72,8 @@ def distinct(
                 break
         else:
             raise ValueError(
-                f"expected {len(steps)} examples in the split {split!r}, found {number}: the grammar makes no more of "
-                "the next one's kind that are new and whose sentences are in no other split: lower data.source.train, "
+                f"expected {len(steps)} examples in the split {split!r}, found {number}: the grammar has no more "
+                "new examples of the next kind with sentences that no other split has: lower data.source.train, "
                 "data.source.val or data.source.ood"
             )
         seen.add((example.text, example.pair))

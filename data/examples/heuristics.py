@@ -1,4 +1,4 @@
-"""Pairs of sentences that heuristics and structure judge alike, and others that they judge differently."""
+"""Pairs of sentences on which heuristics and structure agree, and pairs on which they differ."""
 
 from random import Random
 
@@ -8,26 +8,26 @@ from data.examples.grammar import ENTAILMENT, HEURISTICS, NON_ENTAILMENT, SUBCAS
 
 
 class Heuristics:
-    """Entailment in English of a small grammar (data/examples/grammar.py), for studies of generalization.
+    """Entailment in a small English grammar (data/examples/grammar), for studies of generalization.
 
-    `train` and `val` are ambiguous: a hypothesis that follows has all its words in the premise, one that does not has
-    other nouns and verbs, so that word overlap and structure give the same answers. Six more splits are out of
-    distribution, HEURISTIC.LABEL such as `lexical_overlap.non_entailment`: in all of them all words of the hypothesis
-    are in the premise, in the order that the heuristic's name says. In the three `.non_entailment` ones overlap is
-    always wrong. Labels and the thirty kinds of premise (recorded as `subcase`, HEURISTIC.LABEL.KIND) are balanced; no
-    pair is there twice, and no sentence in two splits.
+    `train` and `val` are ambiguous: an entailed hypothesis has all its words in the premise, any other hypothesis has
+    different nouns and verbs, so word overlap and structure give the same answers. Six more splits are out of
+    distribution, named HEURISTIC.LABEL, such as `lexical_overlap.non_entailment`. In all of them the premise has all
+    words of the hypothesis, in the order that the heuristic describes; in the three `.non_entailment` ones overlap is
+    always wrong. Labels and the thirty kinds of premise (recorded as `subcase`, HEURISTIC.LABEL.KIND) are balanced. No
+    pair occurs twice, and no sentence is in two splits.
 
     Args:
-        train: number of training pairs.
-        val: number of validation pairs.
-        ood: number of pairs of each split out of distribution.
-        counterexamples: share, 0 to 1, of the training pairs without entailment in which all words of the hypothesis
-            are in the premise, so that overlap is wrong there. Nothing else changes with it.
-        seed: draws the training pairs.
-        held_out_seed: draws all other splits, which are the same for every `seed` and every `counterexamples`.
+        train: Number of training pairs.
+        val: Number of validation pairs.
+        ood: Number of pairs per split out of distribution.
+        counterexamples: Share, 0 to 1, of the training pairs without entailment whose premise has all words of the
+            hypothesis, so that overlap is wrong. Nothing else depends on it.
+        seed: Seed of the training pairs.
+        held_out_seed: Seed of all other splits, which do not depend on `seed` and `counterexamples`.
 
     Raises:
-        ValueError: a number out of range; from splits(), more asked for than the grammar makes.
+        ValueError: If a number is out of range; from splits(), if the grammar has too few examples.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Heuristics:
         self.held_out_seed = held_out_seed
 
     def splits(self) -> dict[str, list[Example]]:
-        """Return `train`, `val` and the six splits out of distribution; takes a second for 15,000 pairs."""
+        """Return `train`, `val` and the six splits out of distribution, in about a second per 15,000 pairs."""
         used: set[str] = set()
         held_out = {}
         for heuristic in HEURISTICS:
@@ -64,20 +64,20 @@ class Heuristics:
         return {"train": distinct("train", steps, self.seed, used, _make), "val": val, **held_out}
 
 
-# A kind of premise, and which hypothesis goes with it: the name of a field of Drawn.
+# A kind of premise, and the field of Drawn that holds its hypothesis.
 _Step = tuple[Subcase, str]
 
 
 def _ambiguous(split: str, count: int, counterexamples: float, seed: int) -> list[_Step]:
-    """Return as many steps with entailment as without; of those without, the share `counterexamples` are traps."""
+    """Return equally many steps with and without entailment; the share `counterexamples` of the latter are traps."""
     chance = Random(f"{split} {seed}")
     half = -(-count // 2)
     traps = share_of(half, counterexamples)
     steps: list[_Step] = []
-    # The first of the rounds are as even over the kinds as all of them.
+    # The first rounds are as balanced over the kinds as all of them.
     for place, kind in enumerate(rounds(SUBCASES, half, chance)):
         steps += [(kind, "entailed"), (kind, "trap" if place < traps else "foreign")]
-    # So that pairs at even distances are no special ones.
+    # In random order, evenly spaced pairs are representative.
     return chance.sample(steps[:count], k=count)
 
 

@@ -1,4 +1,4 @@
-"""MNLI to learn from and HANS to be led astray by, from the Hugging Face hub."""
+"""MNLI for training and HANS for the test of heuristics, from the Hugging Face hub."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ HANS_LABELS = ("entailment", "non-entailment")
 class MnliHans:
     """Multi-Genre NLI (Williams et al. 2018) and HANS (McCoy, Pavlick and Linzen 2019).
 
-    `train` is MNLI's training part, `val` its matched validation part, with three labels. The splits out of
-    distribution are HANS's validation part by heuristic and label, such as `lexical_overlap.non_entailment`, with
-    two labels: see data.merge. It is downloaded once, through the library `datasets`.
+    `train` is the training part of MNLI and `val` its matched validation part, with three labels. The splits out of
+    distribution are the validation part of HANS by heuristic and label, such as `lexical_overlap.non_entailment`, with
+    two labels: see data.merge. The data is downloaded once, with the library `datasets`.
 
     Args:
-        mnli: name of MNLI on the hub, or a local folder in the hub's layout, with a configuration `mnli`.
-        hans: name of HANS on the hub, or a local folder.
-        revision: of both: commit, tag or branch; None is the newest.
-        max_examples: read no more than this many rows of MNLI's training part, its first; None reads all 392,702.
+        mnli: Name of MNLI on the hub, or a local folder in the layout of the hub, with a configuration `mnli`.
+        hans: Name of HANS on the hub, or a local folder.
+        revision: Commit, tag or branch of both; None = the newest.
+        max_examples: Largest number of training rows to read from MNLI, from its beginning; None = all 392,702.
 
     Raises:
-        ValueError: max_examples below 1; from splits(), a data set that cannot be reached or is another.
+        ValueError: If max_examples is below 1; from splits(), if a data set cannot be reached or has other columns.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class MnliHans:
         if missing:
             raise ValueError(
                 f"expected columns {sorted(columns)} in {name!r}, found {table.column_names}: it is another data set; "
-                "for your own use data=pairs_file"
+                "for your own data use data=pairs_file"
             )
-        # Where the data set names its classes those names hold; where it has numbers only, they are in this order.
+        # Names of classes in the data set take precedence; numbers without names are in this order.
         names = getattr(table.features["label"], "names", None) or labels
         rows = []
         for row in table:
@@ -75,7 +75,7 @@ class MnliHans:
         return rows
 
     def _load(self, name: str, config: str | None, split: str) -> Any:
-        # Importing datasets takes a second, which other data should not pay.
+        # Importing datasets takes a second, which other data should not cost.
         from datasets import load_dataset
 
         try:

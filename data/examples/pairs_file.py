@@ -1,4 +1,4 @@
-"""Own labeled texts or pairs of texts in tables: .tsv, .csv and .jsonl files."""
+"""Labeled texts or pairs of texts from .tsv, .csv and .jsonl files."""
 
 import csv
 import json
@@ -10,26 +10,27 @@ from data.pack import in_validation
 
 
 class PairsFile:
-    """Examples from files, one or several splits a file.
+    """Examples from files, with one or several splits per file.
 
-    A .tsv file is cut at tabs and nothing else (quotes are text, as in the files of MNLI and HANS), a .csv file at
-    commas with quotes as in spreadsheets; the first line names the columns. A .jsonl file holds an object a line.
+    Columns of a .tsv file are separated by tabs, and quotes are text, as in the files of MNLI and HANS. Columns of a
+    .csv file are separated by commas, with quotes as in spreadsheets. The first line names the columns. A .jsonl file
+    holds one object per line.
 
     Args:
-        files: split to path; `train` at least.
-        text: column of the text, or of the first of the pair.
-        pair: column of the second of the pair; None where there is but one text.
-        label: column of the label.
-        subcase: column that says of which kind an example is; None for none.
-        by: split to columns: that file holds several splits, one for each combination of values in these columns, named
-            by the values (signs other than letters and digits become _), joined by a dot. [heuristic, gold_label] makes
-            `lexical_overlap.non_entailment` out of HANS.
-        val_fraction: share of the training texts that become `val` where no file is named for it, between 0 and 1. All
-            pairs of one text go to the same side: the text's hash decides.
+        files: Paths by split; `train` is required.
+        text: Column of the text, or of the first text of a pair.
+        pair: Column of the second text of a pair; None for single texts.
+        label: Column of the label.
+        subcase: Column that names the kind of an example; None without one.
+        by: Columns by split, for a file that holds several splits, one per combination of values in these columns. The
+            values, joined by dots, name the split; characters other than letters and digits become _. [heuristic,
+            gold_label] makes `lexical_overlap.non_entailment` from HANS.
+        val_fraction: Share of the training texts that become `val` if no file is named for it, between 0 and 1. The
+            hash of the text decides, so all pairs with one text are on the same side.
 
     Raises:
-        ValueError: no training file, a file that is not there or of another kind, columns that it does not have, a row
-            without label or text.
+        ValueError: If there is no training file, a file is missing or of another kind, a column is missing, or a row
+            has no label or text.
     """
 
     def __init__(
@@ -51,15 +52,15 @@ class PairsFile:
             raise ValueError(f"expected 0 < data.source.val_fraction < 1, found {val_fraction}")
         for split, path in files.items():
             if not Path(path).is_file() or Path(path).suffix not in (".tsv", ".csv", ".jsonl"):
-                found = f"a {Path(path).suffix or 'nameless'} file" if Path(path).is_file() else "no file there"
+                found = f"a {Path(path).suffix or 'nameless'} file" if Path(path).is_file() else "no file"
                 raise ValueError(
                     f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {found}"
                 )
-        strangers = sorted(set(by or {}) - set(files) | set(by or {}) & {"train", "val"})
-        if strangers:
+        wrong = sorted(set(by or {}) - set(files) | set(by or {}) & {"train", "val"})
+        if wrong:
             raise ValueError(
-                f"expected names of files other than train and val as keys of data.source.by, found {strangers}: "
-                f"files are {sorted(files)}"
+                f"expected names of files other than train and val as keys of data.source.by, found {wrong}: "
+                f"the files are {sorted(files)}"
             )
         self.files = dict(files)
         self.text = text
@@ -74,17 +75,17 @@ class PairsFile:
         splits: dict[str, list[Example]] = {"train": [], "val": []}
         for name, path in self.files.items():
             columns = self.by.get(name, ())
-            mine: dict[str, list[Example]] = {} if columns else {name: []}
+            new_splits: dict[str, list[Example]] = {} if columns else {name: []}
             for row in self._rows(Path(path), columns):
                 split = split_name(*(row[column] for column in columns)) or name
-                mine.setdefault(split, []).append(self._example(row))
-            twice = sorted(split for split in mine if splits.get(split))
-            if twice:
+                new_splits.setdefault(split, []).append(self._example(row))
+            repeated = sorted(split for split in new_splits if splits.get(split))
+            if repeated:
                 raise ValueError(
-                    f"expected new splits from data.source.files.{name}={path}, found {twice} a second time: give "
+                    f"expected new splits from data.source.files.{name}={path}, found {repeated} a second time: give "
                     "data.source.by another column"
                 )
-            splits |= mine
+            splits |= new_splits
         if "val" not in self.files:
             rows = splits["train"]
             for split, is_val in (("train", False), ("val", True)):
@@ -96,10 +97,10 @@ class PairsFile:
         return Example(row[self.text], pair, row[self.label], row[self.subcase] if self.subcase else "")
 
     def _rows(self, path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Yield the rows of a file, checked: each has the columns that are read, and text and label are not empty."""
+        """Yield the rows of a file after checking that they have the required columns, and a text and a label."""
         options = {"text": self.text, "pair": self.pair, "label": self.label}
         needed = {column: option for option, column in options.items() if column is not None}
-        # Files of one kind of example only need not say which it is.
+        # A file with a single kind of examples may lack this column.
         optional = {self.subcase} if self.subcase else set()
         for number, row in _read(path):
             missing = [column for column in (*needed, *columns) if column not in row]
@@ -113,13 +114,13 @@ class PairsFile:
             if blank:
                 raise ValueError(
                     f"expected a {needed[blank[0]]} in each row, found an empty column {blank[0]!r} in {path}, line "
-                    f"{number}: fill it in or take the row out"
+                    f"{number}: fill it in or delete the row"
                 )
             yield dict.fromkeys(optional, "") | row
 
 
 def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (number of the line, row) with all values as text."""
+    """Yield (line number, row) with all values as text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             if path.suffix == ".jsonl":
@@ -134,7 +135,7 @@ def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if values and len(values) != len(header):
                     raise ValueError(
                         f"expected {len(header)} columns as in the first line of {path}, found {len(values)} in line "
-                        f"{reader.line_num}: a tab or comma too many or too few"
+                        f"{reader.line_num}: there is a tab or comma too many or too few"
                     )
                 if values:
                     yield reader.line_num, dict(zip(header, values, strict=True))
@@ -146,7 +147,7 @@ def _object(path: Path, number: int, line: str) -> dict:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"expected one JSON object a line, found in {path}, line {number}: {error}") from error
+        raise ValueError(f"expected one JSON object per line in {path}, found in line {number}: {error}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"expected one JSON object a line, found {type(row).__name__} in {path}, line {number}")
+        raise ValueError(f"expected one JSON object per line, found {type(row).__name__} in {path}, line {number}")
     return row

@@ -1,9 +1,9 @@
-"""Which auxiliary verb a question begins with: the hierarchical against the linear rule (McCoy, Frank and Linzen 2020).
+"""The auxiliary that a question begins with: hierarchical or linear rule (McCoy, Frank and Linzen 2020).
 
-"The baker can greet the nurse who will wait." is asked as "Can the baker greet the nurse who will wait?": a question
-begins with the auxiliary of the main clause (hierarchical rule), which in many sentences is the first one as well
-(linear rule). The task is to say which auxiliary that is. The paper's models write the whole question; here it is one
-of five classes, so that encoders and decoders can learn it alike. Words and code are our own.
+"The baker can greet the nurse who will wait." becomes "Can the baker greet the nurse who will wait?": a question begins
+with the auxiliary of the main clause (hierarchical rule), which in many sentences is also the first one (linear rule).
+The task is to name that auxiliary. The models of the paper write the whole question; here the answer is one of five
+classes, so that encoders and decoders can learn it. Words and code are our own.
 """
 
 from collections.abc import Callable
@@ -24,20 +24,20 @@ INTRANSITIVE = "cough dance hesitate kneel laugh pray rest shout sneeze sleep sm
 class QuestionFormation:
     """Declarative sentences, labeled with the auxiliary that the question begins with.
 
-    In `train` and `val` both rules give the same answer: the subject has no relative clause. Out of distribution,
-    in `subject_clause` and `both_clauses`, it has, and the linear rule is always wrong. Labels and kinds of sentence
-    (`subcase`) are balanced within one; no sentence is there twice.
+    In `train` and `val` both rules give the same answer, because the subject has no relative clause. Out of
+    distribution, in `subject_clause` and `both_clauses`, it has one, and the linear rule is always wrong. Labels and
+    kinds of sentence (`subcase`) differ in number by at most one. No sentence occurs twice.
 
     Args:
-        train: number of training sentences.
-        val: number of validation sentences.
-        ood: number of sentences of each split out of distribution.
-        counterexamples: share, 0 to 1, of the training sentences in which the two rules part.
-        seed: draws the training sentences.
-        held_out_seed: draws all other splits, which are the same for every `seed` and every `counterexamples`.
+        train: Number of training sentences.
+        val: Number of validation sentences.
+        ood: Number of sentences per split out of distribution.
+        counterexamples: Share, 0 to 1, of the training sentences on which the two rules differ.
+        seed: Seed of the training sentences.
+        held_out_seed: Seed of all other splits, which do not depend on `seed` and `counterexamples`.
 
     Raises:
-        ValueError: a number out of range; from splits(), more asked for than the grammar makes.
+        ValueError: If a number is out of range; from splits(), if the grammar has too few examples.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class QuestionFormation:
         """Return `train`, `val`, `subject_clause` and `both_clauses`."""
         used: set[str] = set()
         held_out = {}
-        for name in _PARTING:
+        for name in _DIFFERENT:
             steps = rounds([(name, label) for label in AUXILIARIES], self.ood, Random(f"{name} {self.held_out_seed}"))
             held_out[name] = distinct(name, steps, self.held_out_seed, used, _make)
         val = distinct("val", _steps("val", self.val, 0.0, self.held_out_seed), self.held_out_seed, used, _make)
@@ -74,11 +74,11 @@ _Step = tuple[str, str]
 
 
 def _steps(split: str, count: int, counterexamples: float, seed: int) -> list[_Step]:
-    """Return `count` steps through kinds and labels; in the share `counterexamples` of them the rules part."""
+    """Return `count` steps through kinds and labels; the rules differ on the share `counterexamples` of them."""
     chance = Random(f"{split} {seed}")
     parting = share_of(count, counterexamples)
     steps = []
-    for kinds, number in ((_ALIKE, count - parting), (_PARTING, parting)):
+    for kinds, number in ((_SAME, count - parting), (_DIFFERENT, parting)):
         steps += rounds([(kind, label) for kind in kinds for label in AUXILIARIES], number, chance)
     return chance.sample(steps, k=count)
 
@@ -92,7 +92,7 @@ def _make(step: _Step, chance: Random) -> Example:
 
 
 def _does(words: Words) -> str:
-    """A verb with what goes with it."""
+    """Draw a verb with its object or place."""
     if words.chance.random() < 0.5:
         return f"{words.one_of(INTRANSITIVE)} in the {words.place()}"
     return f"{words.one_of(TRANSITIVE)} the {words.noun()}"
@@ -136,5 +136,5 @@ _KINDS: dict[str, Callable[[Words, str, list[str]], str]] = {
     "subject_clause": _subject_clause,
     "both_clauses": _both_clauses,
 }
-_ALIKE = ("simple", "preposition", "object_clause", "two_verbs")
-_PARTING = ("subject_clause", "both_clauses")
+_SAME = ("simple", "preposition", "object_clause", "two_verbs")
+_DIFFERENT = ("subject_clause", "both_clauses")

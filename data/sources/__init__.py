@@ -1,7 +1,7 @@
-"""Where documents come from: one file a source.
+"""Sources of documents, one file per source.
 
-A new source is one file here (or anywhere importable) and one YAML in `conf/data/` that names its class with
-`_target_`. Nothing is registered.
+A new source is one file here (or in any importable place) and one YAML file in `conf/data/` that names its class with
+`_target_`. There is no registry.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Source(Protocol):
-    """What packing needs from a source. It may be read more than once and must give the same documents each time."""
+    """The interface of a source, which may be read several times and must yield the same documents each time."""
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """Yield (id, text), one document at a time, in a fixed order; ids are unique within the source."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a string that changes when the documents do, without reading more than a warm start can afford."""
+        """Return a string that changes whenever the documents change, fast enough to be computed at every start."""
         ...

@@ -1,4 +1,4 @@
-"""Own text files, of any size."""
+"""Text files of any size."""
 
 import glob
 import hashlib
@@ -9,26 +9,26 @@ from pathlib import Path
 
 from dissimilarity.tables.files import replacing, sha256_of
 
-# Below this a file is hashed at every start; above it the hash is remembered by path, size and time of change.
+# Smaller files are hashed at every start; hashes of larger ones are cached by path, size and modification time.
 REMEMBERED_BYTES = 64 << 20
 
 
 class Files:
     """Text files (UTF-8) and JSON-lines files.
 
-    A `.jsonl` file holds one document a line under the key `field`. Any other file is text: one document, or, when it
-    is longer than `document_chars` characters, several of about that length, each ending at a blank line where there is
-    one. Nothing but the document at hand is held in memory.
+    A `.jsonl` file holds one document per line under the key `field`. Any other file is text. If it is longer than
+    `document_chars` characters, it is divided into documents of about that length, which end at blank lines if there
+    are any. Only the current document is held in memory.
 
     Args:
-        paths: files, folders (every file below, hidden ones left out) or glob patterns.
-        field: key of the text in a .jsonl file.
-        document_chars: length (characters) at which a text file is cut at the next blank line, and at twice which it is
-            cut in any case.
-        cache_dir: folder in which hashes of large files are remembered; None hashes them at every start.
+        paths: Files, folders (all files below except hidden ones) or glob patterns.
+        field: Key of the text in a .jsonl file.
+        document_chars: Length in characters after which a document ends at the next blank line, and twice which it
+            ends in any case.
+        cache_dir: Folder for the hashes of large files; None = hash them at every start.
 
     Raises:
-        ValueError: no path, a path that is not there, or a file that is not what its name says.
+        ValueError: If there is no path, a path does not exist, or a file is not what its name says.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Files:
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"expected UTF-8 text in {file}, found {error.reason} ({error.object[error.start : error.end]!r}): "
-                    f"convert it (iconv -t utf-8) or take it out of data.source.paths"
+                    f"convert it (iconv -t utf-8) or remove it from data.source.paths"
                 ) from error
 
     def _text(self, file: Path) -> Iterator[str]:
-        # newline="" keeps line ends as they are, so that decoded tokens are the file again.
+        # newline="" keeps line ends as they are, so that decoded tokens equal the file.
         with file.open(encoding="utf-8", newline="") as stream:
             lines, length = [], 0
             # A limit on readline bounds memory for a file without line ends.
@@ -84,7 +84,7 @@ class Files:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ValueError(
-                        f"expected one JSON object a line, found in {file}, line {number}: {error}"
+                        f"expected one JSON object per line in {file}, found in line {number}: {error}"
                     ) from error
                 text = row.get(self.field) if isinstance(row, dict) else None
                 if not isinstance(text, str):
@@ -96,7 +96,7 @@ class Files:
                 yield text
 
     def fingerprint(self) -> str:
-        """Return a sha256 over contents, in order, and over how they are cut. Names and places do not count."""
+        """Return a sha256 of the contents in order and of how they are divided, but not of names and places."""
         digest = hashlib.sha256(json.dumps([self.field, self.document_chars]).encode())
         for file in self.files:
             digest.update(b"jsonl" if file.suffix == ".jsonl" else b"text")
@@ -124,8 +124,8 @@ def _expand(path: str) -> list[Path]:
     )
     files = []
     for match in matches:
-        below = sorted(file for file in match.rglob("*") if not _is_hidden(file, match)) if match.is_dir() else [match]
-        files.extend(file for file in below if file.is_file())
+        inside = sorted(file for file in match.rglob("*") if not _is_hidden(file, match)) if match.is_dir() else [match]
+        files.extend(file for file in inside if file.is_file())
     if not files:
         raise ValueError(
             f"expected text at {path!r} (data.source.paths), found no file there: "

@@ -7,32 +7,32 @@ from itertools import islice
 
 
 def check_name(name: str, key: str) -> None:
-    """Refuse names that are formats to the library `datasets`, which it would look for in any folder.
+    """Refuse names that the library `datasets` reads as file formats, for which it would search any folder.
 
     Raises:
-        ValueError: a name without a slash.
+        ValueError: If the name has no slash.
     """
     if "/" not in name:
         raise ValueError(f"{key}={name}: expected ORGANIZATION/NAME of the hub, or a folder such as ./{name}")
 
 
 class Hub:
-    """A data set by name, read as a stream through the library `datasets`; nothing is downloaded beyond what is read.
+    """A data set by name, streamed with the library `datasets`, which downloads only what is read.
 
-    Training a tokenizer on it reads it twice (once for the tokenizer, once to pack). The fingerprint is the request
-    (name, config, split, revision), not the contents, so that a warm start needs no network: give a `revision` to pin
-    the contents too.
+    Training a tokenizer reads it twice, once for the tokenizer and once for packing. The fingerprint is the request
+    (name, config, split, revision) rather than the contents, so that packed data needs no network; give a `revision` to
+    pin the contents too.
 
     Args:
-        name: "organization/name" on the hub, or a local folder in the hub's layout.
-        config: name of the configuration, where the data set has several.
-        split: name of the split to read.
-        text: name of the column that holds the text.
-        revision: commit, tag or branch; None is the newest.
-        max_documents: read no more than this many rows; None reads all.
+        name: "organization/name" on the hub, or a local folder in the layout of the hub.
+        config: Name of the configuration, if the data set has several.
+        split: Name of the split to read.
+        text: Name of the column of the text.
+        revision: Commit, tag or branch; None = the newest.
+        max_documents: Largest number of rows to read; None = all.
 
     Raises:
-        ValueError: while reading, if the data set cannot be reached or has no such column.
+        ValueError: While reading, if the data set cannot be reached or has no such column.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Hub:
         self.max_documents = max_documents
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """Yield (number of the row, text)."""
+        """Yield (row number, text)."""
         for number, row in enumerate(self._rows()):
             text = row.get(self.text)
             if not isinstance(text, str):
@@ -66,7 +66,7 @@ class Hub:
             yield str(number), text
 
     def _rows(self) -> Iterator[dict]:
-        # Importing datasets takes a second, which the default data should not pay.
+        # Importing datasets takes a second, which other data should not cost.
         from datasets import load_dataset
 
         try:
@@ -75,8 +75,8 @@ class Hub:
             try:
                 yield from islice(rows, self.max_documents)
             finally:
-                # A Parquet reader left in the middle can abort Python at its end (apache/arrow issue 45214), unless it
-                # is closed and its cycles are collected while Arrow still stands.
+                # A Parquet reader that was not read to its end can abort Python at exit (apache/arrow issue 45214)
+                # unless it is closed and its reference cycles are collected before.
                 rows.close()
                 gc.collect()
         except Exception as error:

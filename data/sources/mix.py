@@ -7,9 +7,9 @@ from data.sources import Source
 
 
 class Mix:
-    """The documents of all `sources`, interleaved so that each has given about as many characters as the others.
+    """The documents of all `sources`, interleaved so that each has contributed about as many characters as the others.
 
-    When one runs out the rest goes on, so every document is there exactly once.
+    When one ends, the others continue, so every document occurs exactly once.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -20,16 +20,16 @@ class Mix:
     def documents(self) -> Iterator[tuple[str, str]]:
         """Yield ("position of the source/id", text)."""
         streams = dict(enumerate(iter(source.documents()) for source in self.sources))
-        given = dict.fromkeys(streams, 0)
+        lengths = dict.fromkeys(streams, 0)
         while streams:
-            poorest = min(streams, key=lambda position: given[position])
-            document = next(streams[poorest], None)
+            shortest = min(streams, key=lambda position: lengths[position])
+            document = next(streams[shortest], None)
             if document is None:
-                del streams[poorest]
+                del streams[shortest]
                 continue
             name, text = document
-            given[poorest] += len(text)
-            yield f"{poorest}/{name}", text
+            lengths[shortest] += len(text)
+            yield f"{shortest}/{name}", text
 
     def fingerprint(self) -> str:
         """Return a sha256 over the fingerprints of the sources, in order."""

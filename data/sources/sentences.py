@@ -1,4 +1,4 @@
-"""The sentences of labeled examples as plain text, so that a pre-trained model knows their words and forms."""
+"""The sentences of labeled examples as plain text, for pre-training on their words and forms."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from data.examples import Example, ExampleSource, digest
 
 
 class Sentences:
-    """Each text of the training split of `examples`, one a document; nothing says labels or which belong together.
+    """The texts of the training split of `examples`, one per document, without labels and pairing.
 
     Args:
-        examples: a source of examples (data/examples). What it keeps from its training split is not here either.
+        examples: A source of examples (data/examples).
     """
 
     def __init__(self, examples: ExampleSource) -> None:

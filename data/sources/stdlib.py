@@ -1,4 +1,4 @@
-"""The running Python's own standard library as a corpus of code."""
+"""The standard library of the running Python as a corpus of code."""
 
 import hashlib
 import os
@@ -6,14 +6,14 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests are half of the library and mostly tables. Installed packages live below it but are not part of it.
+# Tests are half of the library and mostly tables. Installed packages are inside it but not part of it.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-# Written when Python is built: it holds the paths of the build machine.
+# Generated when Python is built, with the paths of the build machine.
 SKIPPED_PREFIX = "_sysconfigdata"
 
 
 class Stdlib:
-    """Every .py file of the standard library but its tests: about 730 documents, 12 MB in Python 3.11.
+    """Every .py file of the standard library except tests: about 730 documents, 12 MB in Python 3.11.
 
     It differs between Python versions, so the hash of the packed data is part of a run's record.
     """
@@ -22,17 +22,17 @@ class Stdlib:
         self.root = Path(sysconfig.get_path("stdlib"))
 
     def _files(self) -> list[tuple[str, Path]]:
-        found = []
+        files = []
         for folder, subfolders, names in os.walk(self.root):
             subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
             for name in names:
                 if name.endswith(".py") and not name.startswith(SKIPPED_PREFIX):
                     file = Path(folder, name)
-                    found.append((file.relative_to(self.root).as_posix(), file))
-        return sorted(found)
+                    files.append((file.relative_to(self.root).as_posix(), file))
+        return sorted(files)
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """Yield (path below the library's root, text) in alphabetical order; files that are not UTF-8 are left out."""
+        """Yield (path below the library's root, text) in alphabetical order, except for files that are not UTF-8."""
         for name, file in self._files():
             try:
                 yield name, file.read_bytes().decode()

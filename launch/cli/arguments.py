@@ -1,6 +1,6 @@
-"""What the arguments of every part of the config may be, by the _target_ that takes them: half of the table of keys.
+"""Rules for the arguments of every part of the config, by the _target_ that takes them.
 
-`*` stands for any name, or any place in a list. A _target_ that is not here is a user's own, and checks its own.
+`*` stands for any name or any place in a list. A _target_ that is not listed is a user's own and checks its arguments.
 """
 
 from launch.cli.rules import (
@@ -55,7 +55,7 @@ TRAINER = {
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "devices": either(one_of("auto"), whole(-1, -1), whole(1), items(whole(0), "[0,1]", least=1)),
     "num_nodes": whole(1),
-    "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning's"), PART),
+    "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning"), PART),
     "precision": either(one_of("auto"), TRAINED_IN),
     "max_steps": whole(1),
     "max_epochs": or_null(either(whole(-1, -1), whole(1))),
@@ -73,7 +73,7 @@ TRAINER = {
     "profiler": or_null(one_of("simple", "advanced", "pytorch")),
     "overfit_batches": LIMIT,
     "detect_anomaly": FLAG,
-    # what conf/ leaves out, for a + on the command line
+    # not in conf/; a + on the command line adds them
     "min_steps": or_null(whole(0)),
     "min_epochs": or_null(whole(0)),
     "fast_dev_run": either(FLAG, whole(0)),
@@ -156,7 +156,7 @@ DATA = {
         "val_fraction": INNER,
         "val_sequences": SIZE,
     },
-    "classified.ClassifiedDataModule": {
+    "text_classification.TextClassificationDataModule": {
         "source": PART,
         "tokenizer": PART,
         "n_ctx": whole(4, 10**7),
@@ -315,4 +315,4 @@ OF_HYDRA = {
     "_recursive_": FLAG,
     "_args_": Rule(("a list",), lambda value: isinstance(value, list)),
 }
-"""Keys that every part with a _target_ may have."""
+"""Keys that any part with a _target_ may have."""

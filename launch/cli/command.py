@@ -1,4 +1,4 @@
-"""From the command line to Hydra: checks first, messages instead of tracebacks, exit codes."""
+"""The way from the command line to Hydra: checks, messages instead of tracebacks, exit codes."""
 
 import os
 import sys
@@ -17,21 +17,21 @@ from launch.cli.sweep import SweepTable
 from launch.run.ranks import is_first
 
 ROOT = Path(__file__).resolve().parents[2]
+MULTIRUN = ("-m", "--multirun")
 OURS = ("callbacks", "data", "dissimilarity", "launch", "models", "settings", "studies", "trusted")
 
 
 def run(hydra_main: Callable[..., None], config_name: str) -> int:
-    """Checks the command line, hands it to Hydra, and returns the exit code.
+    """Check the command line, pass it to Hydra, and return the exit code.
 
     Returns:
-        0 when all is done; 2 for what the user can mend, with a message; 130 after Ctrl-C and 143 after SIGTERM, with
-        everything saved, wherever the program is; 1 for anything else (with a traceback) and for a sweep in which a
-        job failed.
+        0 on success; 2, with a message, for what the user can correct; 130 after Ctrl-C and 143 after SIGTERM, with
+        everything saved; 1, with a traceback, for anything else, and for a sweep in which a job failed.
     """
     make_unbreakable()
     sys.argv[1:] = flags_first(sys.argv[1:])
     args = get_args_parser().parse_args()
-    # Hydra would print its own shortened traceback and exit
+    # Without it Hydra prints its own shortened traceback and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         check_modules()
@@ -44,9 +44,9 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     except Exception as error:
         return report(error, args.overrides, config_name)[0]
     except Stopped as stop:
-        # an interrupted step ends in `Interrupted`; side by side, the launcher has killed the jobs, which costs nothing
+        # An interrupted training raises `Interrupted` instead. Jobs side by side are killed by their launcher.
         if not is_first():
-            return 0  # Lightning kills the first process too when one of the others fails
+            return 0  # when another process fails, Lightning kills the first one, which may still be saving
         print("\nstopped; the same command does what is left", file=sys.stderr)
         return 128 + stop.signum
     finally:
@@ -56,23 +56,28 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
 
 
 def flags_first(arguments: list[str]) -> list[str]:
-    """Moves `-m` to the front: Hydra's parser takes flags before or after the overrides, not among them."""
-    flags = [a for a in arguments if a in ("-m", "--multirun")]
-    return flags[:1] + [a for a in arguments if a not in ("-m", "--multirun")]
+    """Move `-m` to the front, because Hydra's parser accepts flags before or after the overrides but not among them.
+
+    Example:
+        >>> flags_first(["width=64", "-m", "seed=0,1"])
+        ['-m', 'width=64', 'seed=0,1']
+    """
+    flags = [argument for argument in arguments if argument in MULTIRUN]
+    return flags[:1] + [argument for argument in arguments if argument not in MULTIRUN]
 
 
 def check_modules(root: Path = ROOT) -> None:
-    """Makes sure that our modules are the ones beside train.py.
+    """Check that our modules are those beside train.py.
 
     Raises:
-        ValueError: another folder's module of the same name comes first on the path; names it.
+        ValueError: If a module of the same name in another folder comes first on the path; names it.
     """
     for name in OURS:
         spec = find_spec(name)
         places = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or []) if spec else []
         if not places or root not in Path(places[0]).resolve().parents:
-            found = f"{places[0]} shadows it" if places else "it is not there"
+            problem = f"{places[0]} shadows it" if places else "it is missing"
             raise ValueError(
-                f"expected the module {name} beside {root / 'train.py'}, but {found}: "
-                "start from another folder, rename that one, or unset PYTHONPATH"
+                f"expected the module {name} beside {root / 'train.py'}, but {problem}: "
+                "start from another folder, rename that module, or unset PYTHONPATH"
             )

@@ -1,4 +1,4 @@
-"""Composing configs outside of Hydra's own main, and checking a command before anything heavy is imported."""
+"""Configs composed outside of Hydra's main, and checks of a command before anything heavy is imported."""
 
 import argparse
 import copy
@@ -20,10 +20,14 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
-    """The config of `python train.py OVERRIDES`, or of `python analyze.py OVERRIDES` with `config_name="analyze"`.
+    """Return the config of `python train.py OVERRIDES`, or of analyze.py with `config_name="analyze"`.
 
     Raises:
-        hydra.errors.HydraException: the overrides do not compose.
+        hydra.errors.HydraException: If the overrides do not compose.
+
+    Example:
+        >>> compose(["model=gelu", "width=256"]).model.family
+        'gelu'
     """
     settings.register()
     GlobalHydra.instance().clear()
@@ -32,13 +36,18 @@ def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
 
 
 def groups(config_name: str = "train") -> list[str]:
-    """The config groups from which a command takes its parts."""
+    """Return the config groups of a command.
+
+    Example:
+        >>> groups("analyze")
+        ['study', 'data', 'measures']
+    """
     defaults = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
     return [str(key) for entry in defaults if OmegaConf.is_dict(entry) for key in entry if key != "hydra"]
 
 
 def searched(args: argparse.Namespace) -> list[Path]:
-    """The user's own folders of YAMLs that a command line names: `--config-dir` and `hydra.searchpath=[file://...]`."""
+    """Return the folders of YAML files that a command names: `--config-dir` and `hydra.searchpath=[file://...]`."""
     folders = [args.config_dir] if args.config_dir else []
     for override in args.overrides:
         if override.startswith("hydra.searchpath="):
@@ -48,21 +57,21 @@ def searched(args: argparse.Namespace) -> list[Path]:
 
 
 def check(args: argparse.Namespace, config_name: str = "train") -> None:
-    """Composes and validates what a command line asks for; in a sweep, every value of every key.
+    """Compose and validate what a command line asks for; in a sweep, every value of every key.
 
-    Values are tried one key at a time, the other keys at their first value: a sweep of many jobs is checked in a
-    moment, and a combination of later values that cannot train fails as its own job.
+    Each key is varied alone, with the other keys at their first value, so that a sweep of many jobs is checked in a
+    moment. A combination of later values that cannot train fails as its own job.
 
     Args:
-        args: what Hydra's own parser made of the command line.
-        config_name: the primary config.
+        args: The command line as parsed by Hydra.
+        config_name: The primary config.
 
     Raises:
-        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it does not compose.
-        ValueError: it composes and cannot train.
+        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: If it does not compose.
+        ValueError: If it composes but cannot train.
     """
     if args.multirun and config_name != "train":
-        raise ValueError("-m: sweeps are for trainings; one study takes several models: models=[runs/a,runs/b,runs/c]")
+        raise ValueError("-m: sweeps are for trainings; a study takes several models: models=[runs/a,runs/b,runs/c]")
     overrides = [override for override in args.overrides if not override.startswith("hydra.searchpath=")]
     if folders := searched(args):
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
@@ -84,7 +93,7 @@ def check(args: argparse.Namespace, config_name: str = "train") -> None:
 
 
 def _refuse_null(group: str) -> None:
-    """Raises ValueError for `group=null`, which Hydra does not take."""
+    """Raise ValueError for `group=null`, which Hydra does not accept."""
     choices = sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
     raise ValueError(f"{group}=null: expected one of {', '.join(choices)}; leave {group}= out for the default")
 
@@ -92,7 +101,7 @@ def _refuse_null(group: str) -> None:
 def _changed(
     cfg: DictConfig, first: list[str], index: int, override: Override, single: str, config_name: str
 ) -> DictConfig:
-    """The config with one override changed: in place where it sets a plain root value, else composed anew."""
+    """Return the config with one override changed, without composing it again if the override sets a plain root key."""
     key = override.get_key_element()
     node = OmegaConf.select(cfg, key) if key.isidentifier() else None
     if isinstance(node, (int, float)):
@@ -102,7 +111,7 @@ def _changed(
             OmegaConf.update(changed, key, value)
             return changed
         except Exception:
-            pass  # composing it gives the message that a single run would get
+            pass  # composing it raises the message that a single run would get
     return compose([*first[:index], single, *first[index + 1 :]], config_name)
 
 
@@ -121,18 +130,18 @@ def _first(override: Override) -> str:
 
 
 def _refuse_processes(cfg: DictConfig) -> None:
-    """Sweeps and strategies that start this command again in other processes do not go together.
+    """Refuse a sweep whose jobs start this command again in other processes.
 
     Raises:
-        ValueError: with the reason and what does work.
+        ValueError: With the reason, and what works instead.
     """
     strategy = str(cfg.trainer.strategy)
     devices = cfg.trainer.devices
-    several = devices not in (1, "1") or (cfg.trainer.get("num_nodes") or 1) > 1
-    if strategy.startswith(("ddp", "fsdp", "deepspeed")) or several:
+    is_distributed = devices not in (1, "1") or (cfg.trainer.get("num_nodes") or 1) > 1
+    if strategy.startswith(("ddp", "fsdp", "deepspeed")) or is_distributed:
         raise ValueError(
             f"-m with trainer.strategy={strategy} trainer.devices={devices}: every process of such a run starts this "
-            "command again, and would run the whole sweep again too.\n"
-            "Either one process a job, several jobs at once: -m hydra/launcher=joblib (or submitit_slurm); "
-            "or one such run after the other, without -m"
+            "command again, and would run the whole sweep.\n"
+            "Run one process per job and several jobs at once, with -m hydra/launcher=joblib (or submitit_slurm), "
+            "or start such runs one after the other, without -m"
         )

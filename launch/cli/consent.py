@@ -1,4 +1,4 @@
-"""The classes that a command names itself: what files that it reads may name too, whatever package they are of."""
+"""The classes that a command names itself, which the files it reads may then name too, whatever their package."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +12,9 @@ from launch.cli.compose import CONF
 
 
 def named(cfg: DictConfig) -> frozenset[str]:
-    """Every `_target_` of the command's config, and of the YAMLs in the user's own folders on its search path.
+    """Return every `_target_` of the command's config and of the YAML files in the user's folders on its search path.
 
-    A run of one's own family is thus read again by a command that names the folder of its YAML:
+    A run of a user's own family can therefore be read by a command that names the folder of its YAML file:
     `hydra.searchpath=[file://mine]`.
     """
     composed = set(_targets(OmegaConf.to_container(cfg, resolve=False)))
@@ -22,7 +22,7 @@ def named(cfg: DictConfig) -> frozenset[str]:
 
 
 def _folders() -> list[Path]:
-    """Those of `hydra.searchpath` and `--config-dir`."""
+    """Return the folders of `hydra.searchpath` and `--config-dir`."""
     if not HydraConfig.initialized():
         return []
     sources = HydraConfig.get().runtime.config_sources
@@ -31,7 +31,7 @@ def _folders() -> list[Path]:
 
 
 def _yamls(folder: Path) -> Iterator[Path]:
-    """The YAMLs of the groups that conf/ has: a folder on the search path may hold anything else besides."""
+    """Yield the YAML files of the groups of conf/; a folder on the search path may hold other files too."""
     for group in sorted(path.name for path in CONF.iterdir() if path.is_dir()):
         yield from sorted((folder / group).rglob("*.yaml"))
 
@@ -40,7 +40,7 @@ def _targets_in(path: Path) -> Iterator[str]:
     try:
         yield from _targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     except yaml.YAMLError:
-        return  # Hydra says so, where the command chooses that file
+        return  # Hydra reports it if the command chooses that file
 
 
 def _targets(node: Any) -> Iterator[str]:

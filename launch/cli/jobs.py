@@ -1,4 +1,4 @@
-"""One job of the command line: trains, says how it ended, and leaves an exit code or a status of the sweep."""
+"""One job of the command line: it trains, reports how that ended, and leaves an exit code or a status of the sweep."""
 
 import sys
 import time
@@ -20,13 +20,14 @@ from trusted import naming
 
 
 def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
-    """Runs `train(cfg)`.
+    """Run `train(cfg)`.
 
     Raises:
-        SystemExit: it did not finish. In a sweep only after a signal: a failed job leaves its status, the next goes on.
+        SystemExit: If it did not finish. In a sweep only after a signal: a failed job leaves its status, and the next
+            job runs.
     """
-    signals.take_over()  # once more where a launcher runs jobs in processes of its own
-    name, begun = settings.run_name(cfg), time.monotonic()
+    signals.take_over()  # again, because a launcher may run jobs in its own processes
+    name, start_time = settings.run_name(cfg), time.monotonic()
     if in_sweep():
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
     write_status(run=name, status="running")
@@ -34,10 +35,10 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
         with naming(named(cfg)):
             summary = train(cfg)
     except signals.Stopped:
-        write_status(status="interrupted", seconds=round(time.monotonic() - begun, 1))
+        write_status(status="interrupted", seconds=round(time.monotonic() - start_time, 1))
         raise
     except Exception as error:
-        code = _ended(error, name, seconds=time.monotonic() - begun)
+        code = _ended(error, name, seconds=time.monotonic() - start_time)
         if in_sweep() and code < 128:
             _stop_where_asked()
             return
@@ -48,22 +49,24 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
 
 
 def _stop_where_asked() -> None:
-    """Ends a sweep after a signal that came while a job was failing, or that a library had swallowed."""
+    """End a sweep after a signal that came while a job failed, or that a library swallowed."""
     if signals.received():
         raise signals.Stopped(signals.received())
 
 
 def _ended(error: Exception, name: str, seconds: float) -> int:
     if isinstance(error, Interrupted) and not is_first():
-        return 0  # Lightning kills the other processes, which may still be saving, when one of them fails
+        return 0  # when one process fails, Lightning kills the others, which may still be saving
     if isinstance(error, OutOfTime):
         write_status(status="stopped", steps=error.step, message=str(error), seconds=round(seconds, 1))
-        print(f"{name} stopped after step {error.step} (trainer.max_time), saved; the same command goes on")
+        print(f"{name} stopped after step {error.step} (trainer.max_time) and is saved; the same command continues it")
         return 0
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():
-            print(f"{name} stopped after step {error.step}, saved; the same command continues it", file=sys.stderr)
+            print(
+                f"{name} stopped after step {error.step} and is saved; the same command continues it", file=sys.stderr
+            )
         return 128 + error.signum
     code, message = report(error, HydraConfig.get().overrides.task)
     write_status(status="failed", message=message, seconds=round(seconds, 1))
@@ -75,8 +78,8 @@ def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:
 
     folder = Path(cfg.runs_dir) / summary["run"]
     if summary["state"] == "finished":
-        ended = "is finished" if summary["status"] == "finished" else f"has {summary['status']}"
-        print(f"{folder} {ended} already; overwrite=true trains it anew")
+        state = "is finished" if summary["status"] == "finished" else f"has {summary['status']}"
+        print(f"{folder} {state} already; type overwrite=true to train it again")
     if not in_sweep():
         show_end(folder, summary, next_command(cfg, folder, list(HydraConfig.get().overrides.task)))
     write_status(**{key: summary[key] for key in COLUMNS if key in summary})

@@ -1,4 +1,4 @@
-"""What the keys of the root may be, by command: the other half of the table is launch/cli/arguments.py."""
+"""Rules for the keys of the root, by command; launch/cli/arguments.py holds those for the arguments of parts."""
 
 from launch.cli.arguments import CONTROL, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
 from launch.cli.rules import (
@@ -37,10 +37,10 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "depth": whole(1, 10**5),
         "seed": SEED,
         "init_seed": SEED,
-        "start": or_null(text("a reference such as runs/NAME")),
+        "init_from": or_null(text("a reference such as runs/NAME")),
         "compile": either(one_of("auto"), FLAG),
         "references": items(text("init, previous, runs/NAME or another reference"), "[init,runs/a]"),
-        "groups": GROUPS,
+        "reference_groups": GROUPS,
         "sites": SITES,
         "schedule.every": whole(1),
         "schedule.heatmap_every": whole(1),
@@ -94,7 +94,7 @@ OPTIONAL: dict[str, Rule] = {
     "optim.lr_pretrained": NOT_NEGATIVE,
     "optim.lr_scratch": NOT_NEGATIVE,
 }
-"""Keys of the root that some choices have."""
+"""Keys that only some choices have."""
 
 REQUIRED = ("max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate_grad_batches")
-"""Keys of `trainer` that are read before there is a trainer."""
+"""Keys of `trainer` that are read before the trainer is built."""

@@ -1,4 +1,4 @@
-"""The one place that keeps Lightning's adverts, and warnings that say nothing here, off the terminal."""
+"""Filters that keep advertisements of Lightning, and warnings without meaning here, off the terminal."""
 
 import logging
 import warnings
@@ -26,7 +26,7 @@ NOISE = (
 
 
 def silence() -> None:
-    """Filters log lines and warnings of this process; doing it twice does no harm."""
+    """Filter log lines and warnings of this process; calling it twice is harmless."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         for logger in [logging.getLogger(name), *_children(name)]:
             if not any(isinstance(f, _Noise) for f in logger.filters):
@@ -55,5 +55,5 @@ class _Noise(logging.Filter):
 
 
 def _children(name: str) -> list[logging.Logger]:
-    known = logging.Logger.manager.loggerDict.items()
-    return [logger for key, logger in known if key.startswith(f"{name}.") and isinstance(logger, logging.Logger)]
+    loggers = logging.Logger.manager.loggerDict.items()
+    return [logger for key, logger in loggers if key.startswith(f"{name}.") and isinstance(logger, logging.Logger)]

@@ -1,4 +1,4 @@
-"""Finds before a folder is opened what only building the parts shows; a refused command leaves no folder of its own."""
+"""Checks that need the parts to be built, made before a run folder is opened: a refused command leaves no folder."""
 
 import inspect
 import shutil
@@ -15,13 +15,13 @@ import settings
 
 
 def rehearse(cfg: DictConfig, folder: Path) -> None:
-    """Builds measures, data and trainer for a moment, as `cfg` describes them; writes nothing but packed text.
+    """Build measures, data and trainer once, as `cfg` describes them, and discard them; write only packed text.
 
-    Where another run stands in `folder`, which overwrite=true is about to throw away, it goes on to the text, the probe
-    set, the net and its sites: the old run goes only for one that can begin.
+    If `folder` holds a run that overwrite=true is about to delete, also build the text, the probe set, the net and its
+    sites, so that the old run is deleted only for one that can begin.
 
     Raises:
-        ValueError: one of them cannot be built; says which.
+        ValueError: If one of them cannot be built; says which.
     """
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import Logger
@@ -44,17 +44,19 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     if not (folder / "checkpoints").exists():
         return
     from dissimilarity.capture.sites import resolve
-    from launch.run.folder import known
+    from launch.run.folder import without_missing
 
     data.prepare_data()
     data.setup("fit")
     data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
     task = settings.instantiate(cfg.task)
-    resolve(task(data, net=known(cfg.model), optim=known(cfg.optim), init_seed=cfg.init_seed), cfg.sites)
+    resolve(
+        task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed), cfg.sites
+    )
 
 
 def build_measures(cfg: DictConfig) -> None:
-    """Builds the measures for a moment; raises ValueError for one that cannot be."""
+    """Build the measures and discard them; raise ValueError for one that cannot be built."""
     from dissimilarity.measures.base.measure import Measure
 
     for name, node in cfg.measures.items():
@@ -62,7 +64,7 @@ def build_measures(cfg: DictConfig) -> None:
 
 
 def build_study(cfg: DictConfig) -> Callable[[DictConfig], Any]:
-    """The study; raises ValueError for an argument that it does not take."""
+    """Build the study; raise ValueError for an argument that it does not accept."""
     study = _built("study", cfg.study)
     try:
         inspect.signature(study.func).bind(cfg, **study.keywords)
@@ -72,7 +74,7 @@ def build_study(cfg: DictConfig) -> Callable[[DictConfig], Any]:
 
 
 def build_trainer(cfg: DictConfig) -> None:
-    """Builds the Trainer for a moment; raises ValueError where this machine or Lightning has not what it asks for."""
+    """Build the Trainer and discard it; raise ValueError if this machine or Lightning lacks what it asks for."""
     import pytorch_lightning as pl
 
     from launch.machine import check_device, check_devices
@@ -84,7 +86,7 @@ def build_trainer(cfg: DictConfig) -> None:
 
 
 def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
-    """Raises ValueError for a _target_ that is not there, makes no `kind`, or does not take what it is given."""
+    """Raise ValueError for a _target_ that is missing, is not a `kind`, or does not accept its arguments."""
     try:
         target = get_object(node._target_)
         if inspect.isclass(target) and not issubclass(target, kind):
@@ -95,7 +97,7 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
 
 
 def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) -> Any:
-    """What `node` describes, a `kind`; raises ValueError, with the key in it, for whatever its constructor refuses."""
+    """Build what `node` describes, a `kind`; raise ValueError, naming the key, for what its constructor refuses."""
     try:
         part = settings.instantiate(node, **arguments)
     except (InstantiationException, ValueError) as error:
@@ -107,17 +109,17 @@ def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) ->
 
 
 def absent(folder: Path) -> list[Path]:
-    """`folder` and the folders above it that are not there, the innermost first."""
+    """Return those of `folder` and the folders above it that do not exist, innermost first."""
     return [place for place in (folder, *folder.parents) if not place.exists()]
 
 
 @contextmanager
 def taken_back(made: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
-    """Removes the folder that what happens inside made, if it fails before there is anything in it worth keeping.
+    """Remove the folder that the block made if the block fails before the folder holds anything worth keeping.
 
     Args:
-        made: what was `absent` before; what was there is never touched. The first of them is the folder itself.
-        is_empty: whether there is nothing in the folder that is worth keeping.
+        made: The folders that were `absent` before, the folder itself first; others are never touched.
+        is_empty: Whether the folder holds nothing worth keeping.
     """
     try:
         yield
@@ -125,6 +127,6 @@ def taken_back(made: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[N
         if made and made[0].exists() and is_empty(made[0]):
             shutil.rmtree(made[0])
             for parent in made[1:]:
-                with suppress(OSError):  # somebody else put something there meanwhile
+                with suppress(OSError):  # another process has put something there
                     parent.rmdir()
         raise

@@ -1,4 +1,4 @@
-"""What a value of the config may be: each rule says it in words and decides it."""
+"""Rules for values of the config: each says in words what it allows, and decides it."""
 
 import math
 import re
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """What one key may hold.
+    """The values that one key may have.
 
     Attributes:
-        words: what may stand after "expected", one text per alternative.
-        fits: decides it for a plain value.
-        is_filled_later: the key may be `???`, since the program knows its value.
+        words: The alternatives, each as a text that may follow "expected".
+        fits: Whether a plain value is allowed.
+        is_filled_later: Whether the key may be `???`, because the program fills it in.
     """
 
     words: tuple[str, ...]
@@ -24,14 +24,19 @@ class Rule:
 
     @property
     def expected(self) -> str:
-        """The words as one text."""
+        """The alternatives as one text."""
         *others, last = self.words
         joined = ", ".join(others)
         return f"{joined}{', or ' if any(',' in word for word in others) else ' or '}{last}" if others else last
 
 
 def whole(least: int, most: int | None = None) -> Rule:
-    """A whole number; true and 64.0 are none."""
+    """Return the rule for a whole number; true and 64.0 are not whole numbers.
+
+    Example:
+        >>> whole(1).fits(3), whole(1).fits(3.0), whole(1).expected
+        (True, False, 'a whole number, 1 or more')
+    """
     if least == most:
         words = str(least)
     else:
@@ -40,7 +45,7 @@ def whole(least: int, most: int | None = None) -> Rule:
 
 
 def number(words: str, fits: Callable[[float], bool]) -> Rule:
-    """A finite number, of a range that `words` says and `fits` decides."""
+    """Return the rule for a finite number in a range that `words` describes and `fits` decides."""
 
     def is_in(value: Any) -> bool:
         return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value) and fits(value)
@@ -49,22 +54,27 @@ def number(words: str, fits: Callable[[float], bool]) -> Rule:
 
 
 def one_of(*choices: str) -> Rule:
-    """One of a few words."""
+    """Return the rule for one of a few words.
+
+    Example:
+        >>> one_of("word", "token").expected
+        'word or token'
+    """
     return Rule(choices, lambda value: isinstance(value, str) and value in choices)
 
 
 def text(what: str) -> Rule:
-    """A text that is not empty; `what` says of what."""
+    """Return the rule for a text that is not empty; `what` describes it."""
     return Rule((what,), lambda value: isinstance(value, str) and bool(value.strip()))
 
 
 def matching(pattern: str, what: str) -> Rule:
-    """A text of which all matches a regular expression."""
+    """Return the rule for a text that matches a regular expression from end to end."""
     return Rule((what,), lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
 
 
 def items(rule: Rule, example: str, least: int = 0, most: int | None = None, distinct: bool = False) -> Rule:
-    """A list whose items fit `rule`; `distinct`: none of them twice."""
+    """Return the rule for a list whose items fit `rule`; with `distinct`, no item may occur twice."""
 
     def fits(value: Any) -> bool:
         return (
@@ -79,7 +89,7 @@ def items(rule: Rule, example: str, least: int = 0, most: int | None = None, dis
 
 
 def names(rule: Rule, words: str) -> Rule:
-    """Names with values that fit `rule`; `words` says what both are."""
+    """Return the rule for a mapping whose values fit `rule`; `words` describes names and values."""
     return Rule(
         (words,),
         lambda value: isinstance(value, dict) and all(map(rule.fits, value.values())),
@@ -87,23 +97,23 @@ def names(rule: Rule, words: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """What fits one of the rules."""
+    """Return the rule for what fits one of several rules."""
     words = tuple(word for rule in rules for word in rule.words)
     return Rule(words, lambda value: any(rule.fits(value) for rule in rules))
 
 
 def elsewhere(where: str) -> Rule:
-    """Nothing, since another key says it."""
+    """Return the rule for a key that has no values, because another key decides the same."""
     return Rule((f"nothing here; type {where}",), lambda value: False)
 
 
 def or_null(rule: Rule) -> Rule:
-    """The same, or nothing."""
+    """Return the same rule that also allows null."""
     return either(rule, NULL)
 
 
 def later(rule: Rule) -> Rule:
-    """The same, where the program fills the value in."""
+    """Return the same rule for a key that the program fills in."""
     return replace(rule, is_filled_later=True)
 
 
@@ -112,7 +122,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _may_be_folder(value: Any) -> bool:
-    """Whether a folder is there or can be made there: no file stands in its way."""
+    """Return whether a folder exists or can be made at this path: no file is in the way."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         return False
     path = Path(value)
@@ -120,12 +130,22 @@ def _may_be_folder(value: Any) -> bool:
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether `name` can be a folder of its own, a part of references, and a value on the command line."""
+    """Return whether `name` can be a folder, a part of a reference, and a value on the command line.
+
+    Example:
+        >>> is_folder_name("solu-w128"), is_folder_name("a/b")
+        (True, False)
+    """
     return name not in ("", ".", "..") and not re.search(r"[/\\@=,\s\x00-\x1f]", name) and len(name.encode()) <= 200
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed.
+
+    Example:
+        >>> shown([1, None, True])
+        '[1,null,true]'
+    """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -138,7 +158,7 @@ def shown(value: Any) -> str:
 NULL = Rule(("null",), lambda value: value is None)
 FLAG = Rule(("true", "false"), lambda value: isinstance(value, bool))
 ANYTHING = Rule(("anything",), lambda value: True)
-FOLDER = Rule(("a folder, there or to be made",), _may_be_folder)
+FOLDER = Rule(("a folder that exists or can be made",), _may_be_folder)
 SEED = whole(0, 2**32 - 1)
 SIZE = whole(1, 10**9)
 POSITIVE = number("above 0", lambda value: value > 0)

@@ -1,4 +1,4 @@
-"""Output that can break without ending the command: a closed pipe, a full disk under a log, no output at all."""
+"""Output streams whose failure does not end the command: a closed pipe, a full disk under a log, no output at all."""
 
 import io
 import os
@@ -6,39 +6,39 @@ import sys
 
 
 class Unbreakable(io.FileIO):
-    """A descriptor that takes everything: once it cannot be written to, it leads nowhere, for this process and its own.
+    """A file descriptor that accepts everything; once it cannot be written to, it discards what it is given.
 
-    The descriptor itself is turned to /dev/null, so that what libraries in C and child processes write fails no more
-    than what Python writes, and nothing is left over for the interpreter to complain of as it ends.
+    The descriptor itself is redirected to /dev/null. Writes of C libraries and of child processes therefore succeed
+    too, and the interpreter has nothing left to flush, and to complain about, as it exits.
     """
 
     def write(self, data: object) -> int:
-        """Writes, or does as if; returns how many bytes are dealt with."""
+        """Write, or discard; return the number of bytes handled."""
         size = memoryview(data).nbytes  # pyright: ignore[reportArgumentType]
         try:
             written = super().write(data)  # pyright: ignore[reportArgumentType]
-            if written is None:  # a pipe that another process has made non-blocking, and that is full
+            if written is None:  # a full pipe that another process has made non-blocking
                 os.set_blocking(self.fileno(), True)
                 written = super().write(data)  # pyright: ignore[reportArgumentType]
             return written
         except OSError:
-            _lead_nowhere(self.fileno())
+            _redirect_to_null(self.fileno())
             return size
 
 
 def make_unbreakable() -> None:
-    """Makes sure that nothing written to stdout or stderr from here on raises, in any library."""
+    """Make every later write to stdout or stderr succeed, in any library."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:  # closed by the shell: the next file to be opened would become the output
-            _lead_nowhere(descriptor)
-            setattr(sys, name, open(descriptor, "w", closefd=False))
+        if stream is None:  # closed by the shell: the next file opened would become the output
+            _redirect_to_null(descriptor)
+            setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115 - it stays open
         elif isinstance(stream, io.TextIOWrapper) and type(_raw(stream)) is io.FileIO and stream.fileno() == descriptor:
             setattr(sys, name, _unbreakable(stream))
 
 
 def _unbreakable(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """The same stream, buffered as it was; a letter that the terminal does not know is no reason to end either."""
+    """Return the same stream with the same buffering, which also escapes characters that the terminal does not know."""
     raw = Unbreakable(stream.fileno(), "wb", closefd=False)
     buffer = raw if stream.buffer is _raw(stream) else io.BufferedWriter(raw)
     options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
@@ -46,14 +46,14 @@ def _unbreakable(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _raw(stream: io.TextIOWrapper) -> object:
-    """What lies under a stream's buffer; the stream of a test or a notebook has something else there than a file."""
+    """Return what is under a stream's buffer; for the stream of a test or a notebook it is not a file."""
     return getattr(stream.buffer, "raw", stream.buffer)
 
 
-def _lead_nowhere(descriptor: int) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    if nowhere != descriptor:
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+def _redirect_to_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
     else:
-        os.set_inheritable(nowhere, True)
+        os.set_inheritable(null, True)

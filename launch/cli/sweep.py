@@ -17,39 +17,39 @@ from rich.table import Table
 from launch.run.folder import read_json, write_json, write_text
 
 NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy")
-"""What tells jobs apart: the columns of a table are those that its task has."""
+"""Results by which jobs are compared; the table shows those that its task has."""
 COLUMNS = ("run", "status", "steps", *NUMBERS, "seconds", "message")
 
 
 def in_sweep() -> bool:
-    """Whether this process runs a job of a sweep."""
+    """Return whether this process runs a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def typed_overrides() -> list[str]:
-    """What was typed on the command line, in a sweep for this job; nothing where there is no command line."""
+    """Return the overrides of the command line, in a sweep those of this job; none outside of a command."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def sweep_id() -> str | None:
-    """Name of the sweep that this job belongs to; None outside of one."""
+    """Return the name of the sweep that this job belongs to; None outside of a sweep."""
     return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
 
 
 def side_by_side() -> bool:
-    """Whether the launcher may run several jobs at once, so that bars would write over each other."""
+    """Return whether the launcher may run several jobs at once, so that progress bars would overwrite each other."""
     return in_sweep() and not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher")
 
 
 def write_status(**values: Any) -> None:
-    """Merges `values` (see `COLUMNS`) into the job's status.json; does nothing outside of a sweep."""
+    """Merge `values` (see `COLUMNS`) into the job's status.json; do nothing outside of a sweep."""
     if in_sweep():
         path = Path(HydraConfig.get().runtime.output_dir) / "status.json"
         write_json(path, {**read_json(path), **values})
 
 
 class SweepTable(Callback):
-    """Hydra callback: prints the table of a sweep's runs at its end and keeps it as sweeps/ID/table.csv."""
+    """A Hydra callback that prints a table of the runs at the end of a sweep and saves it as sweeps/ID/table.csv."""
 
     current: "SweepTable | None" = None
     failed = False
@@ -59,37 +59,37 @@ class SweepTable(Callback):
         self._begun = time.monotonic()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remembers where the jobs will leave their status."""
+        """Remember the folder in which the jobs write their status."""
         self._folder = Path(config.hydra.sweep.dir)
         SweepTable.current = self
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints the table."""
+        """Print the table."""
         self.show()
 
     def show(self) -> None:
-        """Prints and writes the table of the jobs that have a status, and notes whether one of them failed."""
+        """Print and write the table of the jobs that have a status, and record whether one of them failed."""
         folder, self._folder, SweepTable.current = self._folder, None, None
         if folder is None or not folder.exists():
             return
-        statuses = [_ended(read_json(path)) for path in sorted(folder.glob("*/status.json"), key=_number)]
+        statuses = [_final(read_json(path)) for path in sorted(folder.glob("*/status.json"), key=_number)]
         _write_table(folder / "table.csv", statuses)
         print_table(statuses, title=str(folder))
         SweepTable.failed = any(status.get("status") == "failed" for status in statuses)
 
 
-def _ended(status: dict[str, Any]) -> dict[str, Any]:
-    """The status of a job after the sweep: one that left none as it ended was killed, and can be continued."""
+def _final(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of a job after the sweep: one that still counts as running was killed and can be continued."""
     return {**status, "status": "killed"} if status.get("status") == "running" else status
 
 
 def print_table(statuses: list[dict[str, Any]], title: str) -> None:
-    """Prints one line a job."""
+    """Print one row per job."""
     table = Table(title=title, title_justify="left")
     numbers = [key for key in NUMBERS if any(status.get(key) is not None for status in statuses)]
     shown = [key.replace("_per_", "/").replace("_", " ") for key in numbers]
     for column in ("run", "status", "steps", *shown, "time"):
-        # Names of runs are told apart by their ends, which an ellipsis would take.
+        # An ellipsis would hide the ends of names, which is where they differ.
         table.add_column(column, justify="left" if column in ("run", "status") else "right", overflow="fold")
     for status in statuses:
         color = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")

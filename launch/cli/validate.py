@@ -1,4 +1,4 @@
-"""Refuses what cannot train, or be analyzed, in milliseconds and before anything is written."""
+"""Checks of a config that take milliseconds and come before anything is written."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ from launch.cli.rules import Rule, is_folder_name, shown
 
 
 def validate(cfg: DictConfig, command: str = "train") -> None:
-    """Refuses values that no training, or no study, can do anything with.
+    """Refuse values with which no training or study can work.
 
     Args:
-        cfg: the composed config.
-        command: whose config it is, `train` or `analyze`.
+        cfg: The composed config.
+        command: The command it belongs to, `train` or `analyze`.
 
     Raises:
-        ValueError: one line per fault: the key, what it holds, what is expected.
+        ValueError: With one line per fault: the key, its value, and what is expected.
     """
     faults = [*_unknown(cfg, command), *_faults(cfg, command), *_absent(cfg, command)]
-    # Keys are held against each other once each of them alone is in order.
+    # Rules over several keys assume that each key is valid by itself.
     if not faults:
         faults = [fault for rule in ACROSS[command] for fault in rule(cfg)]
     if faults:
@@ -34,30 +34,30 @@ def validate(cfg: DictConfig, command: str = "train") -> None:
 def entries(
     node: DictConfig | ListConfig, rules: Mapping[str, Rule], inside: str = "", path: str = ""
 ) -> Iterator[tuple[str, Rule | None, DictConfig | ListConfig, Any]]:
-    """Every value of a config but those that are made of others: its dotted key, its rule, what holds it, and where.
+    """Yield the dotted key, the rule, the container and the place in it of every value except interpolations.
 
     Args:
-        node: a part of the config.
-        rules: those of the nearest part with a _target_ of ours around it, or of the root.
-        inside: dotted name of `node` in that part, with a dot at its end.
-        path: the same from the root.
+        node: A part of the config.
+        rules: The rules of the nearest enclosing part with a _target_ of ours, or of the root.
+        inside: Dotted name of `node` in that part, with a dot at its end.
+        path: Dotted name of `node` from the root, with a dot at its end.
     """
     for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
-        held, name = node._get_node(key), f"{inside}{key}"
-        if _is_made_of_others(held):
+        value, name = node._get_node(key), f"{inside}{key}"
+        if _is_made_of_others(value):
             continue
         yield f"{path}{key}", _rule_of(name, rules), node, key
-        if not isinstance(held, DictConfig | ListConfig) or held._is_none() or held._is_missing():
+        if not isinstance(value, DictConfig | ListConfig) or value._is_none() or value._is_missing():
             continue
-        if isinstance(held, DictConfig) and "_target_" in held:
-            passed = {**PASSED_TO.get(str(held._get_node("_target_")), {}), **OF_HYDRA}
-            yield from entries(held, passed, "", f"{path}{key}.")
+        if isinstance(value, DictConfig) and "_target_" in value:
+            passed = {**PASSED_TO.get(str(value._get_node("_target_")), {}), **OF_HYDRA}
+            yield from entries(value, passed, "", f"{path}{key}.")
         else:
-            yield from entries(held, rules, f"{name}.", f"{path}{key}.")
+            yield from entries(value, rules, f"{name}.", f"{path}{key}.")
 
 
 def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
-    """The rule for a dotted key, `*` in the names of rules being any one part of it."""
+    """Return the rule for a dotted key; `*` in the name of a rule stands for any one part."""
     if key in rules:
         return rules[key]
     parts = key.split(".")
@@ -70,19 +70,19 @@ def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
 
 
 def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Values that their rules do not allow."""
+    """Yield a line per value that its rule does not allow."""
     for path, rule, node, key in entries(cfg, {**ROOTS[command], **OPTIONAL}):
         if rule is None:
             continue
         if OmegaConf.is_missing(node, key):
             if not rule.is_filled_later:
-                yield f"{path}: there has to be a value: expected {rule.expected}"
+                yield f"{path}: a value is required: expected {rule.expected}"
         elif not rule.fits(value := _plain(node[key])):
             yield fault(path, value, rule)
 
 
 def fault(key: str, value: Any, rule: Rule) -> str:
-    """What is wrong with the value of a key, and what to type where that is plain."""
+    """Return what is wrong with the value of a key, and what to type if that is clear."""
     hint = ""
     if present := renamed_value(key, value):
         hint = f"; {shown(value)} is now {present}"
@@ -94,33 +94,33 @@ def fault(key: str, value: Any, rule: Rule) -> str:
 
 
 def _is_made_of_others(node: Any) -> bool:
-    """Whether it is made of other keys' values, `${width}`, which are checked where they stand."""
+    """Return whether the value is that of other keys, such as `${width}`, which are checked under their own names."""
     raw = node._value()
     return isinstance(raw, str) and "${" in raw and ":" not in raw
 
 
 def _plain(value: Any) -> Any:
-    """The value as lists and dicts; what stands in a dict is looked at by itself, and resolved only there."""
+    """Return the value as lists and dicts; values in a dict are checked, and resolved, one by one later."""
     if not isinstance(value, DictConfig | ListConfig):
         return value
     return OmegaConf.to_container(value, resolve=isinstance(value, ListConfig))
 
 
 def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Root keys that nothing reads: `+widht=64` gets past Hydra, which takes the + for intent."""
-    known = settings.root_keys(command)
+    """Yield a line per unknown key: Hydra accepts `+widht=64`, because the + asks for a new key."""
+    keys = settings.root_keys(command)
     for key in cfg:
-        if str(key) not in known:
-            yield f"+{key}: nothing reads this key; root keys are {', '.join(known)}"
+        if str(key) not in keys:
+            yield f"+{key}: unknown key; the root keys are {', '.join(keys)}"
     if command == "train" and OmegaConf.select(cfg, "task._target_") in PASSED_TO:
-        known = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
+        keys = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
         for key in cfg.get("optim") or ():
-            if key not in known:
-                yield f"+optim.{key}: nothing reads this key; keys of optim are {', '.join(known)}"
+            if key not in keys:
+                yield f"+optim.{key}: unknown key; the keys of optim are {', '.join(keys)}"
 
 
 def _absent(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Keys that a ~ on the command line took out, or `null` in the place of a choice of their group."""
+    """Yield a line per key that ~ on the command line removed, or that is missing because its group is null."""
     needed = list(ROOTS[command].items())
     if command == "train" and OmegaConf.select(cfg, "trainer") is not None:
         trainer = PASSED_TO["pytorch_lightning.Trainer"]
@@ -131,7 +131,7 @@ def _absent(cfg: DictConfig, command: str) -> Iterator[str]:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
         if not isinstance(node, DictConfig) or last not in node:
-            yield f"{key}: it is not there, and has to be: expected {rule.expected}"
+            yield f"{key}: this key is required: expected {rule.expected}"
 
 
 def _heads(cfg: DictConfig) -> Iterator[str]:
@@ -143,34 +143,37 @@ def _heads(cfg: DictConfig) -> Iterator[str]:
     divisors = [d for d in (16, 32, 64, 128) if cfg.width % d == 0]
     smaller = f", or a head size that divides it, such as model.d_head={divisors[-1]}" if divisors else ""
     yield (
-        f"width={cfg.width}: the heads are model.d_head={d_head} wide and {d_head} does not divide {cfg.width}; "
+        f"width={cfg.width}: the heads are model.d_head={d_head} wide, and {d_head} does not divide {cfg.width}; "
         f"nearest that work: {nearest}{smaller}"
     )
 
 
 def _rotary(cfg: DictConfig) -> Iterator[str]:
     share, d_head = cfg.model.get("rotary_share"), cfg.model.get("d_head")
-    if share is None or d_head is None or (turned := int(d_head * share)) >= 2 and turned % 2 == 0:
+    if share is None or d_head is None:
+        return
+    turned = int(d_head * share)
+    if turned >= 2 and turned % 2 == 0:
         return
     yield (
-        f"model.rotary_share={share} of model.d_head={d_head} is {turned} dimensions, and rotary positions turn them "
-        f"in pairs: expected an even number, 2 or more; type model.rotary_share={2 / d_head if d_head > 1 else 1.0:g} "
-        "or another model.d_head"
+        f"model.rotary_share={share} of model.d_head={d_head} is {turned} dimensions, and rotary positions rotate "
+        f"them in pairs: expected an even number, 2 or more; "
+        f"type model.rotary_share={2 / d_head if d_head > 1 else 1.0:g} or another model.d_head"
     )
 
 
 def _groups(cfg: DictConfig) -> Iterator[str]:
-    """Groups with a name of no word, of what is no reference, or that share one."""
+    """Yield a line per reference group with an unusable name, an unlisted member, or a member of another group."""
     listed = ",".join(cfg.references)
     member_of: dict[str, str] = {}
-    for name, members in (cfg.groups or {}).items():
+    for name, members in (cfg.reference_groups or {}).items():
         if not re.fullmatch(r"\w+", str(name)):
-            yield f"groups: {name!r}: expected a name of letters, digits and _, such as good"
+            yield f"reference_groups: {name!r}: expected a name of letters, digits and _, such as good"
         for uri in members:
             if uri not in cfg.references:
-                yield f"groups.{name}: {uri} is not among references=[{listed}]; list it there too"
+                yield f"reference_groups.{name}: {uri} is not among references=[{listed}]; list it there too"
             if uri in member_of:
-                yield f"groups.{name}: {uri} is in {member_of[uri]} already; leave it in one of them"
+                yield f"reference_groups.{name}: {uri} is in {member_of[uri]} already; leave it in one of them"
             member_of[uri] = str(name)
 
 
@@ -178,7 +181,7 @@ def _twice(cfg: DictConfig) -> Iterator[str]:
     key = "references" if "references" in cfg else "models"
     uris = list(cfg[key]) if isinstance(cfg[key], ListConfig) else []
     if twice := sorted({uri for uri in uris if uris.count(uri) > 1}):
-        yield f"{key}=[{','.join(uris)}]: {', '.join(twice)} stands there twice; leave it there once"
+        yield f"{key}=[{','.join(uris)}]: {', '.join(twice)} is listed twice; list it once"
 
 
 def _probe(cfg: DictConfig) -> Iterator[str]:
@@ -188,17 +191,17 @@ def _probe(cfg: DictConfig) -> Iterator[str]:
 
 
 def _control(cfg: DictConfig) -> Iterator[str]:
-    """Outlier control that leaves no position of a sequence, where its length is known."""
+    """Yield a line for outlier control that leaves no position of a sequence, if its length is known."""
     control, length = cfg.control, cfg.probe.length
     if length is not None and len(range(control.skip_first, length, control.every)) <= control.drop_top_norm:
         keys = ", ".join(f"control.{key}={control[key]}" for key in ("skip_first", "every", "drop_top_norm"))
-        yield f"{keys}: none of the probe.length={length} positions of a sequence would be left; lower them"
+        yield f"{keys}: this leaves none of the probe.length={length} positions of a sequence; lower these numbers"
 
 
 def _name(cfg: DictConfig) -> Iterator[str]:
     name = settings.run_name(cfg) if "width" in cfg else settings.study_name(cfg)
     if not is_folder_name(name):
-        yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and blanks"
+        yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and spaces"
 
 
 def _batch(cfg: DictConfig) -> Iterator[str]:
@@ -209,26 +212,35 @@ def _batch(cfg: DictConfig) -> Iterator[str]:
     processes = count * cfg.trainer.num_nodes
     nearest = [str(size) for size in (batch // processes * processes, (batch // processes + 1) * processes) if size]
     yield (
-        f"data.batch_size={batch}: it is shared by {processes} processes and {processes} does not divide it; "
+        f"data.batch_size={batch}: it is divided among {processes} processes, and {processes} does not divide it; "
         f"nearest that work: {' or '.join(nearest)}"
     )
+
+
+def _dev_run(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for Lightning's fast_dev_run, which leaves a folder without tables and checkpoints."""
+    if cfg.trainer.get("fast_dev_run"):
+        yield (
+            f"trainer.fast_dev_run={shown(cfg.trainer.fast_dev_run)}: such a run leaves no tables and no checkpoints; "
+            "type debug=fdr for three steps through every part, in a folder of its own"
+        )
 
 
 def _stitching(cfg: DictConfig) -> Iterator[str]:
     if "stitching" in cfg.callbacks and settings.classifies(cfg):
         yield (
-            "callbacks=stitching task=classify: the stitching penalty is a loss of the next token, and a classifier "
-            "has none; type callbacks=default (stitched classifiers are in python analyze.py study=generalization)"
+            "callbacks=stitching task=classify: the stitching penalty is a next-token loss, which a classifier does "
+            "not have; type callbacks=default (python analyze.py study=generalization stitches classifiers)"
         )
 
 
 def _models(cfg: DictConfig) -> Iterator[str]:
-    """`models` that are no list and no published family, and sizes that it does not have."""
+    """Yield a line for `models` that is neither a list nor a published family, or for sizes that the family lacks."""
     if cfg.models in list(settings.PUBLISHED):
-        known = settings.PUBLISHED[cfg.models][1]
-        strangers = [size for size in cfg.sizes or [] if size not in known]
-        if strangers or not (cfg.sizes or cfg.models in settings.SMALL):
-            yield f"sizes={shown(_plain(cfg.sizes))}: expected sizes of models={cfg.models}, out of {', '.join(known)}"
+        sizes = settings.PUBLISHED[cfg.models][1]
+        unknown = [size for size in cfg.sizes or [] if size not in sizes]
+        if unknown or not (cfg.sizes or cfg.models in settings.SMALL):
+            yield f"sizes={shown(_plain(cfg.sizes))}: expected sizes of models={cfg.models}, out of {', '.join(sizes)}"
     elif isinstance(cfg.models, str):
         families = " or ".join(f"models={name}" for name in settings.PUBLISHED)
         yield f"models={cfg.models}: expected a list, such as models=[{cfg.models}], or {families}"
@@ -243,7 +255,7 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _stitching),
+    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
     "analyze": (_models, _size, _twice, _control, _name),
 }
-"""Rules over several keys, each of which is in order by itself."""
+"""Rules over several keys, each of which is valid by itself."""

@@ -1,4 +1,4 @@
-"""The text behind a probe set, as models of other tokenizers read it, and where theirs and the probe's tokens meet."""
+"""The text of a probe set in the tokens of models with different tokenizers, and where their positions align."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from dissimilarity.probe.alignment import Alignment, Tokenized, align
 from models.references import Reference, tokenizer_hash
 
 
-class Text:
+class ProbeText:
     """The text of a probe set.
 
     Args:
-        tokens: the probe set.
-        tokenizer: whose tokens those are.
-        unit, take: as for `align`.
+        tokens: The probe set.
+        tokenizer: The tokenizer of these tokens.
+        unit: As for `align`.
+        take: As for `align`.
     """
 
     def __init__(self, tokens: Tensor, tokenizer: Tokenizer, unit: Any, take: Any) -> None:
@@ -27,43 +28,43 @@ class Text:
         self._aligned: dict[tuple[str, str], Alignment] = {}
 
     def aligned(self, first: Reference | None, second: Reference) -> Alignment:
-        """What two models are given of the text, and which of their positions are compared.
+        """Return the inputs of two models for this text, and which of their positions are compared.
 
         Args:
-            first: None stands for the model whose tokens the probe set is made of.
-            second: a model with a tokenizer.
+            first: A model with a tokenizer; None for the model whose tokens the probe set consists of.
+            second: A model with a tokenizer.
 
         Raises:
-            ValueError: a model that cannot read as much, or tokens without a common boundary.
+            ValueError: If a model cannot read that many tokens, or the tokens have no common boundary.
         """
-        first_read, second_read = (self._own if each is None else self._digest(each) for each in (first, second))
+        first_read, second_read = (self._own if model is None else self._digest(model) for model in (first, second))
         if (first_read, second_read) not in self._aligned:
             try:
-                found = align(self._read[first_read], self._read[second_read], self.texts, self.unit, self.take)
+                alignment = align(self._read[first_read], self._read[second_read], self.texts, self.unit, self.take)
             except ValueError as error:
-                uris = [each.provenance["uri"] for each in (first, second) if each is not None]
+                uris = [model.provenance["uri"] for model in (first, second) if model is not None]
                 raise ValueError(f"{' and '.join(uris)}: {error}") from error
-            self._aligned[first_read, second_read] = found
+            self._aligned[first_read, second_read] = alignment
         return self._aligned[first_read, second_read]
 
     def _digest(self, reference: Reference) -> str:
-        """The tokenizer of a model, which has then read the text."""
+        """Return the hash of a model's tokenizer, with which the text is encoded if it was not before."""
         assert reference.tokenizer is not None
         digest, uri = tokenizer_hash(reference.tokenizer), reference.provenance["uri"]
         if digest not in self._read:
             self._read[digest] = Tokenized(*encoded(self.texts, reference.tokenizer))
         length, most = self._read[digest].tokens.shape[1], context_of(reference.model)
         if most is not None and length > most:
-            own = self._read[self._own].tokens.shape[1]
+            probe_length = self._read[self._own].tokens.shape[1]
             raise ValueError(
-                f"{uri} reads at most {most} of its tokens, and takes up to {length} of them for the text of one "
-                f"sequence of the probe set; type probe.length={max(1, own * most // length)} or less"
+                f"{uri} reads at most {most} tokens, and the text of one probe sequence takes up to {length} of its "
+                f"tokens; type probe.length={max(1, probe_length * most // length)} or less"
             )
         return digest
 
 
-def said(alignment: Alignment) -> dict[str, Any]:
-    """What provenance.json says of an alignment."""
+def alignment_summary(alignment: Alignment) -> dict[str, Any]:
+    """Return what provenance.json records about an alignment."""
     return {
         "unit": alignment.unit,
         "take": alignment.a.take,
@@ -75,7 +76,8 @@ def said(alignment: Alignment) -> dict[str, Any]:
 
 
 def context_of(model: Any) -> int | None:
-    """How many tokens a model can read at once, where it says so."""
+    """Return the longest context of a model in tokens; None if it does not tell."""
     config = getattr(model, "config", None)
-    found = (getattr(of, key, None) for of in (model, config) for key in ("n_ctx", "max_position_embeddings"))
-    return next((most for most in found if isinstance(most, int)), None)
+    keys = ("n_ctx", "max_position_embeddings")
+    values = (getattr(holder, key, None) for holder in (model, config) for key in keys)
+    return next((value for value in values if isinstance(value, int)), None)

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: a folder is emptied of that, and of nothing else."""
+"""The files that a run leaves in its folder, which are the only ones that are ever deleted from it."""
 
 import shutil
 from collections.abc import Container, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 OVERWRITING = ".overwriting"
-"""Stands in a folder that is being emptied; a kill leaves it, and the next start goes on emptying."""
+"""Marks a folder that is being emptied; after a kill it remains, and the next start continues to empty."""
 OWN = (".lock", OVERWRITING)
 LOGGERS = {
     "wandb": ("debug*.log", "latest-run", "run-*", "offline-run-*"),
@@ -17,7 +17,7 @@ LOGGERS = {
 }
 
 Contents = Mapping[str, tuple[str, ...]]
-"""Patterns of names by the folder in which they lie; the run folder itself is ""."""
+"""Patterns of file names by their folder; the run folder itself is ""."""
 
 BEFORE_STEP_0: Contents = {
     "": ("config.yaml", "provenance.json", "tokenizer.json"),
@@ -42,56 +42,56 @@ RUN: Contents = {
     "figures": FIGURES,
 }
 RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"}
-"""Root keys that the config.yaml of every run has, of a study's results none has, and of another program's hardly."""
+"""Root keys of every run's config.yaml; no study has all of them, and hardly any other program."""
 
 
 def strangers(folder: Path, contents: Contents) -> list[str]:
-    """The paths in a run folder that are not among `contents`: files, folders, and links wherever they lead."""
-    found = []
+    """Return the paths in a run folder that are not among `contents`: files, folders, and links of any target."""
+    names = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink() and path.name in contents:
             inside = contents[path.name]
-            found += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
+            names += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if not _is_ours(p, path.name, inside)]
         elif not _is_ours(path, "", contents[""]) and not (path.name in OWN and _is_plain(path)):
-            found.append(f"{path.name}/" if path.is_dir() else path.name)
-    return found
+            names.append(f"{path.name}/" if path.is_dir() else path.name)
+    return names
 
 
 def is_run_config(path: Path, keys: set[str] = RUN_KEYS) -> bool:
-    """Whether a file is the config.yaml that a run (or with other `keys`, a study) leaves."""
+    """Return whether a file is the config.yaml of a run or, with other `keys`, of a study."""
     try:
         return keys <= set(OmegaConf.load(path))
-    except Exception:  # whatever a YAML of another program makes the parser raise
+    except Exception:  # the YAML file of another program may make the parser raise anything
         return False
 
 
 def never_reached_step_0(folder: Path) -> bool:
-    """Whether a folder holds exactly what a run leaves that ended before it had anything to lose."""
+    """Return whether a folder holds nothing but what a run leaves that ended before its first step."""
     return not folder.is_symlink() and is_run_config(folder / "config.yaml") and not strangers(folder, BEFORE_STEP_0)
 
 
 def empty(folder: Path, keep: Container[str] = ()) -> None:
-    """Takes everything out of the folder of a run but the lock and what is to be kept, or nothing at all.
+    """Delete everything from the folder of a run except the lock and the names in `keep`, or nothing at all.
 
     Raises:
-        ValueError: it is not the folder of a run, or holds what no run leaves.
+        ValueError: If it is not the folder of a run, or holds files that no run leaves.
     """
     if folder.is_symlink():
         raise ValueError(
-            f"{folder} is a link, and what it leads to ({folder.resolve()}) is not emptied through it: remove the "
-            "link, name the folder itself, or choose another name with name=..."
+            f"{folder} is a link to {folder.resolve()}, and a folder is not emptied through a link: remove the link, "
+            "name the folder itself, or choose another name with name=..."
         )
     interrupted = (folder / OVERWRITING).exists()
     if not interrupted and not is_run_config(folder / "config.yaml"):
         raise ValueError(
-            f"{folder} is not the folder of a run (its config.yaml is something else's), and is not emptied: "
+            f"{folder} is not the folder of a run (its config.yaml is not that of a run), so it is not emptied: "
             "choose another name with name=..."
         )
     others = strangers(folder, RUN)
     if others:
         raise ValueError(
-            f"{folder} is not emptied, for it holds what no run leaves there: {listed(others)}; "
-            "move that away, or choose another name with name=..."
+            f"{folder} is not emptied, because it holds files that no run leaves there: {listed(others)}; "
+            "move them away, or choose another name with name=..."
         )
     (folder / OVERWRITING).touch()
     for path in folder.iterdir():
@@ -101,18 +101,23 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    """Return the first five names, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b"])
+        'a, b'
+    """
+    remainder = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + remainder
 
 
 def _is_ours(path: Path, place: str, patterns: tuple[str, ...]) -> bool:
     name = path.name
-    if place in LOGGERS:  # W&B's own folders, with a link to the newest
+    if place in LOGGERS:  # these hold folders, and W&B a link to the newest
         return any(fnmatchcase(name, pattern) for pattern in patterns)
     if not _is_plain(path):
         return False
-    if name.startswith("."):  # what a killed process was writing
+    if name.startswith("."):  # a file that a killed process was writing
         patterns = tuple(f".{pattern}.*part" for pattern in patterns)
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -1,13 +1,13 @@
-"""How a training ended, in a few words: the `status` of summary.json and `why`.
+"""How a training ended: `status` and `why` of summary.json.
 
 | status | meaning | the same command |
 | --- | --- | --- |
-| finished | all steps are made | leaves it alone |
+| finished | all steps are done | leaves it alone |
 | diverged | a loss became NaN or infinite, at step `diverged_at` | leaves it alone |
-| stopped early | EarlyStopping decided that it is enough, or the epochs of the config are over | leaves it alone |
-| stopped | `trainer.max_time` is over, or something else asked the trainer to stop | goes on |
-| interrupted | by Ctrl-C or a signal | goes on |
-| failed | by an error | goes on |
+| stopped early | EarlyStopping ended it, or the epochs of the config are over | leaves it alone |
+| stopped | `trainer.max_time` is over, or something else asked the trainer to stop | continues it |
+| interrupted | by Ctrl-C or a signal | continues it |
+| failed | by an error | continues it |
 """
 
 import math
@@ -23,14 +23,14 @@ LOSSES = ("train/loss", "val/loss")
 
 
 def ended(trainer: pl.Trainer) -> dict[str, Any]:
-    """`status`, and `why` where it is not finished, of a training that Lightning has brought to its end.
+    """Return `status`, and `why` if it is not finished, of a training that Lightning has ended.
 
     Raises:
-        ValueError: there was no step to make.
+        ValueError: If the training made no step.
     """
     step, last = trainer.global_step, trainer.max_steps
     if not step:
-        raise ValueError("not one step was made: leave trainer.limit_train_batches and trainer.max_epochs out")
+        raise ValueError("the training made no step: leave trainer.limit_train_batches and trainer.max_epochs out")
     diverged_at = _diverged_at(trainer)
     if diverged_at is not None:
         return {"status": "diverged", "why": "a loss is not finite", "diverged_at": diverged_at}
@@ -46,7 +46,7 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def broken_off(error: BaseException) -> dict[str, Any]:
-    """`status` and `why` of a training that ended in an exception."""
+    """Return `status` and `why` of a training that ended with an exception."""
     if isinstance(error, OutOfTime):
         return {"status": "stopped", "why": str(error)}
     if isinstance(error, Interrupted) or not isinstance(error, Exception):
@@ -55,7 +55,7 @@ def broken_off(error: BaseException) -> dict[str, Any]:
 
 
 def _diverged_at(trainer: pl.Trainer) -> int | None:
-    """The first step at which a loss was logged that is not finite."""
+    """Return the first step whose logged loss is not finite; None without one."""
     tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
     rows = (item for table in tables for item in table.steps().items())
     return next((step for step, row in rows if any(not math.isfinite(row.get(key, 0.0)) for key in LOSSES)), None)

@@ -1,11 +1,10 @@
-"""The folder of a run: whose it is, whether it is new, goes on or is done, and files that are whole at any moment."""
+"""The folder of a run: which run it belongs to, whether that is new, continued or finished, and atomic files."""
 
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
 
 from dissimilarity.loading import untrusted
 from launch.run.config_file import read_yaml
@@ -13,30 +12,30 @@ from launch.run.contents import LOGGERS, OVERWRITING, empty, is_run_config, list
 
 State = Literal["new", "continued", "finished"]
 
-# Keys that may change between two starts of the same run, and why: none of them changes what is computed.
+# Keys that may change between two starts of a run, with the reason why that changes nothing that is computed.
 EXEMPT = {
-    "overwrite": "an order, not a property of the run",
-    "logger": "loggers are views of the tables",
-    "runs_dir": "where the folder is, not what is in it",
-    "data.cache_dir": "the packed data is the same wherever it is kept; its fingerprint is compared",
-    "checkpoints": "which files stay, not what is in them",
-    "callbacks.checkpoints.keep": "as checkpoints",
-    "callbacks.console": "how progress is shown",
-    "trainer.profiler": "it watches",
-    "trainer.max_time": "how long one start may take; the next one goes on",
-    "trainer.accelerator": "a run may move to another machine: the same batches, updates equal up to rounding",
-    "trainer.devices": "batch_size is over all processes, so their number changes only rounding",
-    "trainer.num_nodes": "as trainer.devices",
-    "trainer.strategy": "as trainer.devices",
+    "overwrite": "a command, not a property of the run",
+    "logger": "loggers show what the tables hold",
+    "runs_dir": "the place of the folder, not its content",
+    "data.cache_dir": "packed data is the same everywhere, and its fingerprint is compared",
+    "checkpoints": "which files stay, not their content",
+    "callbacks.checkpoints.keep": "see checkpoints",
+    "callbacks.console": "how progress is displayed",
+    "trainer.profiler": "it only observes",
+    "trainer.max_time": "how long one start may take; the next one continues",
+    "trainer.accelerator": "a run may move to another machine: equal batches, and updates equal up to rounding",
+    "trainer.devices": "batch_size counts all processes together, so their number changes only rounding",
+    "trainer.num_nodes": "see trainer.devices",
+    "trainer.strategy": "see trainer.devices",
 }
 
 OVER = ("finished", "diverged", "stopped early")
-"""Statuses of a run with nothing left to do; one that was interrupted, stopped by the clock or failed goes on."""
-ABSENT = "(not there)"
+"""Statuses of a run with nothing left to do; one that was interrupted, ran out of time or failed continues."""
+ABSENT = "(absent)"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader finds the old text or the new, a kill leaves one of them whole."""
+    """Replace a file in one step: readers find the old text or the new one, and a kill leaves one of them intact."""
     from dissimilarity.tables.files import replacing
 
     with replacing(path) as part:
@@ -44,30 +43,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a JSON file in one step; numbers that are not finite, for which JSON has no form, are null in it."""
+    """Replace a JSON file in one step; numbers that are not finite, which JSON cannot represent, become null."""
     from dissimilarity.tables.strict_json import with_nulls
 
     write_text(path, json.dumps(with_nulls(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is none.
+    """Return the content of a JSON file; empty if there is no file.
 
     Raises:
-        ValueError: it is damaged, too large or too deep; names the file.
+        ValueError: If it is damaged, too large or nested too deeply; names the file.
     """
     return untrusted.read_json(path) if path.exists() else {}
 
 
 def open_run(folder: Path, cfg: DictConfig) -> State:
-    """Settles what a start in `folder` means, and writes config.yaml into a new one. Call it with the folder locked.
+    """Decide what a start in `folder` means, and write config.yaml into a new one. Call it with the folder locked.
 
     Returns:
-        "new" (also where a run, whatever its config, never reached step 0: nothing is lost), "continued" (the same
+        "new" (also over a run with any config that never reached step 0, where nothing is lost), "continued" (the same
         config, with steps left) or "finished" (the same config, nothing left to do).
 
     Raises:
-        ValueError: the folder is another run's, or no run's.
+        ValueError: If the folder belongs to another run, or is not the folder of a run.
     """
     config, saved = resolved(cfg), folder / "config.yaml"
     if (folder / OVERWRITING).exists() or (cfg.overwrite and saved.exists()):
@@ -85,7 +84,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
         return "new"
     if not is_run_config(saved):
         raise ValueError(
-            f"{folder} is not the folder of a run (its config.yaml is something else's): "
+            f"{folder} is not the folder of a run (its config.yaml is not that of a run): "
             "choose another name with name=..."
         )
     changes = differing(read_yaml(saved), config)
@@ -93,39 +92,35 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(
             f"{folder} holds a run with another config:\n" + "\n".join(lines) + "\n"
-            "Give this one another name with name=..., or throw the old one away with overwrite=true"
+            "Give this run another name with name=..., or delete the old one with overwrite=true"
         )
     return "finished" if is_over(read_json(folder / "summary.json")) else "continued"
 
 
 def is_over(summary: dict[str, Any]) -> bool:
-    """Whether the run of a summary.json has nothing left to do: the same command leaves it alone."""
+    """Return whether the run of a summary.json has nothing left to do, so that the same command leaves it alone."""
     return summary.get("status") in OVER
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({what}); put a copy back, or begin anew with overwrite=true") from error
-    return resolved(config)
-
-
 def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
-    """The config as plain values, interpolations filled in."""
+    """Return the config as plain values with resolved interpolations."""
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
-def known(node: DictConfig) -> dict[str, Any]:
-    """A part of the config as plain values; what the data fills in later (???) is left out."""
+def without_missing(node: DictConfig) -> dict[str, Any]:
+    """Return a part of the config as plain values without those that the data fills in later (???)."""
     return {key: value for key, value in resolved(node).items() if value != "???"}
 
 
 def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The keys, outside of `EXEMPT`, whose values differ: (dotted key, old, new), `ABSENT` where there is none."""
+    """Return the keys outside of `EXEMPT` whose values differ, as (dotted key, old, new), `ABSENT` for no value.
+
+    Example:
+        >>> differing({"width": 64, "runs_dir": "a"}, {"width": 128, "runs_dir": "b"})
+        [('width', 64, 128)]
+    """
     changes = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"

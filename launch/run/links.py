@@ -1,14 +1,14 @@
-"""Links in the folder of a run, through which a run would write elsewhere."""
+"""Links in the folder of a run, through which the run would write elsewhere."""
 
 import os
 from pathlib import Path
 
 
 def refuse_links(folder: Path) -> None:
-    """Make sure that what a run writes into its folder stays in it: a stranger's may hold links to one's own files.
+    """Check that what a run writes into its folder stays there; a downloaded folder may hold links to other files.
 
     Raises:
-        ValueError: something in the folder is a link out of it.
+        ValueError: If something in the folder links to a place outside of it.
     """
     home = folder.resolve()
     for parent, folders, files in os.walk(folder):
@@ -16,6 +16,6 @@ def refuse_links(folder: Path) -> None:
             path = Path(parent, name)
             if path.is_symlink() and home not in path.resolve().parents:
                 raise ValueError(
-                    f"{path} is a link to {path.resolve()}, outside of the run's folder, where the run would write; "
-                    "put the file itself there, or choose another name with name=..."
+                    f"{path} is a link to {path.resolve()}, outside of the run folder, and the run would write there; "
+                    "replace the link with the file itself, or choose another name with name=..."
                 )

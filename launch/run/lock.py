@@ -1,4 +1,4 @@
-"""One process at a time in the folder of a run or of a study's results."""
+"""A lock that lets one process at a time use the folder of a run or of the results of a study."""
 
 import errno
 import fcntl
@@ -18,15 +18,15 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this process; the system lets go of it however the process ends.
+    """Lock `folder` for this process; the system releases the lock however the process ends.
 
-    Folders that it makes and that nothing is put into go again, so that a command that is refused leaves none.
+    Folders that it makes and that stay empty are removed again, so that a refused command leaves none.
 
     Raises:
-        ValueError: another process holds it, says which; or it cannot be locked.
+        ValueError: If another process holds it, which is named, or if it cannot be locked.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    with _held(folder) as file:
+    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
+    with _open_locked(folder) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         file.flush()
@@ -35,18 +35,18 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 (folder / NAME).unlink()
-                for place in made:
+                for place in new_folders:
                     place.rmdir()
 
 
-def _held(folder: Path) -> TextIO:
-    """The lock's file, opened and locked; the one that is there by then, not one that its holder has just removed."""
+def _open_locked(folder: Path) -> TextIO:
+    """Open and lock the lock file that exists by then, not one that its holder has just removed."""
     path = folder / NAME
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = _opened(path)
-        except FileNotFoundError:  # a command that was refused has just taken the folder away
+        except FileNotFoundError:  # a refused command has just removed the folder
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,14 +59,16 @@ def _held(folder: Path) -> TextIO:
 
 
 def _opened(path: Path) -> TextIO:
-    """The lock's file, read from its start; made where there is none.
+    """Open the lock file at its start; make it if there is none.
 
     Raises:
-        ValueError: what is there is no lock of ours, and stays as it is.
+        ValueError: If another file has its place; that file stays as it is.
     """
     if path.is_symlink() or (path.exists() and not (path.is_file() and _is_ours(path))):
-        raise ValueError(f"{path} is not a lock of this project's: choose another name with name=..., or move it away")
-    file = open(path, "a+", encoding="utf-8")
+        raise ValueError(
+            f"{path} is not a lock file of this project: choose another name with name=..., or move it away"
+        )
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
     file.seek(0)
     return file
 
@@ -84,7 +86,7 @@ def _refusal(folder: Path, holder: str, error: OSError) -> Exception:
         )
     if error.errno in WITHOUT_LOCKS:
         return ValueError(
-            f"{folder} cannot be locked ({error.strerror}), and two processes in it would write over each other: give "
-            "a folder on a disk with locks, with runs_dir=... or results_dir=..."
+            f"{folder} cannot be locked ({error.strerror}), and two processes could overwrite each other's files: "
+            "choose a folder on a disk that supports locks, with runs_dir=... or results_dir=..."
         )
     return error

@@ -1,4 +1,4 @@
-"""Where a run comes from: code, packages, machine, command."""
+"""The origin of a run: code, packages, machine, command."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def origin(root: Path) -> dict[str, Any]:
-    """What made this run, as plain values for provenance.json; `root` is the folder of the code."""
+    """Return the origin of this run as plain values for provenance.json; `root` is the folder of the code."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": git_state(root),
@@ -41,8 +41,8 @@ def origin(root: Path) -> dict[str, Any]:
     }
 
 
-def start() -> dict[str, Any]:
-    """One start of the run: it has as many as it took."""
+def this_start() -> dict[str, Any]:
+    """Return what identifies this start of the run; a run that was interrupted has several."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(["python", *sys.argv]),
@@ -53,7 +53,7 @@ def start() -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """The commit of the code and whether files differ from it; None outside of a repository or without git."""
+    """Return the commit of the code and whether files differ from it; None without a repository or git."""
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -61,7 +61,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
 
 
 def cpu_name() -> str:
-    """The processor as the system calls it."""
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Which of the processes of one training this is, before there is a Trainer to ask."""
+"""The rank of this process in a training, before there is a Trainer to ask."""
 
 import os
 import time
@@ -14,17 +14,19 @@ WAIT_SECONDS = 1800.0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes: rank 0, or the only one."""
-    of_all = next((os.environ[key] for key in ("RANK", "SLURM_PROCID") if key in os.environ), None)
-    ranks = [of_all] if of_all is not None else [os.environ.get(key, "0") for key in ("NODE_RANK", "LOCAL_RANK")]
+    """Return whether this process is the one that writes files: rank 0, or the only one."""
+    global_rank = next((os.environ[key] for key in ("RANK", "SLURM_PROCID") if key in os.environ), None)
+    ranks = (
+        [global_rank] if global_rank is not None else [os.environ.get(key, "0") for key in ("NODE_RANK", "LOCAL_RANK")]
+    )
     return not any(map(int, ranks))
 
 
 def waiting(trainer: "Trainer") -> str | None:
-    """What to say before a training over several machines waits for the others; None for one machine."""
+    """Return what to print before a training waits for other machines; None for a single machine."""
     place = getattr(trainer.strategy, "cluster_environment", None)
     others = trainer.num_nodes - 1
-    if not others or place is None or "SLURM_JOB_ID" in os.environ:  # which starts all of them
+    if not others or place is None or "SLURM_JOB_ID" in os.environ:  # Slurm starts all of them
         return None
     address, port = place.main_address, place.main_port
     timeout = getattr(trainer.strategy, "_timeout", None)
@@ -38,23 +40,23 @@ def waiting(trainer: "Trainer") -> str | None:
 
 
 def together() -> str:
-    """A text that all processes of one start share, and those of another start do not; empty for a single process.
+    """Return a text that only the processes of this start share; empty for a single process.
 
-    Slurm and torchrun start all processes at once. Where Lightning starts the others, the first has written its files
-    by then.
+    Slurm and torchrun start all processes at once. If Lightning starts the others, the first has already written its
+    files.
     """
     keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
     return " ".join(os.environ[key] for key in keys if key in os.environ)
 
 
 def wait_for_first(path: Path) -> dict[str, Any]:
-    """The content of the provenance.json that rank 0 of this start has written, as soon as it is there.
+    """Wait until rank 0 of this start has written provenance.json, and return its content.
 
     Raises:
-        TimeoutError: rank 0 has not written it within half an hour.
+        TimeoutError: If rank 0 has not written it within half an hour.
     """
-    until = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < until:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
         starts = read_json(path).get("starts") or [{}]
         if starts[-1].get("together") in (together(), ""):
             return read_json(path)

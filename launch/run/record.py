@@ -1,4 +1,4 @@
-"""What a run writes about itself: provenance.json at its start, summary.json at its end."""
+"""The files that a run writes about itself: provenance.json at its start, summary.json at its end."""
 
 import re
 import secrets
@@ -11,17 +11,16 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from data.classified import ClassifiedDataModule
 from data.module import TextDataModule
 from data.probe import probe_hash
+from data.text_classification import TextClassificationDataModule
 from dissimilarity.tables.files import sha256_of
-from launch.cli.sweep import sweep_id
 from launch.machine import choose_compile, choose_precision, device_of, kept_precision
 from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
-from launch.run.provenance import origin, start
+from launch.run.initial_weights import InitialWeights
+from launch.run.provenance import origin, this_start
 from launch.run.ranks import is_first, together, wait_for_first
-from launch.run.start import Begun
 from models.recipe_module import RecipeModule
 from settings import PRECISIONS
 
@@ -31,17 +30,18 @@ ROOT = Path(__file__).resolve().parents[2]
 def begin(
     folder: Path,
     cfg: DictConfig,
-    data: TextDataModule | ClassifiedDataModule,
+    data: TextDataModule | TextClassificationDataModule,
     module: RecipeModule,
-    begun: Begun | None,
+    initial: InitialWeights | None,
+    sweep: str | None,
 ) -> dict[str, Any]:
-    """Writes provenance.json and tokenizer.json of a new run; a continued one keeps its choices, notes one more start.
+    """Write provenance.json and tokenizer.json of a new run; a continued one keeps its choices and adds this start.
 
     Returns:
         The content of provenance.json.
 
     Raises:
-        ValueError: the data under a continued run, or the model that it started from, has changed.
+        ValueError: If the data of a continued run, or the model that it began from, has changed.
     """
     path = folder / "provenance.json"
     if not is_first():
@@ -51,7 +51,7 @@ def begin(
         data.tokenizer.save(str(folder / "tokenizer.json"))
         notes = {
             **origin(ROOT),
-            "sweep": sweep_id(),
+            "sweep": sweep,
             "wandb_id": secrets.token_hex(4),
             "data": {
                 "fingerprint": data.fingerprint,
@@ -59,32 +59,32 @@ def begin(
                 "probe": probe_hash(data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)),
                 "d_vocab": data.d_vocab,
                 **module.facts,
-                **({"truncated": data.truncated} if isinstance(data, ClassifiedDataModule) else {}),
+                **({"truncated": data.truncated} if isinstance(data, TextClassificationDataModule) else {}),
             },
-            **({} if begun is None else {"start": begun.provenance}),
+            **({} if initial is None else {"init_from": initial.provenance}),
             "references": {},
             **_choices(cfg, data, module),
             "starts": [],
         }
     elif notes["data"]["fingerprint"] != data.fingerprint:
         raise ValueError(
-            f"the data of {folder} has changed since it was begun: fingerprint "
-            f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now: put the old text back, "
-            "or begin anew with name=... or overwrite=true"
+            f"the data of {folder} has changed since the run began (fingerprint "
+            f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now): put the old text "
+            "back, or start over with name=... or overwrite=true"
         )
-    if begun is not None and notes["start"]["sha256"] != begun.provenance["sha256"]:
+    if initial is not None and notes["init_from"]["sha256"] != initial.provenance["sha256"]:
         raise ValueError(
-            f"start={begun.provenance['uri']} is no longer what {folder} was begun from: {notes['start']['path']} has "
-            "another content; put it back, or begin anew with name=... or overwrite=true"
+            f"init_from={initial.provenance['uri']} is no longer what {folder} began from: the content of "
+            f"{notes['init_from']['path']} has changed; put it back, or start over with name=... or overwrite=true"
         )
-    (folder / "summary.json").unlink(missing_ok=True)  # of a start that was cut short
-    notes["starts"].append({**start(), "together": together()})
+    (folder / "summary.json").unlink(missing_ok=True)  # of a start that was interrupted
+    notes["starts"].append({**this_start(), "together": together()})
     write_json(path, notes)
     return notes
 
 
 def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Notes of an earlier start, which anyone may have written, in the form that `begin` gives them."""
+    """Return the notes of an earlier start, which anyone may have written, if they have the form of `begin`."""
     kinds = {"data": dict, "precision": dict, "compile": dict, "references": dict, "starts": list, "wandb_id": str}
     wrong = [key for key, kind in kinds.items() if notes and type(notes.get(key)) is not kind]
     if notes and not wrong:
@@ -94,12 +94,14 @@ def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
         wrong += [] if re.fullmatch(r"\w+", notes["wandb_id"]) else ["wandb_id"]
     if wrong:
         raise ValueError(
-            f"{path}: {', '.join(wrong)} is not what a run writes there; begin anew with name=... or overwrite=true"
+            f"{path}: {', '.join(wrong)} is not what a run writes there; start over with name=... or overwrite=true"
         )
     return notes
 
 
-def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, module: RecipeModule) -> dict[str, Any]:
+def _choices(
+    cfg: DictConfig, data: TextDataModule | TextClassificationDataModule, module: RecipeModule
+) -> dict[str, Any]:
     device = device_of(cfg.trainer.accelerator)
     asked = str(cfg.trainer.precision)
     choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)
@@ -114,7 +116,7 @@ def _choices(cfg: DictConfig, data: TextDataModule | ClassifiedDataModule, modul
 
 
 def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
-    """Writes summary.json of a run that has come to its end, and returns its content; empty in other processes."""
+    """Write summary.json of a run that has ended, and return its content; empty in processes other than the first."""
     if not trainer.is_global_zero:
         return {}
     summary: dict[str, Any] = {
@@ -133,9 +135,9 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
 
 
 def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: float) -> None:
-    """Writes summary.json of a run that did not come to its end, but has steps to go on from.
+    """Write summary.json of a run that was cut short but has steps to continue from.
 
-    Where even that cannot be written, what cut the run short is the message.
+    If even that cannot be written, the error that cut the run short remains the message.
     """
     if not trainer.is_global_zero or not (folder / "checkpoints").exists():
         return
@@ -153,7 +155,7 @@ def _speed(trainer: pl.Trainer) -> float | None:
 
 
 def _drift(trainer: pl.Trainer) -> dict[str, Any]:
-    """To which group of references the model was nearest in the end, by measure."""
+    """Return the reference group that the model was nearest to at the end, by measure."""
     found = [getattr(callback, "drift", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     return next((drift for drift in found if drift), {})
 

@@ -1,4 +1,4 @@
-"""The references of a run: found before it trains, and the same checkpoints whenever it goes on."""
+"""The references of a run: resolved before it trains, and the same checkpoints whenever it continues."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +14,7 @@ from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.references import OWN
 from dissimilarity.tracking.schedule import PINNED
-from launch.run.alignment import Text, said
+from launch.run.alignment import ProbeText, alignment_summary
 from launch.run.folder import is_over, read_json, write_json
 from launch.run.ranks import is_first
 from models import references
@@ -23,32 +23,32 @@ UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
-class Found:
+class RunReferences:
     """The references of a run.
 
     Attributes:
-        load: turns a URI into a module.
-        alignments: of those that read other tokens than the run, by URI: what the run and the reference are given.
+        load: Loads the module of a URI.
+        alignments: How the run is aligned with each reference that uses a different tokenizer, by URI.
     """
 
     load: Callable[[str], nn.Module]
     alignments: dict[str, Alignment]
 
 
-def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> Found:
-    """Looks up each of `cfg.references`, and pins it in provenance.json.
+def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> RunReferences:
+    """Resolve each of `cfg.references`, and pin it in provenance.json.
 
-    `runs/NAME` moves on while that run trains, so a continuation of this one compares with the checkpoint that its
-    first start found, and refuses another one under the same path.
+    `runs/NAME` changes while that run trains. A continuation of this run therefore compares with the checkpoint that
+    its first start found, and refuses a different one under the same path.
 
     Args:
-        cfg: the config.
-        folder: of the run.
-        tokenizer: of the run.
-        probe: its probe set, whose text models of other tokenizers are given in theirs.
+        cfg: The config.
+        folder: The folder of the run.
+        tokenizer: The tokenizer of the run.
+        probe: The probe set of the run. References with a different tokenizer are given its text in their own tokens.
 
     Raises:
-        ValueError: a reference is missing, damaged, changed since the first start, or cannot be aligned.
+        ValueError: If a reference is missing, damaged, changed since the first start, or cannot be aligned.
     """
     path = folder / "provenance.json"
     notes = read_json(path)
@@ -62,51 +62,51 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
         state = unfinished(uri, reference) if before is None else {k: before[k] for k in (UNFINISHED,) if k in before}
         reference = replace(reference, provenance={**reference.provenance, "uri": uri, **state})
         pinned[uri] = reference.provenance
-        if not references.reads_alike(reference, tokenizer):
-            text = text or Text(probe, tokenizer, cfg.align.unit, cfg.align.take)
+        if not references.same_tokenizer(reference, tokenizer):
+            text = text or ProbeText(probe, tokenizer, cfg.align.unit, cfg.align.take)
             alignments[uri] = text.aligned(None, reference)
-            pinned[uri] = {**pinned[uri], "alignment": said(alignments[uri])}
+            pinned[uri] = {**pinned[uri], "alignment": alignment_summary(alignments[uri])}
     if is_first():
         write_json(path, {**notes, "references": pinned})
         for provenance in pinned.values():
-            _hold(Path(provenance["path"]), folder)
-    return Found(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
+            _keep_checkpoint(Path(provenance["path"]), folder)
+    return RunReferences(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
 
 
 def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
-    """A mark for provenance.json where `uri` leaves the step open, and names a run that has steps left to make."""
+    """Return a mark for provenance.json if `uri` names a run without a step and that run has steps left."""
     checkpoints = Path(reference.provenance["path"]).parent
     open_step = not uri.startswith(references.FOREIGN) and "@" not in uri and not uri.endswith(references.FILES)
     return {UNFINISHED: True} if open_step and not is_over(read_json(checkpoints.parent / "summary.json")) else {}
 
 
 def with_step(uri: str, provenance: dict[str, Any]) -> str:
-    """A reference as the terminal shows it, with the step that was taken where that is not the run's last."""
+    """Return a reference as the terminal shows it, with its step if the run that it names is unfinished."""
     return f"{uri} at step {provenance['step']} of an unfinished run" if provenance.get(UNFINISHED) else uri
 
 
-def _hold(file: Path, folder: Path) -> None:
-    """Keeps the run that a checkpoint is of from deleting it: this run reads it whenever it goes on."""
+def _keep_checkpoint(file: Path, folder: Path) -> None:
+    """Mark a checkpoint so that its run does not delete it, because this run reads it whenever it continues."""
     mark = file.with_suffix(PINNED)
     if file.name.startswith("step_") and not mark.exists():
-        with suppress(OSError):  # a folder that cannot be written to is not thinned either
+        with suppress(OSError):  # in a folder that cannot be written to, nothing is deleted either
             mark.write_text(f"a reference of {folder.absolute()}\n")
 
 
 def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.Reference:
     if before is None:
-        return references.load(_settled(uri, runs_dir), runs_dir)
+        return references.load(_last_kept(uri, runs_dir), runs_dir)
     reference = references.load(_pinned(uri, before), runs_dir)
     if reference.provenance["sha256"] != before["sha256"]:
         raise ValueError(
-            f"reference {uri!r} is no longer what this run was begun with: {before['path']} has another content; "
-            "put it back, or begin anew with name=... or overwrite=true"
+            f"reference {uri!r} is no longer the model that this run began with: the content of {before['path']} has "
+            "changed; put it back, or start over with name=... or overwrite=true"
         )
     return reference
 
 
 def _pinned(uri: str, before: Any) -> str:
-    """The URI that stands for a reference for ever: whoever wrote it, it is asked of no other place than `uri` is."""
+    """Return the permanent URI of a reference, which must name the same place as `uri` whoever wrote it."""
     pinned = before.get("pinned") if isinstance(before, dict) else None
     kind = next((kind for kind in references.FOREIGN if uri.startswith(kind)), "")
     if (
@@ -116,13 +116,13 @@ def _pinned(uri: str, before: Any) -> str:
     ):
         raise ValueError(
             f"provenance.json of this run says {shown(str(before))} of its reference {uri!r}, which no run writes; "
-            "begin anew with name=... or overwrite=true"
+            "start over with name=... or overwrite=true"
         )
     return pinned
 
 
-def _settled(uri: str, runs_dir: str) -> str:
-    """The checkpoint that stays, where `uri` names a run's last one: that of the same step, if the schedule kept it."""
+def _last_kept(uri: str, runs_dir: str) -> str:
+    """Return a checkpoint that stays if `uri` names the last one of a run: the newest of the schedule."""
     if uri.startswith(references.FOREIGN):
         return uri
     last = references.resolve(uri, runs_dir)

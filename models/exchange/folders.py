@@ -1,4 +1,4 @@
-"""A net of ours as a folder that other libraries read, or that this one reads back."""
+"""A net of this project as a folder that other libraries, or this one, can read."""
 
 import json
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ WEIGHTS = "model.safetensors"
 def write_huggingface(
     net: nn.Module, settings: Mapping[str, Any], tokenizer: Tokenizer | None, boundary: int | None, folder: Path
 ) -> str:
-    """What `AutoModelForCausalLM` and `AutoTokenizer` load; where transformers has no class, what `hf:FOLDER` loads.
+    """Write what `AutoModelForCausalLM` and `AutoTokenizer` load or, without a class in transformers, `hf:FOLDER`.
 
     Args:
-        net: the net.
-        settings: as a YAML of conf/model has them, with `d_vocab`.
-        tokenizer: its tokenizer, if it has one.
-        boundary: the token that begins and ends documents.
-        folder: exists.
+        net: The net.
+        settings: Its settings, in the form of a YAML of conf/model, with `d_vocab`.
+        tokenizer: Its tokenizer, if it has one.
+        boundary: The token that begins and ends documents.
+        folder: An existing folder.
 
     Returns:
-        Who reads it, in words.
+        What reads it, in words.
     """
     why = missing_class(net) if isinstance(net, Transformer) else type(net).__name__
     if why is None:
@@ -57,13 +57,13 @@ def write_huggingface(
 
 
 def write_transformer_lens(net: nn.Module, tokenizer: Tokenizer | None, folder: Path) -> str:
-    """The files of a published toy model: config.json and model_final.pth, and the tokenizer.
+    """Write the files of a published toy model: config.json, model_final.pth and the tokenizer.
 
     Returns:
-        Who reads it, in words.
+        What reads it, in words.
 
     Raises:
-        ValueError: TransformerLens has no such model.
+        ValueError: If TransformerLens has no such model.
     """
     state, config = to_transformer_lens(net)
     torch.save(state, folder / "model_final.pth")
@@ -74,10 +74,10 @@ def write_transformer_lens(net: nn.Module, tokenizer: Tokenizer | None, folder: 
 
 
 def write_safetensors(net: nn.Module, settings: Mapping[str, Any], tokenizer: Tokenizer | None, folder: Path) -> str:
-    """One file with weights and settings, named as the folder, and the tokenizer beside it.
+    """Write one file with weights and settings, named like the folder, and the tokenizer beside it.
 
     Returns:
-        Who reads it, in words.
+        What reads it, in words.
     """
     write_net(net, settings, folder / f"{folder.name}.safetensors")
     if tokenizer is not None:
@@ -91,7 +91,7 @@ def _write_tokenizer(tokenizer: Tokenizer, boundary: int | None, longest: int, f
     token = None if boundary is None else tokenizer.id_to_token(boundary)
     special = {} if token is None else {"bos_token": token, "eos_token": token}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **special).save_pretrained(folder)
-    # as it was: transformers' copy has another hash, and a reference is known by that
+    # The copy of transformers has another hash, and references are identified by the hash.
     tokenizer.save(str(folder / "tokenizer.json"))
 
 

@@ -1,7 +1,7 @@
-"""Between our transformer and Hugging Face transformers' classes that are the same function: GPT-2 and GPT-NeoX.
+"""Conversions between our transformer and the classes of transformers that compute the same: GPT-2 and GPT-NeoX.
 
-Learned positions with attention and MLP one after the other are GPT-2's, rotary positions GPT-NeoX's (Pythia's), with
-GELU or ReLU. SoLU, models without MLPs, a LayerNorm inside the MLP or a bias on the logits have no class there.
+GPT-2 has learned positions, with attention and MLP one after the other, GPT-NeoX (Pythia) has rotary positions; both
+have GELU or ReLU. SoLU, models without MLPs, a LayerNorm inside the MLP and a bias on the logits have no class there.
 """
 
 from typing import Any
@@ -19,15 +19,15 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
 }
-"""transformers' names of what ours are called; the last three are one function."""
+"""Our names of activations by those of transformers; the last three are one function."""
 ROTARY_BASE = 10_000.0
 
 
 def missing_class(net: nn.Module) -> str | None:
-    """Why transformers has no class for a net; None where it has one.
+    """Return why transformers has no class for a net; None if it has one.
 
     Raises:
-        ValueError: not our transformer.
+        ValueError: If the net is not our transformer.
     """
     shape = shape_of(net)
     if shape.activation is None:
@@ -37,15 +37,15 @@ def missing_class(net: nn.Module) -> str | None:
     if shape.unembed_bias:
         return "a bias on the logits"
     if shape.parallel and shape.d_rotary is None:
-        return "learned positions with attention and MLP side by side"
+        return "learned positions with attention and MLP in parallel"
     return None
 
 
 def to_huggingface(net: nn.Module) -> Any:
-    """A `GPT2LMHeadModel` or `GPTNeoXForCausalLM` in eval mode with the net's weights, and equal logits.
+    """Return a `GPT2LMHeadModel` or `GPTNeoXForCausalLM` in eval mode with the weights of a net and equal logits.
 
     Raises:
-        ValueError: not our transformer, or there is no class for it.
+        ValueError: If the net is not our transformer, or there is no class for it.
     """
     if why := missing_class(net):
         raise ValueError(
@@ -54,19 +54,19 @@ def to_huggingface(net: nn.Module) -> Any:
     assert isinstance(net, Transformer)
     shape = shape_of(net)
     model = _gpt2(shape) if shape.d_rotary is None else _gpt_neox(shape)
-    theirs = dict(model.base_model.named_parameters())
+    parameters = dict(model.base_model.named_parameters())
     with torch.no_grad():
         for name, view in _views(net).items():
-            theirs[name].copy_(view.reshape(theirs[name].shape))
+            parameters[name].copy_(view.reshape(parameters[name].shape))
         model.get_output_embeddings().weight.copy_(net.unembed.weight)
     return model.eval()
 
 
 def from_huggingface(model: Any) -> Transformer:
-    """Our net with the weights of a `GPT2LMHeadModel` or `GPTNeoXForCausalLM`, and equal logits.
+    """Return our net with the weights of a `GPT2LMHeadModel` or `GPTNeoXForCausalLM` and equal logits.
 
     Raises:
-        ValueError: another class, or what its config asks for our transformer does not have.
+        ValueError: If it has another class, or its config asks for what our transformer does not have.
     """
     kinds = {"gpt2": _shape_of_gpt2, "gpt_neox": _shape_of_gpt_neox}
     kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -75,14 +75,14 @@ def from_huggingface(model: Any) -> Transformer:
             f"expected a GPT2LMHeadModel or a GPTNeoXForCausalLM, as our transformer is, found {type(model).__name__}"
         )
     net = build(kinds[kind](model.config))
-    theirs, views = dict(model.base_model.named_parameters()), _views(net)
-    if theirs.keys() != views.keys():
+    parameters, views = dict(model.base_model.named_parameters()), _views(net)
+    if parameters.keys() != views.keys():
         raise ValueError(
-            f"{type(model).__name__} has other weights: {', '.join(sorted(theirs.keys() ^ views.keys())[:4])}"
+            f"{type(model).__name__} has other weights: {', '.join(sorted(parameters.keys() ^ views.keys())[:4])}"
         )
     with torch.no_grad():
         for name, view in views.items():
-            view.copy_(theirs[name].reshape(view.shape))
+            view.copy_(parameters[name].reshape(view.shape))
         net.unembed.weight.copy_(model.get_output_embeddings().weight)
     return net
 
@@ -157,7 +157,7 @@ def _shape_of_gpt_neox(config: Any) -> Shape:
     rotary, d_head = config.rope_parameters, config.hidden_size // config.num_attention_heads
     if rotary["rope_type"] != "default" or rotary["rope_theta"] != ROTARY_BASE:
         raise ValueError(
-            f"the config says rope_parameters={rotary}, expected the default kind with base {ROTARY_BASE:g}"
+            f"its config has rope_parameters={rotary}, expected the default kind with base {ROTARY_BASE:g}"
         )
     return Shape(
         d_model=config.hidden_size,
@@ -173,12 +173,12 @@ def _shape_of_gpt_neox(config: Any) -> Shape:
 
 
 def _views(net: Transformer) -> dict[str, Tensor]:
-    """Every weight but the unembedding under transformers' name, as a view that is reshaped to its layout."""
+    """Return every weight but the unembedding by its name in transformers, as a view to be reshaped to its layout."""
     return _views_of_gpt2(net) if net.pos_embed is not None else _views_of_gpt_neox(net)
 
 
 def _views_of_gpt2(net: Transformer) -> dict[str, Tensor]:
-    """GPT-2's `Conv1D` keeps matrices (in, out)."""
+    """Return the views for GPT-2, whose `Conv1D` stores matrices as (in, out)."""
     assert net.pos_embed is not None
     views = {"wte.weight": net.embed.weight, "wpe.weight": net.pos_embed.weight}
     for layer, block in enumerate(net.blocks):
@@ -219,11 +219,11 @@ def _views_of_gpt_neox(net: Transformer) -> dict[str, Tensor]:
 
 def _activation(name: str) -> str:
     if name not in ACTIVATIONS:
-        raise ValueError(f"the config says activation {name}, expected one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"its config has activation {name}, expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def _expect(config: Any, **values: Any) -> None:
     for key, value in values.items():
         if getattr(config, key) != value:
-            raise ValueError(f"the config says {key}={getattr(config, key)}, expected {value}")
+            raise ValueError(f"its config has {key}={getattr(config, key)}, expected {value}")

@@ -1,4 +1,4 @@
-"""What sets one of our transformers apart from another, in the form in which other libraries' configs are met."""
+"""The sizes and choices of one of our transformers, the common ground of the configs of other libraries."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ACTIVATIONS = {
     "relu": {"_target_": "torch.nn.ReLU", "_partial_": True},
     "solu": {"_target_": "models.solu.SoLU", "_partial_": True},
 }
-"""Settings of the activations that other libraries know, by the names that they have there."""
+"""Settings of the activations of other libraries, by their names there."""
 LAYER_NORM_EPS = 1e-5
 
 
@@ -25,10 +25,10 @@ class Shape:
     """Sizes and choices of a transformer.
 
     Attributes:
-        activation: its name in `ACTIVATIONS`; None for a model without MLPs.
-        d_mlp: neurons; None without MLPs.
-        d_rotary: entries of a head that rotary positions turn; None for learned positions.
-        The others are `Transformer`'s.
+        d_model: As for `Transformer`, like all others not named here.
+        activation: Name of the activation in `ACTIVATIONS`; None for a model without MLPs.
+        d_mlp: Neurons per MLP; None without MLPs.
+        d_rotary: Entries of a head that rotary positions rotate; None for learned positions.
     """
 
     d_model: int
@@ -45,12 +45,12 @@ class Shape:
 
     @property
     def n_heads(self) -> int:
-        """Heads of a block."""
+        """Heads per block."""
         return self.d_model // self.d_head
 
     @property
     def family(self) -> str:
-        """Which file of conf/model it is nearest to."""
+        """The file of conf/model that is nearest."""
         if self.activation is None:
             return "attn_only"
         if self.parallel and self.d_rotary is not None:
@@ -60,7 +60,7 @@ class Shape:
         return "relu" if self.activation == "relu" else "gelu"
 
     def settings(self) -> dict[str, Any]:
-        """As a file of conf/model has them, with `d_vocab`."""
+        """Return the settings in the form of a file of conf/model, with `d_vocab`."""
         return {
             "family": self.family,
             "_target_": "models.transformer.Transformer",
@@ -79,7 +79,7 @@ class Shape:
 
 
 def build(shape: Shape) -> Transformer:
-    """A net of this shape, its weights to be copied in."""
+    """Build a net of this shape, whose weights are to be overwritten."""
     settings = shape.settings()
     net = build_net({key: value for key, value in settings.items() if key != "d_vocab"}, shape.d_vocab, 0)
     assert isinstance(net, Transformer)
@@ -87,10 +87,10 @@ def build(shape: Shape) -> Transformer:
 
 
 def shape_of(net: nn.Module) -> Shape:
-    """The shape of a net.
+    """Return the shape of a net.
 
     Raises:
-        ValueError: it is not a `Transformer`, or has an activation that no other library has.
+        ValueError: If it is not a `Transformer`, or has an activation that no other library has.
     """
     if not isinstance(net, Transformer):
         raise ValueError(
@@ -126,6 +126,6 @@ def _activation(module: nn.Module) -> str:
 
 
 def _share(d_rotary: int, d_head: int) -> float:
-    """The share of a head of which the integer part gives back `d_rotary`."""
+    """Return the share of a head whose integer part is `d_rotary`."""
     share = d_rotary / d_head
     return share if int(d_head * share) == d_rotary else math.nextafter(share, 1)

@@ -1,8 +1,8 @@
-"""Between our transformer and TransformerLens's state dicts, exact both ways.
+"""Conversions between our transformer and the state dicts of TransformerLens, exact both ways.
 
-The config has the keys of the config.json with which its toy models (solu-1l, gelu-4l, ...) are published, which are
-those of `HookedTransformerConfig` too. Weights are taken as they are: no LayerNorm is folded and nothing is centered,
-so activations are those of `HookedTransformer.from_pretrained_no_processing`.
+The config has the keys of the config.json of the published toy models (solu-1l, gelu-4l, ...), which are also those of
+`HookedTransformerConfig`. Weights are used as they are: no LayerNorm is folded and nothing is centered, so activations
+are those of `HookedTransformer.from_pretrained_no_processing`.
 """
 
 import math
@@ -45,33 +45,33 @@ ONLY = {
         (False,),
     ),
 }
-"""Keys of a config that change what the model computes, and what they may be here; a key that is not there is that."""
+"""Keys of a config that change what the model computes, with the values allowed here; a missing key is fine."""
 
 
 def shape_in(config: Mapping[str, Any]) -> Shape:
-    """The shape that a config describes.
+    """Return the shape that a config describes.
 
     Raises:
-        ValueError: sizes are missing or do not fit, or the config asks for what our transformer does not have.
+        ValueError: If sizes are missing or inconsistent, or the config asks for what our transformer does not have.
     """
     missing = [key for key in SIZES if not isinstance(config.get(key), int) or config[key] < 1]
     if missing:
         raise ValueError(f"the config has no {', '.join(missing)}; expected the keys of TransformerLens's config.json")
     for key, allowed in ONLY.items():
         if key in config and config[key] not in allowed:
-            raise ValueError(f"the config says {key}={config[key]}, expected {' or '.join(map(str, allowed))}")
+            raise ValueError(f"its config has {key}={config[key]}, expected {' or '.join(map(str, allowed))}")
     d_model, d_head = config["d_model"], config["d_head"]
     n_heads = config.get("n_heads", -1)
     if d_head < 1 or d_model % d_head or n_heads not in (-1, d_model // d_head):
         raise ValueError(
-            f"the config says d_model={d_model}, d_head={d_head}, n_heads={n_heads}, expected n_heads * d_head"
+            f"its config has d_model={d_model}, d_head={d_head}, n_heads={n_heads}, expected n_heads * d_head"
         )
     if config.get("n_key_value_heads") not in (None, d_model // d_head):
         raise ValueError(
-            f"the config says n_key_value_heads={config['n_key_value_heads']}, expected {d_model // d_head}"
+            f"its config has n_key_value_heads={config['n_key_value_heads']}, expected {d_model // d_head}"
         )
     if config.get("attn_scale", -1) != -1 and not math.isclose(config["attn_scale"], math.sqrt(d_head)):
-        raise ValueError(f"the config says attn_scale={config['attn_scale']}, expected {math.sqrt(d_head)}")
+        raise ValueError(f"its config has attn_scale={config['attn_scale']}, expected {math.sqrt(d_head)}")
     act_fn = None if config.get("attn_only") else _act_fn(config)
     return Shape(
         **{key: config[key] for key in SIZES},
@@ -84,33 +84,33 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
 
 
 def from_transformer_lens(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Transformer:
-    """The net of a TransformerLens state dict, in float32: tokens (batch, pos) -> logits (batch, pos, d_vocab).
+    """Return the net of a TransformerLens state dict, in float32: tokens (batch, pos) -> logits (batch, pos, d_vocab).
 
-    Biases that are not there are 0, as TransformerLens has it. `normalization: LNPre` (folded) makes LayerNorms with
-    scale 1 and bias 0.
+    Missing biases are 0, as in TransformerLens. With `normalization: LNPre` (folded), LayerNorms have scale 1 and
+    bias 0.
 
     Raises:
-        ValueError: as `shape_in`; or weights are missing, left over or of other sizes than the config says.
+        ValueError: As `shape_in`, or if weights are missing, unexpected, or of other sizes than in the config.
     """
     biased = "unembed.b_U" in state_dict and bool(state_dict["unembed.b_U"].any())
     shape = replace(shape_in(config), unembed_bias=biased)
     if shape.n_layers > len(state_dict):
-        raise ValueError(f"the config says n_layers={shape.n_layers}, and there are {len(state_dict)} tensors")
+        raise ValueError(f"its config has n_layers={shape.n_layers}, and there are {len(state_dict)} tensors")
     if shape.d_rotary is not None and shape.n_ctx * shape.d_rotary > MADE:
-        raise ValueError(f"the config says n_ctx={shape.n_ctx}, expected at most {MADE // shape.d_rotary}")
+        raise ValueError(f"its config has n_ctx={shape.n_ctx}, expected at most {MADE // shape.d_rotary}")
     folded = "LNPre" in (config.get("normalization"), config.get("normalization_type"))
-    with torch.device("meta"):  # what does not fit takes no memory
+    with torch.device("meta"):  # weights that do not fit take no memory
         places = _views(build(shape))
     given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
     needed = [name for name in places if not (_is_bias(name) or (folded and ".W_" not in name))]
     faults = [f"{name} is missing" for name in needed if name not in given]
-    faults += [f"{name} is left over" for name in given if name not in places and name != "unembed.b_U"]
+    faults += [f"{name} is unexpected" for name in given if name not in places and name != "unembed.b_U"]
     for name in given.keys() & places.keys():
         if given[name].shape != places[name].shape:
             faults.append(f"{name} is {tuple(given[name].shape)}, expected {tuple(places[name].shape)}")
     if faults:
-        more = f" and {len(faults) - 4} faults more" if len(faults) > 4 else ""
-        raise ValueError(f"the weights do not fit the config: {'; '.join(faults[:4])}{more}")
+        remainder = f" and {len(faults) - 4} more faults" if len(faults) > 4 else ""
+        raise ValueError(f"the weights do not fit the config: {'; '.join(faults[:4])}{remainder}")
     net = build(shape)
     places = _views(net)
     with torch.no_grad():
@@ -120,10 +120,10 @@ def from_transformer_lens(state_dict: Mapping[str, Tensor], config: Mapping[str,
 
 
 def to_transformer_lens(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the config of one of our nets; `HookedTransformerConfig.from_dict` takes the config.
+    """Return the state dict and the config of our net; `HookedTransformerConfig.from_dict` reads the config.
 
     Raises:
-        ValueError: not our transformer, or TransformerLens has no such activation.
+        ValueError: If the net is not our transformer, or TransformerLens has no such activation.
     """
     shape = shape_of(net)
     assert isinstance(net, Transformer)
@@ -153,7 +153,7 @@ def to_transformer_lens(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def _views(net: Transformer) -> dict[str, Tensor]:
-    """Every weight of the net under TransformerLens's name, as a view in its layout: to read from or to copy into."""
+    """Return every weight by its name in TransformerLens, as a view in its layout, to read or to overwrite."""
     views = {"embed.W_E": net.embed.weight}
     if net.pos_embed is not None:
         views["pos_embed.W_pos"] = net.pos_embed.weight
@@ -185,7 +185,7 @@ def _views(net: Transformer) -> dict[str, Tensor]:
 def _act_fn(config: Mapping[str, Any]) -> str:
     act_fn = config.get("act_fn")
     if act_fn not in ACT_FNS:
-        raise ValueError(f"the config says act_fn={act_fn}, expected one of {', '.join(ACT_FNS)}")
+        raise ValueError(f"its config has act_fn={act_fn}, expected one of {', '.join(ACT_FNS)}")
     return "gelu_new" if act_fn in TANH else str(act_fn)
 
 

@@ -24,7 +24,7 @@ from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import device_of
-from launch.run.alignment import Text, context_of
+from launch.run.alignment import ProbeText, context_of
 from launch.run.folder import resolved
 from models import references
 from models.references import Reference
@@ -137,7 +137,7 @@ class SharedProbe:
     tokens: Tensor | None
     mask: Tensor | None
     tokenizer: Tokenizer | None
-    text: Text | None
+    text: ProbeText | None
     same_tokenizer: frozenset[str]
     notes: dict[str, Any]
 
@@ -192,7 +192,7 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
     if not models:
         return SharedProbe(None, None, None, None, frozenset(), {})
     data, run, defaults = data_of(cfg, list(models.values()))
-    same = frozenset(label for label, model in models.items() if references.reads_alike(model, data.tokenizer))
+    same = frozenset(label for label, model in models.items() if references.same_tokenizer(model, data.tokenizer))
     keys = {key: defaults[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
     for label, model in models.items():
         longest = context_of(model.model)
@@ -204,7 +204,7 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
     tokens = data.probe(**keys)
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**keys, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
-    text = Text(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(same) < len(models) else None
+    text = ProbeText(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(same) < len(models) else None
     mask = None if cfg.include_padding else mask_of(tokens, list(models.values()))
     return SharedProbe(tokens, mask, data.tokenizer, text, same, notes)
 

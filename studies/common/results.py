@@ -12,7 +12,7 @@ from rich.markup import escape
 from launch.run.config_file import read_yaml
 from launch.run.contents import is_run_config, listed
 from launch.run.folder import differing, read_json, resolved, write_json, write_text
-from launch.run.provenance import origin, start
+from launch.run.provenance import origin, this_start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,9 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     claim(folder, cfg)
     before = read_json(folder / "provenance.json").get("figures", [])
     names = list(results.figures)
-    write_json(folder / "provenance.json", {**origin(ROOT), "start": start(), **results.provenance, "figures": names})
+    write_json(
+        folder / "provenance.json", {**origin(ROOT), "start": this_start(), **results.provenance, "figures": names}
+    )
     write_table(results.table, folder / "table.parquet")
     for name in set(before) - set(names):
         for path in ((folder / "figures" / f"{name}.{kind}") for kind in ("png", "pdf")):

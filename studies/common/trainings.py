@@ -16,7 +16,7 @@ from rich.console import Console
 import settings
 from launch.cli.compose import compose
 from launch.machine import choose_precision
-from launch.run.folder import known, read_json
+from launch.run.folder import without_missing, read_json
 from models.build import build_net
 from studies.common.results import claim
 
@@ -63,7 +63,7 @@ class Sweep:
         order = [] if self.data_order is None else [f"data_seed={self.data_order}"]
         keys = {"model": self.families, "width": self.widths, "depth": self.depths, "seed": self.seeds}
         if self.init_from is not None:
-            keys = {"start": (self.init_from,), "seed": self.seeds}
+            keys = {"init_from": (self.init_from,), "seed": self.seeds}
         swept = [f"{key}={','.join(map(str, values))}" for key, values in keys.items()]
         name = name if self.data_order is None else f"{name}-o{self.data_order}"
         folders = [f"runs_dir={runs_dir}", f"hydra.sweep.dir={runs_dir}/.sweeps/{self.names[0]}"]
@@ -131,7 +131,7 @@ def _seconds(sweep: Sweep, count: int) -> float:
         shape.append(f"model.d_head={max(sweep.widths)}")
     cfg = compose(shape)
     d_vocab = cfg.data.tokenizer.get("vocab_size") or 4096
-    net = build_net(known(cfg.model), d_vocab, 0)
+    net = build_net(without_missing(cfg.model), d_vocab, 0)
     tokens = torch.zeros(cfg.data.batch_size, cfg.data.n_ctx + 1, dtype=torch.int64)
     timed = choose_precision("auto", net, tokens, torch.device("cpu")).step_seconds
     return count * (SECONDS_TO_START + cfg.trainer.max_steps * (timed or 0.0))

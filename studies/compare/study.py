@@ -15,7 +15,7 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
 from dissimilarity.tables.curves import select
 from launch.machine import device_of
-from launch.run.alignment import said
+from launch.run.alignment import alignment_summary
 from studies.common.inputs import (
     SharedProbe,
     Subject,
@@ -64,7 +64,7 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int) -> Results:
         tables = _compare(cfg, subjects, probe, inputs, measures, pairs, n_units, status.update)
     table = pa.concat_tables([_with_labels(pair, *labels) for labels, pair in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
-    aligned = {labels: said(text) for labels, text in inputs.items() if isinstance(text, Alignment)}
+    aligned = {labels: alignment_summary(text) for labels, text in inputs.items() if isinstance(text, Alignment)}
     if aligned:
         notes["alignments"] = [{"model_a": a, "model_b": b, **entry} for (a, b), entry in aligned.items()]
     return Results(

@@ -1,4 +1,4 @@
-"""What a person meets on the command line: help at once, messages instead of tracebacks, sweeps to be repeated."""
+"""The command line for its user: immediate help, messages instead of tracebacks, sweeps that can be repeated."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ TRAIN = CONF.parent / "train.py"
 
 
 def train(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS`, started in `folder`."""
+    """Run `python train.py ARGUMENTS` in `folder`."""
     return subprocess.run(
         [sys.executable, str(TRAIN), *arguments],
         cwd=folder,
@@ -49,7 +49,9 @@ MISTAKES = {
     ("width",): ["width: expected KEY=VALUE"],
     ("name=a=b",): ["name=a=b: the value cannot be read", "'name=\"a=b\"'"],
     ("references=runs/x",): ["references=runs/x: expected a list, such as references=[runs/x]"],
-    ("+widht=64",): ["+widht: nothing reads this key"],
+    ("start=runs/a",): ["start=runs/a: there is no key start; its name is now init_from"],
+    ("groups={a:[init]}",): ["there is no key groups; its name is now reference_groups"],
+    ("+widht=64",): ["+widht: unknown key"],
 }
 
 
@@ -90,7 +92,7 @@ def test_help_lists_groups_keys_and_examples(tmp_path: Path) -> None:
 def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
     cfg, shown = compose([]), train("--help", folder=tmp_path).stdout
     keys = shown[shown.index("Keys, with") : shown.index("The same command")].split("\n\n")[1]
-    found = dict(re.findall(r"([\w.]+)=(\S+)", keys))
+    found = dict(re.findall(r"^  ([\w.]+)=(\S+)", keys, re.MULTILINE))
     assert len(found) > 20
     for key, value in found.items():
         assert OverridesParser.create().parse_override(f"{key}={value}").value() == OmegaConf.select(cfg, key), key
@@ -175,12 +177,12 @@ def test_the_faster_precision_of_one_step_is_chosen(monkeypatch: pytest.MonkeyPa
     assert choose_precision("auto", net, tokens, cpu).chosen == "bf16-mixed"
     monkeypatch.setattr("launch.machine.product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 200.0)
     assert choose_precision("auto", net, tokens, cpu) == Precision(
-        "32-true", "products of matrices in bf16 take 200.0 times as long here"
+        "32-true", "matrix products in bf16 take 200.0 times as long on this machine"
     )
 
 
 def test_runs_of_one_shape_train_in_one_precision(tmp_path: Path) -> None:
-    """The first choice stays, where the next measurement would fall the other way by chance."""
+    """The first choice stays even if the next measurement would differ by chance."""
     first, second = Precision("bf16-mixed", "faster", 0.1), Precision("32-true", "faster", 0.2)
     assert kept_precision(tmp_path / "cache", "width 64", lambda: first) == first
     again = kept_precision(tmp_path / "cache", "width 64", lambda: second)

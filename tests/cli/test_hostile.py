@@ -1,4 +1,4 @@
-"""Files of strangers: every way to read one against every trick, and a canary that must stay untouched."""
+"""Hostile files: every way to read a file with every trick, and a canary that must stay untouched."""
 
 import json
 import re
@@ -25,13 +25,13 @@ from tests.helpers.tiny_run import tiny
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Read only."""
+    """Return runs that tests must not change."""
     return Runs.at(tmp_path_factory.mktemp("strangers"))
 
 
 @pytest.fixture
 def runs(written: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
-    """A copy in the working directory, from which Python imports, with a canary that must not be there in the end."""
+    """Return a copy in the working directory, from which Python imports, and a canary that must not appear."""
     shutil.copytree(written.home, tmp_path, dirs_exist_ok=True)
     canary = tmp_path / "CANARY"
     payload(tmp_path, canary)
@@ -62,12 +62,12 @@ def tiny_config(home: Path, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def trained(home: Path, **changes: Any) -> Any:
-    """The config of a tiny training."""
+    """Return the config of a tiny training."""
     return deepcopy(tiny_config(home, tuple(changes.items())))
 
 
 def in_checkpoint(runs: Runs, node: Any, root: bool) -> Path:
-    """Puts a trick into the net of a checkpoint; returns the file."""
+    """Put a trick into the net of a checkpoint; return the file."""
 
     def change(checkpoint: dict[str, Any]) -> None:
         hyper = checkpoint["hyper_parameters"]
@@ -122,7 +122,7 @@ NETS: dict[str, Callable[..., object]] = {
     ),
     "hf:FOLDER with our metadata": hf,
     "wandb:ARTIFACT": wandb,
-    "start=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", start="runs/solu"))),
+    "init_from=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", init_from="runs/solu"))),
     "references=": reference_of_a_run,
     "study=compare, models": checkpoint(lambda runs, path: study(runs, "compare", "runs/solu,runs/gelu")),
     "study=asymmetry, models": checkpoint(lambda runs, path: study(runs, "asymmetry", "runs/solu,runs/gelu")),
@@ -136,7 +136,7 @@ NETS: dict[str, Callable[..., object]] = {
 
 
 def config(name: str, models: str) -> Callable[..., object]:
-    """A study of runs, the first of which has a trick in its config.yaml."""
+    """Run a study of runs, the first of which has a trick in its config.yaml."""
     first = models.split(",")[0].removeprefix("runs/")
 
     def attack(runs: Runs, node: Any, root: bool) -> None:
@@ -185,7 +185,7 @@ def test_nothing_that_a_file_names_is_run(path: str, runs: Runs) -> None:
 
 
 def carries(path: str, node: Any) -> bool:
-    """Whether the form of a file can hold a value: JSON has plain values only."""
+    """Return whether the format of a file can hold a value: JSON has plain values only."""
     if path not in ("PATH.safetensors", "hf:FOLDER with our metadata"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell people to type is understood, and the README's Python runs."""
+"""Commands in README.md and docs/ are valid, and the Python code of README.md runs."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_composes(command: str) -> None:
-    """The ones that a reader copies; running them takes minutes, and .ci/run trains from the command line."""
+    """Return the commands that a reader copies; running them takes minutes, and .ci/run does train."""
     _, program, *arguments = shlex.split(command, comments=True)
     args = get_args_parser().parse_args(flags_first(arguments))
     if not args.help:
@@ -32,7 +32,7 @@ def test_each_command_composes(command: str) -> None:
 
 
 def test_each_choice_in_the_table_of_keys_exists() -> None:
-    """`group=` in the first column, its choices in the second."""
+    """Check tables with `group=` in the first column and its choices in the second."""
     conf = Path(__file__).parents[2] / "conf"
     rows = re.findall(r"^\| `(\w+)=` \| (.*?) \|", README, re.MULTILINE)
     assert len(rows) >= 4

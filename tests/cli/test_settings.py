@@ -1,4 +1,4 @@
-"""The typed root config, what is refused before anything heavy, and every YAML of conf/."""
+"""The typed root config, what is refused before heavy imports, and every YAML file of conf/."""
 
 import pytest
 from hydra.errors import HydraException
@@ -22,7 +22,7 @@ NEEDED = {
     "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
     "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
 }
-"""What some choices cannot do without."""
+"""Keys that some choices require."""
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (cfg.compile, cfg.overwrite, list(cfg.references)) == ("auto", False, ["init", "previous"])
     assert (cfg.schedule.every, cfg.trainer.max_steps, cfg.data.n_ctx, cfg.data.batch_size) == (50, 800, 128, 16)
     assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (32, 64, "val", 0.03)
-    assert (cfg.include_padding, cfg.groups, compose([], "analyze").include_padding) == (False, None, False)
+    assert (cfg.include_padding, cfg.reference_groups, compose([], "analyze").include_padding) == (False, None, False)
     assert settings.run_name(cfg) == "solu-w128-d2-s0"
 
 
@@ -83,7 +83,7 @@ def test_the_root_is_typed(override: str) -> None:
         (["trainer.precision=fp8"], "trainer.precision=fp8: expected auto, 32-true"),
         (["sites=[]"], "expected a name such as blocks"),
         (["name=a/b"], "name='a/b': expected the name of a folder"),
-        (["+widht=64"], r"\+widht: nothing reads this key"),
+        (["+widht=64"], r"\+widht: unknown key"),
     ],
 )
 def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Output that breaks ends no command, and what it leaves is the exit code of the command itself."""
+"""Broken output does not end a command or change its exit code."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every key of conf/ has a rule, what no training can do anything with is refused, and nothing is left behind."""
+"""Every key of conf/ has a rule, unusable values are refused, and a refused command leaves nothing behind."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ from train import train
 
 SETS = list(dict.fromkeys(["measures=default", *CHOICES]))
 NEVER = (math.nan, 1e400, "foo", True)
-"""What is no value of any number of ours."""
+"""Values that no number can have."""
 SAMPLED = [path.stem for path in (CONF / "measure").glob("*.yaml") if "seed:" in path.read_text()]
 
 MINUS_ONE = {"trainer.devices", "trainer.max_epochs", "trainer.num_sanity_val_steps"}
@@ -49,7 +49,7 @@ LISTS = {"trainer.devices"}
 
 @cache
 def composed(choice: str) -> tuple[DictConfig, str]:
-    """The config of a choice on the command line, and of which command."""
+    """Return the config of a choice on the command line, and its command."""
     if choice.startswith("study="):
         return compose([choice], "analyze"), "analyze"
     return compose([choice, "probe.length=32", *NEEDED.get(choice, [])]), "train"
@@ -61,7 +61,7 @@ def rules_of(choice: str) -> dict[str, Rule | None]:
 
 
 def numbers_of(choice: str) -> dict[tuple[str, str], str]:
-    """Dotted keys of the numbers of a choice that are no parts of lists, one for each argument of what takes it."""
+    """Return the dotted keys of the numbers of a choice outside of lists, one per argument of each target."""
     cfg, command = composed(choice)
     keys: dict[tuple[str, str], str] = {}
     for key, _, node, last in entries(cfg, ROOTS[command]):
@@ -73,7 +73,7 @@ def numbers_of(choice: str) -> dict[tuple[str, str], str]:
 
 @pytest.mark.parametrize("choice", SETS)
 def test_every_value_of_conf_has_a_rule(choice: str) -> None:
-    """Of its own, or with the whole list or mapping that it stands in."""
+    """The rule is its own or that of the list or mapping around it."""
     rules = rules_of(choice)
     whole = tuple(f"{key}." for key, rule in rules.items() if rule not in (None, PART, PARTS))
     leaves = [key for key in rules if not any(other.startswith(f"{key}.") for other in rules)]
@@ -105,31 +105,31 @@ def test_a_number_is_refused_where_it_cannot_be_and_nowhere_else(choice: str) ->
         (["optim.betas=[2,3]"], "optim.betas=[2,3]: expected a list such as [0.9,0.99], each a number of 0 or more"),
         (["optim.betas=0.9"], "optim.betas=0.9: expected a list"),
         (["trainer.max_steps=1e3"], "expected a whole number, 1 or more; type trainer.max_steps=1000"),
-        (["~optim.betas"], "optim.betas: it is not there, and has to be: expected a list"),
-        (["data=hub"], "data.source.name: there has to be a value: expected organization/name"),
+        (["~optim.betas"], "optim.betas: this key is required: expected a list"),
+        (["data=hub"], "data.source.name: a value is required: expected organization/name"),
         (["data=files", "data.source.paths=x"], "a file, a folder or a pattern; type data.source.paths=[x]"),
-        (["references=[runs/a,init,runs/a]"], "runs/a stands there twice; leave it there once"),
+        (["references=[runs/a,init,runs/a]"], "runs/a is listed twice; list it once"),
         (["references=['']"], "references=['']: expected a list such as [init,runs/a]"),
         (["trainer.devices=0"], "trainer.devices=0: expected auto, -1, a whole number, 1 or more, or a list such as"),
-        (["trainer.devices=[0,0,0]", "data.batch_size=4"], "shared by 3 processes"),
+        (["trainer.devices=[0,0,0]", "data.batch_size=4"], "divided among 3 processes"),
         (["trainer.strategy=null"], "trainer.strategy=null: expected auto, ddp, fsdp or another strategy"),
         (["measures.cka=null"], "measures.cka=null: expected a part with a _target_"),
         (["measures.procrustes.kind=foo"], "measures.procrustes.kind=foo: expected angular or squared"),
         (["model=pythia", "model.d_head=2"], "model.rotary_share=0.25 of model.d_head=2 is 0 dimensions"),
         (["callbacks=stitching", "callbacks.stitching.kind=foo"], "expected identity, scale_shift, orthogonal, affine"),
-        (["callbacks=stitching", "task=classify"], "the stitching penalty is a loss of the next token"),
+        (["callbacks=stitching", "task=classify"], "the stitching penalty is a next-token loss"),
         (["logger.wandb.project="], "logger.wandb.project=: expected a name of up to 128"),
-        (["runs_dir="], "runs_dir=: expected a folder, there or to be made"),
+        (["runs_dir="], "runs_dir=: expected a folder that exists or can be made"),
         (["optim.lr_matrices=${oc.env:PATH}"], "expected a number of 0 or more"),
         (["seed=-1", "optim.warmup=2"], "seed=-1: expected a whole number from 0 to 4294967295"),
-        (["+optim.lr=1e-3"], "+optim.lr: nothing reads this key; keys of optim are lr_matrices"),
+        (["+optim.lr=1e-3"], "+optim.lr: unknown key; the keys of optim are lr_matrices"),
         (["+trainer.min_steps=foo"], "trainer.min_steps=foo: expected a whole number, 0 or more, or null"),
         (["+trainer.logger=foo"], "trainer.logger=foo: expected nothing here; type logger=wandb"),
         (["probe.precision=64-true"], "probe.precision=64-true: expected 32-true, bf16-mixed, 16-mixed or null"),
         (["study=compare", "study.pairs=foo"], "study.pairs=foo: expected all or matched"),
         (["study=dynamics", "study.sizes.small.seeds=[1,1]"], "each a whole number from 0 to 4294967295, none twice"),
         (["study=scaling", "size=big"], "size=big: expected one of small, medium, paper"),
-        (["study=export", "models=[a,a]"], "models=[a,a]: a stands there twice"),
+        (["study=export", "models=[a,a]"], "models=[a,a]: a is listed twice"),
         (["study=export", "device=tpu"], "device=tpu: expected auto, cpu, gpu, cuda or mps"),
     ],
 )
@@ -169,7 +169,7 @@ REFUSED_LATER = {
     "trainer._target_": ("builtins.dict", "trainer: expected a Trainer, found builtins.dict"),
     "sites": ("foo", "no site of the model matches 'foo'"),
 }
-"""What only building shows."""
+"""Faults that only building the parts reveals."""
 
 
 @pytest.mark.parametrize("key", REFUSED_LATER)
@@ -251,7 +251,7 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
     check_devices("gpu", [0, 1])
     for devices in (3, [2]):
-        with pytest.raises(ValueError, match="there is 2 x Card; type trainer.devices=auto$"):
+        with pytest.raises(ValueError, match="this machine has 2 x Card; type trainer.devices=auto$"):
             check_devices("gpu", devices)
 
 

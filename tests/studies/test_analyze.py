@@ -158,7 +158,7 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_written(
 
 def test_a_run_of_another_tokenizer_is_compared_on_the_same_text(home: Path, tmp_path: Path) -> None:
     assert in_process(tiny(home, name="other", data__tokenizer__vocab_size=280)) == 0
-    with pytest.raises(ValueError, match=r"runs/other reads at most 16 of its tokens.*type probe.length=\d+ or less"):
+    with pytest.raises(ValueError, match=r"runs/other reads at most 16 tokens.*type probe.length=\d+ or less"):
         run(home, tmp_path / "results", "models=[runs/a,runs/other]")
     options = ["probe.length=7", "align.unit=token", "measures=all", "models=[runs/a,runs/other,runs/b]"]
     folder = run(home, tmp_path / "results", *options)
@@ -216,7 +216,7 @@ MISTAKES = {
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
     ("models=runs/a",): ["models=runs/a: expected a list, such as models=[runs/a]"],
-    ("+modles=[a]",): ["+modles: nothing reads this key"],
+    ("+modles=[a]",): ["+modles: unknown key"],
     ("-m", "study.n_units=4,8"): ["-m: sweeps are for trainings"],
     ("models=[runs/a]",): ["expected two models or more"],
 }

@@ -20,14 +20,14 @@ URI = "wandb:me/toys/tiny:v2"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run `tiny`."""
+    """Return a folder with a finished run `tiny`."""
     folder = tmp_path_factory.mktemp("artifacts")
     assert in_process(tiny(folder, trainer__max_steps=2)) == 0
     return folder
 
 
 class Server:
-    """W&B's Api: one artifact with versions, each a folder; keeps what was asked and downloaded."""
+    """A stand-in for the API of W&B: one artifact whose versions are folders; it records requests and downloads."""
 
     def __init__(self, versions: dict[str, Path], monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
         self.versions, self.asked, self.downloaded, self.key = versions, [], [], True
@@ -53,7 +53,7 @@ class Server:
 
 @pytest.fixture
 def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Versions 1 and 2 of the run as an artifact: its checkpoints of steps 1 and 2, laid out as in the run folder."""
+    """Return versions 1 and 2 of the run as an artifact, with its checkpoints of steps 1 and 2 as in the run folder."""
     versions = {}
     for step in (1, 2):
         folder = tmp_path / "server" / f"v{step}"
@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_compares_with_the_version_it_was_begun_with(server: 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("wandb:me/toys/tiny:v9", r"W&B does not give it \(artifact membership 'me/toys/tiny:v9' not found\)"),
+        ("wandb:me/toys/tiny:v9", r"W&B does not return it \(artifact membership 'me/toys/tiny:v9' not found\)"),
         ("wandb:me/toys/tiny:v1", r"expected one .ckpt or .safetensors file in the artifact, found .*tokenizer.json"),
     ],
 )
@@ -121,7 +121,7 @@ def test_without_a_way_to_the_server_it_fails_at_once_and_says_what_there_is(
     load(URI)
     server.key = False
     with pytest.raises(
-        ValueError, match=r"it wants a key: set WANDB_API_KEY.*downloaded before \(v2\), or the path of"
+        ValueError, match=r"it requires a key: set WANDB_API_KEY.*downloaded before \(v2\), or the path of"
     ):
         load("wandb:me/toys/tiny:v1")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -144,7 +144,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Pat
 
 
 class Kept(WandbRun):
-    """Keeps artifacts in a list, in the place of W&B."""
+    """A stand-in for W&B that collects artifacts in a list."""
 
     artifacts: list[tuple[Any, list[str]]]
 

@@ -1,4 +1,4 @@
-"""A reference that cannot serve is named before any training step, and the corrected command starts."""
+"""An unusable reference is named before any training step, and the corrected command runs."""
 
 import pickle
 import shutil
@@ -13,7 +13,7 @@ from tests.helpers.tiny_run import in_process, tiny
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run `good`, and one of another tokenizer, `foreign`."""
+    """Return a folder with a finished run `good`, and one with another tokenizer, `foreign`."""
     folder = tmp_path_factory.mktemp("references")
     assert in_process(tiny(folder, name="good", trainer__max_steps=2)) == 0
     assert in_process(tiny(folder, name="foreign", trainer__max_steps=2, data__tokenizer__vocab_size=280)) == 0
@@ -31,7 +31,7 @@ class Harmful:
 
 
 def broken(kind: str, folder: Path) -> str:
-    """Makes the reference of this kind and returns its URI."""
+    """Make the reference of this kind and return its URI."""
     path = folder / f"{kind}.ckpt"
     good = folder / "runs" / "good" / "checkpoints" / "last.ckpt"
     if kind == "truncated":
@@ -53,8 +53,8 @@ def broken(kind: str, folder: Path) -> str:
     [
         ("missing", r"runs/nobody.*"),
         ("step", r"no checkpoint of step '7'.*it has 0, 1, 2"),
-        ("foreign", r"runs/foreign reads at most 16 of its tokens.*type probe\.length=\d+ or less"),
-        ("folder", r"text\.txt is a file, and no \.ckpt"),
+        ("foreign", r"runs/foreign reads at most 16 tokens.*type probe\.length=\d+ or less"),
+        ("folder", r"text\.txt is a file, but not \.ckpt"),
         ("truncated", r"truncated\.ckpt"),
         ("text", r"text\.ckpt"),
         ("pickle", r"(?s)pickle\.ckpt.*objects"),

@@ -1,4 +1,4 @@
-"""The classifier: what padding is, what its head reads, which nets can be its body, and reading it by sites."""
+"""The classifier: padding, the input of its head, possible bodies, and its sites."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from dissimilarity.capture.enter import enter, enterable_sites
 from dissimilarity.probe.pooling import pool, real_positions
 from models import references
 from models.classifier import Classifier, sees_ahead
-from models.starts import put_in, start_of
+from models.initial_model import initial_model, load_into
 from tests.helpers.families import FAMILIES, family_net
 from tests.helpers.other_tokenizers import bert, llama, word_pieces
 
@@ -20,24 +20,24 @@ PAD = 0
 
 
 def rows(*texts: list[int], length: int = 9) -> Tensor:
-    """Rows of tokens, each with an end and padding of the same number."""
+    """Return rows of tokens in which the end and the padding are the same token."""
     return torch.tensor([text + [PAD] * (length - len(text)) for text in texts])
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> references.Reference:
-    """A BERT of random weights."""
+    """Return a BERT with random weights."""
     return references.load(f"hf:{bert(tmp_path_factory.mktemp('bert') / 'bert', word_pieces())}")
 
 
 def body_of(reference: references.Reference) -> nn.Module:
-    """The net that a run from this start trains."""
+    """Return the net that a run trains from this reference."""
     from models.build import build_net
 
-    start = start_of(reference, head=False)
-    settings = {key: value for key, value in start.settings.items() if key != "d_vocab"}
-    net = build_net(settings, start.settings["d_vocab"], 1)
-    put_in(start.weights, net)
+    initial = initial_model(reference, head=False)
+    settings = {key: value for key, value in initial.settings.items() if key != "d_vocab"}
+    net = build_net(settings, initial.settings["d_vocab"], 1)
+    load_into(net, initial.weights)
     return net
 
 
@@ -104,9 +104,9 @@ def test_a_decoder_of_hugging_face_goes_on_as_language_model_or_as_body(tmp_path
     reference = references.load(f"hf:{llama(tmp_path / 'llama', word_pieces())}")
     tokens = torch.randint(3, 100, (2, 6))
     theirs: Any = reference.model
-    start = start_of(reference, head=True)
-    net = build_net({k: v for k, v in start.settings.items() if k != "d_vocab"}, start.settings["d_vocab"], 1)
-    put_in(start.weights, net)
+    initial = initial_model(reference, head=True)
+    net = build_net({k: v for k, v in initial.settings.items() if k != "d_vocab"}, initial.settings["d_vocab"], 1)
+    load_into(net, initial.weights)
     torch.testing.assert_close(net(tokens), theirs(tokens).logits)
     body: Any = body_of(reference)
     assert not sees_ahead(body)
@@ -129,7 +129,7 @@ def test_the_body_makes_no_logits_of_tokens_and_the_head_follows_its_own_seed() 
 
 
 def test_a_net_that_cannot_be_a_body_is_told_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match="needs of Linear its width `d_model` and a method `features"):
+    with pytest.raises(ValueError, match="expected Linear to have its width `d_model` and a method `features"):
         Classifier(nn.Linear(2, 2), 2, "last", PAD, True)
 
 

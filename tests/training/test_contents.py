@@ -1,4 +1,4 @@
-"""A folder is emptied of what runs leave, and never of anything else."""
+"""Only files that runs leave are ever deleted from a folder."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.helpers.tiny_run import in_process, tiny
 
 
 def begun(tmp_path: Path, **changes: object) -> Path:
-    """The folder of a run that ended before step 0: what a wrong reference leaves."""
+    """Return the folder of a run that ended before step 0, as after a wrong reference."""
     run = tmp_path / "runs" / "tiny"
     (run / "wandb" / "offline-run-1-a").mkdir(parents=True)
     (run / "references").mkdir()
@@ -74,9 +74,9 @@ LOST: dict[str, Callable[[Path], None]] = {
     "a checkpoint": put("checkpoints/step_0000000.ckpt"),
     "checkpoints that a sync has not brought yet": lambda run: (run / "checkpoints").mkdir(),
     "a link to a folder": link("data"),
-    "a link in the place of a folder of ours": link("checkpoints"),
-    "a file in the place of a folder of ours": put("figures"),
-    "a folder in the place of a file of ours": put("metrics.csv/a"),
+    "a link instead of a folder of ours": link("checkpoints"),
+    "a file instead of a folder of ours": put("figures"),
+    "a folder instead of a file of ours": put("metrics.csv/a"),
 }
 
 
@@ -98,7 +98,9 @@ def test_not_even_when_asked_to_where_others_files_are_in_it(what: str, interrup
     if interrupted:
         (run / OVERWRITING).touch()
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="is not emptied, for it holds what no run leaves there: .*; move that away"):
+    with pytest.raises(
+        ValueError, match="is not emptied, because it holds files that no run leaves there: .*; move them away"
+    ):
         open_run(run, tiny(tmp_path, overwrite=True))
     assert files(tmp_path) == before
 
@@ -138,13 +140,13 @@ def test_nothing_is_emptied_through_a_link(tmp_path: Path) -> None:
     before = files(tmp_path)
     with pytest.raises(ValueError, match="another config"):
         open_run(alias, tiny(tmp_path))
-    with pytest.raises(ValueError, match="is a link, and what it leads to .* is not emptied"):
+    with pytest.raises(ValueError, match="is a link to .* is not emptied through a link"):
         open_run(alias, tiny(tmp_path, overwrite=True))
     assert files(tmp_path) == before
 
 
 def test_all_that_a_run_leaves_may_be_emptied(tmp_path: Path) -> None:
-    """With every callback and logger that writes into the folder; what they come to leave belongs into RUN."""
+    """Train with every callback and logger that writes into the folder; RUN must list all their files."""
     loggers = "many" if find_spec("tensorboard") else "wandb"
     changes = {
         "callbacks": "stitching",

@@ -1,4 +1,4 @@
-"""Silent damage: whatever happens to a file, its reader recovers or says which file it is and the way out."""
+"""Silent damage: whatever happens to a file, its reader recovers or names the file and the remedy."""
 
 import json
 import random
@@ -28,7 +28,7 @@ Damage = Callable[[bytes], bytes]
 
 
 def flip(share: float) -> Damage:
-    """Change one byte at a share of the file's length."""
+    """Change one byte at a given fraction of the file."""
 
     def change(data: bytes) -> bytes:
         place = min(int(len(data) * share), len(data) - 1)
@@ -38,7 +38,7 @@ def flip(share: float) -> Damage:
 
 
 def swap(data: bytes) -> bytes:
-    """Exchange the second and the third line."""
+    """Swap the second and the third line."""
     lines = data.splitlines(keepends=True)
     return b"".join([lines[0], lines[2], lines[1], *lines[3:]])
 
@@ -73,7 +73,7 @@ ROWS = [row(step, a, note="" if step else "ü") for step in range(6) for a in ra
     + [(TABLE, kind, folded) for kind in BYTES for folded in (9, 18)],
 )
 def test_curves_are_whole_or_say_what_is_not(tmp_path: Path, name: str, kind: str, folded: int) -> None:
-    """Rows up to `folded` are in the table and the journal, later ones in the journal alone."""
+    """Rows up to `folded` are in both the table and the journal, later ones only in the journal."""
     curves = Curves(tmp_path)
     curves.append(ROWS[:folded])
     if folded:
@@ -185,7 +185,7 @@ def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path: Path) -> None:
 
 
 def _no_byte_unseen(path: Path, count: int, same: Callable[[], bool]) -> None:
-    """A reader gives the same (the byte was one of those that fill up) or names the file."""
+    """The reader returns the same (the byte was padding) or names the file."""
     whole = path.read_bytes()
     assert same()
     said = 0
@@ -253,10 +253,10 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
     last.unlink()
     assert checkpoint_of(run) == before
     before.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"second_last\.ckpt is damaged.*start=runs/x@2 name=.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"second_last\.ckpt is damaged.*init_from=runs/x@2 name=.*overwrite=true"):
         checkpoint_of(run)
     before.unlink()
-    with pytest.raises(ValueError, match=r"last\.ckpt is gone.*start=runs/x@2"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is missing.*init_from=runs/x@2"):
         checkpoint_of(run)
     damage(run / "checkpoints" / "step_0000002.ckpt", flip(0.5))
     assert checkpoint_of(run) is None
@@ -264,7 +264,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder with a finished run in `runs` and, in `killed`, what a kill after its tenth step left."""
+    """Return a folder with a finished run in `runs` and, in `killed`, one that was killed after its tenth step."""
     folder = tmp_path_factory.mktemp("killed")
     assert in_process(tiny(folder), partial(kill_at, "on_train_batch_end", 10)) == -signal.SIGKILL
     shutil.copytree(folder / "runs" / "tiny", folder / "killed")
@@ -273,7 +273,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def continued(folder: Path, break_it: Callable[[Path], None]) -> int:
-    """The exit code of the killed run's continuation after something has happened to its files."""
+    """Return the exit code of the continuation of the killed run after a change of its files."""
     run = folder / "runs" / "tiny"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(folder / "killed", run)
@@ -325,7 +325,7 @@ def test_without_a_whole_checkpoint_the_weights_begin_another_run(
             damage(path, flip(0.5))
 
     assert continued(folder, break_it) == 1
-    assert "start=runs/tiny@8 name=" in capfd.readouterr().err
+    assert "init_from=runs/tiny@8 name=" in capfd.readouterr().err
     assert read_curves(folder / "runs" / "tiny")["step"].to_pylist()[-1] == 10 - 2, "the refusal changed nothing"
     changes = {"start": "runs/tiny@8", "name": "other", "trainer__max_steps": 2}
     given = [text for text in tiny_overrides(folder, **changes) if not text.startswith(("width", "depth", "model"))]

@@ -1,4 +1,4 @@
-"""The data module: batches under a real trainer and over ranks, the probe set, small corpora, every YAML."""
+"""The data module: batches with a real trainer and over ranks, the probe set, small corpora, every YAML file."""
 
 import pickle
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_an_epoch_holds_every_target_once(cache_dir):
 
 
 class Recorder(pl.LightningModule):
-    """Trains one number and remembers every batch."""
+    """A module that trains one number and records every batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def fit(cache_dir, folder, max_steps, ckpt_path=None, batch_size=4, **choices) -
 
 
 class SaveAtThree(pl.Callback):
-    """Saves in the middle of a run, where the project's own checkpoints are written."""
+    """A callback that saves in the middle of a run, at the same point as the project's checkpoints."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         file = Path(trainer.default_root_dir, "three.ckpt")

@@ -17,7 +17,7 @@ SPEC = BytePairs(300)
 
 
 def pieces(packed, split):
-    """Decode each document of a split."""
+    """Return the decoded documents of a split."""
     tokens = packed.tokens[split].tolist()
     starts = [place for place, token in enumerate(tokens) if token == packed.meta["boundary_id"]]
     ends = [*starts[1:], len(tokens)]

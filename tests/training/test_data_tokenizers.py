@@ -1,4 +1,4 @@
-"""Tokenizers: determinism, exact decoding, foreign files and their boundary tokens."""
+"""Tokenizers: determinism, exact decoding, published files and their boundary tokens."""
 
 import json
 

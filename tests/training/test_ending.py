@@ -1,4 +1,4 @@
-"""How a training ended stands in its folder, and the same command goes on where there is more to do."""
+"""The folder of a run records how its training ended, and the same command continues it if steps are left."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from train import train
 
 
 def quick(folder: Path, **changes: Any) -> Any:
-    """A run without curves, of which only the end matters."""
+    """Return the config of a run without curves, whose end alone matters."""
     cfg = tiny(folder, **changes)
     del cfg.callbacks.tracker
     return cfg
@@ -29,14 +29,14 @@ def quick(folder: Path, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the packed text, and the run `whole`, which came to its end."""
+    """Return a folder with the packed text and the finished run `whole`."""
     folder = tmp_path_factory.mktemp("ends")
     assert in_process(tiny(folder, name="whole")) == 0
     return folder
 
 
 def at_step(step: int, action: Callable[[Any], None]) -> None:
-    """Has `action(trainer)` done in a training when it has made `step` updates, before they are saved."""
+    """Call `action(trainer)` in a training after `step` steps, before they are saved."""
     before = Console.on_train_batch_end
 
     def hooked(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ def spoil(trainer: Any) -> None:
 
 
 def out_of_time(step: int) -> None:
-    """Has the time of a start be over when the training has made so many updates."""
+    """Let the time of a start run out after so many steps."""
     before = TimeLimit.on_train_batch_start
 
     def hooked(self: Any, trainer: Any, *args: Any) -> None:
@@ -87,7 +87,7 @@ ENDS: dict[str, tuple[Callable[[], None], dict[str, Any], int, str, int]] = {
     "early-stopping": (lambda: None, EARLY, 0, "stopped early", 6),
     "no-number": (partial(at_step, 5, spoil), {}, 0, "diverged", 11),
 }
-"""What ends it, with which changes of the config; the exit code, the status, the last step that is saved."""
+"""What ends it, changes of the config, the exit code, the status, and the last saved step."""
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -132,7 +132,7 @@ def test_a_training_without_a_step_is_no_run(home: Path, capfd: pytest.CaptureFi
     for width in (16, 32):
         cfg = quick(home, name="nothing", width=width, **{"+trainer.limit_train_batches": 0})
         assert in_process(cfg) == 1
-        assert "ValueError: not one step was made" in capfd.readouterr().err
+        assert "ValueError: the training made no step" in capfd.readouterr().err
 
 
 def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Path) -> None:
@@ -149,7 +149,7 @@ def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Pa
 
 @pytest.mark.parametrize("count", [True, 1, 3])
 def test_a_dev_run_is_refused_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"trainer.fast_dev_run={count}: .*type debug=fdr"):
+    with pytest.raises(ValueError, match=f"trainer.fast_dev_run={str(count).lower()}: .*type debug=fdr"):
         train(tiny(tmp_path, **{"+trainer.fast_dev_run": count}))
     assert not (tmp_path / "runs").exists()
 
@@ -161,7 +161,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def strict(run: Path) -> None:
-    """Every JSON file of a run is read by a reader that knows JSON and no more."""
+    """A strict JSON reader reads every JSON file of a run."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

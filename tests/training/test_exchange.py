@@ -1,4 +1,4 @@
-"""Our transformer as TransformerLens and Hugging Face have it: equal logits, exact there and back."""
+"""Our transformer in the forms of TransformerLens and Hugging Face: equal logits, and exact round trips."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_folded_layer_norms_have_scale_one() -> None:
     bare = {key: tensor for key, tensor in state.items() if ".ln" not in key and not key.startswith("ln")}
     back = from_transformer_lens(bare, {**config, "normalization_type": "LNPre"})
     assert all((weight == 1).all() for key, weight in back.named_parameters() if "ln" in key and key.endswith("weight"))
-    with pytest.raises(ValueError, match=r"blocks\.0\.ln1\.w is missing.*faults more"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.ln1\.w is missing.*more faults"):
         from_transformer_lens(bare, config)
 
 
@@ -83,7 +83,7 @@ def test_folded_layer_norms_have_scale_one() -> None:
         ({"n_heads": 2}, r"d_model=32, d_head=8, n_heads=2, expected n_heads \* d_head"),
         ({"d_vocab": None}, "no d_vocab; expected the keys of TransformerLens's config.json"),
         ({"d_mlp": 95}, r"blocks\.0\.mlp\.\S+ is \(\S+ ?\d*\), expected"),
-        ({"attn_only": True}, r"blocks\.0\.mlp\.W_in is left over"),
+        ({"attn_only": True}, r"blocks\.0\.mlp\.W_in is unexpected"),
         ({"n_layers": 3}, r"blocks\.2\.attn\.W_Q is missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""docs/extending.md: its files, written out as the page says, train and are tracked."""
+"""The files in docs/extending.md train and are tracked when they are written as the page says."""
 
 import os
 import re

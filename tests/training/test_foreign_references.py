@@ -1,4 +1,4 @@
-"""A training against models of other tokenizers, and outlier control while it trains, also when interrupted."""
+"""A training compared with models of other tokenizers, and outlier control during training, with interruptions."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def values(folder: Path) -> dict[Any, Any]:
 
 
 def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path: Path, encoder: Path) -> None:
-    from launch.run.alignment import Text
+    from launch.run.alignment import ProbeText
 
     assert in_process(tiny(tmp_path, references=f"[init,hf:{encoder}]", measures="all")) == 0
     folder = tmp_path / "runs" / "tiny"
@@ -47,7 +47,7 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
     data = train.settings.instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    alignment = Text(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
+    alignment = ProbeText(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
     assert (note["units"], note["sequences"]) == (alignment.units, len(alignment.kept)) and note["share_a"] > 0.1
     expected = compare(ours.model, theirs.model, alignment, "blocks.*.resid_post", [CKA()]).to_pylist()
     by_site = {row["site_b"]: row for row in rows if row["measure"] == "cka"}
@@ -64,7 +64,7 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
 
 
 def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: Path, encoder: Path) -> None:
-    """Against its own past, a run of its tokens and two models of others, one of them a decoder."""
+    """The references are its own past, a run with its tokenizer and two models with others, one of them a decoder."""
     assert in_process(tiny(tmp_path, name="same", width=24, trainer__max_steps=2)) == 0
     decoder = llama(tmp_path / "decoder", pieces_with_spaces())
     against = f"[init,previous,runs/same,hf:{encoder},hf:{decoder}]"
@@ -95,7 +95,7 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
 
 
 def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path: Path) -> None:
-    """One position of one sequence is massive in the teacher alone."""
+    """One position of one sequence has a very large norm in the teacher alone."""
     module, teacher = Layered(lr=0.0), Layered(width=12, depth=3, seed=5)
     probe = tokens(0, SEQUENCES, LENGTH)
     control = Control(drop_top_norm=2)
@@ -122,7 +122,7 @@ def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path
         ({"callbacks": "stitching"}, r"encoder reads other tokens than this run.*callbacks=default"),
         ({"align__unit": "line"}, "align.unit=line: expected word or token"),
         ({"control__every": 0}, "control.every=0: expected a whole number, 1 or more"),
-        ({"control__normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
+        ({"control__normalize": "batch"}, "control.normalize=batch: expected none, layer_norm or unit_norm"),
         ({"control__skip_first": 14, "control__drop_top_norm": 2}, "none of the probe.length=16 positions"),
     ],
 )
@@ -135,12 +135,12 @@ def test_what_cannot_be_is_refused_at_the_start(changes: dict, message: str, tmp
 def test_a_tokenizer_in_another_form_is_named_with_what_writes_it(tmp_path: Path, encoder: Path) -> None:
     folder = bert(tmp_path / "old", word_pieces())
     (folder / "tokenizer.json").rename(folder / "vocab.txt")
-    with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and read is tokenizer.json; .*AutoTokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and only tokenizer.json is read; .*AutoTokenizer"):
         train.train(tiny(tmp_path, references=f"[hf:{folder}]"))
 
 
 def test_the_text_of_a_lossless_tokenizer_comes_back(tmp_path: Path) -> None:
-    """What the other model reads is what the run reads, but for the ends of documents."""
+    """The other model reads the same text as the run, except for the ends of documents."""
     cfg = tiny(tmp_path)
     data = train.settings.instantiate(cfg.data)
     data.prepare_data()

@@ -1,4 +1,4 @@
-"""The grammar of heuristics: what is ambiguous where, balance, no sentence in two splits, and the same each time."""
+"""The grammar of heuristics: ambiguity by split, balance, no sentence in two splits, and determinism."""
 
 import re
 from collections import Counter
@@ -33,7 +33,7 @@ def words(text: str | None) -> list[str]:
 
 
 def overlaps(example: Example) -> bool:
-    """Whether all words of the hypothesis are in the premise."""
+    """Return whether all words of the hypothesis are in the premise."""
     return set(words(example.pair)) <= set(words(example.text))
 
 
@@ -91,7 +91,7 @@ def plain(sentence: str | None) -> str:
 
 
 def follows(example: Example) -> bool:
-    """The structure oracle: takes the premise apart and says whether the hypothesis follows."""
+    """Parse the premise and return whether it entails the hypothesis: the structure oracle."""
     kind = example.subcase.split(".")[-1]
     rule, consequences = RULES[kind]
     premise = plain(example.text)
@@ -206,8 +206,8 @@ def test_held_out_splits_hang_on_neither_counterexamples_nor_seed(splits, half):
     assert len({digest(each["train"]) for each in (splits, half, other)}) == 3
     kept = sum(one == another for one, another in zip(splits["train"], half["train"], strict=True))
     assert kept > 0.74 * len(half["train"])
-    anew = Heuristics(**SIZES, held_out_seed=1).splits()
-    assert not any(digest(anew[split]) == digest(splits[split]) for split in ("val", *OOD))
+    redrawn = Heuristics(**SIZES, held_out_seed=1).splits()
+    assert not any(digest(redrawn[split]) == digest(splits[split]) for split in ("val", *OOD))
 
 
 def test_the_same_each_time_and_on_every_machine(splits):
@@ -239,9 +239,7 @@ def test_numbers_out_of_range_are_refused(choices, message):
 
 def test_more_than_the_grammar_makes_is_refused_with_numbers(monkeypatch):
     monkeypatch.setattr("data.examples.drawing.PATIENCE", 1)
-    with pytest.raises(
-        ValueError, match=r"expected 3000 examples in the split .*, found \d+: the grammar makes no more"
-    ):
+    with pytest.raises(ValueError, match=r"expected 3000 examples in the split .*, found \d+: the grammar has no more"):
         Heuristics(train=2, val=2, ood=3000).splits()
 
 

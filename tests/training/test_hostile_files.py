@@ -1,4 +1,4 @@
-"""Files of strangers that are broken, enormous, or linked: one message that names the file, at once."""
+"""Hostile files that are broken, enormous, or links: one immediate message that names the file."""
 
 import base64
 import contextlib
@@ -357,7 +357,7 @@ def test_a_family_of_ones_own_takes_the_commands_consent(runs: Runs, monkeypatch
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `tiny` of two steps that has yet to finish."""
+    """Return a folder with an unfinished run `tiny` of two steps."""
     folder = tmp_path_factory.mktemp("unfinished")
     with contextlib.chdir(folder):
         assert in_process(tiny(folder, trainer__max_steps=2, references="[init]", runs_dir="runs")) == 0

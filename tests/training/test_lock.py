@@ -1,4 +1,4 @@
-"""One process at a time in a folder, and a lock that harms nothing."""
+"""One process at a time in a folder, and a lock that harms no other file."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ from train import train
 
 @contextmanager
 def held(folder: Path) -> Iterator[int]:
-    """The folder is held by another process, whose id this is."""
+    """Let another process hold the folder, and yield its id."""
     inside, done = FORK.Event(), FORK.Event()
 
     def hold() -> None:
@@ -82,7 +82,7 @@ def test_a_lock_of_somebody_else_stays_as_it_is(kind: str, tmp_path: Path) -> No
     {"file": lambda: lock.write_text("poetry 1.8\n"), "folder": lock.mkdir, "link": lambda: lock.symlink_to(target)}[
         kind
     ]()
-    with pytest.raises(ValueError, match=".lock is not a lock of this project's"), locked(tmp_path):
+    with pytest.raises(ValueError, match=".lock is not a lock file of this project"), locked(tmp_path):
         pass
     assert target.read_text() == "poetry 1.8\n" and lock.is_dir() == (kind == "folder")
     assert kind != "file" or lock.read_text() == "poetry 1.8\n"
@@ -101,7 +101,7 @@ def test_a_disk_without_locks_gets_a_message(number: int, tmp_path: Path, monkey
 def test_a_holder_that_leaves_as_another_comes_leaves_it_no_dead_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that the second one has opened is gone when it gets hold of it: the lock is that of the new file."""
+    """The file that the second process has opened is removed before it gets the lock: it locks the new file."""
     flock, first = fcntl.flock, [True]
 
     def slow(file: object, how: int) -> None:

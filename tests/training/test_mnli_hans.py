@@ -1,13 +1,13 @@
-"""MNLI and HANS, with stand-ins in the hub's layout on the local disk; no network."""
+"""MNLI and HANS, with local stand-ins in the layout of the hub and without a network."""
 
 from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from data.classified import ClassifiedDataModule
 from data.examples import Example
 from data.examples.mnli_hans import MnliHans
+from data.text_classification import TextClassificationDataModule
 from data.tokenizers import BytePairs
 
 STRING = Value("string")
@@ -66,7 +66,9 @@ def test_mnli_is_learned_from_and_hans_is_cut_by_heuristic_and_label(stand_ins):
 
 def test_three_labels_are_scored_on_two(stand_ins):
     merge = {"neutral": "non-entailment", "contradiction": "non-entailment"}
-    data = ClassifiedDataModule(source=MnliHans(**stand_ins), tokenizer=BytePairs(300), merge=merge, batch_size=2)
+    data = TextClassificationDataModule(
+        source=MnliHans(**stand_ins), tokenizer=BytePairs(300), merge=merge, batch_size=2
+    )
     data.setup()
     assert data.labels == data.names_of("val") == ("contradiction", "entailment", "neutral")
     assert data.names_of("lexical_overlap.entailment") == ("entailment", "non-entailment")

@@ -1,4 +1,4 @@
-"""The transformer and its families: shapes, causality, parity with independent computations, starting weights."""
+"""The transformer and its families: shapes, causality, parity with independent computations, initial weights."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def tokens(batch=3, length=24, seed=0):
 
 
 def perturb(net, seed=0):
-    """Random values in every parameter, so that no bias or scale is left at 0 or 1."""
+    """Set every parameter to random values, so that no bias or scale stays at 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -93,7 +93,7 @@ def test_too_long_a_sequence_is_refused(family):
         family_net(family)(tokens(1, 25))
 
 
-@pytest.mark.parametrize("width, legal", [(100, "width=64 or width=128"), (40, "take width=64$")])
+@pytest.mark.parametrize("width, legal", [(100, "width=64 or width=128"), (40, "type width=64$")])
 def test_a_width_that_does_not_split_into_heads_names_the_nearest(width, legal):
     with pytest.raises(ValueError, match=rf"width {width} .*d_head=64.*{legal}"):
         family_net("solu", width=width)
@@ -298,7 +298,7 @@ def test_two_nets_built_without_a_seed_differ():
 
 
 class Bigram(nn.Module):
-    """A family as a user would write it: no names of ours, torch's own initialization."""
+    """A family as a user would write it, without names of this project and with the initialization of torch."""
 
     def __init__(self, d_model, d_vocab):
         super().__init__()

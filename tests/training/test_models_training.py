@@ -1,4 +1,4 @@
-"""The LightningModule: recipe, metrics, what it logs and saves, and that it learns."""
+"""The LightningModule: recipe, metrics, logs, checkpoints, and that it learns."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def language_model(family="solu", width=64, depth=1, init_seed=0) -> Any:
 
 
 class Table(DummyLogger):
-    """Keeps what Lightning logs."""
+    """A logger that collects what Lightning logs."""
 
     def __init__(self):
         super().__init__()

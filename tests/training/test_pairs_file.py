@@ -1,4 +1,4 @@
-"""Own tables of labeled texts: quotes, columns, splits by column, a validation split by text, and what is refused."""
+"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
 
 import json
 from collections.abc import Callable
@@ -100,9 +100,9 @@ def test_a_share_of_the_training_texts_becomes_validation_with_all_their_pairs(w
             "a.jsonl",
             '{"premise": 1}\n{"premise"',
             {"pair": None, "label": "premise"},
-            "one JSON object a line, .* line 2",
+            "one JSON object per line in .* line 2",
         ),
-        ("a.jsonl", "[1]\n", {}, "one JSON object a line, found list"),
+        ("a.jsonl", "[1]\n", {}, "one JSON object per line, found list"),
         ("a.txt", HEADER, {}, "expected a .tsv, .csv or .jsonl file at data.source.files.train=.*, found a .txt file"),
         ("a.tsv", HEADER, {"val_fraction": 1.0}, "0 < data.source.val_fraction < 1, found 1.0"),
         (
@@ -128,7 +128,7 @@ def test_bad_files_are_refused(write, tmp_path):
     for files in (None, {"val": "x.tsv"}):
         with pytest.raises(ValueError, match="expected a file for the split train, found"):
             PairsFile(files)
-    with pytest.raises(ValueError, match="data.source.files.train=gone.tsv, found no file there"):
+    with pytest.raises(ValueError, match="data.source.files.train=gone.tsv, found no file"):
         PairsFile({"train": "gone.tsv"})
     (tmp_path / "latin.tsv").write_bytes(HEADER.encode() + b"caf\xe9\tx\ty\n")
     with pytest.raises(ValueError, match="table in UTF-8 at .*latin.tsv"):

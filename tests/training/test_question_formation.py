@@ -1,4 +1,4 @@
-"""Which auxiliary a question begins with: where the two rules agree, where they part, balance and determinism."""
+"""The auxiliary that begins a question: where the two rules agree or differ, balance and determinism."""
 
 import re
 from collections import Counter
@@ -19,12 +19,12 @@ def splits() -> dict[str, list[Example]]:
 
 
 def linear(text: str) -> str:
-    """The first auxiliary."""
+    """Return the first auxiliary."""
     return next(word for word in text.split() if word in AUXILIARIES)
 
 
 def hierarchical(text: str) -> str:
-    """The auxiliary of the main clause: the first once a relative clause on the subject is taken out."""
+    """Return the auxiliary of the main clause: the first one outside of a relative clause of the subject."""
     clause = rf"^(the \w+) (?:who|that) (?:{ANY}) \w+ (?:in )?the \w+ (?={ANY})"
     return linear(re.sub(clause, r"\1 ", text, flags=re.IGNORECASE))
 

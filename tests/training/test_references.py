@@ -1,4 +1,4 @@
-"""References by URI: what loads, and what every broken or hostile file is answered with."""
+"""References by URI: what loads, and the message for every broken or hostile file."""
 
 import hashlib
 import pickle
@@ -29,7 +29,7 @@ def make_tokenizer(words="ab"):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A runs folder with one run: weights after 1 and 2 steps, and a last.ckpt after 3. Read only."""
+    """Return a runs folder with one run: weights after 1 and 2 steps, last.ckpt after 3. Read-only."""
     torch.set_num_threads(1)
     runs = tmp_path_factory.mktemp("base") / "runs"
     checkpoints = runs / "solu-w64-d1-s0" / "checkpoints"
@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """A copy of the runs folder for a test to break."""
+    """Return a copy of the runs folder for a test to break."""
     return Path(shutil.copytree(trained[0], tmp_path / "runs"))
 
 
@@ -177,7 +177,7 @@ def test_a_torch_file_of_something_else(tmp_path, content):
 
 
 class Hostile:
-    """Makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -222,7 +222,7 @@ def test_an_unknown_family(runs):
 
 def test_a_newer_format(runs):
     rewrite(checkpoint_of(runs), lambda c: c.update(format=99))
-    with pytest.raises(ValueError, match=r"last\.ckpt: a newer version wrote it \(format 99.*update"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: its format is 99 and this version reads format 1.*update"):
         load("runs/solu-w64-d1-s0", runs)
 
 
@@ -252,5 +252,5 @@ def test_without_a_tokenizer_the_vocabulary_must_be_large_enough(runs):
     (runs / "solu-w64-d1-s0" / "tokenizer.json").unlink()
     reference = load("runs/solu-w64-d1-s0", runs)
     check_tokenizer(reference, make_tokenizer())
-    with pytest.raises(ValueError, match=r"knows 31 tokens and the probe's tokenizer makes 40"):
+    with pytest.raises(ValueError, match=r"knows 31 tokens and the tokenizer of the probe set has 40"):
         check_tokenizer(reference, make_tokenizer("".join(chr(97 + i) for i in range(40))))

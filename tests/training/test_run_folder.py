@@ -1,4 +1,4 @@
-"""A run is a folder: the same command continues it, another one is refused, and a kill at any moment loses nothing."""
+"""A run is a folder: the same command continues it, another is refused, and a kill at any moment loses nothing."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from tests.helpers.tiny_run import in_process, kill_after, kill_at, kill_at_file
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted run."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     assert in_process(tiny(folder)) == 0
     return folder
@@ -37,7 +37,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the curves table without the time they took."""
+    """Return the rows of the curves table without their times."""
     return read_curves(folder / "runs" / "tiny").drop_columns("seconds").to_pylist()
 
 
@@ -102,7 +102,7 @@ def test_a_killed_run_continues_to_the_last_bit(moment: str, whole: Path, tmp_pa
 
 
 def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path: Path) -> None:
-    """The kill comes where the checkpoint is of a tick that the budget skipped."""
+    """The kill comes at a checkpoint whose tick the budget skipped."""
 
     def skip_two_ticks(kill: Callable[[], None] = lambda: None) -> None:
         Budget.allows = lambda self, kind, step, last, progress, parts=1: step not in (2, 4)
@@ -119,7 +119,7 @@ def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_tables(whole: Path, tmp_path: Path) -> None:
-    """One run, killed by the clock until it has been killed five times, wherever that happens to be."""
+    """One run is killed five times, whenever the clock says."""
     (tmp_path / "cache").symlink_to(whole / "cache")
     (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
     changes = {"trainer__max_steps": 60, "schedule__every": 16, "schedule__heatmap_every": 16}
@@ -207,7 +207,7 @@ def test_changed_data_under_a_run_is_refused(whole: Path, tmp_path: Path, capfd:
     content["data"]["fingerprint"] = "0" * 64
     write_json(notes, content)
     assert in_process(cfg) == 1
-    assert "has changed since it was begun: fingerprint 000000000000 then" in capfd.readouterr().err
+    assert "has changed since the run began (fingerprint 000000000000 then" in capfd.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, capfd: pyte
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Equal to the last bit, in nested containers of tensors and plain values."""
+    """Return whether nested containers of tensors and plain values are equal to the last bit."""
     if isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected)
     elif isinstance(expected, dict):
@@ -268,7 +268,7 @@ def test_which_checkpoints_stay_may_change_between_starts_and_changes_no_number(
 
 
 def test_a_checkpoint_that_another_run_needs_is_never_deleted(tmp_path: Path) -> None:
-    """The reference trains on after the other run has begun: that one still finds what it was begun with."""
+    """The reference trains on after the other run has begun, which still finds the checkpoint that it began with."""
     other = tiny(tmp_path, name="other", checkpoints__keep="last")
     assert in_process(other, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
     cfg = tiny(tmp_path, references="[init,runs/other]")

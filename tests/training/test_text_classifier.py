@@ -1,4 +1,4 @@
-"""Runs of task=classify: what they start from, what they leave, and that they go on as if never interrupted."""
+"""Runs of task=classify: their initial models, their files, and that they continue as if never interrupted."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 import settings
 import train
 from analyze import analyze
-from data.classified import ClassifiedDataModule
+from data.text_classification import TextClassificationDataModule
 from dissimilarity import CKA, compare
 from dissimilarity.tables.curves import read_curves
 from launch.cli.compose import compose
 from launch.cli.validate import validate
 from launch.run.folder import read_json
-from launch.run.start import settle
+from launch.run.initial_weights import resolve_init
 from launch.run.summary import show_end
 from models import references
 from models.text_classifier import TextClassifier
@@ -30,10 +30,10 @@ from tests.helpers.tiny_run import in_process, kill_at, tiny
 
 
 def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
-    """The config of a run of 9 steps on a few pairs, from the language model runs/tiny unless `start` is another."""
+    """Return the config of a run of 9 steps on a few pairs that begins from the language model runs/tiny."""
     overrides = {
         "task": "classify",
-        "start": "runs/tiny",
+        "init_from": "runs/tiny",
         "data.source.train": 60,
         "data.source.val": 20,
         "data.source.ood": 10,
@@ -58,7 +58,7 @@ def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the language model runs/tiny, runs/tuned that starts from it, and a BERT of random weights."""
+    """Return a folder with the language model runs/tiny, its fine-tuning runs/tuned, and a BERT with random weights."""
     folder = tmp_path_factory.mktemp("tuned")
     assert in_process(tiny(folder, callbacks__tracker__budget="0.001")) == 0
     assert in_process(tiny_classifier(folder)) == 0
@@ -71,7 +71,7 @@ def weights(folder: Path, name: str, checkpoint: str = "last") -> dict[str, torc
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def data_of(config: Any) -> ClassifiedDataModule:
+def data_of(config: Any) -> TextClassificationDataModule:
     data = settings.instantiate(config.data)
     data.setup()
     return data
@@ -79,14 +79,14 @@ def data_of(config: Any) -> ClassifiedDataModule:
 
 def test_a_run_begins_with_the_weights_sizes_and_tokens_of_its_start(folder: Path) -> None:
     config: Any = OmegaConf.load(folder / "runs/tuned/config.yaml")
-    assert (config.width, config.depth, config.model.family, config.start) == (16, 1, "solu", "runs/tiny")
+    assert (config.width, config.depth, config.model.family, config.init_from) == (16, 1, "solu", "runs/tiny")
     assert config.model.n_ctx == 16 and config.data.tokenizer.path.endswith("runs/tiny/tokenizer.json")
     begun = {name.removeprefix("net.net."): weight for name, weight in weights(folder, "tuned", "step_0000000").items()}
     for name, weight in weights(folder, "tiny").items():
         if "unembed" not in name:
             assert torch.equal(begun.pop(name.removeprefix("net.")), weight), name
     assert set(begun) == {"net.head.weight", "net.head.bias"}
-    start = read_json(folder / "runs/tuned/provenance.json")["start"]
+    start = read_json(folder / "runs/tuned/provenance.json")["init_from"]
     assert start["sha256"] == references.load("runs/tiny", folder / "runs").provenance["sha256"]
 
 
@@ -112,7 +112,7 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
 
 
 def test_classes_that_a_split_does_not_tell_apart_count_as_one() -> None:
-    """Predictions 0, 1, 2, 2 of labels a, b, c; `other` knows {a} and {b, c}, and its labels are 0, 1, 1, 0."""
+    """Predictions are 0, 1, 2, 2 of labels a, b, c; `other` has classes {a} and {b, c} and labels 0, 1, 1, 0."""
     classes = {"val": [0, 1, 2], "other": [0, 1, 1]}
     net = family_config("gelu", 64, 1)
     module = TextClassifier(net, optim_config(), 9, ["a", "b", "c"], ["other"], classes, "last", 0, True)
@@ -139,7 +139,7 @@ def test_a_killed_run_ends_in_the_weights_of_an_uninterrupted_one(folder: Path) 
 
 
 def test_a_language_model_goes_on_from_another(folder: Path) -> None:
-    assert in_process(tiny(folder, name="more", start="runs/tiny", width="128", trainer__max_steps=2)) == 0
+    assert in_process(tiny(folder, name="more", init_from="runs/tiny", width="128", trainer__max_steps=2)) == 0
     begun, before = weights(folder, "more", "step_0000000"), weights(folder, "tiny")
     assert begun.keys() == before.keys() and all(torch.equal(begun[name], before[name]) for name in begun)
     assert OmegaConf.load(folder / "runs/more/config.yaml").width == 16
@@ -147,7 +147,7 @@ def test_a_language_model_goes_on_from_another(folder: Path) -> None:
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_an_encoder_of_hugging_face_is_tuned_and_read_again(folder: Path, pooling: str) -> None:
-    cfg = tiny_classifier(folder, name=f"bert-{pooling}", start=f"hf:{folder}/bert", task__pooling=pooling)
+    cfg = tiny_classifier(folder, name=f"bert-{pooling}", init_from=f"hf:{folder}/bert", task__pooling=pooling)
     assert in_process(cfg) == 0
     config: Any = OmegaConf.load(folder / f"runs/bert-{pooling}/config.yaml")
     assert (config.model.family, config.width, config.depth) == ("pretrained", 24, 2)
@@ -160,41 +160,41 @@ def test_an_encoder_of_hugging_face_is_tuned_and_read_again(folder: Path, poolin
 
 def test_without_a_start_a_classifier_is_trained_from_nothing(folder: Path) -> None:
     sizes = {"width": 16, "depth": 1, "model__d_head": 8, "data__tokenizer__vocab_size": 300}
-    cfg = tiny_classifier(folder, start="null", name="null", trainer__max_steps=2, **sizes)
+    cfg = tiny_classifier(folder, init_from="null", name="null", trainer__max_steps=2, **sizes)
     assert settings.run_name(cfg) == "solu-w16-d1-heuristics-s0"
     assert in_process(cfg) == 0
-    assert "start" not in read_json(folder / "runs/solu-w16-d1-heuristics-s0/provenance.json")
+    assert "init_from" not in read_json(folder / "runs/solu-w16-d1-heuristics-s0/provenance.json")
 
 
 def test_what_the_command_line_and_the_start_say_may_not_differ(folder: Path) -> None:
     def settled(*typed: str, **changes: Any) -> Any:
-        return settle(tiny_classifier(folder, **changes), typed)
+        return resolve_init(tiny_classifier(folder, **changes), typed)
 
     assert settled("width=16", "model=solu", "depth=1", "data=heuristics") is not None
     for typed, found in {
         "width=64": "which has width=16; leave width= out",
         "model=gelu": "which has model=solu",
         "depth=3": "which has depth=1",
-        "model.d_head=4": "which has model of its own",
-        "data/tokenizer=hub": "which has a tokenizer of its own",
-        "data.tokenizer.vocab_size=300": "which has a tokenizer of its own",
+        "model.d_head=4": "which has its own model",
+        "data/tokenizer=hub": "which has its own tokenizer",
+        "data.tokenizer.vocab_size=300": "which has its own tokenizer",
     }.items():
-        with pytest.raises(ValueError, match=re.escape(typed) + " and start=runs/tiny: .*" + re.escape(found)):
+        with pytest.raises(ValueError, match=re.escape(typed) + " and init_from=runs/tiny: .*" + re.escape(found)):
             settled(typed)
     with pytest.raises(ValueError, match="data.n_ctx=32: runs/tiny reads at most 16 tokens; type data.n_ctx=16"):
         settled(data__n_ctx=32, probe__length=16)
     with pytest.raises(ValueError, match="no run folder .*did you mean 'tuned'"):
-        settled(start="runs/tund")
-    with pytest.raises(ValueError, match="start=runs/tuned: it is a classifier and makes no next token"):
-        settle(tiny(folder, start="runs/tuned"), [])
-    with pytest.raises(ValueError, match="bert as it was saved makes no next token"):
-        settle(tiny(folder, start=f"hf:{folder}/bert"), [])
+        settled(init_from="runs/tund")
+    with pytest.raises(ValueError, match="init_from=runs/tuned: this is a classifier without next-token logits"):
+        resolve_init(tiny(folder, init_from="runs/tuned"), [])
+    with pytest.raises(ValueError, match="bert was saved without next-token logits"):
+        resolve_init(tiny(folder, init_from=f"hf:{folder}/bert"), [])
 
 
 @pytest.mark.parametrize("change", ["went on", "gone", "another tokenizer"])
 def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -> None:
     name = f"moved-{change.replace(' ', '-')}"
-    cfg = partial(tiny_classifier, folder, name=name, start=f"runs/{name}-start/last.ckpt")
+    cfg = partial(tiny_classifier, folder, name=name, init_from=f"runs/{name}-start/last.ckpt")
     start = folder / "runs" / f"{name}-start"
     start.mkdir()
     for source in ("tiny/checkpoints/last.ckpt", "tiny/tokenizer.json"):
@@ -215,12 +215,12 @@ def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -
         assert read_json(run / "summary.json")["status"] == "finished"
         shutil.rmtree(run / "checkpoints")
         assert train.train(cfg())["state"] == "finished"
-        with pytest.raises(ValueError, match="width=32 and start=.*which has width=16"):
-            settle(cfg(), ["width=32"], run)
+        with pytest.raises(ValueError, match="width=32 and init_from=.*which has width=16"):
+            resolve_init(cfg(), ["width=32"], run)
 
 
 def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: Path) -> None:
-    with pytest.raises(ValueError, match="the stitching penalty is a loss of the next token"):
+    with pytest.raises(ValueError, match="the stitching penalty is a next-token loss"):
         train.train(tiny_classifier(folder, name="stitched", callbacks="stitching"))
 
 
@@ -240,10 +240,10 @@ def test_text_without_labels_is_refused_for_classification(folder: Path) -> None
     }.items(),
 )
 def test_runs_are_named_after_start_data_and_seed(start: str, name: str) -> None:
-    cfg = compose(["task=classify", f"start={start}"])
+    cfg = compose(["task=classify", f"init_from={start}"])
     assert settings.run_name(cfg) == name
     validate(cfg)
-    assert settings.run_name(compose(["task=classify", f"start={start}", "seed=7"])) == name.replace("s0", "s7")
+    assert settings.run_name(compose(["task=classify", f"init_from={start}", "seed=7"])) == name.replace("s0", "s7")
 
 
 def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder: Path, tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.
 
 
 def test_padding_of_the_probe_set_is_no_sample_unless_it_is_to_be(folder: Path) -> None:
-    """Without a start, whose context of 16 tokens no pair is shorter than."""
-    wide = {"start": "null", "width": 16, "depth": 1, "model.d_head": 8, "data.n_ctx": 48, "trainer.max_steps": 1}
+    """The run begins from random weights, since no pair fits the 16 tokens of runs/tiny."""
+    wide = {"init_from": "null", "width": 16, "depth": 1, "model.d_head": 8, "data.n_ctx": 48, "trainer.max_steps": 1}
     for name, padding in (("masked", False), ("padded", True)):
         assert in_process(tiny_classifier(folder, name=name, include_padding=padding, **wide)) == 0
     config: Any = OmegaConf.load(folder / "runs/masked/config.yaml")

@@ -1,4 +1,4 @@
-"""TransformerLens's toy models as references, `tl:NAME` and `tl:FOLDER`: what loads, what is refused."""
+"""Toy models of TransformerLens as references, `tl:NAME` and `tl:FOLDER`: what loads and what is refused."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ TOKENS = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    """A tokenizer.json that truncates, as published ones may."""
+    """Return a tokenizer.json that truncates, as some published ones do."""
     made = Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[]))
     made.enable_truncation(4)
     made.save(str(tmp_path / "tokenizer.json"))

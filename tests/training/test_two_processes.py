@@ -1,4 +1,4 @@
-"""Two processes of a DDP training follow the same curves as one, against models of other tokens too."""
+"""Two processes of a DDP training produce the same curves as one, also for models with other tokenizers."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ def metrics(folder: Path, name: str) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    """Equal up to the rounding that averaged gradients bring into the weights; a partial sum would be far off."""
+    """Check equality up to the rounding of averaged gradients; a partial sum would be far off."""
     assert in_process(tiny(tmp_path, name="other", width=24, depth=2, trainer__max_steps=4)) == 0
     encoder = bert(tmp_path / "encoder", word_pieces())
     against = f"[init,previous,{tmp_path}/runs/other/checkpoints/step_0000004.ckpt,hf:{encoder}]"

@@ -1,14 +1,14 @@
-"""A grammar of premises and of what follows from them, after the idea of HANS (McCoy, Pavlick and Linzen 2019).
+"""A grammar of premises and hypotheses, after the idea of HANS (McCoy, Pavlick and Linzen 2019).
 
-Three heuristics by which a reader may be fooled into calling a hypothesis entailed, each a special case of the one
-before: all its words are in the premise (lexical overlap); it is a run of consecutive words of the premise
-(subsequence); it is a whole clause of the premise (constituent). For each there are five kinds of premise from which
-such a hypothesis follows and five from which it does not. Words, kinds and code are our own.
+Three heuristics can mislead a reader to call a hypothesis entailed, each a special case of the one before: all its
+words are in the premise (lexical overlap); it is a run of consecutive words of the premise (subsequence); it is a whole
+clause of the premise (constituent). Each heuristic has five kinds of premise that entail such a hypothesis and five
+that do not. Words, kinds and code are our own.
 
-Every premise, of whatever kind, is drawn together with a hypothesis that follows (`entailed`), one that does not though
-all its words are there (`trap`), and one that does not and has no noun or verb that is there (`foreign`). So neither
-the premise alone nor the hypothesis alone says anything about the label. Every hypothesis is "the N V the N" or "the N
-V in the PLACE".
+Every premise is drawn together with a hypothesis that it entails (`entailed`), one that it does not entail although it
+has all its words (`trap`), and one that it does not entail and with which it shares no noun or verb (`foreign`).
+Therefore neither the premise alone nor the hypothesis alone is informative about the label. Every hypothesis has the
+form "the N V the N" or "the N V in the PLACE".
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class Subcase:
     """A kind of premise.
 
     Attributes:
-        heuristic: one of HEURISTICS: how its target looks like the premise.
-        label: ENTAILMENT where the target is the frame's `entailed`, NON_ENTAILMENT where it is its `trap`.
-        name: short name, with the same construction named alike under both labels.
-        frame: draws one.
+        heuristic: One of HEURISTICS: how the hypothesis resembles the premise.
+        label: ENTAILMENT if the hypothesis is the frame's `entailed`, NON_ENTAILMENT if it is its `trap`.
+        name: Short name; a construction has the same name under both labels.
+        frame: Draws a frame.
     """
 
     heuristic: str
@@ -42,13 +42,14 @@ class Subcase:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one draw from a subcase gives, as sentences.
+    """A premise and its hypotheses, as sentences.
 
     Attributes:
-        premise: the premise.
-        entailed: follows; all its words are in the premise.
-        trap: does not follow; all its words are in the premise.
-        foreign: does not follow; no content word of it is in the premise. Of the form of `entailed`.
+        premise: The premise.
+        entailed: An entailed hypothesis; all its words are in the premise.
+        trap: A hypothesis that is not entailed; all its words are in the premise.
+        foreign: A hypothesis that is not entailed; none of its content words is in the premise. It has the form of
+            `entailed`.
     """
 
     premise: str
@@ -74,7 +75,7 @@ def _foreign(hypothesis: str, words: Words) -> str:
 
 SUBCASES = tuple(
     Subcase(heuristic, label, name, frame)
-    for heuristic, of in zip(HEURISTICS, (lexical_overlap, subsequence, constituent), strict=True)
-    for label, kinds in ((NON_ENTAILMENT, of.TRAPS), (ENTAILMENT, of.ENTAILED))
+    for heuristic, kinds_of in zip(HEURISTICS, (lexical_overlap, subsequence, constituent), strict=True)
+    for label, kinds in ((NON_ENTAILMENT, kinds_of.TRAPS), (ENTAILMENT, kinds_of.ENTAILED))
     for name, frame in kinds.items()
 )

@@ -1,12 +1,14 @@
-"""Premises of which a hypothesis is a whole clause."""
+"""Premises that contain the hypothesis as a whole clause."""
 
 from data.examples.grammar.frame import Clause, Frame, clause_of
 from data.examples.grammar.words import CERTAINLY, CLAIMED, IF, KNEW, PERHAPS, SINCE, WHO, Words
 
 
 def _with_relative_clause(words: Words) -> tuple[Clause, str]:
-    """Return a clause whose subject has a relative clause, and what that says of the subject: it follows whatever
-    stands around the clause, for "the" takes it for granted."""
+    """Return a clause whose subject has a relative clause, and that relative clause as a sentence.
+
+    The sentence is entailed in any context, because "the" presupposes it.
+    """
     clause, verb, noun = clause_of(words), words.verb(), words.noun()
     aside = f"{verb} the {noun}"
     return Clause(f"{clause.subject} {words.any_of(WHO)} {aside}", clause.predicate), f"{clause.subject} {aside}"
@@ -74,7 +76,7 @@ ENTAILED = {
     "conjunction_of_clauses": _conjunction_of_clauses,
     "certainly": _certainly,
 }
-"""Kinds of premise from which such a hypothesis follows."""
+"""Kinds of premise that entail such a hypothesis."""
 TRAPS = {
     "under_if": _under_if,
     "after_if": _after_if,
@@ -82,4 +84,4 @@ TRAPS = {
     "disjunction": _disjunction,
     "perhaps": _perhaps,
 }
-"""Kinds of premise from which it does not."""
+"""Kinds of premise that do not entail it."""

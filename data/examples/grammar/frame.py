@@ -1,4 +1,4 @@
-"""What a kind of premise draws: a premise and its hypotheses; and the clauses that they are made of."""
+"""Frames, which are premises with their hypotheses, and the clauses that they consist of."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class Frame:
     """A premise and hypotheses, in lower case and without a full stop.
 
     Attributes:
-        premise: the premise.
-        entailed: follows from it, and has no word that it has not.
-        trap: does not follow from it, and has no word that it has not.
+        premise: The premise.
+        entailed: A hypothesis that it entails; all its words are in the premise.
+        trap: A hypothesis that it does not entail; all its words are in the premise.
     """
 
     premise: str
@@ -40,5 +40,10 @@ def clause_of(words: Words) -> Clause:
 
 
 def were(noun_phrase: str) -> str:
-    """Return the form of "to be" that goes with it."""
+    """Return "was" or "were", whichever agrees with a noun phrase.
+
+    Example:
+        >>> were("the nurses")
+        'were'
+    """
     return "were" if noun_phrase.endswith("s") else "was"

@@ -1,4 +1,4 @@
-"""Premises of which a hypothesis has all the words, in any order."""
+"""Premises that contain all words of the hypothesis, in any order."""
 
 from data.examples.grammar.frame import Frame, were
 from data.examples.grammar.words import NEAR, TIMES, WHO, Words
@@ -61,7 +61,7 @@ ENTAILED = {
     "conjunction_of_objects": _conjunction_of_objects,
     "passive_of_phrase": _passive_of_phrase,
 }
-"""Kinds of premise from which such a hypothesis follows."""
+"""Kinds of premise that entail such a hypothesis."""
 TRAPS = {
     "swap": _swap,
     "preposition": _preposition,
@@ -69,4 +69,4 @@ TRAPS = {
     "passive": _passive,
     "conjunction": _conjunction,
 }
-"""Kinds of premise from which it does not."""
+"""Kinds of premise that do not entail it."""

@@ -1,4 +1,4 @@
-"""Premises of which a hypothesis is a run of consecutive words."""
+"""Premises that contain the hypothesis as consecutive words."""
 
 from data.examples.grammar.frame import Frame
 from data.examples.grammar.words import BELIEF, EITHER, NEAR, SINCE, TIMES, WHO, Words
@@ -63,7 +63,7 @@ ENTAILED = {
     "time": _time,
     "conjunction_of_verbs": _conjunction_of_verbs,
 }
-"""Kinds of premise from which such a hypothesis follows."""
+"""Kinds of premise that entail such a hypothesis."""
 TRAPS = {
     "sentence_as_object": _sentence_as_object,
     "preposition_on_subject": _preposition_on_subject,
@@ -71,4 +71,4 @@ TRAPS = {
     "participle": _participle,
     "object_or_subject": _object_or_subject,
 }
-"""Kinds of premise from which it does not."""
+"""Kinds of premise that do not entail it."""

@@ -1,7 +1,7 @@
-"""The words of the grammar, drawn so that no two content words of a sentence are the same.
+"""The words of the grammar, drawn so that a sentence has no content word twice.
 
-All forms are regular: a past tense is also the participle, so that an active and a passive sentence have the same
-content words, and every plural ends in s, so that a verb needs to agree with nothing but was and were.
+All forms are regular: a past tense is also the participle, so an active and a passive sentence have the same content
+words, and every plural ends in s, so that only was and were depend on number.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ TRANSITIVE = (
     "praised blamed greeted ignored followed rescued scolded hired visited teased helped mocked flattered welcomed "
     "chased tricked comforted insulted hugged pushed phoned interrupted defended pleased"
 ).split()
-# Verbs that take a noun phrase as well as a sentence of which nothing is said to be true: "she heard (that) ..."
+# Verbs with a noun phrase or a sentence, which need not be true, as their object: "she heard (that) ..."
 BELIEF = "believed doubted feared heard suspected understood".split()
-# Verbs with and without an object, of which the subject does the same thing in both: "they painted (her)".
+# Verbs with or without an object, whose subject has the same role in both: "they painted (her)".
 EITHER = "attacked cheated investigated painted paid served taught".split()
 INTRANSITIVE = (
     "coughed danced hesitated knelt laughed prayed rested shouted sneezed slept smiled stumbled trembled waited wept "
@@ -30,7 +30,7 @@ WHO = ("who", "that")
 TIMES = ("before noon", "after dinner", "at night", "in the morning", "on Monday", "on Friday")
 IF = ("if", "unless")
 SINCE = ("since", "because", "after", "although", "while")
-# With "that" and a sentence that need not be true, and one that must be.
+# Followed by "that" and a sentence: one that need not be true, and one that must be.
 CLAIMED = ("assumed", "believed", "claimed", "dreamed", "feared", "guessed", "hoped", "insisted", "suspected")
 KNEW = ("knew", "noticed", "discovered", "realised", "remembered", "forgot", "learned", "regretted")
 PERHAPS = ("perhaps", "probably", "maybe", "supposedly", "allegedly")
@@ -38,10 +38,10 @@ CERTAINLY = ("certainly", "clearly", "luckily", "sadly", "of course")
 
 
 class Words:
-    """Draws words for one sentence, content words without repetition (a plural repeats its singular).
+    """A source of words for one sentence, with content words that do not repeat (a plural counts as its singular).
 
     Args:
-        chance: where the draws come from.
+        chance: The random generator.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -65,7 +65,7 @@ class Words:
         return self.one_of(TRANSITIVE + BELIEF + EITHER)
 
     def action(self) -> str:
-        """Return a verb that has an object, and in whose place nobody expects a sentence."""
+        """Return a verb whose object cannot be a sentence."""
         return self.one_of(TRANSITIVE)
 
     def intransitive(self) -> str:
@@ -78,7 +78,7 @@ class Words:
 
     def one_of(self, words: Sequence[str]) -> str:
         """Return one of the content words `words` that this sentence does not have yet."""
-        # Sentences are short and lists long: few draws are in vain.
+        # Sentences are short and lists are long, so few draws are repeated.
         while (word := self.any_of(words)) in self._used:
             pass
         self._used.add(word)

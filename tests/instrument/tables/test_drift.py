@@ -206,20 +206,23 @@ def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message
     ("override", "message"),
     [
         (
-            "groups={good:[runs/a],bad:[runs/c]}",
-            r"groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
+            "reference_groups={good:[runs/a],bad:[runs/c]}",
+            r"reference_groups.bad: runs/c is not among references=\[runs/a,runs/b\]; list it",
         ),
-        ("groups={good:[runs/a],bad:[runs/b,runs/a]}", "groups.bad: runs/a is in good already; leave it in one"),
-        ("groups=[runs/a]", "expected names with lists of models, such as {good"),
-        ("groups={good:runs/a}", "expected names with lists of models, such as {good"),
-        ("groups={good:[],bad:[runs/a]}", "expected names with lists of models"),
-        ("groups={good-x:[runs/a]}", "groups: 'good-x': expected a name of letters, digits and _"),
+        (
+            "reference_groups={good:[runs/a],bad:[runs/b,runs/a]}",
+            "reference_groups.bad: runs/a is in good already; leave it in one",
+        ),
+        ("reference_groups=[runs/a]", "expected names with lists of models, such as {good"),
+        ("reference_groups={good:runs/a}", "expected names with lists of models, such as {good"),
+        ("reference_groups={good:[],bad:[runs/a]}", "expected names with lists of models"),
+        ("reference_groups={good-x:[runs/a]}", "reference_groups: 'good-x': expected a name of letters, digits and _"),
     ],
 )
 def test_groups_of_the_command_line_are_refused_before_anything_else(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate(compose(["references=[runs/a,runs/b]", override]))
-    validate(compose(["references=[runs/a,runs/b]", "groups={good:[runs/a],bad:[runs/b]}"]))
+    validate(compose(["references=[runs/a,runs/b]", "reference_groups={good:[runs/a],bad:[runs/b]}"]))
 
 
 def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) -> None:
@@ -233,7 +236,7 @@ def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) 
     lists = {name: "[" + ",".join(paths) + "]" for name, paths in runs.items()}
     against = "[" + ",".join(path for paths in runs.values() for path in paths) + "]"
     groups = "{" + ",".join(f"{name}:{paths}" for name, paths in lists.items()) + "}"
-    assert in_process(tiny(tmp_path, name="now", references=against, groups=groups)) == 0
+    assert in_process(tiny(tmp_path, name="now", references=against, reference_groups=groups)) == 0
     folder = tmp_path / "runs" / "now"
     summary = json.loads((folder / "summary.json").read_text())["drift"]
     assert {of["nearest"] for of in summary.values()} == {"first"} and "cka" in summary

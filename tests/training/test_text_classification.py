@@ -1,4 +1,4 @@
-"""The data module of labeled texts: formats, truncation, labels, batches over steps and ranks, probe set, YAMLs."""
+"""The data module of labeled texts: formats, truncation, labels, batches by step and rank, probe set, YAML files."""
 
 import re
 from types import SimpleNamespace
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 import settings as ours
-from data.classified import ClassifiedDataModule
 from data.examples import Example
 from data.pairs import PairEncoder
+from data.text_classification import TextClassificationDataModule
 from data.tokenizers import END_OF_TEXT, BytePairs
 from launch.cli.compose import CONF, compose
 from tests.helpers.other_tokenizers import word_pieces
@@ -21,7 +21,7 @@ from tests.helpers.tiny_text import tiny_texts
 
 
 class Given:
-    """A source that gives the splits it was made with."""
+    """A source that returns given splits."""
 
     def __init__(self, **splits: list[Example]) -> None:
         self.given = splits
@@ -54,7 +54,7 @@ def bert_tokenizer() -> Tokenizer:
 def make(tokenizer, splits: dict[str, list[Example]] | None = None, **choices: Any) -> Any:
     splits = {"train": pairs(50), "val": pairs(20, start=50), "out": pairs(7, "b", start=70)} | (splits or {})
     choices = {"n_ctx": 32, "batch_size": 8} | choices
-    data = ClassifiedDataModule(source=Given(**splits), tokenizer=tokenizer, **choices)
+    data = TextClassificationDataModule(source=Given(**splits), tokenizer=tokenizer, **choices)
     data.prepare_data()
     data.setup()
     return data
@@ -95,7 +95,7 @@ def test_a_tokenizer_that_frames_pairs_keeps_its_format(bert_tokenizer):
 
 
 def cut(text: list[int], pair: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Take the last token of the longer, of the shorter at first where they are equal, until both fit."""
+    """Remove the last token of the longer text, or of the initially shorter one if they are equal, until both fit."""
     first_was_longer = len(text) > len(pair)
     text, pair = list(text), list(pair)
     while len(text) + len(pair) > room:
@@ -219,7 +219,7 @@ def test_data_that_does_not_suffice_or_fit_is_refused(tokenizer, splits, choices
 
 
 def test_a_missing_split_and_numbers_out_of_range_are_refused(tokenizer):
-    data = ClassifiedDataModule(source=Given(train=pairs(50)), tokenizer=tokenizer)
+    data = TextClassificationDataModule(source=Given(train=pairs(50)), tokenizer=tokenizer)
     with pytest.raises(ValueError, match="expected the splits train and val, found train: val is missing"):
         data.setup()
     for key in ("batch_size", "val_sequences"):
@@ -318,7 +318,7 @@ def test_every_yaml_composes_and_builds(name, tokenizer, tmp_path):
         overrides = [f"data.source.files={{train: {tmp_path}/a.tsv}}", "data.merge={0: x}", "data.labels={1: 2}"]
     config = compose([f"data={name}", "data_seed=7", *overrides]).data
     data = ours.instantiate(config, tokenizer=tokenizer)
-    assert isinstance(data, ClassifiedDataModule) and data.seed == 7
+    assert isinstance(data, TextClassificationDataModule) and data.seed == 7
     if name == "mnli_hans":
         assert data._merge == {"neutral": "non-entailment", "contradiction": "non-entailment"}
         return

@@ -1,4 +1,4 @@
-"""The LightningDataModule of labeled texts: what trainer, models and callbacks see of them."""
+"""The LightningDataModule of labeled texts."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,29 +18,29 @@ from data.pairs import PairEncoder
 from data.tokenizers import TokenizerSpec
 
 
-class ClassifiedDataModule(pl.LightningDataModule):
+class TextClassificationDataModule(pl.LightningDataModule):
     """Labeled texts or pairs of texts, in rows of n_ctx tokens padded on the right.
 
-    Batches are (tokens Int64 (rows, n_ctx), labels Int64 (rows,)). Which rows a training batch holds follows from
-    (seed, step) alone, so a resumed run goes on exactly where it stopped. With several processes each reads its rows of
-    the same global batch; the trainer must be told use_distributed_sampler=False.
+    Batches are (tokens Int64 (rows, n_ctx), labels Int64 (rows,)). The rows of a training batch depend on (seed, step)
+    alone, so a resumed run continues exactly where it stopped. Each of several processes reads its share of the same
+    global batch; the trainer needs use_distributed_sampler=False.
 
     Args:
-        source: gives the examples (data/examples).
-        tokenizer: the tokenizer of the model that is fine-tuned, or what makes one (data/tokenizers.py) from the
-            training split.
-        n_ctx: positions a row.
-        batch_size: rows a training batch, over all processes, at least 1.
-        seed: of the order of training.
-        labels: label to label: renamed in every split.
-        merge: label of `train` to coarser label, for splits that know only those (data/labels.py).
-        val_sequences: rows of each split but `train` evaluated each time, at even distances; all if there are fewer.
+        source: The source of examples (data/examples).
+        tokenizer: The tokenizer of the model to fine-tune, or what makes one from the training split
+            (data/tokenizers.py).
+        n_ctx: Positions per row.
+        batch_size: Rows per training batch, over all processes, at least 1.
+        seed: Seed of the order of training.
+        labels: New names of labels, in every split.
+        merge: Coarser labels by label of `train`, for splits that have only those (data/labels.py).
+        val_sequences: Evenly spaced rows per validation, of each split but `train`; all if there are fewer.
 
     Attributes:
-        truncated: number of rows that did not fit, by split; after setup().
+        truncated: Number of truncated rows by split; after setup().
 
     Raises:
-        ValueError: a number out of range; from setup, data that does not suffice or labels that do not fit.
+        ValueError: If a number is out of range; from setup, if data is insufficient or labels do not match.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class ClassifiedDataModule(pl.LightningDataModule):
         self.truncated: dict[str, int] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and encode all splits, once; every process does.
+        """Read and encode all splits once, in every process.
 
         Raises:
-            ValueError: see data/labels.py; no more training examples than a batch; or n_ctx too small.
+            ValueError: See data/labels.py; or if there are fewer training examples than a batch, or n_ctx is too small.
         """
         if self._examples is not None:
             return
@@ -84,7 +84,7 @@ class ClassifiedDataModule(pl.LightningDataModule):
         if len(examples["train"]) < self.batch_size:
             raise ValueError(
                 f"expected at least data.batch_size={self.batch_size} examples in the split train, found "
-                f"{len(examples['train'])}: type data.batch_size={len(examples['train'])}, or give more"
+                f"{len(examples['train'])}: type data.batch_size={len(examples['train'])}, or give more data"
             )
         tokenizer = self._given_tokenizer
         if not isinstance(tokenizer, Tokenizer):
@@ -101,7 +101,7 @@ class ClassifiedDataModule(pl.LightningDataModule):
 
     @property
     def examples(self) -> dict[str, list[Example]]:
-        """The examples of each split, labels renamed, after setup(): `train`, `val`, then the others."""
+        """The examples of each split with renamed labels, after setup(): `train`, `val`, then the others."""
         assert self._examples is not None, "call setup() first"
         return self._examples
 
@@ -117,17 +117,17 @@ class ClassifiedDataModule(pl.LightningDataModule):
 
     @property
     def pad(self) -> int:
-        """Id of the token that rows are filled up with."""
+        """Id of the token that rows are padded with."""
         return self._encoder.pad
 
     @property
     def end_is_pad(self) -> bool:
-        """Whether a row's last real token is `pad` too: then the first of the trailing run of pads is real."""
+        """Whether the last real token of a row is `pad` too, so that the first of its trailing pads is real."""
         return self._encoder.end_is_pad
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the model's classes: the labels of `train` in alphabetical order."""
+        """Names of the classes of the model: the labels of `train` in alphabetical order."""
         return self._label_sets["train"].names
 
     @property
@@ -137,7 +137,7 @@ class ClassifiedDataModule(pl.LightningDataModule):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The sha256 of each split's texts, labels and subcases: two models that share one read the same examples."""
+        """The sha256 of texts, labels and subcases by split; models with equal hashes read the same examples."""
         return {split: digest(rows) for split, rows in self.examples.items()}
 
     @property
@@ -152,7 +152,7 @@ class ClassifiedDataModule(pl.LightningDataModule):
 
     @property
     def tokens_per_step(self) -> int:
-        """Real tokens an optimizer step on average, over all processes and accumulated batches."""
+        """Real tokens per optimizer step on average, over all processes and accumulated batches."""
         tokens = self._tokens["train"]
         trailing = (tokens.flip(1) == self.pad).int().cumprod(1).sum()
         real = tokens.numel() - int(trailing) + (len(tokens) if self.end_is_pad else 0)
@@ -160,42 +160,42 @@ class ClassifiedDataModule(pl.LightningDataModule):
         return round(self.batch_size * accumulated * real / len(tokens))
 
     def encoded(self, split: str) -> tuple[Int64[Tensor, "examples n_ctx"], Int64[Tensor, " examples"]]:
-        """Return all rows of a split and their labels, numbers into `names_of(split)`.
+        """Return all rows of a split and their labels as indices into `names_of(split)`.
 
         Raises:
-            ValueError: no such split.
+            ValueError: If there is no such split.
         """
         self._check(split)
         return self._tokens[split], self._targets[split]
 
     def names_of(self, split: str) -> tuple[str, ...]:
-        """Return the names of the labels that `encoded` and the batches of a split have: `labels`, or merged ones.
+        """Return the names of the labels of a split: `labels`, or merged ones.
 
         Raises:
-            ValueError: no such split.
+            ValueError: If there is no such split.
         """
         self._check(split)
         return self._label_sets[split].names
 
     def classes_of(self, split: str) -> Int64[Tensor, " classes"]:
-        """Return, for each class of the model, the label that it counts as in a split.
+        """Return, per class of the model, the label that it counts as in a split.
 
-        A prediction is right where `classes_of(split)[prediction] == label`. For all but splits of merged labels this
-        is 0, 1, 2 ...
+        A prediction is right if `classes_of(split)[prediction] == label`. Except for splits with merged labels, this is
+        0, 1, 2, ...
 
         Raises:
-            ValueError: no such split.
+            ValueError: If there is no such split.
         """
         self._check(split)
         return self._label_sets[split].of_class
 
     def probe(self, sequences: int, length: int, split: str = "val") -> Int64[Tensor, "sequences length"]:
-        """Return the probe set: rows of `length` tokens of examples at even distances; the same for every seed.
+        """Return the probe set: rows of `length` tokens of evenly spaced examples; the same for every seed.
 
-        Where `length` is below n_ctx, pairs that do not fit are truncated to it, as they are to n_ctx.
+        Pairs that are longer than `length` are truncated to it.
 
         Raises:
-            ValueError: no such split, rows longer than n_ctx, or more asked for than there are.
+            ValueError: If there is no such split, rows are longer than n_ctx, or there are too few examples.
         """
         self._check(split)
         if length > self.n_ctx:
@@ -208,25 +208,25 @@ class ClassifiedDataModule(pl.LightningDataModule):
                 f"expected 1 to {len(rows)} probe sequences (the examples of split {split!r}), found {sequences}: "
                 f"type probe.sequences={len(rows)}, or give more data"
             )
-        chosen = [rows[place] for place in np.arange(sequences) * len(rows) // sequences]
-        return self._encoder.encode(chosen, length).tokens
+        examples = [rows[index] for index in np.arange(sequences) * len(rows) // sequences]
+        return self._encoder.encode(examples, length).tokens
 
     def train_dataloader(self) -> Batches:
         """Return the batches of the whole training, starting at the trainer's step.
 
         Raises:
-            ValueError: the trainer has no number of steps, or batch_size does not divide over its processes.
+            ValueError: If the trainer has no number of steps, or batch_size cannot be divided among its processes.
         """
         count = len(self.examples["train"])
         return training_batches(self._cut("train"), count, self.batch_size, self.seed, self.trainer)
 
     def val_dataloader(self) -> list[Batches]:
-        """Return the batches of `val` and of each split of `ood`, in that order, the same every time.
+        """Return the batches of `val` and of each split of `ood`, in that order and always the same.
 
         Several processes share them equally, so the number of rows is rounded down to a multiple of the processes.
 
         Raises:
-            ValueError: batch_size does not divide over the processes.
+            ValueError: If batch_size cannot be divided among the processes.
         """
         return [
             validation_batches(
@@ -239,9 +239,9 @@ class ClassifiedDataModule(pl.LightningDataModule):
         tokens, targets = self.encoded(split)
 
         def cut(rows: Rows) -> tuple[Int64[Tensor, "rows n_ctx"], Int64[Tensor, " rows"]]:
-            # A copy: the order of training is kept read-only, which torch takes badly.
-            chosen = torch.from_numpy(rows.copy())
-            return tokens[chosen], targets[chosen]
+            # A copy, because the order of training is read-only, which torch warns about.
+            indices = torch.from_numpy(rows.copy())
+            return tokens[indices], targets[indices]
 
         return cut
 
