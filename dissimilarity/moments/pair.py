@@ -47,6 +47,9 @@ Moments = dict[str, Tensor]
 SWAPPED = {"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "eps_x": "eps_y"}
 """The sums of one side under first-side names -> the same sums under second-side names."""
 
+SMALL = 2**16
+"""Sides with up to this many values are taken in float64, where that costs nothing."""
+
 
 def side_moments(
     x: Float[Tensor, "units n p"], a: Float[Tensor, "units n"], outlier_rows: Bool[Tensor, "units n"]
@@ -154,6 +157,7 @@ def prepare_side(x: Float[Tensor, "n p"], offset: Float[Tensor, " p"] | None = N
     Raises:
         ValueError: values too large or too small for float32 products.
     """
+    x = x.double() if x.numel() <= SMALL else x
     samples = remove_offset(x, choose_offset(x) if offset is None else offset)[None]
     norms = squared_norms(samples)
     outlier_rows = find_outlier_rows(norms).to(samples.device)

@@ -7,9 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-SMALL = 2**16
-"""Numbers of a side up to which products are always computed in float64, where that costs nothing."""
-
 OUTLIER_FACTOR = 16.0
 """A row is an outlier where its squared norm exceeds this many times the median."""
 
@@ -104,8 +101,6 @@ def products(
         regular: ``zero_outliers(x, outlier_rows)``, if the caller has it.
     """
     device = sum_device(x.device)
-    if max(x.numel(), 0 if y is None else y.numel()) <= SMALL:
-        x = regular = x.to(device, torch.float64)
     regular = zero_outliers(x, outlier_rows) if regular is None else regular
     no_outliers = regular is x
     with full_float32(x.device):

@@ -16,7 +16,7 @@ from rich.console import Console
 import settings
 from launch.cli.compose import compose
 from launch.machine import choose_precision
-from launch.run.folder import without_missing, read_json
+from launch.run.folder import read_json, without_missing
 from models.build import build_net
 from studies.common.results import claim
 

@@ -14,10 +14,10 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
-    unit_pairs,
     stderr_of_influence,
     stderr_of_left_out,
     stderr_of_pairs_left_out,
+    unit_pairs,
 )
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean

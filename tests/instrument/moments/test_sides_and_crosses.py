@@ -252,7 +252,7 @@ def test_zero_samples_have_no_neighbors_and_leave_the_other_measures_alone() -> 
     x["embed"][0, 0] = 0
     for row in measured(x, y, [CKA(), MutualKNN(k=4)]):
         if row["site_a"] == "embed" and row["measure"] == "mutual_knn_4":
-            assert "embed" in row["note"] and "1 rows are zero" in row["note"] and math.isnan(row["value"])
+            assert "embed" in row["note"] and "1 samples are zero" in row["note"] and math.isnan(row["value"])
         else:
             assert math.isfinite(row["value"])
 
@@ -311,12 +311,12 @@ def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(sequences=st.integers(1, 300), length=st.integers(1, 300), max_samples=st.integers(1, 2000))
 def test_sampled_positions_are_ascending_and_about_as_many_as_requested(
-    sequences: int, length: int, samples: int
+    sequences: int, length: int, max_samples: int
 ) -> None:
-    positions = sampled_positions(sequences, length, samples).tolist()
+    positions = sampled_positions(sequences, length, max_samples).tolist()
     assert positions == sorted(set(positions)) and positions[0] >= 0 and positions[-1] < length
-    assert len(positions) * sequences <= max(samples, sequences)
-    assert len(positions) in (length, max(1, samples // sequences))
+    assert len(positions) * sequences <= max(max_samples, sequences)
+    assert len(positions) in (length, max(1, max_samples // sequences))
 
 
 def test_priorities_depend_on_place_and_seed_alone_and_are_even() -> None:
