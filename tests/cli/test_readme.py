@@ -64,9 +64,9 @@ def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_lines_on_other_tokenizers_run() -> None:
-    texts = ["one two three four five six seven"] * 8
+    texts = ["one two three four five six seven"] * 16
     spans = [(start.start(), start.end()) for start in re.finditer(r"\w+", texts[0])]
-    tokens, all_spans = torch.randint(61, (8, len(spans))), torch.tensor([spans] * 8)
+    tokens, all_spans = torch.randint(61, (16, len(spans))), torch.tensor([spans] * 16)
     names = {"tokens_a": tokens, "tokens_b": tokens, "spans_a": all_spans, "spans_b": all_spans, "texts": texts}
     names |= {"mask_b": torch.ones(tokens.shape, dtype=torch.bool), **_two_models()}
     exec(block("docs/comparing.md", "From Python", "python"), names)

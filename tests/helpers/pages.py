@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The block comes first, because lines of it may begin with `#`.
+BLOCK_OR_HEADING = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$|^#+ (?P<heading>[^\n]*)$", re.M | re.S)
 
 
 class Block(NamedTuple):
@@ -20,11 +22,11 @@ class Block(NamedTuple):
 def blocks_of(page: Path) -> list[Block]:
     """Return the fenced blocks of a page, in order."""
     blocks, heading = [], ""
-    for line in re.finditer(r"^#+ (?P<heading>.*)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", page.read_text(), re.M | re.S):
-        if line["heading"] is not None:
-            heading = line["heading"]
+    for part in BLOCK_OR_HEADING.finditer(page.read_text()):
+        if part["language"] is None:
+            heading = part["heading"]
         else:
-            blocks.append(Block(page.name, heading, line["language"], line["text"]))
+            blocks.append(Block(page.name, heading, part["language"], part["text"]))
     return blocks
 
 

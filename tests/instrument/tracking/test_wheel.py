@@ -79,7 +79,8 @@ def test_the_wheel_is_the_instrument_and_asks_for_no_application(site: Path) -> 
 
 @pytest.mark.slow
 def test_the_lines_of_the_readme_track_a_vision_model(site: Path) -> None:
-    lines = [line for line in block("README.md", "Inside your own Lightning training", "python").splitlines() if line.strip()]
+    text = block("README.md", "Inside your own Lightning training", "python")
+    lines = [line for line in text.splitlines() if line.strip()]
     assert len(lines) <= 15
     (site.parent / "work").mkdir()
     code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, *lines, CHECK])
