@@ -28,6 +28,7 @@ def test_no_block_is_left_without_a_language() -> None:
     blocks = [fenced for page in PAGES for fenced in blocks_of(page)]
     assert len(blocks) > 20
     assert not [fenced for fenced in blocks if not fenced.language]
+    assert not [page.name for page in PAGES if re.search(r"^ +python \w+\.py", page.read_text(), re.MULTILINE)]
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
