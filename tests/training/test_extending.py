@@ -31,7 +31,7 @@ def test_the_page_is_a_working_extension(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
-    mine = [row for row in rows if row["measure"] == "mean_cosine"]
+    mine = [row for row in rows if row["measure"] == "kernel_cosine"]
     assert mine and all(row["site_a"] == "blocks.0.resid_post" and row["stderr"] >= 0 for row in mine)
     (command,) = re.findall(r"^PYTHONPATH=mine python analyze.py (.*)$", PAGE, re.MULTILINE)
     done = subprocess.run(
