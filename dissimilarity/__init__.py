@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dissimilarity.capture.hooks import capture as capture
     from dissimilarity.comparison.compare import compare as compare
     from dissimilarity.comparison.compare_many import compare_many as compare_many
-    from dissimilarity.comparison.save import save_activations as save_activations
+    from dissimilarity.comparison.saved import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from dissimilarity.probe.alignment import Tokenized as Tokenized
     from dissimilarity.probe.alignment import align as align
     from dissimilarity.probe.outliers import Control as Control
+    from dissimilarity.probe.probe_set import ProbeSet as ProbeSet
     from dissimilarity.stitching.across_tokenizers import aligned_penalties as aligned_penalties
     from dissimilarity.stitching.direct import direct_penalties as direct_penalties
     from dissimilarity.stitching.stitch import Stitch as Stitch
@@ -83,6 +84,7 @@ _MODULES = {
     "OutputMeasure": "dissimilarity.measures.base.output_measure",
     "PWCCA": "dissimilarity.measures.pwcca",
     "PermutationProcrustes": "dissimilarity.measures.permutation_procrustes",
+    "ProbeSet": "dissimilarity.probe.probe_set",
     "Procrustes": "dissimilarity.measures.procrustes",
     "RBFCKA": "dissimilarity.measures.rbf_cka",
     "RSA": "dissimilarity.measures.rsa",
@@ -100,7 +102,7 @@ _MODULES = {
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
     "read_curves": "dissimilarity.tables.curves",
-    "save_activations": "dissimilarity.comparison.save",
+    "save_activations": "dissimilarity.comparison.saved",
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
