@@ -1,4 +1,4 @@
-"""The dependencies of the application, for an editable install of a clone: `pip install -e .`."""
+"""Add the dependencies of the application to an editable install, `pip install -e .`."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class ApplicationDependencies(BuildHookInterface):
-    """A build hook that adds the extra `app` to an editable install; the wheel holds the instrument alone."""
+    """Build hook that adds the extra `app` to an editable install; the wheel itself is the instrument alone."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the dependencies; hatchling calls this before it builds."""
+        """Add the extra; hatchling calls this before it builds."""
         if version == "editable":
             build_data["dependencies"] += self.metadata.core.optional_dependencies["app"]

@@ -1,17 +1,21 @@
 """Compare neural networks from the inside: measures, capture, error bars and nulls, curves over training.
 
-x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are the literature's (CKA 1 = same, Procrustes
-0 = same); ``to_dissimilarity`` turns each so that 0 = same and up = more different.
+x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are those of the literature (CKA is 1 for equal
+representations, Procrustes 0); ``to_dissimilarity`` turns each so that 0 means equal and larger means more different.
 
-This module is the whole public interface, with ``dissimilarity.functional``. Names are imported when they are first
-used: the command line answers without torch, and curves are read without matplotlib.
+The public interface is this module, ``dissimilarity.functional`` (every measure as a function) and
+``dissimilarity.lightning`` (callbacks for PyTorch Lightning). Names here are imported on first use, so that the command
+line answers without torch and curves are read without matplotlib.
 
 Example:
     >>> import torch
-    >>> from dissimilarity import CKA
-    >>> x = torch.randn(100, 8, dtype=torch.float64)
+    >>> from dissimilarity import CKA, compare
+    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> round(CKA()(x, 2 * x + 1).item(), 9)
     1.0
+    >>> table = compare({"x": x}, {"y": x[:, :4]}, measures=[CKA()])
+    >>> table.column_names[:5]
+    ['measure', 'site_a', 'site_b', 'value', 'dissimilarity']
 """
 
 from importlib import import_module
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
+    from dissimilarity.measures.base.moment_measure import MomentMeasure as MomentMeasure
+    from dissimilarity.measures.base.output_measure import OutputMeasure as OutputMeasure
+    from dissimilarity.measures.base.sample_measure import SampleMeasure as SampleMeasure
     from dissimilarity.measures.bures import Bures as Bures
     from dissimilarity.measures.cca import CCA as CCA
     from dissimilarity.measures.cka import CKA as CKA
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
     from dissimilarity.measures.rbf_cka import RBFCKA as RBFCKA
     from dissimilarity.measures.rsa import RSA as RSA
     from dissimilarity.measures.svcca import SVCCA as SVCCA
+    from dissimilarity.moments.pair import centered as centered
     from dissimilarity.probe.alignment import Tokenized as Tokenized
     from dissimilarity.probe.alignment import align as align
     from dissimilarity.probe.outliers import Control as Control
@@ -53,9 +61,9 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
 
-# Import the room `capture` now, so that nothing binds it again over the function of that name.
+# Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
-del capture  # noqa: F821  # pyright: ignore[reportUnboundVariable]
+del capture  # pyright: ignore[reportUnboundVariable]
 
 _MODULES = {
     "AngularCKA": "dissimilarity.measures.angular_cka",
@@ -71,7 +79,9 @@ _MODULES = {
     "KL": "dissimilarity.measures.kl",
     "LinearRegression": "dissimilarity.measures.linear_regression",
     "MinibatchCKA": "dissimilarity.measures.minibatch_cka",
+    "MomentMeasure": "dissimilarity.measures.base.moment_measure",
     "MutualKNN": "dissimilarity.measures.mutual_knn",
+    "OutputMeasure": "dissimilarity.measures.base.output_measure",
     "PWCCA": "dissimilarity.measures.pwcca",
     "PermutationProcrustes": "dissimilarity.measures.permutation_procrustes",
     "ProbeSet": "dissimilarity.probe.probe_set",
@@ -79,11 +89,13 @@ _MODULES = {
     "RBFCKA": "dissimilarity.measures.rbf_cka",
     "RSA": "dissimilarity.measures.rsa",
     "SVCCA": "dissimilarity.measures.svcca",
+    "SampleMeasure": "dissimilarity.measures.base.sample_measure",
     "Stitch": "dissimilarity.stitching.stitch",
     "Tokenized": "dissimilarity.probe.alignment",
     "align": "dissimilarity.probe.alignment",
     "aligned_penalties": "dissimilarity.stitching.across_tokenizers",
     "capture": "dissimilarity.capture.hooks",
+    "centered": "dissimilarity.moments.pair",
     "compare": "dissimilarity.comparison.compare",
     "compare_many": "dissimilarity.comparison.compare_many",
     "comparison_figure": "dissimilarity.figures.comparison",
@@ -97,7 +109,7 @@ __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 try:
     __version__ = version("dissimilarity")
-except PackageNotFoundError:  # run from a clone that was never installed
+except PackageNotFoundError:  # in a clone that is not installed
     __version__ = "0+unknown"
 
 

@@ -33,6 +33,7 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     args = get_args_parser().parse_args()
     # Without it Hydra prints its own shortened traceback and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    export_modules()
     try:
         check_modules()
         if args.help:
@@ -81,3 +82,9 @@ def check_modules(root: Path = ROOT) -> None:
                 f"expected the module {name} beside {root / 'train.py'}, but {problem}: "
                 "start from another folder, rename that module, or unset PYTHONPATH"
             )
+
+
+def export_modules(root: Path = ROOT) -> None:
+    """Let processes that a launcher starts elsewhere (submitit) import our modules, which no installation does."""
+    paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))

@@ -1,4 +1,4 @@
-"""Commands in README.md and docs/ are valid, and the Python code of README.md runs."""
+"""README.md, CONTRIBUTING.md and docs/ hold: commands compose, Python runs, links lead somewhere."""
 
 import re
 import shlex
@@ -8,50 +8,87 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
+from dissimilarity import Tokenized, align
 from launch.cli.command import flags_first
 from launch.cli.compose import check
 from tests.helpers.families import family_net
+from tests.helpers.pages import PAGES, ROOT, block, blocks_of
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    line.split("&&")[-1]
-    for page in (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
-    for line in page.splitlines()
-    if re.match(r"    (pip .*&& )?python (train|analyze)\.py", line)
+    (fenced.page, line)
+    for page in PAGES
+    for fenced in blocks_of(page)
+    if fenced.language == "bash"
+    for line in fenced.text.replace("\\\n", " ").splitlines()
+    if line.startswith(("python train.py", "python analyze.py"))
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_composes(command: str) -> None:
-    """Return the commands that a reader copies; running them takes minutes, and .ci/run does train."""
+def test_no_block_is_left_without_a_language() -> None:
+    blocks = [fenced for page in PAGES for fenced in blocks_of(page)]
+    assert len(blocks) > 20
+    assert not [fenced for fenced in blocks if not fenced.language]
+    assert not [page.name for page in PAGES if re.search(r"^ +python \w+\.py", page.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_each_command_composes(page: str, command: str) -> None:
+    """These are the lines that a reader copies. Running them takes minutes; .ci/run trains from the command line."""
     _, program, *arguments = shlex.split(command, comments=True)
     args = get_args_parser().parse_args(flags_first(arguments))
     if not args.help:
         check(args, program.removesuffix(".py"))
 
 
-def test_each_choice_in_the_table_of_keys_exists() -> None:
-    """Check tables with `group=` in the first column and its choices in the second."""
-    conf = Path(__file__).parents[2] / "conf"
-    rows = re.findall(r"^\| `(\w+)=` \| (.*?) \|", README, re.MULTILINE)
-    assert len(rows) >= 4
-    for group, choices in rows:
-        for choice in re.findall(r"`([a-z_0-9]+)`", choices):
-            assert (conf / group / f"{choice}.yaml").exists(), f"{group}={choice}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            linked = page.parent / file if file else page
+            assert linked.exists(), target
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {_anchor(heading) for heading in headings}, target
 
 
-def test_the_snippet_of_the_instrument_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figure_is_small() -> None:
+    assert (ROOT / "docs" / "curves.png").stat().st_size < 150_000
+
+
+def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (snippet,) = re.findall(r"## The instrument alone\n\n((?:    .*\n|\n)+)", README)
-    names = {
-        "x": torch.randn(200, 6),
-        "y": torch.randn(200, 9),
-        "model": family_net("solu"),
-        "model_a": family_net("solu"),
-        "model_b": family_net("gelu", seed=1),
-        "tokens": torch.randint(61, (16, 24)),
-        "held_out": torch.randint(61, (4, 24)),
-    }
-    exec(re.sub(r"^    ", "", snippet, flags=re.MULTILINE), names)
-    assert names["acts"]
+    text = block("README.md", "The library in ten lines", "python")
+    names = {"x": torch.randn(200, 6), "y": torch.randn(200, 9), "model": family_net("solu"), **_two_models()}
+    exec(text, names)
+    assert len([line for line in text.splitlines() if line.strip()]) <= 12
+    assert names["activations"] and (tmp_path / "a_b.png").exists()
+
+
+def test_the_lines_on_other_tokenizers_run() -> None:
+    texts = ["one two three four five six seven"] * 16
+    spans = [(start.start(), start.end()) for start in re.finditer(r"\w+", texts[0])]
+    tokens, all_spans = torch.randint(61, (16, len(spans))), torch.tensor([spans] * 16)
+    names = {"tokens_a": tokens, "tokens_b": tokens, "spans_a": all_spans, "spans_b": all_spans, "texts": texts}
+    names |= {"mask_b": torch.ones(tokens.shape, dtype=torch.bool), **_two_models()}
+    exec(block("docs/comparing.md", "From Python", "python"), names)
+    assert names["table"].num_rows
+    alignment = align(Tokenized(tokens, all_spans), Tokenized(tokens, all_spans), texts)
+    names |= {"fit": alignment, "held_out": alignment, "front": names["model_a"], "back": names["model_b"]}
+    exec(block("docs/comparing.md", "Stitching", "python"), names)
+
+
+def test_the_lines_on_padding_run() -> None:
+    names = {"mask": torch.arange(24)[None] < torch.arange(9, 25)[:, None], **_two_models()}
+    exec(block("docs/comparing.md", "Padding", "python"), names)
+    assert names["table"].num_rows
+
+
+def _two_models() -> dict[str, object]:
+    """Return two small models of different families and what they run on."""
+    models = {"model_a": family_net("solu"), "model_b": family_net("gelu", seed=1)}
+    return {**models, "tokens": torch.randint(61, (16, 24)), "held_out": torch.randint(61, (4, 24))}
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -19,7 +19,7 @@ def test_the_page_is_a_working_extension(tmp_path: Path) -> None:
     for name, text in blocks:
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text(text)
-    (command,) = re.findall(r"^    PYTHONPATH=mine python train.py (.*)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", PAGE, re.MULTILINE)
     ours = [entry for entry in tiny_overrides(tmp_path) if not entry.startswith(("data=", "data.source", "model."))]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command.split(), *ours],
@@ -31,9 +31,9 @@ def test_the_page_is_a_working_extension(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
-    mine = [row for row in rows if row["measure"] == "mean_cosine"]
+    mine = [row for row in rows if row["measure"] == "kernel_cosine"]
     assert mine and all(row["site_a"] == "blocks.0.resid_post" and row["stderr"] >= 0 for row in mine)
-    (command,) = re.findall(r"^    PYTHONPATH=mine python analyze.py (.*)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^PYTHONPATH=mine python analyze.py (.*)$", PAGE, re.MULTILINE)
     done = subprocess.run(
         [sys.executable, str(ROOT / "analyze.py"), *command.split()],
         cwd=tmp_path,
