@@ -38,11 +38,11 @@ from benchmarks.timing import show
 from callbacks import signals
 from callbacks.interrupted import Interrupted
 from dissimilarity.comparison import activations as snapshot
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tracking import tables
 from dissimilarity.tracking.schedule import ticks
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
 from launch.run.folder import read_json
 

@@ -8,6 +8,8 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
+from callbacks.run import Run
+
 
 class Console(pl.Callback):
     """Shows step, loss, tokens/s and the time left. It measures on its own and holds the training up for nothing.
@@ -18,10 +20,16 @@ class Console(pl.Callback):
         bar: a bar rather than lines; None: where the output is a terminal.
     """
 
-    def __init__(self, label: str = "training", every_seconds: float = 10.0, bar: bool | None = None) -> None:
+    def __init__(
+        self,
+        label: str = "training",
+        every_seconds: float = 10.0,
+        bar: bool | None = None,
+        run: Run | None = None,
+    ) -> None:
         self.label = label
         self.every_seconds = every_seconds
-        self.bar = bar
+        self.bar = False if run is not None and run.beside_others else bar
         self.seconds = 0.0
         self.tokens = 0
         self._terminal = Terminal(highlight=False)
@@ -77,6 +85,10 @@ class Console(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Takes the bar down."""
         self._close(trainer)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the tokens per second of the training."""
+        return {"tokens_per_second": round(self.tokens / self.seconds, 1)} if self.tokens and self.seconds else {}
 
     def _show(self, trainer: pl.Trainer, outputs: Any) -> None:
         step, last = trainer.global_step, trainer.max_steps

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 
+from callbacks.run import Run
 from dissimilarity.tracking.logger_keys import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
@@ -47,10 +48,13 @@ class WandbRun(WandbLogger):
         mode: str | None = None,
         log_model: bool | Literal["all"] = False,
         finish_timeout: float = 60.0,
+        run: Run | None = None,
     ) -> None:
         self.mode = chosen_mode(mode)
         if log_model not in (False, True, "all"):
             raise ValueError(f"logger.wandb.log_model={log_model}: expected false, true or all")
+        if run is not None:
+            run_id, group = run.provenance["wandb_id"], group or run.provenance["sweep"]
         super().__init__(
             name=name,
             save_dir=folder,

@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from dissimilarity.comparison import activations as snapshot
+from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking.stitching import StitchingTracker
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
@@ -160,7 +159,7 @@ import os
 
 import pytorch_lightning as pl
 
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.tables.curves import Curves
 from dissimilarity.measures.cka import CKA

@@ -12,7 +12,7 @@ import pytest
 
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.tracking import tables
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.tracking.tracker import Tracker
 from launch.run import record
 from models import references
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
@@ -36,7 +36,7 @@ def signal_in(owner: Any, name: str, signum: int) -> None:
 MOMENTS: dict[str, Callable[[int], None]] = {
     "as a reference is loaded": lambda signum: signal_in(references, "load", signum),
     "as a reference is captured": lambda signum: signal_in(snapshot, "take", signum),
-    "in the first tick": lambda signum: signal_in(DissimilarityTracker, "_measure", signum),
+    "in the first tick": lambda signum: signal_in(Tracker, "_measure", signum),
     "in a scheduled step": lambda signum: kill_at("on_train_batch_end", 4, signum),
     "in a step that is not scheduled": lambda signum: kill_at("on_train_batch_end", 6, signum),
     "in a validation": lambda signum: kill_at("on_validation_start", 3, signum),

@@ -18,7 +18,7 @@ import os
 
 import pytorch_lightning as pl
 
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.lightning import DissimilarityTracker
 
 tick = DissimilarityTracker._tick
 

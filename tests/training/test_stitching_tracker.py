@@ -67,7 +67,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(whole: Path, tmp_path: Path, step
 def test_past_its_budget_a_row_says_so(tmp_path: Path) -> None:
     assert in_process(stitched(tmp_path, **{"callbacks.stitching.budget": 0.0})) == 0
     notes = [row.get("note", "") for row in rows_of(tmp_path)]
-    assert "skipped: over callbacks.stitching.budget" in notes
+    assert "skipped: over budget" in notes
 
 
 def test_a_reference_that_cannot_be_stitched_leaves_a_row_and_no_end(tmp_path: Path, whole: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_reference_that_cannot_be_stitched_leaves_a_row_and_no_end(tmp_path: P
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
-    from dissimilarity.tracking.stitching import StitchingTracker
+    from dissimilarity.lightning import StitchingTracker
 
     with pytest.raises(ValueError, match="at least 14, found 4"):
         StitchingTracker(["init"], lambda n: torch.zeros(n, 8, dtype=torch.long), tmp_path, sequences=4)

@@ -18,12 +18,12 @@ from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.plan import lay_out
 from dissimilarity.functional import cka, mutual_knn
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.probe.batches import plan
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.padding import uneven_plan
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, make
 from tests.helpers.oracles import Array

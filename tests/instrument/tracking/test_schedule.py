@@ -36,7 +36,7 @@ def test_ticks_never_take_more_than_their_share(
 ) -> None:
     clock = Clock(monkeypatch)
     budget, last, ran = Budget(share), 500, []
-    budget.begin(0)
+    budget.begin()
     due = ticks(50, last)
     for step in range(last + 1):
         if step in due and budget.allows("plain", step, last, due_before(step, due)):
@@ -54,7 +54,7 @@ def test_ticks_never_take_more_than_their_share(
 def test_one_slow_tick_does_not_forbid_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget, ran = Budget(0.1), []
-    budget.begin(0)
+    budget.begin()
     for step in range(101):
         if step % 10 == 0 and budget.allows("plain", step, 100, step / 100):
             with budget.charged("plain"):
@@ -67,7 +67,7 @@ def test_one_slow_tick_does_not_forbid_all_that_follow(monkeypatch: pytest.Monke
 def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1, closing=4.0)
-    budget.begin(0)
+    budget.begin()
     for step in range(101):
         if budget.allows("plain", step, 100, step / 100):
             with budget.charged("plain"):
@@ -81,7 +81,7 @@ def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPa
 def test_figures_dearer_than_the_allowance_leave_half_of_it_to_the_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1, closing=60.0)
-    budget.begin(0)
+    budget.begin()
     clock.now += 100
     assert budget.allows("plain", 100, 100, 1.0)
     with budget.charged("plain"):
@@ -92,7 +92,7 @@ def test_figures_dearer_than_the_allowance_leave_half_of_it_to_the_ticks(monkeyp
 def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(1.0)
-    budget.begin(0)
+    budget.begin()
     for step in range(100):
         assert budget.allows("plain", step, 100, step / 100)
         with budget.charged("plain"):
@@ -102,14 +102,14 @@ def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_continuation_goes_on_with_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     first = Budget(0.1)
-    first.begin(0)
+    first.begin()
     clock.now += 90
     with first.charged("plain"):
         clock.now += 10
     second = Budget(0.1)
     second.load_state_dict(first.state_dict())
     clock.now += 1000
-    second.begin(50)
+    second.begin()
     assert second.trained == pytest.approx(90)
     assert second.taken == pytest.approx(0.1)
 
@@ -117,7 +117,7 @@ def test_a_continuation_goes_on_with_the_account(monkeypatch: pytest.MonkeyPatch
 def test_time_that_is_left_out_is_neither_training_nor_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1)
-    budget.begin(0)
+    budget.begin()
     clock.now += 90
     with budget.charged("plain"):
         clock.now += 10

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
 from dissimilarity.functional import cka, disagreement, jsd, kl
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.references import named_references
-from dissimilarity.tracking.tracker import DissimilarityTracker
 
 SEQUENCES, LENGTH, VOCABULARY = 12, 16, 50
 
@@ -196,7 +196,7 @@ def test_a_fault_in_a_measure_does_not_end_the_training(tmp_path: Path) -> None:
 def test_what_the_budget_does_not_allow_is_in_the_table(tmp_path: Path) -> None:
     fit(tracker_for(tmp_path, budget=1e-6), Layered())
     late = [row for row in rows_of(tmp_path) if row["step"] >= 2]
-    assert late and {row["note"] for row in late} == {"skipped: over track.budget"}
+    assert late and {row["note"] for row in late} == {"skipped: over budget"}
     assert all(math.isnan(row["value"]) and row["n_samples"] == 0 for row in late)
 
 
