@@ -13,18 +13,17 @@ from dissimilarity.probe.alignment import Alignment
 
 
 class References(Protocol):
-    """The references of a run.
-
-    Attributes:
-        load: turns a URI into a module.
-        alignments: alignments of the references with other tokenizers, by URI.
-    """
+    """The references of a run."""
 
     @property
-    def load(self) -> Callable[[str], nn.Module]: ...
+    def load(self) -> Callable[[str], nn.Module]:
+        """Return the function that turns a URI into a module."""
+        ...
 
     @property
-    def alignments(self) -> Mapping[str, Alignment]: ...
+    def alignments(self) -> Mapping[str, Alignment]:
+        """Return the alignments of the references with other tokenizers, by URI."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ from dissimilarity.stitching.maps import Kind
 
 
 class RunStitching(StitchingTracker):
-    """Measures what it costs to stitch the model of a run into its references, by URI, and the reverse."""
+    """Measures what it costs to stitch the model of a run into its references, and the reverse.
+
+    Args:
+        run: the run, which gives text and references.
+        references, folder, sites, sequences, every: as for ``StitchingTracker``.
+        task_at, task_steps, kind, budget: as for ``StitchingTracker``.
+
+    Raises:
+        ValueError: a reference has another tokenizer.
+    """
 
     def __init__(
         self,
@@ -24,16 +33,6 @@ class RunStitching(StitchingTracker):
         kind: Kind = "affine",
         budget: float = 0.015,
     ) -> None:
-        """Find the references of the run.
-
-        Args:
-            run: the run, which gives text and references.
-            references, folder, sites, sequences, every: as for ``StitchingTracker``.
-            task_at, task_steps, kind, budget: as for ``StitchingTracker``.
-
-        Raises:
-            ValueError: a reference has another tokenizer.
-        """
         if run.references.alignments:
             raise ValueError(
                 f"references: {', '.join(run.references.alignments)} has another tokenizer than this run, so no loss "

@@ -12,7 +12,13 @@ from dissimilarity.probe.outliers import NO_CONTROL, Control
 
 
 class RunTracker(DissimilarityTracker):
-    """Measures how dissimilar the model of a run is to its references, by URI."""
+    """Measures how dissimilar the model of a run is to its references.
+
+    Args:
+        run: the run, which gives probe set, padding, references and tokens per step.
+        references, measures, folder, sites, every, heatmap_every: as for ``DissimilarityTracker``.
+        groups, budget, pool, precision, control, reference_groups: as for ``DissimilarityTracker``.
+    """
 
     def __init__(
         self,
@@ -31,13 +37,6 @@ class RunTracker(DissimilarityTracker):
         control: Control | Mapping[str, Any] = NO_CONTROL,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Find the references of the run.
-
-        Args:
-            run: the run, which gives probe set, padding, references and tokens per step.
-            references, measures, folder, sites, every, heatmap_every: as for ``DissimilarityTracker``.
-            groups, budget, pool, precision, control, reference_groups: as for ``DissimilarityTracker``.
-        """
         super().__init__(
             references,
             measures,

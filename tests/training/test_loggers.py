@@ -65,7 +65,7 @@ USES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("use", USES)
 def test_a_logger_that_fails_warns_once_and_never_raises(use: str, error: BaseException) -> None:
     logger = guarded(Broken(partial(fail, error)))
-    with pytest.warns(UserWarning, match=f"Broken failed .{type(error).__name__}: .*; the training goes on") as seen:
+    with pytest.warns(UserWarning, match=f"Broken failed .{type(error).__name__}: .*; training continues") as seen:
         USES[use](logger)
         USES[use](logger)
     assert len(seen) == 1
@@ -76,7 +76,7 @@ def test_a_logger_that_hangs_is_given_up(use: str) -> None:
     ended = threading.Event()
     logger = guarded(Broken(lambda: ended.wait(60)), seconds=0.05)
     try:
-        with pytest.warns(UserWarning, match="Broken does not answer for 0 s; it is given up; the training goes on"):
+        with pytest.warns(UserWarning, match="Broken did not answer for 0 s and is abandoned; training continues"):
             USES[use](logger)
         begun = time.monotonic()
         for other in USES.values():
@@ -164,8 +164,8 @@ def test_online_falls_back_to_offline_and_says_so(
     assert run.experiment is not None
     assert asked == [("online", "abc", "allow"), ("offline", "abc", None), ("disabled", "abc", None)]
     said = capsys.readouterr().err
-    assert "W&B could not begin online (No API key configured.); it goes on offline" in said
-    assert "it goes on disabled" in said
+    assert "could not start W&B online, continuing offline (No API key configured.)" in said
+    assert "continuing disabled" in said
 
 
 def test_a_server_that_does_not_take_everything_is_waited_for_so_long(
@@ -179,7 +179,7 @@ def test_a_server_that_does_not_take_everything_is_waited_for_so_long(
     assert (settings.finish_timeout, settings.finish_timeout_raises) == (7, True)
     run._experiment = SimpleNamespace(finish=finish, dir=str(tmp_path / "wandb/run-1-abc/files"))  # pyright: ignore
     run.finish()
-    assert "has not taken everything within 7 s; wandb sync" in capsys.readouterr().err
+    assert "did not take everything within 7 s; wandb sync" in capsys.readouterr().err
 
 
 def test_a_process_of_wandb_that_hangs_does_not_outlive_its_run(tmp_path: Any, monkeypatch: Any) -> None:
