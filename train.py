@@ -91,7 +91,6 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
 
     from callbacks.loggers import close
     from callbacks.run import Run
-    from callbacks.time_limit import TimeLimit
     from launch.cli.sweep import side_by_side
     from launch.run import record, summary
     from launch.run.references import find
@@ -112,8 +111,6 @@ def fit(cfg: DictConfig, folder: Path, start: Begun | None) -> dict[str, Any]:
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
     loggers, callbacks = build_loggers(context), build_callbacks(context)
-    if cfg.trainer.get("max_time"):
-        callbacks.append(TimeLimit(cfg.trainer.max_time))
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
@@ -152,8 +149,12 @@ def build_loggers(run: "Run") -> "list[Logger]":
 
 
 def build_callbacks(run: "Run") -> "list[Callback]":
-    """Return the callbacks of the config in its order; Lightning puts checkpoints last."""
-    return [build(node, run) for node in (run.cfg.callbacks or {}).values()]
+    """Return the callbacks of the config in its order, and the time limit; Lightning puts checkpoints last."""
+    from callbacks.time_limit import TimeLimit
+
+    callbacks = [build(node, run) for node in (run.cfg.callbacks or {}).values()]
+    max_time = run.cfg.trainer.get("max_time")
+    return [*callbacks, TimeLimit(max_time)] if max_time else callbacks
 
 
 def build(node: DictConfig, run: "Run") -> Any:
