@@ -41,6 +41,7 @@ from dissimilarity.comparison import activations as snapshot
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
+from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import tables
 from dissimilarity.tracking.schedule import ticks
 from launch.cli.compose import compose
@@ -295,6 +296,5 @@ def _metrics(run: Path, losses: bool) -> list[dict[str, str]]:
 
 
 def _penalties(run: Path) -> list[dict[str, Any]]:
-    path = run / "penalties.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = Journal(run / "penalties.jsonl").read()
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

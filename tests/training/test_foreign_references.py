@@ -76,7 +76,7 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
     whole, again = (tmp_path / "runs" / name for name in ("whole", "cut"))
     positions = again / "references" / "positions.safetensors"
     positions.rename(tmp_path / "aside")
-    with pytest.raises(ValueError, match="says what positions this run leaves out"):
+    with pytest.raises(ValueError, match="says which positions drop_top_norm drops"):
         train.train(tiny(tmp_path, name="cut", **changes))
     (tmp_path / "aside").rename(positions)
     assert in_process(cut) == 0
