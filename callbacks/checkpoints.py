@@ -19,7 +19,7 @@ LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
 
 
 class ScheduledCheckpoints(Checkpoint):
-    """Saves `step_0000512.ckpt` (weights) and `last.ckpt` (everything) at each step of the schedule, step 0 included.
+    """Checkpoints on the schedule, step 0 included: `step_0000512.ckpt` (weights) and `last.ckpt` (everything).
 
     A step is saved when everything that belongs to it is done: its update, its records in the logs, its validation.
     That is when the next batch starts, not at Lightning's `on_train_batch_end`, which comes before logging and

@@ -12,7 +12,7 @@ from callbacks.run import Run
 
 
 class Console(pl.Callback):
-    """Shows step, loss, tokens per second and the time left, without slowing the training down.
+    """A display of step, loss, tokens per second and the time left that does not slow the training down.
 
     Args:
         label: name of the training.

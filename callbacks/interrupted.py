@@ -1,10 +1,10 @@
-"""How a training ends that a signal or the clock stopped, in a module of its own that loads no Lightning."""
+"""Exceptions that end a training after a signal or in time, in a module that loads no Lightning."""
 
 import signal
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
-    """Raised between two steps after a signal, when the state of the training is that after ``step`` updates.
+    """The end of a training between two steps after a signal, with the state after ``step`` updates.
 
     Example:
         >>> str(Interrupted(signal.SIGTERM, 12))
@@ -18,7 +18,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
 
 
 class OutOfTime(Interrupted):
-    """Raised between two steps when `trainer.max_time` is over: like after a signal, but on request.
+    """The end of a training between two steps when `trainer.max_time` is over: like a signal, but on request.
 
     Example:
         >>> str(OutOfTime(12))

@@ -11,7 +11,7 @@ from callbacks.interrupted import Interrupted
 
 
 class StopSignals(pl.Callback):
-    """Turns the first SIGINT or SIGTERM into `Interrupted` at the next step boundary; the second one acts at once.
+    """A callback that turns the first SIGINT or SIGTERM into `Interrupted` between two steps; the second acts at once.
 
     Before the first step and after the last one, a signal ends the program where it is (`signals.Stopped`), because
     there is nothing to finish. With several processes it waits from the start, so that no process leaves the others
@@ -59,8 +59,8 @@ class StopSignals(pl.Callback):
             return
         signum = signals.received()
         if trainer.world_size > 1:
-            own = torch.tensor(signum, device=pl_module.device, dtype=torch.int32)
-            signum = int(trainer.strategy.reduce(own, reduce_op="max"))
+            tensor = torch.tensor(signum, device=pl_module.device, dtype=torch.int32)
+            signum = int(trainer.strategy.reduce(tensor, reduce_op="max"))
         if signum:
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ScheduledCheckpoints):

@@ -26,7 +26,7 @@ def close(loggers: list[Logger]) -> None:
 
 
 class GuardedLogger(Logger):
-    """Calls another logger on a thread of its own.
+    """A logger that calls another one on a separate thread.
 
     The first failure is a warning; later ones are silent. A call that takes too long is the last one: a thread cannot
     be stopped, but nobody waits for it any more. `finalize`, in which loggers wait for their servers, waits until

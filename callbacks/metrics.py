@@ -19,7 +19,7 @@ IGNORED = ("epoch",)
 
 
 class MetricsLogger(Logger):
-    """Writes metrics to `metrics.jsonl` and folds them into `metrics.csv`: one row per step, one column per metric.
+    """A logger that writes `metrics.jsonl` and folds it into `metrics.csv`: one row per step, one column per metric.
 
     Records wait in memory for up to five seconds and are on disk before a checkpoint is written (`flush`), so a kill
     only loses what the continuation computes again.
@@ -90,7 +90,7 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what waits and fold the table; without records there is none."""
+        """Write what waits and fold the table; without records, write none."""
         self.flush()
         if self._journal.path.exists():
             fold(self._journal, self.folder / "metrics.csv")

@@ -17,7 +17,7 @@ _state = {"received": 0, "deferred": False}
 
 
 class Stopped(SystemExit):
-    """Raised by a signal wherever the program is; no Exception, so that nothing takes it for a fault."""
+    """The end of the program by a signal, wherever it is; no Exception, so that nothing takes it for a fault."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)

@@ -9,7 +9,7 @@ from dissimilarity.stitching.maps import Kind
 
 
 class RunStitching(StitchingTracker):
-    """Measures what it costs to stitch the model of a run into its references, and the reverse.
+    """A tracker of what it costs to stitch the model of a run into its references, and the reverse.
 
     Args:
         run: the run, which gives text and references.

@@ -10,7 +10,7 @@ from callbacks.interrupted import OutOfTime
 
 
 class TimeLimit(Timer):
-    """Raises `OutOfTime` between two steps, with everything saved, when the time of this start is over.
+    """A timer that raises `OutOfTime` between two steps, with everything saved, when the time of this start is over.
 
     Lightning's Timer counts the time of earlier starts too, so that a run that it stopped once never gets any further,
     and it validates where it stops, so that the tables differ from those of an uninterrupted run.

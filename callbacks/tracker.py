@@ -12,7 +12,7 @@ from dissimilarity.probe.outliers import NO_CONTROL, Control
 
 
 class RunTracker(DissimilarityTracker):
-    """Measures how dissimilar the model of a run is to its references.
+    """A tracker of how dissimilar the model of a run is to its references.
 
     Args:
         run: the run, which gives probe set, padding, references and tokens per step.

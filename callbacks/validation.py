@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 
 class FinalValidation(pl.Callback):
-    """Validates after the last step too, whatever `val_check_interval` is, and logs at the number of updates.
+    """A callback that validates after the last step too, and logs validation at the number of updates.
 
     Lightning alone logs the validation after update k at step k - 1, and the metrics of a training step at the number
     of updates that its weights had seen, so that one axis would mean two things.

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Budget:
-    """Keeps the time spent on tracking below a share of the training time, and spreads it evenly over the ticks.
+    """A limit on the share of the training time that tracking takes, spent evenly over the ticks.
 
     The whole training time is projected from the steps so far, so that the dense early ticks need not wait until the
     training has earned them. If the number of steps is unknown, the time so far counts.

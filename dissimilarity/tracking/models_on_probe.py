@@ -26,7 +26,7 @@ PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed"
 
 @dataclass
 class ReferenceInputs:
-    """What the model in training and the references of one tokenizer read, and which measures compare them.
+    """Inputs of the model in training and of references with one tokenizer, and the measures that compare them.
 
     Attributes:
         own, theirs: inputs of the model in training and of a reference.
@@ -43,7 +43,7 @@ class ReferenceInputs:
 
 
 class ProbeReader:
-    """Runs models on this process's share of the probe set.
+    """A runner of models on this process's share of the probe set.
 
     Args:
         probe: inputs to compare on, (sequences, ...).

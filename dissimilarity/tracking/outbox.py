@@ -10,7 +10,7 @@ Record = Mapping[str, Any]
 
 
 class Outbox:
-    """Appends records to a table. While that fails (a full disk), they wait, in checkpoints too, and go with the next.
+    """A queue in front of a table. While writing fails (a full disk), records wait, in checkpoints too.
 
     Args:
         append: writes records at the end of the table, all of them or none.

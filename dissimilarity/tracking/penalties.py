@@ -31,7 +31,7 @@ JOURNAL = "penalties.jsonl"
 
 
 class PenaltyTracker(Ticker):
-    """Measures, on a schedule, the stitching penalty between the model in training and reference models, both ways.
+    """Measurements, on a schedule, of the stitching penalty between the model in training and references, both ways.
 
     Direction ``into`` has the model in front and the reference behind, ``from`` the reverse. Records have the numbers
     of ``stitching.Penalty`` and go to ``folder/penalties.jsonl``; the loggers show them as

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Tables:
-    """Takes the records of each tick. A fault here loses no records and does not end the training.
+    """The tables of one training. A fault in them loses no records and does not end the training.
 
     Args:
         folder: folder of the tables.

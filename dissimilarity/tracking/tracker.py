@@ -40,9 +40,9 @@ PANEL_SECONDS = 0.13
 
 
 class Tracker(Ticker):
-    """Measures, on a schedule, how dissimilar the model in training is to reference models.
+    """Measurements, on a schedule, of how dissimilar the model in training is to reference models.
 
-    It needs nothing of the model but the names of its sites: any module works whose ``forward`` takes the probe set.
+    Any module works whose ``forward`` takes the probe set; nothing else of it is needed but the names of its sites.
     Records go to ``folder/curves.jsonl`` and from there to ``folder/curves.parquet`` and ``folder/figures``. A fault in
     a tick leaves NaNs with a note and one warning; training continues. Records that cannot be written wait
     (``outbox``). With several processes, each captures its share of the probe set and the sums are added; if one

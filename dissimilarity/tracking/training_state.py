@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a tick needs to know of the training around it.
+    """The state of a training, as far as a tick needs it.
 
     With more than one process, ``torch.distributed`` connects them.
 
