@@ -265,12 +265,17 @@ class Rows:
     sums: Moments
 
 
+SMALL = 2**16
+"""Numbers of a side whose products are taken in float64 in any case, where that costs nothing."""
+
+
 def prepared_rows(x: Float[Tensor, "n p"], shift: Float[Tensor, " p"] | None = None) -> Rows:
     """A side about the given shift, by default about ``worthwhile_shift``.
 
     Raises:
         ValueError: values too large or too small for float32 products.
     """
+    x = x.double() if x.numel() <= SMALL else x
     rows = shifted(x, worthwhile_shift(x) if shift is None else shift)[None]
     norms = squared_norms(rows)
     apart = heavy(norms).to(rows.device)

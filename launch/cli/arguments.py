@@ -115,6 +115,7 @@ CALLBACKS = {
         "group": or_null(NAME),
         "tags": items(matching(r".{1,64}", "a text of 1 to 64 characters"), "[first,small]"),
         "mode": or_null(one_of("offline", "online", "shared", "disabled")),
+        "finish_timeout": POSITIVE,
         "log_model": either(FLAG, one_of("all")),
     },
 }

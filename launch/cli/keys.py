@@ -81,6 +81,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "probe.split": or_null(one_of("train", "val")),
         **COMPARED,
         "results_dir": FOLDER,
+        "cache_dir": FOLDER,
         "study": PART,
         "data": or_null(PART),
         "measures": Rule(("a set, such as measures=default",), lambda value: isinstance(value, dict) and bool(value)),

@@ -15,9 +15,6 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, Rows, as_rows, between_rows, mean, own_coordinates, prepared_rows
 
-SMALL = 2**16
-"""Most values of an input whose products are taken in float64 in any case, where a measure whitens."""
-
 
 class MomentMeasure(Measure):
     """A measure that is a differentiable formula of ``Moments``.
@@ -102,7 +99,7 @@ class WhitenedMeasure(MomentMeasure):
     """A moment measure that whitens a side.
 
     Where samples are fewer than twice the dimensions, some directions have so little variance that float32 products
-    would lose them: products are then taken in float64, and so are those of small inputs, where that costs nothing.
+    would lose them: products are then taken in float64.
     Where samples are no more than the dimensions, and the value is invariant to rotation, they are first written in
     coordinates along their own principal directions, (n, rank) instead of (n, p).
     """
@@ -111,7 +108,7 @@ class WhitenedMeasure(MomentMeasure):
         """Rows about their mean, and their sums."""
         if len(x) <= x.shape[1] and "orthogonal" in self.invariant_to:
             return prepared_rows(principal_coordinates(x))
-        return prepared_rows(x.double() if len(x) < 2 * x.shape[1] or x.numel() <= SMALL else x)
+        return prepared_rows(x.double() if len(x) < 2 * x.shape[1] else x)
 
     def between(self, x: Rows, y: Rows) -> Float[Tensor, ""]:
         """The value of two prepared sides, in the precision of the more precise one."""
