@@ -122,7 +122,7 @@ def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path
         ({"callbacks": "stitching"}, r"encoder has another tokenizer than this run.*callbacks=default"),
         ({"align__unit": "line"}, "align.unit=line: expected word or token"),
         ({"control__every": 0}, "control.every=0: expected a whole number, 1 or more"),
-        ({"control__normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
+        ({"control__normalize": "batch"}, "control.normalize=batch: expected none, layer_norm or unit_norm"),
         ({"control__skip_first": 14, "control__drop_top_norm": 2}, "none of the probe.length=16 positions"),
     ],
 )
