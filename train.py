@@ -10,6 +10,8 @@ if __name__ == "__main__":
 
 import sys
 import time
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback
     from pytorch_lightning.loggers import Logger
 
-    from data.module import TextDataModule
-    from models.recipe_module import RecipeModule
+    from callbacks.run import Run
 
 ROOT = Path(__file__).resolve().parent
 
@@ -88,8 +89,10 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     from pytorch_lightning.callbacks import Checkpoint
 
     from callbacks.loggers import close
-    from callbacks.time_limit import TimeLimit
+    from callbacks.run import Run
+    from launch.cli.sweep import side_by_side
     from launch.run import record, summary
+    from launch.run.references import find
     from models.checkpoints import check_checkpoint
     from models.continuing import checkpoint_of
     from models.initial_model import load_into
@@ -106,10 +109,9 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     if initial is not None:
         load_into(module.net, initial.weights)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
-    loggers = build_loggers(cfg, folder, notes)
-    callbacks = build_callbacks(cfg, folder, data, module)
-    if cfg.trainer.get("max_time"):
-        callbacks.append(TimeLimit(cfg.trainer.max_time))
+    find_references = partial(find, cfg, folder, data.tokenizer)
+    context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
+    loggers, callbacks = build_loggers(context), build_callbacks(context)
     trainer = settings.instantiate(
         cfg.trainer,
         precision=notes["precision"]["chosen"],
@@ -139,44 +141,27 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
         close(loggers)
 
 
-def build_loggers(cfg: DictConfig, folder: Path, notes: dict[str, Any]) -> "list[Logger]":
-    """The metrics table, which every run has, and the loggers of the config, none of which can end a training."""
+def build_loggers(run: "Run") -> "list[Logger]":
+    """Return the metrics table, which every run has, and the loggers of the config, which cannot end a training."""
     from callbacks.loggers import guarded
     from callbacks.metrics import MetricsLogger
 
-    chosen = []
-    for name, node in (cfg.logger or {}).items():
-        extra = {"run_id": notes["wandb_id"], "group": node.group or notes["sweep"]} if name == "wandb" else {}
-        chosen.append(guarded(settings.instantiate(node, **extra)))
-    return [MetricsLogger(folder), *chosen]
+    return [MetricsLogger(run.folder), *(guarded(build(node, run)) for node in (run.cfg.logger or {}).values())]
 
 
-def build_callbacks(cfg: DictConfig, folder: Path, data: "TextDataModule", module: "RecipeModule") -> "list[Callback]":
-    """The callbacks of the config, in its order; those on which others wait (checkpoints) Lightning puts last."""
-    from launch.cli.sweep import side_by_side
-    from launch.run.references import find
+def build_callbacks(run: "Run") -> "list[Callback]":
+    """Return the callbacks of the config in its order, and the time limit; Lightning puts checkpoints last."""
+    from callbacks.time_limit import TimeLimit
 
-    given: dict[str, dict[str, Any]] = {"console": {"bar": False} if side_by_side() else {}}
-    if {"tracker", "stitching"} & set(cfg.callbacks or {}):
-        probe = data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
-        found = find(cfg, folder, data.tokenizer, probe)
-        given["tracker"] = {
-            "probe": probe,
-            "load": found.load,
-            "align": found.alignments.get,
-            "mask": None if cfg.include_padding else module.real(probe),
-            "tokens_per_step": data.tokens_per_step * cfg.trainer.accumulate_grad_batches,
-        }
-        given["stitching"] = {
-            "probe": lambda sequences: data.probe(sequences, cfg.probe.length, cfg.probe.split),
-            "load": found.load,
-        }
-        if "stitching" in cfg.callbacks and found.alignments:
-            raise ValueError(
-                f"references: {', '.join(found.alignments)} reads other tokens than this run, so that no loss of the "
-                "one stitched into the other is to be had while training; leave it out, or type callbacks=default"
-            )
-    return [settings.instantiate(node, **given.get(name, {})) for name, node in (cfg.callbacks or {}).items()]
+    callbacks = [build(node, run) for node in (run.cfg.callbacks or {}).values()]
+    max_time = run.cfg.trainer.get("max_time")
+    return [*callbacks, TimeLimit(max_time)] if max_time else callbacks
+
+
+def build(node: DictConfig, run: "Run") -> Any:
+    """Build a callback or logger of the config, with the run if it takes an argument ``run``."""
+    make = settings.instantiate(node, _partial_=True)
+    return make(run=run) if "run" in signature(make.func).parameters else make()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ from benchmarks.timing import show
 from callbacks import signals
 from callbacks.interrupted import Interrupted
 from dissimilarity.comparison import activations as snapshot
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
+from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import tables
 from dissimilarity.tracking.schedule import ticks
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
 from launch.run.folder import read_json
 
@@ -296,6 +297,5 @@ def _metrics(run: Path, losses: bool) -> list[dict[str, str]]:
 
 
 def _penalties(run: Path) -> list[dict[str, Any]]:
-    path = run / "penalties.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = Journal(run / "penalties.jsonl").read()
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

@@ -1,1 +1,1 @@
-"""Thin Lightning adapters round the instrument: the tracker, checkpoints on a schedule, loggers, the console."""
+"""What a run of this project adds to Lightning: trackers, checkpoints, loggers, signals, console."""

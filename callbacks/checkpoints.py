@@ -1,4 +1,4 @@
-"""Checkpoints on the schedule of the tracker, and the one from which a run continues."""
+"""Checkpoints on the schedule of the tracker, and the one that a run continues from."""
 
 import errno
 from pathlib import Path
@@ -19,24 +19,24 @@ LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
 
 
 class ScheduledCheckpoints(Checkpoint):
-    """Saves `step_0000512.ckpt` (weights) and `last.ckpt` (everything) at each tick of the schedule, step 0 included.
+    """Checkpoints on the schedule, step 0 included: `step_0000512.ckpt` (weights) and `last.ckpt` (everything).
 
-    A step is saved when all that belongs to it is done: its update, its rows in the logs, its validation. That is when
-    the next batch starts, not at Lightning's `on_train_batch_end`, where the row is not yet logged and the validation
-    not yet run. A continuation then begins with the next batch, nothing is done twice and nothing is left out.
-    Lightning's own bookkeeping of where in an epoch a checkpoint was taken is set aside for that: see `_begin_after`.
+    A step is saved when everything that belongs to it is done: its update, its records in the logs, its validation.
+    That is when the next batch starts, not at Lightning's `on_train_batch_end`, which comes before logging and
+    validation. A continuation then starts with the next batch; nothing is done twice and nothing is left out. For this,
+    Lightning's own record of where in an epoch a checkpoint was taken is replaced: see `_begin_after`.
 
     Both files are written beside their place and renamed, so that a kill or a full disk leaves the last good one. Until
-    the training ends `second_last.ckpt` stays too, from which it continues should `last.ckpt` be damaged. A checkpoint
-    says how far the journals of the run folder go, and a continuation makes sure that they are whole up to there.
-    Loggers that keep checkpoints (`log_checkpoint`) are shown each file of weights. Step 0 is on disk before the first
-    batch and the first tick, so that `init` can always be taken again.
+    training ends, `second_last.ckpt` stays too, to continue from if `last.ckpt` is damaged. A checkpoint says how far
+    the journals of the run folder go, and a continuation checks that they are intact up to there. Loggers that keep
+    checkpoints (`log_checkpoint`) get each file of weights. Step 0 is on disk before the first batch and the first
+    tick, so that `init` can always be read again.
 
     Args:
-        folder: where the files go.
-        every: the schedule's even part, steps (see `schedule.is_due`).
-        keep: which of the files of weights stay (see `schedule.kept_steps`). A file is deleted after `last.ckpt` of a
-            later step is in place, and never one that another run names in `step_0000512.pinned`.
+        folder: folder of the files.
+        every: steps between checkpoints of the schedule's even part (see `schedule.is_due`).
+        keep: which files of weights stay (see `schedule.kept_steps`). A file is deleted once `last.ckpt` of a later
+            step is in place, unless another run pins it with `step_0000512.pinned`.
     """
 
     def __init__(self, folder: str | Path, every: int, keep: str = "every") -> None:
@@ -52,16 +52,16 @@ class ScheduledCheckpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Notes after which step the training goes on."""
+        """Note after which step the training continues."""
         self._continued = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settles what the tables hold when the training begins, before anything is logged.
+        """Bring the tables to the state of the checkpoint, before anything is logged.
 
-        Loggers that begin anew with each session (`replay`) are given what was logged before.
+        Loggers that start empty in each session (`replay`) get what was logged before.
 
         Raises:
-            ValueError: a journal lost rows that it had when the checkpoint was written, or they are damaged.
+            ValueError: a journal lost records that it had when the checkpoint was written, or they are damaged.
         """
         if trainer.is_global_zero:
             for name, mark in self._journals.items():
@@ -75,43 +75,43 @@ class ScheduledCheckpoints(Checkpoint):
                     logger.replay(table.steps())  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settles where the training begins; saves step 0."""
+        """Set where the training starts, and save step 0."""
         step = trainer.global_step
         _begin_after(trainer, step)
         if self._random is not None:
             _set_random_state(self._random)
             self._random = None
-        # a scheduled step whose file is not there is saved now: the weights are those
-        there = step and (not self._is_due(trainer) or step_file(self.folder, step).exists())
-        self._saved = step if there else -1
+        # a scheduled step whose file is gone is saved now: the weights are those of that step
+        is_saved = step and (not self._is_due(trainer) or step_file(self.folder, step).exists())
+        self._saved = step if is_saved else -1
         self._save_if_due(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Saves the step that has just been completed, if it is due."""
+        """Save the step that was just completed, if it is due."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the last step, which is not that of the schedule where something has stopped the training early."""
+        """Save the last step, which is not on the schedule if something stopped the training early."""
         self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Saves the step that has just been completed, whether it is due or not, for an interruption."""
+        """Save the step that was just completed, due or not, before an interruption."""
         self._save_if_due(trainer)
         if trainer.global_step != self._saved:
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of torch's generators, for what draws from them in training (dropout), and the journals' marks."""
+        """Return the state of torch's generators, which training draws from (dropout), and the journals' marks."""
         journals = {path.name: Journal(path).mark().as_dict() for path in self.folder.parent.glob("*.jsonl")}
         return {"random": _random_state(), "journals": journals}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the generators' state until training starts, when the loaders have drawn from them what they will."""
+        """Hold the generators' state until training starts, after the loaders have drawn from them."""
         self._random = state_dict["random"]
-        self._journals = state_dict.get("journals", {})
+        self._journals = state_dict["journals"]
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
@@ -129,7 +129,7 @@ class ScheduledCheckpoints(Checkpoint):
         return is_due(trainer.global_step, self.every, trainer.max_steps)
 
     def _thin(self, now: int) -> None:
-        """Deletes the files of weights that need not stay; what a kill leaves of that, the next call does."""
+        """Delete the files of weights that need not stay; after a kill, the next call finishes that."""
         files = {step: path for step, path in step_files(self.folder).items() if step <= now}
         for step in files.keys() - kept_steps(files, self.every, self.keep):
             if not files[step].with_suffix(PINNED).exists():
@@ -149,7 +149,7 @@ class ScheduledCheckpoints(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with replacing(path) as part:
-                    with part.open("wb") as file:  # torch would write the name of a path into it
+                    with part.open("wb") as file:  # given a path, torch would write its name into the file
                         torch.save(checkpoint, file)
                     if path.name == LAST and path.exists():
                         path.replace(path.with_name(SECOND_LAST))
@@ -164,7 +164,7 @@ def _disk_error(error: Exception, path: Path) -> Exception:
     if full or "file write failed" in str(error) or "unexpected pos" in str(error):
         return OSError(
             errno.ENOSPC,
-            f"no room for the checkpoint ({error}); the last good one is whole: the same command continues",
+            f"disk full: checkpoint not written, the previous one is intact ({error}); the same command continues",
             str(path),
         )
     return error
@@ -175,11 +175,11 @@ def _tables(trainer: pl.Trainer) -> list[MetricsLogger]:
 
 
 def _begin_after(trainer: pl.Trainer, step: int) -> None:
-    """Puts Lightning's loops where an uninterrupted run has them after `step` updates.
+    """Set Lightning's loops to where an uninterrupted run has them after `step` updates.
 
-    Left alone, a loop that was restored guesses from its counters what was being done when it was saved, and by where
-    that was it skips or repeats a validation and is off by one in the steps of the log. All checkpoints here are taken
-    between two steps, so the counters follow from the step.
+    A restored loop guesses from its counters what it was doing when it was saved. Depending on the guess, it skips or
+    repeats a validation and logs at steps that are off by one. All checkpoints here are taken between two steps, so the
+    counters follow from the step.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
     batches = step * trainer.accumulate_grad_batches

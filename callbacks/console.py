@@ -1,4 +1,4 @@
-"""Progress of a training on the terminal: a bar there, a line now and then anywhere else."""
+"""Progress of a training: a bar on a terminal, a line now and then elsewhere."""
 
 import time
 from typing import Any
@@ -8,36 +8,53 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
+from callbacks.run import Run
+
 
 class Console(pl.Callback):
-    """Shows step, loss, tokens/s and the time left. It measures on its own and holds the training up for nothing.
+    """A display of step, loss, tokens per second and the time left that does not slow the training down.
 
     Args:
-        label: what to call the training.
-        every_seconds: between two lines, where the output is not a terminal.
-        bar: a bar rather than lines; None: where the output is a terminal.
+        label: name of the training.
+        every_seconds: seconds between two lines where the output is not a terminal.
+        bar: show a bar rather than lines; None: on a terminal.
+        run: the run; beside other jobs of a sweep, it has lines, because bars would overwrite each other.
+
+    Attributes:
+        tokens: tokens of the batches so far.
+        seconds: seconds of training so far.
+
+    Example:
+        >>> Console(label="small").summary()  # before the first step
+        {}
     """
 
-    def __init__(self, label: str = "training", every_seconds: float = 10.0, bar: bool | None = None) -> None:
+    def __init__(
+        self,
+        label: str = "training",
+        every_seconds: float = 10.0,
+        bar: bool | None = None,
+        run: Run | None = None,
+    ) -> None:
         self.label = label
         self.every_seconds = every_seconds
-        self.bar = bar
+        self.bar = False if run is not None and run.beside_others else bar
         self.seconds = 0.0
         self.tokens = 0
         self._terminal = Terminal(highlight=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._shown = self._began = 0.0
-        self._first = 0
+        self._shown = self._started = 0.0
+        self._first_step = 0
         self._evaluation = ""
         self._loss: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the bar up."""
+        """Show the bar."""
         if not trainer.is_global_zero:
             return
-        self._began = self._shown = time.monotonic()
-        self._first = trainer.global_step
+        self._started = self._shown = time.monotonic()
+        self._first_step = trainer.global_step
         if self.bar if self.bar is not None else self._terminal.is_terminal:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -48,42 +65,48 @@ class Console(pl.Callback):
                 refresh_per_second=4,
                 expand=True,
             )
-            self._task = self._progress.add_task(self.label, total=trainer.max_steps, completed=self._first, numbers="")
+            self._task = self._progress.add_task(
+                self.label, total=trainer.max_steps, completed=self._first_step, numbers=""
+            )
             self._progress.start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts tokens, and shows how it goes four times a second at most."""
+        """Count tokens, and show progress at most four times per second."""
         self.tokens += tokens_in(batch) * trainer.world_size
-        self.seconds = time.monotonic() - self._began
+        self.seconds = time.monotonic() - self._started
         if not trainer.is_global_zero:
             return
-        since = time.monotonic() - self._shown
-        if since > (0.25 if self._progress else self.every_seconds):
+        seconds = time.monotonic() - self._shown
+        if seconds > (0.25 if self._progress else self.every_seconds):
             self._shown = time.monotonic()
             self._show(trainer, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remembers the newest validation loss, to show it."""
+        """Note the newest validation loss, to show it."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None:
             self._evaluation = f"  val {float(loss):.3f}"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the bar down."""
+        """Close the bar."""
         self._close(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes the bar down."""
+        """Close the bar."""
         self._close(trainer)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the tokens per second of the training."""
+        return {"tokens_per_second": round(self.tokens / self.seconds, 1)} if self.tokens and self.seconds else {}
 
     def _show(self, trainer: pl.Trainer, outputs: Any) -> None:
         step, last = trainer.global_step, trainer.max_steps
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         rate = self.tokens / max(self.seconds, 1e-9)
-        left = (last - step) * self.seconds / max(step - self._first, 1)
-        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {clock(left)} left"
+        seconds_left = (last - step) * self.seconds / max(step - self._first_step, 1)
+        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {clock(seconds_left)} left"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
@@ -99,12 +122,23 @@ class Console(pl.Callback):
 
 
 def tokens_in(batch: Any) -> int:
-    """The tokens of a batch: those that are targets, or where labels come with them, all."""
+    """Return the number of tokens in a batch: of the targets, or of all tokens if labels come with them.
+
+    Example:
+        >>> import torch
+        >>> tokens_in(torch.zeros(2, 17)), tokens_in((torch.zeros(2, 17), torch.zeros(2)))
+        (32, 34)
+    """
     return batch[:, 1:].numel() if isinstance(batch, Tensor) else batch[0].numel()
 
 
 def clock(seconds: float) -> str:
-    """A time to read: 9 s, 3:05 min, 2:10 h."""
+    """Return a time as text.
+
+    Example:
+        >>> clock(9), clock(185), clock(7800)
+        ('9 s', '3:05 min', '2:10 h')
+    """
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"

@@ -1,10 +1,15 @@
-"""How a training ends that a signal stopped: apart from `interrupts`, so that catching it loads no Lightning."""
+"""Exceptions that end a training after a signal or in time, in a module that loads no Lightning."""
 
 import signal
 
 
-class Interrupted(Exception):
-    """Raised between two steps after a signal: the state of the training is that after `step` whole updates."""
+class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
+    """The end of a training between two steps after a signal, with the state after ``step`` updates.
+
+    Example:
+        >>> str(Interrupted(signal.SIGTERM, 12))
+        'SIGTERM after step 12'
+    """
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"{signal.Signals(signum).name} after step {step}")
@@ -13,7 +18,12 @@ class Interrupted(Exception):
 
 
 class OutOfTime(Interrupted):
-    """Raised between two steps when `trainer.max_time` is over: as after a signal, but it was asked for."""
+    """The end of a training between two steps when `trainer.max_time` is over: like a signal, but on request.
+
+    Example:
+        >>> str(OutOfTime(12))
+        'trainer.max_time after step 12'
+    """
 
     def __init__(self, step: int) -> None:
         Exception.__init__(self, f"trainer.max_time after step {step}")

@@ -3,6 +3,7 @@
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch
 
 from callbacks import signals
 from callbacks.checkpoints import ScheduledCheckpoints
@@ -10,20 +11,21 @@ from callbacks.interrupted import Interrupted
 
 
 class StopSignals(pl.Callback):
-    """Turns the first SIGINT or SIGTERM into `Interrupted` at the next step boundary; the second acts at once.
+    """A callback that turns the first SIGINT or SIGTERM into `Interrupted` between two steps; the second acts at once.
 
-    Before the first step and after the last one a signal ends the program where it is (`signals.Stopped`): there is
-    nothing to finish. Of several processes none leaves the others alone in a collective, so there it waits from the
-    start; all stop at the same step, whichever of them got the signal.
+    Before the first step and after the last one, a signal ends the program where it is (`signals.Stopped`), because
+    there is nothing to finish. With several processes it waits from the start, so that no process leaves the others
+    alone in a collective; all stop at the same step, whichever of them got the signal.
     """
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes the signals over, and keeps Lightning from it: its handler ends a training with exit code 0.
+        """Install the handlers, and keep Lightning from installing its own.
 
-        That one also kills the other processes, and broadcasts from wherever the signal has come.
+        Lightning's handler ends a training with exit code 0, kills the other processes, and broadcasts from wherever
+        the signal arrives.
         """
         if stage != "fit":
             return
@@ -31,58 +33,59 @@ class StopSignals(pl.Callback):
         connector = trainer._signal_connector
         register = connector.register_signal_handlers
 
-        def registered() -> None:
-            register()  # Slurm's signal for a new start of the job is its business
+        def register_ours_last() -> None:
+            register()  # Slurm's signal to restart the job stays Lightning's
             signals.take_over()
 
-        connector.register_signal_handlers = registered
+        connector.register_signal_handlers = register_ours_last
         signals.defer(trainer.world_size > 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lets signals wait from here on."""
+        """Let signals wait from now on."""
         signals.defer(True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stops here, where the updates, the logs and the validation of the step before are complete.
+        """Stop here, where the updates, the logs and the validation of the step before are complete.
 
-        All is saved before the exception is raised: what others do about it, such as figures, may take longer than a
-        cluster waits.
+        Everything is saved before the exception is raised, because what others do about it, such as figures, may take
+        longer than a cluster waits.
 
         Raises:
-            Interrupted: a signal has come since the last call.
+            Interrupted: a signal arrived since the last call.
         """
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        received = signals.received()
+        signum = signals.received()
         if trainer.world_size > 1:
-            received = int(trainer.strategy.reduce(_tensor(received, pl_module), reduce_op="max"))
-        if received:
+            tensor = torch.tensor(signum, device=pl_module.device, dtype=torch.int32)
+            signum = int(trainer.strategy.reduce(tensor, reduce_op="max"))
+        if signum:
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ScheduledCheckpoints):
                     callback.save(trainer)
-            _stop(trainer, received)
+            _stop(trainer, signum)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops here after the last step, which has been saved: figures and summary are left to the next start.
+        """Stop here after the last step, which is saved; the next start makes figures and summary.
 
         Raises:
-            Interrupted: a signal has come since the last step began.
+            Interrupted: a signal arrived since the last step began.
         """
         signals.defer(False)
         if signals.received():
             _stop(trainer, signals.received())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Gives the signals back; where one has come before the first step, the other processes are told."""
+        """Restore the handlers; after a signal before the first step, stop the other processes."""
         signals.defer(False)
         if isinstance(exception, signals.Stopped) and trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(exception.signum)
         self._give_back()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Restore the handlers."""
         self._give_back()
 
     def _give_back(self) -> None:
@@ -93,9 +96,3 @@ class StopSignals(pl.Callback):
 def _stop(trainer: pl.Trainer, signum: int) -> NoReturn:
     signals.forget()
     raise Interrupted(signum, trainer.global_step)
-
-
-def _tensor(value: int, pl_module: pl.LightningModule) -> Any:
-    import torch
-
-    return torch.tensor(value, device=pl_module.device, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""A training outlives its loggers: what they raise is a warning, and what hangs is given up."""
+"""A training outlives its loggers: an error in one is a warning, and one that hangs is abandoned."""
 
 import threading
 import warnings
@@ -10,38 +10,43 @@ from typing import Any
 from pytorch_lightning.loggers.logger import DummyLogger, Logger
 
 SECONDS = 90.0
-"""The longest that one call of a logger may take: beyond what any of them waits for its own server."""
+"""Longest time for one call of a logger: more than any of them waits for its own server."""
 
 
 def guarded(logger: Logger, seconds: float = SECONDS) -> "GuardedLogger":
-    """The same logger, of which no call raises, or takes longer than some seconds."""
+    """Return a logger of which no call raises, or takes longer than a number of seconds."""
     return GuardedLogger(logger, seconds)
 
 
 def close(loggers: list[Logger]) -> None:
-    """Ends the loggers of a training whose own files are written, each within its time."""
+    """Close the loggers of a training whose own files are written, each within its time."""
     for logger in loggers:
         if isinstance(logger, GuardedLogger):
             logger.close()
 
 
 class GuardedLogger(Logger):
-    """Stands before a logger, and calls it on a thread of its own.
+    """A logger that calls another one on a separate thread.
 
-    The first failure is a warning, the rest is silence. A call that takes too long is the last one: a thread cannot be
-    stopped, but nobody waits for it any more. `finalize`, in which loggers wait for their servers, is put off until
+    The first failure is a warning; later ones are silent. A call that takes too long is the last one: a thread cannot
+    be stopped, but nobody waits for it any more. `finalize`, in which loggers wait for their servers, waits until
     `close`, when the run has its summary.
 
     Args:
-        logger: any of Lightning's. What it has beyond their interface (`log_image`, ...) is here too.
-        seconds: how long a call may take.
+        logger: any logger for Lightning; what it has beyond their interface (`log_image`, ...) is here too.
+        seconds: longest time for one call.
+
+    Example:
+        >>> from callbacks.metrics import MetricsLogger
+        >>> GuardedLogger(MetricsLogger("runs/x")).name
+        'metrics'
     """
 
     def __init__(self, logger: Logger, seconds: float = SECONDS) -> None:
         super().__init__()
         self._logger, self._seconds = logger, seconds
         self._thread = _Thread()
-        self._warned = self._given_up = False
+        self._warned = self._abandoned = False
         self._status = "success"
 
     @property
@@ -56,46 +61,46 @@ class GuardedLogger(Logger):
 
     @property
     def log_dir(self) -> str | None:
-        """Where the logger's files are, if it says so."""
+        """Folder of the logger's files, if it says so."""
         return self._call(lambda: self._logger.log_dir)
 
     @property
     def save_dir(self) -> str | None:
-        """Where the logger's files are, if it says so."""
+        """Folder of the logger's files, if it says so."""
         return self._call(lambda: self._logger.save_dir)
 
     @property
     def experiment(self) -> Any:
-        """What the logger logs to; where it has failed, something that takes any call."""
+        """What the logger logs to; after a failure, a dummy that takes any call."""
         experiment = self._call(lambda: getattr(self._logger, "experiment", None))
         return DummyLogger().experiment if experiment is None else _Guarded(experiment, self._call)
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """Logs numbers."""
+        """Log numbers."""
         self._call(lambda: self._logger.log_metrics(*args, **kwargs))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Logs the config."""
+        """Log the config."""
         self._call(lambda: self._logger.log_hyperparams(*args, **kwargs))
 
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
-        """Logs the model's graph."""
+        """Log the model's graph."""
         self._call(lambda: self._logger.log_graph(*args, **kwargs))
 
     def save(self) -> None:
-        """Lets the logger write what it holds."""
+        """Let the logger write what it holds."""
         self._call(self._logger.save)
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Shows the logger a checkpoint."""
+        """Show the logger a checkpoint."""
         self._call(lambda: self._logger.after_save_checkpoint(checkpoint_callback))
 
     def finalize(self, status: str) -> None:
-        """Notes how the training ended, for `close`."""
+        """Note how the training ended, for `close`."""
         self._status = status
 
     def close(self) -> None:
-        """Ends the logger, and where it has failed, what the process would wait for as it ends."""
+        """Close the logger, and after a failure, what the process would wait for at its end."""
         self._call(lambda: self._logger.finalize(self._status))
         finish = getattr(self._logger, "finish", None)
         if finish is not None:
@@ -105,20 +110,20 @@ class GuardedLogger(Logger):
             wait([_Thread().submit(abandon)], self._seconds)
 
     def __getattr__(self, name: str) -> Any:
-        """What this logger has beyond Lightning's interface: methods guarded, values as they are."""
+        """Return what the logger has beyond Lightning's interface: methods guarded, values as they are."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(_Guarded(self._logger, self._call), name)
 
     def _call(self, task: Callable[[], Any]) -> Any:
-        """The result of a task of the logger's thread; None where it raises, takes too long, or was given up before."""
-        if self._given_up:
+        """Return the result of a task on the logger's thread; None if it fails, takes too long, or was abandoned."""
+        if self._abandoned:
             return None
         result = self._thread.submit(task)
         wait([result], self._seconds)
         if not result.done():
-            self._given_up = True
-            self._warn(f"does not answer for {self._seconds:.0f} s; it is given up")
+            self._abandoned = True
+            self._warn(f"did not answer for {self._seconds:.0f} s and is abandoned")
             return None
         error = result.exception()
         if error is not None:
@@ -130,14 +135,14 @@ class GuardedLogger(Logger):
     def _label(self) -> str:
         return type(self._logger).__name__
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, fault: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self._label} {what}; the training goes on, its tables are whole", stacklevel=4)
+            warnings.warn(f"{self._label} {fault}; training continues, its tables are complete", stacklevel=4)
 
 
 class _Guarded:
-    """An object of a logger's: its methods are called as those of the logger are, its values are as they are."""
+    """An object of a logger; calls of its methods are guarded, its values are as they are."""
 
     def __init__(self, inner: Any, call: Callable[[Callable[[], Any]], Any]) -> None:
         self._inner, self._call = inner, call
@@ -150,14 +155,14 @@ class _Guarded:
 
 
 class _Thread:
-    """A thread that does one task after the other; the process does not wait for it as it ends."""
+    """A thread that does one task after the other; the process does not wait for it at its end."""
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._started = False
 
     def submit(self, task: Callable[[], Any]) -> Future[Any]:
-        """Puts a task at the end of the line."""
+        """Add a task to the queue."""
         result: Future[Any] = Future()
         self._tasks.put((task, result))
         if not self._started:
@@ -170,5 +175,5 @@ class _Thread:
             task, result = self._tasks.get()
             try:
                 result.set_result(task())
-            except BaseException as error:  # a logger's SystemExit would end its thread, and not this training
+            except BaseException as error:  # a logger's SystemExit would end its thread without a word
                 result.set_exception(error)

@@ -1,4 +1,4 @@
-"""The metrics of a run as a plain table, whichever other loggers are on."""
+"""The metrics of a run as a plain table, whatever other loggers are on."""
 
 import csv
 import time
@@ -14,18 +14,22 @@ from dissimilarity.tables.files import replacing
 from dissimilarity.tables.journal import Journal
 
 FLUSH_SECONDS = 5.0
-# always 0: a batch follows from seed and step, so nothing is counted in epochs
-LEFT_OUT = ("epoch",)
+# always 0: batches depend on seed and step alone, so nothing is counted in epochs
+IGNORED = ("epoch",)
 
 
 class MetricsLogger(Logger):
-    """Writes what is logged to `metrics.jsonl`, and folds it into `metrics.csv`: one row a step, one column a metric.
+    """A logger that writes `metrics.jsonl` and folds it into `metrics.csv`: one row per step, one column per metric.
 
-    Rows wait in memory for up to five seconds, and are on disk before a checkpoint is written (`flush`): what a kill
-    loses is what the continuation computes again.
+    Records wait in memory for up to five seconds and are on disk before a checkpoint is written (`flush`), so a kill
+    only loses what the continuation computes again.
 
     Args:
-        folder: the run folder.
+        folder: folder of the run.
+
+    Example:
+        >>> MetricsLogger("runs/x").save_dir
+        'runs/x'
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -42,60 +46,60 @@ class MetricsLogger(Logger):
 
     @property
     def version(self) -> str:
-        """There is one a run."""
+        """Empty: there is one per run."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run folder."""
+        """Folder of the run."""
         return str(self.folder)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml in the run folder has them."""
+        """Do nothing: config.yaml in the run folder has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Takes one row; `step` counts the updates that the weights had seen."""
-        row = {key: value for key, value in metrics.items() if key not in LEFT_OUT and _is_number(value)}
-        if row and step is not None:
-            self._waiting.append({"step": step, **row})
+        """Take one record; `step` counts the updates that the weights had seen."""
+        record = {key: value for key, value in metrics.items() if key not in IGNORED and _is_number(value)}
+        if record and step is not None:
+            self._waiting.append({"step": step, **record})
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the waiting rows now and then; Lightning calls this after every row."""
+        """Write the waiting records now and then; Lightning calls this after every record."""
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Puts every row taken so far on disk."""
+        """Write every record so far to disk."""
         waiting, self._waiting = self._waiting, []
         self._journal.append(waiting)
         self._flushed = time.monotonic()
 
     @rank_zero_only
     def truncate(self, step: int) -> None:
-        """Drops rows of later steps than `step`; -1 drops all. The continuation of a run writes them again."""
+        """Drop records of steps after `step`, which a continuation writes again; -1 drops all."""
         self._waiting = []
         self._journal.truncate(step)
 
     def steps(self) -> dict[int, dict[str, Any]]:
-        """What is on disk, by step, steps ascending; of two values for a step and metric the later one."""
+        """Return what is on disk by step, ascending; a later value of a metric replaces an earlier one."""
         return by_step(self._journal)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes what waits and folds the table; a training that has come to no row leaves none."""
+        """Write what waits and fold the table; without records, write none."""
         self.flush()
         if self._journal.path.exists():
             fold(self._journal, self.folder / "metrics.csv")
 
 
 def fold(journal: Journal, path: Path) -> None:
-    """Writes the journal's rows as a CSV, one row a step."""
+    """Write the records of a journal as a CSV, one row per step."""
     steps = by_step(journal)
-    columns = sorted({key for row in steps.values() for key in row} - {"step"})
+    columns = sorted({key for record in steps.values() for key in record} - {"step"})
     with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, ["step", *columns])
         writer.writeheader()
@@ -103,10 +107,10 @@ def fold(journal: Journal, path: Path) -> None:
 
 
 def by_step(journal: Journal) -> dict[int, dict[str, Any]]:
-    """One row a step, steps ascending; of two values for the same step and metric the later one stands."""
+    """Return the records of a journal by step, ascending; a later value of a metric replaces an earlier one."""
     steps: dict[int, dict[str, Any]] = {}
-    for row in journal.read():
-        steps.setdefault(row["step"], {}).update(row)
+    for record in journal.read():
+        steps.setdefault(record["step"], {}).update(record)
     return dict(sorted(steps.items()))
 
 

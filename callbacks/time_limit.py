@@ -1,4 +1,4 @@
-"""`trainer.max_time`: one start of a training ends after some time, as after a signal, and the next one goes on."""
+"""`trainer.max_time`: one start of a training ends after some time, as after a signal, and the next one continues."""
 
 from typing import Any
 
@@ -10,41 +10,41 @@ from callbacks.interrupted import OutOfTime
 
 
 class TimeLimit(Timer):
-    """Raises `OutOfTime` between two steps, with everything saved, when the time of this start is over.
+    """A timer that raises `OutOfTime` between two steps, with everything saved, when the time of this start is over.
 
-    Lightning's own Timer counts the time of earlier starts too, so that a run that it has stopped once never gets
-    further, and validates where it stops, so that the tables differ from those of a run that was not stopped.
+    Lightning's Timer counts the time of earlier starts too, so that a run that it stopped once never gets any further,
+    and it validates where it stops, so that the tables differ from those of an uninterrupted run.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the time begins with the training."""
+        """Do nothing: the time starts with the training."""
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stops here, where the step before is complete; of several processes when the time of one is over.
+        """Stop here, where the step before is complete, once the time of any process is over.
 
         Raises:
             OutOfTime: the time is over.
         """
-        left = self.time_remaining()
-        if batch_idx % trainer.accumulate_grad_batches or left is None:
+        seconds_left = self.time_remaining()
+        if batch_idx % trainer.accumulate_grad_batches or seconds_left is None:
             return
-        if trainer.strategy.reduce_boolean_decision(left <= 0, all=False):
+        if trainer.strategy.reduce_boolean_decision(seconds_left <= 0, all=False):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ScheduledCheckpoints):
                     callback.save(trainer)
             raise OutOfTime(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the step is not yet complete."""
+        """Do nothing: the step is not complete yet."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the time is looked at between two steps."""
+        """Do nothing: the clock is read between two steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: each start has its own time."""
+        """Return nothing: each start has its own time."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""

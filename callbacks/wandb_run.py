@@ -1,4 +1,4 @@
-"""Weights & Biases without prompts: offline unless asked, one W&B run for each run, the same one when it continues."""
+"""Weights & Biases without prompts: offline unless asked, one W&B run per run, the same one when it continues."""
 
 import os
 import re
@@ -10,29 +10,35 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 
+from callbacks.run import Run
 from dissimilarity.tracking.logger_keys import STEP_AXIS
 
 MODES = ("offline", "online", "shared", "disabled")
-# a training waits no longer than this for a W&B server that does not answer as it begins
+# longest time that a training waits at its start for a W&B server that does not answer
 INIT_SECONDS = 30.0
 
 
 class WandbRun(WandbLogger):
-    """Lightning's WandbLogger, put up so that it never asks, never ends a training, and never mixes two runs.
+    """Lightning's WandbLogger, set up so that it never asks, never ends a training, and never mixes two runs.
 
     Args:
         name: name of the run.
-        folder: run folder; W&B's files go to its `wandb/`.
-        run_id: stays the same when the run continues.
-        mode: offline, online, shared or disabled; None takes WANDB_MODE, else online if WANDB_API_KEY is set, else
-            offline. Where going online fails, the run is offline and a line says so.
-        project, entity, group, tags: W&B's own.
-        log_model: which checkpoints are kept as artifacts: False, True (the last one) or "all".
-        finish_timeout: seconds that a finished training waits for the server to take the rest; what it has not taken
-            by then is on disk, for `wandb sync`.
+        folder: folder of the run; W&B's files go to its `wandb/`.
+        run_id: id of the W&B run, the same when the run continues.
+        project, entity, tags: as in W&B.
+        group: as in W&B; by default the sweep.
+        mode: offline, online, shared or disabled; None: WANDB_MODE, else online if WANDB_API_KEY is set, else offline.
+            If W&B cannot start online, the run is offline and a message says so.
+        log_model: checkpoints to keep as artifacts: False, True (the last one) or "all".
+        finish_timeout: seconds that a finished training waits for the server to take everything; after that, what is
+            left is on disk for `wandb sync`.
+        run: the run, which gives id and sweep.
+
+    Attributes:
+        where: address of the W&B run, or the command that uploads it; None before it starts.
 
     Raises:
-        ValueError: a mode that W&B does not know, or another log_model.
+        ValueError: `mode` or `log_model` is unknown.
     """
 
     def __init__(
@@ -47,10 +53,13 @@ class WandbRun(WandbLogger):
         mode: str | None = None,
         log_model: bool | Literal["all"] = False,
         finish_timeout: float = 60.0,
+        run: Run | None = None,
     ) -> None:
         self.mode = chosen_mode(mode)
         if log_model not in (False, True, "all"):
             raise ValueError(f"logger.wandb.log_model={log_model}: expected false, true or all")
+        if run is not None:
+            run_id, group = run.provenance["wandb_id"], group or run.provenance["sweep"]
         super().__init__(
             name=name,
             save_dir=folder,
@@ -72,17 +81,17 @@ class WandbRun(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """W&B's run object, begun when first asked for: as `mode` says, else offline, else one that does nothing."""
+        """W&B's run object, started on first use: in `mode`, else offline, else one that does nothing."""
         for fallback in ("offline", "disabled"):
             try:
-                return self._begin()
+                return self._start()
             except Exception as error:
                 if self._experiment is not None:
                     raise
                 self._fall_back(fallback, error)
-        return self._begin()
+        return self._start()
 
-    def _begin(self) -> Any:
+    def _start(self) -> Any:
         run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
         if self.where is None and not getattr(run, "disabled", True):
             folder = Path(run.dir).parent
@@ -93,17 +102,17 @@ class WandbRun(WandbLogger):
         import wandb
 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"W&B could not begin {self.mode} ({reason}); it goes on {mode}", file=sys.stderr)
-        # W&B's service would hold on to the id of the run that failed
+        print(f"could not start W&B {self.mode}, continuing {mode} ({reason})", file=sys.stderr)
+        # W&B's service would keep the id of the failed run
         wandb.teardown()
         self.mode = mode
         self._wandb_init.update(mode=mode, resume=None)
 
     def replay(self, steps: Mapping[int, Mapping[str, float]]) -> None:
-        """Logs again what earlier sessions of this run logged, where the new one would begin empty.
+        """Log again what earlier sessions of this run logged, if the new one would start empty.
 
-        Offline each session has a folder of its own, and what a kill left in an earlier one is torn: with this the
-        newest folder holds the whole run, and is the one to sync. A server has the earlier sessions already.
+        Offline, each session has a folder of its own, and a kill leaves a torn one. After this, the newest folder holds
+        the whole run and is the one to sync. A server has the earlier sessions already.
         """
         if self.mode != "offline":
             return
@@ -113,10 +122,10 @@ class WandbRun(WandbLogger):
             self.log_metrics({key: value for key, value in row.items() if key != "step"}, step=step)
 
     def log_checkpoint(self, path: Path, step: int, last: bool) -> None:
-        """Keeps a checkpoint as a version of the artifact NAME, with tokenizer and config, if `log_model` asks for it.
+        """Keep a checkpoint as a version of the artifact NAME, with tokenizer and config, if `log_model` asks for it.
 
-        The reference wandb:ENTITY/PROJECT/NAME:step_512 is then that of step 512. Offline it is kept beside the run
-        and goes with it in `wandb sync`.
+        The reference wandb:ENTITY/PROJECT/NAME:step_512 then names that of step 512. Offline, the artifact stays beside
+        the run, and `wandb sync` uploads both.
         """
         if not (self._log_model == "all" or (self._log_model and last)):
             return
@@ -125,13 +134,13 @@ class WandbRun(WandbLogger):
         name = re.sub(r"[^A-Za-z0-9._-]", "-", self.run_name)
         artifact = wandb.Artifact(name, type="model", metadata={"step": step, "run": self.run_name})
         artifact.add_file(str(path), name=f"{path.parent.name}/{path.name}")  # as in the folder of the run
-        for beside in ("tokenizer.json", "config.yaml"):
-            if (self.folder / beside).is_file():
-                artifact.add_file(str(self.folder / beside))
+        for file_name in ("tokenizer.json", "config.yaml"):
+            if (self.folder / file_name).is_file():
+                artifact.add_file(str(self.folder / file_name))
         self.experiment.log_artifact(artifact, aliases=["latest", f"step_{step}"])
 
     def finish(self, exit_code: int = 0) -> None:
-        """Ends the W&B run; the next one in this process starts afresh. Does nothing if none was begun."""
+        """Finish the W&B run, if one was started, so that the next one in this process is a new one."""
         run, self._experiment = self._experiment, None
         if run is None:
             return
@@ -139,27 +148,32 @@ class WandbRun(WandbLogger):
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
-            rest = f"wandb sync {os.path.relpath(folder)} sends the rest"
-            print(f"W&B has not taken everything within {self.finish_timeout:g} s; {rest}", file=sys.stderr)
+            command = f"wandb sync {os.path.relpath(folder)}"
+            print(f"W&B did not take everything within {self.finish_timeout:g} s; {command} sends it", file=sys.stderr)
 
     def abandon(self) -> None:
-        """Kills W&B's own process after it has failed: this one would wait for it as it ends, for ever if it hangs."""
+        """Kill W&B's own process after a failure, because this process would wait for it at its end, maybe forever."""
         from wandb.sdk import wandb_setup
 
         connection = wandb_setup.singleton()._connection
         if connection is not None and connection.owns_service:
             connection._proc._process.kill()  # pyright: ignore
-        with suppress(Exception, SystemExit):  # of the connection that is broken now; the next run has another
+        with suppress(Exception, SystemExit):  # the connection is broken now; the next run gets a new one
             wandb_setup.teardown()
 
 
 def chosen_mode(mode: str | None) -> str:
-    """The mode that holds: what is asked for, WANDB_MODE, online with a key, or offline."""
+    """Return the mode: the one asked for, WANDB_MODE, online with a key, or offline.
+
+    Example:
+        >>> chosen_mode("disabled")
+        'disabled'
+    """
     asked = mode or os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    known = {"dryrun": "offline", "run": "online"}.get(asked, asked)
-    if known not in MODES:
+    current_name = {"dryrun": "offline", "run": "online"}.get(asked, asked)
+    if current_name not in MODES:
         raise ValueError(f"logger.wandb.mode={asked}: expected one of {', '.join(MODES)}")
-    return known
+    return current_name
 
 
 def _settings(finish_timeout: float) -> Any:

@@ -18,7 +18,7 @@ is a journal it is the truth, and the table stands for its beginning; a run fold
 | calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |
 | n_samples | int64 | samples (token positions) behind the value |
 | seconds | float64 | seconds that the whole measurement at this step took |
-| note | string | empty, or why the value is missing: `skipped: over track.budget` |
+| note | string | empty, or why the value is missing: `skipped: over budget` |
 
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """

@@ -1,4 +1,4 @@
-"""How models are run on the probe set while one of them trains: in which tokens, and which rows of them count."""
+"""How models are run on the probe set while one of them trains: in which tokens, and which positions count."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -6,47 +6,46 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
-from dissimilarity.moments.agreement import together
+from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Slice, slices_of_process
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tables.seal import read_tensors, write_tensors
+from dissimilarity.tracking.training_state import TrainingState
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass
-class View:
-    """How the model in training, and the references that are compared with it so, are read.
+class ReferenceInputs:
+    """Inputs of the model in training and of references with one tokenizer, and the measures that compare them.
 
     Attributes:
-        plan: how the probe set is cut and read: the model in training reads its first side, a reference the second.
-        measures: what is taken of them.
-        rows: of the measures that cannot be, without a value.
+        plan: how the probe set is cut and read; the model in training reads its first side, a reference the second.
+        measures: measures that can compare them.
+        records: records without a value, one per measure that cannot.
     """
 
     plan: Plan
     measures: Sequence[Measure]
-    rows: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]] = ()
 
 
-class Probing:
-    """Runs models on the probe set, or on this process's share of it.
+class ProbeReader:
+    """A runner of models on this process's share of the probe set.
 
     Args:
         probe: the probe set, in the tokens of the model in training.
-        alignments: by label of a reference that reads the text of the probe set in other tokens, what the model in
-            training and the reference are given.
+        alignments: by label of a reference with another tokenizer, the inputs of the model in training and of the
+            reference.
         measures, precision: as in the tracker.
     """
 
@@ -58,134 +57,125 @@ class Probing:
         precision: str | None,
     ) -> None:
         if precision not in (None, *PRECISIONS):
-            raise ValueError(f"expected probe.precision null or one of {', '.join(PRECISIONS)}, found {precision!r}")
+            raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, found {precision!r}")
         plan = make_plan(probe, measures)
         _check_probe(plan, measures)
         self.precision = precision
-        self.views = [View(plan, measures)]
-        self._view: dict[str, int] = {}
-        known: dict[int, int] = {}
+        self.inputs = [ReferenceInputs(plan, measures)]
+        self._numbers: dict[str, int] = {}
+        numbers: dict[int, int] = {}
         for label, alignment in alignments.items():
-            if id(alignment) not in known:
-                few, rows = across_tokenizers(measures)
-                plan = make_plan(replace(probe, inputs=alignment, mask=None), few)
-                known[id(alignment)] = len(self.views)
-                self.views.append(View(plan, few, rows))
-            self._view[label] = known[id(alignment)]
+            if id(alignment) not in numbers:
+                comparable, records = across_tokenizers(measures)
+                plan = make_plan(replace(probe, inputs=alignment, mask=None), comparable)
+                numbers[id(alignment)] = len(self.inputs)
+                self.inputs.append(ReferenceInputs(plan, comparable, records))
+            self._numbers[label] = numbers[id(alignment)]
 
     def number(self, label: str) -> int:
-        """Which of the views a reference is compared in; 0 is that of the probe set as it is."""
-        return self._view.get(label, 0)
+        """Return the number of the inputs on which a reference is compared; 0 for the probe set itself."""
+        return self._numbers.get(label, 0)
 
-    def view(self, label: str) -> View:
-        """How a reference is compared."""
-        return self.views[self.number(label)]
+    def inputs_for(self, label: str) -> ReferenceInputs:
+        """Return the inputs on which a reference is compared."""
+        return self.inputs[self.number(label)]
 
-    def take(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        model: nn.Module,
-        sites: Sequence[str],
-        view: View,
+    def read(
+        self, training: TrainingState, model: nn.Module, sites: Sequence[str], inputs: ReferenceInputs
     ) -> ModelActivations:
-        """The activations of a model on this process's share of the probe set, in the precision of the probe."""
-        inputs = view.plan.probe.inputs_a if model is pl_module else view.plan.probe.inputs_b
-        with self._running(trainer, pl_module, model):
-            slices, sync = self.own_slices(trainer, view), trainer.world_size > 1
-            with together(sync):
-                chunks = list(read_chunks(model, inputs, sites, view.plan, slices=slices))
-            return ModelActivations(view.plan, sites, chunks, sync=sync).summed()
+        """Return the activations of a model on this process's share of the probe set, in the probe's precision."""
+        plan = inputs.plan
+        tokens = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
+        with self._running(training, model):
+            with together(training.sync):
+                chunks = list(read_chunks(model, tokens, sites, plan, slices=self.own_slices(training, inputs)))
+            return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
 
-    def own_slices(self, trainer: pl.Trainer, view: View) -> list[Slice]:
-        """This process's chunks of the probe set.
+    def own_slices(self, training: TrainingState, inputs: ReferenceInputs) -> list[Slice]:
+        """Return this process's slices of the probe set.
 
         Raises:
-            ValueError: there is none for it.
+            ValueError: there are fewer units than processes.
         """
-        own = slices_of_process(view.plan.slices, trainer.global_rank, trainer.world_size)
-        if not own:
+        slices = slices_of_process(inputs.plan.slices, training.rank, training.world_size)
+        if not slices:
             raise ValueError(
-                f"expected at least one group of probe sequences a process, found {view.plan.n_units} for "
-                f"{trainer.world_size} processes; raise probe.sequences to at least {2 * trainer.world_size}"
+                f"expected at least one unit of the probe set per process, found {inputs.plan.n_units} for "
+                f"{training.world_size} processes; pass at least {2 * training.world_size} sequences"
             )
-        return own
+        return slices
 
-    def settle(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        models: Iterable[tuple[str | None, nn.Module, Sequence[str]]],
-        path: Path,
+    def fix_positions(
+        self, training: TrainingState, models: Iterable[tuple[str | None, nn.Module, Sequence[str]]], path: Path
     ) -> None:
-        """Which positions are dropped for their norms: settled as a run starts, and kept for its continuations.
+        """Fix which positions ``drop_top_norm`` drops: as training starts, for all of its continuations.
 
         Args:
-            trainer, pl_module: of the training.
-            models: label and sites of each model; the one in training under None.
-            path: where that is kept.
+            training: state of the training.
+            models: label, model and sites of each model; the label of the one in training is None.
+            path: file that holds the positions.
 
         Raises:
-            ValueError: a run goes on without the file.
+            ValueError: the training continues and the file is gone.
         """
-        if trainer.global_step:
+        if training.step:
             if not path.exists():
                 raise ValueError(
-                    f"{path} is not there, which says what positions this run leaves out (control.drop_top_norm), so "
-                    "it cannot be continued; start anew with overwrite=true"
+                    f"{path} is gone; it says which positions drop_top_norm drops, so this training cannot continue; "
+                    "start over in an empty folder"
                 )
-            kept = read_tensors(path)
+            positions = read_tensors(path)
         else:
-            norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.views]
+            norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.inputs]
             for label, model, sites in models:
-                for number in range(len(self.views)) if label is None else [self.number(label)]:
-                    norms[number] |= self._norms(trainer, pl_module, label, model, sites, self.views[number])
-            found = [view.plan.probe.remaining_positions(of) for view, of in zip(self.views, norms, strict=True)]
-            kept = {str(number): positions.contiguous() for number, positions in enumerate(found)}
-            if trainer.is_global_zero:
+                for number in range(len(self.inputs)) if label is None else [self.number(label)]:
+                    norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
+            positions = {
+                str(number): inputs.plan.probe.remaining_positions(norms[number]).contiguous()
+                for number, inputs in enumerate(self.inputs)
+            }
+            if training.is_first:
                 path.parent.mkdir(exist_ok=True)
-                write_tensors(kept, path)
-        for number, view in enumerate(self.views):
-            view.plan = view.plan.with_positions(kept[str(number)])
+                write_tensors(positions, path)
+        for number, inputs in enumerate(self.inputs):
+            inputs.plan = inputs.plan.with_positions(positions[str(number)])
 
     def _norms(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        training: TrainingState,
         label: str | None,
         model: nn.Module,
         sites: Sequence[str],
-        view: View,
+        inputs: ReferenceInputs,
     ) -> dict[tuple[str | None, str], Tensor]:
-        """The norms of a model's rows on the whole probe set, (label, site) -> (sequences, positions)."""
-        inputs = view.plan.probe.inputs_a if model is pl_module else view.plan.probe.inputs_b
-        with self._running(trainer, pl_module, model):
-            slices = self.own_slices(trainer, view)
-            norms = norms_of(read_chunks(model, inputs, sites, view.plan.for_norms(), slices=slices))
-        parts = [norms] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(parts, norms)
-        return {(label, site): torch.cat([part[site] for part in parts]) for site in sites}
+        """Return the norms of a model's samples on the whole probe set, (label, site) -> (sequences, positions)."""
+        plan = inputs.plan
+        tokens = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
+        with self._running(training, model):
+            slices = self.own_slices(training, inputs)
+            norms = norms_of(read_chunks(model, tokens, sites, plan.for_norms(), slices=slices))
+        shares = gathered(norms, training.sync)
+        return {(label, site): torch.cat([share[site] for share in shares]) for site in sites}
 
     @contextmanager
-    def _running(self, trainer: pl.Trainer, pl_module: pl.LightningModule, model: nn.Module) -> Iterator[None]:
-        """A model where the one in training is, and in the precision of the probe."""
+    def _running(self, training: TrainingState, model: nn.Module) -> Iterator[None]:
+        """Move a model to the device of the one in training and set the probe's precision, for a while."""
         home = next((parameter.device for parameter in model.parameters()), None)
         try:
-            with self._autocast(trainer, pl_module):
-                model.to(pl_module.device)
+            with self._autocast(training):
+                model.to(training.device)
                 yield
         finally:
             if home is not None:
                 model.to(home)
 
-    def _autocast(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[Any]:
+    def _autocast(self, training: TrainingState) -> AbstractContextManager[Any]:
         if self.precision is None:
-            return trainer.precision_plugin.forward_context()
+            return training.autocast()
         dtype = PRECISIONS[self.precision]
         if dtype == torch.float32:
-            return torch.autocast(pl_module.device.type, enabled=False)
-        return torch.autocast(pl_module.device.type, dtype=dtype)
+            return torch.autocast(training.device.type, enabled=False)
+        return torch.autocast(training.device.type, dtype=dtype)
 
 
 def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:

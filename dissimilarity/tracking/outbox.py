@@ -1,4 +1,4 @@
-"""Rows on their way to a table: what cannot be written now is not lost, and ends no training."""
+"""Records on their way to a table: one that cannot be written now is neither lost nor the end of the training."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -6,31 +6,41 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
 class Outbox:
-    """Appends rows to a table; while that fails (a full disk) they wait, also in checkpoints, and go with the next.
+    """A queue in front of a table. While writing fails (a full disk), records wait, in checkpoints too.
 
     Args:
-        append: writes rows at the end of the table, all of them or none.
-        name: of the table, for the warning.
+        append: writes records at the end of the table, all of them or none.
+        name: name of the table, for the warning.
+
+    Attributes:
+        waiting: records that are not written yet.
+
+    Example:
+        >>> table = []
+        >>> outbox = Outbox(table.extend, "curves")
+        >>> outbox.send([{"step": 0}])
+        >>> table, outbox.waiting
+        ([{'step': 0}], [])
     """
 
-    def __init__(self, append: Callable[[list[Row]], None], name: str) -> None:
+    def __init__(self, append: Callable[[list[Record]], None], name: str) -> None:
         self._append, self._name = append, name
-        self.waiting: list[Row] = []
+        self.waiting: list[Record] = []
 
-    def send(self, rows: Sequence[Row] = ()) -> None:
-        """Write what waits, and then these rows; the first failure in a row is a warning."""
-        held_up = bool(self.waiting)
-        self.waiting += rows
+    def send(self, records: Sequence[Record] = ()) -> None:
+        """Write the records that wait, then these; warn at the first of several failures."""
+        warned = bool(self.waiting)
+        self.waiting += records
         try:
             self._append(self.waiting)
         except Exception as error:
-            if not held_up:
+            if not warned:
                 log.warning(
-                    "%s: %d rows could not be written (%s: %s); they are kept and written as soon as that works",
+                    "%s: could not write %d records (%s: %s); they are kept and written as soon as possible",
                     *(self._name, len(self.waiting), type(error).__name__, error),
                 )
         else:

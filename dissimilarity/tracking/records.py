@@ -1,4 +1,4 @@
-"""Rows of a tick that have no value, and those of several processes as one."""
+"""Records of a tick that have no value, and the records of several processes as one."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,43 +9,66 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import gathered
 from dissimilarity.moments.cross import SitePair
 
-OVER_BUDGET = "skipped: over track.budget"
+OVER_BUDGET = "skipped: over budget"
 
-NOTHING = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
+NO_VALUE = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
 
 
 def without_value(
     label: str, measures: Iterable[Measure], pairs: Sequence[SitePair], note: str
 ) -> list[dict[str, Any]]:
-    """The rows of one reference, one per curve, with a note that says why there is no value."""
+    """Return the records of one reference, one per curve, with a note that says why there is no value."""
     return [
-        {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NOTHING, "n_samples": 0, "note": note}
+        {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NO_VALUE, "n_samples": 0, "note": note}
         for m in measures
         for a, b in pairs_of(m, pairs)
     ]
 
 
-def agreed(rows: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
-    """The rows of this process; a value that another process could not compute has that one's note in its place."""
-    notes = {_curve(row): row["note"] for row in rows if math.isnan(row["value"])}
-    elsewhere: dict[tuple[str, str, str], str] = {}
-    for rank, theirs in enumerate(gathered(notes, sync)):
-        elsewhere |= {curve: f"process {rank}: {note}" for curve, note in theirs.items() if curve not in elsewhere}
-    for row in rows:
-        if not math.isnan(row["value"]) and _curve(row) in elsewhere:
-            row |= NOTHING | {"note": elsewhere[_curve(row)]}
-    return rows
+def agreed(records: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
+    """Return the records of this process, without values that another process could not compute.
+
+    Args:
+        records: records of one reference.
+        sync: whether there are other processes.
+
+    Returns:
+        The records; in place of such a value stands the other process's note.
+
+    Example:
+        >>> agreed([{"measure": "cka", "site_a": "a", "site_b": "a", "value": 0.5, "note": ""}], sync=False)
+        [{'measure': 'cka', 'site_a': 'a', 'site_b': 'a', 'value': 0.5, 'note': ''}]
+    """
+    notes = {_curve(record): record["note"] for record in records if math.isnan(record["value"])}
+    other_notes: dict[tuple[str, str, str], str] = {}
+    for rank, rank_notes in enumerate(gathered(notes, sync)):
+        for curve, note in rank_notes.items():
+            other_notes.setdefault(curve, f"process {rank}: {note}")
+    for record in records:
+        if not math.isnan(record["value"]) and _curve(record) in other_notes:
+            record |= NO_VALUE | {"note": other_notes[_curve(record)]}
+    return records
 
 
 def described(error: Exception) -> str:
-    """An error as a note."""
+    """Return an error as a note.
+
+    Example:
+        >>> described(ValueError("no samples"))
+        'ValueError: no samples'
+    """
     return f"{type(error).__name__}: {error}"
 
 
 def advice(note: str) -> str:
-    """What to do about a row without a value, where the note does not say it."""
-    return " (more may be; raise it, up to 1, to measure every tick)" if note == OVER_BUDGET else ""
+    """Return what to do about a record without a value, if its note does not say it.
+
+    Example:
+        >>> advice("skipped: over budget")
+        ' (a larger budget, up to 1, measures more ticks)'
+    """
+    return " (a larger budget, up to 1, measures more ticks)" if note == OVER_BUDGET else ""
 
 
-def _curve(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["measure"], row["site_a"], row["site_b"]
+def _curve(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    return record["measure"], record["site_a"], record["site_b"]

@@ -1,9 +1,9 @@
-"""Groups of references whose behavior is known: to which of them a model drifts while it trains.
+"""Groups of references that behave alike: which of them does a model drift to while it trains?
 
 | key | value |
 | --- | --- |
 | ``groups/<group>/<measure>/<site>`` | mean dissimilarity to the references of a group |
-| ``groups/<a>-<b>/<measure>/<site>`` | of two groups, that to a minus that to b: below 0 = nearer to a |
+| ``groups/<a>-<b>/<measure>/<site>`` | with two groups, the mean to a minus the mean to b: below 0 = nearer to a |
 
 The table ``groups.parquet`` has the same numbers with their standard errors (``dissimilarity.tables.drift``).
 """
@@ -22,48 +22,56 @@ from dissimilarity.tables.drift import FILE, drift, group_records, read_groups, 
 def labels_by_group(
     groups: Mapping[str, Sequence[str]], references: Mapping[str, str | nn.Module]
 ) -> dict[str, list[str]]:
-    """The labels of the references of each group.
+    """Return the labels of the references in each group.
 
     Args:
         groups: name -> URIs or labels.
-        references: label -> URI or module, all that there are.
+        references: label -> URI or module, for all references.
 
     Raises:
-        ValueError: a name that is no word, an empty group, a reference that there is not or that is in two groups.
+        ValueError: a name has other characters than letters, digits and _; a group is empty; a member is no reference,
+            or is in two groups.
+
+    Example:
+        >>> labels_by_group({"good": ["runs/a", "b"]}, {"a": "runs/a", "b": "runs/b", "init": "init"})
+        {'good': ['a', 'b']}
     """
     labels = {source: label for label, source in references.items() if isinstance(source, str)}
-    found: dict[str, list[str]] = {}
+    members_by_group: dict[str, list[str]] = {}
     for name, members in groups.items():
         if not re.fullmatch(r"\w+", name):
-            raise ValueError(f"groups: {name!r}: expected a name of letters, digits and _, for it is part of keys")
-        found[name] = list(dict.fromkeys(labels.get(member, member) for member in members))
-        strangers = [label for label in found[name] if label not in references]
-        if strangers or not members:
             raise ValueError(
-                f"groups.{name}: expected some of the references {', '.join(references)}, found "
-                f"{', '.join(strangers) or 'none'}; list those under references too"
+                f"reference_groups: {name!r}: expected a name of letters, digits and _, because keys contain it"
             )
-        twice = {label: other for other in found if other != name for label in found[name] if label in found[other]}
-        for label, other in twice.items():
-            raise ValueError(f"groups: {label} is in {other} and in {name}; leave it in one of them")
-    return found
+        members_by_group[name] = list(dict.fromkeys(labels.get(member, member) for member in members))
+        unknown = [label for label in members_by_group[name] if label not in references]
+        if unknown or not members:
+            raise ValueError(
+                f"reference_groups.{name}: expected some of the references {', '.join(references)}, found "
+                f"{', '.join(unknown) or 'none'}; list those under references too"
+            )
+        for label in members_by_group[name]:
+            for other in members_by_group:
+                if other != name and label in members_by_group[other]:
+                    raise ValueError(f"reference_groups: {label} is in {other} and in {name}; leave it in one")
+    return members_by_group
 
 
-def by_key(rows: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The means of a tick by the loggers' keys, from its rows at matched pairs; what has no value is left out."""
+def by_key(records: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the means of a tick by key, from its records at equal depth, without means that have no value."""
     return {
-        f"groups/{row['group']}/{row['measure']}/{row['site']}": row["dissimilarity"]
-        for row in group_records(rows, groups)
-        if math.isfinite(row["dissimilarity"])
+        f"groups/{record['group']}/{record['measure']}/{record['site']}": record["dissimilarity"]
+        for record in group_records(records, groups)
+        if math.isfinite(record["dissimilarity"])
     }
 
 
 def fold(folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
-    """Brings the table of groups to what the curves say; without groups there is none."""
+    """Bring the table of groups up to date with the curves; without groups, write none."""
     if groups:
         write_groups(folder, groups)
 
 
 def drift_of(folder: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """To which group the model was nearest in the end, by measure, from the table; empty without one."""
+    """Return the group that the model ended up nearest to, by measure, from the table; empty without one."""
     return drift(read_groups(folder)) if groups and (folder / FILE).exists() else {}

@@ -1,112 +1,114 @@
-"""The activations of references as a run keeps them: in memory, on disk past a size, and over interruptions.
+"""The activations of references while a model trains: in memory, on disk past a size, and across interruptions.
 
-Those of the model's own earlier states are kept to save time: its checkpoint of the same step stands in for them.
+Files of the model's own earlier states only save time: without one, the checkpoint of that step is read.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from dissimilarity.comparison.activations import IN_MEMORY, Chunks, ModelActivations, load_chunks, save_chunks
+from dissimilarity.comparison.activations import (
+    IN_MEMORY,
+    Chunks,
+    ModelActivations,
+    load_chunks,
+    save_chunks,
+)
 from dissimilarity.moments.agreement import gathered, together
-from dissimilarity.tracking.models_on_probe import Probing
-from dissimilarity.tracking.weights import step_weights
+from dissimilarity.tracking.models_on_probe import ProbeReader
+from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)
 
 
-class Shelf:
-    """The files ``references/NAME-RANK.safetensors`` of a run, of which each process has its own.
+class ReferenceStore:
+    """The files ``NAME-RANK.safetensors`` of a folder, one per reference and process.
 
     Args:
-        folder: the run's.
-        probing: what the activations are of.
+        folder: folder of the files.
+        reader: runs models on the probe set.
+        weights_at: returns the weights of the model in training at an earlier step.
     """
 
-    def __init__(self, folder: Path, probing: Probing) -> None:
-        self.folder, self.probing = folder, probing
+    def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
+        self.folder, self.reader, self.weights_at = folder, reader, weights_at
 
-    def path(self, trainer: pl.Trainer, label: str) -> Path:
-        """Where this process keeps what it has of a reference."""
-        return self.folder / "references" / f"{label.replace('/', '_')}-{trainer.global_rank:03d}.safetensors"
+    def path(self, training: TrainingState, label: str) -> Path:
+        """Return the file in which this process stores its share of a reference."""
+        return self.folder / f"{label.replace('/', '_')}-{training.rank:03d}.safetensors"
 
-    def put(self, trainer: pl.Trainer, label: str, taken: ModelActivations) -> None:
-        """Keeps a state of the model over interruptions; where that fails, a checkpoint of that step has to do."""
+    def save(self, training: TrainingState, label: str, activations: ModelActivations) -> None:
+        """Save a state of the model; if that fails, a continuation reads the checkpoint of that step."""
         try:
-            save_chunks(taken.chunks, self.path(trainer, label))
+            save_chunks(activations.chunks, self.path(training, label))
         except Exception as error:
-            log.warning("the activations of %s could not be kept (%s); its checkpoint has its weights", label, error)
+            log.warning("could not save the activations of %s (%s); its checkpoint has the weights", label, error)
 
-    def put_previous(self, trainer: pl.Trainer, step: int, taken: ModelActivations) -> None:
-        """Keeps the model as it was at a tick.
+    def save_previous(self, training: TrainingState, step: int, activations: ModelActivations) -> None:
+        """Save the model as it was at a tick.
 
-        The files of the two checkpoints before are kept too, since those count until the new one is in place.
+        The files of the two checkpoints before stay, because those count until the new checkpoint is in place.
         """
-        path = self.path(trainer, f"previous-{step}")
+        path = self.path(training, f"previous-{step}")
         if not path.exists():
-            self.put(trainer, f"previous-{step}", taken)
-        files = path.parent.glob(f"previous-*-{trainer.global_rank:03d}.safetensors")
-        for old in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-3]:
-            old.unlink()
+            self.save(training, f"previous-{step}", activations)
+        files = path.parent.glob(f"previous-*-{training.rank:03d}.safetensors")
+        for file in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-3]:
+            file.unlink()
 
-    def external(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, label: str, model: nn.Module, sites: list[str]
-    ) -> ModelActivations:
-        """The activations of a reference that does not change, in memory or, past a size, mapped from a file."""
-        view = self.probing.view(label)
-        taken = self.probing.take(trainer, pl_module, model, sites, view)
-        if taken.nbytes() <= IN_MEMORY:
-            return taken
-        save_chunks(taken.chunks, self.path(trainer, label))
-        own = {group for _, _, group in self.probing.own_slices(trainer, view)}
-        return taken.on_disk(load_chunks([self.path(trainer, label)], pl_module.device, own))
+    def read_frozen(self, training: TrainingState, label: str, model: nn.Module, sites: list[str]) -> ModelActivations:
+        """Return the activations of a frozen reference, in memory or, past a size, mapped from a file."""
+        inputs = self.reader.inputs_for(label)
+        activations = self.reader.read(training, model, sites, inputs)
+        if activations.nbytes() <= IN_MEMORY:
+            return activations
+        save_chunks(activations.chunks, self.path(training, label))
+        units = {unit for _, _, unit in self.reader.own_slices(training, inputs)}
+        return activations.on_disk(load_chunks([self.path(training, label)], training.device, units))
 
-    def recall(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str, step: int, sites: list[str]
-    ) -> ModelActivations:
-        """The model's activations at an earlier step, as they were kept, or else from its checkpoint of that step.
+    def recall(self, training: TrainingState, name: str, step: int, sites: list[str]) -> ModelActivations:
+        """Return the model's activations at an earlier step, from their files or from the weights of that step.
 
         Args:
-            trainer, pl_module: of the training.
-            name: under which they were kept, by all processes of an earlier session.
-            step: at which they were.
-            sites: of the model.
+            training: state of the training.
+            name: name under which the processes of an earlier session saved them.
+            step: the earlier step.
+            sites: sites of the model.
 
         Raises:
-            ValueError: neither is there.
+            ValueError: there are neither files nor weights.
         """
-        sync, view = trainer.world_size > 1, self.probing.views[0]
-        chunks = self._chunks(trainer, pl_module, name)
-        if all(gathered(chunks is not None, sync)):
+        inputs = self.reader.inputs[0]
+        chunks = self._chunks(training, name)
+        if all(gathered(chunks is not None, training.sync)):
             assert chunks is not None
-            return ModelActivations(view.plan, sites, chunks, sync=sync).summed()
-        with together(sync):
-            weights = step_weights(self.folder / "checkpoints", step)
-        with _weights_of(pl_module, weights):
-            return self.probing.take(trainer, pl_module, pl_module, sites, view)
+            return ModelActivations(inputs.plan, sites, chunks, sync=training.sync).summed()
+        with together(training.sync):
+            weights = self.weights_at(step)
+        with _with_weights(training.model, weights):
+            return self.reader.read(training, training.model, sites, inputs)
 
-    def _chunks(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Chunks | None:
-        """This process's share of the activations that were kept; None where they are not there or not whole."""
-        own = {group for _, _, group in self.probing.own_slices(trainer, self.probing.views[0])}
-        paths = sorted(self.folder.glob(f"references/{name}-[0-9][0-9][0-9].safetensors"))
+    def _chunks(self, training: TrainingState, name: str) -> Chunks | None:
+        """Return this process's share of saved activations; None if a file is gone or damaged."""
+        units = {unit for _, _, unit in self.reader.own_slices(training, self.reader.inputs[0])}
+        paths = sorted(self.folder.glob(f"{name}-[0-9][0-9][0-9].safetensors"))
         try:
-            chunks = load_chunks(paths, pl_module.device, own)
+            chunks = load_chunks(paths, training.device, units)
         except Exception as error:
-            log.warning("the activations of %s cannot be read (%s); its checkpoint is read instead", name, error)
+            log.warning("could not read the activations of %s (%s); reading its checkpoint instead", name, error)
             return None
-        return chunks if {group for _, groups in chunks for group in groups} == own else None
+        return chunks if {unit for _, chunk_units in chunks for unit in chunk_units} == units else None
 
 
 @contextmanager
-def _weights_of(pl_module: pl.LightningModule, weights: dict[str, Tensor]) -> Iterator[None]:
-    """The module with other weights for a while."""
-    current = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a model other weights for a while."""
+    current = {name: value.detach().clone() for name, value in model.state_dict().items()}
     try:
-        pl_module.load_state_dict(weights)
+        model.load_state_dict(weights)
         yield
     finally:
-        pl_module.load_state_dict(current)
+        model.load_state_dict(current)

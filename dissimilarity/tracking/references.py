@@ -1,4 +1,4 @@
-"""What a model in training is compared with: its own earlier states, and models by URI."""
+"""What a model in training is compared with: its own earlier states, and other models."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,25 +11,34 @@ OWN = ("init", "previous")
 def named_references(
     references: Sequence[str] | Mapping[str, str | nn.Module],
 ) -> dict[str, str | nn.Module]:
-    """References by label: the last part of a URI where that tells them apart, the whole URI elsewhere."""
+    """Return references by label: the last part of a URI if that is unique, else the whole URI.
+
+    Example:
+        >>> list(named_references(["init", "runs/a", "x/b", "y/b"]))
+        ['init', 'a', 'x/b', 'y/b']
+    """
     if isinstance(references, Mapping):
         return dict(references)
     uris = list(dict.fromkeys(references))
-    short = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
+    names = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
     return {
-        uri if short.count(name) > 1 or (name in OWN and uri != name) else name: uri
-        for uri, name in zip(uris, short, strict=True)
+        uri if names.count(name) > 1 or (name in OWN and uri != name) else name: uri
+        for uri, name in zip(uris, names, strict=True)
     }
 
 
 def as_module(source: str | nn.Module, load: Callable[[str], nn.Module] | None) -> nn.Module:
-    """A reference that is not one of the model's own states: a module, or what ``load`` makes of its URI.
+    """Return a reference that is not one of the model's own states as a module.
+
+    Args:
+        source: a module or a URI.
+        load: turns a URI into a module.
 
     Raises:
-        ValueError: a URI, and nothing that loads it.
+        ValueError: ``source`` is a URI and there is no ``load``.
     """
     if isinstance(source, nn.Module):
         return source
     if load is None:
-        raise ValueError(f"reference {source!r} is a name, and no load= was given that turns names into modules")
+        raise ValueError(f"reference {source!r}: expected a module; pass load= to turn URIs into modules")
     return load(source)

@@ -1,51 +1,59 @@
 """When to track and to save: one schedule, shared by the tracker and the checkpoints.
 
-Dense where models change fast and even afterwards, as Pythia saved its checkpoints: 0, 1, 2, 4, ... up to
+It is dense where models change fast and even afterwards, like the checkpoints of Pythia: 0, 1, 2, 4, ... up to
 ``every``, then each multiple of ``every``, and the last step.
 """
 
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
 
 KEEP = ("all", "every", "last")
 PINNED = ".pinned"
-"""Suffix of a mark beside a file of weights that another run was begun with and reads whenever it goes on."""
+"""Suffix of a mark beside a file of weights that another run started with and reads whenever it continues."""
 EVENLY = 32
-"""Most checkpoints of the even part that `every` keeps."""
+"""Largest number of checkpoints of the even part that `every` keeps."""
 
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:
-    """Whether something happens after ``step`` updates.
+    """Return whether ``step`` is on the schedule.
 
     Args:
-        step: updates done, from 0.
-        every: distance of the even part; powers of two below it form the dense start.
-        last: the step at which training ends, which is always due; None if not known.
+        step: number of updates, from 0.
+        every: distance between steps of the even part; powers of two below it are the dense start.
+        last: step at which training ends, which is always due; None if unknown.
+
+    Example:
+        >>> [step for step in range(30) if is_due(step, every=10, last=25)]
+        [0, 1, 2, 4, 8, 10, 20, 25]
     """
     power_of_two = step & (step - 1) == 0
     return step % every == 0 or (step < every and power_of_two) or step == last
 
 
 def ticks(every: int, last: int) -> list[int]:
-    """All due steps from 0 to ``last``, ascending."""
+    """Return all steps of the schedule from 0 to ``last``, ascending.
+
+    Example:
+        >>> ticks(10, 25)
+        [0, 1, 2, 4, 8, 10, 20, 25]
+    """
     return [step for step in range(last + 1) if is_due(step, every, last)]
 
 
 def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
-    """Which of the steps that were saved so far stay.
+    """Return which of the steps saved so far stay.
 
-    Step 0, where the model began, and the newest one always do. What stays at a step is a part of what stayed before,
-    so that a run ends with the same files however often it was interrupted.
+    Step 0 and the newest one always stay. What stays after a step is a subset of what stayed before it, so that a run
+    ends with the same files no matter how often it was interrupted.
 
     Args:
-        steps: saved so far.
-        every: distance of the schedule's even part.
-        keep: ``all``; ``every``: powers of two, and of the multiples of ``every`` at most `EVENLY`, evenly: where there
-            are more, each second one goes; ``last``: no others.
+        steps: steps saved so far.
+        every: distance between steps of the schedule's even part.
+        keep: ``all``; ``every``: powers of two, and at most `EVENLY` multiples of ``every``, evenly spaced: when there
+            are more, every second one goes; ``last``: no others.
+
+    Example:
+        >>> sorted(kept_steps(ticks(4, 12), every=4, keep="last"))
+        [0, 12]
     """
     saved = set(steps)
     if keep == "all" or not saved:
@@ -59,14 +67,13 @@ def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
     return {step for step in saved if step in ends or step & (step - 1) == 0 or step % distance == 0}
 
 
-def last_step(trainer: "pl.Trainer") -> int | None:
-    """The step at which training ends, or None where that is not known."""
-    steps = trainer.estimated_stepping_batches
-    return int(steps) if 0 < steps < math.inf else None
-
-
 def progress(every: int, step: int, last: int | None) -> float:
-    """The share of the ticks after step 0 that was due before this one; 1 for the last one, or where none is known."""
+    """Return the share of the ticks after step 0 that came before this one; 1 for the last one or an unknown end.
+
+    Example:
+        >>> progress(10, 4, 25)
+        0.3333333333333333
+    """
     if last is None or step == last:
         return 1.0
     return (len(ticks(every, step)) - 2) / max(1, len(ticks(every, last)) - 2)

@@ -1,4 +1,4 @@
-"""The tables of a tracked run, written by its first process: curves, first components, and what is made of them."""
+"""The tables of a tracked training, written by its first process: curves, first components, groups, figures."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.figures.run import draw_run
 from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking import reference_groups as grouped
+from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Tables:
-    """Takes the rows of each tick. Nothing that fails here is lost, where it was rows, or ends the training.
+    """The tables of one training. A fault in them loses no records and does not end the training.
 
     Args:
-        folder: the run's.
+        folder: folder of the tables.
         groups: labels of references by group.
     """
 
@@ -33,48 +33,48 @@ class Tables:
         }
 
     def begin(self, step: int) -> None:
-        """Drop the rows after a step, which a continuation measures again."""
+        """Drop the records after a step, because a continuation measures them again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.curves.truncate(step)
         self._components.truncate(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows that could not be written yet."""
+        """Return the records that could not be written yet."""
         return {name: outbox.waiting for name, outbox in self._outboxes.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        for name, rows in state.items():
-            self._outboxes[name].waiting = rows
+        """Continue from the state in a checkpoint."""
+        for name, records in state.items():
+            self._outboxes[name].waiting = records
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the rows of a tick."""
-        self._outboxes["curves"].send(rows)
+    def add(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take the records of a tick."""
+        self._outboxes["curves"].send(records)
 
     def add_components(self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]) -> None:
         """Take the share of each site's variance in its first principal component.
 
         Args:
-            step: of the tick.
-            sides: label of a reference, the model, and the reference.
+            step: step of the tick.
+            sides: label of a reference, activations of the model, activations of the reference.
         """
         try:
-            rows = [
+            records = [
                 {"step": step, "reference": label, "of": of, "site": site, "share": share}
                 for label, model, reference in sides
-                for of, taken in (("model", model), ("reference", reference))
-                for site, share in taken.first_components.items()
+                for of, side in (("model", model), ("reference", reference))
+                for site, share in side.first_components.items()
             ]
         except Exception as error:
-            log.warning("step %d, no first components: %s", step, described(error))
+            log.warning("step %d: no first components: %s", step, described(error))
         else:
-            self._outboxes["components"].send(rows)
+            self._outboxes["components"].send(records)
 
     def fold(self, if_grown: bool = False) -> bool:
-        """Bring the tables up to the rows so far, and return whether that went well.
+        """Bring the tables up to date, and return whether that succeeded.
 
         Args:
-            if_grown: fold only where there are enough new rows, so that the cost follows the rows of the run.
+            if_grown: fold only after enough new records, so that the cost stays proportional to all records.
         """
         for outbox in self._outboxes.values():
             outbox.send()
@@ -83,18 +83,18 @@ class Tables:
                 return True
             if not if_grown:
                 self.curves.fold()
-            grouped.fold(self.folder, self.groups)
+            groups_of_references.fold(self.folder, self.groups)
         except Exception as error:
-            log.warning("%s could not be brought up to date: %s", self.folder, described(error))
+            log.warning("could not bring %s up to date: %s", self.folder, described(error))
             return False
         return True
 
     def draw(self) -> tuple[list[Path], list[dict[str, Any]]]:
-        """Return the figures of the run, drawn now, and all rows; neither where the tables can't be read."""
+        """Draw the figures, and return their files and all records; neither if the tables cannot be read."""
         if not self.fold():
             return [], []
         try:
             return draw_run(self.folder, formats=["png"]), self.curves.rows()
         except Exception as error:
-            log.warning("no figures in %s: %s", self.folder, described(error))
+            log.warning("could not draw the figures of %s: %s", self.folder, described(error))
             return [], []

@@ -6,12 +6,17 @@ import torch
 
 
 def step_file(folder: Path, step: int) -> Path:
-    """Where the weights after so many updates are kept."""
+    """Return the file of the weights after a number of updates.
+
+    Example:
+        >>> step_file(Path("checkpoints"), 512).name
+        'step_0000512.ckpt'
+    """
     return folder / f"step_{step:07d}.ckpt"
 
 
 def step_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """The weights of the module after so many updates, from the file of that step.
+    """Return the weights of the module after a number of updates, from the file of that step.
 
     Raises:
         ValueError: there is no such file.
@@ -23,6 +28,6 @@ def step_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def step_files(folder: Path) -> dict[int, Path]:
-    """The files of weights that are there, by step."""
+    """Return the files of weights in a folder, by step."""
     files = {path.stem.removeprefix("step_"): path for path in folder.glob("step_*.ckpt")}
     return {int(step): path for step, path in files.items() if step.isdecimal()}

@@ -121,7 +121,7 @@ CALLBACKS = {
 }
 
 TRACKERS = {
-    "tracker.DissimilarityTracker": {
+    "tracker.RunTracker": {
         "groups": whole(2),
         "every": whole(1),
         "heatmap_every": whole(1),
@@ -132,7 +132,7 @@ TRACKERS = {
         "reference_groups": GROUPS,
         **{f"control.{key}": rule for key, rule in CONTROL.items()},
     },
-    "stitching.StitchingTracker": {
+    "stitching.RunStitching": {
         "sequences": whole(14),
         "every": whole(1),
         "task_at": items(whole(0), "[100,400]"),
@@ -300,8 +300,7 @@ PASSED_TO: dict[str, dict[str, Rule]] = {
     "torch.nn.ReLU": {},
     "models.language_model.LanguageModel.on": {},
     "models.text_classifier.TextClassifier.on": {"pooling": one_of("last", "first", "mean")},
-    **{f"callbacks.{name}": rules for name, rules in CALLBACKS.items()},
-    **{f"dissimilarity.tracking.{name}": rules for name, rules in TRACKERS.items()},
+    **{f"callbacks.{name}": rules for name, rules in (CALLBACKS | TRACKERS).items()},
     **{f"data.{name}": rules for name, rules in DATA.items()},
     **{f"dissimilarity.measures.{name}": rules for name, rules in MEASURES.items()},
     **{f"studies.{name}": rules for name, rules in STUDIES.items()},

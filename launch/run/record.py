@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from callbacks.run import Summarized
 from data.module import TextDataModule
 from data.probe import probe_hash
 from data.text_classification import TextClassificationDataModule
@@ -125,9 +126,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         "steps": trainer.global_step,
         **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
         "seconds": round(seconds, 1),
-        "tokens_per_second": _speed(trainer),
-        "tracking_share": _tracking_share(trainer),
-        "drift": _drift(trainer),
+        **_of_callbacks(trainer),
         "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
     }
     write_json(folder / "summary.json", summary)
@@ -146,20 +145,10 @@ def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: 
         write_json(folder / "summary.json", summary)
 
 
-def _speed(trainer: pl.Trainer) -> float | None:
+def _of_callbacks(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return what the callbacks say of the run."""
+    entries: dict[str, Any] = {"tokens_per_second": None, "tracking_share": None, "drift": {}}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        tokens, seconds = getattr(callback, "tokens", 0), getattr(callback, "seconds", 0.0)
-        if tokens and seconds:
-            return round(tokens / seconds, 1)
-    return None
-
-
-def _drift(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return the reference group that the model was nearest to at the end, by measure."""
-    found = [getattr(callback, "drift", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    return next((drift for drift in found if drift), {})
-
-
-def _tracking_share(trainer: pl.Trainer) -> float | None:
-    shares = [getattr(callback, "share", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    return next((float(share) for share in shares if share is not None), None)
+        if isinstance(callback, Summarized):
+            entries |= callback.summary()
+    return entries

@@ -1,4 +1,4 @@
-"""Whatever fails in a tick leaves rows with a note, and neither the training nor the ticks after it know of it."""
+"""A fault in a tick leaves records with a note, and affects neither the training nor the ticks after it."""
 
 import errno
 import logging
@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from dissimilarity.comparison import activations as snapshot
+from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking.stitching import StitchingTracker
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
@@ -30,7 +29,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run in which nothing fails, with stitches."""
+    """Return the folder of a run with stitches in which nothing fails."""
     folder = tmp_path_factory.mktemp("whole")
     assert in_process(stitched(folder)) == 0
     return folder
@@ -41,9 +40,9 @@ def stitched(folder: Path) -> Any:
     return tiny(folder, callbacks="stitching", **every, **{"callbacks.stitching.sequences": 16})
 
 
-def fail(owner: Any, name: str, error: Exception, step: int, of: Any = DissimilarityTracker) -> None:
-    """Makes a function fail while the tick of a step is under way, in this process."""
-    tick, function, under_way = of._tick, getattr(owner, name), [False]
+def fail(owner: Any, name: str, error: Exception, step: int, callback: Any = DissimilarityTracker) -> None:
+    """Make a function fail during the tick of a step, in this process."""
+    tick, function, under_way = callback._tick, getattr(owner, name), [False]
 
     def ticking(self: Any, trainer: Any, module: Any) -> None:
         under_way[0] = trainer.global_step == step
@@ -55,7 +54,7 @@ def fail(owner: Any, name: str, error: Exception, step: int, of: Any = Dissimila
             raise error
         return function(*args, **kwargs)
 
-    of._tick = ticking
+    callback._tick = ticking
     setattr(owner, name, called)
 
 
@@ -70,8 +69,8 @@ WHOLLY: dict[str, tuple[Any, str, Exception]] = {
 
 @pytest.mark.parametrize("fault", WHOLLY)
 @pytest.mark.parametrize("step", [0, 4])
-@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
-def test_a_tick_that_fails_has_notes_and_the_others_their_values(
+@pytest.mark.parametrize("killed", [False, True], ids=["continues", "killed"])
+def test_a_failed_tick_has_notes_and_other_ticks_have_values(
     fault: str, step: int, killed: bool, whole: Path, tmp_path: Path
 ) -> None:
     link(tmp_path, whole)
@@ -106,8 +105,8 @@ FULL_DISKS: dict[str, Callable[[], None]] = {
 
 
 @pytest.mark.parametrize("what", FULL_DISKS)
-@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
-def test_rows_that_could_not_be_written_are_written_later(what: str, killed: bool, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["continues", "killed"])
+def test_records_are_written_later_if_they_cannot_be_now(what: str, killed: bool, whole: Path, tmp_path: Path) -> None:
     link(tmp_path, whole)
 
     def before() -> None:
@@ -125,7 +124,7 @@ def test_rows_that_could_not_be_written_are_written_later(what: str, killed: boo
 
 @pytest.mark.parametrize("lost", ["init-000", "previous-4-000", "weights-init", "weights-previous-4"])
 @pytest.mark.parametrize("how", ["gone", "damaged"])
-def test_what_a_run_had_kept_of_its_own_states_is_taken_again_from_checkpoints(
+def test_lost_files_of_earlier_states_are_replaced_by_checkpoints(
     lost: str, how: str, whole: Path, tmp_path: Path
 ) -> None:
     link(tmp_path, whole)
@@ -139,7 +138,7 @@ def test_what_a_run_had_kept_of_its_own_states_is_taken_again_from_checkpoints(
     assert_same(rows_of(tmp_path, "penalties.jsonl"), rows_of(whole, "penalties.jsonl"))
 
 
-def test_without_a_file_and_a_checkpoint_the_rows_say_so(whole: Path, tmp_path: Path) -> None:
+def test_without_a_file_and_a_checkpoint_the_records_say_so(whole: Path, tmp_path: Path) -> None:
     link(tmp_path, whole)
     assert in_process(stitched(tmp_path), lambda: kill_at("on_train_batch_end", 5)) == -signal.SIGKILL
     run = tmp_path / "runs" / "tiny"
@@ -154,13 +153,13 @@ def test_without_a_file_and_a_checkpoint_the_rows_say_so(whole: Path, tmp_path: 
 
 
 FAULTY = '''
-"""A callback that does nothing, in a module that makes ticks fail in one process each."""
+"""A callback that does nothing, in a module that makes each tick fail in one process."""
 
 import os
 
 import pytorch_lightning as pl
 
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.tables.curves import Curves
 from dissimilarity.measures.cka import CKA
@@ -200,12 +199,12 @@ for at, (rank, owner, name, kind) in FAULTS.items():
 
 
 class Nothing(pl.Callback):
-    """Makes the module above be imported."""
+    """Has the module imported."""
 '''
 
 
 @pytest.mark.slow
-def test_what_fails_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path) -> None:
+def test_a_fault_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY)
     overrides = tiny_overrides(tmp_path, trainer="ddp", trainer__devices=2)
     overrides.append("+callbacks.faulty._target_=faulty.Nothing")

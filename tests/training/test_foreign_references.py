@@ -76,7 +76,7 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
     whole, again = (tmp_path / "runs" / name for name in ("whole", "cut"))
     positions = again / "references" / "positions.safetensors"
     positions.rename(tmp_path / "aside")
-    with pytest.raises(ValueError, match="says what positions this run leaves out"):
+    with pytest.raises(ValueError, match="says which positions drop_top_norm drops"):
         train.train(tiny(tmp_path, name="cut", **changes))
     (tmp_path / "aside").rename(positions)
     assert in_process(cut) == 0
@@ -119,7 +119,7 @@ def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"callbacks": "stitching"}, r"encoder reads other tokens than this run.*callbacks=default"),
+        ({"callbacks": "stitching"}, r"encoder has another tokenizer than this run.*callbacks=default"),
         ({"align__unit": "line"}, "align.unit=line: expected word or token"),
         ({"control__every": 0}, "control.every=0: expected a whole number, 1 or more"),
         ({"control__normalize": "batch"}, "control.normalize=batch: expected none, layer_norm or unit_norm"),

@@ -18,22 +18,22 @@ from tests.helpers.tiny_run import in_process, tiny
 
 
 class Broken(Logger):
-    """A logger of which each part fails in one way: `how` is called wherever it is used."""
+    """A logger of which every part fails in the same way: it calls `fault`."""
 
-    def __init__(self, how: Callable[[], Any]) -> None:
+    def __init__(self, fault: Callable[[], Any]) -> None:
         super().__init__()
-        self.how = how
+        self.fault = fault
 
-    name = version = log_dir = save_dir = experiment = property(lambda self: self.how())  # pyright: ignore
+    name = version = log_dir = save_dir = experiment = property(lambda self: self.fault())  # pyright: ignore
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.how()
+        self.fault()
 
     log_hyperparams = log_graph = after_save_checkpoint = log_metrics  # pyright: ignore
     log_image = log_table = replay = log_checkpoint = finalize = log_metrics  # pyright: ignore
 
     def save(self) -> None:
-        self.how()
+        self.fault()
 
     finish = save
 
@@ -65,18 +65,18 @@ USES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("use", USES)
 def test_a_logger_that_fails_warns_once_and_never_raises(use: str, error: BaseException) -> None:
     logger = guarded(Broken(partial(fail, error)))
-    with pytest.warns(UserWarning, match=f"Broken failed .{type(error).__name__}: .*; the training goes on") as seen:
+    with pytest.warns(UserWarning, match=f"Broken failed .{type(error).__name__}: .*; training continues") as seen:
         USES[use](logger)
         USES[use](logger)
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_logger_that_hangs_is_given_up(use: str) -> None:
+def test_a_logger_that_hangs_is_abandoned(use: str) -> None:
     ended = threading.Event()
     logger = guarded(Broken(lambda: ended.wait(60)), seconds=0.05)
     try:
-        with pytest.warns(UserWarning, match="Broken does not answer for 0 s; it is given up; the training goes on"):
+        with pytest.warns(UserWarning, match="Broken did not answer for 0 s and is abandoned; training continues"):
             USES[use](logger)
         begun = time.monotonic()
         for other in USES.values():
@@ -93,13 +93,13 @@ def test_an_experiment_whose_own_calls_fail_is_guarded_too() -> None:
         assert logger.experiment.log({}) is None
 
 
-def test_what_a_logger_does_not_have_its_guard_has_not_either() -> None:
+def test_a_guard_has_only_what_its_logger_has() -> None:
     logger = guarded(MetricsLogger("."))
     assert not hasattr(logger, "log_image") and not hasattr(logger, "_anything") and logger.name == "metrics"
 
 
-def test_a_training_with_a_broken_logger_has_its_summary_before_that_is_closed(tmp_path: Any) -> None:
-    """Whichever part breaks: the logger of the config raises in all of them, Lightning's own calls among them."""
+def test_a_training_with_a_broken_logger_has_its_summary_before_the_logger_closes(tmp_path: Any) -> None:
+    """The logger of the config raises in every part, in Lightning's own calls too."""
 
     def check(self: Any) -> None:
         assert (tmp_path / "runs/tiny/summary.json").exists()
@@ -116,11 +116,11 @@ def test_a_training_with_a_broken_logger_has_its_summary_before_that_is_closed(t
 
 
 def broken() -> Logger:
-    """For a config: a logger that always fails."""
+    """Return a logger that always fails, for a config."""
     return Broken(partial(fail, ConnectionError("no route to host")))
 
 
-def test_later_values_stand_in_the_table_and_rows_of_later_steps_go(tmp_path: Any) -> None:
+def test_later_values_replace_earlier_ones_and_records_of_later_steps_go(tmp_path: Any) -> None:
     logger = MetricsLogger(tmp_path)
     for step, metrics in [
         (0, {"a": 1.0}),
@@ -163,14 +163,12 @@ def test_online_falls_back_to_offline_and_says_so(
     run = WandbRun("name", tmp_path, run_id="abc", mode="online")
     assert run.experiment is not None
     assert asked == [("online", "abc", "allow"), ("offline", "abc", None), ("disabled", "abc", None)]
-    said = capsys.readouterr().err
-    assert "W&B could not begin online (No API key configured.); it goes on offline" in said
-    assert "it goes on disabled" in said
+    message = capsys.readouterr().err
+    assert "could not start W&B online, continuing offline (No API key configured.)" in message
+    assert "continuing disabled" in message
 
 
-def test_a_server_that_does_not_take_everything_is_waited_for_so_long(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_waits_for_a_slow_server_only_so_long(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def finish(exit_code: int) -> None:
         raise TimeoutError("Timed out finishing run.")
 
@@ -179,7 +177,7 @@ def test_a_server_that_does_not_take_everything_is_waited_for_so_long(
     assert (settings.finish_timeout, settings.finish_timeout_raises) == (7, True)
     run._experiment = SimpleNamespace(finish=finish, dir=str(tmp_path / "wandb/run-1-abc/files"))  # pyright: ignore
     run.finish()
-    assert "has not taken everything within 7 s; wandb sync" in capsys.readouterr().err
+    assert "did not take everything within 7 s; wandb sync" in capsys.readouterr().err
 
 
 def test_a_process_of_wandb_that_hangs_does_not_outlive_its_run(tmp_path: Any, monkeypatch: Any) -> None:

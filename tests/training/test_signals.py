@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: exit codes 130 and 143 wherever the program is, and the next start finishes what is left."""
+"""Ctrl-C and SIGTERM: exit codes 130 and 143 wherever the program is; the next start finishes the rest."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from dissimilarity.comparison import activations as snapshot
 from dissimilarity.tracking import tables
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.tracking.tracker import Tracker
 from launch.run import record
 from models import references
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def signal_in(owner: Any, name: str, signum: int) -> None:
-    """Makes this process get a signal whenever it calls a function, before that does anything."""
+    """Send this process a signal whenever it calls a function, before the function does anything."""
     before = getattr(owner, name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ def signal_in(owner: Any, name: str, signum: int) -> None:
 MOMENTS: dict[str, Callable[[int], None]] = {
     "as a reference is loaded": lambda signum: signal_in(references, "load", signum),
     "as a reference is captured": lambda signum: signal_in(snapshot, "take", signum),
-    "in the first tick": lambda signum: signal_in(DissimilarityTracker, "_measure", signum),
+    "in the first tick": lambda signum: signal_in(Tracker, "_measure", signum),
     "in a scheduled step": lambda signum: kill_at("on_train_batch_end", 4, signum),
     "in a step that is not scheduled": lambda signum: kill_at("on_train_batch_end", 6, signum),
     "in a validation": lambda signum: kill_at("on_validation_start", 3, signum),
@@ -53,7 +53,7 @@ def signal_in_last_validation(signum: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted run beside the model it is compared with."""
+    """Return the folder of an uninterrupted run and of the model it is compared with."""
     folder = tmp_path_factory.mktemp("whole")
     assert in_process(tiny(folder, name="other", trainer__max_steps=2, schedule__every=2)) == 0
     assert in_process(against(folder, folder)) == 0
@@ -71,7 +71,7 @@ def steps(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_the_exit_code_is_told_and_the_next_start_ends_as_if_nothing_had_been(
+def test_the_exit_code_names_the_signal_and_the_next_start_finishes_the_run(
     moment: str, signum: int, whole: Path, tmp_path: Path
 ) -> None:
     for name in ("cache", "text.jsonl"):
@@ -86,7 +86,9 @@ def test_the_exit_code_is_told_and_the_next_start_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_the_second_signal_ends_it_where_it_is(signum: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_second_signal_ends_the_program_where_it_is(
+    signum: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def twice() -> None:
         for hook in ("on_train_batch_start", "on_train_batch_end"):
             kill_at(hook, 6, signum)
@@ -95,8 +97,8 @@ def test_the_second_signal_ends_it_where_it_is(signum: int, tmp_path: Path, capf
     assert "stopping after this step; press Ctrl-C again to stop immediately" in capfd.readouterr().err
 
 
-def test_a_checkpoint_that_a_signal_lost_is_made_up_for(whole: Path, tmp_path: Path) -> None:
-    """As runs were left by versions that saved last.ckpt alone."""
+def test_a_checkpoint_that_a_signal_lost_is_saved_later(whole: Path, tmp_path: Path) -> None:
+    """The weights of last.ckpt are those of that step."""
     cfg = tiny(tmp_path)
     assert in_process(cfg, lambda: kill_at("on_train_batch_end", 4, signal.SIGTERM)) == 143
     (tmp_path / "runs" / "tiny" / "checkpoints" / "step_0000004.ckpt").unlink()
@@ -130,8 +132,11 @@ def test_a_signal_while_modules_are_imported(command: str, module: str, signum: 
     script = str(ROOT / ("analyze.py" if command == "analyze.py" else "train.py"))
     arguments = COMMANDS[command]
     if command != "analyze.py":
-        own = tiny_overrides(tmp_path)
-        arguments = [*arguments, *(each for each in own if not each.startswith(("trainer.max_steps", "name=")))]
+        overrides = tiny_overrides(tmp_path)
+        arguments = [
+            *arguments,
+            *(entry for entry in overrides if not entry.startswith(("trainer.max_steps", "name="))),
+        ]
         arguments.append(f"hydra.sweep.dir={tmp_path}/sweep")
     code = AT_IMPORT.format(module=module, signum=int(signum), script=script, arguments=arguments, root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""A signal that one of two processes gets ends both after the same step."""
+"""A signal to one of two processes ends both after the same step."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ import os
 
 import pytorch_lightning as pl
 
-from dissimilarity.tracking.tracker import DissimilarityTracker
+from dissimilarity.lightning import DissimilarityTracker
 
 tick = DissimilarityTracker._tick
 

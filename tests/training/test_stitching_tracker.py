@@ -1,4 +1,4 @@
-"""The callback that stitches a model in training with its references."""
+"""The callback that stitches a model in training into its references, and the reverse."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from dissimilarity.lightning import StitchingTracker
 from dissimilarity.tables.journal import Journal
 from tests.helpers.tiny_run import in_process, kill_at, tiny
 
@@ -32,11 +33,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_directions_of_every_reference_are_measured_when_due(whole: Path) -> None:
     rows = [row for row in rows_of(whole) if row["fit"] == "direct"]
-    found = {(row["step"], row["reference"], row["direction"]) for row in rows}
+    measured = {(row["step"], row["reference"], row["direction"]) for row in rows}
     steps = (4, 8, 11)
-    expected = {(step, "init", way) for step in steps for way in ("into", "from")}
-    expected |= {(step, "previous", way) for step in steps for way in ("into", "from")}
-    assert found == expected
+    expected = {(step, "init", direction) for step in steps for direction in ("into", "from")}
+    expected |= {(step, "previous", direction) for step in steps for direction in ("into", "from")}
+    assert measured == expected
     assert all(row["value"] == pytest.approx(row["loss_stitched"] - row["loss_back"], abs=1e-6) for row in rows)
 
 
@@ -56,7 +57,7 @@ def test_the_training_is_that_of_a_run_without_stitches(whole: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("step", [3, 5, 9])
-def test_a_killed_run_goes_on_to_the_same_rows(whole: Path, tmp_path: Path, step: int) -> None:
+def test_a_killed_run_ends_with_the_same_records(whole: Path, tmp_path: Path, step: int) -> None:
     changes = {"callbacks.stitching.task_at": "[8]", "callbacks.stitching.task_steps": 3}
     cfg = stitched(tmp_path, **changes)
     assert in_process(cfg, lambda: kill_at("on_train_batch_end", step)) == -9
@@ -64,13 +65,13 @@ def test_a_killed_run_goes_on_to_the_same_rows(whole: Path, tmp_path: Path, step
     assert rows_of(tmp_path) == rows_of(whole)
 
 
-def test_past_its_budget_a_row_says_so(tmp_path: Path) -> None:
+def test_a_record_says_what_the_budget_skipped(tmp_path: Path) -> None:
     assert in_process(stitched(tmp_path, **{"callbacks.stitching.budget": 0.0})) == 0
     notes = [row.get("note", "") for row in rows_of(tmp_path)]
-    assert "skipped: over callbacks.stitching.budget" in notes
+    assert "skipped: over budget" in notes
 
 
-def test_a_reference_that_cannot_be_stitched_leaves_a_row_and_no_end(tmp_path: Path, whole: Path) -> None:
+def test_a_reference_that_cannot_be_stitched_leaves_records_and_training_continues(tmp_path: Path, whole: Path) -> None:
     other = whole / "runs/tiny"
     cfg = stitched(tmp_path, references=f"[{other}]", **{"callbacks.stitching.kind": "identity", "width": 8})
     assert in_process(cfg) == 0
@@ -79,7 +80,5 @@ def test_a_reference_that_cannot_be_stitched_leaves_a_row_and_no_end(tmp_path: P
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
-    from dissimilarity.tracking.stitching import StitchingTracker
-
     with pytest.raises(ValueError, match="at least 14, found 4"):
         StitchingTracker(["init"], lambda n: torch.zeros(n, 8, dtype=torch.long), tmp_path, sequences=4)

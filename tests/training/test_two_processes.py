@@ -46,7 +46,7 @@ def test_the_curves_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     assert one.keys() == two.keys() and len(one) > 40
     assert any(key[1] == "encoder" and math.isfinite(row["value"]) for key, row in one.items())
     for key, row in one.items():
-        # a neighbor list changes in jumps, an angle near zero is the root of a rounding
+        # a neighbor list changes in jumps, and an angle near zero is the root of a rounding error
         tolerance = 0.02 if key[2] == "mutual_knn" else 2e-3
         assert two[key]["value"] == pytest.approx(row["value"], abs=tolerance, nan_ok=True), key
         assert two[key]["n_samples"] == row["n_samples"]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with W&B offline, in a process of its own, as a user has it."""
+    """Return a finished run with W&B offline, in a process of its own, as a user starts it."""
     place = tmp_path_factory.mktemp("wandb")
     overrides = [entry for entry in tiny_overrides(place, logger="wandb", depth=2) if not entry.startswith("hydra")]
     done = subprocess.run(
@@ -33,13 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Every record of the run's one file."""
+    """Return every record of the run's only file."""
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     return inspected(log)
 
 
 def inspected(log: Path) -> list[dict[str, Any]]:
-    """The records of a file, by W&B's own reader."""
+    """Return the records of a file, by W&B's own reader."""
     wandb = Path(sys.executable).with_name("wandb")
     shown = subprocess.run([str(wandb), "leet", "inspect", "--json", str(log)], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
@@ -47,7 +47,7 @@ def inspected(log: Path) -> list[dict[str, Any]]:
 
 
 def history(records: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-    """Logged numbers by step."""
+    """Return the logged numbers by step."""
     steps: dict[int, dict[str, float]] = {}
     for record in records:
         if record.get("type") == "history":
@@ -58,16 +58,16 @@ def history(records: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Key and value of each item of a history record, however the reader nests them."""
+    """Return key and value of each item of a history record, however the reader nests them."""
     inner = next((record[key] for key in ("history", "data", "payload") if isinstance(record.get(key), dict)), record)
     items = inner.get("item") or inner.get("items")
     if isinstance(items, list):
-        found = {}
+        values = {}
         for item in items:
             key = item.get("key") or "/".join(item.get("nested_key") or item.get("nestedKey") or [])
             value = item.get("value_json", item.get("valueJson", item.get("value")))
-            found[key] = json.loads(value) if isinstance(value, str) else value
-        return found
+            values[key] = json.loads(value) if isinstance(value, str) else value
+        return values
     return items if isinstance(items, dict) else inner
 
 
@@ -98,7 +98,7 @@ def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: l
 
 
 @pytest.mark.slow
-def test_the_newest_folder_of_a_run_that_was_killed_holds_all_of_it(tmp_path: Path) -> None:
+def test_the_newest_folder_of_a_killed_run_holds_all_of_it(tmp_path: Path) -> None:
     cfg = tiny(tmp_path, logger="wandb")
     assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
     time.sleep(1.1)  # W&B names folders by the second

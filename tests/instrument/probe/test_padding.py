@@ -18,13 +18,13 @@ from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.plan import make_plan
 from dissimilarity.functional import cka, mutual_knn
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.padding import merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, make
 from tests.helpers.oracles import Array

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, Procrustes
 from dissimilarity.figures.drift import groups_figure
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import SCHEMA as CURVES
 from dissimilarity.tables.curves import read_curves, select
 from dissimilarity.tables.drift import drift, group_records, group_table, read_groups
 from dissimilarity.tracking.reference_groups import labels_by_group
-from dissimilarity.tracking.tracker import DissimilarityTracker
 from launch.cli.compose import compose
 from launch.cli.validate import validate
 from tests.helpers.tiny_run import in_process, tiny

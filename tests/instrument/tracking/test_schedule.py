@@ -1,4 +1,4 @@
-"""The schedule of ticks and the budget of time."""
+"""The schedule of ticks and their budget."""
 
 import pytest
 
@@ -11,13 +11,13 @@ def test_pythias_schedule() -> None:
     assert ticks(1000, 3000) == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]
 
 
-def test_the_last_step_is_due_wherever_it_falls() -> None:
+def test_the_last_step_is_always_due() -> None:
     assert ticks(50, 137) == [0, 1, 2, 4, 8, 16, 32, 50, 100, 137]
     assert not is_due(137, 50)
 
 
 def due_before(step: int, due: list[int]) -> float:
-    """The share of the ticks after step 0 that come before this one, as the tracker counts them."""
+    """Return the share of the ticks after step 0 that come before this one, as the tracker counts them."""
     return (due.index(step) - 1) / (len(due) - 2)
 
 
@@ -36,7 +36,7 @@ def test_ticks_never_take_more_than_their_share(
 ) -> None:
     clock = Clock(monkeypatch)
     budget, last, ran = Budget(share), 500, []
-    budget.begin(0)
+    budget.begin()
     due = ticks(50, last)
     for step in range(last + 1):
         if step in due and budget.allows("plain", step, last, due_before(step, due)):
@@ -44,17 +44,17 @@ def test_ticks_never_take_more_than_their_share(
                 clock.now += tick_seconds
             ran.append(step)
         clock.now += step_seconds
-    unavoidable = 2 * tick_seconds  # steps 0 and 1, before anything is known
+    unavoidable = 2 * tick_seconds  # steps 0 and 1, before any cost is known
     assert budget.spent <= max(share * last * step_seconds, unavoidable) + 1e-9
     if share * last * step_seconds > 3 * tick_seconds:
-        assert last in ran, "the last tick is the one that nobody wants to miss"
+        assert last in ran, "nobody wants to miss the last tick"
         assert len(ran) >= min(len(due), int(share * last * step_seconds / tick_seconds) - 2)
 
 
-def test_one_slow_tick_does_not_forbid_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_slow_tick_does_not_forbid_all_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget, ran = Budget(0.1), []
-    budget.begin(0)
+    budget.begin()
     for step in range(101):
         if step % 10 == 0 and budget.allows("plain", step, 100, step / 100):
             with budget.charged("plain"):
@@ -64,10 +64,10 @@ def test_one_slow_tick_does_not_forbid_all_that_follow(monkeypatch: pytest.Monke
     assert {60, 70, 80, 90, 100} <= set(ran) and budget.spent <= 0.1 * 100
 
 
-def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_covers_what_comes_after_the_last_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1, closing=4.0)
-    budget.begin(0)
+    budget.begin()
     for step in range(101):
         if budget.allows("plain", step, 100, step / 100):
             with budget.charged("plain"):
@@ -78,10 +78,10 @@ def test_what_comes_after_the_last_tick_is_paid_for(monkeypatch: pytest.MonkeyPa
     assert 8 <= budget.spent <= 0.1 * 101
 
 
-def test_figures_dearer_than_the_allowance_leave_half_of_it_to_the_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_that_cost_more_than_the_allowance_leave_half_of_it_to_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1, closing=60.0)
-    budget.begin(0)
+    budget.begin()
     clock.now += 100
     assert budget.allows("plain", 100, 100, 1.0)
     with budget.charged("plain"):
@@ -92,32 +92,32 @@ def test_figures_dearer_than_the_allowance_leave_half_of_it_to_the_ticks(monkeyp
 def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(1.0)
-    budget.begin(0)
+    budget.begin()
     for step in range(100):
         assert budget.allows("plain", step, 100, step / 100)
         with budget.charged("plain"):
             clock.now += 50
 
 
-def test_a_continuation_goes_on_with_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continuation_keeps_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     first = Budget(0.1)
-    first.begin(0)
+    first.begin()
     clock.now += 90
     with first.charged("plain"):
         clock.now += 10
     second = Budget(0.1)
     second.load_state_dict(first.state_dict())
     clock.now += 1000
-    second.begin(50)
+    second.begin()
     assert second.trained == pytest.approx(90)
     assert second.taken == pytest.approx(0.1)
 
 
-def test_time_that_is_left_out_is_neither_training_nor_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paused_time_is_neither_training_nor_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1)
-    budget.begin(0)
+    budget.begin()
     clock.now += 90
     with budget.charged("plain"):
         clock.now += 10
@@ -126,7 +126,7 @@ def test_time_that_is_left_out_is_neither_training_nor_tracking(monkeypatch: pyt
     assert (budget.trained, budget.taken) == pytest.approx((90, 0.1))
 
 
-def test_checkpoints_are_thinned_as_training_goes_on_and_end_the_same_however_often() -> None:
+def test_thinning_checkpoints_ends_with_the_same_ones_however_often_it_runs() -> None:
     for every, last in [(1, 400), (50, 800), (10, 4321), (7, 100)]:
         saved: set[int] = set()
         for step in ticks(every, last):
@@ -140,7 +140,7 @@ def test_checkpoints_are_thinned_as_training_goes_on_and_end_the_same_however_of
     assert kept_steps(ticks(50, 800), 50, "every") == set(ticks(50, 800))
 
 
-def test_what_else_is_kept() -> None:
+def test_other_choices_of_what_to_keep() -> None:
     steps = ticks(4, 30)
     assert kept_steps(steps, 4, "all") == set(steps)
     assert kept_steps(steps, 4, "last") == {0, 30}

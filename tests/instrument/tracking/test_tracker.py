@@ -1,4 +1,4 @@
-"""The tracker in a training that is not ours: any LightningModule, any references, any failure."""
+"""The tracker in any training: any LightningModule, any references, any failure."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
 from dissimilarity.functional import cka, disagreement, jsd, kl
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.references import named_references
-from dissimilarity.tracking.tracker import DissimilarityTracker
 
 SEQUENCES, LENGTH, VOCABULARY = 12, 16, 50
 
@@ -87,7 +87,7 @@ def test_curves_of_a_foreign_module(tmp_path: Path) -> None:
     start = [row for row in rows if row["step"] == 0]
     assert {row["reference"] for row in start} == {"init"}
     same = [row for row in start if row["site_a"] == row["site_b"]]
-    # an angle is good to 4e-4 of zero from float32 rows: see Procrustes
+    # from float32 samples, an angle near zero is accurate to 4e-4: see Procrustes
     assert [row["dissimilarity"] for row in same] == pytest.approx([0.0] * len(same), abs=4e-4)
     ends = [row for row in rows if row["step"] == 6 and row["reference"] == "init"]
     assert len(ends) == 3 * 2 * 2, "all pairs of two sites at the heat-map step, three measures"
@@ -100,11 +100,11 @@ def test_curves_of_a_foreign_module(tmp_path: Path) -> None:
     assert (tmp_path / "curves.parquet").exists()
 
 
-def test_values_are_those_of_the_function_on_captured_rows(tmp_path: Path) -> None:
-    """Beside a frozen teacher of another width and depth; the model is rebuilt by hand from its weights."""
+def test_values_are_those_of_the_function_on_captured_samples(tmp_path: Path) -> None:
+    """With a frozen teacher of another width and depth; the streams are computed by hand."""
     module, teacher = Layered(), Layered(width=12, depth=3, seed=5)
     fit(tracker_for(tmp_path, {"teacher": teacher}), module, steps=3)
-    probe, found = tokens(0, SEQUENCES, LENGTH), []
+    probe, pairs = tokens(0, SEQUENCES, LENGTH), []
 
     def streams(model: Layered) -> list[Tensor]:
         x, outputs = model.embedding(probe), []
@@ -113,16 +113,16 @@ def test_values_are_those_of_the_function_on_captured_rows(tmp_path: Path) -> No
             x = x + outputs[-1]
         return [output.flatten(0, 1) for output in outputs]
 
-    ours, theirs = streams(module), streams(teacher)
+    streams_a, streams_b = streams(module), streams(teacher)
     for row in rows_of(tmp_path):
         if row["step"] == 3 and row["measure"] == "cka":
             a, b = int(row["site_a"][-1]), int(row["site_b"][-1])
-            assert row["value"] == pytest.approx(cka(ours[a].double(), theirs[b].double()).item(), abs=1e-5)
-            found.append((a, b))
-    assert (0, 0) in found and (1, 2) in found, "first with first, last with last"
+            assert row["value"] == pytest.approx(cka(streams_a[a].double(), streams_b[b].double()).item(), abs=1e-5)
+            pairs.append((a, b))
+    assert (0, 0) in pairs and (1, 2) in pairs, "first with first, last with last"
 
 
-def test_outputs_are_followed_at_the_logits_and_nowhere_else(tmp_path: Path) -> None:
+def test_output_measures_are_taken_at_the_logits_only(tmp_path: Path) -> None:
     module = Layered()
     fit(tracker_for(tmp_path, references=["init"], measures=[CKA(), Disagreement(), KL(), JSD()]), module)
     rows = read_curves(tmp_path).to_pylist()
@@ -140,7 +140,7 @@ def test_outputs_are_followed_at_the_logits_and_nowhere_else(tmp_path: Path) -> 
 
 
 def test_previous_is_the_tick_before(tmp_path: Path) -> None:
-    """With a learning rate of 0 nothing moves; with one that is not, previous differs from init after two ticks."""
+    """With a learning rate of 0 nothing moves; with another one, previous differs from init after two ticks."""
     fit(tracker_for(tmp_path / "still"), Layered(lr=0.0))
     still = [row for row in rows_of(tmp_path / "still") if row["site_a"] == row["site_b"]]
     assert max(abs(row["dissimilarity"]) for row in still) < 4e-4
@@ -153,16 +153,16 @@ def test_previous_is_the_tick_before(tmp_path: Path) -> None:
     assert 0 < moving["previous"] < moving["init"]
 
 
-def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
-    with_it, without = Layered(), Layered()
-    fit(tracker_for(tmp_path), with_it)
-    fit(tracker_for(tmp_path / "unused", every=10**6, references=()), without)
-    for ours, theirs in zip(with_it.parameters(), without.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+def test_training_is_the_same_with_and_without_a_tracker(tmp_path: Path) -> None:
+    tracked, untracked = Layered(), Layered()
+    fit(tracker_for(tmp_path), tracked)
+    fit(tracker_for(tmp_path / "unused", every=10**6, references=()), untracked)
+    for weights, expected in zip(tracked.parameters(), untracked.parameters(), strict=True):
+        assert torch.equal(weights, expected)
 
 
 class Diverging(Layered):
-    """Its first layer gives NaN from the third update on."""
+    """A stack whose first layer returns NaN from the third update on."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         if not self.training and self.global_step >= 3:
@@ -193,10 +193,10 @@ def test_a_fault_in_a_measure_does_not_end_the_training(tmp_path: Path) -> None:
     assert rows and all(math.isnan(row["value"]) and "a fault in a measure" in row["note"] for row in rows)
 
 
-def test_what_the_budget_does_not_allow_is_in_the_table(tmp_path: Path) -> None:
+def test_the_table_says_which_ticks_the_budget_skipped(tmp_path: Path) -> None:
     fit(tracker_for(tmp_path, budget=1e-6), Layered())
     late = [row for row in rows_of(tmp_path) if row["step"] >= 2]
-    assert late and {row["note"] for row in late} == {"skipped: over track.budget"}
+    assert late and {row["note"] for row in late} == {"skipped: over budget"}
     assert all(math.isnan(row["value"]) and row["n_samples"] == 0 for row in late)
 
 
@@ -218,15 +218,15 @@ def test_half_precision_training_is_measured_in_its_own_precision(tmp_path: Path
     assert values(tmp_path) != values(tmp_path / "full")
 
 
-def test_batches_of_a_loader_are_a_probe(tmp_path: Path) -> None:
+def test_a_loader_is_a_probe_set(tmp_path: Path) -> None:
     data = torch.utils.data.TensorDataset(tokens(0, SEQUENCES, LENGTH))
     fit(tracker_for(tmp_path, probe=torch.utils.data.DataLoader(data, batch_size=5)), Layered())
     fit(tracker_for(tmp_path / "tensor"), Layered())
 
-    def dropped(folder: Path) -> str:
+    def without_seconds(folder: Path) -> str:
         return json.dumps([{**row, "seconds": 0} for row in rows_of(folder)])
 
-    assert dropped(tmp_path) == dropped(tmp_path / "tensor")
+    assert without_seconds(tmp_path) == without_seconds(tmp_path / "tensor")
 
 
 def test_duplicate_measures_are_refused(tmp_path: Path) -> None:
@@ -234,6 +234,6 @@ def test_duplicate_measures_are_refused(tmp_path: Path) -> None:
         tracker_for(tmp_path, measures=[CKA(), CKA()])
 
 
-def test_labels_are_short_where_that_tells_references_apart() -> None:
+def test_labels_are_short_if_that_keeps_references_apart() -> None:
     assert list(named_references(["init", "runs/a", "runs/b@5"])) == ["init", "a", "b@5"]
     assert list(named_references(["x/a", "y/a", "runs/init", "init"])) == ["x/a", "y/a", "runs/init", "init"]

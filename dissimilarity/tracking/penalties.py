@@ -1,0 +1,267 @@
+"""The core of the stitching tracker: the cost of stitching a model in training into references, and the reverse."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dissimilarity.capture.sites import matched_pairs, resolve
+from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
+from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
+from dissimilarity.stitching.maps import Kind
+from dissimilarity.tables.journal import Journal
+from dissimilarity.tables.seal import read_tensors, write_tensors
+from dissimilarity.tracking.budget import Budget
+from dissimilarity.tracking.outbox import Outbox
+from dissimilarity.tracking.records import OVER_BUDGET, described
+from dissimilarity.tracking.references import OWN, as_module, named_references
+from dissimilarity.tracking.ticker import Ticker
+from dissimilarity.tracking.training_state import TrainingState
+from dissimilarity.tracking.weights import step_weights
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "penalties.jsonl"
+
+
+class PenaltyTracker(Ticker):
+    """Measurements, on a schedule, of the stitching penalty between the model in training and references, both ways.
+
+    Direction ``into`` has the model in front and the reference behind, ``from`` the reverse. Records have the numbers
+    of ``stitching.Penalty`` and go to ``folder/penalties.jsonl``; the loggers show them as
+    ``penalty/<reference>/<fit>/<direction>/<site in front>``, and ``folder/figures/penalties.png`` draws them. Only the
+    first process measures. A fault leaves a record with a note; training continues.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[str],
+        probe: Callable[[int], Tensor],
+        folder: str | Path,
+        sites: str | Sequence[str] = "blocks.*.resid_post",
+        sequences: int = 64,
+        every: int = 400,
+        task_at: Sequence[int] = (),
+        task_steps: int = 200,
+        kind: Kind = "affine",
+        budget: float = 0.015,
+        load: Callable[[str], nn.Module] | None = None,
+    ) -> None:
+        """Prepare the measurements; no reference is loaded before ``start``.
+
+        Args:
+            references: as for ``Tracker``; ``init`` and ``previous`` are states of the module's ``net``.
+            probe: returns a number of token sequences, (sequences, positions).
+            folder: folder of the records and the figure.
+            sites: names or globs of sites, of which those count where a model can be entered.
+            sequences: number of sequences, at least 14; every fourth is held out, the others fit the maps.
+            every: steps between direct stitches; the last step has them too.
+            task_at: steps at which stitches are also trained by gradient, whatever the budget says.
+            task_steps: largest number of steps of such a training.
+            kind: kind of map, as for ``stitching.Stitch``.
+            budget: largest share of the training time for direct stitches; a record says if
+                they are skipped past it.
+            load: turns a URI into a module.
+        """
+        if sequences < 14:
+            raise ValueError(f"sequences: expected at least 14, found {sequences}")
+        self.references = named_references(references)
+        tokens = probe(sequences)
+        held_out = torch.arange(len(tokens)) % 4 == 3
+        self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
+        self.folder, self.patterns, self.every = Path(folder), sites, every
+        self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
+        self.kind: Kind = kind
+        self.budget = Budget(budget)
+        self.journal = Journal(self.folder / JOURNAL)
+        self.outbox = Outbox(self.journal.append, "penalties")
+        self.models: dict[str, nn.Module] = {}
+        self.measured: int | None = None
+        self.checkpointed: list[int] = []
+
+    def start(self, training: TrainingState) -> None:
+        """Load the references and continue the records."""
+        if not training.is_first:
+            return
+        if not training.step:  # also from a checkpoint of step 0, because its tick came later
+            self.last_tick = self.measured = None
+        self.budget.begin()
+        with self.budget.charged():
+            (self.folder / "references").mkdir(parents=True, exist_ok=True)
+            self.journal.truncate(training.step if training.step else -1)
+            for label, source in self.references.items():
+                if source in OWN:
+                    _network(training.model)
+                else:
+                    self.models[label] = as_module(source, self.load).to(training.device).eval()
+            if not training.step and "init" in self.references:
+                self._save_weights(training.model, "init")
+
+    def is_due(self, step: int, last_step: int | None) -> bool:
+        """Return whether there are direct or trained stitches after ``step`` updates."""
+        return self._has_direct_stitches(step, last_step) or step in self.task_at
+
+    def tick(self, training: TrainingState) -> dict[str, float]:
+        """Stitch, write the records, and return the penalties for the loggers."""
+        step, last = training.step, training.last_step
+        self.last_tick = step
+        if not training.is_first:
+            return {}
+        records = []
+        labels = [label for label, source in self.references.items() if self._exists(source, step)]
+        if self._has_direct_stitches(step, last):
+            progress = 1.0 if last is None else step / last
+            if self.budget.allows("direct", step, last, progress, max(1, len(labels))):
+                # in the precision in which the tracker sees the models
+                with self.budget.charged("direct", max(1, len(labels))), training.autocast():
+                    records += self._stitch(training, labels, "direct")
+                    if "previous" in self.references:
+                        self._save_weights(training.model, f"previous-{step}")
+                        self.measured = step
+            else:
+                skipped = {"step": step, "reference": "", "fit": "direct", "note": OVER_BUDGET}
+                self.outbox.send([skipped])
+        if step in self.task_at:
+            with self.budget.paused():
+                records += self._stitch(training, labels, "task")
+        return {
+            f"penalty/{record['reference']}/{record['fit']}/{record['direction']}/{record['site_front']}": value
+            for record in records
+            if (value := record.get("value")) is not None
+        }
+
+    def before_checkpoint(self, training: TrainingState) -> None:
+        """Delete earlier weights that neither this checkpoint nor the two before it refer to."""
+        if len(self.checkpointed) == 2 and training.is_first:
+            for file in (self.folder / "references").glob("weights-previous-*.safetensors"):
+                if int(file.stem.rsplit("-", 1)[1]) < self.checkpointed[0]:
+                    file.unlink()
+        if self.measured is not None:
+            self.checkpointed = [*self.checkpointed, self.measured][-2:]
+
+    def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
+        """Draw the figure and return its files; there are no curves."""
+        self.outbox.send()
+        with self.budget.charged():
+            try:
+                return draw_penalties(self.journal.read(), self.folder / "figures", ["png"]), []
+            except Exception as error:
+                log.warning("could not draw the penalties of %s: %s", self.folder, described(error))
+                return [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        return state | {"waiting": self.outbox.waiting}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from the state in a checkpoint."""
+        self.budget.load_state_dict(state_dict["budget"])
+        self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.outbox.waiting = state_dict["waiting"]
+
+    def _has_direct_stitches(self, step: int, last_step: int | None) -> bool:
+        return step % self.every == 0 or step == last_step
+
+    def _exists(self, source: str | nn.Module, step: int) -> bool:
+        """Return whether there is a reference to stitch with: at step 0 the model has no earlier states."""
+        return source not in OWN or (step > 0 and (source == "init" or self.measured is not None))
+
+    def _stitch(self, training: TrainingState, labels: Sequence[str], fit: str) -> list[dict[str, Any]]:
+        """Write the records of one fit with all references, and return them."""
+        records = [record for label in labels for record in self._measure(training, label, fit)]
+        self.outbox.send(records)
+        return records
+
+    def _measure(self, training: TrainingState, label: str, fit: str) -> list[dict[str, Any]]:
+        """Return the penalties of one reference in both directions, or one record that says why there are none."""
+        model, started = training.model, time.monotonic()
+        context = {"step": training.step, "reference": label, "fit": fit}
+        records = []
+        try:
+            reference = self._reference(training, label)
+            with _evaluating(model):
+                for direction in DIRECTIONS:
+                    front, back = (model, reference) if direction == "into" else (reference, model)
+                    for (site_front, site_back), penalty in self._penalties(front, back, fit).items():
+                        sites = {"direction": direction, "site_front": site_front, "site_back": site_back}
+                        records.append({**context, **sites, **vars(penalty)})
+        except Exception as error:
+            log.warning("step %d, stitching with %s: %s", training.step, label, described(error))
+            records = [{**context, "note": described(error)}]
+        seconds = time.monotonic() - started
+        return [{**record, "seconds": seconds} for record in records]
+
+    def _penalties(self, front: nn.Module, back: nn.Module, fit: str) -> dict[tuple[str, str], Penalty]:
+        pairs = self._pairs(front, back)
+        device = next(back.parameters()).device
+        tokens, held_out = self.sequences.to(device), self.held_out.to(device)
+        if fit == "direct":
+            return direct_penalties(front, back, tokens, held_out, pairs, self.kind)
+        recipe = Recipe(max_steps=self.task_steps)
+        stitches = [Stitch(front, back, *pair, kind=self.kind, fit="task", recipe=recipe) for pair in pairs]
+        return {stitch.pair: stitch.fit(tokens).penalty(held_out) for stitch in stitches}
+
+    def _pairs(self, front: nn.Module, back: nn.Module) -> list[tuple[str, str]]:
+        enterable = enterable_sites(back)
+        return matched_pairs(
+            resolve(front, self.patterns), [site for site in resolve(back, self.patterns) if site in enterable]
+        )
+
+    def _reference(self, training: TrainingState, label: str) -> nn.Module:
+        """Return a reference; an earlier state of the model is read from its file or the checkpoint of that step."""
+        source = self.references[label]
+        if source not in OWN:
+            return self.models[label]
+        step = 0 if source == "init" else self.measured
+        assert step is not None
+        net = deepcopy(_network(training.model))
+        file = self._file("init" if source == "init" else f"previous-{step}")
+        try:
+            weights = read_tensors(file, str(training.device))
+        except Exception:  # it could not be saved, or is damaged
+            module_weights = step_weights(self.folder / "checkpoints", step)
+            weights = {key.removeprefix("net."): value for key, value in module_weights.items() if key[:4] == "net."}
+        net.load_state_dict(weights)
+        return net.eval()
+
+    def _save_weights(self, model: nn.Module, name: str) -> None:
+        """Save the weights as they are; if that fails, the checkpoint of this step has them."""
+        # copies, because weights that share storage cannot be written as they are
+        weights = {key: value.detach().clone() for key, value in _network(model).state_dict().items()}
+        try:
+            write_tensors(weights, self._file(name))
+        except Exception as error:
+            log.warning("could not save the weights of %s (%s); its checkpoint has them", name, error)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "references" / f"weights-{name}.safetensors"
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """Return the network whose earlier states are references."""
+    net = getattr(model, "net", None)
+    if not isinstance(net, nn.Module):
+        raise ValueError(
+            f"references init and previous: {type(model).__name__} has no network `net`; give the network that name, "
+            "or pass modules as references"
+        )
+    return net
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Set a model to eval mode for a while, and restore the random state that stitches change."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        model.train(training)

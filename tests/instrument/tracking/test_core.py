@@ -1,0 +1,58 @@
+"""The tracker without a trainer: a plain training loop calls its core."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dissimilarity import CKA, read_curves
+from dissimilarity.tracking.tracker import Tracker
+from dissimilarity.tracking.training_state import TrainingState
+
+STEPS = 6
+
+
+def tokens() -> Tensor:
+    return torch.randint(20, (12, 8), generator=torch.Generator().manual_seed(0))
+
+
+def train(tracker: Tracker, model: nn.Module) -> list[dict[str, float]]:
+    """Train a model for a few steps, and return what each tick has for the loggers."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    metrics = []
+    tracker.start(TrainingState(model, 0, STEPS))
+    for step in range(STEPS + 1):
+        if tracker.is_due(step, STEPS):
+            metrics.append(tracker.tick(TrainingState(model, step, STEPS)))
+        loss = model(tokens()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return metrics
+
+
+def test_a_plain_loop_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 6), nn.GELU())
+    tracker = Tracker(["init", "previous"], [CKA()], tokens(), tmp_path, sites="1", every=3, groups=4, budget=1.0)
+    metrics = train(tracker, model)
+    figures, records = tracker.publish()
+    assert figures == [] and records == read_curves(tmp_path).to_pylist()
+    assert [record["step"] for record in records if record["reference"] == "init"] == [0, 1, 2, 3, 6]
+    assert [record["step"] for record in records if record["reference"] == "previous"] == [1, 2, 3, 6]
+    assert all(math.isfinite(record["value"]) for record in records)
+    values = [tick["dissimilarity/init/cka/1"] for tick in metrics]
+    assert values == [record["dissimilarity"] for record in records if record["reference"] == "init"]
+    assert values[0] == pytest.approx(0, abs=1e-6) and values[-1] > 1e-6
+
+
+def test_the_core_loads_no_trainer() -> None:
+    code = "import sys, dissimilarity.tracking.tracker, dissimilarity.tracking.penalties; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "dissimilarity.tracking.tracker" in done.stdout.split()
+    assert "pytorch_lightning" not in done.stdout.split()
