@@ -31,7 +31,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     Example:
         >>> load_file(Path("missing.gguf"), "hf:missing.gguf")  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
-        ValueError: reference 'hf:missing.gguf': cannot load /work/missing.gguf: ...
+        ValueError: reference 'hf:missing.gguf': cannot load .../missing.gguf: ...
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:

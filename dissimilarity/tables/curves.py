@@ -1,4 +1,4 @@
-"""The curves table: every value that was measured in a run, one row a (step, reference, measure, site pair).
+"""The curves table: every measured value of a run, one row per (step, reference, measure, site pair).
 
 This is the one place that writes it. Rows go to an append-only journal, `curves.jsonl`, and are folded from there into
 `curves.parquet`, which is replaced in one step: at any moment both can be read, also while the run goes on. Where there
@@ -153,7 +153,7 @@ class Curves:
         return Path(self.folder) / name
 
     def _journal(self) -> Journal:
-        """The journal; written anew from the table where it is gone or has lost rows that are folded."""
+        """Return the journal, restored from the table if it is gone or has lost folded rows."""
         journal, table = _journal_in(Path(self.folder)), self._path(TABLE)
         mark = _mark_in(table)
         size = journal.mark().size if journal.path.exists() else -1
@@ -161,11 +161,11 @@ class Curves:
             with replacing(journal.path) as part:
                 part.write_bytes(as_lines(_read(table).to_pylist())[0])
             if size >= 0:
-                log.warning("%s had lost rows (%d bytes were left): written anew from %s", journal.path, size, TABLE)
+                log.warning("%s had lost rows (%d bytes were left): restored from %s", journal.path, size, TABLE)
         return journal
 
     def _mended(self) -> Journal:
-        """The journal, its damaged lines written anew from the table where that has them."""
+        """Return the journal, its damaged lines restored from the table where possible."""
         journal, folded = self._journal(), _folded(self._path(TABLE))
         try:
             journal.verify(journal.mark())
@@ -176,7 +176,7 @@ class Curves:
             if mark == folded[1]:
                 with replacing(journal.path) as part:
                     part.write_bytes(data + journal.path.read_bytes()[mark.size :])
-                log.warning("%s was damaged: the rows that %s has were written anew from it", journal.path, TABLE)
+                log.warning("%s was damaged: the rows that %s holds were restored from it", journal.path, TABLE)
         return journal
 
     def _cut_table(self, table: pa.Table, mark: Mark) -> None:

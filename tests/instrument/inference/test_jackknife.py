@@ -30,7 +30,7 @@ from tests.helpers.found_measures import SETTINGS, make
 
 MOMENT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)]
 LEFT_OUT = ["angular_cka", "angular_cka_biased", "cka", "cka_biased"]
-"""Moment measures that are taken anew without each group; the others go by their derivative."""
+"""Moment measures evaluated again without each group; the others use their derivative."""
 SAMPLE_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), SampleMeasure)]
 GROUPS, LENGTH, SEQUENCES = 16, 8, 64
 
