@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA, cka_from_moments
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
-from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.pair import Moments, moments_of
 
 
 def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:

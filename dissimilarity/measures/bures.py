@@ -6,10 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.procrustes import Procrustes, procrustes_from_moments
-from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.pair import Moments, moments_of
 
 
 def bures(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:

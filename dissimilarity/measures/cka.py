@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import left_out, stderr_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross
+from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:

@@ -9,10 +9,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.measures.procrustes import Kind
-from dissimilarity.moments.pair import Moments, centered, traces
+from dissimilarity.moments.pair import Moments, centered, moments_of, traces
 
 
 def permutation_procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tensor, ""]:

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure, moments_of
+from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
-from dissimilarity.moments.pair import Moments, centered_cross, centered_squares
+from dissimilarity.moments.pair import Moments, centered_cross, centered_squares, moments_of
 
 Kind = Literal["angular", "squared"]
 

@@ -181,6 +181,23 @@ def moments_of_sides(x: PreparedSide, y: PreparedSide) -> Moments:
     return join(n, x.sums, y.sums, one_pair(cross, slice(None), 0, slice(None), 0))
 
 
+def moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
+    """Return the moments of two sides of the same samples.
+
+    Args:
+        x: samples in one representation.
+        y: the same samples in the other.
+        dual: whether to write a side with fewer samples than dimensions in coordinates of its own span, (n, n) instead
+            of (n, p). The value of a measure that is invariant to rotation and translation stays the same.
+    """
+    return moments_of_sides(moment_side(x, dual), moment_side(y, dual))
+
+
+def moment_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
+    """Return one side of ``moments_of``."""
+    return prepare_side(span_coordinates(x) if dual and len(x) < x.shape[1] else x)
+
+
 def pair_moments(
     x: Float[Tensor, "n p"],
     y: Float[Tensor, "n q"],

@@ -206,7 +206,7 @@ DATA = {
     },
 }
 
-DEBIASED, SAMPLED = {"debiased": FLAG}, {"samples": whole(2), "seed": SEED}
+DEBIASED, SAMPLED = {"debiased": FLAG}, {"max_samples": whole(2), "seed": SEED}
 KIND = {"kind": one_of("angular", "squared")}
 MEASURES = {
     "angular_cka.AngularCKA": DEBIASED,

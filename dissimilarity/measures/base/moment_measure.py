@@ -20,28 +20,11 @@ from dissimilarity.measures.base.checks import (
 )
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
-from dissimilarity.moments.pair import Moments, PreparedSide, moments_of_sides, prepare_side, span_coordinates
+from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
 from dissimilarity.moments.products import as_samples, column_means
 
 DUAL = frozenset({"orthogonal", "translation"})
 """A measure with these invariances can be computed in any coordinates of a side's span."""
-
-
-def moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
-    """Return the moments of two sides of the same samples.
-
-    Args:
-        x: samples in one representation.
-        y: the same samples in the other.
-        dual: whether to write a side with fewer samples than dimensions in coordinates of its own span, (n, n) instead
-            of (n, p). The value of a measure that is invariant to rotation and translation stays the same.
-    """
-    return moments_of_sides(moment_side(x, dual), moment_side(y, dual))
-
-
-def moment_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
-    """Return one side of ``moments_of``."""
-    return prepare_side(span_coordinates(x) if dual and len(x) < x.shape[1] else x)
 
 
 def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:

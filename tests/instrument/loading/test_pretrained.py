@@ -137,7 +137,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
     transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
     (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
     message = (
-        r"(?s)none of those with named sites, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
+        r"(?s)no named sites here, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
     )
     with pytest.raises(ValueError, match=message):
         train(tiny(tmp_path, references=f"[hf:{tmp_path / 'albert'}]"))
