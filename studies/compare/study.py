@@ -89,7 +89,7 @@ def _compare(
 ) -> dict[Pair, pa.Table]:
     """Return the table of each pair of models."""
     options: Any = (sites_of_config(cfg), measures, pairs)
-    settings: Any = {"groups": n_units, "control": control_of(cfg.control)}
+    settings: Any = {"n_units": n_units, "control": control_of(cfg.control)}
     if len(subjects) > 2:
         device = device_of(cfg.device)
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}

@@ -136,7 +136,7 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
     [
         (["models=[runs/a]"], r"models=\[runs/a\]: expected two models or more to compare, found 1"),
         (["models=[]"], "expected two models or more to compare, found 0"),
-        (["models=[runs/a,runs/a]"], "runs/a stands there twice"),
+        (["models=[runs/a,runs/a]"], "runs/a is listed twice"),
         (["models=[runs/a,runs/bb]"], "reference 'runs/bb': there is no run folder .*did you mean 'b'"),
         (["models=[runs/a,gone.npy]"], "there is no file .*gone.npy"),
         (["probe.length=17"], "probe.length=17: runs/a reads at most 16 tokens; type probe.length=16"),

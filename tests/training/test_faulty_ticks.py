@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from dissimilarity.comparison import activations as snapshot
 from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
+from dissimilarity.tracking import models_on_probe, reference_store, tracker
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
@@ -60,9 +60,9 @@ def fail(owner: Any, name: str, error: Exception, step: int, callback: Any = Dis
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("no memory on the device")
 WHOLLY: dict[str, tuple[Any, str, Exception]] = {
-    "capture, memory": (snapshot, "take", MemoryError("no memory")),
-    "capture, device": (snapshot, "take", OUT_OF_MEMORY),
-    "sums": (snapshot, "cross", OUT_OF_MEMORY),
+    "capture, memory": (models_on_probe, "read_chunks", MemoryError("no memory")),
+    "capture, device": (models_on_probe, "read_chunks", OUT_OF_MEMORY),
+    "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
     "measure": (CKA, "from_moments", TypeError("a fault in a measure")),
 }
 
@@ -99,7 +99,7 @@ FULL_DISKS: dict[str, Callable[[], None]] = {
     "table of curves": partial(fail, Curves, "fold", FULL, 0),
     "every journal": partial(fail, Journal, "append", FULL, 4),
     "every journal, memory": partial(fail, Journal, "append", MemoryError(), 4),
-    "activations of init": partial(fail, snapshot, "save", FULL, 0),
+    "activations of init": partial(fail, reference_store, "save_chunks", FULL, 0),
     "penalties": partial(fail, Journal, "append", FULL, 4, StitchingTracker),
 }
 
@@ -160,15 +160,15 @@ import os
 import pytorch_lightning as pl
 
 from dissimilarity.lightning import DissimilarityTracker
-from dissimilarity.comparison import activations as snapshot
 from dissimilarity.tables.curves import Curves
+from dissimilarity.tracking import models_on_probe
 from dissimilarity.measures.cka import CKA
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
 
 FAULTS = {
     0: (1, CKA, "from_moments", RuntimeError),
-    1: (1, snapshot, "activations", MemoryError),
+    1: (1, models_on_probe, "read_chunks", MemoryError),
     2: (0, Side, "add", TypeError),
     4: (1, Cross, "add", OSError),
     8: (0, Curves, "append", OSError),
@@ -220,7 +220,7 @@ def test_a_fault_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path
     rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
     notes = {step: {row["note"] for row in rows if row["step"] == step} - {""} for step in (0, 1, 2, 4, 8, 11)}
     assert notes[0] and all("process 1: " in note and "a fault in from_moments" in note for note in notes[0])
-    assert notes[1] == {"RuntimeError: process 1: MemoryError: a fault in activations"}
+    assert notes[1] == {"RuntimeError: process 1: MemoryError: a fault in read_chunks"}
     assert notes[2] == {"TypeError: a fault in add"}
     assert notes[4] == {"RuntimeError: process 1: OSError: a fault in add"}
     assert notes[8] == notes[11] == set()

@@ -136,9 +136,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
     config = transformers.AlbertConfig(vocab_size=300, embedding_size=8, max_position_embeddings=32, **sizes)
     transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
     (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
-    message = (
-        r"(?s)no named sites here, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
-    )
+    message = r"(?s)no named sites here, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
     with pytest.raises(ValueError, match=message):
         train(tiny(tmp_path, references=f"[hf:{tmp_path / 'albert'}]"))
 
