@@ -327,7 +327,7 @@ def test_without_a_whole_checkpoint_the_weights_begin_another_run(
     assert continued(folder, break_it) == 1
     assert "init_from=runs/tiny@8 name=" in capfd.readouterr().err
     assert read_curves(folder / "runs" / "tiny")["step"].to_pylist()[-1] == 10 - 2, "the refusal changed nothing"
-    changes = {"start": "runs/tiny@8", "name": "other", "trainer__max_steps": 2}
+    changes = {"init_from": "runs/tiny@8", "name": "other", "trainer__max_steps": 2}
     given = [text for text in tiny_overrides(folder, **changes) if not text.startswith(("width", "depth", "model"))]
     assert in_process(compose([text for text in given if not text.startswith("data.tokenizer")])) == 0
 
