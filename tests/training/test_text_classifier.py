@@ -262,7 +262,7 @@ def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder:
         expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], n_units=16, mask=mask).to_pylist()
         (value,) = {row["value"] for row in found if row["measure"] == "cka"}
         assert value == pytest.approx(expected[0]["value"], abs=1e-6), include
-    with pytest.raises(ValueError, match="runs/tuned: a classifier, of which no other library has the head"):
+    with pytest.raises(ValueError, match="runs/tuned: a classifier, whose head other libraries do not have"):
         analyze(compose([places[0], *places[1:], "study=export"], "analyze"))
 
 

@@ -254,7 +254,7 @@ def test_rows_and_sides_that_a_measure_cannot_use_are_named() -> None:
     x, y = (torch.tensor(z) for z in related(40, 9, 6))
     flat = x.clone()
     flat[[3, 7]] = 2.5
-    with pytest.raises(ValueError, match="2 rows have no variance over their features"):
+    with pytest.raises(ValueError, match="2 samples have no variance over their features"):
         rsa(flat, y)
     assert rsa(flat, y, "sqeuclidean").isfinite()
     equidistant = torch.eye(40, dtype=torch.float64)
@@ -270,7 +270,7 @@ def test_rows_and_sides_that_a_measure_cannot_use_are_named() -> None:
     with pytest.raises(ValueError, match="median distance is zero"):
         rbf_cka(repeated, y)
     repeated[5] = 0
-    with pytest.raises(ValueError, match="1 rows are zero"):
+    with pytest.raises(ValueError, match="1 samples are zero"):
         jaccard_knn(repeated, y)
 
 
