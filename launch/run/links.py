@@ -12,6 +12,9 @@ def refuse_links(folder: Path) -> None:
     """
     home = folder.resolve()
     for parent, folders, files in os.walk(folder):
+        if Path(parent) == folder / "wandb":
+            folders.clear()  # W&B links its own logs from folders that no later session writes to
+            continue
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() and home not in path.resolve().parents:
