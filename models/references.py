@@ -23,6 +23,7 @@ from torch import nn
 from dissimilarity.loading import gguf, pretrained
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
+from dissimilarity.tracking.weights import step_files
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
@@ -261,8 +262,7 @@ def _checkpoint_at(folder: Path, step: str, uri: str) -> Path:
 
 def steps_of(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of the schedule in the folder of a run, by step."""
-    paths = {path.stem.removeprefix("step_"): path for path in (folder / "checkpoints").glob("step_*.ckpt")}
-    return {int(step): path for step, path in paths.items() if step.isdecimal()}
+    return step_files(folder / "checkpoints")
 
 
 def _nearest(name: str, folder: Path) -> str:
