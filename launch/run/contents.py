@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from launch.run.config_file import read_yaml
 
 OVERWRITING = ".overwriting"
 """Marks a folder that is being emptied; after a kill it remains, and the next start continues to empty."""
@@ -60,8 +60,8 @@ def strangers(folder: Path, contents: Contents) -> list[str]:
 def is_run_config(path: Path, keys: set[str] = RUN_KEYS) -> bool:
     """Return whether a file is the config.yaml of a run or, with other `keys`, of a study."""
     try:
-        return keys <= set(OmegaConf.load(path))
-    except Exception:  # the YAML file of another program may make the parser raise anything
+        return keys <= read_yaml(path).keys()
+    except (OSError, ValueError):
         return False
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dissimilarity.loading import untrusted
 from launch.run.config_file import read_yaml
-from launch.run.contents import LOGGERS, OVERWRITING, empty, is_run_config, listed, never_reached_step_0, strangers
+from launch.run.contents import LOGGERS, OVERWRITING, RUN_KEYS, empty, listed, never_reached_step_0, strangers
 
 State = Literal["new", "continued", "finished"]
 
@@ -82,12 +82,13 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             )
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
-    if not is_run_config(saved):
+    earlier = read_yaml(saved)
+    if not RUN_KEYS <= earlier.keys():
         raise ValueError(
             f"{folder} is not the folder of a run (its config.yaml is not that of a run): "
             "choose another name with name=..."
         )
-    changes = differing(read_yaml(saved), config)
+    changes = differing(earlier, config)
     if changes:
         lines = [f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in changes]
         raise ValueError(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import settings
+from launch.run.config_file import read_yaml
 from launch.run.contents import is_run_config
 from launch.run.folder import is_over, read_json
+from trusted import check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +57,7 @@ def resolve_init(cfg: DictConfig, typed: Sequence[str], folder: Path | None = No
         return None
     earlier = None if folder is None or cfg.overwrite else _earlier_config(cfg.init_from, folder)
     if earlier is not None:
-        _take_over(cfg, typed, earlier.model, earlier.width, earlier.depth, earlier.data.tokenizer.path)
+        _take_over(cfg, typed, *earlier)
         return None
     from launch.run.alignment import context_of
     from launch.run.references import unfinished
@@ -99,14 +101,27 @@ def _same_tokenizer(first: Path, second: Path) -> bool:
     return len(texts) == 1
 
 
-def _earlier_config(uri: str, folder: Path) -> Any:
-    """Return the config of a run that began from `uri` and has weights of its own or is over; None without one."""
+def _earlier_config(uri: str, folder: Path) -> tuple[DictConfig, int, int, str] | None:
+    """Return the net, width, depth and tokenizer file of a run that began from `uri`; None if it must begin anew.
+
+    Raises:
+        ValueError: If its config.yaml names something other than a net of this project and its sizes.
+    """
+    from models.build import NET
+
     path = folder / "config.yaml"
     over = is_over(read_json(folder / "summary.json"))
     if not (over or (folder / "checkpoints" / "last.ckpt").exists()) or not is_run_config(path):
         return None
-    config: Any = OmegaConf.load(path)
-    return config if config.get("init_from") == uri else None
+    config = read_yaml(path)
+    if config.get("init_from") != uri:
+        return None
+    width, depth, tokenizer = (config.get(key) for key in ("width", "depth", "data"))
+    tokenizer = tokenizer.get("tokenizer") if isinstance(tokenizer, dict) else None
+    tokenizer = tokenizer.get("path") if isinstance(tokenizer, dict) else None
+    if type(width) is not int or type(depth) is not int or type(tokenizer) is not str or "${" in tokenizer:
+        raise ValueError(f"{path}: expected width and depth as whole numbers and data.tokenizer.path as a file")
+    return OmegaConf.create(check(config["model"], NET, path, "model")), width, depth, tokenizer
 
 
 def _take_over(cfg: DictConfig, typed: Sequence[str], model: Any, width: int, depth: int, tokenizer: str) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import train
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from launch.run.config_file import read_yaml
+from launch.run.initial_weights import resolve_init
 from launch.run.references import find
 from models import references
 from tests.cli.test_hostile import study
@@ -417,7 +418,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a link for a log": (lambda folder, canary: (folder / "figures.txt").symlink_to(canary), "is a link to .*CANARY"),
     "a link for a folder": (
         lambda folder, canary: (folder / "more").symlink_to(canary.parent),
-        "is a link to .*outside of the run's folder",
+        "is a link to .*outside of the run folder",
     ),
 }
 
@@ -433,6 +434,34 @@ def test_a_strangers_run_is_not_gone_on_with(
     cfg = tiny(unfinished, trainer__max_steps=2, references="[init]", runs_dir="runs")
     with pytest.raises(ValueError, match=f"(?s){message}"):
         train.train(cfg)
+    assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"_target_": "payload.Net"}},
+        {"model": {"_target_": "runs.tiny.payload.Net"}},
+        {"model": {"_target_": "os.system", "command": "touch CANARY"}},
+        {"model": 3},
+        {"width": "${oc.env:HOME}"},
+        {"data": {"tokenizer": {"path": "${oc.env:HOME}"}}},
+        {"data": 3},
+    ],
+)
+def test_a_stranger_does_not_choose_the_net_of_a_run_that_began_elsewhere(
+    changes: dict[str, Any], unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = Path(shutil.copytree(unfinished / "runs" / "tiny", tmp_path / "runs" / "tiny"))
+    for place in (tmp_path, folder):
+        payload(place, tmp_path / "CANARY")
+    config = {**read_yaml(folder / "config.yaml"), "init_from": "runs/gone", **changes}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    cfg = tiny(unfinished, init_from="runs/gone", trainer__max_steps=2, runs_dir="runs")
+    with pytest.raises(ValueError, match=r"tiny/config\.yaml"):
+        resolve_init(cfg, [], folder)
     assert not (tmp_path / "CANARY").exists()
 
 
