@@ -27,7 +27,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         continued: Whether the run continues from a checkpoint.
     """
     from launch.machine import device_name, device_of
-    from launch.run.references import with_step
+    from launch.run.references import compares, with_step
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
@@ -40,7 +40,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
     }
-    if "tracker" in (cfg.callbacks or {}):
+    if compares(cfg):
         references = read_json(folder / "provenance.json").get("references", {})
         rows["against"] = ", ".join(with_step(uri, references.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, origin["alignment"]) for uri, origin in references.items() if "alignment" in origin]
