@@ -24,6 +24,7 @@ from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
+from launch.run.form import read_summary
 from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
@@ -74,7 +75,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         state = open_run(folder, cfg)
         if state != "finished":
             fit(cfg, folder, initial)
-        return read_json(folder / "summary.json") | {"state": state}
+        return read_summary(folder) | {"run": folder.name, "state": state}
 
 
 def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:

@@ -320,11 +320,21 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = np.load(path, mmap_mode="r")
+        mapped = _mapped(path)
         return [np.array(mapped[start:stop]) for start, stop in parts]
 
-    mapped = np.load(path, mmap_mode="r")
+    mapped = _mapped(path)
     return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, of which nothing is read yet."""
+    if not path.is_file():
+        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "it is not there")
+    array = np.load(path, mmap_mode="r")
+    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
+        raise ValueError("expected the one array of np.save, found the archive of np.savez")
+    return array
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
 from dissimilarity.loading.untrusted import panics_as_errors, read_tokenizer
 from dissimilarity.tables.files import replacing, sha256_of
 
@@ -37,16 +38,18 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     if missing:
         raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]'")
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    place: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
+        check_folder(path.parent)
+        config = AutoConfig.from_pretrained(path.parent, **place)
+        check_config(config.to_dict(), path.stat().st_size // TENSOR_BYTES)
         # disable_progress_bar does not affect the bar of the conversion, which is tqdm's own.
         with redirect_stderr(io.StringIO()):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(path.parent, config=config, dtype=torch.float32, **place)
     except Exception as error:  # transformers and gguf raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from dissimilarity.loading.config import check_config
+from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
 from dissimilarity.loading.hub import download
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
@@ -19,8 +19,6 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
 """Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
 GGUF = ".gguf"
-TENSOR_BYTES = 256
-"""What a layer takes in a file of weights at the very least."""
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
@@ -71,13 +69,6 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
-    _require_transformers(uri)
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
     weights = _weights(folder)
     if not weights or not (folder / "config.json").is_file():
         files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
@@ -85,7 +76,17 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             f"reference {uri!r}: {folder.absolute()} is not a model: expected config.json and model.safetensors, as "
             f"save_pretrained writes them, found {files}"
         )
-    _check_folder(folder, weights, uri)
+    try:
+        check_folder(folder)
+        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
+    _require_transformers(uri)
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
@@ -109,23 +110,10 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _check_folder(folder: Path, weights: list[Path], uri: str) -> None:
-    """Refuse what would make transformers load something else than the weights beside the config."""
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} has an adapter_config.json, which names another model to load; "
-            "merge the adapter into its base (merge_and_unload of peft) and save that"
-        )
-    try:
-        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
-    except ValueError as error:
-        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
-
-
 def _weights(folder: Path) -> list[Path]:
     """Return the files of weights: safetensors if there are any, else pickles."""
     for pattern in WEIGHTS:
-        if files := sorted(folder.glob(pattern)):
+        if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return files
     return []
 

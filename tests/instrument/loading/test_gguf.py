@@ -32,7 +32,7 @@ NAMES = {
 }
 
 
-def written(path: Path) -> Any:
+def written(path: Path, blocks: int = 2) -> Any:
     """A small Llama of random weights, written to `path` as llama.cpp would."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": HEADS}
@@ -40,7 +40,7 @@ def written(path: Path) -> Any:
     model = transformers.LlamaForCausalLM(config).eval()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(32)
-    writer.add_block_count(2)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(64)
     writer.add_embedding_length(32)
     writer.add_head_count(HEADS)
@@ -88,3 +88,16 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
         load(f"hf:{tmp_path}/small.gguf")
     with pytest.raises(ValueError, match=r"there is no file .*large\.gguf.*hf:FOLDER/FILE\.gguf"):
         load(f"hf:{tmp_path}/large.gguf")
+
+
+def test_a_gguf_file_with_more_layers_than_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf", blocks=2 * 10**9)
+    with pytest.raises(ValueError, match=r"small\.gguf: its config says num_hidden_layers=2000000000"):
+        load(f"hf:{tmp_path}/small.gguf")
+
+
+def test_an_adapter_beside_a_gguf_file_names_no_other_model(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
+    with pytest.raises(ValueError, match=r"small\.gguf: it has an adapter_config\.json, which names another model"):
+        load(f"hf:{tmp_path}/small.gguf")
