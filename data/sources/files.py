@@ -88,9 +88,9 @@ class Files:
                     ) from error
                 text = row.get(self.field) if isinstance(row, dict) else None
                 if not isinstance(text, str):
-                    found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+                    content = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
                     raise ValueError(
-                        f"expected text under the key {self.field!r}, found {found} in {file}, line {number}: "
+                        f"expected text under the key {self.field!r}, found {content} in {file}, line {number}: "
                         f"type data.source.field=KEY"
                     )
                 yield text

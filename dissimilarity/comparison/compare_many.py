@@ -139,7 +139,7 @@ def _captured(
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
         device = device_of_sources(source)
-        chunks = spill.kept(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
+        chunks = spill.store(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
         del source
     return stores

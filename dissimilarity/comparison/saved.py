@@ -214,13 +214,13 @@ def save_activations(
     places: dict[str, int] = {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
-        done = 0
+        written = 0
         for acts, _ in capture_chunks(model, tokens, names, slices):
             places = places or _write_header(file, acts, sequences)
             for site, activation in acts.items():
-                file.seek(places[site] + done * activation[0].nbytes)
+                file.seek(places[site] + written * activation[0].nbytes)
                 file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
-            done += len(next(iter(acts.values())))
+            written += len(next(iter(acts.values())))
     return path
 
 

@@ -172,13 +172,13 @@ class ProbeSet:
         allowed = self.control.positions(activation.shape[1])
         if not self.control.drop_top_norm:
             return activation[:, allowed.to(activation.device)]
-        kept = self.kept_positions
-        if kept is None or kept.shape[1] != len(allowed) - self.control.drop_top_norm:
+        remaining = self.kept_positions
+        if remaining is None or remaining.shape[1] != len(allowed) - self.control.drop_top_norm:
             raise ValueError(
                 f"control.drop_top_norm={self.control.drop_top_norm}: no norms say which of {activation.shape[1]} "
                 "positions to drop; choose sites of as many positions as the others have"
             )
-        index = allowed[kept[sequences]].to(activation.device)
+        index = allowed[remaining[sequences]].to(activation.device)
         return activation.take_along_dim(index[..., None], 1)
 
     def for_norms(self) -> "ProbeSet":

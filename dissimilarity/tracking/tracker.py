@@ -210,8 +210,8 @@ class Tracker(Ticker):
         """Return ``heatmap``, ``plain``, or None for what the budget allows, the same in all processes."""
         step, last = training.step, training.last_step
         kinds = ["heatmap", "plain"] if step % self.heatmap_every == 0 or step == last else ["plain"]
-        done = progress(self.every, step, last)
-        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, done, n_references)]
+        share_done = progress(self.every, step, last)
+        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, share_done, n_references)]
         return gathered(allowed[0] if allowed else None, training.sync)[0]
 
     def _metrics(self, records: list[dict[str, Any]], seconds: float) -> dict[str, float]:

@@ -125,10 +125,10 @@ def _no_choice(error: MissingConfigException) -> str:
 
 
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
-    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    argument = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
     keys = list(dict.fromkeys([*_keys(_with_choices(overrides, config_name)), *groups(config_name)]))
     if present := renamed_key(key, keys):
-        return f"{given}: there is no key {key}; its name is now {present}"
+        return f"{argument}: there is no key {key}; its name is now {present}"
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
@@ -137,7 +137,7 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
     where = f"{parent} has" if siblings and parent else "keys are"
     return (
-        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
+        f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
         "To give a constructor an argument that its YAML leaves out, put + before the key"
     )
 

@@ -121,19 +121,19 @@ def absent(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def taken_back(made: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
+def taken_back(new_folders: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
     """Remove the folder that the block made if the block fails before the folder holds anything worth keeping.
 
     Args:
-        made: The folders that were `absent` before, the folder itself first; others are never touched.
+        new_folders: The folders that were `absent` before, the folder itself first; others are never touched.
         is_empty: Whether the folder holds nothing worth keeping.
     """
     try:
         yield
     except Exception:
-        if made and made[0].exists() and is_empty(made[0]):
-            shutil.rmtree(made[0])
-            for parent in made[1:]:
+        if new_folders and new_folders[0].exists() and is_empty(new_folders[0]):
+            shutil.rmtree(new_folders[0])
+            for parent in new_folders[1:]:
                 with suppress(OSError):  # another process has put something there
                     parent.rmdir()
         raise
