@@ -41,7 +41,7 @@ from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking import models_on_probe, tables
+from dissimilarity.tracking import probe_reader, tables
 from dissimilarity.tracking.schedule import ticks
 from launch.cli.compose import compose
 from launch.run.folder import read_json
@@ -273,7 +273,7 @@ def _inject(kind: str, step: int) -> None:
     owner, name, error = {
         "a measure": (CKA, "from_moments", TypeError("a fault in a measure")),
         "the table": (Curves, "append", OSError(errno.ENOSPC, "No space left on device")),
-        "the capture": (models_on_probe, "read_chunks", MemoryError("no memory for the capture")),
+        "the capture": (probe_reader, "read_chunks", MemoryError("no memory for the capture")),
     }[kind]
     sound = getattr(owner, name)
 

@@ -22,7 +22,7 @@ from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.budget import Budget
-from dissimilarity.tracking.models_on_probe import ProbeReader
+from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import OWN, as_module, named_references

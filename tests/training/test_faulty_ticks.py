@@ -19,7 +19,7 @@ from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking import models_on_probe, reference_store, tracker
+from dissimilarity.tracking import probe_reader, reference_store, tracker
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
@@ -60,8 +60,8 @@ def fail(owner: Any, name: str, error: Exception, step: int, callback: Any = Dis
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("no memory on the device")
 WHOLLY: dict[str, tuple[Any, str, Exception]] = {
-    "capture, memory": (models_on_probe, "read_chunks", MemoryError("no memory")),
-    "capture, device": (models_on_probe, "read_chunks", OUT_OF_MEMORY),
+    "capture, memory": (probe_reader, "read_chunks", MemoryError("no memory")),
+    "capture, device": (probe_reader, "read_chunks", OUT_OF_MEMORY),
     "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
     "measure": (CKA, "from_moments", TypeError("a fault in a measure")),
 }
@@ -161,14 +161,14 @@ import pytorch_lightning as pl
 
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import Curves
-from dissimilarity.tracking import models_on_probe
+from dissimilarity.tracking import probe_reader
 from dissimilarity.measures.cka import CKA
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
 
 FAULTS = {
     0: (1, CKA, "from_moments", RuntimeError),
-    1: (1, models_on_probe, "read_chunks", MemoryError),
+    1: (1, probe_reader, "read_chunks", MemoryError),
     2: (0, Side, "add", TypeError),
     4: (1, Cross, "add", OSError),
     8: (0, Curves, "append", OSError),

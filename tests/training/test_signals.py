@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dissimilarity.tracking import models_on_probe, tables
+from dissimilarity.tracking import probe_reader, tables
 from dissimilarity.tracking.tracker import Tracker
 from launch.run import record
 from models import references
@@ -34,7 +34,7 @@ def signal_in(owner: Any, name: str, signum: int) -> None:
 
 MOMENTS: dict[str, Callable[[int], None]] = {
     "as a reference is loaded": lambda signum: signal_in(references, "load", signum),
-    "as a reference is captured": lambda signum: signal_in(models_on_probe, "read_chunks", signum),
+    "as a reference is captured": lambda signum: signal_in(probe_reader, "read_chunks", signum),
     "in the first tick": lambda signum: signal_in(Tracker, "_measure", signum),
     "in a scheduled step": lambda signum: kill_at("on_train_batch_end", 4, signum),
     "in a step that is not scheduled": lambda signum: kill_at("on_train_batch_end", 6, signum),
