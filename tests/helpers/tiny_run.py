@@ -1,5 +1,6 @@
 """A training of seconds through train.py's own function, in a process of its own that may be killed at any moment."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -12,10 +13,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-# train.py imports these when it trains: here they come once, before the forks
-import data.module  # noqa: F401
-import launch.run.record  # noqa: F401
-import models.references  # noqa: F401
 import train
 from callbacks import signals
 from callbacks.interrupted import Interrupted
@@ -23,6 +20,16 @@ from callbacks.validation import FinalValidation
 from dissimilarity.tracking import tables
 from launch.cli.compose import compose
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
+
+# What a training imports when it comes to it: imported here, it is there in every forked process.
+for name in (
+    *(f"callbacks.{part}" for part in ("checkpoints", "console", "interrupts", "loggers", "stitching", "time_limit")),
+    *("callbacks.tracker", "data.module", "data.sources.files", "data.text_classification", "dissimilarity.functional"),
+    *("dissimilarity.figures.penalties", "launch.cli.quiet", "launch.run.record", "launch.run.references"),
+    *("launch.run.summary", "models.continuing", "models.initial_model", "models.language_model", "models.references"),
+    *("models.text_classifier", "pandas"),  # pandas by pyarrow
+):
+    importlib.import_module(name)
 
 FORK = multiprocessing.get_context("fork")
 
