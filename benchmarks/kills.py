@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import data.module  # noqa: F401
+import data.module
 import data.text_classification  # noqa: F401 - imported once here, before the forks, instead of in every training
 import launch.run.record  # noqa: F401
-import models.references  # noqa: F401
+import models.references
 import models.text_classifier  # noqa: F401
 import train
 from benchmarks.timing import show

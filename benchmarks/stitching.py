@@ -36,7 +36,7 @@ DEPTH = 4
 STEPS = 1000
 
 
-class Reached(Exception):
+class Reached(Exception):  # noqa: N818 - not an error
     """Raised when the trained stitch is as good as the direct one."""
 
 

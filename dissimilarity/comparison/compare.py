@@ -12,7 +12,14 @@ from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
-from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
@@ -127,7 +134,7 @@ def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[
 def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]:
     """Compute the norms of one side's samples, by name and site, from a pass over it."""
     source, inputs, sites = side
-    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of(source))
+    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of_sources(source))
     return {(name, site): norms for site, norms in norms_of(chunks).items()}
 
 
@@ -135,7 +142,7 @@ def _compared(
     a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
 ) -> Records:
     """Compare two sides in one pass over both."""
-    device = device_of(a[0], b[0])
+    device = device_of_sources(a[0], b[0])
 
     def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
         source, inputs, _ = side

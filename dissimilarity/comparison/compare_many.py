@@ -17,7 +17,14 @@ from dissimilarity.comparison.activations import DiskSpill, ModelActivations, Si
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
-from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
@@ -122,7 +129,7 @@ def _captured(
         for label in models:
             source, source_sites, model_plan = opened(label)
             plan = plan or model_plan
-            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of(source))
+            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of_sources(source))
             norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
             del source
         assert plan is not None
@@ -131,7 +138,7 @@ def _captured(
     for label in models:
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
-        device = device_of(source)
+        device = device_of_sources(source)
         chunks = spill.kept(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
         del source

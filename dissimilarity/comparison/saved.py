@@ -173,7 +173,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
-def device_of(*sources: nn.Module | SavedActivations) -> torch.device:
+def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return where sums are taken: where the models are."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))

@@ -277,7 +277,7 @@ def _write(table: pa.Table, mark: Mark, path: Path) -> None:
 
 
 def _mark_in(path: Path) -> Mark | None:
-    """How much of the journal is folded in a table; None where there is none, or one that does not say."""
+    """Return how much of the journal is folded in a table; None where there is none, or one that does not say."""
     try:
         return _mark_of(pq.read_metadata(path).metadata)
     except (OSError, pa.ArrowException):
@@ -290,7 +290,7 @@ def _mark_of(metadata: Mapping[bytes, bytes] | None) -> Mark | None:
 
 
 def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
-    """A table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
+    """Return a table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
     try:
         table = read_table(path)
         mark = _mark_of(table.schema.metadata)

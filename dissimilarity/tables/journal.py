@@ -194,7 +194,7 @@ def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:
 
 
 def _crc_of(line: bytes) -> int | None:
-    """The checksum that a line ends with; None for a line without one."""
+    """Return the checksum that a line ends with; None for a line without one."""
     end = line[-_SEAL:]
     if not (end.startswith(_KEY) and end.endswith(_END)):
         return None

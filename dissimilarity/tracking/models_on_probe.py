@@ -179,7 +179,7 @@ class ProbeReader:
 
 
 def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
-    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    """Refuse a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
     probe = plan.probe.inputs
     if not isinstance(probe, Tensor) or probe.ndim != 2 or probe.is_floating_point():
         return

@@ -58,7 +58,7 @@ class Tracker(Ticker):
         sites: str | Sequence[str] = "blocks.*.resid_post",
         every: int = 50,
         heatmap_every: int = 250,
-        groups: int = 16,
+        n_units: int = 16,
         budget: float = 0.03,
         pool: Pool = "none",
         precision: str | None = None,
@@ -80,7 +80,7 @@ class Tracker(Ticker):
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
-            groups: number of jackknife units, each of whole sequences.
+            n_units: number of jackknife units, each of whole sequences.
             budget: largest share of the training time for tracking; ticks past it are skipped, and the table says so.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.
@@ -105,7 +105,7 @@ class Tracker(Ticker):
             for label, source in self.references.items()
             if (alignment := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=groups)
+        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=n_units)
         self.reader = ProbeReader(probe_set, aligned, self.measures, precision)
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, self.references)
         weights_at = partial(step_weights, self.folder / "checkpoints")

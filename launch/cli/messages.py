@@ -21,7 +21,7 @@ USER_ERROR = 2
 
 
 def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
-    """Prints an error: a message where the user can mend it, else the traceback.
+    """Print an error: a message where the user can mend it, else the traceback.
 
     Returns:
         The exit code (`USER_ERROR`, or 1) and the message.
@@ -45,7 +45,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
-    """A message without a traceback for an error in the command line.
+    """Return a message without a traceback for an error in the command line.
 
     Args:
         error: what composing or validating raised.
@@ -79,7 +79,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
 
 
 def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
-    """The words most like `word`, best first; none if none is like it."""
+    """Return the words most like `word`, best first; none if none is like it."""
     return difflib.get_close_matches(word, words, count, cutoff=0.5)
 
 
@@ -89,7 +89,7 @@ def _full_key(message: str) -> str:
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether one of our own checks raised it: what a library raises is a fault of ours, and shows its traceback."""
+    """Return whether one of our own checks raised it; an error of a library shows its traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return CONF.parent in raised_in.parents and "site-packages" not in raised_in.parts
 
@@ -152,7 +152,7 @@ def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all keys, inner nodes included."""
+    """Return the dotted names of all keys, inner nodes included."""
     names = []
     for key in cfg:
         name = f"{prefix}{key}"

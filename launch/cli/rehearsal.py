@@ -12,6 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 import settings
+from launch.cli.arguments import PASSED_TO
 
 
 def rehearse(cfg: DictConfig, folder: Path) -> None:
@@ -28,6 +29,7 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
 
     from dissimilarity.tracking.references import OWN
     from launch.cli.quiet import silence
+    from launch.run.references import compares
     from models import references
 
     silence()
@@ -37,10 +39,9 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
         for name, node in cfg[group].items():
             _check_arguments(f"{group}.{name}", node, kind)
     data = _built("data", cfg.data)
-    if {"tracker", "stitching"} & set(cfg.callbacks):
-        for uri in cfg.references:
-            if uri not in OWN:
-                references.resolve(uri, cfg.runs_dir)
+    for uri in cfg.references if compares(cfg) else ():
+        if uri not in OWN:
+            references.resolve(uri, cfg.runs_dir)
     if not (folder / "checkpoints").exists():
         return
     from dissimilarity.capture.sites import resolve
@@ -91,7 +92,13 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
         target = get_object(node._target_)
         if inspect.isclass(target) and not issubclass(target, kind):
             raise TypeError(f"expected a {kind.__name__}, found {node._target_}")
-        inspect.signature(target).bind_partial(**{str(name): None for name in node if not str(name).startswith("_")})
+        names = [str(name) for name in node if not str(name).startswith("_")]
+        signature = inspect.signature(target)
+        signature.bind_partial(**dict.fromkeys(names))
+        # Arguments that a part of ours hands to its base class have rules all the same.
+        ruled = {rule.split(".")[0] for rule in PASSED_TO.get(node._target_, names)}
+        if unknown := [name for name in names if name not in ruled | signature.parameters.keys()]:
+            raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}")
     except (ImportError, TypeError) as error:
         raise ValueError(f"{key}: {error}") from None
 

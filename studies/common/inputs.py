@@ -15,15 +15,14 @@ import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import device_of as device_of_net
-from dissimilarity.capture.hooks import undisturbed
+from dissimilarity.capture.hooks import device_of, undisturbed
 from dissimilarity.comparison.saved import Source
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
-from launch.machine import device_of
+from launch.machine import training_device
 from launch.run.alignment import ProbeText, context_of
 from launch.run.folder import resolved
 from models import references
@@ -58,7 +57,7 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
         ValueError: A URI is listed twice, or its model is missing or broken.
     """
     check_uris(uris, runs_dir)
-    place = device_of(device)
+    place = training_device(device)
     return [_subject(uri, label, runs_dir, place) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
@@ -260,7 +259,7 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
     with undisturbed(net):
         for batch in batches_of(tokens):
             try:
-                logits = logits_of(net(batch.to(device_of_net(net))))
+                logits = logits_of(net(batch.to(device_of(net))))
             except ValueError:
                 return math.nan, math.nan
             if logits.shape[-1] <= int(batch.max()):

@@ -126,7 +126,7 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("module, signum", [("hydra", signal.SIGINT), ("torch", signal.SIGTERM)])
+@pytest.mark.parametrize(("module", "signum"), [("hydra", signal.SIGINT), ("torch", signal.SIGTERM)])
 def test_a_signal_while_modules_are_imported(command: str, module: str, signum: int, tmp_path: Path) -> None:
     script = str(ROOT / ("analyze.py" if command == "analyze.py" else "train.py"))
     arguments = COMMANDS[command]
