@@ -56,16 +56,6 @@ def study(runs: Runs, name: str, models: str, *more: str) -> None:
     analyze(deepcopy(composed(f"study={name}", f"models=[{models}]", "size=small", "overwrite=true", *more)))
 
 
-@cache
-def tiny_config(home: Path, changes: tuple[tuple[str, Any], ...]) -> Any:
-    return tiny(home, **dict(changes))
-
-
-def trained(home: Path, **changes: Any) -> Any:
-    """Return the config of a tiny training."""
-    return deepcopy(tiny_config(home, tuple(changes.items())))
-
-
 def in_checkpoint(runs: Runs, node: Any, root: bool) -> Path:
     """Put a trick into the net of a checkpoint; return the file."""
 
@@ -105,7 +95,7 @@ def wandb(runs: Runs, node: Any, root: bool) -> None:
 
 def reference_of_a_run(runs: Runs, node: Any, root: bool) -> None:
     in_checkpoint(runs, node, root)
-    cfg = trained(runs.home, references="[runs/solu@1]")
+    cfg = tiny(runs.home, references="[runs/solu@1]")
     find(cfg, runs.folder("solu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
 
 
@@ -122,7 +112,7 @@ NETS: dict[str, Callable[..., object]] = {
     ),
     "hf:FOLDER with our metadata": hf,
     "wandb:ARTIFACT": wandb,
-    "init_from=": checkpoint(lambda runs, path: train.train(trained(runs.home, name="new", init_from="runs/solu"))),
+    "init_from=": checkpoint(lambda runs, path: train.train(tiny(runs.home, name="new", init_from="runs/solu"))),
     "references=": reference_of_a_run,
     "study=compare, models": checkpoint(lambda runs, path: study(runs, "compare", "runs/solu,runs/gelu")),
     "study=asymmetry, models": checkpoint(lambda runs, path: study(runs, "asymmetry", "runs/solu,runs/gelu")),
