@@ -10,8 +10,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -138,11 +140,33 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
     return process.exitcode
 
 
-def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
+def forked_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a study's `python train.py -m ...` run in forks of this process, which need not import anything."""
+    monkeypatch.setattr("studies.common.trainings.subprocess", SimpleNamespace(run=_forked))
+
+
+def _forked(command: list[str], check: bool) -> SimpleNamespace:
+    process = FORK.Process(target=_command, args=(command[1:],))
+    process.start()
+    process.join(300)
+    return SimpleNamespace(returncode=process.exitcode)
+
+
+def _command(argv: list[str]) -> None:
+    _prepare()
+    sys.argv = argv
+    sys.exit(train.run(train.main, "train"))
+
+
+def _prepare() -> None:
     torch.set_num_threads(1)
     signals.take_over()
     # drawing takes longer than the training; the tests of the figures look at them
     tables.draw_run = lambda folder, formats: []
+
+
+def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
+    _prepare()
     before()
     try:
         train.train(cfg)
