@@ -85,7 +85,7 @@ def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
                 ) from error
 
 
-def _binary(file: Path) -> io.BufferedIOBase:
+def _binary(file: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open the bytes of a file, decompressed if it begins as gzip does, whatever its name."""
     with file.open("rb") as stream:
         compressed = stream.read(len(GZIP)) == GZIP
@@ -103,8 +103,8 @@ def _not_text(file: Path, head: bytes) -> str | None:
     if encoding is not None:
         return f"expected UTF-8 text in {file}, found {encoding.upper()}: {_conversion(file, encoding)}"
     return (
-        f"expected text in {file}, found a binary file (a picture, a document, an archive): leave it out, or convert it "
-        "to text"
+        f"expected text in {file}, found a binary file (a picture, a document, an archive): leave it out, or convert "
+        "it to text"
     )
 
 
@@ -123,7 +123,7 @@ def _not_utf8(file: Path) -> str:
             found = error.object[error.start : error.end]
             return (
                 f"expected UTF-8 text in {file}, line {line}, found the bytes {found!r}: if it is text in another "
-                f"encoding, {_conversion(file, 'windows-1252')}; a picture or another binary file is not read, leave it out"
+                f"encoding, {_conversion(file, 'windows-1252')}; if it is a picture or another binary file, leave it out"
             )
     raise AssertionError(f"{file} is UTF-8 now; it was not when it was read")
 

@@ -128,7 +128,7 @@ class PairsFile:
 
 
 def _problem(value: Any, option: str) -> str | None:
-    """Return what is wrong with the value of a column, as words that the column's name may follow; None if nothing is."""
+    """Return what is wrong with the value of a column, in words that its name may follow; None if nothing is."""
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
             return "half a surrogate pair, which is not a character, in the column"

@@ -50,8 +50,8 @@ class Files:
         for file in self.files:
             if suffix_of(file) in TABLES:
                 raise ValueError(
-                    f"expected text, found the table {file}: leave it out of data.source.paths, or put it into a folder "
-                    "without other files and type data=hub data.source.name=./FOLDER data.source.text=COLUMN"
+                    f"expected text, found the table {file}: leave it out of data.source.paths, or put it into a "
+                    "folder of its own and type data=hub data.source.name=./FOLDER data.source.text=COLUMN"
                 )
         self.field = field
         self.document_chars = document_chars

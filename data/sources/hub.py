@@ -26,9 +26,9 @@ def check_name(name: str, key: str) -> None:
 class Hub:
     """A data set by name, streamed with the library `datasets`, which downloads only what is read.
 
-    Training a tokenizer reads it twice, once for the tokenizer and once for packing. The fingerprint of a data set on the
-    hub is the request (name, config, split, revision) rather than the contents, so that packed data needs no network;
-    give a `revision` to pin the contents too. That of a local folder follows the contents of its files.
+    Training a tokenizer reads it twice, once for the tokenizer and once for packing. The fingerprint of a data set on
+    the hub is the request (name, config, split, revision) rather than the contents, so that packed data needs no
+    network; give a `revision` to pin the contents too. That of a local folder follows the contents of its files.
 
     Args:
         name: "organization/name" on the hub, or a local folder in the layout of the hub.
@@ -67,8 +67,8 @@ class Hub:
             text = row.get(self.text)
             if text is None and self.text in row:
                 raise ValueError(
-                    f"expected text in column {self.text!r} of {self.name!r}, found null in row {number}: delete the row, "
-                    f"or read only those before it with data.source.max_documents={number}"
+                    f"expected text in column {self.text!r} of {self.name!r}, found null in row {number}: delete the "
+                    f"row, or read only those before it with data.source.max_documents={number}"
                 )
             if not isinstance(text, str):
                 raise ValueError(
