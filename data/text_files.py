@@ -123,7 +123,7 @@ def _not_utf8(file: Path) -> str:
             found = error.object[error.start : error.end]
             return (
                 f"expected UTF-8 text in {file}, line {line}, found the bytes {found!r}: if it is text in another "
-                f"encoding, {_conversion(file, 'windows-1252')}; if it is a picture or another binary file, leave it out"
+                f"encoding, {_conversion(file, 'windows-1252')}; if it is not text, leave it out"
             )
     raise AssertionError(f"{file} is UTF-8 now; it was not when it was read")
 
@@ -135,7 +135,6 @@ def _conversion(file: Path, encoding: str) -> str:
     plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
     target = shlex.quote(str(plain.with_name(f"{plain.stem}-utf8{plain.suffix}")))
     source = shlex.quote(str(file))
-    command = (
-        f"zcat < {source} | iconv -f {encoding} -t utf-8" if compressed else f"iconv -f {encoding} -t utf-8 {source}"
-    )
+    convert = f"iconv -f {encoding} -t utf-8"
+    command = f"zcat < {source} | {convert}" if compressed else f"{convert} {source}"
     return f"type {command} > {target} and name that file instead"
