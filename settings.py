@@ -90,6 +90,7 @@ class Settings:
     align: Align = MISSING
     track: Track = MISSING
     checkpoints: Checkpoints = MISSING
+    optimized_metric: str = MISSING
     runs_dir: str = MISSING
     task: Any = MISSING
     model: Any = MISSING

@@ -41,11 +41,15 @@ settings.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep."""
+def main(cfg: DictConfig) -> float | None:
+    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep.
+
+    Returns:
+        The number that `optimized_metric` names.
+    """
     from launch.cli.jobs import job
 
-    job(cfg, train)
+    return job(cfg, train)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:

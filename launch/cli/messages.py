@@ -15,7 +15,7 @@ from launch.cli.compose import CONF, compose, groups
 from launch.cli.renamed import renamed_key, renamed_value
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+PLUGINS = ("joblib", "optuna", "submitit_local", "submitit_slurm")
 
 USER_ERROR = 2
 
@@ -32,6 +32,10 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         message = explain(error, list(overrides), config_name)
         print(message, file=sys.stderr)
         return USER_ERROR, message
+    if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):  # raised by Optuna
+        message = "no job of this sweep has a result to optimize; the table says why"
+        print(message, file=sys.stderr)
+        return 1, message
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         print(message, file=sys.stderr)
@@ -115,8 +119,8 @@ def _no_choice(error: MissingConfigException) -> str:
         return str(error).splitlines()[0]
     if not options and not (CONF / group).is_dir():
         return str(error)
-    if choice in PLUGINS and group == "hydra/launcher":
-        return f'{group}={choice}: this launcher is not installed: pip install -e ".[sweep]"'
+    if choice in PLUGINS and group in ("hydra/launcher", "hydra/sweeper"):
+        return f'{group}={choice}: this {group[6:]} is not installed; type pip install -e ".[sweep]"'
     if present := renamed_value(group, choice):
         return f"{group}={choice}: the name is now {group}={present}"
     near = nearest(choice, options, 1)

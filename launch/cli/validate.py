@@ -162,6 +162,16 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
     )
 
 
+def _optimized(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a curve of a reference that is not listed; other names show only after the training."""
+    name, curves = cfg.optimized_metric, [f"dissimilarity/{uri}/" for uri in cfg.references]
+    if name.startswith("dissimilarity/") and not name.startswith(tuple(curves)):
+        yield (
+            f"optimized_metric={name}: expected dissimilarity/REFERENCE/MEASURE/SITE with a reference out of "
+            f"references=[{','.join(cfg.references)}]"
+        )
+
+
 def _groups(cfg: DictConfig) -> Iterator[str]:
     """Yield a line per reference group with an unusable name, an unlisted member, or a member of another group."""
     listed = ",".join(cfg.references)
@@ -255,7 +265,7 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
+    "train": (_heads, _rotary, _optimized, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
     "analyze": (_models, _size, _twice, _control, _name),
 }
 """Rules over several keys, each of which is valid by itself."""
