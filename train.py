@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
-from launch.cli.rehearsal import absent, rehearse, taken_back
+from launch.cli.rehearsal import absent, check_sites, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
@@ -112,6 +112,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     )
     if initial is not None:
         load_into(module.net, initial.weights)
+    check_sites(cfg, module)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())

@@ -81,7 +81,7 @@ def _check_sweep(typed: list[Override]) -> list[str]:
         for single in singles[index][1:]:
             configs.append(_changed(cfg, first, index, override, single))
             validate(configs[-1])
-        if not override.is_sweep_override() or _tells(override, singles[index], configs):
+        if not override.is_sweep_override() or _tells(override, singles[index], configs, "name" in keys):
             said.append(override.key_or_group)
     more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(said)}]"]
     if "hydra.sweep.dir" not in keys:
@@ -89,8 +89,8 @@ def _check_sweep(typed: list[Override]) -> list[str]:
     return more
 
 
-def _tells(override: Override, singles: list[str], configs: list[DictConfig]) -> bool:
-    """Return whether the usual name of a run tells the values of a key apart.
+def _tells(override: Override, singles: list[str], configs: list[DictConfig], is_named: bool) -> bool:
+    """Return whether the usual name of a run tells the values of a key apart; `is_named`: the command line has name=.
 
     Raises:
         ValueError: If a value is there twice, or the command names all its runs alike, so that they share a folder.
@@ -101,10 +101,12 @@ def _tells(override: Override, singles: list[str], configs: list[DictConfig]) ->
     distinct = len({settings.run_name(cfg) for cfg in configs}) == len(configs)
     if name is None or distinct:
         return distinct and not override.is_interval_sweep()
-    by_name = f"type 'name={name}-${{{key}}}', or " if isinstance(OmegaConf.select(configs[0], key), int | float) else ""
+    mends = ["leave name= out, and names say what is swept"] if is_named else []
+    if isinstance(OmegaConf.select(configs[0], key), int | float):
+        mends.insert(0, f"type 'name={name}-${{{key}}}'")
     raise ValueError(
         f"name={name}: the jobs {singles[0]} and {singles[1]} would share the folder {configs[0].runs_dir}/{name}; "
-        f"{by_name}leave name= out, and names say what is swept"
+        f"{', or '.join(mends) or 'start them one by one, each with a name'}"
     )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+import settings
 from callbacks.signals import Stopped
 from launch.cli.check import check
-from launch.cli.compose import searched
+from launch.cli.compose import compose, searched
 from launch.cli.help import page
 from launch.cli.messages import report
 from launch.cli.streams import make_unbreakable
@@ -40,6 +41,9 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
         if args.help:
             print(page(searched(args), config_name), end="")
             return 0
+        if args.cfg and args.resolve and config_name == "train":  # else the folders would be those of a run "None"
+            name = [f"name={settings.run_name(compose(args.overrides))}"]
+            sys.argv[1:] = with_overrides(sys.argv[1:], name, args.overrides)
         if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
             sys.argv[1:] = with_overrides(sys.argv[1:], check(args, config_name), args.overrides)
         hydra_main()

@@ -76,9 +76,11 @@ def _part(key: str, value: str) -> str:
     """Return a key and its value as part of a name; a value that a name cannot hold is told by its hash.
 
     Example:
-        >>> _part("batch_size", "8"), _part("optim", "adamw"), _part("betas", "[0.9,0.95]")
-        ('batch_size8', 'optim-adamw', 'betas0.9_0.95-8b54')
+        >>> _part("batch_size", "8"), _part("optim", "adamw"), _part("lr", "0.006340793668367881")
+        ('batch_size8', 'optim-adamw', 'lr0.00634079')
     """
+    if re.fullmatch(r"-?\d+\.\d{7,}(e-?\d+)?", value):  # drawn by a sampler
+        value = f"{float(value):.6g}"
     shown = re.sub(r"[^\w.+-]+", "_", value).strip("_")[:40]
     is_exact = shown == value
     digest = "" if is_exact else f"-{hashlib.sha256(value.encode()).hexdigest()[:4]}"

@@ -227,6 +227,16 @@ def _batch(cfg: DictConfig) -> Iterator[str]:
     )
 
 
+def _epochs(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a number of epochs that would be ignored: without a limit, one epoch is the whole training."""
+    epochs, limit = cfg.trainer.get("max_epochs"), cfg.trainer.get("limit_train_batches")
+    if epochs not in (None, -1) and limit is None and not cfg.trainer.get("overfit_batches"):
+        yield (
+            f"trainer.max_epochs={epochs}: batches follow from seed and step, so a training has no epochs; "
+            f"type its number of steps, such as trainer.max_steps={cfg.trainer.max_steps}"
+        )
+
+
 def _dev_run(cfg: DictConfig) -> Iterator[str]:
     """Yield a line for Lightning's fast_dev_run, which leaves a folder without tables and checkpoints."""
     if cfg.trainer.get("fast_dev_run"):
@@ -265,7 +275,7 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _optimized, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
+    "train": (_heads, _rotary, _optimized, _groups, _twice, _probe, _control, _name, _batch, _epochs, _dev_run, _stitching),
     "analyze": (_models, _size, _twice, _control, _name),
 }
 """Rules over several keys, each of which is valid by itself."""
