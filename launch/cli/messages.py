@@ -126,8 +126,9 @@ def _no_choice(error: MissingConfigException) -> str:
         return f"{group}={choice}: the name is now {group}={present}"
     near = nearest(choice, options, 1)
     hint = f"; did you mean {group}={near[0]}?" if near else ""
-    if group == "measures" and (measure := nearest(choice, list(choices("measure")), 1)):
-        hint = f"; for this measure alone type measures=none +measure@measures.{measure[0]}={measure[0]}"
+    measures = nearest(choice, list(choices("measure")), 1) if group == "measures" else []
+    if measures and (not near or choice in measures):
+        hint = f"; for this measure alone type measures=none +measure@measures.{measures[0]}={measures[0]}"
     return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
 
 
