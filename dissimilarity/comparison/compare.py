@@ -20,7 +20,7 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
@@ -58,7 +58,7 @@ def compare(
     b: Source,
     tokens: Tensor | Alignment | ProbeSet | None = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -100,7 +100,7 @@ def compare(
     >>> round(table["value"][0].as_py(), 6)
     1.0
     """
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)

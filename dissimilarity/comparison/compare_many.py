@@ -25,7 +25,7 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
@@ -42,7 +42,7 @@ def compare_many(
     models: Mapping[str, ModelSource],
     tokens: Tensor | Alignment | ProbeSet | None = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -83,7 +83,7 @@ def compare_many(
     if unknown or not couples:
         problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
         raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
     # Nothing has to run for two files, and an alignment is of two models: `compare` streams both sides.
