@@ -228,7 +228,9 @@ def read_chunks(
     captured, read, slices = plan.captured(sites), plan.reader(sites), slices or plan.slices
     if isinstance(source, nn.Module):
         assert inputs is not None
-        yield from capture_chunks(source, inputs, captured, slices, read, plan.separate_units)
+        yield from capture_chunks(
+            source, inputs, captured, slices, read, plan.separate_units, plan.probe.channels
+        )
         return
     source.check_logits(captured)
     sequences, length = plan.probe.extent
