@@ -84,7 +84,8 @@ def capture_chunks(
         inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units become the positions.
         sites: names of sites.
         slices: consecutive chunks from ``cut_sequences``.
-        read: turns the activations (sequences, positions, d) or (sequences, d) of a site and the slice of sequences into what is kept of them.
+        read: turns the activations (sequences, positions, d) or (sequences, d) of a site and the slice of sequences
+            into what is kept of them.
         separate_units: whether units come one at a time even where they have equally many sequences.
         channels: where features are at sites whose modules leave that open.
 
@@ -150,15 +151,3 @@ def slices_of_subset(slices: Sequence[Slice], subset: Int[Tensor, " subset"]) ->
     stops = torch.searchsorted(subset, torch.tensor([stop for _, stop, _ in slices])).tolist()
     starts, units = [0, *stops[:-1]], [unit for _, _, unit in slices]
     return [chunk for chunk in zip(starts, stops, units, strict=True) if chunk[0] < chunk[1]]
-
-
-def as_inputs(probe: Tensor | Sequence[Tensor] | torch.utils.data.DataLoader) -> Tensor:
-    """Return inputs as one tensor, from a tensor or from batches whose first element (or ``input_ids``) holds them."""
-    if isinstance(probe, Tensor):
-        return probe
-    parts = []
-    for batch in probe:
-        if isinstance(batch, dict):
-            batch = batch["input_ids"]
-        parts.append(batch[0] if isinstance(batch, (list, tuple)) else batch)
-    return torch.cat(parts)

@@ -1,6 +1,6 @@
 """The probe set: what models are compared on, which of its positions count, and how many units it is grouped into."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.batches import Inputs, extent
 from dissimilarity.probe.outliers import NO_CONTROL, Control, normalized, without_top_norms
 from dissimilarity.probe.padded_inputs import PaddedInputs, rolled, text_starts
@@ -237,8 +238,16 @@ class ProbeOptions(TypedDict, total=False):
     channels: Channels
 
 
-def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Unpack[ProbeOptions]) -> ProbeSet:
+Tokens = Tensor | Mapping[str, Any] | Iterable[Any] | Alignment | ProbeSet | None
+"""What models are compared on, as users pass it: also what a tokenizer returns, or batches of inputs."""
+
+
+def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
     """Return the probe set that tokens and the convenience keywords of ``compare`` describe.
+
+    Args:
+        tokens: inputs of a probe set, also as ``as_inputs`` takes them, or a probe set.
+        **options: attributes of a probe set.
 
     Raises:
         ValueError: keywords beside a probe set, which has them already, or the old name of one.
@@ -249,6 +258,9 @@ def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Unpack
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
+    if tokens is not None and not isinstance(tokens, (Tensor, Alignment, ProbeSet)):
+        tokens, mask = as_inputs(tokens)
+        options = {"mask": mask, **options}
     if not isinstance(tokens, ProbeSet):
         return ProbeSet(tokens, **options)
     if options:
