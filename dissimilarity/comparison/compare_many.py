@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
@@ -29,9 +29,8 @@ from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, Tokens, as_probe_set
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -40,7 +39,7 @@ OnProgress = Callable[[str], object]
 
 def compare_many(
     models: Mapping[str, ModelSource],
-    tokens: Tensor | Alignment | ProbeSet | None = None,
+    tokens: Tokens = None,
     sites: str | Sequence[str] | None = None,
     measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",

@@ -16,9 +16,10 @@ from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import as_inputs
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
+from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
@@ -71,6 +72,7 @@ class Tracker(Ticker):
         align: Callable[[str], Alignment | None] = lambda name: None,
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
+        channels: Channels = None,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -78,7 +80,8 @@ class Tracker(Ticker):
             references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), or URIs that
                 ``load`` turns into modules; or each of these, and modules, by a label of your own.
             measures: one measure, or several with different labels.
-            probe: inputs to compare on, a tensor (sequences, ...) or batches of inputs.
+            probe: inputs to compare on: a tensor (sequences, ...), what a tokenizer returns, or a loader of batches of
+                these; its ``attention_mask`` says where padding is, if ``mask`` does not.
             folder: folder of the tables and figures.
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
@@ -97,6 +100,7 @@ class Tracker(Ticker):
                 aligned reference needs none, because all of its units are real.
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
+            channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
         """
         self.references = named_references(references)
         self.measures = as_measures(measures)
@@ -108,7 +112,9 @@ class Tracker(Ticker):
             for label, source in self.references.items()
             if (alignment := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=n_units)
+        inputs, own_mask = as_inputs(probe)
+        mask = own_mask if mask is None else mask
+        probe_set = ProbeSet(inputs, mask, pool, control=self.control, n_units=n_units, channels=channels)
         self.reader = ProbeReader(probe_set, aligned, self.measures, precision)
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, self.references)
         weights_at = partial(step_weights, self.folder / "checkpoints")
