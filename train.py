@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
-from launch.cli.rehearsal import absent, rehearse, taken_back
+from launch.cli.rehearsal import absent, check_sites, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
@@ -42,11 +42,15 @@ settings.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep."""
+def main(cfg: DictConfig) -> float | None:
+    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep.
+
+    Returns:
+        The number that `optimized_metric` names.
+    """
     from launch.cli.jobs import job
 
-    job(cfg, train)
+    return job(cfg, train)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     from launch.run import record, summary
     from launch.run.references import find
     from models.checkpoints import check_checkpoint
-    from models.continuing import checkpoint_of
+    from models.continuing import checkpoint_of, restoring
     from models.initial_model import load_into
 
     silence()
@@ -109,6 +113,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     )
     if initial is not None:
         load_into(module.net, initial.weights)
+    check_sites(cfg, module)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
@@ -133,7 +138,8 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     if last is not None:
         check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
+        with restoring(last):
+            trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
         return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - start_time)
     except BaseException as error:
         record.cut_short(folder, trainer, error, seconds=time.monotonic() - start_time)

@@ -464,6 +464,13 @@ def last(change: Callable[[dict[str, Any], Path], object]) -> Callable[[Path, Pa
 
 RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a pickle that runs": (last(lambda c, canary: c.update(loops=Reducing(canary))), r"last\.ckpt: it holds Python"),
+    "loops that are a number": (last(lambda c, _: c.update(loops=3)), r"last\.ckpt: it is not what a run writes"),
+    "a version of no form": (last(lambda c, _: c.update({"pytorch-lightning_version": []})), "InvalidVersion"),
+    "an optimizer without groups": (last(lambda c, _: c.update(optimizer_states=[{}])), r"last\.ckpt: .*KeyError"),
+    "no state of the generators": (
+        last(lambda c, _: c["callbacks"]["ScheduledCheckpoints"].update(random={"cpu": 3})),
+        r"last\.ckpt: .*TypeError",
+    ),
     "no checkpoint": (
         lambda folder, _: [file.write_text("x") for file in (folder / "checkpoints").glob("*last.ckpt")],
         r"last\.ckpt (is damaged|is not)|last\.ckpt: it is not",
@@ -535,7 +542,7 @@ def test_a_checkpoint_cuts_no_journal_outside_of_its_run(
 
     last(change)(folder, tmp_path / "CANARY")
     cfg = tiny(unfinished, trainer__max_steps=2, references="[init]", runs_dir="runs")
-    with pytest.raises(ValueError, match=r"last\.ckpt: .*journal"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: .*expected marks of journals"):
         train.train(cfg)
     assert [path.read_text() for path in thesis] == 2 * ['{"my": "thesis"}\n']
 
