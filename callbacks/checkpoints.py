@@ -1,6 +1,7 @@
 """Checkpoints on the schedule of the tracker, and the one that a run continues from."""
 
 import errno
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dissimilarity.tracking.schedule import KEEP, PINNED, is_due, kept_steps
 from dissimilarity.tracking.weights import step_file, step_files
 
 LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
+_COUNTERS = ("ready", "started", "processed", "completed")
 
 
 class ScheduledCheckpoints(Checkpoint):
@@ -179,21 +181,28 @@ def _begin_after(trainer: pl.Trainer, step: int) -> None:
 
     A restored loop guesses from its counters what it was doing when it was saved. Depending on the guess, it skips or
     repeats a validation and logs at steps that are off by one. All checkpoints here are taken between two steps, so the
-    counters follow from the step.
+    counters follow from the step. In the middle of an epoch, which `limit_train_batches` makes short, the loop must
+    restart to keep them.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    batches = step * trainer.accumulate_grad_batches
-    fit.epoch_progress.reset()
-    counts = {key: batches for key in ("ready", "started", "processed", "completed")}
-    epoch.batch_progress.total.load_state_dict(counts)
-    epoch.batch_progress.current.load_state_dict(counts)
+    batches = trainer.num_training_batches
+    epochs, steps = divmod(step, math.ceil(batches / trainer.accumulate_grad_batches))
+    done = steps * trainer.accumulate_grad_batches
+    for progress, total, current in (
+        (fit.epoch_progress, epochs, epochs),
+        (epoch.batch_progress, epochs * int(batches) + done, done),
+    ):
+        progress.total.load_state_dict(dict.fromkeys(_COUNTERS, total))
+        progress.current.load_state_dict(dict.fromkeys(_COUNTERS, current))
     epoch.batch_progress.is_last_batch = False
     epoch.val_loop.batch_progress.reset()
-    epoch._batches_that_stepped = step
     for loop in (fit, epoch, epoch.val_loop, epoch.automatic_optimization):
         loop._restarting = False
     for loop in (fit, epoch, epoch.val_loop):
         loop.reset_restart_stage()
+    epoch._restarting = done > 0
+    # a loop that restarts adds the step that Lightning's own checkpoints, taken within it, leave out
+    epoch._batches_that_stepped = step - (done > 0)
 
 
 def _random_state() -> dict[str, Any]:

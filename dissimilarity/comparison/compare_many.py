@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
@@ -25,13 +25,12 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, Tokens, as_probe_set
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -40,9 +39,9 @@ OnProgress = Callable[[str], object]
 
 def compare_many(
     models: Mapping[str, ModelSource],
-    tokens: Tensor | Alignment | ProbeSet | None = None,
+    tokens: Tokens = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -83,7 +82,7 @@ def compare_many(
     if unknown or not couples:
         problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
         raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
     # Nothing has to run for two files, and an alignment is of two models: `compare` streams both sides.

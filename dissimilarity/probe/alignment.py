@@ -8,7 +8,6 @@ boundary. By default only boundaries at ends of words count.
     compare(model_a, model_b, alignment)             # in place of compare(model_a, model_b, tokens)
 """
 
-import inspect
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from dissimilarity.capture.forward import call
+from dissimilarity.probe.padded_inputs import PaddedInputs
 
 Unit = Literal["word", "token"]
 Take = Literal["last", "mean"]
@@ -64,6 +66,11 @@ class Reading:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def inputs(self) -> Tensor | PaddedInputs:
+        """The tokens, with their mask if there is one."""
+        return self.tokens if self.mask is None else PaddedInputs(self.tokens, self.mask)
+
     def part(self, sequences: Sequence[int]) -> "Reading":
         """Return the reading of some of the sequences."""
         index = list(sequences)
@@ -73,18 +80,15 @@ class Reading:
         )
 
     def run(self, model: nn.Module, sequences: slice, device: torch.device) -> None:
-        """Run the model on some of the sequences, with a mask of their padding where it takes one.
+        """Run the model on some of the sequences, with a mask of their padding where it takes one."""
+        tokens, mask = self.rows(sequences)
+        call(model, tokens.to(device), mask)
 
-        Padding is behind the text, so a model that reads from left to right needs no mask.
-        """
-        tokens, attention_mask = self.tokens[sequences], {}
-        if self.mask is not None:
-            mask = self.mask[sequences]
-            longest = int(mask.sum(1).max())
-            tokens = tokens[:, :longest]
-            if "attention_mask" in inspect.signature(type(model).forward).parameters:
-                attention_mask = {"attention_mask": mask[:, :longest].long().to(device)}
-        model(tokens.to(device), **attention_mask)
+    def rows(self, sequences: slice) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of some of the sequences, up to the longest of them, and which of them are real."""
+        if isinstance(self.inputs, Tensor):
+            return self.tokens[sequences], None
+        return self.inputs.rows(torch.arange(len(self))[sequences])
 
     def units(self, activation: Float[Tensor, "part *pos d"], sequences: slice) -> Float[Tensor, "part units d"]:
         """Return the sample of each unit, from the activations of some of the sequences.

@@ -26,7 +26,7 @@ INNER = {"data": ("data/tokenizer", "data.tokenizer."), "measures": ("measure", 
 """Groups that the choices of another group are composed of, and the place of their keys."""
 DIFFERENT = ("data", "study")
 """Groups whose choices have keys of their own; the choices of any other group share theirs."""
-PRESETS = ("experiment", "debug")
+PRESETS = ("experiment", "hparams_search", "debug")
 """Groups whose choices only set keys that are documented elsewhere."""
 BY_CHOICE = "depends on the choice"
 TYPES = r"(a |an )?(dict|list|module|source|str|int|float|bool)\b"

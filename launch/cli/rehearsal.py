@@ -4,12 +4,13 @@ import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import settings
 from launch.cli.arguments import PASSED_TO
@@ -38,22 +39,33 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     for group, kind in (("callbacks", pl.Callback), ("logger", Logger)):
         for name, node in cfg[group].items():
             _check_arguments(f"{group}.{name}", node, kind)
+    if "tensorboard" in cfg.logger and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ValueError("logger=tensorboard: this package is not installed; type pip install tensorboard")
     data = _built("data", cfg.data)
     for uri in cfg.references if compares(cfg) else ():
         if uri not in OWN:
             references.resolve(uri, cfg.runs_dir)
     if not (folder / "checkpoints").exists():
         return
-    from dissimilarity.capture.sites import resolve
     from launch.run.folder import without_missing
 
     data.prepare_data()
     data.setup("fit")
     data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
     task = settings.instantiate(cfg.task)
-    resolve(
-        task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed), cfg.sites
+    check_sites(
+        cfg, task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed)
     )
+
+
+def check_sites(cfg: DictConfig, module: Any) -> None:
+    """Raise ValueError if a tracker of the config asks for a site that the module lacks."""
+    from dissimilarity.capture.sites import resolve
+
+    for name in ("tracker", "stitching"):
+        sites = OmegaConf.select(cfg, f"callbacks.{name}.sites")
+        if sites is not None:
+            resolve(module, sites if isinstance(sites, str) else list(sites))
 
 
 def build_measures(cfg: DictConfig) -> None:
