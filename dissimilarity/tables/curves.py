@@ -180,7 +180,7 @@ class Curves:
         return journal
 
     def _cut_table(self, table: pa.Table, mark: Mark) -> None:
-        """Shorten the table, if there is one. It comes before the journal, so that a kill in between leaves two that match."""
+        """Shorten the table, if there is one, before the journal: a kill in between leaves two that match."""
         if self._path(TABLE).exists():
             _write(table, mark, self._path(TABLE))
 

@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal in the file `path`, which need not exist yet. One process writes; others may read at the same time."""
+    """The journal in the file `path`, which need not exist yet. One process writes; others may read meanwhile."""
 
     path: Path
     without: str = "without its rows"
