@@ -250,11 +250,9 @@ def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
         **options: attributes of a probe set.
 
     Raises:
-        ValueError: keywords beside a probe set, which has them already, or the old name of one.
+        ValueError: keywords beside a probe set, which has them already.
         TypeError: an unknown keyword.
     """
-    if "groups" in options:
-        raise ValueError("groups: this argument is called n_units; pass n_units=16")
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")

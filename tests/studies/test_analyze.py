@@ -20,7 +20,7 @@ import settings
 from analyze import analyze
 from dissimilarity import CKA, compare
 from dissimilarity.comparison.compare import COLUMNS
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from launch.cli.compose import CONF, compose
 from models.references import load
 from tests.cli.test_cli import TRAIN
