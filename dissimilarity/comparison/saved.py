@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
-from dissimilarity.probe.probe_set import Extent, ProbeSet, Tokens, as_probe_set
+from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, Tokens, as_probe_set
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 from dissimilarity.tables.files import replacing
 
@@ -231,7 +231,8 @@ def save_activations(
     path, names = Path(path), resolve(model, sites)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
-    inputs = as_probe_set(tokens, channels=channels, **({} if mask is None else {"mask": mask})).inputs_a
+    options: ProbeOptions = {} if mask is None else {"mask": mask}
+    inputs = as_probe_set(tokens, **options).inputs_a
     if inputs is None:
         raise ValueError("expected tokens to run the model on, found none; pass tokens")
     sequences, length = extent(inputs)
