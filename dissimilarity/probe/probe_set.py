@@ -169,7 +169,10 @@ class ProbeSet:
     def select_positions(
         self, activation: Tensor, sequences: slice | list[int]
     ) -> tuple[Tensor, Bool[Tensor, "part positions"] | None]:
-        """Select the positions that count, and say which of them are real; activations without positions stay."""
+        """Select the positions that count, and say which of them are real; activations without positions stay.
+
+        Each sequence then begins with its first real position.
+        """
         if activation.ndim < 3:
             return activation, None
         real = None
@@ -180,15 +183,16 @@ class ProbeSet:
                     f"{activation.shape[1]}; choose other sites, or leave the mask out"
                 )
             real = self.mask[sequences].to(activation.device)
+        if self.starts is not None:
+            starts = self.starts[sequences]
+            activation, real = rolled(activation, starts), None if real is None else rolled(real, starts)
         if not self.control.selects_positions:
             return activation, real
         selected = self._controlled(activation, sequences)
         return selected, None if real is None else self._controlled(real[..., None], sequences)[..., 0]
 
     def _controlled(self, activation: Tensor, sequences: slice | list[int]) -> Tensor:
-        """Select the positions that the outlier control leaves, counted from the first real one."""
-        if self.starts is not None:
-            activation = rolled(activation, self.starts[sequences])
+        """Select the positions that the outlier control leaves, of sequences that begin with their first real one."""
         allowed = self.control.positions(activation.shape[1])
         if not self.control.drop_top_norm:
             return activation[:, allowed.to(activation.device)]

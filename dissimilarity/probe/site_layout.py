@@ -254,7 +254,7 @@ def _place(result: Tensor, rest: Sequence[int], own: Made | None, made: Sequence
         return own.place
     if not made:
         return None
-    alike = [entry.place for entry in made if entry.result.shape == result.shape]
+    alike: list[Place] = [entry.place for entry in made if entry.result.shape == result.shape]
     if rest[0] == rest[-1] and alike:
         last = made[-1].result
         if last.shape == result.shape and not torch.equal(last, result) and torch.equal(last.movedim(1, -1), result):
@@ -263,5 +263,5 @@ def _place(result: Tensor, rest: Sequence[int], own: Made | None, made: Sequence
     if alike:
         return alike[-1]
     ends: list[tuple[Place, int]] = [("first", rest[0]), ("last", rest[-1])]
-    fits = [place for place, size in ends if size == made[-1].features]
+    fits: list[Place] = [place for place, size in ends if size == made[-1].features]
     return fits[0] if len(fits) == 1 else None
