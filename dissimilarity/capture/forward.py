@@ -35,12 +35,14 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         True
     """
     name, required = mask_argument(model)
-    if name is None or (mask is None and not required):
-        return model(inputs)
-    if mask is None:
-        mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-    mask = mask.to(inputs.device)
-    return model(inputs, **{name: mask.long() if name == "attention_mask" else ~mask})
+    keywords = {}
+    if name is not None and (mask is not None or required):
+        real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask
+        real = real.to(inputs.device)
+        keywords[name] = real.long() if name == "attention_mask" else ~real
+    if _takes_keywords_alone(model):
+        return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
+    return model(inputs, **keywords)
 
 
 def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
@@ -53,3 +55,9 @@ def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
         inside = (mask_argument(child) for child in model.children())
         return next((argument for argument in inside if argument[0] is not None), (None, False))
     return None, False
+
+
+def _takes_keywords_alone(model: nn.Module) -> bool:
+    """Return whether `forward` has the form `forward(self, **batch)`, as around models of transformers."""
+    _, *parameters = inspect.signature(type(model).forward).parameters.values()
+    return bool(parameters) and all(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

@@ -18,12 +18,13 @@ class ProbeText:
         tokenizer: The tokenizer of these tokens.
         unit: As for `align`.
         take: As for `align`.
+        mask: Which positions are text; None where all are, or where the models know by themselves.
     """
 
-    def __init__(self, tokens: Tensor, tokenizer: Tokenizer, unit: Any, take: Any) -> None:
+    def __init__(self, tokens: Tensor, tokenizer: Tokenizer, unit: Any, take: Any, mask: Tensor | None = None) -> None:
         self.unit, self.take = unit, take
         self.texts, spans = texts_of(tokens, tokenizer)
-        self._read = {tokenizer_hash(tokenizer): Tokenized(tokens, spans)}
+        self._read = {tokenizer_hash(tokenizer): Tokenized(tokens, spans, mask)}
         self._own = tokenizer_hash(tokenizer)
         self._aligned: dict[tuple[str, str], Alignment] = {}
 
