@@ -48,7 +48,8 @@ def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
                 streams += matching
                 break
         else:
-            if path.rpartition(".")[2] == "blocks" and all(trials[name] is None for name in around):
+            runs = not any(isinstance(block, nn.ModuleList) for block in module.children())
+            if path.rpartition(".")[2] == "blocks" and runs and all(trials[name] is None for name in around):
                 streams.append(_untried(path, modules))
     return streams
 

@@ -114,8 +114,8 @@ def sites_of_parts(
 def _neurons(mlp: Call, calls: dict[str, Call], modules: dict[str, nn.Module]) -> dict[str, ModulePoint]:
     """Return where the neurons of an MLP are read: before the activation, after it, and as they leave the MLP.
 
-    `mlp.post` is the activation of `mlp.pre`, times a gate if there is one. If a norm follows the activation, `mlp.post`
-    is what the norm returns, and `mlp.mid` what it reads.
+    `mlp.post` is the activation of `mlp.pre`, times a gate if there is one. If a norm follows the activation,
+    `mlp.post` is what the norm returns, and `mlp.mid` what it reads.
     """
     linear = {
         path: call for path, call in calls.items() if getattr(getattr(modules[path], "weight", None), "ndim", 0) == 2

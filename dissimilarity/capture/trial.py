@@ -95,9 +95,10 @@ def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
     if embedding is None or any(weight.is_meta for weight in network.parameters()):
         return None
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(embedding.num_embeddings, SHAPE, generator=generator)
-    if embedding.padding_idx is not None:
-        tokens[tokens == embedding.padding_idx] = (embedding.padding_idx + 1) % embedding.num_embeddings
+    vocabulary, padding = len(embedding.weight), embedding.padding_idx
+    tokens = torch.randint(vocabulary, SHAPE, generator=generator)
+    if padding is not None:
+        tokens[tokens == padding] = (padding + 1) % vocabulary
     tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
     is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
     try:
@@ -116,13 +117,13 @@ def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_enco
         return network(tokens, **decoder)
 
 
-def _embedding(network: nn.Module) -> nn.Embedding | None:
+def _embedding(network: nn.Module) -> Any:
     """Return the embedding of the tokens: the one that the network names, or the first."""
     try:
         named = network.get_input_embeddings() if hasattr(network, "get_input_embeddings") else None  # pyright: ignore
     except Exception:  # a class that inherits the method and has none
         named = None
-    if isinstance(named, nn.Embedding):
+    if getattr(getattr(named, "weight", None), "ndim", 0) == 2 and hasattr(named, "padding_idx"):
         return named
     return next((module for module in network.modules() if isinstance(module, nn.Embedding)), None)
 
