@@ -25,8 +25,9 @@ def check_folder(folder: Path) -> None:
     """
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            "it has an adapter_config.json, which names another model to load; merge the adapter into its base "
-            "(merge_and_unload of peft) and save that"
+            "it has an adapter_config.json, which names another model to load; merge the adapter into its base with "
+            f"peft: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+            ".save_pretrained(FOLDER), and give hf:FOLDER"
         )
     for path in folder.glob("generation_config.json"):
         read_json(path)

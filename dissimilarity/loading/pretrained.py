@@ -13,10 +13,18 @@ from torch import nn
 from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
 from dissimilarity.loading.hub import download
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
+FILES = [
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "generation_config.json",
+]
 """Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
 GGUF = ".gguf"
 
@@ -40,11 +48,12 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
         True
     """
     name = uri.removeprefix("hf:")
-    if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
+    is_gguf = name.lower().endswith(GGUF)
+    if Path(name).is_dir() or (is_gguf and Path(name).is_file()):
         return Path(name), None
     model, _, revision = name.partition("@")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or name.endswith(GGUF):
-        kind = "file" if name.endswith(GGUF) else "folder"
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or is_gguf:
+        kind = "file" if is_gguf else "folder"
         raise ValueError(
             f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
             "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION for a model on the Hugging Face hub"
@@ -92,18 +101,18 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
         kind: Any = AutoModelForCausalLM if causal else AutoModel
         model, report = kind.from_pretrained(
-            folder, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=config,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            key_mapping={WRAPPED: ""},
+            ignore_mismatched_sizes=True,  # reported, and refused below
+            output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
-    # transformers would fill these with random numbers; BERT's pooler comes after every site and is often left out
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} lacks weights that its config.json requires: "
-            f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}; copy it again"
-        )
+    check_loaded(report, model, f"reference {uri!r}: {folder.absolute()}", of_a_body=not causal)
     file = folder.resolve() / "tokenizer.json"
     if not file.is_file():
         return model, None, None, sha256_of(*weights)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import call
+from dissimilarity.capture.call import call
 from dissimilarity.capture.hooks import capture, first_result
 from dissimilarity.capture.sites import locate
 

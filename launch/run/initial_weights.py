@@ -60,7 +60,7 @@ def resolve_init(cfg: DictConfig, typed: Sequence[str], folder: Path | None = No
     if earlier is not None:
         _take_over(cfg, typed, *earlier)
         return None
-    from launch.run.alignment import context_of
+    from dissimilarity.loading.context import context_of
     from launch.run.references import unfinished
     from models import references
     from models.initial_model import initial_model

@@ -17,6 +17,7 @@ from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.hooks import device_of, undisturbed
 from dissimilarity.comparison.saved import Source
+from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.pooling import real_positions
 from dissimilarity.stitching.losses import sequence_losses
@@ -24,7 +25,7 @@ from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
 from launch.machine import training_device
-from launch.run.alignment import ProbeText, context_of
+from launch.run.alignment import ProbeText
 from launch.run.folder import resolved
 from models import references
 from models.references import Reference
