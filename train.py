@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
-from launch.cli.rehearsal import absent, rehearse, taken_back
+from launch.cli.rehearsal import absent, check_sites, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
@@ -41,11 +41,15 @@ settings.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep."""
+def main(cfg: DictConfig) -> float | None:
+    """Run one job, alone or of a sweep, and turn its end into an exit code or a status of the sweep.
+
+    Returns:
+        The number that `optimized_metric` names.
+    """
     from launch.cli.jobs import job
 
-    job(cfg, train)
+    return job(cfg, train)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -108,6 +112,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     )
     if initial is not None:
         load_into(module.net, initial.weights)
+    check_sites(cfg, module)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
-del capture  # noqa: F821  # pyright: ignore[reportUnboundVariable]
+del capture  # pyright: ignore[reportUnboundVariable]
 
 _MODULES = {
     "AngularCKA": "dissimilarity.measures.angular_cka",

@@ -48,9 +48,12 @@ class HuggingFace(nn.Module):
         self.d_model: int = model_config.hidden_size
         self.d_vocab, self.n_ctx = d_vocab, getattr(model_config, "max_position_embeddings", None)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the logits of the next token at every position."""
-        return self.model(input_ids=tokens, use_cache=False).logits
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits of the next token at every position; none attends to one where the mask is 0."""
+        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return self.model(input_ids=tokens, use_cache=False, **mask).logits
 
     def features(
         self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]

@@ -2,7 +2,8 @@
 
 Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (one site each), or
 `NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a unit of its own, or
-(sequences, positions, d). Beside the sites there may be `sample_ids` that identify the samples.
+(sequences, positions, d), or (sequences, d, ...) where `channels` says so. Beside the sites there may be `sample_ids`
+that identify the samples.
 """
 
 import json
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
-from dissimilarity.probe.probe_set import Extent, ProbeSet
+from dissimilarity.probe.probe_set import Extent, ProbeSet, Tokens, as_probe_set
+from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 from dissimilarity.tables.files import replacing
 
 Source = nn.Module | str | Path | Mapping[str, Any]
@@ -57,20 +59,31 @@ class SavedActivations:
     sites: dict[str, ArrayReader]
     ids: ArrayReader | None
 
-    def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int) -> Tensor:
-        """Read some sequences of a site.
+    def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int, channels: Channels = None) -> Tensor:
+        """Read some sequences of a site as (sequences, positions, d), or (sequences, d) without positions.
 
         Args:
             site: the site.
             parts: start and stop of consecutive sequences.
             count: number of sequences of the probe set; rows (count * positions, d) are folded by it to
                 (sequences, positions, d).
+            channels: where features are, by default last.
+
+        Raises:
+            ValueError: images of which nothing says where their channels are.
         """
         array = self.sites[site]
         fold = array.shape[0] // count
         read = [_as_tensor(part) for part in array.read([(start * fold, stop * fold) for start, stop in parts])]
         samples = torch.cat(read) if len(read) > 1 else read[0]
-        return samples.unflatten(0, (-1, fold)) if fold > 1 else samples
+        samples = samples.unflatten(0, (-1, fold)) if fold > 1 else samples
+        place = place_at(site, channels)
+        if samples.ndim > 3 and place is None:
+            raise ValueError(
+                f"{self.name}: cannot tell which dimension of {array.shape} holds the features at {site}; pass "
+                f"channels={{{site!r}: 'first'}} for (sequences, features, ...), or 'last'"
+            )
+        return samples if samples.ndim < 3 else layout_of_place(samples.ndim, place or "last").apply(samples, count)
 
     def check_logits(self, sites: Sequence[str]) -> None:
         """Check that the logits were saved if they are among the sites to read."""
@@ -103,7 +116,7 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
     if not arrays:
         raise ValueError(f"{name} holds no activations: expected {KINDS}")
     for site, array in arrays.items():
-        if len(array.shape) not in (2, 3) or 0 in array.shape:
+        if len(array.shape) < 2 or 0 in array.shape:
             raise ValueError(
                 f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "
                 "reshape them, or choose other sites"
@@ -154,7 +167,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
     if probe.inputs is None:
-        sequences, *inner = next((shape for _, _, shape in shapes if len(shape) == 3), shapes[0][2])
+        sequences, *inner = next((shape for _, _, shape in shapes if len(shape) > 2), shapes[0][2])
         expected, length = f"{shapes[0][0]}: {shapes[0][2]}", inner[0] if len(inner) > 1 else 1
     elif isinstance(probe.inputs, Tensor):
         tokens = probe.inputs
@@ -173,14 +186,20 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
-def device_of(*sources: nn.Module | SavedActivations) -> torch.device:
+def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return where sums are taken: where the models are."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
 
 
 def save_activations(
-    model: nn.Module, tokens: Tensor, path: str | Path, sites: str | Sequence[str] = DEFAULT_SITES
+    model: nn.Module,
+    tokens: Tokens,
+    path: str | Path,
+    sites: str | Sequence[str] = DEFAULT_SITES,
+    *,
+    mask: Tensor | None = None,
+    channels: Channels = None,
 ) -> Path:
     """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
 
@@ -189,9 +208,13 @@ def save_activations(
 
     Args:
         model: called as ``model(tokens)``.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units.
+        tokens: (sequences, positions), or any inputs whose first dimension counts independent units, also as a
+            tokenizer or a loader returns them.
         path: the file, ending in .safetensors.
-        sites: globs or names of sites; each becomes a key, (sequences, positions, d).
+        sites: globs or names of sites; each becomes a key, (sequences, positions, d) or (sequences, d). The pixels of
+            images are positions.
+        mask: which positions are real, as in ``ProbeSet``; what stands at the others is zero. Pass it to `compare` too.
+        channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
 
     Returns:
         the path.
@@ -208,19 +231,22 @@ def save_activations(
     path, names = Path(path), resolve(model, sites)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
-    sequences, length = extent(tokens)
+    inputs = as_probe_set(tokens, channels=channels, **({} if mask is None else {"mask": mask})).inputs_a
+    if inputs is None:
+        raise ValueError("expected tokens to run the model on, found none; pass tokens")
+    sequences, length = extent(inputs)
     batch = sequences_per_batch(length)
     slices = [(start, min(start + batch, sequences), 0) for start in range(0, sequences, batch)]
     places: dict[str, int] = {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
-        done = 0
-        for acts, _ in capture_chunks(model, tokens, names, slices):
+        written = 0
+        for acts, _ in capture_chunks(model, inputs, names, slices, channels=channels):
             places = places or _write_header(file, acts, sequences)
             for site, activation in acts.items():
-                file.seek(places[site] + done * activation[0].nbytes)
+                file.seek(places[site] + written * activation[0].nbytes)
                 file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
-            done += len(next(iter(acts.values())))
+            written += len(next(iter(acts.values())))
     return path
 
 

@@ -97,10 +97,10 @@ class Curves:
         if not journal.path.exists():
             return
         table = read_curves(self.folder)
-        kept = table.filter(pc.field("step") <= step)
-        if kept.num_rows < table.num_rows:
-            data, mark = as_lines(kept.to_pylist())
-            self._cut_table(kept, mark)
+        remaining = table.filter(pc.field("step") <= step)
+        if remaining.num_rows < table.num_rows:
+            data, mark = as_lines(remaining.to_pylist())
+            self._cut_table(remaining, mark)
             with replacing(journal.path) as part:
                 part.write_bytes(data)
 
@@ -235,8 +235,8 @@ def matched(table: pa.Table) -> pa.Table:
     Heat maps compare all pairs of sites; these rows are the curves.
     """
     pairs = set(matched_pairs(distinct(table, "site_a"), distinct(table, "site_b")))
-    found = zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True)
-    return table.filter(pa.array([pair in pairs for pair in found], pa.bool_())).sort_by("step")
+    site_pairs = zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True)
+    return table.filter(pa.array([pair in pairs for pair in site_pairs], pa.bool_())).sort_by("step")
 
 
 def heatmap_steps(table: pa.Table) -> list[int]:
@@ -277,7 +277,7 @@ def _write(table: pa.Table, mark: Mark, path: Path) -> None:
 
 
 def _mark_in(path: Path) -> Mark | None:
-    """How much of the journal is folded in a table; None where there is none, or one that does not say."""
+    """Return how much of the journal is folded in a table; None where there is none, or one that does not say."""
     try:
         return _mark_of(pq.read_metadata(path).metadata)
     except (OSError, pa.ArrowException):
@@ -290,7 +290,7 @@ def _mark_of(metadata: Mapping[bytes, bytes] | None) -> Mark | None:
 
 
 def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
-    """A table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
+    """Return a table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
     try:
         table = read_table(path)
         mark = _mark_of(table.schema.metadata)

@@ -78,7 +78,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _machine() -> str:
-    """The name of this machine as part of a file name."""
+    """Return the name of this machine as part of a file name."""
     return "".join(letter for letter in platform.node() if letter.isalnum()) or "machine"
 
 

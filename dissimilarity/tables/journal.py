@@ -120,13 +120,13 @@ class Journal:
 
         Raises ValueError, naming file and line, for a row without a step.
         """
-        kept = []
+        remaining = []
         for number, (text, row) in enumerate(self._lines(Mark(), 0), 1):
             if "step" not in row:
                 raise ValueError(f"{self.path}, line {number}: a row without a step; found {sorted(row)}")
             if row["step"] <= step:
-                kept.append(text)
-        data, _ = _sealed(kept, Mark())
+                remaining.append(text)
+        data, _ = _sealed(remaining, Mark())
         if self.path.exists() and data != self.path.read_bytes():
             with replacing(self.path) as part:
                 part.write_bytes(data)
@@ -194,7 +194,7 @@ def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:
 
 
 def _crc_of(line: bytes) -> int | None:
-    """The checksum that a line ends with; None for a line without one."""
+    """Return the checksum that a line ends with; None for a line without one."""
     end = line[-_SEAL:]
     if not (end.startswith(_KEY) and end.endswith(_END)):
         return None

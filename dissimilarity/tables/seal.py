@@ -92,7 +92,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def _checksum(data: bytes | mmap.mmap, place: int) -> bytes:
-    """The checksum of data as it is with zeros for the checksum at a place, in digits."""
+    """Return the checksum of data, in digits, with zeros in place of the checksum itself."""
     view, crc = memoryview(data), 0
     for piece in (view[:place], b"0" * DIGITS, view[place + DIGITS :]):
         crc = zlib.crc32(piece, crc)

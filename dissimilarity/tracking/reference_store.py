@@ -18,8 +18,8 @@ from dissimilarity.comparison.activations import (
     save_chunks,
 )
 from dissimilarity.moments.agreement import gathered, together
-from dissimilarity.tracking.models_on_probe import ProbeReader
 from dissimilarity.tracking.owner import Owner
+from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)

@@ -16,14 +16,15 @@ from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import as_inputs
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
+from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.budget import Budget
-from dissimilarity.tracking.models_on_probe import ProbeReader
+from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own, named_references
@@ -61,7 +62,7 @@ class Tracker(Ticker):
         sites: str | Sequence[str] = "blocks.*.resid_post",
         every: int = 50,
         heatmap_every: int = 250,
-        groups: int = 16,
+        n_units: int = 16,
         budget: float = 0.03,
         pool: Pool = "none",
         precision: str | None = None,
@@ -71,6 +72,7 @@ class Tracker(Ticker):
         align: Callable[[str], Alignment | None] = lambda name: None,
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
+        channels: Channels = None,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -78,12 +80,13 @@ class Tracker(Ticker):
             references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), or URIs that
                 ``load`` turns into modules; or each of these, and modules, by a label of your own.
             measures: one measure, or several with different labels.
-            probe: inputs to compare on, a tensor (sequences, ...) or batches of inputs.
+            probe: inputs to compare on: a tensor (sequences, ...), what a tokenizer returns, or a loader of batches of
+                these; its ``attention_mask`` says where padding is, if ``mask`` does not.
             folder: folder of the tables and figures.
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
-            groups: number of jackknife units, each of whole sequences.
+            n_units: number of jackknife units, each of whole sequences.
             budget: largest share of the training time for tracking; ticks past it are skipped, and the table says so.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.
@@ -97,6 +100,7 @@ class Tracker(Ticker):
                 aligned reference needs none, because all of its units are real.
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
+            channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
         """
         self.references = named_references(references)
         self.measures = as_measures(measures)
@@ -108,7 +112,9 @@ class Tracker(Ticker):
             for label, source in self.references.items()
             if (alignment := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
-        probe_set = ProbeSet(as_inputs(probe), mask, pool, control=self.control, n_units=groups)
+        inputs, own_mask = as_inputs(probe)
+        mask = own_mask if mask is None else mask
+        probe_set = ProbeSet(inputs, mask, pool, control=self.control, n_units=n_units, channels=channels)
         self.reader = ProbeReader(probe_set, aligned, self.measures, precision)
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, self.references)
         weights_at = partial(step_weights, self.folder / "checkpoints")
@@ -217,9 +223,9 @@ class Tracker(Ticker):
         before = -1 if self.last_tick is None else self.last_tick
         # steps of several optimizers may pass over a multiple
         is_heatmap = step // self.heatmap_every > before // self.heatmap_every or step == last
-        done = progress(self.every, step, last)
+        share_done = progress(self.every, step, last)
         kinds = ["heatmap", "plain"] if is_heatmap else ["plain"]
-        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, done, n_references)]
+        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, share_done, n_references)]
         return gathered(allowed[0] if allowed else None, training.sync)[0]
 
     def _record(

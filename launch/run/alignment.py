@@ -68,7 +68,7 @@ def alignment_summary(alignment: Alignment) -> dict[str, Any]:
     return {
         "unit": alignment.unit,
         "take": alignment.a.take,
-        "sequences": len(alignment.kept),
+        "sequences": len(alignment.rows),
         "units": alignment.units,
         "share_a": round(alignment.share_a, 4),
         "share_b": round(alignment.share_b, 4),

@@ -16,7 +16,7 @@ from data.module import TextDataModule
 from data.probe import probe_hash
 from data.text_classification import TextClassificationDataModule
 from dissimilarity.tables.files import sha256_of
-from launch.machine import choose_compile, choose_precision, device_of, kept_precision
+from launch.machine import choose_compile, choose_precision, kept_precision, training_device
 from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
 from launch.run.initial_weights import InitialWeights
@@ -103,7 +103,7 @@ def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
 def _choices(
     cfg: DictConfig, data: TextDataModule | TextClassificationDataModule, module: RecipeModule
 ) -> dict[str, Any]:
-    device = device_of(cfg.trainer.accelerator)
+    device = training_device(cfg.trainer.accelerator)
     asked = str(cfg.trainer.precision)
     choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)
     shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {module.reads}"

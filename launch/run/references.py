@@ -35,6 +35,11 @@ class RunReferences:
     alignments: dict[str, Alignment]
 
 
+def compares(cfg: DictConfig) -> bool:
+    """Return whether a callback of the run uses its references."""
+    return any("references" in node for node in (cfg.callbacks or {}).values())
+
+
 def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> RunReferences:
     """Resolve each of `cfg.references`, and pin it in provenance.json.
 

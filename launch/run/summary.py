@@ -26,8 +26,8 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         notes: The content of provenance.json.
         continued: Whether the run continues from a checkpoint.
     """
-    from launch.machine import device_name, device_of
-    from launch.run.references import with_step
+    from launch.machine import device_name, training_device
+    from launch.run.references import compares, with_step
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
@@ -36,11 +36,11 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         **({} if cfg.init_from is None else {"init from": with_step(cfg.init_from, notes["init_from"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),
-        "device": device_name(device_of(cfg.trainer.accelerator)),
+        "device": device_name(training_device(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
     }
-    if "tracker" in (cfg.callbacks or {}):
+    if compares(cfg):
         references = read_json(folder / "provenance.json").get("references", {})
         rows["against"] = ", ".join(with_step(uri, references.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, origin["alignment"]) for uri, origin in references.items() if "alignment" in origin]

@@ -14,7 +14,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
 from dissimilarity.tables.curves import select
-from launch.machine import device_of
+from launch.machine import training_device
 from launch.run.alignment import alignment_summary
 from studies.common.inputs import (
     SharedProbe,
@@ -91,7 +91,7 @@ def _compare(
     options: Any = (sites_of_config(cfg), measures, pairs)
     settings: Any = {"n_units": n_units, "control": control_of(cfg.control)}
     if len(subjects) > 2:
-        device = device_of(cfg.device)
+        device = training_device(cfg.device)
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}
     else:
         models = {subject.label: subject.source for subject in subjects}

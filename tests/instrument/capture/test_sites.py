@@ -116,7 +116,7 @@ class Holder(nn.Module):
 
 def test_the_table_is_in_depth_order_inside_any_wrapper():
     table = site_table(Holder(net=toy(n_layers=11)))
-    assert list(table)[0] == "embed" and list(table)[-1] == "ln_final"
+    assert next(iter(table)) == "embed" and list(table)[-1] == "ln_final"
     assert table["blocks.10.resid_post"] == ModulePoint("net.blocks.10", "output")
     layers = [int(site.split(".")[1]) for site in table if site.startswith("blocks")]
     assert layers == sorted(layers)

@@ -83,7 +83,7 @@ def tracker_for(folder: Path, references: Any = ("init", "previous"), **kwargs: 
         "sites": "layers.*",
         "every": 3,
         "heatmap_every": 6,
-        "groups": 4,
+        "n_units": 4,
         "budget": 1.0,
     }
     return DissimilarityTracker(references, folder=folder, **{**defaults, **kwargs})

@@ -207,7 +207,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
-    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    """Refuse a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
     probe = plan.probe.inputs
     if not isinstance(probe, Tensor) or probe.ndim != 2 or probe.is_floating_point():
         return

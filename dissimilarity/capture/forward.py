@@ -1,0 +1,55 @@
+"""How a model is called: on its inputs, with a mask of padding where its `forward` takes one."""
+
+import inspect
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
+"""Arguments by which a `forward` is told of padding: 1 where a position is real, or, in PyTorch's own, True where not.
+"""
+
+
+def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
+    """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
+
+    Args:
+        model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
+            what the module inside it takes.
+        inputs: on the device of the model.
+        mask: which positions are real; None where all are.
+
+    Returns:
+        the model's result.
+
+    Example:
+        >>> class Masked(nn.Module):
+        ...     def forward(self, tokens, attention_mask=None):
+        ...         return attention_mask
+        >>> tokens = torch.tensor([[5, 6, 0]])
+        >>> call(Masked(), tokens, tokens != 0)
+        tensor([[1, 1, 0]])
+        >>> call(Masked(), tokens) is None
+        True
+    """
+    name, required = mask_argument(model)
+    if name is None or (mask is None and not required):
+        return model(inputs)
+    if mask is None:
+        mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    mask = mask.to(inputs.device)
+    return model(inputs, **{name: mask.long() if name == "attention_mask" else ~mask})
+
+
+def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
+    """Return the argument of `forward` that takes a mask of padding, and whether it must be given; None without one."""
+    parameters = inspect.signature(type(model).forward).parameters
+    for name in MASKS:
+        if name in parameters:
+            return name, parameters[name].default is inspect.Parameter.empty
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        inside = (mask_argument(child) for child in model.children())
+        return next((argument for argument in inside if argument[0] is not None), (None, False))
+    return None, False
