@@ -15,6 +15,8 @@ MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
 def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
     """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
 
+    Numbers are read in the precision of the model's weights, as a trainer gives them to it.
+
     Args:
         model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
             what the module inside it takes.
@@ -34,6 +36,8 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         >>> call(Masked(), tokens) is None
         True
     """
+    if inputs.is_floating_point():
+        inputs = inputs.to(_dtype_of(model) or inputs.dtype)
     name, required = mask_argument(model)
     if name is None or (mask is None and not required):
         return model(inputs)
@@ -53,3 +57,10 @@ def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
         inside = (mask_argument(child) for child in model.children())
         return next((argument for argument in inside if argument[0] is not None), (None, False))
     return None, False
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the precision of a model's weights; None if none of them says in what it computes."""
+    # quantized weights have 8 bits or less
+    dtypes = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1)
+    return next(dtypes, None)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from dissimilarity import CKA
+from dissimilarity import CKA, compare
 from dissimilarity.functional import cka
 from tests.instrument.tracking.test_references import Wrapped
 from tests.instrument.tracking.test_tracker import Layered, fit, loader_of, rows_of, tracker_for
@@ -110,3 +110,5 @@ def test_numbers_in_another_precision(precision: Any, dtype: torch.dtype, tmp_pa
         expected["init"] = cka(now, Numbers().to(dtype).layers(numbers.to(dtype)).double()).item()
     for label, value in expected.items():
         assert rows[2, label]["value"] == pytest.approx(value, abs=1e-6)
+    (row,) = compare(module.layers, teacher.layers, numbers, "2", CKA()).to_pylist()
+    assert row["value"] == pytest.approx(expected["teacher"], abs=1e-6)
