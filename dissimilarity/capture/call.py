@@ -15,6 +15,8 @@ MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
 def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
     """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
 
+    Numbers are read in the precision of the model's weights, as a trainer gives them to it.
+
     Args:
         model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
             what the module inside it takes.
@@ -34,6 +36,8 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         >>> call(Masked(), tokens) is None
         True
     """
+    if inputs.is_floating_point():
+        inputs = inputs.to(_dtype_of(model) or inputs.dtype)
     name, required = mask_argument(model)
     keywords = {}
     if name is not None and (mask is not None or required):
@@ -61,3 +65,10 @@ def _takes_keywords_alone(model: nn.Module) -> bool:
     """Return whether `forward` has the form `forward(self, **batch)`, as around models of transformers."""
     _, *parameters = inspect.signature(type(model).forward).parameters.values()
     return bool(parameters) and all(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the precision of a model's weights; None if none of them says in what it computes."""
+    # quantized weights have 8 bits or less
+    dtypes = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1)
+    return next(dtypes, None)
