@@ -3,6 +3,7 @@
 import argparse
 import copy
 import hashlib
+import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
@@ -47,7 +48,8 @@ def check(args: argparse.Namespace, config_name: str = "train") -> list[str]:
         if (CONF / group).is_dir() and group != "hparams_search" and override.value() is None:
             _refuse_null(override)
         if group in SWEEPING and not args.multirun:
-            raise ValueError(f"{override.input_line}: this is for sweeps; type python train.py -m {' '.join(overrides)}")
+            typed = shlex.join(overrides)
+            raise ValueError(f"{override.input_line}: this is for sweeps; type python train.py -m {typed}")
     if args.multirun:
         return _check_sweep(parsed)
     validate(compose(overrides, config_name), config_name)

@@ -15,7 +15,6 @@ def nearest(word: str, words: list[str], count: int = MOST, cutoff: float = 0.5)
     return difflib.get_close_matches(word, words, count, cutoff)
 
 
-
 def suggestions(key: str, cfg: DictConfig, keys: list[str]) -> list[str]:
     """Return the keys that `key` may stand for.
 

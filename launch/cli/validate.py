@@ -275,7 +275,20 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _optimized, _groups, _twice, _probe, _control, _name, _batch, _epochs, _dev_run, _stitching),
+    "train": (
+        _heads,
+        _rotary,
+        _optimized,
+        _groups,
+        _twice,
+        _probe,
+        _control,
+        _name,
+        _batch,
+        _epochs,
+        _dev_run,
+        _stitching,
+    ),
     "analyze": (_models, _size, _twice, _control, _name),
 }
 """Rules over several keys, each of which is valid by itself."""
