@@ -97,6 +97,8 @@ def test_the_root_is_typed(override: str) -> None:
         (["sites=[]"], "expected a name such as blocks"),
         (["name=a/b"], "name='a/b': expected the name of a folder"),
         (["+widht=64"], r"\+widht: unknown key"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs=3: .* type its number of steps, such as trainer.max_steps=800"),
+        (["optimized_metric=dissimilarity/runs/a/cka/embed"], r"a reference out of references=\[init,previous\]"),
     ],
 )
 def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:
