@@ -123,7 +123,9 @@ def _matching_modules(pattern: str, paths: dict[str, str]) -> list[str]:
 def _matches_by_part(path: str, pattern: str) -> bool:
     """Return whether a dotted path matches a dotted glob with the same number of parts."""
     names, globs = path.split("."), pattern.split(".")
-    return len(names) == len(globs) and all(fnmatchcase(name, glob) for name, glob in zip(names, globs, strict=True))
+    return len(names) == len(globs) and all(
+        name == glob or fnmatchcase(name, glob) for name, glob in zip(names, globs, strict=True)
+    )
 
 
 def _not_found(pattern: str, table: dict[str, ModulePoint], paths: dict[str, str]) -> str:

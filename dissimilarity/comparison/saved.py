@@ -137,7 +137,7 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     matching = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [site for site in source.sites if fnmatchcase(site, pattern)]
+        matches = [site for site in source.sites if site == pattern or fnmatchcase(site, pattern)]
         if not matches:
             raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
         matching.update(matches)

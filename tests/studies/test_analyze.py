@@ -137,6 +137,18 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
     assert notes["probe"]["sha256"] != trained["data"]["probe"]
 
 
+def test_a_text_file_is_the_probe_and_needs_no_validation_split(home: Path, tmp_path: Path) -> None:
+    """One document has no part to hold out; models that compare on it are not trained on it."""
+    (tmp_path / "note.txt").write_text("many birds sing in the woods " * 200)
+    data = ["data=files", f"data.source.paths=[{tmp_path / 'note.txt'}]", f"data.cache_dir={tmp_path / 'cache'}"]
+    folder = run(home, tmp_path / "results", *data, "measures=none", "+measure@measures.cka=cka")
+    probe = json.loads((folder / "provenance.json").read_text())["probe"]
+    assert (probe["split"], probe["sequences"]) == ("whole", 16)
+    assert set(pq.read_table(folder / "table.parquet")["measure"].to_pylist()) == {"cka"}
+    with pytest.raises(ValueError, match="expected documents in both splits"):
+        run(home, tmp_path / "results", *data, "probe.split=val", "name=val")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -236,6 +248,9 @@ MISTAKES = {
     ("study=generalization", "study.groups=null"): ["its name is now study.reference_groups"],
     ("study=generalization", "study.case=honest"): ["study.case=honest: expected", "honest is now seeds_only"],
     ("study=generalisation",): ["study=generalisation: the name is now study=generalization"],
+    ("compare", "models=[a]"): ["compare: expected KEY=VALUE; did you mean study=compare?"],
+    ("foo",): ["foo: expected KEY=VALUE, such as study=compare or models=[runs/a,runs/b]"],
+    ("measures=cka",): ["for this measure alone type measures=none +measure@measures.cka=cka"],
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
     ("models=runs/a",): ["models=runs/a: expected a list, such as models=[runs/a]"],
