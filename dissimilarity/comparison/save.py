@@ -57,9 +57,7 @@ def save_activations(
     path, names = Path(path), resolve(model, sites)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
-    options: ProbeOptions = {"channels": channels}
-    if mask is not None:
-        options["mask"] = mask
+    options: ProbeOptions = {} if mask is None else {"mask": mask}
     inputs = as_probe_set(tokens, **options).inputs_a
     if inputs is None:
         raise ValueError("expected tokens to run the model on, found none; pass tokens")
