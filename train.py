@@ -24,6 +24,7 @@ from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
 from launch.run.folder import is_over, open_run, read_json, resolved
+from launch.run.form import read_summary
 from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
@@ -78,7 +79,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         state = open_run(folder, cfg)
         if state != "finished":
             fit(cfg, folder, initial)
-        return read_json(folder / "summary.json") | {"state": state}
+        return read_summary(folder) | {"run": folder.name, "state": state}
 
 
 def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     from launch.run.module import build_module
     from launch.run.references import find
     from models.checkpoints import check_checkpoint
-    from models.continuing import checkpoint_of
+    from models.continuing import checkpoint_of, restoring
     from models.initial_model import load_into
 
     silence()
@@ -126,7 +127,8 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     if last is not None:
         check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
+        with restoring(last):
+            trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
         return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - start_time)
     except BaseException as error:
         record.cut_short(folder, trainer, error, seconds=time.monotonic() - start_time)

@@ -137,7 +137,7 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     matching = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [site for site in source.sites if fnmatchcase(site, pattern)]
+        matches = [site for site in source.sites if site == pattern or fnmatchcase(site, pattern)]
         if not matches:
             raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
         matching.update(matches)
@@ -267,11 +267,21 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = np.load(path, mmap_mode="r")
+        mapped = _mapped(path)
         return [np.array(mapped[start:stop]) for start, stop in parts]
 
-    mapped = np.load(path, mmap_mode="r")
+    mapped = _mapped(path)
     return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, of which nothing is read yet."""
+    if not path.is_file():
+        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "it is not there")
+    array = np.load(path, mmap_mode="r")
+    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
+        raise ValueError("expected the one array of np.save, found the archive of np.savez")
+    return array
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

@@ -286,8 +286,11 @@ def _mark_in(path: Path) -> Mark | None:
 
 
 def _mark_of(metadata: Mapping[bytes, bytes] | None) -> Mark | None:
-    text = (metadata or {}).get(b"journal")
-    return None if text is None else Mark(**json.loads(text))
+    try:
+        content = json.loads((metadata or {})[b"journal"])
+        return Mark(int(content["size"]), int(content["crc"]))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
