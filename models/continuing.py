@@ -65,8 +65,8 @@ def restoring(path: Path | None) -> Iterator[None]:
         ):
             raise
         raise ValueError(
-            f"cannot continue from {path}: it is not what a run writes ({type(error).__name__}: {error}); put a copy of "
-            "it back, or start over with name=... or overwrite=true"
+            f"cannot continue from {path}: it is not what a run writes ({type(error).__name__}: {error}); put a copy "
+            "of it back, or start over with name=... or overwrite=true"
         ) from error
 
 
