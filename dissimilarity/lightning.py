@@ -38,8 +38,8 @@ class TickerCallback(Ticker, pl.Callback):
             ValueError: another one has the same folder.
         """
         trackers = [tracker for tracker in _trackers(trainer) if tracker.journal_name == self.journal_name]
-        folders = [tracker.folder.absolute() for tracker in trackers]
-        if folders.count(self.folder.absolute()) > 1:
+        folders = [tracker.folder.resolve() for tracker in trackers]
+        if folders.count(self.folder.resolve()) > 1:
             raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each a folder of its own")
         self._name = names_of(folders)[trackers.index(self)]
 

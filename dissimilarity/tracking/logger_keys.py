@@ -48,7 +48,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     """
     if len(folders) == 1:
         return [""]
-    parts = [folder.absolute().parts for folder in folders]
+    parts = [folder.parts for folder in folders]
     length = 1
     while len({part[-length:] for part in parts}) < len(set(parts)):
         length += 1

@@ -185,13 +185,8 @@ class ProbeReader:
 
 
 def _inputs_of(model: nn.Module, training: TrainingState, plan: Plan) -> Inputs:
-    """Return what a model reads, numbers in the precision of its weights, as a trainer gives them to it."""
     inputs = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
     assert inputs is not None
-    if isinstance(inputs, Tensor) and inputs.is_floating_point():
-        # of more than 8 bits, because quantized weights do not say in what their model computes
-        dtypes = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1)
-        return inputs.to(next(dtypes, inputs.dtype))
     return inputs
 
 

@@ -2,19 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs, resolve
+from dissimilarity.capture.sites import LOGITS, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.moments.agreement import gathered, together
-from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
@@ -27,10 +26,11 @@ from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
-from dissimilarity.tracking.references import Source, as_module, is_own, named_references
+from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.schedule import is_due, progress
 from dissimilarity.tracking.tables import Tables
 from dissimilarity.tracking.ticker import Ticker
+from dissimilarity.tracking.tracked_references import TrackedReferences
 from dissimilarity.tracking.training_state import TrainingState
 from dissimilarity.tracking.weights import step_weights
 
@@ -102,31 +102,27 @@ class Tracker(Ticker):
                 drifts to (``dissimilarity.tracking.reference_groups``).
             channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
         """
-        self.references = named_references(references)
+        sources = named_references(references)
         self.measures = as_measures(measures)
         self.control, self.folder = control_of(control), Path(folder)
         self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
-        self.tokens_per_step, self.load = tokens_per_step, load
+        self.tokens_per_step = tokens_per_step
         aligned = {
             label: alignment
-            for label, source in self.references.items()
+            for label, source in sources.items()
             if (alignment := align(label) or (align(source) if isinstance(source, str) else None)) is not None
         }
         inputs, own_mask = as_inputs(probe)
         mask = own_mask if mask is None else mask
         probe_set = ProbeSet(inputs, mask, pool, control=self.control, n_units=n_units, channels=channels)
         self.reader = ProbeReader(probe_set, aligned, self.measures, precision)
-        self.groups = groups_of_references.labels_by_group(reference_groups or {}, self.references)
+        self.groups = groups_of_references.labels_by_group(reference_groups or {}, sources)
         weights_at = partial(step_weights, self.folder / "checkpoints")
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
         self.tables = Tables(self.folder, self.groups)
-        self.budget = Budget(budget, closing=PANEL_SECONDS * len(self.references) * len(self.measures))
-        self.own: dict[str, ModelActivations] = {}
-        self.frozen: dict[str, ModelActivations] = {}
-        self.sites: list[str] = []
-        self.frozen_sites: dict[str, list[str]] = {}
-        self.fault, self.faults = "", dict[str, str]()
-        self.measured: int | None = None
+        self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))
+        self.references = TrackedReferences(sources, sites, load, self.store)
+        self.fault = ""
         self._warned: set[str] = set()
 
     @property
@@ -142,11 +138,11 @@ class Tracker(Ticker):
     def start(self, training: TrainingState) -> None:
         """Read the references and continue the table; what cannot be read has records that say so."""
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
-            self.last_tick = self.measured = None
-            self.own.clear()
+            self.last_tick = self.references.measured = None
+            self.references.own.clear()
         self.budget.begin()
         with self.budget.charged():
-            self.sites = resolve(training.model, self.patterns)
+            self.references.sites = resolve(training.model, self.patterns)
             with together(training.sync):
                 if training.is_first:
                     self.tables.begin(training.step if training.step else -1)
@@ -154,14 +150,11 @@ class Tracker(Ticker):
                         self.store.begin()
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
-            for number, (label, source) in enumerate(self.references.items()):
-                if not is_own(source):
-                    self._read_frozen(training, number, label, source)
-                elif training.step and source not in self.own:
-                    try:
-                        self._recall(training, source)
-                    except Exception as error:  # the next tick tries again, and its records say why it cannot
-                        self._warn(training.step, label, described(error))
+            self.references.read_frozen(training)
+            if training.step:
+                # the next tick tries again, and its records say why it cannot
+                for label, fault in self.references.recall(training).items():
+                    self._warn(training.step, label, fault)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates."""
@@ -169,7 +162,7 @@ class Tracker(Ticker):
 
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Measure, or record why not, and return the numbers for the loggers."""
-        n_references = max(1, len(self.own) + len(self.frozen))
+        n_references = max(1, len(self.references))
         kind, started = self._affordable_kind(training, n_references), time.monotonic()
         note = OVER_BUDGET if kind is None else self.fault
         with self.budget.charged(kind, n_references):
@@ -179,8 +172,8 @@ class Tracker(Ticker):
                 records = self._without_values(training, described(error))
                 if self._is_scheduled(training):
                     # read again from the checkpoint of this step
-                    self.own.pop("previous", None)
-                    self.measured = training.step
+                    self.references.own.pop("previous", None)
+                    self.references.measured = training.step
         return self._record(training, records, started, fold=kind == "heatmap")
 
     def skip(self, training: TrainingState, note: str) -> None:
@@ -189,8 +182,9 @@ class Tracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` refers to, unless it is the model in the checkpoint itself."""
-        if "previous" in self.own and self.measured not in (None, training.step):
-            self.store.save_previous(training, self.measured, self.own["previous"])
+        own, measured = self.references.own, self.references.measured
+        if "previous" in own and measured not in (None, training.step):
+            self.store.save_previous(training, measured, own["previous"])
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""
@@ -199,14 +193,15 @@ class Tracker(Ticker):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
-        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
+        state |= {"measured": self.references.measured}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
-        self.own.clear()
+        self.references.own.clear()
         self.budget.load_state_dict(state_dict["budget"])
-        self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.last_tick, self.references.measured = state_dict["last_tick"], state_dict["measured"]
         self.store.owner.number = state_dict["training"]
         self.tables.load_state_dict(state_dict["waiting"])
 
@@ -255,48 +250,49 @@ class Tracker(Ticker):
             record
             for record in records
             if (pair := (record["site_a"], record["site_b"])) == (LOGITS, LOGITS)
-            or pair in self._matched(record["reference"])
+            or pair in self.references.matched(record["reference"])
         ]
         times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
         return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | times
 
     def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
         """Capture the model and compare it with every reference; a reference that fails has records that say so."""
+        references = self.references
         # one pass per tokenization of the probe set
         current: dict[int, ModelActivations] = {}
-        for number in sorted({self.reader.number(label) for label in self.references}):
-            current[number] = self.reader.read(training, training.model, self.sites, self.reader.inputs[number])
-        if not training.step and "init" in self.references.values():
-            self.own["init"] = current[0]
+        for number in sorted({self.reader.number(label) for label in references.sources}):
+            current[number] = self.reader.read(training, training.model, references.sites, self.reader.inputs[number])
+        if not training.step and "init" in references.sources.values():
+            references.own["init"] = current[0]
             self.store.save(training, "init", current[0])
         records, sides = [], []
-        for label in self._labels(training):
+        for label in references.labels(training):
             try:
-                model, reference = current[self.reader.number(label)], self._reference(training, label)
+                model, reference = current[self.reader.number(label)], references.activations(training, label)
                 sides.append((label, model, reference))
                 with together(training.sync):
                     compared = self._compare(model, reference, label, heatmap)
                 records += [{"reference": label, **record} for record in agreed(compared, training.sync)]
             except Exception as error:
-                note = self.faults.get(label) or described(error)
-                records += without_value(label, self.measures, self._matched(label), note)
+                note = references.faults.get(label) or described(error)
+                records += without_value(label, self.measures, references.matched(label), note)
         if heatmap and training.is_first:
             self.tables.add_components(training.step, sides)
-        if "previous" in self.references.values() and self._is_scheduled(training):
-            self.own["previous"], self.measured = current[0], training.step
+        if "previous" in references.sources.values() and self._is_scheduled(training):
+            references.own["previous"], references.measured = current[0], training.step
         return records
 
     def _compare(
         self, model: ModelActivations, reference: ModelActivations, label: str, heatmap: bool
     ) -> list[dict[str, Any]]:
         inputs = self.reader.inputs_for(label)
-        pairs = [(a, b) for a in self.sites for b in reference.sites] if heatmap else self._matched(label)
+        pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         records = compare_pair(model, reference, pairs, inputs.measures, first_components=False)
         return [*records, *map(dict, inputs.records)]
 
     def _fix_positions(self, training: TrainingState) -> None:
         """Fix the positions that ``drop_top_norm`` drops; if they are lost, no tick of this training has values."""
-        self.fault, self.faults = "", {}
+        self.fault, self.references.faults = "", {}
         path = self.folder / "references" / "positions.safetensors"
         if not self.control.drop_top_norm:
             return
@@ -305,73 +301,18 @@ class Tracker(Ticker):
             self.fault = (
                 f"{path} is gone; it says which positions drop_top_norm drops; put it back, or go on in another folder"
             )
-            self._warn(training.step, ", ".join(self.references), self.fault)
+            self._warn(training.step, ", ".join(self.references.sources), self.fault)
             return
-        faults = self.reader.fix_positions(training, self._models(training.model), path)
+        faults = self.reader.fix_positions(training, self.references.models(training.model), path)
         self.fault = faults.pop(None, "")
-        self.faults = {label: fault for label, fault in faults.items() if label is not None}
-
-    def _models(self, model: nn.Module) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
-        """Yield label, model and sites of the model in training (label None) and of each frozen reference."""
-        yield None, model, self.sites
-        for label, source in self.references.items():
-            if not is_own(source):
-                reference = as_module(source, self.load)
-                yield label, reference, resolve(reference, self.patterns)
-
-    def _read_frozen(self, training: TrainingState, number: int, label: str, source: Source) -> None:
-        """Read a reference that is not a state of the model; if it cannot run, its records say so.
-
-        Raises:
-            ValueError: it cannot be loaded, or has no site in common with the model.
-        """
-        model = as_module(source, self.load)
-        self.frozen_sites[label] = resolve(model, self.patterns)
-        matched_pairs(self.sites, self.frozen_sites[label])
-        try:
-            if label not in self.faults:
-                sites = self.frozen_sites[label]
-                self.frozen[label] = self.store.read_frozen(training, label, number, model, sites)
-        except Exception as error:
-            self.faults[label] = described(error)
-
-    def _reference(self, training: TrainingState, label: str) -> ModelActivations:
-        """Return the activations of a reference, which its source identifies and not its label."""
-        source = self.references[label]
-        if not is_own(source):
-            return self.frozen[label]
-        if source not in self.own:
-            self._recall(training, source)
-        return self.own[source]
-
-    def _recall(self, training: TrainingState, source: str) -> None:
-        """Read ``init`` or ``previous`` as it was, from the folder's files or the checkpoint of that step."""
-        step = 0 if source == "init" else self.measured
-        if step is None:
-            raise ValueError("no tick before this one is known")
-        if step == training.step:
-            self.own[source] = self.reader.read(training, training.model, self.sites, self.reader.inputs[0])
-        else:
-            name = source if source == "init" else f"{source}-{step}"
-            self.own[source] = self.store.recall(training, name, step, self.sites)
-
-    def _labels(self, training: TrainingState) -> list[str]:
-        """Return the labels of the references of a tick: before the first one, there is no ``previous``."""
-        return [
-            label
-            for label, source in self.references.items()
-            if source != "previous" or training.step or self.measured is not None
-        ]
-
-    def _matched(self, label: str) -> list[SitePair]:
-        return matched_pairs(self.sites, self.frozen_sites.get(label, self.sites))
+        self.references.faults = {label: fault for label, fault in faults.items() if label is not None}
 
     def _without_values(self, training: TrainingState, note: str) -> list[dict[str, Any]]:
         """Return the records of a tick that was not measured."""
         return [
             record
-            for label in self._labels(training)
-            for record in without_value(label, self.measures, self._matched(label), note)
+            for label in self.references.labels(training)
+            for record in without_value(label, self.measures, self.references.matched(label), note)
         ]
 
     def _warn(self, step: int, label: str, note: str) -> None:
