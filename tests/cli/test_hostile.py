@@ -147,7 +147,7 @@ CONFIGS: dict[str, Callable[..., object]] = {
 
 
 STUDIES = [path for path in (*NETS, *CONFIGS) if path.startswith("study=") and "compare" not in path]
-"""They read with readers that take every trick on other paths: here, the tricks that work where nothing guards, and SOME."""
+"""Their readers get every trick on other paths; here, those that work where nothing guards, and SOME."""
 SOME = ("in a tuple", "a pickle that runs", "an interpolation alone")
 
 
