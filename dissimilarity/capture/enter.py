@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.architectures import ModulePoint
+from dissimilarity.capture.forward import call
 from dissimilarity.capture.hooks import first_result, undisturbed
 from dissimilarity.capture.sites import describe, site_table
 
@@ -49,6 +50,7 @@ def enter(
     activation: Float[Tensor, "batch pos d"],
     tokens: Int[Tensor, "batch pos"],
     gradients: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Any:
     """Run a model from a site on, with an activation instead of its own residual stream there.
 
@@ -64,6 +66,7 @@ def enter(
         activation: the residual stream at the site, on any device, in any precision.
         tokens: the input that determines positions and masks.
         gradients: whether to record gradients, with respect to the activation only: the weights are held fixed.
+        mask: which positions are real, for models whose `forward` takes a mask; None where all are.
 
     Returns:
         the model's result: logits, or a Hugging Face output that holds them.
@@ -95,7 +98,7 @@ def enter(
         stream = stream.clone() if entrance.before is None else entrance.before(stream)
         reached: list[bool] = []
         with _rerouted(model, entrance, stream, reached):
-            output = model(tokens)
+            output = call(model, tokens, mask)
     if not reached:
         raise RuntimeError(
             f"the forward pass did not reach {site}: its owner may call that module's parts directly, or skip it; "
