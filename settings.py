@@ -90,6 +90,7 @@ class Settings:
     align: Align = MISSING
     track: Track = MISSING
     checkpoints: Checkpoints = MISSING
+    optimized_metric: str = MISSING
     runs_dir: str = MISSING
     task: Any = MISSING
     model: Any = MISSING
@@ -156,7 +157,7 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
     """Build the object that `config["_target_"]` names; keyword arguments take precedence over the config.
 
     Raises:
-        ValueError: As the constructor raised it, not wrapped in an exception of Hydra.
+        ValueError: As the constructor raised it, not wrapped in an exception of Hydra; or if a package is missing.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
@@ -166,6 +167,8 @@ def instantiate(config: dict[str, Any] | DictConfig, *args: Any, **kwargs: Any) 
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ValueError(f"{config['_target_']}: {str(error.__cause__).splitlines()[0]}") from None
         raise
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from data.examples import Example
+from data.examples import Example, label_name
 
 Splits = Mapping[str, Sequence[Example]]
 IN_DISTRIBUTION = ("train", "val")
@@ -27,15 +27,15 @@ class LabelSet:
 
 
 def renamed(splits: Splits, labels: Mapping[str, str]) -> dict[str, list[Example]]:
-    """Return all splits with the labels renamed that are keys of `labels`; others stay as they are.
+    """Return all splits with labels as `label_name` writes them, and those renamed that are keys of `labels`.
 
     Raises:
         ValueError: If a key is not a label of any split.
     """
-    names = {example.label for examples in splits.values() for example in examples}
-    _check_keys("labels", labels, names, "labels of the data")
+    names = {label: label_name(label) for examples in splits.values() for label in {row.label for row in examples}}
+    _check_keys("labels", labels, set(names.values()), "labels of the data")
     return {
-        split: [replace(row, label=labels[row.label]) if row.label in labels else row for row in examples]
+        split: [replace(row, label=labels.get(names[row.label], names[row.label])) for row in examples]
         for split, examples in splits.items()
     }
 
@@ -100,7 +100,7 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
     return sets
 
 
-def _check_keys(option: str, mapping: Mapping[str, str], labels: set[str], what: str) -> None:
+def _check_keys(option: str, mapping: Mapping[str, str], labels: set[str], kinds: str) -> None:
     unknown = sorted(set(mapping) - labels)
     if unknown:
-        raise ValueError(f"expected {what} as keys of data.{option}, {sorted(labels)}, found {unknown}: correct them")
+        raise ValueError(f"expected {kinds} as keys of data.{option}, {sorted(labels)}, found {unknown}: correct them")

@@ -31,7 +31,8 @@ class TextDataModule(pl.LightningDataModule):
         batch_size: Sequences per training batch, over all processes.
         seed: Seed of the order of training.
         cache_dir: Folder of packed data; the hash of its ingredients names the folder inside.
-        val_fraction: Share of documents for validation, between 0 and 1.
+        val_fraction: Share of documents for validation, between 0 and 1; None = text that is not trained on, all of it
+            in the split `train`.
         val_sequences: Evenly spaced blocks of text per validation; all of them if there are fewer.
 
     Raises:
@@ -47,7 +48,7 @@ class TextDataModule(pl.LightningDataModule):
         batch_size: int = 8,
         seed: int = 0,
         cache_dir: str = "cache",
-        val_fraction: float = 0.05,
+        val_fraction: float | None = 0.05,
         val_sequences: int = 64,
     ) -> None:
         super().__init__()
@@ -75,7 +76,8 @@ class TextDataModule(pl.LightningDataModule):
             ValueError: If the training split is smaller than one batch, or the validation split than one block.
         """
         self._opened = self._pack()
-        for split, needed in {"train": self.batch_size, "val": 1}.items():
+        needs = {} if self._val_fraction is None else {"train": self.batch_size, "val": 1}
+        for split, needed in needs.items():
             count = self._count(split)
             if count < needed:
                 n_tokens = len(self._opened.tokens[split])

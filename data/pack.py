@@ -51,7 +51,7 @@ class Packed:
         return _open, (self.folder,)
 
 
-def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction: float) -> Packed:
+def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction: float | None) -> Packed:
     """Open the packed corpus, making it first if it is not in `cache_dir`.
 
     A document belongs to the validation split if the hash of its text is below `val_fraction`. Its split therefore does
@@ -63,12 +63,13 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
         source: The source of documents.
         tokenizer: What makes the tokenizer, trained on documents of the training split only.
         cache_dir: Folder of all packed corpora.
-        val_fraction: Share of documents in the validation split, strictly between 0 and 1.
+        val_fraction: Share of documents in the validation split, strictly between 0 and 1; None = there is no such
+            split, and all documents are in `train`.
 
     Raises:
         ValueError: If val_fraction is out of range, or a split has no text.
     """
-    if not 0 < val_fraction < 1:
+    if val_fraction is not None and not 0 < val_fraction < 1:
         raise ValueError(f"expected 0 < data.val_fraction < 1, found {val_fraction}")
     recipe = {
         "format": FORMAT,
@@ -105,9 +106,9 @@ def _whole(folder: Path) -> Packed | None:
     return packed
 
 
-def in_validation(text: str, val_fraction: float) -> bool:
+def in_validation(text: str, val_fraction: float | None) -> bool:
     """Return whether a document is in the validation split, which depends on its text alone."""
-    return _unit_hashes(text)[0] < val_fraction
+    return val_fraction is not None and _unit_hashes(text)[0] < val_fraction
 
 
 def _unit_hashes(text: str) -> tuple[float, float]:
@@ -123,7 +124,7 @@ def _documents(source: Source) -> Iterator[str]:
             yield text.encode(errors="replace").decode()
 
 
-def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[str]:
+def _sample(source: Source, val_fraction: float | None, sample_bytes: int) -> Iterator[str]:
     """Yield the training documents with the smallest hashes, up to sample_bytes: an even sample in one pass.
 
     It is a generator, so nothing is read for a tokenizer that needs no training.
@@ -131,9 +132,9 @@ def _sample(source: Source, val_fraction: float, sample_bytes: int) -> Iterator[
     heap: list[tuple[float, str]] = []
     size = 0
     for text in _documents(source):
-        split, rank = _unit_hashes(text)
-        if split < val_fraction:
+        if in_validation(text, val_fraction):
             continue
+        rank = _unit_hashes(text)[1]
         heapq.heappush(heap, (-rank, text))
         size += len(text.encode())
         while size > sample_bytes and len(heap) > 1:
@@ -183,15 +184,18 @@ def _write(folder: Path, recipe: dict, source: Source, spec: TokenizerSpec) -> N
             stream.close()
 
     documents = {split: sizes[split]["documents"] for split in SPLITS}
-    if not all(documents.values()):
+    if val_fraction is None and not documents["train"]:
+        raise ValueError("expected documents, found none: give more text")
+    if val_fraction is not None and not all(documents.values()):
         raise ValueError(
             f"expected documents in both splits, found {documents['train']} for training and {documents['val']} for "
             f"validation at data.val_fraction={val_fraction}: give more documents, or type data.val_fraction=0.3"
         )
     meta = recipe | sizes | {KEY: UNSEALED}
     meta |= {"dtype": dtype.str, "d_vocab": d_vocab, "boundary_id": boundary, "fingerprint": _fingerprint(folder)}
-    meta["bytes_per_token"] = sizes["val"]["bytes"] / sizes["val"]["tokens"]
-    meta["unigram_loss"] = unigram_loss(counts["train"], counts["val"])
+    held_out = "train" if val_fraction is None else "val"
+    meta["bytes_per_token"] = sizes[held_out]["bytes"] / sizes[held_out]["tokens"]
+    meta["unigram_loss"] = unigram_loss(counts["train"], counts[held_out])
     (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8", newline="")
     seal(folder / "meta.json")
 
@@ -235,7 +239,12 @@ def _open(folder: Path) -> Packed:
             expected, actual = meta[split]["tokens"] * dtype.itemsize, (folder / f"{split}.bin").stat().st_size
             if expected != actual:
                 raise ValueError(f"{split}.bin has {actual} bytes, expected {expected}")
-        tokens = {split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r") for split in SPLITS}
+        tokens = {
+            split: np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r")
+            if meta[split]["tokens"]
+            else np.empty(0, dtype)  # an empty file cannot be mapped
+            for split in SPLITS
+        }
         tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     # The tokenizers library raises bare Exception for a file that it cannot parse.
     except Exception as error:

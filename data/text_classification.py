@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from data.batches import Batches, Rows, training_batches, validation_batches
-from data.examples import Example, ExampleSource, digest
+from data.examples import Example, ExampleSource, digest, label_name
 from data.labels import IN_DISTRIBUTION, label_sets, renamed
 from data.pairs import PairEncoder
 from data.tokenizers import TokenizerSpec
@@ -65,8 +65,8 @@ class TextClassificationDataModule(pl.LightningDataModule):
         self._source = source
         self._given_tokenizer = tokenizer
         # YAML reads a label 0 as a number.
-        self._renaming = {str(label): str(other) for label, other in (labels or {}).items()}
-        self._merge = {str(label): str(other) for label, other in (merge or {}).items()}
+        self._renaming = {label_name(label): label_name(other) for label, other in (labels or {}).items()}
+        self._merge = {label_name(label): label_name(other) for label, other in (merge or {}).items()}
         self._val_sequences = val_sequences
         self._examples: dict[str, list[Example]] | None = None
         self.truncated: dict[str, int] = {}

@@ -168,6 +168,8 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
         if not path.is_file():
             raise ValueError(f"reference {uri!r}: there is no file {path.absolute()}{_nearest(path.name, path.parent)}")
         return path
+    if foreign := _foreign(Path(uri)):
+        raise ValueError(f"reference {uri!r}: this is not a run but a model of another library; type {foreign}")
     name, _, step = uri.partition("@")
     folder = Path(runs_dir) / name.removeprefix("runs/") if name.startswith("runs/") else Path(name)
     if folder.is_file():
@@ -293,6 +295,19 @@ def _check_tokenizer_file(file: Path) -> None:
             raise ValueError(
                 f"the tokenizer {file} has changed since its run began (see {notes}); put a copy of it back"
             )
+
+
+def _foreign(path: Path) -> str | None:
+    """Return the reference to a model of another library that `path` names without saying so; None if it names none."""
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return f"hf:{path}"
+    if not path.is_dir() or (path / "checkpoints").is_dir():
+        return None
+    if (path / "config.json").is_file():
+        of_lens = any(path.glob("*.pth")) and not any((*path.glob("*.safetensors"), *path.glob("*.bin")))
+        return f"tl:{path}" if of_lens else f"hf:{path}"
+    quantized = sorted(path.glob("*.[gG][gG][uU][fF]"))
+    return f"hf:{quantized[0]}" if quantized else None
 
 
 def _shown(path: str) -> str:

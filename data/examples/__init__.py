@@ -7,9 +7,10 @@ A new source is one file here (or in any importable place) and one YAML file in 
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def digest(examples: Sequence[Example]) -> str:
     for example in examples:
         state.update(json.dumps(astuple(example)).encode() + b"\n")
     return state.hexdigest()
+
+
+def label_name(value: Any) -> str:
+    """Return a label as text, the same for every way to write it: with other blanks, as 0 or 0.0, composed or not.
+
+    Example:
+        >>> label_name(" yes"), label_name(0.0), label_name("0.0"), label_name(True)
+        ('yes', '0', '0', 'true')
+    """
+    if isinstance(value, bool | float):
+        value = json.dumps(value + 0.0 if isinstance(value, float) else value)
+    text = unicodedata.normalize("NFC", " ".join(re.sub("[\u200b\ufeff]", "", str(value)).split()))
+    whole = re.fullmatch(r"(-?\d+)\.0*", text)
+    return whole[1] if whole else text
 
 
 def split_name(*parts: str) -> str:

@@ -69,7 +69,13 @@ class MnliHans:
         # Names of classes in the data set take precedence; numbers without names are in this order.
         names = getattr(table.features["label"], "names", None) or labels
         rows = []
-        for row in table:
+        for number, row in enumerate(table):
+            empty = [column for column in ("premise", "hypothesis", "label") if row[column] in (None, -1)]
+            if empty:
+                raise ValueError(
+                    f"expected two texts and a label in every row of {name!r}, found {row[empty[0]]} in column "
+                    f"{empty[0]!r} of row {number}, split {split!r}: delete the row"
+                )
             label = row["label"] if isinstance(row["label"], str) else names[row["label"]]
             rows.append(Example(row["premise"], row["hypothesis"], label, ".".join(row[kind] for kind in kinds)))
         return rows

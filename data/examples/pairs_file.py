@@ -1,20 +1,27 @@
-"""Labeled texts or pairs of texts from .tsv, .csv and .jsonl files."""
+"""Labeled texts or pairs of texts from .tsv, .csv and JSON files."""
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from data.examples import Example, split_name
+from data.examples import Example, label_name, split_name
 from data.pack import in_validation
+from data.text_files import JSON, json_rows, opened, suffix_of
+
+FIELD_CHARS = 10**7
+"""The longest field of a table that is read; a longer one is a quote that is never closed."""
 
 
 class PairsFile:
-    """Examples from files, with one or several splits per file.
+    """Examples from files, with one or several splits per file, compressed with gzip or not.
 
     Columns of a .tsv file are separated by tabs, and quotes are text, as in the files of MNLI and HANS. Columns of a
-    .csv file are separated by commas, with quotes as in spreadsheets. The first line names the columns. A .jsonl file
-    holds one object per line.
+    .csv file are separated by commas, with quotes as in spreadsheets. The first line names the columns. A .jsonl or
+    .ndjson file holds one object per line, a .json file a list of objects. Labels that differ only in how they are
+    written (blanks around them, 0 and 0.0, composed and decomposed accents) are one label.
 
     Args:
         files: Paths by split; `train` is required.
@@ -51,10 +58,10 @@ class PairsFile:
         if not 0 < val_fraction < 1:
             raise ValueError(f"expected 0 < data.source.val_fraction < 1, found {val_fraction}")
         for split, path in files.items():
-            if not Path(path).is_file() or Path(path).suffix not in (".tsv", ".csv", ".jsonl"):
-                found = f"a {Path(path).suffix or 'nameless'} file" if Path(path).is_file() else "no file"
+            if not Path(path).is_file() or suffix_of(Path(path)) not in (".tsv", ".csv", *JSON):
+                content = f"a {suffix_of(Path(path)) or 'nameless'} file" if Path(path).is_file() else "no file"
                 raise ValueError(
-                    f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {found}"
+                    f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {content}"
                 )
         wrong = sorted(set(by or {}) - set(files) | set(by or {}) & {"train", "val"})
         if wrong:
@@ -77,7 +84,7 @@ class PairsFile:
             columns = self.by.get(name, ())
             new_splits: dict[str, list[Example]] = {} if columns else {name: []}
             for row in self._rows(Path(path), columns):
-                split = split_name(*(row[column] for column in columns)) or name
+                split = split_name(*(label_name(row[column]) for column in columns)) or name
                 new_splits.setdefault(split, []).append(self._example(row))
             repeated = sorted(split for split in new_splits if splits.get(split))
             if repeated:
@@ -92,62 +99,80 @@ class PairsFile:
                 splits[split] = [row for row in rows if in_validation(row.text, self.val_fraction) == is_val]
         return splits
 
-    def _example(self, row: dict[str, str]) -> Example:
-        pair = None if self.pair is None else row[self.pair]
-        return Example(row[self.text], pair, row[self.label], row[self.subcase] if self.subcase else "")
+    def _example(self, row: dict[str, Any]) -> Example:
+        pair = None if self.pair is None else str(row[self.pair])
+        subcase = row.get(self.subcase) if self.subcase else None  # a file with a single kind may lack this column
+        label, kind = label_name(row[self.label]), "" if subcase is None else label_name(subcase)
+        return Example(str(row[self.text]), pair, label, kind)
 
-    def _rows(self, path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Yield the rows of a file after checking that they have the required columns, and a text and a label."""
+    def _rows(self, path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a file after checking that the required columns hold texts, labels and kinds."""
         options = {"text": self.text, "pair": self.pair, "label": self.label}
-        needed = {column: option for option, column in options.items() if column is not None}
-        # A file with a single kind of examples may lack this column.
-        optional = {self.subcase} if self.subcase else set()
-        for number, row in _read(path):
-            missing = [column for column in (*needed, *columns) if column not in row]
-            if missing:
-                option = needed.get(missing[0], "by")
-                raise ValueError(
-                    f"expected a column {missing[0]!r} in {path}, found {', '.join(row)}: type "
-                    f"data.source.{option}=COLUMN"
-                )
-            blank = [column for column in (self.text, self.label) if not row[column].strip()]
-            if blank:
-                raise ValueError(
-                    f"expected a {needed[blank[0]]} in each row, found an empty column {blank[0]!r} in {path}, line "
-                    f"{number}: fill it in or delete the row"
-                )
-            yield dict.fromkeys(optional, "") | row
+        needed = [(column, option) for option, column in options.items() if column is not None]
+        needed += [(column, "by") for column in columns]
+        for place, row in _read(path):
+            for column, option in needed:
+                if column not in row:
+                    raise ValueError(
+                        f"expected a column {column!r} in {path}, found {', '.join(row)}: type "
+                        f"data.source.{option}=COLUMN"
+                    )
+                if problem := _problem(row[column], option):
+                    what = {"pair": "second text", "by": "value"}.get(option, option)
+                    single = ", or type data.source.pair=null for single texts" if option == "pair" else ""
+                    raise ValueError(
+                        f"expected a {what} in each row, found {problem} {column!r} in {path}, {place}: fill it in or "
+                        f"delete the row{single}"
+                    )
+            yield row
 
 
-def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, row) with all values as text."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            if path.suffix == ".jsonl":
-                for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        yield number, {str(key): str(value) for key, value in _object(path, number, line).items()}
-                return
-            quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-            reader = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
+def _problem(value: Any, option: str) -> str | None:
+    """Return what is wrong with the value of a column, in words that its name may follow; None if nothing is."""
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return "half a surrogate pair, which is not a character, in the column"
+        return "an empty column" if option in ("text", "label") and not value.strip() else None
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if is_number and not (isinstance(value, bool) and option in ("text", "pair")):
+        return None
+    return f"{json.dumps(value)[:80]} in the column"
+
+
+def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each row, such as "line 3", and its values by column."""
+    if suffix_of(path) in JSON:
+        for place, row in json_rows(path):
+            if not isinstance(row, dict):
+                raise ValueError(f"expected one JSON object per line, found {type(row).__name__} in {path}, {place}")
+            yield place, row
+        return
+    is_tsv = suffix_of(path) == ".tsv"
+    csv.field_size_limit(FIELD_CHARS)
+    with opened(path) as stream:
+        quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
+        reader = csv.reader(stream, delimiter="\t" if is_tsv else ",", quoting=quoting)
+        first_line = 1
+        try:
             header = next(reader, [])
+            repeated = sorted({column for column in header if header.count(column) > 1})
+            if repeated:
+                raise ValueError(
+                    f"expected distinct columns in line 1 of {path}, found {repeated[0]!r} twice: rename one"
+                )
+            first_line = reader.line_num + 1
             for values in reader:
                 if values and len(values) != len(header):
+                    what = "tab" if is_tsv else "comma" if reader.line_num == first_line else "comma or quote"
                     raise ValueError(
                         f"expected {len(header)} columns as in the first line of {path}, found {len(values)} in line "
-                        f"{reader.line_num}: there is a tab or comma too many or too few"
+                        f"{first_line}: there is a {what} too many or too few"
                     )
                 if values:
-                    yield reader.line_num, dict(zip(header, values, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"expected a {path.suffix} table in UTF-8 at {path}, found: {error}") from error
-
-
-def _object(path: Path, number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected one JSON object per line in {path}, found in line {number}: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected one JSON object per line, found {type(row).__name__} in {path}, line {number}")
-    return row
+                    yield f"line {first_line}", dict(zip(header, values, strict=True))
+                first_line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(
+                f"expected a {suffix_of(path)} table at {path}, found in the row that begins in line {first_line}: "
+                f"{error}; is a quote not closed?"
+            ) from error

@@ -7,28 +7,32 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data.text_files import JSON, json_rows, opened, suffix_of
 from dissimilarity.tables.files import replacing, sha256_of
 
 # Smaller files are hashed at every start; hashes of larger ones are cached by path, size and modification time.
 REMEMBERED_BYTES = 64 << 20
+TABLES = (".csv", ".tsv", ".parquet", ".arrow")
 
 
 class Files:
-    """Text files (UTF-8) and JSON-lines files.
+    """Text files (UTF-8) and JSON files, compressed with gzip or not.
 
-    A `.jsonl` file holds one document per line under the key `field`. Any other file is text. If it is longer than
-    `document_chars` characters, it is divided into documents of about that length, which end at blank lines if there
-    are any. Only the current document is held in memory.
+    A `.jsonl` or `.ndjson` file holds one document per line under the key `field`, a `.json` file a list of them (it is
+    read whole) or one per line. Any other file is text. If it is longer than `document_chars` characters, it is divided
+    into documents of about that length, which end at blank lines if there are any. Only the current document is held in
+    memory.
 
     Args:
         paths: Files, folders (all files below except hidden ones) or glob patterns.
-        field: Key of the text in a .jsonl file.
+        field: Key of the text in a JSON file.
         document_chars: Length in characters after which a document ends at the next blank line, and twice which it
             ends in any case.
         cache_dir: Folder for the hashes of large files; None = hash them at every start.
 
     Raises:
-        ValueError: If there is no path, a path does not exist, or a file is not what its name says.
+        ValueError: If there is no path, a path does not exist, or a file is a table; while reading, if a file is not
+            what its name says.
     """
 
     def __init__(
@@ -43,6 +47,12 @@ class Files:
         if document_chars < 1:
             raise ValueError(f"expected data.source.document_chars >= 1, found {document_chars}")
         self.files = [file for path in paths for file in _expand(path)]
+        for file in self.files:
+            if suffix_of(file) in TABLES:
+                raise ValueError(
+                    f"expected text, found the table {file}: leave it out of data.source.paths, or put it into a "
+                    "folder of its own and type data=hub data.source.name=./FOLDER data.source.text=COLUMN"
+                )
         self.field = field
         self.document_chars = document_chars
         self.cache_dir = cache_dir
@@ -50,19 +60,12 @@ class Files:
     def documents(self) -> Iterator[tuple[str, str]]:
         """Yield ("path#part", text) file by file, in the order of `paths`."""
         for file in self.files:
-            read = self._jsonl if file.suffix == ".jsonl" else self._text
-            try:
-                for part, text in enumerate(read(file)):
-                    yield f"{file}#{part}", text
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"expected UTF-8 text in {file}, found {error.reason} ({error.object[error.start : error.end]!r}): "
-                    f"convert it (iconv -t utf-8) or remove it from data.source.paths"
-                ) from error
+            read = self._json if suffix_of(file) in JSON else self._text
+            for part, text in enumerate(read(file)):
+                yield f"{file}#{part}", text
 
     def _text(self, file: Path) -> Iterator[str]:
-        # newline="" keeps line ends as they are, so that decoded tokens equal the file.
-        with file.open(encoding="utf-8", newline="") as stream:
+        with opened(file) as stream:
             lines, length = [], 0
             # A limit on readline bounds memory for a file without line ends.
             while line := stream.readline(self.document_chars):
@@ -75,31 +78,28 @@ class Files:
             if lines:
                 yield "".join(lines)
 
-    def _jsonl(self, file: Path) -> Iterator[str]:
-        with file.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"expected one JSON object per line in {file}, found in line {number}: {error}"
-                    ) from error
-                text = row.get(self.field) if isinstance(row, dict) else None
-                if not isinstance(text, str):
-                    found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
-                    raise ValueError(
-                        f"expected text under the key {self.field!r}, found {found} in {file}, line {number}: "
-                        f"type data.source.field=KEY"
-                    )
+    def _json(self, file: Path) -> Iterator[str]:
+        for place, row in json_rows(file):
+            text = row.get(self.field) if isinstance(row, dict) else None
+            if isinstance(text, str):
                 yield text
+            elif isinstance(row, dict) and self.field in row:
+                raise ValueError(
+                    f"expected text under the key {self.field!r}, found {json.dumps(text)[:80]} in {file}, {place}: "
+                    "fill it in or delete it"
+                )
+            else:
+                found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+                raise ValueError(
+                    f"expected text under the key {self.field!r}, found {found} in {file}, {place}: "
+                    "type data.source.field=KEY"
+                )
 
     def fingerprint(self) -> str:
         """Return a sha256 of the contents in order and of how they are divided, but not of names and places."""
         digest = hashlib.sha256(json.dumps([self.field, self.document_chars]).encode())
         for file in self.files:
-            digest.update(b"jsonl" if file.suffix == ".jsonl" else b"text")
+            digest.update(b"json" if suffix_of(file) in JSON else b"plain")
             digest.update(self._digest(file).encode())
         return f"files:{digest.hexdigest()}"
 

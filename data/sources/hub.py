@@ -1,9 +1,16 @@
 """Any text data set of the Hugging Face hub, streamed."""
 
 import gc
+import hashlib
 import json
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
+
+from dissimilarity.tables.files import sha256_of
+
+HASHED_BYTES = 64 << 20
+"""Larger files of a local folder are told apart by size and time of change, because hashing takes seconds."""
 
 
 def check_name(name: str, key: str) -> None:
@@ -19,9 +26,9 @@ def check_name(name: str, key: str) -> None:
 class Hub:
     """A data set by name, streamed with the library `datasets`, which downloads only what is read.
 
-    Training a tokenizer reads it twice, once for the tokenizer and once for packing. The fingerprint is the request
-    (name, config, split, revision) rather than the contents, so that packed data needs no network; give a `revision` to
-    pin the contents too.
+    Training a tokenizer reads it twice, once for the tokenizer and once for packing. The fingerprint of a data set on
+    the hub is the request (name, config, split, revision) rather than the contents, so that packed data needs no
+    network; give a `revision` to pin the contents too. That of a local folder follows the contents of its files.
 
     Args:
         name: "organization/name" on the hub, or a local folder in the layout of the hub.
@@ -58,6 +65,11 @@ class Hub:
         """Yield (row number, text)."""
         for number, row in enumerate(self._rows()):
             text = row.get(self.text)
+            if text is None and self.text in row:
+                raise ValueError(
+                    f"expected text in column {self.text!r} of {self.name!r}, found null in row {number}: delete the "
+                    f"row, or read only those before it with data.source.max_documents={number}"
+                )
             if not isinstance(text, str):
                 raise ValueError(
                     f"expected text in column {self.text!r} of {self.name!r}, found columns {sorted(row)}: "
@@ -87,6 +99,18 @@ class Hub:
             ) from error
 
     def fingerprint(self) -> str:
-        """Return the request as JSON."""
-        request = [self.name, self.config, self.split, self.text, self.revision, self.max_documents]
-        return f"hub:{json.dumps(request)}"
+        """Return the request as JSON, with a hash of the contents instead of the name if it is a local folder."""
+        folder = Path(self.name)
+        name = _digest(folder) if folder.is_dir() else self.name
+        return f"hub:{json.dumps([name, self.config, self.split, self.text, self.revision, self.max_documents])}"
+
+
+def _digest(folder: Path) -> str:
+    """Return a sha256 over the names and contents of the files of a folder, which changes with any of them."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        status = file.stat()
+        large = status.st_size > HASHED_BYTES
+        content = f"{status.st_size} {status.st_mtime_ns}" if large else sha256_of(file)
+        digest.update(f"{file.relative_to(folder).as_posix()}\n{content}\n".encode())
+    return digest.hexdigest()

@@ -184,16 +184,16 @@ class DiskSpill:
     def __init__(self, folder: Path) -> None:
         self.folder, self.in_memory, self.files = folder, 0, 0
 
-    def kept(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
+    def store(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
         """Keep the chunks of one model, which are read one by one."""
-        kept: Chunks = []
+        stored: Chunks = []
         waiting: Chunks = []
         for chunk in chunks:
             waiting.append(chunk)
             if _nbytes(waiting) >= FILE_SIZE:
-                kept += self._keep(waiting)
+                stored += self._keep(waiting)
                 waiting = []
-        return kept + self._keep(waiting)
+        return stored + self._keep(waiting)
 
     def _keep(self, chunks: Chunks) -> Chunks:
         size = _nbytes(chunks)

@@ -12,9 +12,16 @@ from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
-from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
 from dissimilarity.comparison.wide_sites import wide_sites
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
@@ -51,7 +58,7 @@ def compare(
     b: Source,
     tokens: Tokens = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -98,7 +105,7 @@ def compare(
     >>> round(table["value"][0].as_py(), 6)
     1.0
     """
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
@@ -146,7 +153,7 @@ def _groups(measures: Sequence[Measure], sides: Sequence[Opened], plan: Plan) ->
 def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]:
     """Compute the norms of one side's samples, by name and site, from a pass over it."""
     source, inputs, sites = side
-    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of(source))
+    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of_sources(source))
     return {(name, site): norms for site, norms in norms_of(chunks).items()}
 
 
@@ -154,7 +161,7 @@ def _compared(
     a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
 ) -> Records:
     """Compare two sides in one pass over both."""
-    device = device_of(a[0], b[0])
+    device = device_of_sources(a[0], b[0])
 
     def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
         source, inputs, _ = side

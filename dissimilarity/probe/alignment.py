@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import call
+from dissimilarity.capture.call import call
 from dissimilarity.probe.padded_inputs import PaddedInputs
 
 Unit = Literal["word", "token"]
@@ -118,14 +118,14 @@ class Alignment:
 
     Attributes:
         a, b: the readings of the two models.
-        kept: indices of the texts that are compared.
+        rows: indices of the texts that are compared.
         unit: what ends at the common boundaries that count.
         share_a, share_b: share of the tokens with text, over all texts, that end a unit that is compared.
     """
 
     a: Reading
     b: Reading
-    kept: tuple[int, ...]
+    rows: tuple[int, ...]
     unit: Unit
     share_a: float
     share_b: float
@@ -142,12 +142,12 @@ class Alignment:
 
     def part(self, sequences: Sequence[int]) -> "Alignment":
         """Return the alignment of some of the sequences; the shares stay those of all texts."""
-        kept = tuple(self.kept[index] for index in sequences)
-        return replace(self, a=self.a.part(sequences), b=self.b.part(sequences), kept=kept)
+        indices = tuple(self.rows[index] for index in sequences)
+        return replace(self, a=self.a.part(sequences), b=self.b.part(sequences), rows=indices)
 
     def swapped(self) -> "Alignment":
         """Return the alignment with the two models exchanged."""
-        return Alignment(self.b, self.a, self.kept, self.unit, self.share_b, self.share_a)
+        return Alignment(self.b, self.a, self.rows, self.unit, self.share_b, self.share_a)
 
 
 def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word", take: Take = "last") -> Alignment:
@@ -183,29 +183,29 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     if unit == "word":
         common = [sorted(word_ends(text).intersection(places)) for places, text in zip(common, texts, strict=True)]
     units = sorted(map(len, common))[int(SEQUENCES_LOST * len(common))] if common else 0
-    kept = [row for row, places in enumerate(common) if len(places) >= units > 0]
-    if len(kept) < 2:
+    rows = [row for row, places in enumerate(common) if len(places) >= units > 0]
+    if len(rows) < 2:
         raise ValueError(
             f"the two models' tokens have no common boundary at the end of a {unit} in most of the {len(texts)} texts; "
             "pass longer texts, or take every common boundary (unit='token')"
         )
     readings, shares = [], []
     for side, side_ends in zip((a, b), ends, strict=True):
-        spans = [_token_spans([side_ends[row][end] for end in common[row]], units) for row in kept]
+        spans = [_token_spans([side_ends[row][end] for end in common[row]], units) for row in rows]
         counts = side.spans[..., 0] < side.spans[..., 1]
-        shares.append(len(kept) * units / int(counts.sum()))
+        shares.append(len(rows) * units / int(counts.sum()))
         readings.append(
             Reading(
-                tokens=side.tokens[kept],
-                mask=None if side.mask is None else side.mask[kept],
+                tokens=side.tokens[rows],
+                mask=None if side.mask is None else side.mask[rows],
                 first=torch.tensor([[first for first, _ in text_spans] for text_spans in spans]),
                 last=torch.tensor([[last for _, last in text_spans] for text_spans in spans]),
-                counts=counts[kept],
+                counts=counts[rows],
                 take=take,
                 length=max(a.tokens.shape[1], b.tokens.shape[1]),
             )
         )
-    return Alignment(readings[0], readings[1], tuple(kept), unit, *shares)
+    return Alignment(readings[0], readings[1], tuple(rows), unit, *shares)
 
 
 def word_ends(text: str) -> set[int]:

@@ -196,13 +196,13 @@ class ProbeSet:
         allowed = self.control.positions(activation.shape[1])
         if not self.control.drop_top_norm:
             return activation[:, allowed.to(activation.device)]
-        kept = self.kept_positions
-        if kept is None or kept.shape[1] != len(allowed) - self.control.drop_top_norm:
+        remaining = self.kept_positions
+        if remaining is None or remaining.shape[1] != len(allowed) - self.control.drop_top_norm:
             raise ValueError(
                 f"control.drop_top_norm={self.control.drop_top_norm}: no norms say which of {activation.shape[1]} "
                 "positions to drop; choose sites of as many positions as the others have"
             )
-        index = allowed[kept[sequences]].to(activation.device)
+        index = allowed[remaining[sequences]].to(activation.device)
         return activation.take_along_dim(index[..., None], 1)
 
     def for_norms(self) -> "ProbeSet":
@@ -257,11 +257,9 @@ def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
         **options: attributes of a probe set.
 
     Raises:
-        ValueError: keywords beside a probe set, which has them already, or the old name of one.
+        ValueError: keywords beside a probe set, which has them already.
         TypeError: an unknown keyword.
     """
-    if "groups" in options:
-        raise ValueError("groups: this argument is called n_units; pass n_units=16")
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")

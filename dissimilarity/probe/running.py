@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import MASKS, call, mask_argument
+from dissimilarity.capture.call import MASKS, call, mask_argument
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.sites import describe
 from dissimilarity.probe.padded_inputs import PaddedInputs

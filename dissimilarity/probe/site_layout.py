@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import call
+from dissimilarity.capture.call import call
 from dissimilarity.capture.hooks import capture, first_result
 from dissimilarity.capture.sites import locate
 
@@ -188,7 +188,7 @@ def _made(module: nn.Module, result: object) -> Made | None:
         if len(module.normalized_shape) > 1:
             return None
         # Subclasses for images have their channels first (torchvision), or either by an option (ConvNeXt).
-        size = list(module.normalized_shape)[0]
+        size = next(iter(module.normalized_shape))
         fits = [place for place, dim in (("first", 1), ("last", -1)) if result.shape[dim] == size]
         if getattr(module, "data_format", "") == "channels_first" or fits == ["first"]:
             return Made("first", size, result)

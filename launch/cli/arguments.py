@@ -122,10 +122,11 @@ CALLBACKS = {
 
 TRACKERS = {
     "tracker.RunTracker": {
-        "groups": whole(2),
+        "n_units": whole(2),
         "every": whole(1),
         "heatmap_every": whole(1),
         "budget": PART_OF_ALL,
+        "pool": one_of("none", "mean", "first", "last"),
         "precision": READ_IN,
         "sites": SITES,
         "folder": FOLDER,

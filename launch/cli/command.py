@@ -8,8 +8,10 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+import settings
 from callbacks.signals import Stopped
-from launch.cli.compose import check, searched
+from launch.cli.check import check
+from launch.cli.compose import compose, searched
 from launch.cli.help import page
 from launch.cli.messages import report
 from launch.cli.streams import make_unbreakable
@@ -39,8 +41,11 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
         if args.help:
             print(page(searched(args), config_name), end="")
             return 0
+        if args.cfg and args.resolve and config_name == "train":  # else the folders would be those of a run "None"
+            name = [f"name={settings.run_name(compose(args.overrides))}"]
+            sys.argv[1:] = with_overrides(sys.argv[1:], name, args.overrides)
         if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
-            check(args, config_name)
+            sys.argv[1:] = with_overrides(sys.argv[1:], check(args, config_name), args.overrides)
         hydra_main()
     except Exception as error:
         return report(error, args.overrides, config_name)[0]
@@ -65,6 +70,17 @@ def flags_first(arguments: list[str]) -> list[str]:
     """
     flags = [argument for argument in arguments if argument in MULTIRUN]
     return flags[:1] + [argument for argument in arguments if argument not in MULTIRUN]
+
+
+def with_overrides(arguments: list[str], more: list[str], overrides: list[str]) -> list[str]:
+    """Put overrides beside those of a command line, for the same reason.
+
+    Example:
+        >>> with_overrides(["-m", "seed=0,1", "--config-dir", "x"], ["name=a"], ["seed=0,1"])
+        ['-m', 'name=a', 'seed=0,1', '--config-dir', 'x']
+    """
+    place = arguments.index(overrides[0]) if overrides else len(arguments)
+    return [*arguments[:place], *more, *arguments[place:]]
 
 
 def check_modules(root: Path = ROOT) -> None:

@@ -9,28 +9,31 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-import settings
 from callbacks import signals
 from callbacks.interrupted import Interrupted, OutOfTime
 from launch.cli.consent import named
 from launch.cli.messages import report
-from launch.cli.sweep import COLUMNS, in_sweep, write_status
+from launch.cli.sweep import COLUMNS, begin_status, in_search, in_sweep, job_name, write_status
 from launch.run.ranks import is_first
 from trusted import naming
 
 
-def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
+def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> float | None:
     """Run `train(cfg)`.
+
+    Returns:
+        The number that `optimized_metric` names, for a sweeper such as Optuna; None if the run has none.
 
     Raises:
         SystemExit: If it did not finish. In a sweep only after a signal: a failed job leaves its status, and the next
             job runs.
     """
     signals.take_over()  # again, because a launcher may run jobs in its own processes
-    name, start_time = settings.run_name(cfg), time.monotonic()
+    name = cfg.name = job_name(cfg)
+    start_time = time.monotonic()
     if in_sweep():
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
-    write_status(run=name, status="running")
+    begin_status(name)
     try:
         with naming(named(cfg)):
             summary = train(cfg)
@@ -41,11 +44,14 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> None:
         code = _ended(error, name, seconds=time.monotonic() - start_time)
         if in_sweep() and code < 128:
             _stop_where_asked()
-            return
+            return None
         sys.exit(code)
+    value = None
     if is_first():
         _finished(cfg, summary)
+        value = _optimized(cfg, summary)
     _stop_where_asked()
+    return value
 
 
 def _stop_where_asked() -> None:
@@ -71,6 +77,20 @@ def _ended(error: Exception, name: str, seconds: float) -> int:
     code, message = report(error, HydraConfig.get().overrides.task)
     write_status(status="failed", message=message, seconds=round(seconds, 1))
     return code
+
+
+def _optimized(cfg: DictConfig, summary: dict[str, Any]) -> float | None:
+    from launch.run.optimized import optimized
+
+    try:
+        value = optimized(cfg.optimized_metric, Path(cfg.runs_dir) / summary["run"], summary)
+    except ValueError as error:
+        if in_search():
+            _ended(error, summary["run"], summary["seconds"])
+        return None
+    if in_search() and cfg.optimized_metric not in COLUMNS:
+        write_status(optimized=value)
+    return value
 
 
 def _finished(cfg: DictConfig, summary: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "probe.precision": READ_IN,
         "track.budget": PART_OF_ALL,
         "checkpoints.keep": one_of("all", "every", "last"),
+        "optimized_metric": text("the name of a number, such as val_loss"),
         **COMPARED,
         "task": PART,
         "model": PART,

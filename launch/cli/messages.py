@@ -1,10 +1,10 @@
 """Turns what Hydra and OmegaConf raise over a command line into what to type instead."""
 
-import difflib
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -12,16 +12,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.cli.compose import CONF, compose, groups
+from launch.cli.reference import choices
 from launch.cli.renamed import renamed_key, renamed_value
+from launch.cli.suggestions import dotted_keys, nearest, suggestions
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+EXAMPLES = {"train": "width=256 or model=gelu", "analyze": "study=compare or models=[runs/a,runs/b]"}
+PLUGINS = ("joblib", "optuna", "submitit_local", "submitit_slurm")
 
 USER_ERROR = 2
 
 
 def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
-    """Prints an error: a message where the user can mend it, else the traceback.
+    """Print an error: a message where the user can mend it, else the traceback.
 
     Returns:
         The exit code (`USER_ERROR`, or 1) and the message.
@@ -32,6 +35,10 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         message = explain(error, list(overrides), config_name)
         print(message, file=sys.stderr)
         return USER_ERROR, message
+    if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):  # raised by Optuna
+        message = "no job of this sweep has a result to optimize; the table says why"
+        print(message, file=sys.stderr)
+        return 1, message
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         print(message, file=sys.stderr)
@@ -45,7 +52,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
-    """A message without a traceback for an error in the command line.
+    """Return a message without a traceback for an error in the command line.
 
     Args:
         error: what composing or validating raised.
@@ -53,7 +60,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
         config_name: the primary config, for telling which keys there are.
     """
     if isinstance(error, OverrideParseException):
-        return _unreadable(error)
+        return _unreadable(error, config_name)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error)
     message = f"{error}\n{error.__cause__ or ''}"
@@ -78,28 +85,26 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
     return str(error)
 
 
-def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
-    """The words most like `word`, best first; none if none is like it."""
-    return difflib.get_close_matches(word, words, count, cutoff=0.5)
-
-
 def _full_key(message: str) -> str:
     key = re.search(r"full_key: (\S+)", message)
     return key.group(1) if key else "?"
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether one of our own checks raised it: what a library raises is a fault of ours, and shows its traceback."""
+    """Return whether one of our own checks raised it; an error of a library shows its traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return CONF.parent in raised_in.parents and "site-packages" not in raised_in.parts
 
 
-def _unreadable(error: OverrideParseException) -> str:
+def _unreadable(error: OverrideParseException, config_name: str) -> str:
     override = error.override
     if override.startswith("-"):
         return f"{override}: flags such as -m go first or last on the command line"
     if "=" not in override:
-        return f"{override}: expected KEY=VALUE, such as width=256 or model=gelu"
+        fitting = [f"{group}={override}" for group in groups(config_name) if override in choices(group)]
+        if fitting:
+            return f"{override}: expected KEY=VALUE; did you mean {' or '.join(fitting)}?"
+        return f"{override}: expected KEY=VALUE, such as {EXAMPLES[config_name]}"
     key, value = override.split("=", 1)
     return (
         f"{override}: the value cannot be read ({error.message.splitlines()[0]}).\n"
@@ -115,31 +120,50 @@ def _no_choice(error: MissingConfigException) -> str:
         return str(error).splitlines()[0]
     if not options and not (CONF / group).is_dir():
         return str(error)
-    if choice in PLUGINS and group == "hydra/launcher":
-        return f'{group}={choice}: this launcher is not installed: pip install -e ".[sweep]"'
+    if choice in PLUGINS and group in ("hydra/launcher", "hydra/sweeper"):
+        return f'{group}={choice}: this {group[6:]} is not installed; type pip install -e ".[sweep]"'
     if present := renamed_value(group, choice):
         return f"{group}={choice}: the name is now {group}={present}"
     near = nearest(choice, options, 1)
     hint = f"; did you mean {group}={near[0]}?" if near else ""
+    measures = nearest(choice, list(choices("measure")), 1) if group == "measures" else []
+    if measures and (not near or choice in measures):
+        hint = f"; for this measure alone type measures=none +measure@measures.{measures[0]}={measures[0]}"
     return f"{group}={choice}: no such choice{hint}\n{group} can be: {', '.join(options)}"
 
 
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
-    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-    keys = list(dict.fromkeys([*_keys(_with_choices(overrides, config_name)), *groups(config_name)]))
+    argument = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    cfg = _with_choices(overrides, config_name)
+    keys = list(dict.fromkeys([*dotted_keys(cfg), *groups(config_name)]))
     if present := renamed_key(key, keys):
-        return f"{given}: there is no key {key}; its name is now {present}"
-    parent, _, leaf = key.rpartition(".")
-    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
-    near = [f"{parent}.{word}" if parent else word for word in nearest(leaf, [k.rpartition(".")[2] for k in siblings])]
-    near = near or nearest(key, keys) or [k for k in keys if k.rpartition(".")[2] == leaf][:3]
+        return f"{argument}: there is no key {key}; its name is now {present}"
+    if having := _choices_with(key, config_name):
+        return (
+            f"{argument}: there is no key {key} with this choice of {key.partition('.')[0]}; it belongs to "
+            f"{', '.join(having)}: leave it out, or type one of those"
+        )
+    near = suggestions(key, cfg, keys)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    parent = key.rpartition(".")[0]
+    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
     where = f"{parent} has" if siblings and parent else "keys are"
     return (
-        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
+        f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
         "To give a constructor an argument that its YAML leaves out, put + before the key"
     )
+
+
+def _choices_with(key: str, config_name: str) -> list[str]:
+    """Return the choices of a key's group that have the key, as they are typed; they are composed one by one."""
+    group = key.partition(".")[0]
+    having = []
+    for choice in choices(group) if group in groups(config_name) and "." in key else ():
+        with suppress(HydraException, OmegaConfBaseException):
+            if key in dotted_keys(compose([f"{group}={choice}"], config_name)):
+                having.append(f"{group}={choice}")
+    return having
 
 
 def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
@@ -149,20 +173,3 @@ def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:
         return compose(choices, config_name)
     except (HydraException, OmegaConfBaseException):
         return compose([], config_name)
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all keys, inner nodes included."""
-    names = []
-    for key in cfg:
-        name = f"{prefix}{key}"
-        names.append(name)
-        node = cfg._get_node(key)
-        if (
-            isinstance(node, DictConfig)
-            and not node._is_none()
-            and not node._is_interpolation()
-            and not node._is_missing()
-        ):
-            names += _keys(node, f"{name}.")
-    return names

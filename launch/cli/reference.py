@@ -26,7 +26,7 @@ INNER = {"data": ("data/tokenizer", "data.tokenizer."), "measures": ("measure", 
 """Groups that the choices of another group are composed of, and the place of their keys."""
 DIFFERENT = ("data", "study")
 """Groups whose choices have keys of their own; the choices of any other group share theirs."""
-PRESETS = ("experiment", "debug")
+PRESETS = ("experiment", "hparams_search", "debug")
 """Groups whose choices only set keys that are documented elsewhere."""
 BY_CHOICE = "depends on the choice"
 TYPES = r"(a |an )?(dict|list|module|source|str|int|float|bool)\b"
@@ -104,7 +104,7 @@ def merged(keys: Iterable[Key]) -> list[Key]:
     defaults: dict[Key, set[str]] = {}
     for key in keys:
         defaults.setdefault(replace(key, default=""), set()).add(key.default)
-    return [replace(key, default=found.pop() if len(found) == 1 else BY_CHOICE) for key, found in defaults.items()]
+    return [replace(key, default=values.pop() if len(values) == 1 else BY_CHOICE) for key, values in defaults.items()]
 
 
 def page() -> str:

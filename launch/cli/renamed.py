@@ -1,4 +1,4 @@
-"""Former names of keys and values, so that a command that uses one is told the present name."""
+"""Former names of keys and values, and those of other programs, so that a command is told the present name."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,9 +6,20 @@ from typing import Any
 KEYS: dict[str, tuple[str, ...]] = {
     "groups": ("reference_groups",),
     "start": ("init_from",),
+    "callbacks.tracker.groups": ("callbacks.tracker.n_units",),
     "study.groups": ("study.n_units", "study.reference_groups"),
 }
 """Former key -> present ones; which of them a command has depends on its other choices."""
+
+ELSEWHERE = {
+    **dict.fromkeys(("batch", "bs", "train_batch_size", "per_device_train_batch_size"), "batch_size"),
+    **dict.fromkeys(("block_size", "context", "max_length", "max_seq_length", "seq_len"), "n_ctx"),
+    **dict.fromkeys(("epochs", "max_epochs", "num_train_epochs", "steps", "max_iters", "num_steps"), "max_steps"),
+    **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), "width"),
+    **dict.fromkeys(("layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers"), "depth"),
+    **{"learning_rate": "lr", "device": "accelerator", "gpus": "devices", "wd": "weight_decay"},
+}
+"""Names that other programs give to keys."""
 
 VALUES: dict[tuple[str, Any], str] = {
     ("study", "generalisation"): "generalization",

@@ -1,7 +1,9 @@
 """The jobs of a sweep: each leaves its status, and the sweep ends with a table of them."""
 
 import csv
+import hashlib
 import io
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+import settings
+from launch.cli.tables import FittedTable
+from launch.run.config_file import read_yaml
 from launch.run.folder import read_json, write_json, write_text
 
-NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy")
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy", "optimized")
 """Results by which jobs are compared; the table shows those that its task has."""
+SEARCHED = "optimization_results.yaml"
+"""What the sweeper for Optuna leaves in the folder of a sweep."""
 COLUMNS = ("run", "status", "steps", *NUMBERS, "seconds", "message")
 
 
 def in_sweep() -> bool:
     """Return whether this process runs a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def in_search() -> bool:
+    """Return whether a sweeper such as Optuna reads the number that this job returns."""
+    return in_sweep() and HydraConfig.get().sweeper._target_ != BASIC
 
 
 def typed_overrides() -> list[str]:
@@ -41,11 +53,54 @@ def side_by_side() -> bool:
     return in_sweep() and not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher")
 
 
+def job_name(cfg: DictConfig) -> str:
+    """Return the name of a job's run: the usual one, with what the sweep varies and the usual one does not tell.
+
+    `launch/cli/check.py` lists the keys that the usual name tells, or that have one value.
+    """
+    name = settings.run_name(cfg)
+    if cfg.name or not in_sweep():
+        return name
+    said = HydraConfig.get().job.config.override_dirname.exclude_keys
+    pairs = [override.lstrip("+").partition("=")[::2] for override in typed_overrides()]
+    swept = {key.partition("@")[0]: value for key, value in pairs if key.partition("@")[0] not in said}
+    leaves = [key.rpartition(".")[2] for key in swept]
+    parts = [
+        _part(leaf if leaves.count(leaf) == 1 else key, value)
+        for leaf, (key, value) in zip(leaves, swept.items(), strict=True)
+    ]
+    return "-".join([name, *parts])
+
+
+def _part(key: str, value: str) -> str:
+    """Return a key and its value as part of a name; a value that a name cannot hold is told by its hash.
+
+    Example:
+        >>> _part("batch_size", "8"), _part("optim", "adamw"), _part("lr", "0.006340793668367881")
+        ('batch_size8', 'optim-adamw', 'lr0.00634079')
+    """
+    if re.fullmatch(r"-?\d+\.\d{7,}(e-?\d+)?", value):  # drawn by a sampler
+        value = f"{float(value):.6g}"
+    shown = re.sub(r"[^\w.+-]+", "_", value).strip("_")[:40]
+    is_exact = shown == value
+    digest = "" if is_exact else f"-{hashlib.sha256(value.encode()).hexdigest()[:4]}"
+    return re.sub(r"[^\w.-]", "_", key) + ("" if shown[:1].isdigit() else "-") + shown + digest
+
+
+def begin_status(run: str) -> None:
+    """Write a new status.json of this job; do nothing outside of a sweep."""
+    if in_sweep():
+        write_json(_status_path(), {"run": run, "status": "running"})
+
+
 def write_status(**values: Any) -> None:
     """Merge `values` (see `COLUMNS`) into the job's status.json; do nothing outside of a sweep."""
     if in_sweep():
-        path = Path(HydraConfig.get().runtime.output_dir) / "status.json"
-        write_json(path, {**read_json(path), **values})
+        write_json(_status_path(), {**read_json(_status_path()), **values})
+
+
+def _status_path() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir) / "status.json"
 
 
 class SweepTable(Callback):
@@ -61,6 +116,7 @@ class SweepTable(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the folder in which the jobs write their status."""
         self._folder = Path(config.hydra.sweep.dir)
+        (self._folder / SEARCHED).unlink(missing_ok=True)
         SweepTable.current = self
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -75,6 +131,8 @@ class SweepTable(Callback):
         statuses = [_final(read_json(path)) for path in sorted(folder.glob("*/status.json"), key=_number)]
         _write_table(folder / "table.csv", statuses)
         print_table(statuses, title=str(folder))
+        if (folder / SEARCHED).exists():
+            _print_best(read_yaml(folder / SEARCHED))
         SweepTable.failed = any(status.get("status") == "failed" for status in statuses)
 
 
@@ -85,16 +143,15 @@ def _final(status: dict[str, Any]) -> dict[str, Any]:
 
 def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     """Print one row per job."""
-    table = Table(title=title, title_justify="left")
     numbers = [key for key in NUMBERS if any(status.get(key) is not None for status in statuses)]
     shown = [key.replace("_per_", "/").replace("_", " ") for key in numbers]
+    table = FittedTable(escape(title), names=["run"], drop=["steps", "time", *shown[:0:-1]])
     for column in ("run", "status", "steps", *shown, "time"):
-        # An ellipsis would hide the ends of names, which is where they differ.
-        table.add_column(column, justify="left" if column in ("run", "status") else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in ("run", "status") else "right")
     for status in statuses:
         color = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
         table.add_row(
-            str(status.get("run", "")),
+            escape(str(status.get("run", ""))),
             f"[{color}]{status.get('status', '')}[/{color}]",
             str(status.get("steps", "")),
             *(_number_text(status.get(key)) for key in numbers),
@@ -107,6 +164,13 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
         if status.get("status") == "failed":
             first_line = str(status.get("message")).splitlines()[0]
             terminal.print(f"[red]{status.get('run')}[/red]: {escape(first_line)}", soft_wrap=True)
+
+
+def _print_best(results: dict[str, Any]) -> None:
+    """Print the overrides of the best job of a search."""
+    if "best_params" in results:
+        overrides = " ".join(f"{key}={value}" for key, value in results["best_params"].items())
+        Console(highlight=False).print(f"best: [cyan]{escape(overrides)}[/cyan] ({results['best_value']:.4g})")
 
 
 def _write_table(path: Path, statuses: list[dict[str, Any]]) -> None:

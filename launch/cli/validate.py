@@ -162,6 +162,16 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
     )
 
 
+def _optimized(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a curve of a reference that is not listed; other names show only after the training."""
+    name, curves = cfg.optimized_metric, [f"dissimilarity/{uri}/" for uri in cfg.references]
+    if name.startswith("dissimilarity/") and not name.startswith(tuple(curves)):
+        yield (
+            f"optimized_metric={name}: expected dissimilarity/REFERENCE/MEASURE/SITE with a reference out of "
+            f"references=[{','.join(cfg.references)}]"
+        )
+
+
 def _groups(cfg: DictConfig) -> Iterator[str]:
     """Yield a line per reference group with an unusable name, an unlisted member, or a member of another group."""
     listed = ",".join(cfg.references)
@@ -217,6 +227,16 @@ def _batch(cfg: DictConfig) -> Iterator[str]:
     )
 
 
+def _epochs(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a number of epochs that would be ignored: without a limit, one epoch is the whole training."""
+    epochs, limit = cfg.trainer.get("max_epochs"), cfg.trainer.get("limit_train_batches")
+    if epochs not in (None, -1) and limit is None and not cfg.trainer.get("overfit_batches"):
+        yield (
+            f"trainer.max_epochs={epochs}: batches follow from seed and step, so a training has no epochs; "
+            f"type its number of steps, such as trainer.max_steps={cfg.trainer.max_steps}"
+        )
+
+
 def _dev_run(cfg: DictConfig) -> Iterator[str]:
     """Yield a line for Lightning's fast_dev_run, which leaves a folder without tables and checkpoints."""
     if cfg.trainer.get("fast_dev_run"):
@@ -227,7 +247,8 @@ def _dev_run(cfg: DictConfig) -> Iterator[str]:
 
 
 def _stitching(cfg: DictConfig) -> Iterator[str]:
-    if "stitching" in cfg.callbacks and settings.classifies(cfg):
+    targets = [node.get("_target_") for node in cfg.callbacks.values()]
+    if "callbacks.stitching.RunStitching" in targets and settings.classifies(cfg):
         yield (
             "callbacks=stitching task=classify: the stitching penalty is a next-token loss, which a classifier does "
             "not have; type callbacks=default (python analyze.py study=generalization stitches classifiers)"
@@ -255,7 +276,20 @@ def _size(cfg: DictConfig) -> Iterator[str]:
 
 
 ACROSS = {
-    "train": (_heads, _rotary, _groups, _twice, _probe, _control, _name, _batch, _dev_run, _stitching),
+    "train": (
+        _heads,
+        _rotary,
+        _optimized,
+        _groups,
+        _twice,
+        _probe,
+        _control,
+        _name,
+        _batch,
+        _epochs,
+        _dev_run,
+        _stitching,
+    ),
     "analyze": (_models, _size, _twice, _control, _name),
 }
 """Rules over several keys, each of which is valid by itself."""

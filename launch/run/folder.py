@@ -15,6 +15,7 @@ State = Literal["new", "continued", "finished"]
 # Keys that may change between two starts of a run, with the reason why that changes nothing that is computed.
 EXEMPT = {
     "overwrite": "a command, not a property of the run",
+    "optimized_metric": "what a sweep reads from the finished run",
     "logger": "loggers show what the tables hold",
     "runs_dir": "the place of the folder, not its content",
     "data.cache_dir": "packed data is the same everywhere, and its fingerprint is compared",
@@ -83,7 +84,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
     earlier = read_yaml(saved)
-    if not RUN_KEYS <= earlier.keys():
+    if not RUN_KEYS.issubset(earlier):
         raise ValueError(
             f"{folder} is not the folder of a run (its config.yaml is not that of a run): "
             "choose another name with name=..."

@@ -15,23 +15,24 @@ import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import device_of as device_of_net
-from dissimilarity.capture.hooks import undisturbed
+from dissimilarity.capture.hooks import device_of, undisturbed
 from dissimilarity.comparison.saved import Source
+from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.pooling import real_positions
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
-from launch.machine import device_of
-from launch.run.alignment import ProbeText, context_of
+from launch.machine import training_device
+from launch.run.alignment import ProbeText
 from launch.run.folder import resolved
 from models import references
 from models.references import Reference
 from models.saved import holds_net
 from studies.common.runs import config_of, entry
 
+FILES = "data.sources.files.Files"
 PROBE = {"sequences": 32, "length": 64, "split": "val"}
 
 
@@ -59,7 +60,7 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
         ValueError: A URI is listed twice, or its model is missing or broken.
     """
     check_uris(uris, runs_dir)
-    place = device_of(device)
+    place = training_device(device)
     return [_subject(uri, label, runs_dir, place) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
@@ -182,7 +183,8 @@ def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> Shar
 def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
     """Return the probe set on which models are run; an empty one if no model is.
 
-    The text comes from the first model's run, or from `data=`. It is tokenized as the models do. If their tokenizers
+    The text comes from the first model's run, or from `data=`; of a user's own files, all of it unless `probe.split`
+    says otherwise. It is tokenized as the models do. If their tokenizers
     differ, the first model in the folder of a run decides, or `data=` itself. The keys `probe.*` that the user leaves
     open are those of that run.
 
@@ -192,7 +194,8 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
     models = {subject.label: subject.reference for subject in subjects if subject.reference is not None}
     if not models:
         return SharedProbe(None, None, None, None, frozenset(), {})
-    data, run, defaults = data_of(cfg, list(models.values()))
+    is_file = bool(cfg.data) and cfg.data.source._target_ == FILES and cfg.probe.split is None
+    data, run, defaults = data_of(cfg, list(models.values()), **({"val_fraction": None} if is_file else {}))
     same = frozenset(label for label, model in models.items() if references.same_tokenizer(model, data.tokenizer))
     keys = {key: defaults[key] if cfg.probe[key] is None else cfg.probe[key] for key in PROBE}
     for label, model in models.items():
@@ -202,7 +205,8 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
             raise ValueError(
                 f"probe.length={keys['length']}: {uri} reads at most {longest} tokens; type probe.length={longest}"
             )
-    tokens = data.probe(**keys)
+    tokens = data.probe(keys["sequences"], keys["length"], "train" if is_file else keys["split"])
+    keys["split"] = "whole" if is_file else keys["split"]
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**keys, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
     mask = None if cfg.include_padding else mask_of(tokens, data, list(models.values()))
@@ -218,8 +222,13 @@ def mask_of(tokens: Tensor, data: Any, models: Sequence[Reference]) -> Tensor | 
     return real_positions(tokens, data.pad, data.end_is_pad) if hasattr(data, "pad") else None
 
 
-def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dict[str, Any]]:
+def data_of(cfg: DictConfig, models: Sequence[Reference], **arguments: Any) -> tuple[Any, str, dict[str, Any]]:
     """Return the data of `data=` or of the first model's run, the URI of that run, and the keys of its probe set.
+
+    Args:
+        cfg: config of analyze.py.
+        models: the models of the study.
+        **arguments: arguments of the data of `data=` that replace those of the config.
 
     Raises:
         ValueError: No run says which data to use, the data is not of this project, or a tokenizer cannot be read.
@@ -232,7 +241,7 @@ def data_of(cfg: DictConfig, models: Sequence[Reference]) -> tuple[Any, str, dic
     silence()
     if not cfg.data:
         return _data_of_run(cfg, models, config, folder), run, probe
-    data = settings.instantiate(_data_config(cfg, models))
+    data = settings.instantiate(_data_config(cfg, models), **arguments)
     data.prepare_data()
     data.setup("fit")
     return data, run, probe
@@ -263,7 +272,7 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
     with undisturbed(net):
         for batch in batches_of(tokens):
             try:
-                logits = logits_of(net(batch.to(device_of_net(net))))
+                logits = logits_of(net(batch.to(device_of(net))))
             except ValueError:
                 return math.nan, math.nan
             if logits.shape[-1] <= int(batch.max()):

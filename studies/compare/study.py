@@ -15,7 +15,7 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
 from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import select
-from launch.machine import device_of
+from launch.machine import training_device
 from launch.run.alignment import alignment_summary
 from studies.common.inputs import (
     SharedProbe,
@@ -93,7 +93,7 @@ def _compare(
     """Return the table of each pair of models."""
     options: Any = (sites_of_config(cfg), measures, pairs)
     if len(subjects) > 2:
-        device = device_of(cfg.device)
+        device = training_device(cfg.device)
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}
     else:
         models = {subject.label: subject.source for subject in subjects}

@@ -19,7 +19,7 @@ from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.figures.style import spread
 from dissimilarity.probe.outliers import control_of
-from launch.machine import device_of
+from launch.machine import training_device
 from models import references
 from models.references import steps_of
 from studies.common.inputs import (
@@ -132,7 +132,7 @@ def _compare(
         n_units: number of jackknife units of sequences.
         on_progress: called with a status message.
     """
-    sites, device = sites_of_config(cfg), device_of(cfg.device)
+    sites, device = sites_of_config(cfg), training_device(cfg.device)
     subjects = load_without_weights(uris, cfg.runs_dir, on_progress)
     layers = [sites_of(subject.source, sites) for subject in subjects]  # pyright: ignore
     if len({tuple(names) for names in layers}) > 1:

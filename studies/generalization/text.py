@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
+from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
 from studies.generalization.agreement import STATISTICS, Agreement
 from studies.generalization.clusters import LEVEL
@@ -31,9 +30,10 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(findings: Findings) -> list[Table]:
+def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return the scores of every criterion over all layers."""
-    table = Table(title="from in-distribution inputs, over all layers [95 % interval]", title_justify="left")
+    title = "from in-distribution inputs, over all layers [95 % interval]"
+    table = FittedTable(title, drop=["Spearman with the gap", "AUC"])
     for column in ("measure", "clusters", "p", "adjusted Rand index", "AUC", "Spearman with the gap"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for criterion in findings.criteria:
@@ -103,10 +103,10 @@ def _with_index(findings: Findings, criteria: Sequence[str]) -> str:
 
 def _models(findings: Findings) -> list[str]:
     truth = findings.truth
-    chosen = "" if truth.origin == "given" else ", the split on which they differ most or the one that was named"
+    criterion = "" if truth.origin == "given" else ", the split on which they differ most or the one that was named"
     names = [name for number_, name in enumerate(truth.names) if (truth.labels == number_).any()]
     lines = [
-        f"{len(findings.models)} models. Reference groups: {truth.origin}, by accuracy on {truth.split}{chosen}. "
+        f"{len(findings.models)} models. Reference groups: {truth.origin}, by accuracy on {truth.split}{criterion}. "
         "They serve only as a comparison for the clusters.",
         "",
         *table_head("split", "all models, lowest to highest", *names, "difference"),

@@ -14,13 +14,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from dissimilarity.capture.hooks import capture
-from dissimilarity.capture.hooks import device_of as device_of_net
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.outliers import Control, control_of
-from launch.machine import device_of
+from launch.machine import training_device
 from studies.common.inputs import (
     SharedProbe,
     Subject,
@@ -121,7 +120,7 @@ def _compare(
 
     Only one model is in memory at a time.
     """
-    sites, device, tokens = sites_of_config(cfg), device_of(cfg.device), probe.tokens
+    sites, device, tokens = sites_of_config(cfg), training_device(cfg.device), probe.tokens
     assert tokens is not None
     options: Any = {"n_units": n_units, "mask": probe.mask}
     losses: dict[str, tuple[float, float]] = {}
@@ -160,7 +159,7 @@ def _width(net: nn.Module, sites: Any, tokens: Tensor) -> int:
     """Return the width of the last site."""
     last = sites_of(net, sites)[-1]
     with capture(net, last) as acts:
-        net(tokens[:1].to(device_of_net(net)))
+        net(tokens[:1].to(device_of(net)))
     return acts[last].shape[-1]
 
 

@@ -9,8 +9,8 @@ import torch
 from hydra._internal.utils import get_args_parser
 
 from dissimilarity import Tokenized, align
+from launch.cli.check import check
 from launch.cli.command import flags_first
-from launch.cli.compose import check
 from tests.helpers.families import family_net
 from tests.helpers.pages import PAGES, ROOT, block, blocks_of
 

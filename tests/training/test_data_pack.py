@@ -196,7 +196,7 @@ def packed_beside_others(cache_dir: str, log: str, barrier) -> None:
 
 
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=killed_while_packing, args=(str(tmp_path),))
+    process = multiprocessing.get_context("fork").Process(target=killed_while_packing, args=(str(tmp_path),))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -207,7 +207,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
 
 
 def test_processes_that_start_together_pack_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
     log = tmp_path / "log"
     arguments = (str(tmp_path / "cache"), str(log), barrier)
@@ -227,3 +227,16 @@ def test_a_split_without_documents_is_refused(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     with pytest.raises(ValueError, match="0 < data.val_fraction < 1, found 1"):
         pack(Texts(["only one"]), SPEC, str(tmp_path), 1.0)
+
+
+def test_text_without_a_validation_split_is_packed_whole(tmp_path):
+    """The probe of a study may be one short document; it has no part that must be held out from a training."""
+    source = Texts(["one two three four five six"])
+    with pytest.raises(ValueError, match="expected documents in both splits"):
+        pack(source, BytePairs(300), str(tmp_path), 0.5)
+    packed = pack(source, BytePairs(300), str(tmp_path), None)
+    again = pack(source, BytePairs(300), str(tmp_path), None)
+    assert packed.tokenizer.decode(packed.tokens["train"][1:].tolist()) == source.texts[0]
+    assert len(again.tokens["val"]) == 0 and again.meta["fingerprint"] == packed.meta["fingerprint"]
+    with pytest.raises(ValueError, match="expected documents, found none"):
+        pack(Texts([""]), BytePairs(300), str(tmp_path), None)

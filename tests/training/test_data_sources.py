@@ -1,6 +1,8 @@
 """Sources: what they yield, what they refuse, and that large files do not fill memory."""
 
+import gzip
 import itertools
+import json
 import subprocess
 import sys
 import time
@@ -164,3 +166,82 @@ def test_hub_offline_fails_at_once_and_says_what_needs_no_network(monkeypatch):
     with pytest.raises(ValueError, match="roneneldan/TinyStories.*HF_HUB_OFFLINE=1.*data=mix"):
         next(Hub("roneneldan/TinyStories").documents())
     assert time.monotonic() - begin < 5
+
+
+def test_the_fingerprint_of_a_local_folder_follows_its_contents(tmp_path):
+    """With the fingerprint of the request alone, an edited file would leave the old words in the cache."""
+    file = tmp_path / "train.jsonl"
+    write_jsonl(file, ["old words"])
+    before = Hub(str(tmp_path)).fingerprint()
+    assert Hub(f"{tmp_path}/").fingerprint() == before
+    write_jsonl(file, ["new words"])
+    assert Hub(str(tmp_path)).fingerprint() != before
+    assert [text for _, text in Hub(str(tmp_path)).documents()] == ["new words"]
+    file.write_text('{"text": "a"}\n{"text": null}\n')
+    with pytest.raises(ValueError, match="column 'text' of .*, found null in row 1: .*max_documents=1"):
+        list(Hub(str(tmp_path)).documents())
+
+
+ROWS = [{"text": "first é"}, {"text": "second"}]
+AS_LINES = "\n".join(map(json.dumps, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", AS_LINES),
+        ("a.JSONL", AS_LINES),
+        ("a.ndjson", AS_LINES.replace("\n", "\r\n\r\n")),
+        ("a.json", AS_LINES),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.jsonl.gz", AS_LINES),
+        ("mark.jsonl", "\ufeff" + AS_LINES.replace("\n", "\n\ufeff")),
+        ("mark.json", "\ufeff" + json.dumps(ROWS)),
+    ],
+)
+def test_documents_in_json_are_read_and_not_their_syntax(tmp_path, name, text):
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert [text for _, text in Files([str(tmp_path / name)]).documents()] == [row["text"] for row in ROWS]
+
+
+def test_text_may_be_compressed_and_begin_with_a_mark_of_the_byte_order(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("\ufeffone é\r\n".encode()))
+    (tmp_path / "b.txt").write_bytes("\ufeffone é\r\n".encode())
+    (tmp_path / "c.gz").write_bytes("one é\r\n".encode())
+    assert [text for _, text in Files([str(tmp_path)]).documents()] == ["one é\r\n"] * 3
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one" * 100)[:-9])
+    with pytest.raises(ValueError, match="whole gzip data in .*a.txt.gz, found: .*; copy the file again"):
+        list(Files([str(tmp_path / "a.txt.gz")]).documents())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "found a binary file .*leave it out"),
+        ("a.txt", ("wörter " * 99).encode("utf-16"), "found UTF-16: type iconv -f utf-16 -t utf-8 "),
+        ("a.txt", ("words " * 99).encode("utf-16-le"), "found UTF-16LE: type iconv -f utf-16le"),
+        ("a.txt", b"one\ntwo\nthree \xe9\n", r"line 3, found the bytes b'\\xe9': .*iconv -f windows-1252 -t utf-8 "),
+        ("a.json", b'[{"text": 1', "expected JSON in .*a.json, found: "),
+        ("a.jsonl", b'{"text": null}', "under the key 'text', found null in .*a.jsonl, line 1: fill it in"),
+        ("a.json", b'{"data": [{"text": "x"}]}', r"found keys \['data'\] in .*a.json, item 1"),
+    ],
+)
+def test_what_is_not_text_is_named_with_the_command_that_makes_it_text(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message) as refused:
+        list(Files([str(tmp_path)]).documents())
+    if "type iconv" in str(refused.value):
+        command = str(refused.value).partition("type ")[2].partition(" and name")[0]
+        subprocess.run(command, shell=True, check=True)
+        converted = "".join(text for _, text in Files([str(tmp_path / "a-utf8.txt")]).documents())
+        assert converted in ("wörter " * 99, "words " * 99, "one\ntwo\nthree é\n")
+
+
+def test_a_table_is_read_as_the_message_says(tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "notes.csv").write_text("body,year\nfirst,1\nsecond,2\n")
+    with pytest.raises(ValueError, match="found the table .*notes.csv: .*type data=hub data.source.name=./FOLDER"):
+        Files([str(tmp_path)])
+    texts = [text for _, text in Hub(str(tmp_path / "table"), text="body").documents()]
+    assert texts == ["first", "second"]

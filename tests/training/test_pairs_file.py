@@ -1,5 +1,6 @@
 """Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
 
+import gzip
 import json
 from collections.abc import Callable
 
@@ -131,10 +132,80 @@ def test_bad_files_are_refused(write, tmp_path):
     with pytest.raises(ValueError, match="data.source.files.train=gone.tsv, found no file"):
         PairsFile({"train": "gone.tsv"})
     (tmp_path / "latin.tsv").write_bytes(HEADER.encode() + b"caf\xe9\tx\ty\n")
-    with pytest.raises(ValueError, match="table in UTF-8 at .*latin.tsv"):
+    with pytest.raises(ValueError, match="UTF-8 text in .*latin.tsv, line 2, .*type iconv -f windows-1252"):
         PairsFile({"train": str(tmp_path / "latin.tsv")}).splits()
     path = write("a.tsv", "h\t" + HEADER + "train\tx\ty\tz\n")
     with pytest.raises(
         ValueError, match=r"expected new splits from data.source.files.other=.*, found \['train'\] a second"
     ):
         PairsFile({"train": path, "other": path}, by={"other": ["h"]}).splits()
+
+
+def test_a_label_is_the_same_however_it_is_written(write):
+    """Blanks, numbers with a point, and composed or decomposed accents are no classes of their own."""
+    labels = [" yes", "yes ", "y\u00eb s", "ye\u0308  s", 0, 0.0, "0.0", -0.0, True, "true", 1.5]
+    rows = [{"premise": "p", "hypothesis": "h", "gold_label": label, "kind": 2.0} for label in labels]
+    path = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    examples = PairsFile({"train": path, "val": path}, subcase="kind").splits()["train"]
+    expected = ["yes", "yes", "y\u00eb s", "y\u00eb s", "0", "0", "0", "0", "true", "true", "1.5"]
+    assert [example.label for example in examples] == expected
+    assert {example.subcase for example in examples} == {"2"}
+    table = write("a.tsv", HEADER + "".join(f"p\th\t{label}\n" for label in (" yes", "yes", "0", "0.0", "1.10", "1.1")))
+    examples = PairsFile({"train": table, "val": table}).splits()["train"]
+    assert [example.label for example in examples] == ["yes", "yes", "0", "0", "1.10", "1.1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gold_label": None}, "expected a label in each row, found null in the column 'gold_label' .*, line 2: fill"),
+        ({"gold_label": float("nan")}, "expected a label in each row, found NaN in the column 'gold_label'"),
+        ({"gold_label": ["a"]}, r"expected a label in each row, found \["),
+        ({"premise": None}, "expected a text in each row, found null in the column 'premise' .*, line 2"),
+        ({"premise": {"a": 1}}, "expected a text in each row, found {"),
+        ({"premise": True}, "expected a text in each row, found true"),
+        ({"hypothesis": None}, "expected a second text .* 'hypothesis' .*, line 2: .*type data.source.pair=null"),
+        ({"hypothesis": "\ud83d"}, "found half a surrogate pair, .* in the column 'hypothesis' in .*, line 2"),
+        ({"premise": "a \udc00 b"}, "found half a surrogate pair, .* 'premise' in .*, line 2"),
+        ({"by": None}, "expected a value in each row, found null in the column 'by'"),
+    ],
+)
+def test_text_that_is_not_text_is_refused(write, changes, message):
+    row = {"premise": "p", "hypothesis": "h", "gold_label": "a", "by": "x"}
+    path = write("a.jsonl", json.dumps(row) + "\n" + json.dumps(row | changes))
+    with pytest.raises(ValueError, match=message):
+        PairsFile({"train": path, "more": path}, by={"more": ["by"]}).splits()
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.json", "list.json", "a.tsv.gz", "a.CSV", "mark.jsonl.gz"])
+def test_each_kind_of_file_is_read(write, tmp_path, name):
+    rows = [{"premise": "p é", "hypothesis": "h", "gold_label": label} for label in "ab"]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    if name == "list.json":
+        text = json.dumps(rows, indent=1)
+    elif "json" not in name.lower():
+        text = HEADER + "".join("\t".join(row.values()) + "\n" for row in rows)
+        text = text.replace("\t", ",") if name == "a.CSV" else text
+    text = f"\ufeff{text}" if name.startswith("mark") else text
+    path = write(name, text)
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert PairsFile({"train": path, "val": path}).splits()["train"] == [
+        Example("p é", "h", "a"),
+        Example("p é", "h", "b"),
+    ]
+
+
+def test_a_long_field_is_read_and_a_quote_that_is_not_closed_is_named(write, monkeypatch):
+    long = "word " * 40_000
+    for name, between in (("a.tsv", "\t"), ("a.csv", ",")):
+        path = write(name, HEADER.replace("\t", between) + between.join((long, "h", "a")) + "\n")
+        assert PairsFile({"train": path, "val": path}).splits()["train"][0].text == long
+    path = write("b.csv", 'premise,hypothesis,gold_label\nx,y,z\n"x,y,z\nx,y,z\nx,y,z\n')
+    with pytest.raises(ValueError, match="found 1 in line 3: there is a comma or quote too many or too few"):
+        PairsFile({"train": path}).splits()
+    monkeypatch.setattr("data.examples.pairs_file.FIELD_CHARS", 8)
+    with pytest.raises(ValueError, match="begins in line 3: field larger than field limit .*is a quote not closed?"):
+        PairsFile({"train": write("c.csv", 'a,b,c\nx,y,z\n"x,y,z\nx,y,z\nx,y,z\n')}, "a", "b", "c").splits()
+    with pytest.raises(ValueError, match="distinct columns in line 1 of .*, found 'a' twice"):
+        PairsFile({"train": write("d.csv", "a,b,a\n1,2,3\n")}, "a", "b", "b").splits()

@@ -229,7 +229,12 @@ def test_a_missing_split_and_numbers_out_of_range_are_refused(tokenizer):
 
 def trainer(rank: int = 0, world_size: int = 1, step: int = 0) -> Any:
     return SimpleNamespace(
-        max_steps=9, global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=world_size
+        max_steps=9,
+        global_step=step,
+        accumulate_grad_batches=1,
+        global_rank=rank,
+        world_size=world_size,
+        limit_train_batches=1.0,
     )
 
 
@@ -338,3 +343,11 @@ def test_a_new_source_is_one_file_and_one_yaml(tmp_path, monkeypatch):
     data = ours.instantiate(compose([f"hydra.searchpath=[file://{tmp_path}]", "data=parity"]).data)
     data.setup()
     assert data.labels == ("even", "odd") and data.ood == ("large",) and data.n_ctx == 16
+
+
+def test_labels_of_any_source_are_one_class_however_they_are_written(tokenizer):
+    """A source of a user's own may give "0" and "0.0", or accents in two forms; keys of data.labels match both."""
+    rows = {split: pairs(48, ["0", "0.0", " e\u0301", "\u00e9"]) for split in ("train", "val")}
+    data = make(tokenizer, {**rows, "out": pairs(7, ["0"])}, labels={0.0: "none"})
+    assert data.labels == ("none", "\u00e9")
+    assert {example.label for example in data.examples["out"]} == {"none"}

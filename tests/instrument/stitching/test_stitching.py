@@ -280,8 +280,8 @@ def test_many_pairs_from_one_pass_equal_one_stitch_each(net, other, fit, held):
     calls.clear()
     direct_penalties(other, net, fit, held, [(a, b) for a in enterable_sites(other) for b in enterable_sites(net)])
     handle.remove()
-    # One to tell the vocabulary, one each to fit, to choose and to hold out.
-    assert len(calls) == 4
+    # One each to tell the vocabulary and the positions, to fit, to choose and to hold out.
+    assert len(calls) == 5
 
 
 def test_layers_of_one_model_by_identity(net, other, fit, held):
