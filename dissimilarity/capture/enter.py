@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dissimilarity.capture.call import call
 from dissimilarity.capture.forward import first_result, undisturbed, with_first_argument, with_first_result
 from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
@@ -48,6 +49,7 @@ def enter(
     activation: Float[Tensor, "batch pos d"],
     tokens: Int[Tensor, "batch pos"],
     gradients: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Any:
     """Run a model from a site on, with an activation instead of its own residual stream there.
 
@@ -63,6 +65,7 @@ def enter(
         activation: the residual stream at the site, on any device, in any precision.
         tokens: the input that determines positions and masks.
         gradients: whether to record gradients, with respect to the activation only: the weights are held fixed.
+        mask: which positions are real, for models whose `forward` takes a mask; None where all are.
 
     Returns:
         the model's result: logits, or a Hugging Face output that holds them.
@@ -93,7 +96,7 @@ def enter(
         # A copy, because a model may overwrite its stream in place.
         reached: list[bool] = []
         with _rerouted(model, entrance, stream.clone(), reached):
-            output = model(tokens)
+            output = call(model, tokens, mask)
     if not reached:
         raise RuntimeError(
             f"the forward pass did not reach {site}: its owner may call that module's parts directly, or skip it; "

@@ -280,8 +280,8 @@ def test_many_pairs_from_one_pass_equal_one_stitch_each(net, other, fit, held):
     calls.clear()
     direct_penalties(other, net, fit, held, [(a, b) for a in enterable_sites(other) for b in enterable_sites(net)])
     handle.remove()
-    # One to tell the vocabulary, one each to fit, to choose and to hold out.
-    assert len(calls) == 4
+    # One each to tell the vocabulary and the positions, to fit, to choose and to hold out.
+    assert len(calls) == 5
 
 
 def test_layers_of_one_model_by_identity(net, other, fit, held):
@@ -549,3 +549,26 @@ def test_refusals(net, other, fit, held):
     for front, back, name in ((broken, net, "front"), (net, broken, "back")):
         with pytest.raises(ValueError, match=f"the {name} model's activation at {SITE} is not finite"):
             Stitch(front, back, SITE).fit(fit)
+
+
+def test_sites_of_another_layout_are_refused_with_their_shapes(fit, held):
+    """As many sequences as positions, which are folded or swapped: sums would run over pairs that do not belong."""
+
+    class Front(nn.Module):
+        def __init__(self, fold: bool) -> None:
+            super().__init__()
+            self.embed, self.inner, self.unembed = nn.Embedding(D_VOCAB, 8), nn.Linear(8, 8), nn.Linear(8, D_VOCAB)
+            self.fold = fold
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            x = self.inner(x.flatten(0, 1)).unflatten(0, tokens.shape) if self.fold else self.inner(x.transpose(0, 1))
+            return self.unembed(x if self.fold else x.transpose(0, 1))
+
+    back = family_net("gelu", D_VOCAB)
+    for fold, shape in ((True, r"\(6, 8\)"), (False, r"\(2, 3, 8\)")):
+        message = f"at inner of the front model, found {shape} of tokens"
+        with pytest.raises(ValueError, match=message):
+            Stitch(Front(fold), back, "inner", SITE).fit(fit)
+        with pytest.raises(ValueError, match=message):
+            direct_penalties(Front(fold), back, fit, held, [("inner", SITE)])
