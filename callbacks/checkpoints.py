@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.metrics import MetricsLogger
+from dissimilarity.loading.untrusted import shown
 from dissimilarity.tables.curves import JOURNAL, Curves
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.journal import Journal, Mark
@@ -49,7 +51,7 @@ class ScheduledCheckpoints(Checkpoint):
         self._saved = -1
         self._continued = 0
         self._random: dict[str, Any] | None = None
-        self._journals: dict[str, dict[str, int]] = {}
+        self._journals: dict[str, Mark] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -69,7 +71,7 @@ class ScheduledCheckpoints(Checkpoint):
             for name, mark in self._journals.items():
                 path = self.folder.parent / name
                 journal = Curves(path.parent) if name == JOURNAL else Journal(path)
-                journal.return_to(Mark(**mark))
+                journal.return_to(mark)
         for table in _tables(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
@@ -112,8 +114,22 @@ class ScheduledCheckpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Hold the generators' state until training starts, after the loaders have drawn from them."""
+        torch.Generator().set_state(state_dict["random"]["cpu"])  # raises for anything else
         self._random = state_dict["random"]
-        self._journals = state_dict["journals"]
+        self._journals = {str(name): self._mark(name, mark) for name, mark in state_dict["journals"].items()}
+
+    def _mark(self, name: Any, mark: Any) -> Mark:
+        """Return the mark of a journal beside the folder of checkpoints, which anyone may have written.
+
+        The journal is cut there, so no other place may be named.
+
+        Raises:
+            ValueError: it names another file, or is no mark.
+        """
+        plain = isinstance(mark, dict) and mark.keys() <= {"size", "crc"} and all(type(n) is int for n in mark.values())
+        if not (plain and isinstance(name, str) and re.fullmatch(r"\w[\w.-]*\.jsonl", name)):
+            raise ValueError(f"expected marks of journals of this run, found {shown(name)}")
+        return Mark(**mark)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step

@@ -90,7 +90,7 @@ def _instead(name: str) -> str:
 def _weights(folder: Path) -> Path | None:
     """Return the file of weights, that of the end of the training if there are several."""
     for pattern in ("*.safetensors", "*final.pth", "*.pth"):
-        paths = sorted(folder.glob(pattern))
+        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
         if len(paths) == 1:
             return paths[0]
     return None

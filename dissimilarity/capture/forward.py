@@ -1,66 +1,88 @@
-"""How a model is called: on its inputs, with a mask of padding where its `forward` takes one."""
+"""What every forward pass of the instrument shares: a model left as it was, and the first of a module's results."""
 
-import inspect
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 
-MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
-"""Arguments by which a `forward` is told of padding: 1 where a position is real, or, in PyTorch's own, True where not.
-"""
 
-
-def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
-    """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
-
-    Numbers are read in the precision of the model's weights, as a trainer gives them to it.
-
-    Args:
-        model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
-            what the module inside it takes.
-        inputs: on the device of the model.
-        mask: which positions are real; None where all are.
-
-    Returns:
-        the model's result.
+def first_result(value: Any) -> Any:
+    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; a tensor as it is.
 
     Example:
-        >>> class Masked(nn.Module):
-        ...     def forward(self, tokens, attention_mask=None):
-        ...         return attention_mask
-        >>> tokens = torch.tensor([[5, 6, 0]])
-        >>> call(Masked(), tokens, tokens != 0)
-        tensor([[1, 1, 0]])
-        >>> call(Masked(), tokens) is None
+        >>> first_result(("stream", "weights"))
+        'stream'
+    """
+    is_collection = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
+    return value[0] if is_collection else value
+
+
+def with_first_result(value: Any, tensor: Tensor) -> Any:
+    """Return a module's result with another tensor in the place of `first_result`.
+
+    Example:
+        >>> with_first_result(("stream", "weights"), torch.ones(1))
+        (tensor([1.]), 'weights')
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)((tensor, *value[1:]))
+    if hasattr(value, "to_tuple") and not isinstance(value, Tensor):
+        changed = copy.copy(value)
+        changed[next(iter(changed))] = tensor
+        return changed
+    return tensor
+
+
+def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Return what a module is called on: its first argument, by position or by name; None without one."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def with_first_argument(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:
+    """Return arguments with another tensor in the place of `first_argument`."""
+    if args:
+        return (tensor, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): tensor}
+
+
+@contextmanager
+def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
+
+    The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
+    its parent's.
+
+    Args:
+        model: the model.
+        gradients: whether to record gradients inside.
+
+    Example:
+        >>> model = nn.Dropout(0.5)
+        >>> with undisturbed(model):
+        ...     model(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> model.training
         True
     """
-    if inputs.is_floating_point():
-        inputs = inputs.to(_dtype_of(model) or inputs.dtype)
-    name, required = mask_argument(model)
-    if name is None or (mask is None and not required):
-        return model(inputs)
-    if mask is None:
-        mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-    mask = mask.to(inputs.device)
-    return model(inputs, **{name: mask.long() if name == "attention_mask" else ~mask})
-
-
-def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
-    """Return the argument of `forward` that takes a mask of padding, and whether it must be given; None without one."""
-    parameters = inspect.signature(type(model).forward).parameters
-    for name in MASKS:
-        if name in parameters:
-            return name, parameters[name].default is inspect.Parameter.empty
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        inside = (mask_argument(child) for child in model.children())
-        return next((argument for argument in inside if argument[0] is not None), (None, False))
-    return None, False
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype | None:
-    """Return the precision of a model's weights; None if none of them says in what it computes."""
-    # quantized weights have 8 bits or less
-    dtypes = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1)
-    return next(dtypes, None)
+    flags = [(module, module.training) for module in model.modules()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    cuda = sorted({device.index for device in devices if device.type == "cuda" and device.index is not None})
+    try:
+        for module, _ in flags:
+            module.training = False
+        with (
+            torch.random.fork_rng(devices=cuda),
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+        ):
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        # Up to torch 2.9, a weight cast under no_grad stays in autocast's cache without its gradient: a training step
+        # in the same autocast would not update that weight.
+        torch.clear_autocast_cache()

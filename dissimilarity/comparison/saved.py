@@ -1,4 +1,4 @@
-"""Activations that were saved: reading them a part at a time, checking that sides belong together, and writing them.
+"""Activations that were saved: reading them a part at a time, and checking that sides belong together.
 
 Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (one site each), or
 `NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a unit of its own, or
@@ -6,13 +6,12 @@ Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), 
 that identify the samples.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, describe, resolve
-from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
-from dissimilarity.probe.probe_set import Extent, ProbeSet, Tokens, as_probe_set
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
-from dissimilarity.tables.files import replacing
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 
@@ -31,7 +28,6 @@ IDS = "sample_ids"
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     matching = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [site for site in source.sites if fnmatchcase(site, pattern)]
+        matches = [site for site in source.sites if site == pattern or fnmatchcase(site, pattern)]
         if not matches:
             raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
         matching.update(matches)
@@ -190,81 +186,6 @@ def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return where sums are taken: where the models are."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
-
-
-def save_activations(
-    model: nn.Module,
-    tokens: Tokens,
-    path: str | Path,
-    sites: str | Sequence[str] = DEFAULT_SITES,
-    *,
-    mask: Tensor | None = None,
-    channels: Channels = None,
-) -> Path:
-    """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
-
-    They are written while the model runs, in the precision in which it returns them, whole numbers as float32: the file
-    may be larger than memory. It replaces an older file in one step.
-
-    Args:
-        model: called as ``model(tokens)``.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units, also as a
-            tokenizer or a loader returns them.
-        path: the file, ending in .safetensors.
-        sites: globs or names of sites; each becomes a key, (sequences, positions, d) or (sequences, d). The pixels of
-            images are positions.
-        mask: which positions are real, as in ``ProbeSet``; what stands at the others is zero. Pass it to `compare` too.
-        channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
-
-    Returns:
-        the path.
-
-    Raises:
-        ValueError: another ending, or a site that the model lacks.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> model = nn.Sequential(nn.Linear(3, 4))
-    >>> with TemporaryDirectory() as folder:
-    ...     save_activations(model, torch.randn(8, 3), f"{folder}/net.safetensors", sites="0").name
-    'net.safetensors'
-    """
-    path, names = Path(path), resolve(model, sites)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
-    inputs = as_probe_set(tokens, channels=channels, **({} if mask is None else {"mask": mask})).inputs_a
-    if inputs is None:
-        raise ValueError("expected tokens to run the model on, found none; pass tokens")
-    sequences, length = extent(inputs)
-    batch = sequences_per_batch(length)
-    slices = [(start, min(start + batch, sequences), 0) for start in range(0, sequences, batch)]
-    places: dict[str, int] = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("wb") as file:
-        written = 0
-        for acts, _ in capture_chunks(model, inputs, names, slices, channels=channels):
-            places = places or _write_header(file, acts, sequences)
-            for site, activation in acts.items():
-                file.seek(places[site] + written * activation[0].nbytes)
-                file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
-            written += len(next(iter(acts.values())))
-    return path
-
-
-def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int) -> dict[str, int]:
-    """Write the header of the safetensors format, and return where in the file each tensor begins."""
-    header, begins, end = {}, {}, 0
-    for site, activation in acts.items():
-        size = activation[0].nbytes * sequences
-        header[site] = {
-            "dtype": DTYPES[activation.dtype],
-            "shape": [sequences, *activation.shape[1:]],
-            "data_offsets": [end, end + size],
-        }
-        begins[site], end = end, end + size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    return {site: 8 + len(text) + begin for site, begin in begins.items()}
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:
@@ -346,11 +267,21 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = np.load(path, mmap_mode="r")
+        mapped = _mapped(path)
         return [np.array(mapped[start:stop]) for start, stop in parts]
 
-    mapped = np.load(path, mmap_mode="r")
+    mapped = _mapped(path)
     return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, of which nothing is read yet."""
+    if not path.is_file():
+        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "it is not there")
+    array = np.load(path, mmap_mode="r")
+    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
+        raise ValueError("expected the one array of np.save, found the archive of np.savez")
+    return array
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

@@ -95,6 +95,8 @@ def text_of(path: Path, kind: str) -> str:
     """Return the text of a file whose kind has a largest size, or say why it cannot be read."""
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError(f"{path}: expected a file, found a folder, a pipe or a device")
         if size > MAX_BYTES[kind]:
             raise ValueError(f"{path}: {size} bytes; expected at most {MAX_BYTES[kind]}")
         return path.read_text(encoding="utf-8")

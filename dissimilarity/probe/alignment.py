@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import call
+from dissimilarity.capture.call import call
 from dissimilarity.probe.padded_inputs import PaddedInputs
 
 Unit = Literal["word", "token"]

@@ -92,13 +92,13 @@ def capture_chunks(
     Yields:
         site -> what is kept, (sequences, ..., d), and the units that these sequences form, in equal parts.
     """
-    is_reading = isinstance(inputs, Reading)
-    reader = SiteReader(model, inputs.inputs if is_reading else inputs, sites, channels)
+    reading = inputs if isinstance(inputs, Reading) else None
+    reader = SiteReader(model, inputs.inputs if isinstance(inputs, Reading) else inputs, sites, channels)
     for batch in batches(slices, sequences_per_batch(extent(inputs)[1])):
         sequences = slice(batch[0][0], batch[-1][1])
         acts = reader.read(sequences)
-        if is_reading:
-            acts = {site: inputs.units(acts[site], sequences) for site in sites}
+        if reading is not None:
+            acts = {site: reading.units(acts[site], sequences) for site in sites}
         yield from split_batch(acts, batch, sites, read, separate_units)
 
 

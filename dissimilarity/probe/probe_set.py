@@ -104,8 +104,8 @@ class ProbeSet:
         """Number of sequences, and tokens per sequence as far as they say how many sequences run together."""
         if isinstance(self.inputs, Alignment):
             return Extent(*self.inputs.extent)
-        if self.inputs_a is not None:
-            return Extent(*extent(self.inputs_a))
+        if isinstance(self.inputs, Tensor):
+            return Extent(*extent(self._run_on(self.inputs)))
         if self.inputs is None:
             raise ValueError("expected tokens to run models on, found none; pass them as inputs")
         return self.inputs
@@ -115,15 +115,18 @@ class ProbeSet:
         """What the first model reads; None where activations were saved before."""
         if isinstance(self.inputs, Alignment):
             return self.inputs.a
-        if not isinstance(self.inputs, Tensor):
-            return None
-        is_padded = self.mask is not None and self.inputs.ndim > 1 and self.inputs.shape[1] == self.mask.shape[1]
-        return PaddedInputs(self.inputs, self.mask) if is_padded else self.inputs
+        return self._run_on(self.inputs) if isinstance(self.inputs, Tensor) else None
 
     @property
     def inputs_b(self) -> Inputs | None:
         """What the second model reads; None where activations were saved before."""
         return self.inputs.b if isinstance(self.inputs, Alignment) else self.inputs_a
+
+    def _run_on(self, inputs: Tensor) -> Tensor | PaddedInputs:
+        """Return inputs with their mask, if it is one of their positions."""
+        if self.mask is None or inputs.ndim < 2 or inputs.shape[1] != self.mask.shape[1]:
+            return inputs
+        return PaddedInputs(inputs, self.mask)
 
     @cached_property
     def sample_counts(self) -> Int[Tensor, " sequences"] | None:
@@ -166,7 +169,10 @@ class ProbeSet:
     def select_positions(
         self, activation: Tensor, sequences: slice | list[int]
     ) -> tuple[Tensor, Bool[Tensor, "part positions"] | None]:
-        """Select the positions that count, and say which of them are real; activations without positions stay."""
+        """Select the positions that count, and say which of them are real; activations without positions stay.
+
+        Each sequence then begins with its first real position.
+        """
         if activation.ndim < 3:
             return activation, None
         real = None
@@ -177,15 +183,16 @@ class ProbeSet:
                     f"{activation.shape[1]}; choose other sites, or leave the mask out"
                 )
             real = self.mask[sequences].to(activation.device)
+        if self.starts is not None:
+            starts = self.starts[sequences]
+            activation, real = rolled(activation, starts), None if real is None else rolled(real, starts)
         if not self.control.selects_positions:
             return activation, real
         selected = self._controlled(activation, sequences)
         return selected, None if real is None else self._controlled(real[..., None], sequences)[..., 0]
 
     def _controlled(self, activation: Tensor, sequences: slice | list[int]) -> Tensor:
-        """Select the positions that the outlier control leaves, counted from the first real one."""
-        if self.starts is not None:
-            activation = rolled(activation, self.starts[sequences])
+        """Select the positions that the outlier control leaves, of sequences that begin with their first real one."""
         allowed = self.control.positions(activation.shape[1])
         if not self.control.drop_top_norm:
             return activation[:, allowed.to(activation.device)]
@@ -250,11 +257,9 @@ def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
         **options: attributes of a probe set.
 
     Raises:
-        ValueError: keywords beside a probe set, which has them already, or the old name of one.
+        ValueError: keywords beside a probe set, which has them already.
         TypeError: an unknown keyword.
     """
-    if "groups" in options:
-        raise ValueError("groups: this argument is called n_units; pass n_units=16")
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")

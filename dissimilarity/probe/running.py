@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import MASKS, call, mask_argument
+from dissimilarity.capture.call import MASKS, call, mask_argument
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.sites import describe
 from dissimilarity.probe.padded_inputs import PaddedInputs
@@ -37,7 +37,8 @@ class SiteReader:
     def __init__(
         self, model: nn.Module, inputs: Tensor | PaddedInputs, sites: Sequence[str], channels: Channels = None
     ) -> None:
-        self.model, self.inputs, self.sites, self.channels = model, inputs, list(sites), channels
+        self.model, self.inputs, self.sites = model, inputs, list(sites)
+        self.channels: Channels = channels
         tensor = inputs.inputs if isinstance(inputs, PaddedInputs) else inputs
         self.has_tokens = tensor.ndim == 2 and not tensor.is_floating_point()
         self.device = next((weight.device for weight in model.parameters()), tensor.device)

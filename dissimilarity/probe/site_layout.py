@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.forward import call
+from dissimilarity.capture.call import call
 from dissimilarity.capture.hooks import capture, first_result
 from dissimilarity.capture.sites import locate
 
@@ -100,11 +100,12 @@ def place_at(site: str, channels: Channels) -> Place | None:
     Raises:
         ValueError: neither first nor last.
     """
+    place = channels
     if isinstance(channels, Mapping):
-        channels = next((place for pattern, place in channels.items() if fnmatchcase(site, pattern)), None)
-    if channels not in (None, "first", "last"):
-        raise ValueError(f"expected channels first, last, or a mapping of sites to these, found {channels!r} at {site}")
-    return channels
+        place = next((place for pattern, place in channels.items() if fnmatchcase(site, pattern)), None)
+    if place in (None, "first", "last"):
+        return place  # pyright: ignore[reportReturnType]
+    raise ValueError(f"expected channels first, last, or a mapping of sites to these, found {place!r} at {site}")
 
 
 def is_plain(model: nn.Module, acts: Mapping[str, Tensor], tokens: tuple[int, int]) -> bool:
@@ -187,7 +188,7 @@ def _made(module: nn.Module, result: object) -> Made | None:
         if len(module.normalized_shape) > 1:
             return None
         # Subclasses for images have their channels first (torchvision), or either by an option (ConvNeXt).
-        size = module.normalized_shape[0]
+        size = next(iter(module.normalized_shape))
         fits = [place for place, dim in (("first", 1), ("last", -1)) if result.shape[dim] == size]
         if getattr(module, "data_format", "") == "channels_first" or fits == ["first"]:
             return Made("first", size, result)
@@ -253,7 +254,7 @@ def _place(result: Tensor, rest: Sequence[int], own: Made | None, made: Sequence
         return own.place
     if not made:
         return None
-    alike = [entry.place for entry in made if entry.result.shape == result.shape]
+    alike: list[Place] = [entry.place for entry in made if entry.result.shape == result.shape]
     if rest[0] == rest[-1] and alike:
         last = made[-1].result
         if last.shape == result.shape and not torch.equal(last, result) and torch.equal(last.movedim(1, -1), result):
@@ -261,5 +262,6 @@ def _place(result: Tensor, rest: Sequence[int], own: Made | None, made: Sequence
         return alike[-1] if len(set(alike)) == 1 else None
     if alike:
         return alike[-1]
-    fits: list[Place] = [p for p, size in (("first", rest[0]), ("last", rest[-1])) if size == made[-1].features]
+    ends: list[tuple[Place, int]] = [("first", rest[0]), ("last", rest[-1])]
+    fits: list[Place] = [place for place, size in ends if size == made[-1].features]
     return fits[0] if len(fits) == 1 else None

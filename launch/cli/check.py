@@ -3,10 +3,11 @@
 import argparse
 import copy
 import hashlib
+import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import settings
 from launch.cli.compose import CONF, compose, searched
@@ -47,9 +48,8 @@ def check(args: argparse.Namespace, config_name: str = "train") -> list[str]:
         if (CONF / group).is_dir() and group != "hparams_search" and override.value() is None:
             _refuse_null(override)
         if group in SWEEPING and not args.multirun:
-            raise ValueError(
-                f"{override.input_line}: this is for sweeps; type python train.py -m {' '.join(overrides)}"
-            )
+            typed = shlex.join(overrides)
+            raise ValueError(f"{override.input_line}: this is for sweeps; type python train.py -m {typed}")
     if args.multirun:
         return _check_sweep(parsed)
     validate(compose(overrides, config_name), config_name)
@@ -66,15 +66,17 @@ def _refuse_null(override: Override) -> None:
 
 def _check_sweep(typed: list[Override]) -> list[str]:
     """Check a sweep; return its folder, and the keys that need not be in the names of its runs, as overrides."""
-    hydra = compose([_singles(override)[0] for override in typed], with_hydra=True).hydra
+    cfg = compose([_singles(override)[0] for override in typed], with_hydra=True)
+    with open_dict(cfg):
+        hydra = cfg.pop("hydra")
     is_basic = hydra.sweeper._target_ == BASIC
     keys = {override.key_or_group for override in typed}
     params = hydra.sweeper.get("params") or {}
     lines = [f"{key}={params[key]}" for key in params if str(key).lstrip("+~") not in keys]
     overrides = [*OverridesParser.create().parse_overrides(lines), *typed]
     singles = [_singles(override, is_basic) for override in overrides]
-    first = [lines[0] for lines in singles]
-    cfg = compose(first)
+    first = [values[0] for values in singles]
+    cfg = compose(first) if lines or not is_basic else cfg
     _refuse_processes(cfg)
     validate(cfg)
     said = []  # keys with one value, and those that the usual name of a run tells

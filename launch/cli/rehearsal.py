@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import settings
 from launch.cli.arguments import PASSED_TO
@@ -47,25 +47,12 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
             references.resolve(uri, cfg.runs_dir)
     if not (folder / "checkpoints").exists():
         return
-    from launch.run.folder import without_missing
+    from launch.run.module import build_module
 
     data.prepare_data()
     data.setup("fit")
     data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
-    task = settings.instantiate(cfg.task)
-    check_sites(
-        cfg, task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed)
-    )
-
-
-def check_sites(cfg: DictConfig, module: Any) -> None:
-    """Raise ValueError if a tracker of the config asks for a site that the module lacks."""
-    from dissimilarity.capture.sites import resolve
-
-    for name in ("tracker", "stitching"):
-        sites = OmegaConf.select(cfg, f"callbacks.{name}.sites")
-        if sites is not None:
-            resolve(module, sites if isinstance(sites, str) else list(sites))
+    build_module(cfg, data)
 
 
 def build_measures(cfg: DictConfig) -> None:

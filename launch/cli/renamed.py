@@ -1,4 +1,4 @@
-"""Former names of keys and values, and those of other programs, so that a message can name the present one."""
+"""Former names of keys and values, and those of other programs, so that a command is told the present name."""
 
 from collections.abc import Collection
 from typing import Any

@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 
 from launch.cli.renamed import ELSEWHERE
 
@@ -71,6 +71,7 @@ def _source(cfg: DictConfig, name: str) -> str:
     """Return the key that decides the value of another, such as `width` for `model.d_model`."""
     parent, _, leaf = name.rpartition(".")
     holder = OmegaConf.select(cfg, parent) if parent else cfg
-    raw = holder._get_node(leaf)._value() if isinstance(holder, DictConfig) and leaf in holder else None
+    node = holder._get_node(leaf) if isinstance(holder, DictConfig) and leaf in holder else None
+    raw = node._value() if isinstance(node, Node) else None
     whole = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
     return _source(cfg, whole[1]) if whole else name

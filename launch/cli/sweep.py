@@ -14,9 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import settings
+from launch.cli.tables import FittedTable
 from launch.run.config_file import read_yaml
 from launch.run.folder import read_json, write_json, write_text
 
@@ -143,16 +143,15 @@ def _final(status: dict[str, Any]) -> dict[str, Any]:
 
 def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     """Print one row per job."""
-    table = Table(title=title, title_justify="left")
     numbers = [key for key in NUMBERS if any(status.get(key) is not None for status in statuses)]
     shown = [key.replace("_per_", "/").replace("_", " ") for key in numbers]
+    table = FittedTable(escape(title), names=["run"], drop=["steps", "time", *shown[:0:-1]])
     for column in ("run", "status", "steps", *shown, "time"):
-        # An ellipsis would hide the ends of names, which is where they differ.
-        table.add_column(column, justify="left" if column in ("run", "status") else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in ("run", "status") else "right")
     for status in statuses:
         color = {"finished": "green", "failed": "red"}.get(str(status.get("status")), "yellow")
         table.add_row(
-            str(status.get("run", "")),
+            escape(str(status.get("run", ""))),
             f"[{color}]{status.get('status', '')}[/{color}]",
             str(status.get("steps", "")),
             *(_number_text(status.get(key)) for key in numbers),

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from launch.cli.tables import FittedTable
 from studies.asymmetry.capacity import capacity_lines
 from studies.asymmetry.numbers import (
     CLAIMS,
@@ -42,9 +42,9 @@ def summary(findings: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(findings: Mapping[str, Any]) -> list[Table]:
+def terminal_tables(findings: Mapping[str, Any]) -> list[FittedTable]:
     """Return the claims by every criterion."""
-    table = Table(title="the paper's claims: mean difference, nats/token")
+    table = FittedTable("the paper's claims: mean difference, nats/token", drop=["cells above 0"])
     for column in ("claim", "models", "fit, reading", "verdict", "difference [95 % interval]", "cells above 0"):
         table.add_column(column)
     last = ("", "")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 from rich.markup import escape
-from rich.table import Table
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.figures.style import short_names, spread
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
+from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import table_head, table_row
 from studies.common.resampling import finite_mean
 
@@ -68,7 +68,7 @@ def terminal_tables(
     tables: Mapping[tuple[str, str], pa.Table],
     measures: Sequence[Measure],
     aligned: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> list[Table]:
+) -> list[FittedTable]:
     """Return one table per pair of models, or for many pairs one table of their mean calibrated values."""
     if len(tables) > PAIRS_SHOWN:
         return [_overview(tables, measures)]
@@ -80,8 +80,8 @@ def terminal_tables(
     return shown
 
 
-def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Measure]) -> Table:
-    shown = Table(title="mean calibrated value at equal depth (1 = identical, 0 = null)", title_justify="left")
+def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Measure]) -> FittedTable:
+    shown = FittedTable("mean calibrated value at equal depth (1 = identical, 0 = null)", names=["model", "and"])
     for column in ("measure", "model", "and"):
         shown.add_column(column)
     shown.add_column("calibrated", justify="right")
@@ -94,22 +94,23 @@ def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Mea
     return shown
 
 
-def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Table:
+def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> FittedTable:
     """Return one line per measure: values at matched layers, and the means of their nulls and calibrated values."""
     sites_a, sites_b = (
         [site for site in distinct(table, column) if site != LOGITS] or [LOGITS] for column in ("site_a", "site_b")
     )
     (kind, names_a), (_, names_b) = short_names(sites_a), short_names(sites_b)
     matched = spread(_matched(sites_a, sites_b), 3 if max(map(len, names_a + names_b)) < 4 else 2)
-    shown = Table(title=f"{escape(a)} and {escape(b)}: {kind}", title_justify="left")
-    shown.add_column("measure", no_wrap=True)
-    shown.add_column("same", justify="right")
+    columns = []
     for site_a, site_b in matched:
         names = names_a[sites_a.index(site_a)], names_b[sites_b.index(site_b)]
         same = site_a == site_b and not names[0].isdecimal()
-        shown.add_column(names[0] if same else " ~ ".join(names), justify="right")
-    shown.add_column("null", justify="right")
-    shown.add_column("calibr.", justify="right", no_wrap=True)
+        columns.append(escape(names[0] if same else " ~ ".join(names)))
+    shown = FittedTable(
+        f"{escape(a)} and {escape(b)}: {escape(kind)}", drop=["same", "null", *inner_first(columns), "calibr."]
+    )
+    for column in ("measure", "same", *columns, "null", "calibr."):
+        shown.add_column(column, justify="left" if column == "measure" else "right")
     outputs = (LOGITS, LOGITS)
     for measure in measures:
         records = select(table, measure=measure.label).to_pylist()

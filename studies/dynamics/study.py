@@ -140,7 +140,8 @@ def _compare(
             f"models=[{','.join(uris)}]: expected runs of the same layers, found {len(layers[0])} and "
             f"{len(layers[1])}; type study=scaling for models of different depth"
         )
-    tokens, probe = probe_of_one_tokenizer(cfg, subjects)
+    probe = probe_of_one_tokenizer(cfg, subjects)
+    tokens = probe.tokens
     assert tokens is not None
     hashes: dict[str, str] = {}
     losses: dict[str, float] = {}
@@ -172,8 +173,9 @@ def _compare(
         control=control_of(cfg.control),
         couples=couples,
         on_progress=on_progress,
+        mask=probe.mask,
     )
-    return Measured(table, probe, hashes, losses)
+    return Measured(table, probe.notes, hashes, losses)
 
 
 def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from dissimilarity.figures.style import short_names
+from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import DASH, number, table_head, table_row
 from studies.dynamics.numbers import LEVEL, Arrival, Findings, Order, smallest_p
 
@@ -28,11 +27,11 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(findings: Findings) -> list[Table]:
+def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return when each layer arrives, by measure and run."""
     kind, names = short_names(findings.sites)
     title = f"step from which a layer is at most half as far from its final form: {kind}"
-    table = Table(title=title, title_justify="left")
+    table = FittedTable(title, names=["run"], drop=inner_first(names))
     for column in ("measure", "run", *names, "rank correlation with depth"):
         table.add_column(column, justify="left" if column in ("measure", "run") else "right")
     for (measure, run), arrivals in findings.arrivals.items():

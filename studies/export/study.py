@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 from omegaconf import DictConfig
-from rich.table import Table
 from torch import Tensor, nn
 
 import settings
 from data.tokenizers import boundary_id
+from launch.cli.tables import FittedTable
 from models import references
 from models.exchange import from_huggingface
 from models.exchange.folders import write_huggingface, write_safetensors, write_transformer_lens
@@ -52,9 +52,9 @@ def export(cfg: DictConfig, to: str) -> Results:
         folder.mkdir(parents=True, exist_ok=True)
         records.append({"model": uri, "to": to, **_write(reference, to, folder)})
         notes[label] = reference.provenance
-    shown = Table(title=f"exported: {to}")
+    shown = FittedTable(f"exported: {to}", names=["model", "reference"], drop=["read by"])
     for column in ("model", "reference", "logits differ by", "read by"):
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column)
     for record in records:
         difference = f"{record['largest_difference']:.1e}"
         shown.add_row(record["model"], record["reference"], difference, record["reader"])

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
+from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
 from studies.generalization.agreement import STATISTICS, Agreement
 from studies.generalization.clusters import LEVEL
@@ -31,9 +30,10 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(findings: Findings) -> list[Table]:
+def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return the scores of every criterion over all layers."""
-    table = Table(title="from in-distribution inputs, over all layers [95 % interval]", title_justify="left")
+    title = "from in-distribution inputs, over all layers [95 % interval]"
+    table = FittedTable(title, drop=["Spearman with the gap", "AUC"])
     for column in ("measure", "clusters", "p", "adjusted Rand index", "AUC", "Spearman with the gap"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for criterion in findings.criteria:

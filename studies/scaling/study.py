@@ -21,6 +21,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.outliers import Control, control_of
 from launch.machine import training_device
 from studies.common.inputs import (
+    SharedProbe,
     Subject,
     load_without_weights,
     loss_of,
@@ -75,17 +76,16 @@ def scaling(
     with terminal.status("loading the models") as status:
         subjects = load_without_weights(uris, cfg.runs_dir, status.update)
         _check(subjects)
-        tokens, probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
-        assert tokens is not None
+        probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
         controls = {PLAIN: control_of(cfg.control)}
         if controlled is not None:
             controls[CONTROLLED] = control_of(controlled)
-        tables, models = _compare(cfg, subjects, tokens, controls, measures_of(cfg), n_units, status.update)
+        tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, status.update)
     table = pa.concat_tables([_with_control(part, control) for control, part in tables.items()])
     numbers = findings(table, models)
     notes = {
         "models": {subject.label: subject.provenance for subject in subjects},
-        "probe": probe,
+        "probe": probe.notes,
         "controls": {name: vars(control) for name, control in controls.items()},
         "losses": {model.label: model.loss for model in models},
     }
@@ -110,7 +110,7 @@ def _trained(cfg: DictConfig, family: str, sizes: Mapping[str, Any]) -> list[str
 def _compare(
     cfg: DictConfig,
     subjects: Sequence[Subject],
-    tokens: Tensor,
+    probe: SharedProbe,
     controls: Mapping[str, Control],
     measures: Sequence[Measure],
     n_units: int,
@@ -120,7 +120,9 @@ def _compare(
 
     Only one model is in memory at a time.
     """
-    sites, device = sites_of_config(cfg), training_device(cfg.device)
+    sites, device, tokens = sites_of_config(cfg), training_device(cfg.device), probe.tokens
+    assert tokens is not None
+    options: Any = {"n_units": n_units, "mask": probe.mask}
     losses: dict[str, tuple[float, float]] = {}
     widths: dict[str, int] = {}
 
@@ -144,7 +146,7 @@ def _compare(
     for name, control in controls.items():
         tell = (lambda doing, name=name: on_progress(f"{doing} ({name})")) if len(controls) > 1 else on_progress
         tables[name] = compare_many(
-            loaders, tokens, sites, measures, n_units=n_units, control=control, couples=couples, on_progress=tell
+            loaders, tokens, sites, measures, control=control, couples=couples, on_progress=tell, **options
         )
     return tables, [_model(subject, sites, widths[subject.label], losses[subject.label]) for subject in ordered]
 

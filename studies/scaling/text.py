@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from launch.cli.tables import FittedTable
 from studies.common.format import DASH, interval, interval_in_words, number, table_head, table_row
 from studies.common.regions import REGIONS
 from studies.common.resampling import finite_mean, mean_interval
@@ -37,10 +37,11 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_tables(findings: Findings) -> list[Table]:
+def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return every two sizes by the first measure, without outlier control."""
     control, measure = findings.controls[0], findings.measures[0]
-    table = Table(title=f"{measure}: mean dissimilarity at equal depth [95 % interval]", title_justify="left")
+    title = f"{measure}: mean dissimilarity at equal depth [95 % interval]"
+    table = FittedTable(title, names=COLUMNS[:1], drop=("doublings", "differ in", "1 - calibrated"))
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
     for row in _size_rows(findings, control, measure):

@@ -53,6 +53,11 @@ MISTAKES = {
     ("callbacks.tracker.groups=8",): ["callbacks.tracker.groups=8: there is no key", "now callbacks.tracker.n_units"],
     ("groups={a:[init]}",): ["there is no key groups; its name is now reference_groups"],
     ("+widht=64",): ["+widht: unknown key"],
+    ("tiny",): ["tiny: expected KEY=VALUE; did you mean experiment=tiny?"],
+    ("data=question_formation", "data.cache_dir=x"): [
+        "no key data.cache_dir with this choice of data; it belongs to data="
+    ],
+    ("-m", "hydra/sweeper=optunaa"): ["hydra/sweeper=optunaa: no such choice"],
 }
 
 

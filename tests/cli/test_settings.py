@@ -1,5 +1,7 @@
 """The typed root config, what is refused before heavy imports, and every YAML file of conf/."""
 
+from importlib.util import find_spec
+
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -7,6 +9,14 @@ from omegaconf import OmegaConf
 import settings
 from launch.cli.compose import CONF, compose
 from launch.cli.validate import validate
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
 
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
@@ -23,6 +33,9 @@ NEEDED = {
     "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
 }
 """Keys that some choices require."""
+PLUGINS = {"hparams_search=optuna": "hydra_plugins.hydra_optuna_sweeper"}
+"""Packages that some choices require."""
+CHOICES = [choice for choice in CHOICES if choice not in PLUGINS or _is_installed(PLUGINS[choice])]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -84,6 +97,8 @@ def test_the_root_is_typed(override: str) -> None:
         (["sites=[]"], "expected a name such as blocks"),
         (["name=a/b"], "name='a/b': expected the name of a folder"),
         (["+widht=64"], r"\+widht: unknown key"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs=3: .* type its number of steps, such as trainer.max_steps=800"),
+        (["optimized_metric=dissimilarity/runs/a/cka/embed"], r"a reference out of references=\[init,previous\]"),
     ],
 )
 def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:

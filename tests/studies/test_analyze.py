@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import settings
 from analyze import analyze
 from dissimilarity import CKA, compare
 from dissimilarity.comparison.compare import COLUMNS
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from launch.cli.compose import CONF, compose
 from models.references import load
 from tests.cli.test_cli import TRAIN
@@ -112,12 +113,17 @@ def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path
     assert same["value"] == pytest.approx(1, abs=1e-6) and same["calibrated"] == pytest.approx(1, abs=1e-6)
 
 
-def test_saved_activations_alone_need_no_run(tmp_path: Path) -> None:
+def of_activations(home: Path) -> Path:
+    """The study of saved activations in a folder, which need no run."""
     x = torch.randn(80, 6)
     for name, rows in (("x", x), ("y", x[:, :3] + 0.1 * torch.randn(80, 3))):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "layer.npy", rows.numpy())
-    folder = run(tmp_path, tmp_path / "results", f"models=[{tmp_path / 'x'},{tmp_path / 'y'}]")
+        (home / name).mkdir(exist_ok=True)
+        np.save(home / name / "layer.npy", rows.numpy())
+    return run(home, home / "results", f"models=[{home / 'x'},{home / 'y'}]")
+
+
+def test_saved_activations_alone_need_no_run(tmp_path: Path) -> None:
+    folder = of_activations(tmp_path)
     assert pq.read_table(folder / "table.parquet").num_rows == 3
     assert "layer | layer" in (folder / "summary.md").read_text()
 
@@ -129,6 +135,18 @@ def test_other_text_is_cut_into_the_tokens_of_the_first_run(home: Path, tmp_path
     notes = json.loads((folder / "provenance.json").read_text())
     trained = json.loads((home / "runs" / "a" / "provenance.json").read_text())
     assert notes["probe"]["sha256"] != trained["data"]["probe"]
+
+
+def test_a_text_file_is_the_probe_and_needs_no_validation_split(home: Path, tmp_path: Path) -> None:
+    """One document has no part to hold out; models that compare on it are not trained on it."""
+    (tmp_path / "note.txt").write_text("many birds sing in the woods " * 200)
+    data = ["data=files", f"data.source.paths=[{tmp_path / 'note.txt'}]", f"data.cache_dir={tmp_path / 'cache'}"]
+    folder = run(home, tmp_path / "results", *data, "measures=none", "+measure@measures.cka=cka")
+    probe = json.loads((folder / "provenance.json").read_text())["probe"]
+    assert (probe["split"], probe["sequences"]) == ("whole", 16)
+    assert set(pq.read_table(folder / "table.parquet")["measure"].to_pylist()) == {"cka"}
+    with pytest.raises(ValueError, match="expected documents in both splits"):
+        run(home, tmp_path / "results", *data, "probe.split=val", "name=val")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +223,23 @@ def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None
         run(home, tmp_path, "name=thesis")
 
 
+@pytest.mark.parametrize("link", ["figures", "rows.jsonl", "summary.md"])
+def test_results_stay_in_their_folder(link: str, tmp_path: Path) -> None:
+    """Neither the notes of an earlier command nor links in the folder lead to files elsewhere."""
+    folder, mine = of_activations(tmp_path), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "photo.png").write_text("mine")
+    for figures in (["../../../mine/photo", str(mine / "photo"), 3, []], 3, {"a": 1}):
+        notes = json.loads((folder / "provenance.json").read_text())
+        (folder / "provenance.json").write_text(json.dumps({**notes, "figures": figures}))
+        of_activations(tmp_path)
+    shutil.rmtree(folder / link) if link == "figures" else (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(mine if link == "figures" else mine / "photo.png")
+    with pytest.raises(ValueError, match=rf"compare/{link} is a link to .*mine"):
+        of_activations(tmp_path)
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+
+
 MISTAKES = {
     ("study=comprae",): ["study=comprae: no such choice; did you mean study=compare?"],
     ("modles=[a]",): ["there is no key modles; did you mean models?", "keys are: models, size, sizes, sites"],
@@ -213,6 +248,9 @@ MISTAKES = {
     ("study=generalization", "study.groups=null"): ["its name is now study.reference_groups"],
     ("study=generalization", "study.case=honest"): ["study.case=honest: expected", "honest is now seeds_only"],
     ("study=generalisation",): ["study=generalisation: the name is now study=generalization"],
+    ("compare", "models=[a]"): ["compare: expected KEY=VALUE; did you mean study=compare?"],
+    ("foo",): ["foo: expected KEY=VALUE, such as study=compare or models=[runs/a,runs/b]"],
+    ("measures=cka",): ["for this measure alone type measures=none +measure@measures.cka=cka"],
     ("measures=al",): ["measures=al: no such choice; did you mean measures=all?"],
     ("probe.length=x",): ["probe.length=x: expected a whole number"],
     ("models=runs/a",): ["models=runs/a: expected a list, such as models=[runs/a]"],

@@ -227,3 +227,16 @@ def test_a_split_without_documents_is_refused(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     with pytest.raises(ValueError, match="0 < data.val_fraction < 1, found 1"):
         pack(Texts(["only one"]), SPEC, str(tmp_path), 1.0)
+
+
+def test_text_without_a_validation_split_is_packed_whole(tmp_path):
+    """The probe of a study may be one short document; it has no part that must be held out from a training."""
+    source = Texts(["one two three four five six"])
+    with pytest.raises(ValueError, match="expected documents in both splits"):
+        pack(source, BytePairs(300), str(tmp_path), 0.5)
+    packed = pack(source, BytePairs(300), str(tmp_path), None)
+    again = pack(source, BytePairs(300), str(tmp_path), None)
+    assert packed.tokenizer.decode(packed.tokens["train"][1:].tolist()) == source.texts[0]
+    assert len(again.tokens["val"]) == 0 and again.meta["fingerprint"] == packed.meta["fingerprint"]
+    with pytest.raises(ValueError, match="expected documents, found none"):
+        pack(Texts([""]), BytePairs(300), str(tmp_path), None)

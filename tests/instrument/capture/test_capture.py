@@ -124,6 +124,7 @@ def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, wrapped,
 
 def test_the_pass_ends_at_the_deepest_site(tokens):
     net = toy()
+    site_table(net)
     calls = []
     for name in ("blocks.1", "blocks.2", "unembed"):
         module = net.get_submodule(name)
@@ -140,6 +141,7 @@ def test_the_pass_ends_at_the_deepest_site(tokens):
 def test_no_gradients_are_kept(tokens):
     enabled: list[bool] = []
     net: Any = toy()
+    site_table(net)
     net.ln_final.forward = lambda x: (enabled.append(torch.is_grad_enabled()), x)[1]
     with capture(net, "ln_final"):
         net(tokens)
@@ -148,6 +150,7 @@ def test_no_gradients_are_kept(tokens):
 
 def test_hooks_set_by_others_see_the_whole_pass(tokens):
     net = toy()
+    site_table(net)
     seen = []
     net.unembed.register_forward_hook(lambda *_: seen.append(1))
     with capture(net, "embed") as acts:

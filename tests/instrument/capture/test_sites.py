@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from dissimilarity.capture.architectures import ModulePoint
 from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.points import ModulePoint
 from dissimilarity.capture.sites import describe, locate, matched_pairs, resolve, site_table
 from models.transformer import Transformer
 
@@ -100,11 +100,6 @@ def test_the_parts_of_a_block_add_up(name):
 def test_sequential_gpt_neox_has_resid_mid():
     model = transformers.GPTNeoXModel(transformers.GPTNeoXConfig(**SIZES, use_parallel_residual=False))
     assert "blocks.2.resid_mid" in site_table(model)
-
-
-def test_gemma_2_is_not_read_as_llama():
-    model = transformers.Gemma2Model(transformers.Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8))
-    assert site_table(model) == {}
 
 
 class Holder(nn.Module):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 

@@ -1,0 +1,110 @@
+"""Tables that fit the terminal: names are shortened where they agree, and columns go before values are broken."""
+
+import re
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+UNLIMITED = 10_000
+"""Above the width of every table, in characters."""
+
+
+class FittedTable(Table):
+    """A table that becomes narrower where it is wider than the terminal.
+
+    First names are shortened where they agree, then columns are left out, and a line below says which. What is still
+    too wide is folded, never cut.
+
+    Args:
+        title: Shown above the table.
+        names: Headers of the columns of names.
+        drop: Headers of the columns that may be left out, in that order.
+    """
+
+    def __init__(self, title: str, names: Sequence[str] = (), drop: Sequence[str] = ()) -> None:
+        super().__init__(title=title, title_justify="left")
+        self._names = names
+        self._drop = drop
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render the widest form that fits."""
+        table = copy(self)
+        table.columns = [copy(column) for column in self.columns]
+        for column in table.columns:
+            column.overflow = "fold"
+        table.title = None
+        if not table._fits(console, options):
+            table._shorten_names()
+        dropped = []
+        for header in self._drop:
+            if table._fits(console, options):
+                break
+            table.columns = [column for column in table.columns if column.header != header]
+            dropped.append(header)
+        if self.title:
+            yield Text.from_markup(str(self.title), style="italic")
+        yield from Table.__rich_console__(table, console, options)
+        present = [str(column.header) for column in self.columns if column.header in dropped]
+        if present:
+            yield Text(f"a wider terminal also shows: {', '.join(present)}", style="dim")
+
+    def _fits(self, console: Console, options: ConsoleOptions) -> bool:
+        measured = Table.__rich_measure__(self, console, options.update(max_width=UNLIMITED))
+        return measured.maximum <= options.max_width
+
+    def _shorten_names(self) -> None:
+        columns = [column for column in self.columns if column.header in self._names]
+        cells = [str(cell) for column in columns for cell in column._cells]
+        short = dict(zip(cells, shortened(cells), strict=True))
+        for column in columns:
+            column._cells = [short[str(cell)] for cell in column._cells]
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Return names with … for the parts that all of them share; what differs stays.
+
+    Example:
+        >>> shortened(["gelu-w64-d6-s0", "gelu-w64-d6-s1", "gelu-w64-d2-s1"])
+        ['…d6-s0', '…d6-s1', '…d2-s1']
+        >>> shortened(["runs/base-s0", "runs/base-s0-long"])
+        ['…s0', '…s0-long']
+    """
+    distinct = list(dict.fromkeys(name for name in names if name))
+    if len(distinct) < 2:
+        return list(names)
+    parts = {name: re.findall(r"[^-/@ ]+[-/@ ]*|[-/@ ]+", name) for name in distinct}
+    shortest = min(map(len, parts.values()))
+    agreeing = [len(set(column)) == 1 for column in zip(*parts.values(), strict=False)]
+    start = min(agreeing.index(False) if False in agreeing else shortest, shortest - 1)
+    reverse = [len(set(column)) == 1 for column in zip(*(part[::-1] for part in parts.values()), strict=False)]
+    end = min(reverse.index(False) if False in reverse else shortest, shortest - 1 - start)
+    short = {"": ""}
+    for name, words in parts.items():
+        inner = words[start : len(words) - end]
+        if len({len(part) for part in parts.values()}) == 1:
+            inner = list(_collapsed(inner, agreeing[start:]))
+        short[name] = ("…" if start else "") + "".join(inner) + ("…" if end else "")
+    return [short[name] for name in names]
+
+
+def _collapsed(words: Sequence[str], agreeing: Sequence[bool]) -> Iterator[str]:
+    """Yield words, with … for a run of those that agree and are longer than that."""
+    for agrees, run in groupby(zip(words, agreeing, strict=False), key=lambda pair: pair[1]):
+        text = "".join(word for word, _ in run)
+        yield "…" if agrees and len(text) > 3 else text
+
+
+def inner_first(columns: Sequence[Any]) -> list[Any]:
+    """Return the columns between the first and the last in an order in which leaving them out keeps the rest even.
+
+    Example:
+        >>> inner_first([0, 1, 2, 3, 4])
+        [1, 3, 2]
+    """
+    inside = list(columns[1:-1])
+    return [*inside[::2], *inside[1::2]]
