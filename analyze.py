@@ -21,6 +21,7 @@ from launch.cli.consent import named
 from launch.cli.messages import report
 from launch.cli.rehearsal import absent, build_measures, build_study, taken_back
 from launch.cli.validate import validate
+from launch.run.links import refuse_links
 from launch.run.lock import locked
 from studies.common.results import check_folder, show_results, write_results
 from trusted import naming
@@ -55,6 +56,7 @@ def analyze(cfg: DictConfig) -> Path:
     validate(cfg, "analyze")
     cfg.models, cfg.sizes = settings.models_of(cfg), None
     folder = Path(cfg.results_dir) / settings.study_name(cfg)
+    refuse_links(folder)
     created = absent(folder)
     with locked(folder):
         check_folder(folder, cfg)

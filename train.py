@@ -20,17 +20,18 @@ from omegaconf import DictConfig, open_dict
 
 import settings
 from launch.cli.command import run
-from launch.cli.rehearsal import absent, check_sites, rehearse, taken_back
+from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
-from launch.run.folder import is_over, open_run, read_json, resolved, without_missing
+from launch.run.folder import is_over, open_run, read_json, resolved
+from launch.run.form import read_summary
 from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
 from launch.run.lock import locked
 from launch.run.ranks import is_first, waiting
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback
+    from pytorch_lightning import Callback, Trainer
     from pytorch_lightning.loggers import Logger
 
     from callbacks.run import Run
@@ -78,7 +79,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         state = open_run(folder, cfg)
         if state != "finished":
             fit(cfg, folder, initial)
-        return read_json(folder / "summary.json") | {"state": state}
+        return read_summary(folder) | {"run": folder.name, "state": state}
 
 
 def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
@@ -90,15 +91,15 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     keep_freed_memory()
     silence()
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import Checkpoint
 
     from callbacks.loggers import close
     from callbacks.run import Run
     from launch.cli.sweep import side_by_side
     from launch.run import record, summary
+    from launch.run.module import build_module
     from launch.run.references import find
     from models.checkpoints import check_checkpoint
-    from models.continuing import checkpoint_of
+    from models.continuing import checkpoint_of, restoring
     from models.initial_model import load_into
 
     silence()
@@ -107,25 +108,14 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
-    module = settings.instantiate(cfg.task)(
-        data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed
-    )
+    module = build_module(cfg, data)
     if initial is not None:
         load_into(module.net, initial.weights)
-    check_sites(cfg, module)
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
     loggers, callbacks = build_loggers(context), build_callbacks(context)
-    trainer = settings.instantiate(
-        cfg.trainer,
-        precision=notes["precision"]["chosen"],
-        callbacks=callbacks,
-        max_time=None,
-        logger=loggers,
-        default_root_dir=str(folder),
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-    )
+    trainer = build_trainer(context, loggers, callbacks)
     if notes["compile"]["chosen"]:
         module.net.compile()
     if is_first():
@@ -137,7 +127,8 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     if last is not None:
         check_checkpoint(last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
+        with restoring(last):
+            trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
         return record.end(folder, trainer, module, loggers, seconds=time.monotonic() - start_time)
     except BaseException as error:
         record.cut_short(folder, trainer, error, seconds=time.monotonic() - start_time)
@@ -161,6 +152,21 @@ def build_callbacks(run: "Run") -> "list[Callback]":
     callbacks = [build(node, run) for node in (run.cfg.callbacks or {}).values()]
     max_time = run.cfg.trainer.get("max_time")
     return [*callbacks, TimeLimit(max_time)] if max_time else callbacks
+
+
+def build_trainer(run: "Run", loggers: "list[Logger]", callbacks: "list[Callback]") -> "Trainer":
+    """Return the Trainer of the config, in the precision of the run."""
+    from pytorch_lightning.callbacks import Checkpoint
+
+    return settings.instantiate(
+        run.cfg.trainer,
+        precision=run.provenance["precision"]["chosen"],
+        callbacks=callbacks,
+        max_time=None,
+        logger=loggers,
+        default_root_dir=str(run.folder),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
 
 
 def build(node: DictConfig, run: "Run") -> Any:

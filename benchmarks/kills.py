@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import data.module  # noqa: F401
+import data.module
 import data.text_classification  # noqa: F401 - imported once here, before the forks, instead of in every training
 import launch.run.record  # noqa: F401
-import models.references  # noqa: F401
+import models.references
 import models.text_classifier  # noqa: F401
 import train
 from benchmarks.timing import show
@@ -41,7 +41,7 @@ from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking import models_on_probe, tables
+from dissimilarity.tracking import probe_reader, tables
 from dissimilarity.tracking.schedule import ticks
 from launch.cli.compose import compose
 from launch.run.folder import read_json
@@ -138,19 +138,19 @@ def campaign(folder: Path, variants: Sequence[str], kills: int, faults: int, dra
     return [*killed.values(), *(tally for tally in faulty.values() if tally.disturbed)]
 
 
-def differences(expected: Path, found: Path, faulty: int | None = None) -> list[str]:
+def differences(expected: Path, actual: Path, faulty: int | None = None) -> list[str]:
     """Return what differs in any bit between two finished runs; the tick of a fault may have notes for values."""
     unequal = []
-    last = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (expected, found)]
+    last = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (expected, actual)]
     for key in ("state_dict", "optimizer_states"):
         if not same(*(checkpoint[key] for checkpoint in last)):
             unequal.append(key)
-    names = [sorted(path.name for path in (run / "checkpoints").glob("*.ckpt")) for run in (expected, found)]
+    names = [sorted(path.name for path in (run / "checkpoints").glob("*.ckpt")) for run in (expected, actual)]
     if names[0] != names[1]:
         unequal.append(f"checkpoints {sorted(set(names[0]) ^ set(names[1]))}")
-    if not same(*(_metrics(run, losses=faulty is not None) for run in (expected, found))):
+    if not same(*(_metrics(run, losses=faulty is not None) for run in (expected, actual))):
         unequal.append("metrics.csv")
-    curves = [read_curves(run).drop_columns("seconds").to_pylist() for run in (expected, found)]
+    curves = [read_curves(run).drop_columns("seconds").to_pylist() for run in (expected, actual)]
     if faulty is not None:
         for row in curves[1]:
             if row["step"] == faulty and math.isnan(row["value"]) and not row["note"]:
@@ -160,22 +160,22 @@ def differences(expected: Path, found: Path, faulty: int | None = None) -> list[
         curves = [[row for row in rows if row["step"] != faulty] for rows in curves]
     if not same(*curves):
         unequal.append("curves.parquet")
-    if not same(*(_penalties(run) for run in (expected, found))):
+    if not same(*(_penalties(run) for run in (expected, actual))):
         unequal.append("penalties.jsonl")
-    if read_json(found / "summary.json").get("status") != "finished":
+    if read_json(actual / "summary.json").get("status") != "finished":
         unequal.append("summary.json")
     return unequal
 
 
-def same(expected: Any, found: Any) -> bool:
+def same(expected: Any, actual: Any) -> bool:
     """Return whether nested containers of tensors and plain values are equal to the last bit; NaN equals NaN."""
     if isinstance(expected, torch.Tensor):
-        return torch.equal(expected, found)
+        return torch.equal(expected, actual)
     if isinstance(expected, dict):
-        return expected.keys() == found.keys() and all(same(expected[key], found[key]) for key in expected)
+        return expected.keys() == actual.keys() and all(same(expected[key], actual[key]) for key in expected)
     if isinstance(expected, (list, tuple)):
-        return len(expected) == len(found) and all(map(same, expected, found))
-    return expected == found or (expected != expected and found != found)
+        return len(expected) == len(actual) and all(map(same, expected, actual))
+    return expected == actual or (expected != expected and actual != actual)
 
 
 def _config(folder: Path, name: str, changes: dict[str, Any], number: str = "whole") -> DictConfig:
@@ -273,7 +273,7 @@ def _inject(kind: str, step: int) -> None:
     owner, name, error = {
         "a measure": (CKA, "from_moments", TypeError("a fault in a measure")),
         "the table": (Curves, "append", OSError(errno.ENOSPC, "No space left on device")),
-        "the capture": (models_on_probe, "read_chunks", MemoryError("no memory for the capture")),
+        "the capture": (probe_reader, "read_chunks", MemoryError("no memory for the capture")),
     }[kind]
     sound = getattr(owner, name)
 
@@ -288,9 +288,9 @@ def _inject(kind: str, step: int) -> None:
 def _metrics(run: Path, losses: bool) -> list[dict[str, str]]:
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    wanted = ("step", "train/", "val/", "ood") if losses else ("",)
+    prefix = ("step", "train/", "val/", "ood") if losses else ("",)
     return [
-        {key: value for key, value in row.items() if key.startswith(wanted) and not key.endswith(("seconds", "share"))}
+        {key: value for key, value in row.items() if key.startswith(prefix) and not key.endswith(("seconds", "share"))}
         for row in rows
     ]
 

@@ -49,7 +49,7 @@ def run() -> None:
     )
 
 
-def table(nets: list[nn.Module], tokens: Tensor, wanted: dict[str, dict[str, Any]]) -> None:
+def table(nets: list[nn.Module], tokens: Tensor, settings: dict[str, dict[str, Any]]) -> None:
     """Print the time of comparisons with some options."""
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ def table(nets: list[nn.Module], tokens: Tensor, wanted: dict[str, dict[str, Any
     streams = [f"blocks.{layer}.resid_post" for layer in range(LAYERS)]
     candidates: dict[str, Callable[[], float]] = {"forward passes": lambda: seconds(forward)}
     candidates["passes to the last block, all streams kept"] = lambda: seconds(lambda: forward(streams))
-    candidates |= {name: partial(compared, options) for name, options in wanted.items()}
+    candidates |= {name: partial(compared, options) for name, options in settings.items()}
     figures = interleaved(candidates)
     width = LAYERS * WIDTH
     operations = tokens.numel() * (2 * width**2 + 2 * LAYERS * WIDTH**2 * 2 * 5 / 8)

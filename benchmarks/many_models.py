@@ -73,8 +73,8 @@ def speed() -> None:
     if peer := installed("cka"):
         batches = [(batch,) for batch in tokens.split(BATCH)]
         layers = [f"blocks.{layer}" for layer in range(LAYERS)]
-        theirs = partial(peer.compute_cka, a, b, batches, layers=layers, device="cpu", progress=False)
-        candidates["pytorch-cka, sequences as samples"] = lambda: couples * seconds(theirs)
+        pytorch_cka = partial(peer.compute_cka, a, b, batches, layers=layers, device="cpu", progress=False)
+        candidates["pytorch-cka, sequences as samples"] = lambda: couples * seconds(pytorch_cka)
     figures = interleaved(candidates)
     floor = floor_operations(a) / gemm_rate()
     rows = []
@@ -131,7 +131,7 @@ def _peak(labels: tuple[str, str]) -> tuple[float, float, int, float]:
 
     models = {"b": lambda: billion(0), "c": lambda: billion(1), "small": lambda: untrained(["width=128", "depth=4"], 0)}
     tokens = torch.randint(D_VOCAB, (SHORTER, LENGTH), generator=torch.Generator().manual_seed(0))
-    found = []
-    took = seconds(lambda: found.append(compare_many({k: models[k] for k in labels}, tokens, measures=[CKA()])))
+    tables = []
+    took = seconds(lambda: tables.append(compare_many({k: models[k] for k in labels}, tokens, measures=[CKA()])))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return max(sizes) / GB, peak / GB, found[0].num_rows, took
+    return max(sizes) / GB, peak / GB, tables[0].num_rows, took

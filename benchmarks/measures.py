@@ -134,4 +134,4 @@ def _row(n: int, d: int, name: str, against: str, figures: dict[str, list[float]
 
 def timed(work: dict[str, Work]) -> dict[str, list[float]]:
     """Return the seconds of each, measured in turn."""
-    return interleaved({name: lambda each=each: seconds(each) for name, each in work.items()})
+    return interleaved({name: lambda action=action: seconds(action) for name, action in work.items()})

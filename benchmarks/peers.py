@@ -13,28 +13,28 @@ from torch import Tensor
 
 def debiased_cka(x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
     """Return debiased linear CKA of the same samples by each installed package."""
-    found: dict[str, Callable[[], object]] = {}
+    candidates: dict[str, Callable[[], object]] = {}
     if peer := installed("cka"):
-        found["pytorch-cka"] = lambda: peer.cka_from_features(x, y)
+        candidates["pytorch-cka"] = lambda: peer.cka_from_features(x, y)
     if torch_cka := installed("torch_cka"):
         hsic = torch_cka.CKA._HSIC
 
         def by_torch_cka() -> object:
             k, l = ((z @ z.T).fill_diagonal_(0) for z in (x, y))  # noqa: E741
-            here = SimpleNamespace(device="cpu")
-            return hsic(here, k, l) / (hsic(here, k, k) * hsic(here, l, l)) ** 0.5
+            owner = SimpleNamespace(device="cpu")
+            return hsic(owner, k, l) / (hsic(owner, k, k) * hsic(owner, l, l)) ** 0.5
 
-        found["torch-cka"] = by_torch_cka
+        candidates["torch-cka"] = by_torch_cka
     if ckatorch := installed("ckatorch.core"):
-        found["ckatorch"] = lambda: ckatorch.cka_base(x, y, unbiased=True)
+        candidates["ckatorch"] = lambda: ckatorch.cka_base(x, y, unbiased=True)
     if cka_pytorch := _file("cka_pytorch", "hsic"):
 
         def by_cka_pytorch() -> object:
             k, l = (x @ x.T)[None], (y @ y.T)[None]  # noqa: E741
             return cka_pytorch.hsic1(k, l) / (cka_pytorch.hsic1(k, k) * cka_pytorch.hsic1(l, l)).sqrt()
 
-        found["cka-pytorch"] = by_cka_pytorch
-    return found
+        candidates["cka-pytorch"] = by_cka_pytorch
+    return candidates
 
 
 def rsa(x: np.ndarray, y: np.ndarray) -> float:
@@ -68,8 +68,8 @@ def _file(package: str, name: str) -> ModuleType | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    of = importlib.util.spec_from_file_location(name, f"{spec.submodule_search_locations[0]}/{name}.py")
-    assert of is not None and of.loader is not None
-    module = importlib.util.module_from_spec(of)
-    of.loader.exec_module(module)
+    module_spec = importlib.util.spec_from_file_location(name, f"{spec.submodule_search_locations[0]}/{name}.py")
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
     return module

@@ -36,16 +36,16 @@ DEPTH = 4
 STEPS = 1000
 
 
-class Reached(Exception):
+class Reached(Exception):  # noqa: N818 - not an error
     """Raised when the trained stitch is as good as the direct one."""
 
 
 def forwards(models: list[nn.Module], sites: list[str], fit: Tensor, held_out: Tensor) -> None:
     """Run both models on all tokens."""
     for model in models:
-        for tokens, wanted in ((fit, sites), (held_out, [*sites, LOGITS])):
+        for tokens, names in ((fit, sites), (held_out, [*sites, LOGITS])):
             for batch in batches_of(tokens):
-                with capture(model, wanted):
+                with capture(model, names):
                     model(batch)
 
 
@@ -59,12 +59,12 @@ def tails(back: nn.Module, sites: list[str], streams: list[dict[str, Tensor]], h
 
 def streams_of(model: nn.Module, sites: list[str], tokens: Tensor) -> list[dict[str, Tensor]]:
     """Yield activations batch by batch."""
-    found = []
+    streams = []
     for batch in batches_of(tokens):
         with capture(model, sites) as acts:
             model(batch)
-        found.append(dict(acts))
-    return found
+        streams.append(dict(acts))
+    return streams
 
 
 def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: float) -> tuple[int, float]:
@@ -105,9 +105,9 @@ def against_floor(width: int) -> list[dict[str, str]]:
         "tails": partial(tails, back, sites, streams, held_out),
         "solves": solves,
     }
-    figures = interleaved({name: partial(seconds, one) for name, one in work.items()}, rounds=5)
+    figures = interleaved({name: partial(seconds, action) for name, action in work.items()}, rounds=5)
     parts = ("forwards", "tails", "solves")
-    figures["floor"] = [sum(each) for each in zip(*(figures[part] for part in parts), strict=True)]
+    figures["floor"] = [sum(times) for times in zip(*(figures[part] for part in parts), strict=True)]
     return [
         {
             "": f"width {width}: {name}",

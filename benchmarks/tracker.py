@@ -29,7 +29,7 @@ WIDTHS = (128, 512)
 
 
 def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictConfig]:
-    """Timers of a training step and of a tick's parts, the floor's operations, and the config of such a training."""
+    """Return timers of a training step and of a tick's parts, the floor's operations, and the training's config."""
     cfg = compose([f"width={width}"])
     n_ctx, d_vocab = cfg.data.n_ctx, 4096
     net = build_net(without_missing(cfg.model), d_vocab, 0)
@@ -55,9 +55,9 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
 
     def tick(heatmap: bool) -> None:
         now = capture()
-        wanted = [(a, b) for a in sites for b in sites] if heatmap else pairs
+        site_pairs = [(a, b) for a in sites for b in sites] if heatmap else pairs
         for reference in references:
-            compare_pair(now, reference, wanted, measures, first_components=False)
+            compare_pair(now, reference, site_pairs, measures, first_components=False)
 
     n = probe.numel()
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)
@@ -72,7 +72,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
 
 
 def run() -> None:
-    """Prints seconds, the distance from the floor, and shares."""
+    """Print seconds, the distance from the floor, and shares."""
     rows = []
     for width in WIDTHS:
         timers, floor, cfg = candidates(width)

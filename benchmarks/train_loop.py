@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -48,12 +48,13 @@ OVERRIDES = [
 class Clock(pl.Callback):
     """A callback that records the seconds from the start of each step to the start of the next."""
 
-    durations: list[float] = []
+    durations: ClassVar[list[float]] = []
 
     def __init__(self) -> None:
         self.last: float | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Record the time since the last step began, if neither of the two is a tick."""
         now, step = time.perf_counter(), trainer.global_step
         if self.last is not None and not is_due(step, EVERY) and not is_due(step - 1, EVERY):
             Clock.durations.append(now - self.last)

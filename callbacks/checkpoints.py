@@ -1,6 +1,8 @@
 """Checkpoints on the schedule of the tracker, and the one that a run continues from."""
 
 import errno
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.metrics import MetricsLogger
+from dissimilarity.loading.untrusted import shown
 from dissimilarity.tables.curves import JOURNAL, Curves
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.journal import Journal, Mark
@@ -16,6 +19,7 @@ from dissimilarity.tracking.schedule import KEEP, PINNED, is_due, kept_steps
 from dissimilarity.tracking.weights import step_file, step_files
 
 LAST, SECOND_LAST = "last.ckpt", "second_last.ckpt"
+_COUNTERS = ("ready", "started", "processed", "completed")
 
 
 class ScheduledCheckpoints(Checkpoint):
@@ -47,7 +51,7 @@ class ScheduledCheckpoints(Checkpoint):
         self._saved = -1
         self._continued = 0
         self._random: dict[str, Any] | None = None
-        self._journals: dict[str, dict[str, int]] = {}
+        self._journals: dict[str, Mark] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -67,7 +71,7 @@ class ScheduledCheckpoints(Checkpoint):
             for name, mark in self._journals.items():
                 path = self.folder.parent / name
                 journal = Curves(path.parent) if name == JOURNAL else Journal(path)
-                journal.return_to(Mark(**mark))
+                journal.return_to(mark)
         for table in _tables(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
@@ -110,8 +114,22 @@ class ScheduledCheckpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Hold the generators' state until training starts, after the loaders have drawn from them."""
+        torch.Generator().set_state(state_dict["random"]["cpu"])  # raises for anything else
         self._random = state_dict["random"]
-        self._journals = state_dict["journals"]
+        self._journals = {str(name): self._mark(name, mark) for name, mark in state_dict["journals"].items()}
+
+    def _mark(self, name: Any, mark: Any) -> Mark:
+        """Return the mark of a journal beside the folder of checkpoints, which anyone may have written.
+
+        The journal is cut there, so no other place may be named.
+
+        Raises:
+            ValueError: it names another file, or is no mark.
+        """
+        plain = isinstance(mark, dict) and mark.keys() <= {"size", "crc"} and all(type(n) is int for n in mark.values())
+        if not (plain and isinstance(name, str) and re.fullmatch(r"\w[\w.-]*\.jsonl", name)):
+            raise ValueError(f"expected marks of journals of this run, found {shown(name)}")
+        return Mark(**mark)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
@@ -179,21 +197,28 @@ def _begin_after(trainer: pl.Trainer, step: int) -> None:
 
     A restored loop guesses from its counters what it was doing when it was saved. Depending on the guess, it skips or
     repeats a validation and logs at steps that are off by one. All checkpoints here are taken between two steps, so the
-    counters follow from the step.
+    counters follow from the step. In the middle of an epoch, which `limit_train_batches` makes short, the loop must
+    restart to keep them.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    batches = step * trainer.accumulate_grad_batches
-    fit.epoch_progress.reset()
-    counts = {key: batches for key in ("ready", "started", "processed", "completed")}
-    epoch.batch_progress.total.load_state_dict(counts)
-    epoch.batch_progress.current.load_state_dict(counts)
+    batches = trainer.num_training_batches
+    epochs, steps = divmod(step, math.ceil(batches / trainer.accumulate_grad_batches))
+    done = steps * trainer.accumulate_grad_batches
+    for progress, total, current in (
+        (fit.epoch_progress, epochs, epochs),
+        (epoch.batch_progress, epochs * int(batches) + done, done),
+    ):
+        progress.total.load_state_dict(dict.fromkeys(_COUNTERS, total))
+        progress.current.load_state_dict(dict.fromkeys(_COUNTERS, current))
     epoch.batch_progress.is_last_batch = False
     epoch.val_loop.batch_progress.reset()
-    epoch._batches_that_stepped = step
     for loop in (fit, epoch, epoch.val_loop, epoch.automatic_optimization):
         loop._restarting = False
     for loop in (fit, epoch, epoch.val_loop):
         loop.reset_restart_stage()
+    epoch._restarting = done > 0
+    # a loop that restarts adds the step that Lightning's own checkpoints, taken within it, leave out
+    epoch._batches_that_stepped = step - (done > 0)
 
 
 def _random_state() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dissimilarity.tables.files import replacing
 from dissimilarity.tables.journal import Journal
 
 FLUSH_SECONDS = 5.0
-# always 0: batches depend on seed and step alone, so nothing is counted in epochs
+# batches depend on seed and step alone, so nothing is counted in epochs
 IGNORED = ("epoch",)
 
 

@@ -19,26 +19,28 @@ class Batches:
 
     Args:
         cut: Returns the batch of the given rows of the split.
-        rows_of: Returns the rows that this process reads at a step.
-        start: First step.
-        stop: Step before which to end. It is also the length, which Lightning takes for that of the whole training and
+        rows_of: Returns the rows of a batch that this process reads, by the number of the batch in its epoch.
+        start: Returns the number of the first batch, which is asked for whenever an epoch begins or goes on.
+        stop: Number before which to end. It is also the length, which Lightning takes for that of the whole epoch and
             compares with the number of batches that a resumed run has already read.
     """
 
-    def __init__(self, cut: Callable[[Rows], Any], rows_of: Callable[[int], Rows], start: int, stop: int) -> None:
+    def __init__(
+        self, cut: Callable[[Rows], Any], rows_of: Callable[[int], Rows], start: Callable[[], int], stop: int
+    ) -> None:
         self.cut = cut
         self.rows_of = rows_of
         self.start = start
         self.stop = stop
 
     def __len__(self) -> int:
-        """Return the number of steps of the whole training, even if it is resumed."""
+        """Return the number of batches of the whole epoch, even if it is resumed."""
         return self.stop
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of steps start ... stop - 1."""
-        for step in range(self.start, self.stop):
-            yield self.cut(self.rows_of(step))
+        """Yield the batches start() ... stop - 1."""
+        for number in range(self.start(), self.stop):
+            yield self.cut(self.rows_of(number))
 
     def state_dict(self) -> dict:
         """Return nothing, since `start` follows from the trainer's step; Lightning calls this when it saves."""
@@ -51,7 +53,8 @@ class Batches:
 def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, seed: int, trainer: Any) -> Batches:
     """Return the batches of the whole training, starting at the trainer's step; without a trainer, of one epoch.
 
-    The rows of a batch depend on (seed, step) alone (data/blocks.py).
+    The rows of a batch depend on (seed, number of the batch) alone (data/blocks.py). Where the trainer limits the
+    batches of an epoch (limit_train_batches, overfit_batches), it reads the first ones again and again.
 
     Args:
         cut: Returns the batch of the given rows.
@@ -65,7 +68,7 @@ def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, s
     """
     rank, world_size = _place(trainer)
     own_rows = rank_rows(batch_size, rank, world_size)
-    start, stop = 0, -(-n_rows // batch_size)
+    stop = -(-n_rows // batch_size)
     if trainer:
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
@@ -73,8 +76,19 @@ def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, s
                 f"expected trainer.max_steps >= 0, found {trainer.max_steps}: training is measured in "
                 f"steps; one pass over this data is trainer.max_steps={-(-stop // accumulated)}"
             )
-        start, stop = trainer.global_step * accumulated, trainer.max_steps * accumulated
-    return Batches(cut, lambda step: blocks_of_step(seed, step, batch_size, n_rows)[own_rows], start, stop)
+        stop = trainer.max_steps * accumulated
+
+    def start() -> int:
+        """Return how many batches the epoch that the trainer is in has behind it."""
+        if not trainer:
+            return 0
+        limit = trainer.limit_train_batches
+        of_epoch = min(limit, stop) if isinstance(limit, int) else int(limit * stop)
+        # the last step of an epoch is made of what is left of it
+        steps_of_epoch = -(-of_epoch // trainer.accumulate_grad_batches)
+        return trainer.global_step % steps_of_epoch * trainer.accumulate_grad_batches
+
+    return Batches(cut, lambda number: blocks_of_step(seed, number, batch_size, n_rows)[own_rows], start, stop)
 
 
 def validation_batches(cut: Callable[[Rows], Any], n_rows: int, count: int, batch_size: int, trainer: Any) -> Batches:
@@ -97,11 +111,11 @@ def validation_batches(cut: Callable[[Rows], Any], n_rows: int, count: int, batc
     count = max(1, min(count, n_rows) // world_size) * world_size
     rows = np.arange(count) * n_rows // count
 
-    def rows_of(step: int) -> Rows:
-        batch = rows[step * batch_size : (step + 1) * batch_size]
+    def rows_of(number: int) -> Rows:
+        batch = rows[number * batch_size : (number + 1) * batch_size]
         return batch[rank_rows(len(batch), rank, world_size)]
 
-    return Batches(cut, rows_of, 0, -(-count // batch_size))
+    return Batches(cut, rows_of, lambda: 0, -(-count // batch_size))
 
 
 def _place(trainer: Any) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
     return sets
 
 
-def _check_keys(option: str, mapping: Mapping[str, str], labels: set[str], what: str) -> None:
+def _check_keys(option: str, mapping: Mapping[str, str], labels: set[str], kinds: str) -> None:
     unknown = sorted(set(mapping) - labels)
     if unknown:
-        raise ValueError(f"expected {what} as keys of data.{option}, {sorted(labels)}, found {unknown}: correct them")
+        raise ValueError(f"expected {kinds} as keys of data.{option}, {sorted(labels)}, found {unknown}: correct them")

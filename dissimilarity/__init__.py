@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dissimilarity.capture.hooks import capture as capture
     from dissimilarity.comparison.compare import compare as compare
     from dissimilarity.comparison.compare_many import compare_many as compare_many
-    from dissimilarity.comparison.saved import save_activations as save_activations
+    from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
-del capture  # noqa: F821  # pyright: ignore[reportUnboundVariable]
+del capture  # pyright: ignore[reportUnboundVariable]
 
 _MODULES = {
     "AngularCKA": "dissimilarity.measures.angular_cka",
@@ -102,7 +102,7 @@ _MODULES = {
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
     "read_curves": "dissimilarity.tables.curves",
-    "save_activations": "dissimilarity.comparison.saved",
+    "save_activations": "dissimilarity.comparison.save",
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dissimilarity.tracking.logger_keys import STEP_AXIS
+from dissimilarity.tracking.logger_keys import STEP_AXIS, named, names_of
 from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracker import Tracker
@@ -21,26 +21,63 @@ from dissimilarity.tracking.training_state import TrainingState
 class TickerCallback(Ticker, pl.Callback):
     """The hooks of a tracker: when a tick is due, what the loggers show, and what a continuation needs."""
 
+    _name: str = ""
+    _step: int = 0
+    _is_over: bool = False
     _keys_with_axis: frozenset[str] = frozenset()
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint: trackers of one trainer differ in their folders."""
+        return self._generate_state_key(folder=str(self.folder))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the name that tells this tracker from others of its kind.
+
+        Raises:
+            ValueError: another one has the same folder.
+        """
+        trackers = [tracker for tracker in _trackers(trainer) if tracker.journal_name == self.journal_name]
+        folders = [tracker.folder.resolve() for tracker in trackers]
+        if folders.count(self.folder.resolve()) > 1:
+            raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each a folder of its own")
+        self._name = names_of(folders)[trackers.index(self)]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the state of a tracker with another folder, if there was one and there is one."""
+        states, kind = checkpoint["callbacks"], type(self).__qualname__ + "{"
+        keys = [key for key in states if key.startswith(kind)]
+        alone = len(keys) == 1 == sum(type(tracker) is type(self) for tracker in _trackers(trainer))
+        if self.state_key not in states and alone:
+            self.load_state_dict(states[keys[0]])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""
-        self.start(training_state(trainer, pl_module))
+        self._step, self._is_over = trainer.global_step, False
+        self.start(training_state(trainer, pl_module, last_step(trainer)))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Tick at step 0, which has a checkpoint by now."""
-        if trainer.global_step == 0 and self.last_tick is None:
-            self._tick(trainer, pl_module)
+        """Tick at step 0, which has a checkpoint by now, or at a step that was saved before its tick."""
+        self._tick_if_due(trainer, pl_module, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tick when the schedule says so, once per step."""
-        step = trainer.global_step
-        if step and step != self.last_tick and self.is_due(step, last_step(trainer)):
-            self._tick(trainer, pl_module)
+        """Tick when the schedule says so, once per step.
+
+        Steps of several optimizers come together: one tick for those that are due.
+        """
+        if trainer.global_step != self._step:
+            self._tick_if_due(trainer, pl_module, self._step + 1)
+            self._step = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tick after the last step, wherever it is."""
+        self._tick_at_end(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -54,12 +91,34 @@ class TickerCallback(Ticker, pl.Callback):
             self._publish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Finish the table and the figures, unless the program must end at once."""
+        """Finish the table and the figures, unless the program must end at once.
+
+        Ctrl-C ends a training after the step that was the last one. It may reach each of several processes at another
+        moment, so that they can't measure together.
+        """
         if isinstance(exception, Exception):
             self._publish(trainer)
+        elif isinstance(exception, KeyboardInterrupt) and self.last_tick is not None:
+            if trainer.world_size == 1:
+                self._tick_at_end(trainer, pl_module)
+            elif trainer.global_step != self.last_tick:
+                self.skip(training_state(trainer, pl_module), "KeyboardInterrupt: several processes stopped")
+
+    def _tick_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, since: int) -> None:
+        """Tick if any of the steps from `since` on is due, unless this one had its tick."""
+        step, last = trainer.global_step, last_step(trainer)
+        if step != self.last_tick and any(self.is_due(due, last) for due in range(since, step + 1)):
+            self._tick(trainer, pl_module)
+
+    def _tick_at_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tick unless the last step had its tick."""
+        self._is_over = True
+        if trainer.global_step != self.last_tick:
+            self._tick(trainer, pl_module)
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = self.tick(training_state(trainer, pl_module))
+        training = training_state(trainer, pl_module, trainer.global_step if self._is_over else last_step(trainer))
+        metrics = {named(key, self._name): value for key, value in self.tick(training).items()}
         if trainer.is_global_zero and metrics:
             define_axes(trainer, metrics.keys() - self._keys_with_axis)
             self._keys_with_axis |= frozenset(metrics)
@@ -69,8 +128,8 @@ class TickerCallback(Ticker, pl.Callback):
     def _publish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.last_tick is not None:
             pictures, curves = self.publish()
-            log_pictures(trainer, pictures)
-            log_curves(trainer, curves)
+            log_pictures(trainer, pictures, self._name)
+            log_curves(trainer, curves, self._name)
 
 
 class DissimilarityTracker(Tracker, TickerCallback):
@@ -97,12 +156,12 @@ class StitchingTracker(PenaltyTracker, TickerCallback):
     """
 
 
-def training_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainingState:
-    """Return what a tick needs to know of a trainer."""
+def training_state(trainer: pl.Trainer, pl_module: pl.LightningModule, last: int | None = None) -> TrainingState:
+    """Return what a tick needs to know of a trainer whose training ends at step `last`; None if unknown."""
     return TrainingState(
         model=pl_module,
         step=trainer.global_step,
-        last_step=last_step(trainer),
+        last_step=last,
         device=pl_module.device,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
@@ -112,8 +171,15 @@ def training_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Traini
 
 def last_step(trainer: pl.Trainer) -> int | None:
     """Return the step at which training ends; None if unknown."""
+    if not trainer.lightning_module.automatic_optimization:
+        return None  # a batch may take any number of steps, so that the number of batches says nothing
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < math.inf else None
+
+
+def _trackers(trainer: pl.Trainer) -> list[TickerCallback]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return [callback for callback in callbacks if isinstance(callback, TickerCallback)]
 
 
 def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
@@ -124,19 +190,21 @@ def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
                 logger.experiment.define_metric(key, step_metric=STEP_AXIS)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path]) -> None:
+def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path], name: str) -> None:
     """Send finished figures (PNG) to the loggers that take images."""
     for logger in trainer.loggers:
         log_image = getattr(logger, "log_image", None)
         if log_image is not None:
             for picture in pictures:
                 if picture.suffix == ".png":
-                    log_image(key=f"figures/{picture.stem}", images=[str(picture)])
+                    log_image(key=named(f"figures/{picture.stem}", name), images=[str(picture)])
 
 
-def log_curves(trainer: pl.Trainer, records: Sequence[Mapping[str, Any]]) -> None:
+def log_curves(trainer: pl.Trainer, records: Sequence[Mapping[str, Any]], name: str) -> None:
     """Send the whole table of curves, heat maps included, to the loggers that take tables."""
     for logger in trainer.loggers:
         log_table = getattr(logger, "log_table", None)
         if log_table is not None and records:
-            log_table(key="curves", columns=list(records[0]), data=[list(record.values()) for record in records])
+            log_table(
+                key=named("curves", name), columns=list(records[0]), data=[list(record.values()) for record in records]
+            )

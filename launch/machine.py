@@ -47,7 +47,7 @@ class Precision:
     step_seconds: float | None = None
 
 
-def device_of(accelerator: str) -> torch.device:
+def training_device(accelerator: str) -> torch.device:
     """Return the device on which Lightning trains for `trainer.accelerator`."""
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
         return torch.device("cuda")
@@ -72,7 +72,7 @@ def check_devices(accelerator: str, asked: int | str | Sequence[int]) -> None:
     """Raise ValueError if `trainer.devices` asks for more devices than there are; a processor takes any number."""
     if accelerator == "cpu" or asked in ("auto", -1):
         return
-    device = device_of(accelerator)
+    device = training_device(accelerator)
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (asked if isinstance(asked, int) else max(map(int, asked)) + 1) > count:
         available = f"{count} x {torch.cuda.get_device_name()}" if device.type == "cuda" else device_name(device)

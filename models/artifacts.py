@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dissimilarity.loading.untrusted import read_json, shown
 from dissimilarity.tables.files import replacing
 
 SECONDS = 10
@@ -36,8 +38,8 @@ def file_of(uri: str) -> tuple[Path, dict[str, Any]]:
     folder = home / version
     if not (folder / NOTE).is_file():
         folder = _download(uri, name, version, home)
-    note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    files = [path for pattern in MODELS for path in sorted(folder.glob(pattern))]
+    note = read_json(folder / NOTE)
+    files = [path for pattern in MODELS for path in sorted(folder.glob(pattern)) if path.is_file()]
     if len(files) != 1:
         names = ", ".join(sorted(path.name for path in folder.rglob("*") if path.name != NOTE)) or "nothing"
         raise ValueError(f"reference {uri!r}: expected one .ckpt or .safetensors file in the artifact, found {names}")
@@ -53,8 +55,9 @@ def _download(uri: str, name: str, version: str, home: Path) -> Path:
     folder = home / artifact.version
     if (folder / NOTE).is_file():
         return folder
-    home.mkdir(parents=True, exist_ok=True)
     try:
+        _check_entries(artifact.manifest.entries)
+        home.mkdir(parents=True, exist_ok=True)
         with replacing(folder) as part:
             artifact.download(root=str(part))
             note = {"version": artifact.version, "digest": artifact.digest}
@@ -63,6 +66,19 @@ def _download(uri: str, name: str, version: str, home: Path) -> Path:
     except Exception as error:  # the server's, the network's and W&B's own
         raise ValueError(f"reference {uri!r}: cannot download it ({error}); {instead}") from error
     return folder
+
+
+def _check_entries(entries: Mapping[str, Any]) -> None:
+    """Refuse an artifact whose files W&B would fetch from elsewhere, or put elsewhere.
+
+    Raises:
+        ValueError: If a file of it is a reference to another place, or its path leads out of the artifact.
+    """
+    for name, entry in entries.items():
+        if entry.ref is not None:
+            raise ValueError(f"its file {shown(name)} is a reference to {shown(str(entry.ref))}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"its file {shown(name)} has a place outside of it")
 
 
 def _artifact(uri: str, name: str, version: str, instead: str) -> Any:

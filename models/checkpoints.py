@@ -28,7 +28,7 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
         file: The opened file.
         path: Its path, for the message.
         wanted: What to give instead, for the message.
-        mmap: Whether to leave the tensors in the file until they are used.
+        mmap: Whether to leave the tensors in the file, whose records have been checked, until they are used.
 
     Raises:
         ValueError: If it is truncated, not such a file, or holds objects, none of which was created.
@@ -37,7 +37,7 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
     size = file.seek(0, 2)
     file.seek(0)
     try:
-        if start == ZIP:
+        if start == ZIP and not mmap:
             check_records(file)
             file.seek(0)
         return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
@@ -93,7 +93,7 @@ def read_checkpoint(file: BinaryIO, path: Path, mmap: bool = False) -> dict[str,
 
 
 def check_checkpoint(path: Path) -> None:
-    """Check, before Lightning reads a checkpoint, that train.py wrote it; no weights are read.
+    """Check, before Lightning reads a checkpoint of `checkpoint_of`, that train.py wrote it; no weights are read.
 
     Raises:
         ValueError: As `read_checkpoint`.

@@ -1,10 +1,16 @@
 """The checkpoint from which a run continues."""
 
 import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from models.checkpoints import check_records
 from models.references import steps_of
+
+RESTORES = ("restore", "_restore", "resume")
+"""Beginnings of the names of Lightning's functions that restore a checkpoint."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +44,30 @@ def checkpoint_of(folder: Path) -> Path | None:
         f"begin another run from the weights of step {steps[-1]} with init_from=runs/{folder.name}@{steps[-1]} "
         "name=..., or start this one over with overwrite=true"
     )
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Turn what Lightning raises while it restores a checkpoint, which anyone may have written, into a message.
+
+    Args:
+        path: The checkpoint from which the training in the block continues, if any.
+
+    Raises:
+        ValueError: If the checkpoint is not what a run writes; other exceptions of the block pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if path is None or not any(
+            frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(RESTORES) for frame in frames
+        ):
+            raise
+        raise ValueError(
+            f"cannot continue from {path}: it is not what a run writes ({type(error).__name__}: {error}); put a copy "
+            "of it back, or start over with name=... or overwrite=true"
+        ) from error
 
 
 def _check(path: Path) -> None:

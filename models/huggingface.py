@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.loading.config import LAYERS, check_config
+from dissimilarity.loading.context import context_of
 
 # Keys that a net does not need, or that name code, which is never run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
@@ -46,11 +47,14 @@ class HuggingFace(nn.Module):
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # BERT's pooler comes after every site
         self.d_model: int = model_config.hidden_size
-        self.d_vocab, self.n_ctx = d_vocab, getattr(model_config, "max_position_embeddings", None)
+        self.d_vocab, self.n_ctx = d_vocab, context_of(self.model)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the logits of the next token at every position."""
-        return self.model(input_ids=tokens, use_cache=False).logits
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits of the next token at every position; none attends to one where the mask is 0."""
+        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return self.model(input_ids=tokens, use_cache=False, **mask).logits
 
     def features(
         self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]

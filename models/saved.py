@@ -41,7 +41,7 @@ def write_net(net: nn.Module, settings: Mapping[str, Any], path: Path) -> Path:
 def holds_net(path: Path) -> bool:
     """Return whether `write_net` wrote a file; saved activations are safetensors files too."""
     try:
-        return KEY in _metadata(path)
+        return path.is_file() and KEY in _metadata(path)
     except (OSError, SafetensorError):
         return False
 

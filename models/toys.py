@@ -32,10 +32,10 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     Raises:
         ValueError: If there is no such folder or name, or the hub cannot be reached.
     """
-    given = uri.removeprefix("tl:")
-    if Path(given).is_dir():
-        return Path(given), None
-    name, _, revision = given.partition("@")
+    name = uri.removeprefix("tl:")
+    if Path(name).is_dir():
+        return Path(name), None
+    name, _, revision = name.partition("@")
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1)
         hint = f" (did you mean tl:{near[0]}?)" if near else ""
@@ -90,7 +90,7 @@ def _instead(name: str) -> str:
 def _weights(folder: Path) -> Path | None:
     """Return the file of weights, that of the end of the training if there are several."""
     for pattern in ("*.safetensors", "*final.pth", "*.pth"):
-        paths = sorted(folder.glob(pattern))
+        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
         if len(paths) == 1:
             return paths[0]
     return None

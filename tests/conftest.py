@@ -12,7 +12,14 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Tests end processes, never the machine: what they write need not reach the disk.
+os.fsync = lambda descriptor: None
 jaxtyping.install_import_hook(["dissimilarity", "models", "data"], "beartype.beartype")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Give the whole suite its workers (pyproject.toml says how many at most); run what is named in this process."""
+    return (os.cpu_count() or 1) if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ class PairsFile:
             raise ValueError(f"expected 0 < data.source.val_fraction < 1, found {val_fraction}")
         for split, path in files.items():
             if not Path(path).is_file() or suffix_of(Path(path)) not in (".tsv", ".csv", *JSON):
-                found = f"a {suffix_of(Path(path)) or 'nameless'} file" if Path(path).is_file() else "no file"
+                content = f"a {suffix_of(Path(path)) or 'nameless'} file" if Path(path).is_file() else "no file"
                 raise ValueError(
-                    f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {found}"
+                    f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {content}"
                 )
         wrong = sorted(set(by or {}) - set(files) | set(by or {}) & {"train", "val"})
         if wrong:

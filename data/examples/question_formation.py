@@ -7,10 +7,11 @@ classes, so that encoders and decoders can learn it. Words and code are our own.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 from data.examples import Example
-from data.examples.drawing import check_amounts, distinct, rounds, share_of
+from data.examples.drawing import DrawnExamples, rounds, share_of
 from data.examples.grammar.words import NEAR, WHO, Words
 
 AUXILIARIES = ("can", "might", "must", "should", "will")
@@ -21,74 +22,41 @@ TRANSITIVE = (
 INTRANSITIVE = "cough dance hesitate kneel laugh pray rest shout sneeze sleep smile tremble wait weep whistle".split()
 
 
-class QuestionFormation:
+@dataclass
+class QuestionFormation(DrawnExamples):
     """Declarative sentences, labeled with the auxiliary that the question begins with.
 
     In `train` and `val` both rules give the same answer, because the subject has no relative clause. Out of
-    distribution, in `subject_clause` and `both_clauses`, it has one, and the linear rule is always wrong. Labels and
-    kinds of sentence (`subcase`) differ in number by at most one. No sentence occurs twice.
-
-    Args:
-        train: Number of training sentences.
-        val: Number of validation sentences.
-        ood: Number of sentences per split out of distribution.
-        counterexamples: Share, 0 to 1, of the training sentences on which the two rules differ.
-        seed: Seed of the training sentences.
-        held_out_seed: Seed of all other splits, which do not depend on `seed` and `counterexamples`.
-
-    Raises:
-        ValueError: If a number is out of range; from splits(), if the grammar has too few examples.
+    distribution, in `subject_clause` and `both_clauses`, it has one, and the linear rule is always wrong; so it is in
+    counterexamples. Labels and kinds of sentence (`subcase`) differ in number by at most one. No sentence occurs twice.
     """
 
-    def __init__(
-        self,
-        train: int = 12000,
-        val: int = 1200,
-        ood: int = 1000,
-        counterexamples: float = 0.0,
-        seed: int = 0,
-        held_out_seed: int = 0,
-    ) -> None:
-        check_amounts({"train": train, "val": val, "ood": ood}, len(AUXILIARIES), "sentences", counterexamples)
-        self.train = train
-        self.val = val
-        self.ood = ood
-        self.counterexamples = counterexamples
-        self.seed = seed
-        self.held_out_seed = held_out_seed
+    train: int = 12000
+    least = (len(AUXILIARIES), "sentences")
 
-    def splits(self) -> dict[str, list[Example]]:
-        """Return `train`, `val`, `subject_clause` and `both_clauses`."""
-        used: set[str] = set()
-        held_out = {}
-        for name in _DIFFERENT:
-            steps = rounds([(name, label) for label in AUXILIARIES], self.ood, Random(f"{name} {self.held_out_seed}"))
-            held_out[name] = distinct(name, steps, self.held_out_seed, used, _make)
-        val = distinct("val", _steps("val", self.val, 0.0, self.held_out_seed), self.held_out_seed, used, _make)
-        steps = _steps("train", self.train, self.counterexamples, self.seed)
-        return {"train": distinct("train", steps, self.seed, used, _make), "val": val, **held_out}
+    def held_out_steps(self) -> dict[str, list[tuple[str, str]]]:
+        """Return the steps of `subject_clause` and `both_clauses`."""
+        return {
+            name: rounds([(name, label) for label in AUXILIARIES], self.ood, Random(f"{name} {self.held_out_seed}"))
+            for name in _DIFFERENT
+        }
 
+    def steps(self, split: str, count: int, counterexamples: float, seed: int) -> list[tuple[str, str]]:
+        """Return `count` steps through kinds and labels; the rules differ on the share `counterexamples` of them."""
+        chance = Random(f"{split} {seed}")
+        parting = share_of(count, counterexamples)
+        steps = []
+        for kinds, number in ((_SAME, count - parting), (_DIFFERENT, parting)):
+            steps += rounds([(kind, label) for kind in kinds for label in AUXILIARIES], number, chance)
+        return chance.sample(steps, k=count)
 
-# The kind of a sentence, and its label.
-_Step = tuple[str, str]
-
-
-def _steps(split: str, count: int, counterexamples: float, seed: int) -> list[_Step]:
-    """Return `count` steps through kinds and labels; the rules differ on the share `counterexamples` of them."""
-    chance = Random(f"{split} {seed}")
-    parting = share_of(count, counterexamples)
-    steps = []
-    for kinds, number in ((_SAME, count - parting), (_DIFFERENT, parting)):
-        steps += rounds([(kind, label) for kind in kinds for label in AUXILIARIES], number, chance)
-    return chance.sample(steps, k=count)
-
-
-def _make(step: _Step, chance: Random) -> Example:
-    kind, label = step
-    words = Words(chance)
-    others = [auxiliary for auxiliary in AUXILIARIES if auxiliary != label]
-    text = _KINDS[kind](words, label, chance.sample(others, k=2))
-    return Example(text[0].upper() + text[1:] + ".", None, label, kind)
+    def make(self, step: tuple[str, str], chance: Random) -> Example:
+        """Draw a sentence of a kind and a label."""
+        kind, label = step
+        words = Words(chance)
+        others = [auxiliary for auxiliary in AUXILIARIES if auxiliary != label]
+        text = _KINDS[kind](words, label, chance.sample(others, k=2))
+        return Example(text[0].upper() + text[1:] + ".", None, label, kind)
 
 
 def _does(words: Words) -> str:

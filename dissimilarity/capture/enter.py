@@ -2,7 +2,8 @@
 
 A model can be entered where its whole state is one residual stream: after the embedding; before, inside (between
 attention and MLP, if one follows the other) and after each block; and after the final norm. Inside attention or an MLP
-the stream bypasses the site, so an activation there is not the whole state.
+the stream bypasses the site, so an activation there is not the whole state. Whether the stream is the whole state is
+tested on the model itself (see `streams`).
 """
 
 import re
@@ -15,17 +16,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dissimilarity.capture.architectures import ModulePoint
-from dissimilarity.capture.hooks import first_result, undisturbed
+from dissimilarity.capture.forward import first_result, undisturbed, with_first_argument, with_first_result
+from dissimilarity.capture.networks import networks_of
+from dissimilarity.capture.points import ModulePoint, named_modules
 from dissimilarity.capture.sites import describe, site_table
+from dissimilarity.capture.streams import Stream
 
-SITE = re.compile(r"(?P<network>.*?)(blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_post)|embed|ln_final)")
+SITE = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_post)|embed|ln_final")
 
 
 def enterable_sites(model: nn.Module) -> list[str]:
-    """Return the sites at which `enter` can enter a model, in depth order; none if its architecture is unknown."""
-    table = site_table(model)
-    return [site for site in table if _entrance(model, table, site) is not None]
+    """Return the sites at which `enter` can enter a model, in depth order; none if it has no named sites."""
+    return [site for site in site_table(model) if _entrance(model, site) is not None]
 
 
 def check_enterable(model: nn.Module, site: str, name: str = "the model") -> None:
@@ -34,13 +36,10 @@ def check_enterable(model: nn.Module, site: str, name: str = "the model") -> Non
     Raises:
         ValueError: it cannot. The message names the sites at which it can.
     """
-    table = site_table(model)
-    if _entrance(model, table, site) is None:
-        reason = "is not its whole residual stream" if site in table else "is not one of its sites"
-        raise ValueError(
-            f"{name} cannot be entered at {site!r}, which {reason}; it can be entered at "
-            f"{describe(enterable_sites(model)) or 'no site, because its architecture is unknown'}"
-        )
+    if _entrance(model, site) is None:
+        reason = "is not its whole residual stream" if site in site_table(model) else "is not one of its sites"
+        sites = describe(enterable_sites(model)) or "no site: none was found that the whole residual stream passes"
+        raise ValueError(f"{name} cannot be entered at {site!r}, which {reason}; it can be entered at {sites}")
 
 
 def enter(
@@ -59,7 +58,7 @@ def enter(
     everything is restored: flags, `forward`, gradients, the random number generators.
 
     Args:
-        model: a model of a known architecture (see `capture.sites`), called as `model(tokens)`.
+        model: a model with named sites (see `capture.sites`), called as `model(tokens)`.
         site: one of `enterable_sites(model)`.
         activation: the residual stream at the site, on any device, in any precision.
         tokens: the input that determines positions and masks.
@@ -86,15 +85,14 @@ def enter(
             f"expected an activation of (batch, pos) = {tuple(tokens.shape)} like the tokens, found "
             f"{tuple(activation.shape[:2])}; pass the activation of these tokens"
         )
-    entrance = _entrance(model, site_table(model), site)
+    entrance = _entrance(model, site)
     assert entrance is not None
     weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), activation)
     stream, tokens = activation.to(weight.device, weight.dtype), tokens.to(weight.device)
     with undisturbed(model, gradients), _frozen(model):
         # A copy, because a model may overwrite its stream in place.
-        stream = stream.clone() if entrance.before is None else entrance.before(stream)
         reached: list[bool] = []
-        with _rerouted(model, entrance, stream, reached):
+        with _rerouted(model, entrance, stream.clone(), reached):
             output = model(tokens)
     if not reached:
         raise RuntimeError(
@@ -109,88 +107,101 @@ class _Entrance:
     """How a model is entered at one site.
 
     Attributes:
-        skipped: modules that are not computed, in order. Each returns a placeholder of the same shape.
-        at: the module that receives the stream (`input`), or that returns it without being computed (`output`).
-        before: applied to the stream first, if a block is entered in its middle.
+        stream: the stream that it belongs to.
+        skipped: modules before it, which do not see the model's own stream.
+        at: the module that receives the stream (`input`), or whose first result it replaces (`output`).
+        silenced: a module whose first result is zero, if a block is entered in its middle: what it would have added is
+            in the stream already.
     """
 
+    stream: Stream
     skipped: Sequence[str]
     at: ModulePoint
-    before: Callable[[Tensor], Tensor] | None = None
+    silenced: str | None = None
 
 
-def _entrance(model: nn.Module, table: dict[str, ModulePoint], site: str) -> _Entrance | None:
+def _entrance(model: nn.Module, site: str) -> _Entrance | None:
     """Return the entrance at a site; None if there is none."""
-    match = SITE.fullmatch(site)
-    if match is None or site not in table:
-        return None
-    network = match["network"]
-    embed = [table[f"{network}embed"].module] if f"{network}embed" in table else []
-    blocks = []
-    while (start := f"{network}blocks.{len(blocks)}.resid_pre") in table:
-        blocks.append(table[start].module)
-    if match["layer"] is None:
-        return _Entrance([] if site.endswith("embed") else [*embed, *blocks], table[site])
-    layer, before = int(match["layer"]), None
-    if match["part"] == "resid_pre":
-        return _Entrance([*embed, *blocks[:layer]], ModulePoint(blocks[layer], "input"))
-    if match["part"] == "resid_mid":
-        before = _second_half(model, table, f"{network}blocks.{layer}.")
-        if before is None:
+    for label, stream in networks_of(model).items():
+        match = SITE.fullmatch(site.removeprefix(label)) if site.startswith(label) else None
+        if match is None:
+            continue
+        if match["layer"] is None:
+            at, skipped = (stream.embed, []) if match[0] == "embed" else (stream.ln_final, _before(stream))
+            return _Entrance(stream, skipped, at) if stream.is_whole and at is not None else None
+        layer = int(match["layer"])
+        if layer >= len(stream.blocks):
             return None
-    # After a block, the stream enters where the next block reads it: a block may return more than its stream.
-    skipped = [*embed, *blocks[: layer + 1]]
-    if layer + 1 < len(blocks):
-        return _Entrance(skipped, ModulePoint(blocks[layer + 1], "input"), before)
-    final = table.get(f"{network}ln_final")
-    if final is not None:
-        return _Entrance(skipped, ModulePoint(final.module, "input"), before)
-    return _Entrance(skipped[:-1], ModulePoint(blocks[layer], "output"), before)
-
-
-def _second_half(model: nn.Module, table: dict[str, ModulePoint], block: str) -> Callable[[Tensor], Tensor] | None:
-    """Return what a block does to its stream after attention; None if the block has neither of the two known forms."""
-    middle, out = table[f"{block}resid_mid"], table.get(f"{block}mlp_out")
-    path, _, _ = middle.module.rpartition(".")
-    owner = model.get_submodule(path)
-    if middle.side == "input" and out is not None and out.module == f"{path}.mlp" and not hasattr(owner, "ln2_post"):
-        norm, mlp = model.get_submodule(middle.module), model.get_submodule(out.module)
-        return lambda stream: stream + first_result(mlp(norm(stream)))
-    if middle.side == "output" and middle.module.endswith(".attention.output"):
-        bert: Any = model.get_submodule(middle.module.removesuffix(".attention.output"))
-        return lambda stream: bert.output(bert.intermediate(stream), stream)
+        if match["part"] == "resid_mid":
+            return _in_the_middle(stream, layer)
+        # After a block, the stream enters where the next block reads it: a block may return more than its stream.
+        return _between_blocks(stream, layer + (match["part"] == "resid_post"))
     return None
+
+
+def _between_blocks(stream: Stream, layer: int) -> _Entrance | None:
+    """Return the entrance after this many blocks."""
+    if layer < len(stream.blocks):
+        block = stream.blocks[layer]
+        return _Entrance(stream, _before(stream, layer), ModulePoint(block.path, "input")) if block.is_whole else None
+    if not stream.is_whole:
+        return None
+    if stream.ln_final is not None:
+        return _Entrance(stream, _before(stream), ModulePoint(stream.ln_final.module, "input"))
+    return _Entrance(stream, _before(stream, layer - 1), ModulePoint(stream.blocks[-1].path, "output"))
+
+
+def _in_the_middle(stream: Stream, layer: int) -> _Entrance | None:
+    block = stream.blocks[layer]
+    if block.parts.middle is None or not block.is_whole_in_the_middle:
+        return None
+    if block.parts.is_normed:
+        return _Entrance(stream, _before(stream, layer), block.parts.middle)
+    return _Entrance(stream, _before(stream, layer), ModulePoint(block.path, "input"), block.parts.added[0])
+
+
+def _before(stream: Stream, layers: int | None = None) -> list[str]:
+    """Return the embedding and this many blocks, by default all."""
+    embed = [] if stream.embed is None else [stream.embed.module]
+    return [*embed, *(block.path for block in stream.blocks[:layers])]
 
 
 @contextmanager
 def _rerouted(model: nn.Module, entrance: _Entrance, stream: Tensor, reached: list[bool]) -> Iterator[None]:
-    """Replace `forward` of the skipped modules by one that computes nothing, and of the entered module by the stream.
+    """Replace `forward` of the modules of an entrance by one that does as the entrance says.
 
     A module that runs several times per pass is entered the first time.
     """
-    placeholder = torch.zeros_like(stream)
 
-    def skip(*args: Any, **kwargs: Any) -> Tensor:
-        return placeholder
+    def returning(path: str, module: nn.Module, tensor: Tensor, mark: list[bool]) -> Callable:
+        forward, shell = module.forward, entrance.stream.shells.get(path)
 
-    def return_stream(*args: Any, **kwargs: Any) -> Tensor:
-        reached.append(True)
-        return stream
-
-    def receive_stream(forward: Callable) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if reached:
+            if path == entrance.at.module and reached:
                 return forward(*args, **kwargs)
-            reached.append(True)
-            if args:
-                return forward(stream, *args[1:], **kwargs)
-            return forward(**{**kwargs, next(iter(kwargs)): stream})
+            mark.append(True)
+            with torch.no_grad():
+                return with_first_result(forward(*args, **kwargs) if shell is None else shell, tensor)
 
         return run
 
-    routes = {model.get_submodule(path): skip for path in entrance.skipped}
-    at = model.get_submodule(entrance.at.module)
-    routes[at] = receive_stream(at.forward) if entrance.at.side == "input" else return_stream
+    def receiving(forward: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not reached:
+                reached.append(True)
+                args, kwargs = with_first_argument(args, kwargs, stream)
+            return forward(*args, **kwargs)
+
+        return run
+
+    actual, routes = named_modules(model), {}
+    for path in entrance.skipped if entrance.silenced is None else [*entrance.skipped, entrance.silenced]:
+        module = model.get_submodule(actual[path])
+        width = getattr(module, "embedding_dim", stream.shape[-1])
+        routes[module] = returning(path, module, stream.new_zeros(*stream.shape[:-1], width), [])
+    at = model.get_submodule(actual[entrance.at.module])
+    is_input = entrance.at.side == "input"
+    routes[at] = receiving(at.forward) if is_input else returning(entrance.at.module, at, stream, reached)
     instance_forwards = {module: vars(module).get("forward") for module in routes}
     try:
         for module, route in routes.items():

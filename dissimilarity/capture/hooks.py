@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dissimilarity.capture.architectures import ModulePoint
+from dissimilarity.capture.forward import first_argument, first_result, undisturbed
+from dissimilarity.capture.points import ModulePoint
 from dissimilarity.capture.sites import describe, locate, resolve
 
 
@@ -107,7 +108,7 @@ class _Recorder:
 
     def _input_hook(self, site: str) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self._take(site, args[0] if args else next(iter(kwargs.values()), None))
+            self._take(site, first_argument(args, kwargs))
 
         return hook
 
@@ -130,17 +131,6 @@ class _Recorder:
             raise _Complete
 
 
-def first_result(value: Any) -> Any:
-    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; a tensor as it is.
-
-    Example:
-        >>> first_result(("stream", "weights"))
-        'stream'
-    """
-    is_collection = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
-    return value[0] if is_collection else value
-
-
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters; the CPU if it has none.
 
@@ -149,46 +139,6 @@ def device_of(model: nn.Module) -> torch.device:
         device(type='cpu')
     """
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
-    """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
-
-    The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
-    its parent's.
-
-    Args:
-        model: the model.
-        gradients: whether to record gradients inside.
-
-    Example:
-        >>> model = nn.Dropout(0.5)
-        >>> with undisturbed(model):
-        ...     model(torch.ones(3))
-        tensor([1., 1., 1.])
-        >>> model.training
-        True
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    cuda = sorted({device.index for device in devices if device.type == "cuda" and device.index is not None})
-    try:
-        for module, _ in flags:
-            module.training = False
-        with (
-            torch.random.fork_rng(devices=cuda),
-            torch.compiler.set_stance("force_eager"),
-            torch.inference_mode(False),
-            torch.set_grad_enabled(gradients),
-        ):
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        # Up to torch 2.9, a weight cast under no_grad stays in autocast's cache without its gradient: a training step
-        # in the same autocast would not update that weight.
-        torch.clear_autocast_cache()
 
 
 def _not_reached(missing: list[str], passes: int) -> str:

@@ -9,89 +9,33 @@ is a site too: `backbone.layer1` (the module's result), or with an explicit side
 Hugging Face models has passed the final norm, so it is a different site.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dissimilarity.capture.architectures import ARCHITECTURES, Architecture, ModulePoint, Side
+from dissimilarity.capture.networks import networks_of
+from dissimilarity.capture.points import ModulePoint, named_modules
 
 LOGITS = "logits"
 """The model's result, in any model: the site of output measures."""
 
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-
-
-def named_modules(model: nn.Module) -> dict[str, str]:
-    """Map each module's path without wrappers (compile, FSDP, activation checkpointing) to its actual path.
-
-    A wrapper and the module inside it have the same path without wrappers. The inner one counts, because it returns the
-    tensor that the model itself computed.
-    """
-    paths = {}
-    for path, _ in model.named_modules():
-        paths[".".join(part for part in path.split(".") if part not in WRAPPERS)] = path
-    return paths
-
 
 def site_table(model: nn.Module) -> dict[str, ModulePoint]:
-    """Return every named site of a model and where it is read, in depth order; empty if its architecture is unknown.
+    """Return every named site of a model and where it is read, in depth order; empty if none is found.
 
     The blocks are found inside any wrapper (a LightningModule's `net`, a `...ForCausalLM`). If a model holds several
     networks, their sites carry the path before them: `net.blocks.0.resid_post`, `teacher.blocks.0.resid_post`.
     """
-    paths = named_modules(model)
-    networks = _networks(paths)
-    table = {}
-    for prefix, architecture in networks.items():
-        label = prefix if len(networks) > 1 else ""
-        for site, (path, side) in _expand(architecture, prefix, paths):
-            actual = paths.get(prefix + path)
-            if actual is not None and _exists(model, site, prefix + path, paths, architecture):
-                table[label + site] = ModulePoint(actual, side)
+    actual, table = named_modules(model), {}
+    for label, stream in networks_of(model).items():
+        sites = {"embed": stream.embed}
+        for number, block in enumerate(stream.blocks):
+            sites |= {f"blocks.{number}.{site}": point for site, point in block.sites.items()}
+        for site, point in {**sites, "ln_final": stream.ln_final}.items():
+            if point is not None:
+                table[label + site] = ModulePoint(actual[point.module], point.side)
     return table
-
-
-def _networks(paths: dict[str, str]) -> dict[str, Architecture]:
-    """Find the known networks, none inside another's blocks: the path before the list of blocks -> architecture."""
-    networks = {}
-    for path in paths:
-        for architecture in ARCHITECTURES:
-            prefix = path.removesuffix(architecture.blocks)
-            if not (path.endswith(architecture.blocks) and (prefix == "" or prefix.endswith("."))):
-                continue
-            complete = all(prefix + need in paths for need in (f"{architecture.blocks}.0", *architecture.needs))
-            inside = any(path.startswith(f"{outer}{network.blocks}.") for outer, network in networks.items())
-            if complete and not inside and not any(prefix + path in paths for path in architecture.excludes):
-                networks.setdefault(prefix, architecture)
-    return networks
-
-
-def _expand(architecture: Architecture, prefix: str, paths: dict[str, str]) -> list[tuple[str, tuple[str, Side]]]:
-    """Return (site, (module path, side)) with the numbers of the blocks filled in, in depth order."""
-    patterns = list(architecture.sites.items())
-    in_blocks = [index for index, (site, _) in enumerate(patterns) if "{i}" in site]
-    first, last = in_blocks[0], in_blocks[-1]
-    expanded = patterns[:first]
-    layer = 0
-    while f"{prefix}{architecture.blocks}.{layer}" in paths:
-        for site, (path, side) in patterns[first : last + 1]:
-            expanded.append((site.replace("{i}", str(layer)), (path.replace("{i}", str(layer)), side)))
-        layer += 1
-    return expanded + patterns[last + 1 :]
-
-
-def _exists(model: nn.Module, site: str, path: str, paths: dict[str, str], architecture: Architecture) -> bool:
-    """Return whether a site whose module exists has the meaning of its name in this particular model."""
-    if site.endswith("mlp.mid"):
-        return path.removesuffix("act") + "ln" in paths
-    if re.sub(r"\d+", "{i}", site, count=1) in architecture.sequential_only:
-        block = model.get_submodule(paths[path.rsplit(".", 1)[0]])
-        config = getattr(block, "cfg", None)
-        flags = ((block, "use_parallel_residual"), (block, "parallel"), (config, "parallel_attn_mlp"))
-        return not any(getattr(owner, name, False) for owner, name in flags)
-    return True
 
 
 def locate(model: nn.Module, sites: Iterable[str]) -> dict[str, ModulePoint]:

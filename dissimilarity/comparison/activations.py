@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dissimilarity.comparison.first_component import first_share
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
+from dissimilarity.comparison.wide_sites import in_span
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.side import Chunk
 from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
@@ -62,7 +63,8 @@ class ModelActivations:
         sync: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self.plan, self.sites, self.chunks, self.device = plan, list(sites), chunks, device
+        self.plan, self.sites, self.device = plan, list(sites), device
+        self.chunks = chunks if sync else in_span(chunks, plan, sites)
         self.side = plan.side(sites, sync)
         self._cached: list[Chunk] = []
 
@@ -182,16 +184,16 @@ class DiskSpill:
     def __init__(self, folder: Path) -> None:
         self.folder, self.in_memory, self.files = folder, 0, 0
 
-    def kept(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
+    def store(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
         """Keep the chunks of one model, which are read one by one."""
-        kept: Chunks = []
+        stored: Chunks = []
         waiting: Chunks = []
         for chunk in chunks:
             waiting.append(chunk)
             if _nbytes(waiting) >= FILE_SIZE:
-                kept += self._keep(waiting)
+                stored += self._keep(waiting)
                 waiting = []
-        return kept + self._keep(waiting)
+        return stored + self._keep(waiting)
 
     def _keep(self, chunks: Chunks) -> Chunks:
         size = _nbytes(chunks)
@@ -228,13 +230,13 @@ def read_chunks(
     captured, read, slices = plan.captured(sites), plan.reader(sites), slices or plan.slices
     if isinstance(source, nn.Module):
         assert inputs is not None
-        yield from capture_chunks(source, inputs, captured, slices, read, plan.separate_units)
+        yield from capture_chunks(source, inputs, captured, slices, read, plan.separate_units, plan.probe.channels)
         return
     source.check_logits(captured)
     sequences, length = plan.probe.extent
     for batch in batches(slices, sequences_per_batch(length)):
         part = [(batch[0][0], batch[-1][1])]
-        acts = {site: source.sequences(site, part, sequences).to(device) for site in captured}
+        acts = {site: source.sequences(site, part, sequences, plan.probe.channels).to(device) for site in captured}
         yield from split_batch(acts, batch, captured, read, plan.separate_units)
 
 
@@ -247,7 +249,8 @@ def thinned(
     count, indices, read = plan.probe.extent.sequences, subset.tolist(), plan.reader(sites)
     arrays = {}
     for site in captured:
-        activation = source.sequences(site, [(index, index + 1) for index in indices], count)
+        parts = [(index, index + 1) for index in indices]
+        activation = source.sequences(site, parts, count, plan.probe.channels)
         samples = read(site, activation, indices)
         if samples.ndim > 2:
             samples = samples[:, sampled_positions(count, samples.shape[1], plan.max_samples)]

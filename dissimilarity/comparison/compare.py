@@ -11,18 +11,25 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
-from dissimilarity.comparison.plan import Plan, make_plan
-from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
+from dissimilarity.comparison.wide_sites import wide_sites
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.moments.cross import SitePair
-from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Inputs, slices_of_subset
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, Tokens, as_probe_set
 from dissimilarity.probe.sampling import draw
 
 Pairs = Literal["all", "matched"]
@@ -49,9 +56,9 @@ COLUMNS = (
 def compare(
     a: Source,
     b: Source,
-    tokens: Tensor | Alignment | ProbeSet | None = None,
+    tokens: Tokens = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -62,21 +69,26 @@ def compare(
     No more than one batch of activations is in memory: memory is that of the sums, whatever the number of tokens.
 
     Args:
-        a: a module, called as ``model(tokens)``; or saved activations: a .npy file (one site, named as the file), a
-            folder of .npy files, a .safetensors file (one site per key), a mapping site -> array, tensor or memory map.
+        a: a module, called as ``model(tokens)``, with a mask of padding where it takes one; or saved activations: a
+            .npy file (one site, named as the file), a folder of .npy files, a .safetensors file (one site per key), a
+            mapping site -> array, tensor or memory map.
             Arrays are (n, d), where each row is a unit of its own for error bars and null, or (sequences, positions,
             d), the form for tokens. Widths and depths may differ. ``sample_ids`` among the sites (one per sample or per
             sequence) must be the same on both sides.
         b: what to compare it with, likewise.
         tokens: what modules run on: (sequences, positions), or any inputs whose first dimension counts independent
-            sequences; the ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
+            sequences; what a tokenizer returns (its ``attention_mask`` becomes the mask), or batches of these; the
+            ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
         sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
             saved activations.
         measures: by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
-        **options: ``mask``, ``pool``, ``positions``, ``control`` and ``n_units`` as in ``ProbeSet``, unless ``tokens``
-            is one.
+        **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
+            unless ``tokens`` is one. ``mask`` says which positions are real: padding is no sample, and models whose
+            ``forward`` takes a mask are given it. ``channels`` says where features are at sites where the modules
+            leave it open: ``"first"`` for (sequences, features, positions), ``"last"``, or a mapping
+            ``{"conv.*": "first"}``.
 
     Returns:
         a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
@@ -93,7 +105,7 @@ def compare(
     >>> round(table["value"][0].as_py(), 6)
     1.0
     """
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
@@ -113,8 +125,8 @@ def compare(
         records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, null)
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
         plan = make_plan(plan.probe, computable)
-    if computable:
-        records += _compared(x, y, site_pairs, computable, plan, null)
+    for group in _groups(computable, [x, y], plan) if computable else []:
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), null)
     ordered = in_order(records, site_pairs, measures)
     return pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
 
@@ -124,10 +136,24 @@ def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[
     return [(a, b) for a in sites_a for b in sites_b] if pairs == "all" else matched_pairs(sites_a, sites_b)
 
 
+def _groups(measures: Sequence[Measure], sides: Sequence[Opened], plan: Plan) -> list[Sequence[Measure]]:
+    """Divide measures into those of one pass each: at wide sites, sums do not go with samples that must not be rotated.
+
+    The last group has the sums.
+    """
+    needs_features = [isinstance(measure, SampleMeasure) and not is_rotatable(measure) for measure in measures]
+    unrotated = [measure for measure, needs in zip(measures, needs_features, strict=True) if needs]
+    others = [measure for measure, needs in zip(measures, needs_features, strict=True) if not needs]
+    if not unrotated or not others or not all(map(is_rotatable, others)):
+        return [measures]
+    chunks = (next(iter(read_chunks(*side, plan, slices=plan.slices[:1]))) for side in sides)
+    return [unrotated, others] if any(wide_sites(acts, plan) for acts, _ in chunks) else [measures]
+
+
 def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]:
     """Compute the norms of one side's samples, by name and site, from a pass over it."""
     source, inputs, sites = side
-    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of(source))
+    chunks = read_chunks(source, inputs, sites, plan.for_norms(), device_of_sources(source))
     return {(name, site): norms for site, norms in norms_of(chunks).items()}
 
 
@@ -135,7 +161,7 @@ def _compared(
     a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
 ) -> Records:
     """Compare two sides in one pass over both."""
-    device = device_of(a[0], b[0])
+    device = device_of_sources(a[0], b[0])
 
     def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
         source, inputs, _ = side

@@ -11,20 +11,26 @@ from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
-from dissimilarity.comparison.saved import SavedActivations, Source, device_of, fitted_to_sources, open_source, sites_of
-from dissimilarity.measures.base.measure import Measure
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
+from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
-from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import norms_of
-from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, as_probe_set
+from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, Tokens, as_probe_set
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -33,9 +39,9 @@ OnProgress = Callable[[str], object]
 
 def compare_many(
     models: Mapping[str, ModelSource],
-    tokens: Tensor | Alignment | ProbeSet | None = None,
+    tokens: Tokens = None,
     sites: str | Sequence[str] | None = None,
-    measures: Sequence[Measure] | None = None,
+    measures: Measure | Sequence[Measure] | None = None,
     pairs: Pairs = "all",
     *,
     null: bool = True,
@@ -76,7 +82,7 @@ def compare_many(
     if unknown or not couples:
         problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
         raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
-    measures = [CKA(), Procrustes()] if measures is None else list(measures)
+    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
     # Nothing has to run for two files, and an alignment is of two models: `compare` streams both sides.
@@ -122,7 +128,7 @@ def _captured(
         for label in models:
             source, source_sites, model_plan = opened(label)
             plan = plan or model_plan
-            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of(source))
+            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of_sources(source))
             norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
             del source
         assert plan is not None
@@ -131,8 +137,8 @@ def _captured(
     for label in models:
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
-        device = device_of(source)
-        chunks = spill.kept(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
+        device = device_of_sources(source)
+        chunks = spill.store(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
         del source
     return stores

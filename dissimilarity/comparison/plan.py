@@ -29,6 +29,7 @@ class Plan:
         max_samples: most samples that a sample measure reads; 0 without such measures.
         moments: whether a measure reads sums.
         outputs: whether a measure compares model outputs, read at the site ``logits``.
+        rotatable: whether rotating the features of a site changes no measure of it.
     """
 
     probe: ProbeSet
@@ -36,6 +37,7 @@ class Plan:
     max_samples: int
     moments: bool
     outputs: bool
+    rotatable: bool
 
     @cached_property
     def lengths(self) -> SequenceLengths:
@@ -91,6 +93,11 @@ class Plan:
         return replace(self, probe=replace(self.probe, kept_positions=kept_positions))
 
 
+def is_rotatable(measure: Measure) -> bool:
+    """Return whether rotating the features of the sites of a side leaves a measure as it is."""
+    return "orthogonal" in measure.invariant_to or isinstance(measure, OutputMeasure)
+
+
 def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     """Plan how a probe set is cut and read for some measures.
 
@@ -111,4 +118,5 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
         max_samples=max((measure.max_samples for measure in measures if isinstance(measure, SampleMeasure)), default=0),
         moments=any(isinstance(measure, MomentMeasure) for measure in measures),
         outputs=any(isinstance(measure, OutputMeasure) for measure in measures),
+        rotatable=all(map(is_rotatable, measures)),
     )

@@ -1,17 +1,17 @@
-"""Activations that were saved: reading them a part at a time, checking that sides belong together, and writing them.
+"""Activations that were saved: reading them a part at a time, and checking that sides belong together.
 
 Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (one site each), or
 `NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a unit of its own, or
-(sequences, positions, d). Beside the sites there may be `sample_ids` that identify the samples.
+(sequences, positions, d), or (sequences, d, ...) where `channels` says so. Beside the sites there may be `sample_ids`
+that identify the samples.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, describe, resolve
-from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
 from dissimilarity.probe.probe_set import Extent, ProbeSet
-from dissimilarity.tables.files import replacing
+from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 
@@ -29,7 +28,6 @@ IDS = "sample_ids"
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,31 @@ class SavedActivations:
     sites: dict[str, ArrayReader]
     ids: ArrayReader | None
 
-    def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int) -> Tensor:
-        """Read some sequences of a site.
+    def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int, channels: Channels = None) -> Tensor:
+        """Read some sequences of a site as (sequences, positions, d), or (sequences, d) without positions.
 
         Args:
             site: the site.
             parts: start and stop of consecutive sequences.
             count: number of sequences of the probe set; rows (count * positions, d) are folded by it to
                 (sequences, positions, d).
+            channels: where features are, by default last.
+
+        Raises:
+            ValueError: images of which nothing says where their channels are.
         """
         array = self.sites[site]
         fold = array.shape[0] // count
         read = [_as_tensor(part) for part in array.read([(start * fold, stop * fold) for start, stop in parts])]
         samples = torch.cat(read) if len(read) > 1 else read[0]
-        return samples.unflatten(0, (-1, fold)) if fold > 1 else samples
+        samples = samples.unflatten(0, (-1, fold)) if fold > 1 else samples
+        place = place_at(site, channels)
+        if samples.ndim > 3 and place is None:
+            raise ValueError(
+                f"{self.name}: cannot tell which dimension of {array.shape} holds the features at {site}; pass "
+                f"channels={{{site!r}: 'first'}} for (sequences, features, ...), or 'last'"
+            )
+        return samples if samples.ndim < 3 else layout_of_place(samples.ndim, place or "last").apply(samples, count)
 
     def check_logits(self, sites: Sequence[str]) -> None:
         """Check that the logits were saved if they are among the sites to read."""
@@ -103,7 +112,7 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
     if not arrays:
         raise ValueError(f"{name} holds no activations: expected {KINDS}")
     for site, array in arrays.items():
-        if len(array.shape) not in (2, 3) or 0 in array.shape:
+        if len(array.shape) < 2 or 0 in array.shape:
             raise ValueError(
                 f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "
                 "reshape them, or choose other sites"
@@ -154,7 +163,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
     if probe.inputs is None:
-        sequences, *inner = next((shape for _, _, shape in shapes if len(shape) == 3), shapes[0][2])
+        sequences, *inner = next((shape for _, _, shape in shapes if len(shape) > 2), shapes[0][2])
         expected, length = f"{shapes[0][0]}: {shapes[0][2]}", inner[0] if len(inner) > 1 else 1
     elif isinstance(probe.inputs, Tensor):
         tokens = probe.inputs
@@ -173,72 +182,10 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
-def device_of(*sources: nn.Module | SavedActivations) -> torch.device:
+def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return where sums are taken: where the models are."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
-
-
-def save_activations(
-    model: nn.Module, tokens: Tensor, path: str | Path, sites: str | Sequence[str] = DEFAULT_SITES
-) -> Path:
-    """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
-
-    They are written while the model runs, in the precision in which it returns them: the file may be larger than
-    memory. It replaces an older file in one step.
-
-    Args:
-        model: called as ``model(tokens)``.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units.
-        path: the file, ending in .safetensors.
-        sites: globs or names of sites; each becomes a key, (sequences, positions, d).
-
-    Returns:
-        the path.
-
-    Raises:
-        ValueError: another ending, or a site that the model lacks.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> model = nn.Sequential(nn.Linear(3, 4))
-    >>> with TemporaryDirectory() as folder:
-    ...     save_activations(model, torch.randn(8, 3), f"{folder}/net.safetensors", sites="0").name
-    'net.safetensors'
-    """
-    path, names = Path(path), resolve(model, sites)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
-    sequences, length = extent(tokens)
-    batch = sequences_per_batch(length)
-    slices = [(start, min(start + batch, sequences), 0) for start in range(0, sequences, batch)]
-    places: dict[str, int] = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("wb") as file:
-        done = 0
-        for acts, _ in capture_chunks(model, tokens, names, slices):
-            places = places or _write_header(file, acts, sequences)
-            for site, activation in acts.items():
-                file.seek(places[site] + done * activation[0].nbytes)
-                file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
-            done += len(next(iter(acts.values())))
-    return path
-
-
-def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int) -> dict[str, int]:
-    """Write the header of the safetensors format, and return where in the file each tensor begins."""
-    header, begins, end = {}, {}, 0
-    for site, activation in acts.items():
-        size = activation[0].nbytes * sequences
-        header[site] = {
-            "dtype": DTYPES[activation.dtype],
-            "shape": [sequences, *activation.shape[1:]],
-            "data_offsets": [end, end + size],
-        }
-        begins[site], end = end, end + size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    return {site: 8 + len(text) + begin for site, begin in begins.items()}
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:
@@ -320,11 +267,21 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = np.load(path, mmap_mode="r")
+        mapped = _mapped(path)
         return [np.array(mapped[start:stop]) for start, stop in parts]
 
-    mapped = np.load(path, mmap_mode="r")
+    mapped = _mapped(path)
     return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, of which nothing is read yet."""
+    if not path.is_file():
+        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "it is not there")
+    array = np.load(path, mmap_mode="r")
+    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
+        raise ValueError("expected the one array of np.save, found the archive of np.savez")
+    return array
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

@@ -1,25 +1,59 @@
-"""Check the config of a model of Hugging Face transformers before anything is built from it."""
+"""Check the folder and the config of a model of Hugging Face transformers before anything is built from them."""
 
+import re
+from pathlib import Path
 from typing import Any
 
-from dissimilarity.loading.untrusted import shown
+from dissimilarity.loading.untrusted import read_json, shown
 
 LAYERS = 512
 """Layers that settings may ask for though the file holds fewer tensors: some configs count what is not there."""
+TENSOR_BYTES = 256
+"""What a layer takes in a file of weights at the very least."""
 ELSEWHERE = ("use_pretrained_backbone", "backbone")
 """Keys of a config by which transformers would load another model."""
+SIZE = re.compile(r"(size|dim|embd|embedding|position|head|expert|channel|_ctx|_inner|d_(model|ff|kv))s?$|^n_|^num_")
+LARGEST = 2**26
+"""Above every size in a real config; that of Llama 4, the longest context, is a sixth of it."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what would make transformers load something else than the weights in a folder, or read without end.
+
+    Raises:
+        ValueError: an adapter, a list of weights elsewhere, or JSON beyond the limits.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            "it has an adapter_config.json, which names another model to load; merge the adapter into its base with "
+            f"peft: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+            ".save_pretrained(FOLDER), and give hf:FOLDER"
+        )
+    for path in folder.glob("generation_config.json"):
+        read_json(path)
+    for path in folder.glob("*.index.json"):
+        files = read_json(path).get("weight_map")
+        names = files.values() if isinstance(files, dict) else [files]
+        elsewhere = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+        if elsewhere:
+            raise ValueError(f"{path.name} names {shown(elsewhere[0])}; expected files of weights beside it")
 
 
 def check_config(config: dict[str, Any], layers: int) -> None:
     """Refuse a config that asks transformers for more than the model which it describes.
+
+    It takes no time: a hostile folder is refused before transformers is imported.
 
     Args:
         config: as a config.json has it.
         layers: the most that it may ask for.
 
     Raises:
-        ValueError: code or weights from elsewhere, or more layers.
+        ValueError: code or weights from elsewhere, more layers, sizes that no model has, or no name of an architecture.
     """
+    kind = config.get("model_type")
+    if kind is not None and not (isinstance(kind, str) and re.fullmatch(r"\w[\w.-]*", kind)):
+        raise ValueError(f"its config says model_type={shown(kind)}; expected the name of an architecture")
     stack: list[Any] = [config]
     while stack:
         node = stack.pop()
@@ -33,3 +67,5 @@ def check_config(config: dict[str, Any], layers: int) -> None:
                 raise ValueError(f"its config says {key}={shown(value)}, which would be fetched from elsewhere")
             if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
                 raise ValueError(f"its config says {key}={value}, and its weights are not that many")
+            if SIZE.search(str(key)) and type(value) is int and value > LARGEST:
+                raise ValueError(f"its config says {key}={value}, and no model is that large")

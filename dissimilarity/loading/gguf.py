@@ -1,18 +1,25 @@
 """Load GGUF files (the format of llama.cpp) through Hugging Face transformers, which converts them to float32."""
 
 import io
-from contextlib import redirect_stderr
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
 from dissimilarity.loading.untrusted import panics_as_errors, read_tokenizer
+from dissimilarity.loading.weights import check_loaded
 from dissimilarity.tables.files import replacing, sha256_of
 
 NEEDED = ("transformers", "gguf", "accelerate")
+PART = re.compile(r"-(\d{5})-of-(?!00001)(\d{5})(?=\.gguf$)", re.IGNORECASE)
+BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
@@ -37,25 +44,62 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     if missing:
         raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]'")
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    if part := PART.search(path.name):
+        raise ValueError(
+            f"reference {uri!r}: {path.absolute()} is part {int(part[1])} of {int(part[2])}, and a model is one file; "
+            f"merge the parts with llama.cpp: llama-gguf-split --merge {path.name[: part.start()]}-00001-of-{part[2]}"
+            f"{path.suffix} MERGED.gguf"
+        )
     try:
+        check_folder(path.parent)
         # disable_progress_bar does not affect the bar of the conversion, which is tqdm's own.
-        with redirect_stderr(io.StringIO()):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        with redirect_stderr(io.StringIO()), _in_lower_case(path) as file:
+            place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+            config = AutoConfig.from_pretrained(file.parent, **place)
+            check_config(config.to_dict(), path.stat().st_size // TENSOR_BYTES)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # reported, and refused below
+                output_loading_info=True,
+                **place,
             )
+            report["unexpected_keys"] = _without_a_place(file, model.config.num_hidden_layers)
     except Exception as error:  # transformers and gguf raise many kinds
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:600]
         raise ValueError(f"reference {uri!r}: cannot load {path.absolute()}: {text}") from error
+    check_loaded(report, model, f"reference {uri!r}: {path.absolute()}", "metadata")
     digest = sha256_of(path)
     beside = path.resolve().parent / "tokenizer.json"
     file = beside if beside.is_file() else _tokenizer_inside(path, digest)
     if file is None:
         return model, None, None, digest
     return model, read_tokenizer(file), file, digest
+
+
+@contextmanager
+def _in_lower_case(path: Path) -> Iterator[Path]:
+    """Yield a path of the file that ends in .gguf, by which transformers knows it."""
+    if path.suffix == ".gguf":
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "model.gguf"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def _without_a_place(path: Path, layers: int) -> list[str]:
+    """Return the tensors of blocks beyond the last, which transformers leaves out without a word."""
+    from gguf import GGUFReader
+
+    names = [str(tensor.name) for tensor in GGUFReader(path).tensors]
+    return [name for name in names if (block := BLOCK.match(name)) and int(block[1]) >= layers]
 
 
 def _tokenizer_inside(path: Path, digest: str) -> Path | None:
@@ -68,7 +112,8 @@ def _tokenizer_inside(path: Path, digest: str) -> Path | None:
         return file
     try:
         with panics_as_errors("its tokenizer is broken"):
-            tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+            with _in_lower_case(path) as lower:
+                tokenizer: Any = AutoTokenizer.from_pretrained(lower.parent, gguf_file=lower.name)
             text = tokenizer.backend_tokenizer.to_str()
     except Exception:  # a model without a tokenizer is still a reference
         return None

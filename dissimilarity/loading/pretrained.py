@@ -10,17 +10,23 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from dissimilarity.loading.config import check_config
+from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
 from dissimilarity.loading.hub import download
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "generation_config.json"]
+FILES = [
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "generation_config.json",
+]
 """Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
 GGUF = ".gguf"
-TENSOR_BYTES = 256
-"""What a layer takes in a file of weights at the very least."""
 
 
 def folder_of(uri: str) -> tuple[Path, str | None]:
@@ -42,11 +48,12 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
         True
     """
     name = uri.removeprefix("hf:")
-    if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
+    is_gguf = name.lower().endswith(GGUF)
+    if Path(name).is_dir() or (is_gguf and Path(name).is_file()):
         return Path(name), None
     model, _, revision = name.partition("@")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or name.endswith(GGUF):
-        kind = "file" if name.endswith(GGUF) else "folder"
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or is_gguf:
+        kind = "file" if is_gguf else "folder"
         raise ValueError(
             f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
             "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION for a model on the Hugging Face hub"
@@ -71,13 +78,6 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
-    _require_transformers(uri)
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
     weights = _weights(folder)
     if not weights or not (folder / "config.json").is_file():
         files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
@@ -85,47 +85,44 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             f"reference {uri!r}: {folder.absolute()} is not a model: expected config.json and model.safetensors, as "
             f"save_pretrained writes them, found {files}"
         )
-    _check_folder(folder, weights, uri)
+    try:
+        check_folder(folder)
+        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
+    _require_transformers(uri)
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
         kind: Any = AutoModelForCausalLM if causal else AutoModel
         model, report = kind.from_pretrained(
-            folder, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=config,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            key_mapping={WRAPPED: ""},
+            ignore_mismatched_sizes=True,  # reported, and refused below
+            output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
-    # transformers would fill these with random numbers; BERT's pooler comes after every site and is often left out
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} lacks weights that its config.json requires: "
-            f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}; copy it again"
-        )
+    check_loaded(report, model, f"reference {uri!r}: {folder.absolute()}", of_a_body=not causal)
     file = folder.resolve() / "tokenizer.json"
     if not file.is_file():
         return model, None, None, sha256_of(*weights)
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _check_folder(folder: Path, weights: list[Path], uri: str) -> None:
-    """Refuse what would make transformers load something else than the weights beside the config."""
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} has an adapter_config.json, which names another model to load; "
-            "merge the adapter into its base (merge_and_unload of peft) and save that"
-        )
-    try:
-        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
-    except ValueError as error:
-        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
-
-
 def _weights(folder: Path) -> list[Path]:
     """Return the files of weights: safetensors if there are any, else pickles."""
     for pattern in WEIGHTS:
-        if files := sorted(folder.glob(pattern)):
+        if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return files
     return []
 

@@ -1,4 +1,4 @@
-"""Files that anyone may have written: plain values out of them, within limits, and one message for all else."""
+"""Reads plain values, within limits, from files that anyone may have written."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def check_plain(value: Any, file: str | Path) -> None:
 
 
 def shown(value: Any) -> str:
-    """A key or value of a file, as a message can show it: one short line without control characters."""
+    """Return a key or value of a file as one short line without control characters, for a message."""
     if isinstance(value, str):
         text = repr(value[:200])[1:-1]
     elif type(value) in SCALARS and not (isinstance(value, int) and value.bit_length() > 200):
@@ -69,7 +69,7 @@ def shown(value: Any) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         ValueError: it is no JSON object of plain values, or beyond the limits.
@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, file: str | Path) -> dict[str, Any]:
-    """As `read_json`, of text that was found in `file`."""
+    """Do what `read_json` does, with text that was read from `file`."""
     if len(text) > MAX_BYTES[".json"]:
         raise ValueError(f"{file}: {len(text)} characters of JSON; expected at most {MAX_BYTES['.json']}")
     try:
@@ -92,8 +92,11 @@ def parse_json(text: str, file: str | Path) -> dict[str, Any]:
 
 
 def text_of(path: Path, kind: str) -> str:
+    """Return the text of a file whose kind has a largest size, or say why it cannot be read."""
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError(f"{path}: expected a file, found a folder, a pipe or a device")
         if size > MAX_BYTES[kind]:
             raise ValueError(f"{path}: {size} bytes; expected at most {MAX_BYTES[kind]}")
         return path.read_text(encoding="utf-8")
@@ -102,14 +105,14 @@ def text_of(path: Path, kind: str) -> str:
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":
-    """The tokenizer of a tokenizer.json, as `load_tokenizer` has it."""
+    """Return the tokenizer of a tokenizer.json; see `load_tokenizer`."""
     from tokenizers import Tokenizer
 
     return load_tokenizer(lambda: Tokenizer.from_file(str(path)), f"cannot read the tokenizer {path}")
 
 
 def load_tokenizer(load: Callable[[], "Tokenizer"], what: str) -> "Tokenizer":
-    """What `load` returns, tried on some text, without truncation and padding.
+    """Return the tokenizer that `load` returns, tried on some text, without truncation and padding.
 
     Raises:
         ValueError: begins with `what`: it cannot be read, breaks over text, or has ids beyond every real vocabulary.
@@ -149,11 +152,11 @@ def panics_as_errors(what: str) -> Iterator[None]:
 def _quiet_stderr() -> Iterator[None]:
     """Send what libraries write to the process's stderr nowhere, and leave Python's own as it is afterwards."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)

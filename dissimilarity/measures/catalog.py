@@ -89,7 +89,8 @@ def _as_markdown(docstring: str) -> str:
 def _call(kind: type[Measure]) -> str:
     """Return how the class is called: its parameters and their defaults."""
     parameters = inspect.signature(kind).parameters.values()
-    return f"{kind.__name__}({', '.join(f'{one.name}={one.default!r}' for one in parameters)})".replace("'", '"')
+    arguments = ", ".join(f"{parameter.name}={parameter.default!r}" for parameter in parameters)
+    return f"{kind.__name__}({arguments})".replace("'", '"')
 
 
 if __name__ == "__main__":

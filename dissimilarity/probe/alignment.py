@@ -8,7 +8,6 @@ boundary. By default only boundaries at ends of words count.
     compare(model_a, model_b, alignment)             # in place of compare(model_a, model_b, tokens)
 """
 
-import inspect
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from dissimilarity.capture.call import call
+from dissimilarity.probe.padded_inputs import PaddedInputs
 
 Unit = Literal["word", "token"]
 Take = Literal["last", "mean"]
@@ -64,6 +66,11 @@ class Reading:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def inputs(self) -> Tensor | PaddedInputs:
+        """The tokens, with their mask if there is one."""
+        return self.tokens if self.mask is None else PaddedInputs(self.tokens, self.mask)
+
     def part(self, sequences: Sequence[int]) -> "Reading":
         """Return the reading of some of the sequences."""
         index = list(sequences)
@@ -73,18 +80,15 @@ class Reading:
         )
 
     def run(self, model: nn.Module, sequences: slice, device: torch.device) -> None:
-        """Run the model on some of the sequences, with a mask of their padding where it takes one.
+        """Run the model on some of the sequences, with a mask of their padding where it takes one."""
+        tokens, mask = self.rows(sequences)
+        call(model, tokens.to(device), mask)
 
-        Padding is behind the text, so a model that reads from left to right needs no mask.
-        """
-        tokens, attention_mask = self.tokens[sequences], {}
-        if self.mask is not None:
-            mask = self.mask[sequences]
-            longest = int(mask.sum(1).max())
-            tokens = tokens[:, :longest]
-            if "attention_mask" in inspect.signature(type(model).forward).parameters:
-                attention_mask = {"attention_mask": mask[:, :longest].long().to(device)}
-        model(tokens.to(device), **attention_mask)
+    def rows(self, sequences: slice) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of some of the sequences, up to the longest of them, and which of them are real."""
+        if isinstance(self.inputs, Tensor):
+            return self.tokens[sequences], None
+        return self.inputs.rows(torch.arange(len(self))[sequences])
 
     def units(self, activation: Float[Tensor, "part *pos d"], sequences: slice) -> Float[Tensor, "part units d"]:
         """Return the sample of each unit, from the activations of some of the sequences.
@@ -114,14 +118,14 @@ class Alignment:
 
     Attributes:
         a, b: the readings of the two models.
-        kept: indices of the texts that are compared.
+        rows: indices of the texts that are compared.
         unit: what ends at the common boundaries that count.
         share_a, share_b: share of the tokens with text, over all texts, that end a unit that is compared.
     """
 
     a: Reading
     b: Reading
-    kept: tuple[int, ...]
+    rows: tuple[int, ...]
     unit: Unit
     share_a: float
     share_b: float
@@ -138,12 +142,12 @@ class Alignment:
 
     def part(self, sequences: Sequence[int]) -> "Alignment":
         """Return the alignment of some of the sequences; the shares stay those of all texts."""
-        kept = tuple(self.kept[index] for index in sequences)
-        return replace(self, a=self.a.part(sequences), b=self.b.part(sequences), kept=kept)
+        indices = tuple(self.rows[index] for index in sequences)
+        return replace(self, a=self.a.part(sequences), b=self.b.part(sequences), rows=indices)
 
     def swapped(self) -> "Alignment":
         """Return the alignment with the two models exchanged."""
-        return Alignment(self.b, self.a, self.kept, self.unit, self.share_b, self.share_a)
+        return Alignment(self.b, self.a, self.rows, self.unit, self.share_b, self.share_a)
 
 
 def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word", take: Take = "last") -> Alignment:
@@ -179,29 +183,29 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     if unit == "word":
         common = [sorted(word_ends(text).intersection(places)) for places, text in zip(common, texts, strict=True)]
     units = sorted(map(len, common))[int(SEQUENCES_LOST * len(common))] if common else 0
-    kept = [row for row, places in enumerate(common) if len(places) >= units > 0]
-    if len(kept) < 2:
+    rows = [row for row, places in enumerate(common) if len(places) >= units > 0]
+    if len(rows) < 2:
         raise ValueError(
             f"the two models' tokens have no common boundary at the end of a {unit} in most of the {len(texts)} texts; "
             "pass longer texts, or take every common boundary (unit='token')"
         )
     readings, shares = [], []
     for side, side_ends in zip((a, b), ends, strict=True):
-        spans = [_token_spans([side_ends[row][end] for end in common[row]], units) for row in kept]
+        spans = [_token_spans([side_ends[row][end] for end in common[row]], units) for row in rows]
         counts = side.spans[..., 0] < side.spans[..., 1]
-        shares.append(len(kept) * units / int(counts.sum()))
+        shares.append(len(rows) * units / int(counts.sum()))
         readings.append(
             Reading(
-                tokens=side.tokens[kept],
-                mask=None if side.mask is None else side.mask[kept],
+                tokens=side.tokens[rows],
+                mask=None if side.mask is None else side.mask[rows],
                 first=torch.tensor([[first for first, _ in text_spans] for text_spans in spans]),
                 last=torch.tensor([[last for _, last in text_spans] for text_spans in spans]),
-                counts=counts[kept],
+                counts=counts[rows],
                 take=take,
                 length=max(a.tokens.shape[1], b.tokens.shape[1]),
             )
         )
-    return Alignment(readings[0], readings[1], tuple(kept), unit, *shares)
+    return Alignment(readings[0], readings[1], tuple(rows), unit, *shares)
 
 
 def word_ends(text: str) -> set[int]:

@@ -6,14 +6,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from dissimilarity.capture.hooks import capture
 from dissimilarity.probe.alignment import Reading
+from dissimilarity.probe.padded_inputs import PaddedInputs
+from dissimilarity.probe.running import SiteReader
+from dissimilarity.probe.site_layout import Channels
 
 Slice = tuple[int, int, int]
 """A chunk of sequences: start, stop, unit."""
 
-Inputs = Tensor | Reading
-"""What a model runs on: (sequences, ...), or a text in its own tokens with the units by which it is compared."""
+Inputs = Tensor | PaddedInputs | Reading
+"""What a model runs on: (sequences, ...), also with padding, or a text in its own tokens with the units by which it is
+compared."""
 
 TOKENS_PER_BATCH = 4096
 
@@ -55,6 +58,8 @@ def extent(inputs: Inputs) -> tuple[int, int]:
     """Return the number of sequences and the tokens per sequence, which is 1 for inputs that are not tokens."""
     if isinstance(inputs, Reading):
         return len(inputs), inputs.length
+    if isinstance(inputs, PaddedInputs):
+        return len(inputs), 1 if inputs.inputs.is_floating_point() else int(inputs.lengths.max())
     return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
 
 
@@ -70,31 +75,30 @@ def capture_chunks(
     slices: Sequence[Slice],
     read: Callable[[str, Tensor, slice], Tensor] = lambda site, activation, sequences: activation,
     separate_units: bool = False,
+    channels: Channels = None,
 ) -> Iterator[tuple[dict[str, Tensor], range]]:
     """Run a model on consecutive chunks, several per forward pass.
 
     Args:
-        model: called as ``model(inputs)``.
+        model: called as ``model(inputs)``, with a mask of padding where it takes one.
         inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units become the positions.
         sites: names of sites.
         slices: consecutive chunks from ``cut_sequences``.
-        read: turns the activations (sequences, ...) of a site and the slice of sequences into what is kept of them.
+        read: turns the activations (sequences, positions, d) or (sequences, d) of a site and the slice of sequences
+            into what is kept of them.
         separate_units: whether units come one at a time even where they have equally many sequences.
+        channels: where features are at sites whose modules leave that open.
 
     Yields:
         site -> what is kept, (sequences, ..., d), and the units that these sequences form, in equal parts.
     """
-    tokens = inputs if isinstance(inputs, Tensor) else inputs.tokens
-    device = next((tensor.device for tensor in model.parameters()), tokens.device)
+    reading = inputs if isinstance(inputs, Reading) else None
+    reader = SiteReader(model, inputs.inputs if isinstance(inputs, Reading) else inputs, sites, channels)
     for batch in batches(slices, sequences_per_batch(extent(inputs)[1])):
         sequences = slice(batch[0][0], batch[-1][1])
-        with capture(model, sites) as acts:
-            if isinstance(inputs, Reading):
-                inputs.run(model, sequences, device)
-            else:
-                model(inputs[sequences].to(device))
-        if isinstance(inputs, Reading):
-            acts = {site: inputs.units(acts[site], sequences) for site in sites}
+        acts = reader.read(sequences)
+        if reading is not None:
+            acts = {site: reading.units(acts[site], sequences) for site in sites}
         yield from split_batch(acts, batch, sites, read, separate_units)
 
 
@@ -147,15 +151,3 @@ def slices_of_subset(slices: Sequence[Slice], subset: Int[Tensor, " subset"]) ->
     stops = torch.searchsorted(subset, torch.tensor([stop for _, stop, _ in slices])).tolist()
     starts, units = [0, *stops[:-1]], [unit for _, _, unit in slices]
     return [chunk for chunk in zip(starts, stops, units, strict=True) if chunk[0] < chunk[1]]
-
-
-def as_inputs(probe: Tensor | Sequence[Tensor] | torch.utils.data.DataLoader) -> Tensor:
-    """Return inputs as one tensor, from a tensor or from batches whose first element (or ``input_ids``) holds them."""
-    if isinstance(probe, Tensor):
-        return probe
-    parts = []
-    for batch in probe:
-        if isinstance(batch, dict):
-            batch = batch["input_ids"]
-        parts.append(batch[0] if isinstance(batch, (list, tuple)) else batch)
-    return torch.cat(parts)

@@ -1,6 +1,6 @@
 """The probe set: what models are compared on, which of its positions count, and how many units it is grouped into."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
@@ -9,11 +9,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.batches import Inputs, extent
 from dissimilarity.probe.outliers import NO_CONTROL, Control, normalized, without_top_norms
+from dissimilarity.probe.padded_inputs import PaddedInputs, rolled, text_starts
 from dissimilarity.probe.padding import check_mask
 from dissimilarity.probe.pooling import pool
 from dissimilarity.probe.sampling import sampled_positions
+from dissimilarity.probe.site_layout import Channels
 
 Pool = Literal["none", "mean", "first", "last"]
 
@@ -41,6 +44,11 @@ class ProbeSet:
         n_units: number of units of whole sequences for the error bars.
         kept_positions: the positions of each sequence that remain of those that can count, where ``control`` drops some
             for their norms; None before the norms are known.
+        channels: where features are at sites with more than one dimension per sequence: ``first`` for (sequences,
+            features, positions, ...), ``last`` for (sequences, ..., features), or a mapping of names or globs of sites
+            to these. By default the modules before a site decide; where they leave it open, it is asked for.
+        starts: the first real position of each sequence, from which ``control`` counts; None where all are 0. It
+            follows from the mask.
 
     Raises:
         ValueError: an unknown pool, a number below 1, a mask that does not fit or leaves no position of a sequence, a
@@ -59,6 +67,8 @@ class ProbeSet:
     control: Control = NO_CONTROL
     n_units: int = 16
     kept_positions: Int[Tensor, "sequences kept"] | None = None
+    channels: Channels = None
+    starts: Int[Tensor, " sequences"] | None = None
 
     def __post_init__(self) -> None:
         if self.pool not in get_args(Pool):
@@ -68,14 +78,18 @@ class ProbeSet:
             raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
         if self.n_units < 1:
             raise ValueError(f"expected at least 1 unit for the error bars, found n_units={self.n_units}; 16 is usual")
+        if self.is_aligned:
+            object.__setattr__(self, "starts", None)
         if self.mask is None or self.inputs is None:
             return
         if self.is_aligned:
             raise ValueError("expected no mask beside an alignment, whose units are all real; leave it out")
-        sequences, length = self.extent
+        sequences, length = extent(self.inputs) if isinstance(self.inputs, Tensor) else self.extent
         check_mask(self.mask, sequences, length if length > 1 else None)
         # Without padding, every number is that of a probe set without a mask, to the last bit.
         object.__setattr__(self, "mask", None if bool(self.mask.all()) else self.mask.cpu())
+        starts = None if self.mask is None else text_starts(self.mask)
+        object.__setattr__(self, "starts", starts if starts is not None and bool(starts.any()) else None)
         if self.mask is not None and self.positions is not None:
             raise ValueError("expected a mask or a number of positions, found both; use fewer with control.every")
         self._check_counts()
@@ -91,7 +105,7 @@ class ProbeSet:
         if isinstance(self.inputs, Alignment):
             return Extent(*self.inputs.extent)
         if isinstance(self.inputs, Tensor):
-            return Extent(*extent(self.inputs))
+            return Extent(*extent(self._run_on(self.inputs)))
         if self.inputs is None:
             raise ValueError("expected tokens to run models on, found none; pass them as inputs")
         return self.inputs
@@ -101,25 +115,31 @@ class ProbeSet:
         """What the first model reads; None where activations were saved before."""
         if isinstance(self.inputs, Alignment):
             return self.inputs.a
-        return self.inputs if isinstance(self.inputs, Tensor) else None
+        return self._run_on(self.inputs) if isinstance(self.inputs, Tensor) else None
 
     @property
     def inputs_b(self) -> Inputs | None:
         """What the second model reads; None where activations were saved before."""
         return self.inputs.b if isinstance(self.inputs, Alignment) else self.inputs_a
 
+    def _run_on(self, inputs: Tensor) -> Tensor | PaddedInputs:
+        """Return inputs with their mask, if it is one of their positions."""
+        if self.mask is None or inputs.ndim < 2 or inputs.shape[1] != self.mask.shape[1]:
+            return inputs
+        return PaddedInputs(inputs, self.mask)
+
     @cached_property
     def sample_counts(self) -> Int[Tensor, " sequences"] | None:
         """Samples of each sequence at sites that have positions; None where all sequences have equally many."""
         if self.mask is None:
             return None
-        return self.mask[:, self.control.positions(self.mask.shape[1])].sum(1) - self.control.drop_top_norm
+        return self._countable(self.mask).sum(1) - self.control.drop_top_norm
 
     def samples(self, activation: Tensor, sequences: slice | list[int] = slice(None)) -> Tensor:
         """Select the samples of one site from its activations.
 
         Args:
-            activation: (sequences, ..., d) as the model returned it, or images (sequences, channels, ...).
+            activation: (sequences, positions, d), or (sequences, d) of a site without positions.
             sequences: which sequences of the probe set these are.
 
         Returns:
@@ -149,9 +169,10 @@ class ProbeSet:
     def select_positions(
         self, activation: Tensor, sequences: slice | list[int]
     ) -> tuple[Tensor, Bool[Tensor, "part positions"] | None]:
-        """Select the positions that count, and say which of them are real; activations without positions stay."""
-        if activation.ndim > 3:
-            activation = activation.movedim(1, -1).flatten(1, -2)
+        """Select the positions that count, and say which of them are real; activations without positions stay.
+
+        Each sequence then begins with its first real position.
+        """
         if activation.ndim < 3:
             return activation, None
         real = None
@@ -162,23 +183,26 @@ class ProbeSet:
                     f"{activation.shape[1]}; choose other sites, or leave the mask out"
                 )
             real = self.mask[sequences].to(activation.device)
+        if self.starts is not None:
+            starts = self.starts[sequences]
+            activation, real = rolled(activation, starts), None if real is None else rolled(real, starts)
         if not self.control.selects_positions:
             return activation, real
         selected = self._controlled(activation, sequences)
         return selected, None if real is None else self._controlled(real[..., None], sequences)[..., 0]
 
     def _controlled(self, activation: Tensor, sequences: slice | list[int]) -> Tensor:
-        """Select the positions that the outlier control leaves."""
+        """Select the positions that the outlier control leaves, of sequences that begin with their first real one."""
         allowed = self.control.positions(activation.shape[1])
         if not self.control.drop_top_norm:
             return activation[:, allowed.to(activation.device)]
-        kept = self.kept_positions
-        if kept is None or kept.shape[1] != len(allowed) - self.control.drop_top_norm:
+        remaining = self.kept_positions
+        if remaining is None or remaining.shape[1] != len(allowed) - self.control.drop_top_norm:
             raise ValueError(
                 f"control.drop_top_norm={self.control.drop_top_norm}: no norms say which of {activation.shape[1]} "
                 "positions to drop; choose sites of as many positions as the others have"
             )
-        index = allowed[kept[sequences]].to(activation.device)
+        index = allowed[remaining[sequences]].to(activation.device)
         return activation.take_along_dim(index[..., None], 1)
 
     def for_norms(self) -> "ProbeSet":
@@ -188,8 +212,13 @@ class ProbeSet:
 
     def remaining_positions(self, norms: Mapping[Any, Tensor]) -> Int[Tensor, "sequences kept"]:
         """Return the positions that remain, from the norms of all that can count, as read by ``for_norms``."""
-        real = None if self.mask is None else self.mask[:, self.control.positions(self.mask.shape[1])]
+        real = None if self.mask is None else self._countable(self.mask)
         return without_top_norms(norms, self.control.drop_top_norm, real)
+
+    def _countable(self, mask: Bool[Tensor, "sequences positions"]) -> Bool[Tensor, "sequences countable"]:
+        """Return which of the positions that can count are real, counted from the first real one."""
+        mask = mask if self.starts is None else rolled(mask, self.starts)
+        return mask[:, self.control.positions(mask.shape[1])]
 
     def _check_counts(self) -> None:
         """Check that every sequence keeps a real position."""
@@ -213,20 +242,30 @@ class ProbeOptions(TypedDict, total=False):
     positions: int | None
     control: Control
     n_units: int
+    channels: Channels
 
 
-def as_probe_set(tokens: Tensor | Alignment | ProbeSet | None, **options: Unpack[ProbeOptions]) -> ProbeSet:
+Tokens = Tensor | Mapping[str, Any] | Iterable[Any] | Alignment | ProbeSet | None
+"""What models are compared on, as users pass it: also what a tokenizer returns, or batches of inputs."""
+
+
+def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
     """Return the probe set that tokens and the convenience keywords of ``compare`` describe.
 
+    Args:
+        tokens: inputs of a probe set, also as ``as_inputs`` takes them, or a probe set.
+        **options: attributes of a probe set.
+
     Raises:
-        ValueError: keywords beside a probe set, which has them already, or the old name of one.
+        ValueError: keywords beside a probe set, which has them already.
         TypeError: an unknown keyword.
     """
-    if "groups" in options:
-        raise ValueError("groups: this argument is called n_units; pass n_units=16")
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
+    if tokens is not None and not isinstance(tokens, (Tensor, Alignment, ProbeSet)):
+        tokens, mask = as_inputs(tokens)
+        options = {"mask": mask, **options}
     if not isinstance(tokens, ProbeSet):
         return ProbeSet(tokens, **options)
     if options:

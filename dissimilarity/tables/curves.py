@@ -1,8 +1,8 @@
 """The curves table: every measured value of a run, one row per (step, reference, measure, site pair).
 
-This is the one place that writes it. Rows go to an append-only journal, `curves.jsonl`, and are folded from there into
-`curves.parquet`, which is replaced in one step: at any moment both can be read, also while the run goes on. Where there
-is a journal it is the truth, and the table stands for its beginning; a run folder without one is read from the table.
+Only this module writes it. Rows are appended to a journal, `curves.jsonl`, and folded from there into `curves.parquet`,
+which is replaced atomically, so both can be read at any time, even during the run. If there is a journal, it is
+authoritative and the table holds its beginning; without a journal, the table is read.
 
 | column | type | meaning |
 | --- | --- | --- |
@@ -69,7 +69,7 @@ JOURNAL, TABLE = "curves.jsonl", "curves.parquet"
 
 _PYTHON_TYPES = {pa.int64(): int, pa.float64(): float, pa.string(): str}
 LITTLE = 2**22
-"""Bytes of rows that are folded whenever some are new: it takes some hundredths of a second."""
+"""Up to this many bytes, a journal is folded whenever it has new rows, which takes some hundredths of a second."""
 
 log = logging.getLogger(__name__)
 
@@ -81,37 +81,37 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, on disk on return. `stderr`, `null`, `calibrated` and `note` may be left out.
+        """Add rows, and return once they are on disk. `stderr`, `null`, `calibrated` and `note` are optional.
 
-        Raises ValueError for a row without another column of the schema, or with one that it does not have.
+        Raises ValueError for a row that lacks any other column of the schema, or has an unknown one.
         """
         rows = [_as_row(row) for row in rows]
         self._journal().append(rows)
 
     def truncate(self, step: int) -> None:
-        """Drop the rows after a step, and what an interrupted write left: what a resume at that step starts from.
+        """Drop the rows after a step and an incomplete last row, so that a run can continue from that step.
 
-        Raises ValueError if rows are damaged that the table does not have.
+        Raises ValueError if rows are damaged that the table does not hold.
         """
         journal = self._mended()
         if not journal.path.exists():
             return
         table = read_curves(self.folder)
-        kept = table.filter(pc.field("step") <= step)
-        if kept.num_rows < table.num_rows:
-            data, mark = as_lines(kept.to_pylist())
-            self._cut_table(kept, mark)
+        remaining = table.filter(pc.field("step") <= step)
+        if remaining.num_rows < table.num_rows:
+            data, mark = as_lines(remaining.to_pylist())
+            self._cut_table(remaining, mark)
             with replacing(journal.path) as part:
                 part.write_bytes(data)
 
     def return_to(self, mark: Mark) -> None:
-        """Drop what came after a mark of the journal, having made sure that all up to it is there and undamaged.
+        """Drop everything after a mark of the journal, once all rows before it are known to be intact.
 
-        What is damaged of the journal is made again from the table, as far as that goes. Who deleted the journal goes
-        on with the rows of the table.
+        Damaged rows of the journal are restored from the table where it holds them. Without a journal, the rows of the
+        table stay.
 
         Raises:
-            ValueError: rows are lost or damaged that the table does not have.
+            ValueError: rows are lost or damaged that the table does not hold.
         """
         deleted, journal = not self._path(JOURNAL).exists(), self._journal()
         if deleted:
@@ -127,16 +127,16 @@ class Curves:
         journal.cut(mark)
 
     def fold(self) -> Path:
-        """Write all rows to `curves.parquet`, replacing it in one step, and return its path."""
+        """Write all rows to `curves.parquet` atomically, and return its path."""
         journal = self._journal()
         table = read_curves(self.folder) if journal.path.exists() else SCHEMA.empty_table()
         _write(table, journal.mark(), self._path(TABLE))
         return self._path(TABLE)
 
     def fold_if_grown(self) -> bool:
-        """Fold unless little is new beside what is folded, and say whether it did.
+        """Fold if the journal has grown enough since the last fold, and return whether it had.
 
-        Each fold writes all rows, so over a run its time grows with the number of rows, however often this is called.
+        A fold writes all rows, but the time of all folds of a run stays proportional to the final number of rows.
         """
         mark, size = _mark_in(self._path(TABLE)), self._journal().mark().size
         grown = mark is None or size - mark.size > (0 if mark.size < LITTLE else mark.size // 4)
@@ -145,7 +145,7 @@ class Curves:
         return grown
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all rows, in the order in which they were appended; none before the first."""
+        """Return all rows in the order in which they were appended."""
         journal = self._journal()
         return read_curves(self.folder).to_pylist() if journal.path.exists() else []
 
@@ -180,17 +180,17 @@ class Curves:
         return journal
 
     def _cut_table(self, table: pa.Table, mark: Mark) -> None:
-        """Cut the table, if there is one, before the journal: a kill in between leaves two that go together."""
+        """Shorten the table, if there is one, before the journal: a kill in between leaves two that match."""
         if self._path(TABLE).exists():
             _write(table, mark, self._path(TABLE))
 
 
 def read_curves(path: str | Path) -> pa.Table:
-    """Return the curves of a run folder, or of one of its two files, as of now; also while the run goes on.
+    """Return the curves so far of a run folder or of one of its two files, even while the run is in progress.
 
-    Any other path is read as a table of the same columns.
+    Any other path is read as a table with the same columns.
 
-    Raises ValueError, naming the file, if there are no curves there, or what is there is broken or has other columns.
+    Raises ValueError, naming the file, if there are no curves, or they are damaged or have other columns.
     """
     path = Path(path)
     folder = path.parent if path.name in (JOURNAL, TABLE) else path
@@ -201,7 +201,8 @@ def read_curves(path: str | Path) -> pa.Table:
         if not table.exists():
             raise ValueError(f"no curves in {folder}: expected {TABLE} or {JOURNAL}; give the folder of a tracked run")
         return _read(table)
-    # Who drops rows replaces the table first and then the journal: read between the two, the second time they agree.
+    # A writer that drops rows replaces the table first, then the journal. A reader in between finds them equal the
+    # second time.
     for _ in range(2):
         folded = _folded(table)
         if folded is None:
@@ -235,8 +236,8 @@ def matched(table: pa.Table) -> pa.Table:
     Heat maps compare all pairs of sites; these rows are the curves.
     """
     pairs = set(matched_pairs(distinct(table, "site_a"), distinct(table, "site_b")))
-    found = zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True)
-    return table.filter(pa.array([pair in pairs for pair in found], pa.bool_())).sort_by("step")
+    site_pairs = zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True)
+    return table.filter(pa.array([pair in pairs for pair in site_pairs], pa.bool_())).sort_by("step")
 
 
 def heatmap_steps(table: pa.Table) -> list[int]:
@@ -277,7 +278,7 @@ def _write(table: pa.Table, mark: Mark, path: Path) -> None:
 
 
 def _mark_in(path: Path) -> Mark | None:
-    """How much of the journal is folded in a table; None where there is none, or one that does not say."""
+    """Return up to where the journal is folded into a table; None if there is no table, or it does not say."""
     try:
         return _mark_of(pq.read_metadata(path).metadata)
     except (OSError, pa.ArrowException):
@@ -285,12 +286,15 @@ def _mark_in(path: Path) -> Mark | None:
 
 
 def _mark_of(metadata: Mapping[bytes, bytes] | None) -> Mark | None:
-    text = (metadata or {}).get(b"journal")
-    return None if text is None else Mark(**json.loads(text))
+    try:
+        content = json.loads((metadata or {})[b"journal"])
+        return Mark(int(content["size"]), int(content["crc"]))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
-    """A table and how much of the journal is folded in it; None where it cannot be read, or does not say."""
+    """Return a table and up to where the journal is folded into it; None if it cannot be read, or does not say."""
     try:
         table = read_table(path)
         mark = _mark_of(table.schema.metadata)

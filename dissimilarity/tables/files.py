@@ -1,4 +1,4 @@
-"""Files and folders that are whole at any moment, and the hashes by which they are known."""
+"""Atomic writes of files and folders, and their hashes."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path in the same folder to write to; on success it takes the place of `path` in one step.
+    """Yield a temporary path in the same folder; on success it replaces `path` atomically.
 
-    What is written may be a file or, where none stands at `path` yet, a folder. Readers see the old one or the new one,
-    never a part. On an error it is removed. The name is like no other process's, so two that write at once each put a
-    whole file in place; what a killed process left of the same `path`, the next one removes.
+    A file may be written there or, if nothing is at `path` yet, a folder. Readers see the old one or the new one, never
+    a part. After an error the temporary one is removed. Its name is unique, so several processes may write `path` at
+    once. Temporary files that killed processes left beside `path` are removed too.
     """
     _remove_leftovers(path)
     part = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.part")
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a new or renamed entry of a folder survive a power cut, where the system lets folders be synced."""
+    """Make new and renamed entries of a folder survive a power failure, if the system can sync folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(*files: Path | BufferedReader) -> str:
-    """Return the sha256 of the bytes of files, one after the other; an open file is read from where it stands."""
+    """Return the sha256 of the concatenated bytes of files; an open file is read from its current position."""
     state = hashlib.sha256()
     for file in files:
         if isinstance(file, Path):
@@ -68,7 +68,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove parts of `path` whose process is gone. Those of other machines that share the disk are not judged."""
+    """Remove temporary files of `path` whose process has ended; those of other machines are left alone."""
     prefix = f".{path.name}.{_machine()}."
     for entry in os.scandir(path.parent):
         if entry.name.startswith(prefix) and entry.name.endswith(".part"):
@@ -78,7 +78,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _machine() -> str:
-    """The name of this machine as part of a file name."""
+    """Return the name of this machine as part of a file name."""
     return "".join(letter for letter in platform.node() if letter.isalnum()) or "machine"
 
 

@@ -1,8 +1,8 @@
 """The journal: an append-only file of rows, one JSON object per line. A kill costs at most the row being written.
 
-A row is whole when its newline is there. Floats come back to the last bit; NaN and the infinities, for which JSON has
-no numbers, are written as the strings "NaN", "Infinity" and "-Infinity". The last key of a line, `crc`, is a CRC-32 of
-all lines so far, this one included: a row that was changed, lost, doubled or moved is found when the file is read.
+A row is complete once its newline is written. Floats are read back exactly; NaN and the infinities, which JSON lacks,
+are written as the strings "NaN", "Infinity" and "-Infinity". The last key of a line, `crc`, is a CRC-32 of all lines up
+to and including this one, so reading detects rows that were changed, lost, duplicated or moved.
 """
 
 import os
@@ -21,29 +21,29 @@ _SEAL = len(_KEY) + 8 + len(_END)
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a journal goes: its size, and the CRC-32 of its lines."""
+    """A position in a journal: the size up to it, and the CRC-32 of the lines before it."""
 
     size: int = 0
     crc: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Return it as plain values, of which `Mark(**values)` is the same again."""
+        """Return the arguments that make an equal mark."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal in the file `path`, which need not exist yet. One process writes; any number may read meanwhile."""
+    """The journal in the file `path`, which need not exist yet. One process writes; others may read meanwhile."""
 
     path: Path
     without: str = "without its rows"
-    """How a run goes on whose journal is deleted, for the messages."""
+    """What a run continues with if its journal is deleted, for the messages."""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows at the end in one write, on disk on return.
+        """Append rows in one write, and return once they are on disk.
 
-        A torn row at the end of the file is cut off first. If the write fails half-way (disk full), the file is cut
-        back to what it was. Raises TypeError, with nothing written, for a value that JSON has no form for.
+        An incomplete row at the end of the file is removed first. If the write fails (disk full), the file is restored
+        to its former size. Raises TypeError, with nothing written, for a value that JSON cannot represent.
         """
         texts = [_text(row) for row in rows]
         if not texts:
@@ -64,20 +64,20 @@ class Journal:
             sync_folder(self.path.parent)
 
     def read(self, after: Mark = Mark(), number: int = 0) -> list[dict[str, Any]]:
-        """Return the whole rows, oldest first; none if there is no file. A torn last row is left out.
+        """Return the complete rows, oldest first; none if there is no file.
 
         Args:
-            after: where to begin: what `mark` said once. What stands before is not looked at.
-            number: of rows up to there, for the message.
+            after: an earlier result of `mark` to start from; nothing before it is read.
+            number: number of rows before `after`, for the message.
 
         Raises:
-            ValueError: a line before the end is damaged, or the file does not reach or not go on from `after`; names
-                the file, the line, and what to do.
+            ValueError: a line is damaged, or the file ends before `after` or does not continue from it; names the file,
+                the line, and what to do.
         """
         return [row for _, row in self._lines(after, number)]
 
     def mark(self) -> Mark:
-        """Return how far the whole rows go."""
+        """Return the end of the last complete row."""
         try:
             with open(self.path, "rb") as file:
                 return _end(file)
@@ -85,9 +85,9 @@ class Journal:
             return Mark()
 
     def return_to(self, mark: Mark) -> None:
-        """Drop all that came after a mark, having made sure that all up to it is there and undamaged.
+        """Drop everything after a mark, once all rows before it are known to be intact.
 
-        A file that is gone stays so: who deleted it goes on without its rows.
+        A deleted file is not restored: deleting it is how a user continues without its rows.
 
         Raises:
             ValueError: rows are lost or damaged.
@@ -97,12 +97,12 @@ class Journal:
             self.cut(mark)
 
     def cut(self, mark: Mark) -> None:
-        """Drop all that came after a mark."""
+        """Drop everything after a mark."""
         with open(self.path, "rb+") as file:
             file.truncate(mark.size)
 
     def verify(self, mark: Mark) -> None:
-        """Make sure that all up to a mark is there and undamaged.
+        """Check that all rows before a mark are intact.
 
         Raises:
             ValueError: rows are lost or damaged.
@@ -114,19 +114,19 @@ class Journal:
             raise self._damaged(" is not the file that was written")
 
     def truncate(self, step: int) -> None:
-        """Drop every row whose `step` is above `step`, and a torn last row.
+        """Drop every row after a step, and an incomplete last row.
 
-        The file is replaced in one step; lines before the first that is dropped stay as they were written.
+        The file is replaced atomically; the lines before the first dropped one do not change.
 
         Raises ValueError, naming file and line, for a row without a step.
         """
-        kept = []
+        remaining = []
         for number, (text, row) in enumerate(self._lines(Mark(), 0), 1):
             if "step" not in row:
                 raise ValueError(f"{self.path}, line {number}: a row without a step; found {sorted(row)}")
             if row["step"] <= step:
-                kept.append(text)
-        data, _ = _sealed(kept, Mark())
+                remaining.append(text)
+        data, _ = _sealed(remaining, Mark())
         if self.path.exists() and data != self.path.read_bytes():
             with replacing(self.path) as part:
                 part.write_bytes(data)
@@ -134,9 +134,9 @@ class Journal:
     def _lost(self, size: int, mark: Mark) -> ValueError:
         return self._damaged(f" has lost rows: it has {size} of the {mark.size} bytes that were written")
 
-    def _damaged(self, what: str) -> ValueError:
-        """Return the error that says what is wrong with the file, and the ways out."""
-        return ValueError(f"{self.path}{what}; put a copy of it back, or delete it to go on {self.without}")
+    def _damaged(self, problem: str) -> ValueError:
+        """Return the error that says what is wrong with the file, and what to do."""
+        return ValueError(f"{self.path}{problem}; put a copy of it back, or delete it to go on {self.without}")
 
     def _lines(self, after: Mark, number: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """Yield the text of each row, without its checksum, and the row."""
@@ -160,7 +160,7 @@ class Journal:
             yield text, row
 
     def _checked(self, data: bytes, after: Mark, number: int) -> tuple[list[bytes], int]:
-        """Return the texts of whole lines without their checksums, and the checksum of all, having compared each."""
+        """Return the texts of complete lines without their checksums, which are compared, and the checksum of all."""
         texts, crc, sealed = [], after.crc, after.size > 0
         for line in data.split(b"\n")[:-1]:
             written = _crc_of(line)
@@ -175,7 +175,7 @@ class Journal:
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]], after: Mark = Mark()) -> tuple[bytes, Mark]:
-    """Return rows as the lines of a journal that go on from a mark, and the mark behind them."""
+    """Return rows as lines that continue a journal from a mark, and the mark after them."""
     return _sealed([_text(row) for row in rows], after)
 
 
@@ -184,7 +184,7 @@ def _text(row: Mapping[str, Any]) -> bytes:
 
 
 def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:
-    """Give each JSON object the checksum with which it becomes a line."""
+    """Return JSON objects as lines with their checksums, and the mark after them."""
     lines, crc = [], after.crc
     for text in texts:
         crc = zlib.crc32(text, crc)
@@ -194,7 +194,7 @@ def _sealed(texts: Iterable[bytes], after: Mark) -> tuple[bytes, Mark]:
 
 
 def _crc_of(line: bytes) -> int | None:
-    """The checksum that a line ends with; None for a line without one."""
+    """Return the checksum that a line ends with; None for a line without one."""
     end = line[-_SEAL:]
     if not (end.startswith(_KEY) and end.endswith(_END)):
         return None
@@ -205,11 +205,11 @@ def _crc_of(line: bytes) -> int | None:
 
 
 def _end(file: BinaryIO) -> Mark:
-    """Return the mark behind the last whole row of an open file, reading back from its end only as far as needed."""
+    """Return the mark after the last complete row of an open file, reading back from its end as far as needed."""
     size, line = _last_line(file)
     crc = _crc_of(line)
     if crc is None:
-        # of an earlier version, or empty
+        # empty, or written without checksums
         crc = 0
         file.seek(0)
         for line in file.read(size).split(b"\n")[:-1]:
@@ -218,7 +218,7 @@ def _end(file: BinaryIO) -> Mark:
 
 
 def _last_line(file: BinaryIO) -> tuple[int, bytes]:
-    """Return where the last whole line of an open file ends, and as much of that line as holds its checksum."""
+    """Return where the last complete line of an open file ends, and the part of that line with its checksum."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)

@@ -1,7 +1,7 @@
-"""A checksum inside a file, which other programs read as before: a word of its metadata that is filled in at the end.
+"""A checksum inside a file, in its metadata, so that other programs can read the file as usual.
 
-A file that holds `UNSEALED` in its metadata is sealed by writing the CRC-32 of the whole file over the zeros. A byte
-that has changed anywhere is then found by `check`. Files without it, of earlier versions or others' making, pass.
+A file with `UNSEALED` in its metadata is sealed by writing the CRC-32 of the whole file over the zeros. `check` then
+detects any byte that changes. Files without a checksum, such as those of other programs, pass.
 """
 
 import mmap
@@ -23,7 +23,7 @@ UNSEALED = WORD.decode() + "0" * DIGITS
 
 
 def seal(path: Path) -> None:
-    """Write the checksum of a file into it; it holds `UNSEALED` once."""
+    """Write the checksum of a file that holds `UNSEALED` once into it."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
         place = data.find(UNSEALED.encode()) + len(WORD)
         assert place >= len(WORD), path
@@ -31,7 +31,7 @@ def seal(path: Path) -> None:
 
 
 def check(data: bytes | mmap.mmap, path: Path) -> None:
-    """Compare a file's content with the checksum in it, where it has one.
+    """Compare the content of a file with its checksum, if it has one.
 
     Raises:
         ValueError: it is damaged; names `path`.
@@ -42,13 +42,13 @@ def check(data: bytes | mmap.mmap, path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Compare a file with the checksum in it, where it has one, without reading it into memory. Raises as `check`."""
+    """Do what `check` does without reading the file into memory."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         check(data, path)
 
 
 def write_table(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Put a sealed parquet file in place in one step."""
+    """Write a sealed parquet file atomically."""
     sealed = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {}), KEY: UNSEALED})
     with replacing(path) as part:
         pq.write_table(sealed, part)
@@ -56,10 +56,10 @@ def write_table(table: pa.Table, path: Path, metadata: Mapping[str, str] | None 
 
 
 def read_table(path: Path) -> pa.Table:
-    """Return what a parquet file holds.
+    """Return the table in a parquet file.
 
     Raises:
-        ValueError: there is none, or it is damaged; names the file.
+        ValueError: the file is missing or damaged; the message names it.
     """
     try:
         data = path.read_bytes()
@@ -71,14 +71,14 @@ def read_table(path: Path) -> pa.Table:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Put a sealed safetensors file in place in one step."""
+    """Write a sealed safetensors file atomically."""
     with replacing(path) as part:
         save_file(dict(tensors), part, {KEY: UNSEALED})
         seal(part)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Return what a safetensors file holds.
+    """Return the tensors in a safetensors file.
 
     Raises:
         ValueError: it is damaged; names the file.
@@ -92,7 +92,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def _checksum(data: bytes | mmap.mmap, place: int) -> bytes:
-    """The checksum of data as it is with zeros for the checksum at a place, in digits."""
+    """Return the checksum of data, in digits, with zeros in place of the checksum itself."""
     view, crc = memoryview(data), 0
     for piece in (view[:place], b"0" * DIGITS, view[place + DIGITS :]):
         crc = zlib.crc32(piece, crc)

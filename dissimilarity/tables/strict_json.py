@@ -1,4 +1,4 @@
-"""JSON that every reader takes: the standard has no NaN and no infinities, which Python's own json writes."""
+"""JSON that every parser accepts, without the NaN and infinities that Python's json writes."""
 
 import json
 import math
@@ -14,7 +14,7 @@ def with_nulls(content: Any) -> Any:
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """Return JSON of nested plain values; numbers that are not finite by name: "NaN", "Infinity", "-Infinity"."""
+    """Return JSON of nested plain values, with "NaN", "Infinity" and "-Infinity" for numbers that are not finite."""
     try:
         return json.dumps(content, allow_nan=False, ensure_ascii=False, **options)
     except ValueError:
@@ -23,7 +23,7 @@ def dumps(content: Any, **options: Any) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """Return what `dumps` wrote, to the last bit."""
+    """Return exactly the values that `dumps` wrote."""
     content = json.loads(text)
     marked = (b'NaN"', b'Infinity"') if isinstance(text, bytes) else ('NaN"', 'Infinity"')
     if any(mark in text for mark in marked):  # pyright: ignore[reportOperatorIssue]

@@ -5,10 +5,14 @@
 | ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity; ``<site>~<the reference's site>`` if they differ |
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
+
+Where several trackers of a kind share a trainer, the name of its folder tells the keys of each:
+``dissimilarity/<folder>/<reference>/<measure>/<site>``.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 STEP_AXIS = "trainer/global_step"
@@ -31,3 +35,32 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         if not math.isnan(record["dissimilarity"]):
             values[f"dissimilarity/{record['reference']}/{record['measure']}/{site}"] = record["dissimilarity"]
     return values
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each tracker of a trainer: the end of the path of its folder; nothing if there is only one.
+
+    Example:
+        >>> names_of([Path("tracked/train"), Path("tracked/val")]), names_of([Path("a/x"), Path("b/x")])
+        (['train', 'val'], ['a/x', 'b/x'])
+        >>> names_of([Path("tracked")])
+        ['']
+    """
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.parts for folder in folders]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def named(key: str, name: str) -> str:
+    """Return the key of one of several trackers.
+
+    Example:
+        >>> named("dissimilarity/seconds", "val"), named("dissimilarity/seconds", "")
+        ('dissimilarity/val/seconds', 'dissimilarity/seconds')
+    """
+    kind, *rest = key.split("/", 1)
+    return "/".join([kind, *([name] if name else []), *rest])

@@ -19,8 +19,9 @@ from dissimilarity.tables.journal import Journal
 from dissimilarity.tables.seal import read_tensors, write_tensors
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.outbox import Outbox
+from dissimilarity.tracking.owner import Owner
 from dissimilarity.tracking.records import OVER_BUDGET, described
-from dissimilarity.tracking.references import OWN, as_module, named_references
+from dissimilarity.tracking.references import Source, as_module, is_own, named_references
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.training_state import TrainingState
 from dissimilarity.tracking.weights import step_weights
@@ -39,9 +40,11 @@ class PenaltyTracker(Ticker):
     first process measures. A fault leaves a record with a note; training continues.
     """
 
+    journal_name = JOURNAL
+
     def __init__(
         self,
-        references: Sequence[str],
+        references: str | Sequence[str] | Mapping[str, Source],
         probe: Callable[[int], Tensor],
         folder: str | Path,
         sites: str | Sequence[str] = "blocks.*.resid_post",
@@ -79,6 +82,7 @@ class PenaltyTracker(Ticker):
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
         self.kind: Kind = kind
         self.budget = Budget(budget)
+        self.owner = Owner(self.folder / "references" / "weights-training.safetensors")
         self.journal = Journal(self.folder / JOURNAL)
         self.outbox = Outbox(self.journal.append, "penalties")
         self.models: dict[str, nn.Module] = {}
@@ -96,12 +100,14 @@ class PenaltyTracker(Ticker):
             (self.folder / "references").mkdir(parents=True, exist_ok=True)
             self.journal.truncate(training.step if training.step else -1)
             for label, source in self.references.items():
-                if source in OWN:
+                if is_own(source):
                     _network(training.model)
                 else:
                     self.models[label] = as_module(source, self.load).to(training.device).eval()
-            if not training.step and "init" in self.references:
-                self._save_weights(training.model, "init")
+            if not training.step:
+                self.owner.begin((self.folder / "references").glob("weights-*"))
+                if "init" in self.references.values():
+                    self._save_weights(training.model, "init")
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there are direct or trained stitches after ``step`` updates."""
@@ -121,12 +127,11 @@ class PenaltyTracker(Ticker):
                 # in the precision in which the tracker sees the models
                 with self.budget.charged("direct", max(1, len(labels))), training.autocast():
                     records += self._stitch(training, labels, "direct")
-                    if "previous" in self.references:
+                    if "previous" in self.references.values() and step % self.every == 0:
                         self._save_weights(training.model, f"previous-{step}")
                         self.measured = step
             else:
-                skipped = {"step": step, "reference": "", "fit": "direct", "note": OVER_BUDGET}
-                self.outbox.send([skipped])
+                self.skip(training, OVER_BUDGET)
         if step in self.task_at:
             with self.budget.paused():
                 records += self._stitch(training, labels, "task")
@@ -135,6 +140,12 @@ class PenaltyTracker(Ticker):
             for record in records
             if (value := record.get("value")) is not None
         }
+
+    def skip(self, training: TrainingState, note: str) -> None:
+        """Write a record without values, because nothing can be measured after this step."""
+        self.last_tick = training.step
+        if training.is_first:
+            self.outbox.send([{"step": training.step, "reference": "", "fit": "direct", "note": note}])
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Delete earlier weights that neither this checkpoint nor the two before it refer to."""
@@ -158,20 +169,21 @@ class PenaltyTracker(Ticker):
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
-        return state | {"waiting": self.outbox.waiting}
+        return state | {"training": self.owner.number, "waiting": self.outbox.waiting}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.owner.number = state_dict["training"]
         self.outbox.waiting = state_dict["waiting"]
 
     def _has_direct_stitches(self, step: int, last_step: int | None) -> bool:
         return step % self.every == 0 or step == last_step
 
-    def _exists(self, source: str | nn.Module, step: int) -> bool:
+    def _exists(self, source: Source, step: int) -> bool:
         """Return whether there is a reference to stitch with: at step 0 the model has no earlier states."""
-        return source not in OWN or (step > 0 and (source == "init" or self.measured is not None))
+        return not is_own(source) or (step > 0 and (source == "init" or self.measured is not None))
 
     def _stitch(self, training: TrainingState, labels: Sequence[str], fit: str) -> list[dict[str, Any]]:
         """Write the records of one fit with all references, and return them."""
@@ -217,8 +229,9 @@ class PenaltyTracker(Ticker):
     def _reference(self, training: TrainingState, label: str) -> nn.Module:
         """Return a reference; an earlier state of the model is read from its file or the checkpoint of that step."""
         source = self.references[label]
-        if source not in OWN:
+        if not is_own(source):
             return self.models[label]
+        self.owner.check()
         step = 0 if source == "init" else self.measured
         assert step is not None
         net = deepcopy(_network(training.model))

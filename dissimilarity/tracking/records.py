@@ -67,7 +67,11 @@ def advice(note: str) -> str:
         >>> advice("skipped: over budget")
         ' (a larger budget, up to 1, measures more ticks)'
     """
-    return " (a larger budget, up to 1, measures more ticks)" if note == OVER_BUDGET else ""
+    if note == OVER_BUDGET:
+        return " (a larger budget, up to 1, measures more ticks)"
+    if 'missing the required "forward"' in note:
+        return " (the tracker calls the module with the probe set: define `forward`)"
+    return ""
 
 
 def _curve(record: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -18,7 +18,8 @@ from dissimilarity.comparison.activations import (
     save_chunks,
 )
 from dissimilarity.moments.agreement import gathered, together
-from dissimilarity.tracking.models_on_probe import ProbeReader
+from dissimilarity.tracking.owner import Owner
+from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -31,21 +32,29 @@ class ReferenceStore:
         folder: folder of the files.
         reader: runs models on the probe set.
         weights_at: returns the weights of the model in training at an earlier step.
+
+    Attributes:
+        owner: tells whether the files are of this training.
     """
 
     def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
         self.folder, self.reader, self.weights_at = folder, reader, weights_at
+        self.owner = Owner(folder / "training.safetensors")
 
-    def path(self, training: TrainingState, label: str) -> Path:
+    def begin(self) -> None:
+        """Delete the earlier states of another training, whose folder this one takes over."""
+        self.owner.begin([*self.folder.glob("init-*"), *self.folder.glob("previous-*")])
+
+    def path(self, training: TrainingState, name: str) -> Path:
         """Return the file in which this process stores its share of a reference."""
-        return self.folder / f"{label.replace('/', '_')}-{training.rank:03d}.safetensors"
+        return self.folder / f"{name}-{training.rank:03d}.safetensors"
 
-    def save(self, training: TrainingState, label: str, activations: ModelActivations) -> None:
+    def save(self, training: TrainingState, name: str, activations: ModelActivations) -> None:
         """Save a state of the model; if that fails, a continuation reads the checkpoint of that step."""
         try:
-            save_chunks(activations.chunks, self.path(training, label))
+            save_chunks(activations.chunks, self.path(training, name))
         except Exception as error:
-            log.warning("could not save the activations of %s (%s); its checkpoint has the weights", label, error)
+            log.warning("could not save the activations of %s (%s); its checkpoint has the weights", name, error)
 
     def save_previous(self, training: TrainingState, step: int, activations: ModelActivations) -> None:
         """Save the model as it was at a tick.
@@ -59,15 +68,27 @@ class ReferenceStore:
         for file in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-3]:
             file.unlink()
 
-    def read_frozen(self, training: TrainingState, label: str, model: nn.Module, sites: list[str]) -> ModelActivations:
-        """Return the activations of a frozen reference, in memory or, past a size, mapped from a file."""
+    def read_frozen(
+        self, training: TrainingState, label: str, number: int, model: nn.Module, sites: list[str]
+    ) -> ModelActivations:
+        """Return the activations of a frozen reference, in memory or, past a size, mapped from a file.
+
+        Args:
+            training: state of the training.
+            label: label of the reference.
+            number: number of the reference, which names the file, because a label may be the name of another file.
+            model: the reference.
+            sites: its sites.
+        """
         inputs = self.reader.inputs_for(label)
         activations = self.reader.read(training, model, sites, inputs)
         if activations.nbytes() <= IN_MEMORY:
             return activations
-        save_chunks(activations.chunks, self.path(training, label))
-        units = {unit for _, _, unit in self.reader.own_slices(training, inputs)}
-        return activations.on_disk(load_chunks([self.path(training, label)], training.device, units))
+        with together(training.sync):
+            path = self.path(training, f"reference-{number}")
+            save_chunks(activations.chunks, path)
+            units = {unit for _, _, unit in self.reader.own_slices(training, inputs)}
+            return activations.on_disk(load_chunks([path], training.device, units))
 
     def recall(self, training: TrainingState, name: str, step: int, sites: list[str]) -> ModelActivations:
         """Return the model's activations at an earlier step, from their files or from the weights of that step.
@@ -79,9 +100,11 @@ class ReferenceStore:
             sites: sites of the model.
 
         Raises:
-            ValueError: there are neither files nor weights.
+            ValueError: there are neither files nor weights, or they are of another training.
         """
         inputs = self.reader.inputs[0]
+        with together(training.sync):
+            self.owner.check()
         chunks = self._chunks(training, name)
         if all(gathered(chunks is not None, training.sync)):
             assert chunks is not None

@@ -60,9 +60,9 @@ class Tables:
         """
         try:
             records = [
-                {"step": step, "reference": label, "of": of, "site": site, "share": share}
+                {"step": step, "reference": label, "of": side_name, "site": site, "share": share}
                 for label, model, reference in sides
-                for of, side in (("model", model), ("reference", reference))
+                for side_name, side in (("model", model), ("reference", reference))
                 for site, share in side.first_components.items()
             ]
         except Exception as error:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dissimilarity.tracking.training_state import TrainingState
 
@@ -11,13 +11,17 @@ from dissimilarity.tracking.training_state import TrainingState
 class Ticker(ABC):
     """A measurement that is repeated while a model trains.
 
-    An adapter calls ``start`` when training starts, ``tick`` at step 0 and wherever ``is_due`` says so,
-    ``before_checkpoint`` before it saves everything, and ``publish`` in the first process at the end.
+    An adapter calls ``start`` when training starts, ``tick`` at step 0, wherever ``is_due`` says so and after the last
+    step, ``before_checkpoint`` before it saves everything, and ``publish`` in the first process at the end.
 
     Attributes:
+        folder: folder of the tables.
+        journal_name: name of the file of its records.
         last_tick: step of the last tick, whether it was measured or skipped; None before the first one.
     """
 
+    folder: Path
+    journal_name: ClassVar[str]
     last_tick: int | None = None
 
     @abstractmethod
@@ -31,6 +35,10 @@ class Ticker(ABC):
     @abstractmethod
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Measure, write the records, and return numbers for the loggers by key."""
+
+    @abstractmethod
+    def skip(self, training: TrainingState, note: str) -> None:
+        """Write records without values, because nothing can be measured after this step."""
 
     @abstractmethod
     def before_checkpoint(self, training: TrainingState) -> None:

@@ -29,5 +29,5 @@ def step_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 def step_files(folder: Path) -> dict[int, Path]:
     """Return the files of weights in a folder, by step."""
-    files = {path.stem.removeprefix("step_"): path for path in folder.glob("step_*.ckpt")}
+    files = {path.stem.removeprefix("step_"): path for path in folder.glob("step_*.ckpt") if path.is_file()}
     return {int(step): path for step, path in files.items() if step.isdecimal()}

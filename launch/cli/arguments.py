@@ -122,10 +122,11 @@ CALLBACKS = {
 
 TRACKERS = {
     "tracker.RunTracker": {
-        "groups": whole(2),
+        "n_units": whole(2),
         "every": whole(1),
         "heatmap_every": whole(1),
         "budget": PART_OF_ALL,
+        "pool": one_of("none", "mean", "first", "last"),
         "precision": READ_IN,
         "sites": SITES,
         "folder": FOLDER,
@@ -236,7 +237,11 @@ MEASURES = {
 
 TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
 STUDIES = {
-    "compare.study.compare_models": {"pairs": one_of("all", "matched"), "n_units": whole(2)},
+    "compare.study.compare_models": {
+        "pairs": one_of("all", "matched"),
+        "n_units": whole(2),
+        "channels": or_null(one_of("first", "last")),
+    },
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),

@@ -78,7 +78,7 @@ def page(extra: list[Path], config_name: str = "train") -> str:
     shown = groups(config_name)
     folders = {path.parent.relative_to(folder) for folder in (CONF, *extra) for path in folder.glob("*/**/*.yaml")}
     names = sorted(folder.as_posix() for folder in folders if folder.parts[0] in shown)
-    lines = [f"  {name:<16} {', '.join(found)}" for name in names if (found := choices(name, (CONF, *extra)))]
+    lines = [f"  {name:<16} {', '.join(options)}" for name in names if (options := choices(name, (CONF, *extra)))]
     cfg = compose([], config_name)
     keys = [_line(key, cfg) for key in _shown_keys(config_name)]
     return PAGES[config_name].format(groups="\n".join(lines), keys="\n".join(keys))

@@ -24,7 +24,7 @@ USER_ERROR = 2
 
 
 def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
-    """Prints an error: a message where the user can mend it, else the traceback.
+    """Print an error: a message where the user can mend it, else the traceback.
 
     Returns:
         The exit code (`USER_ERROR`, or 1) and the message.
@@ -52,7 +52,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
-    """A message without a traceback for an error in the command line.
+    """Return a message without a traceback for an error in the command line.
 
     Args:
         error: what composing or validating raised.
@@ -91,7 +91,7 @@ def _full_key(message: str) -> str:
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether one of our own checks raised it: what a library raises is a fault of ours, and shows its traceback."""
+    """Return whether one of our own checks raised it; an error of a library shows its traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return CONF.parent in raised_in.parents and "site-packages" not in raised_in.parts
 
@@ -133,14 +133,14 @@ def _no_choice(error: MissingConfigException) -> str:
 
 
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
-    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    argument = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
     cfg = _with_choices(overrides, config_name)
     keys = list(dict.fromkeys([*dotted_keys(cfg), *groups(config_name)]))
     if present := renamed_key(key, keys):
-        return f"{given}: there is no key {key}; its name is now {present}"
+        return f"{argument}: there is no key {key}; its name is now {present}"
     if having := _choices_with(key, config_name):
         return (
-            f"{given}: there is no key {key} with this choice of {key.partition('.')[0]}; it belongs to "
+            f"{argument}: there is no key {key} with this choice of {key.partition('.')[0]}; it belongs to "
             f"{', '.join(having)}: leave it out, or type one of those"
         )
     near = suggestions(key, cfg, keys)
@@ -150,7 +150,7 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
     where = f"{parent} has" if siblings and parent else "keys are"
     return (
-        f"{given}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
+        f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
         "To give a constructor an argument that its YAML leaves out, put + before the key"
     )
 

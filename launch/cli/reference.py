@@ -104,7 +104,7 @@ def merged(keys: Iterable[Key]) -> list[Key]:
     defaults: dict[Key, set[str]] = {}
     for key in keys:
         defaults.setdefault(replace(key, default=""), set()).add(key.default)
-    return [replace(key, default=found.pop() if len(found) == 1 else BY_CHOICE) for key, found in defaults.items()]
+    return [replace(key, default=values.pop() if len(values) == 1 else BY_CHOICE) for key, values in defaults.items()]
 
 
 def page() -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import settings
+from launch.cli.arguments import PASSED_TO
 
 
 def rehearse(cfg: DictConfig, folder: Path) -> None:
@@ -29,6 +30,7 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
 
     from dissimilarity.tracking.references import OWN
     from launch.cli.quiet import silence
+    from launch.run.references import compares
     from models import references
 
     silence()
@@ -40,31 +42,17 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     if "tensorboard" in cfg.logger and not (find_spec("tensorboard") or find_spec("tensorboardX")):
         raise ValueError("logger=tensorboard: this package is not installed; type pip install tensorboard")
     data = _built("data", cfg.data)
-    if {"tracker", "stitching"} & set(cfg.callbacks):
-        for uri in cfg.references:
-            if uri not in OWN:
-                references.resolve(uri, cfg.runs_dir)
+    for uri in cfg.references if compares(cfg) else ():
+        if uri not in OWN:
+            references.resolve(uri, cfg.runs_dir)
     if not (folder / "checkpoints").exists():
         return
-    from launch.run.folder import without_missing
+    from launch.run.module import build_module
 
     data.prepare_data()
     data.setup("fit")
     data.probe(cfg.probe.sequences, cfg.probe.length, cfg.probe.split)
-    task = settings.instantiate(cfg.task)
-    check_sites(
-        cfg, task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed)
-    )
-
-
-def check_sites(cfg: DictConfig, module: Any) -> None:
-    """Raise ValueError if a tracker of the config asks for a site that the module lacks."""
-    from dissimilarity.capture.sites import resolve
-
-    for name in ("tracker", "stitching"):
-        sites = OmegaConf.select(cfg, f"callbacks.{name}.sites")
-        if sites is not None:
-            resolve(module, sites if isinstance(sites, str) else list(sites))
+    build_module(cfg, data)
 
 
 def build_measures(cfg: DictConfig) -> None:
@@ -103,7 +91,13 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
         target = get_object(node._target_)
         if inspect.isclass(target) and not issubclass(target, kind):
             raise TypeError(f"expected a {kind.__name__}, found {node._target_}")
-        inspect.signature(target).bind_partial(**{str(name): None for name in node if not str(name).startswith("_")})
+        names = [str(name) for name in node if not str(name).startswith("_")]
+        signature = inspect.signature(target)
+        signature.bind_partial(**dict.fromkeys(names))
+        # Arguments that a part of ours hands to its base class have rules all the same.
+        ruled = {rule.split(".")[0] for rule in PASSED_TO.get(node._target_, names)}
+        if unknown := [name for name in names if name not in ruled | signature.parameters.keys()]:
+            raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}")
     except (ImportError, TypeError) as error:
         raise ValueError(f"{key}: {error}") from None
 
@@ -126,19 +120,19 @@ def absent(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def taken_back(made: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
+def taken_back(new_folders: list[Path], is_empty: Callable[[Path], bool]) -> Iterator[None]:
     """Remove the folder that the block made if the block fails before the folder holds anything worth keeping.
 
     Args:
-        made: The folders that were `absent` before, the folder itself first; others are never touched.
+        new_folders: The folders that were `absent` before, the folder itself first; others are never touched.
         is_empty: Whether the folder holds nothing worth keeping.
     """
     try:
         yield
     except Exception:
-        if made and made[0].exists() and is_empty(made[0]):
-            shutil.rmtree(made[0])
-            for parent in made[1:]:
+        if new_folders and new_folders[0].exists() and is_empty(new_folders[0]):
+            shutil.rmtree(new_folders[0])
+            for parent in new_folders[1:]:
                 with suppress(OSError):  # another process has put something there
                     parent.rmdir()
         raise

@@ -6,6 +6,7 @@ from typing import Any
 KEYS: dict[str, tuple[str, ...]] = {
     "groups": ("reference_groups",),
     "start": ("init_from",),
+    "callbacks.tracker.groups": ("callbacks.tracker.n_units",),
     "study.groups": ("study.n_units", "study.reference_groups"),
 }
 """Former key -> present ones; which of them a command has depends on its other choices."""

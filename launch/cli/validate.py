@@ -247,7 +247,8 @@ def _dev_run(cfg: DictConfig) -> Iterator[str]:
 
 
 def _stitching(cfg: DictConfig) -> Iterator[str]:
-    if "stitching" in cfg.callbacks and settings.classifies(cfg):
+    targets = [node.get("_target_") for node in cfg.callbacks.values()]
+    if "callbacks.stitching.RunStitching" in targets and settings.classifies(cfg):
         yield (
             "callbacks=stitching task=classify: the stitching penalty is a next-token loss, which a classifier does "
             "not have; type callbacks=default (python analyze.py study=generalization stitches classifiers)"

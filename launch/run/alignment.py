@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from data.texts import encoded, texts_of
+from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
 from models.references import Reference, tokenizer_hash
 
@@ -18,12 +19,13 @@ class ProbeText:
         tokenizer: The tokenizer of these tokens.
         unit: As for `align`.
         take: As for `align`.
+        mask: Which positions are text; None where all are, or where the models know by themselves.
     """
 
-    def __init__(self, tokens: Tensor, tokenizer: Tokenizer, unit: Any, take: Any) -> None:
+    def __init__(self, tokens: Tensor, tokenizer: Tokenizer, unit: Any, take: Any, mask: Tensor | None = None) -> None:
         self.unit, self.take = unit, take
         self.texts, spans = texts_of(tokens, tokenizer)
-        self._read = {tokenizer_hash(tokenizer): Tokenized(tokens, spans)}
+        self._read = {tokenizer_hash(tokenizer): Tokenized(tokens, spans, mask)}
         self._own = tokenizer_hash(tokenizer)
         self._aligned: dict[tuple[str, str], Alignment] = {}
 
@@ -68,16 +70,8 @@ def alignment_summary(alignment: Alignment) -> dict[str, Any]:
     return {
         "unit": alignment.unit,
         "take": alignment.a.take,
-        "sequences": len(alignment.kept),
+        "sequences": len(alignment.rows),
         "units": alignment.units,
         "share_a": round(alignment.share_a, 4),
         "share_b": round(alignment.share_b, 4),
     }
-
-
-def context_of(model: Any) -> int | None:
-    """Return the longest context of a model in tokens; None if it does not tell."""
-    config = getattr(model, "config", None)
-    keys = ("n_ctx", "max_position_embeddings")
-    values = (getattr(holder, key, None) for holder in (model, config) for key in keys)
-    return next((value for value in values if isinstance(value, int)), None)

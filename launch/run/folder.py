@@ -84,7 +84,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
     earlier = read_yaml(saved)
-    if not RUN_KEYS <= earlier.keys():
+    if not RUN_KEYS.issubset(earlier):
         raise ValueError(
             f"{folder} is not the folder of a run (its config.yaml is not that of a run): "
             "choose another name with name=..."

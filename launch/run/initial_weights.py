@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import settings
+from dissimilarity.loading.untrusted import read_tokenizer
 from launch.run.config_file import read_yaml
 from launch.run.contents import is_run_config
 from launch.run.folder import is_over, read_json
@@ -59,7 +60,7 @@ def resolve_init(cfg: DictConfig, typed: Sequence[str], folder: Path | None = No
     if earlier is not None:
         _take_over(cfg, typed, *earlier)
         return None
-    from launch.run.alignment import context_of
+    from dissimilarity.loading.context import context_of
     from launch.run.references import unfinished
     from models import references
     from models.initial_model import initial_model
@@ -90,15 +91,10 @@ def tokenizer_of(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _same_tokenizer(first: Path, second: Path) -> bool:
-    from tokenizers import Tokenizer
-
-    from data.tokenizers import prepare
-
     try:
-        texts = {prepare(Tokenizer.from_file(str(path))).to_str() for path in (first, second)}
-    except Exception:  # tokenizers raises bare Exception for a file that is gone or damaged
+        return read_tokenizer(first).to_str() == read_tokenizer(second).to_str()
+    except ValueError:  # a file that is gone or damaged
         return False
-    return len(texts) == 1
 
 
 def _earlier_config(uri: str, folder: Path) -> tuple[DictConfig, int, int, str] | None:

@@ -1,6 +1,5 @@
 """The files that a run writes about itself: provenance.json at its start, summary.json at its end."""
 
-import re
 import secrets
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,14 +15,14 @@ from data.module import TextDataModule
 from data.probe import probe_hash
 from data.text_classification import TextClassificationDataModule
 from dissimilarity.tables.files import sha256_of
-from launch.machine import choose_compile, choose_precision, device_of, kept_precision
+from launch.machine import choose_compile, choose_precision, kept_precision, training_device
 from launch.run.ending import broken_off, ended
 from launch.run.folder import read_json, write_json
+from launch.run.form import MODEL, PROVENANCE, check_form
 from launch.run.initial_weights import InitialWeights
 from launch.run.provenance import origin, this_start
 from launch.run.ranks import is_first, together, wait_for_first
 from models.recipe_module import RecipeModule
-from settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,8 +46,10 @@ def begin(
     path = folder / "provenance.json"
     if not is_first():
         return wait_for_first(path)
-    notes = _checked(read_json(path), path)
-    if not notes:
+    notes = read_json(path)
+    if notes:
+        check_form(notes, PROVENANCE, path)
+    else:
         data.tokenizer.save(str(folder / "tokenizer.json"))
         notes = {
             **origin(ROOT),
@@ -67,12 +68,14 @@ def begin(
             **_choices(cfg, data, module),
             "starts": [],
         }
-    elif notes["data"]["fingerprint"] != data.fingerprint:
+    if notes["data"]["fingerprint"] != data.fingerprint:
         raise ValueError(
             f"the data of {folder} has changed since the run began (fingerprint "
             f"{notes['data']['fingerprint'][:12]} then, {data.fingerprint[:12]} now): put the old text "
             "back, or start over with name=... or overwrite=true"
         )
+    if cfg.init_from is not None:
+        check_form(notes.get("init_from"), MODEL, path, "init_from.")
     if initial is not None and notes["init_from"]["sha256"] != initial.provenance["sha256"]:
         raise ValueError(
             f"init_from={initial.provenance['uri']} is no longer what {folder} began from: the content of "
@@ -84,26 +87,10 @@ def begin(
     return notes
 
 
-def _checked(notes: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the notes of an earlier start, which anyone may have written, if they have the form of `begin`."""
-    kinds = {"data": dict, "precision": dict, "compile": dict, "references": dict, "starts": list, "wandb_id": str}
-    wrong = [key for key, kind in kinds.items() if notes and type(notes.get(key)) is not kind]
-    if notes and not wrong:
-        wrong += [] if isinstance(notes["data"].get("fingerprint"), str) else ["data"]
-        wrong += [] if notes["precision"].get("chosen") in PRECISIONS else ["precision"]
-        wrong += [] if isinstance(notes["compile"].get("chosen"), bool) else ["compile"]
-        wrong += [] if re.fullmatch(r"\w+", notes["wandb_id"]) else ["wandb_id"]
-    if wrong:
-        raise ValueError(
-            f"{path}: {', '.join(wrong)} is not what a run writes there; start over with name=... or overwrite=true"
-        )
-    return notes
-
-
 def _choices(
     cfg: DictConfig, data: TextDataModule | TextClassificationDataModule, module: RecipeModule
 ) -> dict[str, Any]:
-    device = device_of(cfg.trainer.accelerator)
+    device = training_device(cfg.trainer.accelerator)
     asked = str(cfg.trainer.precision)
     choose = partial(choose_precision, asked, module.net, module.example(data.batch_size, data.n_ctx), device)
     shape = f"width {cfg.width}, depth {cfg.depth}, {data.batch_size} x {data.n_ctx} tokens of {module.reads}"

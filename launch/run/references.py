@@ -16,6 +16,7 @@ from dissimilarity.tracking.references import OWN
 from dissimilarity.tracking.schedule import PINNED
 from launch.run.alignment import ProbeText, alignment_summary
 from launch.run.folder import is_over, read_json, write_json
+from launch.run.form import LINE, MODEL, check_form
 from launch.run.ranks import is_first
 from models import references
 
@@ -35,6 +36,11 @@ class RunReferences:
     alignments: dict[str, Alignment]
 
 
+def compares(cfg: DictConfig) -> bool:
+    """Return whether a callback of the run uses its references."""
+    return any("references" in node for node in (cfg.callbacks or {}).values())
+
+
 def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> RunReferences:
     """Resolve each of `cfg.references`, and pin it in provenance.json.
 
@@ -52,12 +58,15 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
     """
     path = folder / "provenance.json"
     notes = read_json(path)
-    pinned: dict[str, dict[str, Any]] = notes.get("references", {})
+    earlier = notes.get("references", {})
+    pinned: dict[str, dict[str, Any]] = {}
     alignments, text = {}, None
     for uri in cfg.references:
         if uri in OWN:
             continue
-        before = pinned.get(uri)
+        before = earlier.get(uri)
+        if before is not None:
+            check_form(before, {**MODEL, "pinned": LINE}, path, f"references.{uri}.")
         reference = _load(uri, before, cfg.runs_dir)
         state = unfinished(uri, reference) if before is None else {k: before[k] for k in (UNFINISHED,) if k in before}
         reference = replace(reference, provenance={**reference.provenance, "uri": uri, **state})
@@ -66,10 +75,10 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
             text = text or ProbeText(probe, tokenizer, cfg.align.unit, cfg.align.take)
             alignments[uri] = text.aligned(None, reference)
             pinned[uri] = {**pinned[uri], "alignment": alignment_summary(alignments[uri])}
+        if is_first() and before is None:  # later, the file says where it is, and anyone may have written that
+            _keep_checkpoint(Path(reference.provenance["path"]), folder)
     if is_first():
         write_json(path, {**notes, "references": pinned})
-        for provenance in pinned.values():
-            _keep_checkpoint(Path(provenance["path"]), folder)
     return RunReferences(lambda uri: _load(uri, pinned[uri], cfg.runs_dir).model, alignments)
 
 
@@ -82,7 +91,7 @@ def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
 
 def with_step(uri: str, provenance: dict[str, Any]) -> str:
     """Return a reference as the terminal shows it, with its step if the run that it names is unfinished."""
-    return f"{uri} at step {provenance['step']} of an unfinished run" if provenance.get(UNFINISHED) else uri
+    return f"{uri} at step {provenance.get('step')} of an unfinished run" if provenance.get(UNFINISHED) else uri
 
 
 def _keep_checkpoint(file: Path, folder: Path) -> None:
@@ -105,17 +114,13 @@ def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.
     return reference
 
 
-def _pinned(uri: str, before: Any) -> str:
-    """Return the permanent URI of a reference, which must name the same place as `uri` whoever wrote it."""
-    pinned = before.get("pinned") if isinstance(before, dict) else None
+def _pinned(uri: str, before: dict[str, Any]) -> str:
+    """Return the permanent URI of a reference, which must name the same kind of place as `uri` whoever wrote it."""
+    pinned = before["pinned"]
     kind = next((kind for kind in references.FOREIGN if uri.startswith(kind)), "")
-    if (
-        not isinstance(pinned, str)
-        or pinned.startswith(tuple(set(references.FOREIGN) - {kind}))
-        or not {"sha256", "path"} <= before.keys()
-    ):
+    if pinned.startswith(tuple(set(references.FOREIGN) - {kind})):
         raise ValueError(
-            f"provenance.json of this run says {shown(str(before))} of its reference {uri!r}, which no run writes; "
+            f"provenance.json of this run says {shown(pinned)} of its reference {uri!r}, which no run writes; "
             "start over with name=... or overwrite=true"
         )
     return pinned

@@ -26,8 +26,8 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         notes: The content of provenance.json.
         continued: Whether the run continues from a checkpoint.
     """
-    from launch.machine import device_name, device_of
-    from launch.run.references import with_step
+    from launch.machine import device_name, training_device
+    from launch.run.references import compares, with_step
 
     parameters = sum(parameter.numel() for parameter in module.net.parameters())
     precision, compiled = notes["precision"], notes["compile"]
@@ -36,11 +36,11 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         **({} if cfg.init_from is None else {"init from": with_step(cfg.init_from, notes["init_from"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),
-        "device": device_name(device_of(cfg.trainer.accelerator)),
+        "device": device_name(training_device(cfg.trainer.accelerator)),
         "precision": f"{precision['chosen']} ({precision['why']})",
         "compile": f"{'yes' if compiled['chosen'] else 'no'} ({compiled['why']})",
     }
-    if "tracker" in (cfg.callbacks or {}):
+    if compares(cfg):
         references = read_json(folder / "provenance.json").get("references", {})
         rows["against"] = ", ".join(with_step(uri, references.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, origin["alignment"]) for uri, origin in references.items() if "alignment" in origin]
@@ -82,10 +82,10 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         summary: The content of summary.json.
         next_command: A command that builds on this run.
     """
-    rows = _accuracies(summary) if "splits" in summary else _losses(summary)
+    rows = _accuracies(summary) if summary.get("splits") is not None else _losses(summary)
     if summary.get("drift"):
         rows["nearest"] = f"\n  {'':<10} ".join(_nearest(measure, drift) for measure, drift in summary["drift"].items())
-    if summary["tokens_per_second"] is not None:  # the console callback counts them
+    if summary.get("tokens_per_second") is not None:  # the console callback counts them
         rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
         if (folder / name).exists():
@@ -103,11 +103,11 @@ def _how(summary: dict[str, Any]) -> str:
     """Return how a run ended that did not reach its last step with a finite loss."""
     if summary["status"] == "diverged":
         return (
-            f"diverged: the loss of step {summary['diverged_at']} is not finite; lower the learning rates and type "
+            f"diverged: the loss of step {summary.get('diverged_at')} is not finite; lower the learning rates and type "
             "overwrite=true"
         )
     hint = "; the same command continues it" if summary["status"] == "stopped" else ""
-    return escape(f"{summary['status']}: {summary['why']}{hint}")
+    return escape(f"{summary['status']}: {summary.get('why')}{hint}")
 
 
 def _losses(summary: dict[str, Any]) -> dict[str, str]:
@@ -117,29 +117,35 @@ def _losses(summary: dict[str, Any]) -> dict[str, str]:
         return {}
     return {
         "loss": f"[bold]{loss:.3f}[/bold] nats/token ({unigram:.3f} from token frequencies alone)",
-        "bits/byte": f"[bold]{summary['bits_per_byte']:.3f}[/bold] ({summary['unigram_bits_per_byte']:.3f})",
-        "perplexity": f"{summary['perplexity']:,.1f} ({math.exp(unigram):,.1f})",
-        "accuracy": f"{summary['accuracy']:.1%}",
+        "bits/byte": f"[bold]{_number(summary, 'bits_per_byte')}[/bold] ({_number(summary, 'unigram_bits_per_byte')})",
+        "perplexity": f"{_number(summary, 'perplexity', ',.1f')} ({math.exp(unigram):,.1f})",
+        "accuracy": _number(summary, "accuracy", ".1%"),
     }
+
+
+def _number(summary: dict[str, Any], key: str, form: str = ".3f") -> str:
+    """Return a number as it is shown; JSON has null for one that is not finite."""
+    return "not finite" if summary.get(key) is None else format(summary[key], form)
 
 
 def _nearest(measure: str, drift: dict[str, Any]) -> str:
     """Return the reference group that the model ended nearest to, by one measure."""
-    farther = f"{drift['next']} is farther by {drift['difference']:.3f} ± {drift['stderr']:.3f}"
-    group = f"[bold]{drift['nearest']}[/bold]" if drift["differs"] else "no group"
-    return f"{group} by {measure} at {drift['site']}: {farther}"
+    farther = f"{escape(drift['next'])} is farther by {_number(drift, 'difference')} ± {_number(drift, 'stderr')}"
+    group = f"[bold]{escape(drift['nearest'])}[/bold]" if drift["differs"] else "no group"
+    return f"{group} by {escape(measure)} at {escape(drift['site'])}: {farther}"
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, str]:
     """Return the accuracy of a classifier in distribution and on each split out of it."""
     by_split = {name: value for name, value in summary["splits"].items() if name != "val" and value is not None}
-    if summary["val_accuracy"] is None:
+    if summary.get("val_accuracy") is None:
         return {}
-    rows = {"accuracy": f"[bold]{summary['val_accuracy']:.1%}[/bold] in distribution ({', '.join(summary['labels'])})"}
+    labels = escape(", ".join(summary.get("labels") or []))
+    rows = {"accuracy": f"[bold]{summary['val_accuracy']:.1%}[/bold] in distribution ({labels})"}
     if by_split:
         width = max(map(len, by_split))
         lines = [f"{name:<{width}} {value:6.1%}" for name, value in by_split.items()]
-        mean = f"[bold]{summary['ood_accuracy']:.1%}[/bold] out of distribution, the mean of"
+        mean = f"[bold]{_number(summary, 'ood_accuracy', '.1%')}[/bold] out of distribution, the mean of"
         rows["elsewhere"] = f"\n  {'':<10} ".join([mean, *map(escape, lines)])
     return rows
 

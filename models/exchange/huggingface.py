@@ -197,7 +197,7 @@ def _views_of_gpt2(net: Transformer) -> dict[str, Tensor]:
 
 
 def _views_of_gpt_neox(net: Transformer) -> dict[str, Tensor]:
-    """GPT-NeoX keeps the queries, keys and values of one head together."""
+    """Return the views for GPT-NeoX, which stores the queries, keys and values of one head together."""
     views = {"embed_in.weight": net.embed.weight}
     for layer, block in enumerate(net.blocks):
         assert isinstance(block, Block) and block.mlp is not None and block.ln2 is not None

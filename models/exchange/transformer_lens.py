@@ -101,21 +101,21 @@ def from_transformer_lens(state_dict: Mapping[str, Tensor], config: Mapping[str,
     folded = "LNPre" in (config.get("normalization"), config.get("normalization_type"))
     with torch.device("meta"):  # weights that do not fit take no memory
         places = _views(build(shape))
-    given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
+    weights = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
     needed = [name for name in places if not (_is_bias(name) or (folded and ".W_" not in name))]
-    faults = [f"{name} is missing" for name in needed if name not in given]
-    faults += [f"{name} is unexpected" for name in given if name not in places and name != "unembed.b_U"]
-    for name in given.keys() & places.keys():
-        if given[name].shape != places[name].shape:
-            faults.append(f"{name} is {tuple(given[name].shape)}, expected {tuple(places[name].shape)}")
+    faults = [f"{name} is missing" for name in needed if name not in weights]
+    faults += [f"{name} is unexpected" for name in weights if name not in places and name != "unembed.b_U"]
+    for name in weights.keys() & places.keys():
+        if weights[name].shape != places[name].shape:
+            faults.append(f"{name} is {tuple(weights[name].shape)}, expected {tuple(places[name].shape)}")
     if faults:
         remainder = f" and {len(faults) - 4} more faults" if len(faults) > 4 else ""
         raise ValueError(f"the weights do not fit the config: {'; '.join(faults[:4])}{remainder}")
     net = build(shape)
     places = _views(net)
     with torch.no_grad():
-        for name in given.keys() & places.keys():
-            places[name].copy_(given[name])
+        for name in weights.keys() & places.keys():
+            places[name].copy_(weights[name])
     return net
 
 

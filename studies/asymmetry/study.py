@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import settings
-from launch.machine import device_of
+from launch.machine import training_device
 from models import references
 from studies.asymmetry.capacity import capacity
 from studies.asymmetry.figures import figures
@@ -143,7 +143,7 @@ def _source(cfg: DictConfig, size: Mapping[str, Any], families: Sequence[str], o
 
 
 def _load(cfg: DictConfig, source: Source, checkpoints: int, text_size: Mapping[str, int]) -> Models:
-    device: torch.device = device_of(cfg.device)
+    device: torch.device = training_device(cfg.device)
     if source.published:
         main, text = load_published(cfg, source.published, device, **text_size)
         return Models(main, {role: [] for role in ROLES}, [0], text)

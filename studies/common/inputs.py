@@ -15,16 +15,17 @@ import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import device_of as device_of_net
-from dissimilarity.capture.hooks import undisturbed
+from dissimilarity.capture.hooks import device_of, undisturbed
 from dissimilarity.comparison.saved import Source
+from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.pooling import real_positions
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
 from launch.cli.quiet import silence
-from launch.machine import device_of
-from launch.run.alignment import ProbeText, context_of
+from launch.machine import training_device
+from launch.run.alignment import ProbeText
 from launch.run.folder import resolved
 from models import references
 from models.references import Reference
@@ -59,7 +60,7 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
         ValueError: A URI is listed twice, or its model is missing or broken.
     """
     check_uris(uris, runs_dir)
-    place = device_of(device)
+    place = training_device(device)
     return [_subject(uri, label, runs_dir, place) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
@@ -128,7 +129,7 @@ class SharedProbe:
 
     Attributes:
         tokens: the sequences; None if no model is run.
-        mask: which positions are text, if the models are classifiers, whose texts are padded.
+        mask: which positions are text; None where all are.
         tokenizer: the tokenizer of `tokens`.
         text: the text behind them, for models with other tokenizers.
         same_tokenizer: labels of the models that read `tokens` as they are.
@@ -165,8 +166,8 @@ class SharedProbe:
         return self.text.aligned(first, second)
 
 
-def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> tuple[Tensor | None, dict[str, Any]]:
-    """Return the probe set of models that share a tokenizer, and its entry in provenance.json.
+def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
+    """Return the probe set of models that share a tokenizer.
 
     Raises:
         ValueError: As for `shared_probe`, or the models use different tokenizers.
@@ -176,7 +177,7 @@ def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> tupl
         if subject.reference is not None and subject.label not in probe.same_tokenizer:
             assert probe.tokenizer is not None
             references.check_tokenizer(subject.reference, probe.tokenizer)
-    return probe.tokens, probe.notes
+    return probe
 
 
 def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
@@ -208,15 +209,17 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
     keys["split"] = "whole" if is_file else keys["split"]
     source = str(cfg.data.source._target_) if cfg.data else run
     notes = {**keys, "sha256": probe_hash(tokens), "data": source, "data_fingerprint": data.fingerprint}
-    text = ProbeText(tokens, data.tokenizer, cfg.align.unit, cfg.align.take) if len(same) < len(models) else None
-    mask = None if cfg.include_padding else mask_of(tokens, list(models.values()))
+    mask = None if cfg.include_padding else mask_of(tokens, data, list(models.values()))
+    text = ProbeText(tokens, data.tokenizer, cfg.align.unit, cfg.align.take, mask) if len(same) < len(models) else None
     return SharedProbe(tokens, mask, data.tokenizer, text, same, notes)
 
 
-def mask_of(tokens: Tensor, models: Sequence[Reference]) -> Tensor | None:
-    """Return which positions are text according to the first classifier of `models`; None, for all, without one."""
+def mask_of(tokens: Tensor, data: Any, models: Sequence[Reference]) -> Tensor | None:
+    """Return which positions are text, by the first classifier of `models` or by data that pads; None for all."""
     classifiers: list[Any] = [model.model for model in models if model.labels is not None]
-    return classifiers[0].real(tokens) if classifiers else None
+    if classifiers:
+        return classifiers[0].real(tokens)
+    return real_positions(tokens, data.pad, data.end_is_pad) if hasattr(data, "pad") else None
 
 
 def data_of(cfg: DictConfig, models: Sequence[Reference], **arguments: Any) -> tuple[Any, str, dict[str, Any]]:
@@ -269,7 +272,7 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
     with undisturbed(net):
         for batch in batches_of(tokens):
             try:
-                logits = logits_of(net(batch.to(device_of_net(net))))
+                logits = logits_of(net(batch.to(device_of(net))))
             except ValueError:
                 return math.nan, math.nan
             if logits.shape[-1] <= int(batch.max()):

@@ -89,18 +89,24 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
-    before = read_json(folder / "provenance.json").get("figures", [])
+    before = read_json(folder / "provenance.json").get("figures")
     names = list(results.figures)
     write_json(
         folder / "provenance.json", {**origin(ROOT), "start": this_start(), **results.provenance, "figures": names}
     )
     write_table(results.table, folder / "table.parquet")
-    for name in set(before) - set(names):
-        for path in ((folder / "figures" / f"{name}.{kind}") for kind in ("png", "pdf")):
-            path.unlink(missing_ok=True)
+    for path in _figures_of(before, folder / "figures"):
+        if path.stem not in names:
+            path.unlink()
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name)
     write_text(folder / "summary.md", results.summary)
+
+
+def _figures_of(names: Any, folder: Path) -> list[Path]:
+    """Return the files in a folder of figures that have one of these names, which anyone may have written."""
+    files = [path for kind in ("png", "pdf") for path in folder.glob(f"*.{kind}") if path.is_file()]
+    return [path for path in files if isinstance(names, list) and path.stem in names]
 
 
 def show_results(results: Results, folder: Path) -> None:

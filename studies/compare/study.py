@@ -13,8 +13,9 @@ from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
+from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import select
-from launch.machine import device_of
+from launch.machine import training_device
 from launch.run.alignment import alignment_summary
 from studies.common.inputs import (
     SharedProbe,
@@ -34,13 +35,14 @@ from studies.compare.text import summary, terminal_tables
 Pair = tuple[str, str]
 
 
-def compare_models(cfg: DictConfig, pairs: str, n_units: int) -> Results:
+def compare_models(cfg: DictConfig, pairs: str, n_units: int, channels: Channels) -> Results:
     """Compare every pair of `cfg.models` on one probe set.
 
     Args:
         cfg: config of analyze.py.
         pairs: `all` pairs of sites, or those `matched` by relative depth.
         n_units: number of jackknife units of sequences.
+        channels: whether features are `first` or `last` at sites that leave it open, such as saved images.
 
     Raises:
         ValueError: Fewer than two models, or models that cannot be compared.
@@ -61,7 +63,8 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int) -> Results:
             subjects = load_without_weights(uris, cfg.runs_dir, status.update)
         probe = shared_probe(cfg, subjects)
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
-        tables = _compare(cfg, subjects, probe, inputs, measures, pairs, n_units, status.update)
+        options = {"n_units": n_units, "control": control_of(cfg.control), "channels": channels}
+        tables = _compare(cfg, subjects, probe, inputs, measures, pairs, options, status.update)
     table = pa.concat_tables([_with_labels(pair, *labels) for labels, pair in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {labels: alignment_summary(text) for labels, text in inputs.items() if isinstance(text, Alignment)}
@@ -84,14 +87,13 @@ def _compare(
     inputs: dict[Pair, Any],
     measures: list[Measure],
     pairs: str,
-    n_units: int,
+    settings: Any,
     on_progress: Any,
 ) -> dict[Pair, pa.Table]:
     """Return the table of each pair of models."""
     options: Any = (sites_of_config(cfg), measures, pairs)
-    settings: Any = {"n_units": n_units, "control": control_of(cfg.control)}
     if len(subjects) > 2:
-        device = device_of(cfg.device)
+        device = training_device(cfg.device)
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}
     else:
         models = {subject.label: subject.source for subject in subjects}

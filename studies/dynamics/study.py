@@ -19,7 +19,7 @@ from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.figures.style import spread
 from dissimilarity.probe.outliers import control_of
-from launch.machine import device_of
+from launch.machine import training_device
 from models import references
 from models.references import steps_of
 from studies.common.inputs import (
@@ -132,7 +132,7 @@ def _compare(
         n_units: number of jackknife units of sequences.
         on_progress: called with a status message.
     """
-    sites, device = sites_of_config(cfg), device_of(cfg.device)
+    sites, device = sites_of_config(cfg), training_device(cfg.device)
     subjects = load_without_weights(uris, cfg.runs_dir, on_progress)
     layers = [sites_of(subject.source, sites) for subject in subjects]  # pyright: ignore
     if len({tuple(names) for names in layers}) > 1:
@@ -140,7 +140,8 @@ def _compare(
             f"models=[{','.join(uris)}]: expected runs of the same layers, found {len(layers[0])} and "
             f"{len(layers[1])}; type study=scaling for models of different depth"
         )
-    tokens, probe = probe_of_one_tokenizer(cfg, subjects)
+    probe = probe_of_one_tokenizer(cfg, subjects)
+    tokens = probe.tokens
     assert tokens is not None
     hashes: dict[str, str] = {}
     losses: dict[str, float] = {}
@@ -172,8 +173,9 @@ def _compare(
         control=control_of(cfg.control),
         couples=couples,
         on_progress=on_progress,
+        mask=probe.mask,
     )
-    return Measured(table, probe, hashes, losses)
+    return Measured(table, probe.notes, hashes, losses)
 
 
 def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:

@@ -14,7 +14,7 @@ from data.probe import probe_hash
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.probe.outliers import control_of
 from dissimilarity.stitching.block_swap import front_sites
-from launch.machine import device_of
+from launch.machine import training_device
 from models import references
 from models.classifier import Classifier
 from models.references import steps_of
@@ -140,7 +140,7 @@ def _distances(
     on_progress: Callable[[str], object],
 ) -> tuple[pa.Table, dict[int, pa.Table]]:
     """Return the table of every two models at the end of training, and that of earlier steps."""
-    device = device_of(cfg.device)
+    device = training_device(cfg.device)
 
     def compared(models: Mapping[str, Any], suffix: str) -> pa.Table:
         return compare_many(

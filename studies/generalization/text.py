@@ -103,10 +103,10 @@ def _with_index(findings: Findings, criteria: Sequence[str]) -> str:
 
 def _models(findings: Findings) -> list[str]:
     truth = findings.truth
-    chosen = "" if truth.origin == "given" else ", the split on which they differ most or the one that was named"
+    criterion = "" if truth.origin == "given" else ", the split on which they differ most or the one that was named"
     names = [name for number_, name in enumerate(truth.names) if (truth.labels == number_).any()]
     lines = [
-        f"{len(findings.models)} models. Reference groups: {truth.origin}, by accuracy on {truth.split}{chosen}. "
+        f"{len(findings.models)} models. Reference groups: {truth.origin}, by accuracy on {truth.split}{criterion}. "
         "They serve only as a comparison for the clusters.",
         "",
         *table_head("split", "all models, lowest to highest", *names, "difference"),

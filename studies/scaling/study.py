@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from dissimilarity.capture.hooks import capture
-from dissimilarity.capture.hooks import device_of as device_of_net
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.outliers import Control, control_of
-from launch.machine import device_of
+from launch.machine import training_device
 from studies.common.inputs import (
+    SharedProbe,
     Subject,
     load_without_weights,
     loss_of,
@@ -76,17 +76,16 @@ def scaling(
     with terminal.status("loading the models") as status:
         subjects = load_without_weights(uris, cfg.runs_dir, status.update)
         _check(subjects)
-        tokens, probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
-        assert tokens is not None
+        probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
         controls = {PLAIN: control_of(cfg.control)}
         if controlled is not None:
             controls[CONTROLLED] = control_of(controlled)
-        tables, models = _compare(cfg, subjects, tokens, controls, measures_of(cfg), n_units, status.update)
+        tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, status.update)
     table = pa.concat_tables([_with_control(part, control) for control, part in tables.items()])
     numbers = findings(table, models)
     notes = {
         "models": {subject.label: subject.provenance for subject in subjects},
-        "probe": probe,
+        "probe": probe.notes,
         "controls": {name: vars(control) for name, control in controls.items()},
         "losses": {model.label: model.loss for model in models},
     }
@@ -111,7 +110,7 @@ def _trained(cfg: DictConfig, family: str, sizes: Mapping[str, Any]) -> list[str
 def _compare(
     cfg: DictConfig,
     subjects: Sequence[Subject],
-    tokens: Tensor,
+    probe: SharedProbe,
     controls: Mapping[str, Control],
     measures: Sequence[Measure],
     n_units: int,
@@ -121,7 +120,9 @@ def _compare(
 
     Only one model is in memory at a time.
     """
-    sites, device = sites_of_config(cfg), device_of(cfg.device)
+    sites, device, tokens = sites_of_config(cfg), training_device(cfg.device), probe.tokens
+    assert tokens is not None
+    options: Any = {"n_units": n_units, "mask": probe.mask}
     losses: dict[str, tuple[float, float]] = {}
     widths: dict[str, int] = {}
 
@@ -145,7 +146,7 @@ def _compare(
     for name, control in controls.items():
         tell = (lambda doing, name=name: on_progress(f"{doing} ({name})")) if len(controls) > 1 else on_progress
         tables[name] = compare_many(
-            loaders, tokens, sites, measures, n_units=n_units, control=control, couples=couples, on_progress=tell
+            loaders, tokens, sites, measures, control=control, couples=couples, on_progress=tell, **options
         )
     return tables, [_model(subject, sites, widths[subject.label], losses[subject.label]) for subject in ordered]
 
@@ -158,7 +159,7 @@ def _width(net: nn.Module, sites: Any, tokens: Tensor) -> int:
     """Return the width of the last site."""
     last = sites_of(net, sites)[-1]
     with capture(net, last) as acts:
-        net(tokens[:1].to(device_of_net(net)))
+        net(tokens[:1].to(device_of(net)))
     return acts[last].shape[-1]
 
 

@@ -50,6 +50,7 @@ MISTAKES = {
     ("name=a=b",): ["name=a=b: the value cannot be read", "'name=\"a=b\"'"],
     ("references=runs/x",): ["references=runs/x: expected a list, such as references=[runs/x]"],
     ("start=runs/a",): ["start=runs/a: there is no key start; its name is now init_from"],
+    ("callbacks.tracker.groups=8",): ["callbacks.tracker.groups=8: there is no key", "now callbacks.tracker.n_units"],
     ("groups={a:[init]}",): ["there is no key groups; its name is now reference_groups"],
     ("+widht=64",): ["+widht: unknown key"],
     ("tiny",): ["tiny: expected KEY=VALUE; did you mean experiment=tiny?"],

@@ -1,6 +1,7 @@
 """The documentation of keys: docs/configuration.md and `--help` say what the comments of conf/ say."""
 
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,12 @@ def test_every_choice_of_every_group_has_a_description() -> None:
     for command in ("train", "analyze"):
         for group in groups(command):
             assert all(reference.description(path) for path in reference.choices(group).values()), group
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix())
+def test_a_comment_gives_the_type_and_the_meaning(path: Path) -> None:
+    """A key without a type only holds other keys; a preset says why it sets a value."""
+    if path.parent.name not in reference.PRESETS:
+        assert not [key for key in reference.documented_keys(path) if not key.kind and key.default]
+        if path.parent.name in ("study", "callbacks"):
+            assert all(key.kind for key in reference.documented_keys(path))

@@ -160,6 +160,7 @@ REFUSED_LATER = {
     "+trainer.foo": (1, "trainer: .* unexpected keyword argument 'foo'"),
     "+measures.cka.foo": (1, "measures.cka: .* unexpected keyword argument 'foo'"),
     "+callbacks.console.foo": (1, "callbacks.console: got an unexpected keyword argument 'foo'"),
+    "+callbacks.tracker.foo": (1, "callbacks.tracker: got an unexpected keyword argument 'foo'"),
     "+callbacks.mine._target_": ("nowhere.X", "callbacks.mine: .*nowhere"),
     "data.source.paths": ("[nothere.txt]", "expected text at 'nothere.txt'"),
     "references": ("[runs/nothere]", "there is no run folder"),

@@ -56,9 +56,7 @@ def in_other_basis(net: Any, turn: Tensor) -> Any:
     other = deepcopy(net)
     turn = turn.to(other.embed.weight)
     for name, module in other.named_modules():
-        if isinstance(module, nn.Embedding):
-            module.weight.copy_(module.weight @ turn)
-        elif name.endswith(("W_QKV", "W_in", "unembed")):
+        if isinstance(module, nn.Embedding) or name.endswith(("W_QKV", "W_in", "unembed")):
             module.weight.copy_(module.weight @ turn)
         elif name.endswith(("W_O", "W_out")):
             module.weight.copy_(turn.T @ module.weight)

@@ -1,21 +1,22 @@
 """A training of seconds through train.py's own function, in a process of its own that may be killed at any moment."""
 
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# train.py imports these when it trains: here they come once, before the forks
-import data.module  # noqa: F401
-import launch.run.record  # noqa: F401
-import models.references  # noqa: F401
 import train
 from callbacks import signals
 from callbacks.interrupted import Interrupted
@@ -23,6 +24,16 @@ from callbacks.validation import FinalValidation
 from dissimilarity.tracking import tables
 from launch.cli.compose import compose
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
+
+# What a training imports when it comes to it: imported here, it is there in every forked process.
+for name in (
+    *(f"callbacks.{part}" for part in ("checkpoints", "console", "interrupts", "loggers", "stitching", "time_limit")),
+    *("callbacks.tracker", "data.module", "data.sources.files", "data.text_classification", "dissimilarity.functional"),
+    *("dissimilarity.figures.penalties", "launch.cli.quiet", "launch.run.record", "launch.run.references"),
+    *("launch.run.summary", "models.continuing", "models.initial_model", "models.language_model", "models.references"),
+    *("models.text_classifier", "pandas"),  # pandas by pyarrow
+):
+    importlib.import_module(name)
 
 FORK = multiprocessing.get_context("fork")
 
@@ -63,7 +74,29 @@ def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
 
 def tiny(folder: Path, **changes: Any) -> DictConfig:
     """The config of such a run."""
-    return compose(tiny_overrides(folder, **changes))
+    cfg = deepcopy(_composed(*(text.replace(str(folder), PLACE) for text in tiny_overrides(folder, **changes))))
+    _put(cfg, str(folder))
+    return cfg
+
+
+PLACE = "the_folder_of_this_test"
+"""Stands for the folder in configs that tests share: Hydra takes a tenth of a second to compose one."""
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    return compose(list(overrides))
+
+
+def _put(node: Any, folder: str) -> None:
+    """Put a folder wherever a config says PLACE."""
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        if isinstance(value := node[key], (DictConfig, ListConfig)):
+            _put(value, folder)
+        elif isinstance(value, str) and PLACE in value:
+            node[key] = value.replace(PLACE, folder)
 
 
 def kill_at(hook: str, step: int, signum: int = signal.SIGKILL) -> None:
@@ -107,11 +140,33 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
     return process.exitcode
 
 
-def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
+def forked_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a study's `python train.py -m ...` run in forks of this process, which need not import anything."""
+    monkeypatch.setattr("studies.common.trainings.subprocess", SimpleNamespace(run=_forked))
+
+
+def _forked(command: list[str], check: bool) -> SimpleNamespace:
+    process = FORK.Process(target=_command, args=(command[1:],))
+    process.start()
+    process.join(300)
+    return SimpleNamespace(returncode=process.exitcode)
+
+
+def _command(argv: list[str]) -> None:
+    _prepare()
+    sys.argv = argv
+    sys.exit(train.run(train.main, "train"))
+
+
+def _prepare() -> None:
     torch.set_num_threads(1)
     signals.take_over()
     # drawing takes longer than the training; the tests of the figures look at them
     tables.draw_run = lambda folder, formats: []
+
+
+def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
+    _prepare()
     before()
     try:
         train.train(cfg)

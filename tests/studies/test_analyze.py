@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import settings
 from analyze import analyze
 from dissimilarity import CKA, compare
 from dissimilarity.comparison.compare import COLUMNS
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from launch.cli.compose import CONF, compose
 from models.references import load
 from tests.cli.test_cli import TRAIN
@@ -112,12 +113,17 @@ def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path
     assert same["value"] == pytest.approx(1, abs=1e-6) and same["calibrated"] == pytest.approx(1, abs=1e-6)
 
 
-def test_saved_activations_alone_need_no_run(tmp_path: Path) -> None:
+def of_activations(home: Path) -> Path:
+    """The study of saved activations in a folder, which need no run."""
     x = torch.randn(80, 6)
     for name, rows in (("x", x), ("y", x[:, :3] + 0.1 * torch.randn(80, 3))):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "layer.npy", rows.numpy())
-    folder = run(tmp_path, tmp_path / "results", f"models=[{tmp_path / 'x'},{tmp_path / 'y'}]")
+        (home / name).mkdir(exist_ok=True)
+        np.save(home / name / "layer.npy", rows.numpy())
+    return run(home, home / "results", f"models=[{home / 'x'},{home / 'y'}]")
+
+
+def test_saved_activations_alone_need_no_run(tmp_path: Path) -> None:
+    folder = of_activations(tmp_path)
     assert pq.read_table(folder / "table.parquet").num_rows == 3
     assert "layer | layer" in (folder / "summary.md").read_text()
 
@@ -215,6 +221,23 @@ def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None
     (tmp_path / "thesis" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="thesis is not a folder of results"):
         run(home, tmp_path, "name=thesis")
+
+
+@pytest.mark.parametrize("link", ["figures", "rows.jsonl", "summary.md"])
+def test_results_stay_in_their_folder(link: str, tmp_path: Path) -> None:
+    """Neither the notes of an earlier command nor links in the folder lead to files elsewhere."""
+    folder, mine = of_activations(tmp_path), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "photo.png").write_text("mine")
+    for figures in (["../../../mine/photo", str(mine / "photo"), 3, []], 3, {"a": 1}):
+        notes = json.loads((folder / "provenance.json").read_text())
+        (folder / "provenance.json").write_text(json.dumps({**notes, "figures": figures}))
+        of_activations(tmp_path)
+    shutil.rmtree(folder / link) if link == "figures" else (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(mine if link == "figures" else mine / "photo.png")
+    with pytest.raises(ValueError, match=rf"compare/{link} is a link to .*mine"):
+        of_activations(tmp_path)
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
 
 
 MISTAKES = {

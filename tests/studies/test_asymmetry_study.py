@@ -9,7 +9,7 @@ from omegaconf import open_dict
 
 from analyze import analyze
 from launch.cli.compose import compose
-from tests.helpers.tiny_run import tiny_overrides
+from tests.helpers.tiny_run import forked_sweeps, tiny_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,9 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
             "stitch_steps": 2,
             "train": train,
         }
-    return analyze(cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        forked_sweeps(patch)
+        return analyze(cfg)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from omegaconf import open_dict
 
 from analyze import analyze
 from launch.cli.compose import compose
-from tests.helpers.tiny_run import tiny_overrides
+from tests.helpers.tiny_run import forked_sweeps, tiny_overrides
 
 SMALL = ["measures=fast", "study.sequences=24", "study.examples=1000", "study.stitched=12", "study.pairs=2"]
 DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
@@ -33,7 +33,9 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
             "seeds_only": ["data.source.counterexamples=0.1"],
             "seeds": list(range(seeds)),
         }
-    return analyze(cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        forked_sweeps(patch)
+        return analyze(cfg)
 
 
 @pytest.fixture(scope="module")

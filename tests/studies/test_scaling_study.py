@@ -14,7 +14,7 @@ import settings
 from analyze import analyze
 from launch.cli.compose import compose
 from launch.cli.validate import validate
-from tests.helpers.tiny_run import tiny_overrides
+from tests.helpers.tiny_run import forked_sweeps, tiny_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,10 @@ def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides
     train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {**size, "train": train}
-    return analyze(cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "scaling":  # the sweep of study=dynamics is a command of its own, as for users
+            forked_sweeps(patch)
+        return analyze(cfg)
 
 
 @pytest.fixture(scope="module")

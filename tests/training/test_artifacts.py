@@ -31,6 +31,7 @@ class Server:
 
     def __init__(self, versions: dict[str, Path], monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
         self.versions, self.asked, self.downloaded, self.key = versions, [], [], True
+        self.entries: dict[str, Any] = {"checkpoints/last.ckpt": SimpleNamespace(ref=None)}
         monkeypatch.setenv("WANDB_CACHE_DIR", str(cache))
         monkeypatch.delenv("WANDB_MODE", raising=False)
         monkeypatch.setattr("wandb.login", lambda **_: self.key)
@@ -43,7 +44,10 @@ class Server:
         if version not in self.versions:
             raise RuntimeError(f"artifact membership '{name}' not found\nmore")
         return SimpleNamespace(
-            version=version, digest=f"digest-{version}", download=lambda root: self.give(version, root)
+            version=version,
+            digest=f"digest-{version}",
+            manifest=SimpleNamespace(entries=self.entries),
+            download=lambda root: self.give(version, root),
         )
 
     def give(self, version: str, root: str) -> None:
@@ -80,6 +84,25 @@ def test_a_version_is_downloaded_once_and_known_by_its_digest(server: Server, ho
     finally:
         del os.environ["WANDB_MODE"]
     assert server.asked == ["me/toys/tiny:v2"] and server.downloaded == ["v2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ref"),
+    [
+        ("a.ckpt", "https://evil.example/a.ckpt"),
+        ("a.ckpt", "file:///etc/passwd"),
+        ("a.ckpt", "s3://evil/a"),
+        ("../../a.ckpt", None),
+        ("/tmp/a.ckpt", None),
+    ],
+)
+def test_the_files_of_an_artifact_come_from_it_and_stay_in_it(name: str, ref: str | None, server: Server) -> None:
+    server.entries = {"b.ckpt": SimpleNamespace(ref=None), name: SimpleNamespace(ref=ref)}
+    with pytest.raises(
+        ValueError, match=f"cannot download it .its file {name} (is a reference to|has a place outside)"
+    ):
+        load(URI)
+    assert not server.downloaded
 
 
 def test_an_alias_is_looked_up_and_pinned_to_its_version(server: Server) -> None:

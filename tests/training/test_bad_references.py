@@ -49,7 +49,7 @@ def broken(kind: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "kind, message",
+    ("kind", "message"),
     [
         ("missing", r"runs/nobody.*"),
         ("step", r"no checkpoint of step '7'.*it has 0, 1, 2"),

@@ -141,7 +141,12 @@ def test_training_without_a_number_of_steps_is_refused(cache_dir):
 
 def batches_of_rank(data, rank, world_size, loader):
     data.trainer = SimpleNamespace(
-        max_steps=5, global_step=2, accumulate_grad_batches=1, global_rank=rank, world_size=world_size
+        max_steps=5,
+        global_step=2,
+        accumulate_grad_batches=1,
+        global_rank=rank,
+        world_size=world_size,
+        limit_train_batches=1.0,
     )
     return list(getattr(data, loader)())
 

@@ -196,7 +196,7 @@ def packed_beside_others(cache_dir: str, log: str, barrier) -> None:
 
 
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=killed_while_packing, args=(str(tmp_path),))
+    process = multiprocessing.get_context("fork").Process(target=killed_while_packing, args=(str(tmp_path),))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -207,7 +207,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
 
 
 def test_processes_that_start_together_pack_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
     log = tmp_path / "log"
     arguments = (str(tmp_path / "cache"), str(log), barrier)

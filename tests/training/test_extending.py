@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dissimilarity.tables.curves import read_curves
 from tests.helpers.tiny_run import tiny_overrides
 
@@ -13,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_is_a_working_extension(tmp_path: Path) -> None:
     blocks = re.findall(r"`mine/([\w/.]+)`[^`]*?:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 10

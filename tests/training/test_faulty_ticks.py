@@ -4,6 +4,7 @@ import errno
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,20 @@ from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking import models_on_probe, reference_store, tracker
+from dissimilarity.tracking import probe_reader, reference_store, tracker
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
 ROOT = Path(__file__).parents[2]
 FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run without stitches in which nothing fails."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert in_process(tiny(folder)) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +69,22 @@ def fail(owner: Any, name: str, error: Exception, step: int, callback: Any = Dis
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("no memory on the device")
 WHOLLY: dict[str, tuple[Any, str, Exception]] = {
-    "capture, memory": (models_on_probe, "read_chunks", MemoryError("no memory")),
-    "capture, device": (models_on_probe, "read_chunks", OUT_OF_MEMORY),
+    "capture, memory": (probe_reader, "read_chunks", MemoryError("no memory")),
+    "capture, device": (probe_reader, "read_chunks", OUT_OF_MEMORY),
     "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
     "measure": (CKA, "from_moments", TypeError("a fault in a measure")),
 }
 
 
-@pytest.mark.parametrize("fault", WHOLLY)
+@pytest.mark.parametrize(
+    ("fault", "killed"),
+    [*((fault, False) for fault in WHOLLY), ("capture, device", True), ("measure", True)],
+)
 @pytest.mark.parametrize("step", [0, 4])
-@pytest.mark.parametrize("killed", [False, True], ids=["continues", "killed"])
 def test_a_failed_tick_has_notes_and_other_ticks_have_values(
-    fault: str, step: int, killed: bool, whole: Path, tmp_path: Path
+    fault: str, step: int, killed: bool, plain: Path, tmp_path: Path
 ) -> None:
-    link(tmp_path, whole)
+    link(tmp_path, plain)
     owner, name, error = WHOLLY[fault]
 
     def before() -> None:
@@ -82,16 +93,16 @@ def test_a_failed_tick_has_notes_and_other_ticks_have_values(
         if killed:
             kill_at("on_train_batch_end", 7, signal.SIGKILL)
 
-    assert in_process(stitched(tmp_path), before) == (-signal.SIGKILL if killed else 0)
+    assert in_process(tiny(tmp_path), before) == (-signal.SIGKILL if killed else 0)
     assert (tmp_path / "log.txt").read_text().count(str(error)) == 1
-    assert not killed or in_process(stitched(tmp_path)) == 0
+    assert not killed or in_process(tiny(tmp_path)) == 0
     broken = [row for row in curves(tmp_path) if row["step"] == step and math.isnan(row["value"])]
     labels = {"init"} if step == 0 else {"init", "previous"}
     assert {row["reference"] for row in broken} == labels
     assert {row["note"] for row in broken} == {f"{type(error).__name__}: {error}"}
-    without = [[row for row in curves(folder) if row["step"] != step] for folder in (tmp_path, whole)]
+    without = [[row for row in curves(folder) if row["step"] != step] for folder in (tmp_path, plain)]
     assert_same(*without)
-    assert_same(last(tmp_path)["state_dict"], last(whole)["state_dict"])
+    assert_same(last(tmp_path)["state_dict"], last(plain)["state_dict"])
 
 
 FULL_DISKS: dict[str, Callable[[], None]] = {
@@ -104,8 +115,13 @@ FULL_DISKS: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.mark.parametrize("what", FULL_DISKS)
-@pytest.mark.parametrize("killed", [False, True], ids=["continues", "killed"])
+@pytest.mark.parametrize(
+    ("what", "killed"),
+    [
+        *((what, False) for what in FULL_DISKS),
+        *((what, True) for what in ("curves", "every journal", "activations of init", "penalties")),
+    ],
+)
 def test_records_are_written_later_if_they_cannot_be_now(what: str, killed: bool, whole: Path, tmp_path: Path) -> None:
     link(tmp_path, whole)
 
@@ -122,20 +138,30 @@ def test_records_are_written_later_if_they_cannot_be_now(what: str, killed: bool
         assert_same(rows_of(tmp_path, name), rows_of(whole, name))
 
 
+@pytest.fixture(scope="module")
+def stopped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `stopped`, a run that a signal ended after its sixth step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    link(folder, whole)
+    assert in_process(stitched(folder), lambda: kill_at("on_train_batch_end", 6, signal.SIGTERM)) == 143
+    shutil.move(folder / "runs" / "tiny", folder / "stopped")
+    return folder
+
+
 @pytest.mark.parametrize("lost", ["init-000", "previous-4-000", "weights-init", "weights-previous-4"])
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 def test_lost_files_of_earlier_states_are_replaced_by_checkpoints(
-    lost: str, how: str, whole: Path, tmp_path: Path
+    lost: str, how: str, whole: Path, stopped: Path
 ) -> None:
-    link(tmp_path, whole)
-    assert in_process(stitched(tmp_path), lambda: kill_at("on_train_batch_end", 6, signal.SIGTERM)) == 143
-    file = tmp_path / "runs" / "tiny" / "references" / f"{lost}.safetensors"
+    shutil.rmtree(stopped / "runs" / "tiny", ignore_errors=True)
+    run = Path(shutil.copytree(stopped / "stopped", stopped / "runs" / "tiny"))
+    file = run / "references" / f"{lost}.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     if how == "gone":
         file.unlink()
-    assert in_process(stitched(tmp_path)) == 0
-    assert_same(curves(tmp_path), curves(whole))
-    assert_same(rows_of(tmp_path, "penalties.jsonl"), rows_of(whole, "penalties.jsonl"))
+    assert in_process(stitched(stopped)) == 0
+    assert_same(curves(stopped), curves(whole))
+    assert_same(rows_of(stopped, "penalties.jsonl"), rows_of(whole, "penalties.jsonl"))
 
 
 def test_without_a_file_and_a_checkpoint_the_records_say_so(whole: Path, tmp_path: Path) -> None:
@@ -161,14 +187,14 @@ import pytorch_lightning as pl
 
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import Curves
-from dissimilarity.tracking import models_on_probe
+from dissimilarity.tracking import probe_reader
 from dissimilarity.measures.cka import CKA
 from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
 
 FAULTS = {
     0: (1, CKA, "from_moments", RuntimeError),
-    1: (1, models_on_probe, "read_chunks", MemoryError),
+    1: (1, probe_reader, "read_chunks", MemoryError),
     2: (0, Side, "add", TypeError),
     4: (1, Cross, "add", OSError),
     8: (0, Curves, "append", OSError),

@@ -2,10 +2,15 @@
 
 import base64
 import contextlib
+import copy
 import json
+import math
+import os
+import re
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,14 @@ from safetensors.torch import save_file
 
 import train
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.tables.files import sha256_of
+from launch.cli.rules import Rule
 from launch.run.config_file import read_yaml
-from launch.run.initial_weights import resolve_init
+from launch.run.form import PROVENANCE, SUMMARY, check_form, read_summary
+from launch.run.initial_weights import resolve_init, tokenizer_of
+from launch.run.links import refuse_links
 from launch.run.references import find
+from launch.run.summary import show_end
 from models import references
 from tests.cli.test_hostile import study
 from tests.helpers.foreign import SHAPES, published_folder, random_net
@@ -178,10 +188,12 @@ def test_a_folder_of_transformer_lens_whose_pickle_runs(tmp_path: Path) -> None:
         ({"_attn_implementation": "evil/kernel:run"}, "fetched from elsewhere"),
         ({"use_pretrained_backbone": True, "backbone": "evil/model"}, "fetched from elsewhere"),
         ({"n_layer": 10**9}, "n_layer=1000000000"),
-        ({"vocab_size": HUGE}, "cannot load"),
-        ({"n_positions": HUGE}, "cannot load"),
-        ({"model_type": ["gpt2"]}, "cannot load"),
-        ({"model_type": "../runs/evil/payload"}, "cannot load"),
+        ({"vocab_size": HUGE}, "vocab_size=4000000000, and no model is that large"),
+        ({"n_positions": HUGE}, "n_positions=4000000000, and no model is that large"),
+        ({"n_embd": HUGE}, "n_embd=4000000000, and no model is that large"),
+        ({"text_config": {"max_position_embeddings": HUGE}}, "max_position_embeddings=4000000000"),
+        ({"model_type": ["gpt2"]}, "model_type=<list>; expected the name of an architecture"),
+        ({"model_type": "../runs/evil/payload"}, "expected the name of an architecture"),
     ],
 )
 def test_a_folder_of_hugging_face(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -194,6 +206,37 @@ def test_a_folder_of_hugging_face(changes: dict[str, Any], message: str, tmp_pat
     with pytest.raises(ValueError, match=f"(?s)hf:.*{message}"):
         references.load(f"hf:{folder}")
     assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("generation_config.json", "[" * 10**5, r"generation_config\.json"),
+        (
+            "generation_config.json",
+            None,
+            r"generation_config\.json: expected a file, found a folder, a pipe or a device",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"w": "../../other.safetensors"}}',
+            "files of weights beside it",
+        ),
+        ("pytorch_model.bin.index.json", '{"weight_map": {"w": "/etc/passwd"}}', "names /etc/passwd"),
+        ("model.safetensors.index.json", '{"weight_map": [3]}', "files of weights beside it"),
+        ("config.json", '{"model_type": "gpt2", "n_head": 3.5e9, "num_labels": 4000000000}', "num_labels=4000000000"),
+        ("config.json", '["gpt2"]', "expected a JSON object"),
+    ],
+)
+def test_what_lies_in_a_folder_of_hugging_face_is_checked_before_transformers_is_imported(
+    name: str, text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"w": torch.ones(4)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    os.mkfifo(tmp_path / name) if text is None else (tmp_path / name).write_text(text)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=f"hf:.*{message}"):
+        references.load(f"hf:{tmp_path}")
 
 
 def test_a_folder_with_an_adapter_names_no_other_model(tmp_path: Path) -> None:
@@ -287,6 +330,25 @@ def test_a_hostile_yaml_is_one_message(name: str, reader: str, runs: Runs) -> No
     assert not (runs.home / "CANARY").exists()
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "curves.jsonl", "checkpoints/step_0000001.ckpt"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_is_not_waited_for(kind: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "tiny" / name
+    path.parent.mkdir(parents=True)
+    {
+        "a pipe": lambda: os.mkfifo(path),
+        "a device": lambda: path.symlink_to("/dev/zero"),
+        "a folder": lambda: path.mkdir(),
+    }[kind]()
+    for reader in (read_yaml, read_json):
+        with pytest.raises(ValueError, match="expected a file, found a folder, a pipe or a device"):
+            reader(path)
+    assert references.steps_of(tmp_path / "runs" / "tiny") == {}
+    if kind != "a folder":
+        with pytest.raises(ValueError, match="is a pipe or a device|is a link to /dev/zero"):
+            refuse_links(tmp_path / "runs" / "tiny")
+
+
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     for name, reader in (("x.yaml", read_yaml), ("x.json", read_json)):
         (tmp_path / name).write_bytes(b"a: \xff\xfe")
@@ -330,6 +392,20 @@ def test_saved_activations_that_are_objects(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.npy"):
         compare(tmp_path / "x.npy", tmp_path / "x.npy", None)
     assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("kind", ["an archive", "a pipe", "a folder"])
+def test_saved_activations_that_are_no_array(kind: str, tmp_path: Path) -> None:
+    from dissimilarity import compare
+
+    path = tmp_path / "x.npy"
+    if kind == "an archive":
+        with path.open("wb") as file:
+            np.savez(file, a=np.ones((4, 2)))
+    else:
+        os.mkfifo(path) if kind == "a pipe" else path.mkdir()
+    with pytest.raises(ValueError, match=r"x\.npy: expected"):
+        compare(path, path, None)
 
 
 @pytest.mark.parametrize("name", ["pandas", "csv", "webdataset"])
@@ -388,6 +464,13 @@ def last(change: Callable[[dict[str, Any], Path], object]) -> Callable[[Path, Pa
 
 RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a pickle that runs": (last(lambda c, canary: c.update(loops=Reducing(canary))), r"last\.ckpt: it holds Python"),
+    "loops that are a number": (last(lambda c, _: c.update(loops=3)), r"last\.ckpt: it is not what a run writes"),
+    "a version of no form": (last(lambda c, _: c.update({"pytorch-lightning_version": []})), "InvalidVersion"),
+    "an optimizer without groups": (last(lambda c, _: c.update(optimizer_states=[{}])), r"last\.ckpt: .*KeyError"),
+    "no state of the generators": (
+        last(lambda c, _: c["callbacks"]["ScheduledCheckpoints"].update(random={"cpu": 3})),
+        r"last\.ckpt: .*TypeError",
+    ),
     "no checkpoint": (
         lambda folder, _: [file.write_text("x") for file in (folder / "checkpoints").glob("*last.ckpt")],
         r"last\.ckpt (is damaged|is not)|last\.ckpt: it is not",
@@ -409,7 +492,10 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda folder, _: (folder / "provenance.json").write_text("[" * 10**5),
         r"provenance\.json",
     ),
-    "notes of another form": (notes(lambda n: n.update(data=3, starts={})), r"provenance\.json: data, starts is not"),
+    "notes of another form": (
+        notes(lambda n: n.update(data=3, starts={})),
+        r"provenance\.json: data\.fingerprint=None: expected",
+    ),
     "a precision of their own": (notes(lambda n: n["precision"].update(chosen="evil")), r"provenance\.json: precision"),
     "a name of a W&B run that is a path": (
         notes(lambda n: n.update(wandb_id="../../x")),
@@ -418,7 +504,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a link for a log": (lambda folder, canary: (folder / "figures.txt").symlink_to(canary), "is a link to .*CANARY"),
     "a link for a folder": (
         lambda folder, canary: (folder / "more").symlink_to(canary.parent),
-        "is a link to .*outside of the run folder",
+        "is a link to .*outside of runs/tiny",
     ),
 }
 
@@ -435,6 +521,30 @@ def test_a_strangers_run_is_not_gone_on_with(
     with pytest.raises(ValueError, match=f"(?s){message}"):
         train.train(cfg)
     assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("mark", [{"size": 0, "crc": 0}, {"size": 4, "crc": 0}, {"more": 1}, 3])
+@pytest.mark.parametrize(
+    "name", ["../../thesis.jsonl", "ABSOLUTE", "../thesis", "..", "thesis.jsonl/../../../thesis.jsonl"]
+)
+def test_a_checkpoint_cuts_no_journal_outside_of_its_run(
+    name: str, mark: Any, unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(unfinished / "runs" / "tiny", tmp_path / "runs" / "tiny"))
+    thesis = [tmp_path / "thesis.jsonl", tmp_path / "runs" / "thesis"]
+    for path in thesis:
+        path.write_text('{"my": "thesis"}\n')
+
+    def change(checkpoint: dict[str, Any], canary: Path) -> None:
+        (state,) = (state for state in checkpoint["callbacks"].values() if "journals" in state)
+        state["journals"][name.replace("ABSOLUTE", str(thesis[0]))] = mark
+
+    last(change)(folder, tmp_path / "CANARY")
+    cfg = tiny(unfinished, trainer__max_steps=2, references="[init]", runs_dir="runs")
+    with pytest.raises(ValueError, match=r"last\.ckpt: .*expected marks of journals"):
+        train.train(cfg)
+    assert [path.read_text() for path in thesis] == 2 * ['{"my": "thesis"}\n']
 
 
 @pytest.mark.parametrize(
@@ -465,6 +575,64 @@ def test_a_stranger_does_not_choose_the_net_of_a_run_that_began_elsewhere(
     assert not (tmp_path / "CANARY").exists()
 
 
+OTHERS = (None, 3, -1, "\x1b]0;x\x07", [], [1], {}, {"a": 1}, True, 1e300)
+
+
+def mutations(form: dict[str, Rule], content: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield contents that differ from a good one in one value, which a form does not allow."""
+    for key, rule in form.items():
+        for value in OTHERS:
+            changed = copy.deepcopy(content)
+            *parents, last = key.split(".")
+            node = changed
+            for parent in parents:
+                node = node[parent]
+            if not rule.fits(value):
+                node[last] = value
+                yield key, value, changed
+
+
+def test_notes_of_another_form_are_one_message(unfinished: Path, tmp_path: Path) -> None:
+    good = json.loads((unfinished / "runs" / "tiny" / "provenance.json").read_text())
+    path = tmp_path / "provenance.json"
+    assert check_form(good, PROVENANCE, path) is good
+    changes = list(mutations(PROVENANCE, good))
+    for key, value, changed in changes:
+        with pytest.raises(ValueError, match=rf"provenance\.json: {re.escape(key)}=.*: expected") as error:
+            check_form(changed, PROVENANCE, path)
+        assert "\x1b" not in str(error.value), value
+    assert len(changes) > 60
+
+
+FINISHED: dict[str, Any] = {
+    "status": "finished",
+    "steps": 3,
+    **dict.fromkeys(("val_loss", "unigram_loss", "bits_per_byte", "unigram_bits_per_byte", "perplexity"), 1.0),
+    **dict.fromkeys(("accuracy", "tokens_per_second", "tracking_share"), 0.5),
+    "drift": {"CKA": {"nearest": "a", "next": "b", "site": "s", "difference": 1.0, "stderr": None, "differs": True}},
+    "wandb": None,
+}
+CLASSIFIER = {**FINISHED, "splits": {"val": 1.0, "x": None}, "labels": ["a"], "val_accuracy": 1.0, "ood_accuracy": None}
+
+
+@pytest.mark.parametrize("content", [FINISHED, CLASSIFIER])
+def test_a_summary_is_shown_or_is_one_message(content: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever is in it: a finished run of a stranger is only shown."""
+    shown = 0
+    for key in [*content, *SUMMARY, "more"]:
+        for value in (*OTHERS, math.nan, "gone"):
+            changed = {**content, key: value} if value != "gone" else {k: v for k, v in content.items() if k != key}
+            (tmp_path / "summary.json").write_text(json.dumps(changed))
+            try:
+                summary = read_summary(tmp_path)
+            except ValueError as error:
+                assert re.search(r"summary\.json: .*: expected", str(error))
+                continue
+            shown += 1
+            show_end(tmp_path, {**summary, "run": "x"}, "next")
+    assert shown > 50
+
+
 @pytest.mark.parametrize(
     "pinned", [3, [], {}, {"pinned": 3}, {"pinned": "hf:evil/model", "sha256": "x", "path": "x"}, {"pinned": "x"}]
 )
@@ -474,3 +642,24 @@ def test_what_a_strangers_notes_pin_is_asked_of_no_other_place(pinned: Any, runs
     cfg = tiny(runs.home, references=f"['{uri}']")
     with pytest.raises(ValueError, match=r"provenance\.json"):
         find(cfg, runs.folder("gelu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
+
+
+def test_a_run_that_goes_on_leaves_no_mark_where_its_notes_say(runs: Runs) -> None:
+    """Only what this command itself resolves is pinned; a path in the notes may be anyone's."""
+    mine = runs.folder("gelu") / "checkpoints" / "step_0000001.ckpt"
+    notes = {"path": str(mine), "pinned": str(mine), "sha256": sha256_of(mine), "step": 1}
+    uri = str(runs.folder("solu") / "checkpoints" / "last.ckpt")
+    for references_ in ({uri: notes}, {"other": notes}):
+        (runs.folder("solu") / "provenance.json").write_text(json.dumps({"references": references_}))
+        cfg = tiny(runs.home, references=f"['{uri}']")
+        find(cfg, runs.folder("solu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
+    assert not list(mine.parent.glob("*.pinned"))
+
+
+def test_a_broken_copy_of_a_tokenizer_is_not_a_panic(runs: Runs) -> None:
+    copy_ = runs.folder("gelu") / "tokenizer.json"
+    copy_.write_text(json.dumps(TOKENIZERS["a panic at splitting"]))
+    cfg = OmegaConf.create({"init_from": "runs/solu", "data": {"tokenizer": {"path": str(copy_)}}})
+    assert tokenizer_of(cfg, runs.folder("gelu")) == {
+        "tokenizer": {"_target_": "data.tokenizers.TokenizerFile", "path": str(copy_)}
+    }

@@ -43,7 +43,7 @@ def test_the_six_families_are_there_and_named_after_their_files():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("width, depth", [(64, 1), (192, 3)])
+@pytest.mark.parametrize(("width", "depth"), [(64, 1), (192, 3)])
 def test_shapes(family, width, depth):
     net = family_net(family, width=width, depth=depth)
     assert net(tokens(2, 7)).shape == (2, 7, D_VOCAB)
@@ -93,7 +93,7 @@ def test_too_long_a_sequence_is_refused(family):
         family_net(family)(tokens(1, 25))
 
 
-@pytest.mark.parametrize("width, legal", [(100, "width=64 or width=128"), (40, "type width=64$")])
+@pytest.mark.parametrize(("width", "legal"), [(100, "width=64 or width=128"), (40, "type width=64$")])
 def test_a_width_that_does_not_split_into_heads_names_the_nearest(width, legal):
     with pytest.raises(ValueError, match=rf"width {width} .*d_head=64.*{legal}"):
         family_net("solu", width=width)
@@ -318,7 +318,7 @@ def test_a_family_of_the_user_is_a_target_and_obeys_init_seed():
 
 
 @pytest.mark.parametrize(
-    "config, message",
+    ("config", "message"),
     [
         ({"_target_": "os.system", "command": "false"}, r"os\.system.*not an nn\.Module class"),
         ({"_target_": "builtins.dict"}, "not an nn.Module class"),

@@ -88,7 +88,7 @@ def test_a_head_that_starts_from_nothing_learns_at_a_rate_of_its_own():
     assert not of_head & set(rest) and len(rest) + len(of_head) == len(list(net.parameters()))
 
 
-@pytest.mark.parametrize("width, lr", [(64, 8e-3), (256, 2e-3), (512, 1e-3)])
+@pytest.mark.parametrize(("width", "lr"), [(64, 8e-3), (256, 2e-3), (512, 1e-3)])
 def test_the_learning_rate_of_matrices_falls_with_width(width, lr):
     module = language_model("attn_only", width=width)
     module.trainer = trainer(steps=100)

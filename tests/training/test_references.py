@@ -70,7 +70,7 @@ def rewrite(path, change):
     torch.save(checkpoint, path)
 
 
-@pytest.mark.parametrize("uri, step", [("runs/solu-w64-d1-s0", 3), ("runs/solu-w64-d1-s0@1", 1)])
+@pytest.mark.parametrize(("uri", "step"), [("runs/solu-w64-d1-s0", 3), ("runs/solu-w64-d1-s0@1", 1)])
 def test_a_run_and_a_step_of_it(trained, uri, step):
     runs, weights = trained
     reference = load(uri, runs)
@@ -119,7 +119,7 @@ def test_loading_leaves_the_random_state_alone(trained):
 
 
 @pytest.mark.parametrize(
-    "uri, message",
+    ("uri", "message"),
     [
         ("init", r"'init'.*tracker.*runs/NAME"),
         ("previous", r"'previous'.*tracker"),

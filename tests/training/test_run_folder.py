@@ -166,6 +166,31 @@ def test_a_training_longer_than_its_text_and_with_accumulation_continues_too(tmp
     assert len(metrics(tmp_path)) == 41
 
 
+EPOCHS: dict[str, tuple[dict[str, Any], int]] = {
+    "short": ({"+trainer.limit_train_batches": 6}, 8),
+    "share, accumulated": ({"+trainer.limit_train_batches": 0.2, "trainer.accumulate_grad_batches": 3}, 9),
+    "overfit": ({"trainer.overfit_batches": 3}, 9),
+}
+
+
+@pytest.mark.parametrize("epochs", EPOCHS)
+def test_a_run_that_repeats_its_batches_continues_in_the_middle_of_an_epoch(
+    epochs: str, whole: Path, tmp_path: Path
+) -> None:
+    """With 20 steps and 3 accumulated batches, a share of 0.2 is 12 batches: an epoch of 4 steps."""
+    changes, kill = EPOCHS[epochs]
+    changes = {"trainer.max_steps": 20, "trainer.val_check_interval": 4, "schedule.every": 5, **changes}
+    for name in ("cache", "text.jsonl"):
+        (tmp_path / name).symlink_to(whole / name)
+    assert in_process(tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes)) == 0
+    cfg = tiny(tmp_path, **changes)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", kill)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    assert metrics(tmp_path) == metrics(tmp_path / "other")
+    assert_same(curves(tmp_path), curves(tmp_path / "other"))
+    assert_same(last(tmp_path)["state_dict"], last(tmp_path / "other")["state_dict"])
+
+
 def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) -> None:
     run = whole / "runs" / "tiny"
     with locked(run):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dissimilarity.tracking import models_on_probe, tables
+from dissimilarity.tracking import probe_reader, tables
 from dissimilarity.tracking.tracker import Tracker
 from launch.run import record
 from models import references
@@ -34,7 +34,7 @@ def signal_in(owner: Any, name: str, signum: int) -> None:
 
 MOMENTS: dict[str, Callable[[int], None]] = {
     "as a reference is loaded": lambda signum: signal_in(references, "load", signum),
-    "as a reference is captured": lambda signum: signal_in(models_on_probe, "read_chunks", signum),
+    "as a reference is captured": lambda signum: signal_in(probe_reader, "read_chunks", signum),
     "in the first tick": lambda signum: signal_in(Tracker, "_measure", signum),
     "in a scheduled step": lambda signum: kill_at("on_train_batch_end", 4, signum),
     "in a step that is not scheduled": lambda signum: kill_at("on_train_batch_end", 6, signum),
@@ -68,8 +68,7 @@ def steps(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "runs" / "tiny" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize(("moment", "signum"), [(moment, SIGNALS[number % 2]) for number, moment in enumerate(MOMENTS)])
 def test_the_exit_code_names_the_signal_and_the_next_start_finishes_the_run(
     moment: str, signum: int, whole: Path, tmp_path: Path
 ) -> None:
@@ -126,7 +125,7 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("module, signum", [("hydra", signal.SIGINT), ("torch", signal.SIGTERM)])
+@pytest.mark.parametrize(("module", "signum"), [("hydra", signal.SIGINT), ("torch", signal.SIGTERM)])
 def test_a_signal_while_modules_are_imported(command: str, module: str, signum: int, tmp_path: Path) -> None:
     script = str(ROOT / ("analyze.py" if command == "analyze.py" else "train.py"))
     arguments = COMMANDS[command]

@@ -38,7 +38,7 @@ class Nothing(pl.Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum, step, rank", [(signal.SIGTERM, 0, 0), (signal.SIGINT, 2, 1)])
+@pytest.mark.parametrize(("signum", "step", "rank"), [(signal.SIGTERM, 0, 0), (signal.SIGINT, 2, 1)])
 def test_both_processes_save_and_stop(signum: int, step: int, rank: int, tmp_path: Path) -> None:
     (tmp_path / "signalled.py").write_text(SIGNALLED)
     overrides = tiny_overrides(tmp_path, trainer="ddp", trainer__devices=2)

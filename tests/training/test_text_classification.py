@@ -229,7 +229,12 @@ def test_a_missing_split_and_numbers_out_of_range_are_refused(tokenizer):
 
 def trainer(rank: int = 0, world_size: int = 1, step: int = 0) -> Any:
     return SimpleNamespace(
-        max_steps=9, global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=world_size
+        max_steps=9,
+        global_step=step,
+        accumulate_grad_batches=1,
+        global_rank=rank,
+        world_size=world_size,
+        limit_train_batches=1.0,
     )
 
 

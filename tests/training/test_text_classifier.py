@@ -230,7 +230,7 @@ def test_text_without_labels_is_refused_for_classification(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "start, name",
+    ("start", "name"),
     {
         "runs/base": "base-heuristics-s0",
         "runs/base@512": "base-512-heuristics-s0",

@@ -31,8 +31,8 @@ def _under_claim(words: Words) -> Frame:
 
 
 def _disjunction(words: Words) -> Frame:
-    (one, aside), other = _with_relative_clause(words), clause_of(words)
-    pair = (one, other) if words.chance.random() < 0.5 else (other, one)
+    (disjunct, aside), other = _with_relative_clause(words), clause_of(words)
+    pair = (disjunct, other) if words.chance.random() < 0.5 else (other, disjunct)
     return Frame(f"{pair[0]}, or {pair[1]}", aside, str(other))
 
 
@@ -60,8 +60,8 @@ def _under_knowledge(words: Words) -> Frame:
 
 def _conjunction_of_clauses(words: Words) -> Frame:
     pair = (clause_of(words), clause_of(words))
-    one, other = pair if words.chance.random() < 0.5 else pair[::-1]
-    return Frame(f"{pair[0]}, and {pair[1]}", str(one), f"{other.subject} {one.predicate}")
+    first, second = pair if words.chance.random() < 0.5 else pair[::-1]
+    return Frame(f"{pair[0]}, and {pair[1]}", str(first), f"{second.subject} {first.predicate}")
 
 
 def _certainly(words: Words) -> Frame:

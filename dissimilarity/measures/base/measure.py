@@ -8,6 +8,7 @@ compares two prepared sides.
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -83,3 +84,18 @@ class Measure(Metric):
         """
         span = self.identical - null
         return (value - null) / span if span else math.nan
+
+
+def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -> list[Measure]:
+    """Return one measure, or several in a list or by name, as a list.
+
+    Raises:
+        ValueError: one of them is no measure.
+    """
+    if isinstance(measures, Mapping):
+        measures = measures.values()
+    listed = [measures] if isinstance(measures, (Measure, str, type)) else list(measures)
+    for measure in listed:
+        if not isinstance(measure, Measure):
+            raise ValueError(f"measures: expected measures such as CKA(), found {measure!r}")
+    return listed

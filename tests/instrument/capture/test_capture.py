@@ -124,6 +124,7 @@ def test_a_compiled_model_returns_the_same_and_stays_compiled(compiled, wrapped,
 
 def test_the_pass_ends_at_the_deepest_site(tokens):
     net = toy()
+    site_table(net)
     calls = []
     for name in ("blocks.1", "blocks.2", "unembed"):
         module = net.get_submodule(name)
@@ -140,6 +141,7 @@ def test_the_pass_ends_at_the_deepest_site(tokens):
 def test_no_gradients_are_kept(tokens):
     enabled: list[bool] = []
     net: Any = toy()
+    site_table(net)
     net.ln_final.forward = lambda x: (enabled.append(torch.is_grad_enabled()), x)[1]
     with capture(net, "ln_final"):
         net(tokens)
@@ -148,6 +150,7 @@ def test_no_gradients_are_kept(tokens):
 
 def test_hooks_set_by_others_see_the_whole_pass(tokens):
     net = toy()
+    site_table(net)
     seen = []
     net.unembed.register_forward_hook(lambda *_: seen.append(1))
     with capture(net, "embed") as acts:
@@ -267,19 +270,24 @@ class Skipping(nn.Module):
 
 def test_sites_that_were_not_reached_are_named():
     model = Skipping()
-    with pytest.raises(RuntimeError, match=r"did not reach blocks\.2\.resid_post: the module exists"):
-        with capture(model, "blocks.*.resid_post"):
-            model(torch.randn(3, 4))
-    with pytest.raises(RuntimeError, match=r"did not reach blocks\.1\.resid_post"):
-        with capture(model, "blocks.[01].resid_post"):
-            model(torch.randn(3, 4))
-            model(torch.randn(1, 4))
-    with pytest.raises(RuntimeError, match="nothing captured.*inside the `with"):
-        with capture(model, "blocks.0.resid_post"):
-            pass
-    with pytest.raises(ValueError, match="no site of the model matches"):
-        with capture(model, "blocks.9.resid_post"):
-            pass
+    with (
+        pytest.raises(RuntimeError, match=r"did not reach blocks\.2\.resid_post: the module exists"),
+        capture(model, "blocks.*.resid_post"),
+    ):
+        model(torch.randn(3, 4))
+    with (
+        pytest.raises(RuntimeError, match=r"did not reach blocks\.1\.resid_post"),
+        capture(model, "blocks.[01].resid_post"),
+    ):
+        model(torch.randn(3, 4))
+        model(torch.randn(1, 4))
+    with (
+        pytest.raises(RuntimeError, match="nothing captured.*inside the `with"),
+        capture(model, "blocks.0.resid_post"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="no site of the model matches"), capture(model, "blocks.9.resid_post"):
+        pass
 
 
 def test_the_first_result_per_pass_and_the_last_pass_count():
@@ -318,9 +326,8 @@ def test_tuples_keywords_and_dicts():
     with capture(model, ["blocks.*.resid_p*"]) as acts:
         model(x, scale=2.0)
     assert torch.equal(acts["blocks.0.resid_pre"], 2 * x) and torch.equal(acts["blocks.0.resid_post"], 2 * x + 1)
-    with pytest.raises(ValueError, match="'head' returns a dict, not a tensor"):
-        with capture(model, "head"):
-            model(x, scale=2.0)
+    with pytest.raises(ValueError, match="'head' returns a dict, not a tensor"), capture(model, "head"):
+        model(x, scale=2.0)
     assert state(model)["hooks"] == [0] * 16
 
 
@@ -333,7 +340,6 @@ def test_a_part_of_the_model_may_be_called_by_itself(tokens):
 
 def test_inside_inference_mode_the_tensors_are_ordinary(tokens):
     net = toy()
-    with torch.inference_mode():
-        with capture(net, "embed") as acts:
-            net(tokens)
+    with torch.inference_mode(), capture(net, "embed") as acts:
+        net(tokens)
     assert not acts["embed"].is_inference()

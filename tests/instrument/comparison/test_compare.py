@@ -181,7 +181,6 @@ def test_too_few_samples_are_a_note() -> None:
         ({"sites": "blocks.9.resid_post"}, "blocks.9.resid_post"),
         ({"tokens": tokens(1)}, "at least 2 sequences.*found 1"),
         ({"n_units": 0}, "at least 1 unit for the error bars, found n_units=0"),
-        ({"groups": 8}, "groups: this argument is called n_units"),
         ({"measures": [MutualKNN(k=3), MutualKNN(k=3, max_samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )

@@ -15,7 +15,7 @@ from dissimilarity.comparison import activations
 from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.plan import make_plan
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from models.transformer import Transformer
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
-from dissimilarity.comparison.saved import save_activations
+from dissimilarity.comparison.save import save_activations
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 
@@ -208,7 +208,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "another n": ({"x": X}, {"y": X[:59]}, r"same samples on both sides, found a: \(60, 4\) and, at y of b, \(59, 4\)"),
     "another n within": ({"x": X, "z": X[:7]}, {"y": X}, r"at z of a, \(7, 4\)"),
     "one dimension": ({"x": X[:, 0]}, {"y": X}, r"expected activations \(n, d\) or .* at x, found \(60,\)"),
-    "four dimensions": ({"x": X[:, None, None]}, {"y": X}, r"at x, found \(60, 1, 1, 4\)"),
+    "four dimensions": (
+        {"x": X[:, None, None]},
+        {"y": X},
+        r"of \(60, 1, 1, 4\) holds the features at x; pass channels=",
+    ),
     "no samples": ({"x": X[:0]}, {"y": X[:0]}, r"at x, found \(0, 4\)"),
     "whole numbers": ({"x": X.long()}, {"y": X}, "floating-point activations at x, found torch.int64"),
     "no sites": ({"sample_ids": np.arange(60)}, {"y": X}, "a holds no activations"),

@@ -32,15 +32,22 @@ NAMES = {
 }
 
 
-def written(path: Path) -> Any:
-    """A small Llama of random weights, written to `path` as llama.cpp would."""
+def written(path: Path, without: str = "", beyond: str = "", blocks: int = 2) -> Any:
+    """A small Llama of random weights, written to `path` as llama.cpp would.
+
+    Args:
+        path: of the file.
+        without: a tensor that is left out.
+        beyond: a tensor of the last block that is also there for the block after it.
+        blocks: how many blocks the metadata says there are.
+    """
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": HEADS}
     config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, rms_norm_eps=1e-5, **sizes)
     model = transformers.LlamaForCausalLM(config).eval()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(32)
-    writer.add_block_count(2)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(64)
     writer.add_embedding_length(32)
     writer.add_head_count(HEADS)
@@ -55,7 +62,10 @@ def written(path: Path) -> Any:
         part = name.removesuffix(".weight")
         layer, _, inner = part.removeprefix("model.layers.").partition(".")
         short = f"blk.{layer}.{NAMES[inner]}" if part.startswith("model.layers.") else NAMES[part]
-        writer.add_tensor(f"{short}.weight", tensor.copy())
+        if f"{short}.weight" != without:
+            writer.add_tensor(f"{short}.weight", tensor.copy())
+        if f"{short}.weight" == beyond:
+            writer.add_tensor(f"{short}.weight".replace("blk.1", "blk.2"), tensor.copy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -88,3 +98,38 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
         load(f"hf:{tmp_path}/small.gguf")
     with pytest.raises(ValueError, match=r"there is no file .*large\.gguf.*hf:FOLDER/FILE\.gguf"):
         load(f"hf:{tmp_path}/large.gguf")
+
+
+def test_a_gguf_file_with_more_layers_than_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf", blocks=2 * 10**9)
+    with pytest.raises(ValueError, match=r"small\.gguf: its config says num_hidden_layers=2000000000"):
+        load(f"hf:{tmp_path}/small.gguf")
+
+
+def test_an_adapter_beside_a_gguf_file_names_no_other_model(tmp_path: Path) -> None:
+    written(tmp_path / "small.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
+    with pytest.raises(ValueError, match=r"small\.gguf: it has an adapter_config\.json, which names another model"):
+        load(f"hf:{tmp_path}/small.gguf")
+
+
+def test_half_of_a_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "small.gguf"
+    written(file, without="blk.1.ffn_down.weight")
+    with pytest.raises(ValueError, match=r"small.gguf lacks weights that its metadata requires: .*layers.1.mlp.down"):
+        load(f"hf:{file}")
+    written(file, beyond="blk.1.ffn_down.weight")
+    with pytest.raises(ValueError, match=r"for which its metadata has no place: blk\.2\.ffn_down\.weight"):
+        load(f"hf:{file}")
+    written(tmp_path / "small-00001-of-00002.gguf")
+    with pytest.raises(ValueError, match=r"is part 1 of 2.*llama-gguf-split --merge small-00001-of-00002.gguf MERGED"):
+        load(f"hf:{tmp_path}/small-00001-of-00002.gguf")
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    model = written(tmp_path / "SMALL.GGUF")
+    tokens = torch.randint(64, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load(f"hf:{tmp_path}/SMALL.GGUF").model(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5
+        )

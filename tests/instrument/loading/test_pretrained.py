@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dissimilarity.loading.context import context_of
 from models.references import load, resolve
 from tests.helpers.tiny_run import in_process, tiny
 from train import train
@@ -123,6 +124,69 @@ def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path:
     assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transformer.h.2.ln_1.weight": (32,)}, r"has no place: transformer\.h\.2\.ln_1\.weight"),
+        ({"transformer.h.0.attn.c_attn.lora_A.weight": (8, 32)}, r"has no place: .*lora_A.*merge an adapter"),
+        (
+            {"transformer.h.0.mlp.c_fc.weight": (3, 3)},
+            r"other shapes .*config\.json says: transformer\.h\.0\.mlp\.c_fc\.weight is \(3, 3\), expected \(32, 128\)",
+        ),
+        ({"transformer.h.0.attn.masked_bias": ()}, None),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], message: str | None) -> None:
+    folder, model = saved(tmp_path / "gpt2")
+    state = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    state |= {key: torch.zeros(shape) for key, shape in change.items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    if message is None:
+        assert load(f"hf:{folder}").model
+        return
+    with pytest.raises(ValueError, match=message):
+        load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_that_a_wrapper_gave_are_read(tmp_path: Path, prefix: str) -> None:
+    folder, model = saved(tmp_path / "gpt2")
+    state = {prefix + key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    loaded = load(f"hf:{folder}").model.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_an_adapter_is_not_left_out(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "gpt2")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="merge the adapter into its base with peft"):
+        load(f"hf:{folder}")
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    with pytest.raises(ValueError, match="merge the adapter into its base with peft"):
+        load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}', "\udcff"])
+def test_a_broken_tokenizer_beside_weights_is_named(tmp_path: Path, content: str) -> None:
+    folder, _ = saved(tmp_path / "gpt2")
+    (folder / "tokenizer.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"cannot read the tokenizer .*tokenizer\.json"):
+        load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize(("name", "context"), [("Roberta", 30), ("Camembert", 30), ("Bert", 32), ("XLMRoberta", 30)])
+def test_a_context_is_what_the_model_reads(name: str, context: int) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = getattr(transformers, f"{name}Config")(vocab_size=50, max_position_embeddings=32, pad_token_id=1, **sizes)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    assert context_of(model) == context
+    model(torch.randint(2, 50, (2, context)))
+    with pytest.raises(Exception, match=r"(index|expanded)"):
+        model(torch.randint(2, 50, (2, context + 1)))
+
+
 def test_a_headless_copy_of_a_model_with_a_head_is_read(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "bert", "Bert")
     masked = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(folder))
@@ -132,7 +196,7 @@ def test_a_headless_copy_of_a_model_with_a_head_is_read(tmp_path: Path) -> None:
 
 def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Path) -> None:
     assert in_process(tiny(tmp_path, name="first")) == 0
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.AlbertConfig(vocab_size=300, embedding_size=8, max_position_embeddings=32, **sizes)
     transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
     (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())

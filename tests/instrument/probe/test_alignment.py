@@ -89,7 +89,7 @@ def test_every_text_keeps_equally_many_boundaries_and_the_poorest_texts_are_drop
     padded = torch.tensor([text_spans + [(0, 0)] * (12 - len(text_spans)) for text_spans in spans])
     side = Tokenized(torch.zeros(11, 12, dtype=torch.int64), padded, padded[..., 1] > 0)
     both = align(side, side, texts)
-    assert both.kept == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10) and both.units == 7
+    assert both.rows == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10) and both.units == 7
     assert both.a.last[0].tolist() == [0, 2, 4, 6, 7, 9, 11] and both.a.last[-1].tolist() == list(range(7))
     assert both.share_a == pytest.approx(70 / (5 * 12 + 5 + 5 * 7)) == both.share_b
     assert both.a.mask is not None and len(both.a) == 10 and both.extent == (10, 12)
@@ -209,13 +209,13 @@ def two_byte_pairs() -> tuple[Alignment, Summing, Summing]:
 def test_one_net_in_two_tokenizations_is_the_same_where_they_meet() -> None:
     alignment, a, b = two_byte_pairs()
     measures = [CKA(), Procrustes(), MutualKNN(k=5)]
-    n_units = len(alignment.kept) // 2
+    n_units = len(alignment.rows) // 2
     table = compare(a, b, alignment, "blocks.*.resid_post", measures, pairs="matched", n_units=n_units)
     rows = table.to_pylist()
     assert len(rows) == 6
     for row in rows:
         assert row["dissimilarity"] == pytest.approx(0, abs=1e-6), row
-        assert row["measure"] == "mutual_knn_5" or row["n_samples"] == alignment.units * len(alignment.kept)
+        assert row["measure"] == "mutual_knn_5" or row["n_samples"] == alignment.units * len(alignment.rows)
         assert row["stderr"] < 1e-6
         assert row["null"] < 0.9 or row["measure"] == "procrustes"
     assert 0.2 < alignment.share_a < 1 and alignment.share_b > alignment.share_a
@@ -237,7 +237,7 @@ def test_exchanging_the_models_transposes_the_table_and_control_applies_to_units
     values = {(row["site_b"], row["site_a"]): row["value"] for row in backward}
     for row in forward:
         assert row["value"] == pytest.approx(values[row["site_a"], row["site_b"]], abs=1e-9)
-        assert row["n_samples"] == (alignment.units - 3) * len(alignment.kept)
+        assert row["n_samples"] == (alignment.units - 3) * len(alignment.rows)
 
 
 def test_padding_changes_no_activation() -> None:

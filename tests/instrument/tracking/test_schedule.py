@@ -29,7 +29,7 @@ class Clock:
         monkeypatch.setattr("dissimilarity.tracking.budget.time.monotonic", lambda: self.now)
 
 
-@pytest.mark.parametrize("step_seconds, tick_seconds", [(1.0, 0.5), (0.1, 0.1), (0.01, 1.0), (1.0, 30.0)])
+@pytest.mark.parametrize(("step_seconds", "tick_seconds"), [(1.0, 0.5), (0.1, 0.1), (0.01, 1.0), (1.0, 30.0)])
 @pytest.mark.parametrize("share", [0.03, 0.3])
 def test_ticks_never_take_more_than_their_share(
     monkeypatch: pytest.MonkeyPatch, step_seconds: float, tick_seconds: float, share: float

@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
@@ -48,18 +50,29 @@ def tokens(seed: int, count: int, length: int) -> Tensor:
     return torch.randint(VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
-def fit(tracker: DissimilarityTracker, module: pl.LightningModule, steps: int = 6, **kwargs: Any) -> pl.Trainer:
-    loader = torch.utils.data.DataLoader(tokens(1, 400, LENGTH), batch_size=4)  # pyright: ignore[reportArgumentType]
-    kwargs = {"logger": False, "enable_checkpointing": False, **kwargs}
+def loader_of(data: Any, batch_size: int = 4) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(data, batch_size=batch_size)
+
+
+def fit(
+    tracker: pl.Callback | None,
+    module: pl.LightningModule,
+    steps: int = 6,
+    others: Sequence[pl.Callback] = (),
+    loader: Any = None,
+    ckpt_path: Path | None = None,
+    **kwargs: Any,
+) -> pl.Trainer:
+    kwargs = {"logger": False, "enable_checkpointing": any(isinstance(other, Checkpoint) for other in others), **kwargs}
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[tracker],
+        callbacks=[*([] if tracker is None else [tracker]), *others],
         **kwargs,
     )
-    trainer.fit(module, loader)
+    trainer.fit(module, loader_of(tokens(1, 400, LENGTH)) if loader is None else loader, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -70,7 +83,7 @@ def tracker_for(folder: Path, references: Any = ("init", "previous"), **kwargs: 
         "sites": "layers.*",
         "every": 3,
         "heatmap_every": 6,
-        "groups": 4,
+        "n_units": 4,
         "budget": 1.0,
     }
     return DissimilarityTracker(references, folder=folder, **{**defaults, **kwargs})

@@ -1,7 +1,7 @@
 """How models are run on the probe set while one of them trains: in which tokens, and which positions count."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Slice, slices_of_process
+from dissimilarity.probe.batches import Inputs, Slice, slices_of_process
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tables.seal import read_tensors, write_tensors
+from dissimilarity.tracking.records import described
 from dissimilarity.tracking.training_state import TrainingState
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -85,11 +86,10 @@ class ProbeReader:
     ) -> ModelActivations:
         """Return the activations of a model on this process's share of the probe set, in the probe's precision."""
         plan = inputs.plan
-        tokens = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
-        with self._running(training, model):
-            with together(training.sync):
-                chunks = list(read_chunks(model, tokens, sites, plan, slices=self.own_slices(training, inputs)))
-            return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
+        with together(training.sync), self._running(training, model):
+            own = self.own_slices(training, inputs)
+            chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=own))
+        return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
 
     def own_slices(self, training: TrainingState, inputs: ReferenceInputs) -> list[Slice]:
         """Return this process's slices of the probe set.
@@ -107,29 +107,31 @@ class ProbeReader:
 
     def fix_positions(
         self, training: TrainingState, models: Iterable[tuple[str | None, nn.Module, Sequence[str]]], path: Path
-    ) -> None:
+    ) -> dict[str | None, str]:
         """Fix which positions ``drop_top_norm`` drops: as training starts, for all of its continuations.
 
         Args:
             training: state of the training.
             models: label, model and sites of each model; the label of the one in training is None.
-            path: file that holds the positions.
+            path: file that holds the positions, unless the training starts here.
 
-        Raises:
-            ValueError: the training continues and the file is gone.
+        Returns:
+            Why a model cannot run, by label. Norms of such a reference do not count; without the model in training,
+            there are no positions.
         """
-        if training.step:
-            if not path.exists():
-                raise ValueError(
-                    f"{path} is gone; it says which positions drop_top_norm drops, so this training cannot continue; "
-                    "start over in an empty folder"
-                )
+        faults: dict[str | None, str] = {}
+        if training.step and path.exists():
             positions = read_tensors(path)
         else:
             norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.inputs]
             for label, model, sites in models:
-                for number in range(len(self.inputs)) if label is None else [self.number(label)]:
-                    norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
+                try:
+                    for number in range(len(self.inputs)) if label is None else [self.number(label)]:
+                        norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
+                except Exception as error:
+                    faults[label] = described(error)
+                    if label is None:
+                        return faults
             positions = {
                 str(number): inputs.plan.probe.remaining_positions(norms[number]).contiguous()
                 for number, inputs in enumerate(self.inputs)
@@ -139,6 +141,7 @@ class ProbeReader:
                 write_tensors(positions, path)
         for number, inputs in enumerate(self.inputs):
             inputs.plan = inputs.plan.with_positions(positions[str(number)])
+        return faults
 
     def _norms(
         self,
@@ -150,19 +153,22 @@ class ProbeReader:
     ) -> dict[tuple[str | None, str], Tensor]:
         """Return the norms of a model's samples on the whole probe set, (label, site) -> (sequences, positions)."""
         plan = inputs.plan
-        tokens = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
-        with self._running(training, model):
-            slices = self.own_slices(training, inputs)
-            norms = norms_of(read_chunks(model, tokens, sites, plan.for_norms(), slices=slices))
+        with together(training.sync), self._running(training, model):
+            own, read = self.own_slices(training, inputs), _inputs_of(model, training, plan)
+            norms = norms_of(read_chunks(model, read, sites, plan.for_norms(), slices=own))
         shares = gathered(norms, training.sync)
         return {(label, site): torch.cat([share[site] for share in shares]) for site in sites}
 
     @contextmanager
     def _running(self, training: TrainingState, model: nn.Module) -> Iterator[None]:
-        """Move a model to the device of the one in training and set the probe's precision, for a while."""
+        """Move a model to the device of the one in training and set the probe's precision, for a while.
+
+        A training in half or double precision creates tensors in it. A reference has a precision of its own.
+        """
         home = next((parameter.device for parameter in model.parameters()), None)
+        dtype = torch.get_default_dtype()
         try:
-            with self._autocast(training):
+            with self._autocast(training), nullcontext() if model is training.model else _default_dtype(dtype):
                 model.to(training.device)
                 yield
         finally:
@@ -178,8 +184,25 @@ class ProbeReader:
         return torch.autocast(training.device.type, dtype=dtype)
 
 
+def _inputs_of(model: nn.Module, training: TrainingState, plan: Plan) -> Inputs:
+    inputs = plan.probe.inputs_a if model is training.model else plan.probe.inputs_b
+    assert inputs is not None
+    return inputs
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Create tensors in a precision, for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
-    """Refuses a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    """Refuse a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
     probe = plan.probe.inputs
     if not isinstance(probe, Tensor) or probe.ndim != 2 or probe.is_floating_point():
         return

@@ -1,0 +1,74 @@
+"""How a model is called: on its inputs, with a mask of padding where its `forward` takes one."""
+
+import inspect
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
+"""Arguments by which a `forward` is told of padding: 1 where a position is real, or, in PyTorch's own, True where not.
+"""
+
+
+def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
+    """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
+
+    Numbers are read in the precision of the model's weights, as a trainer gives them to it.
+
+    Args:
+        model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
+            what the module inside it takes.
+        inputs: on the device of the model.
+        mask: which positions are real; None where all are.
+
+    Returns:
+        the model's result.
+
+    Example:
+        >>> class Masked(nn.Module):
+        ...     def forward(self, tokens, attention_mask=None):
+        ...         return attention_mask
+        >>> tokens = torch.tensor([[5, 6, 0]])
+        >>> call(Masked(), tokens, tokens != 0)
+        tensor([[1, 1, 0]])
+        >>> call(Masked(), tokens) is None
+        True
+    """
+    if inputs.is_floating_point():
+        inputs = inputs.to(_dtype_of(model) or inputs.dtype)
+    name, required = mask_argument(model)
+    keywords = {}
+    if name is not None and (mask is not None or required):
+        real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask
+        real = real.to(inputs.device)
+        keywords[name] = real.long() if name == "attention_mask" else ~real
+    if _takes_keywords_alone(model):
+        return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
+    return model(inputs, **keywords)
+
+
+def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
+    """Return the argument of `forward` that takes a mask of padding, and whether it must be given; None without one."""
+    parameters = inspect.signature(type(model).forward).parameters
+    for name in MASKS:
+        if name in parameters:
+            return name, parameters[name].default is inspect.Parameter.empty
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        inside = (mask_argument(child) for child in model.children())
+        return next((argument for argument in inside if argument[0] is not None), (None, False))
+    return None, False
+
+
+def _takes_keywords_alone(model: nn.Module) -> bool:
+    """Return whether `forward` has the form `forward(self, **batch)`, as around models of transformers."""
+    _, *parameters = inspect.signature(type(model).forward).parameters.values()
+    return bool(parameters) and all(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the precision of a model's weights; None if none of them says in what it computes."""
+    # quantized weights have 8 bits or less
+    dtypes = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1)
+    return next(dtypes, None)

@@ -1,0 +1,88 @@
+"""What every forward pass of the instrument shares: a model left as it was, and the first of a module's results."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_result(value: Any) -> Any:
+    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; a tensor as it is.
+
+    Example:
+        >>> first_result(("stream", "weights"))
+        'stream'
+    """
+    is_collection = isinstance(value, (tuple, list)) or (hasattr(value, "to_tuple") and not isinstance(value, Tensor))
+    return value[0] if is_collection else value
+
+
+def with_first_result(value: Any, tensor: Tensor) -> Any:
+    """Return a module's result with another tensor in the place of `first_result`.
+
+    Example:
+        >>> with_first_result(("stream", "weights"), torch.ones(1))
+        (tensor([1.]), 'weights')
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)((tensor, *value[1:]))
+    if hasattr(value, "to_tuple") and not isinstance(value, Tensor):
+        changed = copy.copy(value)
+        changed[next(iter(changed))] = tensor
+        return changed
+    return tensor
+
+
+def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Return what a module is called on: its first argument, by position or by name; None without one."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def with_first_argument(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:
+    """Return arguments with another tensor in the place of `first_argument`."""
+    if args:
+        return (tensor, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): tensor}
+
+
+@contextmanager
+def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
+
+    The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
+    its parent's.
+
+    Args:
+        model: the model.
+        gradients: whether to record gradients inside.
+
+    Example:
+        >>> model = nn.Dropout(0.5)
+        >>> with undisturbed(model):
+        ...     model(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> model.training
+        True
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    cuda = sorted({device.index for device in devices if device.type == "cuda" and device.index is not None})
+    try:
+        for module, _ in flags:
+            module.training = False
+        with (
+            torch.random.fork_rng(devices=cuda),
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+        ):
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        # Up to torch 2.9, a weight cast under no_grad stays in autocast's cache without its gradient: a training step
+        # in the same autocast would not update that weight.
+        torch.clear_autocast_cache()

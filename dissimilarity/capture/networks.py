@@ -1,0 +1,83 @@
+"""The networks inside a model, each with its residual stream, found once per model."""
+
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from dissimilarity.capture.parts import Parts
+from dissimilarity.capture.points import ModulePoint, named_modules
+from dissimilarity.capture.streams import Block, Stream, is_list_of_blocks, streams_of
+from dissimilarity.capture.trial import Trial, trial
+
+_found: WeakKeyDictionary[nn.Module, tuple[object, dict[str, Stream]]] = WeakKeyDictionary()
+
+
+def networks_of(model: nn.Module) -> dict[str, Stream]:
+    """Return the streams of a model's networks, with paths in the model, by what comes before the names of their sites.
+
+    That is nothing if there is one network, and otherwise its path: `teacher.`. The first call runs each network a few
+    times on a handful of random tokens, which leaves no trace in it; later calls remember, until modules change.
+    """
+    actual = named_modules(model)
+    by_path = dict(model.named_modules())
+    modules = {path: by_path[actual[path]] for path in actual}
+    structure = tuple((path, id(module)) for path, module in modules.items())
+    if model not in _found or _found[model][0] != structure:
+        streams = _streams(modules)
+        labels = [f"{path}." if (path := stream.path.rpartition(".")[0]) else "" for stream in streams]
+        _found[model] = structure, dict(zip(labels if len(streams) > 1 else [""], streams, strict=False))
+    return _found[model][1]
+
+
+def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
+    """Return the streams of all networks: those of the smallest modules around their blocks that run on tokens."""
+    streams: list[Stream] = []
+    trials: dict[str, Trial | None] = {}
+    found: dict[str, list[Stream]] = {}
+    for path, module in modules.items():
+        if not is_list_of_blocks(path, module) or any(f"{path}.".startswith(f"{s.path}.") for s in streams):
+            continue
+        around = list(_around(path, modules))
+        for name in around:
+            if name not in trials:
+                inside = {inner: part for inner, part in modules.items() if _is_inside(inner, name)}
+                trials[name] = tried = trial(modules[name], inside)
+                found[name] = [] if tried is None else streams_of(tried)
+            if matching := [stream for stream in found[name] if stream.path == path]:
+                streams += matching
+                break
+        else:
+            runs = not any(isinstance(block, nn.ModuleList) for block in module.children())
+            if path.rpartition(".")[2] == "blocks" and runs and all(trials[name] is None for name in around):
+                streams.append(_untried(path, modules))
+    return streams
+
+
+def _around(path: str, modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Yield the modules around a list of blocks, the smallest first, but encoders only with their decoders."""
+    names = [path]
+    while names[-1]:
+        names.append(names[-1].rpartition(".")[0])
+    around = [name for name in names if not isinstance(modules[name], nn.ModuleList)]
+    pairs = [name for name in around if getattr(getattr(modules[name], "config", None), "is_encoder_decoder", False)]
+    yield from reversed(pairs)
+    yield from (name for name in around if name not in pairs)
+
+
+def _is_inside(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}." if name else "")
+
+
+def _untried(path: str, modules: dict[str, nn.Module]) -> Stream:
+    """Return the stream of blocks that do not run on tokens alone, which are taken at their names."""
+    blocks = []
+    for name, _ in modules[path].named_children():
+        block = f"{path}.{name}"
+        sites = {"resid_pre": ModulePoint(block, "input"), "resid_post": ModulePoint(block, "output")}
+        blocks.append(Block(block, Parts(), sites))
+    prefix = path.removesuffix("blocks")
+    embed, final = (
+        ModulePoint(prefix + name, "output") if prefix + name in modules else None for name in ("embed", "ln_final")
+    )
+    return Stream(path, blocks, embed, final)

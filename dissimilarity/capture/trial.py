@@ -1,0 +1,200 @@
+"""A trial: what the modules of a network read and return when it runs on a few random tokens.
+
+Names of sites are decided by what a network computes, not by its class. So that equalities which hold only at
+initialization do not count (a scale of 1, an output of 0), the trial runs with other numbers in the place of scales and
+biases, and of weights that are zero. The network keeps its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dissimilarity.capture.forward import (
+    first_argument,
+    first_result,
+    undisturbed,
+    with_first_argument,
+    with_first_result,
+)
+
+SHAPE = (2, 3)
+"""Sequences and tokens of a trial; they differ, so that a transposed stream shows."""
+VECTOR = 2**20
+"""The most numbers in a scale or a bias."""
+
+
+@dataclass
+class Call:
+    """What a module did in a trial.
+
+    Attributes:
+        order: its place among all calls, by when they began.
+        times: how often the module was called.
+        reads: its first argument, if that is a tensor; of the first call.
+        returns: its first result, if that is a tensor; of the first call.
+        shell: its result around that tensor; None if there are other tensors in it, which make its run necessary.
+    """
+
+    order: int
+    times: int = 1
+    reads: Tensor | None = None
+    returns: Tensor | None = None
+    shell: Any = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network that runs on tokens, and the calls of its modules.
+
+    Attributes:
+        network: the network.
+        modules: its modules, by path in the model.
+        tokens: what it runs on.
+        weights: what stands for some of its weights.
+        is_encoder_decoder: whether it is run with the tokens for its decoder, too.
+        calls: what its modules did, by path in the model.
+        result: the first of its results.
+    """
+
+    network: nn.Module
+    modules: dict[str, nn.Module]
+    tokens: Tensor
+    weights: dict[str, Tensor]
+    is_encoder_decoder: bool
+    calls: dict[str, Call]
+    result: Any
+
+    def again(
+        self, before: Mapping[str, Tensor], after: Mapping[str, Callable[[Tensor], Tensor]]
+    ) -> tuple[dict[str, Call], Any]:
+        """Run the network again with other streams.
+
+        Args:
+            before: what some modules read instead of their first argument, by path.
+            after: what becomes of the first result of some modules, by path.
+
+        Returns:
+            the calls, with what modules would have read and what they returned, and the first result.
+        """
+        with _recorded(self.modules, before, after) as calls:
+            return calls, first_result(_run(self.network, self.weights, self.tokens, self.is_encoder_decoder))
+
+
+def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
+    """Run a network on a few random tokens; None if it does not run on tokens alone.
+
+    Args:
+        network: any module.
+        modules: those of its modules that are recorded, by the path that they get in the result.
+    """
+    embedding = _embedding(network)
+    if embedding is None or any(weight.is_meta for weight in network.parameters()):
+        return None
+    generator = torch.Generator().manual_seed(0)
+    vocabulary, padding = len(embedding.weight), embedding.padding_idx
+    tokens = torch.randint(vocabulary, SHAPE, generator=generator)
+    if padding is not None:
+        tokens[tokens == padding] = (padding + 1) % vocabulary
+    tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
+    is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+    try:
+        with _recorded(modules, {}, {}) as calls:
+            result = first_result(_run(network, weights, tokens, is_encoder_decoder))
+    except Exception:  # whatever a network raises that wants other inputs
+        return None
+    return Trial(network, modules, tokens, weights, is_encoder_decoder, calls, result)
+
+
+def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_encoder_decoder: bool) -> Any:
+    decoder = {"decoder_input_ids": tokens} if is_encoder_decoder else {}
+    with undisturbed(network):
+        if weights:
+            return torch.func.functional_call(network, weights, (tokens,), decoder)
+        return network(tokens, **decoder)
+
+
+def _embedding(network: nn.Module) -> Any:
+    """Return the embedding of the tokens: the one that the network names, or the first."""
+    try:
+        named = network.get_input_embeddings() if hasattr(network, "get_input_embeddings") else None  # pyright: ignore
+    except Exception:  # a class that inherits the method and has none
+        named = None
+    if getattr(getattr(named, "weight", None), "ndim", 0) == 2 and hasattr(named, "padding_idx"):
+        return named
+    return next((module for module in network.modules() if isinstance(module, nn.Embedding)), None)
+
+
+def _other_weights(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return other numbers for scales, biases and weights that are zero; none if the weights are sharded."""
+    weights = {}
+    for name, weight in network.named_parameters():
+        if "_fsdp_wrapped_module" in name or hasattr(weight, "placements"):
+            return {}
+        if weight.is_floating_point() and (_is_vector(weight) or _begins_with_zeros(weight)):
+            weights[name] = _scaled(weight, generator) + _like(
+                weight, 0.1 * torch.randn(weight.shape, generator=generator)
+            )
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point() and _is_vector(buffer):
+            weights[name] = _scaled(buffer, generator)
+    return weights
+
+
+def _is_vector(weight: Tensor) -> bool:
+    return weight.numel() == max(weight.shape, default=1) and weight.numel() <= VECTOR
+
+
+def _begins_with_zeros(weight: Tensor) -> bool:
+    return weight.numel() > 0 and not weight.detach()[(0,) * (weight.ndim - 1)][:64].any()
+
+
+def _scaled(weight: Tensor, generator: torch.Generator) -> Tensor:
+    return weight.detach() * _like(weight, 0.75 + 0.5 * torch.rand(weight.shape, generator=generator))
+
+
+def _like(weight: Tensor, values: Tensor) -> Tensor:
+    return values.to(weight.device, weight.dtype)
+
+
+def _shell(output: Any) -> Any:
+    values = output if isinstance(output, (tuple, list)) else () if isinstance(output, Tensor) else output.to_tuple()
+    return None if any(value is not None for value in values[1:]) else with_first_result(output, torch.empty(0))
+
+
+@contextmanager
+def _recorded(
+    modules: Mapping[str, nn.Module], before: Mapping[str, Tensor], after: Mapping[str, Callable[[Tensor], Tensor]]
+) -> Iterator[dict[str, Call]]:
+    """Record the calls of modules, and change what some read and return."""
+    calls: dict[str, Call] = {}
+
+    def reading(path: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+            if path in calls:
+                calls[path].times += 1
+                return None
+            value = first_argument(args, kwargs)
+            calls[path] = Call(len(calls), reads=value.detach().clone() if isinstance(value, Tensor) else None)
+            return with_first_argument(args, kwargs, before[path].clone()) if path in before else None
+
+        return hook
+
+    def returning(path: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+            value = first_result(output)
+            if calls[path].times > 1 or not isinstance(value, Tensor):
+                return None
+            calls[path].returns, calls[path].shell = value.detach().clone(), _shell(output)
+            return with_first_result(output, after[path](value)) if path in after else None
+
+        return hook
+
+    with ExitStack() as stack:
+        for path, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(reading(path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(returning(path)).remove)
+        yield calls

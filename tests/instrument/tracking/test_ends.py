@@ -1,0 +1,155 @@
+"""The last step of a training has a row, whatever ends it and wherever it is."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from torch import Tensor, nn
+
+from dissimilarity import CKA
+from dissimilarity.lightning import StitchingTracker
+from dissimilarity.tables.journal import Journal
+from tests.instrument.tracking.test_references import Wrapped, curves_of
+from tests.instrument.tracking.test_tracker import LENGTH, Layered, fit, loader_of, rows_of, tokens, tracker_for
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+class At(pl.Callback):
+    """A callback that does something after some steps."""
+
+    def __init__(self, step: int, action: Callable[[pl.Trainer], None]) -> None:
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.action(trainer)
+
+
+def stop(trainer: pl.Trainer) -> None:
+    trainer.should_stop = True
+
+
+def interrupt(trainer: pl.Trainer) -> None:
+    raise KeyboardInterrupt
+
+
+class Constant(Layered):
+    """A module whose metric never gets better."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("metric", 1.0)
+        return super().training_step(batch, batch_idx)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Data whose number is unknown."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(tokens(1, 28, LENGTH))
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "a callback": {"others": [At(7, stop)]},
+    "Ctrl-C": {"others": [At(7, interrupt)]},
+    "the end of a stream": {"loader": loader_of(Stream()), "steps": -1, "max_epochs": 1},
+    "early stopping": {
+        "others": [EarlyStopping("metric", patience=0)],
+        "module": Constant(),
+        "limit_train_batches": 5,
+        "accumulate_grad_batches": 2,
+    },
+}
+STEPS = {"early stopping": 6}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_training_that_ends_between_two_ticks(end: str, tmp_path: Path) -> None:
+    """The row at its end has all pairs of sites."""
+    choices = {"steps": 50, "module": Layered(), **ENDS[end]}
+    tracker = tracker_for(tmp_path, measures=[CKA()], every=5, heatmap_every=5)
+    try:
+        fit(tracker, **choices)
+    except SystemExit:
+        assert end == "Ctrl-C"
+    last = STEPS.get(end, 7)
+    rows = rows_of(tmp_path)
+    assert {row["step"] for row in rows} == {step for step in (0, 1, 2, 4, 5, last) if step <= last}
+    assert len([row for row in rows if row["step"] == last and row["reference"] == "init"]) == 4
+
+
+def test_the_row_at_the_end_changes_nothing_for_a_training_that_goes_on(tmp_path: Path) -> None:
+    """``previous`` is the tick before of the schedule; the other training is not interrupted."""
+    module, tracker = Layered(), tracker_for(tmp_path / "cut", measures=[CKA()], every=5)
+    trainer = fit(tracker, module, steps=-1, max_epochs=1, limit_train_batches=7)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader_of(tokens(1, 400, LENGTH)))
+    fit(tracker_for(tmp_path / "whole", measures=[CKA()], every=5), Layered(), 14, limit_train_batches=7)
+    cut, whole = curves_of(tmp_path / "cut"), curves_of(tmp_path / "whole")
+    assert cut.keys() - whole.keys() == {(label, 7, f"layers.{i}") for label in ("init", "previous") for i in (0, 1)}
+    assert {key: cut[key] for key in whole} == pytest.approx(whole, abs=1e-6)
+
+
+def test_an_interruption_within_a_tick_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker, measured = tracker_for(tmp_path, ["init"], measures=[CKA()]), []
+    compared = tracker._compare
+
+    def interrupted(*args: Any) -> Any:
+        measured.append(args)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return compared(*args)
+
+    monkeypatch.setattr(tracker, "_compare", interrupted)
+    with pytest.raises(SystemExit):
+        fit(tracker, Layered())
+    assert [row["step"] for row in rows_of(tmp_path)] == [0] * 4 + [1, 1] + [2] * 4
+
+
+class Adversarial(pl.LightningModule):
+    """A module with two optimizers, each of which steps once per batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.layers, self.generator = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.generator(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        for optimizer in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
+            loss = self(batch["real"]).square().mean() + self(batch["other"]).mean().square()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.layers, self.generator)]
+
+
+def test_steps_of_two_optimizers_come_together(tmp_path: Path) -> None:
+    """Two steps per batch pass over odd steps of the schedule, and the number of batches is not that of steps."""
+    numbers = torch.randn(56, 8, generator=torch.Generator().manual_seed(0))
+    loader = {"real": loader_of(numbers, 8), "other": loader_of(numbers, 8)}
+    tracker = tracker_for(tmp_path, ["init"], measures=[CKA()], probe=numbers, every=3, heatmap_every=9)
+    trainer = fit(tracker, Adversarial(), -1, loader=loader, max_epochs=2)
+    assert trainer.global_step == 28
+    counts: dict[int, int] = {}
+    for row in rows_of(tmp_path):
+        counts[row["step"]] = counts.get(row["step"], 0) + 1
+    heatmaps = {0: 4, 10: 4, 18: 4, 28: 4}
+    assert counts == {**dict.fromkeys((2, 4, 6, 12, 16, 22, 24), 2), **heatmaps}
+
+
+def test_stitches_at_the_end(tmp_path: Path) -> None:
+    tracker = StitchingTracker(["init"], lambda n: tokens(0, n, LENGTH), tmp_path, every=5, budget=1.0)
+    fit(tracker, Wrapped(), steps=50, others=[At(7, stop)])
+    assert {row["step"] for row in Journal(tmp_path / "penalties.jsonl").read()} == {5, 7}
