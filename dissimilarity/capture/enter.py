@@ -28,7 +28,8 @@ SITE = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_p
 
 def enterable_sites(model: nn.Module) -> list[str]:
     """Return the sites at which `enter` can enter a model, in depth order; none if it has no named sites."""
-    return [site for site in site_table(model) if _entrance(model, site) is not None]
+    networks = networks_of(model)
+    return [site for site in site_table(model) if _entrance(networks, site) is not None]
 
 
 def check_enterable(model: nn.Module, site: str, name: str = "the model") -> None:
@@ -37,7 +38,7 @@ def check_enterable(model: nn.Module, site: str, name: str = "the model") -> Non
     Raises:
         ValueError: it cannot. The message names the sites at which it can.
     """
-    if _entrance(model, site) is None:
+    if _entrance(networks_of(model), site) is None:
         reason = "is not its whole residual stream" if site in site_table(model) else "is not one of its sites"
         sites = describe(enterable_sites(model)) or "no site: none was found that the whole residual stream passes"
         raise ValueError(f"{name} cannot be entered at {site!r}, which {reason}; it can be entered at {sites}")
@@ -88,7 +89,7 @@ def enter(
             f"expected an activation of (batch, pos) = {tuple(tokens.shape)} like the tokens, found "
             f"{tuple(activation.shape[:2])}; pass the activation of these tokens"
         )
-    entrance = _entrance(model, site)
+    entrance = _entrance(networks_of(model), site)
     assert entrance is not None
     weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), activation)
     stream, tokens = activation.to(weight.device, weight.dtype), tokens.to(weight.device)
@@ -123,9 +124,9 @@ class _Entrance:
     silenced: str | None = None
 
 
-def _entrance(model: nn.Module, site: str) -> _Entrance | None:
+def _entrance(networks: dict[str, Stream], site: str) -> _Entrance | None:
     """Return the entrance at a site; None if there is none."""
-    for label, stream in networks_of(model).items():
+    for label, stream in networks.items():
         match = SITE.fullmatch(site.removeprefix(label)) if site.startswith(label) else None
         if match is None:
             continue

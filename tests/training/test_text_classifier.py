@@ -97,10 +97,10 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
     reference = references.load("runs/tuned", folder / "runs")
     assert reference.labels == ("entailment", "non-entailment") == tuple(summary["labels"])
     assert list(summary["splits"]) == ["val", *data.ood] and len(data.ood) == 6
-    for split, found in summary["splits"].items():
+    for split, accuracies in summary["splits"].items():
         tokens, labels = data.encoded(split)
         right = [int(reference.model(row[None]).argmax()) == label for row, label in zip(tokens, labels, strict=True)]
-        assert found == pytest.approx(sum(right) / len(right)), split
+        assert accuracies == pytest.approx(sum(right) / len(right)), split
     assert summary["val_accuracy"] == summary["splits"]["val"]
     truncated = read_json(folder / "runs/tuned/provenance.json")["data"]["truncated"]
     assert truncated == data.truncated and list(truncated) == ["train", "val", *data.ood]
@@ -135,8 +135,8 @@ def test_a_killed_run_ends_in_the_weights_of_an_uninterrupted_one(folder: Path) 
     whole, pieced = weights(folder, "tuned"), weights(folder, "killed")
     assert whole.keys() == pieced.keys() and all(torch.equal(whole[name], pieced[name]) for name in whole)
     rows = [(folder / "runs" / name / "metrics.csv").read_text().splitlines() for name in ("tuned", "killed")]
-    kept = [i for i, name in enumerate(rows[0][0].split(",")) if not re.search("seconds|share", name)]
-    assert len({tuple(tuple(row.split(",")[i] for i in kept) for row in table) for table in rows}) == 1
+    columns = [i for i, name in enumerate(rows[0][0].split(",")) if not re.search("seconds|share", name)]
+    assert len({tuple(tuple(row.split(",")[i] for i in columns) for row in table) for table in rows}) == 1
 
 
 def test_a_language_model_goes_on_from_another(folder: Path) -> None:
@@ -258,10 +258,10 @@ def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder:
     first, second = (references.load(name, folder / "runs").model for name in names)
     tokens = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml")).probe(16, 16)
     for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore
-        chosen = [f"include_padding={include}", f"name={include}"]
-        found = pq.read_table(analyze(compose([*places, *chosen], "analyze")) / "table.parquet").to_pylist()
+        options = [f"include_padding={include}", f"name={include}"]
+        rows = pq.read_table(analyze(compose([*places, *options], "analyze")) / "table.parquet").to_pylist()
         expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], n_units=16, mask=mask).to_pylist()
-        (value,) = {row["value"] for row in found if row["measure"] == "cka"}
+        (value,) = {row["value"] for row in rows if row["measure"] == "cka"}
         assert value == pytest.approx(expected[0]["value"], abs=1e-6), include
     with pytest.raises(ValueError, match="runs/tuned: a classifier, whose head other libraries do not have"):
         analyze(compose([places[0], *places[1:], "study=export"], "analyze"))
