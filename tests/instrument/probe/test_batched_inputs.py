@@ -95,7 +95,7 @@ def test_the_tracker_and_compare_take_the_mask_of_a_loader(tmp_path: Path) -> No
     a, b, site = net_of("encoder", 1), net_of("encoder", 2), MODELS["encoder"][1]
     expected = compare(a, b, TOKENS, site, [CKA()], mask=MASK, n_units=3).to_pylist()[0]
     tracker = Tracker(
-        {"other": b, "same": a}, [CKA(), Procrustes()], batches(BatchEncoding), tmp_path, sites=site, groups=3
+        {"other": b, "same": a}, [CKA(), Procrustes()], batches(BatchEncoding), tmp_path, sites=site, n_units=3
     )
     training = TrainingState(a, 0, 1)
     tracker.start(training)

@@ -111,9 +111,12 @@ def test_samples_are_those_of_each_sequence_alone(name: str, shape: tuple[int, i
     family, part, site = LAYOUTS[name]
     a, b, tokens = family(1, part), family(2, part), tokens_of(*shape)
     row = compare(a, b, tokens, site, [CKA()]).to_pylist()[0]
-    expected = cka(alone(a, site, tokens), alone(b, site, tokens))
+    x, y = (alone(net, site, tokens) for net in (a, b))
     assert row["n_samples"] == tokens.numel()
-    assert row["value"] == pytest.approx(float(expected), abs=1e-9)
+    assert row["value"] == pytest.approx(float(cka(x, y)), abs=1e-9)
+    # The error bar and the null tell the samples of one sequence from those of one position.
+    saved = compare({"x": x.unflatten(0, shape)}, {"y": y.unflatten(0, shape)}, measures=[CKA()]).to_pylist()[0]
+    assert all(row[column] == pytest.approx(saved[column], abs=1e-9) for column in ("value", "stderr", "null"))
 
 
 @pytest.mark.parametrize("name", ["folded", "encoder"])
