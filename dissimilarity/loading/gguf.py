@@ -61,7 +61,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
             place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
             config = AutoConfig.from_pretrained(file.parent, **place)
             check_config(config.to_dict(), path.stat().st_size // TENSOR_BYTES)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 config=config,
                 dtype=torch.float32,
@@ -69,6 +69,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
                 output_loading_info=True,
                 **place,
             )
+            model, report = loaded
             report["unexpected_keys"] = _without_a_place(file, model.config.num_hidden_layers)
     except Exception as error:  # transformers and gguf raise many kinds
         text = " ".join(str(error).split())[:600]

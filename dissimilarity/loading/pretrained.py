@@ -79,27 +79,30 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     weights = _weights(folder)
+    try:
+        check_folder(folder)
+        if weights and (folder / "config.json").is_file():
+            size = sum(path.stat().st_size for path in weights)
+            check_config(read_json(folder / "config.json"), size // TENSOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
     if not weights or not (folder / "config.json").is_file():
         files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ValueError(
             f"reference {uri!r}: {folder.absolute()} is not a model: expected config.json and model.safetensors, as "
             f"save_pretrained writes them, found {files}"
         )
-    try:
-        check_folder(folder)
-        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
-    except ValueError as error:
-        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
     _require_transformers(uri)
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
-        kind: Any = AutoModelForCausalLM if causal else AutoModel
+        encoder = any(name.endswith("EncoderModel") for name in config.architectures or [])
+        kind: Any = AutoModelForCausalLM if causal else body_class(config, encoder)
         model, report = kind.from_pretrained(
             folder,
             config=config,
@@ -117,6 +120,14 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     if not file.is_file():
         return model, None, None, sha256_of(*weights)
     return model, read_tokenizer(file), file, sha256_of(*weights)
+
+
+def body_class(config: Any, is_encoder: bool) -> Any:
+    """Return the class that loads or builds a model without a head: of T5's family, the encoder if that is meant."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    return AutoModelForTextEncoding if is_encoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
 def _weights(folder: Path) -> list[Path]:
