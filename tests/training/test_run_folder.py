@@ -162,7 +162,7 @@ def test_a_stop_off_the_schedule_has_its_row_and_changes_no_other(whole: Path, t
             before(self, trainer, *args)
             trainer.should_stop |= trainer.global_step == 6
 
-        FinalValidation.on_train_batch_end = stopping
+        FinalValidation.on_train_batch_end = stopping  # pyright: ignore
 
     (tmp_path / "cache").symlink_to(whole / "cache")
     (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
