@@ -106,9 +106,13 @@ def _unreadable(error: OverrideParseException, config_name: str) -> str:
             return f"{override}: expected KEY=VALUE; did you mean {' or '.join(fitting)}?"
         return f"{override}: expected KEY=VALUE, such as {EXAMPLES[config_name]}"
     key, value = override.split("=", 1)
+    if value.startswith("[") and value.endswith("]"):
+        quoted = "[" + ",".join(f'"{item}"' for item in value[1:-1].split(",")) + "]"
+    else:
+        quoted = f'"{value}"'
     return (
         f"{override}: the value cannot be read ({error.message.splitlines()[0]}).\n"
-        f"Put values with = , {{ }} ( ) or blanks in two pairs of quotes: '{key}=\"{value}\"'"
+        f"Put values with = , [ ] {{ }} ( ) or blanks in two pairs of quotes: '{key}={quoted}'"
     )
 
 

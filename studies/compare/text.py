@@ -116,11 +116,12 @@ def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Fitte
         records = select(table, measure=measure.label).to_pylist()
         by_sites = {(record["site_a"], record["site_b"]): record for record in records}
         cells = [_interval(by_sites[pair]) if pair in by_sites else "" for pair in matched]
+        label = measure.label
         if outputs in by_sites and cells and not any(cells):
-            cells[0] = f"{_interval(by_sites[outputs])} (outputs)"
+            cells[0], label = _interval(by_sites[outputs]), f"{label} (outputs)"
         averaged = [by_sites[pair] for pair in (*matched, outputs) if pair in by_sites]
         means = [finite_mean([record[column] for record in averaged]) for column in ("null", "calibrated")]
-        shown.add_row(measure.label, f"{measure.identical:g}", *cells, *(_number(mean, 2) for mean in means))
+        shown.add_row(label, f"{measure.identical:g}", *cells, *(_number(mean, 2) for mean in means))
     return shown
 
 

@@ -87,7 +87,7 @@ def test_values_that_a_name_cannot_hold_are_told_apart() -> None:
         (["width=64,100"], "width=100: the heads are"),
         (
             ["optim.lr_matrices=interval(0.1,0.2)"],
-            "needs a list, such as optim.lr_matrices=0.1,0.2; type hydra/sweeper=",
+            "needs a list, such as optim.lr_matrices=0.1,0.2; ",
         ),
     ],
 )

@@ -192,6 +192,14 @@ def test_sites_are_all_that_was_saved_in_the_order_of_depth(tmp_path: Path) -> N
         compare(rows, rows, sites="ln_final")
 
 
+def test_a_saved_site_is_found_by_its_name_with_brackets_too() -> None:
+    """Brackets are part of a glob; a name that is typed as it is stands for itself."""
+    x = {"h[0]": torch.randn(64, 5), "h[1]": torch.randn(64, 5), "h0": torch.randn(64, 5)}
+    table = compare(x, x, sites=["h[1]"], measures=[CKA()])
+    assert table["site_a"].to_pylist() == ["h[1]"]
+    assert compare(x, x, sites=["h[01]"], measures=[CKA()])["site_a"].to_pylist() == ["h0"]
+
+
 def test_values_that_are_not_finite_leave_a_note_as_in_a_model() -> None:
     x, y = torch.randn(2, 50, 4)
     bad = y.clone()
