@@ -46,12 +46,12 @@ class TickerCallback(Ticker, pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the state of a tracker whose folder was another one, where nothing else can be meant."""
+        """Take over the state of the tracker at the same place whose folder was another one, such as before a move."""
         states, kind = checkpoint["callbacks"], type(self).__qualname__ + "{"
         keys = [key for key in states if key.startswith(kind)]
-        alone = len(keys) == 1 == sum(type(tracker) is type(self) for tracker in _trackers(trainer))
-        if self.state_key not in states and alone:
-            self.load_state_dict(states[keys[0]])
+        peers = [tracker for tracker in _trackers(trainer) if type(tracker) is type(self)]
+        if self.state_key not in states and len(keys) == len(peers):
+            self.load_state_dict(states[keys[peers.index(self)]])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""
