@@ -62,7 +62,7 @@ def job_name(cfg: DictConfig) -> str:
     if cfg.name or not in_sweep():
         return name
     said = HydraConfig.get().job.config.override_dirname.exclude_keys
-    pairs = [override.lstrip("+").partition("=")[::2] for override in typed_overrides()]
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in typed_overrides()]
     swept = {key.partition("@")[0]: value for key, value in pairs if key.partition("@")[0] not in said}
     leaves = [key.rpartition(".")[2] for key in swept]
     parts = [
