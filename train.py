@@ -139,17 +139,21 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
 
 def build_loggers(run: "Run") -> "list[Logger]":
     """Return the metrics table, which every run has, and the loggers of the config, which cannot end a training."""
+    from pytorch_lightning.loggers import Logger
+
     from callbacks.loggers import guarded
     from callbacks.metrics import MetricsLogger
 
-    return [MetricsLogger(run.folder), *(guarded(build(node, run)) for node in (run.cfg.logger or {}).values())]
+    return [MetricsLogger(run.folder), *(guarded(build(node, run, Logger)) for node in (run.cfg.logger or {}).values())]
 
 
 def build_callbacks(run: "Run") -> "list[Callback]":
     """Return the callbacks of the config in its order, and the time limit; Lightning puts checkpoints last."""
+    from pytorch_lightning import Callback
+
     from callbacks.time_limit import TimeLimit
 
-    callbacks = [build(node, run) for node in (run.cfg.callbacks or {}).values()]
+    callbacks = [build(node, run, Callback) for node in (run.cfg.callbacks or {}).values()]
     max_time = run.cfg.trainer.get("max_time")
     return [*callbacks, TimeLimit(max_time)] if max_time else callbacks
 
@@ -169,10 +173,17 @@ def build_trainer(run: "Run", loggers: "list[Logger]", callbacks: "list[Callback
     )
 
 
-def build(node: DictConfig, run: "Run") -> Any:
-    """Build a callback or logger of the config, with the run if it takes an argument ``run``."""
+def build(node: DictConfig, run: "Run", kind: type) -> Any:
+    """Build a callback or logger of the config, with the run if it takes an argument ``run``.
+
+    Raises:
+        ValueError: If it is not a `kind`.
+    """
     make = settings.instantiate(node, _partial_=True)
-    return make(run=run) if "run" in signature(make.func).parameters else make()
+    part = make(run=run) if "run" in signature(make.func).parameters else make()
+    if not isinstance(part, kind):
+        raise ValueError(f"{node._target_}: expected a {kind.__name__}, found {type(part).__name__}")
+    return part
 
 
 if __name__ == "__main__":

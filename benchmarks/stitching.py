@@ -71,7 +71,7 @@ def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: flo
     """Train a stitch from random weights until its held-out loss is `loss`; return its steps and its last loss."""
     last = (0, float("nan"))
 
-    def look(step: int, held_out: float) -> None:
+    def note_loss(step: int, held_out: float) -> None:
         nonlocal last
         last = step, held_out
         if held_out <= loss:
@@ -79,7 +79,7 @@ def trained(front: nn.Module, back: nn.Module, site: str, fit: Tensor, loss: flo
 
     recipe = Recipe(patience=None, evaluate_every=20, max_steps=STEPS)
     with contextlib.suppress(Reached):
-        Stitch(front, back, site, fit="task", start="random", recipe=recipe).fit(fit, look)
+        Stitch(front, back, site, fit="task", start="random", recipe=recipe).fit(fit, note_loss)
     return last
 
 

@@ -120,9 +120,9 @@ def _not_utf8(file: Path) -> str:
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
-            found = error.object[error.start : error.end]
+            damaged = error.object[error.start : error.end]
             return (
-                f"expected UTF-8 text in {file}, line {line}, found the bytes {found!r}: if it is text in another "
+                f"expected UTF-8 text in {file}, line {line}, found the bytes {damaged!r}: if it is text in another "
                 f"encoding, {_conversion(file, 'windows-1252')}; if it is not text, leave it out"
             )
     raise AssertionError(f"{file} is UTF-8 now; it was not when it was read")

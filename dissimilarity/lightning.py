@@ -23,7 +23,7 @@ class TickerCallback(Ticker, pl.Callback):
 
     _name: str = ""
     _step: int = 0
-    _is_over: bool = False
+    _is_training: bool = False
     _keys_with_axis: frozenset[str] = frozenset()
 
     @property
@@ -46,7 +46,7 @@ class TickerCallback(Ticker, pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the state of a tracker with another folder, if there was one and there is one."""
+        """Take over the state of a tracker whose folder was another one, where nothing else can be meant."""
         states, kind = checkpoint["callbacks"], type(self).__qualname__ + "{"
         keys = [key for key in states if key.startswith(kind)]
         alone = len(keys) == 1 == sum(type(tracker) is type(self) for tracker in _trackers(trainer))
@@ -55,7 +55,7 @@ class TickerCallback(Ticker, pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""
-        self._step, self._is_over = trainer.global_step, False
+        self._step, self._is_training = trainer.global_step, True
         self.start(training_state(trainer, pl_module, last_step(trainer)))
 
     def on_train_batch_start(
@@ -98,7 +98,7 @@ class TickerCallback(Ticker, pl.Callback):
         """
         if isinstance(exception, Exception):
             self._publish(trainer)
-        elif isinstance(exception, KeyboardInterrupt) and self.last_tick is not None:
+        elif isinstance(exception, KeyboardInterrupt) and self._is_training and self.last_tick is not None:
             if trainer.world_size == 1:
                 self._tick_at_end(trainer, pl_module)
             elif trainer.global_step != self.last_tick:
@@ -112,12 +112,12 @@ class TickerCallback(Ticker, pl.Callback):
 
     def _tick_at_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tick unless the last step had its tick."""
-        self._is_over = True
+        self._is_training = False
         if trainer.global_step != self.last_tick:
             self._tick(trainer, pl_module)
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        training = training_state(trainer, pl_module, trainer.global_step if self._is_over else last_step(trainer))
+        training = training_state(trainer, pl_module, last_step(trainer) if self._is_training else trainer.global_step)
         metrics = {named(key, self._name): value for key, value in self.tick(training).items()}
         if trainer.is_global_zero and metrics:
             define_axes(trainer, metrics.keys() - self._keys_with_axis)

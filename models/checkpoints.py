@@ -84,10 +84,10 @@ def read_checkpoint(file: BinaryIO, path: Path, mmap: bool = False) -> dict[str,
     """
     checkpoint = read_tensors(file, path, "a checkpoint that train.py wrote", mmap)
     if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in NEEDED)):
-        found = list(checkpoint)[:6] if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        content = list(checkpoint)[:6] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(
             f"cannot load {path.absolute()}: it is not a checkpoint of a training run: expected {' and '.join(NEEDED)},"
-            f" found {found}; give a file that train.py wrote"
+            f" found {content}; give a file that train.py wrote"
         )
     return checkpoint
 

@@ -51,10 +51,10 @@ APPLICATION = {
 def sources(folder: str = "") -> list[Path]:
     """Every Python file below a folder of the repository, generated folders left out."""
     skipped = {"runs", "sweeps", "results", "cache", "build", "dist", "outputs", "multirun"}
-    found = (ROOT / folder).rglob("*.py")
+    paths = (ROOT / folder).rglob("*.py")
     return [
         path
-        for path in sorted(found)
+        for path in sorted(paths)
         if not any(part in skipped or part.startswith((".", "venv")) for part in path.relative_to(ROOT).parts)
     ]
 

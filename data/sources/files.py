@@ -89,9 +89,9 @@ class Files:
                     "fill it in or delete it"
                 )
             else:
-                found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+                content = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
                 raise ValueError(
-                    f"expected text under the key {self.field!r}, found {found} in {file}, {place}: "
+                    f"expected text under the key {self.field!r}, found {content} in {file}, {place}: "
                     "type data.source.field=KEY"
                 )
 

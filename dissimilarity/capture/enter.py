@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dissimilarity.capture.call import call
 from dissimilarity.capture.forward import first_result, undisturbed, with_first_argument, with_first_result
 from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
@@ -27,7 +28,8 @@ SITE = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_p
 
 def enterable_sites(model: nn.Module) -> list[str]:
     """Return the sites at which `enter` can enter a model, in depth order; none if it has no named sites."""
-    return [site for site in site_table(model) if _entrance(model, site) is not None]
+    networks = networks_of(model)
+    return [site for site in site_table(model) if _entrance(networks, site) is not None]
 
 
 def check_enterable(model: nn.Module, site: str, name: str = "the model") -> None:
@@ -36,7 +38,7 @@ def check_enterable(model: nn.Module, site: str, name: str = "the model") -> Non
     Raises:
         ValueError: it cannot. The message names the sites at which it can.
     """
-    if _entrance(model, site) is None:
+    if _entrance(networks_of(model), site) is None:
         reason = "is not its whole residual stream" if site in site_table(model) else "is not one of its sites"
         sites = describe(enterable_sites(model)) or "no site: none was found that the whole residual stream passes"
         raise ValueError(f"{name} cannot be entered at {site!r}, which {reason}; it can be entered at {sites}")
@@ -48,6 +50,7 @@ def enter(
     activation: Float[Tensor, "batch pos d"],
     tokens: Int[Tensor, "batch pos"],
     gradients: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Any:
     """Run a model from a site on, with an activation instead of its own residual stream there.
 
@@ -63,6 +66,7 @@ def enter(
         activation: the residual stream at the site, on any device, in any precision.
         tokens: the input that determines positions and masks.
         gradients: whether to record gradients, with respect to the activation only: the weights are held fixed.
+        mask: which positions are real, for models whose `forward` takes a mask; None where all are.
 
     Returns:
         the model's result: logits, or a Hugging Face output that holds them.
@@ -85,7 +89,7 @@ def enter(
             f"expected an activation of (batch, pos) = {tuple(tokens.shape)} like the tokens, found "
             f"{tuple(activation.shape[:2])}; pass the activation of these tokens"
         )
-    entrance = _entrance(model, site)
+    entrance = _entrance(networks_of(model), site)
     assert entrance is not None
     weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), activation)
     stream, tokens = activation.to(weight.device, weight.dtype), tokens.to(weight.device)
@@ -93,7 +97,7 @@ def enter(
         # A copy, because a model may overwrite its stream in place.
         reached: list[bool] = []
         with _rerouted(model, entrance, stream.clone(), reached):
-            output = model(tokens)
+            output = call(model, tokens, mask)
     if not reached:
         raise RuntimeError(
             f"the forward pass did not reach {site}: its owner may call that module's parts directly, or skip it; "
@@ -120,9 +124,9 @@ class _Entrance:
     silenced: str | None = None
 
 
-def _entrance(model: nn.Module, site: str) -> _Entrance | None:
+def _entrance(networks: dict[str, Stream], site: str) -> _Entrance | None:
     """Return the entrance at a site; None if there is none."""
-    for label, stream in networks_of(model).items():
+    for label, stream in networks.items():
         match = SITE.fullmatch(site.removeprefix(label)) if site.startswith(label) else None
         if match is None:
             continue

@@ -1,9 +1,9 @@
 """Sites: names for the points of a forward pass at which two models are compared.
 
-A site has its TransformerLens name without `hook_`: `embed`, `blocks.3.resid_post`, `ln_final`. A table per
-architecture (see `architectures`) says at which module each site is read. In every model, known or not, a module path
-is a site too: `backbone.layer1` (the module's result), or with an explicit side `backbone.layer1.input`,
-`backbone.layer1.output`.
+A site has its TransformerLens name without `hook_`: `embed`, `blocks.3.resid_post`, `ln_final`. A model has a name if
+what it computes agrees with the name's meaning, which a trial on a few random tokens decides (see `networks`). In every
+model a module path is a site too: `backbone.layer1` (the module's result), or with an explicit side
+`backbone.layer1.input`, `backbone.layer1.output`.
 
 `resid_post` is always the residual stream as the next block reads it, before any final norm. The last hidden state of
 Hugging Face models has passed the final norm, so it is a different site.
@@ -16,6 +16,7 @@ from torch import nn
 
 from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
+from dissimilarity.capture.trial import trial
 
 LOGITS = "logits"
 """The model's result, in any model: the site of output measures."""
@@ -55,7 +56,7 @@ def locate(model: nn.Module, sites: Iterable[str]) -> dict[str, ModulePoint]:
         if point is None and site == LOGITS:
             point = ModulePoint("", "output")
         if point is None:
-            raise ValueError(_not_found(site, table, paths))
+            raise ValueError(_not_found(model, site, table, paths))
         points[site] = point
     return points
 
@@ -81,6 +82,9 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     the path: `layers.*` is the layers, not everything inside them. A side (`.input`, `.output`) may follow. Sites of
     the table come first, then module paths in the order of definition.
 
+    A pattern may have alternatives, `blocks.*.resid_post|encoder.layers.*`, for models of which one has no named sites:
+    the first that matches counts.
+
     Args:
         model: the model.
         patterns: globs or names.
@@ -96,12 +100,15 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     table, paths = site_table(model), named_modules(model)
     table_sites, module_sites = set(), set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matching = [site for site in table if fnmatchcase(site, pattern)]
-        modules = [] if matching else _matching_modules(pattern, paths)
-        if not modules and pattern == LOGITS:
-            modules = [LOGITS]
-        if not matching and not modules:
-            raise ValueError(_not_found(pattern, table, paths))
+        for alternative in pattern.split("|"):
+            matching = [site for site in table if fnmatchcase(site, alternative)]
+            modules = [] if matching else _matching_modules(alternative, paths)
+            if not modules and alternative == LOGITS:
+                modules = [LOGITS]
+            if matching or modules:
+                break
+        else:
+            raise ValueError(_not_found(model, pattern, table, paths))
         table_sites.update(matching)
         module_sites.update(modules)
     order = {path: index for index, path in enumerate(paths)}
@@ -128,15 +135,29 @@ def _matches_by_part(path: str, pattern: str) -> bool:
     )
 
 
-def _not_found(pattern: str, table: dict[str, ModulePoint], paths: dict[str, str]) -> str:
+def _not_found(model: nn.Module, pattern: str, table: dict[str, ModulePoint], paths: dict[str, str]) -> str:
     """Return the message for a site that does not exist, with those that do."""
     start = f"no site of the model matches {pattern!r}; "
     if table:
         return f"{start}it has {describe(table)}, and every module path is a site too"
+    example = _glob_of_layers(model, paths)
     return (
-        f"{start}its architecture has no named sites here, so give module paths (optionally with .input or .output);"
-        f" it has {describe([path for path in paths if path])}"
+        f"{start}it has no named sites here, because no list of blocks in it passes on one stream (batch, pos, d), so "
+        f"give module paths (optionally with .input or .output): sites='{example}' for this model alone, or "
+        f"sites='{pattern}|{example}' beside models that have named sites; it has "
+        f"{describe([path for path in paths if path])}"
     )
+
+
+def _glob_of_layers(model: nn.Module, paths: dict[str, str]) -> str:
+    """Return a glob of the outermost layers that a model runs, or its first module if there are none."""
+    modules = dict(model.named_modules())
+    tried = trial(model, {path: modules[actual] for path, actual in paths.items() if path})
+    ran = [path for path in paths if path]
+    if tried is not None:
+        ran = [path for path, call in tried.calls.items() if call.returns is not None]
+    kinds = _by_kind([path for path in ran if split_layer(path)[1] is not None] or ran)
+    return max(kinds, key=lambda kind: (len(kinds[kind]), -kind.count(".")), default="").replace("{}", "*")
 
 
 def describe(sites: Iterable[str], limit: int = 16) -> str:
@@ -177,7 +198,8 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
 
     Depth counts among the given sites: layer i of L is paired with layer round(i (L' - 1) / (L - 1)) of L', halves
     rounded up. A single layer is paired with the last. A site without a layer (`embed`, `ln_final`) is paired with the
-    site of the same name. Sites whose kind b lacks are left out.
+    site of the same name. Sites whose kind b lacks are left out. If each model has sites of one kind, these are
+    paired, whatever they are called.
 
     Args:
         sites_a: sites of one model.
@@ -193,6 +215,8 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
         [('blocks.0.resid_post', 'blocks.0.resid_post'), ('blocks.1.resid_post', 'blocks.3.resid_post')]
     """
     layers_a, layers_b = _by_kind(sites_a), _by_kind(sites_b)
+    if len(layers_a) == len(layers_b) == 1:
+        layers_b = {kind: layers for kind, layers in zip(layers_a, layers_b.values(), strict=True)}
     pairs = []
     for site in sites_a:
         kind, _ = split_layer(site)

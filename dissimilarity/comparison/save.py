@@ -29,8 +29,8 @@ def save_activations(
 ) -> Path:
     """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
 
-    They are written while the model runs, in the precision in which it returns them: the file may be larger than
-    memory. It replaces an older file in one step.
+    They are written while the model runs, in the precision in which it returns them, whole numbers as float32: the file
+    may be larger than memory. It replaces an older file in one step.
 
     Args:
         model: called as ``model(tokens)``.

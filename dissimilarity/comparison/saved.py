@@ -137,7 +137,10 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     matching = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [site for site in source.sites if site == pattern or fnmatchcase(site, pattern)]
+        by_alternative = [
+            [site for site in source.sites if site == glob or fnmatchcase(site, glob)] for glob in pattern.split("|")
+        ]
+        matches = next((matches for matches in by_alternative if matches), [])
         if not matches:
             raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
         matching.update(matches)

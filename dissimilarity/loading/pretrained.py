@@ -79,14 +79,14 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     weights = _weights(folder)
-    if not weights or not (folder / "config.json").is_file():
-        files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise ValueError(
-            f"reference {uri!r}: {folder.absolute()} is not a model: expected config.json and model.safetensors, as "
-            f"save_pretrained writes them, found {files}"
-        )
     try:
         check_folder(folder)
+        if not weights or not (folder / "config.json").is_file():
+            files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+            raise ValueError(
+                f"it is not a model: expected config.json and model.safetensors, as save_pretrained writes them, found "
+                f"{files}"
+            )
         check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
     except ValueError as error:
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error

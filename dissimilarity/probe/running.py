@@ -83,7 +83,7 @@ class SiteReader:
                 f"expected activations that divide into {count} sequences, found {tuple(activation.shape)} at {site}; "
                 "choose a site that has samples of every sequence"
             )
-        arranged = self.layouts[site].apply(activation, count)
+        arranged = self.layouts[site].apply(_as_numbers(site, activation), count)
         if length is None or arranged.ndim < 3 or arranged.shape[1] <= length:
             return arranged
         if any(name.startswith(PADS) for module in self.model.modules() for name in dir(type(module))):
@@ -129,6 +129,13 @@ class SiteReader:
             stacklevel=2,
         )
         return "lengths"
+
+
+def _as_numbers(site: str, activation: Tensor) -> Tensor:
+    """Return an activation as real numbers in a precision that has fractions."""
+    if activation.is_complex():
+        raise ValueError(f"expected real activations at {site}, found {activation.dtype}; choose another site")
+    return activation if activation.is_floating_point() else activation.float()
 
 
 def _agree(alone: Tensor, padded: Tensor, length: int) -> bool:

@@ -192,13 +192,16 @@ def _losses(
         with capture(back, [pair[1], LOGITS]) as acts:
             text.b.run(back, batch, device)
         stream, last = acts[pair[1]], text.b.last[batch].to(device)
-        tokens = text.b.tokens[batch, : stream.shape[1]].to(device)
+        tokens, mask = text.b.rows(batch)
+        tokens = tokens.to(device)
         predicted = _predicted(text.b, batch, stream.shape[1]).to(device)
         unchanged.append(_loss_at(logits_of(acts[LOGITS]), tokens, last, predicted))
         mapped = stitch(acts_x[pair[0]].to(device))
         for losses, replacement in ((stitched, mapped), (with_mean, mean.to(device).expand_as(mapped))):
             replaced = stream.scatter(1, last[..., None].expand_as(replacement), replacement.to(stream))
-            losses.append(_loss_at(logits_of(enter(back, pair[1], replaced, tokens)), tokens, last, predicted))
+            losses.append(
+                _loss_at(logits_of(enter(back, pair[1], replaced, tokens, mask=mask)), tokens, last, predicted)
+            )
     return [torch.cat(parts).double().cpu() for parts in (unchanged, stitched, with_mean)]
 
 

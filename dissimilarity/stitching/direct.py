@@ -15,7 +15,7 @@ from dissimilarity.capture.sites import locate, matched_pairs, resolve
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, products, remove_offset
 from dissimilarity.stitching.closed_form import solve
-from dissimilarity.stitching.losses import check_tokens, check_vocabularies
+from dissimilarity.stitching.losses import check_positions, check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, map_dtype, penalties
 
@@ -56,6 +56,7 @@ def direct_penalties(
     pairs = site_pairs(front, back, sites)
     check_tokens(held_out, 2, "held-out tokens")
     check_vocabularies(front, back, held_out)
+    check_positions(front, [site for site, _ in pairs], held_out)
     return penalties(front, back, fit_direct(front, back, tokens, pairs, kind, rank), held_out, bytes_per_token)
 
 

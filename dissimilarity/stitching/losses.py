@@ -1,5 +1,7 @@
 """The loss of stitching: next-token cross-entropy per sequence."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -58,3 +60,16 @@ def check_vocabularies(front: nn.Module, back: nn.Module, tokens: Int[Tensor, "b
             f"expected tokens from 0 to {sizes[0] - 1}, the models' vocabulary, found {int(tokens.min())} to "
             f"{int(tokens.max())}; tokenize the text with the models' tokenizer"
         )
+
+
+def check_positions(front: nn.Module, sites: Sequence[str], tokens: Int[Tensor, "batch pos"]) -> None:
+    """Raise ValueError for sites of the front model whose activations are not (sequences, positions, d)."""
+    excerpt = tokens[:1, :2].repeat(3, 1).to(device_of(front))
+    with capture(front, list(dict.fromkeys(sites))) as acts:
+        front(excerpt)
+    for site, activation in acts.items():
+        if activation.ndim != 3 or activation.shape[:2] != excerpt.shape:
+            raise ValueError(
+                f"expected activations (sequences, positions, d) at {site} of the front model, found "
+                f"{tuple(activation.shape)} of tokens {tuple(excerpt.shape)}; choose a site that has these dimensions"
+            )

@@ -6,7 +6,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.stitching.direct import check_sites, fit_direct
-from dissimilarity.stitching.losses import check_tokens, check_vocabularies
+from dissimilarity.stitching.losses import check_positions, check_tokens, check_vocabularies
 from dissimilarity.stitching.maps import Fitted, Kind
 from dissimilarity.stitching.penalty import Penalty, penalties
 from dissimilarity.stitching.task import MapStart, Progress, Recipe, fit_task
@@ -91,6 +91,7 @@ class Stitch:
         """
         check_tokens(tokens, 1, "tokens to fit on")
         check_vocabularies(self.front, self.back, tokens)
+        check_positions(self.front, [self.site], tokens)
         if self.how == "direct":
             self.fitted = fit_direct(self.front, self.back, tokens, [self.pair], self.kind, self.rank)[self.pair]
         else:

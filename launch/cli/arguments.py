@@ -57,7 +57,7 @@ TRAINER = {
     "num_nodes": whole(1),
     "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning"), PART),
     "precision": either(one_of("auto"), TRAINED_IN),
-    "max_steps": whole(1),
+    "max_steps": SIZE,
     "max_epochs": or_null(either(whole(-1, -1), whole(1))),
     "accumulate_grad_batches": whole(1),
     "gradient_clip_val": or_null(NOT_NEGATIVE),

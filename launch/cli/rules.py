@@ -126,7 +126,7 @@ def _may_be_folder(value: Any) -> bool:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         return False
     path = Path(value)
-    return not any(place.is_file() for place in (path, *path.parents))
+    return not any(place.exists() and not place.is_dir() for place in (path, *path.parents))
 
 
 def is_folder_name(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 NAME = ".lock"
+ATTEMPTS = 100
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -42,11 +43,18 @@ def locked(folder: Path) -> Iterator[None]:
 def _open_locked(folder: Path) -> TextIO:
     """Open and lock the lock file that exists by then, not one that its holder has just removed."""
     path = folder / NAME
+    attempts = 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = _opened(path)
-        except FileNotFoundError:  # a refused command has just removed the folder
+        except FileNotFoundError as error:  # a refused command has just removed the folder, or it cannot be made
+            attempts += 1
+            if attempts == ATTEMPTS:
+                raise ValueError(
+                    f"{folder} cannot be made ({error.strerror}): choose another folder with runs_dir=... or "
+                    "results_dir=..."
+                ) from error
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

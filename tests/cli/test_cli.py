@@ -98,9 +98,9 @@ def test_help_lists_groups_keys_and_examples(tmp_path: Path) -> None:
 def test_help_tells_the_defaults_that_hold(tmp_path: Path) -> None:
     cfg, shown = compose([]), train("--help", folder=tmp_path).stdout
     keys = shown[shown.index("Keys, with") : shown.index("The same command")].split("\n\n")[1]
-    found = dict(re.findall(r"^  ([\w.]+)=(\S+)", keys, re.MULTILINE))
-    assert len(found) > 20
-    for key, value in found.items():
+    defaults = dict(re.findall(r"^  ([\w.]+)=(\S+)", keys, re.MULTILINE))
+    assert len(defaults) > 20
+    for key, value in defaults.items():
         assert OverridesParser.create().parse_override(f"{key}={value}").value() == OmegaConf.select(cfg, key), key
 
 

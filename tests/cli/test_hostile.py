@@ -147,7 +147,7 @@ CONFIGS: dict[str, Callable[..., object]] = {
 
 
 STUDIES = [path for path in (*NETS, *CONFIGS) if path.startswith("study=") and "compare" not in path]
-"""Paths to the readers that others have been through with every trick: the tricks that work unguarded will do."""
+"""Their readers get every trick on other paths; here, those that work where nothing guards, and SOME."""
 SOME = ("in a tuple", "a pickle that runs", "an interpolation alone")
 
 

@@ -104,7 +104,9 @@ def test_a_number_is_refused_where_it_cannot_be_and_nowhere_else(choice: str) ->
     [
         (["optim.betas=[2,3]"], "optim.betas=[2,3]: expected a list such as [0.9,0.99], each a number of 0 or more"),
         (["optim.betas=0.9"], "optim.betas=0.9: expected a list"),
-        (["trainer.max_steps=1e3"], "expected a whole number, 1 or more; type trainer.max_steps=1000"),
+        (["trainer.max_steps=9223372036854775808"], "expected a whole number from 1 to 1000000000"),
+        (["runs_dir=/dev/null"], "runs_dir=/dev/null: expected a folder that exists or can be made"),
+        (["trainer.max_steps=1e3"], "expected a whole number from 1 to 1000000000; type trainer.max_steps=1000"),
         (["~optim.betas"], "optim.betas: this key is required: expected a list"),
         (["data=hub"], "data.source.name: a value is required: expected organization/name"),
         (["data=files", "data.source.paths=x"], "a file, a folder or a pattern; type data.source.paths=[x]"),

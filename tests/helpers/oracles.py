@@ -81,10 +81,10 @@ def svcca(x: Array, y: Array, share: float = 0.99) -> float:
     scores = []
     for z in (x, y):
         left, sizes, _ = svd(centered(z), full_matrices=False, lapack_driver="gesvd")
-        kept = 1
-        while (sizes[:kept] ** 2).sum() < share * (sizes**2).sum():
-            kept += 1
-        scores.append(left[:, :kept] * sizes[:kept])
+        components = 1
+        while (sizes[:components] ** 2).sum() < share * (sizes**2).sum():
+            components += 1
+        scores.append(left[:, :components] * sizes[:components])
     return cca_mean(*scores)
 
 
@@ -144,11 +144,11 @@ def angular_cka_biased(x: Array, y: Array) -> float:
 def neighbors(x: Array, k: int) -> list[set[int]]:
     """The k rows of largest cosine with each row, itself left out, of equal ones the first."""
     unit = [row / np.sqrt((row * row).sum()) for row in x]
-    found = []
+    nearest = []
     for i, row in enumerate(unit):
         others = sorted((-round(float(row @ other), 12), j) for j, other in enumerate(unit) if j != i)
-        found.append({j for _, j in others[:k]})
-    return found
+        nearest.append({j for _, j in others[:k]})
+    return nearest
 
 
 def mutual_knn(x: Array, y: Array, k: int) -> float:

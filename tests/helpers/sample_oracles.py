@@ -21,8 +21,8 @@ def dissimilarities(x: Array, rdm: str) -> Array:
     if rdm == "correlation":
         rows = rows - rows.mean(1, keepdims=True)
         rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    found = np.concatenate([((rows[i + 1 :] - row) ** 2).sum(1) for i, row in enumerate(rows)])
-    return found.astype(np.float64)
+    distances = np.concatenate([((rows[i + 1 :] - row) ** 2).sum(1) for i, row in enumerate(rows)])
+    return distances.astype(np.float64)
 
 
 def tied(values: Array) -> Array:

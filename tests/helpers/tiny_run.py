@@ -90,7 +90,8 @@ def _composed(*overrides: str) -> DictConfig:
 
 def _put(node: Any, folder: str) -> None:
     """Put a folder wherever a config says PLACE."""
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         if isinstance(value := node[key], (DictConfig, ListConfig)):

@@ -26,24 +26,24 @@ def planted(gap: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_statistics_are_those_of_scikit_learn_and_scipy() -> None:
     far, accuracy = planted(2.0)
-    found = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 2])
+    clusters = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 2])
     gaps = np.abs(accuracy[PAIRS[0]] - accuracy[PAIRS[1]])
     across = TRUTH[PAIRS[0]] != TRUTH[PAIRS[1]]
     expected = {
-        "ari": adjusted_rand_score(TRUTH, found),
+        "ari": adjusted_rand_score(TRUTH, clusters),
         "auc": roc_auc_score(across, far[PAIRS]),
         "spearman": stats.spearmanr(far[PAIRS], gaps)[0],
         "kendall": stats.kendalltau(far[PAIRS], gaps)[0],
     }
     for name, value in expected.items():
-        assert statistic(name, Evidence(far, found, TRUTH, accuracy), ALL) == pytest.approx(value, abs=1e-12)
+        assert statistic(name, Evidence(far, clusters, TRUTH, accuracy), ALL) == pytest.approx(value, abs=1e-12)
 
 
 def test_an_outlier_is_a_cluster_of_its_own() -> None:
     far, accuracy = planted(2.0)
-    found = np.array([0, 0, 0, 0, -1, -1, 1, 1, 1, 1, 1, 1])
+    clusters = np.array([0, 0, 0, 0, -1, -1, 1, 1, 1, 1, 1, 1])
     alone = np.array([0, 0, 0, 0, 2, 3, 1, 1, 1, 1, 1, 1])
-    assert statistic("ari", Evidence(far, found, TRUTH, accuracy), ALL) == pytest.approx(
+    assert statistic("ari", Evidence(far, clusters, TRUTH, accuracy), ALL) == pytest.approx(
         adjusted_rand_score(TRUTH, alone)
     )
 
@@ -52,24 +52,24 @@ def test_models_of_no_group_count_for_the_correlations_alone() -> None:
     far, accuracy = planted(2.0)
     truth = np.where(np.isin(ALL, [3, 7]), -1, TRUTH)
     rest = np.nonzero(truth >= 0)[0]
-    found = find_clusters(far).labels
+    clusters = find_clusters(far).labels
     for name in ("ari", "auc"):
         part = statistic(
-            name, Evidence(far[np.ix_(rest, rest)], found[rest], TRUTH[rest], accuracy[rest]), np.arange(10)
+            name, Evidence(far[np.ix_(rest, rest)], clusters[rest], TRUTH[rest], accuracy[rest]), np.arange(10)
         )
-        assert statistic(name, Evidence(far, found, truth, accuracy), ALL) == pytest.approx(part)
-    assert statistic("kendall", Evidence(far, found, truth, accuracy), ALL) == statistic(
-        "kendall", Evidence(far, found, TRUTH, accuracy), ALL
+        assert statistic(name, Evidence(far, clusters, truth, accuracy), ALL) == pytest.approx(part)
+    assert statistic("kendall", Evidence(far, clusters, truth, accuracy), ALL) == statistic(
+        "kendall", Evidence(far, clusters, TRUTH, accuracy), ALL
     )
 
 
 def test_planted_groups_agree_with_the_truth() -> None:
     far, accuracy = planted(8.0)
-    found = agreement(Evidence(far, find_clusters(far).labels, TRUTH, accuracy))
-    assert found["ari"].value == found["ari"].low == found["auc"].value == 1
-    for each in found.values():
-        assert each.p <= 0.01 and each.low <= each.value <= each.high and each.low > each.chance
-    assert found["spearman"].value > 0.6 and found["kendall"].value > 0.4
+    statistics = agreement(Evidence(far, find_clusters(far).labels, TRUTH, accuracy))
+    assert statistics["ari"].value == statistics["ari"].low == statistics["auc"].value == 1
+    for value in statistics.values():
+        assert value.p <= 0.01 and value.low <= value.value <= value.high and value.low > value.chance
+    assert statistics["spearman"].value > 0.6 and statistics["kendall"].value > 0.4
 
 
 def test_with_the_labels_shuffled_the_statistics_fall_to_chance() -> None:
@@ -84,13 +84,13 @@ def test_with_the_labels_shuffled_the_statistics_fall_to_chance() -> None:
 
 def test_p_values_without_a_relation_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studies.generalization.agreement, "DRAWS", 29)
-    found = []
+    p_values = []
     for seed in range(40):
         far, _ = planted(0.0, seed)
-        found.append(
+        p_values.append(
             agreement(Evidence(far, np.repeat([0, 1], 6)[::-1], TRUTH, planted(0.0, seed + 100)[1]), seed=seed)["auc"].p
         )
-    assert 0.35 < np.mean(found) < 0.65
+    assert 0.35 < np.mean(p_values) < 0.65
 
 
 def test_draws_leave_out_a_model_with_itself() -> None:
@@ -106,8 +106,8 @@ def test_draws_leave_out_a_model_with_itself() -> None:
 
 def test_without_two_groups_or_a_gap_there_is_nothing_to_agree_with() -> None:
     far, accuracy = planted(2.0)
-    found = agreement(Evidence(far, TRUTH, np.zeros(12, int), np.full(12, 0.5)))
-    assert all(np.isnan(each.value) and np.isnan(each.p) for each in found.values())
+    statistics = agreement(Evidence(far, TRUTH, np.zeros(12, int), np.full(12, 0.5)))
+    assert all(np.isnan(entry.value) and np.isnan(entry.p) for entry in statistics.values())
     assert np.isfinite(agreement(Evidence(far, TRUTH, TRUTH, accuracy))["auc"].value)
 
 
@@ -117,28 +117,28 @@ def curves(first: int, layers: int = 6, gap: float = 4.0, seed: int = 0) -> np.n
 
 @pytest.mark.parametrize("first", [0, 3, 5])
 def test_groups_part_where_they_were_made_to(first: int) -> None:
-    found = parting(curves(first), TRUTH)
-    assert found is not None and found.first == first
-    assert found.earliest is not None and found.latest is not None and found.earliest <= first <= found.latest
-    assert found.shares.sum() == pytest.approx(1) and found.shares[first] > 0.5
-    assert (found.p[first:] <= 0.01).all() and (found.low[first:] > 0).all()
+    result = parting(curves(first), TRUTH)
+    assert result is not None and result.first == first
+    assert result.earliest is not None and result.latest is not None and result.earliest <= first <= result.latest
+    assert result.shares.sum() == pytest.approx(1) and result.shares[first] > 0.5
+    assert (result.p[first:] <= 0.01).all() and (result.low[first:] > 0).all()
 
 
 def test_groups_that_are_none_never_part() -> None:
-    found = parting(curves(6), TRUTH)
-    assert found is not None and found.first is None and found.latest is None
+    result = parting(curves(6), TRUTH)
+    assert result is not None and result.first is None and result.latest is None
 
 
 def test_a_layer_that_is_apart_before_others_that_are_not_does_not_count() -> None:
     far = curves(4)
     far[1] = planted(4.0, 9)[0]
-    found = parting(far, TRUTH)
-    assert found is not None and found.first == 4 and found.p[1] < 0.01
+    result = parting(far, TRUTH)
+    assert result is not None and result.first == 4 and result.p[1] < 0.01
 
 
 def test_parting_needs_two_groups_of_two() -> None:
     assert parting(curves(0), np.zeros(12, int)) is None
     assert parting(curves(0), np.array([0] * 11 + [1])) is None
     truth = np.where(np.isin(ALL, [0, 11]), -1, TRUTH)
-    found = parting(curves(2), truth)
-    assert found is not None and found.first == 2
+    result = parting(curves(2), truth)
+    assert result is not None and result.first == 2

@@ -101,8 +101,8 @@ def test_the_penalty_is_that_of_the_models_on_text_that_begins_as_theirs_did(hom
 def test_tl_stands_for_the_papers_four_models(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = [f"tl:{name}" for name in settings.PUBLISHED["tl"][1]]
     for name, folder in zip(published, ("solu-2l", "gelu-2l", "solu-3l", "gelu-3l"), strict=True):
-        theirs = {"s": "SoLU", "g": "GELU"}[name[3]]
-        place = tmp_path / "hub/NeelNanda" / f"{theirs}_{name[-2]}L512W_C4_Code"
+        family = {"s": "SoLU", "g": "GELU"}[name[3]]
+        place = tmp_path / "hub/NeelNanda" / f"{family}_{name[-2]}L512W_C4_Code"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(home / folder)
     hub = Hub(tmp_path / "hub", monkeypatch)

@@ -32,8 +32,8 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
         ],
         "analyze",
     )
-    theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
+    prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
+    train = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "widths": [16],

@@ -47,11 +47,11 @@ def test_layers_that_freeze_earlier_below_are_bottom_up(found: Findings) -> None
     assert (up.verdict, down.verdict) == ("bottom-up", "top-down")
     assert up.rho == pytest.approx(1) and down.rho == pytest.approx(-1)
     assert up.p == pytest.approx(2 / math.factorial(LAYERS)) == pytest.approx(smallest_p(LAYERS))
-    arrivals = [each.half for each in found.arrivals["cka", "up"]]
+    arrivals = [layer.half for layer in found.arrivals["cka", "up"]]
     np.testing.assert_allclose(arrivals, [2, 4, 8, 16, 24, 32], rtol=0.15)
-    for each in found.arrivals["cka", "up"]:
-        assert each.bracket[0] <= each.half <= each.bracket[1]
-        assert each.start == pytest.approx(1, abs=0.01) and each.null == pytest.approx(0.9) and each.floor >= 0.3
+    for layer in found.arrivals["cka", "up"]:
+        assert layer.bracket[0] <= layer.half <= layer.bracket[1]
+        assert layer.start == pytest.approx(1, abs=0.01) and layer.null == pytest.approx(0.9) and layer.floor >= 0.3
 
 
 def test_a_level_between_checkpoints_is_on_a_line_over_the_log_of_the_step() -> None:
@@ -76,13 +76,13 @@ def test_there_is_no_order_of_few_layers_nor_of_equal_ones() -> None:
 
 def test_two_runs_have_a_map_of_one_with_the_other(found: Findings) -> None:
     assert found.maps["cka", "up", "up"].shape == (LAYERS, len(STEPS), len(STEPS))
-    own = found.maps["cka", "up", "up"]
-    np.testing.assert_array_equal(own, own.transpose(0, 2, 1))
-    assert (own[:, range(len(STEPS)), range(len(STEPS))] == 0).all()
+    itself = found.maps["cka", "up", "up"]
+    np.testing.assert_array_equal(itself, itself.transpose(0, 2, 1))
+    assert (itself[:, range(len(STEPS)), range(len(STEPS))] == 0).all()
     assert found.maps["cka", "up", "down"][:, -1, -1] == pytest.approx(0.3, abs=0.06)
     alone = findings(*table({"up": [2, 4, 8, 16, 24, 32]}))
     assert list(alone.maps) == [("cka", "up", "up")]
-    assert all(math.isnan(each.floor) for each in alone.arrivals["cka", "up"])
+    assert all(math.isnan(layer.floor) for layer in alone.arrivals["cka", "up"])
 
 
 def test_the_summary_says_what_was_planted(found: Findings) -> None:

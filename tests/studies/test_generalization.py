@@ -117,8 +117,8 @@ def test_clusters_that_are_not_the_reference_groups_are_reported_as_such() -> No
 
 @pytest.mark.parametrize("name", ["apart", "alike"])
 def test_the_summary_and_every_figure_are_made(name: str, request: pytest.FixtureRequest) -> None:
-    found = request.getfixturevalue(name)
-    text = summary(found, NOTES)
+    findings = request.getfixturevalue(name)
+    text = summary(findings, NOTES)
     for words in (
         "## The models",
         "## From which layer?",
@@ -128,9 +128,9 @@ def test_the_summary_and_every_figure_are_made(name: str, request: pytest.Fixtur
     ):
         assert words in text
     assert "nan" not in text
-    made = figures(found)
+    made = figures(findings)
     assert set(made) == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
-    assert terminal_tables(found)[0].row_count == 4
+    assert terminal_tables(findings)[0].row_count == 4
 
 
 def test_the_scalar_distance_of_cka_is_the_papers() -> None:
@@ -146,9 +146,9 @@ def test_the_truth_from_accuracies() -> None:
     models = [f"m{index}" for index in range(10)]
     split = np.array([0.1, 0.9, 0.12, 0.88, 0.11, 0.91, 0.13, 0.9, 0.1, 0.92])
     accuracies = {"in": np.full(10, 0.9), "near": np.full(10, 0.5) + 0.001 * np.arange(10), "far": split}
-    found = truth_of(models, accuracies, None, {}, None)
-    assert found.split == "far" and found.names == ("better", "worse")
-    assert found.labels.tolist() == [1, 0] * 5 and found.best_and_worst == (0, 1)
+    truth = truth_of(models, accuracies, None, {}, None)
+    assert truth.split == "far" and truth.names == ("better", "worse")
+    assert truth.labels.tolist() == [1, 0] * 5 and truth.best_and_worst == (0, 1)
     spread = truth_of(models, accuracies, "near", {}, None)
     assert "top and bottom quarter" in spread.origin and (spread.labels >= 0).sum() == 4
     top = truth_of(models, accuracies, "near", {}, 0.2)

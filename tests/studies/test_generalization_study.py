@@ -20,8 +20,8 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
-    theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    first = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
+    prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
+    first = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
@@ -71,8 +71,8 @@ def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_an_answer(home
 def test_accuracies_are_those_of_the_trainings(home: Path, planted: Path) -> None:
     notes = json.loads((planted / "provenance.json").read_text())
     for label in notes["models"]:
-        said = json.loads((home / f"runs/generalization-tiny/{label}/summary.json").read_text())["splits"]
-        for split, accuracy in said.items():
+        splits = json.loads((home / f"runs/generalization-tiny/{label}/summary.json").read_text())["splits"]
+        for split, accuracy in splits.items():
             name = "in distribution" if split == "val" else split
             assert notes["accuracies"][name][label] == pytest.approx(accuracy)
 
@@ -92,7 +92,7 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
     other = study(
         home, "other", f"models=[{','.join(uris)}]", *quick[:3], "study.ood=subject_clause", "include_padding=true"
     )
-    first, second = (pq.read_table(each / "table.parquet")["dissimilarity"] for each in (folder, other))
+    first, second = (pq.read_table(results / "table.parquet")["dissimilarity"] for results in (folder, other))
     assert first.equals(second)
 
 

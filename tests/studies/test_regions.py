@@ -10,11 +10,11 @@ from studies.common.regions import contiguous_blocks, explained, regions
 
 def planted(cuts: list[int], layers: int = 12, noise: float = 0.05, seed: int = 0) -> np.ndarray:
     block = np.searchsorted(cuts, np.arange(layers), side="right")
-    found = np.where(block[:, None] == block[None], 0.9, 0.2)
-    found = found + np.random.default_rng(seed).normal(0, noise, found.shape)
-    found = (found + found.T) / 2
-    np.fill_diagonal(found, 1)
-    return found
+    similarity = np.where(block[:, None] == block[None], 0.9, 0.2)
+    similarity = similarity + np.random.default_rng(seed).normal(0, noise, similarity.shape)
+    similarity = (similarity + similarity.T) / 2
+    np.fill_diagonal(similarity, 1)
+    return similarity
 
 
 @pytest.mark.parametrize("cuts", [[3, 9], [1, 2], [4, 11], [2, 10]])

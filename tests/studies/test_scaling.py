@@ -76,8 +76,8 @@ def grown() -> Findings:
     return findings(table(models(), by_ratio, ("none", "some")), models())
 
 
-def only(found: Findings, first: str, second: str) -> Any:
-    (one,) = [each for each in found.between if each.sizes == (first, second)]
+def only(findings: Findings, first: str, second: str) -> Any:
+    (one,) = [difference for difference in findings.between if difference.sizes == (first, second)]
     return one
 
 
@@ -128,9 +128,9 @@ def test_intervals_are_over_models_for_pairs_share_them() -> None:
 
     of = models(3, ((32, 1), (64, 1)), orders=False)
     one = only(findings(table(of, distance), of), "w32 d1", "w64 d1")
-    found = one.values["none", "cka", "dissimilarity", "all"]
-    assert found.mean == pytest.approx(FLOOR + 0.1)
-    assert found.low == pytest.approx(FLOOR) and found.high == pytest.approx(FLOOR + 0.2)
+    interval = one.values["none", "cka", "dissimilarity", "all"]
+    assert interval.mean == pytest.approx(FLOOR + 0.1)
+    assert interval.low == pytest.approx(FLOOR) and interval.high == pytest.approx(FLOOR + 0.2)
 
 
 def test_models_with_the_same_data_order_are_no_pair_of_sizes() -> None:

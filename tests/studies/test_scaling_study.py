@@ -25,8 +25,8 @@ def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides
     """A study whose models are trained as `size` says, on own text; what it leaves."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     cfg = compose([f"study={name}", "size=tiny", *places, *SMALL, *overrides], "analyze")
-    theirs = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [one for one in tiny_overrides(home) if not one.startswith(theirs)]
+    prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
+    train = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {**size, "train": train}
     with pytest.MonkeyPatch.context() as patch:

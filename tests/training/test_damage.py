@@ -176,10 +176,8 @@ def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path: Path) -> None:
 
     def same() -> bool:
         with path.open("rb") as file:
-            found = read_torch(file, path, "a checkpoint")
-        return (
-            torch.equal(found["a"], tensors["a"]) and torch.equal(found["b"], tensors["b"]) and found["note"] == "text"
-        )
+            read = read_torch(file, path, "a checkpoint")
+        return torch.equal(read["a"], tensors["a"]) and torch.equal(read["b"], tensors["b"]) and read["note"] == "text"
 
     _no_byte_unseen(path, 300, same)
 
@@ -188,15 +186,15 @@ def _no_byte_unseen(path: Path, count: int, same: Callable[[], bool]) -> None:
     """The reader returns the same (the byte was padding) or names the file."""
     whole = path.read_bytes()
     assert same()
-    said = 0
+    refused = 0
     for place in strides(path, count):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
         try:
             assert same(), f"byte {place} of {len(whole)}"
         except ValueError as error:
-            said += 1
+            refused += 1
             assert str(path) in str(error)
-    assert said > count / 4
+    assert refused > count / 4
     for kind in BYTES.values():
         path.write_bytes(kind(whole))
         try:
@@ -328,8 +326,8 @@ def test_without_a_whole_checkpoint_the_weights_begin_another_run(
     assert "init_from=runs/tiny@8 name=" in capfd.readouterr().err
     assert read_curves(folder / "runs" / "tiny")["step"].to_pylist()[-1] == 10 - 2, "the refusal changed nothing"
     changes = {"init_from": "runs/tiny@8", "name": "other", "trainer__max_steps": 2}
-    given = [text for text in tiny_overrides(folder, **changes) if not text.startswith(("width", "depth", "model"))]
-    assert in_process(compose([text for text in given if not text.startswith("data.tokenizer")])) == 0
+    overrides = [text for text in tiny_overrides(folder, **changes) if not text.startswith(("width", "depth", "model"))]
+    assert in_process(compose([text for text in overrides if not text.startswith("data.tokenizer")])) == 0
 
 
 def test_a_checkpoint_without_checksums_is_read(tmp_path: Path) -> None:

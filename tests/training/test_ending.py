@@ -178,11 +178,11 @@ def test_a_run_against_an_unfinished_one_says_which_step_it_takes(
     against = "[init,runs/half,runs/whole,runs/half@2]"
     cfg = partial(tiny, home, name="against", references=against)
     assert in_process(cfg(), partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
-    said = "init, runs/half at step 4 of an unfinished run, runs/whole, runs/half@2"
-    assert said in capfd.readouterr().out
+    references = "init, runs/half at step 4 of an unfinished run, runs/whole, runs/half@2"
+    assert references in capfd.readouterr().out
     assert in_process(quick(home, name="half")) == 0
     assert in_process(cfg()) == 0
-    assert said in capfd.readouterr().out, "the step that the run began with, though the other has gone on"
+    assert references in capfd.readouterr().out, "the step that the run began with, though the other has gone on"
     notes = read_json(home / "runs/against/provenance.json")["references"]
     assert {uri: (note["step"], note.get("unfinished", False)) for uri, note in notes.items()} == {
         "runs/half": (4, True),

@@ -15,8 +15,8 @@ TOKENS = torch.randint(61, (3, 24), generator=torch.Generator().manual_seed(0))
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        found = model(TOKENS)
-    return getattr(found, "logits", found)
+        output = model(TOKENS)
+    return getattr(output, "logits", output)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -24,15 +24,15 @@ def test_logits_are_those_of_transformer_lens(name: str) -> None:
     lens = pytest.importorskip("transformer_lens", reason='needs pip install -e ".[bench]"')
     net = random_net(SHAPES[name])
     state, config = to_transformer_lens(net)
-    theirs = lens.HookedTransformer(lens.HookedTransformerConfig.from_dict({**config, "device": "cpu"}))
-    theirs.load_and_process_state_dict(
+    hooked = lens.HookedTransformer(lens.HookedTransformerConfig.from_dict({**config, "device": "cpu"}))
+    hooked.load_and_process_state_dict(
         dict(state), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
     assert logits(net).std() > 0.5, "logits that hardly differ would agree whatever the weights"
-    torch.testing.assert_close(logits(theirs), logits(net), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(hooked), logits(net), rtol=0, atol=1e-4)
     # what TransformerLens itself saves: its own config, masks and rotary tables among the weights
-    back = from_transformer_lens(theirs.state_dict(), theirs.cfg.to_dict())
-    torch.testing.assert_close(logits(back), logits(theirs), rtol=0, atol=1e-4)
+    back = from_transformer_lens(hooked.state_dict(), hooked.cfg.to_dict())
+    torch.testing.assert_close(logits(back), logits(hooked), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -97,11 +97,11 @@ def test_what_our_transformer_does_not_have_is_named(change: dict[str, Any], mes
 def test_logits_are_those_of_hugging_face_there_and_back(name: str) -> None:
     pytest.importorskip("transformers")
     net = random_net(SHAPES[name])
-    theirs = to_huggingface(net)
-    assert type(theirs).__name__ == ("GPT2LMHeadModel" if SHAPES[name].d_rotary is None else "GPTNeoXForCausalLM")
+    exported = to_huggingface(net)
+    assert type(exported).__name__ == ("GPT2LMHeadModel" if SHAPES[name].d_rotary is None else "GPTNeoXForCausalLM")
     assert logits(net).std() > 0.5
-    torch.testing.assert_close(logits(theirs), logits(net), rtol=0, atol=1e-4)
-    back = from_huggingface(theirs)
+    torch.testing.assert_close(logits(exported), logits(net), rtol=0, atol=1e-4)
+    back = from_huggingface(exported)
     assert shape_of(back) == SHAPES[name]
     assert all(torch.equal(weight, back.state_dict()[key]) for key, weight in net.state_dict().items())
 
@@ -110,11 +110,11 @@ def test_a_model_that_transformers_made_becomes_ours() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4)
-    theirs = transformers.GPT2LMHeadModel(config).eval()  # its unembedding is its embedding
+    gpt2 = transformers.GPT2LMHeadModel(config).eval()  # its unembedding is its embedding
     with torch.no_grad():
-        for weight in theirs.parameters():
+        for weight in gpt2.parameters():
             weight.add_(0.1 * torch.randn(weight.shape))
-    torch.testing.assert_close(logits(from_huggingface(theirs)), logits(theirs), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(from_huggingface(gpt2)), logits(gpt2), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

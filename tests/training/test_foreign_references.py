@@ -102,8 +102,8 @@ def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path
         for index, layer in enumerate(net.layers):
             norms[name, index] = layer(x).detach().norm(dim=-1)
             x = x + layer(x)
-    kept = load_file(tmp_path / "references" / "positions.safetensors")["0"]
-    assert torch.equal(kept, without_top_norms(norms, 2))
+    remaining = load_file(tmp_path / "references" / "positions.safetensors")["0"]
+    assert torch.equal(remaining, without_top_norms(norms, 2))
     expected = compare(module, teacher, probe, "layers.*", [CKA()], control=control).to_pylist()
     values = {(row["site_a"], row["site_b"]): row["value"] for row in expected}
     for row in rows_of(tmp_path):

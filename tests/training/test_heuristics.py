@@ -107,8 +107,8 @@ def follows(example: Example) -> bool:
     )
     match = re.fullmatch(pattern, premise)
     assert match, (kind, premise)
-    found = match.groupdict()
-    return plain(example.pair) in {" ".join(found[part] for part in text.split()) for text in consequences}
+    parts = match.groupdict()
+    return plain(example.pair) in {" ".join(parts[part] for part in text.split()) for text in consequences}
 
 
 def accuracies(splits: dict[str, list[Example]], says: Callable[[Example], bool]) -> dict[str, float]:
@@ -131,8 +131,8 @@ def test_overlap_is_always_right_in_distribution_and_always_wrong_without_entail
 
 def test_structure_is_always_right(splits, half):
     everything = Heuristics(**SIZES, counterexamples=1.0, seed=3).splits()
-    for each in (splits, half, everything):
-        assert set(accuracies(each, follows).values()) == {1.0}
+    for drawn in (splits, half, everything):
+        assert set(accuracies(drawn, follows).values()) == {1.0}
 
 
 def test_the_order_of_words_is_what_the_heuristic_says(splits):
@@ -176,18 +176,18 @@ def test_neither_premise_nor_hypothesis_alone_says_anything_about_the_label(spli
 
 
 def test_no_pair_twice_and_no_sentence_in_two_splits(splits, half):
-    for each in (splits, half):
-        for examples in each.values():
+    for drawn in (splits, half):
+        for examples in drawn.values():
             assert len({(example.text, example.pair) for example in examples}) == len(examples)
-        sentences = [{text for e in examples for text in (e.text, e.pair)} for examples in each.values()]
+        sentences = [{text for e in examples for text in (e.text, e.pair)} for examples in drawn.values()]
         assert not any(one & other for one, other in combinations(sentences, 2))
 
 
 def test_every_word_out_of_distribution_is_in_the_training_split(splits):
-    known = {word for example in splits["train"] for word in words(example.text) + words(example.pair)}
+    vocabulary = {word for example in splits["train"] for word in words(example.text) + words(example.pair)}
     hypotheses = {word for example in splits["train"] for word in words(example.pair)}
     for split in ("val", *OOD):
-        assert {word for example in splits[split] for word in words(example.text)} <= known
+        assert {word for example in splits[split] for word in words(example.text)} <= vocabulary
         assert {word for example in splits[split] for word in words(example.pair)} <= hypotheses
 
 
@@ -203,9 +203,9 @@ def test_held_out_splits_hang_on_neither_counterexamples_nor_seed(splits, half):
     other = Heuristics(**SIZES, seed=1).splits()
     for split in ("val", *OOD):
         assert digest(splits[split]) == digest(half[split]) == digest(other[split])
-    assert len({digest(each["train"]) for each in (splits, half, other)}) == 3
-    kept = sum(one == another for one, another in zip(splits["train"], half["train"], strict=True))
-    assert kept > 0.74 * len(half["train"])
+    assert len({digest(drawn["train"]) for drawn in (splits, half, other)}) == 3
+    unchanged = sum(one == another for one, another in zip(splits["train"], half["train"], strict=True))
+    assert unchanged > 0.74 * len(half["train"])
     redrawn = Heuristics(**SIZES, held_out_seed=1).splits()
     assert not any(digest(redrawn[split]) == digest(splits[split]) for split in ("val", *OOD))
 
@@ -249,8 +249,8 @@ def test_sentences_to_pre_train_on_are_those_of_the_grammar_one_by_one(splits):
 
     documents = dict(source().documents())
     assert list(documents) == [str(number) for number in range(6000)]
-    known = {word for example in splits["train"] for word in words(example.text) + words(example.pair)}
-    assert {word for text in documents.values() for word in words(text)} == known
+    vocabulary = {word for example in splits["train"] for word in words(example.text) + words(example.pair)}
+    assert {word for text in documents.values() for word in words(text)} == vocabulary
     held_out = Heuristics(train=2).splits()
     elsewhere = {
         text for name, rows in held_out.items() if name != "train" for row in rows for text in (row.text, row.pair)

@@ -100,9 +100,9 @@ CHECKPOINTS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_checkpoint_is_refused_before_it_takes_memory(name: str, runs: Runs) -> None:
     payload(runs.home, runs.home / "CANARY")
     path = runs.rewrite("solu", "last.ckpt", CHECKPOINTS[name])
-    with pytest.raises(ValueError, match=r"last\.ckpt") as found:
+    with pytest.raises(ValueError, match=r"last\.ckpt") as refusal:
         references.load("runs/solu", runs.home / "runs")
-    assert len(str(found.value)) < 1200 and not (runs.home / "CANARY").exists() and path.exists()
+    assert len(str(refusal.value)) < 1200 and not (runs.home / "CANARY").exists() and path.exists()
 
 
 @pytest.mark.parametrize("kind", ["compressed", "overlapping"])

@@ -114,3 +114,9 @@ def test_a_holder_that_leaves_as_another_comes_leaves_it_no_dead_lock(
         monkeypatch.undo()
         with pytest.raises(ValueError, match="in use by"), locked(tmp_path):
             pass
+
+
+def test_a_folder_that_cannot_be_made_is_a_message_and_no_endless_wait() -> None:
+    """The kernel says of a new folder in /proc that it does not exist, as if another command had just removed it."""
+    with pytest.raises(ValueError, match="/proc/nosuch/run cannot be made"), locked(Path("/proc/nosuch/run")):
+        pass

@@ -166,7 +166,7 @@ def test_pythia_matches_gpt_neox():
         tie_word_embeddings=False,
         layer_norm_eps=1e-5,
     )
-    theirs = transformers.GPTNeoXForCausalLM(config).eval()
+    gpt_neox = transformers.GPTNeoXForCausalLM(config).eval()
     state = {
         "gpt_neox.embed_in.weight": ours.embed.weight,
         "gpt_neox.final_layer_norm.weight": ours.ln_final.weight,
@@ -185,11 +185,11 @@ def test_pythia_matches_gpt_neox():
                 "mlp.dense_4h_to_h": getattr(block.mlp.W_out, kind),
             }
             state |= {f"gpt_neox.layers.{i}.{name}.{kind}": value for name, value in theirs_to_ours.items()}
-    missing, unexpected = theirs.load_state_dict(state, strict=False)
+    missing, unexpected = gpt_neox.load_state_dict(state, strict=False)
     assert not unexpected and len([name for name in missing if name.endswith(("weight", ".bias"))]) == 1
-    theirs.get_output_embeddings().weight = ours.unembed.weight  # its name changed from version to version
+    gpt_neox.get_output_embeddings().weight = ours.unembed.weight  # its name changed from version to version
     with torch.no_grad():
-        torch.testing.assert_close(ours(tokens()), theirs(tokens()).logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours(tokens()), gpt_neox(tokens()).logits, rtol=0, atol=1e-4)
 
 
 def test_gelu_matches_gpt2():
@@ -206,7 +206,7 @@ def test_gelu_matches_gpt2():
         bos_token_id=0,
         eos_token_id=0,
     )
-    theirs = transformers.GPT2LMHeadModel(config).eval()
+    gpt2 = transformers.GPT2LMHeadModel(config).eval()
     state = {
         "transformer.wte.weight": ours.embed.weight,
         "transformer.wpe.weight": ours.pos_embed.weight,
@@ -227,10 +227,10 @@ def test_gelu_matches_gpt2():
             for name, linear in linears.items():
                 # GPT-2's Conv1D holds (in, out).
                 state[f"transformer.h.{i}.{name}.{kind}"] = linear.weight.T if kind == "weight" else linear.bias
-    missing, unexpected = theirs.load_state_dict(state, strict=False)
+    missing, unexpected = gpt2.load_state_dict(state, strict=False)
     assert not unexpected and not [name for name in missing if "weight" in name or name.endswith(".bias")]
     with torch.no_grad():
-        torch.testing.assert_close(ours(tokens()), theirs(tokens()).logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours(tokens()), gpt2(tokens()).logits, rtol=0, atol=1e-4)
 
 
 def test_starting_weights_have_the_published_spread():

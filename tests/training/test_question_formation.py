@@ -59,14 +59,14 @@ def test_labels_and_kinds_are_balanced(splits):
 
 def test_no_sentence_twice(splits):
     texts = [{example.text for example in examples} for examples in splits.values()]
-    assert [len(each) for each in texts] == [2000, 400, 200, 200]
+    assert [len(split) for split in texts] == [2000, 400, 200, 200]
     assert not any(one & other for one, other in combinations(texts, 2))
 
 
 def test_every_word_is_known(splits):
-    known = {word for example in splits["train"] for word in example.text.lower().rstrip(".").split()}
+    vocabulary = {word for example in splits["train"] for word in example.text.lower().rstrip(".").split()}
     for examples in splits.values():
-        assert {word for example in examples for word in example.text.lower().rstrip(".").split()} <= known
+        assert {word for example in examples for word in example.text.lower().rstrip(".").split()} <= vocabulary
 
 
 def test_the_same_each_time_and_on_every_machine(splits):

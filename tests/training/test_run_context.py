@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 
 from callbacks.run import Run
 from tests.helpers.tiny_run import in_process, tiny
+from train import train
 
 
 class Noting(pl.Callback):
@@ -32,6 +34,14 @@ def test_a_callback_that_takes_the_run_gets_it_and_adds_to_the_summary(tmp_path:
     summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
     assert summary["noted"] == ["hello", "tiny", 16, 16, 32]
     assert summary["tokens_per_second"] > 0 and 0 < summary["tracking_share"] < 1 and summary["drift"] == {}
+
+
+@pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])
+def test_what_a_function_returns_must_be_of_the_kind(group: str, kind: str, tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, **{f"+{group}.mine._target_": "builtins.print"})
+    with pytest.raises(ValueError, match=f"builtins.print: expected a {kind}, found NoneType"):
+        train(cfg)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_tracker_and_console_the_summary_says_so(tmp_path: Path) -> None:

@@ -255,20 +255,20 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, capfd: pyte
     assert in_process(cfg) == 0
 
 
-def assert_same(found: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """Return whether nested containers of tensors and plain values are equal to the last bit."""
     if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
+        assert torch.equal(actual, expected)
     elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for key in expected:
-            assert_same(found[key], expected[key])
+            assert_same(actual[key], expected[key])
     elif isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other)
     else:
-        assert found == expected or (found != found and expected != expected)
+        assert actual == expected or (actual != actual and expected != expected)
 
 
 KEPT = {"all": (0, 1, 2, 4, 8, 11), "last": (0, 11)}

@@ -17,18 +17,18 @@ TOKENS = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
 
 
 def written(path: Path, family: str = "solu") -> Path:
-    own = {key: value for key, value in family_config(family, 64, 1).items() if value != "???"}
-    return write_net(build_net(own, 61, 3), {**own, "d_vocab": 61}, path)
+    config = {key: value for key, value in family_config(family, 64, 1).items() if value != "???"}
+    return write_net(build_net(config, 61, 3), {**config, "d_vocab": 61}, path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_comes_back(tmp_path: Path, family: str) -> None:
     path = written(tmp_path / "net.safetensors", family)
-    own = {key: value for key, value in family_config(family, 64, 1).items() if value != "???"}
-    found = load(str(path))
-    assert torch.equal(found.model(TOKENS), build_net(own, 61, 3)(TOKENS))
-    assert found.settings == {**own, "d_vocab": 61} and found.sites[0] == "embed" and found.tokenizer is None
-    assert found.provenance["pinned"] == str(path.resolve()) and len(found.provenance["sha256"]) == 64
+    config = {key: value for key, value in family_config(family, 64, 1).items() if value != "???"}
+    saved = load(str(path))
+    assert torch.equal(saved.model(TOKENS), build_net(config, 61, 3)(TOKENS))
+    assert saved.settings == {**config, "d_vocab": 61} and saved.sites[0] == "embed" and saved.tokenizer is None
+    assert saved.provenance["pinned"] == str(path.resolve()) and len(saved.provenance["sha256"]) == 64
 
 
 def test_saved_activations_are_no_net(tmp_path: Path) -> None:

@@ -329,9 +329,9 @@ def test_every_yaml_composes_and_builds(name, tokenizer, tmp_path):
         return
     data.setup()
     assert len(data.encoded("val")[0]) and data.tokenizer.to_str() == tokenizer.to_str()
-    own = ours.instantiate(config)
-    own.setup()
-    assert own.d_vocab < 4096
+    module = ours.instantiate(config)
+    module.setup()
+    assert module.d_vocab < 4096
 
 
 def test_a_new_source_is_one_file_and_one_yaml(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import train
 from analyze import analyze
 from data.text_classification import TextClassificationDataModule
 from dissimilarity import CKA, compare
+from dissimilarity.probe.pooling import real_positions
 from dissimilarity.tables.curves import read_curves
 from launch.cli.compose import compose
 from launch.cli.validate import validate
@@ -96,10 +97,10 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
     reference = references.load("runs/tuned", folder / "runs")
     assert reference.labels == ("entailment", "non-entailment") == tuple(summary["labels"])
     assert list(summary["splits"]) == ["val", *data.ood] and len(data.ood) == 6
-    for split, found in summary["splits"].items():
+    for split, accuracies in summary["splits"].items():
         tokens, labels = data.encoded(split)
         right = [int(reference.model(row[None]).argmax()) == label for row, label in zip(tokens, labels, strict=True)]
-        assert found == pytest.approx(sum(right) / len(right)), split
+        assert accuracies == pytest.approx(sum(right) / len(right)), split
     assert summary["val_accuracy"] == summary["splits"]["val"]
     truncated = read_json(folder / "runs/tuned/provenance.json")["data"]["truncated"]
     assert truncated == data.truncated and list(truncated) == ["train", "val", *data.ood]
@@ -134,8 +135,8 @@ def test_a_killed_run_ends_in_the_weights_of_an_uninterrupted_one(folder: Path) 
     whole, pieced = weights(folder, "tuned"), weights(folder, "killed")
     assert whole.keys() == pieced.keys() and all(torch.equal(whole[name], pieced[name]) for name in whole)
     rows = [(folder / "runs" / name / "metrics.csv").read_text().splitlines() for name in ("tuned", "killed")]
-    kept = [i for i, name in enumerate(rows[0][0].split(",")) if not re.search("seconds|share", name)]
-    assert len({tuple(tuple(row.split(",")[i] for i in kept) for row in table) for table in rows}) == 1
+    columns = [i for i, name in enumerate(rows[0][0].split(",")) if not re.search("seconds|share", name)]
+    assert len({tuple(tuple(row.split(",")[i] for i in columns) for row in table) for table in rows}) == 1
 
 
 def test_a_language_model_goes_on_from_another(folder: Path) -> None:
@@ -257,10 +258,10 @@ def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder:
     first, second = (references.load(name, folder / "runs").model for name in names)
     tokens = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml")).probe(16, 16)
     for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore
-        chosen = [f"include_padding={include}", f"name={include}"]
-        found = pq.read_table(analyze(compose([*places, *chosen], "analyze")) / "table.parquet").to_pylist()
+        options = [f"include_padding={include}", f"name={include}"]
+        rows = pq.read_table(analyze(compose([*places, *options], "analyze")) / "table.parquet").to_pylist()
         expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], n_units=16, mask=mask).to_pylist()
-        (value,) = {row["value"] for row in found if row["measure"] == "cka"}
+        (value,) = {row["value"] for row in rows if row["measure"] == "cka"}
         assert value == pytest.approx(expected[0]["value"], abs=1e-6), include
     with pytest.raises(ValueError, match="runs/tuned: a classifier, whose head other libraries do not have"):
         analyze(compose([places[0], *places[1:], "study=export"], "analyze"))
@@ -288,3 +289,47 @@ def test_padding_of_the_probe_set_is_no_sample_unless_it_is_to_be(folder: Path) 
     for name, expected in (("masked", real), ("padded", tokens.numel())):
         rows = [row for row in read_curves(folder / "runs" / name).to_pylist() if row["measure"] == "cka"]
         assert rows and {row["n_samples"] for row in rows} == {expected} and not any(row["note"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def encoders(folder: Path) -> tuple[str, str]:
+    """URIs of two encoders of one tokenizer, for texts that are shorter than they could be."""
+    tokenizer = word_pieces()
+    for name, width in (("one", 24), ("two", 16)):
+        bert(folder / name, tokenizer, hidden_size=width)
+    return f"hf:{folder}/one", f"hf:{folder}/two"
+
+
+def real_probe(data: TextClassificationDataModule) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probe set of 16 sequences and which of its positions are text, some of them not."""
+    tokens = data.probe(16, 48)
+    real = real_positions(tokens, data.pad, data.end_is_pad)
+    assert 100 < int(real.sum()) < tokens.numel()
+    return tokens, real
+
+
+def test_an_encoder_equals_its_own_start_while_it_is_tuned(folder: Path, encoders: tuple[str, str]) -> None:
+    """The reference is told of the padding that the classifier knows of, so that both see the same texts."""
+    changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "padded", "data__n_ctx": 48}
+    assert in_process(tiny_classifier(folder, init_from=encoders[0], **changes)) == 0
+    rows = read_curves(folder / "runs/padded").to_pylist()
+    same = [row for row in rows if row["step"] == 0 and row["site_a"] == row["site_b"]]
+    assert {row["reference"] for row in same} == {"init", "one"}
+    assert {row["value"] for row in same if row["measure"] == "cka"} == {1.0}
+    assert {row["value"] for row in same if row["measure"] == "procrustes"} == {0.0}
+    _, real = real_probe(data_of(OmegaConf.load(folder / "runs/padded/config.yaml")))
+    assert {row["n_samples"] for row in same if row["measure"] == "cka"} == {int(real.sum())}
+
+
+def test_studies_leave_the_padding_of_labeled_data_out(folder: Path, encoders: tuple[str, str]) -> None:
+    size = ["data.source.train=60", "data.source.val=20", "data.source.ood=10", "data.n_ctx=48", "probe.length=48"]
+    keys = ["study=compare", f"models=[{','.join(encoders)}]", "data=heuristics", "name=padded", "probe.sequences=16"]
+    places = [f"runs_dir={folder}/runs", f"results_dir={folder}/results", f"cache_dir={folder}/cache"]
+    config = compose([*keys, *size, *places], "analyze")
+    rows = pq.read_table(analyze(config) / "table.parquet").to_pylist()
+    models = [references.load(uri).model for uri in encoders]
+    config.data.tokenizer = {"_target_": "data.tokenizers.TokenizerFile", "path": f"{folder}/one/tokenizer.json"}
+    tokens, real = real_probe(data_of(config))
+    expected = compare(models[0], models[1], tokens, measures=[CKA()], mask=real).to_pylist()
+    found = [row["value"] for row in rows if row["measure"] == "cka"]
+    assert found == pytest.approx([row["value"] for row in expected], abs=1e-6)

@@ -32,13 +32,13 @@ def tokenizer(tmp_path: Path) -> Path:
 def test_a_folder_is_a_reference(tmp_path: Path, tokenizer: Path, name: str) -> None:
     net = random_net(SHAPES[name])
     folder = published_folder(tmp_path / name, net, SHAPES[name], tokenizer)
-    found = load(f"tl:{folder}")
-    assert torch.equal(found.model(TOKENS), net(TOKENS))
-    assert not found.model.training and not any(weight.requires_grad for weight in found.model.parameters())
-    assert found.sites[:2] == ("embed", "blocks.0.resid_pre") and found.sites[-1] == "ln_final"
-    assert found.settings is not None and found.settings["family"] == name and found.settings["d_vocab"] == 61
-    assert found.tokenizer is not None and len(found.tokenizer.encode("a b a b a b").ids) > 4
-    notes = found.provenance
+    toy = load(f"tl:{folder}")
+    assert torch.equal(toy.model(TOKENS), net(TOKENS))
+    assert not toy.model.training and not any(weight.requires_grad for weight in toy.model.parameters())
+    assert toy.sites[:2] == ("embed", "blocks.0.resid_pre") and toy.sites[-1] == "ln_final"
+    assert toy.settings is not None and toy.settings["family"] == name and toy.settings["d_vocab"] == 61
+    assert toy.tokenizer is not None and len(toy.tokenizer.encode("a b a b a b").ids) > 4
+    notes = toy.provenance
     assert notes["sha256"] == hashlib.sha256((folder / "model_final.pth").read_bytes()).hexdigest()
     assert notes["pinned"] == f"tl:{folder.resolve()}" and notes["tokenizer_path"] == str(folder / "tokenizer.json")
     assert load(notes["pinned"]).provenance["sha256"] == notes["sha256"]
@@ -64,9 +64,9 @@ def test_a_name_is_downloaded_from_its_repository_and_pinned(
     (tmp_path / "hub/some/tokenizer").mkdir(parents=True)
     tokenizer.rename(tmp_path / "hub/some/tokenizer/tokenizer.json")
     hub = Hub(tmp_path / "hub", monkeypatch)
-    found = load("tl:gelu-4l")
-    assert torch.equal(found.model(TOKENS), net(TOKENS))
-    assert found.provenance["pinned"] == f"tl:gelu-4l@{'c' * 40}" and found.tokenizer is not None
+    toy = load("tl:gelu-4l")
+    assert torch.equal(toy.model(TOKENS), net(TOKENS))
+    assert toy.provenance["pinned"] == f"tl:gelu-4l@{'c' * 40}" and toy.tokenizer is not None
     assert [model for model, *_ in hub.asked] == ["NeelNanda/GELU_4L512W_C4_Code", "some/tokenizer"]
     assert all(not pattern.startswith("checkpoints") for _, _, patterns in hub.asked for pattern in patterns)
     load(f"tl:gelu-4l@{'d' * 40}")

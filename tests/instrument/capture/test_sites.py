@@ -1,5 +1,6 @@
 """Sites: each architecture's table against what the model computes, globs, module paths, pairs of unequal depth."""
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from torch import nn
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.points import ModulePoint
 from dissimilarity.capture.sites import describe, locate, matched_pairs, resolve, site_table
+from dissimilarity.comparison.compare import compare
+from dissimilarity.measures.cka import CKA
 from models.transformer import Transformer
+from tests.helpers.tiny_transformers import tiny_model
 
 torch.set_num_threads(1)
 
@@ -201,9 +205,33 @@ def test_sites_pair_with_the_same_kind():
     assert matched_pairs(["backbone.layer1"], ["backbone.layer1", "head"]) == [("backbone.layer1", "backbone.layer1")]
 
 
+def test_sites_of_one_kind_each_pair_by_depth():
+    pairs = matched_pairs(posts(4), ["encoder.layers.0", "encoder.layers.1"])
+    assert pairs == list(zip(posts(4), [f"encoder.layers.{i}" for i in (0, 0, 1, 1)], strict=True))
+
+
+def test_the_first_alternative_that_matches_counts():
+    plain = Holder(encoder=nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
+    assert resolve(toy(), "blocks.*.resid_post|encoder.*") == posts(2)
+    assert resolve(plain, "blocks.*.resid_post|encoder.*") == ["encoder.0", "encoder.1"]
+    with pytest.raises(ValueError, match=r"matches 'blocks.9.\*\|layers'"):
+        resolve(toy(), "blocks.9.*|layers")
+
+
+@pytest.mark.parametrize("model_type", ["xlm", "albert", "squeezebert"])
+def test_a_model_without_named_sites_says_what_to_type_and_that_works(model_type):
+    model, tokens = tiny_model(model_type), torch.randint(5, 60, (8, 6))
+    with pytest.raises(ValueError, match="no named sites here") as error:
+        compare(tiny_model("gpt2"), model, tokens)
+    alone, beside = re.findall(r"sites='([^']*)'", str(error.value))
+    measures = [CKA()]
+    assert compare(model, model, tokens, sites=alone, measures=measures, null=False).num_rows
+    assert compare(tiny_model("gpt2"), model, tokens, beside, measures, "matched", null=False).num_rows == 2
+
+
 def test_no_common_site_lists_both_models():
     with pytest.raises(ValueError, match=r"blocks\.\{0-1\}\.resid_post.*backbone\.layer1"):
-        matched_pairs(posts(2), ["backbone.layer1"])
+        matched_pairs(posts(2), ["backbone.layer1", "head"])
 
 
 def test_describe_is_short():

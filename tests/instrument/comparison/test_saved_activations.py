@@ -303,3 +303,24 @@ def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split())
     assert large - small < 60
+
+
+class Routed(nn.Module):
+    """A network that chooses, for each token, which of its parts reads it: a site of whole numbers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.choice = nn.Identity()
+        self.table = torch.randint(9, (50, 4), generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.choice(self.table[tokens])
+
+
+def test_whole_numbers_are_saved_as_they_are_compared(tmp_path: Path) -> None:
+    numbers = torch.randint(50, (21, 8), generator=torch.Generator().manual_seed(0))
+    paths = [save_activations(Routed(seed), numbers, tmp_path / f"{seed}.safetensors", "choice") for seed in (0, 1)]
+    saved = compare(*map(str, paths), measures=CKA()).to_pylist()
+    same(saved, compare(Routed(0), Routed(1), numbers, "choice", CKA()).to_pylist())
+    expected = cka(*(Routed(seed)(numbers).flatten(0, 1).double() for seed in (0, 1)))
+    assert saved[0]["value"] == pytest.approx(expected.item(), abs=1e-6)

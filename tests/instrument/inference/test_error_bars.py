@@ -77,15 +77,15 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
     read = plan.reader(["s"])
     for batch in batches(slices or plan.slices, at_once):
         for start, stop, groups in equal_units(batch, plan.separate_units):
-            some = slice(start, stop)
+            place = slice(start, stop)
             chunks = [
-                side.add({site: read(site, part[some], some) for site, part in of.items()}, groups)
+                side.add({site: read(site, part[place], place) for site, part in of.items()}, groups)
                 for side, of in zip((x, y), acts, strict=True)
             ]
             cross.add(*chunks)
             null.add(chunks[0].deranged(), chunks[1])
-    found = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
-    by_label = {row["measure"]: row for row in found}
+    results = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
+    by_label = {row["measure"]: row for row in results}
     return {setting: by_label[measure.label] for setting, measure in MEASURES.items()}
 
 
@@ -116,11 +116,11 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rows]:
     return torch.load(folder / "rows.pt")
 
 
-def assert_same(found: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
-    for setting, wanted in expected.items():
+def assert_same(actual: Rows, expected: Rows, tolerance: float, keys: Sequence[str] = NUMBERS) -> None:
+    for setting, numbers in expected.items():
         for key in keys:
-            assert math.isfinite(wanted[key]) and wanted["note"] == ""
-            assert found[setting][key] == pytest.approx(wanted[key], rel=tolerance, abs=1e-15), (setting, key)
+            assert math.isfinite(numbers[key]) and numbers["note"] == ""
+            assert actual[setting][key] == pytest.approx(numbers[key], rel=tolerance, abs=1e-15), (setting, key)
 
 
 @each_dtype

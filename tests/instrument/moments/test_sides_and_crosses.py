@@ -323,8 +323,8 @@ def test_priorities_depend_on_place_and_seed_alone_and_are_even() -> None:
     whole = priorities(0, 20_000, seed=0)
     assert torch.equal(torch.cat([priorities(0, 7, 0), priorities(7, 19_993, 0)]), whole)
     assert len(whole.unique()) == len(whole) and int(whole.min()) >= 0
-    chosen = whole.topk(2000, largest=False).indices
-    assert torch.histc(chosen.double(), 10, 0, 20_000).sub(200).abs().max() < 60
+    sampled = whole.topk(2000, largest=False).indices
+    assert torch.histc(sampled.double(), 10, 0, 20_000).sub(200).abs().max() < 60
     assert not torch.equal(priorities(0, 100, 1), whole[:100])
 
 

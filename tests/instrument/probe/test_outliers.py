@@ -63,15 +63,15 @@ def test_a_control_that_misses_the_outliers_leaves_the_artifact() -> None:
 def test_positions_are_dropped_for_the_norm_at_any_site_of_either_model() -> None:
     """Recomputed by loops, relative to each site's median."""
     a, b, far = features(0, [(2, 5)], 30), 1e-3 * features(1, [(2, 7), (4, 1)], 50), 1e4 * features(2)
-    kept = without_top_norms({"a": a.norm(dim=-1), "b": b.norm(dim=-1), "c": far.norm(dim=-1)}, 2)
+    remaining = without_top_norms({"a": a.norm(dim=-1), "b": b.norm(dim=-1), "c": far.norm(dim=-1)}, 2)
     for sequence in range(SEQUENCES):
         score = [
             max(float(site[sequence, at].norm() / site.norm(dim=-1).median()) for site in (a, b, far))
             for at in range(POSITIONS)
         ]
         dropped = sorted(range(POSITIONS), key=lambda at: -score[at])[:2]
-        assert kept[sequence].tolist() == [at for at in range(POSITIONS) if at not in dropped]
-    assert {5, 7} & set(kept[2].tolist()) == set() and 1 not in kept[4]
+        assert remaining[sequence].tolist() == [at for at in range(POSITIONS) if at not in dropped]
+    assert {5, 7} & set(remaining[2].tolist()) == set() and 1 not in remaining[4]
 
 
 def test_samples_of_norm_zero_or_nan_have_an_order() -> None:
@@ -133,8 +133,8 @@ def test_control_applies_to_the_subset_of_sample_measures() -> None:
     control = Control(drop_top_norm=1, normalize="unit_norm")
     both = compare({"s": x}, {"s": y}, measures=measures, control=control).to_pylist()
     norms = {"a": x.norm(dim=-1), "b": y.norm(dim=-1)}
-    kept = without_top_norms(norms, 1)[..., None]
-    x, y = (rows.take_along_dim(kept, 1) for rows in (x, y))
+    remaining = without_top_norms(norms, 1)[..., None]
+    x, y = (rows.take_along_dim(remaining, 1) for rows in (x, y))
     x, y = (rows / rows.norm(dim=-1, keepdim=True) for rows in (x, y))
     by_hand = compare({"s": x}, {"s": y}, measures=measures).to_pylist()
     for record, expected in zip(both, by_hand, strict=True):

@@ -292,18 +292,18 @@ def test_a_control_counts_positions_of_the_sequence_and_norms_of_real_ones() -> 
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, len(mask), POSITIONS, 4, generator=generator).unbind(0)
     size = torch.maximum(*(z.norm(dim=-1) / z.norm(dim=-1)[:, 1:][mask[:, 1:]].median() for z in (x, y)))
-    kept = []
+    remaining = []
     for sequence, real in enumerate(mask):
         places = [at for at in range(1, POSITIONS) if real[at]]
         largest = max(places, key=lambda at: float(size[sequence, at]))
-        kept += [(sequence, at) for at in places if at != largest]
-    rows_x, rows_y = (torch.stack([z[place] for place in kept]).double() for z in (x, y))
+        remaining += [(sequence, at) for at in places if at != largest]
+    rows_x, rows_y = (torch.stack([z[place] for place in remaining]).double() for z in (x, y))
     value = cka(rows_x, rows_y).item()
     garbage = [z.masked_fill(~mask[..., None], fill) for z, fill in ((x, math.nan), (y, 1e9))]
     for both in ((x, y), garbage):
         control = Control(skip_first=1, drop_top_norm=1)
         (row,) = compare({"s": both[0]}, {"s": both[1]}, measures=[CKA()], mask=mask, control=control).to_pylist()
-        assert row["value"] == pytest.approx(value, abs=1e-6) and row["n_samples"] == len(kept)
+        assert row["value"] == pytest.approx(value, abs=1e-6) and row["n_samples"] == len(remaining)
         options: Any = {"measures": [CKA()], "mask": mask, "control": control}
         (same,) = compare_many({"a": {"s": both[0]}, "b": {"s": both[1]}}, **options).to_pylist()
         assert same["value"] == row["value"]

@@ -187,13 +187,13 @@ def test_direct_equals_numpy(kind, widths, net, other, fit):
     single = fit_direct(front.float(), back.float(), fit, [(SITE, SITE)], kind, rank_of(kind))[SITE, SITE]
     x, y = rows(front.double(), fit, SITE), rows(back.double(), fit, SITE)
     expected = by_numpy(kind, x, y, fitted.ridge)
-    found = fitted.map(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-7 * np.abs(expected).max())
+    mapped = fitted.map(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(mapped, expected, atol=1e-7 * np.abs(expected).max())
     for model in (front, back):
         model.float()
     expected = by_numpy(kind, x, y, single.ridge)
-    found = single.map(torch.from_numpy(x).float()).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    mapped = single.map(torch.from_numpy(x).float()).detach().numpy()
+    np.testing.assert_allclose(mapped, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, other):
@@ -221,9 +221,9 @@ def test_a_singular_covariance_is_said_and_solved(net, fit, held):
         projection = rotation(64)[:, :8].float()
         flat.embed.weight.copy_(flat.embed.weight @ projection @ projection.T)
         flat.pos_embed.weight.zero_()
-    found = direct_penalties(flat, net, fit, held, [("embed", "embed")], "affine")["embed", "embed"]
-    assert found.note.startswith("singular covariance, rank 8 of 64: ridge ") and math.isfinite(found.value)
-    assert found.ridge is not None and found.ridge > 0
+    penalty = direct_penalties(flat, net, fit, held, [("embed", "embed")], "affine")["embed", "embed"]
+    assert penalty.note.startswith("singular covariance, rank 8 of 64: ridge ") and math.isfinite(penalty.value)
+    assert penalty.ridge is not None and penalty.ridge > 0
     plain = Stitch(net, net, "blocks.1.resid_post").fit(fit)
     assert plain.fitted is not None and plain.fitted.note == ""
 
@@ -244,7 +244,7 @@ def test_more_tokens_than_one_batch_and_a_far_mean_change_nothing(net):
 
 def test_the_standard_error_is_the_paired_one(net, other, fit, held):
     stitch = Stitch(other, net, SITE, "blocks.1.resid_pre").fit(fit)
-    found = stitch.penalty(held, bytes_per_token=2.5)
+    penalty = stitch.penalty(held, bytes_per_token=2.5)
     assert stitch.fitted is not None
     with capture(other, SITE) as acts:
         other(held)
@@ -254,41 +254,41 @@ def test_the_standard_error_is_the_paired_one(net, other, fit, held):
         itself, front = sequence_losses(net(held), held), sequence_losses(other(held), held)
     losses = -logits.log_softmax(-1)[:, :-1].gather(-1, held[:, 1:, None])[..., 0].mean(1)
     difference = (losses - itself).double().detach().numpy()
-    assert found.value == pytest.approx(difference.mean(), abs=1e-6)
-    assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-4)
-    assert found.loss_stitched - found.loss_back == pytest.approx(found.value, abs=1e-9)
-    assert found.loss_back == pytest.approx(float(itself.mean()), abs=1e-6)
-    assert found.loss_front == pytest.approx(float(front.mean()), abs=1e-6)
-    assert found.bits_per_byte == pytest.approx(found.value / (math.log(2) * 2.5))
-    assert (found.sequences, found.tokens, found.steps, found.converged) == (60, 720, 0, True)
+    assert penalty.value == pytest.approx(difference.mean(), abs=1e-6)
+    assert penalty.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-4)
+    assert penalty.loss_stitched - penalty.loss_back == pytest.approx(penalty.value, abs=1e-9)
+    assert penalty.loss_back == pytest.approx(float(itself.mean()), abs=1e-6)
+    assert penalty.loss_front == pytest.approx(float(front.mean()), abs=1e-6)
+    assert penalty.bits_per_byte == pytest.approx(penalty.value / (math.log(2) * 2.5))
+    assert (penalty.sequences, penalty.tokens, penalty.steps, penalty.converged) == (60, 720, 0, True)
     assert stitch.penalty(held).bits_per_byte is None
     with pytest.raises(AttributeError):
-        found.value = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+        penalty.value = 0.0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_many_pairs_from_one_pass_equal_one_stitch_each(net, other, fit, held):
     calls = []
     handle = other.blocks[0].register_forward_hook(lambda *_: calls.append(1))
     for kind in ("affine", "orthogonal", "low_rank", "affine_ln"):
-        found = direct_penalties(other, net, fit, held, kind=kind, rank=rank_of(kind))
-        assert list(found) == [
+        penalties = direct_penalties(other, net, fit, held, kind=kind, rank=rank_of(kind))
+        assert list(penalties) == [
             (f"blocks.{i}.resid_post", f"blocks.{j}.resid_post") for i, j in ((0, 0), (1, 1), (2, 1))
         ]
-        for (site, back_site), penalty in found.items():
+        for (site, back_site), penalty in penalties.items():
             alone = Stitch(other, net, site, back_site, kind, rank=rank_of(kind)).fit(fit).penalty(held)
             assert penalty == alone
     calls.clear()
     direct_penalties(other, net, fit, held, [(a, b) for a in enterable_sites(other) for b in enterable_sites(net)])
     handle.remove()
-    # One to tell the vocabulary, one each to fit, to choose and to hold out.
-    assert len(calls) == 4
+    # One each to tell the vocabulary and the positions, to fit, to choose and to hold out.
+    assert len(calls) == 5
 
 
 def test_layers_of_one_model_by_identity(net, other, fit, held):
     sites = [site for site in enterable_sites(other) if site.endswith("resid_post")]
     pairs = [(a, b) for a in sites for b in sites]
-    found = direct_penalties(other, other, fit, held, pairs, "identity")
-    assert all((penalty.value == 0.0) == (a == b) for (a, b), penalty in found.items())
+    penalties = direct_penalties(other, other, fit, held, pairs, "identity")
+    assert all((penalty.value == 0.0) == (a == b) for (a, b), penalty in penalties.items())
     with torch.no_grad():
         first = other.blocks[0](other.embed(held) + other.pos_embed.weight[:12])
         skipped = sequence_losses(other.unembed(other.ln_final(other.blocks[2](first))), held).mean()
@@ -296,21 +296,21 @@ def test_layers_of_one_model_by_identity(net, other, fit, held):
         for layer in (1, 1, 2):
             twice = other.blocks[layer](twice)
         again = sequence_losses(other.unembed(other.ln_final(twice)), held).mean()
-    assert found[sites[0], sites[1]].loss_stitched == pytest.approx(float(skipped), abs=1e-5)
-    assert found[sites[1], sites[0]].loss_stitched == pytest.approx(float(again), abs=1e-5)
+    assert penalties[sites[0], sites[1]].loss_stitched == pytest.approx(float(skipped), abs=1e-5)
+    assert penalties[sites[1], sites[0]].loss_stitched == pytest.approx(float(again), abs=1e-5)
 
 
 def test_baselines_put_a_penalty_in_its_place(net, fit, held):
     sibling = trained("gelu", seed=3)
     stitch = Stitch(sibling, net, SITE)
     value = stitch.fit(fit).penalty(held).value
-    found = baselines(stitch, fit, held, bytes_per_token=2.0)
-    assert set(found) == {"self_back", "self_front", "null_random", "null_shuffled"}
-    assert abs(found["self_back"].value) < 1e-3 and abs(found["self_front"].value) < 1e-3
-    assert found["self_back"].loss_front == found["self_back"].loss_back == stitch.penalty(held).loss_back
-    assert found["self_front"].loss_back == stitch.penalty(held).loss_front
-    assert value < 0.5 * found["null_shuffled"].value and value < found["null_random"].value
-    assert found["null_random"].bits_per_byte is not None
+    losses = baselines(stitch, fit, held, bytes_per_token=2.0)
+    assert set(losses) == {"self_back", "self_front", "null_random", "null_shuffled"}
+    assert abs(losses["self_back"].value) < 1e-3 and abs(losses["self_front"].value) < 1e-3
+    assert losses["self_back"].loss_front == losses["self_back"].loss_back == stitch.penalty(held).loss_back
+    assert losses["self_front"].loss_back == stitch.penalty(held).loss_front
+    assert value < 0.5 * losses["null_shuffled"].value and value < losses["null_random"].value
+    assert losses["null_random"].bits_per_byte is not None
     inside = baselines(Stitch(sibling, net, "blocks.0.mlp.post", SITE), fit, held)
     assert "self_front" not in inside
 
@@ -399,16 +399,16 @@ def test_the_papers_recipe(net, fit, held):
 
 def test_training_touches_neither_model_and_does_not_depend_on_the_global_generator(net, other, fit, held):
     before = {name: weight.clone() for model in (net, other) for name, weight in model.state_dict().items()}
-    found = []
+    penalties = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         recipe = Recipe(max_steps=10, evaluate_every=5)
         with torch.inference_mode(seed == 2):
             stitch = Stitch(other, net, SITE, fit="task", start="random", recipe=recipe)
-            found.append(stitch.fit(fit).penalty(held))
+            penalties.append(stitch.fit(fit).penalty(held))
         assert torch.equal(torch.get_rng_state(), state)
-    assert found[0] == found[1]
+    assert penalties[0] == penalties[1]
     after = {name: weight for model in (net, other) for name, weight in model.state_dict().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.grad is None and weight.requires_grad for model in (net, other) for weight in model.parameters())
@@ -494,13 +494,13 @@ def test_a_barrier_in_any_score(net, held):
         loss = torch.nn.functional.cross_entropy(last, targets[rows], reduction="none")
         return torch.stack([loss, (last.argmax(-1) != targets[rows]).float()], 1)
 
-    found = scores_between(net, sibling, held, score, points=3)
-    assert found.shape == (3, len(held), 2) and found.dtype == torch.float64
+    scores = scores_between(net, sibling, held, score, points=3)
+    assert scores.shape == (3, len(held), 2) and scores.dtype == torch.float64
     with torch.no_grad():
-        assert found[0] == pytest.approx(score(net(held)[:], slice(None)).numpy(), abs=1e-5)
-        assert found[2] == pytest.approx(score(sibling(held), slice(None)).numpy(), abs=1e-5)
-    errors = barrier_of(found[..., 1])
-    assert errors.losses == tuple(found[..., 1].mean(1).tolist())
+        assert scores[0] == pytest.approx(score(net(held)[:], slice(None)).numpy(), abs=1e-5)
+        assert scores[2] == pytest.approx(score(sibling(held), slice(None)).numpy(), abs=1e-5)
+    errors = barrier_of(scores[..., 1])
+    assert errors.losses == tuple(scores[..., 1].mean(1).tolist())
     assert errors.value == pytest.approx(max(0, errors.losses[1] - (errors.losses[0] + errors.losses[2]) / 2))
 
 
@@ -549,3 +549,26 @@ def test_refusals(net, other, fit, held):
     for front, back, name in ((broken, net, "front"), (net, broken, "back")):
         with pytest.raises(ValueError, match=f"the {name} model's activation at {SITE} is not finite"):
             Stitch(front, back, SITE).fit(fit)
+
+
+def test_sites_of_another_layout_are_refused_with_their_shapes(fit, held):
+    """As many sequences as positions, which are folded or swapped: sums would run over pairs that do not belong."""
+
+    class Front(nn.Module):
+        def __init__(self, fold: bool) -> None:
+            super().__init__()
+            self.embed, self.inner, self.unembed = nn.Embedding(D_VOCAB, 8), nn.Linear(8, 8), nn.Linear(8, D_VOCAB)
+            self.fold = fold
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            x = self.inner(x.flatten(0, 1)).unflatten(0, tokens.shape) if self.fold else self.inner(x.transpose(0, 1))
+            return self.unembed(x if self.fold else x.transpose(0, 1))
+
+    back = family_net("gelu", D_VOCAB)
+    for fold, shape in ((True, r"\(6, 8\)"), (False, r"\(2, 3, 8\)")):
+        message = f"at inner of the front model, found {shape} of tokens"
+        with pytest.raises(ValueError, match=message):
+            Stitch(Front(fold), back, "inner", SITE).fit(fit)
+        with pytest.raises(ValueError, match=message):
+            direct_penalties(Front(fold), back, fit, held, [("inner", SITE)])

@@ -30,13 +30,13 @@ def row(step: int, a: int = 0, b: int = 0, **other) -> dict:
     return row | dict(calibrated=1 - step / 6.3, note="") | other
 
 
-def same(found: pa.Table, rows: list[dict]) -> bool:
+def same(table: pa.Table, rows: list[dict]) -> bool:
     def bits(value):
         return struct.pack("<d", value) if isinstance(value, float) else value
 
     expected = [{name: bits(row[name]) for name in SCHEMA.names} for row in rows]
     return (
-        found.schema.equals(SCHEMA) and [{k: bits(v) for k, v in row.items()} for row in found.to_pylist()] == expected
+        table.schema.equals(SCHEMA) and [{k: bits(v) for k, v in row.items()} for row in table.to_pylist()] == expected
     )
 
 

@@ -41,11 +41,11 @@ def test_means_and_errors_are_those_of_numpy() -> None:
     rows[0]["stderr"] = 0.4
     result = {row["group"]: row for row in group_records(rows, GROUPS)}
     good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9])
-    errors = [math.sqrt(of.var(ddof=1) / len(of) + error**2) for of, error in ((good, 0.2), (bad, 0.1))]
+    errors = [math.sqrt(values.var(ddof=1) / len(values) + error**2) for values, error in ((good, 0.2), (bad, 0.1))]
     assert list(result) == ["good", "bad", "good-bad"]
-    for name, of, error in (("good", good, errors[0]), ("bad", bad, errors[1])):
-        assert result[name]["dissimilarity"] == pytest.approx(of.mean())
-        assert result[name]["stderr"] == pytest.approx(error) and result[name]["references"] == len(of)
+    for name, values, error in (("good", good, errors[0]), ("bad", bad, errors[1])):
+        assert result[name]["dissimilarity"] == pytest.approx(values.mean())
+        assert result[name]["stderr"] == pytest.approx(error) and result[name]["references"] == len(values)
     assert result["good-bad"]["dissimilarity"] == pytest.approx(good.mean() - bad.mean())
     assert result["good-bad"]["stderr"] == pytest.approx(math.hypot(*errors))
 
@@ -239,7 +239,7 @@ def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) 
     assert in_process(tiny(tmp_path, name="now", references=against, reference_groups=groups)) == 0
     folder = tmp_path / "runs" / "now"
     summary = json.loads((folder / "summary.json").read_text())["drift"]
-    assert {of["nearest"] for of in summary.values()} == {"first"} and "cka" in summary
+    assert {drift["nearest"] for drift in summary.values()} == {"first"} and "cka" in summary
     table = read_groups(folder)
     assert set(table["group"].to_pylist()) == {"first", "second", "first-second"}
     assert set(table["references"].to_pylist()) == {3, 6}
