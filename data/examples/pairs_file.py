@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ def _problem(value: Any, option: str) -> str | None:
     return f"{json.dumps(value)[:80]} in the column"
 
 
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let the csv module read fields of `FIELD_CHARS`; the limit is that of the whole process, so put it back."""
+    before = csv.field_size_limit(FIELD_CHARS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place of each row, such as "line 3", and its values by column."""
     if suffix_of(path) in JSON:
@@ -148,8 +159,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, row
         return
     is_tsv = suffix_of(path) == ".tsv"
-    csv.field_size_limit(FIELD_CHARS)
-    with opened(path) as stream:
+    with opened(path) as stream, _long_fields():
         quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
         reader = csv.reader(stream, delimiter="\t" if is_tsv else ",", quoting=quoting)
         first_line = 1

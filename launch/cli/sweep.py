@@ -21,7 +21,7 @@ from launch.run.config_file import read_yaml
 from launch.run.folder import read_json, write_json, write_text
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy", "optimized")
+NUMBERS = ("optimized", "val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy")
 """Results by which jobs are compared; the table shows those that its task has."""
 SEARCHED = "optimization_results.yaml"
 """What the sweeper for Optuna leaves in the folder of a sweep."""
@@ -62,7 +62,7 @@ def job_name(cfg: DictConfig) -> str:
     if cfg.name or not in_sweep():
         return name
     said = HydraConfig.get().job.config.override_dirname.exclude_keys
-    pairs = [override.lstrip("+").partition("=")[::2] for override in typed_overrides()]
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in typed_overrides()]
     swept = {key.partition("@")[0]: value for key, value in pairs if key.partition("@")[0] not in said}
     leaves = [key.rpartition(".")[2] for key in swept]
     parts = [
@@ -170,7 +170,8 @@ def _print_best(results: dict[str, Any]) -> None:
     """Print the overrides of the best job of a search."""
     if "best_params" in results:
         overrides = " ".join(f"{key}={value}" for key, value in results["best_params"].items())
-        Console(highlight=False).print(f"best: [cyan]{escape(overrides)}[/cyan] ({results['best_value']:.4g})")
+        best = f"best: [cyan]{escape(overrides)}[/cyan] ({results['best_value']:.4g})"
+        Console(highlight=False).print(best, soft_wrap=True)
 
 
 def _write_table(path: Path, statuses: list[dict[str, Any]]) -> None:
