@@ -40,7 +40,7 @@ class TickerCallback(Ticker, pl.Callback):
         trackers = [tracker for tracker in _trackers(trainer) if tracker.journal_name == self.journal_name]
         folders = [tracker.folder.resolve() for tracker in trackers]
         if folders.count(self.folder.resolve()) > 1:
-            raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each a folder of its own")
+            raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each its own folder")
         self._name = names_of(folders)[trackers.index(self)]
 
     def on_load_checkpoint(

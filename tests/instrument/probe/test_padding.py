@@ -370,10 +370,10 @@ def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
 @pytest.mark.parametrize(
     ("mask", "options", "message"),
     [
-        (MASK[:-1], {}, r"mask of bool and of shape \(18, 9\), .* found torch.bool and \(17, 9\)"),
+        (MASK[:-1], {}, r"boolean mask of shape \(18, 9\), .* found torch.bool and \(17, 9\)"),
         (MASK[:, :-1], {}, r"shape \(18, 9\), .* \(18, 8\)"),
-        (MASK.long(), {}, "mask of bool .* found torch.int64"),
-        (MASK & (torch.arange(SEQUENCES) != 4)[:, None], {}, "none in 1 of them, the first of which is sequence 4"),
+        (MASK.long(), {}, "boolean mask .* found torch.int64"),
+        (MASK & (torch.arange(SEQUENCES) != 4)[:, None], {}, "none in 1 of them, such as sequence 4"),
         (MASK, {"positions": 3}, "a mask or a number of positions, found both"),
         (MASK, {"control": Control(skip_first=2)}, "no real position of 3 sequences, .* sequence 1 with 2; lower them"),
         (MASK, {"control": Control(drop_top_norm=3)}, "no real position of 5 sequences"),
