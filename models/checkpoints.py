@@ -1,4 +1,4 @@
-"""Checkpoint files, of which tensors and plain containers are read; no pickled object is ever created."""
+"""Checkpoint files: only tensors and plain containers are read, and no pickled object is ever created."""
 
 import pickle
 import re
@@ -27,7 +27,7 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
     Args:
         file: The opened file.
         path: Its path, for the message.
-        wanted: What to give instead, for the message.
+        wanted: The file that is expected instead, for the message.
         mmap: Whether to leave the tensors in the file, whose records have been checked, until they are used.
 
     Raises:
@@ -135,7 +135,7 @@ def as_stored(state: Any) -> dict[str, Tensor]:
     """Return weights that are as in the file: on the processor, and no tensor larger than its storage.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: If a weight is not.
     """
     stored, needed = {}, 0
     for name, weight in state.items():

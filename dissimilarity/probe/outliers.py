@@ -138,7 +138,7 @@ def _relative(norms: Tensor, real: Tensor | None) -> Tensor:
 
 
 def normalized(samples: Float[Tensor, "*batch d"], normalize: Normalize) -> Float[Tensor, "*batch d"]:
-    """Normalize samples, in float32 or float64; one that cannot be scaled (zero, or constant for a LayerNorm) becomes 0.
+    """Normalize samples, in float32 or float64; one without a scale (zero, or constant for a LayerNorm) becomes 0.
 
     >>> normalized(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "unit_norm")
     tensor([[0.6000, 0.8000],

@@ -57,7 +57,7 @@ def whitened_between(x: PreparedSide, y: PreparedSide) -> Moments:
 
 
 def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
-    """Return n <= p centered samples along their principal directions, without directions that are only rounding error."""
+    """Return n <= p centered samples along their principal directions, without those that are only rounding error."""
     centered = x.double() - column_means(x)
     left, sizes, _ = torch.linalg.svd(torch.linalg.qr(centered.T, mode="r").R.T)
     return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]

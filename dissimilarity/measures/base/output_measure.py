@@ -65,8 +65,8 @@ class OutputMeasure(SampleMeasure):
 
     Samples that are all equal are allowed: a model may return one distribution whatever its input.
 
-    As a metric it is exact over all samples that it receives, in constant memory. A comparison of models evaluates it on
-    the same bounded subsample of positions as other sample measures.
+    As a metric it is exact over all samples that it receives, in constant memory. A comparison of models evaluates it
+    on the same bounded subsample of positions as other sample measures.
     """
 
     full_state_update: ClassVar[bool | None] = False

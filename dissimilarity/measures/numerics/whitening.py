@@ -152,7 +152,7 @@ def _cut(width: int, roundoff: Tensor) -> Tensor:
 
 
 def _smallest_eigenvalue(lower: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs"]:
-    """Return the smallest eigenvalue of L L' by inverse iteration. It is somewhat too large, which ``SURE`` allows for."""
+    """Return the smallest eigenvalue of L L' by inverse iteration, somewhat too large, which ``SURE`` allows for."""
     vector = torch.linspace(1, 2, lower.shape[-1], dtype=lower.dtype, device=lower.device).sin()[:, None]
     vector = vector.expand(*lower.shape[:-1], 1)
     size = lower.new_ones(())
