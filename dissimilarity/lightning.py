@@ -46,7 +46,7 @@ class TickerCallback(Ticker, pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the state of a tracker whose folder was another one, where nothing else can be meant."""
+        """Load the state of a tracker whose folder was a different one, if there is only one candidate."""
         states, kind = checkpoint["callbacks"], type(self).__qualname__ + "{"
         keys = [key for key in states if key.startswith(kind)]
         alone = len(keys) == 1 == sum(type(tracker) is type(self) for tracker in _trackers(trainer))

@@ -145,7 +145,7 @@ class ProbeSet:
 
         Returns:
             (sequences, n, d), or (sequences, d) where the site has no positions or they are pooled. Where a mask makes
-            sequences of unequal length, the samples of all of them one behind the other, (1, n, d).
+            sequences of unequal length, the samples of all of them concatenated, (1, n, d).
 
         Raises:
             ValueError: positions have to be chosen, and there are none or too few.

@@ -182,9 +182,9 @@ class Tracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` refers to, unless it is the model in the checkpoint itself."""
-        own, measured = self.references.own, self.references.measured
-        if "previous" in own and measured not in (None, training.step):
-            self.store.save_previous(training, measured, own["previous"])
+        states, measured = self.references.own, self.references.measured
+        if "previous" in states and measured not in (None, training.step):
+            self.store.save_previous(training, measured, states["previous"])
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""

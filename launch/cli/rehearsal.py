@@ -103,7 +103,7 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
 
 
 def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) -> Any:
-    """Build the `kind` that `node` describes; raise ValueError, naming the key, if its constructor rejects something."""
+    """Build the `kind` that `node` describes; raise ValueError, naming the key, if its constructor rejects it."""
     try:
         part = settings.instantiate(node, **arguments)
     except (InstantiationException, ValueError) as error:
