@@ -194,7 +194,7 @@ def _changes(trial: Trial, stream: Stream, half: int) -> tuple[dict[str, Tensor]
     return before, after
 
 
-def _instead(tensor: Tensor, own: Tensor) -> Tensor:
+def _instead(tensor: Tensor, original: Tensor) -> Tensor:
     return tensor
 
 

@@ -84,9 +84,9 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(config: dict[str, Any], layers: int) -> None:
-    """Refuse a config that asks transformers for more than the model which it describes.
+    """Reject a config that asks transformers for more than the model that it describes.
 
-    It takes no time: a hostile folder is refused before transformers is imported.
+    It takes no time: a hostile folder is rejected before transformers is imported.
 
     Args:
         config: as a config.json has it.

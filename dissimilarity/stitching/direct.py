@@ -19,7 +19,7 @@ from dissimilarity.stitching.losses import check_positions, check_tokens, check_
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, map_dtype, penalties
 
-CHOOSING = 5
+SELECT_EVERY = 5
 """Every n-th sequence is reserved to select the ridge, or the step at which training stops."""
 
 
@@ -44,7 +44,7 @@ def direct_penalties(
         sites: globs or names of sites on both sides, paired at equal relative depth; or pairs (front site, back site).
         kind: kind of map, as in `maps`.
         rank: rank of `low_rank`.
-        bytes_per_token: of the held-out text, for bits per byte.
+        bytes_per_token: mean over the held-out text, for bits per byte.
 
     Returns:
         (front site, back site) -> penalty.
@@ -79,14 +79,14 @@ def check_sites(front: nn.Module, back: nn.Module, pairs: Sequence[Pair]) -> Non
 
 
 def split(tokens: Int[Tensor, "sequences pos"]) -> tuple[Int[Tensor, "fit pos"], Int[Tensor, "choose pos"]]:
-    """Return the sequences to fit on, and every fifth sequence, to select on.
+    """Return the sequences to fit on, and every fifth sequence for selection.
 
     Raises:
         ValueError: fewer than 10 sequences.
     """
-    check_tokens(tokens, 2 * CHOOSING, "tokens to fit on")
-    choosing = torch.arange(len(tokens), device=tokens.device) % CHOOSING == CHOOSING - 1
-    return tokens[~choosing], tokens[choosing]
+    check_tokens(tokens, 2 * SELECT_EVERY, "tokens to fit on")
+    selecting = torch.arange(len(tokens), device=tokens.device) % SELECT_EVERY == SELECT_EVERY - 1
+    return tokens[~selecting], tokens[selecting]
 
 
 def fit_direct(

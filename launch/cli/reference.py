@@ -21,10 +21,11 @@ keys with dots: `trainer.max_steps=1000`. A group such as `model` takes one of i
 value of another key, and `???` for a value that is required or filled in.
 
 `-m` trains every combination of comma-separated values: `python train.py -m model=solu,gelu seed=0,1,2`. All values
-are checked before the first job trains. The name of a run says what is swept, `solu-w128-d2-s0-batch_size4` for
-`-m data.batch_size=2,4`. The same command again is the same sweep, with the same folder under `sweeps/` and the same
-W&B group. `-m hparams_search=optuna` (`pip install -e ".[sweep]"`) searches learning rates with Optuna for the lowest
-`optimized_metric`, `-m hydra/sweeper=optuna 'optim.lr_matrices=interval(0.0005,0.01)'` any key.
+are checked before the first job trains. The name of a run contains the swept values, such as
+`solu-w128-d2-s0-batch_size4` for `-m data.batch_size=2,4`. Repeating a command continues the same sweep, with the same
+folder under `sweeps/` and the same W&B group.
+`-m hparams_search=optuna` (`pip install -e ".[sweep]"`) searches learning rates with Optuna for the lowest
+`optimized_metric`; `-m hydra/sweeper=optuna 'optim.lr_matrices=interval(0.0005,0.01)'` searches any key.
 
 This page is generated from the comments in `conf/`: `python -m launch.cli.reference > docs/configuration.md`.
 """

@@ -16,7 +16,7 @@ from launch.cli.rules import Rule, is_folder_name, shown
 
 
 def validate(cfg: DictConfig, command: str = "train") -> None:
-    """Refuse values with which no training or study can work.
+    """Reject values with which no training or study can work.
 
     Args:
         cfg: The composed config.

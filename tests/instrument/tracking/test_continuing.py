@@ -67,7 +67,7 @@ def test_positions_that_are_gone_beside_their_rows(
     fit(tracker_in(tmp_path, control=control), Layered(), 4, others=[checkpoints(tmp_path / "checkpoints")])
     (tmp_path / "references" / "positions.safetensors").unlink()
     fit(tracker_in(tmp_path, control=control), Layered(), 6, ckpt_path=tmp_path / "checkpoints" / "step_4.ckpt")
-    assert all("says which positions drop_top_norm drops" in note for note in notes(tmp_path, 6).values())
+    assert all("which positions drop_top_norm drops" in note for note in notes(tmp_path, 6).values())
     assert len([message for message in caplog.messages if "drop_top_norm" in message]) == 1
     assert notes(tmp_path, 3) == {"init": "", "previous": ""}
 
@@ -139,5 +139,5 @@ def test_two_trackers_in_one_trainer(tmp_path: Path) -> None:
 def test_two_trackers_in_one_folder_are_refused(tmp_path: Path) -> None:
     others = [tracker_in(tmp_path / "x" / ".." / "tracked")]
     (tmp_path / "x").mkdir()
-    with pytest.raises(ValueError, match="give each a folder of its own"):
+    with pytest.raises(ValueError, match="give each its own folder"):
         fit(tracker_in(tmp_path / "tracked"), Layered(), 2, others)
