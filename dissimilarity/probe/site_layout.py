@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.call import call
-from dissimilarity.capture.hooks import capture, first_result
+from dissimilarity.capture.forward import first_result
+from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.sites import locate
 
 Place = Literal["first", "last"]

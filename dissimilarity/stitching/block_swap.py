@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import check_enterable, enter
-from dissimilarity.capture.hooks import capture, device_of, first_result
+from dissimilarity.capture.forward import first_result
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import describe, site_table
 
 

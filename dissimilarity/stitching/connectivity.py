@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import device_of, first_result, undisturbed
+from dissimilarity.capture.forward import first_result, undisturbed
+from dissimilarity.capture.hooks import device_of
 from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.losses import check_tokens, sequence_losses
 from dissimilarity.stitching.penalty import paired

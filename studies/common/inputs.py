@@ -15,7 +15,8 @@ import settings
 from data.probe import probe_hash
 from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
-from dissimilarity.capture.hooks import device_of, undisturbed
+from dissimilarity.capture.forward import undisturbed
+from dissimilarity.capture.hooks import device_of
 from dissimilarity.comparison.saved import Source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dissimilarity.capture.hooks import device_of, first_result, undisturbed
+from dissimilarity.capture.forward import first_result, undisturbed
+from dissimilarity.capture.hooks import device_of
 from dissimilarity.probe.batches import cut_sequences, sequences_per_batch
 from dissimilarity.stitching.block_swap import front_streams, fronted
 from dissimilarity.stitching.connectivity import barrier_of, scores_between
