@@ -310,14 +310,14 @@ def real_probe(data: TextClassificationDataModule) -> tuple[torch.Tensor, torch.
 
 def test_an_encoder_equals_its_own_start_while_it_is_tuned(folder: Path, encoders: tuple[str, str]) -> None:
     """The reference is told of the padding that the classifier knows of, so that both see the same texts."""
-    changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "padded", "data__n_ctx": 48}
+    changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "same-start", "data__n_ctx": 48}
     assert in_process(tiny_classifier(folder, init_from=encoders[0], **changes)) == 0
-    rows = read_curves(folder / "runs/padded").to_pylist()
+    rows = read_curves(folder / "runs/same-start").to_pylist()
     same = [row for row in rows if row["step"] == 0 and row["site_a"] == row["site_b"]]
     assert {row["reference"] for row in same} == {"init", "one"}
     assert {row["value"] for row in same if row["measure"] == "cka"} == {1.0}
     assert {row["value"] for row in same if row["measure"] == "procrustes"} == {0.0}
-    _, real = real_probe(data_of(OmegaConf.load(folder / "runs/padded/config.yaml")))
+    _, real = real_probe(data_of(OmegaConf.load(folder / "runs/same-start/config.yaml")))
     assert {row["n_samples"] for row in same if row["measure"] == "cka"} == {int(real.sum())}
 
 
