@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return the result of a function of a module from a new process; raise BrokenProcessPool if that dies."""
+    """Return the result of a module's function from a new process; raise BrokenProcessPool if that process dies."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()

@@ -69,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs of one variant were disturbed, were continued by the same command, and ended equal."""
+    """Counts of the runs of one variant: disturbed, continued by the same command, and equal at the end."""
 
     variant: str
     disturbed: int = 0
@@ -115,10 +115,10 @@ def campaign(folder: Path, variants: Sequence[str], kills: int, faults: int, dra
     faulty = {name: Tally(f"{name}, fault in a tick") for name in variants}
     whole, seconds = {}, {}
     for name in variants:
-        begun = time.monotonic()
+        start = time.monotonic()
         whole[name] = _folder(folder, name, "whole")
         assert _ended(_config(folder, name, VARIANTS[name], "whole")) == 0, f"{name} does not train"
-        seconds[name] = time.monotonic() - begun
+        seconds[name] = time.monotonic() - start
     for number in range(kills + faults):
         name = variants[number % len(variants)]
         cfg = _config(folder, name, VARIANTS[name], str(number))
@@ -132,7 +132,7 @@ def campaign(folder: Path, variants: Sequence[str], kills: int, faults: int, dra
             disturbance, tally = f"{kind} at step {step}, exit code {code}", faulty
         code = _ended(cfg)
         unequal = differences(whole[name], run_folder, step) if code == 0 else [f"exit code {code}"]
-        report = tuple(f"{disturbance}: {what}" for what in unequal)
+        report = tuple(f"{disturbance}: {difference}" for difference in unequal)
         tally[name] += Tally(name, 1, int(code == 0), int(not unequal), report)
         shutil.rmtree(run_folder.parent)
     return [*killed.values(), *(tally for tally in faulty.values() if tally.disturbed)]
@@ -262,12 +262,12 @@ def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
 
 def _inject(kind: str, step: int) -> None:
     """Make one part of the tick at a step fail in this process."""
-    tick, under_way = DissimilarityTracker._tick, [False]
+    tick, in_tick = DissimilarityTracker._tick, [False]
 
     def ticking(self: DissimilarityTracker, trainer: Any, module: Any) -> None:
-        under_way[0] = trainer.global_step == step
+        in_tick[0] = trainer.global_step == step
         tick(self, trainer, module)
-        under_way[0] = False
+        in_tick[0] = False
 
     DissimilarityTracker._tick = ticking  # pyright: ignore[reportAttributeAccessIssue]
     owner, name, error = {
@@ -275,12 +275,12 @@ def _inject(kind: str, step: int) -> None:
         "the table": (Curves, "append", OSError(errno.ENOSPC, "No space left on device")),
         "the capture": (probe_reader, "read_chunks", MemoryError("no memory for the capture")),
     }[kind]
-    sound = getattr(owner, name)
+    original = getattr(owner, name)
 
     def failing(*args: Any, **kwargs: Any) -> Any:
-        if under_way[0]:
+        if in_tick[0]:
             raise error
-        return sound(*args, **kwargs)
+        return original(*args, **kwargs)
 
     setattr(owner, name, failing)
 

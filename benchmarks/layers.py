@@ -34,7 +34,7 @@ def run() -> None:
         nets,
         tokens,
         {
-            "512 tokens a batch": {**plain, "positions": POSITIONS},
+            "512 tokens per batch": {**plain, "positions": POSITIONS},
             "all 65,536 tokens": plain,
         },
     )

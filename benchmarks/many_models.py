@@ -103,16 +103,16 @@ def floor_operations(net: nn.Module) -> float:
 def memory() -> None:
     """Print the peak memory of comparisons with references of 1b parameters in bfloat16, each in its own process."""
     rows = []
-    for name, which in (("with a model of width 128", ("b", "small")), ("with another of 1b", ("b", "c"))):
-        size, peak, pairs, took = apart(_peak, which)
+    for name, labels in (("with a model of width 128", ("b", "small")), ("with another of 1b", ("b", "c"))):
+        size, peak, pairs, duration = apart(_peak, labels)
         rows.append(
             {
                 "a reference of 1b": name,
                 "pairs of layers": str(pairs),
                 "its weights, GB": f"{size:.2f}",
-                "most memory of the process, GB": f"{peak:.2f}",
+                "peak memory of the process, GB": f"{peak:.2f}",
                 "above the weights, GB": f"{peak - size:.2f}",
-                "s": f"{took:.0f}",
+                "s": f"{duration:.0f}",
             }
         )
     show(rows)
@@ -132,6 +132,6 @@ def _peak(labels: tuple[str, str]) -> tuple[float, float, int, float]:
     models = {"b": lambda: billion(0), "c": lambda: billion(1), "small": lambda: untrained(["width=128", "depth=4"], 0)}
     tokens = torch.randint(D_VOCAB, (SHORTER, LENGTH), generator=torch.Generator().manual_seed(0))
     tables = []
-    took = seconds(lambda: tables.append(compare_many({k: models[k] for k in labels}, tokens, measures=[CKA()])))
+    duration = seconds(lambda: tables.append(compare_many({k: models[k] for k in labels}, tokens, measures=[CKA()])))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return max(sizes) / GB, peak / GB, tables[0].num_rows, took
+    return max(sizes) / GB, peak / GB, tables[0].num_rows, duration

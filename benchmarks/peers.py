@@ -1,4 +1,4 @@
-"""Other packages, as far as they are installed, and straightforward forms of the same measures."""
+"""Other packages, if they are installed, and straightforward forms of the same measures."""
 
 import importlib.util
 from collections.abc import Callable

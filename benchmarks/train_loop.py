@@ -150,7 +150,7 @@ def run() -> None:
                 f"width {cfg.width}, depth {cfg.depth}, {precision}, not compiled": name,
                 "s/step": f"{seconds:.3f}",
                 "tokens/s": f"{tokens / seconds:,.0f}",
-                "train.py is so many times as fast": f"{middle:.3f} ({low:.3f} - {high:.3f})",
+                "speedup of train.py": f"{middle:.3f} ({low:.3f} - {high:.3f})",
             }
         )
     show(rows)

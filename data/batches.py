@@ -20,7 +20,7 @@ class Batches:
     Args:
         cut: Returns the batch of the given rows of the split.
         rows_of: Returns the rows of a batch that this process reads, by the number of the batch in its epoch.
-        start: Returns the number of the first batch, which is asked for whenever an epoch begins or goes on.
+        start: Returns the number of the first batch; called whenever an epoch begins or resumes.
         stop: Number before which to end. It is also the length, which Lightning takes for that of the whole epoch and
             compares with the number of batches that a resumed run has already read.
     """
@@ -79,14 +79,14 @@ def training_batches(cut: Callable[[Rows], Any], n_rows: int, batch_size: int, s
         stop = trainer.max_steps * accumulated
 
     def start() -> int:
-        """Return how many batches the epoch that the trainer is in has behind it."""
+        """Return how many batches of the trainer's current epoch have been read."""
         if not trainer:
             return 0
         limit = trainer.limit_train_batches
-        of_epoch = min(limit, stop) if isinstance(limit, int) else int(limit * stop)
-        # the last step of an epoch is made of what is left of it
-        steps_of_epoch = -(-of_epoch // trainer.accumulate_grad_batches)
-        return trainer.global_step % steps_of_epoch * trainer.accumulate_grad_batches
+        epoch_batches = min(limit, stop) if isinstance(limit, int) else int(limit * stop)
+        # the last step of an epoch uses the batches that are left
+        epoch_steps = -(-epoch_batches // trainer.accumulate_grad_batches)
+        return trainer.global_step % epoch_steps * trainer.accumulate_grad_batches
 
     return Batches(cut, lambda number: blocks_of_step(seed, number, batch_size, n_rows)[own_rows], start, stop)
 

@@ -15,7 +15,7 @@ IN_DISTRIBUTION = ("train", "val")
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a split, of which its labels are the numbers.
+    """The classes of a split; its labels are their numbers.
 
     Attributes:
         names: Their names, in the order of their numbers.
@@ -88,9 +88,9 @@ def label_sets(splits: Splits, merge: Mapping[str, str]) -> dict[str, LabelSet]:
             sets[split] = fine
         else:
             also = f", merged {list(names)}" if merge else ""
-            stranger = next(label for label in labels if label not in classes)
+            unknown = next(label for label in labels if label not in classes)
             elsewhere = {label for other in labels_of if other not in IN_DISTRIBUTION for label in labels_of[other]}
-            example = ", ".join(f"{name}: {stranger}" for name in classes if name not in elsewhere)
+            example = ", ".join(f"{name}: {unknown}" for name in classes if name not in elsewhere)
             raise ValueError(
                 f"expected labels of the split train, {list(classes)}{also}, in the split {split}, found {labels}: to "
                 f"score a model with the classes of train on coarser ones type "

@@ -26,7 +26,7 @@ class TextDataModule(pl.LightningDataModule):
 
     Args:
         source: The source of documents (data/sources).
-        tokenizer: What makes the tokenizer (data/tokenizers.py).
+        tokenizer: The specification of the tokenizer (data/tokenizers.py).
         n_ctx: Positions per sequence, at least 1.
         batch_size: Sequences per training batch, over all processes.
         seed: Seed of the order of training.

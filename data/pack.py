@@ -61,7 +61,7 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
 
     Args:
         source: The source of documents.
-        tokenizer: What makes the tokenizer, trained on documents of the training split only.
+        tokenizer: The specification of the tokenizer, trained on documents of the training split only.
         cache_dir: Folder of all packed corpora.
         val_fraction: Share of documents in the validation split, strictly between 0 and 1; None = there is no such
             split, and all documents are in `train`.

@@ -27,8 +27,8 @@ class TextClassificationDataModule(pl.LightningDataModule):
 
     Args:
         source: The source of examples (data/examples).
-        tokenizer: The tokenizer of the model to fine-tune, or what makes one from the training split
-            (data/tokenizers.py).
+        tokenizer: The tokenizer of the model to fine-tune, or the specification of one that is made from the training
+            split (data/tokenizers.py).
         n_ctx: Positions per row.
         batch_size: Rows per training batch, over all processes, at least 1.
         seed: Seed of the order of training.

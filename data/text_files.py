@@ -1,4 +1,4 @@
-"""Text files that a user names: opened whatever their compression, and refused where they are not text."""
+"""Text files that a user names: opened whatever their compression, and rejected if they are not text."""
 
 import codecs
 import gzip

@@ -30,7 +30,7 @@ BYTES_PER_ENTRY = 2048
 
 @runtime_checkable
 class TokenizerSpec(Protocol):
-    """What packing needs to obtain a tokenizer.
+    """The specification of a tokenizer, from which packing obtains it.
 
     Attributes:
         sample_bytes: Amount of training text that it needs.

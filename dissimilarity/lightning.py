@@ -40,18 +40,18 @@ class TickerCallback(Ticker, pl.Callback):
         trackers = [tracker for tracker in _trackers(trainer) if tracker.journal_name == self.journal_name]
         folders = [tracker.folder.resolve() for tracker in trackers]
         if folders.count(self.folder.resolve()) > 1:
-            raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each a folder of its own")
+            raise ValueError(f"several trackers write {self.folder / self.journal_name}; give each its own folder")
         self._name = names_of(folders)[trackers.index(self)]
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the state of a tracker whose folder was another one, where nothing else can be meant."""
+        """Load the state of the tracker at the same position, for example after its folder was moved."""
         states, kind = checkpoint["callbacks"], type(self).__qualname__ + "{"
         keys = [key for key in states if key.startswith(kind)]
-        alone = len(keys) == 1 == sum(type(tracker) is type(self) for tracker in _trackers(trainer))
-        if self.state_key not in states and alone:
-            self.load_state_dict(states[keys[0]])
+        peers = [tracker for tracker in _trackers(trainer) if type(tracker) is type(self)]
+        if self.state_key not in states and len(keys) == len(peers):
+            self.load_state_dict(states[keys[peers.index(self)]])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""

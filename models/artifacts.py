@@ -12,7 +12,7 @@ from dissimilarity.loading.untrusted import read_json, shown
 from dissimilarity.tables.files import replacing
 
 SECONDS = 10
-"""How long to wait for an answer of the server."""
+"""Seconds to wait for an answer from the server."""
 FORM = "wandb:ENTITY/PROJECT/ARTIFACT:VERSION"
 NOTE = "artifact.json"
 MODELS = ("**/*.ckpt", "**/*.safetensors")
@@ -69,7 +69,7 @@ def _download(uri: str, name: str, version: str, home: Path) -> Path:
 
 
 def _check_entries(entries: Mapping[str, Any]) -> None:
-    """Refuse an artifact whose files W&B would fetch from elsewhere, or put elsewhere.
+    """Reject an artifact whose files W&B would fetch from elsewhere, or put elsewhere.
 
     Raises:
         ValueError: If a file of it is a reference to another place, or its path leads out of the artifact.
@@ -78,7 +78,7 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
         if entry.ref is not None:
             raise ValueError(f"its file {shown(name)} is a reference to {shown(str(entry.ref))}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"its file {shown(name)} has a place outside of it")
+            raise ValueError(f"its file {shown(name)} lies outside of the artifact")
 
 
 def _artifact(uri: str, name: str, version: str, instead: str) -> Any:

@@ -72,8 +72,8 @@ def check_net(
     check(config, NET, file, "net")
     if type(d_vocab) is not int or d_vocab < 1:
         raise ValueError(f"expected d_vocab as a whole number, 1 or more, found {shown(d_vocab)}")
-    most = max(len(shapes), LAYERS)
-    deep = [f"{key}={value}" for key, value in _layers(config) if value > most]
+    limit = max(len(shapes), LAYERS)
+    deep = [f"{key}={value}" for key, value in _layers(config) if value > limit]
     if deep:
         raise ValueError(f"its settings say {deep[0]}, and its weights are {len(shapes)} tensors")
     if not config["_target_"].startswith("models."):

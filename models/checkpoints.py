@@ -1,4 +1,4 @@
-"""Checkpoint files, of which tensors and plain containers are read; no pickled object is ever created."""
+"""Checkpoint files: only tensors and plain containers are read, and no pickled object is ever created."""
 
 import pickle
 import re
@@ -21,13 +21,13 @@ TIED = 4
 """How many weights may share one storage; tied embeddings are two."""
 
 
-def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) -> Any:
+def read_tensors(file: BinaryIO, path: Path, content: str, mmap: bool = False) -> Any:
     """Return what torch.save wrote, if it consists of tensors, numbers, text and plain containers.
 
     Args:
         file: The opened file.
         path: Its path, for the message.
-        wanted: What to give instead, for the message.
+        content: The content that is expected, for the message.
         mmap: Whether to leave the tensors in the file, whose records have been checked, until they are used.
 
     Raises:
@@ -47,12 +47,12 @@ def read_tensors(file: BinaryIO, path: Path, wanted: str, mmap: bool = False) ->
             named = f" ({objects[0]})" if objects else ""
             why = (
                 f"it holds Python objects{named} beside tensors, numbers and text, which can run any code when loaded,"
-                f" so none of it was loaded; give {wanted}"
+                f" so none of it was loaded; give {content}"
             )
         elif start == ZIP or size == 0:
             why = f"it is truncated or damaged ({size} bytes); copy it again or take another step"
         else:
-            why = f"it is not a checkpoint ({size} bytes, not in torch.save's format); give {wanted}"
+            why = f"it is not a checkpoint ({size} bytes, not in torch.save's format); give {content}"
         raise ValueError(f"cannot load {path.absolute()}: {why}") from error
 
 
@@ -135,7 +135,7 @@ def as_stored(state: Any) -> dict[str, Tensor]:
     """Return weights that are as in the file: on the processor, and no tensor larger than its storage.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: If a weight is not.
     """
     stored, needed = {}, 0
     for name, weight in state.items():

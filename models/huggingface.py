@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dissimilarity.loading.config import LAYERS, check_config
 from dissimilarity.loading.context import context_of
+from dissimilarity.loading.pretrained import body_class
 
 # Keys that a net does not need, or that name code, which is never run.
 LEFT_OUT = ("architectures", "auto_map", "id2label", "label2id", "_name_or_path", "transformers_version", "dtype")
@@ -37,12 +38,13 @@ class HuggingFace(nn.Module):
 
     def __init__(self, *, config: dict[str, Any], head: bool, d_vocab: int) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         check_config(config, LAYERS)
         options = {key: value for key, value in config.items() if key != "model_type"}
-        kind: Any = AutoModelForCausalLM if head else AutoModel
         model_config = AutoConfig.for_model(config["model_type"], **options)
+        is_encoder = not model_config.is_encoder_decoder
+        kind: Any = AutoModelForCausalLM if head else body_class(model_config, is_encoder)
         self.model: Any = kind.from_config(model_config, trust_remote_code=False, dtype=torch.float32)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # BERT's pooler comes after every site

@@ -23,7 +23,7 @@ class LanguageModel(RecipeModule):
             given, scales the learning rate.
         optim: The chosen conf/optim YAML as a plain dict.
         d_vocab: Size of the tokenizer's vocabulary.
-        bytes_per_token: Of the validation split; converts nats per token into bits per byte.
+        bytes_per_token: Mean over the validation split; converts nats per token into bits per byte.
         unigram_loss: Loss of the unigram baseline on the validation split, in nats per token.
         init_seed: Seed of the initial weights; the global generator of torch is not used and stays as it is.
 

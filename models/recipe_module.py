@@ -26,7 +26,7 @@ class RecipeModule(pl.LightningModule):
         prefix: What precedes, in its checkpoints, the names of the weights of the net in its settings.
 
     Metrics logged by `log_training`:
-        train/loss: of the step's batch, over all processes. train/lr: learning rate of the matrices.
+        train/loss: loss of the step's batch, over all processes. train/lr: learning rate of the matrices.
     """
 
     net: nn.Module

@@ -203,15 +203,15 @@ def check_tokenizer(reference: Reference, tokenizer: Tokenizer) -> None:
         if d_vocab < have:
             raise ValueError(
                 f"reference {uri!r} knows {d_vocab} tokens and the tokenizer of the probe set has {have}: it was "
-                "trained with another tokenizer; choose a reference trained with the same data and tokenizer"
+                "trained with a different tokenizer; choose a reference trained with the same data and tokenizer"
             )
         return
     reference_hash, own_hash = tokenizer_hash(reference.tokenizer), tokenizer_hash(tokenizer)
     if reference_hash != own_hash:
         raise ValueError(
-            f"reference {uri!r} was trained with another tokenizer (sha256 {reference_hash[:12]},"
+            f"reference {uri!r} was trained with a different tokenizer (sha256 {reference_hash[:12]},"
             f" {reference.tokenizer.get_vocab_size()} tokens) than this run (sha256 {own_hash[:12]}, {have} tokens), so"
-            " the same token numbers are other text to it; train both on one tokenizer, such as the reference's:"
+            " the same token ids mean different text to it; train both on one tokenizer, such as the reference's:"
             f" data/tokenizer=file data.tokenizer.path={_shown(reference.provenance['tokenizer_path'])}"
         )
 
@@ -220,7 +220,7 @@ def same_tokenizer(reference: Reference, tokenizer: Tokenizer) -> bool:
     """Return whether `reference` uses `tokenizer`; if not, the two are aligned by their text.
 
     Raises:
-        ValueError: If that cannot be decided: its tokenizer has a form that is not read here, or it has none and fewer
+        ValueError: If this cannot be decided: its tokenizer has an unsupported form, or it has no tokenizer and fewer
             tokens.
     """
     if reference.tokenizer is not None:

@@ -57,8 +57,8 @@ def read_net(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         size = path.stat().st_size
         raise ValueError(
-            f"cannot load {path.absolute()}: it is truncated, damaged or no safetensors file ({size} bytes: {error}); "
-            "copy it again"
+            f"cannot load {path.absolute()}: it is truncated, damaged or not a safetensors file ({size} bytes: "
+            f"{error}); copy it again"
         ) from error
     if KEY not in metadata:
         raise ValueError(

@@ -92,7 +92,7 @@ class TextClassifier(RecipeModule):
 
     @property
     def head(self) -> nn.Module:
-        """The part that no initial model has trained."""
+        """The part that is untrained in any initial model."""
         return self.net.head
 
     @property

@@ -48,7 +48,7 @@ def digest(examples: Sequence[Example]) -> str:
 
 
 def label_name(value: Any) -> str:
-    """Return a label as text, the same for every way to write it: with other blanks, as 0 or 0.0, composed or not.
+    """Return a label as text, the same for every spelling: other blanks, 0 or 0.0, composed or decomposed accents.
 
     Example:
         >>> label_name(" yes"), label_name(0.0), label_name("0.0"), label_name(True)

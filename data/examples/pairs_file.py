@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +119,17 @@ class PairsFile:
                         f"data.source.{option}=COLUMN"
                     )
                 if problem := _problem(row[column], option):
-                    what = {"pair": "second text", "by": "value"}.get(option, option)
+                    content = {"pair": "second text", "by": "value"}.get(option, option)
                     single = ", or type data.source.pair=null for single texts" if option == "pair" else ""
                     raise ValueError(
-                        f"expected a {what} in each row, found {problem} {column!r} in {path}, {place}: fill it in or "
-                        f"delete the row{single}"
+                        f"expected a {content} in each row, found {problem} {column!r} in {path}, {place}: fill it in "
+                        f"or delete the row{single}"
                     )
             yield row
 
 
 def _problem(value: Any, option: str) -> str | None:
-    """Return what is wrong with the value of a column, in words that its name may follow; None if nothing is."""
+    """Return what is wrong with the value of a column, as words that precede its name; None if nothing is."""
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
             return "half a surrogate pair, which is not a character, in the column"
@@ -137,6 +138,16 @@ def _problem(value: Any, option: str) -> str | None:
     if is_number and not (isinstance(value, bool) and option in ("text", "pair")):
         return None
     return f"{json.dumps(value)[:80]} in the column"
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let the csv module read fields of `FIELD_CHARS`; the limit is that of the whole process, so put it back."""
+    before = csv.field_size_limit(FIELD_CHARS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -148,8 +159,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, row
         return
     is_tsv = suffix_of(path) == ".tsv"
-    csv.field_size_limit(FIELD_CHARS)
-    with opened(path) as stream:
+    with opened(path) as stream, _long_fields():
         quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
         reader = csv.reader(stream, delimiter="\t" if is_tsv else ",", quoting=quoting)
         first_line = 1
@@ -163,10 +173,10 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             first_line = reader.line_num + 1
             for values in reader:
                 if values and len(values) != len(header):
-                    what = "tab" if is_tsv else "comma" if reader.line_num == first_line else "comma or quote"
+                    separator = "tab" if is_tsv else "comma" if reader.line_num == first_line else "comma or quote"
                     raise ValueError(
                         f"expected {len(header)} columns as in the first line of {path}, found {len(values)} in line "
-                        f"{first_line}: there is a {what} too many or too few"
+                        f"{first_line}: there is a {separator} too many or too few"
                     )
                 if values:
                     yield f"line {first_line}", dict(zip(header, values, strict=True))

@@ -10,11 +10,11 @@ from pathlib import Path
 from dissimilarity.tables.files import sha256_of
 
 HASHED_BYTES = 64 << 20
-"""Larger files of a local folder are told apart by size and time of change, because hashing takes seconds."""
+"""Larger files of a local folder are identified by size and modification time, because hashing takes seconds."""
 
 
 def check_name(name: str, key: str) -> None:
-    """Refuse names that the library `datasets` reads as file formats, for which it would search any folder.
+    """Reject names that the library `datasets` reads as file formats, for which it would search any folder.
 
     Raises:
         ValueError: If the name has no slash.

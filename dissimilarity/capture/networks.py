@@ -34,7 +34,7 @@ def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
     """Return the streams of all networks: those of the smallest modules around their blocks that run on tokens."""
     streams: list[Stream] = []
     trials: dict[str, Trial | None] = {}
-    found: dict[str, list[Stream]] = {}
+    streams_by_name: dict[str, list[Stream]] = {}
     for path, module in modules.items():
         if not is_list_of_blocks(path, module) or any(f"{path}.".startswith(f"{s.path}.") for s in streams):
             continue
@@ -43,8 +43,8 @@ def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
             if name not in trials:
                 inside = {inner: part for inner, part in modules.items() if _is_inside(inner, name)}
                 trials[name] = tried = trial(modules[name], inside)
-                found[name] = [] if tried is None else streams_of(tried)
-            if matching := [stream for stream in found[name] if stream.path == path]:
+                streams_by_name[name] = [] if tried is None else streams_of(tried)
+            if matching := [stream for stream in streams_by_name[name] if stream.path == path]:
                 streams += matching
                 break
         else:

@@ -72,9 +72,9 @@ def parts_of(block: str, calls: dict[str, Call]) -> Parts:
 class _Tensors:
     """The tensors of the stream's shape that modules read or returned, by path, those of outer modules first."""
 
-    def __init__(self, calls: dict[str, Call], what: Literal["reads", "returns"], like: Tensor) -> None:
+    def __init__(self, calls: dict[str, Call], side: Literal["reads", "returns"], like: Tensor) -> None:
         by_depth = sorted(calls, key=lambda path: (path.count("."), calls[path].order))
-        tensors = {path: getattr(calls[path], what) for path in by_depth}
+        tensors = {path: getattr(calls[path], side) for path in by_depth}
         self.paths = [
             path
             for path, tensor in tensors.items()

@@ -7,7 +7,7 @@ biases, and of weights that are zero. The network keeps its own.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from dissimilarity.capture.forward import (
 
 SHAPE = (2, 3)
 """Sequences and tokens of a trial; they differ, so that a transposed stream shows."""
+LARGE = 1e3
+"""No weight of a model that has not diverged."""
 VECTOR = 2**20
 """The most numbers in a scale or a bias."""
 
@@ -68,10 +70,10 @@ class Trial:
     calls: dict[str, Call]
     result: Any
 
-    def again(
+    def run(
         self, before: Mapping[str, Tensor], after: Mapping[str, Callable[[Tensor], Tensor]]
     ) -> tuple[dict[str, Call], Any]:
-        """Run the network again with other streams.
+        """Run the network, with other streams if any are given.
 
         Args:
             before: what some modules read instead of their first argument, by path.
@@ -101,12 +103,15 @@ def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
         tokens[tokens == padding] = (padding + 1) % vocabulary
     tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
     is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+    tried = Trial(network, modules, tokens, weights, is_encoder_decoder, {}, None)
     try:
-        with _recorded(modules, {}, {}) as calls:
-            result = first_result(_run(network, weights, tokens, is_encoder_decoder))
+        calls, result = tried.run({}, {})
+        if isinstance(result, Tensor) and result.is_floating_point() and not result.isfinite().all():
+            weights |= _in_place_of_diverged(network, weights, generator)
+            calls, result = tried.run({}, {})
     except Exception:  # whatever a network raises that wants other inputs
         return None
-    return Trial(network, modules, tokens, weights, is_encoder_decoder, calls, result)
+    return replace(tried, calls=calls, result=result)
 
 
 def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_encoder_decoder: bool) -> Any:
@@ -142,6 +147,18 @@ def _other_weights(network: nn.Module, generator: torch.Generator) -> dict[str, 
         if buffer.is_floating_point() and _is_vector(buffer):
             weights[name] = _scaled(buffer, generator)
     return weights
+
+
+def _in_place_of_diverged(
+    network: nn.Module, weights: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return small numbers for weights that are not finite, or that have grown so large that nothing else is."""
+    diverged = {}
+    for name, weight in network.named_parameters():
+        values = weights.get(name, weight.detach())
+        if values.is_floating_point() and not (values.abs() < LARGE).all():
+            diverged[name] = _like(weight, 0.1 * torch.randn(weight.shape, generator=generator))
+    return diverged
 
 
 def _is_vector(weight: Tensor) -> bool:

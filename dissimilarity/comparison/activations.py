@@ -1,4 +1,4 @@
-"""The activations of one model on a probe set: streamed, in memory, on disk past a size, or saved before.
+"""The activations of one model on a probe set: streamed, in memory, on disk above a size limit, or saved earlier.
 
 ``ModelActivations`` is the one store: samples of whole sequences, chunk by chunk, and the sums over them.
 """
@@ -31,13 +31,13 @@ Chunks = list[tuple[Acts, range]]
 IN_MEMORY = 2**28
 """Bytes of activations that stay in memory; more go to files that are mapped back."""
 CHUNK_CACHE = 2**26
-"""Bytes of activations of a model whose chunks stay ready for later comparisons."""
+"""Bytes of a model's activations up to which its chunks stay ready for later comparisons."""
 PAIR_SUMS = 2**29
 """Bytes that the sums over all pairs of sites of two blocks may take."""
 BLOCK_CACHE = 3 * 2**29
-"""Bytes of samples and sums of site blocks that stay from pair to pair; others are computed again for each."""
+"""Bytes of samples and sums of site blocks that are cached from pair to pair; others are recomputed for each pair."""
 SIDE_BY_SIDE = 2**29
-"""Bytes of samples side by side that stay while one model is compared with all others."""
+"""Bytes of samples side by side that stay in memory while one model is compared with all others."""
 FILE_SIZE = 2**26
 """Bytes of activations per file."""
 
@@ -114,13 +114,13 @@ class ModelActivations:
         return next(iter(self.chunks))[0][site].shape[-1]
 
     def blocks(self) -> list[tuple[str, ...]]:
-        """Divide the sites into blocks, such that the sums of two blocks stay within `PAIR_SUMS`."""
-        most = math.isqrt(PAIR_SUMS // (8 + 4 * self.plan.n_units))
+        """Divide the sites into blocks so that the sums of two blocks stay within `PAIR_SUMS`."""
+        limit = math.isqrt(PAIR_SUMS // (8 + 4 * self.plan.n_units))
         blocks: list[tuple[str, ...]] = []
         columns = 0
         for site in self.sites:
             width = self.width(site)
-            if not blocks or columns + width > most:
+            if not blocks or columns + width > limit:
                 blocks.append(())
                 columns = 0
             blocks[-1] = (*blocks[-1], site)
@@ -128,10 +128,10 @@ class ModelActivations:
         return blocks
 
     def block(self, sites: Sequence[str]) -> "ModelActivations":
-        """Return the activations at some of the sites, on the device where their sums are yet to be computed."""
+        """Return the activations at some of the sites, without sums, on the device where these will be computed."""
         # The logits go with the first sites, unless they are one of the sites.
-        read = self.plan.captured(sites) if sites[0] == self.sites[0] else sites
-        chunks = [({site: acts[site].to(self.device) for site in read}, units) for acts, units in self.chunks]
+        names = self.plan.captured(sites) if sites[0] == self.sites[0] else sites
+        chunks = [({site: acts[site].to(self.device) for site in names}, units) for acts, units in self.chunks]
         return ModelActivations(self.plan, sites, chunks)
 
     def kept_side_by_side(self) -> "ModelActivations":
@@ -179,13 +179,13 @@ class SiteBlockCache:
 
 
 class DiskSpill:
-    """Keeps the activations of models, those past `IN_MEMORY` of all of them together in files that are mapped."""
+    """Activations of models: in memory up to `IN_MEMORY` bytes in total, beyond that in memory-mapped files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.in_memory, self.files = folder, 0, 0
 
     def store(self, chunks: Iterable[tuple[Acts, range]]) -> Chunks:
-        """Keep the chunks of one model, which are read one by one."""
+        """Store the chunks of one model, reading them one by one."""
         stored: Chunks = []
         waiting: Chunks = []
         for chunk in chunks:
@@ -243,7 +243,7 @@ def read_chunks(
 def thinned(
     source: SavedActivations, sites: Sequence[str], plan: Plan, subset: Int[Tensor, " subset"]
 ) -> SavedActivations:
-    """Read one sample from each sequence of a subset: all that measures of fewer samples than sequences compare."""
+    """Read one sample from each sequence of a subset, for measures that use fewer samples than there are sequences."""
     captured = plan.captured(sites)
     source.check_logits(captured)
     count, indices, read = plan.probe.extent.sequences, subset.tolist(), plan.reader(sites)

@@ -1,4 +1,4 @@
-"""Compare two models, or activations that were saved, on one probe set, site by site."""
+"""Compare two models, or saved activations, on one probe set, site by site."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from dissimilarity.probe.sampling import draw
 Pairs = Literal["all", "matched"]
 Records = list[dict[str, Any]]
 Opened = tuple[nn.Module | SavedActivations, Inputs | None, list[str]]
-"""A source, what it reads, and the sites at which it is compared."""
+"""A source, its inputs, and the sites at which it is compared."""
 
 COLUMNS = (
     "measure",
@@ -64,20 +64,20 @@ def compare(
     null: bool = True,
     **options: Unpack[ProbeOptions],
 ) -> pa.Table:
-    """Compare two models, or the activations that were saved of them, with every measure at every pair of sites.
+    """Compare two models, or their saved activations, with every measure at every pair of sites.
 
-    No more than one batch of activations is in memory: memory is that of the sums, whatever the number of tokens.
+    At most one batch of activations is in memory, so memory is that of the sums, whatever the number of tokens.
 
     Args:
-        a: a module, called as ``model(tokens)``, with a mask of padding where it takes one; or saved activations: a
+        a: a module, called as ``model(tokens)``, with a mask of padding if it takes one; or saved activations: a
             .npy file (one site, named as the file), a folder of .npy files, a .safetensors file (one site per key), a
             mapping site -> array, tensor or memory map.
-            Arrays are (n, d), where each row is a unit of its own for error bars and null, or (sequences, positions,
-            d), the form for tokens. Widths and depths may differ. ``sample_ids`` among the sites (one per sample or per
+            Arrays are (n, d), where each row is a separate unit for error bars and null, or (sequences, positions, d),
+            the form for tokens. Widths and depths may differ. ``sample_ids`` among the sites (one per sample or per
             sequence) must be the same on both sides.
-        b: what to compare it with, likewise.
-        tokens: what modules run on: (sequences, positions), or any inputs whose first dimension counts independent
-            sequences; what a tokenizer returns (its ``attention_mask`` becomes the mask), or batches of these; the
+        b: the other side, of any of these kinds.
+        tokens: the inputs of modules: (sequences, positions), or any inputs whose first dimension counts independent
+            sequences; the output of a tokenizer (its ``attention_mask`` becomes the mask), or batches of these; the
             ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
         sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
             saved activations.
@@ -85,9 +85,9 @@ def compare(
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
-            unless ``tokens`` is one. ``mask`` says which positions are real: padding is no sample, and models whose
-            ``forward`` takes a mask are given it. ``channels`` says where features are at sites where the modules
-            leave it open: ``"first"`` for (sequences, features, positions), ``"last"``, or a mapping
+            unless ``tokens`` is one. ``mask`` is true at real positions: padding is ignored, and models whose
+            ``forward`` takes a mask receive it. ``channels`` says where features are at sites whose modules do not
+            determine it: ``"first"`` for (sequences, features, positions), ``"last"``, or a mapping
             ``{"conv.*": "first"}``.
 
     Returns:
@@ -97,7 +97,7 @@ def compare(
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
-            samples, a file that holds no activations, and what ``ProbeSet`` refuses.
+            samples, a file that holds no activations, or anything that ``ProbeSet`` rejects.
 
     >>> import torch
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -120,7 +120,7 @@ def compare(
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
     if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
-        # Reading one sample per sequence would hold more than sample measures use: they get theirs beforehand.
+        # One sample per sequence is more than sample measures use, so these read their samples in a separate pass.
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
         records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, null)
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
@@ -137,7 +137,7 @@ def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[
 
 
 def _groups(measures: Sequence[Measure], sides: Sequence[Opened], plan: Plan) -> list[Sequence[Measure]]:
-    """Divide measures into those of one pass each: at wide sites, sums do not go with samples that must not be rotated.
+    """Divide measures by pass: wide sites are rotated for the sums, and some sample measures need them unrotated.
 
     The last group has the sums.
     """
@@ -183,12 +183,12 @@ def _compared_by_samples(
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
     records = []
     for max_samples, seed in dict.fromkeys((measure.max_samples, measure.seed) for measure in measures):
-        alike = [measure for measure in measures if (measure.max_samples, measure.seed) == (max_samples, seed)]
+        group = [measure for measure in measures if (measure.max_samples, measure.seed) == (max_samples, seed)]
         subset = draw(plan.probe.extent.sequences, max_samples, seed)
         sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
-        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), alike)
+        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), group)
         small = replace(small, slices=slices_of_subset(plan.slices, subset))
-        records += _compared(sides[0], sides[1], pairs, alike, small, null)
+        records += _compared(sides[0], sides[1], pairs, group, small, null)
     return records
 
 
@@ -198,9 +198,9 @@ def in_order(records: Records, pairs: list[SitePair], measures: Sequence[Measure
     shares = {(record["site_a"], record["site_b"]): (record["first_pc_a"], record["first_pc_b"]) for record in records}
     for record in records:
         record["first_pc_a"], record["first_pc_b"] = shares[record["site_a"], record["site_b"]]
-    once = {(record["measure"], record["site_a"], record["site_b"]): record for record in records}
+    unique = {(record["measure"], record["site_a"], record["site_b"]): record for record in records}
     place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
     labels = [measure.label for measure in measures]
     return sorted(
-        once.values(), key=lambda record: (place[record["site_a"], record["site_b"]], labels.index(record["measure"]))
+        unique.values(), key=lambda record: (place[record["site_a"], record["site_b"]], labels.index(record["measure"]))
     )

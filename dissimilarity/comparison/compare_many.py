@@ -1,4 +1,4 @@
-"""Compare many models with each other: each runs once and one at a time, and every pair follows from what was kept.
+"""Compare many models with each other. Each runs once, one at a time; pairs are computed from the stored activations.
 
 N models take N passes over the probe set, not N^2. Sums over pairs are computed for some sites at a time, so memory is
 that of one model, or of the sums of some sites, whatever the number of models and layers.
@@ -52,15 +52,14 @@ def compare_many(
     """Compare every two models with every measure at every pair of sites.
 
     Args:
-        models: label -> what `compare` takes, or a function that loads a module, which is released before the next one
-            is loaded.
+        models: label -> anything that `compare` takes, or a function that loads a module, which is released before the
+            next one is loaded.
         tokens: as for `compare`. With an alignment, the first model of a couple reads its first side.
         sites: as for `compare`.
         measures: as for `compare`.
         pairs: as for `compare`.
         null: as for `compare`.
-        couples: which two models are compared, by label; by default each with all that follow. A model may be compared
-            with itself.
+        couples: pairs of models to compare, by label; by default every two models. A model may be compared with itself.
         on_progress: called with a status message.
         **options: as for `compare`. Positions that ``control`` drops for their norm in any of the models are dropped in
             all, which takes a pass over each beforehand.
@@ -85,7 +84,7 @@ def compare_many(
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
-    # Nothing has to run for two files, and an alignment is of two models: `compare` streams both sides.
+    # Two files need no model run, and an alignment belongs to two models: `compare` streams these.
     streamed = [couple for couple in couples if probe.is_aligned or saved.issuperset(couple)]
     captured = [couple for couple in couples if couple not in streamed]
     records: dict[Couple, Records] = {}
@@ -111,7 +110,7 @@ def _captured(
     spill: DiskSpill,
     on_progress: OnProgress,
 ) -> dict[str, ModelActivations]:
-    """Load models one by one, run each and keep its activations."""
+    """Load models one by one, run each and store its activations."""
     plan: Plan | None = None
 
     def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:

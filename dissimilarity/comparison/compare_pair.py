@@ -1,4 +1,4 @@
-"""The one loop over the activations of two models: sums over pairs of sites, those of the null, and their values."""
+"""The one loop over the activations of two models: sums over pairs of sites, sums of the null, and their values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,9 @@ def compare_pair(
 
     Args:
         x: activations of the first model. If they are streamed, this is their only pass.
-        y: those of the second model on the same probe set.
+        y: activations of the second model on the same probe set.
         pairs: (site of x, site of y).
-        measures: measures whose needs the plan of x and y covers.
+        measures: measures that the plan of x and y covers.
         with_null: whether to compute the null.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
 

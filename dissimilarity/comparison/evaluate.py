@@ -22,7 +22,7 @@ BATCH_NUMBERS = 2**20
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
-"""What a measure gives at a pair of sites: value, stderr, null, n_samples, note."""
+"""Result of a measure at a pair of sites: value, stderr, null, n_samples, note."""
 
 
 def evaluate(
@@ -43,15 +43,15 @@ def evaluate(
     """
     results: dict[tuple[str, SitePair], Result] = {}
     problems = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
-    sound = [pair for pair in cross.pairs if not problems[pair]]
+    comparable = [pair for pair in cross.pairs if not problems[pair]]
     for measure in measures:
         if isinstance(measure, OutputMeasure):
             pair_results = _from_samples(measure, x, y, null is not None, OUTPUT_PAIRS)
         elif isinstance(measure, MomentMeasure):
-            pair_results = _from_sums(measure, x, y, cross, null, sound)
+            pair_results = _from_sums(measure, x, y, cross, null, comparable)
         else:
             assert isinstance(measure, SampleMeasure)
-            pair_results = _from_samples(measure, x, y, null is not None, sound)
+            pair_results = _from_samples(measure, x, y, null is not None, comparable)
         results |= {(measure.label, pair): result for pair, result in pair_results}
     records = []
     for pair in [*cross.pairs, *OUTPUT_PAIRS]:
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
-    """Return the pairs of sites at which a measure is taken: those given, or the models' logits."""
+    """Return the pairs of sites at which a measure is computed: those given, or the models' logits."""
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
 
 
@@ -122,14 +122,14 @@ def _from_sums(
 
 
 def _batches(x: Side, cross: Cross, pairs: list[SitePair]) -> Iterator[list[SitePair]]:
-    """Group pairs that share the first site and the width of the second, so many that their products stay small."""
+    """Group pairs that share the first site and the width of the second, in batches whose products stay small."""
     groups: dict[tuple[str, int], list[SitePair]] = {}
     for pair in pairs:
         groups.setdefault((pair[0], cross.width(pair[1])), []).append(pair)
     for (site, width), members in groups.items():
         size = len(x.sums.totals[site]["x"]) * width * max(1, cross.sums.n_units)
-        most = max(1, BATCH_NUMBERS // size)
-        yield from (members[start : start + most] for start in range(0, len(members), most))
+        count = max(1, BATCH_NUMBERS // size)
+        yield from (members[start : start + count] for start in range(0, len(members), count))
 
 
 def _estimated(

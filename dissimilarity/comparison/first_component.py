@@ -1,7 +1,7 @@
-"""How much of a site's variance lies in one direction, which says how to read a heat map.
+"""The share of a site's variance that lies in one direction, which tells how to read a heat map.
 
-Where that is nearly all of it, measures that follow variance (CKA, Procrustes) compare that one direction and little
-else, and a few tokens of massive norm may be the cause.
+If one direction has nearly all the variance, measures that weight by variance (CKA, Procrustes) compare that direction
+and little else. A few tokens of massive norm may be the cause.
 """
 
 import math

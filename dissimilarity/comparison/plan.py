@@ -1,4 +1,4 @@
-"""What follows from a probe set and the measures: how sequences are cut into chunks, and which sums are needed."""
+"""The plan of a comparison, from the probe set and the measures: chunks of sequences, and the sums that are needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class Plan:
     Attributes:
         probe: the probe set.
         slices: the chunks of its sequences, over all processes.
-        max_samples: most samples that a sample measure reads; 0 without such measures.
+        max_samples: maximum number of samples that a sample measure reads; 0 without such measures.
         moments: whether a measure reads sums.
         outputs: whether a measure compares model outputs, read at the site ``logits``.
-        rotatable: whether rotating the features of a site changes no measure of it.
+        rotatable: whether no measure changes if the features of a site are rotated.
     """
 
     probe: ProbeSet
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def separate_units(self) -> bool:
-        """Whether chunks hold one unit each, because units have unequally many samples."""
+        """Whether chunks hold one unit each, because units differ in their numbers of samples."""
         return self.lengths.counts is not None
 
     def side(self, sites: Sequence[str], sync: bool = False) -> Side:
@@ -64,7 +64,7 @@ class Plan:
         return [*sites, *({LOGITS} - set(sites) if self.outputs else ())]
 
     def reader(self, sites: Sequence[str]) -> Callable[[str, Tensor, slice | list[int]], Tensor]:
-        """Return what turns the activations at a site, of some of the sequences, into samples."""
+        """Return a function that turns the activations of some sequences at a site into samples."""
 
         def read(site: str, activation: Tensor, sequences: slice | list[int]) -> Tensor:
             return (self.probe.samples if site in sites else self._sampled_outputs)(activation, sequences)
@@ -85,7 +85,7 @@ class Plan:
         return samples[index.to(samples.device)][None]
 
     def for_norms(self) -> "Plan":
-        """Return the plan under which the norms are read that decide which positions are dropped."""
+        """Return the plan for reading the norms that decide which positions are dropped."""
         return replace(self, probe=self.probe.for_norms(), outputs=False)
 
     def with_positions(self, kept_positions: Int[Tensor, "sequences kept"]) -> "Plan":
@@ -94,7 +94,7 @@ class Plan:
 
 
 def is_rotatable(measure: Measure) -> bool:
-    """Return whether rotating the features of the sites of a side leaves a measure as it is."""
+    """Return whether a measure stays the same if the features of one side are rotated."""
     return "orthogonal" in measure.invariant_to or isinstance(measure, OutputMeasure)
 
 

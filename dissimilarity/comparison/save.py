@@ -29,24 +29,24 @@ def save_activations(
 ) -> Path:
     """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
 
-    They are written while the model runs, in the precision in which it returns them, whole numbers as float32: the file
-    may be larger than memory. It replaces an older file in one step.
+    They are written while the model runs, in its own precision (integers as float32), so the file may be larger than
+    memory. An older file is replaced in one step.
 
     Args:
         model: called as ``model(tokens)``.
-        tokens: (sequences, positions), or any inputs whose first dimension counts independent units, also as a
-            tokenizer or a loader returns them.
+        tokens: (sequences, positions), any inputs whose first dimension counts independent units, or the output of a
+            tokenizer or a loader.
         path: the file, ending in .safetensors.
         sites: globs or names of sites; each becomes a key, (sequences, positions, d) or (sequences, d). The pixels of
             images are positions.
-        mask: which positions are real, as in ``ProbeSet``; what stands at the others is zero. Pass it to `compare` too.
-        channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
+        mask: true at real positions, as in ``ProbeSet``; activations are zero elsewhere. Pass it to `compare` too.
+        channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
 
     Returns:
         the path.
 
     Raises:
-        ValueError: another ending, or a site that the model lacks.
+        ValueError: a path with another suffix, or a site that the model lacks.
 
     >>> from tempfile import TemporaryDirectory
     >>> model = nn.Sequential(nn.Linear(3, 4))
@@ -56,7 +56,7 @@ def save_activations(
     """
     path, names = Path(path), resolve(model, sites)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() knows the file by it")
+        raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() recognizes the file by it")
     options: ProbeOptions = {} if mask is None else {"mask": mask}
     inputs = as_probe_set(tokens, **options).inputs_a
     if inputs is None:

@@ -1,7 +1,7 @@
-"""Activations that were saved: reading them a part at a time, and checking that sides belong together.
+"""Saved activations: reading them in parts, and checking that two sides belong together.
 
 Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), a folder of them (one site each), or
-`NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a unit of its own, or
+`NAME.safetensors` (one site per key). Arrays are (n, d), each row a sample and a separate unit, or
 (sequences, positions, d), or (sequences, d, ...) where `channels` says so. Beside the sites there may be `sample_ids`
 that identify the samples.
 """
@@ -66,7 +66,7 @@ class SavedActivations:
             channels: where features are, by default last.
 
         Raises:
-            ValueError: images of which nothing says where their channels are.
+            ValueError: images whose channel dimension is not known.
         """
         array = self.sites[site]
         fold = array.shape[0] // count
@@ -91,14 +91,14 @@ class SavedActivations:
 
 
 def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
-    """Return a model as it is, and anything else as saved activations, of which only the shapes are read.
+    """Return a model as it is, and anything else as saved activations, reading only their shapes.
 
     Args:
         source: see `KINDS`.
         side: the name of a mapping in messages.
 
     Raises:
-        ValueError: none of these kinds, an unreadable file, arrays of a wrong rank or of whole numbers.
+        ValueError: none of these kinds, an unreadable file, or arrays of a wrong rank or of integers.
     """
     if isinstance(source, nn.Module):
         return source
@@ -126,10 +126,10 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
 
 
 def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None) -> list[str]:
-    """Return the sites that match globs; by default the streams after a model's blocks, and all that was saved.
+    """Return the sites that match globs; by default the streams after a model's blocks, or all saved sites.
 
     Raises:
-        ValueError: lists the sites there are, if a pattern matches none.
+        ValueError: a pattern matches no site; the message lists the sites.
     """
     if isinstance(source, nn.Module):
         return resolve(source, DEFAULT_SITES if patterns is None else patterns)
@@ -158,8 +158,8 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     if probe.is_aligned:
         if saved:
             raise ValueError(
-                f"{saved[0].name}: models with different tokenizers are aligned while they run, and these activations "
-                "were saved before; give the model, or save both models at the same places of the text and compare that"
+                f"{saved[0].name}: models with different tokenizers are aligned while they run, and these are saved "
+                "activations; pass the model, or save both models at the same positions of the text and compare those"
             )
         return probe
     if probe.inputs is None and len(saved) < len(sources):
@@ -186,13 +186,13 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
 
 
 def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
-    """Return where sums are taken: where the models are."""
+    """Return the device on which sums are computed: that of the models."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:
-    """Check that the number of ids is that of the samples, and that the ids of two sides agree."""
+    """Check that there is one id per sample, and that the ids of two sides agree."""
     sizes = [(source.name, int(np.prod(source.ids.shape))) for source in sources if source.ids is not None]
     for name, size in sizes:
         if size not in (sequences, samples):
@@ -238,7 +238,7 @@ def _as_tensor(part: Any) -> Tensor:
 
 
 def array_reader(value: Any) -> ArrayReader:
-    """Return a reader of a tensor, an array, or whatever has a shape, a dtype and slices (HDF5, memory maps)."""
+    """Return a reader of a tensor, an array, or anything with a shape, a dtype and slices (HDF5, memory maps)."""
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         value = np.asarray(value)
     floating = value.is_floating_point() if isinstance(value, Tensor) else _is_floating(np.dtype(value.dtype))
@@ -262,12 +262,12 @@ def _in_files(path: Path) -> dict[str, ArrayReader]:
         if path.is_dir():
             return {file.stem: _npy(file) for file in sorted(path.glob("*.npy"), key=lambda file: _natural(file.stem))}
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read {path}: {error}; give {KINDS}") from error
-    raise ValueError(f"{path}: {'unknown kind of file' if path.exists() else 'not there'}; give {KINDS}")
+        raise ValueError(f"cannot read {path}: {error}; pass {KINDS}") from error
+    raise ValueError(f"{path}: {'unknown kind of file' if path.exists() else 'no such file'}; pass {KINDS}")
 
 
 def _npy(path: Path) -> ArrayReader:
-    """Return a reader of a .npy file, which it maps again per read: pages once read then stop counting as memory."""
+    """Return a reader of a .npy file. It maps the file again for each read, which releases the pages read before."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
         mapped = _mapped(path)
@@ -278,9 +278,9 @@ def _npy(path: Path) -> ArrayReader:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Return the array of a .npy file, of which nothing is read yet."""
+    """Memory-map the array of a .npy file."""
     if not path.is_file():
-        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "it is not there")
+        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "no such file")
     array = np.load(path, mmap_mode="r")
     if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
         raise ValueError("expected the one array of np.save, found the archive of np.savez")
@@ -288,7 +288,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:
-    """Return readers of the tensors of a .safetensors file, which is mapped again per read as in `_npy`."""
+    """Return readers of the tensors of a .safetensors file, which is mapped again for each read as in `_npy`."""
     with safe_open(path, "pt") as file:
         slices = {key: file.get_slice(key) for key in sorted(file.keys(), key=_natural)}
         shapes = {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}

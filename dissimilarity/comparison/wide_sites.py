@@ -23,7 +23,7 @@ Chunks = Iterable[tuple[Mapping[str, Tensor], range]]
 def in_span(chunks: Chunks, plan: Plan, sites: Sequence[str]) -> Chunks:
     """Return chunks of activations with wide sites in coordinates of their span.
 
-    All chunks of a model are in memory together if it has such a site: fewer numbers than one of its sums would have.
+    If a model has such a site, all its chunks are in memory together, which takes less memory than one of its sums.
 
     Args:
         chunks: all chunks of the probe set, by site and with their units; a list stays a list.
@@ -71,7 +71,7 @@ def _samples(activation: Tensor, plan: Plan) -> int:
 def span_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
     """Return samples in an orthonormal basis of their span.
 
-    A sample with values that are not finite has as many NaN.
+    A sample with k values that are not finite gets k NaN.
 
     >>> x = torch.randn(3, 50, dtype=torch.float64)
     >>> rows = span_coordinates(x)

@@ -21,7 +21,7 @@ BESIDE = 0.95
 
 
 def comparison_figure(table: pa.Table, name_a: str, name_b: str) -> Figure:
-    """Draw the table of one comparison: measures side by side, the sites of `name_a` upwards, of `name_b` rightwards.
+    """Draw the table of one comparison: measures side by side, sites of `name_a` as rows and of `name_b` as columns.
 
     Each measure shows its values as in the literature, on its own color scale, with dark = same. The color bar marks
     the value of identical representations and the mean null. If the table has them, strips beside the site names show

@@ -1,4 +1,4 @@
-"""Distances between whole models from the table of many: one distance per pair, a plane, a tree."""
+"""Distances between whole models, from the table of `compare_many`: one distance per pair, a plane, a tree."""
 
 import numpy as np
 import pyarrow as pa

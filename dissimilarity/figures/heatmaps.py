@@ -153,8 +153,8 @@ def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: f
 
     Args:
         panel: the map. Its site names move to make space for the strips.
-        shares_a: shares of the sites upwards.
-        shares_b: shares of the sites rightwards.
+        shares_a: shares of the sites on the vertical axis.
+        shares_b: shares of the sites on the horizontal axis.
         cell: inches per cell.
     """
     strip, outside = margin(cell) - GAP, margin(cell)
@@ -185,8 +185,8 @@ def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: lis
     Args:
         first: the panel whose axes all panels share.
         lowest: the panels with names below them.
-        names_a: names of the sites upwards.
-        names_b: names of the sites rightwards.
+        names_a: names of the sites on the vertical axis.
+        names_b: names of the sites on the horizontal axis.
         cell: inches per cell.
     """
     upright = max(map(len, names_b)) > 2

@@ -120,16 +120,16 @@ def colors_of(sites: Sequence[str]) -> dict[str, Any]:
     return dict(zip(sites, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(sites))), strict=True))
 
 
-def spread(items: list[Any], most: int) -> list[Any]:
-    """Return at most `most` of the items, evenly spaced, including the first and the last.
+def spread(items: list[Any], limit: int) -> list[Any]:
+    """Return at most `limit` of the items, evenly spaced, including the first and the last.
 
     Example:
         >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
         [0, 3, 6]
     """
-    if len(items) <= most:
+    if len(items) <= limit:
         return items
-    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
 
 
 def style_step_axis(panel: Axes, last: int) -> None:

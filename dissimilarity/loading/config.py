@@ -6,6 +6,7 @@ from typing import Any
 
 from dissimilarity.loading.untrusted import read_json, shown
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 LAYERS = 512
 """Layers that settings may ask for though the file holds fewer tensors: some configs count what is not there."""
 TENSOR_BYTES = 256
@@ -15,6 +16,49 @@ ELSEWHERE = ("use_pretrained_backbone", "backbone")
 SIZE = re.compile(r"(size|dim|embd|embedding|position|head|expert|channel|_ctx|_inner|d_(model|ff|kv))s?$|^n_|^num_")
 LARGEST = 2**26
 """Above every size in a real config; that of Llama 4, the longest context, is a sixth of it."""
+
+
+def check_model_folder(folder: Path, uri: str) -> list[Path]:
+    """Refuse a folder that is not a whole model of its own, or that would take transformers elsewhere.
+
+    It reads JSON alone, and needs neither torch nor transformers.
+
+    Args:
+        folder: The folder.
+        uri: The reference as the user wrote it, for messages.
+
+    Returns:
+        Its files of weights.
+
+    Raises:
+        ValueError: If it has no config or weights, or `check_folder` or `check_config` refuses it.
+
+    Example:
+        >>> check_model_folder(Path("nowhere"), "hf:nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        ValueError: reference 'hf:nowhere': cannot load .../nowhere: it is not a model: ...
+    """
+    weights = weights_in(folder)
+    try:
+        check_folder(folder)
+        if not weights or not (folder / "config.json").is_file():
+            files = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
+            raise ValueError(
+                "it is not a model: expected config.json and model.safetensors, as save_pretrained writes them, found "
+                f"{files}"
+            )
+        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
+    return weights
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder: safetensors if there are any, else pickles."""
+    for pattern in WEIGHTS:
+        if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
+            return files
+    return []
 
 
 def check_folder(folder: Path) -> None:
@@ -40,9 +84,9 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(config: dict[str, Any], layers: int) -> None:
-    """Refuse a config that asks transformers for more than the model which it describes.
+    """Reject a config that asks transformers for more than the model that it describes.
 
-    It takes no time: a hostile folder is refused before transformers is imported.
+    It takes no time: a hostile folder is rejected before transformers is imported.
 
     Args:
         config: as a config.json has it.

@@ -61,7 +61,8 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
             place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
             config = AutoConfig.from_pretrained(file.parent, **place)
             check_config(config.to_dict(), path.stat().st_size // TENSOR_BYTES)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            kind: Any = AutoModelForCausalLM
+            model, report = kind.from_pretrained(
                 file.parent,
                 config=config,
                 dtype=torch.float32,

@@ -10,13 +10,12 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
+from dissimilarity.loading.config import WEIGHTS, check_model_folder, weights_in
 from dissimilarity.loading.hub import download
-from dissimilarity.loading.untrusted import read_json, read_tokenizer
+from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FILES = [
     "config.json",
     "adapter_config.json",
@@ -61,7 +60,7 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     _require_transformers(uri)
     instead = "give the folder of a copy, hf:FOLDER"
     folder, commit = download(model, revision or None, FILES, uri, instead)
-    if not _weights(folder):
+    if not weights_in(folder):
         folder, commit = download(model, commit, [*FILES, WEIGHTS[1], "*.bin.index.json"], uri, instead)
     return folder, commit
 
@@ -78,28 +77,18 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
-    weights = _weights(folder)
-    try:
-        check_folder(folder)
-        if not weights or not (folder / "config.json").is_file():
-            files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-            raise ValueError(
-                f"it is not a model: expected config.json and model.safetensors, as save_pretrained writes them, found "
-                f"{files}"
-            )
-        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
-    except ValueError as error:
-        raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
+    weights = check_model_folder(folder, uri)
     _require_transformers(uri)
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
-        kind: Any = AutoModelForCausalLM if causal else AutoModel
+        encoder = any(name.endswith("EncoderModel") for name in config.architectures or [])
+        kind: Any = AutoModelForCausalLM if causal else body_class(config, encoder)
         model, report = kind.from_pretrained(
             folder,
             config=config,
@@ -119,12 +108,12 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _weights(folder: Path) -> list[Path]:
-    """Return the files of weights: safetensors if there are any, else pickles."""
-    for pattern in WEIGHTS:
-        if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
-            return files
-    return []
+def body_class(config: Any, is_encoder: bool) -> Any:
+    """Return the class that loads or builds a model without a head: of T5's family, the encoder if that is meant."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    return AutoModelForTextEncoding if is_encoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
 def _require_transformers(uri: str) -> None:

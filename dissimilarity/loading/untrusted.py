@@ -21,11 +21,11 @@ SCALARS = (type(None), bool, int, float, str)
 TRIAL = (
     'The quick brown fox, 12345 times; "naïve" façade — 日本語 🙂\n\n\tdef f(x):\n        return x\n' + 60 * "a" + "!"
 )
-"""Text of every kind: what a broken tokenizer panics over, it panics over here."""
+"""Text of every kind, so that a broken tokenizer that panics over any text panics over this one."""
 
 
 def check_plain(value: Any, file: str | Path) -> None:
-    """Make sure that a value is made of None, bools, numbers, text, lists, and dicts by text or number.
+    """Check that a value consists of None, bools, numbers, text, lists, and dicts by text or number.
 
     Args:
         value: what was read.
@@ -39,8 +39,8 @@ def check_plain(value: Any, file: str | Path) -> None:
         key, node, depth = stack.pop()
         left -= 1
         if depth > MAX_DEPTH or left < 0:
-            what = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
-            raise ValueError(f"{file}: {shown(key) or 'it'} is {what}; nothing of this project writes that")
+            problem = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
+            raise ValueError(f"{file}: {shown(key) or 'it'} is {problem}; nothing of this project writes that")
         if type(node) is dict:
             strange = [name for name in node if type(name) not in (str, int)]
             if strange:

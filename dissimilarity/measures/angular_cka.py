@@ -23,7 +23,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tens
     Args:
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
 
     Returns:
         float64 scalar in radians; 0 = same. Debiased: in [0, pi], about pi / 2 for independent data. Biased: in
@@ -50,7 +50,7 @@ def product_distance(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], debiased:
     Args:
         xs: representations (n, width) of one model, layer by layer; widths may differ.
         ys: those of the other model, of the same samples.
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
 
     Returns:
         float64 scalar; 0 = every layer is the same up to rotation, scale and translation.
@@ -83,7 +83,7 @@ class AngularCKA(MomentMeasure):
     near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
 
     Args:
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
     """
 
     higher_is_more_similar: ClassVar[bool] = False

@@ -18,7 +18,7 @@ x (n, p) and y (n, q) hold the same n samples. Widths may differ unless a line s
 Values are those of the literature. `to_dissimilarity(value)` turns each so that 0 = the same and up = more different.
 Tests check everything that a line claims: direction, bounds, symmetry, metric, the invariances that are named and those
 that are not, and the minimum number of samples. They also compare each value with an independent computation in
-float64, and with other packages where those are right.
+float64, and with other packages where these are correct.
 
 The table shows each class with its defaults. *streams*: exact over any number of samples, from sums in O(p q) memory.
 *samples*: on a bounded, seeded subsample. *outputs*: on two models' logits, which must have the same classes.

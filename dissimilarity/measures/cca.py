@@ -59,8 +59,8 @@ class CCA(WhitenedMeasure):
     full rank, that is the literature's sum rho_i^2 / p. Ranks are those of the centered columns, so dead neurons,
     duplicates and n <= p are accounted for.
 
-    All three rise with p / n, and with n <= max(p, q) + 1 every rho is 1. Take many more samples than dimensions, and
-    read the value beside its null.
+    All three rise with p / n, and with n <= max(p, q) + 1 every rho is 1. Use many more samples than dimensions, and
+    compare the value with its null.
 
     If the correlation matrix of neither side has an eigenvalue below 1e-2, the value is accurate to 1e-10 from float64
     samples and to 1e-6 from float32 samples. The error from float32 samples grows as the inverse of the smallest

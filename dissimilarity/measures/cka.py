@@ -23,7 +23,7 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
     Args:
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
 
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
@@ -59,7 +59,7 @@ class CKA(MomentMeasure):
     orthogonal to each other.
 
     Args:
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
     """
 
     higher_is_more_similar: ClassVar[bool] = True

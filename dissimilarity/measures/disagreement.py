@@ -16,7 +16,7 @@ def disagreement(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
 
     Args:
         x: logits or probabilities (n, classes): a tensor, numpy array or nested list. One sample is enough.
-        y: those of the other model, of the same classes.
+        y: logits or probabilities of the other model, for the same classes.
 
     Returns:
         float64 scalar in [0, 1]; 0 = same predictions.
@@ -38,7 +38,7 @@ class Disagreement(OutputMeasure):
     """Disagreement: mean over samples of [argmax x != argmax y]. If outputs tie, the first class counts.
 
     Args:
-        max_samples: most positions to compare in a comparison of models.
+        max_samples: maximum number of positions in a comparison of models.
         seed: selects the positions.
     """
 

@@ -23,7 +23,7 @@ def distance_correlation(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> 
         x: at least 2 samples (debiased: 4), (n, p): a tensor, numpy array or nested list. All samples are compared: n^2
             (p + q) operations, 4 n^2 bytes.
         y: the same samples in the other representation, (n, q).
-        debiased: whether to return the squared U-statistic, not the root of the V-statistic.
+        debiased: whether to return the squared U-statistic instead of the root of the V-statistic.
 
     Returns:
         float64 scalar; 1 = same. Biased: in [0, 1], rises with p / n. Debiased: in [-1, 1], about 0 for independent
@@ -57,8 +57,8 @@ class DistanceCorrelation(SampleMeasure):
     all samples are equally far apart.
 
     Args:
-        debiased: whether to return the squared U-statistic, not the root of the V-statistic.
-        max_samples: most samples to compare.
+        debiased: whether to return the squared U-statistic instead of the root of the V-statistic.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 

@@ -55,7 +55,7 @@ def check_ridge(ridge: float) -> None:
 class GULP(WhitenedMeasure):
     """Squared GULP distance (Boix-Adsera et al. 2022) of centered representations with Frobenius norm sqrt(n).
 
-    tr[(Sx + l)^-1 Sx (Sx + l)^-1 Sx] + the same of y - 2 tr[(Sx + l)^-1 Sxy (Sy + l)^-1 Syx] with covariances
+    tr[(Sx + l)^-1 Sx (Sx + l)^-1 Sx] + the same for y - 2 tr[(Sx + l)^-1 Sxy (Sy + l)^-1 Syx] with covariances
     S = Xc'Xc / n, Sxy = Xc'Yc / n, l = ``ridge``. This is the mean squared difference of the ridge predictions of a
     target from x and from y, summed over orthonormal targets. Each side's part is at most 1 / (4 l). The root of the
     value is a metric. From float32 samples it is accurate to 1e-6 of the value, or of 1 if that is more.

@@ -36,18 +36,18 @@ def jaccard_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
 
 
 def jaccard_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*times n"]:
-    """Return the number of common neighbors divided by the number of those of either side."""
+    """Return the number of common neighbors divided by the number of neighbors on either side."""
     return common.double() / (2 * k - common)
 
 
 class JaccardKNN(NeighborMeasure):
     """Jaccard similarity of neighborhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|.
 
-    N(i) are the k samples of largest cosine with sample i, itself excluded. Ties are broken by index.
+    N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index.
 
     Args:
         k: neighbors per sample.
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 

@@ -18,7 +18,7 @@ def jsd(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
 
     Args:
         x: logits (n, classes): a tensor, numpy array or nested list. One sample is enough.
-        y: those of the other model, of the same classes.
+        y: logits of the other model, for the same classes.
 
     Returns:
         float64 scalar in [0, 1]; 0 = same distributions, 1 = distributions that share no class.
@@ -46,7 +46,7 @@ class JSD(OutputMeasure):
     p = softmax x, q = softmax y. The value is the divergence itself, which is the square of a metric.
 
     Args:
-        max_samples: most positions to compare in a comparison of models.
+        max_samples: maximum number of positions in a comparison of models.
         seed: selects the positions.
     """
 

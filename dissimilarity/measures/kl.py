@@ -16,7 +16,7 @@ def kl(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
 
     Args:
         x: logits (n, classes): a tensor, numpy array or nested list. One sample is enough.
-        y: those of the other model, of the same classes.
+        y: logits of the other model, for the same classes.
 
     Returns:
         float64 scalar, 0 or more; 0 = same distributions.
@@ -40,7 +40,7 @@ class KL(OutputMeasure):
     Not symmetric: the expectation is under x.
 
     Args:
-        max_samples: most positions to compare in a comparison of models.
+        max_samples: maximum number of positions in a comparison of models.
         seed: selects the positions.
     """
 

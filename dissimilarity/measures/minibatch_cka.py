@@ -79,17 +79,17 @@ class MinibatchCKA(SampleMeasure):
 
     There are two estimators. ``ratio_of_means`` (Nguyen et al. 2021) is mean HSIC(K, L) / sqrt(mean HSIC(K, K)
     mean HSIC(L, L)), which tends to the value over all samples. ``mean_of_ratios`` (Brown et al. 2023) is the mean over
-    minibatches of HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), which does not.
+    minibatches of HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) and does not.
 
     Minibatches are cut in the order of the stream, independently of the calls of ``update``, and any number of samples
-    takes constant memory. Samples left over wait for the next ones, and those of several processes are joined. An
+    takes constant memory. Leftover samples wait for the next update, and those of several processes are joined. An
     incomplete last minibatch is left out, unless it is the only one. The order of samples matters because it decides
     which samples share a minibatch.
 
     Args:
         reduction: ``ratio_of_means`` or ``mean_of_ratios``.
         batch: samples per minibatch.
-        max_samples: most samples to compare in a comparison of models.
+        max_samples: maximum number of samples in a comparison of models.
         seed: selects those samples.
     """
 
@@ -234,9 +234,9 @@ def _quotient(cross: Tensor, self_x: Tensor, self_y: Tensor) -> Tensor:
     return cross / self_x * (self_x / self_y).sqrt()
 
 
-def _undefined(which: str) -> ValueError:
+def _undefined(owner: str) -> ValueError:
     return ValueError(
-        f"the unbiased self term {which} is not positive, so there is nothing to divide by: the samples are equal, or "
+        f"the unbiased self term {owner} is not positive, so there is nothing to divide by: the samples are equal, or "
         "all orthogonal to each other; raise batch or pass other samples"
     )
 

@@ -43,12 +43,12 @@ def mutual_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*tim
 class MutualKNN(NeighborMeasure):
     """Mutual k nearest neighbors (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
 
-    N(i) are the k samples of largest cosine with sample i, itself excluded. Ties are broken by index. Chance is
+    N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index. Chance is
     k / (n - 1).
 
     Args:
         k: neighbors per sample.
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 

@@ -63,7 +63,7 @@ class PWCCA(WhitenedMeasure):
     seen from x: swapping the sides changes it. The weights make it depend on the basis of x, but not on that of y.
 
     If canonical correlations are tied (some are exactly 1 when n <= p + q), their variates are defined only up to
-    rotation, and so are the weights. Unless all correlations are 1, nothing in the data settles the value then.
+    rotation, and so are the weights. Unless all correlations are 1, the data do not determine the value then.
 
     The accuracy is that of ``CCA``. The standard error treats variates as fixed if their correlations differ by less
     than their sampling error, 1 / sqrt(n).

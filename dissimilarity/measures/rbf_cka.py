@@ -24,7 +24,7 @@ def rbf_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float 
         x: at least 4 samples (biased: 2), (n, p): a tensor, numpy array or nested list. All samples are compared: n^2
             (p + q) operations, 4 n^2 bytes.
         y: the same samples in the other representation, (n, q).
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
         bandwidth: sigma in units of the median distance between two different samples.
 
     Returns:
@@ -68,9 +68,9 @@ class RBFCKA(SampleMeasure):
     zero, or (debiased) if all samples are equally far apart.
 
     Args:
-        debiased: whether to use the unbiased HSIC, not the biased one.
+        debiased: whether to use the unbiased HSIC instead of the biased one.
         bandwidth: sigma in units of the median distance.
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 

@@ -101,7 +101,7 @@ class RSA(SampleMeasure):
     Args:
         rdm: ``correlation`` or ``sqeuclidean``.
         compare: ``spearman`` or ``pearson``.
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 

@@ -1,4 +1,4 @@
-"""What the processes of one comparison tell each other before they go on, so that none waits for one that failed."""
+"""What the processes of one comparison tell each other before they continue, so that none waits for a failed one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

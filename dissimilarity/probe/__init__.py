@@ -1,1 +1,1 @@
-"""What models are compared on: which inputs, which positions count, and how they are cut into batches."""
+"""The probe set on which models are compared: inputs, positions that count, and batches."""

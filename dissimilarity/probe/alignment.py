@@ -1,4 +1,4 @@
-"""Two models that read the same text in different tokens: which of their positions stand for the same place in it.
+"""Alignment of two models that tokenize the same text differently: which of their positions correspond.
 
 Where tokens of both models end at the same character, both models have read the same characters so far. Such a common
 boundary is a sample: for each model the last token that ends there, or the mean over its tokens since the previous
@@ -45,7 +45,7 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one model reads of the texts, and which of its positions stand for each of their units.
+    """The inputs of one model for the texts, and the positions that stand for each of their units.
 
     Attributes:
         tokens, mask: as in `Tokenized`, for the sequences that are compared.
@@ -80,7 +80,7 @@ class Reading:
         )
 
     def run(self, model: nn.Module, sequences: slice, device: torch.device) -> None:
-        """Run the model on some of the sequences, with a mask of their padding where it takes one."""
+        """Run the model on some of the sequences, with a mask of their padding if it takes one."""
         tokens, mask = self.rows(sequences)
         call(model, tokens.to(device), mask)
 
@@ -151,10 +151,10 @@ class Alignment:
 
 
 def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word", take: Take = "last") -> Alignment:
-    """Find the common boundaries of two models' tokens in the same texts, equally many in every text.
+    """Find the common boundaries of two models' tokens in the same texts, the same number in every text.
 
-    White space at the end of a token does not count, nor do tokens of white space alone. Every text contributes as many
-    boundaries, evenly spread, as nine in ten of the texts have at least; texts with fewer are left out.
+    White space at the end of a token does not count, nor do tokens of white space alone. Every text contributes the
+    number of boundaries that nine in ten texts reach, evenly spread; texts with fewer are left out.
 
     Args:
         a: the texts in the first model's tokens.
@@ -219,7 +219,7 @@ def word_ends(text: str) -> set[int]:
 
 
 def _ends(spans: list[list[int]], text: str) -> dict[int, int]:
-    """Return where tokens end, white space aside -> the last token that ends there; several may share a character."""
+    """Map each place where a token ends, ignoring white space, to the last token that ends there."""
     ends = {}
     for index, (start, end) in enumerate(spans):
         while end > start and text[end - 1].isspace():
@@ -230,7 +230,7 @@ def _ends(spans: list[list[int]], text: str) -> dict[int, int]:
 
 
 def _token_spans(lasts: list[int], units: int) -> list[tuple[int, int]]:
-    """Return first and last token of this many units, evenly spread, the first and the last unit included."""
+    """Return the first and last token of this many units, evenly spread, including the first and the last unit."""
     firsts = [0, *(last + 1 for last in lasts[:-1])]
     step = (len(lasts) - 1) / max(1, units - 1)
     places = [round(step * index) for index in range(units)]

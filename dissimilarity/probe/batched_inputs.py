@@ -1,4 +1,4 @@
-"""Inputs as users have them: a tensor, what a tokenizer returns, or a loader of batches of either."""
+"""Inputs in the forms that users have: a tensor, the output of a tokenizer, or a loader of batches of either."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,21 +7,20 @@ import torch
 from torch import Tensor
 
 NAMES = ("input_ids", "pixel_values", "input_values", "input_features")
-"""Keys of inputs in batches of transformers. Other keys than these and the mask are left out."""
+"""Keys of inputs in batches of transformers. Other keys, except the mask, are ignored."""
 
 MASK = "attention_mask"
 
 
 def as_inputs(probe: Any) -> tuple[Tensor, Tensor | None]:
-    """Return inputs as one tensor (sequences, ...), and which positions are real; None where nothing says so.
+    """Return inputs as one tensor (sequences, ...), and which positions are real; None if there is no mask.
 
     Args:
         probe: a tensor; a mapping with one of ``NAMES``, and ``attention_mask`` if there is padding; or batches of
             these, or tuples that begin with one. Batches may be padded to different lengths if they have masks.
 
     Raises:
-        ValueError: batches of which it cannot be told what in them is the input or where padding is, or of different
-            shapes.
+        ValueError: batches whose input or padding cannot be identified, or batches of different shapes.
 
     >>> as_inputs([{"input_ids": torch.tensor([[5, 6]])}, {"input_ids": torch.tensor([[7, 8]])}])[0].tolist()
     [[5, 6], [7, 8]]
@@ -71,7 +70,7 @@ def _batch(batch: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _tensor(value: Any, name: str) -> Tensor:
-    """Return a tensor, also from what a tokenizer returns without ``return_tensors``."""
+    """Return a tensor, also from the lists that a tokenizer returns without ``return_tensors``."""
     try:
         return torch.as_tensor(value)
     except (ValueError, TypeError) as error:
@@ -82,5 +81,5 @@ def _tensor(value: Any, name: str) -> Tensor:
 
 
 def _lengthened(rows: Tensor, length: int) -> Tensor:
-    """Return rows with zeros behind them up to this length."""
+    """Return rows padded with zeros at the end to this length."""
     return torch.nn.functional.pad(rows, (0, length - rows.shape[1]))

@@ -15,22 +15,22 @@ Slice = tuple[int, int, int]
 """A chunk of sequences: start, stop, unit."""
 
 Inputs = Tensor | PaddedInputs | Reading
-"""What a model runs on: (sequences, ...), also with padding, or a text in its own tokens with the units by which it is
+"""Inputs of a model: (sequences, ...), also with padding, or a text in its own tokens with the units by which it is
 compared."""
 
 TOKENS_PER_BATCH = 4096
 
 
-def cut_sequences(sequences: int, n_units: int, most: int) -> list[Slice]:
+def cut_sequences(sequences: int, n_units: int, max_per_chunk: int) -> list[Slice]:
     """Cut sequences into units of nearly equal size, and large units into chunks.
 
-    Each chunk has at least two sequences, because the null rolls them against each other; where there are too few
+    Each chunk has at least two sequences, because the null rolls them against each other. If there are too few
     sequences for that, there are fewer units.
 
     Args:
-        sequences: how many there are, at least 2.
+        sequences: number of sequences, at least 2.
         n_units: number of units.
-        most: most sequences per chunk, where the size of the unit allows it.
+        max_per_chunk: maximum number of sequences per chunk, if the size of the unit allows it.
 
     Returns:
         (start, stop, unit) of each chunk, in order.
@@ -38,7 +38,7 @@ def cut_sequences(sequences: int, n_units: int, most: int) -> list[Slice]:
     Raises:
         ValueError: fewer than 2 sequences.
 
-    >>> cut_sequences(10, n_units=2, most=3)
+    >>> cut_sequences(10, n_units=2, max_per_chunk=3)
     [(0, 2, 0), (2, 5, 0), (5, 7, 1), (7, 10, 1)]
     """
     if sequences < 2:
@@ -47,7 +47,7 @@ def cut_sequences(sequences: int, n_units: int, most: int) -> list[Slice]:
     n_units = min(n_units, sequences // 2)
     for unit in range(n_units):
         start, stop = sequences * unit // n_units, sequences * (unit + 1) // n_units
-        chunks = max(1, min((stop - start) // 2, -(-(stop - start) // max(most, 2))))
+        chunks = max(1, min((stop - start) // 2, -(-(stop - start) // max(max_per_chunk, 2))))
         for chunk in range(chunks):
             first = start + (stop - start) * chunk // chunks
             slices.append((first, start + (stop - start) * (chunk + 1) // chunks, unit))
@@ -80,17 +80,17 @@ def capture_chunks(
     """Run a model on consecutive chunks, several per forward pass.
 
     Args:
-        model: called as ``model(inputs)``, with a mask of padding where it takes one.
-        inputs: (sequences, ...), tokens or whatever the model takes; or a reading, whose units become the positions.
+        model: called as ``model(inputs)``, with a mask of padding if it takes one.
+        inputs: (sequences, ...), tokens or other inputs; or a reading, whose units become the positions.
         sites: names of sites.
         slices: consecutive chunks from ``cut_sequences``.
         read: turns the activations (sequences, positions, d) or (sequences, d) of a site and the slice of sequences
-            into what is kept of them.
-        separate_units: whether units come one at a time even where they have equally many sequences.
-        channels: where features are at sites whose modules leave that open.
+            into the values to keep.
+        separate_units: whether units come one at a time even if they have the same number of sequences.
+        channels: where features are at sites whose modules do not determine it.
 
     Yields:
-        site -> what is kept, (sequences, ..., d), and the units that these sequences form, in equal parts.
+        site -> values, (sequences, ..., d), and the units that these sequences form, in equal parts.
     """
     reading = inputs if isinstance(inputs, Reading) else None
     reader = SiteReader(model, inputs.inputs if isinstance(inputs, Reading) else inputs, sites, channels)
@@ -128,11 +128,11 @@ def equal_units(batch: Sequence[Slice], separate_units: bool) -> list[tuple[int,
     return joined
 
 
-def batches(slices: Sequence[Slice], most: int) -> Iterator[list[Slice]]:
-    """Group consecutive chunks into batches of at most this many sequences, or of one chunk."""
+def batches(slices: Sequence[Slice], limit: int) -> Iterator[list[Slice]]:
+    """Group consecutive chunks into batches of at most `limit` sequences, or of one chunk."""
     batch: list[Slice] = []
     for chunk in slices:
-        if batch and chunk[1] - batch[0][0] > most:
+        if batch and chunk[1] - batch[0][0] > limit:
             yield batch
             batch = []
         batch.append(chunk)

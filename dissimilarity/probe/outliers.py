@@ -41,10 +41,10 @@ class Control:
     normalize: Normalize = "none"
 
     def __post_init__(self) -> None:
-        for key, least in (("skip_first", 0), ("drop_top_norm", 0), ("every", 1)):
+        for key, minimum in (("skip_first", 0), ("drop_top_norm", 0), ("every", 1)):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"control.{key}={value}: expected a whole number, {least} or more")
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ValueError(f"control.{key}={value}: expected a whole number, {minimum} or more")
         if self.normalize not in get_args(Normalize):
             choices = ", ".join(get_args(Normalize))
             raise ValueError(f"control.normalize={self.normalize}: expected one of {choices}")
@@ -109,7 +109,7 @@ def without_top_norms(
     Args:
         norms: norms of the samples at each site of each model, which the median of the site makes comparable. The rank
             of a position is that of its largest relative norm at any site.
-        drop: how many to drop per sequence. Of equals the earlier one is dropped.
+        drop: number to drop per sequence. Among equal norms, the earlier position is dropped.
         real: which positions can be dropped, more than ``drop`` per sequence; None for all of them.
 
     Raises:
@@ -138,7 +138,7 @@ def _relative(norms: Tensor, real: Tensor | None) -> Tensor:
 
 
 def normalized(samples: Float[Tensor, "*batch d"], normalize: Normalize) -> Float[Tensor, "*batch d"]:
-    """Normalize samples, in float32 or float64; one that cannot be scaled (zero, or constant for a LayerNorm) is 0.
+    """Normalize samples, in float32 or float64; one without a scale (zero, or constant for a LayerNorm) becomes 0.
 
     >>> normalized(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "unit_norm")
     tensor([[0.6000, 0.8000],

@@ -1,8 +1,8 @@
-"""Inputs with padding, as models read them: text alone, from the first position on.
+"""Inputs with padding, in the form that models read: each text at the start of its row.
 
-Where padding stands is no property of a text. So each text is moved to the start of its row, whatever was in front of
-it, which gives it the same positions as without padding; each batch ends with its longest text; and a mask tells the
-model of what is left behind the shorter ones.
+The place of padding is not a property of a text. Each text is therefore moved to the start of its row, which gives it
+the same positions as without padding. Each batch is cut to its longest text, and a mask marks the padding that remains
+after the shorter ones.
 """
 
 from dataclasses import dataclass

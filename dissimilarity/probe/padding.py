@@ -1,11 +1,11 @@
-"""Sequences of unequal length: what stands at padded positions is ignored everywhere.
+"""Sequences of unequal length: padded positions are ignored everywhere.
 
-Where a mask says which positions are real, the samples of a few sequences are put one behind the other, without the
-padding between them: sums over samples stay dense, and a unit has as many samples as its sequences have. No sample is
-dropped to make units equal. Equal lengths are the special case in which every sequence has the same positions.
+If a mask marks the real positions, the samples of a few sequences are concatenated without the padding between them.
+Sums over samples stay dense, and a unit has as many samples as its sequences have. No sample is dropped to make units
+equal. Equal lengths are the special case in which every sequence has the same positions.
 
 The standard errors stay those of ``dissimilarity.inference.jackknife``: the influence of a unit is that of its sums,
-its number of samples among them, so that long sequences weigh what they weigh in the value itself. (Busing et al. 1999
+including its number of samples, so that long sequences have the same weight as in the value itself. (Busing et al. 1999
 weigh units by the inverse of their sizes, which suits independent samples; tokens of a sequence are not.)
 """
 
@@ -27,7 +27,7 @@ class SampledSubset:
 
     Attributes:
         index: their indices among the samples that are kept for all sample measures.
-        sequence: the sequence of each.
+        sequence: the sequence of each sample.
         roll: how far the null rolls them, so that none meets a sample of its own sequence.
     """
 
@@ -42,8 +42,8 @@ class SequenceLengths:
 
     Attributes:
         units: the unit of each sequence.
-        counts: samples of each sequence, 1 or more; None where all have equally many, which each site then tells.
-        max_samples: most samples that a sample measure reads, over all processes; 0 without such measures.
+        counts: samples of each sequence, 1 or more; None if all have the same number, which then depends on the site.
+        max_samples: maximum number of samples of a sample measure, over all processes; 0 without such measures.
     """
 
     units: Int[Tensor, " sequences"]
@@ -75,10 +75,10 @@ class SequenceLengths:
         return _positions(activation)
 
     def sampled_in_chunk(self, activation: Tensor, unit: int, before: int) -> Int[Tensor, " drawn"] | None:
-        """Draw from a chunk what the sample measures read of it; None for all of its samples.
+        """Draw the samples of a chunk that sample measures read; None for all of them.
 
         Args:
-            activation: of the chunk.
+            activation: activation of the chunk.
             unit: its first unit.
             before: samples of that unit in earlier chunks.
         """
@@ -96,13 +96,13 @@ class SequenceLengths:
         return self._sampled[(self._sampled >= first) & (self._sampled < first + count)] - first
 
     def subset(self, held: int, varying: bool, max_samples: int, seed: int) -> SampledSubset:
-        """Draw what one sample measure reads out of the samples held for all of them.
+        """Draw the samples that one sample measure reads from those held for all of them.
 
         Args:
-            held: samples held at a site.
+            held: number of samples held at a site.
             varying: whether the site has positions of sequences of unequal length.
-            max_samples: most samples that the measure reads.
-            seed: which samples those are.
+            max_samples: maximum number of samples that the measure reads.
+            seed: seed of the draw.
         """
         if varying:
             index = draw(held, max_samples, seed)
@@ -144,13 +144,13 @@ def check_mask(mask: Tensor, sequences: int, length: int | None) -> None:
     """
     if mask.dtype != torch.bool or mask.ndim != 2 or len(mask) != sequences or length not in (None, mask.shape[1]):
         raise ValueError(
-            f"expected a mask of bool and of shape ({sequences}, {'positions' if length is None else length}), True "
+            f"expected a boolean mask of shape ({sequences}, {'positions' if length is None else length}), True "
             f"where a position is real, found {mask.dtype} and {tuple(mask.shape)}"
         )
     empty = (~mask.any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"expected a real position in every sequence, found none in {len(empty)} of them, the first of which is "
+            f"expected a real position in every sequence, found none in {len(empty)} of them, such as "
             f"sequence {empty[0]}; leave them out of the probe set"
         )
 

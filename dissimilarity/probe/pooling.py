@@ -31,11 +31,11 @@ def pool(
 
     Args:
         stream: the activations.
-        real: which positions are real; None where all are. Whatever stands at the others is ignored, NaN included.
+        real: which positions are real; None if all are. Values at the others are ignored, even if they are NaN.
         pooling: `mean`, `first` or `last`.
 
     Raises:
-        ValueError: another pooling.
+        ValueError: an unknown pooling.
 
     >>> pool(torch.arange(6.0).view(1, 3, 2), torch.tensor([[True, True, False]]), "mean")
     tensor([[1., 2.]])

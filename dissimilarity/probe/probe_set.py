@@ -1,4 +1,4 @@
-"""The probe set: what models are compared on, which of its positions count, and how many units it is grouped into."""
+"""The probe set: the inputs on which models are compared, the positions that count, and the number of units."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,14 +30,14 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ProbeSet:
-    """What models are compared on: the same text, positions and units for both sides.
+    """The inputs on which models are compared: the same text, positions and units for both sides.
 
     Attributes:
         inputs: (sequences, positions) of tokens, or any inputs whose first dimension counts independent sequences; an
             ``Alignment`` for two models that read the text in different tokens, whose units become the positions. Where
             only saved activations are compared, their extent, or None to take it from them.
-        mask: which positions are real; padding is ignored everywhere. None where all are, and a mask of True alone is
-            dropped. Where one sequence has most of the samples of a unit, units are merged.
+        mask: True at real positions; padding is ignored everywhere. None if all are real; a mask that is all True is
+            dropped. If one sequence has most of the samples of a unit, units are merged.
         pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
         positions: how many of the positions that count are used, the same in every sequence; None for all of them.
         control: which positions can count at all, and how their samples are scaled.
@@ -46,7 +46,8 @@ class ProbeSet:
             for their norms; None before the norms are known.
         channels: where features are at sites with more than one dimension per sequence: ``first`` for (sequences,
             features, positions, ...), ``last`` for (sequences, ..., features), or a mapping of names or globs of sites
-            to these. By default the modules before a site decide; where they leave it open, it is asked for.
+            to these. By default it follows from the modules before a site; if they do not determine it, an error asks
+            for it.
         starts: the first real position of each sequence, from which ``control`` counts; None where all are 0. It
             follows from the mask.
 
@@ -112,14 +113,14 @@ class ProbeSet:
 
     @property
     def inputs_a(self) -> Inputs | None:
-        """What the first model reads; None where activations were saved before."""
+        """Inputs of the first model; None for saved activations."""
         if isinstance(self.inputs, Alignment):
             return self.inputs.a
         return self._run_on(self.inputs) if isinstance(self.inputs, Tensor) else None
 
     @property
     def inputs_b(self) -> Inputs | None:
-        """What the second model reads; None where activations were saved before."""
+        """Inputs of the second model; None for saved activations."""
         return self.inputs.b if isinstance(self.inputs, Alignment) else self.inputs_a
 
     def _run_on(self, inputs: Tensor) -> Tensor | PaddedInputs:
@@ -144,7 +145,7 @@ class ProbeSet:
 
         Returns:
             (sequences, n, d), or (sequences, d) where the site has no positions or they are pooled. Where a mask makes
-            sequences of unequal length, the samples of all of them one behind the other, (1, n, d).
+            sequences of unequal length, the samples of all of them concatenated, (1, n, d).
 
         Raises:
             ValueError: positions have to be chosen, and there are none or too few.
@@ -229,7 +230,7 @@ class ProbeSet:
         raise ValueError(
             f"control.skip_first={self.control.skip_first}, control.every={self.control.every} and "
             f"control.drop_top_norm={self.control.drop_top_norm} leave no real position of {len(emptied)} sequences, "
-            f"the first of which is sequence {emptied[0]} with {int(self.mask[emptied[0]].sum())}; lower them, or "
+            f"such as sequence {emptied[0]} with {int(self.mask[emptied[0]].sum())}; lower them, or "
             "leave those sequences out"
         )
 
@@ -246,7 +247,7 @@ class ProbeOptions(TypedDict, total=False):
 
 
 Tokens = Tensor | Mapping[str, Any] | Iterable[Any] | Alignment | ProbeSet | None
-"""What models are compared on, as users pass it: also what a tokenizer returns, or batches of inputs."""
+"""Inputs to compare on, in the forms that users pass: also the output of a tokenizer, or batches of inputs."""
 
 
 def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:

@@ -18,7 +18,7 @@ Together = Literal["batches", "lengths", "rows"]
 """
 
 PADS = "_pad_to_"
-"""Start of the name of the method by which a model of transformers fills up the end of its inputs (Longformer)."""
+"""Prefix of the method that pads the inputs of some models of transformers (Longformer)."""
 
 
 class SiteReader:
@@ -28,7 +28,7 @@ class SiteReader:
         model: the model.
         inputs: (sequences, ...), or with padding.
         sites: names of sites.
-        channels: where features are at sites whose modules leave that open.
+        channels: where features are at sites whose modules do not determine it.
 
     Raises:
         ValueError: activations of a site do not belong to sequences, or to the tokens of a sequence.
@@ -90,11 +90,11 @@ class SiteReader:
             return arranged[:, :length]
         raise ValueError(
             f"expected at most one sample per token at {site}, found activations {tuple(activation.shape)} of tokens "
-            f"({count}, {length}), which leaves open which of them are the text's; choose another site"
+            f"({count}, {length}), so it is unclear which of them belong to the text; choose another site"
         )
 
     def _first_rows(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Return the inputs and mask of this many sequences: the first two, over and over."""
+        """Return the inputs and mask of this many sequences: the first two, repeated."""
         index = torch.arange(count) % min(2, len(self.inputs))
         if isinstance(self.inputs, Tensor):
             return self.inputs[index].to(self.device), None
@@ -104,7 +104,7 @@ class SiteReader:
         return inputs.to(self.device), mask
 
     def _together(self, inputs: PaddedInputs) -> Together:
-        """Return which sequences run together, found by trying whether padding changes what a model makes of a text."""
+        """Return which sequences run together, after testing whether padding changes the activations of a text."""
         shortest, longest = inputs.lengths.argmin()[None], int(inputs.lengths.max())
         length = int(inputs.lengths[shortest])
         if length == longest:
@@ -115,7 +115,7 @@ class SiteReader:
                 with capture(self.model, self.sites) as acts:
                     call(self.model, rows[0].to(self.device), rows[1])
             except (RuntimeError, ValueError, IndexError, AssertionError):
-                return "rows"  # a model of inputs of one size
+                return "rows"  # the model takes inputs of one size only
             passes.append(acts)
         alone, padded = passes
         changed = [site for site in self.sites if not _agree(alone[site], padded[site], length)]
@@ -124,8 +124,8 @@ class SiteReader:
         name, _ = mask_argument(self.model)
         reason = f"takes none of {', '.join(MASKS)}" if name is None else f"takes {name} and still reads padding"
         warnings.warn(
-            f"padding behind a text changes the activations of {type(self.model).__name__} at {describe(changed)}, and "
-            f"its forward {reason}; each sequence is run without padding, those of one length together",
+            f"padding after a text changes the activations of {type(self.model).__name__} at {describe(changed)}, and "
+            f"its forward {reason}; sequences are run without padding, those of equal length together",
             stacklevel=2,
         )
         return "lengths"
@@ -139,7 +139,7 @@ def _as_numbers(site: str, activation: Tensor) -> Tensor:
 
 
 def _agree(alone: Tensor, padded: Tensor, length: int) -> bool:
-    """Return whether activations of a text alone are those of the text with padding behind it, up to rounding.
+    """Return whether activations of a text alone equal those of the text with padding after it, up to rounding.
 
     Dimensions that padding makes longer are cut.
     """

@@ -1,4 +1,4 @@
-"""Which samples the measures read that compare samples with each other: bounded, seeded, the same on every process."""
+"""The samples that sample measures read: bounded in number, seeded, the same on every process."""
 
 import torch
 from jaxtyping import Int
@@ -19,13 +19,13 @@ def priorities(start: int, count: int, seed: int) -> Int[Tensor, " count"]:
     return (z & 0xFFFFFFFF) << 31 | places & 0x7FFFFFFF
 
 
-def draw(count: int, most: int, seed: int) -> Int[Tensor, " drawn"]:
-    """Draw at most ``most`` of the indices 0 .. count - 1, ascending.
+def draw(count: int, limit: int, seed: int) -> Int[Tensor, " drawn"]:
+    """Draw at most ``limit`` of the indices 0 .. count - 1, ascending.
 
     >>> draw(5, 3, seed=0).tolist()
     [0, 2, 3]
     """
-    return priorities(0, count, seed).argsort()[:most].sort().values
+    return priorities(0, count, seed).argsort()[:limit].sort().values
 
 
 def keep_sampled(parts: list[Tensor], max_samples: int) -> list[Tensor]:

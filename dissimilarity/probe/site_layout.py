@@ -1,10 +1,12 @@
-"""Where sequences, positions and features are in the activations of a site, decided by trying and by who made them.
+"""Where sequences, positions and features are in the activations of a site.
 
 A site may have its sequences first, second (`batch_first=False`), or folded with the positions into one dimension, as
-mixtures of experts do. Two small passes with two and three sequences tell: what grows with their number is theirs.
+mixtures of experts do. Two small passes with two and three sequences show it: the dimension that grows with the number
+of sequences is theirs.
 
-Features are last after a linear map or a LayerNorm, and first (channels) after a convolution or a BatchNorm. So the
-modules that ran before the site decide, with the shapes that they returned. Where they leave it open, the user has to.
+Features are last after a linear map or a LayerNorm, and first (channels) after a convolution or a BatchNorm. Their
+place therefore follows from the modules that ran before the site and the shapes that they returned. If these are
+ambiguous, the user has to say.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,13 +44,13 @@ LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a module returned that says by its kind where features are.
+class FeatureHint:
+    """The output of a module whose kind tells where features are.
 
     Attributes:
-        place: where they are.
-        features: how many.
-        result: the tensor.
+        place: where features are.
+        features: number of features.
+        result: the output.
     """
 
     place: Place
@@ -132,37 +134,39 @@ def layouts_of(
         model: the model.
         sites: names of sites.
         rows: returns the inputs of a number of sequences, and their mask.
-        channels: what the user says of the features.
+        channels: where the user says that features are.
 
     Raises:
-        ValueError: no dimension grows with the number of sequences, or it is open where the features are.
+        ValueError: no dimension grows with the number of sequences, or it is unclear where features are.
     """
     inputs, mask = rows(2)
-    two, made = _observed(model, sites, inputs, mask)
+    two, hints = _observed(model, sites, inputs, mask)
     three, _ = _observed(model, sites, *rows(3))
     tokens = None if inputs.is_floating_point() or inputs.ndim != 2 else inputs.shape[1]
     layouts = {}
     for site, point in locate(model, sites).items():
-        own = _made(model.get_submodule(point.module), two[site])
+        own_hint = _hint_of(model.get_submodule(point.module), two[site])
         layout = _sequences(site, two[site], three[site])
-        layouts[site] = _with_positions(site, layout, two[site], own, made[site], tokens, place_at(site, channels))
+        layouts[site] = _with_positions(
+            site, layout, two[site], own_hint, hints[site], tokens, place_at(site, channels)
+        )
     return layouts
 
 
 def _observed(
     model: nn.Module, sites: Sequence[str], inputs: Tensor, mask: Tensor | None
-) -> tuple[dict[str, Tensor], dict[str, list[Made]]]:
-    """Run a model, and return the activations of its sites and what was made before each of them."""
-    made: list[Made] = []
+) -> tuple[dict[str, Tensor], dict[str, list[FeatureHint]]]:
+    """Run a model, and return the activations of its sites and the hints from modules that ran before each of them."""
+    hints: list[FeatureHint] = []
     before: dict[str, int] = {}
     handles = []
 
     def note(module: nn.Module, args: tuple, output: object) -> None:
         for site in acts:
-            before.setdefault(site, len(made))
-        entry = _made(module, first_result(output))
+            before.setdefault(site, len(hints))
+        entry = _hint_of(module, first_result(output))
         if entry is not None:
-            made.append(entry)
+            hints.append(entry)
 
     with capture(model, sites) as acts:
         try:
@@ -173,15 +177,15 @@ def _observed(
         finally:
             for handle in handles:
                 handle.remove()
-    return acts, {site: made[: before.get(site, len(made))] for site in acts}
+    return acts, {site: hints[: before.get(site, len(hints))] for site in acts}
 
 
-def _made(module: nn.Module, result: object) -> Made | None:
-    """Return what a module made, or read; None if its kind does not say where features are."""
+def _hint_of(module: nn.Module, result: object) -> FeatureHint | None:
+    """Return the hint of a module's output or input; None if its kind does not tell where features are."""
     if not isinstance(result, Tensor) or result.ndim < 2:
         return None
     if isinstance(module, FIRST):
-        return Made("first", result.shape[1], result)
+        return FeatureHint("first", result.shape[1], result)
     if not isinstance(module, LAST):
         return None
     if isinstance(module, nn.LayerNorm):
@@ -191,10 +195,10 @@ def _made(module: nn.Module, result: object) -> Made | None:
         size = next(iter(module.normalized_shape))
         fits = [place for place, dim in (("first", 1), ("last", -1)) if result.shape[dim] == size]
         if getattr(module, "data_format", "") == "channels_first" or fits == ["first"]:
-            return Made("first", size, result)
+            return FeatureHint("first", size, result)
         if type(module) is not nn.LayerNorm and len(fits) > 1 and result.ndim > 3:
             return None
-    return Made("last", result.shape[-1], result)
+    return FeatureHint("last", result.shape[-1], result)
 
 
 def _sequences(site: str, two: Tensor, three: Tensor) -> Layout:
@@ -220,8 +224,8 @@ def _with_positions(
     site: str,
     layout: Layout,
     result: Tensor,
-    own: Made | None,
-    made: Sequence[Made],
+    own_hint: FeatureHint | None,
+    hints: Sequence[FeatureHint],
     tokens: int | None,
     place: Place | None,
 ) -> Layout:
@@ -230,15 +234,15 @@ def _with_positions(
     shift = 2 if layout.folded else 1
     if len(rest) < 2:
         return layout
-    is_channeled = any(entry.place == "first" for entry in made)
+    is_channeled = any(entry.place == "first" for entry in hints)
     if place is None and tokens is not None and len(rest) > 2 and rest.count(tokens) == 1 and not is_channeled:
         # Heads are features of a token.
         return Layout(layout.sequences, layout.folded, (rest.index(tokens) + shift,))
-    place = place or _place(result, rest, own, made)
+    place = place or _place(result, rest, own_hint, hints)
     if place is None and tokens is not None and rest.count(tokens) == 1 and rest.index(tokens) in (0, len(rest) - 1):
         place = "last" if rest[0] == tokens else "first"
-    if place is None and made and len({entry.place for entry in made}) == 1:
-        place = made[-1].place
+    if place is None and hints and len({entry.place for entry in hints}) == 1:
+        place = hints[-1].place
     if place is None:
         raise ValueError(
             f"cannot tell which dimension of {tuple(result.shape)} holds the features at {site}; pass "
@@ -248,20 +252,22 @@ def _with_positions(
     return Layout(layout.sequences, layout.folded, (*range(1, shift), *(dim + shift for dim in inner)))
 
 
-def _place(result: Tensor, rest: Sequence[int], own: Made | None, made: Sequence[Made]) -> Place | None:
-    """Return where features are by the modules that ran before; None if they leave it open."""
-    if own is not None:
-        return own.place
-    if not made:
+def _place(
+    result: Tensor, rest: Sequence[int], own_hint: FeatureHint | None, hints: Sequence[FeatureHint]
+) -> Place | None:
+    """Return where features are by the modules that ran before; None if they do not determine it."""
+    if own_hint is not None:
+        return own_hint.place
+    if not hints:
         return None
-    alike: list[Place] = [entry.place for entry in made if entry.result.shape == result.shape]
-    if rest[0] == rest[-1] and alike:
-        last = made[-1].result
+    same_shape: list[Place] = [entry.place for entry in hints if entry.result.shape == result.shape]
+    if rest[0] == rest[-1] and same_shape:
+        last = hints[-1].result
         if last.shape == result.shape and not torch.equal(last, result) and torch.equal(last.movedim(1, -1), result):
             return "last"
-        return alike[-1] if len(set(alike)) == 1 else None
-    if alike:
-        return alike[-1]
+        return same_shape[-1] if len(set(same_shape)) == 1 else None
+    if same_shape:
+        return same_shape[-1]
     ends: list[tuple[Place, int]] = [("first", rest[0]), ("last", rest[-1])]
-    fits: list[Place] = [place for place, size in ends if size == made[-1].features]
+    fits: list[Place] = [place for place, size in ends if size == hints[-1].features]
     return fits[0] if len(fits) == 1 else None

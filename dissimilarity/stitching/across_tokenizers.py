@@ -1,11 +1,11 @@
 """Direct stitches between models that read one text with different tokenizers.
 
 A map is fitted by least squares on the activations of both models at the positions of the text where their tokens end
-together. Its cost can be measured only there: at other positions the front model has no token. So the back model keeps
-its own stream except at the common positions, where it gets the mapped stream of the front model. The loss is taken at
-the tokens that the back model predicts from there. This measures less than a stitched model does, because a replaced
-position still attends to the back model's own stream before it. The mean stream at the same positions shows what a map
-that carries nothing would cost.
+together. Its cost can be measured only there: at other positions the front model has no token. The back model therefore
+keeps its own stream except at the common positions, where it gets the mapped stream of the front model. The loss is
+that of the tokens which the back model predicts from these positions. This measures less than a stitched model would,
+because a replaced position still attends to the back model's own stream before it. The mean stream at the same
+positions shows the cost of a map that carries no information.
 """
 
 import math
@@ -23,7 +23,7 @@ from dissimilarity.moments.pair import Moments
 from dissimilarity.probe.alignment import Alignment, Reading
 from dissimilarity.probe.batches import capture_chunks, cut_sequences, sequences_per_batch
 from dissimilarity.stitching.closed_form import centered_sums, solve
-from dissimilarity.stitching.direct import CHOOSING, site_pairs, sums_over
+from dissimilarity.stitching.direct import SELECT_EVERY, site_pairs, sums_over
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, map_dtype, paired
 
@@ -47,7 +47,7 @@ class AlignedPenalty:
         sequences: number of held-out sequences.
         tokens: number of replaced tokens.
         ridge: as in `Fitted`.
-        note: a remark, or empty.
+        note: why there is no loss, or a remark on the fit; empty if there is nothing to say.
     """
 
     r2: float
@@ -84,18 +84,18 @@ def aligned_penalties(
         rank: rank of `low_rank`.
 
     Returns:
-        (front site, back site) -> penalty. It has no loss if the front model reads ahead (an encoder knows the word
-        that is to be predicted), or if the back model does not predict the next token.
+        (front site, back site) -> penalty. It has no loss if the front model reads ahead (an encoder sees the word to
+        predict), or if the back model does not predict the next token.
 
     Raises:
         ValueError: as for `direct_penalties`, or positions pooled by the mean, which are not a stream at a position.
     """
     _check_text(fit, held_out, kind)
     pairs = site_pairs(front, back, sites)
-    choosing = [index for index in range(len(fit.a)) if index % CHOOSING == CHOOSING - 1]
-    fitting = [index for index in range(len(fit.a)) if index % CHOOSING != CHOOSING - 1]
+    selecting = [index for index in range(len(fit.a)) if index % SELECT_EVERY == SELECT_EVERY - 1]
+    fitting = [index for index in range(len(fit.a)) if index % SELECT_EVERY != SELECT_EVERY - 1]
     first = sums_over(_common_positions(front, back, fit.part(fitting), pairs), pairs, False)
-    second = sums_over(_common_positions(front, back, fit.part(choosing), pairs), pairs, False, first)
+    second = sums_over(_common_positions(front, back, fit.part(selecting), pairs), pairs, False, first)
     note = _without_loss(front, back, held_out, pairs)
     penalties = {}
     for pair in pairs:
@@ -109,12 +109,12 @@ def aligned_penalties(
 def _check_text(fit: Alignment, held_out: Alignment, kind: Kind) -> None:
     """Raise ValueError for a kind of stitch or a text that cannot be used across tokenizers."""
     if kind not in KINDS:
-        raise ValueError(f"expected a kind of stitch out of {', '.join(KINDS)} across tokenizers, found {kind!r}")
+        raise ValueError(f"expected one of the kinds {', '.join(KINDS)} across tokenizers, found {kind!r}")
     if "mean" in (fit.a.take, held_out.a.take):
-        raise ValueError("expected units taken by their last token, found means: align(..., take='last')")
-    if len(fit.a) < 2 * CHOOSING or len(held_out.a) < 2:
+        raise ValueError("expected units taken by their last token, found means; call align(..., take='last')")
+    if len(fit.a) < 2 * SELECT_EVERY or len(held_out.a) < 2:
         raise ValueError(
-            f"expected at least {2 * CHOOSING} sequences to fit on and 2 held out, found {len(fit.a)} and "
+            f"expected at least {2 * SELECT_EVERY} sequences to fit on and 2 held out, found {len(fit.a)} and "
             f"{len(held_out.a)}; give more text"
         )
 
@@ -241,7 +241,7 @@ def _without_loss(front: nn.Module, back: nn.Module, text: Alignment, pairs: Seq
     front_site, back_site = pairs[-1]
     for name, model, reading, site in (("front", front, excerpt.a, front_site), ("back", back, excerpt.b, back_site)):
         if _reads_ahead(model, reading, site):
-            return f"no loss: the {name} model reads ahead, so its stream knows the token that is to be predicted"
+            return f"no loss: the {name} model reads ahead, so its stream already contains the token to predict"
     return ""
 
 

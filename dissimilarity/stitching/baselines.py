@@ -25,7 +25,7 @@ def baselines(
         tokens: tokens to fit on, as for the stitch itself.
         held_out: held-out tokens, as for the stitch itself.
         random_front: an untrained model of the front's shape; by default `randomized(front)`.
-        bytes_per_token: of the held-out text, for bits per byte.
+        bytes_per_token: mean over the held-out text, for bits per byte.
 
     Returns:
         `self_back`: the back model stitched to itself, at its site. `self_front`: the front model stitched to itself,
@@ -44,7 +44,7 @@ def baselines(
 
 
 def shuffled(model: nn.Module) -> nn.Module:
-    """Return the model, with shared weights, such that each sequence of a batch is replaced by its neighbor.
+    """Return a model with shared weights that reads, in place of each sequence of a batch, its neighbor.
 
     Example:
         >>> shuffled(nn.Identity())(torch.tensor([[1, 1], [2, 2], [3, 3]])).tolist()
@@ -58,12 +58,12 @@ def shuffled(model: nn.Module) -> nn.Module:
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """Return a copy of a model with the entries of each weight matrix in random order.
 
-    The copy keeps the statistics of the weights, and all vectors (biases, scales of norms). An untrained model is the
-    better null where there is one, because training changes the statistics too.
+    The copy keeps the statistics of the weights, and all vectors (biases, scales of norms). If you have an untrained
+    model, it is the better null, because training changes the statistics too.
 
     Args:
         model: the model, which is not changed.
-        seed: of the order.
+        seed: seed of the random order.
 
     Example:
         >>> layer = nn.Linear(2, 2)

@@ -26,7 +26,8 @@ from dissimilarity.stitching.maps import Affine, AffineLN, Fitted, Identity, Kin
 
 RIDGES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ROUNDING = 4.0
-"""An eigenvalue of up to this many roundoffs may be rounding. Products of 4096 samples of width 64 to 512 had 2."""
+"""An eigenvalue of up to this many roundoffs may be rounding error. Products of 4096 samples of width 64 to 512 had 2.
+"""
 
 WITH_RIDGE = ("affine", "low_rank", "affine_ln")
 
@@ -78,7 +79,7 @@ def solve(
         choose: sums over the samples that select the ridge, about the same offsets.
         rank: rank of `low_rank`.
         together: whether to fit the map on both once the ridge is selected.
-        dtype: of the map's parameters.
+        dtype: precision of the map's parameters.
     """
     if kind == "identity":
         return Fitted(Identity())
@@ -118,7 +119,7 @@ def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
     noise = ROUNDING * c.roundoff * (vectors.square() * c.xx.diagonal()[:, None]).sum(0)
     values = values.clamp(min=0)
     regular = int((values > noise).sum())
-    tried = [ridge for ridge in RIDGES if bool((values + ridge * mean > noise).all())] or [1.0]
+    candidates = [ridge for ridge in RIDGES if bool((values + ridge * mean > noise).all())] or [1.0]
     # Held-out sums about the means of the fit.
     n, dx, dy = choose["n"], fit["x"] / fit["n"], fit["y"] / fit["n"]
     x, y = choose["x"] - n * dx, choose["y"] - n * dy
@@ -127,10 +128,10 @@ def choose_ridge(fit: Moments, choose: Moments) -> tuple[float, str]:
     covariance, fitted, target = vectors.T @ xx @ vectors, vectors.T @ c.xy, vectors.T @ xy
     quadratic, linear = covariance * (fitted @ fitted.T), (fitted * target).sum(1)
     errors = []
-    for ridge in tried:
+    for ridge in candidates:
         shrunk = 1 / (values + ridge * mean)
         errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
-    best = tried[min(range(len(tried)), key=errors.__getitem__)]
+    best = candidates[min(range(len(candidates)), key=errors.__getitem__)]
     singular = f"singular covariance, rank {regular} of {len(values)}: ridge {best:g} of the mean eigenvalue"
     return best, "" if regular == len(values) else singular
 

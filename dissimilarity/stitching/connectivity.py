@@ -123,23 +123,23 @@ def barrier_of(losses: Float[Tensor, "points sequences"]) -> Barrier:
 
 def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     """Raise ValueError if there is no straight line between two state dicts."""
-    alone = sorted(a.keys() ^ b.keys())
+    unmatched = sorted(a.keys() ^ b.keys())
     shapes = [name for name in a if name in b and a[name].shape != b[name].shape]
     whole = [
         name
         for name in a
         if name in b and name not in shapes and not a[name].is_floating_point() and not bool((a[name] == b[name]).all())
     ]
-    if not (alone or shapes or whole):
+    if not (unmatched or shapes or whole):
         return
-    name = (alone or shapes or whole)[0]
-    if alone:
+    name = (unmatched or shapes or whole)[0]
+    if unmatched:
         difference = f"only one of them has {name}"
     elif shapes:
         difference = f"{name} has shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}"
     else:
         difference = f"the integers in {name} differ"
-    further = len(alone) + len(shapes) + len(whole) - 1
+    further = len(unmatched) + len(shapes) + len(whole) - 1
     raise ValueError(
         f"expected two models with the same names and shapes of weights, found that {difference}"
         f"{f', and {further} more differences' if further else ''}; compare models of one family and size"

@@ -19,7 +19,7 @@ from dissimilarity.stitching.losses import check_positions, check_tokens, check_
 from dissimilarity.stitching.maps import Fitted, Kind, check_kind
 from dissimilarity.stitching.penalty import Pair, Penalty, batches_of, map_dtype, penalties
 
-CHOOSING = 5
+SELECT_EVERY = 5
 """Every n-th sequence is reserved to select the ridge, or the step at which training stops."""
 
 
@@ -44,7 +44,7 @@ def direct_penalties(
         sites: globs or names of sites on both sides, paired at equal relative depth; or pairs (front site, back site).
         kind: kind of map, as in `maps`.
         rank: rank of `low_rank`.
-        bytes_per_token: of the held-out text, for bits per byte.
+        bytes_per_token: mean over the held-out text, for bits per byte.
 
     Returns:
         (front site, back site) -> penalty.
@@ -79,14 +79,14 @@ def check_sites(front: nn.Module, back: nn.Module, pairs: Sequence[Pair]) -> Non
 
 
 def split(tokens: Int[Tensor, "sequences pos"]) -> tuple[Int[Tensor, "fit pos"], Int[Tensor, "choose pos"]]:
-    """Return the sequences to fit on, and every fifth sequence, to select on.
+    """Return the sequences to fit on, and every fifth sequence for selection.
 
     Raises:
         ValueError: fewer than 10 sequences.
     """
-    check_tokens(tokens, 2 * CHOOSING, "tokens to fit on")
-    choosing = torch.arange(len(tokens), device=tokens.device) % CHOOSING == CHOOSING - 1
-    return tokens[~choosing], tokens[choosing]
+    check_tokens(tokens, 2 * SELECT_EVERY, "tokens to fit on")
+    selecting = torch.arange(len(tokens), device=tokens.device) % SELECT_EVERY == SELECT_EVERY - 1
+    return tokens[~selecting], tokens[selecting]
 
 
 def fit_direct(
@@ -112,15 +112,12 @@ def fit_direct(
     Returns:
         pair -> the map, on the back model's device.
     """
-    widths = {pair: (0, 0) for pair in pairs}
+    widths = widths_of(front, back, pairs, tokens)
     parts: list[dict[Pair, Moments]] = [{}, {}]
-    if kind == "identity":
-        widths = widths_of(front, back, pairs, tokens)
-    else:
+    if kind != "identity":
         fit, choose = split(tokens)
         parts = [direct_sums(front, back, fit, pairs, kind == "affine_ln")]
         parts.append(direct_sums(front, back, choose, pairs, kind == "affine_ln", parts[0]))
-        widths = {pair: (len(parts[0][pair]["x"]), len(parts[0][pair]["y"])) for pair in pairs}
     for pair in pairs:
         check_kind(kind, *widths[pair], rank)
     device, dtype = device_of(back), map_dtype(back)
@@ -135,11 +132,21 @@ def fit_direct(
 def widths_of(
     front: nn.Module, back: nn.Module, pairs: Sequence[Pair], tokens: Int[Tensor, "sequences pos"]
 ) -> dict[Pair, tuple[int, int]]:
-    """Return the widths of the activations of each pair."""
-    sizes = []
+    """Return the widths of the activations of each pair.
+
+    Raises:
+        ValueError: a site whose activations are not (batch, pos, d), such as one with the positions first.
+    """
+    sizes, few = [], tokens[:1, :2]
     for model, sites in ((front, [site for site, _ in pairs]), (back, [site for _, site in pairs])):
         with capture(model, sites) as acts:
-            model(tokens[:1, :2].to(device_of(model)))
+            model(few.to(device_of(model)))
+        for site, act in acts.items():
+            if act.ndim != 3 or act.shape[:2] != few.shape:
+                raise ValueError(
+                    f"cannot stitch at {site!r}: expected activations (batch, pos, d), found {tuple(act.shape)} for "
+                    f"tokens {tuple(few.shape)}; choose another site"
+                )
         sizes.append({site: act.shape[-1] for site, act in acts.items()})
     return {(site, back_site): (sizes[0][site], sizes[1][back_site]) for site, back_site in pairs}
 

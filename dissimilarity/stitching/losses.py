@@ -16,7 +16,7 @@ def sequence_losses(
     """Return the mean cross-entropy of each sequence in nats per token, in at least float32.
 
     Args:
-        logits: of the next token at every position; the last position is not used.
+        logits: logits of the next token at every position; the last position is not used.
         tokens: the sequences.
 
     Example:
@@ -31,11 +31,11 @@ def sequence_losses(
     return losses.unflatten(0, (len(tokens), -1)).mean(1)
 
 
-def check_tokens(tokens: Tensor, least: int, what: str) -> None:
+def check_tokens(tokens: Tensor, minimum: int, name: str) -> None:
     """Raise ValueError unless tokens are integers (sequences, pos) with enough sequences and positions."""
-    if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) < least or tokens.shape[1] < 2:
+    if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) < minimum or tokens.shape[1] < 2:
         raise ValueError(
-            f"expected {what} of shape (sequences, pos), at least {least} sequences of at least 2 tokens, found "
+            f"expected {name} of shape (sequences, pos), at least {minimum} sequences of at least 2 tokens, found "
             f"{tuple(tokens.shape)} of {tokens.dtype}; pass more tokens"
         )
 

@@ -33,7 +33,7 @@ class Fitted:
         map: the module, (..., p) -> (..., q).
         ridge: ridge of the closed form, or of the closed form that training started from, as a share of the mean
             eigenvalue; None if there was none.
-        steps: gradient steps up to the map that was kept; 0 for closed forms.
+        steps: gradient steps up to this map; 0 for closed forms.
         converged: whether the fit converged; always true for closed forms.
         note: a remark on the fit, or empty.
     """
@@ -48,7 +48,7 @@ class Fitted:
 def check_kind(kind: str, p: int, q: int, rank: int | None) -> None:
     """Raise ValueError for an unknown kind, widths that it cannot connect, or a rank that is missing or unused."""
     if kind not in get_args(Kind):
-        raise ValueError(f"expected a kind of stitch out of {', '.join(get_args(Kind))}, found {kind!r}")
+        raise ValueError(f"expected one of the kinds {', '.join(get_args(Kind))}, found {kind!r}")
     if kind in ("identity", "scale_shift") and p != q:
         raise ValueError(
             f"a stitch of kind {kind} needs equal widths, found {p} in front and {q} in the back; "
@@ -162,7 +162,7 @@ def cold_map(
         rank: rank of `low_rank`.
         start: `identity`: the map returns x itself, for kinds that can (`affine_ln`: normalized x). `random`: weights
             uniform within 1 / sqrt(p) of zero, as torch initializes linear layers, a random rotation, or a scale of 1.
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
         ValueError: widths that the kind cannot connect, or a kind that cannot be the identity.

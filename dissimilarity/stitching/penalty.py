@@ -68,7 +68,7 @@ def penalties(
         back: the back model.
         stitches: (front site, back site) -> map.
         tokens: held out of every fit, at least 2 sequences.
-        bytes_per_token: of the text that the tokens come from.
+        bytes_per_token: mean over the text of the tokens.
 
     Returns:
         (front site, back site) -> penalty, in the order of the stitches.

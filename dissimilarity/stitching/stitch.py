@@ -105,7 +105,7 @@ class Stitch:
 
         Args:
             held_out: at least 2 sequences.
-            bytes_per_token: of their text, for bits per byte.
+            bytes_per_token: mean over their text, for bits per byte.
 
         Raises:
             ValueError: the stitch is not fitted yet, or too few tokens.

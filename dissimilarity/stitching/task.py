@@ -23,7 +23,7 @@ from dissimilarity.stitching.maps import Fitted, Kind, cold_map
 from dissimilarity.stitching.penalty import Pair, batches_of, map_dtype, stitched_losses
 
 MEMORY = 2**31
-"""Most bytes of front activations to cache."""
+"""Maximum bytes of front activations to cache."""
 
 MapStart = Literal["direct", "identity", "random"]
 Progress = Callable[[int, float], Any]
@@ -37,15 +37,15 @@ class Recipe:
         optimizer: `adam`, or `sgd` with Nesterov momentum 0.9.
         lr: the highest learning rate.
         batch: sequences per step.
-        max_steps: most steps.
+        max_steps: maximum number of steps.
         warmup: steps of linear warm-up.
         decay: whether the learning rate then falls linearly to 0 at max_steps.
-        clip: largest norm of the gradient; None for no limit.
+        clip: maximum norm of the gradient; None for no limit.
         evaluate_every: steps between two evaluations of the held-out loss.
         patience: training ends after this many evaluations without a fall of at least `least_fall`; None to train for
             max_steps.
-        least_fall: in nats per token.
-        seed: of the order of batches, and of random weights.
+        least_fall: smallest fall of the held-out loss that counts, in nats per token.
+        seed: seed of the order of batches, and of random weights.
     """
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -80,7 +80,7 @@ PAPER: dict[str, Any] = {
 
 SGD with Nesterov momentum 0.9, 2000 steps with 200 of warm-up, then a linear decay, gradients clipped to norm 1, from
 random weights. The paper's learning rate is 1.0 in the units of the tuned-lens library, whose other settings it uses.
-That library multiplies the rate by 1 - momentum, hence 0.1 here. The paper does not state its batch size.
+That library multiplies the rate by 1 - momentum, so it is 0.1 here. The paper does not state its batch size.
 """
 
 
@@ -242,7 +242,7 @@ class _Training:
         return (self.recipe.max_steps - step) / decay_steps if self.recipe.decay else 1.0
 
     def _batches(self):
-        """Yield the indices of the sequences of each step. Every epoch has all of them in a new order."""
+        """Yield the indices of the sequences of each step; every epoch visits them in a new order."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
         size = min(self.recipe.batch, len(self.training.tokens))
         while True:

@@ -307,7 +307,9 @@ def _read(path: Path) -> pa.Table:
     try:
         return _checked(read_table(path), path)
     except ValueError as error:
-        raise ValueError(f"{error}; put a copy of it back, or delete it to go on with the rows of {JOURNAL}") from error
+        raise ValueError(
+            f"{error}; put a copy of it back, or delete it to continue with the rows of {JOURNAL}"
+        ) from error
 
 
 def _checked(table: pa.Table, path: Path) -> pa.Table:

@@ -136,7 +136,7 @@ class Journal:
 
     def _damaged(self, problem: str) -> ValueError:
         """Return the error that says what is wrong with the file, and what to do."""
-        return ValueError(f"{self.path}{problem}; put a copy of it back, or delete it to go on {self.without}")
+        return ValueError(f"{self.path}{problem}; put a copy of it back, or delete it to continue {self.without}")
 
     def _lines(self, after: Mark, number: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """Yield the text of each row, without its checksum, and the row."""

@@ -55,10 +55,11 @@ class Budget:
     def allows(self, kind: str, step: int, last: int | None, progress: float, parts: int = 1) -> bool:
         """Return whether a tick may run now.
 
-        The first tick after step 0 runs. Of the later ones, as many run, evenly spaced, as the allowance pays for.
+        The first tick after step 0 always runs. As many later ones run, evenly spaced, as the allowance pays for.
 
         Args:
-            kind: kind of tick; those of one kind cost alike, and the next is expected to take the median of five.
+            kind: kind of tick; ticks of one kind cost about the same, and the next one is expected to take the median
+                of the last five.
             step: number of updates.
             last: step at which training ends, or None.
             progress: share of the ticks after step 0 that came before this one, 0 to 1; 1 for the last one.
@@ -68,7 +69,7 @@ class Budget:
             return True
         first = self._spent_first = self.spent if self._spent_first is None else self._spent_first
         whole = self.share * self.trained * (last / step if last else 1.0)
-        # at most half: figures without ticks are worth nothing
+        # at most half, because figures without ticks are useless
         allowed = whole - min(self.closing, whole / 2)
         costs = {name: parts * statistics.median(seconds) for name, seconds in self._costs.items()}
         # A kind that has not run yet has fewer pairs of sites than step 0, and nothing to do for the first time.

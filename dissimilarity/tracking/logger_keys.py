@@ -6,7 +6,7 @@
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
-Where several trackers of a kind share a trainer, the name of its folder tells the keys of each:
+If several trackers of one kind share a trainer, the name of its folder is part of the keys of each:
 ``dissimilarity/<folder>/<reference>/<measure>/<site>``.
 """
 

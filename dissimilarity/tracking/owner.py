@@ -1,4 +1,4 @@
-"""Which training the files in a folder belong to, so that none takes the past of another one for its own."""
+"""Which training the files in a folder belong to, so that none mistakes the past of another one for its own."""
 
 import logging
 import secrets
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Owner:
-    """A number that is drawn when a training starts, and kept in its checkpoints and beside its files.
+    """A random number that is drawn when a training starts and stored in its checkpoints and beside its files.
 
     A checkpoint may be continued in a folder in which another training was tracked, or come from a training that was
     not tracked at all: then the two differ.
@@ -41,13 +41,13 @@ class Owner:
             log.warning("could not write %s (%s); without it, a continuation trusts its folder", self.path, error)
 
     def check(self) -> None:
-        """Make sure that the files are of this training; who deleted the number goes on without.
+        """Check that the files belong to this training; pass if their number was deleted.
 
         Raises:
-            ValueError: they are of another one.
+            ValueError: they belong to another one.
         """
         if self.path.exists() and read_tensors(self.path)["number"].item() != self.number:
             raise ValueError(
                 f"the checkpoint is not of the training whose earlier states are in {self.path.parent}; "
-                "give each training a folder of its own"
+                "use a separate folder for each training"
             )

@@ -62,14 +62,13 @@ class PenaltyTracker(Ticker):
             references: as for ``Tracker``; ``init`` and ``previous`` are states of the module's ``net``.
             probe: returns a number of token sequences, (sequences, positions).
             folder: folder of the records and the figure.
-            sites: names or globs of sites, of which those count where a model can be entered.
+            sites: names or globs of sites; only those at which a model can be entered are used.
             sequences: number of sequences, at least 14; every fourth is held out, the others fit the maps.
             every: steps between direct stitches; the last step has them too.
             task_at: steps at which stitches are also trained by gradient, whatever the budget says.
-            task_steps: largest number of steps of such a training.
+            task_steps: maximum number of steps of such a training.
             kind: kind of map, as for ``stitching.Stitch``.
-            budget: largest share of the training time for direct stitches; a record says if
-                they are skipped past it.
+            budget: maximum share of the training time for direct stitches; a record says if they are skipped.
             load: turns a URI into a module.
         """
         if sequences < 14:

@@ -1,4 +1,4 @@
-"""How models are run on the probe set while one of them trains: in which tokens, and which positions count."""
+"""How models are run on the probe set while one of them trains: their tokens, and the positions that count."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -87,8 +87,8 @@ class ProbeReader:
         """Return the activations of a model on this process's share of the probe set, in the probe's precision."""
         plan = inputs.plan
         with together(training.sync), self._running(training, model):
-            own = self.own_slices(training, inputs)
-            chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=own))
+            slices = self.own_slices(training, inputs)
+            chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=slices))
         return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
 
     def own_slices(self, training: TrainingState, inputs: ReferenceInputs) -> list[Slice]:
@@ -154,8 +154,8 @@ class ProbeReader:
         """Return the norms of a model's samples on the whole probe set, (label, site) -> (sequences, positions)."""
         plan = inputs.plan
         with together(training.sync), self._running(training, model):
-            own, read = self.own_slices(training, inputs), _inputs_of(model, training, plan)
-            norms = norms_of(read_chunks(model, read, sites, plan.for_norms(), slices=own))
+            slices, model_inputs = self.own_slices(training, inputs), _inputs_of(model, training, plan)
+            norms = norms_of(read_chunks(model, model_inputs, sites, plan.for_norms(), slices=slices))
         shares = gathered(norms, training.sync)
         return {(label, site): torch.cat([share[site] for share in shares]) for site in sites}
 
@@ -163,7 +163,7 @@ class ProbeReader:
     def _running(self, training: TrainingState, model: nn.Module) -> Iterator[None]:
         """Move a model to the device of the one in training and set the probe's precision, for a while.
 
-        A training in half or double precision creates tensors in it. A reference has a precision of its own.
+        Training in half or double precision changes the default dtype; a reference keeps its own.
         """
         home = next((parameter.device for parameter in model.parameters()), None)
         dtype = torch.get_default_dtype()
@@ -202,7 +202,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
-    """Refuse a probe set of tokens with which a measure would fail at every tick; others show in the rows."""
+    """Reject a probe set of tokens on which a measure would fail at every tick; other faults show in the records."""
     probe = plan.probe.inputs
     if not isinstance(probe, Tensor) or probe.ndim != 2 or probe.is_floating_point():
         return

@@ -29,8 +29,8 @@ def labels_by_group(
         references: label -> URI or module, for all references.
 
     Raises:
-        ValueError: a name has other characters than letters, digits and _; a group is empty; a member is no reference,
-            or is in two groups.
+        ValueError: a name has other characters than letters, digits and _; a group is empty; a member is not a
+            reference, or is in two groups.
 
     Example:
         >>> labels_by_group({"good": ["runs/a", "b"]}, {"a": "runs/a", "b": "runs/b", "init": "init"})

@@ -1,4 +1,4 @@
-"""The activations of references while a model trains: in memory, on disk past a size, and across interruptions.
+"""The activations of references while a model trains: in memory, on disk above a size, and across interruptions.
 
 Files of the model's own earlier states only save time: without one, the checkpoint of that step is read.
 """
@@ -34,7 +34,7 @@ class ReferenceStore:
         weights_at: returns the weights of the model in training at an earlier step.
 
     Attributes:
-        owner: tells whether the files are of this training.
+        owner: tells whether the files belong to this training.
     """
 
     def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
@@ -71,7 +71,7 @@ class ReferenceStore:
     def read_frozen(
         self, training: TrainingState, label: str, number: int, model: nn.Module, sites: list[str]
     ) -> ModelActivations:
-        """Return the activations of a frozen reference, in memory or, past a size, mapped from a file.
+        """Return the activations of a frozen reference, in memory or, above a size, mapped from a file.
 
         Args:
             training: state of the training.
@@ -100,7 +100,7 @@ class ReferenceStore:
             sites: sites of the model.
 
         Raises:
-            ValueError: there are neither files nor weights, or they are of another training.
+            ValueError: there are neither files nor weights, or they belong to another training.
         """
         inputs = self.reader.inputs[0]
         with together(training.sync):

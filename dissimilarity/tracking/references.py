@@ -1,4 +1,4 @@
-"""What a model in training is compared with: its own earlier states, and other models."""
+"""The references of a model in training: its own earlier states, and other models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard

@@ -14,7 +14,7 @@ from dissimilarity.tracking.training_state import TrainingState
 
 
 class TrackedReferences:
-    """The references of one training by label. What each of them is follows from its source, never from its label.
+    """The references of one training by label. The source of a reference, never its label, decides what it is.
 
     Args:
         sources: label -> state of the model, URI or module.
@@ -90,7 +90,7 @@ class TrackedReferences:
         """Return the activations of a reference; those of ``init`` and ``previous`` are read as the model was.
 
         Raises:
-            ValueError: what they were is gone or unknown.
+            ValueError: the earlier state is lost or unknown.
         """
         source = self.sources[label]
         if not is_own(source):

@@ -43,7 +43,7 @@ PANEL_SECONDS = 0.13
 class Tracker(Ticker):
     """Measurements, on a schedule, of how dissimilar the model in training is to reference models.
 
-    Any module works whose ``forward`` takes the probe set; nothing else of it is needed but the names of its sites.
+    Any module works whose ``forward`` takes the probe set; only the names of its sites are needed besides.
     Records go to ``folder/curves.jsonl`` and from there to ``folder/curves.parquet`` and ``folder/figures``. A fault in
     a tick leaves NaNs with a note and one warning; training continues. Records that cannot be written wait
     (``outbox``). With several processes, each captures its share of the probe set and the sums are added; if one
@@ -80,14 +80,14 @@ class Tracker(Ticker):
             references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), or URIs that
                 ``load`` turns into modules; or each of these, and modules, by a label of your own.
             measures: one measure, or several with different labels.
-            probe: inputs to compare on: a tensor (sequences, ...), what a tokenizer returns, or a loader of batches of
+            probe: inputs to compare on: a tensor (sequences, ...), the output of a tokenizer, or a loader of batches of
                 these; its ``attention_mask`` says where padding is, if ``mask`` does not.
             folder: folder of the tables and figures.
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
             n_units: number of jackknife units, each of whole sequences.
-            budget: largest share of the training time for tracking; ticks past it are skipped, and the table says so.
+            budget: maximum share of the training time for tracking; ticks beyond it are skipped, and the table says so.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.
             tokens_per_step: tokens per update, for the column ``tokens``.
@@ -100,7 +100,7 @@ class Tracker(Ticker):
                 aligned reference needs none, because all of its units are real.
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
-            channels: where features are at sites whose modules leave that open, as in ``ProbeSet``.
+            channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
         """
         sources = named_references(references)
         self.measures = as_measures(measures)
@@ -182,9 +182,9 @@ class Tracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` refers to, unless it is the model in the checkpoint itself."""
-        own, measured = self.references.own, self.references.measured
-        if "previous" in own and measured not in (None, training.step):
-            self.store.save_previous(training, measured, own["previous"])
+        states, measured = self.references.own, self.references.measured
+        if "previous" in states and measured not in (None, training.step):
+            self.store.save_previous(training, measured, states["previous"])
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""
@@ -206,9 +206,9 @@ class Tracker(Ticker):
         self.tables.load_state_dict(state_dict["waiting"])
 
     def _is_scheduled(self, training: TrainingState) -> bool:
-        """Return whether the tick after this step does not only come because training ends here.
+        """Return whether there is a tick after this step even if training does not end here.
 
-        Such a tick is no ``previous`` of later ones: a training that goes on from here has none here.
+        If not, later ticks cannot use it as ``previous``: a training that continues from here has no tick here.
         """
         return training.step != training.last_step or self.is_due(training.step, None)
 
@@ -299,7 +299,8 @@ class Tracker(Ticker):
         is_lost = training.is_first and training.step and not path.exists() and self.tables.curves.rows()
         if gathered(bool(is_lost), training.sync)[0]:
             self.fault = (
-                f"{path} is gone; it says which positions drop_top_norm drops; put it back, or go on in another folder"
+                f"{path} is missing, so it is unknown which positions drop_top_norm drops; put it back, or continue in "
+                "another folder"
             )
             self._warn(training.step, ", ".join(self.references.sources), self.fault)
             return

@@ -32,17 +32,17 @@ from settings import PRECISIONS
 
 NAME, TEXT = text("a name"), text("a text that is not empty")
 FRACTION = number("of 0 or more and below 1", lambda value: 0 <= value < 1)
-SITES = either(text("a name such as blocks.*.resid_post"), items(TEXT, "[blocks.*.resid_post]", least=1))
+SITES = either(text("a name such as blocks.*.resid_post"), items(TEXT, "[blocks.*.resid_post]", minimum=1))
 TRAINED_IN = one_of(*PRECISIONS)
 READ_IN = or_null(one_of("32-true", "bf16-mixed", "16-mixed"))
 LIMIT = either(whole(0), number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1))
 OVERRIDES = items(TEXT, "[trainer.max_steps=400]")
-SEEDS = items(SEED, "[0,1,2]", least=1, distinct=True)
-SIZES = items(SIZE, "[64,128]", least=1, distinct=True)
+SEEDS = items(SEED, "[0,1,2]", minimum=1, distinct=True)
+SIZES = items(SIZE, "[64,128]", minimum=1, distinct=True)
 GROUPS = or_null(
-    names(items(TEXT, "[runs/a]", least=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
+    names(items(TEXT, "[runs/a]", minimum=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
 )
-COLUMNS = or_null(names(items(NAME, "[label]", least=1), "files with lists of columns, such as {hans: [gold_label]}"))
+COLUMNS = or_null(names(items(NAME, "[label]", minimum=1), "files with lists of columns, such as {hans: [gold_label]}"))
 LABELS = or_null(names(either(TEXT, whole(0), FLAG), "labels with labels, such as {neutral: non-entailment}"))
 
 CONTROL = {
@@ -53,7 +53,7 @@ CONTROL = {
 }
 TRAINER = {
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "devices": either(one_of("auto"), whole(-1, -1), whole(1), items(whole(0), "[0,1]", least=1)),
+    "devices": either(one_of("auto"), whole(-1, -1), whole(1), items(whole(0), "[0,1]", minimum=1)),
     "num_nodes": whole(1),
     "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning"), PART),
     "precision": either(one_of("auto"), TRAINED_IN),
@@ -171,7 +171,7 @@ DATA = {
     "tokenizers.TokenizerFile": {"path": text("the path of a tokenizer.json")},
     "tokenizers.HubTokenizer": {"name": text("organization/name"), "revision": NAME},
     "sources.files.Files": {
-        "paths": items(text("a file, a folder or a pattern"), "[notes.txt,books/]", least=1),
+        "paths": items(text("a file, a folder or a pattern"), "[notes.txt,books/]", minimum=1),
         "field": NAME,
         "document_chars": SIZE,
         "cache_dir": FOLDER,
@@ -184,7 +184,7 @@ DATA = {
         "revision": or_null(NAME),
         "max_documents": or_null(whole(1)),
     },
-    "sources.mix.Mix": {"sources": items(PART, "[{_target_: data.sources.sotu.Sotu}]", least=1)},
+    "sources.mix.Mix": {"sources": items(PART, "[{_target_: data.sources.sotu.Sotu}]", minimum=1)},
     "sources.sentences.Sentences": {"examples": PART},
     "sources.sotu.Sotu": {},
     "sources.stdlib.Stdlib": {},
@@ -254,12 +254,12 @@ STUDIES = {
         **TEXT_OF_STUDY,
         "controlled": or_null(names(ANYTHING, "keys of control with values, such as {skip_first: 1}")),
         **{f"controlled.{key}": rule for key, rule in CONTROL.items()},
-        "sizes.*.shapes": items(items(SIZE, "[64,2]", least=2, most=2), "[[64,2],[64,4]]", least=1),
+        "sizes.*.shapes": items(items(SIZE, "[64,2]", minimum=2, maximum=2), "[[64,2],[64,4]]", minimum=1),
         "sizes.*.seeds": SEEDS,
         "sizes.*.train": OVERRIDES,
     },
     "asymmetry.study.asymmetry": {
-        "families": items(NAME, "[solu,gelu]", least=2, most=2, distinct=True),
+        "families": items(NAME, "[solu,gelu]", minimum=2, maximum=2, distinct=True),
         "others": items(NAME, "[relu]"),
         "checkpoints": whole(1),
         "fit_sequences": whole(2),

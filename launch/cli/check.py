@@ -31,7 +31,7 @@ def check(args: argparse.Namespace, config_name: str = "train") -> list[str]:
         config_name: The primary config.
 
     Returns:
-        Overrides of Hydra's own config that the command needs besides: the folder and the names of a sweep.
+        Overrides of Hydra's own config that the command also needs: the folder and the names of a sweep.
 
     Raises:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: If it does not compose.
@@ -79,21 +79,21 @@ def _check_sweep(typed: list[Override]) -> list[str]:
     cfg = compose(first) if lines or not is_basic else cfg
     _refuse_processes(cfg)
     validate(cfg)
-    said = []  # keys with one value, and those that the usual name of a run tells
+    excluded = []  # keys with one value, and those whose values the usual name of a run tells apart
     for index, override in enumerate(overrides):
         configs = [cfg]
         for single in singles[index][1:]:
             configs.append(_changed(cfg, first, index, override, single))
             validate(configs[-1])
-        if not override.is_sweep_override() or _tells(override, singles[index], configs, "name" in keys):
-            said.append(override.key_or_group)
-    more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(said)}]"]
+        if not override.is_sweep_override() or _tells_apart(override, singles[index], configs, "name" in keys):
+            excluded.append(override.key_or_group)
+    more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(excluded)}]"]
     if "hydra.sweep.dir" not in keys:
         more.append(f"hydra.sweep.dir=sweeps/{_sweep_name(overrides)}")
     return more
 
 
-def _tells(override: Override, singles: list[str], configs: list[DictConfig], is_named: bool) -> bool:
+def _tells_apart(override: Override, singles: list[str], configs: list[DictConfig], is_named: bool) -> bool:
     """Return whether the usual name of a run tells the values of a key apart; `is_named`: the command line has name=.
 
     Raises:
@@ -105,17 +105,17 @@ def _tells(override: Override, singles: list[str], configs: list[DictConfig], is
     distinct = len({settings.run_name(cfg) for cfg in configs}) == len(configs)
     if name is None or distinct:
         return distinct and not override.is_interval_sweep()
-    mends = ["leave name= out, and names say what is swept"] if is_named else []
+    remedies = ["leave name= out, and names say what is swept"] if is_named else []
     if isinstance(OmegaConf.select(configs[0], key), int | float):
-        mends.insert(0, f"type 'name={name}-${{{key}}}'")
+        remedies.insert(0, f"type 'name={name}-${{{key}}}'")
     raise ValueError(
         f"name={name}: the jobs {singles[0]} and {singles[1]} would share the folder {configs[0].runs_dir}/{name}; "
-        f"{', or '.join(mends) or 'start them one by one, each with a name'}"
+        f"{', or '.join(remedies) or 'start them one by one, each with a name'}"
     )
 
 
 def _sweep_name(overrides: list[Override]) -> str:
-    """Return the same name for the same jobs, so that a sweep that is restarted is the same one."""
+    """Return the same name for the same jobs, so that a restarted sweep is the same one."""
     swept = [override.key_or_group.rpartition(".")[2] for override in overrides if override.is_sweep_override()]
     lines = [str(override.input_line) for override in overrides]
     jobs = [line for line in lines if not line.lstrip("+~").startswith(HOW_JOBS_RUN)]
@@ -139,7 +139,7 @@ def _changed(cfg: DictConfig, first: list[str], index: int, override: Override, 
 
 
 def _singles(override: Override, is_basic: bool | None = None) -> list[str]:
-    """Return an override for each of its values; of what only other sweepers than Hydra's expand, for the two ends.
+    """Return an override for each value; for ranges that only sweepers other than Hydra's expand, for their two ends.
 
     Args:
         override: An override as it is typed.

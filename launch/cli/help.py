@@ -61,7 +61,7 @@ Exit codes: 0 done, 2 a mistake in the command, 130 stopped, 1 anything else.
 """
 
 PAGES = {"train": TRAIN, "analyze": ANALYZE}
-OFTEN = {
+COMMON_KEYS = {
     "train": {
         "data/base": ("data.n_ctx", "data.batch_size", "data.cache_dir"),
         "trainer/auto": ("trainer.max_steps", "trainer.precision", "trainer.devices", "trainer.strategy"),
@@ -86,9 +86,9 @@ def page(extra: list[Path], config_name: str = "train") -> str:
 
 def _shown_keys(config_name: str) -> list[Key]:
     keys = [key for key in documented_keys(CONF / f"{config_name}.yaml") if key.kind]
-    for name, often in OFTEN[config_name].items():
+    for name, common in COMMON_KEYS[config_name].items():
         documented = documented_keys(CONF / f"{name}.yaml", f"{name.partition('/')[0]}.")
-        keys += [key for key in documented if not often or key.name in often]
+        keys += [key for key in documented if not common or key.name in common]
     return keys
 
 

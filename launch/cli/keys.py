@@ -66,7 +66,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "optim.lr_other": NOT_NEGATIVE,
         "optim.base_width": whole(1),
         "optim.weight_decay": NOT_NEGATIVE,
-        "optim.betas": items(FRACTION, "[0.9,0.99]", least=2, most=2),
+        "optim.betas": items(FRACTION, "[0.9,0.99]", minimum=2, maximum=2),
         "optim.eps": POSITIVE,
         "optim.warmup": SHARE,
         "optim.final_lr": SHARE,
@@ -74,7 +74,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
     "analyze": {
         "models": either(text("pythia or tl"), items(TEXT, "[runs/a,runs/b]")),
         "size": NAME,
-        "sizes": or_null(items(TEXT, "[70m,160m]", least=1)),
+        "sizes": or_null(items(TEXT, "[70m,160m]", minimum=1)),
         "sites": or_null(SITES),
         "device": one_of("auto", "cpu", "gpu", "cuda", "mps"),
         "probe.sequences": or_null(whole(2)),

@@ -1,4 +1,4 @@
-"""Turns what Hydra and OmegaConf raise over a command line into what to type instead."""
+"""Messages for what Hydra and OmegaConf raise over a command line: what to type instead."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ USER_ERROR = 2
 
 
 def report(error: Exception, overrides: Sequence[str], config_name: str = "train") -> tuple[int, str]:
-    """Print an error: a message where the user can mend it, else the traceback.
+    """Print an error: a message if the user can correct it, else the traceback.
 
     Returns:
         The exit code (`USER_ERROR`, or 1) and the message.
@@ -44,7 +44,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         print(message, file=sys.stderr)
         return 1, message
     if type(error).__name__ == "DistStoreError":  # by name, since torch may not be imported
-        message = f"{error}\nThe other machines did not come: start them in time, or type trainer.num_nodes=1"
+        message = f"{error}\nThe other machines did not connect: start them in time, or type trainer.num_nodes=1"
         print(message, file=sys.stderr)
         return 1, message
     traceback.print_exception(error)
@@ -142,10 +142,10 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     keys = list(dict.fromkeys([*dotted_keys(cfg), *groups(config_name)]))
     if present := renamed_key(key, keys):
         return f"{argument}: there is no key {key}; its name is now {present}"
-    if having := _choices_with(key, config_name):
+    if matching := _choices_with(key, config_name):
         return (
             f"{argument}: there is no key {key} with this choice of {key.partition('.')[0]}; it belongs to "
-            f"{', '.join(having)}: leave it out, or type one of those"
+            f"{', '.join(matching)}: leave it out, or type one of those"
         )
     near = suggestions(key, cfg, keys)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -162,12 +162,12 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
 def _choices_with(key: str, config_name: str) -> list[str]:
     """Return the choices of a key's group that have the key, as they are typed; they are composed one by one."""
     group = key.partition(".")[0]
-    having = []
+    matching = []
     for choice in choices(group) if group in groups(config_name) and "." in key else ():
         with suppress(HydraException, OmegaConfBaseException):
             if key in dotted_keys(compose([f"{group}={choice}"], config_name)):
-                having.append(f"{group}={choice}")
-    return having
+                matching.append(f"{group}={choice}")
+    return matching
 
 
 def _with_choices(overrides: Sequence[str], config_name: str) -> DictConfig:

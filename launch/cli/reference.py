@@ -20,9 +20,10 @@ keys with dots: `trainer.max_steps=1000`. A group such as `model` takes one of i
 `python train.py --cfg job` prints the configuration that a command would use. In a default, `${key}` stands for the
 value of another key, and `???` for a value that is required or filled in.
 
-`-m` trains every combination of comma-separated values: `python train.py -m model=solu,gelu seed=range(3)`. All values are
-checked before the first job trains. The name of a run says what is swept, `solu-w128-d2-s0-batch_size4` for
-`-m data.batch_size=2,4`, and the same command again is the same sweep: its folder under `sweeps/` and its W&B group stay.
+`-m` trains every combination of comma-separated values: `python train.py -m model=solu,gelu seed=0,1,2`. All values
+are checked before the first job trains. The name of a run contains the swept values, such as
+`solu-w128-d2-s0-batch_size4` for `-m data.batch_size=2,4`. Repeating a command continues the same sweep, with the same
+folder under `sweeps/` and the same W&B group.
 `-m hparams_search=optuna` (`pip install -e ".[sweep]"`) searches learning rates with Optuna for the lowest
 `optimized_metric`; `-m hydra/sweeper=optuna 'optim.lr_matrices=interval(0.0005,0.01)'` searches any key.
 

@@ -1,4 +1,4 @@
-"""Checks that need the parts to be built, made before a run folder is opened: a refused command leaves no folder."""
+"""Checks that need the parts to be built, made before a run folder is opened: a rejected command leaves no folder."""
 
 import inspect
 import shutil
@@ -103,7 +103,7 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
 
 
 def _built(key: str, node: DictConfig, kind: type = object, **arguments: Any) -> Any:
-    """Build what `node` describes, a `kind`; raise ValueError, naming the key, for what its constructor refuses."""
+    """Build the `kind` that `node` describes; raise ValueError, naming the key, if its constructor rejects it."""
     try:
         part = settings.instantiate(node, **arguments)
     except (InstantiationException, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Former names of keys and values, and those of other programs, so that a command is told the present name."""
+"""Former names of keys and values, and those of other programs, for messages that give the present name."""
 
 from collections.abc import Collection
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rules for values of the config: each says in words what it allows, and decides it."""
+"""Rules for values of the config: each describes what it allows, and checks it."""
 
 import math
 import re
@@ -30,18 +30,21 @@ class Rule:
         return f"{joined}{', or ' if any(',' in word for word in others) else ' or '}{last}" if others else last
 
 
-def whole(least: int, most: int | None = None) -> Rule:
+def whole(minimum: int, maximum: int | None = None) -> Rule:
     """Return the rule for a whole number; true and 64.0 are not whole numbers.
 
     Example:
         >>> whole(1).fits(3), whole(1).fits(3.0), whole(1).expected
         (True, False, 'a whole number, 1 or more')
     """
-    if least == most:
-        words = str(least)
+    if minimum == maximum:
+        words = str(minimum)
     else:
-        words = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
-    return Rule((words,), lambda value: _is_whole(value) and least <= value and (most is None or value <= most))
+        range_in_words = f", {minimum} or more" if maximum is None else f" from {minimum} to {maximum}"
+        words = f"a whole number{range_in_words}"
+    return Rule(
+        (words,), lambda value: _is_whole(value) and minimum <= value <= (math.inf if maximum is None else maximum)
+    )
 
 
 def number(words: str, fits: Callable[[float], bool]) -> Rule:
@@ -63,24 +66,24 @@ def one_of(*choices: str) -> Rule:
     return Rule(choices, lambda value: isinstance(value, str) and value in choices)
 
 
-def text(what: str) -> Rule:
-    """Return the rule for a text that is not empty; `what` describes it."""
-    return Rule((what,), lambda value: isinstance(value, str) and bool(value.strip()))
+def text(words: str) -> Rule:
+    """Return the rule for a text that is not empty; `words` describes it."""
+    return Rule((words,), lambda value: isinstance(value, str) and bool(value.strip()))
 
 
-def matching(pattern: str, what: str) -> Rule:
-    """Return the rule for a text that matches a regular expression from end to end."""
-    return Rule((what,), lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+def matching(pattern: str, words: str) -> Rule:
+    """Return the rule for a text that matches a regular expression from end to end; `words` describes it."""
+    return Rule((words,), lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
 
 
-def items(rule: Rule, example: str, least: int = 0, most: int | None = None, distinct: bool = False) -> Rule:
+def items(rule: Rule, example: str, minimum: int = 0, maximum: int | None = None, distinct: bool = False) -> Rule:
     """Return the rule for a list whose items fit `rule`; with `distinct`, no item may occur twice."""
 
     def fits(value: Any) -> bool:
         return (
             isinstance(value, list)
-            and least <= len(value)
-            and (most is None or len(value) <= most)
+            and minimum <= len(value)
+            and (maximum is None or len(value) <= maximum)
             and all(map(rule.fits, value))
             and not (distinct and len(set(value)) < len(value))
         )
@@ -97,18 +100,18 @@ def names(rule: Rule, words: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """Return the rule for what fits one of several rules."""
+    """Return the rule for values that fit one of several rules."""
     words = tuple(word for rule in rules for word in rule.words)
     return Rule(words, lambda value: any(rule.fits(value) for rule in rules))
 
 
 def elsewhere(where: str) -> Rule:
-    """Return the rule for a key that has no values, because another key decides the same."""
+    """Return the rule for a key that may have no value, because another key sets it."""
     return Rule((f"nothing here; type {where}",), lambda value: False)
 
 
 def or_null(rule: Rule) -> Rule:
-    """Return the same rule that also allows null."""
+    """Return a rule that also allows null."""
     return either(rule, NULL)
 
 

@@ -6,7 +6,7 @@ import sys
 
 
 class Unbreakable(io.FileIO):
-    """A file descriptor that accepts everything; once it cannot be written to, it discards what it is given.
+    """A file descriptor that accepts everything; once it cannot be written to, it discards the output.
 
     The descriptor itself is redirected to /dev/null. Writes of C libraries and of child processes therefore succeed
     too, and the interpreter has nothing left to flush, and to complain about, as it exits.

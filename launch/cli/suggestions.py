@@ -7,10 +7,10 @@ from omegaconf import DictConfig, Node, OmegaConf
 
 from launch.cli.renamed import ELSEWHERE
 
-MOST = 3
+MAX_SUGGESTIONS = 3
 
 
-def nearest(word: str, words: list[str], count: int = MOST, cutoff: float = 0.5) -> list[str]:
+def nearest(word: str, words: list[str], count: int = MAX_SUGGESTIONS, cutoff: float = 0.5) -> list[str]:
     """Return the words most like `word`, best first; none if none is like it."""
     return difflib.get_close_matches(word, words, count, cutoff)
 
@@ -42,7 +42,7 @@ def suggestions(key: str, cfg: DictConfig, keys: list[str]) -> list[str]:
     spelled = nearest(leaf, sorted(set(leaves.values())), cutoff=0.7)
     anywhere = [name for word in spelled for name in keys if leaves[name] == word]
     candidates = same or alike or [name for name in keys if _has_words(name, leaf)] or anywhere
-    return list(dict.fromkeys(_source(cfg, name) for name in candidates))[:MOST]
+    return list(dict.fromkeys(_source(cfg, name) for name in candidates))[:MAX_SUGGESTIONS]
 
 
 def dotted_keys(cfg: DictConfig, prefix: str = "") -> list[str]:

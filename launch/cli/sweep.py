@@ -21,10 +21,10 @@ from launch.run.config_file import read_yaml
 from launch.run.folder import read_json, write_json, write_text
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-NUMBERS = ("val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy", "optimized")
+NUMBERS = ("optimized", "val_loss", "bits_per_byte", "val_accuracy", "ood_accuracy")
 """Results by which jobs are compared; the table shows those that its task has."""
 SEARCHED = "optimization_results.yaml"
-"""What the sweeper for Optuna leaves in the folder of a sweep."""
+"""The file that the Optuna sweeper writes into the folder of a sweep."""
 COLUMNS = ("run", "status", "steps", *NUMBERS, "seconds", "message")
 
 
@@ -54,16 +54,16 @@ def side_by_side() -> bool:
 
 
 def job_name(cfg: DictConfig) -> str:
-    """Return the name of a job's run: the usual one, with what the sweep varies and the usual one does not tell.
+    """Return the name of a job's run: the usual one, plus the swept values that it does not tell apart.
 
-    `launch/cli/check.py` lists the keys that the usual name tells, or that have one value.
+    `launch/cli/check.py` lists the other keys: those that the usual name tells apart, and those with one value.
     """
     name = settings.run_name(cfg)
     if cfg.name or not in_sweep():
         return name
-    said = HydraConfig.get().job.config.override_dirname.exclude_keys
-    pairs = [override.lstrip("+").partition("=")[::2] for override in typed_overrides()]
-    swept = {key.partition("@")[0]: value for key, value in pairs if key.partition("@")[0] not in said}
+    excluded = HydraConfig.get().job.config.override_dirname.exclude_keys
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in typed_overrides()]
+    swept = {key.partition("@")[0]: value for key, value in pairs if key.partition("@")[0] not in excluded}
     leaves = [key.rpartition(".")[2] for key in swept]
     parts = [
         _part(leaf if leaves.count(leaf) == 1 else key, value)
@@ -73,7 +73,7 @@ def job_name(cfg: DictConfig) -> str:
 
 
 def _part(key: str, value: str) -> str:
-    """Return a key and its value as part of a name; a value that a name cannot hold is told by its hash.
+    """Return a key and its value as part of a name; a value that a name cannot hold is represented by its hash.
 
     Example:
         >>> _part("batch_size", "8"), _part("optim", "adamw"), _part("lr", "0.006340793668367881")
@@ -170,7 +170,8 @@ def _print_best(results: dict[str, Any]) -> None:
     """Print the overrides of the best job of a search."""
     if "best_params" in results:
         overrides = " ".join(f"{key}={value}" for key, value in results["best_params"].items())
-        Console(highlight=False).print(f"best: [cyan]{escape(overrides)}[/cyan] ({results['best_value']:.4g})")
+        best = f"best: [cyan]{escape(overrides)}[/cyan] ({results['best_value']:.4g})"
+        Console(highlight=False).print(best, soft_wrap=True)
 
 
 def _write_table(path: Path, statuses: list[dict[str, Any]]) -> None:

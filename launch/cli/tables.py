@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: names are shortened where they agree, and columns go before values are broken."""
+"""Tables that fit the terminal: names are shortened where they agree, and columns are dropped before values wrap."""
 
 import re
 from collections.abc import Iterator, Sequence

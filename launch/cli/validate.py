@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import settings
+from dissimilarity.loading.config import check_model_folder
 from launch.cli.arguments import OF_HYDRA, PASSED_TO
 from launch.cli.keys import OPTIONAL, REQUIRED, ROOTS
 from launch.cli.renamed import renamed_value
@@ -14,7 +16,7 @@ from launch.cli.rules import Rule, is_folder_name, shown
 
 
 def validate(cfg: DictConfig, command: str = "train") -> None:
-    """Refuse values with which no training or study can work.
+    """Reject values with which no training or study can work.
 
     Args:
         cfg: The composed config.
@@ -194,6 +196,18 @@ def _twice(cfg: DictConfig) -> Iterator[str]:
         yield f"{key}=[{','.join(uris)}]: {', '.join(twice)} is listed twice; list it once"
 
 
+def _folders(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a Hugging Face folder whose JSON alone shows that it cannot be loaded."""
+    sources = cfg.get("references", cfg.get("models"))
+    for uri in (*(sources if isinstance(sources, ListConfig) else ()), cfg.get("init_from")):
+        folder = Path(uri.removeprefix("hf:")) if isinstance(uri, str) and uri.startswith("hf:") else None
+        if folder is not None and folder.is_dir():
+            try:
+                check_model_folder(folder, uri)
+            except ValueError as error:
+                yield str(error)
+
+
 def _probe(cfg: DictConfig) -> Iterator[str]:
     n_ctx = cfg.data.get("n_ctx")
     if n_ctx is not None and cfg.probe.length > n_ctx:
@@ -282,6 +296,7 @@ ACROSS = {
         _optimized,
         _groups,
         _twice,
+        _folders,
         _probe,
         _control,
         _name,
@@ -290,6 +305,6 @@ ACROSS = {
         _dev_run,
         _stitching,
     ),
-    "analyze": (_models, _size, _twice, _control, _name),
+    "analyze": (_models, _size, _twice, _folders, _control, _name),
 }
 """Rules over several keys, each of which is valid by itself."""

@@ -15,9 +15,9 @@ NUMBER = or_null(number("that is finite", lambda value: True))
 STEP = or_null(whole(0))
 
 
-def mapping(rule: Rule, what: str) -> Rule:
+def mapping(rule: Rule, words: str) -> Rule:
     """Return the rule for a mapping of names, which may be shown, to values that fit `rule`."""
-    inside = names(rule, f"names with {what}")
+    inside = names(rule, f"names with {words}")
     return Rule(inside.words, lambda value: inside.fits(value) and all(map(LINE.fits, value)))
 
 

@@ -98,7 +98,7 @@ def _same_tokenizer(first: Path, second: Path) -> bool:
 
 
 def _earlier_config(uri: str, folder: Path) -> tuple[DictConfig, int, int, str] | None:
-    """Return the net, width, depth and tokenizer file of a run that began from `uri`; None if it must begin anew.
+    """Return the net, width, depth and tokenizer file of a run that began from `uri`; None if it must start over.
 
     Raises:
         ValueError: If its config.yaml names something other than a net of this project and its sizes.

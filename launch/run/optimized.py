@@ -30,10 +30,10 @@ def optimized(name: str, folder: Path, summary: dict[str, Any]) -> float:
         for row in MetricsLogger(folder).steps().values():
             columns |= row
     if name not in numbers | columns:
-        known = sorted(numbers | {key: value for key, value in columns.items() if key.startswith(CURVES)})
+        available = sorted(numbers | {key: value for key, value in columns.items() if key.startswith(CURVES)})
         raise ValueError(
             f"optimized_metric={name}: expected a number of summary.json or a column of metrics.csv in {folder}: "
-            f"{', '.join(known)}"
+            f"{', '.join(available)}"
         )
     value = numbers.get(name, columns.get(name))
     return math.nan if value is None else float(value)

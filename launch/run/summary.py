@@ -94,12 +94,12 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         rows["W&B"] = escape(summary["wandb"])
     rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
     color = "green" if summary["status"] == "finished" else "red"
-    name, how = escape(folder.name), "" if color == "green" else f", [red]{_how(summary)}[/red]"
-    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{how}", soft_wrap=True)
+    name, ending = escape(folder.name), "" if color == "green" else f", [red]{_ending(summary)}[/red]"
+    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{ending}", soft_wrap=True)
     _show(rows)
 
 
-def _how(summary: dict[str, Any]) -> str:
+def _ending(summary: dict[str, Any]) -> str:
     """Return how a run ended that did not reach its last step with a finite loss."""
     if summary["status"] == "diverged":
         return (

@@ -40,7 +40,7 @@ def capacity(
         main: the models of the study at their end.
         others: further families and a narrower base family, all of one depth.
         base: the family that all models are stitched with, at the largest width.
-        stitches: measures, or reads what was measured.
+        stitches: measures stitches, or reads them from the journal.
         text: held-out text.
         terminal: shows progress.
     """
@@ -122,7 +122,7 @@ def capacity_lines(models: Sequence[Record], base: str) -> list[str]:
     for key in ("sparsity", "effective_rank", "loss"):
         for target, words in (("into_base", f"into {base}"), ("from_base", f"from {base}")):
             values, penalties = ([model[name] for model in models] for name in (key, target))
-            rho, p = rank_correlation(values, penalties, PERMUTATIONS, least=4)
+            rho, p = rank_correlation(values, penalties, PERMUTATIONS, min_points=4)
             lines.append(
                 f"- Spearman correlation of {key.replace('_', ' ')} with the penalty {words}: {number(rho, 2)} "
                 f"(p = {number(p, 3, False)})."

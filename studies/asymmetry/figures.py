@@ -142,7 +142,7 @@ def _differences(panel: Axes, differences: Sequence[Record]) -> None:
 
 
 def _over_training(findings: Mapping[str, Any]) -> Figure:
-    """Draw the asymmetry of direct stitches over training, and against the gap of the models' losses with a line."""
+    """Draw the asymmetry of direct stitches over training, and a line fitted to it over the gap between losses."""
     records, families = same_shape(findings["records"], "direct"), findings["families"]
     figure, axes = _grid(2, len(KINSHIPS), width=2.6)
     for column, kinship in enumerate(KINSHIPS):

@@ -1,4 +1,4 @@
-"""What the study `asymmetry` covers: trainings, checkpoints, and the text for fits and penalties."""
+"""Trainings and checkpoints that the study `asymmetry` covers, and the text for fits and penalties."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def sweeps_of_size(size: Mapping[str, Any], families: Sequence[str], others: Seq
 
 
 def common_steps(runs_dir: Path, names: Sequence[str], count: int) -> list[int]:
-    """Return `count` steps at which every run has a checkpoint: the last, and before it steps that halve each time."""
+    """Return up to `count` steps at which every run has a checkpoint: the last one, its half, its quarter and so on."""
     common = set.intersection(*(set(steps_of(runs_dir / name)) for name in names))
     steps = [max(common)]
     while len(steps) < count:

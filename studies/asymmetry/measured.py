@@ -1,4 +1,4 @@
-"""What the study `asymmetry` measures on its models: stitches in both directions, identity stitches, loss barriers."""
+"""Measurements of the study `asymmetry`: stitches in both directions, identity stitches, loss barriers."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def main_records(
     Args:
         models: for each run, the model at each of its steps.
         families: the two families that are compared.
-        stitches: measures, or reads what was measured.
+        stitches: measures stitches, or reads them from the journal.
         terminal: shows progress.
     """
     jobs = []
@@ -47,8 +47,8 @@ def main_records(
 def _is_trained(front: ModelAtStep, back: ModelAtStep, families: Sequence[str], seeds: list[int]) -> bool:
     """Return whether the stitches of a pair are trained.
 
-    They are for each model with itself, its sibling and one independent model of either family: every model is in the
-    same number of pairs, and each pair is trained in both directions or in neither.
+    Stitches are trained for each model with itself, its sibling and one independent model of either family. Every model
+    is then in the same number of pairs, and each pair is trained in both directions or in neither.
     """
     across = front.family == families[1] and back.family == families[0]
     first, second = (back, front) if across else (front, back)
@@ -75,7 +75,7 @@ def barrier_records(
     Args:
         models: the models of the study at their end.
         reordered: siblings of some of them that read the text in another order.
-        text: losses are taken on its held-out part.
+        text: losses are measured on its held-out part.
         terminal: shows progress.
     """
     records = []

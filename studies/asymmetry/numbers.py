@@ -23,7 +23,7 @@ CRITERIA = (
     ("direct", "penalty"),
     ("direct", "excess"),
 )
-"""Fit and reading; the paper's first."""
+"""Pairs of fit and reading, the paper's first."""
 KINSHIPS = ("sibling", "independent")
 
 
@@ -71,7 +71,7 @@ class Line:
 def with_self(records: Sequence[Record]) -> list[Record]:
     """Add the self-stitch penalties of both models to each record, and the penalty minus that of the back model.
 
-    Self-stitches count for records of the same kind, fit, site and step.
+    A record is matched with self-stitches of the same kind, fit, site and step.
     """
     penalties = {
         (record["back"], record["step"], record["fit"], record["kind"], record["back_site"]): record["penalty"]
@@ -145,7 +145,7 @@ def paired_differences(records: Sequence[Record], families: Sequence[str], kinsh
                     "step": step,
                     "last": record["last"],
                     "difference": record[reading] - reverse[reading],
-                    # between the two back models: the part of a raw loss that is not the stitch's
+                    # The gap between the two back models is the part of a raw loss that is not due to the stitch.
                     "gap": record["loss_back"] - reverse["loss_back"],
                 }
             )
@@ -183,7 +183,7 @@ def claim_a(records: Sequence[Record], families: Sequence[str], kinship: str, re
 def claim_b(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
     """Return how much more stitches within the second family cost than those within the first.
 
-    Siblings: models with themselves. Independent: different models of one family.
+    For siblings, each model is stitched to itself. For independent models, these are different models of one family.
     """
     kind = "self" if kinship == "sibling" else "independent"
     first, second = (_within(records, family, kind) for family in families)
@@ -221,7 +221,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Sequence[Record], Sequence[str], str, str
 
 
 def all_claims(records: Sequence[Record], families: Sequence[str]) -> dict[tuple[str, str, str, str], Difference]:
-    """Return (claim, kinship, fit, reading) -> its difference at the end of training."""
+    """Return the difference at the end of training by (claim, kinship, fit, reading)."""
     at_end = {fit: select(same_shape(records, fit), last=True) for fit, _ in CRITERIA}
     return {
         (name, kinship, fit, reading): claim(at_end[fit], families, kinship, reading)

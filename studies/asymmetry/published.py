@@ -20,7 +20,7 @@ from studies.common.inputs import short_labels
 def load_published(
     cfg: DictConfig, uris: Sequence[str], device: Any, fit: int, held_out: int, length: int
 ) -> tuple[dict[str, list[ModelAtStep]], HeldOutText]:
-    """Load published models, each at the one step there is, and the text of `data=` in their tokens.
+    """Load published models, each at its only step, and the text of `data=` in their tokens.
 
     Models whose configs name the same seed are siblings: published models of one depth share initial weights and the
     order of their text.

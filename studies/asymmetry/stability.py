@@ -56,7 +56,7 @@ def _settings(differences: Sequence[Record], kinship: str, fit: str) -> tuple[li
 
 def _against_losses(kinship: str, differences: Sequence[Record], second: str) -> str:
     gaps, values = ([record[key] for record in differences] for key in ("gap", "difference"))
-    rho, p = rank_correlation(gaps, values, PERMUTATIONS, least=4)
+    rho, p = rank_correlation(gaps, values, PERMUTATIONS, min_points=4)
     line = at_equal_losses(differences)
     return (
         f"- {kinship}: the Spearman correlation of the asymmetry with the gap between the two models' own losses is "

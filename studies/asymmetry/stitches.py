@@ -1,4 +1,4 @@
-"""Stitches between trained models, as records; those measured by an earlier start are read from a journal."""
+"""Stitches between trained models, as records; a journal holds those that were measured before an interruption."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +103,7 @@ def kinship(a: ModelAtStep, b: ModelAtStep) -> str:
 
 
 class Stitches:
-    """Stitches that are measured once: what an earlier start measured is read from the journal.
+    """Stitches, each measured once: those that the journal holds are read from it.
 
     Args:
         path: the journal.
@@ -142,7 +142,7 @@ class Stitches:
         return self._once(f"direct {kind} {sites}", front, back, measure)
 
     def nulls(self, front: ModelAtStep, back: ModelAtStep, initial_net: nn.Module, site: str) -> list[Record]:
-        """Measure the direct affine stitch from a front with random weights, and from one that reads other text."""
+        """Measure the direct affine stitch from a front with random weights, and from one that reads different text."""
 
         def measure() -> Iterator[Record]:
             stitch = Stitch(front.net, back.net, site, kind="affine")

@@ -1,6 +1,6 @@
-"""The study `asymmetry`: does stitching one family into another cost more than the other way round?
+"""The study `asymmetry`: does stitching one family into another cost more than the other way around?
 
-It repeats finding (i) of arXiv 2310.14993 and adds the models' own losses, self-stitches, seeds, siblings apart from
+It repeats finding (i) of arXiv 2310.14993 and adds the models' own losses, self-stitches, seeds, siblings separate from
 independent pairs, several checkpoints, and two further fits beside the paper's.
 """
 
@@ -181,7 +181,7 @@ def _published(cfg: DictConfig) -> list[str]:
     if not uris or not all(uri.startswith("tl:") for uri in uris):
         return []
     if not cfg.data:
-        raise ValueError("published models come without text: type data=mix, or data=c4_code with a network")
+        raise ValueError("published models come without text: type data=mix, or data=c4_code with network access")
     for uri in uris:
         references.resolve(uri)
     return uris

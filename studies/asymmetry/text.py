@@ -113,10 +113,10 @@ def _methods(notes: Mapping[str, Any]) -> list[str]:
         *(published if notes["published"] else []),
         f"Maps are fitted on {text['fit']} sequences of {text['length']} tokens that no model was trained on; "
         f"penalties are measured on {text['held_out']} others. Siblings share initial weights and the order of their "
-        "text. `direct` is the least-squares affine map. `task` starts from it and follows the back model's loss until "
-        f"that stops falling on held-out sequences, for {steps} steps at most. `paper` is affine + LayerNorm from "
-        f"random weights, trained for {steps} steps by the paper's recipe, which took 2,000. Intervals are bootstraps "
-        "over pairs of models; with three pairs they are too narrow.",
+        "text. `direct` is the least-squares affine map. `task` starts from it and is trained on the back model's loss "
+        f"until the loss stops falling on held-out sequences, for at most {steps} steps. `paper` is affine + LayerNorm "
+        f"from random weights, trained for {steps} steps by the paper's recipe, which took 2,000. Intervals are "
+        "bootstraps over pairs of models; with three pairs they are too narrow.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Numbers as the summaries of studies write them."""
+"""Formatting of numbers and tables in the summaries of studies."""
 
 import math
 from collections.abc import Sequence

@@ -60,8 +60,8 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
         ValueError: A URI is listed twice, or its model is missing or broken.
     """
     check_uris(uris, runs_dir)
-    place = training_device(device)
-    return [_subject(uri, label, runs_dir, place) for uri, label in zip(uris, short_labels(uris), strict=True)]
+    target = training_device(device)
+    return [_subject(uri, label, runs_dir, target) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
 def load_without_weights(uris: Sequence[str], runs_dir: str, on_progress: Callable[[str], object]) -> list[Subject]:
@@ -92,7 +92,7 @@ def source_of(subject: Subject, runs_dir: str, device: torch.device) -> Source |
 
 
 def check_uris(uris: Sequence[str], runs_dir: str) -> None:
-    """Check that each URI is listed once and that there is something behind it.
+    """Check that each URI is listed once and names something that exists.
 
     Raises:
         ValueError: A URI is listed twice or names nothing.
@@ -129,7 +129,7 @@ class SharedProbe:
 
     Attributes:
         tokens: the sequences; None if no model is run.
-        mask: which positions are text; None where all are.
+        mask: True at the positions that are text; None if all are.
         tokenizer: the tokenizer of `tokens`.
         text: the text behind them, for models with other tokenizers.
         same_tokenizer: labels of the models that read `tokens` as they are.
@@ -181,12 +181,12 @@ def probe_of_one_tokenizer(cfg: DictConfig, subjects: Sequence[Subject]) -> Shar
 
 
 def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
-    """Return the probe set on which models are run; an empty one if no model is.
+    """Return the probe set on which models are run; it is empty if there is no model to run.
 
-    The text comes from the first model's run, or from `data=`; of a user's own files, all of it unless `probe.split`
-    says otherwise. It is tokenized as the models do. If their tokenizers
-    differ, the first model in the folder of a run decides, or `data=` itself. The keys `probe.*` that the user leaves
-    open are those of that run.
+    The text comes from `data=`, or else from the first model's run. Files of the user are read whole unless
+    `probe.split` is set. The text is tokenized by the models' tokenizer. If their tokenizers differ, that of the first
+    model in a run folder is used, or else that of `data=`. Keys of `probe` that the user leaves unset come from that
+    run.
 
     Raises:
         ValueError: No run says which data to use, a tokenizer cannot be read, or sequences exceed a model's context.
@@ -215,7 +215,7 @@ def shared_probe(cfg: DictConfig, subjects: Sequence[Subject]) -> SharedProbe:
 
 
 def mask_of(tokens: Tensor, data: Any, models: Sequence[Reference]) -> Tensor | None:
-    """Return which positions are text, by the first classifier of `models` or by data that pads; None for all."""
+    """Return which positions are text, by the first classifier of `models` or by data with padding; None for all."""
     classifiers: list[Any] = [model.model for model in models if model.labels is not None]
     if classifiers:
         return classifiers[0].real(tokens)
@@ -290,7 +290,7 @@ def _subject(uri: str, label: str, runs_dir: str, device: torch.device) -> Subje
 
 
 def _run_of(models: Sequence[Reference]) -> tuple[str, Path]:
-    """Return the URI and run folder of the first model that lies in one; an empty URI if none does."""
+    """Return the URI and run folder of the first model that is in one; an empty URI if none is."""
     for model in models:
         folder = Path(model.provenance["path"]).parent.parent
         if (folder / "config.yaml").is_file():
@@ -310,15 +310,15 @@ def _data_config(cfg: DictConfig, models: Sequence[Reference]) -> dict[str, Any]
 def _data_of_run(cfg: DictConfig, models: Sequence[Reference], config: dict[str, Any], folder: Path) -> Any:
     if "data" not in config:
         uris = ", ".join(model.provenance["uri"] for model in models)
-        raise ValueError(f"none of {uris} lies in the folder of a run, which would say what text to use: type data=...")
+        raise ValueError(f"none of {uris} is in a run folder, so there is no text to compare them on: type data=...")
     return rebuilt(config["data"], folder / "config.yaml", cfg.cache_dir)
 
 
 def _tokenizer_of(models: Sequence[Reference]) -> str | None:
     """Return the tokenizer file that all models share, or else that of the first model in the folder of a run.
 
-    Published models with different tokenizers get None: what one tokenizer drops from a text (capitals, line ends), the
-    others would not see either.
+    It is None for published models with different tokenizers: whatever one of these drops from a text (capitals, line
+    breaks) would be lost to the other models too.
     """
     models = [model for model in models if model.tokenizer is not None]
     if len({model.provenance["tokenizer_sha256"] for model in models}) > 1:

@@ -39,7 +39,7 @@ def resamples_of(models: int, count: int, seed: int) -> Resamples:
 
 
 def draws_with_a_pair(rng: np.random.Generator, models: int, count: int) -> np.ndarray:
-    """Draw models with replacement such that each draw holds a pair of different models, if there are two.
+    """Draw models with replacement such that each draw contains two different models, if there are two.
 
     Returns:
         (1 + count, models). The first row is every model once.
@@ -112,24 +112,24 @@ def finite_mean(values: Sequence[float] | np.ndarray) -> float:
     return float(finite.mean()) if finite.size else math.nan
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float], permutations: int, least: int) -> tuple[float, float]:
+def rank_correlation(x: Sequence[float], y: Sequence[float], permutations: int, min_points: int) -> tuple[float, float]:
     """Return Spearman's rho and its two-sided p value by permutation, exact if the permutations suffice.
 
     Args:
         x: values that are permuted.
         y: values of the same length.
         permutations: number of permutations at most.
-        least: number of points below which the correlation is not defined.
+        min_points: number of points below which the correlation is not defined.
 
     Returns:
         rho and p; NaN for too few points, values that are not finite, or a constant side.
 
     Example:
-        >>> rho, p = rank_correlation([1, 2, 3, 4], [1, 4, 9, 16], 999, 4)
+        >>> rho, p = rank_correlation([1, 2, 3, 4], [1, 4, 9, 16], 999, min_points=4)
         >>> round(rho, 6), round(p, 6)
         (1.0, 0.083333)
     """
-    if len(x) < least or not np.isfinite([*x, *y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < min_points or not np.isfinite([*x, *y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
     ranks = stats.rankdata(y)
     ranks = ranks - ranks.mean()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
 RESULT_FILES = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
 STUDY_KEYS = {"study", "models", "measures", "probe", "results_dir"}
-"""Root keys that the config.yaml of every folder of results has, and that of a run has not."""
+"""Root keys in the config.yaml of every results folder, none of them in that of a run."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
 
 
 def claim(folder: Path, cfg: DictConfig) -> None:
-    """Write the config into `folder` before there are results, for a study that keeps what it has measured so far."""
+    """Write the config into `folder` before there are results, for a study that saves its measurements as it goes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
@@ -104,7 +104,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
 
 
 def _figures_of(names: Any, folder: Path) -> list[Path]:
-    """Return the files in a folder of figures that have one of these names, which anyone may have written."""
+    """Return the files in a folder of figures that have one of `names`, which come from an untrusted file."""
     files = [path for kind in ("png", "pdf") for path in folder.glob(f"*.{kind}") if path.is_file()]
     return [path for path in files if isinstance(names, list) and path.stem in names]
 

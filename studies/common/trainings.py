@@ -125,7 +125,7 @@ def unfinished(sweep: Sweep, runs_dir: Path) -> list[str]:
 
 
 def _seconds(sweep: Sweep, count: int) -> float:
-    """Estimate the duration of `count` trainings from a few timed steps of the largest shape, and a start for each."""
+    """Estimate the duration of `count` trainings from a few timed steps of the largest shape, plus start-up."""
     shape = [f"model={sweep.families[0]}", f"width={max(sweep.widths)}", f"depth={max(sweep.depths)}", *sweep.overrides]
     if sweep.init_from is not None:  # the head size is not known yet; one head of full width takes as long
         shape.append(f"model.d_head={max(sweep.widths)}")

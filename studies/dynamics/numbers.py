@@ -176,7 +176,7 @@ def order(arrivals: Sequence[float]) -> Order:
         >>> order([1, 2, 4, 8, 16]).verdict
         'bottom-up'
     """
-    rho, p = rank_correlation(arrivals, range(len(arrivals)), PERMUTATIONS, least=3)
+    rho, p = rank_correlation(arrivals, range(len(arrivals)), PERMUTATIONS, min_points=3)
     return Order(rho, p, len(arrivals))
 
 

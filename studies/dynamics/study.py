@@ -38,7 +38,7 @@ from studies.dynamics.figures import figures
 from studies.dynamics.numbers import findings
 from studies.dynamics.text import summary, terminal_tables
 
-LEAST_CHECKPOINTS = 3
+MIN_CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def _compare(
     return Measured(table, probe.notes, hashes, losses)
 
 
-def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:
-    """Return the steps at which a run was saved, at most `most`, including the first and the last."""
+def _steps(uri: str, runs_dir: str, limit: int | None) -> list[int]:
+    """Return the steps at which a run was saved, at most `limit` of them, including the first and the last."""
     name = uri.removeprefix("runs/")
     folder = Path(runs_dir) / name if uri.startswith("runs/") else Path(uri)
     if "@" in uri or uri.endswith(".ckpt") or ":" in uri:
@@ -187,12 +187,12 @@ def _steps(uri: str, runs_dir: str, most: int | None) -> list[int]:
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"models: there is no run {folder.absolute()}")
     steps = sorted(steps_of(folder))
-    if len(steps) < LEAST_CHECKPOINTS:
+    if len(steps) < MIN_CHECKPOINTS:
         raise ValueError(
-            f"models: {uri} has {len(steps)} checkpoints, and {LEAST_CHECKPOINTS} are needed: train it with a lower "
+            f"models: {uri} has {len(steps)} checkpoints, and {MIN_CHECKPOINTS} are needed: train it with a lower "
             "schedule.every=..., or with checkpoints.keep=every or all"
         )
-    return steps if most is None else spread(steps, most)
+    return steps if limit is None else spread(steps, limit)
 
 
 def _next_command(cfg: DictConfig, uris: list[str]) -> str | None:

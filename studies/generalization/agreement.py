@@ -28,9 +28,9 @@ class Agreement:
     """One statistic; NaN if undefined.
 
     Attributes:
-        value: of the models as they are.
+        value: the statistic of the models as they are.
         low, high: 95 % bootstrap interval over models.
-        p: one-sided, how often permuted models reach the value; 1/500 at least.
+        p: one-sided, how often permuted models reach the value; at least 1/500.
         chance: mean over permutations.
     """
 
@@ -48,7 +48,7 @@ class Evidence:
     Attributes:
         distances: (models, models), symmetric.
         clusters: (models,) cluster of each model by the distances, as `find_clusters` numbers them.
-        truth: (models,) reference group, -1 for none; such a model counts for the correlations alone.
+        truth: (models,) reference group; -1 for none, for a model that only the correlations include.
         accuracy: (models,) out of distribution, 0 to 1.
     """
 
@@ -115,7 +115,7 @@ def statistic(name: str, evidence: Evidence, drawn: np.ndarray) -> float:
 
 
 def _auc(distances: np.ndarray, across: np.ndarray) -> float:
-    """Return the share of (pair across, pair within) whose first is farther, ties half (Mann and Whitney)."""
+    """Return how often a pair across groups is farther apart than one within; ties count as half (Mann and Whitney)."""
     count = int(across.sum())
     if not 0 < count < len(across):
         return math.nan

@@ -108,7 +108,7 @@ def barriers(
 
     Args:
         models: models of one shape.
-        examples: losses and errors are taken on these.
+        examples: losses and errors are measured on these.
         points: number of points on the line between two models' weights.
         on_progress: called with a status message.
 

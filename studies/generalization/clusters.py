@@ -1,12 +1,12 @@
 """Clusters of models, found from nothing but the distances between them. There may be none.
 
-Clusters are sought where they would show: k clusters span k - 1 dimensions, so for each k Ward's method cuts the first
-k - 1 principal coordinates of the distances (Torgerson 1952). Tightness is the share of the squared distances from the
-center that remains within clusters. It says nothing alone, because every cloud can be cut; as in SigClust (Liu et al.
-2008) it is compared with a single Gaussian cloud of the same spectrum. Here that null is exact rather than estimated:
-a Gaussian cloud has no preferred direction among its rows, so given its spectrum its principal coordinates are a
-uniformly random frame, in any number of dimensions (a rotation test, Langsrud 2005). The simplex, where all distances
-are equal, is the case of a flat spectrum.
+The search looks only where clusters would show: k clusters span k - 1 dimensions, so for each k Ward's method cuts the
+first k - 1 principal coordinates of the distances (Torgerson 1952). Tightness is the share of the squared distances
+from the center that remains within clusters. It means nothing by itself, because any cloud can be cut. As in SigClust
+(Liu et al. 2008), it is compared with a single Gaussian cloud of the same spectrum. Here that null is exact rather than
+estimated: a Gaussian cloud has no preferred direction among its rows, so given its spectrum its principal coordinates
+are a uniformly random frame, in any number of dimensions (a rotation test, Langsrud 2005). The simplex, where all
+distances are equal, is the case of a flat spectrum.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from scipy.spatial.distance import pdist, squareform
 
 from dissimilarity.figures.embedding import principal_coordinates
 
-LEAST_MODELS = 4
+MIN_MODELS = 4
 """Fewer models cannot form two clusters of two."""
-MOST_CLUSTERS = 6
+MAX_CLUSTERS = 6
 DRAWS = 500
 LEVEL = 0.05
 
@@ -34,8 +34,8 @@ class Clustering:
         count: number of clusters; 1 = none.
         silhouette: of the best cut, accepted or not, averaged over models (Rousseeuw 1987); at most 1.
         p: of the best cut against one cloud without clusters; the cut is accepted below the level.
-        outliers: models in no cluster, or without clusters those farther from every other model than any two of the
-            others are from each other.
+        outliers: models in no cluster. Without clusters, models that are farther from every other model than any two of
+            the others are from each other.
     """
 
     labels: np.ndarray
@@ -48,10 +48,10 @@ class Clustering:
 def find_clusters(distances: np.ndarray, level: float = LEVEL, seed: int = 0) -> Clustering:
     """Find the clusters among models.
 
-    There are 2 to 6 clusters, at most half as many as models, in the number that is tightest in standard deviations of
-    the null. One p value over all numbers of clusters says whether there are any: how often the tightest cut of a
-    random frame is as tight. A cluster has at least two members. If an outlier hides everything else, the other models
-    are clustered without it.
+    The number of clusters is 2 to 6 and at most half the number of models; it is the one whose cut is tightest in
+    standard deviations of the null. One p value covers all numbers of clusters: how often the tightest cut of a random
+    frame is as tight. A cluster has at least two members. If an outlier hides everything else, the other models are
+    clustered without it.
 
     Args:
         distances: (models, models), symmetric, 0 on the diagonal; four models or more.
@@ -68,7 +68,7 @@ def find_clusters(distances: np.ndarray, level: float = LEVEL, seed: int = 0) ->
     """
     distances = checked(distances)
     count = len(distances)
-    points, scales = coordinates(distances, min(count // 2, MOST_CLUSTERS) - 1)
+    points, scales = coordinates(distances, min(count // 2, MAX_CLUSTERS) - 1)
     if not len(scales):
         return Clustering(np.zeros(count, int), 1, 0.0, 1.0, ())
     points = points * scales
@@ -83,7 +83,7 @@ def find_clusters(distances: np.ndarray, level: float = LEVEL, seed: int = 0) ->
         return Clustering(np.zeros(count, int), 1, silhouette, p, _outliers(distances))
     labels = _by_size(cuts[best])
     outliers, others = np.nonzero(labels < 0)[0], np.nonzero(labels >= 0)[0]
-    if labels.max() < 1 and len(others) >= LEAST_MODELS:  # outliers may hide clusters of the others
+    if labels.max() < 1 and len(others) >= MIN_MODELS:  # outliers may hide clusters of the others
         inner = find_clusters(distances[np.ix_(others, others)], level, seed)
         labels[others] = inner.labels
         silhouette, p = inner.silhouette, inner.p
@@ -100,9 +100,9 @@ def checked(distances: np.ndarray) -> np.ndarray:
         ValueError: They cannot be clustered.
     """
     distances = np.asarray(distances, np.float64)
-    if distances.ndim != 2 or len(distances) != len(distances.T) or len(distances) < LEAST_MODELS:
+    if distances.ndim != 2 or len(distances) != len(distances.T) or len(distances) < MIN_MODELS:
         raise ValueError(
-            f"expected distances between {LEAST_MODELS} models or more, because a cluster has two members at least, "
+            f"expected distances between {MIN_MODELS} models or more, because a cluster has at least two members, "
             f"found an array of {distances.shape}; list more models, models=[runs/a,runs/b,runs/c,runs/d,...]"
         )
     if not np.isfinite(distances).all():
@@ -115,15 +115,15 @@ def checked(distances: np.ndarray) -> np.ndarray:
     return distances
 
 
-def coordinates(distances: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def coordinates(distances: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first principal coordinates of distances.
 
     Returns:
-        (models, dimensions) with orthonormal columns, and their lengths, longest first: at most `most`, and only those
+        (models, dimensions) with orthonormal columns, and their lengths, longest first: at most `limit`, and only those
         of positive length.
     """
     values, vectors = principal_coordinates(distances)
-    values, vectors = values[:most], vectors[:, :most]
+    values, vectors = values[:limit], vectors[:, :limit]
     positive = values > 1e-9 * max(float((distances**2).mean()), 1e-300)
     return vectors[:, positive], np.sqrt(values[positive])
 

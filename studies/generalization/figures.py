@@ -81,7 +81,7 @@ def _mark_parting(panel: Axes, parting: Parting | None) -> None:
         return
     panel.axvline(parting.first, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
     style: Any = {"textcoords": "offset points", "fontsize": 6, "color": "0.4", "va": "top"}
-    panel.annotate("they part", (parting.first, 1), (3, -2), xycoords=("data", "axes fraction"), **style)
+    panel.annotate("groups part", (parting.first, 1), (3, -2), xycoords=("data", "axes fraction"), **style)
 
 
 def _stitched(findings: Findings) -> Figure:
@@ -208,8 +208,8 @@ def _accuracy_legend(findings: Findings) -> dict[str, Line2D]:
     }
     if (findings.truth.labels < 0).any():
         handles["group: none"] = Line2D([], [], marker="x", **dark)
-    most = max(findings.scores[criterion, ALL].clustering.count for criterion in findings.criteria)
-    for cluster in range(most if most > 1 else 0):
+    cluster_count = max(findings.scores[criterion, ALL].clustering.count for criterion in findings.criteria)
+    for cluster in range(cluster_count if cluster_count > 1 else 0):
         color = COLORS[cluster % len(COLORS)]
         handles[f"cluster {cluster + 1}"] = Line2D([], [], marker="o", linewidth=0, color=color, markersize=4)
     handles["no cluster"] = Line2D([], [], marker="o", linewidth=0, color=NONE, markersize=4)

@@ -1,4 +1,4 @@
-"""What the study `generalization` measures on its models: distances, accuracies, stitched models and barriers."""
+"""Measurements of the study `generalization`: distances, accuracies, stitched models and barriers."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ IN_DISTRIBUTION = "in distribution"
 
 @dataclass(frozen=True)
 class Options:
-    """The study's own keys; what each means stands at `generalization`."""
+    """The study's own keys, documented at `generalization`."""
 
     reference_groups: Mapping[str, Sequence[str]]
     ood: str | None
@@ -74,7 +74,7 @@ class _Inputs:
 
 
 def measure(cfg: DictConfig, uris: Sequence[str], options: Options, on_progress: Callable[[str], object]) -> Measured:
-    """Measure everything. Only in-distribution examples reach distances, clusters and barriers.
+    """Measure everything. Distances, clusters and barriers use only in-distribution examples.
 
     Args:
         cfg: config of analyze.py.
@@ -215,8 +215,8 @@ def _check_data(data: Any, subjects: Sequence[Subject], ood: str | None) -> None
         raise ValueError("data: this text has no labels; type data=heuristics, or data=pairs_file for your own files")
     if tuple(data.labels) != labels:
         raise ValueError(
-            f"data: its labels are {', '.join(data.labels)}, and the models' {', '.join(labels or ())}; use the data "
-            "that the models were trained on, or rename labels with data.labels={theirs: ours}"
+            f"data: expected the labels of the models, {', '.join(labels or ())}, found {', '.join(data.labels)}; use "
+            "the data that the models were trained on, or rename labels with data.labels={theirs: ours}"
         )
     for subject in subjects:
         assert subject.reference is not None
@@ -230,8 +230,8 @@ def _check_data(data: Any, subjects: Sequence[Subject], ood: str | None) -> None
         raise ValueError(f"study.ood={ood}: expected a split out of distribution: {', '.join(data.ood)}")
 
 
-def _steps(subjects: Sequence[Subject], most: int) -> list[int]:
-    """Return at most `most` steps before the end at which all models were saved.
+def _steps(subjects: Sequence[Subject], limit: int) -> list[int]:
+    """Return at most `limit` steps before the end at which all models were saved.
 
     They are evenly spread on the logarithmic scale, because the schedule saves at powers of two at first.
     """
@@ -242,19 +242,19 @@ def _steps(subjects: Sequence[Subject], most: int) -> list[int]:
         if "@" not in subject.label:
             steps = {step for step in steps_of(folder) if last is None or step < last}
         common = steps if common is None else common & steps
-    return _log_spread(sorted(common or ()), most)
+    return _log_spread(sorted(common or ()), limit)
 
 
-def _log_spread(steps: list[int], most: int) -> list[int]:
-    """Return at most `most` of the steps, evenly spread on the logarithmic scale, including the first and the last."""
-    if len(steps) <= most or most < 2:
-        return steps[-most:] if most else []
-    targets = np.geomspace(steps[0] + 1, steps[-1] + 1, most) - 1
+def _log_spread(steps: list[int], limit: int) -> list[int]:
+    """Return at most `limit` of the steps, evenly spread on the logarithmic scale, including the first and the last."""
+    if len(steps) <= limit or limit < 2:
+        return steps[-limit:] if limit else []
+    targets = np.geomspace(steps[0] + 1, steps[-1] + 1, limit) - 1
     return sorted({min(steps, key=lambda step, t=target: abs(np.log1p(step) - np.log1p(t))) for target in targets})
 
 
-def _pairs(truth: Truth, most: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """Return (front group, back group) -> at most `most` ordered pairs of models, drawn with a fixed seed."""
+def _pairs(truth: Truth, limit: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Return (front group, back group) -> at most `limit` ordered pairs of models, drawn with a fixed seed."""
     groups, rng, pairs = truth.best_and_worst, random.Random(0), {}
     for front in groups or ():
         for back in groups or ():
@@ -264,7 +264,7 @@ def _pairs(truth: Truth, most: int) -> dict[tuple[str, str], list[tuple[int, int
                 for b in np.nonzero(truth.labels == back)[0]
                 if a != b
             ]
-            pairs[truth.names[front], truth.names[back]] = sorted(rng.sample(ordered, min(most, len(ordered))))
+            pairs[truth.names[front], truth.names[back]] = sorted(rng.sample(ordered, min(limit, len(ordered))))
     return pairs
 
 

@@ -1,4 +1,4 @@
-"""The layer at which two groups of models part: from there on, the distance across leaves the band of chance.
+"""The layer at which two groups of models part: from there on, the distance across groups exceeds chance.
 
 The contrast of a layer is the mean distance of two models of different groups minus that of two models of one group. It
 is outside the band if it is above 95 % of the contrasts of permuted models. The groups part at the first layer from
@@ -21,11 +21,11 @@ class Parting:
     Attributes:
         contrast: (layers,) mean distance across minus within.
         low, high: (layers,) its 95 % bootstrap interval over models.
-        band: (layers,) 95 % of the contrasts of permuted models are below.
+        band: (layers,) 95th percentile of the contrasts of permuted models.
         p: (layers,) one-sided, how often permuted models reach the contrast.
         first: the layer from which the contrast is outside the band; None if it is inside at the last layer.
         earliest, latest: 95 % bootstrap interval of `first`; None = never.
-        shares: (layers + 1,) share of the draws in which the groups part at each layer; the last entry: never.
+        shares: (layers + 1,) share of the draws in which the groups part at each layer; the last entry means never.
     """
 
     contrast: np.ndarray

@@ -13,7 +13,7 @@ from rich.console import Console
 from studies.common.next_command import SIZES, larger, with_all_measures
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
-from studies.generalization.clusters import LEAST_MODELS
+from studies.generalization.clusters import MIN_MODELS
 from studies.generalization.figures import figures
 from studies.generalization.measured import Options, measure
 from studies.generalization.text import summary, terminal_tables
@@ -108,10 +108,10 @@ def _trained(
 
 def _check(uris: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
     """Check models and reference groups before a model is loaded."""
-    if len(uris) < LEAST_MODELS:
+    if len(uris) < MIN_MODELS:
         raise ValueError(
-            f"models=[{','.join(uris)}]: expected {LEAST_MODELS} models or more, because a cluster has two members at "
-            f"least, found {len(uris)}; fine-tune more: python train.py -m task=classify init_from=... seed=range(20)"
+            f"models=[{','.join(uris)}]: expected {MIN_MODELS} models or more, because a cluster has at least two "
+            f"members, found {len(uris)}; fine-tune more: python train.py -m task=classify init_from=... seed=range(20)"
         )
     members = [uri for group in groups.values() for uri in group]
     unlisted = sorted(set(members) - set(uris))

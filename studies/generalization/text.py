@@ -13,7 +13,7 @@ from studies.generalization.parting import Parting
 from studies.generalization.truth import gap_between
 
 ENOUGH = 8
-"""Models that have 35 divisions into halves, so that a permutation is the true one less than once in twenty."""
+"""This many models can be halved in 35 ways, so that a permutation is the true one less than once in twenty."""
 SCORES = ("clusters", "p", "silhouette", "adjusted Rand index", "AUC", "Spearman")
 
 
@@ -55,10 +55,10 @@ def answer(findings: Findings) -> str:
             f"The reference groups are {better} and {worse} ({truth.origin}): their accuracies differ by "
             f"{_points(inside)} in distribution and by {_points(outside)} on {truth.split}."
         )
-    sentences += _found(findings)
+    sentences += _cluster_sentences(findings)
     first = next((criterion for criterion in successful if criterion in findings.parting), None)
     if first is not None:
-        sentences.append(f"By {first} they part {_where(findings, findings.parting[first])}.")
+        sentences.append(f"By {first} the groups part {_where(findings, findings.parting[first])}.")
     earliest = _earliest(findings)
     if earliest is not None:
         sentences.append(f"They are found from step {earliest[0]} on, by {earliest[1]}.")
@@ -71,12 +71,12 @@ def answer(findings: Findings) -> str:
     sentences.append(
         f"The distance between two models correlates with {gap} by {listed(related)} (Spearman)."
         if related
-        else f"By no measure does the distance between two models correlate with {gap} more than by chance."
+        else f"The distance between two models does not correlate with {gap} beyond chance by any measure."
     )
     return " ".join(sentences)
 
 
-def _found(findings: Findings) -> list[str]:
+def _cluster_sentences(findings: Findings) -> list[str]:
     """Say which criteria find clusters, and whether these are the reference groups."""
     criteria, successful = findings.criteria, findings.successful()
     clusterings = {criterion: findings.scores[criterion, ALL].clustering for criterion in criteria}
@@ -139,7 +139,7 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     lines += [table_row(criterion, *_cells(findings.scores[criterion, ALL])) for criterion in findings.criteria]
     if len(findings.models) < ENOUGH:
         count = len(findings.models)
-        lines += ["", f"With {count} models there are few permutations: p below 0.05 takes {ENOUGH} models or more."]
+        lines += ["", f"With {count} models there are few permutations: p below 0.05 takes at least {ENOUGH} models."]
     for criterion in findings.criteria:
         outliers = findings.scores[criterion, ALL].clustering.outliers
         if outliers:
@@ -155,7 +155,7 @@ def _layers(findings: Findings) -> list[str]:
         "The groups part at the first layer from which, up to the last layer, the mean distance across groups minus "
         "that within is above 95 % of the values of permuted models; the interval is over draws of models.",
         "",
-        *table_head("measure", "they part", "95 % interval"),
+        *table_head("measure", "the groups part", "95 % interval"),
     ]
     for measure, parting in findings.parting.items():
         ends = [_layer(findings, end) for end in (parting.earliest, parting.latest)]

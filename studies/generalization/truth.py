@@ -21,7 +21,7 @@ class Truth:
         labels: (models,) reference group of each model; -1 for none.
         names: names of the groups.
         origin: where the groups come from, in words.
-        split: the split out of distribution on which gaps are taken.
+        split: the split out of distribution on which gaps are measured.
         accuracy: (models,) on that split.
     """
 

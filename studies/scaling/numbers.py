@@ -73,7 +73,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Sample:
-    """What the intervals are made of: models of each size, the draws of them, and the pairs of sizes.
+    """The inputs of the intervals: models of each size, the draws of them, and the pairs of sizes.
 
     Attributes:
         sizes: name -> its models.

@@ -1,7 +1,7 @@
 """The study `scaling`: how differently do models of different width and depth represent text, and where?
 
 It repeats finding (iii) of arXiv 2310.14993 and adds width alone and depth alone, several seeds per size as a floor,
-the models' losses, a null, outlier control, and blocks of layers that the data show.
+the models' losses, a null, outlier control, and blocks of layers found in the data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ def scaling(
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
         n_units: number of jackknife units of sequences.
-        controlled: outlier control of a second comparison; None for no second one.
+        controlled: outlier control of a second comparison; None for none.
         sizes: by size: `shapes` (width and depth), `seeds` and overrides of the trainings (`train`).
 
     Raises:
@@ -144,9 +144,9 @@ def _compare(
     couples = list(combinations_with_replacement(loaders, 2))
     tables = {}
     for name, control in controls.items():
-        tell = (lambda doing, name=name: on_progress(f"{doing} ({name})")) if len(controls) > 1 else on_progress
+        report = (lambda message, name=name: on_progress(f"{message} ({name})")) if len(controls) > 1 else on_progress
         tables[name] = compare_many(
-            loaders, tokens, sites, measures, control=control, couples=couples, on_progress=tell, **options
+            loaders, tokens, sites, measures, control=control, couples=couples, on_progress=report, **options
         )
     return tables, [_model(subject, sites, widths[subject.label], losses[subject.label]) for subject in ordered]
 

@@ -84,8 +84,8 @@ def _answer(findings: Findings) -> str:
         )
     else:
         sentences.append(
-            "There is one model per size, so the effect of the seed alone is unknown; give several seeds of a size for "
-            "a floor."
+            "There is one model per size, so the effect of the seed alone is unknown; list several seeds per size to "
+            "measure it."
         )
     for kind in KINDS:
         slope = findings.growth[control, measure, "dissimilarity", kind]
@@ -111,13 +111,13 @@ def _models(findings: Findings) -> list[str]:
 
 def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
-    most = max(len(members) for members in findings.sizes.values())
+    seeds = max(len(members) for members in findings.sizes.values())
     lines = [
         f"Losses are on the text of the comparison, {probe['sequences']} sequences of {probe['length']} tokens from "
         f"the {probe['split']} split, with 95 % half-widths over seeds. Layers are compared at equal relative depth "
         "unless a region is named. `more than seeds` is the dissimilarity between two sizes minus the mean of that "
         "between the seeds of each (the floor). Intervals are bootstraps over models rather than pairs, because pairs "
-        f"share models; with {most} models per size they are too narrow. `1 - calibrated` is 0 = the same, 1 = as "
+        f"share models; with {seeds} models per size they are too narrow. `1 - calibrated` is 0 = the same, 1 = as "
         "different as the null.",
     ]
     if findings.same_data_order:

@@ -59,6 +59,7 @@ def names_of(*overrides: str) -> list[str]:
             ["solu-w128-d2-heuristics-s0", "solu-w128-d2-questionformation-s0"],
         ),
         (["probe.length=32,16", "data.n_ctx=64"], ["solu-w128-d2-s0-length32", "solu-w128-d2-s0-length16"]),
+        (["seed=0,1", "~callbacks.tracker", "++width=64"], ["solu-w64-d2-s0", "solu-w64-d2-s1"]),
         (["+trainer.min_steps=1,2"], ["solu-w128-d2-s0-min_steps1", "solu-w128-d2-s0-min_steps2"]),
         (["name=mine-${seed}", "seed=0,1"], ["mine-0", "mine-1"]),
         (["optim.eps=1e-8,1e-7", "optim=adamw"], ["solu-w128-d2-s0-eps1e-08", "solu-w128-d2-s0-eps1e-07"]),

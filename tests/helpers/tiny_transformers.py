@@ -89,7 +89,7 @@ def model_types() -> list[str]:
         **modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         **modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     }
-    configs = configuration_auto.CONFIG_MAPPING
+    configs: Any = configuration_auto.CONFIG_MAPPING
     return sorted(name for name in names if set(configs[name].sub_configs) <= PARTS)
 
 
@@ -105,7 +105,7 @@ def tiny_model(model_type: str, **more: Any) -> Any:
             elif TOKEN.fullmatch(key) and value >= VOCABULARY:
                 sizes[key] = value % VOCABULARY
     config = kind(**{**sizes, **MORE.get(model_type, {}), **more})
-    mappings = (
+    mappings: Any = (
         modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
         modeling_auto.MODEL_FOR_MASKED_LM_MAPPING,
         modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING,

@@ -89,7 +89,7 @@ def test_intervals_are_over_pairs_of_models_not_over_cells() -> None:
 
 
 def test_rank_correlation() -> None:
-    rho, p = rank_correlation([1, 2, 3, 4, 5, 6, 7], [1, 4, 9, 16, 25, 36, 49], 999, least=4)
+    rho, p = rank_correlation([1, 2, 3, 4, 5, 6, 7], [1, 4, 9, 16, 25, 36, 49], 999, min_points=4)
     assert rho == pytest.approx(1) and p < 0.01
 
 

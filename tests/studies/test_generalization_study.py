@@ -136,5 +136,9 @@ def test_models_without_labels_and_splits_that_are_not_there_are_refused(home: P
     refused("gelu-w16-d2-s0 is not a classifier; .*task=classify", (*tuned, "gelu-w16-d2-s0"))
     refused("study.ood=far: expected a split out of distribution: subject_clause, both_clauses", tuned, "study.ood=far")
     refused(
-        "data: its labels are .*, and the models' ", tuned, "data=heuristics", "data.n_ctx=16", "data.source.train=40"
+        "data: expected the labels of the models, .*, found ",
+        tuned,
+        "data=heuristics",
+        "data.n_ctx=16",
+        "data.source.train=40",
     )

@@ -93,7 +93,7 @@ def test_curves_are_whole_or_say_what_is_not(tmp_path: Path, name: str, kind: st
         curves.return_to(mark)
     except ValueError as error:
         assert name == JOURNAL and folded < len(ROWS)
-        assert JOURNAL in str(error) and "delete it to go on with the rows of curves.parquet" in str(error)
+        assert JOURNAL in str(error) and "delete it to continue with the rows of curves.parquet" in str(error)
         (tmp_path / JOURNAL).unlink()
         if folded:
             curves.return_to(mark)
@@ -113,7 +113,7 @@ def test_a_journal_is_whole_or_says_what_is_not(tmp_path: Path, kind: str) -> No
     journal.append(rows)
     mark = journal.mark()
     damage(journal.path, LINES[kind])
-    with pytest.raises(ValueError, match=r"metrics\.jsonl.*; put a copy of it back, or delete it to go on without"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl.*; put a copy of it back, or delete it to continue without"):
         journal.return_to(mark)
     try:
         assert journal.read() == rows[: len(journal.read())]

@@ -119,6 +119,16 @@ def test_a_finished_run_goes_on_to_a_later_step(cache_dir, tmp_path):
     assert head + tail == whole
 
 
+@pytest.mark.parametrize("limit", [3, 0.4])
+def test_a_limited_epoch_has_the_first_batches_again(cache_dir, tmp_path, limit):
+    """Of 8 steps, 0.4 is 3 batches."""
+    _, whole = fit(cache_dir, tmp_path, 8)
+    _, limited = fit(cache_dir, tmp_path, 8, limit_train_batches=limit, callbacks=[SaveAtThree()])
+    assert limited == (whole[:3] * 3)[:8]
+    _, tail = fit(cache_dir, tmp_path, 8, tmp_path / "three.ckpt", limit_train_batches=limit)
+    assert tail == limited[3:]
+
+
 def test_tokens_of_a_step_count_accumulated_batches(cache_dir, tmp_path):
     trainer, _ = fit(cache_dir, tmp_path, 1, accumulate_grad_batches=3)
     assert trainer.datamodule.tokens_per_step == 3 * 64

@@ -174,7 +174,7 @@ def test_pythia_matches_gpt_neox():
     }
     for i, block in enumerate(ours.blocks):
         for kind in ("weight", "bias"):
-            # NeoX keeps the rows head by head, within a head query, key, value; ours are the other way round.
+            # NeoX keeps the rows head by head, within a head query, key, value; ours are the other way around.
             qkv = getattr(block.attn.W_QKV, kind).unflatten(0, (3, 2, 64)).transpose(0, 1).flatten(0, 2)
             theirs_to_ours = {
                 "input_layernorm": getattr(block.ln1, kind),

@@ -1,5 +1,6 @@
 """Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
 
+import csv
 import gzip
 import json
 from collections.abc import Callable
@@ -207,5 +208,6 @@ def test_a_long_field_is_read_and_a_quote_that_is_not_closed_is_named(write, mon
     monkeypatch.setattr("data.examples.pairs_file.FIELD_CHARS", 8)
     with pytest.raises(ValueError, match="begins in line 3: field larger than field limit .*is a quote not closed?"):
         PairsFile({"train": write("c.csv", 'a,b,c\nx,y,z\n"x,y,z\nx,y,z\nx,y,z\n')}, "a", "b", "c").splits()
+    assert csv.field_size_limit() == 131_072  # the limit of other readers in this process
     with pytest.raises(ValueError, match="distinct columns in line 1 of .*, found 'a' twice"):
         PairsFile({"train": write("d.csv", "a,b,a\n1,2,3\n")}, "a", "b", "b").splits()

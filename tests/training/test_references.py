@@ -243,7 +243,7 @@ def test_another_tokenizer_is_refused(trained):
     reference = load("runs/solu-w64-d1-s0", trained[0])
     check_tokenizer(reference, make_tokenizer())
     with pytest.raises(
-        ValueError, match=r"solu-w64-d1-s0' was trained with another tokenizer \(sha256 \w+, 2 tokens\)"
+        ValueError, match=r"solu-w64-d1-s0' was trained with a different tokenizer \(sha256 \w+, 2 tokens\)"
     ):
         check_tokenizer(reference, make_tokenizer("ba"))
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from callbacks.validation import FinalValidation
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.budget import Budget
 from launch.run.folder import ABSENT, differing, open_run, read_json, write_json
@@ -151,6 +152,26 @@ def test_a_signal_ends_it_between_two_steps_with_all_saved(signum: int, whole: P
     assert [int(row["step"]) for row in metrics(tmp_path) if row["train/loss"]] == list(range(6))
     assert in_process(cfg) == 0
     assert metrics(tmp_path) == metrics(whole)
+
+
+def test_a_stop_off_the_schedule_has_its_row_and_changes_no_other(whole: Path, tmp_path: Path) -> None:
+    def stop_after_six() -> None:
+        before = FinalValidation.on_train_batch_end
+
+        def stopping(self: Any, trainer: Any, *args: Any) -> None:
+            before(self, trainer, *args)
+            trainer.should_stop |= trainer.global_step == 6
+
+        FinalValidation.on_train_batch_end = stopping  # pyright: ignore
+
+    (tmp_path / "cache").symlink_to(whole / "cache")
+    (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
+    cfg = tiny(tmp_path)
+    assert in_process(cfg, stop_after_six) == 0
+    assert sorted({row["step"] for row in curves(tmp_path)}) == [0, 1, 2, 4, 6]
+    assert in_process(cfg) == 0
+    assert_same([row for row in curves(tmp_path) if row["step"] != 6], curves(whole))
+    assert_same(last(tmp_path)["state_dict"], last(whole)["state_dict"])
 
 
 def test_a_training_longer_than_its_text_and_with_accumulation_continues_too(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
     path = written(tmp_path / "net.safetensors")
     os.truncate(path, keep if keep >= 0 else path.stat().st_size + keep)
     with pytest.raises(
-        ValueError, match=r"net\.safetensors: it is truncated, damaged or no safetensors file \(\d+ bytes"
+        ValueError, match=r"net\.safetensors: it is truncated, damaged or not a safetensors file \(\d+ bytes"
     ):
         load(str(path))
     assert not holds_net(path)

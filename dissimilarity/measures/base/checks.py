@@ -1,4 +1,4 @@
-"""Convert and check the input of measures: what is refused, and what to do about it."""
+"""Conversion and checks of the input of measures, with messages that say what to do."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def paired_samples(x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[Tensor, Te
     Args:
         x: samples in one representation, (n, p).
         y: the same samples in the other, (n, q).
-        minimum: fewest samples that the measure accepts.
+        minimum: smallest number of samples that the measure accepts.
 
     Raises:
         ValueError: x and y cannot be compared; see ``check_pair``.
@@ -76,7 +76,7 @@ def check_pair(x: Tensor, y: Tensor, minimum: int) -> None:
     check_samples(x, y)
     check_count(len(x), minimum)
     for samples, name in ((x, "x"), (y, "y")):
-        # Three samples nearly always settle it and save a comparison of all.
+        # Three samples nearly always decide this and save comparing all of them.
         probed = samples[:: max(1, len(samples) // 2)]
         if bool((probed == samples[:1]).all()) and bool((samples == samples[:1]).all()):
             raise no_variance(name)
@@ -89,7 +89,7 @@ def check_count(have: int, need: int) -> None:
 
 
 def check_widths(expected: tuple[int, int], x: Tensor, y: Tensor) -> None:
-    """Raise ValueError if a batch has other widths than those before it."""
+    """Raise ValueError if a batch has different widths from those before it."""
     if (x.shape[1], y.shape[1]) != expected:
         raise ValueError(
             f"expected batches of widths {expected[0]} and {expected[1]} like the first one, found {x.shape[1]} and "

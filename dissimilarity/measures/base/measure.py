@@ -28,9 +28,9 @@ class Measure(Metric):
         bounds: smallest and largest value on data that the measure accepts.
         is_symmetric: whether swapping x and y leaves the value unchanged.
         is_metric: whether the value itself obeys the triangle inequality.
-        invariant_to: the transformations of either side that leave the value unchanged, out of ``INVARIANCES``.
-        minimum_samples: fewest samples for which the value is defined.
-        minimum_width: fewest features for which it is defined.
+        invariant_to: the transformations of either side that leave the value unchanged, among ``INVARIANCES``.
+        minimum_samples: smallest number of samples for which the value is defined.
+        minimum_width: smallest number of features for which it is defined.
         identical: the value of a representation compared with itself.
         formula: the value as a formula in plain text, one line.
         cost: number of operations for n samples of widths p and q, one line.
@@ -57,7 +57,7 @@ class Measure(Metric):
 
     @abstractmethod
     def prepare(self, x: Float[Tensor, "n p"]) -> Any:
-        """Compute what a comparison needs of one side alone. Worth keeping for a reference that does not change."""
+        """Compute everything that a comparison needs from one side alone; keep it for a fixed reference."""
 
     @abstractmethod
     def between(self, x: Any, y: Any) -> Float[Tensor, ""]:
@@ -90,7 +90,7 @@ def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -
     """Return one measure, or several in a list or by name, as a list.
 
     Raises:
-        ValueError: one of them is no measure.
+        ValueError: one of them is not a measure.
     """
     if isinstance(measures, Mapping):
         measures = measures.values()

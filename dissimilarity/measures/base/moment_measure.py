@@ -57,7 +57,7 @@ def whitened_between(x: PreparedSide, y: PreparedSide) -> Moments:
 
 
 def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
-    """Return n <= p centered samples along their principal directions, without directions that are rounding alone."""
+    """Return n <= p centered samples along their principal directions, without those that are only rounding error."""
     centered = x.double() - column_means(x)
     left, sizes, _ = torch.linalg.svd(torch.linalg.qr(centered.T, mode="r").R.T)
     return (left * sizes)[:, sizes > sizes[0] * max(x.shape) * torch.finfo(x.dtype).eps]
@@ -80,7 +80,7 @@ class MomentMeasure(Measure):
         """
 
     def self_terms(self, totals: Moments, units: Moments) -> Any:
-        """Compute what ``estimate`` needs of one side alone, once for all partners of that side; None if nothing.
+        """Compute what ``estimate`` needs from one side alone, once for all partners of that side; None if nothing.
 
         Args:
             totals: ``n`` and the sums of the side, under first-side names, over all samples.
@@ -92,12 +92,12 @@ class MomentMeasure(Measure):
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
         """Return the value and its standard error, from sums over all samples and sums per jackknife unit.
 
-        By default the error follows from the derivative. A measure overrides this if its formula costs little beside
-        reading the sums, so that it can be evaluated without each unit in turn.
+        By default the error follows from the derivative. A measure overrides this if its formula is cheap compared with
+        reading the sums, so that it can be evaluated with each unit left out in turn.
 
         Args:
             totals: the sums over all samples, as for ``jackknife.estimate``.
-            units: the sums per unit, likewise.
+            units: the same sums per unit.
             x: ``self_terms`` of the first side, of all pairs or of the one that they share.
             y: ``self_terms`` of the second sides.
         """

@@ -18,7 +18,7 @@ from dissimilarity.measures.numerics.neighbors import (
 )
 
 SPARE = 64
-"""Most neighbors listed beyond 2 k. The jackknife needs them, because it leaves some samples out."""
+"""Maximum number of neighbors listed beyond 2 k. The jackknife needs them, because it leaves some samples out."""
 
 
 class NeighborMeasure(SampleMeasure):
@@ -26,7 +26,7 @@ class NeighborMeasure(SampleMeasure):
 
     Args:
         k: neighbors per sample.
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples.
     """
 
@@ -129,7 +129,7 @@ class NeighborMeasure(SampleMeasure):
         left_out: Float[Tensor, "units times"],
         remains: Bool[Tensor, "n times"],
     ) -> tuple[Int[Tensor, "n listed"], Float[Tensor, "n listed units"]]:
-        """Return lists that hold k remaining samples each time, and how many of each unit stand before each entry."""
+        """Return lists that hold k remaining samples each time, and how many of each unit come before each entry."""
         nearest, listed = side.nearest, side.nearest.shape[1]
         while True:
             is_member = torch.eye(len(left_out), device=unit.device)[unit[nearest]]

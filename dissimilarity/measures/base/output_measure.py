@@ -17,7 +17,7 @@ from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.products import sum_device
 
 AT_ONCE = 2**22
-"""Number of outputs that are turned into float64 probabilities together."""
+"""Number of outputs that are turned into float64 probabilities at a time."""
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 """Both sides (n, classes), log-probabilities or logits -> one value per sample."""
@@ -30,7 +30,7 @@ def mean_over_samples(per_sample: PerSample, x: ArrayLike, y: ArrayLike, logits:
         per_sample: the value of each sample.
         x: logits (n, classes) of one model.
         y: logits of the other, of the same classes.
-        logits: whether ``per_sample`` takes the logits themselves, not log-probabilities.
+        logits: whether ``per_sample`` takes the logits themselves instead of log-probabilities.
 
     Raises:
         ValueError: x and y cannot be compared.
@@ -65,8 +65,8 @@ class OutputMeasure(SampleMeasure):
 
     Samples that are all equal are allowed: a model may return one distribution whatever its input.
 
-    As a metric it is exact over all samples that it is fed, in constant memory. A comparison of models evaluates it on
-    the same bounded subsample of positions as other sample measures.
+    As a metric it is exact over all samples that it receives, in constant memory. A comparison of models evaluates it
+    on the same bounded subsample of positions as other sample measures.
     """
 
     full_state_update: ClassVar[bool | None] = False
@@ -82,7 +82,7 @@ class OutputMeasure(SampleMeasure):
         """Return the value of each sample, from log-probabilities, or from logits if ``takes_logits``."""
 
     def prepare(self, x: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-        """Return what ``per_sample`` takes of one side."""
+        """Return the input of ``per_sample`` for one side."""
         if not self.takes_logits:
             return log_probabilities(x)
         check_finite(x)

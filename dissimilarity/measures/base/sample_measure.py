@@ -17,7 +17,7 @@ class SampleMeasure(Measure):
     """A measure of pairs of samples.
 
     Args:
-        max_samples: most samples to compare.
+        max_samples: maximum number of samples to compare.
         seed: selects the samples. The choice depends only on the seed and on a sample's position in its process's
             stream.
     """

@@ -96,7 +96,7 @@ def left_out_terms(
         member: 1 if a sample belongs to the unit, else 0.
     """
     n = len(member) - member.sum(0)
-    # What remains of each row's sum without each unit.
+    # Each row's sum without each unit.
     sums_a, sums_b = ((m.sum(1, keepdim=True) - m @ member) * (1 - member) for m in (a, b))
 
     def inner(u: Tensor, v: Tensor, sums_u: Tensor, sums_v: Tensor) -> Tensor:

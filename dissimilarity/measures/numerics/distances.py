@@ -4,9 +4,9 @@ A symmetric matrix is stored as its entries above the diagonal, row by row (scip
 memory, and comparing two sides is one pass over two vectors.
 
 Squared distances come from one matrix product, |u|^2 + |v|^2 - 2 u.v about the mean, in which near pairs lose their
-digits. Those pairs are recomputed from the difference of the samples. The product of float32 samples is float32, but
-float64 where rounding would show: with few samples, and so few pairs to average over; where many pairs are near; where
-all distances are alike.
+digits. Those pairs are recomputed from the difference of the samples. The product of float32 samples is float32, except
+where rounding would show: with few samples, and so few pairs to average over; with many near pairs; and with nearly
+equal distances. There it is float64.
 """
 
 from collections.abc import Iterator

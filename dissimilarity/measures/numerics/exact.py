@@ -1,4 +1,4 @@
-"""Exact values at the ends: equal sides get exactly the best value, and small angles no more rounding than needed."""
+"""Exact values at the extremes: equal sides get exactly the best value, small angles no more rounding than needed."""
 
 import torch
 from jaxtyping import Bool, Float

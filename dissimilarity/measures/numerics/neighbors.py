@@ -16,7 +16,7 @@ class Neighbors:
     """The neighbor lists of one side.
 
     Attributes:
-        nearest: for each sample somewhat more than k others, nearest first.
+        nearest: somewhat more than k neighbors of each sample, nearest first.
         samples: centered unit-length samples, float64, from which longer lists can be made.
     """
 
@@ -30,7 +30,7 @@ class Neighbors:
 
 
 def nearest_neighbors(x: Float[Tensor, "n p"], k: int, at_once: int = SAMPLES_AT_ONCE) -> Int[Tensor, "n k"]:
-    """Return the indices of each sample's k nearest others by cosine, ascending. Ties go to the lower index.
+    """Return the indices of each sample's k nearest neighbors by cosine, ascending. Ties go to the lower index.
 
     Samples are neither centered nor clamped. The diagonal is masked, so duplicates of a sample are its neighbors.
     """
@@ -61,7 +61,7 @@ def normalized_samples(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 def ranked_neighbors(
     samples: Float[Tensor, "n p"], k: int, listed: int, single: bool = False, at_once: int = SAMPLES_AT_ONCE
 ) -> Int[Tensor, "n listed"]:
-    """Return the nearest others of each sample, nearest first, of which the first k are exact.
+    """Return the nearest neighbors of each sample, nearest first; the first k are exact.
 
     Nearness comes from products, in float32 if that is precise enough. Samples whose k-th and next neighbor differ by
     no more than rounding are ranked again by exact distances, where ties go to the lower index.
@@ -70,7 +70,7 @@ def ranked_neighbors(
         samples: from ``normalized_samples``.
         k: neighbors that must be exact.
         listed: neighbors to return.
-        single: whether float32 products may do.
+        single: whether float32 products may be used.
         at_once: samples per product.
     """
     n = len(samples)

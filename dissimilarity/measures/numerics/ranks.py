@@ -30,7 +30,7 @@ class Ranks:
 
 
 def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
-    """Rank nonnegative float32 numbers by counting, in linear time; None if too many fall together.
+    """Rank nonnegative float32 numbers by counting, in linear time; None if too many coincide.
 
     Numbers that agree in 17 bits count as equal. With ties of at most a share t, this moves a rank correlation by t^2.
     """

@@ -91,7 +91,7 @@ def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], sh
     Args:
         product: Xc'Xc.
         n: number of samples.
-        share: of the variance, below 1.
+        share: share of the variance, below 1.
     """
     values, vectors = torch.linalg.eigh(product.detach())
     explained = values.flip(-1).cumsum(-1) / values.sum(-1, keepdim=True)
@@ -152,7 +152,7 @@ def _cut(width: int, roundoff: Tensor) -> Tensor:
 
 
 def _smallest_eigenvalue(lower: Float[Tensor, "*pairs p p"]) -> Float[Tensor, "*pairs"]:
-    """Return the smallest eigenvalue of L L' by inverse iteration. It is somewhat too large: hence ``SURE``."""
+    """Return the smallest eigenvalue of L L' by inverse iteration, somewhat too large, which ``SURE`` allows for."""
     vector = torch.linspace(1, 2, lower.shape[-1], dtype=lower.dtype, device=lower.device).sin()[:, None]
     vector = vector.expand(*lower.shape[:-1], 1)
     size = lower.new_ones(())

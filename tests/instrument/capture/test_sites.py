@@ -1,6 +1,8 @@
 """Sites: each architecture's table against what the model computes, globs, module paths, pairs of unequal depth."""
 
+import math
 import re
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from dissimilarity.capture.enter import enterable_sites
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.points import ModulePoint
 from dissimilarity.capture.sites import describe, locate, matched_pairs, resolve, site_table
@@ -104,6 +107,50 @@ def test_the_parts_of_a_block_add_up(name):
 def test_sequential_gpt_neox_has_resid_mid():
     model = transformers.GPTNeoXModel(transformers.GPTNeoXConfig(**SIZES, use_parallel_residual=False))
     assert "blocks.2.resid_mid" in site_table(model)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e30])
+def test_names_do_not_depend_on_what_became_of_the_weights(value):
+    net = toy()
+    expected = site_table(toy())
+    with torch.no_grad():
+        net.blocks[1].attn.W_O.weight.fill_(value)
+        net.blocks[0].mlp.W_out.weight.fill_(value)
+    assert site_table(net) == expected and len(enterable_sites(net)) == 8
+
+
+def test_other_names_do_not_hold_where_something_is_in_between():
+    granite, convolved = tiny_model("granite"), tiny_model("deberta-v2", conv_kernel_size=3)
+    assert list(site_table(granite))[1:3] == ["blocks.0.resid_pre", "blocks.0.resid_post"]
+    assert site_table(convolved)["blocks.0.resid_post"] == ModulePoint("deberta.encoder.layer.1", "input")
+    assert "blocks.0.mlp_out" not in site_table(convolved) and "blocks.1.mlp_out" in site_table(convolved)
+    assert "blocks.0.resid_pre" not in enterable_sites(convolved)
+    assert "blocks.1.resid_pre" in enterable_sites(convolved)
+
+
+def test_scales_that_are_one_at_first_count():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.mlp = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Sequential(nn.Linear(8, 8))
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            x = self.scale * x + self.attention(x)
+            return x + self.mlp(x)
+
+    model = nn.Sequential(OrderedDict(embed=nn.Embedding(9, 8), blocks=nn.Sequential(Scaled(), Scaled())))
+    assert list(site_table(model)) == [
+        "embed",
+        *(f"blocks.{i}.resid_{end}" for i in range(2) for end in ("pre", "post")),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_names_are_the_same_in_any_precision(dtype):
+    for model_type in ("llama", "granite", "bert"):
+        expected = site_table(tiny_model(model_type))
+        assert site_table(tiny_model(model_type).to(dtype)) == expected
 
 
 class Holder(nn.Module):

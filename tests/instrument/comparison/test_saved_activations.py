@@ -225,8 +225,8 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "whole numbers": ({"x": X.long()}, {"y": X}, "floating-point activations at x, found torch.int64"),
     "no sites": ({"sample_ids": np.arange(60)}, {"y": X}, "a holds no activations"),
     "not a source": (3, {"y": X}, "a: expected an nn.Module, a .npy .* found int"),
-    "no file": ("gone.npy", {"y": X}, "cannot read gone.npy: .*No such file"),
-    "no such kind": ("gone.txt", {"y": X}, "gone.txt: not there; give an nn.Module"),
+    "no file": ("gone.npy", {"y": X}, "cannot read gone.npy: no such file"),
+    "no such kind": ("gone.txt", {"y": X}, "gone.txt: no such file; pass an nn.Module"),
     "ids differ": (
         IDS,
         {"x": X, "sample_ids": np.r_[0:10, 11, 10, 12:60]},

@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dissimilarity.capture.sites import site_table
 from dissimilarity.loading.context import context_of
+from models.build import build_net
+from models.initial_model import initial_model, load_into
 from models.references import load, resolve
 from tests.helpers.tiny_run import in_process, tiny
 from train import train
@@ -168,6 +171,21 @@ def test_an_adapter_is_not_left_out(tmp_path: Path) -> None:
         load(f"hf:{folder}")
 
 
+def test_an_encoder_of_an_encoder_decoder_is_read_and_trained_further(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 32, "vocab_size": 50}
+    model = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    reference, tokens = load(f"hf:{tmp_path}"), torch.randint(2, 50, (2, 6))
+    expected = model(tokens).last_hidden_state
+    torch.testing.assert_close(reference.model(tokens).last_hidden_state, expected)
+    assert "blocks.1.resid_post" in site_table(reference.model)
+    initial = initial_model(reference, head=False)
+    net = build_net({key: value for key, value in initial.settings.items() if key != "d_vocab"}, 50, 0).eval()
+    load_into(net, initial.weights)
+    features: Any = net.features
+    torch.testing.assert_close(features(tokens, torch.ones_like(tokens, dtype=torch.bool)), expected)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}', "\udcff"])
 def test_a_broken_tokenizer_beside_weights_is_named(tmp_path: Path, content: str) -> None:
     folder, _ = saved(tmp_path / "gpt2")
@@ -200,7 +218,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
     config = transformers.AlbertConfig(vocab_size=300, embedding_size=8, max_position_embeddings=32, **sizes)
     transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
     (tmp_path / "albert/tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
-    message = r"(?s)no named sites here, so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
+    message = r"(?s)no named sites here.*so give module paths.*\.input or \.output.*encoder\.albert_layer_groups"
     with pytest.raises(ValueError, match=message):
         train(tiny(tmp_path, references=f"[hf:{tmp_path / 'albert'}]"))
 

@@ -58,7 +58,7 @@ def activations(side: int) -> dict[str, Tensor]:
 
 def rows_of_sides(slices: list[tuple[int, int, int]], n_units: int, sync: bool) -> list[dict[str, Any]]:
     """Compare two sides as the tracker does, from the chunks of one process."""
-    lengths = SequenceLengths.of_slices(cut_sequences(SEQUENCES, n_units, most=2), max_samples=FEW)
+    lengths = SequenceLengths.of_slices(cut_sequences(SEQUENCES, n_units, max_per_chunk=2), max_samples=FEW)
     x, y = (Side(lengths, sync, only_sampled=frozenset({LOGITS})) for _ in range(2))
     pairs = [(a, b) for a in SITES for b in SITES]
     cross, null = Cross(pairs, n_units, sync), Cross(pairs, sync=sync)
@@ -106,7 +106,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     if rank == 0:
         alone.update(*(rows[halves(rank)] for rows in samples("cka")))
     results["all on rank 0"] = alone.compute().item()
-    slices = cut_sequences(SEQUENCES, 5, most=2)
+    slices = cut_sequences(SEQUENCES, 5, max_per_chunk=2)
     results["rows"] = rows_of_sides(slices_of_process(slices, rank, world), 5, sync=True)
     results["masked"] = masked_rows(rank, world)
     torch.save(results, folder / f"{rank}.pt")
@@ -136,7 +136,7 @@ def test_a_process_without_samples_gets_the_value(results: list[dict[str, Any]])
 
 @pytest.mark.parametrize("kind", ["rows", "masked"])
 def test_sides_and_crosses_of_two_processes_give_the_rows_of_one(kind: str, results: list[dict[str, Any]]) -> None:
-    whole = rows_of_sides(cut_sequences(SEQUENCES, 5, most=2), 5, sync=False)
+    whole = rows_of_sides(cut_sequences(SEQUENCES, 5, max_per_chunk=2), 5, sync=False)
     expected = whole if kind == "rows" else masked_rows(0, 1)
     assert len(expected) == 4 * len(REPRESENTATION_SETTINGS) + len(OUTPUT_SETTINGS)
     assert all(row["note"] == "" and math.isfinite(row["null"]) for row in expected)

@@ -48,13 +48,13 @@ def measured(
     x_acts: Acts,
     y_acts: Acts,
     measures: list[Measure],
-    most: int = 3,
+    max_per_chunk: int = 3,
     n_units: int = N_UNITS,
     max_samples: int = 10**6,
 ) -> list[dict[str, Any]]:
     """Compare all pairs of sites, chunk by chunk."""
     sequences = len(next(iter(x_acts.values())))
-    slices = cut_sequences(sequences, n_units, most)
+    slices = cut_sequences(sequences, n_units, max_per_chunk)
     lengths = SequenceLengths.of_slices(slices, max_samples=max_samples)
     x, y = Side(lengths), Side(lengths)
     pairs = [(a, b) for a in x_acts for b in y_acts]
@@ -85,8 +85,8 @@ def test_every_pair_is_what_its_function_returns_for_the_samples() -> None:
 def test_the_cut_into_chunks_changes_nothing() -> None:
     x, y = activations(0), activations(1)
     measures: list[Measure] = [CKA(), Procrustes(), MutualKNN(k=4)]
-    whole = measured(x, y, measures, most=100)
-    for row, expected_row in zip(measured(x, y, measures, most=2), whole, strict=True):
+    whole = measured(x, y, measures, max_per_chunk=100)
+    for row, expected_row in zip(measured(x, y, measures, max_per_chunk=2), whole, strict=True):
         assert row["value"] == pytest.approx(expected_row["value"], abs=1e-10)
         assert row["stderr"] == pytest.approx(expected_row["stderr"], rel=1e-9)
 
@@ -95,7 +95,7 @@ def test_equal_units_in_one_chunk_are_the_units_one_by_one() -> None:
     """Forward passes run several units at once, as (units, samples, width) in one product."""
     x, y = ({site: rows[:12] for site, rows in activations(seed).items()} for seed in (0, 1))
     measures: list[Measure] = [CKA(), MutualKNN(k=4)]
-    single = measured(x, y, measures, most=3)
+    single = measured(x, y, measures, max_per_chunk=3)
     sides = [Side(SequenceLengths(torch.arange(12) // 3, max_samples=10**6)) for _ in range(2)]
     pairs = [(a, b) for a in x for b in y]
     cross, null = Cross(pairs, 4), Cross(pairs)
@@ -139,7 +139,7 @@ def test_sites_are_side_by_side_in_the_given_order_deranged_or_not() -> None:
 
 def test_the_null_is_the_value_of_the_samples_rolled_by_hand() -> None:
     x, y = activations(0), activations(1)
-    rows = measured(x, y, [CKA(), Procrustes()], most=3)
+    rows = measured(x, y, [CKA(), Procrustes()], max_per_chunk=3)
     order: list[int] = []
     for start, stop, _ in cut_sequences(SEQUENCES, N_UNITS, 3):
         order += [stop - 1, *range(start, stop - 1)]
@@ -278,22 +278,28 @@ def test_the_null_needs_two_sequences() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(sequences=st.integers(2, 200), n_units=st.integers(1, 40), most=st.integers(1, 50))
-def test_chunks_cover_everything_once_in_units_of_nearly_equal_size(sequences: int, n_units: int, most: int) -> None:
-    slices = cut_sequences(sequences, n_units, most)
+@given(sequences=st.integers(2, 200), n_units=st.integers(1, 40), max_per_chunk=st.integers(1, 50))
+def test_chunks_cover_everything_once_in_units_of_nearly_equal_size(
+    sequences: int, n_units: int, max_per_chunk: int
+) -> None:
+    slices = cut_sequences(sequences, n_units, max_per_chunk)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(sequences))
     numbers = [unit for _, _, unit in slices]
     assert numbers == sorted(numbers) and set(numbers) == set(range(min(n_units, sequences // 2)))
     sizes = [sum(stop - start for start, stop, number in slices if number == unit) for unit in set(numbers)]
     assert max(sizes) - min(sizes) <= 1
     lengths = [stop - start for start, stop, _ in slices]
-    assert min(lengths) >= 2 and max(lengths) <= max(most, 3)
+    assert min(lengths) >= 2 and max(lengths) <= max(max_per_chunk, 3)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sequences=st.integers(2, 100), n_units=st.integers(1, 20), most=st.integers(1, 9), world=st.integers(1, 8))
-def test_each_chunk_is_on_one_process_and_each_unit_whole(sequences: int, n_units: int, most: int, world: int) -> None:
-    slices = cut_sequences(sequences, n_units, most)
+@given(
+    sequences=st.integers(2, 100), n_units=st.integers(1, 20), max_per_chunk=st.integers(1, 9), world=st.integers(1, 8)
+)
+def test_each_chunk_is_on_one_process_and_each_unit_whole(
+    sequences: int, n_units: int, max_per_chunk: int, world: int
+) -> None:
+    slices = cut_sequences(sequences, n_units, max_per_chunk)
     shares = [slices_of_process(slices, rank, world) for rank in range(world)]
     assert [piece for share in shares for piece in share] == slices
     of_process = [{unit for _, _, unit in share} for share in shares]
@@ -401,5 +407,5 @@ def test_outputs_that_diverged_leave_a_note_and_no_distance() -> None:
 def test_cka_of_a_concatenation_is_that_of_the_stream() -> None:
     """Only CKA adds up sums of units in the tracker, and computes them at once in the function."""
     x, y = activations(0, 40, 9), activations(1, 40, 9)
-    row = measured({"a": x["last"]}, {"b": y["middle"]}, [CKA()], most=2, n_units=16)[0]
+    row = measured({"a": x["last"]}, {"b": y["middle"]}, [CKA()], max_per_chunk=2, n_units=16)[0]
     assert row["value"] == pytest.approx(cka(x["last"].flatten(0, 1), y["middle"].flatten(0, 1)).item(), abs=1e-10)

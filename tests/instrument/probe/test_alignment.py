@@ -263,7 +263,7 @@ def test_what_cannot_be_aligned_is_refused(tmp_path: Any) -> None:
     alignment, a, b = two_byte_pairs()
     *layers, outputs = compare(a, b, alignment, measures=[CKA(), KL()]).to_pylist()
     assert len(layers) == 4 and "kl compares predictions token by token" in outputs["note"]
-    with pytest.raises(ValueError, match="aligned while they run, and these activations were saved before"):
+    with pytest.raises(ValueError, match="aligned while they run, and these are saved activations"):
         compare(a, {"blocks.0.resid_post": torch.randn(4, 3, 2)}, alignment)
     spans = [(0, 1), (1, 2)]
     with pytest.raises(ValueError, match="expected the same texts on both sides, found 3 texts, 2 and 2 rows"):

@@ -344,14 +344,14 @@ LENGTH_LISTS = st.lists(st.integers(1, 40), min_size=2, max_size=80)
 
 
 @settings(max_examples=80, deadline=None)
-@given(lengths=LENGTH_LISTS, n_units=st.integers(1, 20), most=st.integers(1, 30))
-def test_no_sample_of_any_chunk_meets_its_own_sequence(lengths: list[int], n_units: int, most: int) -> None:
+@given(lengths=LENGTH_LISTS, n_units=st.integers(1, 20), max_per_chunk=st.integers(1, 30))
+def test_no_sample_of_any_chunk_meets_its_own_sequence(lengths: list[int], n_units: int, max_per_chunk: int) -> None:
     counts = torch.tensor(lengths)
     if 2 * max(lengths) > sum(lengths):
         with pytest.raises(ValueError, match="no sequence with more than half of all real positions"):
-            merge_short_units(cut_sequences(len(lengths), n_units, most), counts)
+            merge_short_units(cut_sequences(len(lengths), n_units, max_per_chunk), counts)
         return
-    slices = merge_short_units(cut_sequences(len(lengths), n_units, most), counts)
+    slices = merge_short_units(cut_sequences(len(lengths), n_units, max_per_chunk), counts)
     assert [i for start, stop, _ in slices for i in range(start, stop)] == list(range(len(lengths)))
     numbers = [unit for _, _, unit in slices]
     assert numbers == sorted(numbers) and set(numbers) == set(range(numbers[-1] + 1))
@@ -362,18 +362,18 @@ def test_no_sample_of_any_chunk_meets_its_own_sequence(lengths: list[int], n_uni
 
 
 def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
-    for sequences, n_units, most in ((33, 16, 4), (100, 5, 3), (7, 3, 50)):
-        slices = cut_sequences(sequences, n_units, most)
+    for sequences, n_units, max_per_chunk in ((33, 16, 4), (100, 5, 3), (7, 3, 50)):
+        slices = cut_sequences(sequences, n_units, max_per_chunk)
         assert merge_short_units(slices, torch.full((sequences,), 5)) == slices
 
 
 @pytest.mark.parametrize(
     ("mask", "options", "message"),
     [
-        (MASK[:-1], {}, r"mask of bool and of shape \(18, 9\), .* found torch.bool and \(17, 9\)"),
+        (MASK[:-1], {}, r"boolean mask of shape \(18, 9\), .* found torch.bool and \(17, 9\)"),
         (MASK[:, :-1], {}, r"shape \(18, 9\), .* \(18, 8\)"),
-        (MASK.long(), {}, "mask of bool .* found torch.int64"),
-        (MASK & (torch.arange(SEQUENCES) != 4)[:, None], {}, "none in 1 of them, the first of which is sequence 4"),
+        (MASK.long(), {}, "boolean mask .* found torch.int64"),
+        (MASK & (torch.arange(SEQUENCES) != 4)[:, None], {}, "none in 1 of them, such as sequence 4"),
         (MASK, {"positions": 3}, "a mask or a number of positions, found both"),
         (MASK, {"control": Control(skip_first=2)}, "no real position of 3 sequences, .* sequence 1 with 2; lower them"),
         (MASK, {"control": Control(drop_top_norm=3)}, "no real position of 5 sequences"),

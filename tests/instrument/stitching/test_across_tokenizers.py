@@ -148,7 +148,9 @@ def test_a_model_that_reads_ahead_or_predicts_nothing_has_a_fit_and_no_loss(text
 def test_what_cannot_be_fitted_is_refused(read: Any, tokenizers: Any) -> None:
     front, back = Predicting(tokenizers[0]), Predicting(tokenizers[1])
     fit, held_out = read
-    with pytest.raises(ValueError, match="out of scale_shift, orthogonal, low_rank, affine across tokenizers"):
+    with pytest.raises(
+        ValueError, match="one of the kinds scale_shift, orthogonal, low_rank, affine across tokenizers"
+    ):
         aligned_penalties(front, back, fit, held_out, [(SITE, SITE)], "identity")
     with pytest.raises(ValueError, match="at least 10 sequences to fit on and 2 held out, found 9 and"):
         aligned_penalties(front, back, fit.part(range(9)), held_out, [(SITE, SITE)])

@@ -529,7 +529,7 @@ def test_refusals(net, other, fit, held):
         Stitch(other, net, SITE, kind="low_rank").fit(fit)
     with pytest.raises(ValueError, match="only a stitch of kind low_rank has a rank"):
         Stitch(other, net, SITE, rank=3).fit(fit)
-    with pytest.raises(ValueError, match="expected a kind of stitch out of identity.*found 'linear'"):
+    with pytest.raises(ValueError, match="expected one of the kinds identity.*found 'linear'"):
         Stitch(net, net, SITE, kind="linear").fit(fit)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="from width 128 to 64 cannot start at the identity"):
         Stitch(other, net, SITE, fit="task", start="identity").fit(fit)

@@ -67,20 +67,20 @@ def test_positions_that_are_gone_beside_their_rows(
     fit(tracker_in(tmp_path, control=control), Layered(), 4, others=[checkpoints(tmp_path / "checkpoints")])
     (tmp_path / "references" / "positions.safetensors").unlink()
     fit(tracker_in(tmp_path, control=control), Layered(), 6, ckpt_path=tmp_path / "checkpoints" / "step_4.ckpt")
-    assert all("says which positions drop_top_norm drops" in note for note in notes(tmp_path, 6).values())
+    assert all("which positions drop_top_norm drops" in note for note in notes(tmp_path, 6).values())
     assert len([message for message in caplog.messages if "drop_top_norm" in message]) == 1
     assert notes(tmp_path, 3) == {"init": "", "previous": ""}
 
 
 def test_an_older_checkpoint_and_a_folder_that_was_moved(begun: Path, tmp_path: Path) -> None:
-    """Step 3 is measured at step 4's checkpoint; the steps after it are measured again and are the same."""
-    others = [checkpoints(tmp_path / "checkpoints")]
-    fit(tracker_in(tmp_path / "tracked"), Layered(), 7, others=others, limit_train_batches=4)
-    whole = curves_of(tmp_path / "tracked")
-    (tmp_path / "tracked").rename(tmp_path / "moved")
-    older = tmp_path / "checkpoints" / "step_4.ckpt"
-    fit(tracker_in(tmp_path / "moved"), Layered(), 7, ckpt_path=older, limit_train_batches=4)
-    assert curves_of(tmp_path / "moved") == whole
+    """Step 3 is known at step 4's checkpoint; the steps after it are measured again and are the same."""
+    for name, ckpt_path in (("old", None), ("new", tmp_path / "checkpoints" / "step_4.ckpt")):
+        others = [tracker_in(tmp_path / name / "b", every=2), checkpoints(tmp_path / "checkpoints")]
+        fit(tracker_in(tmp_path / name / "a"), Layered(), 7, others, ckpt_path=ckpt_path, limit_train_batches=4)
+        if name == "old":
+            whole = [curves_of(tmp_path / "old" / tracker) for tracker in ("a", "b")]
+            (tmp_path / "old").rename(tmp_path / "new")
+    assert [curves_of(tmp_path / "new" / tracker) for tracker in ("a", "b")] == whole
 
 
 def test_the_folder_of_another_training(begun: Path, tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_two_trackers_in_one_trainer(tmp_path: Path) -> None:
 def test_two_trackers_in_one_folder_are_refused(tmp_path: Path) -> None:
     others = [tracker_in(tmp_path / "x" / ".." / "tracked")]
     (tmp_path / "x").mkdir()
-    with pytest.raises(ValueError, match="give each a folder of its own"):
+    with pytest.raises(ValueError, match="give each its own folder"):
         fit(tracker_in(tmp_path / "tracked"), Layered(), 2, others)
