@@ -183,7 +183,7 @@ class Side:
         return Chunk(samples, norms, outlier_rows, units, roll)
 
     def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
-        """Share the offsets of the first process, from its first chunk, so that each process can then continue alone."""
+        """Share the offsets of the first process, from its first chunk, so that each process can continue alone."""
         with together(self.sync):
             sites = [site for site in acts if self.moments and site not in self.only_sampled]
             first = {site: as_samples(acts[site]).unflatten(0, (len(units), -1))[0] for site in sites}

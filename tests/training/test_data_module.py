@@ -111,7 +111,7 @@ def test_a_resumed_run_sees_the_tail_of_the_whole_one(cache_dir, tmp_path, accum
     assert not [warning for warning in recwarn if "not resumable" in str(warning.message)]
 
 
-def test_a_finished_run_goes_on_to_a_later_step(cache_dir, tmp_path):
+def test_a_finished_run_continues_to_a_later_step(cache_dir, tmp_path):
     _, whole = fit(cache_dir, tmp_path, 7)
     first, head = fit(cache_dir, tmp_path, 3)
     first.save_checkpoint(tmp_path / "finished.ckpt")
@@ -124,7 +124,7 @@ def test_tokens_of_a_step_count_accumulated_batches(cache_dir, tmp_path):
     assert trainer.datamodule.tokens_per_step == 3 * 64
 
 
-def test_training_longer_than_the_data_goes_on(cache_dir, tmp_path):
+def test_training_continues_past_the_end_of_the_data(cache_dir, tmp_path):
     epoch = len(make(cache_dir, batch_size=64).train_dataloader())
     _, seen = fit(cache_dir, tmp_path, 2 * epoch + 1, batch_size=64)
     assert len(seen) == 2 * epoch + 1
@@ -183,7 +183,7 @@ def test_probe_set_is_fixed_by_the_data_alone(cache_dir):
     assert len({tuple(row) for row in probe.tolist()}) == 8
 
 
-def test_probe_sequences_are_evenly_spaced_and_apart():
+def test_probe_sequences_are_evenly_spaced_and_do_not_overlap():
     rows = draw_probe(np.arange(1000, dtype=np.uint16), 7, 9, "val")
     starts = rows[:, 0]
     assert torch.equal(rows, starts[:, None] + torch.arange(9))

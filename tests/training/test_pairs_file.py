@@ -29,7 +29,7 @@ def test_quotes_in_a_tsv_file_are_text(write):
     ]
 
 
-def test_quotes_in_a_csv_file_are_quotes_and_a_mark_of_the_byte_order_is_none_of_the_header(write):
+def test_quotes_in_a_csv_file_are_quotes_and_a_byte_order_mark_is_not_part_of_the_header(write):
     path = write("a.csv", '\ufefftext,y\n"one, two\nthree ""four""",a\n\nfive,b\n')
     rows = PairsFile({"train": path, "val": path}, text="text", pair=None, label="y").splits()["train"]
     assert rows == [Example('one, two\nthree "four"', None, "a"), Example("five", None, "b")]
@@ -141,7 +141,7 @@ def test_bad_files_are_refused(write, tmp_path):
         PairsFile({"train": path, "other": path}, by={"other": ["h"]}).splits()
 
 
-def test_a_label_is_the_same_however_it_is_written(write):
+def test_a_label_is_the_same_in_every_spelling(write):
     """Blanks, numbers with a point, and composed or decomposed accents are no classes of their own."""
     labels = [" yes", "yes ", "y\u00eb s", "ye\u0308  s", 0, 0.0, "0.0", -0.0, True, "true", 1.5]
     rows = [{"premise": "p", "hypothesis": "h", "gold_label": label, "kind": 2.0} for label in labels]
@@ -170,7 +170,7 @@ def test_a_label_is_the_same_however_it_is_written(write):
         ({"by": None}, "expected a value in each row, found null in the column 'by'"),
     ],
 )
-def test_text_that_is_not_text_is_refused(write, changes, message):
+def test_text_without_real_characters_is_rejected(write, changes, message):
     row = {"premise": "p", "hypothesis": "h", "gold_label": "a", "by": "x"}
     path = write("a.jsonl", json.dumps(row) + "\n" + json.dumps(row | changes))
     with pytest.raises(ValueError, match=message):

@@ -31,7 +31,7 @@ def test_every_family_comes_back(tmp_path: Path, family: str) -> None:
     assert saved.provenance["pinned"] == str(path.resolve()) and len(saved.provenance["sha256"]) == 64
 
 
-def test_saved_activations_are_no_net(tmp_path: Path) -> None:
+def test_saved_activations_are_not_a_net(tmp_path: Path) -> None:
     save_file({"blocks.0.resid_post": torch.ones(4, 2)}, tmp_path / "saved.safetensors")
     assert not holds_net(tmp_path / "saved.safetensors") and not holds_net(tmp_path / "nowhere.safetensors")
     with pytest.raises(ValueError, match="tensors without the settings of a net.*saved activations are compared by"):

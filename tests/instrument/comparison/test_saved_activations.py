@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_compared_is_refused(case: str, unchecked: None) -> None:
+def test_inputs_that_cannot_be_compared_are_rejected(case: str, unchecked: None) -> None:
     a, b, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         compare(a, b)

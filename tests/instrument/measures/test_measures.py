@@ -66,7 +66,7 @@ def test_labels_tell_all_settings_apart() -> None:
     assert labels == SETTINGS
 
 
-def test_measures_are_all_in_the_set_of_all() -> None:
+def test_the_set_of_all_contains_every_measure() -> None:
     config: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / "measures" / "all.yaml"))
     assert sorted(next(iter(entry.values())) for entry in config["defaults"]) == SETTINGS
 

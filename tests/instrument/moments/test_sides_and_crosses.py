@@ -241,7 +241,7 @@ def test_a_site_beyond_the_range_of_float32_products_says_so(scale: float) -> No
         assert bool(row["note"]) == (row["site_a"] == "last") and (not row["note"] or "too large or" in row["note"])
 
 
-def test_too_few_samples_are_counted_and_the_remedy_is_named() -> None:
+def test_too_few_samples_are_reported_with_the_remedy() -> None:
     rows = measured(activations(0), activations(1), [MutualKNN(k=200), CKA()])
     assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: pass more or longer sequences"
     assert math.isnan(rows[0]["value"]) and math.isfinite(rows[1]["value"])
@@ -364,7 +364,7 @@ def measured_outputs(
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
-def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() -> None:
+def test_output_measures_are_computed_at_the_logits_and_the_others_elsewhere() -> None:
     measures = [*(make(setting) for setting in OUTPUT_SETTINGS), CKA(), MutualKNN(k=4)]
     rows = measured_outputs(outputs(0), outputs(1), measures)
     assert [(row["measure"], row["site_a"], row["site_b"]) for row in rows] == [
@@ -384,7 +384,9 @@ def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() 
 
 def test_outputs_are_compared_at_all_sampled_positions_even_if_sites_are_pooled() -> None:
     measures: list[Measure] = [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)]
-    pooled, plain = (measured_outputs(outputs(0), outputs(1), measures, pooled=how) for how in (True, False))
+    pooled, plain = (
+        measured_outputs(outputs(0), outputs(1), measures, pooled=is_pooled) for is_pooled in (True, False)
+    )
     for row, expected_row in zip(pooled[1:], plain[1:], strict=True):
         assert row == expected_row
 

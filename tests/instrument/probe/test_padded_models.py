@@ -150,7 +150,7 @@ def test_the_value_is_that_of_every_text_alone(name: str) -> None:
     assert len(set(values)) == 1
 
 
-def test_other_ways_in_see_the_same(tmp_path: Path) -> None:
+def test_other_entry_points_give_the_same_values(tmp_path: Path) -> None:
     tokens, mask = padded(4, "left")
     a, b, site = net_of("encoder", 1), net_of("encoder", 2), MODELS["encoder"][1]
     expected = pytest.approx(float(cka(alone(a, site), alone(b, site))), abs=1e-9)
@@ -167,7 +167,7 @@ def test_other_ways_in_see_the_same(tmp_path: Path) -> None:
         assert table["value"][0].as_py() == expected
 
 
-def test_a_model_that_reads_padding_is_named_and_its_texts_are_run_apart() -> None:
+def test_a_model_that_reads_padding_is_named_and_its_texts_run_separately() -> None:
     tokens, mask = padded(3, "right")
     net = net_of("unmasked", 1)
     with pytest.warns(UserWarning, match="changes the activations of Unmasked at site, and its forward takes none of"):
@@ -186,7 +186,7 @@ def test_a_mask_that_is_not_used_is_reported() -> None:
         compare(Deaf(), Deaf(), tokens, "site", [CKA()], mask=mask, n_units=3)
 
 
-def test_a_model_of_one_length_is_run_on_whole_rows() -> None:
+def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
     class OneLength(Recurrent):
         def forward(self, tokens: Tensor) -> Tensor:
             assert tokens.shape[1] == LENGTH

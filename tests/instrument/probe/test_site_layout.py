@@ -206,7 +206,7 @@ def test_channels_of_a_convolution_are_features(site: str, length: int) -> None:
     assert row["value"] == pytest.approx(float(expected), abs=1e-9)
 
 
-def test_features_that_the_modules_leave_open_are_asked_for() -> None:
+def test_features_that_the_modules_do_not_determine_are_asked_for() -> None:
     """A square of channels and positions that two kinds of modules have returned could be either."""
     net, images = Image(3), torch.cat([IMAGES[..., :6]], -1)
     with pytest.raises(ValueError, match=r"at mixed; pass channels=\{'mixed': 'first'\} for"):

@@ -135,7 +135,7 @@ def test_values_are_those_of_the_function_on_captured_samples(tmp_path: Path) ->
     assert (0, 0) in pairs and (1, 2) in pairs, "first with first, last with last"
 
 
-def test_output_measures_are_taken_at_the_logits_only(tmp_path: Path) -> None:
+def test_output_measures_are_computed_at_the_logits_only(tmp_path: Path) -> None:
     module = Layered()
     fit(tracker_for(tmp_path, references=["init"], measures=[CKA(), Disagreement(), KL(), JSD()]), module)
     rows = read_curves(tmp_path).to_pylist()
