@@ -1,4 +1,4 @@
-"""The typed root config, what is refused before heavy imports, and every YAML file of conf/."""
+"""The typed root config, what is rejected before heavy imports, and every YAML file of conf/."""
 
 from importlib.util import find_spec
 

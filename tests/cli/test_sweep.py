@@ -1,4 +1,4 @@
-"""Sweeps before their first job: names that tell jobs apart, one folder per command, intervals, and what is refused."""
+"""Sweeps before their first job: names that tell jobs apart, one folder per command, intervals, rejections."""
 
 import argparse
 from collections.abc import Iterator

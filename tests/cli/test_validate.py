@@ -1,4 +1,4 @@
-"""Every key of conf/ has a rule, unusable values are refused, and a refused command leaves nothing behind."""
+"""Every key of conf/ has a rule, unusable values are rejected, and a rejected command leaves nothing behind."""
 
 import copy
 import math
@@ -176,7 +176,7 @@ REFUSED_LATER = {
 
 
 @pytest.mark.parametrize("key", REFUSED_LATER)
-def test_a_refused_training_leaves_nothing(key: str, tmp_path: Path) -> None:
+def test_a_rejected_training_leaves_nothing(key: str, tmp_path: Path) -> None:
     value, message = REFUSED_LATER[key]
     cfg = compose([o for o in tiny_overrides(tmp_path) if not o.startswith(f"{key}=")] + [f"{key}={value}"])
     with pytest.raises(ValueError, match=message):
@@ -199,7 +199,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_a_refused_analysis_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_analysis_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     for overrides, message in {

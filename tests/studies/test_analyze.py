@@ -1,4 +1,4 @@
-"""analyze.py from the command line and as a function: what it finds, what it leaves, what it refuses."""
+"""analyze.py from the command line and as a function: what it finds, what it leaves, what it rejects."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""study=generalization from nothing, on models of seconds; what it reads, and what it refuses."""
+"""study=generalization from nothing, on models of seconds; what it reads, and what it rejects."""
 
 import json
 from pathlib import Path

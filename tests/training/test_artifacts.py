@@ -187,7 +187,7 @@ def test_the_requested_checkpoints_are_kept(home: Path, asked: Any, steps: list[
         assert aliases == ["latest", f"step_{step}"]
 
 
-def test_another_choice_is_refused(home: Path) -> None:
+def test_another_choice_is_rejected(home: Path) -> None:
     with pytest.raises(ValueError, match="log_model=some: expected false, true or all"):
         WandbRun("tiny", home, mode="disabled", log_model="some")  # pyright: ignore[reportArgumentType]
 

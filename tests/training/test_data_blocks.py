@@ -53,7 +53,7 @@ def test_ranks_share_the_global_batch(world_size):
     assert {len(part) for part in parts} == {8 // world_size}
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_does_not_divide_is_rejected():
     with pytest.raises(ValueError, match="3 processes, found 8: type data.batch_size=9"):
         rank_rows(8, 0, 3)
 

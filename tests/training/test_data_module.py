@@ -130,7 +130,7 @@ def test_training_continues_past_the_end_of_the_data(cache_dir, tmp_path):
     assert len(seen) == 2 * epoch + 1
 
 
-def test_training_without_a_number_of_steps_is_refused(cache_dir):
+def test_training_without_a_number_of_steps_is_rejected(cache_dir):
     data = make(cache_dir)
     data.trainer = SimpleNamespace(max_steps=-1, accumulate_grad_batches=1, global_rank=0, world_size=1)
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_probe_sequences_are_evenly_spaced_and_do_not_overlap():
         ({"sequences": 0, "length": 16}, "found 0 and 16"),
     ],
 )
-def test_impossible_probe_sets_are_refused(cache_dir, arguments, message):
+def test_impossible_probe_sets_are_rejected(cache_dir, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(cache_dir).probe(**arguments)
 
@@ -214,7 +214,7 @@ def test_probe_longer_than_the_split_names_a_length_that_fits():
         draw_probe(np.zeros(100, dtype=np.uint16), 4, 101, "val")
 
 
-def test_text_for_less_than_a_batch_is_refused(cache_dir):
+def test_text_for_less_than_a_batch_is_rejected(cache_dir):
     with pytest.raises(
         ValueError, match=r"at least 4 blocks of data.n_ctx=20000 .* train split, found \d .*type data.n_ctx="
     ):

@@ -148,7 +148,7 @@ def test_after_an_error_before_step_0_the_corrected_command_starts_over(home: Pa
 
 
 @pytest.mark.parametrize("count", [True, 1, 3])
-def test_a_dev_run_is_refused_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
+def test_a_dev_run_is_rejected_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"trainer.fast_dev_run={str(count).lower()}: .*type debug=fdr"):
         train(tiny(tmp_path, **{"+trainer.fast_dev_run": count}))
     assert not (tmp_path / "runs").exists()

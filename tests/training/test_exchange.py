@@ -130,7 +130,7 @@ def test_models_without_a_class_in_hugging_face_are_named(name: str, message: st
         to_huggingface(random_net(SHAPES[name]))
 
 
-def test_other_modules_are_refused() -> None:
+def test_other_modules_are_rejected() -> None:
     transformers = pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="expected a models.transformer.Transformer .* found Linear"):
         to_transformer_lens(nn.Linear(2, 2))

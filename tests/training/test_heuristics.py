@@ -232,7 +232,7 @@ def test_evenly_spaced_pairs_are_as_mixed_as_all(splits):
         ({"counterexamples": -0.1}, "found -0.1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(choices, message):
+def test_numbers_out_of_range_are_rejected(choices, message):
     with pytest.raises(ValueError, match=message):
         Heuristics(**choices)
 

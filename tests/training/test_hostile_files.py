@@ -97,7 +97,7 @@ CHECKPOINTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_is_refused_before_it_takes_memory(name: str, runs: Runs) -> None:
+def test_a_checkpoint_is_rejected_before_it_takes_memory(name: str, runs: Runs) -> None:
     payload(runs.home, runs.home / "CANARY")
     path = runs.rewrite("solu", "last.ckpt", CHECKPOINTS[name])
     with pytest.raises(ValueError, match=r"last\.ckpt") as refusal:
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(kind: str, runs: Runs) -> 
     ],
 )
 @pytest.mark.parametrize("kind", ["PATH.safetensors", "hf:FOLDER"])
-def test_metadata_is_refused_before_it_takes_memory(kind: str, changes: Any, form: Any, runs: Runs) -> None:
+def test_metadata_is_rejected_before_it_takes_memory(kind: str, changes: Any, form: Any, runs: Runs) -> None:
     folder = runs.home / "folder"
     folder.mkdir()
     settings = {**net("solu"), "d_vocab": runs.d_vocab, **changes}

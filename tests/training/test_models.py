@@ -330,6 +330,6 @@ def test_a_family_of_the_user_is_a_target_and_obeys_init_seed():
         ({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.getcwd"}]}, r"os\.getcwd"),
     ],
 )
-def test_settings_that_name_anything_but_module_classes_are_refused(config, message):
+def test_settings_that_name_anything_but_module_classes_are_rejected(config, message):
     with pytest.raises(ValueError, match=message):
         build_net(config, D_VOCAB, 0)

@@ -1,4 +1,4 @@
-"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
+"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and rejected files."""
 
 import gzip
 import json
@@ -120,12 +120,12 @@ def test_a_share_of_the_training_texts_becomes_validation_with_all_their_pairs(w
         ),
     ],
 )
-def test_bad_tables_are_refused(write, name, text, choices, message):
+def test_bad_tables_are_rejected(write, name, text, choices, message):
     with pytest.raises(ValueError, match=message):
         PairsFile({"train": write(name, text)}, **choices).splits()
 
 
-def test_bad_files_are_refused(write, tmp_path):
+def test_bad_files_are_rejected(write, tmp_path):
     for files in (None, {"val": "x.tsv"}):
         with pytest.raises(ValueError, match="expected a file for the split train, found"):
             PairsFile(files)

@@ -81,6 +81,6 @@ def test_the_examples_are_the_same_each_time_and_on_every_machine(splits):
         ({"counterexamples": 2.0}, "0 <= data.source.counterexamples <= 1 .*found 2.0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(choices, message):
+def test_numbers_out_of_range_are_rejected(choices, message):
     with pytest.raises(ValueError, match=message):
         QuestionFormation(**choices)

@@ -239,7 +239,7 @@ def test_a_broken_tokenizer(runs):
         load("runs/solu-w64-d1-s0", runs)
 
 
-def test_another_tokenizer_is_refused(trained):
+def test_another_tokenizer_is_rejected(trained):
     reference = load("runs/solu-w64-d1-s0", trained[0])
     check_tokenizer(reference, make_tokenizer())
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""A run is a folder: the same command continues it, another is refused, and a kill at any moment loses nothing."""
+"""A run is a folder: the same command continues it, another is rejected, and a kill at any moment loses nothing."""
 
 import csv
 import json
@@ -191,7 +191,7 @@ def test_a_run_that_repeats_its_batches_continues_in_the_middle_of_an_epoch(
     assert_same(last(tmp_path)["state_dict"], last(tmp_path / "other")["state_dict"])
 
 
-def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) -> None:
+def test_a_finished_run_is_left_alone_and_another_config_rejected(whole: Path) -> None:
     run = whole / "runs" / "tiny"
     with locked(run):
         assert open_run(run, tiny(whole)) == "finished"

@@ -49,7 +49,7 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
     assert not holds_net(path)
 
 
-def test_settings_that_would_call_something_are_refused(tmp_path: Path) -> None:
+def test_settings_that_would_call_something_are_rejected(tmp_path: Path) -> None:
     call = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "ran")]}}
     content = json.dumps({"format": 1, "settings": {**call, "d_vocab": 61}})
     save_file({"w": torch.ones(1)}, tmp_path / "net.safetensors", {KEY: content})

@@ -79,6 +79,6 @@ def test_a_reference_that_cannot_be_stitched_leaves_records_and_training_continu
     assert rows and all("identity" in row["note"] for row in rows)
 
 
-def test_too_little_text_is_refused(tmp_path: Path) -> None:
+def test_too_little_text_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 14, found 4"):
         StitchingTracker(["init"], lambda n: torch.zeros(n, 8, dtype=torch.long), tmp_path, sequences=4)

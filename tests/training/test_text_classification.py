@@ -218,7 +218,7 @@ def test_insufficient_or_unsuitable_data_is_rejected(tokenizer, splits, choices,
         make(tokenizer, splits, **choices)
 
 
-def test_a_missing_split_and_numbers_out_of_range_are_refused(tokenizer):
+def test_a_missing_split_and_numbers_out_of_range_are_rejected(tokenizer):
     data = TextClassificationDataModule(source=Given(train=pairs(50)), tokenizer=tokenizer)
     with pytest.raises(ValueError, match="expected the splits train and val, found train: val is missing"):
         data.setup()

@@ -221,12 +221,12 @@ def test_a_run_continues_even_if_its_initial_model_is_gone(change: str, folder: 
             resolve_init(cfg(), ["width=32"], run)
 
 
-def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: Path) -> None:
+def test_stitching_while_a_classifier_trains_is_rejected_with_the_reason(folder: Path) -> None:
     with pytest.raises(ValueError, match="the stitching penalty is a next-token loss"):
         train.train(tiny_classifier(folder, name="stitched", callbacks="stitching"))
 
 
-def test_text_without_labels_is_refused_for_classification(folder: Path) -> None:
+def test_text_without_labels_is_rejected_for_classification(folder: Path) -> None:
     with pytest.raises(ValueError, match="this data has no labels; type data=heuristics"):
         train.train(tiny(folder, name="unlabeled", task="classify", probe__length=16))
 

@@ -1,4 +1,4 @@
-"""Toy models of TransformerLens as references, `tl:NAME` and `tl:FOLDER`: what loads and what is refused."""
+"""Toy models of TransformerLens as references, `tl:NAME` and `tl:FOLDER`: what loads and what is rejected."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path: Path) -> None:
     folder = published_folder(tmp_path / "solu", random_net(SHAPES["solu"]), SHAPES["solu"])
     for write in (torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))):
         write({"embed.W_E": Bomb(tmp_path / "ran")}, folder / "model_final.pth")
@@ -125,7 +125,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
+def test_a_broken_folder_is_rejected_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
     folder = published_folder(tmp_path / "solu", random_net(SHAPES["solu"]), SHAPES["solu"])
     break_it(folder)
     with pytest.raises(ValueError, match=rf"(?s)tl:{folder}.*{message}"):

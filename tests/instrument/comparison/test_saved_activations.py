@@ -1,4 +1,4 @@
-"""compare() of saved activations: every kind of file against the module that made it, and what is refused."""
+"""compare() of saved activations: every kind of file against the module that made it, and what is rejected."""
 
 import math
 import subprocess
@@ -244,7 +244,7 @@ def test_inputs_that_cannot_be_compared_are_rejected(case: str, unchecked: None)
         compare(a, b)
 
 
-def test_tokens_of_another_number_than_saved_are_refused() -> None:
+def test_tokens_of_another_number_than_saved_are_rejected() -> None:
     with pytest.raises(ValueError, match=rf"found the tokens: \(20, {LENGTH}\) and, at .* of b, \(21, {LENGTH}, 16\)"):
         compare(model(), acts_of(), tokens(20))
 

@@ -1,4 +1,4 @@
-"""Models in Hugging Face's form as references: what loads, what is refused."""
+"""Models in Hugging Face's form as references: what loads, what is rejected."""
 
 import hashlib
 import os
@@ -85,7 +85,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "gpt2")
     (folder / "model.safetensors").unlink()
     for write in (torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))):
@@ -104,7 +104,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         (lambda folder: os.truncate(folder / "model.safetensors", 1000), "cannot load"),
     ],
 )
-def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
+def test_a_broken_folder_is_rejected_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
     folder, _ = saved(tmp_path / "gpt2")
     break_it(folder)
     with pytest.raises(ValueError, match=message):

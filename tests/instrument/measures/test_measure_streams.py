@@ -1,4 +1,4 @@
-"""Every measure as a torchmetrics.Metric: batches, merging, copies, precision, and what it refuses."""
+"""Every measure as a torchmetrics.Metric: batches, merging, copies, precision, and what it rejects."""
 
 import math
 import pickle
@@ -204,7 +204,7 @@ def test_inputs_that_cannot_be_compared_are_rejected_with_the_reason(setting: st
 
 
 @each_representation
-def test_rows_that_are_all_equal_are_refused(setting: str) -> None:
+def test_rows_that_are_all_equal_are_rejected(setting: str) -> None:
     x, y = views(setting)
     with pytest.raises(ValueError, match="zero variance.* y "):
         function_of(setting)(x, y[:1].expand(60, -1))
@@ -221,7 +221,7 @@ def test_constant_rows_are_found_whatever_the_rounding_of_their_mean(setting: st
 
 
 @each_setting
-def test_another_width_in_the_middle_of_a_stream_is_refused(setting: str) -> None:
+def test_another_width_in_the_middle_of_a_stream_is_rejected(setting: str) -> None:
     measure = updated(make(setting), *views(setting, 40, 5, 6))
     with pytest.raises(ValueError, match="width"):
         measure.update(*related(40, 5, 7))

@@ -202,7 +202,7 @@ def test_the_minimum_of_features_is_the_first_number_that_works(setting: str) ->
 
 @pytest.mark.usefixtures("unchecked")
 @each_output
-def test_outputs_of_other_classes_are_refused(setting: str) -> None:
+def test_outputs_of_other_classes_are_rejected(setting: str) -> None:
     for refused in (function_of(setting), make(setting)):
         with pytest.raises(ValueError, match="same classes on both sides, found 7 and 5; .*one vocabulary"):
             refused(*related(50, 7, 5))

@@ -130,7 +130,7 @@ def test_svcca_counts_components() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_options_that_make_no_sense_are_rejected() -> None:
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: SVCCA(1.0), "variance above 0 and below 1, found 1.0"),
         (lambda: SVCCA(0.0), "variance above 0"),

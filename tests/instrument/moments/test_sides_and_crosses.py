@@ -257,14 +257,14 @@ def test_zero_samples_have_no_neighbors_and_leave_the_other_measures_alone() -> 
             assert math.isfinite(row["value"])
 
 
-def test_sites_of_different_numbers_of_samples_are_refused() -> None:
+def test_sites_of_different_numbers_of_samples_are_rejected() -> None:
     acts = activations(0)
     acts["pooled"] = acts["last"].mean(1)
     with pytest.raises(ValueError, match="as many samples at every site.*pooled"):
         Side(units(1)).add(acts, range(1))
 
 
-def test_models_of_different_numbers_of_positions_are_refused() -> None:
+def test_models_of_different_numbers_of_positions_are_rejected() -> None:
     x, y = Side(units(1)), Side(units(1))
     longer = {site: torch.cat([rows, rows[:, :1]], 1) for site, rows in activations(1).items()}
     with pytest.raises(ValueError, match="number of positions.*5 and 6"):
@@ -309,7 +309,7 @@ def test_each_chunk_is_on_one_process_and_each_unit_whole(
 
 
 @pytest.mark.parametrize("sequences", [0, 1])
-def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int) -> None:
+def test_a_probe_set_that_cannot_be_cut_is_rejected(sequences: int) -> None:
     with pytest.raises(ValueError, match="expected at least"):
         cut_sequences(sequences, 16, 4)
 

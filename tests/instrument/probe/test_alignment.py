@@ -276,4 +276,4 @@ def test_texts_that_cannot_be_aligned_are_rejected(tmp_path: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _shapes(unchecked: None) -> None:
-    """Refusals in the words that users see."""
+    """Rejections in the words that users see."""

@@ -143,7 +143,7 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize("site", ["part", "table", "all"])
-def test_samples_of_no_sequence_are_refused_with_their_shapes(site: str) -> None:
+def test_samples_of_no_sequence_are_rejected_with_their_shapes(site: str) -> None:
     """Tokens chosen from all sequences, the same for all sequences, and more than a sequence has."""
     expected = (
         r"at all, found activations \(4, 13, 6\) of tokens \(4, 12\)" if site == "all" else f"of 3 at {site}; choose"

@@ -94,7 +94,7 @@ def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
         assert torch.allclose(fronted(back, streams, probe)[0], back(probe).last_hidden_state, atol=1e-6)
 
 
-def test_models_of_other_depth_and_of_unknown_architecture_are_refused() -> None:
+def test_models_of_other_depth_and_of_unknown_architecture_are_rejected() -> None:
     probe = tokens().clamp(1)
     streams = front_streams(classifier("gelu", 1), probe)
     with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 in the back"):

@@ -502,11 +502,11 @@ def test_barriers_are_measured_in_any_score(net, held):
     assert errors.value == pytest.approx(max(0, errors.losses[1] - (errors.losses[0] + errors.losses[2]) / 2))
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_refusals(net, other, fit, held):
+def test_rejections(net, other, fit, held):
     with pytest.raises(ValueError, match="the back model cannot be entered at 'blocks.0.attn_out'.*resid_post"):
         Stitch(net, net, "blocks.0.attn_out")
     with pytest.raises(ValueError, match="blocks.9.resid_post"):
@@ -549,7 +549,7 @@ def test_refusals(net, other, fit, held):
             Stitch(front, back, SITE).fit(fit)
 
 
-def test_sites_of_another_layout_are_refused_with_their_shapes(fit, held):
+def test_sites_of_another_layout_are_rejected_with_their_shapes(fit, held):
     """As many sequences as positions, which are folded or swapped: sums would run over pairs that do not belong."""
 
     class Front(nn.Module):

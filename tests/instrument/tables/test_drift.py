@@ -219,7 +219,7 @@ def test_impossible_groups_are_rejected(groups: dict[str, list[str]], message: s
         ("reference_groups={good-x:[runs/a]}", "reference_groups: 'good-x': expected a name of letters, digits and _"),
     ],
 )
-def test_groups_of_the_command_line_are_refused_before_anything_else(override: str, message: str) -> None:
+def test_groups_of_the_command_line_are_rejected_before_anything_else(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate(compose(["references=[runs/a,runs/b]", override]))
     validate(compose(["references=[runs/a,runs/b]", "reference_groups={good:[runs/a],bad:[runs/b]}"]))

@@ -136,7 +136,7 @@ def test_two_trackers_in_one_trainer(tmp_path: Path) -> None:
     assert not any(key.startswith("dissimilarity/init/") for key in keys.keys)
 
 
-def test_two_trackers_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_trackers_in_one_folder_are_rejected(tmp_path: Path) -> None:
     others = [tracker_in(tmp_path / "x" / ".." / "tracked")]
     (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match="give each its own folder"):
