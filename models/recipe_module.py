@@ -94,7 +94,7 @@ class RecipeModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients to `trainer.gradient_clip_val`, also in bf16-mixed, where Lightning itself refuses.
+        """Clip gradients to `trainer.gradient_clip_val`, also in bf16-mixed, where Lightning itself does not.
 
         Lightning assumes that any fused optimizer still has to undo the loss scaling of float16; bfloat16 has none.
         """

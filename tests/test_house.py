@@ -93,7 +93,7 @@ def broken(folder: str, forbidden: set[str]) -> list[str]:
     ]
 
 
-def test_every_room_stands_in_the_table() -> None:
+def test_every_folder_is_in_the_table() -> None:
     folders = {path.parent.relative_to(ROOT / "dissimilarity").as_posix() for path in sources("dissimilarity")}
     assert folders - {"."} == set(INSTRUMENT)
     assert {package(path.relative_to(ROOT).as_posix().replace("/", ".").removesuffix(".py")) for path in sources()} == {
@@ -104,7 +104,7 @@ def test_every_room_stands_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", INSTRUMENT)
-def test_a_room_imports_only_what_it_may(name: str) -> None:
+def test_a_folder_imports_only_what_it_may(name: str) -> None:
     files = [path for path in sources(f"dissimilarity/{name}") if path.parent == ROOT / "dissimilarity" / name]
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
@@ -127,7 +127,7 @@ def test_a_package_imports_only_what_it_may(name: str) -> None:
     assert not wrong
 
 
-def test_no_arrow_runs_in_a_circle() -> None:
+def test_no_imports_are_circular() -> None:
     for table in (INSTRUMENT, APPLICATION):
         tuple(TopologicalSorter(table).static_order())
 

@@ -62,7 +62,7 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what would make transformers load something else than the weights in a folder, or read without end.
+    """Reject what would make transformers load something else than the weights in a folder, or read without end.
 
     Raises:
         ValueError: an adapter, a list of weights elsewhere, or JSON beyond the limits.

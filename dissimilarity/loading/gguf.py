@@ -66,7 +66,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
                 file.parent,
                 config=config,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # reported, and refused below
+                ignore_mismatched_sizes=True,  # reported, and rejected below
                 output_loading_info=True,
                 **place,
             )

@@ -1,6 +1,6 @@
 """Load models in the format of Hugging Face transformers: a folder that `save_pretrained` wrote, or one on the hub.
 
-`pip install -e ".[hf]"` installs what this needs. No code that comes with a model is ever run: remote code is refused,
+`pip install -e ".[hf]"` installs what this needs. No code that comes with a model is ever run: remote code is rejected,
 and weights are read as safetensors or as pickles that hold tensors alone.
 """
 
@@ -95,7 +95,7 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             trust_remote_code=False,
             dtype=torch.float32,
             key_mapping={WRAPPED: ""},
-            ignore_mismatched_sizes=True,  # reported, and refused below
+            ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and pickle raise many kinds

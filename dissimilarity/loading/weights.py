@@ -16,7 +16,7 @@ SHOWN = 4
 def check_loaded(
     report: Mapping[str, Any], model: nn.Module, where: str, settings: str = "config.json", of_a_body: bool = False
 ) -> None:
-    """Refuse a model of which transformers would leave out weights, or fill them with random numbers.
+    """Reject a model of which transformers would leave out weights, or fill them with random numbers.
 
     Args:
         report: the loading info of `from_pretrained`.

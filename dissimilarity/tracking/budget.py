@@ -15,7 +15,7 @@ class Budget:
     training has earned them. If the number of steps is unknown, the time so far counts.
 
     Args:
-        share: largest share of the training time for tracking; 1 or more never refuses a tick.
+        share: maximum share of the training time for tracking; 1 or more skips no tick.
         closing: seconds reserved for table and figures after the last tick; at most half of the allowance.
 
     Attributes:

@@ -171,7 +171,7 @@ def _singles(override: Override, is_basic: bool | None = None) -> list[str]:
 
 
 def _refuse_processes(cfg: DictConfig) -> None:
-    """Refuse a sweep whose jobs start this command again in other processes.
+    """Reject a sweep whose jobs start this command again in other processes.
 
     Raises:
         ValueError: With the reason, and what works instead.

@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Refuse anchors, a few lines of which can expand to gigabytes, tags and deep nesting before anything is built."""
+    """Reject anchors, a few lines of which can expand to gigabytes, tags and deep nesting before anything is built."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         line = event.start_mark.line + 1

@@ -21,7 +21,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 def locked(folder: Path) -> Iterator[None]:
     """Lock `folder` for this process; the system releases the lock however the process ends.
 
-    Folders that it makes and that stay empty are removed again, so that a refused command leaves none.
+    Folders that it makes and that stay empty are removed again, so that a rejected command leaves none.
 
     Raises:
         ValueError: If another process holds it, which is named, or if it cannot be locked.
@@ -48,7 +48,7 @@ def _open_locked(folder: Path) -> TextIO:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = _opened(path)
-        except FileNotFoundError as error:  # a refused command has just removed the folder, or it cannot be made
+        except FileNotFoundError as error:  # a rejected command has just removed the folder, or it cannot be made
             attempts += 1
             if attempts == ATTEMPTS:
                 raise ValueError(

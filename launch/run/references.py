@@ -45,7 +45,7 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
     """Resolve each of `cfg.references`, and pin it in provenance.json.
 
     `runs/NAME` changes while that run trains. A continuation of this run therefore compares with the checkpoint that
-    its first start found, and refuses a different one under the same path.
+    its first start found, and rejects a different one under the same path.
 
     Args:
         cfg: The config.

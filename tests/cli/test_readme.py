@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 
 
-def test_no_block_is_left_without_a_language() -> None:
+def test_every_code_block_has_a_language() -> None:
     blocks = [fenced for page in PAGES for fenced in blocks_of(page)]
     assert len(blocks) > 20
     assert not [fenced for fenced in blocks if not fenced.language]
@@ -41,7 +41,7 @@ def test_each_command_composes(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith("http"):
             file, _, anchor = target.partition("#")

@@ -1,4 +1,4 @@
-"""The typed root config, what is refused before heavy imports, and every YAML file of conf/."""
+"""The typed root config, what is rejected before heavy imports, and every YAML file of conf/."""
 
 from importlib.util import find_spec
 
@@ -101,7 +101,7 @@ def test_the_root_is_typed(override: str) -> None:
         (["optimized_metric=dissimilarity/runs/a/cka/embed"], r"a reference out of references=\[init,previous\]"),
     ],
 )
-def test_what_cannot_train_is_refused(overrides: list[str], message: str) -> None:
+def test_a_config_that_cannot_train_is_rejected(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate(compose(overrides))
 

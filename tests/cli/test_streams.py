@@ -30,7 +30,7 @@ open({done!r}, "w").write("done")
 sys.exit(7)
 """
 
-WAYS = {
+REDIRECTIONS = {
     "closed pipe": "{python} | head -c 1",
     "pipe without a reader": "{python} 2>&1 | true",
     "full disk": "{python} > /dev/full",
@@ -43,20 +43,19 @@ WAYS = {
 
 
 @pytest.mark.parametrize("unbuffered", ["", "-u"])
-@pytest.mark.parametrize("way", WAYS)
-def test_the_program_comes_to_its_end(way: str, unbuffered: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("redirection", REDIRECTIONS)
+def test_the_program_runs_to_its_end(redirection: str, unbuffered: str, tmp_path: Path) -> None:
     done = tmp_path / "done"
     (tmp_path / "program.py").write_text(PROGRAM.format(root=str(ROOT), done=str(done)))
     python = f"PYTHONIOENCODING=ascii {sys.executable} {unbuffered} {tmp_path}/program.py"
-    ended = subprocess.run(
-        ["bash", "-c", WAYS[way].format(python=python) + "; exit ${PIPESTATUS[0]}"], capture_output=True, text=True
-    )
+    command = REDIRECTIONS[redirection].format(python=python) + "; exit ${PIPESTATUS[0]}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.exists(), ended.stderr
     assert ended.returncode == 7
     assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
 
 
-def test_a_stream_that_a_test_or_a_notebook_put_there_stays(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stream_of_a_test_or_a_notebook_stays(capsys: pytest.CaptureFixture[str]) -> None:
     from launch.cli.streams import make_unbreakable
 
     before = sys.stdout

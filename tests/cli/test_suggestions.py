@@ -37,7 +37,7 @@ def test_a_key_is_found_wherever_it_is(configs: dict[str, DictConfig], key: str,
     assert suggestions(key, configs["train"], dotted_keys(configs["train"])) == expected
 
 
-def test_a_study_has_keys_of_its_own(configs: dict[str, DictConfig]) -> None:
+def test_a_study_has_its_own_keys(configs: dict[str, DictConfig]) -> None:
     cfg = configs["analyze"]
     assert suggestions("model", cfg, dotted_keys(cfg)) == ["models"]
     assert suggestions("sequences", cfg, dotted_keys(cfg)) == ["probe.sequences"]

@@ -1,4 +1,4 @@
-"""Sweeps before their first job: names that tell jobs apart, one folder per command, intervals, and what is refused."""
+"""Sweeps before their first job: names that tell jobs apart, one folder per command, intervals, rejections."""
 
 import argparse
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def names_of(*overrides: str) -> list[str]:
         (["optim.eps=1e-8,1e-7", "optim=adamw"], ["solu-w128-d2-s0-eps1e-08", "solu-w128-d2-s0-eps1e-07"]),
     ],
 )
-def test_a_name_says_what_is_swept_and_nothing_twice(overrides: list[str], names: list[str]) -> None:
+def test_a_name_contains_the_swept_values_once(overrides: list[str], names: list[str]) -> None:
     assert names_of(*overrides) == names
 
 
@@ -92,7 +92,7 @@ def test_values_that_a_name_cannot_hold_are_told_apart() -> None:
         ),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(overrides: list[str], message: str) -> None:
+def test_an_impossible_sweep_is_rejected_before_its_first_job(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         check(arguments(*overrides))
     if "; type 'name=" in str(refused.value):
@@ -117,7 +117,7 @@ def test_overrides_are_put_beside_those_of_the_user() -> None:
     assert with_overrides(["--config-dir", "x", "b=1"], ["a=1"], ["b=1"]) == ["--config-dir", "x", "a=1", "b=1"]
 
 
-def test_what_another_sweeper_expands_is_checked_at_its_ends() -> None:
+def test_ranges_of_other_sweepers_are_checked_at_their_ends() -> None:
     params = {"optim.weight_decay": "interval(0, 0.1)"}
     ConfigStore.instance().store("search", {"_target_": "some.Sweeper", "params": params}, "hydra/sweeper")
     search = ("hydra/sweeper=search", "width=choice(64,128)", "depth=range(1,9)", "seed=int(interval(0,5))")

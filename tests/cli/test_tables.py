@@ -26,7 +26,7 @@ def test_short_names_differ_where_names_do(names: list[str]) -> None:
     assert all(len(after) <= len(before) + 1 for before, after in zip(names, short, strict=True))
 
 
-def test_what_agrees_in_the_middle_is_shortened_too() -> None:
+def test_parts_that_agree_in_the_middle_are_shortened_too() -> None:
     names = ["solu-w64-d2-s0-lr0.1", "gelu-w64-d2-s0-lr0.2"]
     assert shortened(names) == ["solu-…lr0.1", "gelu-…lr0.2"]
     assert shortened(["same", "same", ""]) == ["same", "same", ""]
@@ -49,7 +49,7 @@ def test_a_table_fits_and_says_what_it_leaves_out(width: int) -> None:
     assert table.row_count == 3 and len(table.columns) == 4
 
 
-def test_what_cannot_be_shortened_is_folded_and_not_cut() -> None:
+def test_cells_that_cannot_be_shortened_are_folded_and_not_cut() -> None:
     table = FittedTable("", names=["run"])
     table.add_column("run")
     table.add_row("x" * 50 + "1")

@@ -1,4 +1,4 @@
-"""Every key of conf/ has a rule, unusable values are refused, and a refused command leaves nothing behind."""
+"""Every key of conf/ has a rule, unusable values are rejected, and a rejected command leaves nothing behind."""
 
 import copy
 import math
@@ -81,7 +81,7 @@ def test_every_value_of_conf_has_a_rule(choice: str) -> None:
 
 
 @pytest.mark.parametrize("choice", SETS)
-def test_a_number_is_refused_where_it_cannot_be_and_nowhere_else(choice: str) -> None:
+def test_a_number_is_rejected_outside_of_its_range_and_nowhere_else(choice: str) -> None:
     default = "study=compare" if choice.startswith("study=") else SETS[0]
     seen = numbers_of(default) if choice != default else {}
     cfg, command = composed(choice)
@@ -135,7 +135,7 @@ def test_a_number_is_refused_where_it_cannot_be_and_nowhere_else(choice: str) ->
         (["study=export", "device=tpu"], "device=tpu: expected auto, cpu, gpu, cuda or mps"),
     ],
 )
-def test_what_is_expected_is_said(overrides: list[str], message: str) -> None:
+def test_messages_say_what_is_expected(overrides: list[str], message: str) -> None:
     command = "analyze" if overrides[0].startswith("study=") else "train"
     with pytest.raises(ValueError, match=re.escape(message)):
         validate(compose(overrides, command), command)
@@ -149,7 +149,7 @@ def test_a_run_has_the_name_of_a_folder(name: str) -> None:
         validate(cfg)
 
 
-def test_a_file_is_no_place_for_runs(tmp_path: Path) -> None:
+def test_a_file_is_not_a_folder_for_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "runs"):
         with pytest.raises(ValueError, match="runs_dir=.*: expected a folder") as refused:
@@ -176,7 +176,7 @@ REFUSED_LATER = {
 
 
 @pytest.mark.parametrize("key", REFUSED_LATER)
-def test_a_refused_training_leaves_nothing(key: str, tmp_path: Path) -> None:
+def test_a_rejected_training_leaves_nothing(key: str, tmp_path: Path) -> None:
     value, message = REFUSED_LATER[key]
     cfg = compose([o for o in tiny_overrides(tmp_path) if not o.startswith(f"{key}=")] + [f"{key}={value}"])
     with pytest.raises(ValueError, match=message):
@@ -185,7 +185,7 @@ def test_a_refused_training_leaves_nothing(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["+measures.cka.foo", "probe.sequences", "sites", "references"])
-def test_what_is_refused_throws_no_old_run_away(key: str, tmp_path: Path) -> None:
+def test_a_rejected_command_deletes_no_old_run(key: str, tmp_path: Path) -> None:
     assert in_process(tiny(tmp_path, trainer__max_steps=1)) == 0
     before = files(tmp_path / "runs")
     value, message = REFUSED_LATER[key]
@@ -199,7 +199,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_a_refused_analysis_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_analysis_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     for overrides, message in {
@@ -218,10 +218,10 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     for folder, content in ((tmp_path / "there", "config.yaml"), (tmp_path / "a" / "b", "checkpoints")):
         if folder.name == "there":
             folder.mkdir()
-        made = absent(folder)
+        new_folders = absent(folder)
         with (
             pytest.raises(OSError, match="full"),
-            taken_back(made, lambda inside: not (inside / "checkpoints").exists()),
+            taken_back(new_folders, lambda inside: not (inside / "checkpoints").exists()),
         ):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / content).touch()
@@ -229,16 +229,16 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
         assert (folder / content).exists()
 
 
-def test_only_what_was_made_is_taken_back(tmp_path: Path) -> None:
-    made = absent(tmp_path / "a" / "b" / "c")
-    with pytest.raises(ValueError, match="no"), taken_back(made, lambda folder: True):
+def test_only_new_folders_are_removed(tmp_path: Path) -> None:
+    new_folders = absent(tmp_path / "a" / "b" / "c")
+    with pytest.raises(ValueError, match="no"), taken_back(new_folders, lambda folder: True):
         (tmp_path / "a" / "b" / "c").mkdir(parents=True)
         (tmp_path / "a" / "another").touch()
         raise ValueError("no")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["another"]
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_devices_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for asked in ("gpu", "cuda", "mps"):
@@ -258,7 +258,7 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
             check_devices("gpu", devices)
 
 
-def test_a_training_over_machines_says_for_whom_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_on_several_machines_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("RANK", "SLURM_PROCID", "SLURM_JOB_ID", "LOCAL_RANK", "NODE_RANK"):
         monkeypatch.delenv(key, raising=False)
     place = SimpleNamespace(main_address="10.0.0.1", main_port=29500)

@@ -29,7 +29,7 @@ def trained(family: str = "gelu", width: int = 64, depth: int = 2, seed: int = 0
     net = family_net(family, d_vocab=D_VOCAB, seed=seed, width=width, depth=depth)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(".ln" not in f".{name}")
-    optimizer = torch.optim.Adam([each for each in net.parameters() if each.requires_grad], lr=5e-3)
+    optimizer = torch.optim.Adam([parameter for parameter in net.parameters() if parameter.requires_grad], lr=5e-3)
     for step in range(steps):
         tokens = text(16, seed=1000 + step)
         loss = sequence_losses(net(tokens), tokens).mean()

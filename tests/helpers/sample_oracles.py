@@ -91,12 +91,12 @@ def neighbors(x: Array, k: int) -> list[set[int]]:
     """
     rows = x.astype(np.longdouble)
     unit = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    found = []
+    lists = []
     for i, row in enumerate(unit):
         away = tied(((unit - row) ** 2).sum(1).astype(np.float64))
         nearest = [int(j) for j in np.argsort(away, kind="stable") if j != i]
-        found.append(set(nearest[:k]))
-    return found
+        lists.append(set(nearest[:k]))
+    return lists
 
 
 def mutual_knn(x: Array, y: Array, k: int = 10) -> float:

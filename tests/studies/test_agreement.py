@@ -39,7 +39,7 @@ def test_the_statistics_are_those_of_scikit_learn_and_scipy() -> None:
         assert statistic(name, Evidence(far, clusters, TRUTH, accuracy), ALL) == pytest.approx(value, abs=1e-12)
 
 
-def test_an_outlier_is_a_cluster_of_its_own() -> None:
+def test_an_outlier_is_a_separate_cluster() -> None:
     far, accuracy = planted(2.0)
     clusters = np.array([0, 0, 0, 0, -1, -1, 1, 1, 1, 1, 1, 1])
     alone = np.array([0, 0, 0, 0, 2, 3, 1, 1, 1, 1, 1, 1])
@@ -48,7 +48,7 @@ def test_an_outlier_is_a_cluster_of_its_own() -> None:
     )
 
 
-def test_models_of_no_group_count_for_the_correlations_alone() -> None:
+def test_models_without_a_group_count_only_for_the_correlations() -> None:
     far, accuracy = planted(2.0)
     truth = np.where(np.isin(ALL, [3, 7]), -1, TRUTH)
     rest = np.nonzero(truth >= 0)[0]
@@ -116,7 +116,7 @@ def curves(first: int, layers: int = 6, gap: float = 4.0, seed: int = 0) -> np.n
 
 
 @pytest.mark.parametrize("first", [0, 3, 5])
-def test_groups_part_where_they_were_made_to(first: int) -> None:
+def test_groups_part_where_they_were_planted_to(first: int) -> None:
     result = parting(curves(first), TRUTH)
     assert result is not None and result.first == first
     assert result.earliest is not None and result.latest is not None and result.earliest <= first <= result.latest
@@ -124,19 +124,19 @@ def test_groups_part_where_they_were_made_to(first: int) -> None:
     assert (result.p[first:] <= 0.01).all() and (result.low[first:] > 0).all()
 
 
-def test_groups_that_are_none_never_part() -> None:
+def test_groups_without_a_difference_never_part() -> None:
     result = parting(curves(6), TRUTH)
     assert result is not None and result.first is None and result.latest is None
 
 
-def test_a_layer_that_is_apart_before_others_that_are_not_does_not_count() -> None:
+def test_a_layer_that_differs_before_layers_that_do_not_is_not_the_parting() -> None:
     far = curves(4)
     far[1] = planted(4.0, 9)[0]
     result = parting(far, TRUTH)
     assert result is not None and result.first == 4 and result.p[1] < 0.01
 
 
-def test_parting_needs_two_groups_of_two() -> None:
+def test_parting_needs_two_groups_of_two_models() -> None:
     assert parting(curves(0), np.zeros(12, int)) is None
     assert parting(curves(0), np.array([0] * 11 + [1])) is None
     truth = np.where(np.isin(ALL, [0, 11]), -1, TRUTH)

@@ -1,4 +1,4 @@
-"""analyze.py from the command line and as a function: what it finds, what it leaves, what it refuses."""
+"""analyze.py from the command line and as a function: what it finds, what it leaves, what it rejects."""
 
 import json
 import os
@@ -83,10 +83,10 @@ def test_the_table_is_that_of_compare_on_the_runs_probe_set(home: Path, tmp_path
     data.setup()
     models = [load(f"runs/{name}", home / "runs").model for name in "ab"]
     expected = compare(models[0], models[1], data.probe(8, 16, "val"), measures=[CKA()])
-    found = pq.read_table(folder / "table.parquet")
-    assert found.column_names == ["model_a", "model_b", *COLUMNS]
-    assert set(found["model_a"].to_pylist()) == {"a"} and set(found["model_b"].to_pylist()) == {"b"}
-    assert found.select(COLUMNS).to_pylist() == expected.to_pylist()
+    actual = pq.read_table(folder / "table.parquet")
+    assert actual.column_names == ["model_a", "model_b", *COLUMNS]
+    assert set(actual["model_a"].to_pylist()) == {"a"} and set(actual["model_b"].to_pylist()) == {"b"}
+    assert actual.select(COLUMNS).to_pylist() == expected.to_pylist()
     (text,) = [line for line in (folder / "summary.md").read_text().splitlines() if line.startswith("| blocks.0")]
     row = next(row for row in expected.to_pylist() if row["site_b"] == "blocks.1.resid_post")
     interval = f"{row['value']:.3f} ± {1.96 * row['stderr']:.3f}"
@@ -106,8 +106,8 @@ def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path
     assert folder == tmp_path / "results" / "many"
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     labels = ["a@0", "a", "b", "saved.safetensors"]
-    found = list(dict.fromkeys((row["model_a"], row["model_b"]) for row in rows))
-    assert found == [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+    couples = list(dict.fromkeys((row["model_a"], row["model_b"]) for row in rows))
+    assert couples == [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     assert len(list((folder / "figures").glob("*.png"))) == 6 + 1
     (same,) = [row for row in rows if (row["model_a"], row["model_b"]) == ("a", "saved.safetensors")]
     assert same["value"] == pytest.approx(1, abs=1e-6) and same["calibrated"] == pytest.approx(1, abs=1e-6)
@@ -166,7 +166,7 @@ def test_a_text_file_is_the_probe_and_needs_no_validation_split(home: Path, tmp_
         (["name=a/b"], "name='a/b'"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_before_anything_is_written(
+def test_questions_that_cannot_be_answered_are_rejected_before_anything_is_written(
     overrides: list[str], message: str, home: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -193,8 +193,8 @@ def test_a_run_of_another_tokenizer_is_compared_on_the_same_text(home: Path, tmp
             assert np.isfinite(row["value"]), row
         if row["measure"] in samples:
             assert row["n_samples"] == (samples["cka"] if across else 16 * 7)
-    said = (folder / "summary.md").read_text()
-    assert f"compared at {notes[0]['units']} common boundaries of their tokens" in said
+    summary = (folder / "summary.md").read_text()
+    assert f"compared at {notes[0]['units']} common boundaries of their tokens" in summary
 
 
 def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) -> None:
@@ -295,9 +295,9 @@ def test_help_shows_the_defaults_in_force(tmp_path: Path) -> None:
         assert text in shown
     assert "trainer" not in shown and "callbacks" not in shown
     keys = shown[shown.index("Keys, with") : shown.index("The same command")].split("\n\n")[1]
-    found = dict(re.findall(r"([\w.]+)=(\S+)", keys.replace("data=stdlib", "")))
-    assert len(found) > 10
-    for key, value in found.items():
+    defaults = dict(re.findall(r"([\w.]+)=(\S+)", keys.replace("data=stdlib", "")))
+    assert len(defaults) > 10
+    for key, value in defaults.items():
         assert OverridesParser.create().parse_override(f"{key}={value}").value() == OmegaConf.select(cfg, key), key
 
 

@@ -64,7 +64,7 @@ def test_the_planted_asymmetry_is_found_and_its_sign_depends_on_the_reading() ->
     assert claim_a(planted(), FAMILIES, "sibling", "excess").mean == pytest.approx(0.03)
 
 
-def test_a_gap_of_the_models_own_losses_stands_beside_each_difference() -> None:
+def test_each_difference_comes_with_the_gap_between_the_models_losses() -> None:
     differences = paired_differences(planted(), FAMILIES, "sibling", "penalty")
     assert [record["gap"] for record in differences] == pytest.approx([-0.1] * 3)
 

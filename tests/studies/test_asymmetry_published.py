@@ -53,12 +53,12 @@ def folders(home: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(home: Path) -> Path:
+def results_folder(home: Path) -> Path:
     return study(home, home / "results", folders(home))
 
 
-def test_four_folders_are_stitched_as_siblings_of_one_depth(found: Path) -> None:
-    rows = pq.read_table(found / "table.parquet").to_pylist()
+def test_four_folders_are_stitched_as_siblings_of_one_depth(results_folder: Path) -> None:
+    rows = pq.read_table(results_folder / "table.parquet").to_pylist()
     names = {f"{family}-{depth}l" for depth in SEEDS for family in ("solu", "gelu")}
     assert {row["front"] for row in rows} == names
     assert {row["kinship"] for row in rows} == {"self", "sibling"} and {row["step"] for row in rows} == {0}
@@ -68,12 +68,12 @@ def test_four_folders_are_stitched_as_siblings_of_one_depth(found: Path) -> None
         assert {(*pair, fit) for fit in ("direct", "task", "paper", "null_random", "null_shuffled")} <= fits
     for row in rows:
         assert row["penalty"] == pytest.approx(row["loss_stitched"] - row["loss_back"], abs=1e-6)
-    summary = (found / "summary.md").read_text()
+    summary = (results_folder / "summary.md").read_text()
     assert "Between sibling models solu -> gelu" in summary and "Between independent" not in summary
-    assert len(list((found / "figures").glob("*.png"))) == 2
+    assert len(list((results_folder / "figures").glob("*.png"))) == 2
 
 
-def test_the_penalty_is_that_of_the_models_on_text_that_begins_as_theirs_did(home: Path, found: Path) -> None:
+def test_the_penalty_is_that_of_the_models_on_text_that_begins_as_theirs_did(home: Path, results_folder: Path) -> None:
     text = [f"data.source.paths=[{home / 'text.jsonl'}]", f"data.cache_dir={home / 'cache'}", "data.n_ctx=16"]
     tokenizer = ["data/tokenizer=file", f"data.tokenizer.path={home / 'tokenizer.json'}"]
     data = settings.instantiate(compose(["data=files", *text, *tokenizer]).data)
@@ -87,7 +87,7 @@ def test_the_penalty_is_that_of_the_models_on_text_that_begins_as_theirs_did(hom
     expected = direct_penalties(front, back, halves.fit, halves.held_out, [(site, site)], "affine")[site, site]
     (row,) = [
         row
-        for row in pq.read_table(found / "table.parquet").to_pylist()
+        for row in pq.read_table(results_folder / "table.parquet").to_pylist()
         if (row["front"], row["back"], row["site"], row["fit"]) == ("solu-2l", "gelu-2l", site, "direct")
         and row["kind"] == "affine"
     ]
@@ -130,7 +130,7 @@ def stop(models: list[list[ModelAtStep]], *_: object) -> None:
         ("models=[tl:{home}/solu-2l]", True, "expected models of the families solu and gelu, found solu"),
     ],
 )
-def test_what_cannot_be_studied_is_refused_before_anything_is_written(
+def test_models_that_cannot_be_studied_are_rejected_before_anything_is_written(
     home: Path, tmp_path: Path, models: str, text: bool, message: str
 ) -> None:
     def run() -> Path:
@@ -143,7 +143,7 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_written(
     assert "families" in message or not list(tmp_path.iterdir())
 
 
-def test_models_that_say_no_seed_are_independent(home: Path, tmp_path: Path) -> None:
+def test_models_without_a_seed_are_independent(home: Path, tmp_path: Path) -> None:
     for family in ("solu", "gelu"):
         net = random_net(shape(family, 2), 5, scale=0.1)
         published_folder(tmp_path / family, net, shape(family, 2), home / "tokenizer.json", seed=None)

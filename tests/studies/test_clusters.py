@@ -86,12 +86,12 @@ CLOUDS: dict[str, Draw] = {
 def test_a_cloud_without_clusters_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "DRAWS", 99)
     results = [find_clusters(CLOUDS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(60)]
-    assert np.mean([each.count == 1 for each in results]) >= 0.9
+    assert np.mean([result.count == 1 for result in results]) >= 0.9
     # p is uniform: neither clusters out of nothing nor a test that never finds any.
-    assert 0.37 < np.mean([each.p for each in results]) < 0.63
+    assert 0.37 < np.mean([result.p for result in results]) < 0.63
 
 
-def test_an_outlier_is_no_cluster() -> None:
+def test_an_outlier_is_not_a_cluster() -> None:
     rng = np.random.default_rng(3)
     points = rng.standard_normal((12, 4))
     points[5, 0] += 30
@@ -146,6 +146,6 @@ def test_coordinates_give_the_distances_back() -> None:
         (np.triu(np.ones((4, 4)), 1), "expected symmetric distances"),
     ],
 )
-def test_what_cannot_be_clustered_is_refused(far: np.ndarray, message: str) -> None:
+def test_distances_that_cannot_be_clustered_are_rejected(far: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_clusters(far)

@@ -23,8 +23,8 @@ def position(layer: int, step: int, middle: list[int]) -> float:
 
 def table(middles: dict[str, list[int]]) -> tuple[pa.Table, dict[str, list[tuple[str, int]]]]:
     """Checkpoints of runs whose layers go from one place to another; the runs' ends are 0.3 apart."""
-    of = {run: [(f"{run}@{step}", step) for step in STEPS] for run in middles}
-    every = [(run, label, step) for run, labels in of.items() for label, step in labels]
+    checkpoints = {run: [(f"{run}@{step}", step) for step in STEPS] for run in middles}
+    every = [(run, label, step) for run, labels in checkpoints.items() for label, step in labels]
     rows: list[dict[str, Any]] = []
     for index, (run_a, a, step_a) in enumerate(every):
         for run_b, b, step_b in every[index + 1 :]:
@@ -34,22 +34,22 @@ def table(middles: dict[str, list[int]]) -> tuple[pa.Table, dict[str, list[tuple
                 site = f"blocks.{layer}.resid_post"
                 row = {"model_a": a, "model_b": b, "measure": "cka", "site_a": site, "site_b": site}
                 rows.append({**row, "dissimilarity": far, "calibrated": 1 - far / 0.9})
-    return pa.Table.from_pylist(rows), of
+    return pa.Table.from_pylist(rows), checkpoints
 
 
 @pytest.fixture(scope="module")
-def found() -> Findings:
+def planted() -> Findings:
     return findings(*table({"up": [2, 4, 8, 16, 24, 32], "down": [32, 24, 16, 8, 4, 2]}))
 
 
-def test_layers_that_freeze_earlier_below_are_bottom_up(found: Findings) -> None:
-    up, down = (found.orders["cka", run, "half"] for run in ("up", "down"))
+def test_layers_that_freeze_earlier_below_are_bottom_up(planted: Findings) -> None:
+    up, down = (planted.orders["cka", run, "half"] for run in ("up", "down"))
     assert (up.verdict, down.verdict) == ("bottom-up", "top-down")
     assert up.rho == pytest.approx(1) and down.rho == pytest.approx(-1)
     assert up.p == pytest.approx(2 / math.factorial(LAYERS)) == pytest.approx(smallest_p(LAYERS))
-    arrivals = [layer.half for layer in found.arrivals["cka", "up"]]
+    arrivals = [layer.half for layer in planted.arrivals["cka", "up"]]
     np.testing.assert_allclose(arrivals, [2, 4, 8, 16, 24, 32], rtol=0.15)
-    for layer in found.arrivals["cka", "up"]:
+    for layer in planted.arrivals["cka", "up"]:
         assert layer.bracket[0] <= layer.half <= layer.bracket[1]
         assert layer.start == pytest.approx(1, abs=0.01) and layer.null == pytest.approx(0.9) and layer.floor >= 0.3
 
@@ -69,36 +69,36 @@ def test_chance_gives_an_order_as_often_as_it_says() -> None:
     assert 0.005 < 1 - seen.count("no order") / len(seen) < 0.1
 
 
-def test_there_is_no_order_of_few_layers_nor_of_equal_ones() -> None:
+def test_few_layers_and_equal_layers_have_no_order() -> None:
     assert order([1, 2, 3, 4]).verdict == "no order" and order([1, 2, 3, 4]).rho == pytest.approx(1)
     assert math.isnan(order([1, 1, 1, 1]).rho) and math.isnan(order([1, math.nan, 3]).rho)
 
 
-def test_two_runs_have_a_map_of_one_with_the_other(found: Findings) -> None:
-    assert found.maps["cka", "up", "up"].shape == (LAYERS, len(STEPS), len(STEPS))
-    itself = found.maps["cka", "up", "up"]
+def test_two_runs_have_a_map_of_one_with_the_other(planted: Findings) -> None:
+    assert planted.maps["cka", "up", "up"].shape == (LAYERS, len(STEPS), len(STEPS))
+    itself = planted.maps["cka", "up", "up"]
     np.testing.assert_array_equal(itself, itself.transpose(0, 2, 1))
     assert (itself[:, range(len(STEPS)), range(len(STEPS))] == 0).all()
-    assert found.maps["cka", "up", "down"][:, -1, -1] == pytest.approx(0.3, abs=0.06)
+    assert planted.maps["cka", "up", "down"][:, -1, -1] == pytest.approx(0.3, abs=0.06)
     alone = findings(*table({"up": [2, 4, 8, 16, 24, 32]}))
     assert list(alone.maps) == [("cka", "up", "up")]
     assert all(math.isnan(layer.floor) for layer in alone.arrivals["cka", "up"])
 
 
-def test_the_summary_says_what_was_planted(found: Findings) -> None:
-    text = summary(found, NOTES)
+def test_the_summary_says_what_was_planted(planted: Findings) -> None:
+    text = summary(planted, NOTES)
     assert "The layers of up reach their final form bottom-up: the lower a layer, the earlier (+1.00, p = 0.003" in text
     assert "The layers of down reach their final form top-down" in text
     assert "layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
     assert "no order can be told from chance" not in text
-    (shown,) = terminal_tables(found)
+    (shown,) = terminal_tables(planted)
     assert shown.row_count == 2
     still = findings(*table({"still": [0] * LAYERS}))
     assert "no order" in summary(still, NOTES)
 
 
-def test_there_is_a_map_of_each_layer(found: Findings) -> None:
-    losses = {run: [3.0] * len(STEPS) for run in found.steps}
-    made = figures(found, losses)
-    assert set(made) == {"steps_cka", "arrival"}
-    assert len(made["steps_cka"].axes) == 3 * LAYERS + 1
+def test_there_is_a_map_of_each_layer(planted: Findings) -> None:
+    losses = {run: [3.0] * len(STEPS) for run in planted.steps}
+    drawn = figures(planted, losses)
+    assert set(drawn) == {"steps_cka", "arrival"}
+    assert len(drawn["steps_cka"].axes) == 3 * LAYERS + 1

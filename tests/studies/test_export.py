@@ -37,7 +37,7 @@ def exported(home: Path, results: Path, to: str, *models: str) -> Path:
 TOKENS = torch.randint(300, (2, 16), generator=torch.Generator().manual_seed(0))
 
 
-def test_hugging_face_reads_what_it_has_a_class_for_and_we_the_rest(home: Path, tmp_path: Path) -> None:
+def test_hugging_face_reads_models_that_it_has_a_class_for_and_we_read_the_rest(home: Path, tmp_path: Path) -> None:
     folder = exported(home, tmp_path, "huggingface")
     for family, name in {"gelu": "GPT2LMHeadModel", "pythia": "GPTNeoXForCausalLM"}.items():
         model = transformers.AutoModelForCausalLM.from_pretrained(folder / family)
@@ -79,7 +79,7 @@ def test_transformer_lens_reads_the_state_dict(home: Path, tmp_path: Path) -> No
             assert torch.equal(load(f"tl:{folder / family}").model(TOKENS), ours)
 
 
-def test_one_file_keeps_the_family_and_the_table_says_what_came_of_it(home: Path, tmp_path: Path) -> None:
+def test_one_file_keeps_the_family_and_the_table_shows_the_result(home: Path, tmp_path: Path) -> None:
     folder = exported(home, tmp_path, "safetensors")
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert [row["family"] for row in rows] == list(FAMILIES)
@@ -90,7 +90,7 @@ def test_one_file_keeps_the_family_and_the_table_says_what_came_of_it(home: Path
         assert back.tokenizer is not None
 
 
-def test_what_others_made_becomes_ours_and_goes_back(home: Path, tmp_path: Path) -> None:
+def test_third_party_models_are_converted_to_ours_and_back(home: Path, tmp_path: Path) -> None:
     toy = published_folder(tmp_path / "toy", random_net(SHAPES["gelu"]), SHAPES["gelu"])
     first = exported(home, tmp_path / "first", "huggingface", f"tl:{toy}")
     second = exported(home, tmp_path / "second", "transformer_lens", f"hf:{first / 'toy'}")
@@ -119,7 +119,9 @@ def test_an_exported_model_is_compared_with_the_run_it_came_from(home: Path, tmp
         ("safetensors", "hf:{home}/bert", "bert: expected a GPT2LMHeadModel or a GPTNeoXForCausalLM.*BertModel"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(home: Path, tmp_path: Path, to: str, models: str, message: str) -> None:
+def test_models_that_cannot_be_exported_are_rejected(
+    home: Path, tmp_path: Path, to: str, models: str, message: str
+) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     transformers.BertModel(transformers.BertConfig(vocab_size=61, **sizes)).save_pretrained(home / "bert")
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path}"]

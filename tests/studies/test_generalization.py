@@ -38,7 +38,7 @@ def table(models: int, gaps: list[float], seed: int) -> pa.Table:
     return pa.table({**columns, "site_a": sites, "site_b": sites})
 
 
-def planted(gaps: list[float], models: int = 12, given: bool = True, seed: int = 0, **options: Any) -> Findings:
+def planted(gaps: list[float], models: int = 12, with_groups: bool = True, seed: int = 0, **options: Any) -> Findings:
     rng = np.random.default_rng(seed)
     labels, first = [f"m{index}" for index in range(models)], np.arange(models) < models // 2
     gap = 0.0 if max(gaps) == 0 else 0.6
@@ -47,7 +47,7 @@ def planted(gaps: list[float], models: int = 12, given: bool = True, seed: int =
         "lexical_overlap.entailment": 0.95 + 0.02 * rng.standard_normal(models),
         "lexical_overlap.non_entailment": 0.2 + gap * first + 0.05 * rng.random(models),
     }
-    groups = {"disambiguated": labels[: models // 2], "ambiguous": labels[models // 2 :]} if given else {}
+    groups = {"disambiguated": labels[: models // 2], "ambiguous": labels[models // 2 :]} if with_groups else {}
     truth = truth_of(labels, accuracies, None, groups, options.get("share"))
     kinds = [(a, b) for a in truth.names for b in truth.names]
     fall = np.array([0, 0, 0.02, 0.3, 0.1])
@@ -101,17 +101,17 @@ def test_models_of_one_kind_form_no_clusters_and_the_summary_says_so(alike: Find
 
 
 def test_clusters_that_are_not_the_reference_groups_are_reported_as_such() -> None:
-    found = planted([0, 0, 9, 12], share=0.25)
+    result = planted([0, 0, 9, 12], share=0.25)
     other = np.array([0, 1] * 6)
     truth = truth_of(
-        found.models,
+        result.models,
         {"val": other * 0.0, "ood": other * 0.5},
         None,
-        {"a": found.models[::2], "b": found.models[1::2]},
+        {"a": result.models[::2], "b": result.models[1::2]},
         None,
     )
-    barriers = {name: found.over_all[name] for name in BARRIERS}
-    mixed = findings(found.models, table(12, [0, 0, 9, 12], 0), barriers, {}, {"val": other, "ood": other}, truth, {})
+    barriers = {name: result.over_all[name] for name in BARRIERS}
+    mixed = findings(result.models, table(12, [0, 0, 9, 12], 0), barriers, {}, {"val": other, "ood": other}, truth, {})
     assert mixed.successful() == [] and "cannot be told from chance**" in answer(mixed)
 
 
@@ -128,8 +128,8 @@ def test_the_summary_and_every_figure_are_made(name: str, request: pytest.Fixtur
     ):
         assert words in text
     assert "nan" not in text
-    made = figures(findings)
-    assert set(made) == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
+    drawn = figures(findings)
+    assert set(drawn) == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
     assert terminal_tables(findings)[0].row_count == 4
 
 

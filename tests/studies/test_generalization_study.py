@@ -1,4 +1,4 @@
-"""study=generalization from nothing, on models of seconds; what it reads, and what it refuses."""
+"""study=generalization from nothing, on models of seconds; what it reads, and what it rejects."""
 
 import json
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_models_that_exist_are_taken_with_the_groups_that_are_given(home: Path, 
         (["models=[a,b,c,d]", "study.share=0.7"], "study.share=0.7: expected a number above 0 and up to 0.5"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_answered_are_rejected(overrides: list[str], message: str, tmp_path: Path) -> None:
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
         analyze(compose(["study=generalization", *places, *overrides], "analyze"))
@@ -126,7 +126,7 @@ def test_what_cannot_be_answered_is_refused(overrides: list[str], message: str, 
 
 
 @pytest.mark.slow
-def test_models_without_labels_and_splits_that_are_not_there_are_refused(home: Path, planted: Path) -> None:
+def test_models_without_labels_and_missing_splits_are_rejected(home: Path, planted: Path) -> None:
     def refused(message: str, names: tuple[str, ...], *overrides: str) -> None:
         uris = ",".join(f"runs/generalization-tiny/{name}" for name in names)
         with pytest.raises(ValueError, match=message):

@@ -49,7 +49,7 @@ def test_few_layers_have_fewer_regions() -> None:
     assert explained(np.ones((4, 4)), contiguous_blocks(np.ones((4, 4)), 2)) == 1
 
 
-def test_what_has_no_blocks() -> None:
+def test_a_similarity_without_blocks() -> None:
     with pytest.raises(ValueError, match="expected 1 to 2 blocks of 2 layers, found 3"):
         contiguous_blocks(np.eye(2), 3)
     with pytest.raises(ValueError, match="found missing values"):

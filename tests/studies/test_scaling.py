@@ -36,12 +36,12 @@ def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[Si
 
 
 def table(
-    of: list[SizedModel], distance: Callable[[SizedModel, SizedModel], float], controls: tuple[str, ...] = ("none",)
+    sized: list[SizedModel], distance: Callable[[SizedModel, SizedModel], float], controls: tuple[str, ...] = ("none",)
 ) -> pa.Table:
     """Every two models, with a distance that holds at all layers; models with themselves have planted blocks."""
     rows: list[dict[str, Any]] = []
     for control in controls:
-        for a, b in combinations_with_replacement(of, 2):
+        for a, b in combinations_with_replacement(sized, 2):
             for i in range(a.depth):
                 for j in range(b.depth):
                     same = (i >= a.depth - 1) == (j >= b.depth - 1) and (i < 2) == (j < 2)
@@ -105,41 +105,41 @@ def test_blocks_are_found_in_the_maps_of_models_with_themselves(grown: Findings)
     assert only(grown, "w32 d6", "w64 d6").values[middle].mean == pytest.approx(FLOOR + 0.1)
 
 
-def test_without_an_effect_of_size_intervals_take_in_zero() -> None:
+def test_without_an_effect_of_size_intervals_contain_zero() -> None:
     def chance(a: SizedModel, b: SizedModel) -> float:
         return FLOOR + effects[a.label] + effects[b.label] + float(rng.normal(0, 0.01))
 
-    of, verdicts, slopes = models(6, ((32, 1), (64, 1), (128, 1))), [], []
+    sized, verdicts, slopes = models(6, ((32, 1), (64, 1), (128, 1))), [], []
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        effects = {model.label: float(rng.normal(0, 0.02)) for model in of}
-        found = findings(table(of, chance), of)
+        effects = {model.label: float(rng.normal(0, 0.02)) for model in sized}
+        result = findings(table(sized, chance), sized)
         key = ("none", "cka", "dissimilarity", "all")
-        verdicts += [one.excess[key].verdict for one in found.between if key in one.excess]
-        slopes.append(found.growth["none", "cka", "dissimilarity", "width"].verdict)
+        verdicts += [one.excess[key].verdict for one in result.between if key in one.excess]
+        slopes.append(result.growth["none", "cka", "dissimilarity", "width"].verdict)
     assert verdicts.count("open") >= 0.75 * len(verdicts) and slopes.count("open") >= 6
 
 
-def test_intervals_are_over_models_for_pairs_share_them() -> None:
+def test_intervals_are_over_models_because_pairs_share_them() -> None:
     """One odd model of three moves all its pairs: its draw decides, and the interval is wide."""
 
     def distance(a: SizedModel, b: SizedModel) -> float:
         return FLOOR + 0.3 * ((a.label == "w32d1s0") + (b.label == "w32d1s0"))
 
-    of = models(3, ((32, 1), (64, 1)), orders=False)
-    one = only(findings(table(of, distance), of), "w32 d1", "w64 d1")
+    sized = models(3, ((32, 1), (64, 1)), orders=False)
+    one = only(findings(table(sized, distance), sized), "w32 d1", "w64 d1")
     interval = one.values["none", "cka", "dissimilarity", "all"]
     assert interval.mean == pytest.approx(FLOOR + 0.1)
     assert interval.low == pytest.approx(FLOOR) and interval.high == pytest.approx(FLOOR + 0.2)
 
 
-def test_models_with_the_same_data_order_are_no_pair_of_sizes() -> None:
+def test_models_with_the_same_data_order_are_not_a_pair_of_sizes() -> None:
     def distance(a: SizedModel, b: SizedModel) -> float:
         return FLOOR if a.data_order != b.data_order else 0.0
 
-    found = findings(table(models(), distance), models())
-    assert not found.same_data_order
-    for one in found.between:
+    result = findings(table(models(), distance), models())
+    assert not result.same_data_order
+    for one in result.between:
         assert one.values["none", "cka", "dissimilarity", "all"].mean == pytest.approx(FLOOR)
     alone = findings(table(models(1), distance), models(1))
     assert (
@@ -149,14 +149,14 @@ def test_models_with_the_same_data_order_are_no_pair_of_sizes() -> None:
 
 
 def test_one_model_per_size_has_no_floor_and_no_interval() -> None:
-    of = models(1, orders=False)
-    found = findings(table(of, by_ratio), of)
-    assert not any(one.excess for one in found.between)
-    one = only(found, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"]
+    sized = models(1, orders=False)
+    result = findings(table(sized, by_ratio), sized)
+    assert not any(one.excess for one in result.between)
+    one = only(result, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"]
     assert one.mean == pytest.approx(0.3) and math.isnan(one.low) and math.isnan(one.high)
-    text = summary(found, NOTES)
+    text = summary(result, NOTES)
     assert "There is one model per size, so the effect of the seed alone is unknown" in text
-    figures(found, table(of, by_ratio))
+    figures(result, table(sized, by_ratio))
 
 
 def test_the_summary_says_what_was_planted(grown: Findings) -> None:
@@ -170,7 +170,7 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
 
 
 def test_there_is_a_map_of_every_two_sizes(grown: Findings) -> None:
-    made = figures(grown, table(models(), by_ratio))
-    assert set(made) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
+    drawn = figures(grown, table(models(), by_ratio))
+    assert set(drawn) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
     # Of four sizes: the triangle with its diagonal, a column of models with themselves, and the color bar.
-    assert len(made["heatmaps_cka"].axes) == 10 + 4 + 1
+    assert len(drawn["heatmaps_cka"].axes) == 10 + 4 + 1

@@ -118,7 +118,7 @@ def published(folder: Path, home: Path, layers: int, width: int, seed: int) -> s
     return f"hf:{folder}"
 
 
-def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_path: Path) -> None:
+def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Path) -> None:
     uris = [
         published(tmp_path / f"neox-{layers}-{width}", home, layers, width, 0)
         for layers, width in ((2, 16), (4, 16), (4, 32))
@@ -144,7 +144,9 @@ def test_scaling_takes_models_that_others_made(home: Path, scaled: Path, tmp_pat
         ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(name: str, overrides: list[str], message: str, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_answered_are_rejected(
+    name: str, overrides: list[str], message: str, tmp_path: Path
+) -> None:
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     with pytest.raises(ValueError, match=message):
         analyze(compose([f"study={name}", *places, *overrides], "analyze"))

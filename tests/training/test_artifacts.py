@@ -104,13 +104,13 @@ def test_the_files_of_an_artifact_come_from_it_and_stay_in_it(name: str, ref: st
 
 
 def test_an_alias_is_looked_up_and_pinned_to_its_version(server: Server) -> None:
-    found = load("wandb:me/toys/tiny:latest")
-    assert found.provenance["pinned"] == URI and server.downloaded == ["v2"]
+    reference = load("wandb:me/toys/tiny:latest")
+    assert reference.provenance["pinned"] == URI and server.downloaded == ["v2"]
     load("wandb:me/toys/tiny:latest")
     assert len(server.asked) == 2 and server.downloaded == ["v2"]
 
 
-def test_a_run_that_goes_on_compares_with_the_version_it_was_begun_with(server: Server, home: Path) -> None:
+def test_a_continued_run_compares_with_the_version_it_began_with(server: Server, home: Path) -> None:
     cfg = tiny(home, references="['wandb:me/toys/tiny:latest']")
     (home / "runs/new").mkdir(exist_ok=True)
     tokenizer = load(URI).tokenizer
@@ -129,14 +129,14 @@ def test_a_run_that_goes_on_compares_with_the_version_it_was_begun_with(server: 
         ("wandb:me/toys/tiny:v1", r"expected one .ckpt or .safetensors file in the artifact, found .*tokenizer.json"),
     ],
 )
-def test_what_is_not_there_is_named(server: Server, uri: str, message: str) -> None:
+def test_a_missing_model_is_named(server: Server, uri: str, message: str) -> None:
     shutil.rmtree(server.versions["v1"] / "checkpoints")
     load(URI)
     with pytest.raises(ValueError, match=message):
         load(uri)
 
 
-def test_without_a_way_to_the_server_it_fails_at_once_and_says_what_there_is(
+def test_without_a_connection_it_fails_at_once_and_lists_what_is_available(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(URI)
@@ -151,7 +151,7 @@ def test_without_a_way_to_the_server_it_fails_at_once_and_says_what_there_is(
     assert len(server.asked) == 1
 
 
-def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_nothing(server: Server, tmp_path: Path) -> None:
     def breaks(version: str, root: str) -> None:
         Path(root).mkdir(parents=True)
         raise ConnectionError("reset")
@@ -175,7 +175,7 @@ class Kept(WandbRun):
 
 
 @pytest.mark.parametrize(("asked", "steps"), [(False, []), (True, [2]), ("all", [1, 2])])
-def test_the_checkpoints_that_are_asked_for_are_kept(home: Path, asked: Any, steps: list[int]) -> None:
+def test_the_requested_checkpoints_are_kept(home: Path, asked: Any, steps: list[int]) -> None:
     run = Kept("tiny run", home / "runs/tiny", mode="disabled", log_model=asked)
     run.artifacts = []
     for step in (1, 2):
@@ -187,7 +187,7 @@ def test_the_checkpoints_that_are_asked_for_are_kept(home: Path, asked: Any, ste
         assert aliases == ["latest", f"step_{step}"]
 
 
-def test_another_choice_is_refused(home: Path) -> None:
+def test_another_choice_is_rejected(home: Path) -> None:
     with pytest.raises(ValueError, match="log_model=some: expected false, true or all"):
         WandbRun("tiny", home, mode="disabled", log_model="some")  # pyright: ignore[reportArgumentType]
 
@@ -197,5 +197,5 @@ def test_an_offline_run_keeps_each_checkpoint_of_its_schedule(home: Path) -> Non
     cfg = tiny(home, name="kept", logger="wandb", trainer__max_steps=2, logger__wandb__log_model="all")
     assert in_process(cfg) == 0
     (log,) = (home / "runs/kept").glob("wandb/offline-run-*/run-*.wandb")
-    found = re.findall(rb"step_000000\d\.ckpt", log.read_bytes())
-    assert set(found) == {b"step_0000000.ckpt", b"step_0000001.ckpt", b"step_0000002.ckpt"}
+    saved_steps = re.findall(rb"step_000000\d\.ckpt", log.read_bytes())
+    assert set(saved_steps) == {b"step_0000000.ckpt", b"step_0000001.ckpt", b"step_0000002.ckpt"}

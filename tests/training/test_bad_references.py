@@ -61,9 +61,7 @@ def broken(kind: str, folder: Path) -> str:
         ("hub", r"(?s)org/model was not downloaded before.*hf:FOLDER"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_blocks_the_corrected_command(
-    kind: str, message: str, finished: Path
-) -> None:
+def test_errors_are_named_and_nothing_blocks_the_corrected_command(kind: str, message: str, finished: Path) -> None:
     with pytest.raises(ValueError, match=message):
         train.train(tiny(finished, name="new", references=f"[init,'{broken(kind, finished)}']"))
     assert not (finished / "runs" / "new" / "checkpoints").exists()
@@ -72,7 +70,7 @@ def test_what_is_wrong_is_named_and_nothing_blocks_the_corrected_command(
     shutil.rmtree(finished / "runs" / "new")
 
 
-def test_a_site_that_is_not_there_lists_those_that_are(finished: Path) -> None:
+def test_an_unknown_site_lists_the_sites_that_exist(finished: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)nothing.*blocks\.0"):
         train.train(tiny(finished, name="bare", sites="blocks.*.nothing"))
 

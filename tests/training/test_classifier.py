@@ -45,7 +45,7 @@ def classifier_of(body: nn.Module, pooling: str = "last", end_is_pad: bool = Tru
     return Classifier(body, 3, pooling, PAD, end_is_pad, head_seed=5).eval()
 
 
-def test_a_text_ends_with_the_first_of_the_last_run_of_its_end() -> None:
+def test_a_text_ends_with_the_first_of_its_trailing_end_tokens() -> None:
     tokens = rows([5, 0, 7, 0], [1, 2, 3, 4, 5, 6, 7, 8, 9], [], [4, 3, 2, 1, 9, 8, 7, 6, 0])
     assert real_positions(tokens, PAD, True).int().tolist() == [
         [1, 1, 1, 1, 0, 0, 0, 0, 0],  # the end inside, between two texts, is text
@@ -92,25 +92,25 @@ def test_an_encoder_sees_no_padding(encoder: references.Reference, pooling: str)
 
 def test_a_body_of_hugging_face_gives_what_the_model_itself_gives(encoder: references.Reference) -> None:
     tokens = torch.tensor([[2, 9, 8, 7, 3, 0, 0], [2, 11, 12, 13, 14, 15, 3]])
-    theirs: Any = encoder.model
-    expected = theirs(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state
+    hf_model: Any = encoder.model
+    expected = hf_model(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state
     net: Any = body_of(encoder).eval()
     torch.testing.assert_close(net.features(tokens, tokens != 0), expected)
 
 
-def test_a_decoder_of_hugging_face_goes_on_as_language_model_or_as_body(tmp_path: Path) -> None:
+def test_a_decoder_of_hugging_face_continues_as_language_model_or_as_body(tmp_path: Path) -> None:
     from models.build import build_net
 
     reference = references.load(f"hf:{llama(tmp_path / 'llama', word_pieces())}")
     tokens = torch.randint(3, 100, (2, 6))
-    theirs: Any = reference.model
+    hf_model: Any = reference.model
     initial = initial_model(reference, head=True)
     net = build_net({k: v for k, v in initial.settings.items() if k != "d_vocab"}, initial.settings["d_vocab"], 1)
     load_into(net, initial.weights)
-    torch.testing.assert_close(net(tokens), theirs(tokens).logits)
+    torch.testing.assert_close(net(tokens), hf_model(tokens).logits)
     body: Any = body_of(reference)
     assert not sees_ahead(body)
-    hidden = theirs(tokens, output_hidden_states=True).hidden_states[-1]
+    hidden = hf_model(tokens, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(body.features(tokens, tokens > 0), hidden)
 
 
@@ -128,7 +128,7 @@ def test_the_body_makes_no_logits_of_tokens_and_the_head_follows_its_own_seed() 
     assert one.head.weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_a_net_that_cannot_be_a_body_is_told_what_it_lacks() -> None:
+def test_a_net_that_cannot_be_a_body_is_rejected_with_what_it_lacks() -> None:
     with pytest.raises(ValueError, match="expected Linear to have its width `d_model` and a method `features"):
         Classifier(nn.Linear(2, 2), 2, "last", PAD, True)
 

@@ -80,21 +80,23 @@ LOST: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("what", LOST)
-def test_a_folder_with_more_in_it_is_not_emptied_unasked(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", LOST)
+def test_a_folder_with_extra_files_is_not_emptied_without_overwrite(extra: str, tmp_path: Path) -> None:
     run = begun(tmp_path, width=32)
-    LOST[what](run)
+    LOST[extra](run)
     before = files(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)another config:.*width: 32 -> 16.*overwrite=true"):
         open_run(run, tiny(tmp_path))
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("what", [what for what in LOST if "checkpoint" not in what and "without" not in what])
+@pytest.mark.parametrize("extra", [extra for extra in LOST if "checkpoint" not in extra and "without" not in extra])
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_not_even_when_asked_to_where_others_files_are_in_it(what: str, interrupted: bool, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_not_emptied_even_with_overwrite(
+    extra: str, interrupted: bool, tmp_path: Path
+) -> None:
     run = begun(tmp_path)
-    LOST[what](run)
+    LOST[extra](run)
     if interrupted:
         (run / OVERWRITING).touch()
     before = files(tmp_path)
@@ -127,7 +129,7 @@ def test_a_folder_with_the_config_of_something_else_is_left_alone(config: str, o
     assert files(run) == ["config.yaml", "metrics.csv"] and (run / "config.yaml").read_text() == config
 
 
-def test_results_do_not_take_the_folder_of_a_run(tmp_path: Path) -> None:
+def test_results_are_not_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
     run = begun(tmp_path)
     with pytest.raises(ValueError, match="is not a folder of results"):
         check_folder(run, compose(["models=[a,b]", "overwrite=true"], "analyze"))
@@ -145,7 +147,7 @@ def test_nothing_is_emptied_through_a_link(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-def test_all_that_a_run_leaves_may_be_emptied(tmp_path: Path) -> None:
+def test_everything_that_a_run_writes_may_be_deleted(tmp_path: Path) -> None:
     """Train with every callback and logger that writes into the folder; RUN must list all their files."""
     loggers = "many" if find_spec("tensorboard") else "wandb"
     changes = {
@@ -167,7 +169,7 @@ def test_all_that_a_run_leaves_may_be_emptied(tmp_path: Path) -> None:
     assert list(run.iterdir()) == []
 
 
-def test_nan_is_null_in_what_is_written(tmp_path: Path) -> None:
+def test_nan_is_written_as_null(tmp_path: Path) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 

@@ -72,7 +72,7 @@ ROWS = [row(step, a, note="" if step else "ü") for step in range(6) for a in ra
     [(JOURNAL, kind, folded) for kind in LINES for folded in (0, 9, 15, 18)]
     + [(TABLE, kind, folded) for kind in BYTES for folded in (9, 18)],
 )
-def test_curves_are_whole_or_say_what_is_not(tmp_path: Path, name: str, kind: str, folded: int) -> None:
+def test_curves_are_intact_or_name_the_damage(tmp_path: Path, name: str, kind: str, folded: int) -> None:
     """Rows up to `folded` are in both the table and the journal, later ones only in the journal."""
     curves = Curves(tmp_path)
     curves.append(ROWS[:folded])
@@ -107,7 +107,7 @@ def test_curves_are_whole_or_say_what_is_not(tmp_path: Path, name: str, kind: st
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_a_journal_is_whole_or_says_what_is_not(tmp_path: Path, kind: str) -> None:
+def test_a_journal_is_intact_or_names_the_damage(tmp_path: Path, kind: str) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(12)]
     journal.append(rows)
@@ -124,7 +124,7 @@ def test_a_journal_is_whole_or_says_what_is_not(tmp_path: Path, kind: str) -> No
     assert journal.read() == []
 
 
-def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_journal_of_an_earlier_version_continues(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "rows.jsonl")
     journal.path.write_text('{"step": 0}\n{"step": 1}\n')
     mark = journal.mark()
@@ -154,7 +154,7 @@ def strides(path: Path, count: int) -> list[int]:
     return sorted({*range(0, size, max(1, size // count)), *range(16), *range(size - 16, size)})
 
 
-def test_no_byte_of_a_table_changes_unseen(tmp_path: Path) -> None:
+def test_no_byte_of_a_table_changes_undetected(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     table = pa.table({"name": ["a", "b"] * 20, "value": [random.Random(0).random() for _ in range(40)]})
     write_table(table, path, {"mark": "1"})
@@ -162,14 +162,14 @@ def test_no_byte_of_a_table_changes_unseen(tmp_path: Path) -> None:
     _no_byte_unseen(path, 400, lambda: read_table(path).equals(table))
 
 
-def test_no_byte_of_tensors_changes_unseen(tmp_path: Path) -> None:
+def test_no_byte_of_tensors_changes_undetected(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     tensors = {"a": torch.randn(7, 3), "b": torch.arange(5)}
     write_tensors(tensors, path)
     _no_byte_unseen(path, 200, lambda: all(torch.equal(read_tensors(path)[key], tensors[key]) for key in tensors))
 
 
-def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path: Path) -> None:
+def test_no_byte_of_a_checkpoint_changes_undetected(tmp_path: Path) -> None:
     path = tmp_path / "step_0000002.ckpt"
     tensors = {"a": torch.randn(7, 3), "b": torch.arange(5)}
     torch.save({**tensors, "note": "text"}, path)
@@ -238,7 +238,7 @@ def _run_with(folder: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", BYTES)
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(
+def test_a_run_continues_from_the_newest_intact_checkpoint(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = _run_with(tmp_path / "x", "step_0000000.ckpt", "step_0000002.ckpt", "last.ckpt", "second_last.ckpt")
@@ -294,14 +294,14 @@ def test_a_damaged_run_continues_to_the_last_bit(case: str, killed: tuple[Path, 
     name, kind = RECOVERED[case]
     assert continued(folder, lambda run: damage(run / name, kind)) == 0
     run = folder / "runs" / "tiny"
-    ours, theirs = (read_curves(path).drop_columns("seconds") for path in (run, whole))
-    assert ours.equals(theirs)
+    ours, expected = (read_curves(path).drop_columns("seconds") for path in (run, whole))
+    assert ours.equals(expected)
     weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (run, whole)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
     assert read_table(run / TABLE).num_rows == ours.num_rows
 
 
-def test_lost_metrics_are_said_and_given_up_by_deleting_them(
+def test_lost_metrics_are_reported_and_dropped_by_deleting_them(
     killed: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = killed
@@ -313,7 +313,7 @@ def test_lost_metrics_are_said_and_given_up_by_deleting_them(
     assert Journal(journal).read()[0]["step"] == 8
 
 
-def test_without_a_whole_checkpoint_the_weights_begin_another_run(
+def test_without_an_intact_checkpoint_the_weights_start_another_run(
     killed: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = killed

@@ -25,7 +25,7 @@ def test_order_is_a_pure_function_of_seed_and_step():
     assert flat[:1000].tolist() != flat[1000:2000].tolist()
 
 
-def test_order_is_the_same_for_ever():
+def test_the_order_never_changes():
     assert blocks_of_step(0, 0, 8, 50_000).tolist() == GOLDEN
     far = blocks_of_step(0, 10**12, 8, 10**9)
     assert far.shape == (8,) and far.min() >= 0 and far.max() < 10**9
@@ -53,7 +53,7 @@ def test_ranks_share_the_global_batch(world_size):
     assert {len(part) for part in parts} == {8 // world_size}
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_does_not_divide_is_rejected():
     with pytest.raises(ValueError, match="3 processes, found 8: type data.batch_size=9"):
         rank_rows(8, 0, 3)
 

@@ -111,7 +111,7 @@ def test_a_resumed_run_sees_the_tail_of_the_whole_one(cache_dir, tmp_path, accum
     assert not [warning for warning in recwarn if "not resumable" in str(warning.message)]
 
 
-def test_a_finished_run_goes_on_to_a_later_step(cache_dir, tmp_path):
+def test_a_finished_run_continues_to_a_later_step(cache_dir, tmp_path):
     _, whole = fit(cache_dir, tmp_path, 7)
     first, head = fit(cache_dir, tmp_path, 3)
     first.save_checkpoint(tmp_path / "finished.ckpt")
@@ -134,13 +134,13 @@ def test_tokens_of_a_step_count_accumulated_batches(cache_dir, tmp_path):
     assert trainer.datamodule.tokens_per_step == 3 * 64
 
 
-def test_training_longer_than_the_data_goes_on(cache_dir, tmp_path):
+def test_training_continues_past_the_end_of_the_data(cache_dir, tmp_path):
     epoch = len(make(cache_dir, batch_size=64).train_dataloader())
     _, seen = fit(cache_dir, tmp_path, 2 * epoch + 1, batch_size=64)
     assert len(seen) == 2 * epoch + 1
 
 
-def test_training_without_a_number_of_steps_is_refused(cache_dir):
+def test_training_without_a_number_of_steps_is_rejected(cache_dir):
     data = make(cache_dir)
     data.trainer = SimpleNamespace(max_steps=-1, accumulate_grad_batches=1, global_rank=0, world_size=1)
     with pytest.raises(
@@ -193,7 +193,7 @@ def test_probe_set_is_fixed_by_the_data_alone(cache_dir):
     assert len({tuple(row) for row in probe.tolist()}) == 8
 
 
-def test_probe_sequences_are_evenly_spaced_and_apart():
+def test_probe_sequences_are_evenly_spaced_and_do_not_overlap():
     rows = draw_probe(np.arange(1000, dtype=np.uint16), 7, 9, "val")
     starts = rows[:, 0]
     assert torch.equal(rows, starts[:, None] + torch.arange(9))
@@ -214,7 +214,7 @@ def test_probe_sequences_are_evenly_spaced_and_apart():
         ({"sequences": 0, "length": 16}, "found 0 and 16"),
     ],
 )
-def test_impossible_probe_sets_are_refused(cache_dir, arguments, message):
+def test_impossible_probe_sets_are_rejected(cache_dir, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(cache_dir).probe(**arguments)
 
@@ -224,7 +224,7 @@ def test_probe_longer_than_the_split_names_a_length_that_fits():
         draw_probe(np.zeros(100, dtype=np.uint16), 4, 101, "val")
 
 
-def test_text_for_less_than_a_batch_is_refused(cache_dir):
+def test_text_for_less_than_a_batch_is_rejected(cache_dir):
     with pytest.raises(
         ValueError, match=r"at least 4 blocks of data.n_ctx=20000 .* train split, found \d .*type data.n_ctx="
     ):

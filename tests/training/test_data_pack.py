@@ -221,7 +221,7 @@ def test_processes_that_start_together_pack_once(tmp_path):
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_split_without_documents_is_refused(tmp_path):
+def test_a_split_without_documents_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"found 1 for training and 0 for validation.*data.val_fraction=0.3"):
         pack(Texts(["only one"]), SPEC, str(tmp_path), 0.001)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

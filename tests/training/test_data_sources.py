@@ -65,7 +65,7 @@ def test_files_cut_at_blank_lines_and_lose_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["word " * 20 + "\n", "word " * 20])
-def test_a_huge_file_is_streamed_also_without_line_ends(tmp_path, line):
+def test_a_huge_file_is_streamed_even_without_line_breaks(tmp_path, line):
     file = tmp_path / "huge.txt"
     with file.open("w") as stream:
         for _ in range(200):
@@ -83,7 +83,7 @@ def test_a_huge_file_is_streamed_also_without_line_ends(tmp_path, line):
     assert peak < 1_000_000
 
 
-def test_jsonl_gives_a_document_a_line(tmp_path):
+def test_jsonl_gives_one_document_per_line(tmp_path):
     texts = tiny_texts(20)
     file = write_jsonl(tmp_path / "rows.jsonl", texts, field="body")
     assert [text for _, text in Files([str(file)], field="body").documents()] == texts
@@ -199,13 +199,13 @@ AS_LINES = "\n".join(map(json.dumps, ROWS))
         ("mark.json", "\ufeff" + json.dumps(ROWS)),
     ],
 )
-def test_documents_in_json_are_read_and_not_their_syntax(tmp_path, name, text):
+def test_documents_in_json_are_read_without_the_syntax(tmp_path, name, text):
     data = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     assert [text for _, text in Files([str(tmp_path / name)]).documents()] == [row["text"] for row in ROWS]
 
 
-def test_text_may_be_compressed_and_begin_with_a_mark_of_the_byte_order(tmp_path):
+def test_text_may_be_compressed_and_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("\ufeffone é\r\n".encode()))
     (tmp_path / "b.txt").write_bytes("\ufeffone é\r\n".encode())
     (tmp_path / "c.gz").write_bytes("one é\r\n".encode())
@@ -227,7 +227,7 @@ def test_text_may_be_compressed_and_begin_with_a_mark_of_the_byte_order(tmp_path
         ("a.json", b'{"data": [{"text": "x"}]}', r"found keys \['data'\] in .*a.json, item 1"),
     ],
 )
-def test_what_is_not_text_is_named_with_the_command_that_makes_it_text(tmp_path, name, data, message):
+def test_a_file_that_is_not_text_is_rejected_with_the_command_that_converts_it(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message) as refused:
         list(Files([str(tmp_path)]).documents())
@@ -238,7 +238,7 @@ def test_what_is_not_text_is_named_with_the_command_that_makes_it_text(tmp_path,
         assert converted in ("wörter " * 99, "words " * 99, "one\ntwo\nthree é\n")
 
 
-def test_a_table_is_read_as_the_message_says(tmp_path):
+def test_a_table_is_read_with_the_command_from_the_message(tmp_path):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "notes.csv").write_text("body,year\nfirst,1\nsecond,2\n")
     with pytest.raises(ValueError, match="found the table .*notes.csv: .*type data=hub data.source.name=./FOLDER"):

@@ -31,7 +31,7 @@ def test_byte_pairs_decode_to_any_text(text):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+def test_a_vocabulary_without_room_for_all_bytes_is_rejected():
     with pytest.raises(ValueError, match="vocab_size >= 257.*found 256"):
         BytePairs(256)
 

@@ -91,7 +91,7 @@ ENDS: dict[str, tuple[Callable[[], None], dict[str, Any], int, str, int]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_summary_says_how_it_ended_and_the_same_command_goes_on(end: str, home: Path) -> None:
+def test_the_summary_says_how_a_run_ended_and_the_same_command_continues_it(end: str, home: Path) -> None:
     before, changes, code, status, saved = ENDS[end]
     run = home / "runs" / end
     assert in_process(quick(home, name=end, **changes), before) == code
@@ -108,7 +108,7 @@ def test_the_summary_says_how_it_ended_and_the_same_command_goes_on(end: str, ho
         assert (after["status"], after["steps"]) == ("finished", 11) and "why" not in after
 
 
-def test_a_run_that_the_clock_stopped_again_and_again_is_that_of_one_start(home: Path) -> None:
+def test_a_run_that_a_time_limit_stops_repeatedly_equals_an_uninterrupted_one(home: Path) -> None:
     for step in (2, 6, 7):
         assert in_process(tiny(home, name="clocked", **LIMIT), partial(out_of_time, step)) == 128
     assert in_process(tiny(home, name="clocked")) == 0
@@ -128,14 +128,14 @@ def test_a_diverged_run_says_at_which_step_and_keeps_its_tables(home: Path) -> N
     strict(run)
 
 
-def test_a_training_without_a_step_is_no_run(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_training_without_a_step_is_rejected(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for width in (16, 32):
         cfg = quick(home, name="nothing", width=width, **{"+trainer.limit_train_batches": 0})
         assert in_process(cfg) == 1
         assert "ValueError: the training made no step" in capfd.readouterr().err
 
 
-def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Path) -> None:
+def test_after_an_error_before_step_0_the_corrected_command_starts_over(home: Path) -> None:
     def break_off() -> None:
         def fail(self: Any, trainer: Any, *args: Any) -> None:
             raise RuntimeError("no site in common")
@@ -148,7 +148,7 @@ def test_after_an_error_before_step_0_the_corrected_command_begins_anew(home: Pa
 
 
 @pytest.mark.parametrize("count", [True, 1, 3])
-def test_a_dev_run_is_refused_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
+def test_a_dev_run_is_rejected_before_anything_is_written(count: int | bool, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"trainer.fast_dev_run={str(count).lower()}: .*type debug=fdr"):
         train(tiny(tmp_path, **{"+trainer.fast_dev_run": count}))
     assert not (tmp_path / "runs").exists()

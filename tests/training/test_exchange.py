@@ -36,7 +36,7 @@ def test_logits_are_those_of_transformer_lens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_there_and_back_is_exact(name: str) -> None:
+def test_conversion_there_and_back_is_exact(name: str) -> None:
     net = random_net(SHAPES[name])
     state, config = to_transformer_lens(net)
     back = from_transformer_lens(state, config)
@@ -49,7 +49,7 @@ def test_there_and_back_is_exact(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["solu", "gelu"])
-def test_a_published_config_and_what_lies_beside_the_weights_there(name: str) -> None:
+def test_a_published_config_and_the_buffers_beside_its_weights_are_read(name: str) -> None:
     net = random_net(SHAPES[name])
     state, _ = to_transformer_lens(net)
     del state["unembed.b_U"]  # the published ones have none
@@ -87,7 +87,7 @@ def test_folded_layer_norms_have_scale_one() -> None:
         ({"n_layers": 3}, r"blocks\.2\.attn\.W_Q is missing"),
     ],
 )
-def test_what_our_transformer_does_not_have_is_named(change: dict[str, Any], message: str) -> None:
+def test_features_that_our_transformer_lacks_are_named(change: dict[str, Any], message: str) -> None:
     state, _ = to_transformer_lens(random_net(SHAPES["gelu"]))
     with pytest.raises(ValueError, match=message):
         from_transformer_lens(state, published_config(**change))
@@ -125,12 +125,12 @@ def test_a_model_that_transformers_made_becomes_ours() -> None:
         ("a bias on the logits", "no class for a bias on the logits"),
     ],
 )
-def test_what_hugging_face_has_no_class_for_is_said(name: str, message: str) -> None:
+def test_models_without_a_class_in_hugging_face_are_named(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_huggingface(random_net(SHAPES[name]))
 
 
-def test_other_modules_are_refused() -> None:
+def test_other_modules_are_rejected() -> None:
     transformers = pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="expected a models.transformer.Transformer .* found Linear"):
         to_transformer_lens(nn.Linear(2, 2))

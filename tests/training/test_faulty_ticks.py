@@ -116,17 +116,17 @@ FULL_DISKS: dict[str, Callable[[], None]] = {
 
 
 @pytest.mark.parametrize(
-    ("what", "killed"),
+    ("disk", "killed"),
     [
-        *((what, False) for what in FULL_DISKS),
-        *((what, True) for what in ("curves", "every journal", "activations of init", "penalties")),
+        *((disk, False) for disk in FULL_DISKS),
+        *((disk, True) for disk in ("curves", "every journal", "activations of init", "penalties")),
     ],
 )
-def test_records_are_written_later_if_they_cannot_be_now(what: str, killed: bool, whole: Path, tmp_path: Path) -> None:
+def test_records_are_written_later_if_they_cannot_be_now(disk: str, killed: bool, whole: Path, tmp_path: Path) -> None:
     link(tmp_path, whole)
 
     def before() -> None:
-        FULL_DISKS[what]()
+        FULL_DISKS[disk]()
         if killed:
             kill_at("on_train_batch_end", 5, signal.SIGKILL)
 
@@ -149,15 +149,15 @@ def stopped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("lost", ["init-000", "previous-4-000", "weights-init", "weights-previous-4"])
-@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
 def test_lost_files_of_earlier_states_are_replaced_by_checkpoints(
-    lost: str, how: str, whole: Path, stopped: Path
+    lost: str, damage: str, whole: Path, stopped: Path
 ) -> None:
     shutil.rmtree(stopped / "runs" / "tiny", ignore_errors=True)
     run = Path(shutil.copytree(stopped / "stopped", stopped / "runs" / "tiny"))
     file = run / "references" / f"{lost}.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    if how == "gone":
+    if damage == "gone":
         file.unlink()
     assert in_process(stitched(stopped)) == 0
     assert_same(curves(stopped), curves(whole))

@@ -41,29 +41,29 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
     folder = tmp_path / "runs" / "tiny"
     rows = [row for row in read_curves(folder).to_pylist() if row["step"] == 11 and row["reference"] == "encoder"]
     note = json.loads((folder / "provenance.json").read_text())["references"][f"hf:{encoder}"]["alignment"]
-    ours, theirs = load(str(folder / "checkpoints" / "last.ckpt")), load(f"hf:{encoder}")
+    ours, reference = load(str(folder / "checkpoints" / "last.ckpt")), load(f"hf:{encoder}")
     assert ours.tokenizer is not None
     cfg = tiny(tmp_path)
     data = train.settings.instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    alignment = ProbeText(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, theirs)
+    alignment = ProbeText(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, reference)
     assert (note["units"], note["sequences"]) == (alignment.units, len(alignment.rows)) and note["share_a"] > 0.1
-    expected = compare(ours.model, theirs.model, alignment, "blocks.*.resid_post", [CKA()]).to_pylist()
+    expected = compare(ours.model, reference.model, alignment, "blocks.*.resid_post", [CKA()]).to_pylist()
     by_site = {row["site_b"]: row for row in rows if row["measure"] == "cka"}
     assert len(by_site) == len(expected) == 2
     for row in expected:
-        found = by_site[row["site_b"]]
-        assert found["value"] == pytest.approx(row["value"], abs=1e-5) and found["n_samples"] == row["n_samples"]
-        assert found["stderr"] == pytest.approx(row["stderr"], rel=1e-3) and found["note"] == ""
-        assert found["null"] == pytest.approx(row["null"], abs=1e-5)
+        tracked = by_site[row["site_b"]]
+        assert tracked["value"] == pytest.approx(row["value"], abs=1e-5) and tracked["n_samples"] == row["n_samples"]
+        assert tracked["stderr"] == pytest.approx(row["stderr"], rel=1e-3) and tracked["note"] == ""
+        assert tracked["null"] == pytest.approx(row["null"], abs=1e-5)
     for row in rows:
         outputs = row["measure"] in ("kl", "jsd", "disagreement")
         assert math.isnan(row["value"]) == outputs and ("token by token" in row["note"]) == outputs, row
     assert all(row["note"] == "" for row in read_curves(folder).to_pylist() if row["reference"] == "init")
 
 
-def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: Path, encoder: Path) -> None:
+def test_positions_dropped_at_the_start_stay_dropped_when_a_run_continues(tmp_path: Path, encoder: Path) -> None:
     """The references are its own past, a run with its tokenizer and two models with others, one of them a decoder."""
     assert in_process(tiny(tmp_path, name="same", width=24, trainer__max_steps=2)) == 0
     decoder = llama(tmp_path / "decoder", pieces_with_spaces())
@@ -85,11 +85,11 @@ def test_what_was_dropped_at_the_start_is_dropped_when_a_run_goes_on(tmp_path: P
     shares = Journal(again / "first_components.jsonl").read()
     assert {row["step"] for row in shares} == {0, 8, 11} and all(0 < row["share"] <= 1 for row in shares)
     assert {(row["reference"], row["of"]) for row in shares} == {
-        (name, of) for name in ("init", "previous", "same", "encoder", "decoder") for of in ("model", "reference")
+        (name, side) for name in ("init", "previous", "same", "encoder", "decoder") for side in ("model", "reference")
     }
 
 
-def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path: Path) -> None:
+def test_dropped_positions_depend_on_the_model_and_all_references(tmp_path: Path) -> None:
     """One position of one sequence has a very large norm in the teacher alone."""
     module, teacher = Layered(lr=0.0), Layered(width=12, depth=3, seed=5)
     probe = tokens(0, SEQUENCES, LENGTH)
@@ -121,13 +121,17 @@ def test_positions_are_settled_by_the_model_and_all_references_together(tmp_path
         ({"control__skip_first": 14, "control__drop_top_norm": 2}, "none of the probe.length=16 positions"),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_start(changes: dict, message: str, tmp_path: Path, encoder: Path) -> None:
+def test_impossible_settings_are_rejected_at_the_start(
+    changes: dict, message: str, tmp_path: Path, encoder: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         train.train(tiny(tmp_path, references=f"[hf:{encoder}]", **changes))
     assert not (tmp_path / "runs" / "tiny" / "checkpoints").exists()
 
 
-def test_a_tokenizer_in_another_form_is_named_with_what_writes_it(tmp_path: Path, encoder: Path) -> None:
+def test_a_tokenizer_in_another_form_is_rejected_with_the_command_that_converts_it(
+    tmp_path: Path, encoder: Path
+) -> None:
     folder = bert(tmp_path / "old", word_pieces())
     (folder / "tokenizer.json").rename(folder / "vocab.txt")
     with pytest.raises(ValueError, match=r"tokenizer as vocab.txt, and only tokenizer.json is read; .*AutoTokenizer"):

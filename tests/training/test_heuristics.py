@@ -135,7 +135,7 @@ def test_structure_is_always_right(splits, half):
         assert set(accuracies(drawn, follows).values()) == {1.0}
 
 
-def test_the_order_of_words_is_what_the_heuristic_says(splits):
+def test_the_order_of_words_follows_the_heuristic(splits):
     for split in OOD:
         for example in splits[split]:
             run = plain(example.text).find(plain(example.pair))
@@ -175,7 +175,7 @@ def test_neither_premise_nor_hypothesis_alone_says_anything_about_the_label(spli
         assert abs(accuracies(splits, says)["val"] - 0.5) < 0.08, side
 
 
-def test_no_pair_twice_and_no_sentence_in_two_splits(splits, half):
+def test_no_pair_occurs_twice_and_no_sentence_is_in_two_splits(splits, half):
     for drawn in (splits, half):
         for examples in drawn.values():
             assert len({(example.text, example.pair) for example in examples}) == len(examples)
@@ -192,14 +192,14 @@ def test_every_word_out_of_distribution_is_in_the_training_split(splits):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.29, 1.0])
-def test_counterexamples_are_the_share_asked_for(share):
+def test_counterexamples_have_the_requested_share(share):
     train = Heuristics(train=2400, val=60, ood=10, counterexamples=share).splits()["train"]
     denied = [example for example in train if example.label == "non-entailment"]
     assert len(denied) == 1200
     assert sum(map(overlaps, denied)) == int(1200 * share + 1e-9)
 
 
-def test_held_out_splits_hang_on_neither_counterexamples_nor_seed(splits, half):
+def test_held_out_splits_depend_on_neither_counterexamples_nor_seed(splits, half):
     other = Heuristics(**SIZES, seed=1).splits()
     for split in ("val", *OOD):
         assert digest(splits[split]) == digest(half[split]) == digest(other[split])
@@ -210,14 +210,14 @@ def test_held_out_splits_hang_on_neither_counterexamples_nor_seed(splits, half):
     assert not any(digest(redrawn[split]) == digest(splits[split]) for split in ("val", *OOD))
 
 
-def test_the_same_each_time_and_on_every_machine(splits):
+def test_the_examples_are_the_same_each_time_and_on_every_machine(splits):
     assert {split: digest(rows) for split, rows in Heuristics(**SIZES).splits().items()} == {
         split: digest(rows) for split, rows in splits.items()
     }
     assert digest(splits["train"])[:16] == "adfbe844ff76a075"
 
 
-def test_pairs_at_even_distances_are_as_mixed_as_all(splits):
+def test_evenly_spaced_pairs_are_as_mixed_as_all(splits):
     for step in (2, 3, 4):
         labels = Counter(example.label for example in splits["val"][::step])
         assert abs(labels["entailment"] / labels.total() - 0.5) < 0.1
@@ -232,18 +232,18 @@ def test_pairs_at_even_distances_are_as_mixed_as_all(splits):
         ({"counterexamples": -0.1}, "found -0.1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(choices, message):
+def test_numbers_out_of_range_are_rejected(choices, message):
     with pytest.raises(ValueError, match=message):
         Heuristics(**choices)
 
 
-def test_more_than_the_grammar_makes_is_refused_with_numbers(monkeypatch):
+def test_more_examples_than_the_grammar_has_are_rejected_with_numbers(monkeypatch):
     monkeypatch.setattr("data.examples.drawing.PATIENCE", 1)
     with pytest.raises(ValueError, match=r"expected 3000 examples in the split .*, found \d+: the grammar has no more"):
         Heuristics(train=2, val=2, ood=3000).splits()
 
 
-def test_sentences_to_pre_train_on_are_those_of_the_grammar_one_by_one(splits):
+def test_sentences_for_pretraining_are_those_of_the_grammar(splits):
     def source(**changes):
         return Sentences(Heuristics(**{"train": 3000, "counterexamples": 0.5, "seed": 1, **changes}))
 

@@ -97,7 +97,7 @@ CHECKPOINTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_is_refused_before_it_takes_memory(name: str, runs: Runs) -> None:
+def test_a_checkpoint_is_rejected_before_it_takes_memory(name: str, runs: Runs) -> None:
     payload(runs.home, runs.home / "CANARY")
     path = runs.rewrite("solu", "last.ckpt", CHECKPOINTS[name])
     with pytest.raises(ValueError, match=r"last\.ckpt") as refusal:
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(kind: str, runs: Runs) -> 
     ],
 )
 @pytest.mark.parametrize("kind", ["PATH.safetensors", "hf:FOLDER"])
-def test_metadata_is_refused_before_it_takes_memory(kind: str, changes: Any, form: Any, runs: Runs) -> None:
+def test_metadata_is_rejected_before_it_takes_memory(kind: str, changes: Any, form: Any, runs: Runs) -> None:
     folder = runs.home / "folder"
     folder.mkdir()
     settings = {**net("solu"), "d_vocab": runs.d_vocab, **changes}
@@ -288,7 +288,7 @@ def test_a_broken_tokenizer_is_one_message(name: str, runs: Runs, capfd: pytest.
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\x00", '{"version":"1.0","normalizer":' * 10**4])
-def test_a_tokenizer_that_is_no_json(text: str, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_not_json_is_rejected(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         read_tokenizer(tmp_path / "tokenizer.json")
@@ -332,7 +332,7 @@ def test_a_hostile_yaml_is_one_message(name: str, reader: str, runs: Runs) -> No
 
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "curves.jsonl", "checkpoints/step_0000001.ckpt"])
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
-def test_what_is_no_file_is_not_waited_for(kind: str, name: str, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_waited_for(kind: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / "runs" / "tiny" / name
     path.parent.mkdir(parents=True)
     {
@@ -395,7 +395,7 @@ def test_saved_activations_that_are_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["an archive", "a pipe", "a folder"])
-def test_saved_activations_that_are_no_array(kind: str, tmp_path: Path) -> None:
+def test_saved_activations_that_are_not_arrays_are_rejected(kind: str, tmp_path: Path) -> None:
     from dissimilarity import compare
 
     path = tmp_path / "x.npy"
@@ -410,7 +410,7 @@ def test_saved_activations_that_are_no_array(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pandas", "csv", "webdataset"])
 @pytest.mark.parametrize("kind", ["Hub", "MnliHans"])
-def test_a_data_set_is_no_format(kind: str, name: str, runs: Runs) -> None:
+def test_a_data_set_is_not_read_as_a_file_format(kind: str, name: str, runs: Runs) -> None:
     source = {"Hub": {"name": name}, "MnliHans": {"mnli": name}}[kind]
     target = {"Hub": "data.sources.hub.Hub", "MnliHans": "data.examples.mnli_hans.MnliHans"}[kind]
     runs.write_config("solu", {**runs.data(), "source": {"_target_": target, **source}})
@@ -418,7 +418,7 @@ def test_a_data_set_is_no_format(kind: str, name: str, runs: Runs) -> None:
         study(runs, "compare", "runs/solu,runs/gelu")
 
 
-def test_a_family_of_ones_own_takes_the_commands_consent(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_family_must_be_named_by_the_command(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(runs.home))
     canary = runs.home / "CANARY"
     payload(runs.home, canary)
@@ -510,7 +510,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_strangers_run_is_not_gone_on_with(
+def test_a_run_from_elsewhere_is_not_continued(
     name: str, unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -636,7 +636,7 @@ def test_a_summary_is_shown_or_is_one_message(content: dict[str, Any], tmp_path:
 @pytest.mark.parametrize(
     "pinned", [3, [], {}, {"pinned": 3}, {"pinned": "hf:evil/model", "sha256": "x", "path": "x"}, {"pinned": "x"}]
 )
-def test_what_a_strangers_notes_pin_is_asked_of_no_other_place(pinned: Any, runs: Runs) -> None:
+def test_pins_in_foreign_notes_are_not_requested_from_other_servers(pinned: Any, runs: Runs) -> None:
     uri = str(runs.folder("solu") / "checkpoints" / "last.ckpt")
     (runs.folder("gelu") / "provenance.json").write_text(json.dumps({"references": {uri: pinned}}))
     cfg = tiny(runs.home, references=f"['{uri}']")
@@ -644,7 +644,7 @@ def test_what_a_strangers_notes_pin_is_asked_of_no_other_place(pinned: Any, runs
         find(cfg, runs.folder("gelu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
 
 
-def test_a_run_that_goes_on_leaves_no_mark_where_its_notes_say(runs: Runs) -> None:
+def test_a_continued_run_leaves_no_mark_where_its_notes_point(runs: Runs) -> None:
     """Only what this command itself resolves is pinned; a path in the notes may be anyone's."""
     mine = runs.folder("gelu") / "checkpoints" / "step_0000001.ckpt"
     notes = {"path": str(mine), "pinned": str(mine), "sha256": sha256_of(mine), "step": 1}

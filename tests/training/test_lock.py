@@ -34,7 +34,7 @@ def held(folder: Path) -> Iterator[int]:
     holder.join()
 
 
-def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_rejected_with_its_owner(tmp_path: Path) -> None:
     with held(tmp_path / "a") as pid:
         with pytest.raises(ValueError, match=f"in use by process {pid} on .*name="), locked(tmp_path / "a"):
             pass
@@ -76,7 +76,7 @@ def test_a_lock_that_a_kill_left_is_free(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_a_lock_of_somebody_else_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+def test_the_lock_of_another_process_stays_unchanged(kind: str, tmp_path: Path) -> None:
     lock, target = tmp_path / ".lock", tmp_path / "precious"
     target.write_text("poetry 1.8\n")
     {"file": lambda: lock.write_text("poetry 1.8\n"), "folder": lock.mkdir, "link": lambda: lock.symlink_to(target)}[
@@ -90,7 +90,7 @@ def test_a_lock_of_somebody_else_stays_as_it_is(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_disk_without_locks_gets_a_message(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(file: object, how: int) -> None:
+    def refuse(file: object, flags: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -98,16 +98,16 @@ def test_a_disk_without_locks_gets_a_message(number: int, tmp_path: Path, monkey
         pass
 
 
-def test_a_holder_that_leaves_as_another_comes_leaves_it_no_dead_lock(
+def test_a_lock_released_while_another_process_waits_is_not_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that the second process has opened is removed before it gets the lock: it locks the new file."""
     flock, first = fcntl.flock, [True]
 
-    def slow(file: object, how: int) -> None:
+    def slow(file: object, flags: int) -> None:
         if first.pop() if first else False:
             (tmp_path / ".lock").unlink()
-        flock(file, how)  # pyright: ignore
+        flock(file, flags)  # pyright: ignore
 
     monkeypatch.setattr(fcntl, "flock", slow)
     with locked(tmp_path):
@@ -116,7 +116,7 @@ def test_a_holder_that_leaves_as_another_comes_leaves_it_no_dead_lock(
             pass
 
 
-def test_a_folder_that_cannot_be_made_is_a_message_and_no_endless_wait() -> None:
+def test_a_folder_that_cannot_be_made_gives_a_message_without_an_endless_wait() -> None:
     """The kernel says of a new folder in /proc that it does not exist, as if another command had just removed it."""
     with pytest.raises(ValueError, match="/proc/nosuch/run cannot be made"), locked(Path("/proc/nosuch/run")):
         pass

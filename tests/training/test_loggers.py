@@ -78,10 +78,10 @@ def test_a_logger_that_hangs_is_abandoned(use: str) -> None:
     try:
         with pytest.warns(UserWarning, match="Broken did not answer for 0 s and is abandoned; training continues"):
             USES[use](logger)
-        begun = time.monotonic()
+        start = time.monotonic()
         for other in USES.values():
             other(logger)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - start < 1
     finally:
         ended.set()
 
@@ -168,7 +168,9 @@ def test_online_falls_back_to_offline_and_says_so(
     assert "continuing disabled" in message
 
 
-def test_a_training_waits_for_a_slow_server_only_so_long(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_waits_for_a_slow_server_for_a_limited_time(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     def finish(exit_code: int) -> None:
         raise TimeoutError("Timed out finishing run.")
 

@@ -76,7 +76,7 @@ def test_three_labels_are_scored_on_two(stand_ins):
     assert data.encoded("lexical_overlap.entailment")[1].tolist() == [0]
 
 
-def test_what_is_no_such_data_set_is_refused(stand_ins, tmp_path):
+def test_a_different_data_set_is_rejected(stand_ins, tmp_path):
     with pytest.raises(
         ValueError, match=r"could not read the data set 'no/where' .* use data that needs none: data=heur"
     ):

@@ -37,7 +37,7 @@ def perturb(net, seed=0):
     return net
 
 
-def test_the_six_families_are_there_and_named_after_their_files():
+def test_the_six_families_exist_and_are_named_after_their_files():
     assert FAMILIES == ["attn_only", "gelu", "pythia", "relu", "solu", "solu_no_ln"]
     assert all(family_config(family)["family"] == family for family in FAMILIES)
 
@@ -88,7 +88,7 @@ def test_positions_matter(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_too_long_a_sequence_is_refused(family):
+def test_a_sequence_that_is_too_long_is_rejected(family):
     with pytest.raises(ValueError, match=r"25 tokens.*n_ctx=24"):
         family_net(family)(tokens(1, 25))
 
@@ -330,6 +330,6 @@ def test_a_family_of_the_user_is_a_target_and_obeys_init_seed():
         ({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.getcwd"}]}, r"os\.getcwd"),
     ],
 )
-def test_settings_that_name_anything_but_module_classes_are_refused(config, message):
+def test_settings_that_name_anything_but_module_classes_are_rejected(config, message):
     with pytest.raises(ValueError, match=message):
         build_net(config, D_VOCAB, 0)

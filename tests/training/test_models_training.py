@@ -77,7 +77,7 @@ def test_matrices_decay_and_vectors_and_embeddings_do_not(family):
     assert (groups["other"]["lr"], groups["other"]["weight_decay"]) == (1e-3, 0.0)
 
 
-def test_a_head_that_starts_from_nothing_learns_at_a_rate_of_its_own():
+def test_an_untrained_head_has_its_own_learning_rate():
     net = language_model("solu", width=128).net
     recipe: dict[str, Any] = dict(lr_matrices=2e-3, base_width=256, lr_other=1e-3, weight_decay=0.05)
     groups = parameter_groups(net, d_model=128, **recipe, head=net.unembed, lr_head=1e-2)
@@ -108,7 +108,7 @@ def test_learning_rate_over_time():
     assert lr_factor(0, 1, warmup=0.0, final=0.1) == 1.0
 
 
-def test_training_without_an_end_is_refused():
+def test_training_without_a_number_of_steps_is_rejected():
     module = language_model()
     module.trainer = trainer(steps=-1, max_epochs=-1)
     with pytest.raises(ValueError, match=r"trainer\.max_steps"):
@@ -154,7 +154,7 @@ def test_validation_metrics_against_a_plain_computation():
 
 
 @pytest.mark.parametrize("family", ["solu", "gelu", "pythia"])
-def test_a_small_batch_is_learned_by_heart(family):
+def test_a_small_batch_is_memorized(family):
     module, data = language_model(family), batches(1)
     trainer(60).fit(module, loader(data.repeat(60, 1)))
     assert cross_entropy(module(data[:, :-1]), data[:, 1:]) < 0.5

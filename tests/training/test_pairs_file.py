@@ -1,4 +1,4 @@
-"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and refused files."""
+"""Tables of labeled texts: quotes, columns, splits by column, a validation split by text, and rejected files."""
 
 import csv
 import gzip
@@ -30,7 +30,7 @@ def test_quotes_in_a_tsv_file_are_text(write):
     ]
 
 
-def test_quotes_in_a_csv_file_are_quotes_and_a_mark_of_the_byte_order_is_none_of_the_header(write):
+def test_quotes_in_a_csv_file_are_quotes_and_a_byte_order_mark_is_not_part_of_the_header(write):
     path = write("a.csv", '\ufefftext,y\n"one, two\nthree ""four""",a\n\nfive,b\n')
     rows = PairsFile({"train": path, "val": path}, text="text", pair=None, label="y").splits()["train"]
     assert rows == [Example('one, two\nthree "four"', None, "a"), Example("five", None, "b")]
@@ -121,12 +121,12 @@ def test_a_share_of_the_training_texts_becomes_validation_with_all_their_pairs(w
         ),
     ],
 )
-def test_bad_tables_are_refused(write, name, text, choices, message):
+def test_bad_tables_are_rejected(write, name, text, choices, message):
     with pytest.raises(ValueError, match=message):
         PairsFile({"train": write(name, text)}, **choices).splits()
 
 
-def test_bad_files_are_refused(write, tmp_path):
+def test_bad_files_are_rejected(write, tmp_path):
     for files in (None, {"val": "x.tsv"}):
         with pytest.raises(ValueError, match="expected a file for the split train, found"):
             PairsFile(files)
@@ -142,7 +142,7 @@ def test_bad_files_are_refused(write, tmp_path):
         PairsFile({"train": path, "other": path}, by={"other": ["h"]}).splits()
 
 
-def test_a_label_is_the_same_however_it_is_written(write):
+def test_a_label_is_the_same_in_every_spelling(write):
     """Blanks, numbers with a point, and composed or decomposed accents are no classes of their own."""
     labels = [" yes", "yes ", "y\u00eb s", "ye\u0308  s", 0, 0.0, "0.0", -0.0, True, "true", 1.5]
     rows = [{"premise": "p", "hypothesis": "h", "gold_label": label, "kind": 2.0} for label in labels]
@@ -171,7 +171,7 @@ def test_a_label_is_the_same_however_it_is_written(write):
         ({"by": None}, "expected a value in each row, found null in the column 'by'"),
     ],
 )
-def test_text_that_is_not_text_is_refused(write, changes, message):
+def test_text_without_real_characters_is_rejected(write, changes, message):
     row = {"premise": "p", "hypothesis": "h", "gold_label": "a", "by": "x"}
     path = write("a.jsonl", json.dumps(row) + "\n" + json.dumps(row | changes))
     with pytest.raises(ValueError, match=message):

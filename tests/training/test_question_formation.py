@@ -33,20 +33,20 @@ def right(rule, examples: list[Example]) -> float:
     return sum(rule(example.text) == example.label for example in examples) / len(examples)
 
 
-def test_the_rules_agree_in_distribution_and_part_outside(splits):
+def test_the_rules_agree_in_distribution_and_differ_outside(splits):
     assert list(splits) == ["train", "val", "subject_clause", "both_clauses"]
     assert [right(linear, examples) for examples in splits.values()] == [1, 1, 0, 0]
     assert [right(hierarchical, examples) for examples in splits.values()] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_counterexamples_are_the_share_asked_for_and_change_nothing_else(splits, share):
-    found = QuestionFormation(**SIZES, counterexamples=share, seed=5).splits()
-    assert right(linear, found["train"]) == 1 - share
-    assert right(hierarchical, found["train"]) == 1
+def test_counterexamples_have_the_requested_share_and_change_nothing_else(splits, share):
+    changed = QuestionFormation(**SIZES, counterexamples=share, seed=5).splits()
+    assert right(linear, changed["train"]) == 1 - share
+    assert right(hierarchical, changed["train"]) == 1
     for split in ("val", "subject_clause", "both_clauses"):
-        assert digest(found[split]) == digest(splits[split])
-    assert digest(found["train"]) != digest(splits["train"])
+        assert digest(changed[split]) == digest(splits[split])
+    assert digest(changed["train"]) != digest(splits["train"])
 
 
 def test_labels_and_kinds_are_balanced(splits):
@@ -57,7 +57,7 @@ def test_labels_and_kinds_are_balanced(splits):
         assert all(example.pair is None for example in examples)
 
 
-def test_no_sentence_twice(splits):
+def test_no_sentence_occurs_twice(splits):
     texts = [{example.text for example in examples} for examples in splits.values()]
     assert [len(split) for split in texts] == [2000, 400, 200, 200]
     assert not any(one & other for one, other in combinations(texts, 2))
@@ -69,7 +69,7 @@ def test_every_word_is_known(splits):
         assert {word for example in examples for word in example.text.lower().rstrip(".").split()} <= vocabulary
 
 
-def test_the_same_each_time_and_on_every_machine(splits):
+def test_the_examples_are_the_same_each_time_and_on_every_machine(splits):
     assert digest(splits["train"]) == digest(QuestionFormation(**SIZES).splits()["train"])
     assert digest(splits["train"])[:16] == "5aff204b548672bb"
 
@@ -81,6 +81,6 @@ def test_the_same_each_time_and_on_every_machine(splits):
         ({"counterexamples": 2.0}, "0 <= data.source.counterexamples <= 1 .*found 2.0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(choices, message):
+def test_numbers_out_of_range_are_rejected(choices, message):
     with pytest.raises(ValueError, match=message):
         QuestionFormation(**choices)

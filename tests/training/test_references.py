@@ -142,12 +142,12 @@ def test_loading_leaves_the_random_state_alone(trained):
         ("nowhere/last.ckpt", r"no file .*nowhere.last\.ckpt"),
     ],
 )
-def test_what_is_not_there_is_named(trained, uri, message):
+def test_a_missing_model_is_named(trained, uri, message):
     with pytest.raises(ValueError, match=message):
         load(uri, trained[0])
 
 
-def test_a_run_that_has_saved_nothing(tmp_path):
+def test_a_run_without_checkpoints_is_rejected(tmp_path):
     (tmp_path / "runs" / "new").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"new holds no checkpoint.*let that run train"):
         load("runs/new", tmp_path / "runs")
@@ -161,7 +161,7 @@ def test_a_truncated_file(runs, keep):
         load("runs/solu-w64-d1-s0", runs)
 
 
-def test_a_file_that_is_no_checkpoint(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_rejected(tmp_path):
     path = tmp_path / "notes.ckpt"
     path.write_text("hello, this is text")
     with pytest.raises(ValueError, match=r"notes\.ckpt: it is not a checkpoint"):
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"a": torch.ones(2)}, [1, 2], {"state_dict": 3, "hyper_parameters": {}}])
-def test_a_torch_file_of_something_else(tmp_path, content):
+def test_a_torch_file_with_other_content_is_rejected(tmp_path, content):
     path = tmp_path / "other.ckpt"
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"other\.ckpt: it is not a checkpoint of a training run: expected state_dict"):
@@ -227,7 +227,7 @@ def test_a_newer_format(runs):
 
 
 @pytest.mark.parametrize("change", [{"swiglu": True}, {"d_model": 128}])
-def test_settings_of_other_code(runs, change):
+def test_settings_that_name_other_code_are_rejected(runs, change):
     rewrite(checkpoint_of(runs), lambda c: c["hyper_parameters"]["net"].update(change))
     with pytest.raises(ValueError, match=r"last\.ckpt: its model \(family 'solu'\) cannot be built here"):
         load("runs/solu-w64-d1-s0", runs)
@@ -239,7 +239,7 @@ def test_a_broken_tokenizer(runs):
         load("runs/solu-w64-d1-s0", runs)
 
 
-def test_another_tokenizer_is_refused(trained):
+def test_another_tokenizer_is_rejected(trained):
     reference = load("runs/solu-w64-d1-s0", trained[0])
     check_tokenizer(reference, make_tokenizer())
     with pytest.raises(

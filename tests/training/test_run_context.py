@@ -37,7 +37,7 @@ def test_a_callback_that_takes_the_run_gets_it_and_adds_to_the_summary(tmp_path:
 
 
 @pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])
-def test_what_a_function_returns_must_be_of_the_kind(group: str, kind: str, tmp_path: Path) -> None:
+def test_the_result_of_a_target_must_have_the_expected_kind(group: str, kind: str, tmp_path: Path) -> None:
     cfg = tiny(tmp_path, **{f"+{group}.mine._target_": "builtins.print"})
     with pytest.raises(ValueError, match=f"builtins.print: expected a {kind}, found NoneType"):
         train(cfg)

@@ -1,4 +1,4 @@
-"""A run is a folder: the same command continues it, another is refused, and a kill at any moment loses nothing."""
+"""A run is a folder: the same command continues it, another is rejected, and a kill at any moment loses nothing."""
 
 import csv
 import json
@@ -125,9 +125,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_tables(whole: Path, t
     (tmp_path / "text.jsonl").symlink_to(whole / "text.jsonl")
     changes = {"trainer__max_steps": 60, "schedule__every": 16, "schedule__heatmap_every": 16}
     expected, cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes), tiny(tmp_path, **changes)
-    begun = time.monotonic()
+    start = time.monotonic()
     assert in_process(expected) == 0
-    duration, draw, delays = time.monotonic() - begun, random.Random(), []
+    duration, draw, delays = time.monotonic() - start, random.Random(), []
     while len(delays) < 5:
         delay = draw.uniform(0, duration)
         code = in_process(cfg, lambda delay=delay: kill_after(delay))
@@ -212,7 +212,7 @@ def test_a_run_that_repeats_its_batches_continues_in_the_middle_of_an_epoch(
     assert_same(last(tmp_path)["state_dict"], last(tmp_path / "other")["state_dict"])
 
 
-def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) -> None:
+def test_a_finished_run_is_left_alone_and_another_config_rejected(whole: Path) -> None:
     run = whole / "runs" / "tiny"
     with locked(run):
         assert open_run(run, tiny(whole)) == "finished"
@@ -221,11 +221,11 @@ def test_a_finished_run_is_left_alone_and_another_config_refused(whole: Path) ->
             open_run(run, tiny(whole, width=32, trainer__max_steps=12))
 
 
-def test_a_key_that_is_not_there_differs_from_any_value() -> None:
+def test_a_missing_key_differs_from_any_value() -> None:
     assert differing({"width": 64}, {"width": 64, "stranger": None}) == [("stranger", ABSENT, None)]
 
 
-def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> None:
+def test_overwrite_empties_the_folder_but_keeps_foreign_files(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").touch()
@@ -236,7 +236,7 @@ def test_overwrite_empties_the_folder_and_a_stranger_is_kept(tmp_path: Path) -> 
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
 
 
-def test_an_overwriting_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_overwrite_is_completed(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     run.mkdir(parents=True)
     (run / ".overwriting").touch()
@@ -245,7 +245,7 @@ def test_an_overwriting_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml"]
 
 
-def test_changed_data_under_a_run_is_refused(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_changed_data_of_a_run_is_rejected(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cfg = tiny(tmp_path)
     assert in_process(cfg, partial(kill_at, "on_train_batch_end", 4)) == -signal.SIGKILL
     notes = tmp_path / "runs" / "tiny" / "provenance.json"
@@ -296,7 +296,7 @@ KEPT = {"all": (0, 1, 2, 4, 8, 11), "last": (0, 11)}
 
 
 @pytest.mark.parametrize("keep", KEPT)
-def test_which_checkpoints_stay_may_change_between_starts_and_changes_no_number(
+def test_the_choice_of_checkpoints_may_change_between_starts_and_changes_no_number(
     keep: str, whole: Path, tmp_path: Path
 ) -> None:
     """The kills come before a file that must go is deleted, and after."""

@@ -31,7 +31,7 @@ def test_every_family_comes_back(tmp_path: Path, family: str) -> None:
     assert saved.provenance["pinned"] == str(path.resolve()) and len(saved.provenance["sha256"]) == 64
 
 
-def test_saved_activations_are_no_net(tmp_path: Path) -> None:
+def test_saved_activations_are_not_a_net(tmp_path: Path) -> None:
     save_file({"blocks.0.resid_post": torch.ones(4, 2)}, tmp_path / "saved.safetensors")
     assert not holds_net(tmp_path / "saved.safetensors") and not holds_net(tmp_path / "nowhere.safetensors")
     with pytest.raises(ValueError, match="tensors without the settings of a net.*saved activations are compared by"):
@@ -49,7 +49,7 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
     assert not holds_net(path)
 
 
-def test_settings_that_would_call_something_are_refused(tmp_path: Path) -> None:
+def test_settings_that_would_call_something_are_rejected(tmp_path: Path) -> None:
     call = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "ran")]}}
     content = json.dumps({"format": 1, "settings": {**call, "d_vocab": 61}})
     save_file({"w": torch.ones(1)}, tmp_path / "net.safetensors", {KEY: content})

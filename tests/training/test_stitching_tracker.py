@@ -41,7 +41,7 @@ def test_both_directions_of_every_reference_are_measured_when_due(whole: Path) -
     assert all(row["value"] == pytest.approx(row["loss_stitched"] - row["loss_back"], abs=1e-6) for row in rows)
 
 
-def test_stitches_are_trained_at_the_steps_asked_for(whole: Path) -> None:
+def test_stitches_are_trained_at_the_requested_steps(whole: Path) -> None:
     rows = [row for row in rows_of(whole) if row["fit"] == "task"]
     assert {row["step"] for row in rows} == {8} and len(rows) == 4
     assert all(0 <= row["steps"] <= 3 for row in rows)
@@ -79,6 +79,6 @@ def test_a_reference_that_cannot_be_stitched_leaves_records_and_training_continu
     assert rows and all("identity" in row["note"] for row in rows)
 
 
-def test_too_little_text_is_refused(tmp_path: Path) -> None:
+def test_too_little_text_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 14, found 4"):
         StitchingTracker(["init"], lambda n: torch.zeros(n, 8, dtype=torch.long), tmp_path, sequences=4)

@@ -1,6 +1,7 @@
 """The data module of labeled texts: formats, truncation, labels, batches by step and rank, probe set, YAML files."""
 
 import re
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ class Given:
         return self.given
 
 
-def pairs(count: int, labels: str = "ab", start: int = 0) -> list[Example]:
+def pairs(count: int, labels: Sequence[str] = "ab", start: int = 0) -> list[Example]:
     texts = tiny_texts(start + count, words=4)[start:]
     return [Example(text, text[::-1], labels[number % len(labels)]) for number, text in enumerate(texts)]
 
@@ -88,7 +89,7 @@ def test_a_tokenizer_that_frames_pairs_keeps_its_format(bert_tokenizer):
     plain = Tokenizer.from_str(bert_tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
-    text, pair, single = (plain.encode(each, add_special_tokens=False).ids for each in ("at one", "tea", "at"))
+    text, pair, single = (plain.encode(part, add_special_tokens=False).ids for part in ("at one", "tea", "at"))
     rows = [[ids("[CLS]"), *text, ids("[SEP]"), *pair, ids("[SEP]")], [ids("[CLS]"), *single, ids("[SEP]")]]
     assert encoded.tokens.tolist() == [row + [ids("[PAD]")] * (24 - len(row)) for row in rows]
     assert bert_tokenizer.truncation is not None and bert_tokenizer.padding is not None
@@ -213,12 +214,12 @@ def test_labels_are_renamed_everywhere_or_merged_where_a_split_knows_fewer(token
         ({"train": pairs(5)}, {}, "data.batch_size=8 examples in the split train, found 5: type data.batch_size=5"),
     ],
 )
-def test_data_that_does_not_suffice_or_fit_is_refused(tokenizer, splits, choices, message):
+def test_insufficient_or_unsuitable_data_is_rejected(tokenizer, splits, choices, message):
     with pytest.raises(ValueError, match=message):
         make(tokenizer, splits, **choices)
 
 
-def test_a_missing_split_and_numbers_out_of_range_are_refused(tokenizer):
+def test_a_missing_split_and_numbers_out_of_range_are_rejected(tokenizer):
     data = TextClassificationDataModule(source=Given(train=pairs(50)), tokenizer=tokenizer)
     with pytest.raises(ValueError, match="expected the splits train and val, found train: val is missing"):
         data.setup()
@@ -274,18 +275,18 @@ def test_ranks_together_read_what_one_process_reads(tokenizer):
         batches(data, trainer(0, 3))
 
 
-def test_validation_reads_val_first_and_then_the_others_at_even_distances(tokenizer):
+def test_validation_reads_evenly_spaced_rows_of_val_and_then_of_the_others(tokenizer):
     data = make(tokenizer, {"more": pairs(3, start=90)}, val_sequences=5)
-    found = [torch.cat([tokens for tokens, _ in loader]) for loader in data.val_dataloader()]
+    rows_by_split = [torch.cat([tokens for tokens, _ in loader]) for loader in data.val_dataloader()]
     for rows, split, places in zip(
-        found, ("val", "out", "more"), ([0, 4, 8, 12, 16], [0, 1, 2, 4, 5], [0, 1, 2]), strict=True
+        rows_by_split, ("val", "out", "more"), ([0, 4, 8, 12, 16], [0, 1, 2, 4, 5], [0, 1, 2]), strict=True
     ):
         assert torch.equal(rows, data.encoded(split)[0][places])
     again = [
         torch.cat([tokens for tokens, _ in loader])
         for loader in make(tokenizer, seed=9, val_sequences=5).val_dataloader()
     ]
-    assert torch.equal(found[0], again[0])
+    assert torch.equal(rows_by_split[0], again[0])
 
 
 def test_the_probe_set_is_fixed_by_the_data_alone_and_cut_to_its_length(tokenizer):
@@ -345,7 +346,7 @@ def test_a_new_source_is_one_file_and_one_yaml(tmp_path, monkeypatch):
     assert data.labels == ("even", "odd") and data.ood == ("large",) and data.n_ctx == 16
 
 
-def test_labels_of_any_source_are_one_class_however_they_are_written(tokenizer):
+def test_labels_of_any_source_are_one_class_in_every_spelling(tokenizer):
     """A source of a user's own may give "0" and "0.0", or accents in two forms; keys of data.labels match both."""
     rows = {split: pairs(48, ["0", "0.0", " e\u0301", "\u00e9"]) for split in ("train", "val")}
     data = make(tokenizer, {**rows, "out": pairs(7, ["0"])}, labels={0.0: "none"})

@@ -82,16 +82,17 @@ def test_a_run_begins_with_the_weights_sizes_and_tokens_of_its_start(folder: Pat
     config: Any = OmegaConf.load(folder / "runs/tuned/config.yaml")
     assert (config.width, config.depth, config.model.family, config.init_from) == (16, 1, "solu", "runs/tiny")
     assert config.model.n_ctx == 16 and config.data.tokenizer.path.endswith("runs/tiny/tokenizer.json")
-    begun = {name.removeprefix("net.net."): weight for name, weight in weights(folder, "tuned", "step_0000000").items()}
+    stored = weights(folder, "tuned", "step_0000000")
+    initial = {name.removeprefix("net.net."): weight for name, weight in stored.items()}
     for name, weight in weights(folder, "tiny").items():
         if "unembed" not in name:
-            assert torch.equal(begun.pop(name.removeprefix("net.")), weight), name
-    assert set(begun) == {"net.head.weight", "net.head.bias"}
+            assert torch.equal(initial.pop(name.removeprefix("net.")), weight), name
+    assert set(initial) == {"net.head.weight", "net.head.bias"}
     start = read_json(folder / "runs/tuned/provenance.json")["init_from"]
     assert start["sha256"] == references.load("runs/tiny", folder / "runs").provenance["sha256"]
 
 
-def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
+def test_the_accuracies_equal_counted_ones(folder: Path) -> None:
     summary = read_json(folder / "runs/tuned/summary.json")
     data = data_of(OmegaConf.load(folder / "runs/tuned/config.yaml"))
     reference = references.load("runs/tuned", folder / "runs")
@@ -112,7 +113,7 @@ def test_the_accuracies_are_those_that_one_counts(folder: Path) -> None:
     assert {"val/loss", "val/accuracy", "train/loss", *(f"ood/{split}/accuracy" for split in data.ood)} <= set(columns)
 
 
-def test_classes_that_a_split_does_not_tell_apart_count_as_one() -> None:
+def test_classes_that_a_split_merges_count_as_one() -> None:
     """Predictions are 0, 1, 2, 2 of labels a, b, c; `other` has classes {a} and {b, c} and labels 0, 1, 1, 0."""
     classes = {"val": [0, 1, 2], "other": [0, 1, 1]}
     net = family_config("gelu", 64, 1)
@@ -139,10 +140,10 @@ def test_a_killed_run_ends_in_the_weights_of_an_uninterrupted_one(folder: Path) 
     assert len({tuple(tuple(row.split(",")[i] for i in columns) for row in table) for table in rows}) == 1
 
 
-def test_a_language_model_goes_on_from_another(folder: Path) -> None:
+def test_a_language_model_starts_from_another(folder: Path) -> None:
     assert in_process(tiny(folder, name="more", init_from="runs/tiny", width="128", trainer__max_steps=2)) == 0
-    begun, before = weights(folder, "more", "step_0000000"), weights(folder, "tiny")
-    assert begun.keys() == before.keys() and all(torch.equal(begun[name], before[name]) for name in begun)
+    initial, before = weights(folder, "more", "step_0000000"), weights(folder, "tiny")
+    assert initial.keys() == before.keys() and all(torch.equal(initial[name], before[name]) for name in initial)
     assert OmegaConf.load(folder / "runs/more/config.yaml").width == 16
 
 
@@ -159,7 +160,7 @@ def test_an_encoder_of_hugging_face_is_tuned_and_read_again(folder: Path, poolin
     assert read_json(folder / f"runs/bert-{pooling}/summary.json")["val_accuracy"] == pytest.approx(right)
 
 
-def test_without_a_start_a_classifier_is_trained_from_nothing(folder: Path) -> None:
+def test_without_an_initial_model_a_classifier_is_trained_from_scratch(folder: Path) -> None:
     sizes = {"width": 16, "depth": 1, "model__d_head": 8, "data__tokenizer__vocab_size": 300}
     cfg = tiny_classifier(folder, init_from="null", name="null", trainer__max_steps=2, **sizes)
     assert settings.run_name(cfg) == "solu-w16-d1-heuristics-s0"
@@ -167,12 +168,12 @@ def test_without_a_start_a_classifier_is_trained_from_nothing(folder: Path) -> N
     assert "init_from" not in read_json(folder / "runs/solu-w16-d1-heuristics-s0/provenance.json")
 
 
-def test_what_the_command_line_and_the_start_say_may_not_differ(folder: Path) -> None:
+def test_the_command_line_must_agree_with_the_initial_model(folder: Path) -> None:
     def settled(*typed: str, **changes: Any) -> Any:
         return resolve_init(tiny_classifier(folder, **changes), typed)
 
     assert settled("width=16", "model=solu", "depth=1", "data=heuristics") is not None
-    for typed, found in {
+    for typed, problem in {
         "width=64": "which has width=16; leave width= out",
         "model=gelu": "which has model=solu",
         "depth=3": "which has depth=1",
@@ -180,7 +181,7 @@ def test_what_the_command_line_and_the_start_say_may_not_differ(folder: Path) ->
         "data/tokenizer=hub": "which has its own tokenizer",
         "data.tokenizer.vocab_size=300": "which has its own tokenizer",
     }.items():
-        with pytest.raises(ValueError, match=re.escape(typed) + " and init_from=runs/tiny: .*" + re.escape(found)):
+        with pytest.raises(ValueError, match=re.escape(typed) + " and init_from=runs/tiny: .*" + re.escape(problem)):
             settled(typed)
     with pytest.raises(ValueError, match="data.n_ctx=32: runs/tiny reads at most 16 tokens; type data.n_ctx=16"):
         settled(data__n_ctx=32, probe__length=16)
@@ -193,7 +194,7 @@ def test_what_the_command_line_and_the_start_say_may_not_differ(folder: Path) ->
 
 
 @pytest.mark.parametrize("change", ["went on", "gone", "another tokenizer"])
-def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -> None:
+def test_a_run_continues_even_if_its_initial_model_is_gone(change: str, folder: Path) -> None:
     name = f"moved-{change.replace(' ', '-')}"
     cfg = partial(tiny_classifier, folder, name=name, init_from=f"runs/{name}-start/last.ckpt")
     start = folder / "runs" / f"{name}-start"
@@ -220,12 +221,12 @@ def test_a_run_goes_on_whatever_became_of_its_start(change: str, folder: Path) -
             resolve_init(cfg(), ["width=32"], run)
 
 
-def test_stitching_while_a_classifier_trains_is_refused_with_the_reason(folder: Path) -> None:
+def test_stitching_while_a_classifier_trains_is_rejected_with_the_reason(folder: Path) -> None:
     with pytest.raises(ValueError, match="the stitching penalty is a next-token loss"):
         train.train(tiny_classifier(folder, name="stitched", callbacks="stitching"))
 
 
-def test_text_without_labels_is_refused_for_classification(folder: Path) -> None:
+def test_text_without_labels_is_rejected_for_classification(folder: Path) -> None:
     with pytest.raises(ValueError, match="this data has no labels; type data=heuristics"):
         train.train(tiny(folder, name="unlabeled", task="classify", probe__length=16))
 
@@ -267,7 +268,7 @@ def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder:
         analyze(compose([places[0], *places[1:], "study=export"], "analyze"))
 
 
-def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_results_of_a_run_are_shown_by_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = read_json(folder / "runs/tuned/summary.json")
     show_end(folder / "runs/tuned", summary, "next")
     shown = capsys.readouterr().out
@@ -276,7 +277,7 @@ def test_what_a_run_came_to_is_told_split_by_split(folder: Path, capsys: pytest.
         assert re.search(rf"{split} +{summary['splits'][split]:.1%}", shown)
 
 
-def test_padding_of_the_probe_set_is_no_sample_unless_it_is_to_be(folder: Path) -> None:
+def test_padding_of_the_probe_set_is_ignored_unless_included(folder: Path) -> None:
     """The run begins from random weights, since no pair fits the 16 tokens of runs/tiny."""
     wide = {"init_from": "null", "width": 16, "depth": 1, "model.d_head": 8, "data.n_ctx": 48, "trainer.max_steps": 1}
     for name, padding in (("masked", False), ("padded", True)):
@@ -310,14 +311,14 @@ def real_probe(data: TextClassificationDataModule) -> tuple[torch.Tensor, torch.
 
 def test_an_encoder_equals_its_own_start_while_it_is_tuned(folder: Path, encoders: tuple[str, str]) -> None:
     """The reference is told of the padding that the classifier knows of, so that both see the same texts."""
-    changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "padded", "data__n_ctx": 48}
+    changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "same-start", "data__n_ctx": 48}
     assert in_process(tiny_classifier(folder, init_from=encoders[0], **changes)) == 0
-    rows = read_curves(folder / "runs/padded").to_pylist()
+    rows = read_curves(folder / "runs/same-start").to_pylist()
     same = [row for row in rows if row["step"] == 0 and row["site_a"] == row["site_b"]]
     assert {row["reference"] for row in same} == {"init", "one"}
     assert {row["value"] for row in same if row["measure"] == "cka"} == {1.0}
     assert {row["value"] for row in same if row["measure"] == "procrustes"} == {0.0}
-    _, real = real_probe(data_of(OmegaConf.load(folder / "runs/padded/config.yaml")))
+    _, real = real_probe(data_of(OmegaConf.load(folder / "runs/same-start/config.yaml")))
     assert {row["n_samples"] for row in same if row["measure"] == "cka"} == {int(real.sum())}
 
 
@@ -331,5 +332,5 @@ def test_studies_leave_the_padding_of_labeled_data_out(folder: Path, encoders: t
     config.data.tokenizer = {"_target_": "data.tokenizers.TokenizerFile", "path": f"{folder}/one/tokenizer.json"}
     tokens, real = real_probe(data_of(config))
     expected = compare(models[0], models[1], tokens, measures=[CKA()], mask=real).to_pylist()
-    found = [row["value"] for row in rows if row["measure"] == "cka"]
-    assert found == pytest.approx([row["value"] for row in expected], abs=1e-6)
+    values = [row["value"] for row in rows if row["measure"] == "cka"]
+    assert values == pytest.approx([row["value"] for row in expected], abs=1e-6)

@@ -1,4 +1,4 @@
-"""Toy models of TransformerLens as references, `tl:NAME` and `tl:FOLDER`: what loads and what is refused."""
+"""Toy models of TransformerLens as references, `tl:NAME` and `tl:FOLDER`: what loads and what is rejected."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ TOKENS = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     """Return a tokenizer.json that truncates, as some published ones do."""
-    made = Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[]))
-    made.enable_truncation(4)
-    made.save(str(tmp_path / "tokenizer.json"))
+    bpe = Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    bpe.enable_truncation(4)
+    bpe.save(str(tmp_path / "tokenizer.json"))
     return tmp_path / "tokenizer.json"
 
 
@@ -77,7 +77,7 @@ def test_a_name_is_downloaded_from_its_repository_and_pinned(
         load("tl:solu-1l")
 
 
-def test_the_names_are_those_of_the_papers_models_and_their_kin() -> None:
+def test_the_names_are_those_of_the_papers_models_and_their_relatives() -> None:
     assert {"solu-3l", "gelu-3l", "solu-4l", "gelu-4l", "attn-only-2l", "solu-12l"} <= NAMES.keys()
     assert NAMES["solu-12l"] == "NeelNanda/SoLU_12L1536W_C4_Code"
     assert NAMES["attn-only-1l"] == "NeelNanda/Attn_Only_1L512W_C4_Code"
@@ -93,10 +93,10 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path: Path) -> None:
     folder = published_folder(tmp_path / "solu", random_net(SHAPES["solu"]), SHAPES["solu"])
-    for written in (torch.save, lambda what, path: Path(path).write_bytes(pickle.dumps(what))):
-        written({"embed.W_E": Bomb(tmp_path / "ran")}, folder / "model_final.pth")
+    for write in (torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))):
+        write({"embed.W_E": Bomb(tmp_path / "ran")}, folder / "model_final.pth")
         with pytest.raises(ValueError, match="it holds Python objects.*none of it was loaded; give a state dict"):
             load(f"tl:{folder}")
         assert not (tmp_path / "ran").exists()
@@ -125,7 +125,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
+def test_a_broken_folder_is_rejected_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
     folder = published_folder(tmp_path / "solu", random_net(SHAPES["solu"]), SHAPES["solu"])
     break_it(folder)
     with pytest.raises(ValueError, match=rf"(?s)tl:{folder}.*{message}"):

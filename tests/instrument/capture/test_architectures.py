@@ -62,10 +62,10 @@ def test_every_name_means_what_it_says(model_type):
         for layer in range(LAYERS):
             check_block(acts, f"{prefix}{layer}.", acts.get(f"{prefix}{layer + 1}.resid_pre"))
     with torch.no_grad():
-        own = first_result(model(tokens))
+        original = first_result(model(tokens))
     sites = enterable_sites(model)
     for site in {site.split(".")[-1]: site for site in sites}.values():  # each kind at the deepest block
-        assert torch.equal(first_result(enter(model, site, acts[site], tokens)), own), site
+        assert torch.equal(first_result(enter(model, site, acts[site], tokens)), original), site
 
 
 def check_block(acts: dict[str, Tensor], block: str, following: Tensor | None) -> None:

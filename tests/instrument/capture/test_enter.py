@@ -261,7 +261,7 @@ def test_blocks_that_return_more_than_their_stream():
 
 
 @pytest.mark.parametrize("site", ["blocks.1.attn_out", "blocks.0.mlp.pre", "blocks.0.mlp.post", "blocks.2.mlp_out"])
-def test_sites_that_the_stream_bypasses_are_refused(site):
+def test_sites_that_the_stream_bypasses_are_rejected(site):
     model, probe = net("gelu"), tokens()
     with pytest.raises(
         ValueError, match=r"not its whole residual stream; .*embed, blocks\.\{0-2\}\.resid_pre.*ln_final"

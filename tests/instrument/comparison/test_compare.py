@@ -184,7 +184,7 @@ def test_too_few_samples_are_a_note() -> None:
         ({"measures": [MutualKNN(k=3), MutualKNN(k=3, max_samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_inputs_that_cannot_be_compared_are_rejected(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(model(), model(seed=1), arguments.pop("tokens", tokens()), **arguments)
 

@@ -84,7 +84,7 @@ def test_each_model_is_loaded_once_and_released_before_the_next() -> None:
     assert len(alive) == 3
 
 
-def test_past_a_size_activations_go_to_files_that_are_deleted_afterwards(
+def test_above_a_size_activations_go_to_files_that_are_deleted_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(activations, "IN_MEMORY", 0)
@@ -113,7 +113,7 @@ def test_sites_compared_in_blocks_give_the_same_table(monkeypatch: pytest.Monkey
         equal(records, by_pairs(n_units=4, pairs=pairs), 1e-6)
 
 
-def test_a_model_may_meet_itself_and_only_the_given_couples_are_compared() -> None:
+def test_a_model_may_be_compared_with_itself_and_only_given_couples_are_compared() -> None:
     loaded: list[str] = []
     models = {label: lambda label=label: (loaded.append(label), model(label))[1] for label in SHAPES}
     rows = compare_many(models, tokens(), measures=[CKA()], couples=[("b", "b"), ("b", "a")]).to_pylist()
@@ -126,7 +126,7 @@ def test_a_model_may_meet_itself_and_only_the_given_couples_are_compared() -> No
     assert [row["value"] for row in rows[9:]] == [row["value"] for row in mirrored]
 
 
-def test_saved_activations_stand_beside_models(tmp_path: Path) -> None:
+def test_saved_activations_and_models_are_compared_together(tmp_path: Path) -> None:
     files = {label: save_activations(model(label), tokens(), tmp_path / f"{label}.safetensors") for label in "bc"}
     models = {"a": model("a"), **files}
     records = compare_many(models, tokens(), measures=[CKA(), MutualKNN(k=5)], n_units=4).to_pylist()
@@ -153,7 +153,7 @@ def test_a_site_without_values_leaves_a_note() -> None:
         ({"tokens": None}, "expected tokens to run the model on"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: str) -> None:
+def test_inputs_that_cannot_be_compared_are_rejected(options: dict[str, Any], message: str) -> None:
     arguments: Any = {"models": loaders(), "tokens": tokens(), "measures": [CKA()], **options}
     with pytest.raises(ValueError, match=message):
         compare_many(**arguments)

@@ -1,4 +1,4 @@
-"""compare() of saved activations: every kind of file against the module that made it, and what is refused."""
+"""compare() of saved activations: every kind of file against the module that made it, and what is rejected."""
 
 import math
 import subprocess
@@ -238,13 +238,13 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_compared_is_refused(case: str, unchecked: None) -> None:
+def test_inputs_that_cannot_be_compared_are_rejected(case: str, unchecked: None) -> None:
     a, b, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         compare(a, b)
 
 
-def test_tokens_of_another_number_than_saved_are_refused() -> None:
+def test_tokens_of_another_number_than_saved_are_rejected() -> None:
     with pytest.raises(ValueError, match=rf"found the tokens: \(20, {LENGTH}\) and, at .* of b, \(21, {LENGTH}, 16\)"):
         compare(model(), acts_of(), tokens(20))
 

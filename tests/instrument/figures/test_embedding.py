@@ -66,7 +66,7 @@ def test_the_plane_keeps_distances_that_lie_in_one() -> None:
     assert plane(np.zeros((2, 2)))[0].shape == (2, 2)
 
 
-def test_the_tree_parts_what_is_apart() -> None:
+def test_the_tree_separates_distant_models() -> None:
     distances = fcluster(tree(in_two_clusters()), 2, "maxclust")
     assert len(set(distances[:3])) == len(set(distances[3:])) == 1 and distances[0] != distances[3]
 

@@ -62,7 +62,7 @@ def panels(figure: Figure) -> list:
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
 
 
-def test_one_panel_a_measure_and_reference_one_line_a_pair():
+def test_one_panel_per_measure_and_reference_and_one_line_per_pair():
     figure = curves_figure(table({"init": 2, "deep": 5, "previous": 2}))
     assert len(panels(figure)) == 6
     assert [panel.get_title() for panel in figure.axes[:3]] == ["vs init", "vs deep", "vs previous"]
@@ -98,7 +98,7 @@ def test_the_band_is_1_96_standard_errors_and_step_0_has_a_place():
     assert (np.diff(places) > 5).all()
 
 
-def test_what_is_missing_is_left_out_and_ticked():
+def test_missing_values_are_left_out_and_ticked():
     skip = {"value": math.nan, "dissimilarity": math.nan}
 
     def gone(name):
@@ -147,7 +147,7 @@ def test_maps_show_all_pairs_by_measure_and_step():
     assert [mark.xy[1] for mark in marks] == [pytest.approx(0.9)] * 2
 
 
-def test_kinds_of_sites_get_figures_of_their_own():
+def test_kinds_of_sites_get_separate_figures():
     sites = [f"blocks.{i}.{kind}" for i in range(2) for kind in ("mlp_out", "resid_post")]
     assert list(run_figures(table({"init": 2}, sites=["embed", *sites]), "m")) == [
         "curves_other",

@@ -79,8 +79,8 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
         for start, stop, groups in equal_units(batch, plan.separate_units):
             place = slice(start, stop)
             chunks = [
-                side.add({site: read(site, part[place], place) for site, part in of.items()}, groups)
-                for side, of in zip((x, y), acts, strict=True)
+                side.add({site: read(site, part[place], place) for site, part in side_acts.items()}, groups)
+                for side, side_acts in zip((x, y), acts, strict=True)
             ]
             cross.add(*chunks)
             null.add(chunks[0].deranged(), chunks[1])
@@ -99,13 +99,13 @@ def work(rank: int, world: int, folder: Path) -> None:
     """One process: its share of the chunks."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    found = {}
+    results = {}
     for dtype in TOLERANCE:
         for masked in (False, True):
             plan = plan_of(masked=masked)
-            found[dtype, masked] = rows(sides(dtype), plan, SEQUENCES, slices_of_process(plan.slices, rank, world))
+            results[dtype, masked] = rows(sides(dtype), plan, SEQUENCES, slices_of_process(plan.slices, rank, world))
     if rank == world - 1:
-        torch.save(found, folder / "rows.pt")
+        torch.save(results, folder / "rows.pt")
     dist.destroy_process_group()
 
 
@@ -143,7 +143,7 @@ def test_two_processes_give_the_numbers_of_one(of_two: dict[Any, Rows], dtype: t
     assert_same(of_two[dtype, masked], of_one(dtype, masked), TOLERANCE[dtype])
 
 
-def test_an_offset_changes_no_error_bar_of_what_is_invariant_to_translation() -> None:
+def test_an_offset_changes_no_error_bar_of_measures_invariant_to_translation() -> None:
     """Nor how far the first sequences, about whose mean all sums are taken, are from the others."""
     with_it, without = of_one(torch.float64), rows(sides(torch.float64, 0.0), plan_of(), SEQUENCES)
     invariant = {key for key, measure in MEASURES.items() if "translation" in measure.invariant_to}
@@ -157,7 +157,7 @@ def test_an_offset_changes_no_error_bar_of_what_is_invariant_to_translation() ->
 def test_the_error_bar_is_the_delete_one_jackknife(setting: str, masked: bool, dtype: torch.dtype) -> None:
     """Recomputed from the rows, in float64, without each group of whole sequences."""
     plan, acts = plan_of(masked=masked), sides(dtype)
-    group = torch.tensor([of for start, stop, of in plan.slices for _ in range(start, stop)])
+    group = torch.tensor([unit for start, stop, unit in plan.slices for _ in range(start, stop)])
     real = torch.ones(SEQUENCES, POSITIONS, dtype=torch.bool) if plan.probe.mask is None else plan.probe.mask
     without = []
     for out in range(plan.n_units):

@@ -42,8 +42,8 @@ def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> 
 
     def tokens(width: int) -> Tensor:
         shared = torch.randn(sequences, 1, width, generator=g)
-        own = torch.randn(sequences, LENGTH, width, generator=g)
-        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * own
+        separate = torch.randn(sequences, LENGTH, width, generator=g)
+        return dependence**0.5 * shared + (1 - dependence) ** 0.5 * separate
 
     latent = tokens(4)
     first, second = (latent @ torch.randn(4, width, generator=maps) + tokens(width) for width in (p, q))
@@ -59,8 +59,8 @@ def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
 
     def tokens(width: int) -> Tensor:
-        shared, own = torch.randn(2, sequences, LENGTH, width, generator=g)
-        return 0.5 * shared[:, :1] + 0.5**0.5 * own
+        shared, separate = torch.randn(2, sequences, LENGTH, width, generator=g)
+        return 0.5 * shared[:, :1] + 0.5**0.5 * separate
 
     first, second = tokens(p), tokens(q)
     rho = torch.linspace(0.9, 0.3, both := min(p, q))
@@ -94,8 +94,8 @@ def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, fl
     """Value and standard error of one pair, as the table has them."""
     measure = make(setting)
 
-    def terms(of: dict[str, str]) -> list[Any]:
-        sides = ({"n": sums["n"], **{key: sums[name] for key, name in of.items()}} for sums in (totals, groups))
+    def terms(keys: dict[str, str]) -> list[Any]:
+        sides = ({"n": sums["n"], **{key: sums[name] for key, name in keys.items()}} for sums in (totals, groups))
         return [measure.self_terms(*sides)]
 
     pair = {key: total[None] for key, total in totals.items()}, {key: part[:, None] for key, part in groups.items()}
@@ -145,7 +145,7 @@ def test_the_derivative_is_that_of_the_value(setting: str) -> None:
         assert stderr.item() == pytest.approx(by_differences(formula, totals, groups).item(), rel=tolerance)
 
 
-def test_a_massive_token_does_not_rule_the_error_bar_of_debiased_cka() -> None:
+def test_a_massive_token_does_not_dominate_the_error_bar_of_debiased_cka() -> None:
     x, y = draw(64, 24, 16, 0)
     x[0, 3, 2] += 100
     y[0, 3, 5] += 100
@@ -195,7 +195,7 @@ def test_an_error_bar_is_there_under_inference_mode() -> None:
     totals, groups = grouped(*draw(32, 6, 5, 6))
     for setting in ("cka", "bures"):
         with torch.inference_mode():
-            sums = ({key: part.clone() for key, part in of.items()} for of in (totals, groups))
+            sums = ({key: part.clone() for key, part in moments.items()} for moments in (totals, groups))
             inside = estimated(setting, *sums)
         assert inside[1] == estimated(setting, totals, groups)[1] > 0
 
@@ -208,8 +208,8 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
     group = torch.arange(GROUPS).repeat_interleave(len(x) // GROUPS)
 
     def without(*groups: int) -> float:
-        kept = torch.stack([group != out for out in groups]).all(0)
-        return measure.value(x[kept], y[kept]).item()
+        remaining = torch.stack([group != out for out in groups]).all(0)
+        return measure.value(x[remaining], y[remaining]).item()
 
     value, stderr = measure.estimate(measure.prepare(x), measure.prepare(y), group)
     assert value.item() == pytest.approx(measure.value(x, y).item(), abs=1e-12)
@@ -238,24 +238,24 @@ def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(settin
         assert stderr.item() == pytest.approx(measure.estimate(x, y, group)[1].item(), rel=tolerance)
 
 
-def test_what_hangs_on_pairs_of_groups_is_counted_once() -> None:
+def test_effects_of_pairs_of_groups_are_counted_once() -> None:
     """A sum over all pairs of groups of products: its variance is known, and the jackknife alone gives twice that."""
     g = torch.Generator().manual_seed(9)
-    found = []
+    results = []
     for _ in range(400):
         z = torch.randn(12, generator=g, dtype=torch.float64)
 
         def total(*out: int, z: Tensor = z) -> Tensor:
-            kept = z.clone()
-            kept[list(out)] = 0
-            return (kept.sum().square() - kept.square().sum()) / 2
+            remaining = z.clone()
+            remaining[list(out)] = 0
+            return (remaining.sum().square() - remaining.square().sum()) / 2
 
         pairs = unit_pairs(12)
         single = torch.stack([total(g) for g in range(12)])
         double = torch.stack([total(*pair) for pair in pairs.tolist()])
         errors = stderr_of_pairs_left_out(total(), single, double, pairs), stderr_of_left_out(single)
-        found.append(torch.stack(errors).square())
-    corrected, alone = torch.stack(found).mean(0).tolist()
+        results.append(torch.stack(errors).square())
+    corrected, alone = torch.stack(results).mean(0).tolist()
     assert alone > 1.3 * 66 and corrected == pytest.approx(66, rel=0.25)
 
 
@@ -267,7 +267,7 @@ def replications() -> dict[str, Tensor]:
     lengths = SequenceLengths.of_slices(
         cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 2
     )
-    found: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
+    results: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
     for seed in range(200):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
@@ -276,14 +276,14 @@ def replications() -> dict[str, Tensor]:
         read = [{"site": rows, LOGITS: out[:, : LENGTH // 2]} for rows, out in zip(acts, logits, strict=True)]
         cross.add(*(side.add(rows, range(GROUPS)) for side, rows in zip(sides, read, strict=True)))
         for row in evaluate(measures, sides[0].close(), sides[1].close(), cross.close()):
-            found[row["measure"]].append((row["value"], row["stderr"]))
+            results[row["measure"]].append((row["value"], row["stderr"]))
     jaxtyping.config.update("jaxtyping_disable", False)
-    return {label: torch.tensor(pairs) for label, pairs in found.items()}
+    return {label: torch.tensor(pairs) for label, pairs in results.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_intervals_hold_the_expected_value_about_as_often_as_they_say(
+def test_intervals_contain_the_expected_value_about_as_often_as_stated(
     setting: str, replications: dict[str, Tensor]
 ) -> None:
     """Between 90 and 98 % of the time, in 200 replications, whose own error is 0.01 to 0.02.

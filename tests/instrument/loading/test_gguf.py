@@ -100,7 +100,7 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
         load(f"hf:{tmp_path}/large.gguf")
 
 
-def test_a_gguf_file_with_more_layers_than_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+def test_a_gguf_file_with_more_layers_than_weights_is_rejected_before_it_takes_memory(tmp_path: Path) -> None:
     written(tmp_path / "small.gguf", blocks=2 * 10**9)
     with pytest.raises(ValueError, match=r"small\.gguf: its config says num_hidden_layers=2000000000"):
         load(f"hf:{tmp_path}/small.gguf")
@@ -113,7 +113,7 @@ def test_an_adapter_beside_a_gguf_file_names_no_other_model(tmp_path: Path) -> N
         load(f"hf:{tmp_path}/small.gguf")
 
 
-def test_half_of_a_model_is_refused(tmp_path: Path) -> None:
+def test_half_of_a_model_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "small.gguf"
     written(file, without="blk.1.ffn_down.weight")
     with pytest.raises(ValueError, match=r"small.gguf lacks weights that its metadata requires: .*layers.1.mlp.down"):

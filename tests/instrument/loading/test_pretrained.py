@@ -1,4 +1,4 @@
-"""Models in Hugging Face's form as references: what loads, what is refused."""
+"""Models in Hugging Face's form as references: what loads, what is rejected."""
 
 import hashlib
 import os
@@ -64,7 +64,7 @@ def test_an_encoder_comes_without_a_head(tmp_path: Path) -> None:
     assert type(load(f"hf:{folder}").model).__name__ == "BertModel"
 
 
-def test_a_training_is_followed_against_one_of_the_same_tokenizer(tmp_path: Path) -> None:
+def test_a_training_is_tracked_against_a_model_with_the_same_tokenizer(tmp_path: Path) -> None:
     assert in_process(tiny(tmp_path, name="first")) == 0
     folder, _ = saved(tmp_path / "gpt2")
     (folder / "tokenizer.json").write_text((tmp_path / "runs/first/tokenizer.json").read_text())
@@ -88,11 +88,11 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "gpt2")
     (folder / "model.safetensors").unlink()
-    for written in (torch.save, lambda what, path: Path(path).write_bytes(pickle.dumps(what))):
-        written({"transformer.wte.weight": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    for write in (torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))):
+        write({"transformer.wte.weight": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
         with pytest.raises(ValueError, match="cannot load"):
             load(f"hf:{folder}")
         assert not (tmp_path / "ran").exists()
@@ -107,21 +107,21 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         (lambda folder: os.truncate(folder / "model.safetensors", 1000), "cannot load"),
     ],
 )
-def test_a_broken_folder_is_refused_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
+def test_a_broken_folder_is_rejected_with_the_reason(tmp_path: Path, break_it: Any, message: str) -> None:
     folder, _ = saved(tmp_path / "gpt2")
     break_it(folder)
     with pytest.raises(ValueError, match=message):
         load(f"hf:{folder}")
 
 
-def test_weights_that_are_not_there_are_not_filled_with_random_numbers(tmp_path: Path) -> None:
+def test_missing_weights_are_not_filled_with_random_numbers(tmp_path: Path) -> None:
     folder, model = saved(tmp_path / "gpt2")
     state = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
-    gone = "transformer.h.1.mlp.c_fc.weight"
+    missing = "transformer.h.1.mlp.c_fc.weight"
     save_file(
-        {key: tensor for key, tensor in state.items() if key != gone}, folder / "model.safetensors", {"format": "pt"}
+        {key: tensor for key, tensor in state.items() if key != missing}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=rf"lacks weights that its config.json requires: {gone}"):
+    with pytest.raises(ValueError, match=rf"lacks weights that its config.json requires: {missing}"):
         load(f"hf:{folder}")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     assert load(f"hf:{folder}").tokenizer is None, "an unembedding that is the embedding is stored once"
@@ -195,7 +195,7 @@ def test_a_broken_tokenizer_beside_weights_is_named(tmp_path: Path, content: str
 
 
 @pytest.mark.parametrize(("name", "context"), [("Roberta", 30), ("Camembert", 30), ("Bert", 32), ("XLMRoberta", 30)])
-def test_a_context_is_what_the_model_reads(name: str, context: int) -> None:
+def test_the_context_is_the_length_that_the_model_reads(name: str, context: int) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = getattr(transformers, f"{name}Config")(vocab_size=50, max_position_embeddings=32, pad_token_id=1, **sizes)
     model = getattr(transformers, f"{name}Model")(config).eval()
@@ -231,7 +231,7 @@ def test_an_architecture_without_named_sites_lists_its_module_paths(tmp_path: Pa
         ("hf:org/model@main", "org/model was not downloaded before, and the hub cannot be reached .HF_HUB_OFFLINE"),
     ],
 )
-def test_what_is_not_there_is_named(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_named(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=message):
         resolve(uri)

@@ -1,4 +1,4 @@
-"""Every measure as a torchmetrics.Metric: batches, merging, copies, precision, and what it refuses."""
+"""Every measure as a torchmetrics.Metric: batches, merging, copies, precision, and what it rejects."""
 
 import math
 import pickle
@@ -37,7 +37,7 @@ def state_size(measure: Any) -> int:
 @each_setting
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(1, 79), max_size=6, unique=True))
-def test_class_and_function_agree_however_the_samples_come(setting: str, cuts: list[int]) -> None:
+def test_class_and_function_agree_for_any_batches(setting: str, cuts: list[int]) -> None:
     x, y = views(setting, 80)
     value = updated(make(setting), x, y, *sorted(cuts)).compute()
     assert value.item() == pytest.approx(function_of(setting)(x, y).item(), abs=1e-10)
@@ -62,7 +62,7 @@ def test_reset_forgets(setting: str) -> None:
 
 
 @each_setting
-def test_forward_gives_the_batch_and_goes_on_with_the_total(setting: str) -> None:
+def test_forward_gives_the_batch_and_continues_the_total(setting: str) -> None:
     x, y = views(setting, 120)
     measure, function = make(setting), function_of(setting)
     for a, b in zip(x.split(40), y.split(40), strict=True):
@@ -72,7 +72,7 @@ def test_forward_gives_the_batch_and_goes_on_with_the_total(setting: str) -> Non
 
 
 @each_setting
-def test_clones_and_pickles_go_on_alone(setting: str) -> None:
+def test_clones_and_pickles_continue_alone(setting: str) -> None:
     x, y = views(setting, 80)
     half = updated(make(setting), x[:40], y[:40])
     before = half.compute().item()
@@ -191,7 +191,7 @@ BAD: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], str]] = 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("bad", BAD)
 @each_setting
-def test_what_cannot_be_compared_is_refused_with_the_reason(setting: str, bad: str) -> None:
+def test_inputs_that_cannot_be_compared_are_rejected_with_the_reason(setting: str, bad: str) -> None:
     spoil, message = BAD[bad]
     x, y = views(setting)
     message = message.replace("{q}", str(y.shape[1])).replace("{all_x}", str(x.numel()))
@@ -204,7 +204,7 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(setting: str, bad: s
 
 
 @each_representation
-def test_rows_that_are_all_equal_are_refused(setting: str) -> None:
+def test_rows_that_are_all_equal_are_rejected(setting: str) -> None:
     x, y = views(setting)
     with pytest.raises(ValueError, match="zero variance.* y "):
         function_of(setting)(x, y[:1].expand(60, -1))
@@ -221,13 +221,13 @@ def test_constant_rows_are_found_whatever_the_rounding_of_their_mean(setting: st
 
 
 @each_setting
-def test_another_width_in_the_middle_of_a_stream_is_refused(setting: str) -> None:
+def test_another_width_in_the_middle_of_a_stream_is_rejected(setting: str) -> None:
     measure = updated(make(setting), *views(setting, 40, 5, 6))
     with pytest.raises(ValueError, match="width"):
         measure.update(*related(40, 5, 7))
 
 
 @each_setting
-def test_nothing_seen_is_too_few_samples(setting: str) -> None:
+def test_no_samples_are_too_few(setting: str) -> None:
     with pytest.warns(UserWarning, match="before the ``update``"), pytest.raises(ValueError, match="have 0, .*need"):
         make(setting).compute()

@@ -66,7 +66,7 @@ def test_labels_tell_all_settings_apart() -> None:
     assert labels == SETTINGS
 
 
-def test_measures_are_all_in_the_set_of_all() -> None:
+def test_the_set_of_all_contains_every_measure() -> None:
     config: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / "measures" / "all.yaml"))
     assert sorted(next(iter(entry.values())) for entry in config["defaults"]) == SETTINGS
 
@@ -202,7 +202,7 @@ def test_the_minimum_of_features_is_the_first_number_that_works(setting: str) ->
 
 @pytest.mark.usefixtures("unchecked")
 @each_output
-def test_outputs_of_other_classes_are_refused(setting: str) -> None:
+def test_outputs_of_other_classes_are_rejected(setting: str) -> None:
     for refused in (function_of(setting), make(setting)):
         with pytest.raises(ValueError, match="same classes on both sides, found 7 and 5; .*one vocabulary"):
             refused(*related(50, 7, 5))

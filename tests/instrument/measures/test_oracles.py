@@ -152,7 +152,7 @@ def test_a_massive_activation_in_one_token_costs_float32_little(magnitude: float
     assert cka(a, b).item() == pytest.approx(expected, abs=1e-5 if magnitude == 1e4 else 1e-6)
 
 
-def test_the_angle_near_zero_has_no_more_noise_than_said() -> None:
+def test_the_angle_near_zero_has_no_more_noise_than_documented() -> None:
     rng = np.random.default_rng(3)
     x, _ = plain()
     for size in (1e-1, 1e-2, 1e-3, 1e-4):
@@ -163,7 +163,7 @@ def test_the_angle_near_zero_has_no_more_noise_than_said() -> None:
         assert near == pytest.approx(expected, abs=min(1e-3, 1e-6 / expected))
 
 
-def test_equal_rows_are_at_no_distance_however_uneven_the_spectrum() -> None:
+def test_equal_rows_have_distance_zero_for_any_spectrum() -> None:
     for case in CASES:
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             if case is far_from_the_origin and dtype == torch.bfloat16:
@@ -243,6 +243,6 @@ def test_duplicate_rows_are_neighbors_and_a_row_is_never_its_own() -> None:
     )
 
 
-def test_neighbors_do_not_depend_on_how_many_rows_are_taken_at_once() -> None:
+def test_neighbors_do_not_depend_on_the_size_of_the_blocks() -> None:
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     assert torch.equal(nearest_neighbors(x, 5, at_once=7), nearest_neighbors(x, 5))

@@ -191,7 +191,7 @@ def test_ranks_by_counting_are_ranks_by_sorting() -> None:
     assert quick_ranks(torch.logspace(-30, 30, 20_000)) is None
 
 
-def test_a_number_that_counts_more_lifts_the_ranks_above_it() -> None:
+def test_a_number_with_more_weight_raises_the_ranks_above_it() -> None:
     """Against ranks that are taken again with one number twice."""
     g = torch.Generator().manual_seed(8)
     values = torch.randint(0, 12, (40,), generator=g).double()
@@ -205,7 +205,7 @@ def test_a_number_that_counts_more_lifts_the_ranks_above_it() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["ratio_of_means", "mean_of_ratios"])
-def test_minibatches_are_cut_in_the_order_of_the_stream_whatever_the_updates(reduction: Any) -> None:
+def test_minibatches_follow_the_order_of_the_stream_for_any_updates(reduction: Any) -> None:
     x, y = (torch.tensor(z) for z in related(203, 9, 6))
     oracle = getattr(sample_oracles, f"cka_{reduction}")(x.numpy(), y.numpy(), 16)
     assert minibatch_cka(x, y, reduction, 16).item() == pytest.approx(oracle, abs=1e-12)
@@ -274,7 +274,7 @@ def test_rows_and_sides_that_a_measure_cannot_use_are_named() -> None:
         jaccard_knn(repeated, y)
 
 
-def test_samples_that_are_independent_by_design_have_a_distance_correlation_of_zero() -> None:
+def test_independent_samples_have_a_distance_correlation_of_zero() -> None:
     x = torch.tensor([[0.0], [0.0], [1.0], [1.0]], dtype=torch.float64)
     y = torch.tensor([[0.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
     assert distance_correlation(x, y).item() == pytest.approx(0.0, abs=1e-7)

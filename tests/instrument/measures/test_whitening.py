@@ -130,7 +130,7 @@ def test_svcca_counts_components() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_options_that_make_no_sense_are_rejected() -> None:
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: SVCCA(1.0), "variance above 0 and below 1, found 1.0"),
         (lambda: SVCCA(0.0), "variance above 0"),
@@ -150,7 +150,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
     assert SVCCA(0.9).label == "svcca_0.9" and GULP(0.5).label == "gulp_0.5"
 
 
-def test_the_matching_is_the_best_of_all() -> None:
+def test_the_matching_is_optimal() -> None:
     for p, q in ((4, 4), (3, 5), (5, 2)):
         x, y = related(50, p, q, seed=p)
         a, b = (z - z.mean(0) for z in (x.numpy(), y.numpy()))

@@ -241,7 +241,7 @@ def test_a_site_beyond_the_range_of_float32_products_says_so(scale: float) -> No
         assert bool(row["note"]) == (row["site_a"] == "last") and (not row["note"] or "too large or" in row["note"])
 
 
-def test_too_few_samples_are_counted_and_the_remedy_is_named() -> None:
+def test_too_few_samples_are_reported_with_the_remedy() -> None:
     rows = measured(activations(0), activations(1), [MutualKNN(k=200), CKA()])
     assert rows[0]["note"] == "mutual_knn_200 has 70 samples and needs 201: pass more or longer sequences"
     assert math.isnan(rows[0]["value"]) and math.isfinite(rows[1]["value"])
@@ -257,14 +257,14 @@ def test_zero_samples_have_no_neighbors_and_leave_the_other_measures_alone() -> 
             assert math.isfinite(row["value"])
 
 
-def test_sites_of_different_numbers_of_samples_are_refused() -> None:
+def test_sites_of_different_numbers_of_samples_are_rejected() -> None:
     acts = activations(0)
     acts["pooled"] = acts["last"].mean(1)
     with pytest.raises(ValueError, match="as many samples at every site.*pooled"):
         Side(units(1)).add(acts, range(1))
 
 
-def test_models_of_different_numbers_of_positions_are_refused() -> None:
+def test_models_of_different_numbers_of_positions_are_rejected() -> None:
     x, y = Side(units(1)), Side(units(1))
     longer = {site: torch.cat([rows, rows[:, :1]], 1) for site, rows in activations(1).items()}
     with pytest.raises(ValueError, match="number of positions.*5 and 6"):
@@ -309,7 +309,7 @@ def test_each_chunk_is_on_one_process_and_each_unit_whole(
 
 
 @pytest.mark.parametrize("sequences", [0, 1])
-def test_a_probe_set_that_cannot_be_cut_is_refused(sequences: int) -> None:
+def test_a_probe_set_that_cannot_be_cut_is_rejected(sequences: int) -> None:
     with pytest.raises(ValueError, match="expected at least"):
         cut_sequences(sequences, 16, 4)
 
@@ -364,7 +364,7 @@ def measured_outputs(
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
-def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() -> None:
+def test_output_measures_are_computed_at_the_logits_and_the_others_elsewhere() -> None:
     measures = [*(make(setting) for setting in OUTPUT_SETTINGS), CKA(), MutualKNN(k=4)]
     rows = measured_outputs(outputs(0), outputs(1), measures)
     assert [(row["measure"], row["site_a"], row["site_b"]) for row in rows] == [
@@ -384,7 +384,9 @@ def test_measures_of_outputs_are_taken_at_the_logits_and_the_others_elsewhere() 
 
 def test_outputs_are_compared_at_all_sampled_positions_even_if_sites_are_pooled() -> None:
     measures: list[Measure] = [CKA(), *(make(setting) for setting in OUTPUT_SETTINGS)]
-    pooled, plain = (measured_outputs(outputs(0), outputs(1), measures, pooled=how) for how in (True, False))
+    pooled, plain = (
+        measured_outputs(outputs(0), outputs(1), measures, pooled=is_pooled) for is_pooled in (True, False)
+    )
     for row, expected_row in zip(pooled[1:], plain[1:], strict=True):
         assert row == expected_row
 

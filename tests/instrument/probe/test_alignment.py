@@ -83,7 +83,7 @@ def test_words_are_letters_marks_digits_and_underscores_in_any_script() -> None:
     ]
 
 
-def test_every_text_keeps_equally_many_boundaries_and_the_poorest_texts_are_dropped() -> None:
+def test_every_text_keeps_the_same_number_of_boundaries_and_texts_with_fewer_are_dropped() -> None:
     texts = ["a b c d e f g h i j k l"] * 5 + ["a b c d e"] + ["a b c d e f g"] * 5
     spans = [[(2 * i, 2 * i + 1) for i in range(len(text.split()))] for text in texts]
     padded = torch.tensor([text_spans + [(0, 0)] * (12 - len(text_spans)) for text_spans in spans])
@@ -120,7 +120,7 @@ def sequences(tokenizer: Tokenizer, count: int = 12, length: int = 40, seed: int
     return torch.tensor(ids[7 : 7 + count * length]).view(count, length)
 
 
-def test_tokens_cut_anywhere_have_their_text_and_their_places_in_it() -> None:
+def test_tokens_cut_anywhere_have_their_text_and_its_span() -> None:
     """Parts of characters, ends of documents inside a sequence, words without their beginning."""
     tokenizer = BytePairs(280).build(tiny_texts())
     tokens = sequences(tokenizer)
@@ -259,7 +259,7 @@ def test_padding_changes_no_activation() -> None:
     torch.testing.assert_close(units[:1], acts["blocks.1.resid_post"][:, reading.last[0]], atol=1e-5, rtol=1e-5)
 
 
-def test_what_cannot_be_aligned_is_refused(tmp_path: Any) -> None:
+def test_texts_that_cannot_be_aligned_are_rejected(tmp_path: Any) -> None:
     alignment, a, b = two_byte_pairs()
     *layers, outputs = compare(a, b, alignment, measures=[CKA(), KL()]).to_pylist()
     assert len(layers) == 4 and "kl compares predictions token by token" in outputs["note"]
@@ -276,4 +276,4 @@ def test_what_cannot_be_aligned_is_refused(tmp_path: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _shapes(unchecked: None) -> None:
-    """Refusals in the words that users see."""
+    """Rejections in the words that users see."""

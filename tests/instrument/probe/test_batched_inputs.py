@@ -18,14 +18,14 @@ from tests.instrument.probe.test_padded_models import MODELS, net_of, padded
 TOKENS, MASK = padded(0, "right")
 
 
-def batches(of: Any = dict, cut: bool = True) -> list[Any]:
+def batches(kind: Any = dict, cut: bool = True) -> list[Any]:
     """The texts four at a time, each batch padded to its longest one."""
     parts = []
     for start in range(0, len(TOKENS), 4):
         rows = slice(start, start + 4)
         longest = int(MASK[rows].sum(1).max()) if cut else TOKENS.shape[1]
         tokens, mask = TOKENS[rows, :longest], MASK[rows, :longest].long()
-        parts.append(of({"input_ids": tokens, "attention_mask": mask, "labels": torch.zeros(4)}))
+        parts.append(kind({"input_ids": tokens, "attention_mask": mask, "labels": torch.zeros(4)}))
     return parts
 
 
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_probe_is_refused(case: str, unchecked: None) -> None:
+def test_inputs_that_are_not_a_probe_set_are_rejected(case: str, unchecked: None) -> None:
     probe, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         as_inputs(probe)

@@ -164,12 +164,12 @@ def test_samples_are_normalized() -> None:
         ({"skip_last": 1}, "control.skip_last: unknown key; expected skip_first"),
     ],
 )
-def test_invalid_controls_are_refused(unchecked: None, control: dict[str, Any], message: str) -> None:
+def test_invalid_controls_are_rejected(unchecked: None, control: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         control_of(control)
 
 
-def test_a_control_that_leaves_nothing_is_refused() -> None:
+def test_a_control_that_leaves_nothing_is_rejected() -> None:
     with pytest.raises(ValueError, match="leave none of 64 positions"):
         row(features(0), features(1), skip_first=60, drop_top_norm=4)
     flat = {"s": torch.randn(30, 4)}

@@ -150,7 +150,7 @@ def test_the_value_is_that_of_every_text_alone(name: str) -> None:
     assert len(set(values)) == 1
 
 
-def test_other_ways_in_see_the_same(tmp_path: Path) -> None:
+def test_other_entry_points_give_the_same_values(tmp_path: Path) -> None:
     tokens, mask = padded(4, "left")
     a, b, site = net_of("encoder", 1), net_of("encoder", 2), MODELS["encoder"][1]
     expected = pytest.approx(float(cka(alone(a, site), alone(b, site))), abs=1e-9)
@@ -159,7 +159,7 @@ def test_other_ways_in_see_the_same(tmp_path: Path) -> None:
         save_activations(net, tokens, tmp_path / f"{seed}.safetensors", site, mask=mask)
         for seed, net in enumerate((a, b))
     ]
-    both = compare(*saved, ProbeSet(None, mask, n_units=3), measures=[CKA()])
+    both = compare(saved[0], saved[1], ProbeSet(None, mask, n_units=3), measures=[CKA()])
     mixed = compare(saved[0], b, tokens, site, [CKA()], mask=mask, n_units=3)
     tokenized = transformers.BatchEncoding({"input_ids": tokens, "attention_mask": mask.long()})
     encoded = compare(a, b, tokenized, site, [CKA()], n_units=3)
@@ -167,11 +167,12 @@ def test_other_ways_in_see_the_same(tmp_path: Path) -> None:
         assert table["value"][0].as_py() == expected
 
 
-def test_a_model_that_reads_padding_is_named_and_its_texts_are_run_apart() -> None:
+def test_a_model_that_reads_padding_is_named_and_its_texts_run_separately() -> None:
     tokens, mask = padded(3, "right")
-    net = net_of("unmasked", 1)
+    net, inputs = net_of("unmasked", 1), ProbeSet(tokens, mask).inputs_a
+    assert inputs is not None
     with pytest.warns(UserWarning, match="changes the activations of Unmasked at site, and its forward takes none of"):
-        acts = SiteReader(net, ProbeSet(tokens, mask).inputs_a, ["site"]).read(slice(2, 9))["site"]
+        acts = SiteReader(net, inputs, ["site"]).read(slice(2, 9))["site"]
     assert acts.shape == (7, LENGTH + 3, 8)
     assert torch.allclose(acts[mask[2:9]], alone(net, "site")[int(LENGTHS[:2].sum()) : int(LENGTHS[:9].sum())])
 
@@ -186,7 +187,7 @@ def test_a_mask_that_is_not_used_is_reported() -> None:
         compare(Deaf(), Deaf(), tokens, "site", [CKA()], mask=mask, n_units=3)
 
 
-def test_a_model_of_one_length_is_run_on_whole_rows() -> None:
+def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
     class OneLength(Recurrent):
         def forward(self, tokens: Tensor) -> Tensor:
             assert tokens.shape[1] == LENGTH
@@ -218,7 +219,7 @@ def test_longformer_is_compared_at_its_tokens_alone() -> None:
         torch.manual_seed(seed)
         nets.append(transformers.LongformerModel(transformers.LongformerConfig(**config)).eval())
     tokens, site = torch.randint(3, VOCABULARY, (12, 10)), "encoder.layer.0"
-    row = compare(*nets, tokens, site, [CKA(), Procrustes()]).to_pylist()[0]
+    row = compare(nets[0], nets[1], tokens, site, [CKA(), Procrustes()]).to_pylist()[0]
     samples = []
     for net in nets:
         with capture(net, site) as acts:

@@ -380,7 +380,7 @@ def test_sequences_of_one_length_are_cut_as_without_a_mask() -> None:
         (torch.eye(SEQUENCES, POSITIONS, dtype=torch.bool)[:8], {}, r"found torch.bool and \(8, 9\)"),
     ],
 )
-def test_invalid_masks_are_refused(unchecked: None, mask: Tensor, options: dict[str, Any], message: str) -> None:
+def test_invalid_masks_are_rejected(unchecked: None, mask: Tensor, options: dict[str, Any], message: str) -> None:
     a, b = sides()
     with pytest.raises(ValueError, match=message):
         compare(a, b, tokens(), "first", [CKA()], mask=mask, **options)
@@ -388,7 +388,7 @@ def test_invalid_masks_are_refused(unchecked: None, mask: Tensor, options: dict[
         compare_many({"a": a, "b": b}, tokens(), "first", [CKA()], mask=mask, **options)
 
 
-def test_a_site_with_another_number_of_positions_is_refused() -> None:
+def test_a_site_with_another_number_of_positions_is_rejected() -> None:
     other = {"s": torch.randn(SEQUENCES, POSITIONS, 3), "t": torch.randn(SEQUENCES, 4, 3)}
     with pytest.raises(ValueError, match="a mask of as many positions as the sites have, found 9 and 4"):
         compare(other, other, measures=[CKA()], mask=MASK)

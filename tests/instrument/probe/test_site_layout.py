@@ -146,7 +146,7 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize("site", ["part", "table", "all"])
-def test_samples_of_no_sequence_are_refused_with_their_shapes(site: str) -> None:
+def test_samples_of_no_sequence_are_rejected_with_their_shapes(site: str) -> None:
     """Tokens chosen from all sequences, the same for all sequences, and more than a sequence has."""
     expected = (
         r"at all, found activations \(4, 13, 6\) of tokens \(4, 12\)" if site == "all" else f"of 3 at {site}; choose"
@@ -209,16 +209,14 @@ def test_channels_of_a_convolution_are_features(site: str, length: int) -> None:
     assert row["value"] == pytest.approx(float(expected), abs=1e-9)
 
 
-def test_features_that_the_modules_leave_open_are_asked_for() -> None:
+def test_features_that_the_modules_do_not_determine_are_asked_for() -> None:
     """A square of channels and positions that two kinds of modules have returned could be either."""
     net, images = Image(3), torch.cat([IMAGES[..., :6]], -1)
     with pytest.raises(ValueError, match=r"at mixed; pass channels=\{'mixed': 'first'\} for"):
         compare(net, net, images, "mixed", [CKA()])
-    first, last = (
-        compare(net, net, images, "mixed", [CKA()], channels=channels)["n_samples"][0].as_py()
-        for channels in ("first", {"mix*": "last"})
-    )
-    assert first == last == 90
+    first = compare(net, net, images, "mixed", [CKA()], channels="first")
+    last = compare(net, net, images, "mixed", [CKA()], channels={"mix*": "last"})
+    assert first["n_samples"][0].as_py() == last["n_samples"][0].as_py() == 90
     read = SiteReader(net, images, ["mixed"], channels="first").read(slice(0, 10))["mixed"]
     assert torch.equal(read, net(images).movedim(1, -1).flatten(1, 2))
 

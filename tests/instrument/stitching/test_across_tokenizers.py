@@ -145,7 +145,7 @@ def test_a_model_that_reads_ahead_or_predicts_nothing_has_a_fit_and_no_loss(text
     assert result.value != result.value and "does not return a logit for each token" in result.note
 
 
-def test_what_cannot_be_fitted_is_refused(read: Any, tokenizers: Any) -> None:
+def test_stitches_that_cannot_be_fitted_are_rejected(read: Any, tokenizers: Any) -> None:
     front, back = Predicting(tokenizers[0]), Predicting(tokenizers[1])
     fit, held_out = read
     with pytest.raises(

@@ -36,7 +36,7 @@ def logits(model: torch.nn.Module, probe: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["gelu", "solu", "pythia"])
-def test_with_all_blocks_in_front_only_the_head_is_the_backs(name: str) -> None:
+def test_with_all_blocks_from_the_front_only_the_head_is_the_backs(name: str) -> None:
     front, back, probe = classifier(name, 1), classifier(name, 2), tokens().clamp(1)
     outputs = fronted(back, front_streams(front, probe), probe)
     assert outputs.shape == (4, len(probe), 3)
@@ -48,7 +48,7 @@ def test_with_all_blocks_in_front_only_the_head_is_the_backs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu", "solu", "pythia"])
-def test_with_no_block_in_front_and_equal_embeddings_the_back_is_as_it_was(name: str) -> None:
+def test_without_a_block_from_the_front_and_with_equal_embeddings_the_back_is_unchanged(name: str) -> None:
     front, back, probe = classifier(name, 1), classifier(name, 2), tokens().clamp(1)
     assert not torch.allclose(fronted(back, front_streams(front, probe), probe)[0], logits(back, probe), atol=1e-2)
     for front_weight, back_weight in zip(front.net.named_parameters(), back.net.named_parameters(), strict=True):
@@ -66,7 +66,7 @@ def test_with_itself_every_depth_gives_its_own_logits(name: str) -> None:
         assert torch.allclose(outputs, logits(model, probe), atol=1e-5)
 
 
-def test_in_between_it_is_what_entering_there_gives() -> None:
+def test_in_between_the_logits_are_those_of_entering_there() -> None:
     front, back, probe = classifier("gelu", 1), classifier("gelu", 2), tokens().clamp(1)
     assert front_sites(back) == ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(3))]
     with capture(front, "blocks.1.resid_post") as acts:
@@ -94,7 +94,7 @@ def test_a_bert_is_stitched_after_its_embedding_norm() -> None:
         assert torch.allclose(fronted(back, streams, probe)[0], back(probe).last_hidden_state, atol=1e-6)
 
 
-def test_models_of_other_depth_and_of_unknown_architecture_are_refused() -> None:
+def test_models_of_other_depth_and_of_unknown_architecture_are_rejected() -> None:
     probe = tokens().clamp(1)
     streams = front_streams(classifier("gelu", 1), probe)
     with pytest.raises(ValueError, match="equally many blocks, found 2 in front and 3 in the back"):

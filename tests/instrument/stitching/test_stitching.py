@@ -69,7 +69,7 @@ def rows(model: nn.Module, tokens: Tensor, site: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["gelu", "solu", "pythia", "attn_only"])
-def test_a_rotated_copy_costs_nothing_but_for_maps_that_cannot_turn(family, fit, held):
+def test_a_rotated_copy_costs_nothing_except_with_maps_that_cannot_rotate(family, fit, held):
     front = trained(family, steps=40)
     back = in_other_basis(front, rotation(64))
     torch.testing.assert_close(back(held), front(held), atol=1e-4, rtol=1e-4)
@@ -82,7 +82,7 @@ def test_a_rotated_copy_costs_nothing_but_for_maps_that_cannot_turn(family, fit,
             assert Stitch(front, back, site, kind=kind).fit(fit).penalty(held).value > 0.3, (site, kind)
 
 
-def test_the_rotation_itself_is_found(net, fit):
+def test_the_rotation_itself_is_recovered(net, fit):
     turn = rotation(64)
     for kind in ("orthogonal", "affine"):
         fitted = Stitch(net, in_other_basis(net, turn), SITE, kind=kind).fit(fit).fitted
@@ -196,7 +196,7 @@ def test_direct_equals_numpy(kind, widths, net, other, fit):
     np.testing.assert_allclose(mapped, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, other):
+def test_the_ridge_is_the_best_of_the_grid_on_the_selecting_sequences(net, other):
     short_text = text(14, seed=3)
     fit, choose = split(short_text)
     fitted = fit_direct(other.double(), net.double(), short_text, [(SITE, SITE)], "affine", together=False)[SITE, SITE]
@@ -214,7 +214,7 @@ def test_the_ridge_is_the_best_of_the_grid_on_the_sequences_that_choose(net, oth
     assert fitted.ridge is not None and 1e-8 < fitted.ridge < 1.0
 
 
-def test_a_singular_covariance_is_said_and_solved(net, fit, held):
+def test_a_singular_covariance_is_reported_and_solved(net, fit, held):
     flat = deepcopy(net)
     with torch.no_grad():
         # The stream after the embedding lies in 8 of 64 dimensions.
@@ -228,7 +228,7 @@ def test_a_singular_covariance_is_said_and_solved(net, fit, held):
     assert plain.fitted is not None and plain.fitted.note == ""
 
 
-def test_more_tokens_than_one_batch_and_a_far_mean_change_nothing(net):
+def test_several_batches_and_a_large_mean_change_nothing(net):
     tokens, held = text(800, seed=4), text(900, seed=5)
     sibling = trained("gelu", seed=3, steps=10)
     whole = Stitch(sibling, net, SITE).fit(tokens)
@@ -300,7 +300,7 @@ def test_layers_of_one_model_by_identity(net, other, fit, held):
     assert penalties[sites[1], sites[0]].loss_stitched == pytest.approx(float(again), abs=1e-5)
 
 
-def test_baselines_put_a_penalty_in_its_place(net, fit, held):
+def test_a_penalty_lies_between_self_stitches_and_nulls(net, fit, held):
     sibling = trained("gelu", seed=3)
     stitch = Stitch(sibling, net, SITE)
     value = stitch.fit(fit).penalty(held).value
@@ -315,7 +315,7 @@ def test_baselines_put_a_penalty_in_its_place(net, fit, held):
     assert "self_front" not in inside
 
 
-def test_nulls_share_nothing_that_counts(net, held):
+def test_nulls_keep_the_statistics_but_not_the_content(net, held):
     other = randomized(net)
     for (name, weight), shuffled_weight in zip(net.named_parameters(), other.parameters(), strict=True):
         assert weight is not shuffled_weight
@@ -348,7 +348,7 @@ def test_training_lowers_the_loss_and_keeps_its_best(net, other, fit, held):
         assert stitch.fitted.note == "the loss was still falling at step 120" and not stitch.fitted.converged
 
 
-def test_training_from_the_direct_stitch_ends_below_it_and_stops_by_itself(net, fit, held):
+def test_training_from_the_direct_stitch_ends_below_it_and_stops_on_its_own(net, fit, held):
     sibling = trained("relu", seed=3, steps=20)
     seen: list[float] = []
     stitch = Stitch(sibling, net, SITE, fit="task", recipe=Recipe(evaluate_every=10, lr=1e-3, patience=3))
@@ -431,8 +431,8 @@ def test_between_our_models_and_hugging_faces(net, fit, held):
         transformers.GPT2Config(vocab_size=D_VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=16)
     )
     for front, back in ((net, gpt2), (gpt2, net)):
-        for how in ("direct", "task"):
-            stitch = Stitch(front, back, "blocks.1.resid_post", SITE, fit=how, recipe=Recipe(max_steps=4))
+        for method in ("direct", "task"):
+            stitch = Stitch(front, back, "blocks.1.resid_post", SITE, fit=method, recipe=Recipe(max_steps=4))
             assert math.isfinite(stitch.fit(fit).penalty(held).value)
 
 
@@ -454,21 +454,19 @@ def test_barrier(net, held):
     assert itself.value == 0.0 and len(itself.t) == len(itself.losses) == 11
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     sibling = trained("gelu", seed=3)
-    found = barrier(net, sibling, held, points=5)
-    assert found.t == (0.0, 0.25, 0.5, 0.75, 1.0) and found.value > 0.1 and 0 < found.at < 1
+    peak = barrier(net, sibling, held, points=5)
+    assert peak.t == (0.0, 0.25, 0.5, 0.75, 1.0) and peak.value > 0.1 and 0 < peak.at < 1
     middle = deepcopy(net)
     middle.load_state_dict({name: (weight + sibling.state_dict()[name]) / 2 for name, weight in before.items()})
     with torch.no_grad():
         losses = [sequence_losses(model(held), held).double().numpy() for model in (net, middle, sibling)]
     for index, loss in zip((0, 2, 4), losses, strict=True):
-        assert found.losses[index] == pytest.approx(loss.mean(), abs=1e-5)
-    excess = [
-        loss - (1 - t) * found.losses[0] - t * found.losses[4] for t, loss in zip(found.t, found.losses, strict=True)
-    ]
-    assert found.value == pytest.approx(max(excess), abs=1e-9)
-    assert found.at == 0.5
+        assert peak.losses[index] == pytest.approx(loss.mean(), abs=1e-5)
+    excess = [loss - (1 - t) * peak.losses[0] - t * peak.losses[4] for t, loss in zip(peak.t, peak.losses, strict=True)]
+    assert peak.value == pytest.approx(max(excess), abs=1e-9)
+    assert peak.at == 0.5
     difference = losses[1] - (losses[0] + losses[2]) / 2
-    assert found.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-3)
+    assert peak.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(60), rel=1e-3)
     uneven = barrier(net, trained("gelu", seed=3, steps=8), held, points=5)
     chord = [(1 - t) * uneven.losses[0] + t * uneven.losses[4] for t in uneven.t]
     excess = [loss - line for loss, line in zip(uneven.losses, chord, strict=True)]
@@ -485,8 +483,8 @@ def test_a_barrier_needs_equal_models(net, other, held):
         barrier(net, net, held, points=2)
 
 
-def test_a_barrier_in_any_score(net, held):
-    """Of errors as of losses, several scores in one pass, rows told apart by where they stand."""
+def test_barriers_are_measured_in_any_score(net, held):
+    """Errors as well as losses, several scores in one pass, with rows identified by their position."""
     sibling, targets = trained("gelu", seed=3), held[:, -1]
 
     def score(logits, rows):
@@ -504,11 +502,11 @@ def test_a_barrier_in_any_score(net, held):
     assert errors.value == pytest.approx(max(0, errors.losses[1] - (errors.losses[0] + errors.losses[2]) / 2))
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_refusals(net, other, fit, held):
+def test_rejections(net, other, fit, held):
     with pytest.raises(ValueError, match="the back model cannot be entered at 'blocks.0.attn_out'.*resid_post"):
         Stitch(net, net, "blocks.0.attn_out")
     with pytest.raises(ValueError, match="blocks.9.resid_post"):
@@ -551,7 +549,7 @@ def test_refusals(net, other, fit, held):
             Stitch(front, back, SITE).fit(fit)
 
 
-def test_sites_of_another_layout_are_refused_with_their_shapes(fit, held):
+def test_sites_of_another_layout_are_rejected_with_their_shapes(fit, held):
     """As many sequences as positions, which are folded or swapped: sums would run over pairs that do not belong."""
 
     class Front(nn.Module):

@@ -63,14 +63,14 @@ def test_missing_defaults_and_foreign_columns(curves):
     for name in ("stderr", "null", "calibrated", "note"):
         del short[name]
     curves.append([short])
-    (found,) = curves.rows()
-    assert all(math.isnan(found[name]) for name in ("stderr", "null", "calibrated")) and found["note"] == ""
+    (record,) = curves.rows()
+    assert all(math.isnan(record[name]) for name in ("stderr", "null", "calibrated")) and record["note"] == ""
     with pytest.raises(ValueError, match=r"missing \['value'\], unknown \['cka'\]"):
         curves.append([row(1), {name: value for name, value in row(2, cka=1.0).items() if name != "value"}])
     assert len(curves.rows()) == 1
 
 
-def test_reads_what_is_newer(curves):
+def test_the_newer_of_both_files_is_read(curves):
     curves.append([row(0), row(1)])
     curves.fold()
     curves.append([row(2)])
@@ -82,7 +82,7 @@ def test_reads_what_is_newer(curves):
     assert same(read_curves(curves.folder), [row(0), row(1), row(2)])
 
 
-def test_a_table_of_another_history_is_not_believed(curves):
+def test_a_table_of_another_history_is_not_used(curves):
     curves.append([row(0), row(1, seconds=0.25)])
     curves.fold()
     curves.truncate(0)

@@ -50,7 +50,7 @@ def test_means_and_errors_are_those_of_numpy() -> None:
     assert result["good-bad"]["stderr"] == pytest.approx(math.hypot(*errors))
 
 
-def test_what_has_no_value_counts_for_nothing() -> None:
+def test_records_without_a_value_are_ignored() -> None:
     rows = tick(4, "nan 0.2 0.6 nan nan")
     good, bad, between = group_records(rows, GROUPS)
     assert (good["dissimilarity"], good["references"]) == (pytest.approx(0.4), 2)
@@ -174,7 +174,7 @@ def test_a_planted_drift_is_seen(drawn: tuple[Path, dict[str, Any]]) -> None:
     assert (folder / "figures" / "groups.png").stat().st_size > 10_000
 
 
-def test_the_figure_has_a_panel_a_measure_and_the_difference_below(drawn: tuple[Path, dict[str, Any]]) -> None:
+def test_the_figure_has_one_panel_per_measure_and_the_difference_below(drawn: tuple[Path, dict[str, Any]]) -> None:
     table = read_groups(drawn[0])
     axes = groups_figure(table).get_axes()
     titles = [panel.get_title().splitlines() for panel in axes[:2]]
@@ -197,7 +197,7 @@ def test_the_figure_has_a_panel_a_measure_and_the_difference_below(drawn: tuple[
         ({"good": ["a"], "bad": ["runs/a", "b"]}, "a is in good and in bad; leave it in one"),
     ],
 )
-def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message: str) -> None:
+def test_impossible_groups_are_rejected(groups: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         labels_by_group(groups, {"a": "runs/a", "b": "runs/b", "c": nn.Identity()})
 
@@ -219,13 +219,13 @@ def test_groups_that_cannot_be_are_refused(groups: dict[str, list[str]], message
         ("reference_groups={good-x:[runs/a]}", "reference_groups: 'good-x': expected a name of letters, digits and _"),
     ],
 )
-def test_groups_of_the_command_line_are_refused_before_anything_else(override: str, message: str) -> None:
+def test_groups_of_the_command_line_are_rejected_before_anything_else(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate(compose(["references=[runs/a,runs/b]", override]))
     validate(compose(["references=[runs/a,runs/b]", "reference_groups={good:[runs/a],bad:[runs/b]}"]))
 
 
-def test_a_language_model_is_followed_against_two_kinds_of_runs(tmp_path: Path) -> None:
+def test_a_language_model_is_tracked_against_two_kinds_of_runs(tmp_path: Path) -> None:
     """Runs of other steps of two lines that begin with other weights: the model goes on from nothing in the first."""
     for name, seed in (("first", 0), ("second", 5)):
         assert in_process(tiny(tmp_path, name=name, init_seed=seed, data_seed=seed)) == 0

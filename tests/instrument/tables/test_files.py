@@ -49,7 +49,7 @@ def _die_writing(path: Path, folder: bool) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path, folder: bool) -> None:
+def test_files_left_by_a_killed_process_are_removed_by_the_next_write(tmp_path: Path, folder: bool) -> None:
     path = tmp_path / "table"
     for _ in range(2):
         process = FORK.Process(target=_die_writing, args=(path, folder))

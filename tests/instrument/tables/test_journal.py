@@ -33,7 +33,7 @@ def test_floats_come_back_to_the_last_bit(tmp_path_factory, values):
     assert {row["note"] for row in journal.read()} == {"ü\n"}
 
 
-def test_no_file_is_no_rows(journal):
+def test_a_missing_file_has_no_rows(journal):
     assert journal.read() == []
     journal.truncate(3)
     journal.append([])

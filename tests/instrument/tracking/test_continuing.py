@@ -26,7 +26,7 @@ def tracker_in(folder: Path, **choices: Any) -> DissimilarityTracker:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
+def trainings(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
     """Return a folder with a tracked training of 7 steps and its checkpoints, and those of one that was not tracked."""
     folder = tmp_path_factory.mktemp("begun")
     fit(tracker_in(folder / "tracked"), Layered(), 7, others=[checkpoints(folder / "checkpoints")])
@@ -42,8 +42,8 @@ def notes(folder: Path, step: int) -> dict[str, str]:
     return {row["reference"]: row["note"] for row in rows}
 
 
-def test_a_checkpoint_without_the_state_of_the_tracker(begun: Path, tmp_path: Path) -> None:
-    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=begun / "untracked" / "step_5.ckpt")
+def test_a_checkpoint_without_the_state_of_the_tracker(trainings: Path, tmp_path: Path) -> None:
+    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=trainings / "untracked" / "step_5.ckpt")
     assert {row["step"] for row in rows_of(tmp_path)} == {6, 9}
     assert "the model at step 0 is gone" in notes(tmp_path, 6)["init"]
     assert "no tick before this one is known" in notes(tmp_path, 6)["previous"]
@@ -51,17 +51,17 @@ def test_a_checkpoint_without_the_state_of_the_tracker(begun: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("tracked", "saved"), [("tracked", "checkpoints"), ("dropped", "positions")])
-def test_another_folder(tracked: str, saved: str, begun: Path, tmp_path: Path) -> None:
+def test_another_folder(tracked: str, saved: str, trainings: Path, tmp_path: Path) -> None:
     """Also with positions that were fixed when training started: others are fixed now."""
     control = {"drop_top_norm": 1} if tracked == "dropped" else {}
-    fit(tracker_in(tmp_path, control=control), Layered(), 9, ckpt_path=begun / saved / "step_4.ckpt")
+    fit(tracker_in(tmp_path, control=control), Layered(), 9, ckpt_path=trainings / saved / "step_4.ckpt")
     assert "the model at step 0 is gone" in notes(tmp_path, 6)["init"]
     assert "the model at step 3 is gone" in notes(tmp_path, 6)["previous"]
     assert notes(tmp_path, 9)["previous"] == ""
 
 
-def test_positions_that_are_gone_beside_their_rows(
-    begun: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_missing_positions_beside_existing_rows(
+    trainings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     control = {"drop_top_norm": 1}
     fit(tracker_in(tmp_path, control=control), Layered(), 4, others=[checkpoints(tmp_path / "checkpoints")])
@@ -72,24 +72,24 @@ def test_positions_that_are_gone_beside_their_rows(
     assert notes(tmp_path, 3) == {"init": "", "previous": ""}
 
 
-def test_an_older_checkpoint_and_a_folder_that_was_moved(begun: Path, tmp_path: Path) -> None:
-    """Step 3 is known at step 4's checkpoint; the steps after it are measured again and are the same."""
-    for name, ckpt_path in (("old", None), ("new", tmp_path / "checkpoints" / "step_4.ckpt")):
-        others = [tracker_in(tmp_path / name / "b", every=2), checkpoints(tmp_path / "checkpoints")]
-        fit(tracker_in(tmp_path / name / "a"), Layered(), 7, others, ckpt_path=ckpt_path, limit_train_batches=4)
-        if name == "old":
-            whole = [curves_of(tmp_path / "old" / tracker) for tracker in ("a", "b")]
-            (tmp_path / "old").rename(tmp_path / "new")
-    assert [curves_of(tmp_path / "new" / tracker) for tracker in ("a", "b")] == whole
+def test_an_older_checkpoint_and_a_folder_that_was_moved(trainings: Path, tmp_path: Path) -> None:
+    """Step 3 is measured at step 4's checkpoint; the steps after it are measured again and are the same."""
+    others = [checkpoints(tmp_path / "checkpoints")]
+    fit(tracker_in(tmp_path / "tracked"), Layered(), 7, others=others, limit_train_batches=4)
+    whole = curves_of(tmp_path / "tracked")
+    (tmp_path / "tracked").rename(tmp_path / "moved")
+    older = tmp_path / "checkpoints" / "step_4.ckpt"
+    fit(tracker_in(tmp_path / "moved"), Layered(), 7, ckpt_path=older, limit_train_batches=4)
+    assert curves_of(tmp_path / "moved") == whole
 
 
-def test_the_folder_of_another_training(begun: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_training(trainings: Path, tmp_path: Path) -> None:
     """Its model at step 0 is not this one's."""
     fit(tracker_in(tmp_path), Layered(seed=7), 3)
-    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=begun / "checkpoints" / "step_4.ckpt")
+    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=trainings / "checkpoints" / "step_4.ckpt")
     assert all("not of the training whose earlier states are in" in note for note in notes(tmp_path, 6).values())
     assert notes(tmp_path, 9)["previous"] == ""
-    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=begun / "untracked" / "step_5.ckpt")
+    fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=trainings / "untracked" / "step_5.ckpt")
     assert "not of the training whose earlier states are in" in notes(tmp_path, 6)["init"]
 
 
@@ -136,7 +136,7 @@ def test_two_trackers_in_one_trainer(tmp_path: Path) -> None:
     assert not any(key.startswith("dissimilarity/init/") for key in keys.keys)
 
 
-def test_two_trackers_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_trackers_in_one_folder_are_rejected(tmp_path: Path) -> None:
     others = [tracker_in(tmp_path / "x" / ".." / "tracked")]
     (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match="give each its own folder"):

@@ -68,7 +68,7 @@ STEPS = {"early stopping": 6}
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_training_that_ends_between_two_ticks(end: str, tmp_path: Path) -> None:
+def test_a_training_may_end_between_two_ticks(end: str, tmp_path: Path) -> None:
     """The row at its end has all pairs of sites."""
     choices = {"steps": 50, "module": Layered(), **ENDS[end]}
     tracker = tracker_for(tmp_path, measures=[CKA()], every=5, heatmap_every=5)
@@ -82,7 +82,7 @@ def test_a_training_that_ends_between_two_ticks(end: str, tmp_path: Path) -> Non
     assert len([row for row in rows if row["step"] == last and row["reference"] == "init"]) == 4
 
 
-def test_the_row_at_the_end_changes_nothing_for_a_training_that_goes_on(tmp_path: Path) -> None:
+def test_the_row_at_the_end_changes_nothing_for_a_continued_training(tmp_path: Path) -> None:
     """``previous`` is the tick before of the schedule; the other training is not interrupted."""
     module, tracker = Layered(), tracker_for(tmp_path / "cut", measures=[CKA()], every=5)
     trainer = fit(tracker, module, steps=-1, max_epochs=1, limit_train_batches=7)
@@ -135,7 +135,7 @@ class Adversarial(pl.LightningModule):
         return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.layers, self.generator)]
 
 
-def test_steps_of_two_optimizers_come_together(tmp_path: Path) -> None:
+def test_steps_of_two_optimizers_are_counted_together(tmp_path: Path) -> None:
     """Two steps per batch pass over odd steps of the schedule, and the number of batches is not that of steps."""
     numbers = torch.randn(56, 8, generator=torch.Generator().manual_seed(0))
     loader = {"real": loader_of(numbers, 8), "other": loader_of(numbers, 8)}

@@ -23,17 +23,17 @@ def curves_of(folder: Path) -> dict[tuple[str, int, str], float]:
     }
 
 
-def test_a_label_does_not_say_what_a_reference_is(tmp_path: Path) -> None:
+def test_a_label_does_not_decide_what_a_reference_is(tmp_path: Path) -> None:
     """The teacher is called as one of the model's own states, and those as each other and otherwise."""
     teacher = Layered(seed=5)
     references = {"init": teacher, "previous": "init", "start": "init", "before": "previous"}
     fit(tracker_for(tmp_path / "other", references, measures=[CKA()]), Layered())
     fit(tracker_for(tmp_path / "own", {"init": "init", "previous": "previous"}, measures=[CKA()]), Layered())
-    other, own = curves_of(tmp_path / "other"), curves_of(tmp_path / "own")
-    for (label, step, site), value in own.items():
+    other, same = curves_of(tmp_path / "other"), curves_of(tmp_path / "own")
+    for (label, step, site), value in same.items():
         for name in {"init": ("start", "previous"), "previous": ("before",)}[label]:
             assert other[name, step, site] == value
-    assert len(other) == 2 * 5 + 2 * len(own) - 2 * 4
+    assert len(other) == 2 * 5 + 2 * len(same) - 2 * 4
     expected = compare(Layered(), teacher, tokens(0, SEQUENCES, LENGTH), "layers.*", [CKA()]).to_pylist()
     for row in expected:
         if row["site_a"] == row["site_b"]:

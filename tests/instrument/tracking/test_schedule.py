@@ -89,7 +89,7 @@ def test_figures_that_cost_more_than_the_allowance_leave_half_of_it_to_ticks(mon
     assert not budget.allows("plain", 100, 100, 1.0)
 
 
-def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_budget_allows_every_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(1.0)
     budget.begin()
@@ -99,7 +99,7 @@ def test_a_full_budget_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
             clock.now += 50
 
 
-def test_a_continuation_keeps_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continuation_keeps_the_time_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     first = Budget(0.1)
     first.begin()

@@ -135,7 +135,7 @@ def test_values_are_those_of_the_function_on_captured_samples(tmp_path: Path) ->
     assert (0, 0) in pairs and (1, 2) in pairs, "first with first, last with last"
 
 
-def test_output_measures_are_taken_at_the_logits_only(tmp_path: Path) -> None:
+def test_output_measures_are_computed_at_the_logits_only(tmp_path: Path) -> None:
     module = Layered()
     fit(tracker_for(tmp_path, references=["init"], measures=[CKA(), Disagreement(), KL(), JSD()]), module)
     rows = read_curves(tmp_path).to_pylist()
@@ -213,7 +213,7 @@ def test_the_table_says_which_ticks_the_budget_skipped(tmp_path: Path) -> None:
     assert all(math.isnan(row["value"]) and row["n_samples"] == 0 for row in late)
 
 
-def test_a_module_without_common_sites_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_module_without_common_sites_is_rejected_before_training(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Embedding(VOCABULARY, 4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match="layers"):
         fit(tracker_for(tmp_path, {"other": other}), Layered())
@@ -242,7 +242,7 @@ def test_a_loader_is_a_probe_set(tmp_path: Path) -> None:
     assert without_seconds(tmp_path) == without_seconds(tmp_path / "tensor")
 
 
-def test_duplicate_measures_are_refused(tmp_path: Path) -> None:
+def test_duplicate_measures_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different labels"):
         tracker_for(tmp_path, measures=[CKA(), CKA()])
 
