@@ -170,7 +170,7 @@ def test_other_entry_points_give_the_same_values(tmp_path: Path) -> None:
 def test_a_model_that_reads_padding_is_named_and_its_texts_run_separately() -> None:
     tokens, mask = padded(3, "right")
     net, inputs = net_of("unmasked", 1), ProbeSet(tokens, mask).inputs_a
-    assert inputs is not None
+    assert isinstance(inputs, PaddedInputs)
     with pytest.warns(UserWarning, match="changes the activations of Unmasked at site, and its forward takes none of"):
         acts = SiteReader(net, inputs, ["site"]).read(slice(2, 9))["site"]
     assert acts.shape == (7, LENGTH + 3, 8)
