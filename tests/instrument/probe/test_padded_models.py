@@ -14,6 +14,7 @@ from dissimilarity import CKA, Control, ProbeSet, Procrustes, compare, save_acti
 from dissimilarity.capture.hooks import capture
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.functional import cka
+from dissimilarity.probe.padded_inputs import PaddedInputs
 from dissimilarity.probe.running import SiteReader
 
 VOCABULARY, LENGTH, PAD = 40, 9, 1
