@@ -1,4 +1,4 @@
-"""Models in the forms in which others keep them: nets of random weights, folders, and a hub that is a folder."""
+"""Models in other people's formats: nets with random weights, folders, and a folder that stands in for the hub."""
 
 import json
 from dataclasses import replace
@@ -63,7 +63,7 @@ def published_folder(folder: Path, net: nn.Module, shape: Shape, tokenizer: Path
 
 
 class Hub:
-    """Stands for the Hugging Face hub: a folder of repositories; keeps what was asked of it."""
+    """A folder of repositories that stands in for the Hugging Face hub and records requests."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.asked = folder, []

@@ -1,4 +1,4 @@
-"""What a stranger may put into files: tricks that would leave a canary, and the files of runs that carry them."""
+"""What an attacker may put into files: tricks that would leave a canary, and run files that contain them."""
 
 import json
 from collections import Counter, OrderedDict

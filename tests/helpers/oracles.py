@@ -142,7 +142,7 @@ def angular_cka_biased(x: Array, y: Array) -> float:
 
 
 def neighbors(x: Array, k: int) -> list[set[int]]:
-    """The k rows of largest cosine with each row, itself left out, of equal ones the first."""
+    """Return the k other rows of largest cosine with each row; the first ones among equals."""
     unit = [row / np.sqrt((row * row).sum()) for row in x]
     nearest = []
     for i, row in enumerate(unit):

@@ -26,7 +26,7 @@ def dissimilarities(x: Array, rdm: str) -> Array:
 
 
 def tied(values: Array) -> Array:
-    """The numbers as their places in ascending order, of which those share one that are equal but for rounding."""
+    """Return the ranks of the numbers in ascending order; numbers that are equal up to rounding share a rank."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order]) > 2e-15 * values[order][1:]
     places = np.empty(len(values))
@@ -85,9 +85,9 @@ def rbf_cka_biased(x: Array, y: Array, bandwidth: float = 1.0) -> float:
 
 
 def neighbors(x: Array, k: int) -> list[set[int]]:
-    """The k rows of largest cosine with each row, itself left out, of equal ones the first.
+    """Return the k other rows of largest cosine with each row; the first ones among equals.
 
-    By the distance of unit rows, which is sqrt(2 - 2 cosine) and keeps the digits of cosines near 1.
+    They are sorted by the distance of unit rows, sqrt(2 - 2 cosine), which keeps the digits of cosines near 1.
     """
     rows = x.astype(np.longdouble)
     unit = rows / np.sqrt((rows * rows).sum(1, keepdims=True))

@@ -172,5 +172,5 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
 def test_there_is_a_map_of_every_two_sizes(grown: Findings) -> None:
     drawn = figures(grown, table(models(), by_ratio))
     assert set(drawn) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
-    # Of four sizes: the triangle with its diagonal, a column of models with themselves, and the color bar.
+    # Four sizes give the triangle with its diagonal, a column of models with themselves, and the color bar.
     assert len(drawn["heatmaps_cka"].axes) == 10 + 4 + 1

@@ -117,7 +117,7 @@ def test_the_longer_text_loses_token_by_token(n_text, n_pair, n_ctx):
     assert encoded.truncated == (n_text + n_pair > n_ctx - 2)
 
 
-# Without merges: a token a letter.
+# Without merges: one token per letter.
 BYTES = BytePairs(257).build([])
 
 

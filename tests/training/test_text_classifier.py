@@ -310,7 +310,7 @@ def real_probe(data: TextClassificationDataModule) -> tuple[torch.Tensor, torch.
 
 
 def test_an_encoder_equals_its_own_start_while_it_is_tuned(folder: Path, encoders: tuple[str, str]) -> None:
-    """The reference is told of the padding that the classifier knows of, so that both see the same texts."""
+    """The reference gets the padding mask of the classifier, so that both see the same texts."""
     changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "same-start", "data__n_ctx": 48}
     assert in_process(tiny_classifier(folder, init_from=encoders[0], **changes)) == 0
     rows = read_curves(folder / "runs/same-start").to_pylist()

@@ -183,7 +183,7 @@ def test_ranks_by_counting_are_ranks_by_sorting() -> None:
     counted = quick_ranks(values)
     assert counted is not None
     expected = torch.tensor(rankdata(values.numpy())) - (len(values) + 1) / 2
-    # Of numbers that agree in 17 bits the order is lost: a few places of 20,000.
+    # The order of numbers that agree in 17 bits is lost: a few of 20,000 ranks.
     assert (counted.centered - expected).abs().max() < 5
     assert counted.centered[100:103].tolist() == [expected[100].item()] * 3
     assert exact_ranks(values).centered.tolist() == expected.tolist()

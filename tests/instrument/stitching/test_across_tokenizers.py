@@ -23,7 +23,7 @@ DIM = 16
 
 
 class Predicting(Summing):
-    """It goes on to predict: by its last stream, whatever that is worth."""
+    """A `Summing` that also predicts from its last stream, however badly."""
 
     def __init__(self, tokenizer: Tokenizer, turn: Tensor | None = None) -> None:
         super().__init__(tokenizer)
