@@ -37,7 +37,7 @@ def in_span(chunks: Chunks, plan: Plan, sites: Sequence[str]) -> Chunks:
 
 
 def wide_sites(acts: Mapping[str, Tensor], plan: Plan) -> list[str]:
-    """Return the sites that have more features than samples, and so many that their sums would be large."""
+    """Return the sites that have more features than samples, and enough features for large sums."""
     return [site for site, act in acts.items() if WIDE < act.shape[-1] > _samples(act, plan)]
 
 

@@ -60,9 +60,9 @@ class Chunk:
         return values.roll(-self.roll, 1) if self.rolled else values
 
     def deranged(self) -> "Chunk":
-        """Return the chunk rolled so far within each unit that no sample meets one of its own sequence.
+        """Return the chunk, rolled within each unit until no sample meets one of the same sequence.
 
-        Of two sides, derange the first one: its samples are copied anyway.
+        Derange the first of two sides: its samples are copied anyway.
         """
         count = next((samples.shape[1] for samples in self.samples.values()), 0)
         if count < 2 * self.roll:

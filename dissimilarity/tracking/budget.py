@@ -82,7 +82,7 @@ class Budget:
 
     @contextmanager
     def charged(self, kind: str | None = None, parts: int = 1) -> Iterator[None]:
-        """Count the time of the block as tracking, and as the cost of a tick of this kind with so many parts."""
+        """Count the time of the block as tracking, and as the cost of a tick of this kind with `parts` parts."""
         start = time.monotonic()
         try:
             yield

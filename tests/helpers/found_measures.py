@@ -58,21 +58,21 @@ def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0
 
 
 def fit(setting: str, p: int, q: int) -> tuple[int, int]:
-    """The nearest widths that a measure accepts: outputs are of the same classes on both sides."""
-    least = make(setting).minimum_width
-    p, q = max(p, least), max(q, least)
+    """Return the nearest widths that a measure accepts: outputs have the same classes on both sides."""
+    minimum = make(setting).minimum_width
+    p, q = max(p, minimum), max(q, minimum)
     return (p, p) if setting in OUTPUT_SETTINGS else (p, q)
 
 
 def views(
     setting: str, n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7
 ) -> tuple[Tensor, Tensor]:
-    """``related`` data of widths that fit the measure."""
+    """Return ``related`` data of widths that fit the measure."""
     return related(n, *fit(setting, p, q), seed, noise)
 
 
 def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
-    """The measure, fed in batches that end at the cuts."""
+    """Return the measure after updates with batches that end at the cuts."""
     for a, b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True):
         measure.update(a, b)
     return measure

@@ -33,7 +33,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
         "analyze",
     )
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
+    train = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "widths": [16],

@@ -61,7 +61,7 @@ def spoil(trainer: Any) -> None:
 
 
 def out_of_time(step: int) -> None:
-    """Let the time of a start run out after so many steps."""
+    """Let the time of a start run out after `step` steps."""
     before = TimeLimit.on_train_batch_start
 
     def hooked(self: Any, trainer: Any, *args: Any) -> None:

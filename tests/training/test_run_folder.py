@@ -286,8 +286,8 @@ def assert_same(actual: Any, expected: Any) -> None:
             assert_same(actual[key], expected[key])
     elif isinstance(expected, (list, tuple)):
         assert len(actual) == len(expected)
-        for one, other in zip(actual, expected, strict=True):
-            assert_same(one, other)
+        for actual_item, expected_item in zip(actual, expected, strict=True):
+            assert_same(actual_item, expected_item)
     else:
         assert actual == expected or (actual != actual and expected != expected)
 
