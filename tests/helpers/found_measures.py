@@ -29,7 +29,7 @@ def make(setting: str, **options: Any) -> Any:
 
 
 def function_of(setting: str) -> Callable[..., Tensor]:
-    """The function beside the class, with the options of the setting that it takes."""
+    """Return the function beside the class, with the options of the setting that it takes."""
     function = getattr(functional, measure_classes()[type(make(setting))])
     options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
     return lambda x, y: function(x, y, **options)
@@ -44,7 +44,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7) -> tuple[Tensor, Tensor]:
-    """Two noisy views (n, p) and (n, q) of one latent signal, float64, off the origin."""
+    """Return two noisy views (n, p) and (n, q) of one latent signal, in float64 and off the origin."""
     g = generator(seed)
 
     def draw(*shape: int) -> Tensor:

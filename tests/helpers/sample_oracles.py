@@ -16,7 +16,7 @@ Wide = NDArray[np.longdouble]
 
 
 def dissimilarities(x: Array, rdm: str) -> Array:
-    """Condensed, pair by pair; in float64."""
+    """Return condensed dissimilarities, pair by pair in float64."""
     rows: Wide = x.astype(np.longdouble)
     if rdm == "correlation":
         rows = rows - rows.mean(1, keepdims=True)
@@ -42,7 +42,7 @@ def rsa(x: Array, y: Array, rdm: str = "correlation", compare: str = "spearman")
 
 
 def distances(x: Array) -> Wide:
-    """(n, n) Euclidean distances."""
+    """Return the (n, n) Euclidean distances."""
     rows = x.astype(np.longdouble)
     return np.stack([np.sqrt(((rows - row) ** 2).sum(1)) for row in rows])
 
@@ -54,7 +54,7 @@ def distance_correlation(x: Array, y: Array) -> float:
 
 
 def distance_correlation_debiased(x: Array, y: Array) -> float:
-    """U-centered as Szekely & Rizzo write it."""
+    """Compute it with U-centering as in Szekely & Rizzo."""
     n = len(x)
 
     def u_centered(d: Wide) -> Wide:
@@ -108,7 +108,7 @@ def jaccard_knn(x: Array, y: Array, k: int = 10) -> float:
 
 
 def minibatches(x: Array, y: Array, batch: int) -> Array:
-    """HSIC_1 of x and y, of x and of y in each whole minibatch (batches, 3)."""
+    """Return HSIC_1 of x and y, of x and of y in each whole minibatch (batches, 3)."""
     terms = []
     for start in range(0, len(x) // batch * batch, batch):
         parts = [z[start : start + batch] - z[start : start + batch].mean(0) for z in (x, y)]

@@ -17,7 +17,7 @@ DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 
 
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
-    """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
+    """Run the study over two kinds of tiny models fine-tuned from one start; return what it writes."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")

@@ -38,7 +38,7 @@ def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[Si
 def table(
     sized: list[SizedModel], distance: Callable[[SizedModel, SizedModel], float], controls: tuple[str, ...] = ("none",)
 ) -> pa.Table:
-    """Every two models, with a distance that holds at all layers; models with themselves have planted blocks."""
+    """Return rows of every two models, with one distance at all layers; models with themselves have planted blocks."""
     rows: list[dict[str, Any]] = []
     for control in controls:
         for a, b in combinations_with_replacement(sized, 2):
@@ -67,7 +67,7 @@ def table(
 
 
 def by_ratio(a: SizedModel, b: SizedModel) -> float:
-    """The floor, and 0.05 for each doubling of the blocks' parameters."""
+    """Return the floor, plus 0.05 for each doubling of the blocks' parameters."""
     return FLOOR + 0.05 * abs(math.log2(b.parameters / a.parameters))
 
 

@@ -22,7 +22,7 @@ SMALL = ["study.sequences=8", "study.length=16", "study.n_units=4", "measures=fa
 
 
 def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides: str) -> Path:
-    """A study whose models are trained as `size` says, on own text; what it leaves."""
+    """Run a study whose models are trained as `size` says; return what it writes."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     cfg = compose([f"study={name}", "size=tiny", *places, *SMALL, *overrides], "analyze")
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
@@ -101,7 +101,7 @@ def test_dynamics_takes_one_run_and_fewer_checkpoints(home: Path, moved: Path, t
 
 
 def published(folder: Path, home: Path, layers: int, width: int, seed: int) -> str:
-    """A GPT-NeoX folder with random weights and the tokenizer of the runs."""
+    """Write a GPT-NeoX folder with random weights and the tokenizer of the runs."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(seed)

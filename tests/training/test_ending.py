@@ -161,7 +161,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def strict(run: Path) -> None:
-    """A strict JSON reader reads every JSON file of a run."""
+    """Check that a strict JSON reader reads every JSON file of a run."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

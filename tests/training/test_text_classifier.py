@@ -294,7 +294,7 @@ def test_padding_of_the_probe_set_is_ignored_unless_included(folder: Path) -> No
 
 @pytest.fixture(scope="module")
 def encoders(folder: Path) -> tuple[str, str]:
-    """URIs of two encoders of one tokenizer, for texts that are shorter than they could be."""
+    """Return URIs of two encoders with one tokenizer, for texts shorter than their maximum."""
     tokenizer = word_pieces()
     for name, width in (("one", 24), ("two", 16)):
         bert(folder / name, tokenizer, hidden_size=width)

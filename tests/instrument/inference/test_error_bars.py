@@ -46,7 +46,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
 def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]:
-    """Two views (SEQUENCES, POSITIONS, WIDTH) of one signal, the first sequences of which lie apart from the others.
+    """Return two views (SEQUENCES, POSITIONS, WIDTH) of one signal, whose first sequences lie apart from the others.
 
     The models' outputs have no offset, because it would leave only one class.
     """
@@ -91,12 +91,12 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
 
 @cache
 def of_one(dtype: torch.dtype, masked: bool = False) -> Rows:
-    """The rows of one process that takes the whole probe set at once."""
+    """Return the rows of one process that takes the whole probe set at once."""
     return rows(sides(dtype), plan_of(masked=masked), SEQUENCES)
 
 
 def work(rank: int, world: int, folder: Path) -> None:
-    """One process: its share of the chunks."""
+    """Compute the share of the chunks of one process."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     results = {}

@@ -36,7 +36,7 @@ GROUPS, LENGTH, SEQUENCES = 16, 8, 64
 
 
 def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> tuple[Tensor, Tensor]:
-    """(sequences, LENGTH, width) of two noisy views of one signal, whose tokens share a part with their sequence."""
+    """Draw two noisy views (sequences, LENGTH, width) of one signal; tokens share a part with their sequence."""
     g = torch.Generator().manual_seed(seed)
     maps = torch.Generator().manual_seed(99)
 
@@ -73,7 +73,7 @@ def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def grouped(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
-    """Total sums and those of each of the groups, float64."""
+    """Return total sums and those of each of the groups, in float64."""
     x, y = x.flatten(0, 1).double(), y.flatten(0, 1).double()
     parts = [pair_moments(a, b, x.mean(0), y.mean(0)) for a, b in zip(x.chunk(GROUPS), y.chunk(GROUPS), strict=True)]
     totals: Moments = {}
@@ -83,7 +83,7 @@ def grouped(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
 
 
 def recomputed(formula: Callable[[Moments], Tensor], totals: Moments, groups: Moments) -> Tensor:
-    """The delete-one-group jackknife as the textbook has it."""
+    """Compute the delete-one-group jackknife of the textbook."""
     count = len(groups["n"])
     without = [formula({key: totals[key] - groups[key][g] for key in totals}) for g in range(count)]
     values = torch.stack(without)
@@ -91,7 +91,7 @@ def recomputed(formula: Callable[[Moments], Tensor], totals: Moments, groups: Mo
 
 
 def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, float]:
-    """Value and standard error of one pair, as the table has them."""
+    """Return value and standard error of one pair, as the table has them."""
     measure = make(setting)
 
     def terms(keys: dict[str, str]) -> list[Any]:
@@ -125,7 +125,7 @@ def test_the_error_is_that_of_leaving_each_group_out(setting: str) -> None:
 
 
 def by_differences(formula: Callable[[Moments], Tensor], totals: Moments, groups: Moments) -> Tensor:
-    """The standard error with each group's influence from a small change of its weight."""
+    """Return the standard error, with each group's influence from a small change of its weight."""
 
     def changed(group: int, by: float) -> Tensor:
         return formula({key: totals[key] + by * groups[key][group] for key in totals})
@@ -261,7 +261,7 @@ def test_effects_of_pairs_of_groups_are_counted_once() -> None:
 
 @pytest.fixture(scope="module")
 def replications() -> dict[str, Tensor]:
-    """Values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
+    """Return values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
     lengths = SequenceLengths.of_slices(

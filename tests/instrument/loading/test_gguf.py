@@ -33,7 +33,7 @@ NAMES = {
 
 
 def written(path: Path, without: str = "", beyond: str = "", blocks: int = 2) -> Any:
-    """A small Llama of random weights, written to `path` as llama.cpp would.
+    """Write a small Llama with random weights to `path` as llama.cpp would.
 
     Args:
         path: of the file.

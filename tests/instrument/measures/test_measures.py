@@ -37,7 +37,7 @@ from tests.helpers.found_measures import (
 
 
 def transform(name: str, width: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """A random transformation of one side, of the kind of that name."""
+    """Return a random transformation of one side, of the kind of that name."""
     g = generator(seed)
     matrix = torch.randn(width, width, generator=g, dtype=torch.float64)
     left, _, right = torch.linalg.svd(matrix)

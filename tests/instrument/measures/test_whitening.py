@@ -23,7 +23,7 @@ each_whitened = pytest.mark.parametrize("setting", WHITENED)
 
 
 def grouped(x: Tensor, y: Tensor, groups: int = 8) -> tuple[Moments, Moments]:
-    """Total sums and those of each group."""
+    """Return total sums and those of each group."""
     parts = [pair_moments(a, b, x.mean(0), y.mean(0)) for a, b in zip(x.chunk(groups), y.chunk(groups), strict=True)]
     totals: Moments = {}
     for part in parts:
@@ -32,7 +32,7 @@ def grouped(x: Tensor, y: Tensor, groups: int = 8) -> tuple[Moments, Moments]:
 
 
 def redundant(x: Tensor) -> Tensor:
-    """The same span with a copy, a sum and a dead neuron more."""
+    """Return the same span with a copy, a sum and a dead neuron added."""
     return torch.cat([x[:, :2], x[:, :1], x[:, 2:], x.sum(1, keepdim=True), torch.full_like(x[:, :1], 0.1)], 1)
 
 

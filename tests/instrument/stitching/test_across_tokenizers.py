@@ -50,7 +50,7 @@ def tokenizers(texts: list[str]) -> tuple[Tokenizer, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def read(texts: list[str], tokenizers: tuple[Tokenizer, Tokenizer]) -> tuple[Alignment, Alignment]:
-    """Text to fit on and text held out, read by a front and a back model."""
+    """Return text to fit on and text held out, read by a front and a back model."""
     tokenizer, other_tokenizer = tokenizers
     ids = [number for text in texts for number in tokenizer.encode(text).ids]
     tokens = torch.tensor(ids[: 60 * 40]).view(60, 40)
