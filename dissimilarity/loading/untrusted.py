@@ -150,7 +150,7 @@ def panics_as_errors(failure: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Send what libraries write to the process's stderr nowhere, and leave Python's own as it is afterwards."""
+    """Discard what libraries write to the process's stderr, and restore it afterwards."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

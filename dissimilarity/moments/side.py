@@ -147,7 +147,7 @@ class Side:
 
         Args:
             site: the site.
-            activation: of the chunk.
+            activation: activation of the chunk.
             unit: its first unit.
             before: samples of that unit in earlier chunks.
         """

@@ -42,8 +42,8 @@ class Findings:
         sizes: name -> its models, smaller sizes first.
         controls, measures: those of the table.
         sites: model -> its sites.
-        maps: (control, measure, size, size) -> mean (layers, layers) dissimilarity over pairs of models; of a size
-            with itself, over models with themselves.
+        maps: (control, measure, size, size) -> mean (layers, layers) dissimilarity over pairs of models; a size is
+            compared with itself over models with themselves.
         floors: (control, measure, size) -> the same over the seeds of one size.
         null: (control, measure) -> mean dissimilarity of the null.
         blocks: size -> region -> its layers.

@@ -122,7 +122,7 @@ TRICKS = [
     Trick("a class of ours of another kind", _named("callbacks.metrics.MetricsLogger", folder="CANARY")),
     Trick("a class of ours that keeps a journal", _named("dissimilarity.tables.journal.Journal", path="CANARY")),
     Trick("a method of ours", _named("models.language_model.LanguageModel.on", data={}, net={}, optim={}, init_seed=0)),
-    Trick("a task in the place of a net", _named("models.language_model.LanguageModel", net="x")),
+    Trick("a task in place of a net", _named("models.language_model.LanguageModel", net="x")),
     Trick("hydra.utils.call", lambda canary, _: {"_target_": "hydra.utils.call", "config": touching(canary)}),
     Trick("hydra.utils.instantiate", lambda c, _: {"_target_": "hydra.utils.instantiate", "config": touching(c)}),
     Trick("hydra.utils.get_method", _named("hydra.utils.get_method", path="os.system")),
@@ -183,7 +183,7 @@ class Runs:
 
     Attributes:
         home: holds runs/, a text, and a cache.
-        tokenizer: of all of them.
+        tokenizer: tokenizer of all runs.
         pristine: the folder that this one was copied from.
     """
 

@@ -25,7 +25,7 @@ from tests.helpers.found_measures import SETTINGS, generator, make
 
 SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 6, 5
 OFFSET = 1e3
-"""Of the means, in units of the spread."""
+"""Offset of the means, in units of the spread."""
 LENGTHS = torch.arange(SEQUENCES) % 4 + 3
 MEASURES = {setting: make(setting) for setting in SETTINGS}
 ORACLES = {
