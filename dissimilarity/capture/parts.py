@@ -23,7 +23,7 @@ ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 MLP = re.compile(r"mlp|ffn?|feed_?forward|fc_?\d|dense|linear_?\d|moe|expert", re.IGNORECASE)
 """What the modules of the two parts are called, in their paths or classes."""
 ROUNDINGS = 2
-"""By how many roundings two tensors may differ that are the same."""
+"""Rounding errors by which equal tensors may differ."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def stderr_of_pairs_left_out(
     pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed.
 
     Args:
-        value: with all units.
+        value: value with all units.
         single: without each unit.
         double: without each of some pairs of units.
         pairs: the units of those pairs.

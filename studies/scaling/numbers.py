@@ -99,7 +99,7 @@ def findings(table: pa.Table, models: Sequence[SizedModel]) -> Findings:
     """Compute all numbers.
 
     Args:
-        table: from `compare_many` over every two models and each with itself, with `control` in front.
+        table: table from `compare_many` over every two models and each with itself, with `control` as first column.
         models: smaller models first.
     """
     sizes, cells = by_size(models), cells_of(table)

@@ -140,7 +140,7 @@ def test_symmetric_as_declared(setting: str) -> None:
 
 
 def triples(p: int, q: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of widths p, q and q, of the same samples: unrelated ones, and ones on the way from one to another."""
+    """Return data of widths p, q and q for the same samples: unrelated, and interpolated from one to another."""
     for seed in range(15):
         x, y = related(40, p, q, seed)
         z, w = related(40, q, q, seed + 100)
