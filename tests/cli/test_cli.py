@@ -146,6 +146,18 @@ def test_a_sweep_outlives_a_failed_job_and_is_completed_by_repeating_it(tmp_path
     assert rows[1]["val_loss"] == table(tmp_path / "first")[1]["val_loss"]
 
 
+@pytest.mark.slow
+def test_optuna_searches_for_the_lowest_metric(tmp_path: Path) -> None:
+    changes = {"name": "null", "trainer__max_steps": 2, "trainer__val_check_interval": 2, "schedule__every": 2}
+    overrides = [*tiny_overrides(tmp_path, **changes), "~callbacks.tracker", "hydra.sweep.dir=search"]
+    search = ["hparams_search=optuna", "hydra.sweeper.n_trials=2"]
+    command = train("-m", *search, *overrides, folder=tmp_path)
+    assert command.returncode == 0, command.stderr
+    results = OmegaConf.load(tmp_path / "search" / "optimization_results.yaml")
+    losses = [float(row["val_loss"]) for row in table(tmp_path / "search")]
+    assert len(losses) == 2 and results.best_value == pytest.approx(min(losses), abs=1e-3)
+
+
 def test_a_job_that_was_killed_is_not_called_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, status in enumerate(["finished", "running"]):
         (tmp_path / str(number)).mkdir()

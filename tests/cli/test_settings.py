@@ -1,7 +1,5 @@
 """The typed root config, what is rejected before heavy imports, and every YAML file of conf/."""
 
-from importlib.util import find_spec
-
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -9,14 +7,6 @@ from omegaconf import OmegaConf
 import settings
 from launch.cli.compose import CONF, compose
 from launch.cli.validate import validate
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
 
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
@@ -33,9 +23,6 @@ NEEDED = {
     "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
 }
 """Keys that some choices require."""
-PLUGINS = {"hparams_search=optuna": "hydra_plugins.hydra_optuna_sweeper"}
-"""Packages that some choices require."""
-CHOICES = [choice for choice in CHOICES if choice not in PLUGINS or _is_installed(PLUGINS[choice])]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
