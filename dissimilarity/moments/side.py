@@ -44,10 +44,10 @@ class Chunk:
             return self._in_order(parts[0])
         # One site after the other: rolling all at once would be a second copy of the largest tensor of a batch.
         widths = [part.shape[-1] for part in parts]
-        whole = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
-        for part, columns in zip(parts, whole.split(widths, -1), strict=True):
+        joined = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
+        for part, columns in zip(parts, joined.split(widths, -1), strict=True):
             columns.copy_(self._in_order(part))
-        return whole
+        return joined
 
     def norms_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return squared norms at some sites (units, n, sites), and which samples are outliers at any (units, n)."""
