@@ -29,14 +29,14 @@ class Place:
     """Where a class is expected.
 
     Attributes:
-        what: What is expected there, for the message.
+        noun: What is expected there, for the message.
         package: The package of this project that holds such classes, and the group of conf/ for a user's own.
         accepts: Whether a class is allowed there.
         inside: What is expected among the arguments of such a class.
         foreign: Public names of other packages, with the classes that they name.
     """
 
-    what: str
+    noun: str
     package: str
     accepts: Callable[[type], bool]
     inside: "Place | None" = None
@@ -126,7 +126,7 @@ def class_named(target: Any, place: Place, file: str | Path, key: str) -> type:
         return named
     group = {"models": "model"}.get(place.package, place.package)
     raise ValueError(
-        f"{file}: {shown(key)}={shown(target)} is not {place.what} of this project, and a file may name "
+        f"{file}: {shown(key)}={shown(target)} is not {place.noun} of this project, and a file may name "
         f"nothing else. If it is your own, name it in this command: hydra.searchpath=[file://FOLDER] with a "
         f"FOLDER/{group}/MINE.yaml that has this _target_ (docs/extending.md)"
     )

@@ -122,7 +122,7 @@ class Console(pl.Callback):
 
 
 def tokens_in(batch: Any) -> int:
-    """Return the number of tokens in a batch: of the targets, or of all tokens if labels come with them.
+    """Return the number of tokens in a batch: the targets, or all tokens if labels come with them.
 
     Example:
         >>> import torch

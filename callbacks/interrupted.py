@@ -1,4 +1,4 @@
-"""Exceptions that end a training after a signal or in time, in a module that loads no Lightning."""
+"""Exceptions that end a training after a signal or before time runs out, in a module that does not load Lightning."""
 
 import signal
 

@@ -110,7 +110,7 @@ class GuardedLogger(Logger):
             wait([_Thread().submit(abandon)], self._seconds)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the logger has beyond Lightning's interface: methods guarded, values as they are."""
+        """Return what the logger has beyond Lightning's interface: methods guarded, values unchanged."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(_Guarded(self._logger, self._call), name)
@@ -142,7 +142,7 @@ class GuardedLogger(Logger):
 
 
 class _Guarded:
-    """An object of a logger; calls of its methods are guarded, its values are as they are."""
+    """An object of a logger; calls of its methods are guarded, its values are unchanged."""
 
     def __init__(self, inner: Any, call: Callable[[Callable[[], Any]], Any]) -> None:
         self._inner, self._call = inner, call

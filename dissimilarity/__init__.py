@@ -1,7 +1,7 @@
 """Compare neural networks from the inside: measures, capture, error bars and nulls, curves over training.
 
 x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are those of the literature (CKA is 1 for equal
-representations, Procrustes 0); ``to_dissimilarity`` turns each so that 0 means equal and larger means more different.
+representations, Procrustes 0); ``to_dissimilarity`` maps each so that 0 is identical and larger is more different.
 
 The public interface is this module, ``dissimilarity.functional`` (every measure as a function) and
 ``dissimilarity.lightning`` (callbacks for PyTorch Lightning). Names here are imported on first use, so that the command

@@ -24,7 +24,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """What users get, who have no shape checks: the code's own errors."""
+    """Turn off the shape checks, so that tests get the code's own errors as users do."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -49,7 +49,7 @@ APPLICATION = {
 
 
 def sources(folder: str = "") -> list[Path]:
-    """Every Python file below a folder of the repository, generated folders left out."""
+    """Return every Python file below a folder of the repository, without generated folders."""
     skipped = {"runs", "sweeps", "results", "cache", "build", "dist", "outputs", "multirun"}
     paths = (ROOT / folder).rglob("*.py")
     return [
@@ -60,7 +60,7 @@ def sources(folder: str = "") -> list[Path]:
 
 
 def modules(path: Path) -> Iterator[tuple[str, int]]:
-    """Each imported module by its dotted name, names taken from a package as modules where they are, and its line."""
+    """Yield the dotted name and line of each imported module; `from a import b` yields `a.b`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -70,12 +70,12 @@ def modules(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def package(module: str) -> str:
-    """The top of a dotted name."""
+    """Return the top of a dotted name."""
     return module.split(".")[0]
 
 
 def room(module: str) -> str | None:
-    """The room of the instrument that a dotted name is in; None outside of its rooms."""
+    """Return the folder of the instrument that a dotted name is in; None outside of the listed folders."""
     parts = module.split(".")
     inside = next(
         (name for name in sorted(INSTRUMENT, reverse=True) if parts[1:][: name.count("/") + 1] == name.split("/")), None
@@ -84,7 +84,7 @@ def room(module: str) -> str | None:
 
 
 def broken(folder: str, forbidden: set[str]) -> list[str]:
-    """Imports of forbidden packages anywhere below a folder."""
+    """Return the imports of forbidden packages anywhere below a folder."""
     return [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in sources(folder)

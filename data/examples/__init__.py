@@ -57,8 +57,8 @@ def label_name(value: Any) -> str:
     if isinstance(value, bool | float):
         value = json.dumps(value + 0.0 if isinstance(value, float) else value)
     text = unicodedata.normalize("NFC", " ".join(re.sub("[\u200b\ufeff]", "", str(value)).split()))
-    whole = re.fullmatch(r"(-?\d+)\.0*", text)
-    return whole[1] if whole else text
+    match = re.fullmatch(r"(-?\d+)\.0*", text)
+    return match[1] if match else text
 
 
 def split_name(*parts: str) -> str:

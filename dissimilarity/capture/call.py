@@ -19,7 +19,7 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
     Args:
         model: any module. One that passes its keywords on (compiled, sharded, a LightningModule around a model) takes
             what the module inside it takes.
-        inputs: on the device of the model.
+        inputs: inputs on the device of the model.
         mask: which positions are real; None where all are.
 
     Returns:

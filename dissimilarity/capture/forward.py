@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def first_result(value: Any) -> Any:
-    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; a tensor as it is.
+    """Return the first of a module's results, from a tuple, a list or a Hugging Face output; return a tensor unchanged.
 
     Example:
         >>> first_result(("stream", "weights"))
@@ -21,7 +21,7 @@ def first_result(value: Any) -> Any:
 
 
 def with_first_result(value: Any, tensor: Tensor) -> Any:
-    """Return a module's result with another tensor in the place of `first_result`.
+    """Return a module's result with another tensor in place of `first_result`.
 
     Example:
         >>> with_first_result(("stream", "weights"), torch.ones(1))
@@ -42,7 +42,7 @@ def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def with_first_argument(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:
-    """Return arguments with another tensor in the place of `first_argument`."""
+    """Return arguments with another tensor in place of `first_argument`."""
     if args:
         return (tensor, *args[1:]), kwargs
     return args, {**kwargs, next(iter(kwargs)): tensor}

@@ -23,7 +23,7 @@ ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 MLP = re.compile(r"mlp|ffn?|feed_?forward|fc_?\d|dense|linear_?\d|moe|expert", re.IGNORECASE)
 """What the modules of the two parts are called, in their paths or classes."""
 ROUNDINGS = 2
-"""By how many roundings two tensors may differ that are the same."""
+"""Rounding errors by which equal tensors may differ."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _inside(block: str, calls: dict[str, Call]) -> dict[str, Call]:
 
 
 def equal(tensor: Tensor | None, other: Tensor | None) -> bool:
-    """Return whether two tensors are the same but for roundings."""
+    """Return whether two tensors are equal up to rounding."""
     if tensor is None or other is None or tensor.shape != other.shape:
         return False
     if not (tensor.is_floating_point() and other.is_floating_point()):
@@ -155,7 +155,7 @@ def equal(tensor: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _are_equal(tensors: Tensor, other: Tensor) -> list[bool]:
-    """Return which of several tensors are the same as another but for roundings."""
+    """Return which of several tensors equal another one up to rounding."""
     precision = ROUNDINGS * max(torch.finfo(tensors.dtype).eps, torch.finfo(other.dtype).eps)
     size = other.double().abs()
     close = (tensors.double() - other.double()).abs() <= precision * (size + size.mean())

@@ -25,7 +25,7 @@ class Block:
     """One block of a stream.
 
     Attributes:
-        path: of its module.
+        path: path of its module.
         parts: what it adds to the stream.
         sites: where its sites are read, by the last part of their names, in depth order.
         is_whole: whether its input is all of the stream, on which everything after it depends.
@@ -44,12 +44,12 @@ class Stream:
     """The residual stream of one network.
 
     Attributes:
-        path: of the list of its blocks.
+        path: path of the list of its blocks.
         blocks: the blocks in order.
         embed: where tokens become vectors, if one module does that.
         ln_final: the norm after the last block, if there is one.
         shells: results of modules around their first tensor, by path, for those that return nothing else.
-        is_whole: whether the result depends on the stream after the last block alone.
+        is_whole: whether the result depends only on the stream after the last block.
     """
 
     path: str

@@ -1,8 +1,8 @@
 """A trial: what the modules of a network read and return when it runs on a few random tokens.
 
 Names of sites are decided by what a network computes, not by its class. So that equalities which hold only at
-initialization do not count (a scale of 1, an output of 0), the trial runs with other numbers in the place of scales and
-biases, and of weights that are zero. The network keeps its own.
+initialization do not count (a scale of 1, an output of 0), the trial runs with other numbers in place of scales,
+biases and zero weights. The network keeps its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +36,8 @@ class Call:
     Attributes:
         order: its place among all calls, by when they began.
         times: how often the module was called.
-        reads: its first argument, if that is a tensor; of the first call.
-        returns: its first result, if that is a tensor; of the first call.
+        reads: its first argument in the first call, if that is a tensor.
+        returns: its first result in the first call, if that is a tensor.
         shell: its result around that tensor; None if there are other tensors in it, which make its run necessary.
     """
 

@@ -81,7 +81,7 @@ def compare(
             ``Alignment`` of two modules with different tokenizers; or a ``ProbeSet``.
         sites: globs or names of sites, on both sides; by default ``blocks.*.resid_post`` of modules, and all sites of
             saved activations.
-        measures: by default CKA and angular Procrustes.
+        measures: measures; by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,

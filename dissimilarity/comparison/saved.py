@@ -91,7 +91,7 @@ class SavedActivations:
 
 
 def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
-    """Return a model as it is, and anything else as saved activations, reading only their shapes.
+    """Return a model unchanged, and anything else as saved activations, reading only their shapes.
 
     Args:
         source: see `KINDS`.

@@ -37,7 +37,7 @@ def in_span(chunks: Chunks, plan: Plan, sites: Sequence[str]) -> Chunks:
 
 
 def wide_sites(acts: Mapping[str, Tensor], plan: Plan) -> list[str]:
-    """Return the sites that have more features than samples, and so many that their sums would be large."""
+    """Return the sites that have more features than samples, and enough features for large sums."""
     return [site for site, act in acts.items() if WIDE < act.shape[-1] > _samples(act, plan)]
 
 
@@ -50,15 +50,15 @@ def _rotated(chunks: Chunks, plan: Plan, sites: Sequence[str]) -> Iterator[tuple
     if not wide:
         yield from chain([first], chunks)
         return
-    whole = [first, *chunks]
-    acts = [dict(chunk) for chunk, _ in whole]
+    all_chunks = [first, *chunks]
+    acts = [dict(chunk) for chunk, _ in all_chunks]
     for site in wide:
         parts = [chunk[site] for chunk in acts]
         rows = span_coordinates(torch.cat([as_samples(part) for part in parts]))
         sizes = [part[..., 0].numel() for part in parts]
         for chunk, part, samples in zip(acts, parts, rows.split(sizes), strict=True):
             chunk[site] = samples.reshape(*part.shape[:-1], -1)
-    yield from ((chunk, units) for chunk, (_, units) in zip(acts, whole, strict=True))
+    yield from ((chunk, units) for chunk, (_, units) in zip(acts, all_chunks, strict=True))
 
 
 def _samples(activation: Tensor, plan: Plan) -> int:

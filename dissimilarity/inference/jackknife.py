@@ -74,7 +74,7 @@ def stderr_of_pairs_left_out(
     pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed.
 
     Args:
-        value: with all units.
+        value: value with all units.
         single: without each unit.
         double: without each of some pairs of units.
         pairs: the units of those pairs.
@@ -132,8 +132,8 @@ def left_out(
     """
     n_units = len(units["n"])
     shared = {key: total[: units[key].shape[1]] if total.ndim else total for key, total in totals.items()}
-    most = LEFT_OUT_AT_ONCE["cuda" if totals["n"].is_cuda else "cpu"]
-    at_once = max(1, most // max(total.numel() for total in shared.values()))
+    max_numbers = LEFT_OUT_AT_ONCE["cuda" if totals["n"].is_cuda else "cpu"]
+    at_once = max(1, max_numbers // max(total.numel() for total in shared.values()))
     space = {key: total.new_empty((at_once, *total.shape)) for key, total in shared.items()}
     values = []
     for start in range(0, n_units, at_once):

@@ -19,9 +19,9 @@ LARGEST = 2**26
 
 
 def check_model_folder(folder: Path, uri: str) -> list[Path]:
-    """Refuse a folder that is not a whole model of its own, or that would take transformers elsewhere.
+    """Reject a folder that is not a complete model, or that would lead transformers elsewhere.
 
-    It reads JSON alone, and needs neither torch nor transformers.
+    It only reads JSON, and needs neither torch nor transformers.
 
     Args:
         folder: The folder.
@@ -31,7 +31,7 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
         Its files of weights.
 
     Raises:
-        ValueError: If it has no config or weights, or `check_folder` or `check_config` refuses it.
+        ValueError: If it has no config or weights, or `check_folder` or `check_config` rejects it.
 
     Example:
         >>> check_model_folder(Path("nowhere"), "hf:nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL

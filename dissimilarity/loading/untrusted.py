@@ -111,11 +111,11 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     return load_tokenizer(lambda: Tokenizer.from_file(str(path)), f"cannot read the tokenizer {path}")
 
 
-def load_tokenizer(load: Callable[[], "Tokenizer"], what: str) -> "Tokenizer":
+def load_tokenizer(load: Callable[[], "Tokenizer"], failure: str) -> "Tokenizer":
     """Return the tokenizer that `load` returns, tried on some text, without truncation and padding.
 
     Raises:
-        ValueError: begins with `what`: it cannot be read, breaks over text, or has ids beyond every real vocabulary.
+        ValueError: begins with `failure`: it cannot be read, breaks over text, or has ids beyond every real vocabulary.
     """
     try:
         with _quiet_stderr(), panics_as_errors("it is broken"):
@@ -129,28 +129,28 @@ def load_tokenizer(load: Callable[[], "Tokenizer"], what: str) -> "Tokenizer":
                 with suppress(Exception):  # a closed vocabulary may refuse words; only a panic says that it is broken
                     tokenizer.decode(tokenizer.encode(TRIAL, add_special_tokens=add_special_tokens).ids)
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{what}: {error}; copy it again from where it came") from error
+        raise ValueError(f"{failure}: {error}; copy it again from where it came") from error
     return tokenizer
 
 
 @contextmanager
-def panics_as_errors(what: str) -> Iterator[None]:
+def panics_as_errors(failure: str) -> Iterator[None]:
     """Turn a panic of the Rust side of `tokenizers`, which is no Exception, into a message.
 
     Raises:
-        ValueError: begins with `what`.
+        ValueError: begins with `failure`.
     """
     try:
         yield
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"{what} ({shown(str(error))})") from error
+        raise ValueError(f"{failure} ({shown(str(error))})") from error
 
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Send what libraries write to the process's stderr nowhere, and leave Python's own as it is afterwards."""
+    """Discard what libraries write to the process's stderr, and restore it afterwards."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

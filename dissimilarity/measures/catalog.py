@@ -15,7 +15,7 @@ HEAD = """# Measures
 two equal.
 
 x (n, p) and y (n, q) hold the same n samples. Widths may differ unless a line says otherwise. Xc is column-centered X.
-Values are those of the literature. `to_dissimilarity(value)` turns each so that 0 = the same and up = more different.
+Values are those of the literature. `to_dissimilarity(value)` maps each: 0 = identical, larger = more different.
 Tests check everything that a line claims: direction, bounds, symmetry, metric, the invariances that are named and those
 that are not, and the minimum number of samples. They also compare each value with an independent computation in
 float64, and with other packages where these are correct.

@@ -56,7 +56,7 @@ class PermutationProcrustes(MomentMeasure):
 
     With c = max over permutations P of tr(P' Xc'Yc) / (|Xc|_F |Yc|_F), an assignment problem: ``angular`` is arccos c
     in [0, pi], a metric (Williams et al. 2021); ``squared`` is 2 - 2c in [0, 4]. The narrower side is padded with
-    zeros, so some neurons of the wider one stay unmatched. Neurons are matched as they are: signs count, and no
+    zeros, so some neurons of the wider one stay unmatched. Neurons are matched unchanged: signs count, and no
     rotation is undone.
 
     The standard error holds the matching fixed. An angle t has the rounding of c times 1 / t; see ``Procrustes``.

@@ -20,11 +20,11 @@ def gathered(value: Any, sync: bool) -> list[Any]:
 def together(sync: bool) -> Iterator[None]:
     """Let a block that may fail in one process alone fail in all of them.
 
-    Without this, the others would wait in the next collective for a process that never comes there. The block must end
-    in all processes: collectives inside it stand between blocks of their own.
+    Without this, the others would wait in the next collective for a process that never gets there. The block must end
+    in all processes: collectives inside it need separate blocks around them.
 
     Args:
-        sync: whether there are other processes; without them the block is left as it is.
+        sync: whether there are other processes; without them this does nothing.
 
     Raises:
         RuntimeError: the block failed in another process; names it and its error.

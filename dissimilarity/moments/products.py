@@ -141,12 +141,12 @@ def gram(x: Float[Tensor, "units n p"]) -> Float[Tensor, "units p p"]:
     width = x.shape[-1]
     if len(x) > 1 or width < 256:
         return product(x, x)
-    whole = x.new_empty(1, width, width)
+    products = x.new_empty(1, width, width)
     for start in range(0, width, block := -(-width // 4)):
         stop = min(start + block, width)
-        whole[:, start:stop, start:] = product(x[..., start:stop], x[..., start:])
-        whole[:, stop:, start:stop] = whole[:, start:stop, stop:].mT
-    return whole
+        products[:, start:stop, start:] = product(x[..., start:stop], x[..., start:])
+        products[:, stop:, start:stop] = products[:, start:stop, stop:].mT
+    return products
 
 
 def sum_in_float64(parts: Float[Tensor, "units p q"]) -> Float[Tensor, "p q"]:

@@ -44,10 +44,10 @@ class Chunk:
             return self._in_order(parts[0])
         # One site after the other: rolling all at once would be a second copy of the largest tensor of a batch.
         widths = [part.shape[-1] for part in parts]
-        whole = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
-        for part, columns in zip(parts, whole.split(widths, -1), strict=True):
+        joined = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
+        for part, columns in zip(parts, joined.split(widths, -1), strict=True):
             columns.copy_(self._in_order(part))
-        return whole
+        return joined
 
     def norms_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return squared norms at some sites (units, n, sites), and which samples are outliers at any (units, n)."""
@@ -60,9 +60,9 @@ class Chunk:
         return values.roll(-self.roll, 1) if self.rolled else values
 
     def deranged(self) -> "Chunk":
-        """Return the chunk rolled so far within each unit that no sample meets one of its own sequence.
+        """Return the chunk, rolled within each unit until no sample meets one of the same sequence.
 
-        Of two sides, derange the first one: its samples are copied anyway.
+        Derange the first of two sides: its samples are copied anyway.
         """
         count = next((samples.shape[1] for samples in self.samples.values()), 0)
         if count < 2 * self.roll:
@@ -147,7 +147,7 @@ class Side:
 
         Args:
             site: the site.
-            activation: of the chunk.
+            activation: activation of the chunk.
             unit: its first unit.
             before: samples of that unit in earlier chunks.
         """

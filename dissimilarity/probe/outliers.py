@@ -22,8 +22,8 @@ class Control:
 
     Attributes:
         skip_first: skip this many positions at the start of each sequence.
-        every: of the others, use every n-th position.
-        drop_top_norm: of these, drop this many per sequence: those of the largest norm, in units of the median norm of
+        every: use every n-th of the remaining positions.
+        drop_top_norm: drop this many of these per sequence: those of the largest norm, in units of the median norm of
             their site, at any chosen site of either model.
         normalize: ``none``; ``layer_norm``: subtract from each sample its mean and divide by its standard deviation,
             both over its dimensions; ``unit_norm``: divide each sample by its norm. Applied last, after any pooling.

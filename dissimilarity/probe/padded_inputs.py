@@ -61,9 +61,9 @@ class PaddedInputs:
         """
         if activation.ndim < 3 or activation.shape[1] > self.mask.shape[1]:
             return activation
-        whole = activation.new_zeros(len(activation), self.mask.shape[1], *activation.shape[2:])
-        whole[:, : activation.shape[1]] = activation
-        return rolled(whole, -self.starts[index])
+        padded = activation.new_zeros(len(activation), self.mask.shape[1], *activation.shape[2:])
+        padded[:, : activation.shape[1]] = activation
+        return rolled(padded, -self.starts[index])
 
 
 def text_starts(mask: Bool[Tensor, "sequences positions"]) -> Int[Tensor, " sequences"]:

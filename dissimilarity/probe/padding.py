@@ -159,7 +159,7 @@ def merge_short_units(slices: Sequence[Slice], counts: Int[Tensor, " sequences"]
     """Merge chunks in which one sequence has more than half of the samples.
 
     The null rolls the samples of a chunk by the length of the longest sequence of its unit, and no sample may meet one
-    of its own sequence. Units are merged first, which leaves fewer of them, and then the chunks within each unit.
+    of the same sequence. Units are merged first, which leaves fewer of them, and then the chunks within each unit.
     Chunks that need no merging stay as they are.
 
     Raises:

@@ -102,7 +102,7 @@ class ProbeSet:
 
     @property
     def extent(self) -> Extent:
-        """Number of sequences, and tokens per sequence as far as they say how many sequences run together."""
+        """Number of sequences, and tokens per sequence if these decide how many sequences run together."""
         if isinstance(self.inputs, Alignment):
             return Extent(*self.inputs.extent)
         if isinstance(self.inputs, Tensor):
@@ -207,7 +207,7 @@ class ProbeSet:
         return activation.take_along_dim(index[..., None], 1)
 
     def for_norms(self) -> "ProbeSet":
-        """Return the probe set whose norms decide what is dropped: every position that can count, as it is."""
+        """Return the probe set whose norms decide what is dropped: every position that can count, unchanged."""
         control = replace(self.control, drop_top_norm=0, normalize="none")
         return replace(self, mask=None, pool="none", positions=None, control=control, kept_positions=None)
 

@@ -126,21 +126,21 @@ def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     """Raise ValueError if there is no straight line between two state dicts."""
     unmatched = sorted(a.keys() ^ b.keys())
     shapes = [name for name in a if name in b and a[name].shape != b[name].shape]
-    whole = [
+    integers = [
         name
         for name in a
         if name in b and name not in shapes and not a[name].is_floating_point() and not bool((a[name] == b[name]).all())
     ]
-    if not (unmatched or shapes or whole):
+    if not (unmatched or shapes or integers):
         return
-    name = (unmatched or shapes or whole)[0]
+    name = (unmatched or shapes or integers)[0]
     if unmatched:
         difference = f"only one of them has {name}"
     elif shapes:
         difference = f"{name} has shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}"
     else:
         difference = f"the integers in {name} differ"
-    further = len(unmatched) + len(shapes) + len(whole) - 1
+    further = len(unmatched) + len(shapes) + len(integers) - 1
     raise ValueError(
         f"expected two models with the same names and shapes of weights, found that {difference}"
         f"{f', and {further} more differences' if further else ''}; compare models of one family and size"

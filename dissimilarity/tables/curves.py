@@ -12,7 +12,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | measure | string | label of the measure |
 | site_a, site_b | string | site of the model in training, site of the reference |
 | value | float64 | the measure's value as the literature has it |
-| dissimilarity | float64 | the value turned so that 0 = the same and up = more different |
+| dissimilarity | float64 | the value mapped so that 0 = identical and larger = more different |
 | stderr | float64 | standard error of the value |
 | null | float64 | the value with the sequences of one side shifted so that none meets itself |
 | calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |

@@ -69,7 +69,7 @@ def group_records(records: Iterable[Mapping[str, Any]], groups: Groups) -> list[
     """Return the records of groups, from records of curves at matched pairs of sites.
 
     Args:
-        records: of any steps, references and measures. Records without a value are ignored.
+        records: records of any steps, references and measures. Records without a value are ignored.
         groups: name -> labels of its references.
 
     Example:

@@ -68,9 +68,9 @@ class Budget:
         if self.share >= 1 or step < 1:
             return True
         first = self._spent_first = self.spent if self._spent_first is None else self._spent_first
-        whole = self.share * self.trained * (last / step if last else 1.0)
+        total = self.share * self.trained * (last / step if last else 1.0)
         # at most half, because figures without ticks are useless
-        allowed = whole - min(self.closing, whole / 2)
+        allowed = total - min(self.closing, total / 2)
         costs = {name: parts * statistics.median(seconds) for name, seconds in self._costs.items()}
         # A kind that has not run yet has fewer pairs of sites than step 0, and nothing to do for the first time.
         cost = costs.get(kind, max(costs.values(), default=0.0) / 2)
@@ -82,7 +82,7 @@ class Budget:
 
     @contextmanager
     def charged(self, kind: str | None = None, parts: int = 1) -> Iterator[None]:
-        """Count the time of the block as tracking, and as the cost of a tick of this kind with so many parts."""
+        """Count the time of the block as tracking, and as the cost of a tick of this kind with `parts` parts."""
         start = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Checks of a command before anything heavy is imported; of a sweep, every value of every key."""
+"""Checks of a command before anything heavy is imported; a sweep is checked for every value of every key."""
 
 import argparse
 import copy

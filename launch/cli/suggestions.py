@@ -73,5 +73,5 @@ def _source(cfg: DictConfig, name: str) -> str:
     holder = OmegaConf.select(cfg, parent) if parent else cfg
     node = holder._get_node(leaf) if isinstance(holder, DictConfig) and leaf in holder else None
     raw = node._value() if isinstance(node, Node) else None
-    whole = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
-    return _source(cfg, whole[1]) if whole else name
+    match = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return _source(cfg, match[1]) if match else name

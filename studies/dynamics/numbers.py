@@ -94,7 +94,7 @@ def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
     """Compute all numbers.
 
     Args:
-        table: from `compare_many` at matched layers, over every two checkpoints of each run and of two runs.
+        table: table from `compare_many` at matched layers, over every two checkpoints of each run and of two runs.
         checkpoints: the checkpoints of one run or two.
     """
     records = [record for record in table.to_pylist() if record["site_a"] != LOGITS]

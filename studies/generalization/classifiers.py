@@ -81,7 +81,7 @@ def stitched(
     Args:
         models: models of one shape.
         pairs: (front, back), positions among the models.
-        examples: by split.
+        examples: split -> its examples.
         on_progress: called with a status message.
 
     Returns:

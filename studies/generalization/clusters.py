@@ -32,8 +32,8 @@ class Clustering:
         labels: (models,) cluster of each model, the largest cluster 0; all 0 without clusters; -1 for an outlier beside
             clusters.
         count: number of clusters; 1 = none.
-        silhouette: of the best cut, accepted or not, averaged over models (Rousseeuw 1987); at most 1.
-        p: of the best cut against one cloud without clusters; the cut is accepted below the level.
+        silhouette: silhouette of the best cut, accepted or not, averaged over models (Rousseeuw 1987); at most 1.
+        p: p-value of the best cut against one cloud without clusters; the cut is accepted below the level.
         outliers: models in no cluster. Without clusters, models that are farther from every other model than any two of
             the others are from each other.
     """

@@ -89,7 +89,7 @@ def findings(
 
     Args:
         models: labels.
-        table: from `compare_many` with matched pairs of sites, every two models.
+        table: table from `compare_many` with matched pairs of sites, every two models.
         barriers: name -> (models, models).
         earlier: step -> the same table of the models at that step.
         accuracies: as in `Findings`.

@@ -50,7 +50,7 @@ def mean_over(
     """Return the mean over matched layers, or over a region of both models.
 
     Args:
-        cell: of the two models.
+        cell: cell of the two models.
         scale: one of `SCALES`.
         region: `all` for the matched layers, else a region's name.
         couple: labels of the two models.

@@ -42,8 +42,8 @@ class Findings:
         sizes: name -> its models, smaller sizes first.
         controls, measures: those of the table.
         sites: model -> its sites.
-        maps: (control, measure, size, size) -> mean (layers, layers) dissimilarity over pairs of models; of a size
-            with itself, over models with themselves.
+        maps: (control, measure, size, size) -> mean (layers, layers) dissimilarity over pairs of models; a size is
+            compared with itself over models with themselves.
         floors: (control, measure, size) -> the same over the seeds of one size.
         null: (control, measure) -> mean dissimilarity of the null.
         blocks: size -> region -> its layers.
@@ -99,7 +99,7 @@ def findings(table: pa.Table, models: Sequence[SizedModel]) -> Findings:
     """Compute all numbers.
 
     Args:
-        table: from `compare_many` over every two models and each with itself, with `control` in front.
+        table: table from `compare_many` over every two models and each with itself, with `control` as first column.
         models: smaller models first.
     """
     sizes, cells = by_size(models), cells_of(table)

@@ -1,4 +1,4 @@
-"""Jobs of a sweep that run in processes of their own find the application."""
+"""Jobs of a sweep that run in separate processes find the application."""
 
 import os
 import subprocess

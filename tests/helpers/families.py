@@ -12,7 +12,7 @@ FAMILIES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
 def family_config(family: str, width: int = 128, depth: int = 2, n_ctx: int = 24) -> dict[str, Any]:
-    """conf/model/FAMILY.yaml with the root keys filled in, as plain values."""
+    """Return conf/model/FAMILY.yaml with the root keys filled in, as plain values."""
     root = {"width": width, "depth": depth, "data": {"n_ctx": n_ctx}}
     config = OmegaConf.create({**root, "model": OmegaConf.load(CONF / "model" / f"{family}.yaml")})
     plain: Any = OmegaConf.to_container(config.model, resolve=True)
@@ -20,11 +20,11 @@ def family_config(family: str, width: int = 128, depth: int = 2, n_ctx: int = 24
 
 
 def optim_config() -> dict[str, Any]:
-    """conf/optim/adamw.yaml as plain values."""
+    """Return conf/optim/adamw.yaml as plain values."""
     config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "optim" / "adamw.yaml"))
     return config
 
 
 def family_net(family: str, d_vocab: int = 61, seed: int = 0, **sizes: int) -> Any:
-    """The net of a family as a run would build it."""
+    """Return the net of a family as a run would build it."""
     return build_net(family_config(family, **sizes), d_vocab, seed)

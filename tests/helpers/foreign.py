@@ -1,4 +1,4 @@
-"""Models in the forms in which others keep them: nets of random weights, folders, and a hub that is a folder."""
+"""Models in other people's formats: nets with random weights, folders, and a folder that stands in for the hub."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ SHAPES = {
 
 
 def random_net(shape: Shape, seed: int = 1, scale: float = 0.3) -> nn.Module:
-    """A net of which every weight, biases and scales too, is another number, large enough to matter."""
+    """Return a net in which every weight, bias and scale is a different number, large enough to matter."""
     net, chance = build(shape), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
@@ -38,7 +38,7 @@ def random_net(shape: Shape, seed: int = 1, scale: float = 0.3) -> nn.Module:
 
 
 def published_config(shape: Shape = SMALL, **more: Any) -> dict[str, Any]:
-    """The keys of the config.json of a published toy model."""
+    """Return the keys of the config.json of a published toy model."""
     sizes = {
         key: getattr(shape, key) for key in ("n_layers", "d_model", "d_mlp", "d_head", "n_heads", "n_ctx", "d_vocab")
     }
@@ -49,7 +49,7 @@ def published_config(shape: Shape = SMALL, **more: Any) -> dict[str, Any]:
 
 
 def published_folder(folder: Path, net: nn.Module, shape: Shape, tokenizer: Path | None = None, **more: Any) -> Path:
-    """A folder like a repository of a published toy model: config.json, model_final.pth, earlier checkpoints."""
+    """Write a folder like a published toy model: config.json, model_final.pth and earlier checkpoints."""
     (folder / "checkpoints").mkdir(parents=True)
     state, _ = to_transformer_lens(net)
     del state["unembed.b_U"]  # the published ones have none
@@ -63,7 +63,7 @@ def published_folder(folder: Path, net: nn.Module, shape: Shape, tokenizer: Path
 
 
 class Hub:
-    """Stands for the Hugging Face hub: a folder of repositories; keeps what was asked of it."""
+    """A folder of repositories that stands in for the Hugging Face hub and records requests."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.asked = folder, []

@@ -29,7 +29,7 @@ def make(setting: str, **options: Any) -> Any:
 
 
 def function_of(setting: str) -> Callable[..., Tensor]:
-    """The function beside the class, with the options of the setting that it takes."""
+    """Return the function beside the class, with the options of the setting that it takes."""
     function = getattr(functional, measure_classes()[type(make(setting))])
     options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
     return lambda x, y: function(x, y, **options)
@@ -44,7 +44,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7) -> tuple[Tensor, Tensor]:
-    """Two noisy views (n, p) and (n, q) of one latent signal, float64, off the origin."""
+    """Return two noisy views (n, p) and (n, q) of one latent signal, in float64 and off the origin."""
     g = generator(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -58,21 +58,21 @@ def related(n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0
 
 
 def fit(setting: str, p: int, q: int) -> tuple[int, int]:
-    """The nearest widths that a measure accepts: outputs are of the same classes on both sides."""
-    least = make(setting).minimum_width
-    p, q = max(p, least), max(q, least)
+    """Return the nearest widths that a measure accepts: outputs have the same classes on both sides."""
+    minimum = make(setting).minimum_width
+    p, q = max(p, minimum), max(q, minimum)
     return (p, p) if setting in OUTPUT_SETTINGS else (p, q)
 
 
 def views(
     setting: str, n: int = 60, p: int = 7, q: int = 5, seed: int = 0, noise: float = 0.7
 ) -> tuple[Tensor, Tensor]:
-    """``related`` data of widths that fit the measure."""
+    """Return ``related`` data of widths that fit the measure."""
     return related(n, *fit(setting, p, q), seed, noise)
 
 
 def updated(measure: Any, x: Tensor, y: Tensor, *cuts: int) -> Any:
-    """The measure, fed in batches that end at the cuts."""
+    """Return the measure after updates with batches that end at the cuts."""
     for a, b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True):
         measure.update(a, b)
     return measure

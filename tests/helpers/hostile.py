@@ -1,4 +1,4 @@
-"""What a stranger may put into files: tricks that would leave a canary, and the files of runs that carry them."""
+"""What an attacker may put into files: tricks that would leave a canary, and run files that contain them."""
 
 import json
 from collections import Counter, OrderedDict
@@ -48,12 +48,12 @@ class Trick:
 
 
 def touching(canary: Path) -> dict[str, Any]:
-    """A config that makes a file when it is built; nothing of it is on Hydra's own list."""
+    """Return a config that makes a file when it is built and is not on Hydra's own list."""
     return {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(canary)]}}
 
 
 def _named(target: str, **arguments: Any) -> Callable[[Path, str], Any]:
-    """A config of a target, in whose name and arguments P stands for the package and CANARY for the file."""
+    """Return a config of a target, with P for the package and CANARY for the file in its name and arguments."""
 
     def fill(value: Any, canary: Path, package: str) -> Any:
         if isinstance(value, str):
@@ -122,7 +122,7 @@ TRICKS = [
     Trick("a class of ours of another kind", _named("callbacks.metrics.MetricsLogger", folder="CANARY")),
     Trick("a class of ours that keeps a journal", _named("dissimilarity.tables.journal.Journal", path="CANARY")),
     Trick("a method of ours", _named("models.language_model.LanguageModel.on", data={}, net={}, optim={}, init_seed=0)),
-    Trick("a task in the place of a net", _named("models.language_model.LanguageModel", net="x")),
+    Trick("a task in place of a net", _named("models.language_model.LanguageModel", net="x")),
     Trick("hydra.utils.call", lambda canary, _: {"_target_": "hydra.utils.call", "config": touching(canary)}),
     Trick("hydra.utils.instantiate", lambda c, _: {"_target_": "hydra.utils.instantiate", "config": touching(c)}),
     Trick("hydra.utils.get_method", _named("hydra.utils.get_method", path="os.system")),
@@ -165,12 +165,12 @@ TRICKS = [
 
 
 def _ours(package: str) -> str:
-    """A class that is welcome inside a net, or inside data."""
+    """Return a class that is allowed inside a net or inside data."""
     return {"models": "models.solu.SoLU", "data": "data.sources.stdlib.Stdlib"}[package]
 
 
 def payload(folder: Path, canary: Path) -> None:
-    """Puts a module that makes a file as it is imported where `runs.evil.payload` and `payload` are found."""
+    """Write a module that makes a file when it is imported as `runs.evil.payload` or `payload`."""
     text = f"from torch import nn\nopen({str(canary)!r}, 'w').close()\n\n\nclass Net(nn.Module):\n    pass\n"
     (folder / "runs" / "evil").mkdir(parents=True, exist_ok=True)
     for path in (folder / "runs" / "evil" / "payload.py", folder / "payload.py"):
@@ -183,7 +183,7 @@ class Runs:
 
     Attributes:
         home: holds runs/, a text, and a cache.
-        tokenizer: of all of them.
+        tokenizer: tokenizer of all runs.
         pristine: the folder that this one was copied from.
     """
 
@@ -193,7 +193,7 @@ class Runs:
 
     @classmethod
     def at(cls, home: Path) -> "Runs":
-        """A language model of two families at three steps, and four classifiers."""
+        """Write a language model of two families at three steps, and four classifiers."""
         texts = tiny_texts(120)
         write_jsonl(home / "text.jsonl", texts)
         runs = cls(home, BytePairs(300).build(texts), home)
@@ -211,11 +211,11 @@ class Runs:
         return self.tokenizer.get_vocab_size()
 
     def folder(self, name: str) -> Path:
-        """That of a run."""
+        """Return the folder of a run."""
         return self.home / "runs" / name
 
     def write(self, name: str, module: Any) -> None:
-        """The files of a run."""
+        """Write the files of a run."""
         folder = self.folder(name)
         (folder / "checkpoints").mkdir(parents=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
@@ -231,7 +231,7 @@ class Runs:
         self.write_config(name, self.data())
 
     def data(self) -> dict[str, Any]:
-        """The data of a run, as its config has it."""
+        """Return the data of a run, as its config has it."""
         return {
             "_target_": "data.module.TextDataModule",
             "_convert_": "all",
@@ -243,7 +243,7 @@ class Runs:
         }
 
     def write_config(self, name: str, data: Any) -> Path:
-        """The config.yaml of a run, with whatever tags its values need."""
+        """Write the config.yaml of a run, with the tags that its values need."""
         rest = {"width": 16, "depth": 1, "seed": 0, "init_seed": 0, "data_seed": 0}
         probe = {"sequences": 8, "length": N_CTX, "split": "val"}
         path = self.folder(name) / "config.yaml"
@@ -252,7 +252,7 @@ class Runs:
         return path
 
     def rewrite(self, run: str, file: str, change: Callable[[dict[str, Any]], Any]) -> Path:
-        """A checkpoint as it was written at first, and then changed."""
+        """Write the original checkpoint again with a change."""
         place = Path("runs", run, "checkpoints", file)
         checkpoint = torch.load(self.pristine / place, weights_only=True)
         change(checkpoint)
@@ -260,7 +260,7 @@ class Runs:
         return self.home / place
 
     def safetensors(self, path: Path, settings: Any, written: Any = 1) -> Path:
-        """A net in one file, with whatever settings in its metadata."""
+        """Write a net to one file with the given settings in its metadata."""
         state = torch.load(self.pristine / "runs/solu/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         weights = {name.removeprefix("net."): weight for name, weight in state.items() if name.startswith("net.")}
         save_file(weights, path, {"format": "pt", KEY: json.dumps({"format": written, "settings": settings})})
@@ -268,6 +268,6 @@ class Runs:
 
 
 def net(family: str) -> dict[str, Any]:
-    """The settings of a small net."""
+    """Return the settings of a small net."""
     settings = family_config(family, width=16, depth=1, n_ctx=N_CTX)
     return {key: value for key, value in settings.items() if key != "d_vocab"} | {"d_head": 8}

@@ -13,7 +13,7 @@ def centered(x: Array) -> Array:
 
 
 def hsic_1(k: Array, l: Array) -> float:  # noqa: E741
-    """Song et al. 2012 on Gram matrices, term by term with the diagonals out."""
+    """Compute HSIC_1 of Song et al. 2012 on Gram matrices, term by term without the diagonals."""
     n = len(k)
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
     ones = np.ones(n)
@@ -39,7 +39,7 @@ def procrustes_cosine(x: Array, y: Array) -> float:
 
 
 def procrustes_angle(x: Array, y: Array) -> float:
-    """By way of the residual after the best rotation, padded to one width: 2 sin(angle / 2) is its length."""
+    """Compute it from the residual after the best rotation, padded to one width: 2 sin(angle / 2) is its length."""
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(centered(z) / np.linalg.norm(centered(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     rotation, _ = orthogonal_procrustes(x, y)
@@ -51,7 +51,7 @@ def procrustes_squared(x: Array, y: Array) -> float:
 
 
 def basis(x: Array) -> Array:
-    """Orthonormal columns that span the centered columns, of which float32 rows know a part in 1e6."""
+    """Return orthonormal columns that span the centered columns, which float32 rows determine to 1e-6."""
     x = centered(x)
     norms = np.linalg.norm(x, axis=0)
     varies = norms > 1e-12 * norms.max()
@@ -59,7 +59,7 @@ def basis(x: Array) -> Array:
 
 
 def correlations(x: Array, y: Array) -> Array:
-    """Canonical correlations: cosines between the spans of the centered columns, as many as the smaller rank."""
+    """Return canonical correlations: cosines between the spans of the centered columns, up to the smaller rank."""
     return np.asarray(svd(basis(x).T @ basis(y), compute_uv=False, lapack_driver="gesvd"))
 
 
@@ -72,7 +72,7 @@ def cca_mean_square(x: Array, y: Array) -> float:
 
 
 def cca_r2(x: Array, y: Array) -> float:
-    """Share of an orthonormal basis of x that a projection on y keeps."""
+    """Return the share of an orthonormal basis of x that a projection on y keeps."""
     x, y = basis(x), basis(y)
     return float((np.linalg.norm(y @ (y.T @ x)) / np.linalg.norm(x)) ** 2)
 
@@ -95,7 +95,7 @@ def pwcca(x: Array, y: Array) -> float:
 
 
 def linear_regression(x: Array, y: Array) -> float:
-    """1 - residuals / total of least squares with a column of ones."""
+    """Return 1 - residuals / total of least squares with a column of ones."""
     scale = np.linalg.norm(centered(x), axis=0)
     design = np.column_stack([centered(x) / np.where(scale > 1e-12 * scale.max(), scale, np.inf), np.ones(len(x))])
     coefficients = np.linalg.lstsq(design, y - y[0], rcond=1e-6)[0]
@@ -104,7 +104,7 @@ def linear_regression(x: Array, y: Array) -> float:
 
 
 def gulp(x: Array, y: Array, ridge: float = 1e-2) -> float:
-    """Squared distance of the two smoothers (hat matrices) of kernel ridge regression."""
+    """Return the squared distance of the two smoothers (hat matrices) of kernel ridge regression."""
     smoothers = []
     for z in (x, y):
         kernel = centered(z) @ centered(z).T / np.linalg.norm(centered(z)) ** 2
@@ -113,7 +113,7 @@ def gulp(x: Array, y: Array, ridge: float = 1e-2) -> float:
 
 
 def bures(x: Array, y: Array) -> float:
-    """By way of the square roots of the two kernels, (n, n)."""
+    """Compute it from the square roots of the two kernels, (n, n)."""
     roots = []
     for z in (x, y):
         left, sizes, _ = svd(centered(z), full_matrices=False, lapack_driver="gesvd")
@@ -122,7 +122,7 @@ def bures(x: Array, y: Array) -> float:
 
 
 def permutation_procrustes_angle(x: Array, y: Array) -> float:
-    """By way of the smallest squared distance between matched neurons, padded to one width."""
+    """Compute it from the smallest squared distance between matched neurons, padded to one width."""
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(centered(z) / np.linalg.norm(centered(z)), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     between = ((x[:, :, None] - y[:, None, :]) ** 2).sum(0)
@@ -142,7 +142,7 @@ def angular_cka_biased(x: Array, y: Array) -> float:
 
 
 def neighbors(x: Array, k: int) -> list[set[int]]:
-    """The k rows of largest cosine with each row, itself left out, of equal ones the first."""
+    """Return the k other rows of largest cosine with each row; the first ones among equals."""
     unit = [row / np.sqrt((row * row).sum()) for row in x]
     nearest = []
     for i, row in enumerate(unit):

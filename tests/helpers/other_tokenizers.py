@@ -12,7 +12,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def word_pieces(vocab_size: int = 200) -> Tokenizer:
-    """A tokenizer as BERT's: it lowers capitals, strips accents and white space, and frames a text."""
+    """Return a tokenizer like BERT's: it lowercases, strips accents and white space, and frames a text."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # pyright: ignore
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -25,7 +25,7 @@ def word_pieces(vocab_size: int = 200) -> Tokenizer:
 
 
 def pieces_with_spaces(vocab_size: int = 300) -> Tokenizer:
-    """A tokenizer as Llama's: byte pairs over text in which a mark stands for each space, one put in front."""
+    """Return a tokenizer like Llama's: byte pairs over text with a mark for each space and one in front."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Sequence(
@@ -39,12 +39,12 @@ def pieces_with_spaces(vocab_size: int = 300) -> Tokenizer:
 
 
 def bert(folder: Path, tokenizer: Tokenizer, **changes: Any) -> Path:
-    """An encoder of random weights with its tokenizer, in a folder as `save_pretrained` writes it."""
+    """Return an encoder with random weights and its tokenizer, in a folder as `save_pretrained` writes it."""
     return _saved(folder, tokenizer, "BertConfig", "BertModel", **changes)
 
 
 def llama(folder: Path, tokenizer: Tokenizer, **changes: Any) -> Path:
-    """A decoder of random weights with its tokenizer."""
+    """Return a decoder with random weights and its tokenizer."""
     return _saved(folder, tokenizer, "LlamaConfig", "LlamaForCausalLM", **changes)
 
 

@@ -13,7 +13,7 @@ D_VOCAB = 31
 
 
 def text(sequences: int, seed: int = 0, length: int = 12) -> Tensor:
-    """A Markov chain over 31 words, each with few successors."""
+    """Draw a Markov chain over 31 words, each with few successors."""
     table = torch.Generator().manual_seed(99)
     chances = (4 * torch.randn(D_VOCAB, D_VOCAB, generator=table)).softmax(-1)
     generator = torch.Generator().manual_seed(seed)
@@ -24,7 +24,7 @@ def text(sequences: int, seed: int = 0, length: int = 12) -> Tensor:
 
 
 def trained(family: str = "gelu", width: int = 64, depth: int = 2, seed: int = 0, steps: int = 60) -> Any:
-    """A model of a family that has learned the chain a little; the norms of its stream keep scale 1 and shift 0."""
+    """Train a model of a family on the chain a little; the norms of its stream keep scale 1 and shift 0."""
     torch.manual_seed(seed)
     net = family_net(family, d_vocab=D_VOCAB, seed=seed, width=width, depth=depth)
     for name, parameter in net.named_parameters():
@@ -41,7 +41,7 @@ def trained(family: str = "gelu", width: int = 64, depth: int = 2, seed: int = 0
 
 
 def rotation(width: int, seed: int = 0) -> Tensor:
-    """A random orthogonal matrix that leaves the vector of ones where it is, so that it passes through a LayerNorm."""
+    """Draw an orthogonal matrix that maps the vector of ones to itself, so that it passes through a LayerNorm."""
     generator = torch.Generator().manual_seed(seed)
     ones = torch.ones(width, 1, dtype=torch.float64)
     basis = torch.linalg.qr(torch.cat([ones, torch.randn(width, width - 1, generator=generator).double()], 1)).Q
@@ -52,7 +52,7 @@ def rotation(width: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def in_other_basis(net: Any, turn: Tensor) -> Any:
-    """A copy that computes the same with every stream x in the place of x turn."""
+    """Return a copy that computes the same function with x turn in place of every stream x."""
     other = deepcopy(net)
     turn = turn.to(other.embed.weight)
     for name, module in other.named_modules():

@@ -16,7 +16,7 @@ Wide = NDArray[np.longdouble]
 
 
 def dissimilarities(x: Array, rdm: str) -> Array:
-    """Condensed, pair by pair; in float64."""
+    """Return condensed dissimilarities, pair by pair in float64."""
     rows: Wide = x.astype(np.longdouble)
     if rdm == "correlation":
         rows = rows - rows.mean(1, keepdims=True)
@@ -26,7 +26,7 @@ def dissimilarities(x: Array, rdm: str) -> Array:
 
 
 def tied(values: Array) -> Array:
-    """The numbers as their places in ascending order, of which those share one that are equal but for rounding."""
+    """Return the ranks of the numbers in ascending order; numbers that are equal up to rounding share a rank."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order]) > 2e-15 * values[order][1:]
     places = np.empty(len(values))
@@ -42,7 +42,7 @@ def rsa(x: Array, y: Array, rdm: str = "correlation", compare: str = "spearman")
 
 
 def distances(x: Array) -> Wide:
-    """(n, n) Euclidean distances."""
+    """Return the (n, n) Euclidean distances."""
     rows = x.astype(np.longdouble)
     return np.stack([np.sqrt(((rows - row) ** 2).sum(1)) for row in rows])
 
@@ -54,7 +54,7 @@ def distance_correlation(x: Array, y: Array) -> float:
 
 
 def distance_correlation_debiased(x: Array, y: Array) -> float:
-    """U-centered as Szekely & Rizzo write it."""
+    """Compute it with U-centering as in Szekely & Rizzo."""
     n = len(x)
 
     def u_centered(d: Wide) -> Wide:
@@ -85,9 +85,9 @@ def rbf_cka_biased(x: Array, y: Array, bandwidth: float = 1.0) -> float:
 
 
 def neighbors(x: Array, k: int) -> list[set[int]]:
-    """The k rows of largest cosine with each row, itself left out, of equal ones the first.
+    """Return the k other rows of largest cosine with each row; the first ones among equals.
 
-    By the distance of unit rows, which is sqrt(2 - 2 cosine) and keeps the digits of cosines near 1.
+    They are sorted by the distance of unit rows, sqrt(2 - 2 cosine), which keeps the digits of cosines near 1.
     """
     rows = x.astype(np.longdouble)
     unit = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
@@ -108,7 +108,7 @@ def jaccard_knn(x: Array, y: Array, k: int = 10) -> float:
 
 
 def minibatches(x: Array, y: Array, batch: int) -> Array:
-    """HSIC_1 of x and y, of x and of y in each whole minibatch (batches, 3)."""
+    """Return HSIC_1 of x and y, of x and of y in each whole minibatch (batches, 3)."""
     terms = []
     for start in range(0, len(x) // batch * batch, batch):
         parts = [z[start : start + batch] - z[start : start + batch].mean(0) for z in (x, y)]

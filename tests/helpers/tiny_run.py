@@ -39,7 +39,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
-    """Overrides of a run of 11 steps on own text in `folder`; `changes` are further ones, with __ for the dot."""
+    """Return overrides of a run of 11 steps on text in `folder`; `changes` are further ones, with __ for the dot."""
     text = folder / "text.jsonl"
     if not text.exists():
         write_jsonl(text, tiny_texts(120))
@@ -73,7 +73,7 @@ def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
 
 
 def tiny(folder: Path, **changes: Any) -> DictConfig:
-    """The config of such a run."""
+    """Return the config of such a run."""
     cfg = deepcopy(_composed(*(text.replace(str(folder), PLACE) for text in tiny_overrides(folder, **changes))))
     _put(cfg, str(folder))
     return cfg
@@ -101,7 +101,7 @@ def _put(node: Any, folder: str) -> None:
 
 
 def kill_at(hook: str, step: int, signum: int = signal.SIGKILL) -> None:
-    """Makes this process end by `signum` when a training reaches `hook` after `step` updates."""
+    """Make this process end by `signum` when a training reaches `hook` after `step` updates."""
     before = getattr(FinalValidation, hook)
 
     def hooked(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ def kill_at(hook: str, step: int, signum: int = signal.SIGKILL) -> None:
 
 
 def kill_at_file(name: str, count: int) -> None:
-    """Makes this process end by SIGKILL when it is about to put the file `name` in place for the `count`-th time."""
+    """Kill this process by SIGKILL just before it writes the file `name` for the `count`-th time."""
     replace, seen = os.replace, [0]
 
     def counted(source: Any, target: Any) -> None:
@@ -126,14 +126,14 @@ def kill_at_file(name: str, count: int) -> None:
 
 
 def kill_after(seconds: float) -> None:
-    """Makes this process end by SIGKILL after some time, whatever it is doing then."""
+    """Make this process end by SIGKILL after some time, whatever it is doing then."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
 
 
 def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> int:
-    """Trains in a forked process after `before()`; returns its exit code, -9 if it was killed, 1 for an exception."""
+    """Train in a forked process after `before()`; return its exit code, -9 if it was killed, 1 for an exception."""
     process = FORK.Process(target=_train, args=(cfg, before))
     process.start()
     process.join(120)

@@ -37,6 +37,6 @@ def tiny_texts(count: int = 200, words: int = 60, seed: int = 0) -> list[str]:
 
 
 def write_jsonl(file: Path, texts: list[str], field: str = "text") -> Path:
-    """Write one document a line."""
+    """Write one document per line."""
     file.write_text("".join(json.dumps({field: text}) + "\n" for text in texts), encoding="utf-8")
     return file

@@ -32,7 +32,7 @@ ANALYZE = CONF.parent / "analyze.py"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs of different width and depth."""
+    """Return a folder with two runs of different width and depth."""
     folder = tmp_path_factory.mktemp("runs")
     assert in_process(tiny(folder, name="a")) == 0
     assert in_process(tiny(folder, name="b", model="gelu", width=24, depth=2)) == 0
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(home: Path, results: Path, *overrides: str) -> Path:
-    """The study in this process."""
+    """Run the study in this process."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     return analyze(compose(["models=[runs/a,runs/b]", *places, *overrides], "analyze"))
 
@@ -114,7 +114,7 @@ def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path
 
 
 def of_activations(home: Path) -> Path:
-    """The study of saved activations in a folder, which need no run."""
+    """Run the study of saved activations in a folder, which needs no run."""
     x = torch.randn(80, 6)
     for name, rows in (("x", x), ("y", x[:, :3] + 0.1 * torch.randn(80, 3))):
         (home / name).mkdir(exist_ok=True)

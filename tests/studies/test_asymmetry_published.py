@@ -28,7 +28,7 @@ def shape(activation: str, depth: int) -> Shape:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text, and models of two families and two depths in one tokenizer."""
+    """Return a folder with text, and models of two families and two depths in one tokenizer."""
     folder = tmp_path_factory.mktemp("published")
     write_jsonl(folder / "text.jsonl", tiny_texts(120))
     BytePairs(300).build(tiny_texts(120)).save(str(folder / "tokenizer.json"))

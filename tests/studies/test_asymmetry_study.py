@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def study(home: Path, results: Path, *overrides: str) -> Path:
-    """The study of two families at one width and depth, two seeds each; what it leaves."""
+    """Run the study of two families at one width and depth, two seeds each; return what it writes."""
     cfg = compose(
         [
             "study=asymmetry",
@@ -33,7 +33,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
         "analyze",
     )
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
+    train = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "widths": [16],
@@ -50,7 +50,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder of the runs, and that of the results."""
+    """Return the folder of the runs and that of the results."""
     home = tmp_path_factory.mktemp("asymmetry")
     return home, study(home, home / "results")
 

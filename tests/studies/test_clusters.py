@@ -27,7 +27,7 @@ def simplex(rng: np.random.Generator, models: int = 20, noise: float = 0.03) -> 
 
 
 def planted(rng: np.random.Generator, dimensions: int, counts: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Groups whose centers lie on axes of their own, each `sigma` standard deviations from the center."""
+    """Return groups whose centers lie on separate axes, each `sigma` standard deviations from the center."""
     centers = np.eye(len(counts)) - 1 / len(counts)
     centers *= sigma / np.linalg.norm(centers, axis=1).max()
     points = rng.standard_normal((sum(counts), dimensions))

@@ -17,12 +17,12 @@ NOTES = {"probe": {"sequences": 8, "length": 16, "split": "val"}}
 
 
 def position(layer: int, step: int, middle: list[int]) -> float:
-    """How far a layer has come: half at its own step."""
+    """Return the position of a layer on its way: half at its own step."""
     return float(1 / (1 + math.exp(-4 * (math.log2(1 + step) - math.log2(1 + middle[layer])))))
 
 
 def table(middles: dict[str, list[int]]) -> tuple[pa.Table, dict[str, list[tuple[str, int]]]]:
-    """Checkpoints of runs whose layers go from one place to another; the runs' ends are 0.3 apart."""
+    """Return checkpoints of runs whose layers go from one place to another; the runs' ends are 0.3 apart."""
     checkpoints = {run: [(f"{run}@{step}", step) for step in STEPS] for run in middles}
     every = [(run, label, step) for run, labels in checkpoints.items() for label, step in labels]
     rows: list[dict[str, Any]] = []

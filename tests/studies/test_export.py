@@ -21,7 +21,7 @@ FAMILIES = ("solu", "gelu", "attn_only", "pythia")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of each kind."""
+    """Return a folder with one run of each kind."""
     folder = tmp_path_factory.mktemp("export")
     for family in FAMILIES:
         assert in_process(tiny(folder, name=family, model=family, trainer__max_steps=2)) == 0

@@ -17,11 +17,11 @@ DATA = ["data.source.train=60", "data.source.val=40", "data.source.ood=30"]
 
 
 def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
-    """The study over two kinds of model of seconds, fine-tuned from one start; what it leaves."""
+    """Run the study over two kinds of tiny models fine-tuned from one start; return what it writes."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    first = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
+    first = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {

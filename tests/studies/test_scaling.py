@@ -38,7 +38,7 @@ def models(seeds: int = 3, shapes: Any = SHAPES, orders: bool = True) -> list[Si
 def table(
     sized: list[SizedModel], distance: Callable[[SizedModel, SizedModel], float], controls: tuple[str, ...] = ("none",)
 ) -> pa.Table:
-    """Every two models, with a distance that holds at all layers; models with themselves have planted blocks."""
+    """Return rows of every two models, with one distance at all layers; models with themselves have planted blocks."""
     rows: list[dict[str, Any]] = []
     for control in controls:
         for a, b in combinations_with_replacement(sized, 2):
@@ -67,7 +67,7 @@ def table(
 
 
 def by_ratio(a: SizedModel, b: SizedModel) -> float:
-    """The floor, and 0.05 for each doubling of the blocks' parameters."""
+    """Return the floor, plus 0.05 for each doubling of the blocks' parameters."""
     return FLOOR + 0.05 * abs(math.log2(b.parameters / a.parameters))
 
 
@@ -84,11 +84,13 @@ def only(findings: Findings, first: str, second: str) -> Any:
 def test_what_sizes_differ_by_is_what_was_planted(grown: Findings) -> None:
     assert list(grown.sizes) == ["w32 d2", "w32 d6", "w64 d6", "w128 d6"]
     key = ("none", "cka", "dissimilarity", "all")
-    for one in grown.between:
-        assert one.values[key].mean == pytest.approx(FLOOR + 0.05 * one.doublings)
-        assert one.values["none", "cka", "relative", "all"].mean == pytest.approx((FLOOR + 0.05 * one.doublings) / 0.8)
-        if one.kind != "seed":
-            assert one.excess[key].mean == pytest.approx(0.05 * one.doublings)
+    for pair in grown.between:
+        assert pair.values[key].mean == pytest.approx(FLOOR + 0.05 * pair.doublings)
+        assert pair.values["none", "cka", "relative", "all"].mean == pytest.approx(
+            (FLOOR + 0.05 * pair.doublings) / 0.8
+        )
+        if pair.kind != "seed":
+            assert pair.excess[key].mean == pytest.approx(0.05 * pair.doublings)
     assert only(grown, "w32 d6", "w64 d6").kind == "width" and only(grown, "w32 d6", "w64 d6").doublings == 2
     assert only(grown, "w32 d2", "w32 d6").kind == "depth" and only(grown, "w32 d2", "w64 d6").kind == "both"
     assert grown.growth["none", "cka", "dissimilarity", "width"].mean == pytest.approx(0.05)
@@ -115,7 +117,7 @@ def test_without_an_effect_of_size_intervals_contain_zero() -> None:
         effects = {model.label: float(rng.normal(0, 0.02)) for model in sized}
         result = findings(table(sized, chance), sized)
         key = ("none", "cka", "dissimilarity", "all")
-        verdicts += [one.excess[key].verdict for one in result.between if key in one.excess]
+        verdicts += [pair.excess[key].verdict for pair in result.between if key in pair.excess]
         slopes.append(result.growth["none", "cka", "dissimilarity", "width"].verdict)
     assert verdicts.count("open") >= 0.75 * len(verdicts) and slopes.count("open") >= 6
 
@@ -139,8 +141,8 @@ def test_models_with_the_same_data_order_are_not_a_pair_of_sizes() -> None:
 
     result = findings(table(models(), distance), models())
     assert not result.same_data_order
-    for one in result.between:
-        assert one.values["none", "cka", "dissimilarity", "all"].mean == pytest.approx(FLOOR)
+    for pair in result.between:
+        assert pair.values["none", "cka", "dissimilarity", "all"].mean == pytest.approx(FLOOR)
     alone = findings(table(models(1), distance), models(1))
     assert (
         alone.same_data_order
@@ -151,9 +153,9 @@ def test_models_with_the_same_data_order_are_not_a_pair_of_sizes() -> None:
 def test_one_model_per_size_has_no_floor_and_no_interval() -> None:
     sized = models(1, orders=False)
     result = findings(table(sized, by_ratio), sized)
-    assert not any(one.excess for one in result.between)
-    one = only(result, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"]
-    assert one.mean == pytest.approx(0.3) and math.isnan(one.low) and math.isnan(one.high)
+    assert not any(pair.excess for pair in result.between)
+    distance = only(result, "w32 d6", "w64 d6").values["none", "cka", "dissimilarity", "all"]
+    assert distance.mean == pytest.approx(0.3) and math.isnan(distance.low) and math.isnan(distance.high)
     text = summary(result, NOTES)
     assert "There is one model per size, so the effect of the seed alone is unknown" in text
     figures(result, table(sized, by_ratio))
@@ -172,5 +174,5 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
 def test_there_is_a_map_of_every_two_sizes(grown: Findings) -> None:
     drawn = figures(grown, table(models(), by_ratio))
     assert set(drawn) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
-    # Of four sizes: the triangle with its diagonal, a column of models with themselves, and the color bar.
+    # Four sizes give the triangle with its diagonal, a column of models with themselves, and the color bar.
     assert len(drawn["heatmaps_cka"].axes) == 10 + 4 + 1

@@ -22,11 +22,11 @@ SMALL = ["study.sequences=8", "study.length=16", "study.n_units=4", "measures=fa
 
 
 def study(home: Path, results: Path, name: str, size: dict[str, Any], *overrides: str) -> Path:
-    """A study whose models are trained as `size` says, on own text; what it leaves."""
+    """Run a study whose models are trained as `size` says; return what it writes."""
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={results}"]
     cfg = compose([f"study={name}", "size=tiny", *places, *SMALL, *overrides], "analyze")
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [one for one in tiny_overrides(home) if not one.startswith(prefixes)]
+    train = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {**size, "train": train}
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def test_dynamics_takes_one_run_and_fewer_checkpoints(home: Path, moved: Path, t
 
 
 def published(folder: Path, home: Path, layers: int, width: int, seed: int) -> str:
-    """A GPT-NeoX folder with random weights and the tokenizer of the runs."""
+    """Write a GPT-NeoX folder with random weights and the tokenizer of the runs."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(seed)
@@ -123,8 +123,10 @@ def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Pat
         published(tmp_path / f"neox-{layers}-{width}", home, layers, width, 0)
         for layers, width in ((2, 16), (4, 16), (4, 32))
     ]
-    ours = [one for one in tiny_overrides(home) if one.startswith("data") and "tokenizer" not in one]
-    analysis = [one for one in ours if one.split("=")[0] in ("data", "data.source.paths", "data.cache_dir")]
+    ours = [item for item in tiny_overrides(home) if item.startswith("data") and "tokenizer" not in item]
+    analysis = [
+        override for override in ours if override.split("=")[0] in ("data", "data.source.paths", "data.cache_dir")
+    ]
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={tmp_path / 'results'}"]
     folder = analyze(compose(["study=scaling", *places, *SMALL, *analysis, f"models=[{','.join(uris)}]"], "analyze"))
     summary = (folder / "summary.md").read_text()

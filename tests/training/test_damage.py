@@ -183,7 +183,7 @@ def test_no_byte_of_a_checkpoint_changes_undetected(tmp_path: Path) -> None:
 
 
 def _no_byte_unseen(path: Path, count: int, same: Callable[[], bool]) -> None:
-    """The reader returns the same (the byte was padding) or names the file."""
+    """Check that the reader returns the same (the byte was padding) or names the file."""
     whole = path.read_bytes()
     assert same()
     refused = 0

@@ -121,7 +121,7 @@ def test_a_finished_run_continues_to_a_later_step(cache_dir, tmp_path):
 
 @pytest.mark.parametrize("limit", [3, 0.4])
 def test_a_limited_epoch_has_the_first_batches_again(cache_dir, tmp_path, limit):
-    """Of 8 steps, 0.4 is 3 batches."""
+    """0.4 of 8 steps is 3 batches."""
     _, whole = fit(cache_dir, tmp_path, 8)
     _, limited = fit(cache_dir, tmp_path, 8, limit_train_batches=limit, callbacks=[SaveAtThree()])
     assert limited == (whole[:3] * 3)[:8]

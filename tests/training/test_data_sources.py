@@ -1,4 +1,4 @@
-"""Sources: what they yield, what they refuse, and that large files do not fill memory."""
+"""Sources: what they yield, what they reject, and that large files do not fill memory."""
 
 import gzip
 import itertools

@@ -61,7 +61,7 @@ def spoil(trainer: Any) -> None:
 
 
 def out_of_time(step: int) -> None:
-    """Let the time of a start run out after so many steps."""
+    """Let the time of a start run out after `step` steps."""
     before = TimeLimit.on_train_batch_start
 
     def hooked(self: Any, trainer: Any, *args: Any) -> None:
@@ -161,7 +161,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def strict(run: Path) -> None:
-    """A strict JSON reader reads every JSON file of a run."""
+    """Check that a strict JSON reader reads every JSON file of a run."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

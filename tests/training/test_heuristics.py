@@ -204,7 +204,7 @@ def test_held_out_splits_depend_on_neither_counterexamples_nor_seed(splits, half
     for split in ("val", *OOD):
         assert digest(splits[split]) == digest(half[split]) == digest(other[split])
     assert len({digest(drawn["train"]) for drawn in (splits, half, other)}) == 3
-    unchanged = sum(one == another for one, another in zip(splits["train"], half["train"], strict=True))
+    unchanged = sum(text == other_text for text, other_text in zip(splits["train"], half["train"], strict=True))
     assert unchanged > 0.74 * len(half["train"])
     redrawn = Heuristics(**SIZES, held_out_seed=1).splits()
     assert not any(digest(redrawn[split]) == digest(splits[split]) for split in ("val", *OOD))

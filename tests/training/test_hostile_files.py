@@ -646,14 +646,14 @@ def test_pins_in_foreign_notes_are_not_requested_from_other_servers(pinned: Any,
 
 def test_a_continued_run_leaves_no_mark_where_its_notes_point(runs: Runs) -> None:
     """Only what this command itself resolves is pinned; a path in the notes may be anyone's."""
-    mine = runs.folder("gelu") / "checkpoints" / "step_0000001.ckpt"
-    notes = {"path": str(mine), "pinned": str(mine), "sha256": sha256_of(mine), "step": 1}
+    private = runs.folder("gelu") / "checkpoints" / "step_0000001.ckpt"
+    notes = {"path": str(private), "pinned": str(private), "sha256": sha256_of(private), "step": 1}
     uri = str(runs.folder("solu") / "checkpoints" / "last.ckpt")
     for references_ in ({uri: notes}, {"other": notes}):
         (runs.folder("solu") / "provenance.json").write_text(json.dumps({"references": references_}))
         cfg = tiny(runs.home, references=f"['{uri}']")
         find(cfg, runs.folder("solu"), runs.tokenizer, torch.zeros(2, 8, dtype=torch.int64))
-    assert not list(mine.parent.glob("*.pinned"))
+    assert not list(private.parent.glob("*.pinned"))
 
 
 def test_a_broken_copy_of_a_tokenizer_is_not_a_panic(runs: Runs) -> None:

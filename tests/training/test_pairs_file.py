@@ -143,7 +143,7 @@ def test_bad_files_are_rejected(write, tmp_path):
 
 
 def test_a_label_is_the_same_in_every_spelling(write):
-    """Blanks, numbers with a point, and composed or decomposed accents are no classes of their own."""
+    """Blanks, numbers with a point, and composed or decomposed accents do not make separate classes."""
     labels = [" yes", "yes ", "y\u00eb s", "ye\u0308  s", 0, 0.0, "0.0", -0.0, True, "true", 1.5]
     rows = [{"premise": "p", "hypothesis": "h", "gold_label": label, "kind": 2.0} for label in labels]
     path = write("a.jsonl", "\n".join(map(json.dumps, rows)))

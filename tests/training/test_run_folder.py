@@ -286,8 +286,8 @@ def assert_same(actual: Any, expected: Any) -> None:
             assert_same(actual[key], expected[key])
     elif isinstance(expected, (list, tuple)):
         assert len(actual) == len(expected)
-        for one, other in zip(actual, expected, strict=True):
-            assert_same(one, other)
+        for actual_item, expected_item in zip(actual, expected, strict=True):
+            assert_same(actual_item, expected_item)
     else:
         assert actual == expected or (actual != actual and expected != expected)
 
@@ -314,7 +314,7 @@ def test_the_choice_of_checkpoints_may_change_between_starts_and_changes_no_numb
 
 
 def test_a_checkpoint_that_another_run_needs_is_never_deleted(tmp_path: Path) -> None:
-    """The reference trains on after the other run has begun, which still finds the checkpoint that it began with."""
+    """The reference trains on after the other run has started, and that run still finds its first checkpoint."""
     other = tiny(tmp_path, name="other", checkpoints__keep="last")
     assert in_process(other, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
     cfg = tiny(tmp_path, references="[init,runs/other]")

@@ -24,7 +24,7 @@ def stitched(folder: Path, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never interrupted, with trained stitches at step 8."""
+    """Return a run that was never interrupted, with trained stitches at step 8."""
     folder = tmp_path_factory.mktemp("stitched")
     changes = {"callbacks.stitching.task_at": "[8]", "callbacks.stitching.task_steps": 3}
     assert in_process(stitched(folder, **changes)) == 0

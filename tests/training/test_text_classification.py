@@ -117,7 +117,7 @@ def test_the_longer_text_loses_token_by_token(n_text, n_pair, n_ctx):
     assert encoded.truncated == (n_text + n_pair > n_ctx - 2)
 
 
-# Without merges: a token a letter.
+# Without merges: one token per letter.
 BYTES = BytePairs(257).build([])
 
 
@@ -266,9 +266,9 @@ def test_the_order_is_a_function_of_seed_and_step(tokenizer):
 def test_ranks_together_read_what_one_process_reads(tokenizer):
     data = make(tokenizer)
     parts = [batches(data, trainer(rank, 2)) for rank in range(2)]
-    for one, first, second in zip(batches(data, trainer()), *parts, strict=True):
+    for whole, first, second in zip(batches(data, trainer()), *parts, strict=True):
         for place in range(2):
-            assert torch.equal(one[place], torch.cat([first[place], second[place]]))
+            assert torch.equal(whole[place], torch.cat([first[place], second[place]]))
     data.trainer = trainer(1, 2)
     assert [sum(len(labels) for _, labels in batch) for batch in data.val_dataloader()] == [10, 3]
     with pytest.raises(ValueError, match="multiple of the 3 processes"):

@@ -294,7 +294,7 @@ def test_padding_of_the_probe_set_is_ignored_unless_included(folder: Path) -> No
 
 @pytest.fixture(scope="module")
 def encoders(folder: Path) -> tuple[str, str]:
-    """URIs of two encoders of one tokenizer, for texts that are shorter than they could be."""
+    """Return URIs of two encoders with one tokenizer, for texts shorter than their maximum."""
     tokenizer = word_pieces()
     for name, width in (("one", 24), ("two", 16)):
         bert(folder / name, tokenizer, hidden_size=width)
@@ -310,7 +310,7 @@ def real_probe(data: TextClassificationDataModule) -> tuple[torch.Tensor, torch.
 
 
 def test_an_encoder_equals_its_own_start_while_it_is_tuned(folder: Path, encoders: tuple[str, str]) -> None:
-    """The reference is told of the padding that the classifier knows of, so that both see the same texts."""
+    """The reference gets the padding mask of the classifier, so that both see the same texts."""
     changes = {"trainer__max_steps": 1, "references": f"[init,{encoders[0]}]", "name": "same-start", "data__n_ctx": 48}
     assert in_process(tiny_classifier(folder, init_from=encoders[0], **changes)) == 0
     rows = read_curves(folder / "runs/same-start").to_pylist()

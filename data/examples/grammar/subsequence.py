@@ -22,8 +22,8 @@ def _relative_clause_on_subject(words: Words) -> Frame:
 
 def _participle(words: Words) -> Frame:
     (a, b), inner, outer = words.nouns(2), words.one_of(EITHER), words.action()
-    done = f"{b} {inner} in the {words.place()}"
-    return Frame(f"{a} {outer} {done}", f"{a} {outer} {b}", done)
+    continuation = f"{b} {inner} in the {words.place()}"
+    return Frame(f"{a} {outer} {continuation}", f"{a} {outer} {b}", continuation)
 
 
 def _object_or_subject(words: Words) -> Frame:

@@ -73,7 +73,7 @@ class Measure(Metric):
         return self.between(self.prepare(x), self.prepare(y))
 
     def to_dissimilarity(self, value: Any) -> Any:
-        """Turn a value (float, array or tensor) so that 0 = the same and up = more different."""
+        """Map a value (float, array or tensor) so that 0 = identical and larger = more different."""
         return self.identical - value if self.higher_is_more_similar else value - self.identical
 
     def calibrated(self, value: float, null: float) -> float:

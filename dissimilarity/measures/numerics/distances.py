@@ -122,20 +122,20 @@ def _all_pairs(samples: Float[Tensor, "n p"], dtype: torch.dtype) -> Float[Tenso
 
 def square(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0) -> Float[Tensor, "n n"]:
     """Return the symmetric float64 matrix of condensed entries."""
-    whole = pairs.new_zeros((n, n), dtype=torch.float64)
+    matrix = pairs.new_zeros((n, n), dtype=torch.float64)
     for start, part in _parts(pairs, n):
-        _unpack(part, whole[start : start + SAMPLES_AT_ONCE, start:])
-    whole += whole.T.clone()
-    whole.diagonal().fill_(diagonal)
-    return whole
+        _unpack(part, matrix[start : start + SAMPLES_AT_ONCE, start:])
+    matrix += matrix.T.clone()
+    matrix.diagonal().fill_(diagonal)
+    return matrix
 
 
-def condensed(whole: Shaped[Tensor, "n n"], dtype: torch.dtype) -> Shaped[Tensor, " pairs"]:
+def condensed(matrix: Shaped[Tensor, "n n"], dtype: torch.dtype) -> Shaped[Tensor, " pairs"]:
     """Return the entries above the diagonal."""
-    n = len(whole)
-    pairs = whole.new_empty(n * (n - 1) // 2, dtype=dtype)
+    n = len(matrix)
+    pairs = matrix.new_empty(n * (n - 1) // 2, dtype=dtype)
     for start, part in _parts(pairs, n):
-        _pack(whole[start : start + SAMPLES_AT_ONCE, start:], part)
+        _pack(matrix[start : start + SAMPLES_AT_ONCE, start:], part)
     return pairs
 
 

@@ -69,7 +69,7 @@ def test_every_name_means_what_it_says(model_type):
 
 
 def check_block(acts: dict[str, Tensor], block: str, following: Tensor | None) -> None:
-    """Hold the sites of a block to what adds up to what."""
+    """Check which sites of a block add up to which."""
     pre, post, middle = acts[f"{block}resid_pre"], acts[f"{block}resid_post"], acts.get(f"{block}resid_mid")
     attention, mlp = acts.get(f"{block}attn_out"), acts.get(f"{block}mlp_out")
     assert following is None or torch.equal(post, following)

@@ -15,7 +15,7 @@ from dissimilarity.figures.style import write_figure
 
 
 def table(distances: np.ndarray, layers: int = 2, measure: str = "cka") -> pa.Table:
-    """Every two models, at equal depth their distance, elsewhere something else."""
+    """Return rows of every two models: their distance at equal depth, other values elsewhere."""
     rows: list[dict[str, Any]] = []
     for a in range(len(distances)):
         for b in range(a + 1, len(distances)):

@@ -28,7 +28,7 @@ def rows(
     sites: Sequence[str] = (),
     **second,
 ) -> list[dict]:
-    """A made-up run of two layers (or of `sites`): for CKA value = 1 - dissimilarity, for others they are equal."""
+    """Return a made-up run of two layers (or `sites`); value = 1 - dissimilarity for CKA, equal to it otherwise."""
     records = []
     for step in STEPS:
         for reference, n_layers in depth.items():

@@ -25,7 +25,7 @@ from tests.helpers.found_measures import SETTINGS, generator, make
 
 SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 6, 5
 OFFSET = 1e3
-"""Of the means, in units of the spread."""
+"""Offset of the means, in units of the spread."""
 LENGTHS = torch.arange(SEQUENCES) % 4 + 3
 MEASURES = {setting: make(setting) for setting in SETTINGS}
 ORACLES = {
@@ -46,9 +46,9 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
 def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]:
-    """Two views (SEQUENCES, POSITIONS, WIDTH) of one signal, the first sequences of which lie apart from the others.
+    """Return two views (SEQUENCES, POSITIONS, WIDTH) of one signal, whose first sequences lie apart from the others.
 
-    What the models put out has no offset, which would leave one class alone.
+    The models' outputs have no offset, because it would leave only one class.
     """
     g = generator(0)
 
@@ -62,14 +62,14 @@ def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]
 
 
 def plan_of(at_most: int = SEQUENCES, masked: bool = False) -> Plan:
-    """The cut of the probe set into chunks of at most so many sequences."""
+    """Return the cut of the probe set into chunks of at most `at_most` sequences."""
     mask = torch.arange(POSITIONS) < LENGTHS[:, None] if masked else None
     plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=GROUPS), list(MEASURES.values()))
     return plan if masked else replace(plan, slices=cut_sequences(SEQUENCES, GROUPS, at_most))
 
 
 def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequence[Slice] | None = None) -> Rows:
-    """The row of each measure from batches of at most so many sequences; of the chunks of one process, if given."""
+    """Return the row of each measure, from batches of at most `at_once` sequences or the chunks of one process."""
     sync = slices is not None
     x, y = (plan.side(["s"], sync) for _ in acts)
     pairs = [("s", "s")]
@@ -91,12 +91,12 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
 
 @cache
 def of_one(dtype: torch.dtype, masked: bool = False) -> Rows:
-    """The rows of one process that takes the whole probe set at once."""
+    """Return the rows of one process that takes the whole probe set at once."""
     return rows(sides(dtype), plan_of(masked=masked), SEQUENCES)
 
 
 def work(rank: int, world: int, folder: Path) -> None:
-    """One process: its share of the chunks."""
+    """Compute the share of the chunks of one process."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     results = {}
@@ -133,7 +133,7 @@ def test_batches_change_nothing(dtype: torch.dtype, at_once: int) -> None:
 @each_dtype
 @pytest.mark.parametrize("at_most", [2, 3])
 def test_chunks_change_nothing_but_the_null(dtype: torch.dtype, at_most: int) -> None:
-    """Which shifts the sequences of a chunk against each other."""
+    """The null shifts the sequences of a chunk against each other."""
     assert_same(rows(sides(dtype), plan_of(at_most), 1), of_one(dtype), TOLERANCE[dtype], ("value", "stderr"))
 
 
@@ -144,7 +144,7 @@ def test_two_processes_give_the_numbers_of_one(of_two: dict[Any, Rows], dtype: t
 
 
 def test_an_offset_changes_no_error_bar_of_measures_invariant_to_translation() -> None:
-    """Nor how far the first sequences, about whose mean all sums are taken, are from the others."""
+    """Nor does the distance of the first sequences, whose mean is subtracted before summing, from the others."""
     with_it, without = of_one(torch.float64), rows(sides(torch.float64, 0.0), plan_of(), SEQUENCES)
     invariant = {key for key, measure in MEASURES.items() if "translation" in measure.invariant_to}
     assert len(invariant) > 20

@@ -36,7 +36,7 @@ GROUPS, LENGTH, SEQUENCES = 16, 8, 64
 
 
 def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> tuple[Tensor, Tensor]:
-    """(sequences, LENGTH, width) of two noisy views of one signal, whose tokens share a part with their sequence."""
+    """Draw two noisy views (sequences, LENGTH, width) of one signal; tokens share a part with their sequence."""
     g = torch.Generator().manual_seed(seed)
     maps = torch.Generator().manual_seed(99)
 
@@ -51,7 +51,7 @@ def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> 
 
 
 def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
-    """As ``draw``, with canonical correlations from 0.9 down to 0.3, and a last direction of each side of 0.3 %.
+    """Draw as `draw` does, with canonical correlations from 0.9 to 0.3, and a last direction of 0.3 % on each side.
 
     Where a correlation is none but for noise, or two are alike, no derivative tells what leaving out a sixteenth of the
     samples does; nor where the number of components that hold 99 % of the variance is about to change.
@@ -73,7 +73,7 @@ def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def grouped(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
-    """Total sums and those of each of the groups, float64."""
+    """Return total sums and those of each of the groups, in float64."""
     x, y = x.flatten(0, 1).double(), y.flatten(0, 1).double()
     parts = [pair_moments(a, b, x.mean(0), y.mean(0)) for a, b in zip(x.chunk(GROUPS), y.chunk(GROUPS), strict=True)]
     totals: Moments = {}
@@ -83,7 +83,7 @@ def grouped(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
 
 
 def recomputed(formula: Callable[[Moments], Tensor], totals: Moments, groups: Moments) -> Tensor:
-    """The delete-one-group jackknife as the textbook has it."""
+    """Compute the delete-one-group jackknife of the textbook."""
     count = len(groups["n"])
     without = [formula({key: totals[key] - groups[key][g] for key in totals}) for g in range(count)]
     values = torch.stack(without)
@@ -91,7 +91,7 @@ def recomputed(formula: Callable[[Moments], Tensor], totals: Moments, groups: Mo
 
 
 def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, float]:
-    """Value and standard error of one pair, as the table has them."""
+    """Return value and standard error of one pair, as the table has them."""
     measure = make(setting)
 
     def terms(keys: dict[str, str]) -> list[Any]:
@@ -104,7 +104,7 @@ def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, fl
 
 
 def samples_for(setting: str) -> list[tuple[Tensor, Tensor]]:
-    """Data on which a measure has a derivative that holds as far as leaving out a group goes."""
+    """Return data on which the derivative of a measure is accurate for leaving out one group."""
     if isinstance(make(setting), WhitenedMeasure):
         return [graded(256, p, q, seed) for seed, (p, q) in enumerate([(8, 5), (6, 6), (5, 8)])]
     return [draw(64, p, q, seed) for seed, (p, q) in enumerate([(24, 16), (6, 6), (48, 48)])]
@@ -112,7 +112,7 @@ def samples_for(setting: str) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("setting", MOMENT_SETTINGS)
 def test_the_error_is_that_of_leaving_each_group_out(setting: str) -> None:
-    """About, where the derivative serves in its place."""
+    """Approximately, where the derivative replaces it."""
     formula = make(setting).from_moments
     for x, y in samples_for(setting):
         totals, groups = grouped(x, y)
@@ -125,7 +125,7 @@ def test_the_error_is_that_of_leaving_each_group_out(setting: str) -> None:
 
 
 def by_differences(formula: Callable[[Moments], Tensor], totals: Moments, groups: Moments) -> Tensor:
-    """The standard error with each group's influence from a small change of its weight."""
+    """Return the standard error, with each group's influence from a small change of its weight."""
 
     def changed(group: int, by: float) -> Tensor:
         return formula({key: totals[key] + by * groups[key][group] for key in totals})
@@ -136,7 +136,7 @@ def by_differences(formula: Callable[[Moments], Tensor], totals: Moments, groups
 
 @pytest.mark.parametrize("setting", sorted({*MOMENT_SETTINGS} - {*LEFT_OUT}))
 def test_the_derivative_is_that_of_the_value(setting: str) -> None:
-    """But for what is left out on purpose: turns of close eigenvectors."""
+    """Except for what is ignored on purpose: rotations of close eigenvectors."""
     formula = make(setting).from_moments
     tolerance = {"pwcca": 0.05}.get(setting, 1e-6)
     for x, y in samples_for(setting):
@@ -202,7 +202,7 @@ def test_an_error_bar_is_there_under_inference_mode() -> None:
 
 @pytest.mark.parametrize("setting", SAMPLE_SETTINGS)
 def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: str) -> None:
-    """Recomputed from the rows; neighbor lists hang on pairs of groups, which counts once and not twice."""
+    """Recomputed from the rows; neighbor lists depend on pairs of groups, and each pair counts once, not twice."""
     measure = make(setting)
     x, y = (rows.flatten(0, 1).double() for rows in draw(32, 6, 6, 7))
     group = torch.arange(GROUPS).repeat_interleave(len(x) // GROUPS)
@@ -226,14 +226,14 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
 
 @pytest.mark.parametrize("setting", SAMPLE_SETTINGS)
 def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(setting: str) -> None:
-    """The derivative gives about the error of leaving groups out, but where neighbor lists take part."""
+    """The derivative gives about the error of leaving groups out, except with neighbor lists."""
     measure = make(setting)
     x, y = (measure.prepare(rows.flatten(0, 1).double()) for rows in draw(128, 6, 6, 9))
     group = torch.arange(64).repeat_interleave(128 * LENGTH // 64)
     value, stderr = estimate_weighted(lambda weight: measure.between(x, y, weight), group)
     assert value.item() == pytest.approx(measure.between(x, y).item(), abs=1e-12)
     if "knn" not in setting:
-        # Where ranks did not move with the weights, Spearman's would be off by 0.07.
+        # If ranks did not move with the weights, Spearman's would be off by 0.07.
         tolerance = 0.04 if setting in ("rsa", "rsa_sqeuclidean") else 0.1
         assert stderr.item() == pytest.approx(measure.estimate(x, y, group)[1].item(), rel=tolerance)
 
@@ -261,7 +261,7 @@ def test_effects_of_pairs_of_groups_are_counted_once() -> None:
 
 @pytest.fixture(scope="module")
 def replications() -> dict[str, Tensor]:
-    """Values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
+    """Return values and error bars (reps, 2) of every setting, over independent draws of dependent tokens."""
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
     lengths = SequenceLengths.of_slices(

@@ -33,10 +33,10 @@ NAMES = {
 
 
 def written(path: Path, without: str = "", beyond: str = "", blocks: int = 2) -> Any:
-    """A small Llama of random weights, written to `path` as llama.cpp would.
+    """Write a small Llama with random weights to `path` as llama.cpp would.
 
     Args:
-        path: of the file.
+        path: path of the file.
         without: a tensor that is left out.
         beyond: a tensor of the last block that is also there for the block after it.
         blocks: how many blocks the metadata says there are.

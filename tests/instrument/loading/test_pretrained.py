@@ -22,7 +22,7 @@ transformers = pytest.importorskip("transformers")
 
 
 def saved(folder: Path, name: str = "GPT2", **changes: Any) -> tuple[Path, Any]:
-    """A model of random weights, in a folder as `save_pretrained` writes it."""
+    """Return a model with random weights, in a folder as `save_pretrained` writes it."""
     torch.manual_seed(0)
     sizes: dict[str, dict[str, Any]] = {
         "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "bos_token_id": 0, "eos_token_id": 0},

@@ -25,7 +25,7 @@ from tests.helpers.found_measures import (
 
 
 def parts_of(measure: Any) -> list[Tensor]:
-    """The tensors of a metric's state."""
+    """Return the tensors of a metric's state."""
     values = measure.metric_state.values()
     return [part for value in values for part in (value if isinstance(value, list) else [value])]
 

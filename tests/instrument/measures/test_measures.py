@@ -37,7 +37,7 @@ from tests.helpers.found_measures import (
 
 
 def transform(name: str, width: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """A random transformation of one side, of the kind of that name."""
+    """Return a random transformation of one side, of the kind of that name."""
     g = generator(seed)
     matrix = torch.randn(width, width, generator=g, dtype=torch.float64)
     left, _, right = torch.linalg.svd(matrix)
@@ -140,7 +140,7 @@ def test_symmetric_as_declared(setting: str) -> None:
 
 
 def triples(p: int, q: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of widths p, q and q, of the same samples: unrelated ones, and ones on the way from one to another."""
+    """Return data of widths p, q and q for the same samples: unrelated, and interpolated from one to another."""
     for seed in range(15):
         x, y = related(40, p, q, seed)
         z, w = related(40, q, q, seed + 100)
@@ -151,7 +151,7 @@ def triples(p: int, q: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 @each_setting
 def test_triangle_inequality_as_declared(setting: str) -> None:
-    """Of the value itself; a value that is not 0 between equals is no metric already."""
+    """Checked on the value itself; a value that is not 0 between equals is not a metric."""
     measure, function = make(setting), function_of(setting)
     slack = [(function(x, y) + function(y, z) - function(x, z)).item() for x, y, z in triples(*fit(setting, 5, 8))]
     if measure.is_metric:
@@ -210,7 +210,7 @@ def test_outputs_of_other_classes_are_rejected(setting: str) -> None:
 
 @each_output
 def test_equal_outputs_of_all_samples_are_as_good_as_others(setting: str) -> None:
-    """A model whose last layer starts at zero puts out one distribution."""
+    """A model whose last layer starts at zero outputs the same distribution everywhere."""
     x, _ = related(50)
     value = function_of(setting)(x, torch.zeros_like(x))
     assert value > 0.01

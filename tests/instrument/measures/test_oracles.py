@@ -53,7 +53,7 @@ MOMENT_MEASURES: dict[str, tuple[Function, Oracle]] = {
 
 
 def related(n: int, p: int, q: int, seed: int = 0) -> tuple[Array, Array]:
-    """Two noisy views of one latent signal."""
+    """Return two noisy views of one latent signal."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(n, 8))
     return tuple(latent @ rng.normal(size=(8, d)) + rng.normal(size=(n, d)) for d in (p, q))  # pyright: ignore

@@ -81,7 +81,7 @@ def test_pytorch_cka_agrees_where_the_value_is_positive_and_clamps_it_elsewhere(
 
 
 def test_cka_pytorch_agrees_on_hsic_and_is_not_scale_invariant() -> None:
-    """Of the package only this file loads without a second copy of Lightning; the fault is in its calculator."""
+    """Only this file of the package loads without a second copy of Lightning; the fault is in its calculator."""
     hsic1 = _file_of("cka_pytorch", "hsic").hsic1
     x, y = centered()
 

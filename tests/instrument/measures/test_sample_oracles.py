@@ -74,13 +74,13 @@ OUTPUTS: dict[str, tuple[Function, Oracle]] = {
 
 
 def duplicated_rows() -> tuple[Array, Array]:
-    """Each row of x three times, and of y in runs of other lengths: zero distances, and ties of nine."""
+    """Return each row of x three times, and y in runs of other lengths: zero distances, and ties of nine."""
     x, y = related(120, 24, 17, seed=3)
     return x[np.arange(120) // 3], y[np.sort(np.random.default_rng(4).integers(0, 60, 120))]
 
 
 def small_numbers() -> tuple[Array, Array]:
-    """Whole numbers, of whose distances most are tied."""
+    """Return whole numbers, most of whose distances are tied."""
     rng = np.random.default_rng(5)
     return rng.integers(0, 3, (90, 6)) + np.arange(6.0), rng.integers(0, 2, (90, 9)) + np.arange(9.0)
 
@@ -118,7 +118,7 @@ def test_outputs_give_the_definition(size: float, measure: str) -> None:
 
 
 def many(n: int = 1500, seed: int = 6) -> tuple[Array, Array]:
-    """More rows than are multiplied in float64."""
+    """Return more rows than are multiplied in float64."""
     x, y = related(n, 24, 17, seed)
     return x, y
 
@@ -136,7 +136,7 @@ def many_with_an_outlier() -> tuple[Array, Array]:
 
 
 def many_around_few() -> tuple[Array, Array]:
-    """Ten points that all rows lie near to, so that most distances of one side are of rounding's size in float32."""
+    """Return rows near ten points, so that most distances of one side are as small as rounding in float32."""
     x, y = many()
     return 1e3 * x[np.arange(len(x)) % 10] + 1e-2 * x, y
 
@@ -183,7 +183,7 @@ def test_ranks_by_counting_are_ranks_by_sorting() -> None:
     counted = quick_ranks(values)
     assert counted is not None
     expected = torch.tensor(rankdata(values.numpy())) - (len(values) + 1) / 2
-    # Of numbers that agree in 17 bits the order is lost: a few places of 20,000.
+    # The order of numbers that agree in 17 bits is lost: a few of 20,000 ranks.
     assert (counted.centered - expected).abs().max() < 5
     assert counted.centered[100:103].tolist() == [expected[100].item()] * 3
     assert exact_ranks(values).centered.tolist() == expected.tolist()

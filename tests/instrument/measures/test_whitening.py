@@ -23,7 +23,7 @@ each_whitened = pytest.mark.parametrize("setting", WHITENED)
 
 
 def grouped(x: Tensor, y: Tensor, groups: int = 8) -> tuple[Moments, Moments]:
-    """Total sums and those of each group."""
+    """Return total sums and those of each group."""
     parts = [pair_moments(a, b, x.mean(0), y.mean(0)) for a, b in zip(x.chunk(groups), y.chunk(groups), strict=True)]
     totals: Moments = {}
     for part in parts:
@@ -32,7 +32,7 @@ def grouped(x: Tensor, y: Tensor, groups: int = 8) -> tuple[Moments, Moments]:
 
 
 def redundant(x: Tensor) -> Tensor:
-    """The same span with a copy, a sum and a dead neuron more."""
+    """Return the same span with a copy, a sum and a dead neuron added."""
     return torch.cat([x[:, :2], x[:, :1], x[:, 2:], x.sum(1, keepdim=True), torch.full_like(x[:, :1], 0.1)], 1)
 
 
@@ -119,7 +119,7 @@ def test_each_rho_is_one_where_the_samples_are_no_more_than_the_dimensions() -> 
 
 
 def test_svcca_counts_components() -> None:
-    """Of directions with variances 90, 9.5 and 0.5 %, three shares take one, two and three."""
+    """Three shares of variance need one, two and three of the directions with variances 90, 9.5 and 0.5 %."""
     g = generator(0)
     axes = torch.linalg.qr(torch.randn(100, 9, generator=g, dtype=torch.float64) - 0.0).Q
     axes = torch.linalg.qr(axes - axes.mean(0)).Q

@@ -40,7 +40,7 @@ def activations(seed: int, sequences: int = SEQUENCES, length: int = LENGTH) -> 
 
 
 def units(n_units: int) -> SequenceLengths:
-    """Return lengths of one sequence per unit, for no sample measures."""
+    """Return lengths of one sequence per unit, without sample measures."""
     return SequenceLengths(torch.arange(n_units))
 
 

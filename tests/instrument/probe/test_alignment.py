@@ -24,7 +24,7 @@ TEXTS = st.text(LETTERS, min_size=1, max_size=30).filter(lambda text: re.search(
 
 
 def cut(text: str, places: list[bool]) -> list[tuple[int, int]]:
-    """Cut a text into tokens after some places and at its end, behind one token without text."""
+    """Cut a text into tokens at some places and at its end, after one token without text."""
     ends = [place + 1 for place, is_end in enumerate(places[: len(text) - 1]) if is_end] + [len(text)]
     return [(0, 0), *zip([0, *ends[:-1]], ends, strict=True)]
 

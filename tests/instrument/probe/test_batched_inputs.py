@@ -19,7 +19,7 @@ TOKENS, MASK = padded(0, "right")
 
 
 def batches(kind: Any = dict, cut: bool = True) -> list[Any]:
-    """The texts four at a time, each batch padded to its longest one."""
+    """Return the texts four at a time, each batch padded to its longest one."""
     parts = []
     for start in range(0, len(TOKENS), 4):
         rows = slice(start, start + 4)

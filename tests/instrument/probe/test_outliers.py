@@ -127,7 +127,7 @@ def test_pooling_reads_the_positions_that_count_and_samples_are_scaled_after_it(
 
 
 def test_control_applies_to_the_subset_of_sample_measures() -> None:
-    """Of more saved sequences than samples, sample measures read some in a separate pass."""
+    """Sample measures read their samples in a separate pass if more sequences are saved."""
     x, y = torch.randn(600, 3, 8), torch.randn(600, 3, 8)
     measures = [MutualKNN(max_samples=128, k=5), CKA()]
     control = Control(drop_top_norm=1, normalize="unit_norm")

@@ -111,7 +111,7 @@ def net_of(name: str, seed: int) -> nn.Module:
 
 
 def padded(extra: int, side: str) -> tuple[Tensor, Tensor]:
-    """The texts with padding behind or in front of them, and the mask."""
+    """Return the texts with padding after or before them, and the mask."""
     places = torch.arange(LENGTH + extra)
     shift = LENGTH + extra - LENGTHS[:, None] if side == "left" else torch.zeros(len(LENGTHS), 1, dtype=torch.long)
     mask = (places >= shift) & (places < shift + LENGTHS[:, None])
@@ -121,7 +121,7 @@ def padded(extra: int, side: str) -> tuple[Tensor, Tensor]:
 
 
 def alone(net: nn.Module, site: str, skip: int = 0) -> Tensor:
-    """The activations of every text on its own, without padding or a mask."""
+    """Return the activations of every text on its own, without padding or a mask."""
     rows = []
     for words, length in zip(WORDS, LENGTHS, strict=True):
         tokens = words[None, :length]

@@ -1,4 +1,4 @@
-"""Masks: every measure, null and error bar ignores padding, whatever stands there."""
+"""Masks: every measure, null and error bar ignores padding, whatever its values."""
 
 import math
 from collections.abc import Callable

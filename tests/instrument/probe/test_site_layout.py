@@ -86,7 +86,7 @@ LAYOUTS = {
 
 
 def alone(net: nn.Module, site: str, tokens: Tensor) -> Tensor:
-    """The samples of every sequence on its own, which leaves nothing to arrange: (sequences * positions, d)."""
+    """Return the samples of every sequence on its own, without any layout: (sequences * positions, d)."""
     rows: list[Tensor] = []
     path, side = (site.removesuffix(".input"), "input") if site.endswith(".input") else (site, "output")
 

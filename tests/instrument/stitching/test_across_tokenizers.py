@@ -23,7 +23,7 @@ DIM = 16
 
 
 class Predicting(Summing):
-    """It goes on to predict: by its last stream, whatever that is worth."""
+    """A `Summing` that also predicts from its last stream, however badly."""
 
     def __init__(self, tokenizer: Tokenizer, turn: Tensor | None = None) -> None:
         super().__init__(tokenizer)
@@ -50,7 +50,7 @@ def tokenizers(texts: list[str]) -> tuple[Tokenizer, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def read(texts: list[str], tokenizers: tuple[Tokenizer, Tokenizer]) -> tuple[Alignment, Alignment]:
-    """Text to fit on and text held out, read by a front and a back model."""
+    """Return text to fit on and text held out, read by a front and a back model."""
     tokenizer, other_tokenizer = tokenizers
     ids = [number for text in texts for number in tokenizer.encode(text).ids]
     tokens = torch.tensor(ids[: 60 * 40]).view(60, 40)

@@ -20,7 +20,7 @@ BERT = dict(model_type="bert", vocab_size=61, **SIZES)
 
 
 def classifier(name: str, seed: int) -> Classifier:
-    """A body of three blocks under a head, every weight away from where it starts; one seed, one model."""
+    """Return three blocks under a head, every weight away from its initial value; one model per seed."""
     body = HuggingFace(config=BERT, head=False, d_vocab=61) if name == "bert" else net(name)
     model = Classifier(body, 3, "mean", pad=0, end_is_pad=False, head_seed=seed)
     generator = torch.Generator().manual_seed(seed)

@@ -155,7 +155,7 @@ def test_direct_self_stitches_cost_next_to_nothing(net, fit, held):
 
 
 def by_numpy(kind: str, x: np.ndarray, y: np.ndarray, ridge: float | None) -> np.ndarray:
-    """What a direct stitch of a kind makes of x."""
+    """Return x after a direct stitch of a kind."""
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     if kind == "scale_shift":

@@ -226,7 +226,7 @@ def test_groups_of_the_command_line_are_rejected_before_anything_else(override: 
 
 
 def test_a_language_model_is_tracked_against_two_kinds_of_runs(tmp_path: Path) -> None:
-    """Runs of other steps of two lines that begin with other weights: the model goes on from nothing in the first."""
+    """Two lines of runs start from different weights, and the tracked model continues none of them."""
     for name, seed in (("first", 0), ("second", 5)):
         assert in_process(tiny(tmp_path, name=name, init_seed=seed, data_seed=seed)) == 0
     runs = {

@@ -1,4 +1,4 @@
-"""A training goes on from any checkpoint; rows that need what is gone have no value and say so."""
+"""A training continues from any checkpoint; rows that need deleted data have no value and say so."""
 
 import math
 from pathlib import Path

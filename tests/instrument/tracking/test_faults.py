@@ -1,4 +1,4 @@
-"""What cannot be measured has rows without a value, one warning says why, and training goes on."""
+"""What cannot be measured has rows without a value, one warning says why, and training continues."""
 
 import logging
 import math
