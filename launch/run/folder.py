@@ -83,7 +83,10 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
             )
         write_text(saved, OmegaConf.to_yaml(OmegaConf.create(config)))
         return "new"
-    earlier = read_yaml(saved)
+    try:
+        earlier = read_yaml(saved)
+    except ValueError as error:
+        raise ValueError(f"{folder} is not the folder of a run ({error}): choose another name with name=...") from error
     if not RUN_KEYS.issubset(earlier):
         raise ValueError(
             f"{folder} is not the folder of a run (its config.yaml is not that of a run): "
