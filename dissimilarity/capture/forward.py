@@ -53,7 +53,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
 
     The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
-    its parent's.
+    its parent's. Modules that exchange their parts on short inputs (BigBird's attention) get back their own.
 
     Args:
         model: the model.
@@ -68,6 +68,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         True
     """
     flags = [(module, module.training) for module in model.modules()]
+    parts = [(module, dict(module._modules), _words(module)) for module, _ in flags]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted({device.index for device in devices if device.type == "cuda" and device.index is not None})
     try:
@@ -83,6 +84,16 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+        for module, children, words in parts:
+            vars(module).update(words)
+            if module._modules != children:
+                module._modules.clear()
+                module._modules.update(children)
         # Up to torch 2.9, a weight cast under no_grad stays in autocast's cache without its gradient: a training step
         # in the same autocast would not update that weight.
         torch.clear_autocast_cache()
+
+
+def _words(module: nn.Module) -> dict[str, str]:
+    """Return the settings of a module that are words, such as its kind of attention."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, str)}

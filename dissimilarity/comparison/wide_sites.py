@@ -80,8 +80,8 @@ def span_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
     """
     finite = x.isfinite()
     doubles = torch.where(finite, x, 0).to(sum_device(x.device)).double()
-    rows = torch.linalg.qr(doubles.T, mode="r").R.T.to(x)
+    rows = torch.linalg.qr(doubles.T, mode="r").R.T  # rounded to the samples' precision, they would move values
     if bool((doubles == doubles[:1]).all()):
         rows = rows[:1].expand_as(rows)  # equal samples stay equal to the last bit
-    faulty = (~finite).sum(1, keepdim=True)
-    return torch.where(torch.arange(len(x), device=x.device) < faulty, torch.nan, rows)
+    faulty = (~finite).sum(1, keepdim=True).to(rows.device)
+    return torch.where(torch.arange(len(x), device=rows.device) < faulty, torch.nan, rows)

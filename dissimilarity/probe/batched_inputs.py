@@ -1,5 +1,6 @@
 """Inputs in the forms that users have: a tensor, the output of a tokenizer, or a loader of batches of either."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ NAMES = ("input_ids", "pixel_values", "input_values", "input_features")
 """Keys of inputs in batches of transformers. Other keys, except the mask, are ignored."""
 
 MASK = "attention_mask"
+
+ZERO = ("token_type_ids", "global_attention_mask")
+"""Keys that models take, and for which they take zeros if they are left out."""
 
 
 def as_inputs(probe: Any) -> tuple[Tensor, Tensor | None]:
@@ -65,8 +69,20 @@ def _batch(batch: Any) -> tuple[Tensor, Tensor | None]:
             f"expected one of {', '.join(NAMES)} in a batch, found {', '.join(map(str, batch)) or 'nothing'}; pass the "
             "tensor itself, or a mapping with that key"
         )
+    _warn_of_left_out(batch, names[0])
     mask = batch.get(MASK)
     return _tensor(batch[names[0]], names[0]), None if mask is None else _tensor(mask, MASK).bool()
+
+
+def _warn_of_left_out(batch: Mapping[str, Any], name: str) -> None:
+    """Warn of inputs beside the tokens that change what a model computes."""
+    for key in ZERO:
+        if key in batch and bool(_tensor(batch[key], key).any()):
+            warnings.warn(
+                f"found {key} that are not all 0 beside {name}: models are run without them; to compare models that "
+                "read them, wrap each in a module whose forward makes them",
+                stacklevel=4,
+            )
 
 
 def _tensor(value: Any, name: str) -> Tensor:

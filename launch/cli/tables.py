@@ -12,13 +12,17 @@ from rich.text import Text
 
 UNLIMITED = 10_000
 """Above the width of every table, in characters."""
+BETWEEN = "-/@ "
+"""Marks between the parts of a name."""
+WITHIN = BETWEEN + "_"
+"""Marks between the words of a name, too."""
 
 
 class FittedTable(Table):
     """A table that becomes narrower where it is wider than the terminal.
 
-    First names are shortened where they agree, then columns are left out, and a line below says which. What is still
-    too wide is folded, never cut.
+    First names are shortened where they agree, then columns are left out, and a line below says which. Then names are
+    shortened where their words agree. What is still too wide is folded, never cut.
 
     Args:
         title: Shown above the table.
@@ -46,6 +50,8 @@ class FittedTable(Table):
                 break
             table.columns = [column for column in table.columns if column.header != header]
             dropped.append(header)
+        if not table._fits(console, options):
+            table._shorten_names(WITHIN)
         if self.title:
             yield Text.from_markup(str(self.title), style="italic")
         yield from Table.__rich_console__(table, console, options)
@@ -57,15 +63,15 @@ class FittedTable(Table):
         measured = Table.__rich_measure__(self, console, options.update(max_width=UNLIMITED))
         return measured.maximum <= options.max_width
 
-    def _shorten_names(self) -> None:
+    def _shorten_names(self, marks: str = BETWEEN) -> None:
         columns = [column for column in self.columns if column.header in self._names]
         cells = [str(cell) for column in columns for cell in column._cells]
-        short = dict(zip(cells, shortened(cells), strict=True))
+        short = dict(zip(cells, shortened(cells, marks), strict=True))
         for column in columns:
             column._cells = [short[str(cell)] for cell in column._cells]
 
 
-def shortened(names: Sequence[str]) -> list[str]:
+def shortened(names: Sequence[str], marks: str = BETWEEN) -> list[str]:
     """Return names with … for the parts that all of them share; what differs stays.
 
     Example:
@@ -73,11 +79,13 @@ def shortened(names: Sequence[str]) -> list[str]:
         ['…d6-s0', '…d6-s1', '…d2-s1']
         >>> shortened(["runs/base-s0", "runs/base-s0-long"])
         ['…s0', '…s0-long']
+        >>> shortened(["my_runs_s0_of_may", "my_runs_s1_of_may"], WITHIN)
+        ['…s0_…', '…s1_…']
     """
     distinct = list(dict.fromkeys(name for name in names if name))
     if len(distinct) < 2:
         return list(names)
-    parts = {name: re.findall(r"[^-/@ ]+[-/@ ]*|[-/@ ]+", name) for name in distinct}
+    parts = {name: re.findall(rf"[^{marks}]+[{marks}]*|[{marks}]+", name) for name in distinct}
     shortest = min(map(len, parts.values()))
     agreeing = [len(set(column)) == 1 for column in zip(*parts.values(), strict=False)]
     start = min(agreeing.index(False) if False in agreeing else shortest, shortest - 1)

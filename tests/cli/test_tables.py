@@ -49,6 +49,15 @@ def test_a_table_fits_and_says_what_it_leaves_out(width: int) -> None:
     assert table.row_count == 3 and len(table.columns) == 4
 
 
+def test_names_that_agree_within_words_are_shortened_before_they_fold() -> None:
+    table = FittedTable("", names=["run"])
+    table.add_column("run")
+    for seed in range(2):
+        table.add_row(f"a_long_beginning_of_every_name_s{seed}_and_an_end_like_those_of_others")
+    assert [line.strip("│ ") for line in rendered(table, 40) if "│" in line] == ["…s0_…", "…s1_…"]
+    assert "a_long_beginning" in "".join(rendered(table, 80))
+
+
 def test_cells_that_cannot_be_shortened_are_folded_and_not_cut() -> None:
     table = FittedTable("", names=["run"])
     table.add_column("run")

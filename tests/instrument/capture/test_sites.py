@@ -153,6 +153,17 @@ def test_names_are_the_same_in_any_precision(dtype):
         assert site_table(tiny_model(model_type).to(dtype)) == expected
 
 
+def test_a_model_that_adapts_to_short_inputs_stays_as_it_was():
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": 64, "block_size": 4, "num_random_blocks": 1, "sep_token_id": 2}
+    model = transformers.BigBirdModel(transformers.BigBirdConfig(**sizes, attention_type="block_sparse")).eval()
+    tokens = torch.randint(50, (4, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(tokens).last_hidden_state
+        with capture(model, list(site_table(model))):
+            model(tokens[:, :6])  # in full attention, to which BigBird would keep
+        assert torch.equal(model(tokens).last_hidden_state, expected)
+
+
 class Holder(nn.Module):
     def __init__(self, **networks: nn.Module):
         super().__init__()

@@ -107,3 +107,12 @@ def test_the_tracker_and_compare_take_the_mask_of_a_loader(tmp_path: Path) -> No
     assert (rows["same", "cka"]["value"], rows["same", "procrustes"]["value"]) == (1, 0)
     through_compare = compare(a, b, batches(), site, [CKA()], n_units=3).to_pylist()[0]
     assert through_compare["value"] == pytest.approx(expected["value"], abs=1e-9)
+
+
+@pytest.mark.parametrize("key", ["token_type_ids", "global_attention_mask"])
+def test_inputs_that_are_left_out_are_named(key: str, recwarn: pytest.WarningsRecorder) -> None:
+    batch = {"input_ids": TOKENS, "attention_mask": MASK}
+    as_inputs([batch | {key: torch.zeros_like(TOKENS)}, TOKENS])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"found {key} that are not all 0 beside input_ids"):
+        as_inputs([batch | {key: MASK.long()}])
