@@ -169,7 +169,7 @@ def choose_compile(asked: bool | str, steps: int, device: torch.device, precisio
     if device.type != "cpu":
         return False, "not reliable on this device"
     if not precision.chosen.startswith("bf16") or precision.step_seconds is None:
-        return False, "gains nothing on a processor in float32"
+        return False, "no gain on a CPU in float32"
     if compiler() is None:
         return False, "no C++ compiler"
     saved = steps * precision.step_seconds * CPU_BF16_SAVED

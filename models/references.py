@@ -179,8 +179,8 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
         )
     if not folder.is_dir():
         raise ValueError(
-            f"reference {uri!r}: there is no run folder {folder.absolute()}{_nearest(folder.name, folder.parent)};"
-            f" a reference is {SUPPORTED}"
+            f"reference {uri!r}: there is no run folder {folder.absolute()}{_nearest_run(name, Path(runs_dir))}; a "
+            f"reference is {SUPPORTED}"
         )
     return _checkpoint_at(folder, step, uri) if step else _last_checkpoint(folder, uri)
 
@@ -267,10 +267,15 @@ def steps_of(folder: Path) -> dict[int, Path]:
     return step_files(folder / "checkpoints")
 
 
-def _nearest(name: str, folder: Path) -> str:
+def _nearest(name: str, folder: Path, prefix: str = "") -> str:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""
+
+
+def _nearest_run(name: str, runs: Path) -> str:
+    """Return the run that a name most likely means, as it is typed."""
+    return _nearest(name.removeprefix("runs/"), runs, "runs/")
 
 
 def _tokenizer_beside(path: Path) -> tuple[Tokenizer, Path] | tuple[None, None]:

@@ -53,7 +53,7 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
         # An interrupted training raises `Interrupted` instead. Jobs side by side are killed by their launcher.
         if not is_first():
             return 0  # when another process fails, Lightning kills the first one, which may still be saving
-        print("\nstopped; the same command does what is left", file=sys.stderr)
+        print("\nstopped; run the same command again to finish", file=sys.stderr)
         return 128 + stop.signum
     finally:
         if SweepTable.current:

@@ -149,13 +149,16 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
         )
     near = suggestions(key, cfg, keys)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    other = {"train": "analyze", "analyze": "train"}[config_name]
+    if key in {*compose([], other), *groups(other)}:
+        hint = f", which is a key of {other}.py; did you mean python {other}.py {argument}?"
     parent = key.rpartition(".")[0]
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
     where = f"{parent} has" if siblings and parent else "keys are"
     return (
         f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
-        "To give a constructor an argument that its YAML leaves out, put + before the key"
+        f"To pass an argument that the config file does not list, put + before the key: +{key}=..."
     )
 
 

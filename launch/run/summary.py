@@ -106,7 +106,7 @@ def _ending(summary: dict[str, Any]) -> str:
             f"diverged: the loss of step {summary.get('diverged_at')} is not finite; lower the learning rates and type "
             "overwrite=true"
         )
-    hint = "; the same command continues it" if summary["status"] == "stopped" else ""
+    hint = "; run the same command again to continue" if summary["status"] == "stopped" else ""
     return escape(f"{summary['status']}: {summary.get('why')}{hint}")
 
 

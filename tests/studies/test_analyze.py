@@ -155,7 +155,7 @@ def test_a_text_file_is_the_probe_and_needs_no_validation_split(home: Path, tmp_
         (["models=[runs/a]"], r"models=\[runs/a\]: expected two models or more to compare, found 1"),
         (["models=[]"], "expected two models or more to compare, found 0"),
         (["models=[runs/a,runs/a]"], "runs/a is listed twice"),
-        (["models=[runs/a,runs/bb]"], "reference 'runs/bb': there is no run folder .*did you mean 'b'"),
+        (["models=[runs/a,runs/bb]"], "reference 'runs/bb': there is no run folder .*did you mean runs/b"),
         (["models=[runs/a,gone.npy]"], "there is no file .*gone.npy"),
         (["probe.length=17"], "probe.length=17: runs/a reads at most 16 tokens; type probe.length=16"),
         (["probe.sequences=99999"], "expected 99999 probe sequences"),

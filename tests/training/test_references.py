@@ -135,7 +135,7 @@ def test_loading_leaves_the_random_state_alone(trained):
         ("wandb:a/b:v1", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
         ("wandb:a/b/c", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
         ("wandb:a/../c:v1", r"expected wandb:ENTITY/PROJECT/ARTIFACT:VERSION"),
-        ("runs/solu-w64-d1-s1", r"no run folder .*solu-w64-d1-s1.*did you mean 'solu-w64-d1-s0'"),
+        ("runs/solu-w64-d1-s1", r"no run folder .*solu-w64-d1-s1.*did you mean runs/solu-w64-d1-s0"),
         ("somewhere", r"no run folder .*somewhere.*a reference is runs/NAME"),
         ("runs/solu-w64-d1-s0@7", r"no checkpoint of step '7' in .*it has 1, 2"),
         ("runs/solu-w64-d1-s0@last", r"no checkpoint of step 'last'"),

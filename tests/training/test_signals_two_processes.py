@@ -51,7 +51,7 @@ def test_both_processes_save_and_stop(signum: int, step: int, rank: int, tmp_pat
         timeout=300,
     )
     assert done.returncode == 128 + signum, done.stderr[-3000:]
-    assert f"tiny stopped after step {step} and is saved; the same command continues it" in done.stderr
+    assert f"tiny stopped after step {step} and is saved; run the same command again to continue" in done.stderr
     checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == step
     assert (checkpoints / f"step_{step:07d}.ckpt").exists()

@@ -185,7 +185,7 @@ def test_the_command_line_must_agree_with_the_initial_model(folder: Path) -> Non
             settled(typed)
     with pytest.raises(ValueError, match="data.n_ctx=32: runs/tiny reads at most 16 tokens; type data.n_ctx=16"):
         settled(data__n_ctx=32, probe__length=16)
-    with pytest.raises(ValueError, match="no run folder .*did you mean 'tuned'"):
+    with pytest.raises(ValueError, match="no run folder .*did you mean runs/tuned"):
         settled(init_from="runs/tund")
     with pytest.raises(ValueError, match="init_from=runs/tuned: this is a classifier without next-token logits"):
         resolve_init(tiny(folder, init_from="runs/tuned"), [])
