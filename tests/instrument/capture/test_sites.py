@@ -154,7 +154,7 @@ def test_names_are_the_same_in_any_precision(dtype):
 
 
 def test_a_model_that_adapts_to_short_inputs_stays_as_it_was():
-    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": 64, "block_size": 4, "num_random_blocks": 1, "sep_token_id": 2}
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": 64, "block_size": 4, "num_random_blocks": 1}
     model = transformers.BigBirdModel(transformers.BigBirdConfig(**sizes, attention_type="block_sparse")).eval()
     tokens = torch.randint(50, (4, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
