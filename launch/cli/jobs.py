@@ -65,13 +65,17 @@ def _ended(error: Exception, name: str, seconds: float) -> int:
         return 0  # when one process fails, Lightning kills the others, which may still be saving
     if isinstance(error, OutOfTime):
         write_status(status="stopped", steps=error.step, message=str(error), seconds=round(seconds, 1))
-        print(f"{name} stopped after step {error.step} (trainer.max_time) and is saved; run the same command again to continue")
+        print(
+            f"{name} stopped after step {error.step} (trainer.max_time) and is saved; "
+            "run the same command again to continue"
+        )
         return 0
     if isinstance(error, Interrupted):
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():
             print(
-                f"{name} stopped after step {error.step} and is saved; run the same command again to continue", file=sys.stderr
+                f"{name} stopped after step {error.step} and is saved; run the same command again to continue",
+                file=sys.stderr,
             )
         return 128 + error.signum
     code, message = report(error, HydraConfig.get().overrides.task)

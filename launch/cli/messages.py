@@ -147,19 +147,19 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
             f"{argument}: there is no key {key} with this choice of {key.partition('.')[0]}; it belongs to "
             f"{', '.join(matching)}: leave it out, or type one of those"
         )
-    near = suggestions(key, cfg, keys)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     other = {"train": "analyze", "analyze": "train"}[config_name]
     if key in {*compose([], other), *groups(other)}:
-        hint = f", which is a key of {other}.py; did you mean python {other}.py {argument}?"
+        return f"{argument}: {key} is a key of {other}.py; did you mean python {other}.py {argument}?"
+    near = suggestions(key, cfg, keys)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     parent = key.rpartition(".")[0]
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     shown = [k.rpartition(".")[2] for k in siblings] if siblings else [k for k in keys if "." not in k]
     where = f"{parent} has" if siblings and parent else "keys are"
-    return (
-        f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}\n"
-        f"To pass an argument that the config file does not list, put + before the key: +{key}=..."
-    )
+    message = f"{argument}: there is no key {key}{hint}\n{where}: {', '.join(shown)}"
+    if parent and not near:
+        message += f"\nTo pass an argument that the config file does not list, put + before the key: +{key}=..."
+    return message
 
 
 def _choices_with(key: str, config_name: str) -> list[str]:
