@@ -25,6 +25,9 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
     Returns:
         the model's result.
 
+    Raises:
+        ValueError: if the inputs are outside of an embedding of the model.
+
     Example:
         >>> class Masked(nn.Module):
         ...     def forward(self, tokens, attention_mask=None):
@@ -43,9 +46,17 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask
         real = real.to(inputs.device)
         keywords[name] = real.long() if name == "attention_mask" else ~real
-    if _takes_keywords_alone(model):
-        return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
-    return model(inputs, **keywords)
+    try:
+        if _takes_keywords_alone(model):
+            return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
+        return model(inputs, **keywords)
+    except (IndexError, RuntimeError) as error:
+        if inputs.is_floating_point() or inputs.ndim != 2 or "out of" not in str(error) or "memory" in str(error):
+            raise
+        raise ValueError(
+            f"{type(model).__name__} cannot read {inputs.shape[1]} tokens with ids up to {int(inputs.max())}: its "
+            f"context or its vocabulary is smaller ({error}); pass shorter sequences, or tokens of its own tokenizer"
+        ) from error
 
 
 def mask_argument(model: nn.Module) -> tuple[str | None, bool]:

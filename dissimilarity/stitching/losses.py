@@ -41,14 +41,19 @@ def check_tokens(tokens: Tensor, minimum: int, name: str) -> None:
 
 
 def check_vocabularies(front: nn.Module, back: nn.Module, tokens: Int[Tensor, "batch pos"]) -> None:
-    """Raise ValueError if the models have different vocabularies, or the tokens lie outside of them.
+    """Raise ValueError if a model has no logits, vocabularies differ, or the tokens lie outside of them.
 
     Two tokenizers of the same size cannot be told apart here. A caller that knows the tokenizers must compare them.
     """
     sizes = []
     for model in (front, back):
         with capture(model, LOGITS) as acts:
-            model(tokens[:1, :2].to(device_of(model)))
+            result = model(tokens[:1, :2].to(device_of(model)))
+        if hasattr(result, "last_hidden_state") and not hasattr(result, "logits"):
+            raise ValueError(
+                f"cannot stitch {type(model).__name__}: it returns hidden states and no logits, so it has no loss; "
+                "load it with its head, such as by AutoModelForCausalLM"
+            )
         sizes.append(acts[LOGITS].shape[-1])
     if sizes[0] != sizes[1]:
         raise ValueError(

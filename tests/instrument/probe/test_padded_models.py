@@ -228,3 +228,11 @@ def test_longformer_is_compared_at_its_tokens_alone() -> None:
         samples.append(acts[site][:, :10].flatten(0, 1).double())
     assert row["n_samples"] == 120
     assert row["value"] == pytest.approx(float(cka(*samples)), abs=1e-6)
+
+
+def test_texts_longer_than_a_model_reads_are_rejected() -> None:
+    torch.manual_seed(0)
+    net = transformers.RobertaModel(transformers.RobertaConfig(**{**TEXT, "max_position_embeddings": 12})).eval()
+    for tokens in (torch.randint(3, VOCABULARY, (6, 12)), torch.full((6, 4), VOCABULARY)):
+        with pytest.raises(ValueError, match=rf"RobertaModel cannot read {tokens.shape[1]} tokens with ids up to"):
+            compare(net, net, tokens, "encoder.layer.0", [CKA()], n_units=3)

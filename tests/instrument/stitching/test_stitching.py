@@ -518,6 +518,9 @@ def test_rejections(net, other, fit, held):
         Stitch(vocabulary, net, SITE).fit(fit)
     with pytest.raises(ValueError, match="different vocabularies"):
         direct_penalties(net, vocabulary, fit, held)
+    bare = transformers.GPT2Model(transformers.GPT2Config(vocab_size=D_VOCAB, n_embd=32, n_layer=2, n_head=4))
+    with pytest.raises(ValueError, match="cannot stitch GPT2Model: it returns hidden states and no logits"):
+        Stitch(bare, net, "blocks.0.resid_post", SITE).fit(fit)
     with pytest.raises(ValueError, match="tokens from 0 to 30, the models' vocabulary, found 0 to 99"):
         Stitch(net, net, SITE).fit(torch.cat([fit, torch.full_like(fit[:1], 99)]))
     for kind in ("identity", "scale_shift"):
