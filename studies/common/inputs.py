@@ -17,6 +17,7 @@ from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.sites import site_table
 from dissimilarity.comparison.saved import Source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
@@ -287,6 +288,7 @@ def _subject(uri: str, label: str, runs_dir: str, device: torch.device) -> Subje
     if is_saved(uri):
         return Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))})
     reference = references.load(uri, runs_dir)
+    site_table(reference.model)  # names are found by running the model, which takes its weights
     return Subject(label, reference.model.to(device), reference, reference.provenance)
 
 

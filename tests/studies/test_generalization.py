@@ -68,7 +68,7 @@ def apart() -> Findings:
 
 @pytest.fixture(scope="module")
 def alike() -> Findings:
-    return planted([0, 0, 0, 0], given=False)
+    return planted([0, 0, 0, 0], with_groups=False)
 
 
 def test_planted_groups_are_found_and_the_layer_where_they_part(apart: Findings) -> None:

@@ -277,11 +277,12 @@ def test_many_pairs_from_one_pass_equal_one_stitch_each(net, other, fit, held):
         for (site, back_site), penalty in penalties.items():
             alone = Stitch(other, net, site, back_site, kind, rank=rank_of(kind)).fit(fit).penalty(held)
             assert penalty == alone
+    pairs = [(a, b) for a in enterable_sites(other) for b in enterable_sites(net)]
     calls.clear()
-    direct_penalties(other, net, fit, held, [(a, b) for a in enterable_sites(other) for b in enterable_sites(net)])
+    direct_penalties(other, net, fit, held, pairs)
     handle.remove()
-    # One each to tell the vocabulary and the positions, to fit, to choose and to hold out.
-    assert len(calls) == 5
+    # One each to tell the vocabulary, the positions and the widths, to fit, to choose and to hold out.
+    assert len(calls) == 6
 
 
 def test_layers_of_one_model_by_identity(net, other, fit, held):
