@@ -46,6 +46,9 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask
         real = real.to(inputs.device)
         keywords[name] = real.long() if name == "attention_mask" else ~real
+    if not inputs.is_floating_point() and hasattr(model, "_shift_right"):
+        # T5's family demands what the decoder reads; others shift the text by themselves.
+        keywords["decoder_input_ids"] = model._shift_right(inputs)  # pyright: ignore
     try:
         if _takes_keywords_alone(model):
             return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)

@@ -69,6 +69,11 @@ def _batch(batch: Any) -> tuple[Tensor, Tensor | None]:
             f"expected one of {', '.join(NAMES)} in a batch, found {', '.join(map(str, batch)) or 'nothing'}; pass the "
             "tensor itself, or a mapping with that key"
         )
+    if names[0].endswith("embeds"):
+        raise ValueError(
+            f"found {names[0]}, and models are called with tokens as their first argument; wrap each in a module whose "
+            f"forward takes embeddings and passes them on as {names[0]}"
+        )
     _warn_of_left_out(batch, names[0])
     mask = batch.get(MASK)
     return _tensor(batch[names[0]], names[0]), None if mask is None else _tensor(mask, MASK).bool()

@@ -77,6 +77,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "images of two sizes": ([torch.randn(2, 3, 4, 4), torch.randn(2, 3, 5, 5)], r"found \(3, 4, 4\) and \(3, 5, 5\)"),
     "no input": ([{"labels": [1], "text": ["a"]}], "expected one of input_ids, pixel_values.*found labels, text"),
     "two inputs": ({"a": TOKENS, "b": TOKENS}, "expected one of input_ids.*found a, b"),
+    "embeddings": ({"inputs_embeds": torch.randn(4, 5, 6)}, "found inputs_embeds, and models are called with tokens"),
     "rows of unequal length": (BatchEncoding({"input_ids": [[5, 6], [7]]}), r"input_ids, found list of unequal rows"),
     "texts": (["to be", "or not"], "expected batches of tensors.*found str"),
     "nothing": ([], "expected batches of inputs as a probe, found none"),

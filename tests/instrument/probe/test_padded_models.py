@@ -236,3 +236,19 @@ def test_texts_longer_than_a_model_reads_are_rejected() -> None:
     for tokens in (torch.randint(3, VOCABULARY, (6, 12)), torch.full((6, 4), VOCABULARY)):
         with pytest.raises(ValueError, match=rf"RobertaModel cannot read {tokens.shape[1]} tokens with ids up to"):
             compare(net, net, tokens, "encoder.layer.0", [CKA()], n_units=3)
+
+
+def test_a_decoder_that_demands_its_input_reads_the_text_shifted_by_one() -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": PAD}
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=VOCABULARY, pad_token_id=PAD, **sizes)
+    nets = [transformers.T5ForConditionalGeneration(config).eval() for _ in range(2)]
+    tokens, site = torch.randint(3, VOCABULARY, (12, 6)), "decoder.blocks.1.resid_post"
+    shifted = torch.cat([torch.full((12, 1), PAD), tokens[:, :-1]], 1)
+    streams = []
+    for net in nets:
+        with capture(net, site) as acts:
+            net(tokens, decoder_input_ids=shifted)
+        streams.append(acts[site].flatten(0, 1).double())
+    row = compare(nets[0], nets[1], tokens, site, [CKA()]).to_pylist()[0]
+    assert row["value"] == pytest.approx(float(cka(streams[0], streams[1])), abs=1e-6)
