@@ -239,7 +239,14 @@ def test_texts_longer_than_a_model_reads_are_rejected() -> None:
 
 
 def test_a_decoder_that_demands_its_input_reads_the_text_shifted_by_one() -> None:
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": PAD}
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "decoder_start_token_id": PAD,
+    }
     torch.manual_seed(0)
     config = transformers.T5Config(vocab_size=VOCABULARY, pad_token_id=PAD, **sizes)
     nets = [transformers.T5ForConditionalGeneration(config).eval() for _ in range(2)]
