@@ -25,8 +25,7 @@ def suffix_of(file: Path) -> str:
         >>> suffix_of(Path("notes.JSONL")), suffix_of(Path("notes.tsv.gz"))
         ('.jsonl', '.tsv')
     """
-    name = file.with_suffix("") if file.suffix.lower() == ".gz" else file
-    return name.suffix.lower()
+    return _plain_name(file).suffix.lower()
 
 
 @contextmanager
@@ -87,9 +86,17 @@ def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
 
 def _binary(file: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open the bytes of a file, decompressed if it begins as gzip does, whatever its name."""
+    return gzip.open(file) if _is_compressed(file) else file.open("rb")
+
+
+def _is_compressed(file: Path) -> bool:
     with file.open("rb") as stream:
-        compressed = stream.read(len(GZIP)) == GZIP
-    return gzip.open(file) if compressed else file.open("rb")
+        return stream.read(len(GZIP)) == GZIP
+
+
+def _plain_name(file: Path) -> Path:
+    """Return the name of a file without the suffix of its compression."""
+    return file.with_suffix("") if file.suffix.lower() == ".gz" else file
 
 
 def _not_text(file: Path, head: bytes) -> str | None:
@@ -130,11 +137,9 @@ def _not_utf8(file: Path) -> str:
 
 def _conversion(file: Path, encoding: str) -> str:
     """Return the command that writes a file as UTF-8 beside itself."""
-    with file.open("rb") as stream:
-        compressed = stream.read(len(GZIP)) == GZIP
-    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    plain = _plain_name(file)
     target = shlex.quote(str(plain.with_name(f"{plain.stem}-utf8{plain.suffix}")))
     source = shlex.quote(str(file))
     convert = f"iconv -f {encoding} -t utf-8"
-    command = f"zcat < {source} | {convert}" if compressed else f"{convert} {source}"
+    command = f"zcat < {source} | {convert}" if _is_compressed(file) else f"{convert} {source}"
     return f"type {command} > {target} and name that file instead"
