@@ -1,5 +1,6 @@
 """Examples drawn from a grammar: kinds are balanced, no example occurs twice, and no sentence is in two splits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,7 +15,7 @@ Step = TypeVar("Step")
 
 
 @dataclass
-class DrawnExamples:
+class DrawnExamples(ABC):
     """Examples that a grammar draws for `train`, for `val`, and for splits out of distribution.
 
     Args:
@@ -60,17 +61,17 @@ class DrawnExamples:
         steps = self.steps("train", self.train, self.counterexamples, self.seed)
         return {"train": distinct("train", steps, self.seed, used, self.make), "val": val, **held_out}
 
+    @abstractmethod
     def held_out_steps(self) -> dict[str, list[Any]]:
         """Return the steps of each split out of distribution."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self, split: str, count: int, counterexamples: float, seed: int) -> list[Any]:
         """Return `count` arguments of `make` for `train` or `val`, a share of them for counterexamples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, step: Any, chance: Random) -> Example:
         """Draw an example."""
-        raise NotImplementedError
 
 
 def rounds(kinds: Sequence[Step], count: int, chance: Random) -> list[Step]:
