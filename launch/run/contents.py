@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from launch.run.config_file import read_yaml
 
@@ -57,17 +58,18 @@ def strangers(folder: Path, contents: Contents) -> list[str]:
     return names
 
 
-def is_run_config(path: Path, keys: set[str] = RUN_KEYS) -> bool:
-    """Return whether a file is the config.yaml of a run or, with other `keys`, of a study."""
+def run_config(path: Path, keys: set[str] = RUN_KEYS) -> dict[str, Any] | None:
+    """Return the content of the config.yaml of a run or, with other `keys`, of a study; None for any other file."""
     try:
-        return keys <= read_yaml(path).keys()
+        config = read_yaml(path)
     except (OSError, ValueError):
-        return False
+        return None
+    return config if keys <= config.keys() else None
 
 
 def never_reached_step_0(folder: Path) -> bool:
     """Return whether a folder holds nothing but what a run leaves that ended before its first step."""
-    return not folder.is_symlink() and is_run_config(folder / "config.yaml") and not strangers(folder, BEFORE_STEP_0)
+    return not folder.is_symlink() and bool(run_config(folder / "config.yaml")) and not strangers(folder, BEFORE_STEP_0)
 
 
 def empty(folder: Path, keep: Container[str] = ()) -> None:
@@ -82,7 +84,7 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
             "name the folder itself, or choose another name with name=..."
         )
     interrupted = (folder / OVERWRITING).exists()
-    if not interrupted and not is_run_config(folder / "config.yaml"):
+    if not interrupted and not run_config(folder / "config.yaml"):
         raise ValueError(
             f"{folder} is not the folder of a run (its config.yaml is not that of a run), so it is not emptied: "
             "choose another name with name=..."

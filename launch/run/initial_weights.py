@@ -9,9 +9,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import settings
 from dissimilarity.loading.untrusted import read_tokenizer
-from launch.run.config_file import read_yaml
-from launch.run.contents import is_run_config
+from launch.cli.rules import matching, whole
+from launch.run.contents import run_config
 from launch.run.folder import is_over, read_json
+from launch.run.form import check_form
 from trusted import check
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 FIXED = ("model", "width", "depth", "data/tokenizer")
 """What the initial model decides; the command line can only repeat it."""
 TOKENIZER = "data.tokenizers.TokenizerFile"
+SIZES = {
+    "width": whole(1),
+    "depth": whole(1),
+    "data.tokenizer.path": matching(r"(?s:(?!.*\$\{).*)", "a file, without an interpolation"),
+}
+"""What a config.yaml that was read says of the initial model, by the dotted names of its keys."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +114,14 @@ def _earlier_config(uri: str, folder: Path) -> tuple[DictConfig, int, int, str] 
 
     path = folder / "config.yaml"
     over = is_over(read_json(folder / "summary.json"))
-    if not (over or (folder / "checkpoints" / "last.ckpt").exists()) or not is_run_config(path):
+    if not (over or (folder / "checkpoints" / "last.ckpt").exists()):
         return None
-    config = read_yaml(path)
-    if config.get("init_from") != uri:
+    config = run_config(path)
+    if config is None or config.get("init_from") != uri:
         return None
-    width, depth, tokenizer = (config.get(key) for key in ("width", "depth", "data"))
-    tokenizer = tokenizer.get("tokenizer") if isinstance(tokenizer, dict) else None
-    tokenizer = tokenizer.get("path") if isinstance(tokenizer, dict) else None
-    if type(width) is not int or type(depth) is not int or type(tokenizer) is not str or "${" in tokenizer:
-        raise ValueError(f"{path}: expected width and depth as whole numbers and data.tokenizer.path as a file")
-    return OmegaConf.create(check(config["model"], NET, path, "model")), width, depth, tokenizer
+    check_form(config, SIZES, path)
+    model = OmegaConf.create(check(config["model"], NET, path, "model"))
+    return model, config["width"], config["depth"], config["data"]["tokenizer"]["path"]
 
 
 def _take_over(cfg: DictConfig, typed: Sequence[str], model: Any, width: int, depth: int, tokenizer: str) -> None:

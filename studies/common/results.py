@@ -9,8 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from launch.run.config_file import read_yaml
-from launch.run.contents import is_run_config, listed
+from launch.run.contents import listed, run_config
 from launch.run.folder import differing, read_json, resolved, write_json, write_text
 from launch.run.provenance import origin, this_start
 
@@ -62,12 +61,13 @@ def check_folder(folder: Path, cfg: DictConfig) -> None:
                 "choose another name with name=..."
             )
         return
-    if not is_run_config(config, STUDY_KEYS):
+    earlier = run_config(config, STUDY_KEYS)
+    if earlier is None:
         raise ValueError(
             f"{folder} is not a folder of results (its config.yaml is a run's or something else's): "
             "choose another name with name=..."
         )
-    changes = differing(read_yaml(config), resolved(cfg))
+    changes = differing(earlier, resolved(cfg))
     lines = [f"  {key}: {old} -> {new}" for key, old, new in changes if key not in EXEMPT]
     if lines and not cfg.overwrite:
         raise ValueError(
