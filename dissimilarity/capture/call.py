@@ -48,7 +48,7 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         keywords[name] = real.long() if name == "attention_mask" else ~real
     if not inputs.is_floating_point() and hasattr(model, "_shift_right"):
         # T5's family demands what the decoder reads; others shift the text by themselves.
-        keywords["decoder_input_ids"] = model._shift_right(inputs)  # pyright: ignore
+        keywords["decoder_input_ids"] = _shifted_right(inputs, model.config)
     try:
         if _takes_keywords_alone(model):
             return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
@@ -72,6 +72,16 @@ def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
         inside = (mask_argument(child) for child in model.children())
         return next((argument for argument in inside if argument[0] is not None), (None, False))
     return None, False
+
+
+def _shifted_right(tokens: Tensor, config: Any) -> Tensor:
+    """Return what a decoder of T5's family reads: the text, one position later, behind a first token.
+
+    The first token is that of the config, or, as T5 was trained, that of padding: newer configs name none.
+    """
+    named = (getattr(config, key, None) for key in ("decoder_start_token_id", "pad_token_id"))
+    start = next((token for token in named if token is not None), 0)
+    return torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, :-1]], dim=1)
 
 
 def _takes_keywords_alone(model: nn.Module) -> bool:

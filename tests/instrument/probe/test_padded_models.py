@@ -238,20 +238,16 @@ def test_texts_longer_than_a_model_reads_are_rejected() -> None:
             compare(net, net, tokens, "encoder.layer.0", [CKA()], n_units=3)
 
 
-def test_a_decoder_that_demands_its_input_reads_the_text_shifted_by_one() -> None:
-    sizes: dict[str, Any] = {
-        "d_model": 16,
-        "d_kv": 8,
-        "d_ff": 32,
-        "num_layers": 2,
-        "num_heads": 2,
-        "decoder_start_token_id": PAD,
-    }
+@pytest.mark.parametrize(
+    ("token_ids", "start"), [({"decoder_start_token_id": 7}, 7), ({}, PAD), ({"pad_token_id": None}, 0)]
+)
+def test_a_decoder_that_demands_its_input_reads_the_text_shifted_by_one(token_ids: dict[str, Any], start: int) -> None:
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=VOCABULARY, pad_token_id=PAD, **sizes)
+    config = transformers.T5Config(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **sizes, **token_ids})
     nets = [transformers.T5ForConditionalGeneration(config).eval() for _ in range(2)]
     tokens, site = torch.randint(3, VOCABULARY, (12, 6)), "decoder.blocks.1.resid_post"
-    shifted = torch.cat([torch.full((12, 1), PAD), tokens[:, :-1]], 1)
+    shifted = torch.cat([torch.full((12, 1), start), tokens[:, :-1]], 1)
     streams = []
     for net in nets:
         with capture(net, site) as acts:
