@@ -8,6 +8,7 @@ biases and zero weights. The network keeps its own.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,30 +189,43 @@ def _recorded(
 ) -> Iterator[dict[str, Call]]:
     """Record the calls of modules, and change what some read and return."""
     calls: dict[str, Call] = {}
-
-    def reading(path: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-            if path in calls:
-                calls[path].times += 1
-                return None
-            value = first_argument(args, kwargs)
-            calls[path] = Call(len(calls), reads=value.detach().clone() if isinstance(value, Tensor) else None)
-            return with_first_argument(args, kwargs, before[path].clone()) if path in before else None
-
-        return hook
-
-    def returning(path: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            value = first_result(output)
-            if calls[path].times > 1 or not isinstance(value, Tensor):
-                return None
-            calls[path].returns, calls[path].shell = value.detach().clone(), _shell(output)
-            return with_first_result(output, after[path](value)) if path in after else None
-
-        return hook
-
     with ExitStack() as stack:
         for path, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(reading(path), with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(returning(path)).remove)
+            read = partial(_read, calls, path, before.get(path))
+            returned = partial(_returned, calls, path, after.get(path))
+            stack.callback(module.register_forward_pre_hook(read, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(returned).remove)
         yield calls
+
+
+def _read(
+    calls: dict[str, Call],
+    path: str,
+    instead: Tensor | None,
+    module: nn.Module,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Record what a module reads at its first call, and give it something else instead: a hook."""
+    if path in calls:
+        calls[path].times += 1
+        return None
+    value = first_argument(args, kwargs)
+    calls[path] = Call(len(calls), reads=value.detach().clone() if isinstance(value, Tensor) else None)
+    return None if instead is None else with_first_argument(args, kwargs, instead.clone())
+
+
+def _returned(
+    calls: dict[str, Call],
+    path: str,
+    change: Callable[[Tensor], Tensor] | None,
+    module: nn.Module,
+    args: tuple,
+    output: Any,
+) -> Any:
+    """Record what a module returns at its first call, and change it: a hook."""
+    value = first_result(output)
+    if calls[path].times > 1 or not isinstance(value, Tensor):
+        return None
+    calls[path].returns, calls[path].shell = value.detach().clone(), _shell(output)
+    return None if change is None else with_first_result(output, change(value))

@@ -288,7 +288,8 @@ def _subject(uri: str, label: str, runs_dir: str, device: torch.device) -> Subje
     if is_saved(uri):
         return Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))})
     reference = references.load(uri, runs_dir)
-    site_table(reference.model)  # names are found by running the model, which takes its weights
+    if device.type == "meta":
+        site_table(reference.model)  # names are found by running the model, which takes its weights
     return Subject(label, reference.model.to(device), reference, reference.provenance)
 
 

@@ -146,17 +146,10 @@ CONFIGS: dict[str, Callable[..., object]] = {
 }
 
 
-STUDIES = [path for path in (*NETS, *CONFIGS) if path.startswith("study=") and "compare" not in path]
-"""Their readers get every trick on other paths; here, those that work where nothing guards, and SOME."""
-SOME = ("in a tuple", "a pickle that runs", "an interpolation alone")
-
-
 @pytest.mark.parametrize("path", [*NETS, *CONFIGS])
 def test_nothing_that_a_file_names_is_run(path: str, runs: Runs) -> None:
     attack, package, wrong = (NETS | CONFIGS)[path], "models" if path in NETS else "data", []
     for trick in TRICKS:
-        if path in STUDIES and not trick.live and trick.name not in SOME:
-            continue
         node = trick.make(runs.home / "CANARY", package)
         if not carries(path, node):
             continue
