@@ -296,7 +296,7 @@ STUDIES = {
     },
 }
 
-PASSED_TO: dict[str, dict[str, Rule]] = {
+CLASS_ARGUMENTS: dict[str, dict[str, Rule]] = {
     "pytorch_lightning.Trainer": TRAINER,
     "pytorch_lightning.loggers.TensorBoardLogger": {"save_dir": FOLDER, "name": ANYTHING, "version": ANYTHING},
     "models.transformer.Transformer": TRANSFORMER,
@@ -312,7 +312,7 @@ PASSED_TO: dict[str, dict[str, Rule]] = {
 }
 """Arguments by the _target_ that takes them."""
 
-OF_HYDRA = {
+HYDRA_ARGUMENTS = {
     "_target_": matching(r"\w+(\.\w+)+", "the dotted path of a class or function"),
     "_partial_": FLAG,
     "_convert_": one_of("none", "partial", "object", "all"),

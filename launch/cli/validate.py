@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import settings
 from dissimilarity.loading.config import check_model_folder
-from launch.cli.arguments import OF_HYDRA, PASSED_TO
+from launch.cli.arguments import CLASS_ARGUMENTS, HYDRA_ARGUMENTS
 from launch.cli.keys import OPTIONAL, REQUIRED, ROOTS
 from launch.cli.renamed import renamed_value
 from launch.cli.rules import Rule, is_folder_name, shown
@@ -52,7 +52,7 @@ def entries(
         if not isinstance(value, DictConfig | ListConfig) or value._is_none() or value._is_missing():
             continue
         if isinstance(value, DictConfig) and "_target_" in value:
-            passed = {**PASSED_TO.get(str(value._get_node("_target_")), {}), **OF_HYDRA}
+            passed = {**CLASS_ARGUMENTS.get(str(value._get_node("_target_")), {}), **HYDRA_ARGUMENTS}
             yield from entries(value, passed, "", f"{path}{key}.")
         else:
             yield from entries(value, rules, f"{name}.", f"{path}{key}.")
@@ -114,7 +114,7 @@ def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in cfg:
         if str(key) not in keys:
             yield f"+{key}: unknown key; the root keys are {', '.join(keys)}"
-    if command == "train" and OmegaConf.select(cfg, "task._target_") in PASSED_TO:
+    if command == "train" and OmegaConf.select(cfg, "task._target_") in CLASS_ARGUMENTS:
         keys = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
         for key in cfg.get("optim") or ():
             if key not in keys:
@@ -125,7 +125,7 @@ def _absent(cfg: DictConfig, command: str) -> Iterator[str]:
     """Yield a line per key that ~ on the command line removed, or that is missing because its group is null."""
     needed = list(ROOTS[command].items())
     if command == "train" and OmegaConf.select(cfg, "trainer") is not None:
-        trainer = PASSED_TO["pytorch_lightning.Trainer"]
+        trainer = CLASS_ARGUMENTS["pytorch_lightning.Trainer"]
         needed += [(f"trainer.{key}", trainer[key]) for key in REQUIRED]
     for key, rule in needed:
         if "*" in key:

@@ -46,7 +46,7 @@ RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"
 """Root keys of every run's config.yaml; no study has all of them, and hardly any other program."""
 
 
-def strangers(folder: Path, contents: Contents) -> list[str]:
+def foreign_paths(folder: Path, contents: Contents) -> list[str]:
     """Return the paths in a run folder that are not among `contents`: files, folders, and links of any target."""
     names = []
     for path in sorted(folder.iterdir()):
@@ -69,7 +69,11 @@ def run_config(path: Path, keys: set[str] = RUN_KEYS) -> dict[str, Any] | None:
 
 def never_reached_step_0(folder: Path) -> bool:
     """Return whether a folder holds nothing but what a run leaves that ended before its first step."""
-    return not folder.is_symlink() and bool(run_config(folder / "config.yaml")) and not strangers(folder, BEFORE_STEP_0)
+    return (
+        not folder.is_symlink()
+        and bool(run_config(folder / "config.yaml"))
+        and not foreign_paths(folder, BEFORE_STEP_0)
+    )
 
 
 def empty(folder: Path, keep: Container[str] = ()) -> None:
@@ -89,7 +93,7 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
             f"{folder} is not the folder of a run (its config.yaml is not that of a run), so it is not emptied: "
             "choose another name with name=..."
         )
-    others = strangers(folder, RUN)
+    others = foreign_paths(folder, RUN)
     if others:
         raise ValueError(
             f"{folder} is not emptied, because it holds files that no run leaves there: {listed(others)}; "

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dissimilarity.figures.run import draw_run
 from launch.cli.compose import compose
-from launch.run.contents import OVERWRITING, RUN, empty, never_reached_step_0, strangers
+from launch.run.contents import OVERWRITING, RUN, empty, foreign_paths, never_reached_step_0
 from launch.run.folder import open_run, resolved
 from studies.common.results import check_folder
 from tests.helpers.tiny_run import in_process, tiny
@@ -164,7 +164,7 @@ def test_everything_that_a_run_writes_may_be_deleted(tmp_path: Path) -> None:
     (run / ".metrics.csv.part").touch()
     (run / "checkpoints" / ".last.ckpt.machine.12.ab.part").touch()
     assert {path.name for path in run.iterdir()} >= {"wandb", "references", "checkpoints", "figures"}
-    assert strangers(run, RUN) == [] and not never_reached_step_0(run)
+    assert foreign_paths(run, RUN) == [] and not never_reached_step_0(run)
     empty(run)
     assert list(run.iterdir()) == []
 
