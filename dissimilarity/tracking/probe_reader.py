@@ -84,7 +84,7 @@ class ProbeReader:
         for tensor in (probe.inputs, probe.mask):
             if isinstance(tensor, Tensor):
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return int.from_bytes(digest.digest()[:7])
 
     def number(self, label: str) -> int:
