@@ -1,7 +1,7 @@
 """The networks inside a model, each with its residual stream, found once per model."""
 
-import os
 from collections.abc import Iterator
+from itertools import takewhile
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -34,7 +34,7 @@ def networks_of(model: nn.Module) -> dict[str, Stream]:
 def _labels(streams: list[Stream]) -> list[str]:
     """Return what tells the sites of each network from those of the others."""
     paths = [stream.path.split(".")[:-1] for stream in streams]
-    shared = len(os.path.commonprefix(paths))
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
     return [".".join([*path[shared:], ""]) for path in paths]
 
 
