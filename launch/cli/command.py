@@ -13,7 +13,7 @@ from callbacks.signals import Stopped
 from launch.cli.check import check
 from launch.cli.compose import compose, searched
 from launch.cli.help import page
-from launch.cli.messages import report
+from launch.cli.messages import USER_ERROR, report, unknown_flag
 from launch.cli.streams import make_unbreakable
 from launch.cli.sweep import SweepTable
 from launch.run.ranks import is_first
@@ -32,7 +32,10 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     """
     make_unbreakable()
     sys.argv[1:] = flags_first(sys.argv[1:])
-    args = get_args_parser().parse_args()
+    args, unknown = get_args_parser().parse_known_args()
+    if unknown:
+        print(unknown_flag(unknown[0], sys.argv[1:]), file=sys.stderr)
+        return USER_ERROR
     # Without it Hydra prints its own shortened traceback and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     export_modules()

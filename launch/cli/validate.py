@@ -165,12 +165,23 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
 
 
 def _optimized(cfg: DictConfig) -> Iterator[str]:
-    """Yield a line for a curve of a reference that is not listed; other names show only after the training."""
+    """Yield a line for a number that no summary has, or for a curve of a reference that is not listed.
+
+    Which other columns metrics.csv has shows only after the training.
+    """
+    from launch.run.form import SUMMARY, WORDS
+
     name, curves = cfg.optimized_metric, [f"dissimilarity/{uri}/" for uri in cfg.references]
+    numbers = [key for key in SUMMARY if key not in WORDS]
     if name.startswith("dissimilarity/") and not name.startswith(tuple(curves)):
         yield (
             f"optimized_metric={name}: expected dissimilarity/REFERENCE/MEASURE/SITE with a reference out of "
             f"references=[{','.join(cfg.references)}]"
+        )
+    elif "/" not in name and name.partition(".")[0] not in numbers:
+        yield (
+            f"optimized_metric={name}: expected a number of summary.json ({', '.join(numbers)}) or a column of "
+            "metrics.csv, such as val/loss"
         )
 
 

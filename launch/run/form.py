@@ -51,12 +51,16 @@ SUMMARY = {
     "steps": whole(0),
     "unigram_loss": or_null(number("from 0 to 100", lambda value: 0 <= value <= 100)),
     **dict.fromkeys(("val_loss", "bits_per_byte", "unigram_bits_per_byte", "perplexity"), NUMBER),
-    **dict.fromkeys(("accuracy", "val_accuracy", "ood_accuracy", "tokens_per_second", "tracking_share"), NUMBER),
+    **dict.fromkeys(("accuracy", "val_accuracy", "ood_accuracy"), NUMBER),
+    **dict.fromkeys(("seconds", "tokens_per_second", "tracking_share"), NUMBER),
     "splits": or_null(mapping(NUMBER, "accuracies")),
     "labels": or_null(items(LINE, "[yes,no]")),
     "drift": or_null(mapping(Rule(("groups",), _is_drift), "nearest groups")),
     "wandb": or_null(LINE),
 }
+
+WORDS = ("status", "why", "labels", "wandb")
+"""Keys of the summary that hold no numbers."""
 
 
 def check_form(content: Any, form: Mapping[str, Rule], file: Path, inside: str = "") -> Any:
