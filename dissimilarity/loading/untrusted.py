@@ -76,7 +76,9 @@ def check_shown(text: str, where: str) -> None:
         ValueError: it has control characters.
     """
     if CONTROLS.search(text):
-        raise ValueError(f"{where} is {shown(text)}, with control characters, which would command the terminal")
+        raise ValueError(
+            f"{where} is {shown(text)}: expected text without control characters, which would command the terminal"
+        )
 
 
 def shown(value: Any) -> str:
