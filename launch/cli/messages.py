@@ -84,6 +84,11 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
         r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
     ):
         return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
+        key, value = match.groups()
+        return (
+            f"{key}={value}: one run has one value; type '{key}=[{value}]' for a list, or -m {key}={value} for a sweep"
+        )
     if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
         return f"{_full_key(message)}={match.group(1)}: expected {KINDS.get(match.group(2), match.group(2))}"
     if match := re.search(r"Value '(.*)' is not a valid bool", message):
