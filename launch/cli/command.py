@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 import settings
-from callbacks.signals import Stopped
+from callbacks import signals
 from launch.cli.check import check
 from launch.cli.compose import compose, searched
 from launch.cli.help import page
@@ -49,14 +49,15 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
             sys.argv[1:] = with_overrides(sys.argv[1:], name, args.overrides)
         if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
             sys.argv[1:] = with_overrides(sys.argv[1:], check(args, config_name), args.overrides)
-        hydra_main()
+        with signals.restored():
+            hydra_main()
     except Exception as error:
         return report(error, args.overrides, config_name)[0]
-    except Stopped as stop:
+    except signals.Stopped as stop:
         # An interrupted training raises `Interrupted` instead. Jobs side by side are killed by their launcher.
         if not is_first():
             return 0  # when another process fails, Lightning kills the first one, which may still be saving
-        print("\nstopped; run the same command again to finish", file=sys.stderr)
+        print(signals.ENDED.decode(), end="", file=sys.stderr)
         return 128 + stop.signum
     finally:
         if SweepTable.current:

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dissimilarity.loading.untrusted import CONTROLS
 from launch.cli.compose import CONF, compose, groups
 from launch.cli.reference import choices
 from launch.cli.renamed import renamed_key, renamed_value
@@ -32,7 +33,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
     if isinstance(error, (HydraException, OmegaConfBaseException)) or (
         isinstance(error, ValueError) and _is_ours(error)
     ):
-        message = explain(error, list(overrides), config_name)
+        message = harmless(explain(error, list(overrides), config_name))
         print(message, file=sys.stderr)
         return USER_ERROR, message
     if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):  # raised by Optuna
@@ -40,15 +41,25 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         print(message, file=sys.stderr)
         return 1, message
     if isinstance(error, OSError) and error.strerror:
-        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        message = harmless(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         print(message, file=sys.stderr)
         return 1, message
     if type(error).__name__ == "DistStoreError":  # by name, since torch may not be imported
         message = f"{error}\nThe other machines did not connect: start them in time, or type trainer.num_nodes=1"
         print(message, file=sys.stderr)
         return 1, message
-    traceback.print_exception(error)
-    return 1, f"{type(error).__name__}: {error}"
+    print(harmless("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return 1, harmless(f"{type(error).__name__}: {error}")
+
+
+def harmless(text: str) -> str:
+    r"""Return text in which characters from a file cannot command the terminal.
+
+    Example:
+        >>> print(harmless(chr(27) + "[2J"))
+        \x1b[2J
+    """
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:

@@ -25,12 +25,12 @@ def validate(cfg: DictConfig, command: str = "train") -> None:
     Raises:
         ValueError: With one line per fault: the key, its value, and what is expected.
     """
-    faults = [*_unknown(cfg, command), *_faults(cfg, command), *_absent(cfg, command)]
+    lines = [*_unknown(cfg, command), *faults(cfg, {**ROOTS[command], **OPTIONAL}), *_absent(cfg, command)]
     # Rules over several keys assume that each key is valid by itself.
-    if not faults:
-        faults = [fault for rule in ACROSS[command] for fault in rule(cfg)]
-    if faults:
-        raise ValueError("\n".join(faults))
+    if not lines:
+        lines = [line for rule in ACROSS[command] for line in rule(cfg)]
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def entries(
@@ -71,9 +71,9 @@ def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
     return None
 
 
-def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Yield a line per value that its rule does not allow."""
-    for path, rule, node, key in entries(cfg, {**ROOTS[command], **OPTIONAL}):
+def faults(cfg: DictConfig, rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Yield a line per value that its rule does not allow; `rules` are those outside of parts."""
+    for path, rule, node, key in entries(cfg, rules):
         if rule is None:
             continue
         if OmegaConf.is_missing(node, key):

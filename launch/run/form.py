@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dissimilarity.loading.untrusted import shown
+from dissimilarity.loading.untrusted import CONTROLS, shown
 from launch.cli.rules import FLAG, Rule, items, matching, names, number, one_of, or_null, whole
 from launch.run.folder import read_json
 from settings import PRECISIONS
 
-LINE = matching(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*", "text without control characters")
-"""Text that a terminal may show: an escape character in it would begin a command to the terminal."""
+LINE = Rule(
+    ("text without control characters",), lambda value: isinstance(value, str) and CONTROLS.search(value) is None
+)
 NUMBER = or_null(number("that is finite", lambda value: True))
 STEP = or_null(whole(0))
 
