@@ -1,5 +1,6 @@
 """Checks of a config that take milliseconds and come before anything is written."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -239,6 +240,17 @@ def _name(cfg: DictConfig) -> Iterator[str]:
         yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and spaces"
 
 
+def _memory(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a model whose attention weights alone, in float32, are larger than this machine's memory."""
+    needed = 4 * 4 * cfg.depth * cfg.width**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"width={cfg.width} depth={cfg.depth}: such a model has {needed / 1e9:,.0f} GB of attention weights alone, "
+            f"and this machine has {memory / 1e9:,.0f} GB of memory; type a smaller width or depth"
+        )
+
+
 def _batch(cfg: DictConfig) -> Iterator[str]:
     devices, batch = cfg.trainer.devices, cfg.data.get("batch_size")
     count = len(devices) if isinstance(devices, ListConfig) else devices
@@ -311,6 +323,7 @@ ACROSS = {
         _probe,
         _control,
         _name,
+        _memory,
         _batch,
         _epochs,
         _dev_run,
