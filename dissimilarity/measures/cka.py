@@ -1,17 +1,21 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import left_out, stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.hsic import hsic, hsic_left_out, squares, with_itself
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
+
+Units = Literal["sequence", "sample"]
+"""What is independent of the rest: whole sequences, wherever they are known, or single samples."""
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
@@ -39,10 +43,17 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
 
 
 def cka_from_moments(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    """Return CKA from sums; NaN where an unbiased self term is zero."""
-    self_x = _self_term({key: m[key] for key in ("n", *SWAPPED)}, debiased)
-    self_y = _self_term({"n": m["n"], **{key: m[other] for key, other in SWAPPED.items()}}, debiased)
-    value = _cosine(_cross_term(m, debiased), self_x, self_y)
+    """Return CKA from sums; NaN where an unbiased self term is not positive."""
+    sides = (
+        {"n": m["n"], **{key: m[name] for key, name in names if name in m}}
+        for names in (((key, key) for key in (*SWAPPED, "lengths")), (*SWAPPED.items(), ("lengths", "lengths")))
+    )
+    return cka_from_terms(m, debiased, *(_self_term(side, debiased) for side in sides))
+
+
+def cka_from_terms(m: Moments, debiased: bool, self_x: Tensor, self_y: Tensor) -> Float[Tensor, "*pairs"]:
+    """Return CKA from sums and the terms of both sides with themselves."""
+    value = _cosine(_cross_term(m, debiased), self_x, self_y, "u" in m)
     return torch.where(value.isnan(), value, exact_where_same(m, value, CKA.identical))
 
 
@@ -75,80 +86,100 @@ class CKA(MomentMeasure):
     cost: ClassVar[str] = "n (p q + p^2 + q^2)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"
 
-    def __init__(self, debiased: bool = True) -> None:
+    def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
-        self.debiased = debiased
+        check_choice("units", units, get_args(Units))
+        self.debiased, self.units = debiased, units
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
 
     @property
     def label(self) -> str:
-        """``cka`` or ``cka_biased``."""
-        return "cka" if self.debiased else "cka_biased"
+        """``cka``, ``cka_sample`` or ``cka_biased``."""
+        return "cka" + units_suffix(self.debiased, self.units)
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether whole sequences are the units."""
+        return self.debiased and self.units == "sequence"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return CKA from sums."""
-        return cka_from_moments(m, self.debiased)
+        return cka_from_moments(self._read(m), self.debiased)
 
-    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " units"]:
-        """Return the term of a side with itself without each unit in turn."""
+    def from_terms(self, m: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> Float[Tensor, "*pairs"]:
+        """Return CKA from sums and the self terms of both sides."""
+        return cka_from_terms(self._read(m), self.debiased, *(torch.stack([*terms], 1)[0] for terms in (x, y)))
+
+    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " times"]:
+        """Return the term of a side with itself: over all samples, and then without each unit in turn."""
+        totals, units = self._read(totals), self._read(units)
+        if "u" in totals and units:
+            m, m_units = ({key: value[None] for key, value in with_itself(totals).items()}, with_itself(units))
+            terms = hsic_left_out(m, {key: value[:, None] for key, value in m_units.items()})[:, 0]
+            return _positive(terms, totals)
+        whole = _self_term(totals, self.debiased)[None]
+        if not units:
+            return whole
         side = {key: totals[key] for key in ("n", "x", "xx", "a", "aa", "xa")}
-        return left_out(lambda m: _self_term(m, self.debiased), side, units)
+        return torch.cat([whole, left_out(lambda m: _self_term(m, self.debiased), side, units)])
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
         """Return CKA from sums, and its standard error from leaving out each unit in turn."""
-        return self.from_moments(totals), stderr_of_left_out(self.left_out(totals, units, x, y))
+        value, left_out_values = self.left_out(totals, units, x, y)
+        return value, stderr_of_left_out(left_out_values)
 
     def left_out(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> Float[Tensor, "units pairs"]:
-        """Return CKA without each unit in turn; the arguments are those of ``estimate``."""
-        both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
-        cross = left_out(lambda m: _cross_term(m, self.debiased), both, units)
-        return exact_where_same(totals, _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1)), self.identical)
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
+        """Return CKA, and CKA without each unit in turn; the arguments are those of ``estimate``."""
+        totals, units = self._read(totals), self._read(units)
+        if "u" in totals:
+            cross = hsic_left_out(totals, units)
+        else:
+            both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
+            without = left_out(lambda m: _cross_term(m, self.debiased), both, units)
+            cross = torch.cat([_cross_term(totals, self.debiased)[None], without])
+        values = _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1), "u" in totals)
+        values = torch.where(values.isnan(), values, exact_where_same(totals, values, self.identical))
+        return values[0], values[1:]
+
+    def _read(self, m: Moments) -> Moments:
+        """Return the sums that this estimator reads: those over sequences only where they are its units."""
+        return m if self.by_sequence else {key: value for key, value in m.items() if key not in ("u", "v")}
+
+
+def units_suffix(debiased: bool, units: Units) -> str:
+    """Return the end of a label: the biased estimator does not depend on the units."""
+    return "_biased" if not debiased else "_sample" if units == "sample" else ""
 
 
 def _cross_term(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    if not debiased:
-        return _squares(centered_cross(m))
-    return _hsic(m["n"], m["xy"], m["ab"], m["a"], m["b"], m["x"], m["y"], m["xb"], m["ya"])
+    return hsic(m) if debiased else squares(centered_cross(m))
 
 
 def _self_term(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    """Return the term of a side, under first-side names, with itself; NaN where it is no larger than rounding."""
-    n, xx, s, a = m["n"], m["xx"], m["x"], m["a"]
+    """Return the term of a side, under first-side names, with itself; NaN where it is not positive."""
     if not debiased:
-        return _squares(centered_cross({"n": n, "x": s, "y": s, "xy": xx}))
-    term = _hsic(n, xx, m["aa"], a, a, s, s, m["xa"], m["xa"])
-    return torch.where(term > 1e-14 / (n * (n - 3)) * _squares(xx), term, float("nan"))
+        return squares(centered_cross({"n": m["n"], "x": m["x"], "y": m["x"], "xy": m["xx"]}))
+    return _positive(hsic(with_itself(m)), m)
+
+
+def _positive(term: Float[Tensor, "*times"], m: Moments) -> Float[Tensor, "*times"]:
+    """Return an unbiased self term; NaN where it is no larger than rounding."""
+    n = m["lengths"].sum(-1) if "u" in m else m["n"]
+    return torch.where(term > 1e-14 / (n * (n - 3)) * squares(m["xx"]), term, torch.nan)
 
 
 def _cosine(
-    cross: Float[Tensor, "*#pairs"], self_x: Float[Tensor, "*#pairs"], self_y: Float[Tensor, "*#pairs"]
+    cross: Float[Tensor, "*#pairs"], self_x: Float[Tensor, "*#pairs"], self_y: Float[Tensor, "*#pairs"], wide: bool
 ) -> Float[Tensor, "*_"]:
     """Return the cosine of two kernels; NaN where only rounding is left to compare.
 
-    HSIC_1 is an inner product of U-centered kernels, so a cross term above the self terms contradicts Cauchy-Schwarz
-    and can only be rounding.
+    With samples as units, HSIC_1 is an inner product of U-centered kernels, so a cross term above the self terms
+    contradicts Cauchy-Schwarz and can only be rounding. With sequences as units (``wide``) it is none, and a value may
+    be slightly beyond 1.
     """
-    squares = self_x * self_y
-    return torch.where(cross.square() <= (1 + 1e-5) * squares, cross, float("nan")) / squares.sqrt()
-
-
-def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    # vecdot takes five times as long over several matrices.
-    return torch.linalg.vector_norm(product, dim=(-2, -1)).square()
-
-
-def _dot(u: Float[Tensor, "*#pairs p"], v: Float[Tensor, "*#pairs p"]) -> Float[Tensor, "*_"]:
-    return (u * v).sum(-1)
-
-
-def _hsic(n: Tensor, xy: Tensor, ab: Tensor, a: Tensor, b: Tensor, sx: Tensor, sy: Tensor, xb: Tensor, ya: Tensor):
-    """Return HSIC_1 of two linear kernels from sums over samples. It is invariant to translation of either side."""
-    trace = _squares(xy) - ab
-    total_k, total_l = _dot(sx, sx) - a, _dot(sy, sy) - b
-    chain = _dot(sx, (xy @ sy[..., None])[..., 0])
-    inner = chain - _dot(sx, xb) - _dot(sy, ya) + ab
-    return (trace + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+    squared = self_x * self_y
+    return torch.where(wide | (cross.square() <= (1 + 1e-5) * squared), cross, torch.nan) / squared.sqrt()

@@ -154,3 +154,21 @@ def neighbors(x: Array, k: int) -> list[set[int]]:
 def mutual_knn(x: Array, y: Array, k: int) -> float:
     shares = [len(a & b) / k for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]
     return sum(shares) / len(shares)
+
+
+def hsic_of_sequences(k: Array, l: Array, sequence: NDArray[np.int64]) -> float:  # noqa: E741
+    """Compute HSIC as the mean over all quadruples of samples i, j, q, r of four different sequences, one by one."""
+    differ = sequence[:, None] != sequence
+    i, j, q, r = np.ix_(*[np.arange(len(k))] * 4)
+    distinct = differ[i, j] & differ[i, q] & differ[i, r] & differ[j, q] & differ[j, r] & differ[q, r]
+    terms = k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q]
+    return float(terms[np.broadcast_to(distinct, terms.shape)].mean())
+
+
+def cka_of_kernels(k: Array, l: Array, sequence: NDArray[np.int64]) -> float:  # noqa: E741
+    terms = [hsic_of_sequences(*pair, sequence) for pair in ((k, l), (k, k), (l, l))]
+    return float(terms[0] / np.sqrt(terms[1] * terms[2]))
+
+
+def cka_of_sequences(x: Array, y: Array, sequence: NDArray[np.int64]) -> float:
+    return cka_of_kernels(x @ x.T, y @ y.T, sequence)

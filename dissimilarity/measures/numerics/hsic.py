@@ -1,0 +1,194 @@
+"""The unbiased HSIC of two linear kernels, with samples or with whole sequences as its independent units.
+
+HSIC_1 of Song et al. (2012) is the mean of k_ij l_ij + k_ij l_qr - 2 k_ij l_iq over all quadruples of different samples
+i, j, q, r, with K = X X' and L = Y Y'. It is unbiased for independent samples. Samples of one sequence depend on each
+other, so the mean over quadruples of samples from four different *sequences* is what is unbiased then. Both are
+invariant to translation of either side. Where each sequence is one sample, the two are the same formula.
+
+With the sums of ``moments.sequences`` and sums over *different* sequences s, t, ... of n_s, n_t, ... samples,
+
+    A = sum (sum n_q n_r) <M_s, M_t>,  B = sum (a_s . a_t) (b_q . b_r),  C = sum (n_r) a_s' M_t b_q,  M_s = X_s' Y_s,
+
+the mean is (A + B - 2 C) / sum n_s n_t n_q n_r. Each is a sum without that restriction minus those in which sequences
+coincide.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.moments.pair import Moments
+
+KEYS = ("xy", "xy1", "xy2")
+"""Products of x and y over all sequences, times the powers 0, 1 and 2 of their lengths."""
+
+MINIMUM = 4
+"""Number of sequences of a quadruple."""
+
+SELF = {
+    **{"xx": "xy", "aa": "ab", "a": "a", "x": "x", "xa": "xb"},
+    **{"u": "u", "xx1": "xy1", "xx2": "xy2", "gg0": "gh0", "gg1": "gh1", "gg2": "gh2"},
+    **{"kk0": "kl0", "kk1": "kl1", "xk0": "xl0", "xk1": "xl1"},
+}
+"""The sums of one side -> those of the pair of that side with itself."""
+
+TWINS = {"a": "b", "x": "y", "xb": "ya", "u": "v", "xl0": "yk0", "xl1": "yk1"}
+"""Sums of a pair that are equal where both sides are the same."""
+
+
+def with_itself(side: Moments) -> Moments:
+    """Return the sums of the pair of a side, under first-side names, with itself."""
+    pair = {SELF[key]: value for key, value in side.items() if key in SELF}
+    twins = {twin: pair[key] for key, twin in TWINS.items() if key in pair}
+    return {**{key: side[key] for key in ("n", "lengths") if key in side}, **pair, **twins}
+
+
+def hsic(m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return HSIC of a pair from its sums, with sequences as units if there are sums over sequences."""
+    if "u" not in m:
+        return _of_samples(m)
+    pairs = m["xy"].shape[:-2]
+    flat = {key: value.reshape(-1, *value.shape[len(pairs) :]) for key, value in m.items()}
+    return _of_sequences(flat)[0].view(pairs)
+
+
+def hsic_left_out(m: Moments, units: Moments) -> Float[Tensor, "times pairs"]:
+    """Return HSIC of pairs with sequences as units: over all, and then without each jackknife unit in turn.
+
+    Args:
+        m: the sums over all samples, (pairs, ...).
+        units: the same sums per unit, (units, pairs, ...) or (units, 1, ...).
+    """
+    return _of_sequences(m, units)
+
+
+def squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
+    """Return the squared Frobenius norm."""
+    # vecdot takes five times as long over several matrices.
+    return torch.linalg.vector_norm(product, dim=(-2, -1)).square()
+
+
+def _of_samples(m: Moments) -> Float[Tensor, "*pairs"]:
+    n, xy, ab, sx, sy = m["n"], m["xy"], m["ab"], m["x"], m["y"]
+    trace = squares(xy) - ab
+    total_k, total_l = _dot(sx, sx) - m["a"], _dot(sy, sy) - m["b"]
+    chain = _dot(sx, (xy @ sy[..., None])[..., 0])
+    inner = chain - _dot(sx, m["xb"]) - _dot(sy, m["ya"]) + ab
+    return (trace + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+
+
+def _dot(u: Float[Tensor, "*#pairs p"], v: Float[Tensor, "*#pairs p"]) -> Float[Tensor, "*_"]:
+    return (u * v).sum(-1)
+
+
+def _of_sequences(m: Moments, units: Moments | None = None) -> Float[Tensor, "times pairs"]:
+    """Return HSIC of pairs over all sequences, and then without each unit in turn if there are sums per unit."""
+    small = [key for key in m if key[:2] in ("gh", "kl", "xl", "yk") or key == "lengths"]
+    rest = {key: m[key][None] for key in small}
+    if units is not None:
+        rest = {key: torch.cat([whole, whole - units[key]]) for key, whole in rest.items()}
+    n = rest["lengths"]
+    weights = [(n > 0).double(), n] if "xy1" in m else [(n > 0).double()]
+    a, b = (torch.stack([torch.einsum("tps,psd->tpd", w, m[key]) for w in weights], 2) for key in "uv")
+    inner = _all_products(m, b) if units is None else _products_without(m, units, b)
+    n1, n2, n3, n4 = ((n**e).sum(-1) for e in (1, 2, 3, 4))
+
+    def power(key: str, e: int) -> Tensor:
+        return rest.get(f"{key}{e}", rest[f"{key}0"])
+
+    def different(f: int, g: int) -> Tensor:
+        """Return the sum of n_s^f n_t^g <M_s, M_t>."""
+        return _at(inner.mm, f, g) - power("gh", f + g)
+
+    def chain(f: int, g: int, h: int) -> Tensor:
+        """Return the sum of n_s^f n_t^g n_q^h a_s' M_t b_q."""
+        a_f, b_h = _at(a.movedim(2, -1), f), _at(b.movedim(2, -1), h)
+        value = _dot(a_f, _at(inner.mb, g, h)) - _at(inner.md, g, f + h) + 2 * power("kl", f + g + h)
+        return value - _dot(a_f, power("xl", g + h)) - _dot(b_h, power("yk", f + g))
+
+    k, l = (torch.linalg.vecdot(m[key], m[key]) * weights[0] for key in "uv")  # noqa: E741
+    rows_k, rows_l = (
+        (torch.einsum("psd,tpd->tps", m[key], total[:, :, 0]) * weights[0] - own)
+        for key, total, own in (("u", a, k), ("v", b, l))
+    )
+    total_k, total_l = rows_k.sum(-1), rows_l.sum(-1)
+    first = (n1**2 - n2) * different(0, 0) - 4 * n1 * different(0, 1) + 4 * different(0, 2) + 2 * different(1, 1)
+    second = total_k * total_l - 4 * _dot(rows_k, rows_l) + 2 * (inner.dd - _dot(k, l))
+    third = n1 * chain(0, 0, 0) - chain(1, 0, 0) - chain(0, 1, 0) - chain(0, 0, 1)
+    quadruples = n1**4 - 6 * n1**2 * n2 + 3 * n2**2 + 8 * n1 * n3 - 6 * n4
+    mean = m["n"] / m["lengths"].sum(-1)
+    value = (first / mean**2 + second / mean**4 - 2 * third / mean**3) / quadruples
+    return torch.where((n > 0).sum(-1) < MINIMUM, torch.nan, value)
+
+
+def _at(values: Tensor, *powers: int) -> Tensor:
+    """Return the values at some powers of the lengths; all are the same where lengths are equal."""
+    return values[(..., *(min(e, size - 1) for e, size in zip(powers, values.shape[-len(powers) :], strict=True)))]
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Inner products over the sequences that remain each time; the last two indices are powers of lengths.
+
+    Attributes:
+        mm: <M_f, M_g>, M_f = sum n_s^f M_s.
+        md: <M_f, D_g>, D_g = sum n_s^g a_s b_s'.
+        mb: M_f b_g, b_g = sum n_s^g b_s.
+        dd: <D_0, D_0>.
+    """
+
+    mm: Float[Tensor, "times pairs powers powers"]
+    md: Float[Tensor, "times pairs powers weights"]
+    mb: Float[Tensor, "times pairs p powers weights"]
+    dd: Float[Tensor, "times pairs"]
+
+
+def _all_products(m: Moments, b: Float[Tensor, "times pairs weights q"]) -> _Products:
+    """Return the products over all sequences, once."""
+    large, powers = _large(m)
+    inner = large.flatten(2) @ large.flatten(2).mT
+    mb = torch.einsum("pfde,tpge->tpdfg", large[:, :powers], b)
+    return _Products(
+        inner[None, :, :powers, :powers], inner[None, :, :powers, powers:], mb, inner[None, :, powers, powers]
+    )
+
+
+def _products_without(m: Moments, units: Moments, b: Float[Tensor, "times pairs weights q"]) -> _Products:
+    """Return the products of all, and without each unit in turn from those of its sums with the sums of all.
+
+    One pass over the sums per unit serves all products: sums without a unit are never formed.
+    """
+    whole, (large, powers) = _all_products(m, b), _large(m)
+    u, v, flat = m["u"], m["v"], large.flatten(2)
+    along = ((u[:, None] @ large) * v[:, None]).sum(-1)
+    weights = torch.stack([m["lengths"] ** e for e in range(b.shape[2])], 1)
+    sums = torch.empty_like(large[:, :powers])
+    times = [(whole.mm[0], whole.md[0], whole.mb[0], whole.dd[0])]
+    for unit, lengths in enumerate(units["lengths"]):
+        members = lengths.reshape(-1, lengths.shape[-1])[0].nonzero()[:, 0]
+        for f, key in enumerate(KEYS[:powers]):
+            sums[:, f] = units[key][unit]
+        cross, own = sums.flatten(2) @ flat.mT, sums.flatten(2) @ sums.flatten(2).mT
+        u_unit, v_unit = u[:, members], v[:, members]
+        mb, mv = (sums @ torch.cat([b[1 + unit], v_unit], 1).mT[:, None]).split([b.shape[2], len(members)], -1)
+        apart = along[:, :powers, members] - (u_unit.mT[:, None] * mv).sum(-2)
+        mm = whole.mm[0] - cross[..., :powers] - cross[..., :powers].mT + own
+        md = whole.md[0] - cross[..., powers:] - apart @ weights[..., members].mT
+        dd = whole.dd[0] - 2 * along[:, powers, members].sum(-1) + squares_of_product(u_unit, v_unit)
+        times.append((mm, md, whole.mb[1 + unit] - mb.movedim(1, 2), dd))
+    return _Products(*(torch.stack(part) for part in zip(*times, strict=True)))
+
+
+def squares_of_product(u: Float[Tensor, "*pairs n p"], v: Float[Tensor, "*pairs n q"]) -> Float[Tensor, "*pairs"]:
+    """Return |u' v|^2, by whichever of n x n and p x q products takes less work."""
+    n, p, q = u.shape[-2], u.shape[-1], v.shape[-1]
+    return ((u @ u.mT) * (v @ v.mT)).sum((-2, -1)) if n * (p + q) <= p * q else squares(u.mT @ v)
+
+
+def _large(m: Moments) -> tuple[Float[Tensor, "pairs both p q"], int]:
+    """Return M_0, ... and then D_0, ... of all sequences, and how many M there are."""
+    products = [m[key] for key in KEYS if key in m]
+    weights = [m["lengths"][..., None] ** e for e in range(2 if "xy1" in m else 1)]
+    return torch.stack([*products, *((m["u"] * w).mT @ m["v"] for w in weights)], 1), len(products)
