@@ -89,7 +89,8 @@ class CKA(MomentMeasure):
     def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
         check_choice("units", units, get_args(Units))
-        self.debiased, self.units = debiased, units
+        self.debiased = debiased
+        self.units: Units = units
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
 
     @property

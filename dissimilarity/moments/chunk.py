@@ -135,6 +135,6 @@ def squares_of(
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
     if x.sequences.prefer_grams(*map(sum, widths)):
         return squares_of_grams([x.gram(site) for site in sites], [y.gram(site) for site in partners])
-    outlier_rows = x.norms_of(sites)[1] | y.norms_of(partners)[1]
-    parts = (x.side_by_side(sites), y.side_by_side(partners), outlier_rows)
-    return squares_of_products(*map(x.sequences.rows, parts), *widths)
+    rows, outlier_rows = x.sequences.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
+    parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)
+    return squares_of_products(*parts, *widths)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dissimilarity.moments.chunk import Chunk, squares_of
 from dissimilarity.moments.pair import Moments, cross_moments, one_pair
 from dissimilarity.moments.running import RunningSums
-from dissimilarity.moments.chunk import Chunk, squares_of
 
 SitePair = tuple[str, str]
 """A site of x and a site of y."""

@@ -83,8 +83,8 @@ def side_moments(
         "xa": xa_units[..., 0],
     }
     sums = {"xx": xx, "xa": xa[:, 0]}
-    for e in range(0 if k is None else k.shape[-1]):
-        units |= {f"xk{e}": xa_units[..., 1 + e], f"kk{e}": (k[..., 0] * k[..., e]).sum(1)}
+    for e in range(weights.shape[-1] - 1):
+        units |= {f"xk{e}": xa_units[..., 1 + e], f"kk{e}": (weights[..., 1] * weights[..., 1 + e]).sum(1)}
         sums |= {f"xk{e}": xa[:, 1 + e]}
     return {**{key: value.sum(0) for key, value in units.items() if key not in sums}, **sums}, units
 

@@ -80,7 +80,7 @@ class Sequences:
         """Return whether products of samples with each other take less work than those of columns with columns."""
         return int(self.lengths.max()) * (columns + others) <= columns * others
 
-    def rows(self, values: Shaped[Tensor, "units n *rest"]) -> Shaped[Tensor, "sequences length *rest"]:
+    def rows(self, values: Shaped[Tensor, "units n *rest"]) -> Shaped[Tensor, "s length *rest"]:
         """Return values per sample by sequence; short sequences are filled with zeros."""
         if self.mean is None:
             return values.reshape(len(self.lengths), -1, *values.shape[2:])
@@ -116,7 +116,7 @@ class Sequences:
         for e in (1, 2) if self.mean is not None else ():
             yield f"{key}{e}", *products(x, self.weighted(y, e), outlier_rows)
 
-    def squares(self, key: str, values: Float[Tensor, "sequences *rest"], units: int) -> Iterator[Sum]:
+    def squares(self, key: str, values: Float[Tensor, "sequences ..."], units: int) -> Iterator[Sum]:
         """Yield the sums ``gg0`` to ``gg2`` or ``gh0`` to ``gh2`` of one value per sequence."""
         for e in range(1 if self.mean is None else 3):
             lengths = (self.lengths.to(values) / (self.mean or 1)) ** e

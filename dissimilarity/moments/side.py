@@ -1,6 +1,6 @@
 """The sums of one model: what measures need of it alone, from activations of a few sequences at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,7 +70,8 @@ class Side:
             lengths, is_member = self.lengths.relative, self.lengths.units == torch.arange(len(n))[:, None]
             totals, units = {**totals, "lengths": lengths}, {**units, "lengths": lengths * is_member}
         device = next((sums["a"].device for sums in self.sums.totals.values()), n.device)
-        return tuple({key: value.to(device) for key, value in counts.items()} for counts in (totals, units))
+        totals, units = ({key: value.to(device) for key, value in counts.items()} for counts in (totals, units))
+        return totals, units
 
     def totals(self, site: str) -> Moments:
         """Return the sums of a site over all samples."""

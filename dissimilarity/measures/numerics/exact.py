@@ -6,7 +6,6 @@ from torch import Tensor
 
 from dissimilarity.moments.pair import Moments, traces
 
-
 ROUNDING = 5e-6
 """How far sums of float32 samples may put a cosine beyond 1."""
 

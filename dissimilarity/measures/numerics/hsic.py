@@ -147,12 +147,10 @@ class _Products:
 
 def _all_products(m: Moments, b: Float[Tensor, "times pairs weights q"]) -> _Products:
     """Return the products over all sequences, once."""
-    large, powers = _large(m)
-    inner = large.flatten(2) @ large.flatten(2).mT
-    mb = torch.einsum("pfde,tpge->tpdfg", large[:, :powers], b)
-    return _Products(
-        inner[None, :, :powers, :powers], inner[None, :, :powers, powers:], mb, inner[None, :, powers, powers]
-    )
+    products = [m[key] for key in KEYS if key in m]
+    mm = torch.stack([torch.stack([_inner(first, other) for other in products], -1) for first in products], -2)
+    md = torch.stack([_along(m, product) for product in products], 1) @ _lengths(m, b.shape[2]).mT
+    return _Products(mm[None], md[None], _times_sums(products, b), _along_sums(m["u"], m["v"]).sum(-1)[None])
 
 
 def _products_without(m: Moments, units: Moments, b: Float[Tensor, "times pairs weights q"]) -> _Products:
@@ -160,35 +158,51 @@ def _products_without(m: Moments, units: Moments, b: Float[Tensor, "times pairs 
 
     One pass over the sums per unit serves all products: sums without a unit are never formed.
     """
-    whole, (large, powers) = _all_products(m, b), _large(m)
-    u, v, flat = m["u"], m["v"], large.flatten(2)
-    along = ((u[:, None] @ large) * v[:, None]).sum(-1)
-    weights = torch.stack([m["lengths"] ** e for e in range(b.shape[2])], 1)
-    sums = torch.empty_like(large[:, :powers])
+    whole, u, v, lengths = _all_products(m, b[:1]), m["u"], m["v"], _lengths(m, b.shape[2])
+    products = [m[key] for key in KEYS if key in m]
+    whole_mb = _times_sums(products, b)
+    large = torch.stack([*products, *((u * weight[..., None]).mT @ v for weight in lengths.unbind(1))], 1).flatten(2)
+    along, along_sums = torch.stack([_along(m, product) for product in products], 1), _along_sums(u, v)
+    space = large.new_empty(len(large), len(products), *products[0].shape[1:])
+    flat = space.flatten(2)
     times = [(whole.mm[0], whole.md[0], whole.mb[0], whole.dd[0])]
-    for unit, lengths in enumerate(units["lengths"]):
-        members = lengths.reshape(-1, lengths.shape[-1])[0].nonzero()[:, 0]
-        for f, key in enumerate(KEYS[:powers]):
-            sums[:, f] = units[key][unit]
-        cross, own = sums.flatten(2) @ flat.mT, sums.flatten(2) @ sums.flatten(2).mT
+    for unit, unit_lengths in enumerate(units["lengths"]):
+        members = unit_lengths.reshape(-1, unit_lengths.shape[-1])[0].nonzero()[:, 0]
         u_unit, v_unit = u[:, members], v[:, members]
-        mb, mv = (sums @ torch.cat([b[1 + unit], v_unit], 1).mT[:, None]).split([b.shape[2], len(members)], -1)
-        apart = along[:, :powers, members] - (u_unit.mT[:, None] * mv).sum(-2)
-        mm = whole.mm[0] - cross[..., :powers] - cross[..., :powers].mT + own
-        md = whole.md[0] - cross[..., powers:] - apart @ weights[..., members].mT
-        dd = whole.dd[0] - 2 * along[:, powers, members].sum(-1) + squares_of_product(u_unit, v_unit)
-        times.append((mm, md, whole.mb[1 + unit] - mb.movedim(1, 2), dd))
+        for f, key in enumerate(KEYS[: len(products)]):
+            space[:, f] = units[key][unit]
+        cross, cross_sums = (flat @ large.mT).split([len(products), lengths.shape[1]], -1)
+        mb, mv = (space @ torch.cat([b[1 + unit], v_unit], 1).mT[:, None]).split([b.shape[2], len(members)], -1)
+        apart = along[..., members] - (u_unit.mT[:, None] * mv).sum(-2)
+        mm, md = cross + cross.mT - flat @ flat.mT, cross_sums + apart @ lengths[..., members].mT
+        dd = 2 * along_sums[:, members].sum(-1) - _along_sums(u_unit, v_unit).sum(-1)
+        times.append((whole.mm[0] - mm, whole.md[0] - md, whole_mb[1 + unit] - mb.movedim(1, 2), whole.dd[0] - dd))
     return _Products(*(torch.stack(part) for part in zip(*times, strict=True)))
 
 
-def squares_of_product(u: Float[Tensor, "*pairs n p"], v: Float[Tensor, "*pairs n q"]) -> Float[Tensor, "*pairs"]:
-    """Return |u' v|^2, by whichever of n x n and p x q products takes less work."""
+def _times_sums(
+    products: list[Float[Tensor, "pairs p q"]], b: Float[Tensor, "times pairs weights q"]
+) -> Float[Tensor, "times pairs p powers weights"]:
+    """Return M_f b_g each time."""
+    return torch.stack([torch.einsum("pde,tpge->tpdg", product, b) for product in products], -2)
+
+
+def _lengths(m: Moments, powers: int) -> Float[Tensor, "pairs powers sequences"]:
+    """Return the powers of the lengths of sequences."""
+    return torch.stack([m["lengths"] ** e for e in range(powers)], 1)
+
+
+def _inner(u: Float[Tensor, "pairs p q"], v: Float[Tensor, "pairs p q"]) -> Float[Tensor, " pairs"]:
+    """Return the inner product of two matrices."""
+    return squares(u) if u is v else (u.flatten(1)[:, None] @ v.flatten(1)[..., None])[:, 0, 0]
+
+
+def _along(m: Moments, product: Float[Tensor, "pairs p q"]) -> Float[Tensor, "pairs sequences"]:
+    """Return a_s' M b_s of each sequence s."""
+    return _dot(m["u"] @ product, m["v"])
+
+
+def _along_sums(u: Float[Tensor, "pairs n p"], v: Float[Tensor, "pairs n q"]) -> Float[Tensor, "pairs n"]:
+    """Return a_s' D b_s of each sequence, D = sum a_s b_s', by whichever of n x n and p x q products is less work."""
     n, p, q = u.shape[-2], u.shape[-1], v.shape[-1]
-    return ((u @ u.mT) * (v @ v.mT)).sum((-2, -1)) if n * (p + q) <= p * q else squares(u.mT @ v)
-
-
-def _large(m: Moments) -> tuple[Float[Tensor, "pairs both p q"], int]:
-    """Return M_0, ... and then D_0, ... of all sequences, and how many M there are."""
-    products = [m[key] for key in KEYS if key in m]
-    weights = [m["lengths"][..., None] ** e for e in range(2 if "xy1" in m else 1)]
-    return torch.stack([*products, *((m["u"] * w).mT @ m["v"] for w in weights)], 1), len(products)
+    return ((u @ u.mT) * (v @ v.mT)).sum(-1) if n * (p + q) <= p * q else _dot(u @ (u.mT @ v), v)
