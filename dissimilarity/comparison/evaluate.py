@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.measures.base.measure import Measure
@@ -15,6 +14,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
 from dissimilarity.moments.pair import Moments, join
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.padding import SampledSubset
 
 BATCH_NUMBERS = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
@@ -95,11 +95,16 @@ def _result(measure: Measure, side: Side, pair: SitePair, value: float, stderr: 
 
 
 def _too_few(measure: Measure, side: Side, site: str) -> str:
-    """Return the note for too few samples; empty if there are enough."""
-    n = _samples_of(measure, side, site)
-    if n >= measure.minimum_samples:
-        return ""
-    return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    """Return the note for too few samples or sequences; empty if there are enough."""
+    n, sequences = _samples_of(measure, side, site), len(side.lengths.units)
+    if n < measure.minimum_samples:
+        return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    if measure.by_sequence and sequences < measure.minimum_samples:
+        return (
+            f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
+            "take the measure with units='sample'"
+        )
+    return ""
 
 
 def _from_sums(
@@ -186,7 +191,7 @@ def _from_samples(
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
-    first, second = (_prepared(measure, side, site, subset.index) for side, site in ((x, pair[0]), (y, pair[1])))
+    first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
     units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
     value, stderr = measure.estimate(first, second, units)
     null, note = math.nan, ""
@@ -199,9 +204,11 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
     return {**result, "note": result["note"] or note}
 
 
-def _prepared(measure: SampleMeasure, side: Side, site: str, index: Tensor) -> Any:
+def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
     """Return the prepared samples of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
         samples = side.samples[site]
-        side.prepared[measure.label, site] = measure.prepare(samples[index.to(samples.device)])
+        samples = samples[subset.index.to(samples.device)]
+        prepared = measure.prepare(samples) if subset.single else measure.prepare_sequences(samples, subset.sequence)
+        side.prepared[measure.label, site] = prepared
     return side.prepared[measure.label, site]

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.checks import ArrayLike, Units
 from dissimilarity.measures.base.moment_measure import MomentMeasure
-from dissimilarity.measures.cka import CKA, Units, cka
+from dissimilarity.measures.cka import CKA, cka
 from dissimilarity.measures.numerics.exact import angle
 from dissimilarity.moments.pair import Moments
 
 
-def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
+def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return arccos of linear CKA of two representations of the same samples; see ``AngularCKA``.
 
     A metric (Williams et al. 2021); invariant to orthogonal maps, isotropic scaling and translation of either side.
@@ -24,6 +24,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tens
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: the sequence of each sample, as for ``cka``.
 
     Returns:
         float64 scalar in radians; 0 = same. Debiased: in [0, pi], about pi / 2 for independent data. Biased: in
@@ -35,7 +36,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tens
         >>> print(f"{angular_cka(x, x):.4f} {angular_cka(x, y):.4f}")
         0.0000 0.8435
     """
-    return angle(cka(x, y, debiased))
+    return angle(cka(x, y, debiased, units))
 
 
 def product_distance(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], debiased: bool = True) -> Float[Tensor, ""]:
@@ -78,6 +79,8 @@ class AngularCKA(MomentMeasure):
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = False

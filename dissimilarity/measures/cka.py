@@ -1,24 +1,30 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import left_out, stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.checks import (
+    ArrayLike,
+    Units,
+    check_choice,
+    paired_samples,
+    unit_numbers,
+    units_suffix,
+)
 from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.hsic import hsic, hsic_left_out, squares, with_itself
+from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 
-Units = Literal["sequence", "sample"]
-"""What is independent of the rest: whole sequences, wherever they are known, or single samples."""
 
-
-def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
+def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return linear CKA of two representations of the same samples; see ``CKA``.
 
     HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = x x', L = y y' (Kornblith et al. 2019). Symmetric; invariant to
@@ -28,6 +34,8 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: the sequence of each sample, if samples of one sequence depend on each other, for the unbiased HSIC; by
+            default each sample is independent.
 
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
@@ -39,7 +47,12 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
         >>> print(f"{cka(x, x):.4f} {cka(x, y):.4f}")
         1.0000 0.6648
     """
-    return cka_from_moments(moments_of(*paired_samples(x, y, CKA.minimum_samples)), debiased)
+    x, y = paired_samples(x, y, CKA.minimum_samples)
+    numbers = unit_numbers(units, len(x)) if debiased else None
+    if numbers is None:
+        return cka_from_moments(moments_of(x, y), debiased)
+    check_sequences(1 + int(numbers.max()))
+    return cka_from_moments(moments_of_sequences(x, y, numbers), debiased)
 
 
 def cka_from_moments(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
@@ -71,6 +84,8 @@ class CKA(MomentMeasure):
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -149,11 +164,6 @@ class CKA(MomentMeasure):
     def _read(self, m: Moments) -> Moments:
         """Return the sums that this estimator reads: those over sequences only where they are its units."""
         return m if self.by_sequence else {key: value for key, value in m.items() if key not in ("u", "v")}
-
-
-def units_suffix(debiased: bool, units: Units) -> str:
-    """Return the end of a label: the biased estimator does not depend on the units."""
-    return "_biased" if not debiased else "_sample" if units == "sample" else ""
 
 
 def _cross_term(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:

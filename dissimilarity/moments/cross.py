@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.chunk import Chunk, squares_of
-from dissimilarity.moments.pair import Moments, cross_moments, one_pair
+from dissimilarity.moments.pair import SMALL, Moments, check_range, cross_moments, join, one_pair, span_coordinates
 from dissimilarity.moments.running import RunningSums
+from dissimilarity.moments.side import Side
+from dissimilarity.probe.padding import SequenceLengths
 
 SitePair = tuple[str, str]
 """A site of x and a site of y."""
@@ -165,3 +168,26 @@ def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tupl
     index = sites.index(site)
     start = sum(widths[before] for before in sites[:index])
     return index, slice(start, start + widths[site])
+
+
+def moments_of_sequences(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], sequence: Int[Tensor, " n"]) -> Moments:
+    """Return the moments of two sides of the same samples, with sums over sequences.
+
+    Args:
+        x: samples in one representation.
+        y: the same samples in the other.
+        sequence: the sequence of each sample, integers from 0, in any order.
+    """
+    order, counts = sequence.argsort(stable=True), sequence.bincount()
+    lengths = SequenceLengths(torch.zeros_like(counts), counts)
+    cross, sides, chunks = Cross([("x", "y")]), [], []
+    for site, samples in (("x", x), ("y", y)):
+        samples = span_coordinates(samples) if len(samples) < samples.shape[1] else samples
+        samples = samples.double() if samples.numel() <= SMALL else samples
+        sides.append(Side(lengths))
+        chunks.append(sides[-1].add({site: samples[order.to(samples.device)][None]}, range(1)))
+        check_range(sides[-1].totals(site))
+    cross.add(*chunks)
+    first, second = (side.totals(site) for side, site in zip(sides, "xy", strict=True))
+    totals = {key: value[0] for key, value in cross.sums_of("x", ["y"])[0].items()}
+    return join(sides[0].counts()[0], first, second, totals)

@@ -96,6 +96,12 @@ def in_range(side: Moments) -> bool:
     return finite and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
 
 
+def check_range(side: Moments) -> None:
+    """Raise ValueError unless the sums of one side are right."""
+    if not in_range(side):
+        raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
+
+
 def cross_moments(
     xs: Iterable[Float[Tensor, "units n _"]],
     a: Float[Tensor, "units n sites"],
@@ -202,8 +208,7 @@ def prepare_side(x: Float[Tensor, "n p"], offset: Float[Tensor, " p"] | None = N
     norms = squared_norms(samples)
     outlier_rows = find_outlier_rows(norms).to(samples.device)
     sums = {key: value.double() for key, value in side_moments(samples, norms, outlier_rows)[0].items()}
-    if not in_range(sums):
-        raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
+    check_range(sums)
     return PreparedSide(samples, norms, outlier_rows, sums)
 
 

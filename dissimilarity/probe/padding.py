@@ -35,6 +35,11 @@ class SampledSubset:
     sequence: Int[Tensor, " n"]
     roll: int
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one sample per sequence."""
+        return self.roll == 1
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceLengths:

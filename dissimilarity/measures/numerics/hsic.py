@@ -13,6 +13,7 @@ the mean is (A + B - 2 C) / sum n_s n_t n_q n_r. Each is a sum without that rest
 coincide.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +94,6 @@ def _of_sequences(m: Moments, units: Moments | None = None) -> Float[Tensor, "ti
     weights = [(n > 0).double(), n] if "xy1" in m else [(n > 0).double()]
     a, b = (torch.stack([torch.einsum("tps,psd->tpd", w, m[key]) for w in weights], 2) for key in "uv")
     inner = _all_products(m, b) if units is None else _products_without(m, units, b)
-    n1, n2, n3, n4 = ((n**e).sum(-1) for e in (1, 2, 3, 4))
 
     def power(key: str, e: int) -> Tensor:
         return rest.get(f"{key}{e}", rest[f"{key}0"])
@@ -114,12 +114,31 @@ def _of_sequences(m: Moments, units: Moments | None = None) -> Float[Tensor, "ti
         for key, total, own in (("u", a, k), ("v", b, l))
     )
     total_k, total_l = rows_k.sum(-1), rows_l.sum(-1)
-    first = (n1**2 - n2) * different(0, 0) - 4 * n1 * different(0, 1) + 4 * different(0, 2) + 2 * different(1, 1)
-    second = total_k * total_l - 4 * _dot(rows_k, rows_l) + 2 * (inner.dd - _dot(k, l))
-    third = n1 * chain(0, 0, 0) - chain(1, 0, 0) - chain(0, 1, 0) - chain(0, 0, 1)
+    fours = total_k * total_l - 4 * _dot(rows_k, rows_l) + 2 * (inner.dd - _dot(k, l))
+    return mean_of_quadruples(n, different, chain, fours, m["n"] / m["lengths"].sum(-1))
+
+
+def mean_of_quadruples(
+    n: Float[Tensor, "*times sequences"],
+    different: Callable[[int, int], Tensor],
+    chain: Callable[[int, int, int], Tensor],
+    fours: Float[Tensor, "*times"],
+    mean: Tensor,
+) -> Float[Tensor, "*times"]:
+    """Return the mean over quadruples of samples of different sequences; NaN with fewer than four sequences.
+
+    Args:
+        n: lengths of the sequences in units of their mean; 0 for those that are left out.
+        different: powers f, g -> sum of n_s^f n_t^g <M_s, M_t> over different sequences.
+        chain: powers f, g, h -> sum of n_s^f n_t^g n_q^h a_s' M_t b_q over different sequences.
+        fours: sum of (a_s . a_t) (b_q . b_r) over different sequences.
+        mean: number of samples in a mean length.
+    """
+    n1, n2, n3, n4 = ((n**e).sum(-1) for e in (1, 2, 3, 4))
+    pairs = (n1**2 - n2) * different(0, 0) - 4 * n1 * different(0, 1) + 4 * different(0, 2) + 2 * different(1, 1)
+    triples = n1 * chain(0, 0, 0) - chain(1, 0, 0) - chain(0, 1, 0) - chain(0, 0, 1)
     quadruples = n1**4 - 6 * n1**2 * n2 + 3 * n2**2 + 8 * n1 * n3 - 6 * n4
-    mean = m["n"] / m["lengths"].sum(-1)
-    value = (first / mean**2 + second / mean**4 - 2 * third / mean**3) / quadruples
+    value = (pairs / mean**2 + fours / mean**4 - 2 * triples / mean**3) / quadruples
     return torch.where((n > 0).sum(-1) < MINIMUM, torch.nan, value)
 
 
