@@ -74,20 +74,32 @@ def sides(garbage: float = 0.0) -> tuple[Positionwise, Positionwise]:
     return Positionwise(6, 0, garbage), Positionwise(7, 1, garbage)
 
 
+SEQUENCE = np.arange(len(LENGTHS)).repeat(LENGTHS)
+
+
+def rbf_cka(x: Array, y: Array) -> float:
+    return oracles.cka_of_kernels(*(np.asarray(sample_oracles.kernel(z, 1.0), float) for z in (x, y)), SEQUENCE)
+
+
+def distance_correlation_debiased(x: Array, y: Array) -> float:
+    return oracles.cka_of_kernels(*(np.asarray(sample_oracles.distances(z), float) for z in (x, y)), SEQUENCE)
+
+
 ORACLES: dict[str, Callable[[Array, Array], float]] = {
-    "angular_cka": oracles.angular_cka,
+    "angular_cka": lambda x, y: math.acos(oracles.cka_of_sequences(x, y, SEQUENCE)),
     "angular_cka_biased": oracles.angular_cka_biased,
     "bures": oracles.bures,
     "cca": oracles.cca_mean,
     "cca_mean_square": oracles.cca_mean_square,
     "cca_r2": oracles.cca_r2,
-    "cka": oracles.debiased_cka,
+    "cka": lambda x, y: oracles.cka_of_sequences(x, y, SEQUENCE),
+    "cka_sample": oracles.debiased_cka,
     "cka_biased": oracles.biased_cka,
-    "cka_mean_of_ratios": lambda x, y: sample_oracles.cka_mean_of_ratios(x, y, len(x)),
-    "cka_ratio_of_means": lambda x, y: sample_oracles.cka_ratio_of_means(x, y, len(x)),
+    "cka_mean_of_ratios": lambda x, y: oracles.cka_of_sequences(x, y, SEQUENCE),
+    "cka_ratio_of_means": lambda x, y: oracles.cka_of_sequences(x, y, SEQUENCE),
     "disagreement": sample_oracles.disagreement,
     "distance_correlation": sample_oracles.distance_correlation,
-    "distance_correlation_debiased": sample_oracles.distance_correlation_debiased,
+    "distance_correlation_debiased": distance_correlation_debiased,
     "gulp": oracles.gulp,
     "jaccard_knn": sample_oracles.jaccard_knn,
     "jsd": sample_oracles.jsd,
@@ -99,7 +111,7 @@ ORACLES: dict[str, Callable[[Array, Array], float]] = {
     "procrustes": oracles.procrustes_angle,
     "procrustes_squared": oracles.procrustes_squared,
     "pwcca": oracles.pwcca,
-    "rbf_cka": sample_oracles.rbf_cka,
+    "rbf_cka": rbf_cka,
     "rbf_cka_biased": sample_oracles.rbf_cka_biased,
     "rsa": sample_oracles.rsa,
     "rsa_pearson": lambda x, y: sample_oracles.rsa(x, y, compare="pearson"),
