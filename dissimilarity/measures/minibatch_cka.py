@@ -173,14 +173,14 @@ class MinibatchCKA(SampleMeasure):
         """
         if x.sequence is not None:
             value, *without = _terms_of_sequences(x, y, unit).unbind(-1)
-            values = [_reduced(terms[:, ~terms[0].isnan()], self.reduction) for terms in without]
+            values = [_left_out(terms[:, ~terms[0].isnan()], self.reduction) for terms in without]
             return _reduced(value, self.reduction), stderr_of_left_out(torch.stack(values))
         batches, size = x.grams.shape[:2]
         member = members(unit.to(x.grams.device))[: batches * size].unflatten(0, (batches, size))
         parts = [left_out_terms(a, b, True, part) for a, b, part in zip(x.grams, y.grams, member, strict=True)]
         terms, n = (torch.stack(part) for part in zip(*parts, strict=True))
         terms = (terms / (n * (n - 3))[:, None]).movedim(1, 0)
-        values = [_reduced(terms[:, n[:, index] >= 4, index], self.reduction) for index in range(n.shape[1])]
+        values = [_left_out(terms[:, n[:, index] >= 4, index], self.reduction) for index in range(n.shape[1])]
         return self.between(x, y), stderr_of_left_out(torch.stack(values))
 
     def rearrange(self, x: Grams, order: Int[Tensor, " n"]) -> Grams:
@@ -261,6 +261,13 @@ def _reduced(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[T
     return _ratio(terms).mean() if reduction == "mean_of_ratios" else _ratio(terms.mean(1))
 
 
+def _left_out(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[Tensor, ""]:
+    """Return the value without a unit; NaN where it is undefined, which leaves the value itself without an error bar."""
+    cross, self_x, self_y = terms if reduction == "mean_of_ratios" else terms.mean(1)
+    defined = (self_x > 0) & (self_y > 0)
+    return _quotient(cross, self_x, torch.where(defined, self_y, torch.nan)).mean()
+
+
 def _ratio(terms: Tensor) -> Tensor:
     cross, self_x, self_y = terms
     for self_term, name in ((self_x, "x"), (self_y, "y")):
@@ -317,7 +324,7 @@ def _terms_of_sequences(
         if have < MINIMUM:
             raise ValueError(
                 f"too few sequences: a minibatch of {size} samples has samples of {have}, the measure needs at least "
-                f"{MINIMUM}; raise batch, or pass units='sample' for the estimator that takes samples for independent"
+                f"{MINIMUM}; raise batch, or leave out units (of a measure: units='sample') to take samples for independent"
             )
         a, b = (Blocks.of(gram, sequence[part], None if weight is None else weight[part]) for gram in grams)
         without = None if left_out is None else left_out[part]

@@ -73,19 +73,20 @@ def side_moments(
     """
     xx, xx_units = products(x, None, outlier_rows)
     weights = a[..., None] if k is None else torch.cat([a[..., None], k], -1)
-    xa, xa_units = weighted_sums(x, weights, outlier_rows)
+    # Each kind of weight gets memory of its own, which processes can add up.
+    xa, xa_units = (sums.movedim(-1, 0).contiguous() for sums in weighted_sums(x, weights, outlier_rows))
     units = {
         "x": x.sum(1).to(a.device).double(),
         "xx": xx_units,
         "a": a.sum(1),
         "aa": a.square().sum(1),
         "eps_x": a.new_full((len(a),), a.shape[1] * torch.finfo(x.dtype).eps),
-        "xa": xa_units[..., 0],
+        "xa": xa_units[0],
     }
-    sums = {"xx": xx, "xa": xa[:, 0]}
+    sums = {"xx": xx, "xa": xa[0]}
     for e in range(weights.shape[-1] - 1):
-        units |= {f"xk{e}": xa_units[..., 1 + e], f"kk{e}": (weights[..., 1] * weights[..., 1 + e]).sum(1)}
-        sums |= {f"xk{e}": xa[:, 1 + e]}
+        units |= {f"xk{e}": xa_units[1 + e], f"kk{e}": (weights[..., 1] * weights[..., 1 + e]).sum(1)}
+        sums |= {f"xk{e}": xa[1 + e]}
     return {**{key: value.sum(0) for key, value in units.items() if key not in sums}, **sums}, units
 
 
