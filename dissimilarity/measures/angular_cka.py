@@ -74,8 +74,9 @@ class AngularCKA(MomentMeasure):
     CKA is the cosine between two kernels, centered (biased) or U-centered (debiased), so its arccos is their angle.
     ``product_distance`` combines the angles of all layers of two models.
 
-    The value is NaN where ``CKA`` is. An angle t has the rounding of CKA times 1 / t: from float32 samples up to 1e-3
-    near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
+    The value is NaN where ``CKA`` is, and where CKA is above 1, which it may be with few sequences as units. An angle t
+    has the rounding of CKA times 1 / t: from float32 samples up to 1e-3 near zero (none between equal inputs). From
+    float64 samples, angles below 2e-6 count as zero.
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.

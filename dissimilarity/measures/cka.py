@@ -79,8 +79,14 @@ class CKA(MomentMeasure):
     2 / (n-2) 1'K~L~1] / (n (n-3)). No Gram matrix is formed: tr(K~L~) = |X'Y|_F^2 - sum ab,
     1'K~1 = |sum x|^2 - sum a, 1'K~L~1 = s_x' X'Y s_y - s_x' X'b - s_y' Y'a + sum ab, all sums over samples.
 
-    The value is NaN where an unbiased self term is zero: the centered samples of one side are all alike or all
-    orthogonal to each other.
+    With whole sequences as units, every pair of samples of one sequence is left out and not only that of a sample with
+    itself: HSIC is the mean of k_ij l_ij + k_ij l_qr - 2 k_ij l_iq over quadruples of samples of different sequences.
+    Samples of a sequence depend on each other, and HSIC_1 is unbiased for independent samples alone. Where each
+    sequence is one sample, both are the same. As a metric (``update``), each sample is independent.
+
+    The value is NaN where an unbiased self term is not positive: the centered samples of one side are all alike or all
+    orthogonal to each other, or few sequences do not tell them apart. With sequences as units it may leave its bounds
+    by the error of the estimate.
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.

@@ -262,7 +262,7 @@ def _reduced(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[T
 
 
 def _left_out(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[Tensor, ""]:
-    """Return the value without a unit; NaN where it is undefined, which leaves the value itself without an error bar."""
+    """Return the value without a unit; NaN where it is undefined, so that the value has no error bar."""
     cross, self_x, self_y = terms if reduction == "mean_of_ratios" else terms.mean(1)
     defined = (self_x > 0) & (self_y > 0)
     return _quotient(cross, self_x, torch.where(defined, self_y, torch.nan)).mean()
@@ -324,7 +324,8 @@ def _terms_of_sequences(
         if have < MINIMUM:
             raise ValueError(
                 f"too few sequences: a minibatch of {size} samples has samples of {have}, the measure needs at least "
-                f"{MINIMUM}; raise batch, or leave out units (of a measure: units='sample') to take samples for independent"
+                f"{MINIMUM}; raise batch, or leave out units (of a measure: "
+                "units='sample') to take samples for independent"
             )
         a, b = (Blocks.of(gram, sequence[part], None if weight is None else weight[part]) for gram in grams)
         without = None if left_out is None else left_out[part]

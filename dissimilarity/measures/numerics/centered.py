@@ -114,8 +114,8 @@ def check_sequences(have: int) -> None:
     """Raise ValueError if there are too few sequences for an estimator whose units they are."""
     if have < MINIMUM:
         raise ValueError(
-            f"too few sequences: have {have}, the measure needs at least {MINIMUM}; pass more, or leave out units (of a "
-            "measure: units='sample') to take samples for independent"
+            f"too few sequences: have {have}, the measure needs at least {MINIMUM}; pass more, or leave out units "
+            "(of a measure: units='sample') to take samples for independent"
         )
 
 
