@@ -137,7 +137,8 @@ def independent(sequences: int, share: float, seed: int, d: int = 128, length: i
 def test_independent_features_score_zero(share: float) -> None:
     """The mean of ten draws is 0 within two of its standard errors, where samples as units see a similarity."""
     measures = [*(kind() for kind in MEASURES.values()), CKA(units="sample")]
-    rows = [compared(*independent(32, share, seed), measures, null=False) for seed in range(10)]
+    draws = (independent(32, share, seed) for seed in range(10))
+    rows = [compared(x, y, measures, null=False) for x, y in draws]
     values = torch.tensor([[row["value"] for row in table] for table in rows], dtype=torch.float64)
     values[:, 1] -= torch.pi / 2
     mean, error = values.mean(0), values.std(0) / len(rows) ** 0.5
@@ -156,7 +157,7 @@ def test_untrained_nets_agree_on_few_and_many_sequences() -> None:
     tokens = (torch.randint(50, (128, 1), generator=g) + torch.randint(6, (128, 32), generator=g)) % 50
     measures = [CKA(), CKA(units="sample")]
     tables = [
-        compare(*nets, text, sites="blocks.1.resid_post", measures=measures, null=False).to_pylist()
+        compare(nets[0], nets[1], text, sites="blocks.1.resid_post", measures=measures, null=False).to_pylist()
         for text in (tokens[:32], tokens)
     ]
     (few, few_samples), (many, many_samples) = tables
@@ -169,9 +170,10 @@ def test_fewer_than_four_sequences_are_named(kind: str) -> None:
     x, y, sequence = drawn([6, 6, 6])
     with pytest.raises(ValueError, match=r"of 3, the measure needs|have 3, the measure needs at least 4; pass more"):
         FUNCTIONS[kind](x, y, units=sequence)
-    rows = compared(*(torch.from_numpy(z).unflatten(0, (3, 6)) for z in (x, y)), MEASURES[kind]())
+    first, second = (torch.from_numpy(z).unflatten(0, (3, 6)) for z in (x, y))
+    rows = compared(first, second, MEASURES[kind]())
     assert np.isnan(rows[0]["value"]) and "3 sequences and needs 4: pass more" in rows[0]["note"]
-    (row,) = compared(*(torch.from_numpy(z).unflatten(0, (3, 6)) for z in (x, y)), MEASURES[kind](units="sample"))
+    (row,) = compared(first, second, MEASURES[kind](units="sample"))
     assert np.isfinite(row["value"])
 
 
@@ -211,6 +213,7 @@ def test_a_massive_token_costs_no_digits() -> None:
         side[:, 0, 3] += 1000 * torch.rand(24, generator=g)
         side[5, 3, 2] += 3000
     sequence = np.repeat(np.arange(24), 16)
-    exact = oracles.cka_of_sequences(*(z.flatten(0, 1).double().numpy() for z in (x, y)), sequence)
+    first, second = (z.flatten(0, 1).double().numpy() for z in (x, y))
+    exact = oracles.cka_of_sequences(first, second, sequence)
     (row,) = compared(x, y, CKA())
     assert row["value"] == pytest.approx(exact, abs=1e-6)

@@ -80,11 +80,13 @@ SEQUENCE = np.arange(len(LENGTHS)).repeat(LENGTHS)
 
 
 def rbf_cka(x: Array, y: Array) -> float:
-    return oracles.cka_of_kernels(*(np.asarray(sample_oracles.kernel(z, 1.0), float) for z in (x, y)), SEQUENCE)
+    k, l = (sample_oracles.kernel(z, 1.0).astype(float) for z in (x, y))  # noqa: E741
+    return oracles.cka_of_kernels(k, l, SEQUENCE)
 
 
 def distance_correlation_debiased(x: Array, y: Array) -> float:
-    return oracles.cka_of_kernels(*(np.asarray(sample_oracles.distances(z), float) for z in (x, y)), SEQUENCE)
+    k, l = (sample_oracles.distances(z).astype(float) for z in (x, y))  # noqa: E741
+    return oracles.cka_of_kernels(k, l, SEQUENCE)
 
 
 def cka_of_sequences(x: Array, y: Array, sequence: Sequences = SEQUENCE) -> float:
@@ -482,5 +484,7 @@ def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: P
     options: Any = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
     with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: pass more"):
         DissimilarityTracker(["init"], **options)
+    with pytest.raises(ValueError, match="cka needs 4 sequences, and the probe set has 3: pass more, or"):
+        DissimilarityTracker(["init"], **options | {"measures": [CKA()], "probe": tokens()[:3], "mask": MASK[:3]})
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
