@@ -19,11 +19,11 @@ class LabelSet:
 
     Attributes:
         names: Their names, in the order of their numbers.
-        of_class: Per class of the model, the number of the name that it counts as.
+        label_of_class: Per class of the model, the number of the name that it counts as.
     """
 
     names: tuple[str, ...]
-    of_class: Int64[Tensor, " classes"]
+    label_of_class: Int64[Tensor, " classes"]
 
 
 def renamed(splits: Splits, labels: Mapping[str, str]) -> dict[str, list[Example]]:

@@ -187,7 +187,7 @@ class TextClassificationDataModule(pl.LightningDataModule):
             ValueError: If there is no such split.
         """
         self._check(split)
-        return self._label_sets[split].of_class
+        return self._label_sets[split].label_of_class
 
     def probe(self, sequences: int, length: int, split: str = "val") -> Int64[Tensor, "sequences length"]:
         """Return the probe set: rows of `length` tokens of evenly spaced examples; the same for every seed.

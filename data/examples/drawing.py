@@ -27,7 +27,7 @@ class DrawnExamples(ABC):
         held_out_seed: Seed of all other splits, which do not depend on `seed` and `counterexamples`.
 
     Attributes:
-        least: Smallest number of examples per split, and what they are called.
+        minimum: Smallest number of examples per split, and what they are called.
 
     Raises:
         ValueError: If a number is out of range; from splits(), if the grammar has too few examples.
@@ -39,13 +39,13 @@ class DrawnExamples(ABC):
     counterexamples: float = 0.0
     seed: int = 0
     held_out_seed: int = 0
-    least: ClassVar[tuple[int, str]]
+    minimum: ClassVar[tuple[int, str]]
 
     def __post_init__(self) -> None:
-        least, unit = self.least
+        minimum, unit = self.minimum
         for key in ("train", "val", "ood"):
-            if getattr(self, key) < least:
-                raise ValueError(f"expected data.source.{key} >= {least} {unit}, found {getattr(self, key)}")
+            if getattr(self, key) < minimum:
+                raise ValueError(f"expected data.source.{key} >= {minimum} {unit}, found {getattr(self, key)}")
         if not 0 <= self.counterexamples <= 1:
             raise ValueError(f"expected 0 <= data.source.counterexamples <= 1 (a share), found {self.counterexamples}")
 

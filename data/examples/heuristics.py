@@ -22,7 +22,7 @@ class Heuristics(DrawnExamples):
     """
 
     train: int = 40000
-    least = (2, "pairs")
+    minimum = (2, "pairs")
 
     def held_out_steps(self) -> dict[str, list[tuple[Subcase, str]]]:
         """Return the steps of the six splits out of distribution."""

@@ -32,7 +32,7 @@ class QuestionFormation(DrawnExamples):
     """
 
     train: int = 12000
-    least = (len(AUXILIARIES), "sentences")
+    minimum = (len(AUXILIARIES), "sentences")
 
     def held_out_steps(self) -> dict[str, list[tuple[str, str]]]:
         """Return the steps of `subject_clause` and `both_clauses`."""

@@ -42,9 +42,9 @@ class Recipe:
         decay: whether the learning rate then falls linearly to 0 at max_steps.
         clip: maximum norm of the gradient; None for no limit.
         evaluate_every: steps between two evaluations of the held-out loss.
-        patience: training ends after this many evaluations without a fall of at least `least_fall`; None to train for
-            max_steps.
-        least_fall: smallest fall of the held-out loss that counts, in nats per token.
+        patience: training ends after this many evaluations without a fall of at least `min_improvement`; None to train
+            for max_steps.
+        min_improvement: smallest fall of the held-out loss that counts, in nats per token.
         seed: seed of the order of batches, and of random weights.
     """
 
@@ -57,7 +57,7 @@ class Recipe:
     clip: float | None = 1.0
     evaluate_every: int = 25
     patience: int | None = 4
-    least_fall: float = 1e-4
+    min_improvement: float = 1e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class _Training:
                 break
             if not loss >= best:
                 best, best_step, best_state = loss, step, deepcopy(self.stitch.state_dict())
-            stalled = 0 if not loss > last_fall - recipe.least_fall else stalled + 1
+            stalled = 0 if not loss > last_fall - recipe.min_improvement else stalled + 1
             last_fall = last_fall if stalled else loss
         self.stitch.load_state_dict(best_state)
         if diverged:

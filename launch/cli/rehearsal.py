@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 import settings
-from launch.cli.arguments import PASSED_TO
+from launch.cli.arguments import CLASS_ARGUMENTS
 
 
 def rehearse(cfg: DictConfig, folder: Path) -> None:
@@ -95,7 +95,7 @@ def _check_arguments(key: str, node: DictConfig, kind: type) -> None:
         signature = inspect.signature(target)
         signature.bind_partial(**dict.fromkeys(names))
         # Arguments that a part of ours hands to its base class have rules all the same.
-        ruled = {rule.split(".")[0] for rule in PASSED_TO.get(node._target_, names)}
+        ruled = {rule.split(".")[0] for rule in CLASS_ARGUMENTS.get(node._target_, names)}
         if unknown := [name for name in names if name not in ruled | signature.parameters.keys()]:
             raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}")
     except (ImportError, TypeError) as error:

@@ -1,5 +1,6 @@
 """Checks of a config that take milliseconds and come before anything is written."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import settings
 from dissimilarity.loading.config import check_model_folder
-from launch.cli.arguments import OF_HYDRA, PASSED_TO
+from launch.cli.arguments import CLASS_ARGUMENTS, HYDRA_ARGUMENTS
 from launch.cli.keys import OPTIONAL, REQUIRED, ROOTS
 from launch.cli.renamed import renamed_value
 from launch.cli.rules import Rule, is_folder_name, shown
@@ -25,12 +26,12 @@ def validate(cfg: DictConfig, command: str = "train") -> None:
     Raises:
         ValueError: With one line per fault: the key, its value, and what is expected.
     """
-    faults = [*_unknown(cfg, command), *_faults(cfg, command), *_absent(cfg, command)]
+    lines = [*_unknown(cfg, command), *faults(cfg, {**ROOTS[command], **OPTIONAL}), *_absent(cfg, command)]
     # Rules over several keys assume that each key is valid by itself.
-    if not faults:
-        faults = [fault for rule in ACROSS[command] for fault in rule(cfg)]
-    if faults:
-        raise ValueError("\n".join(faults))
+    if not lines:
+        lines = [line for rule in ACROSS[command] for line in rule(cfg)]
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def entries(
@@ -52,7 +53,7 @@ def entries(
         if not isinstance(value, DictConfig | ListConfig) or value._is_none() or value._is_missing():
             continue
         if isinstance(value, DictConfig) and "_target_" in value:
-            passed = {**PASSED_TO.get(str(value._get_node("_target_")), {}), **OF_HYDRA}
+            passed = {**CLASS_ARGUMENTS.get(str(value._get_node("_target_")), {}), **HYDRA_ARGUMENTS}
             yield from entries(value, passed, "", f"{path}{key}.")
         else:
             yield from entries(value, rules, f"{name}.", f"{path}{key}.")
@@ -71,9 +72,9 @@ def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
     return None
 
 
-def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Yield a line per value that its rule does not allow."""
-    for path, rule, node, key in entries(cfg, {**ROOTS[command], **OPTIONAL}):
+def faults(cfg: DictConfig, rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Yield a line per value that its rule does not allow; `rules` are those outside of parts."""
+    for path, rule, node, key in entries(cfg, rules):
         if rule is None:
             continue
         if OmegaConf.is_missing(node, key):
@@ -114,7 +115,7 @@ def _unknown(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in cfg:
         if str(key) not in keys:
             yield f"+{key}: unknown key; the root keys are {', '.join(keys)}"
-    if command == "train" and OmegaConf.select(cfg, "task._target_") in PASSED_TO:
+    if command == "train" and OmegaConf.select(cfg, "task._target_") in CLASS_ARGUMENTS:
         keys = [name.removeprefix("optim.") for name in (*ROOTS[command], *OPTIONAL) if name.startswith("optim.")]
         for key in cfg.get("optim") or ():
             if key not in keys:
@@ -125,7 +126,7 @@ def _absent(cfg: DictConfig, command: str) -> Iterator[str]:
     """Yield a line per key that ~ on the command line removed, or that is missing because its group is null."""
     needed = list(ROOTS[command].items())
     if command == "train" and OmegaConf.select(cfg, "trainer") is not None:
-        trainer = PASSED_TO["pytorch_lightning.Trainer"]
+        trainer = CLASS_ARGUMENTS["pytorch_lightning.Trainer"]
         needed += [(f"trainer.{key}", trainer[key]) for key in REQUIRED]
     for key, rule in needed:
         if "*" in key:
@@ -165,12 +166,23 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
 
 
 def _optimized(cfg: DictConfig) -> Iterator[str]:
-    """Yield a line for a curve of a reference that is not listed; other names show only after the training."""
+    """Yield a line for a number that no summary has, or for a curve of a reference that is not listed.
+
+    Which other columns metrics.csv has shows only after the training.
+    """
+    from launch.run.form import SUMMARY, WORDS
+
     name, curves = cfg.optimized_metric, [f"dissimilarity/{uri}/" for uri in cfg.references]
+    numbers = [key for key in SUMMARY if key not in WORDS]
     if name.startswith("dissimilarity/") and not name.startswith(tuple(curves)):
         yield (
             f"optimized_metric={name}: expected dissimilarity/REFERENCE/MEASURE/SITE with a reference out of "
             f"references=[{','.join(cfg.references)}]"
+        )
+    elif "/" not in name and name.partition(".")[0] not in numbers:
+        yield (
+            f"optimized_metric={name}: expected a number of summary.json ({', '.join(numbers)}) or a column of "
+            "metrics.csv, such as val/loss"
         )
 
 
@@ -226,6 +238,17 @@ def _name(cfg: DictConfig) -> Iterator[str]:
     name = settings.run_name(cfg) if "width" in cfg else settings.study_name(cfg)
     if not is_folder_name(name):
         yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and spaces"
+
+
+def _memory(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a model whose attention weights alone, in float32, are larger than this machine's memory."""
+    needed = 4 * 4 * cfg.depth * cfg.width**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"width={cfg.width} depth={cfg.depth}: such a model has {needed / 1e9:,.0f} GB of attention weights alone, "
+            f"and this machine has {memory / 1e9:,.0f} GB of memory; type a smaller width or depth"
+        )
 
 
 def _batch(cfg: DictConfig) -> Iterator[str]:
@@ -300,6 +323,7 @@ ACROSS = {
         _probe,
         _control,
         _name,
+        _memory,
         _batch,
         _epochs,
         _dev_run,

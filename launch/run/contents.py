@@ -22,7 +22,7 @@ Contents = Mapping[str, tuple[str, ...]]
 
 BEFORE_STEP_0: Contents = {
     "": ("config.yaml", "provenance.json", "tokenizer.json"),
-    "references": ("*.safetensors",),
+    "references": tuple(f"{name}.safetensors" for name in ("*-[0-9][0-9][0-9]*", "training", "positions", "weights-*")),
     **LOGGERS,
 }
 TABLES = (
@@ -39,14 +39,14 @@ FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "penalti
 RUN: Contents = {
     **BEFORE_STEP_0,
     "": BEFORE_STEP_0[""] + TABLES,
-    "checkpoints": ("last.ckpt", "second_last.ckpt", "step_*.ckpt", "step_*.pinned"),
+    "checkpoints": ("last.ckpt", "second_last.ckpt", "step_[0-9]*.ckpt", "step_[0-9]*.pinned"),
     "figures": FIGURES,
 }
 RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"}
 """Root keys of every run's config.yaml; no study has all of them, and hardly any other program."""
 
 
-def strangers(folder: Path, contents: Contents) -> list[str]:
+def foreign_paths(folder: Path, contents: Contents) -> list[str]:
     """Return the paths in a run folder that are not among `contents`: files, folders, and links of any target."""
     names = []
     for path in sorted(folder.iterdir()):
@@ -69,7 +69,11 @@ def run_config(path: Path, keys: set[str] = RUN_KEYS) -> dict[str, Any] | None:
 
 def never_reached_step_0(folder: Path) -> bool:
     """Return whether a folder holds nothing but what a run leaves that ended before its first step."""
-    return not folder.is_symlink() and bool(run_config(folder / "config.yaml")) and not strangers(folder, BEFORE_STEP_0)
+    return (
+        not folder.is_symlink()
+        and bool(run_config(folder / "config.yaml"))
+        and not foreign_paths(folder, BEFORE_STEP_0)
+    )
 
 
 def empty(folder: Path, keep: Container[str] = ()) -> None:
@@ -89,7 +93,7 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
             f"{folder} is not the folder of a run (its config.yaml is not that of a run), so it is not emptied: "
             "choose another name with name=..."
         )
-    others = strangers(folder, RUN)
+    others = foreign_paths(folder, RUN)
     if others:
         raise ValueError(
             f"{folder} is not emptied, because it holds files that no run leaves there: {listed(others)}; "
@@ -120,7 +124,7 @@ def _is_ours(path: Path, place: str, patterns: tuple[str, ...]) -> bool:
     if not _is_plain(path):
         return False
     if name.startswith("."):  # a file that a killed process was writing
-        patterns = tuple(f".{pattern}.*part" for pattern in patterns)
+        patterns = tuple(f".{pattern}.*.[0-9]*.*.part" for pattern in patterns)
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

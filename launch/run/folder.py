@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dissimilarity.loading import untrusted
 from launch.run.config_file import read_yaml
-from launch.run.contents import LOGGERS, OVERWRITING, RUN_KEYS, empty, listed, never_reached_step_0, strangers
+from launch.run.contents import LOGGERS, OVERWRITING, RUN_KEYS, empty, foreign_paths, listed, never_reached_step_0
 
 State = Literal["new", "continued", "finished"]
 
@@ -75,7 +75,7 @@ def open_run(folder: Path, cfg: DictConfig) -> State:
     elif never_reached_step_0(folder):
         empty(folder, keep=LOGGERS)
     if not saved.exists():
-        others = [name for name in strangers(folder, {"": (), **LOGGERS}) if not name.startswith(".")]
+        others = [name for name in foreign_paths(folder, {"": (), **LOGGERS}) if not name.startswith(".")]
         if others:
             raise ValueError(
                 f"{folder} is not the folder of a run (no config.yaml; it holds {listed(others)}): "

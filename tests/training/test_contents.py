@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dissimilarity.figures.run import draw_run
 from launch.cli.compose import compose
-from launch.run.contents import OVERWRITING, RUN, empty, never_reached_step_0, strangers
+from launch.run.contents import OVERWRITING, RUN, empty, foreign_paths, never_reached_step_0
 from launch.run.folder import open_run, resolved
 from studies.common.results import check_folder
 from tests.helpers.tiny_run import in_process, tiny
@@ -65,6 +65,9 @@ LOST: dict[str, Callable[[Path], None]] = {
     "a hidden file": put(".env"),
     "a folder of one's own": put("notes/today.md"),
     "a file among the references": put("references/notes.txt"),
+    "a model among the references": put("references/mine.safetensors"),
+    "a file that only looks temporary": put(".config.yaml.mine.part"),
+    "weights of one's own": put("checkpoints/step_of_mine.ckpt"),
     "a folder among the references": put("references/more/a.safetensors"),
     "a file of one's own beside W&B's": put("wandb/notes.md"),
     "the summary of a run without its checkpoints": put("summary.json", '{"status": "finished"}'),
@@ -161,10 +164,10 @@ def test_everything_that_a_run_writes_may_be_deleted(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     draw_run(run)
     (run / "figures" / "penalties.png").touch()
-    (run / ".metrics.csv.part").touch()
+    (run / ".metrics.csv.machine.12.ab.part").touch()
     (run / "checkpoints" / ".last.ckpt.machine.12.ab.part").touch()
     assert {path.name for path in run.iterdir()} >= {"wandb", "references", "checkpoints", "figures"}
-    assert strangers(run, RUN) == [] and not never_reached_step_0(run)
+    assert foreign_paths(run, RUN) == [] and not never_reached_step_0(run)
     empty(run)
     assert list(run.iterdir()) == []
 
