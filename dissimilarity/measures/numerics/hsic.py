@@ -17,13 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.pair import Moments
 
 KEYS = ("xy", "xy1", "xy2")
 """Products of x and y over all sequences, times the powers 0, 1 and 2 of their lengths."""
+
+NUMBERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
+"""Numbers of the sums per unit that are taken in float64 together: few enough to stay in the cache."""
 
 MINIMUM = 4
 """Number of sequences of a quadruple."""
@@ -179,24 +182,49 @@ def _products_without(m: Moments, units: Moments, b: Float[Tensor, "times pairs 
     """
     whole, u, v, lengths = _all_products(m, b[:1]), m["u"], m["v"], _lengths(m, b.shape[2])
     products = [m[key] for key in KEYS if key in m]
-    whole_mb = _times_sums(products, b)
+    powers, weights = len(products), b.shape[2]
     large = torch.stack([*products, *((u * weight[..., None]).mT @ v for weight in lengths.unbind(1))], 1).flatten(2)
     along, along_sums = torch.stack([_along(m, product) for product in products], 1), _along_sums(u, v)
-    space = large.new_empty(len(large), len(products), *products[0].shape[1:])
-    flat = space.flatten(2)
-    times = [(whole.mm[0], whole.md[0], whole.mb[0], whole.dd[0])]
-    for unit, unit_lengths in enumerate(units["lengths"]):
-        members = unit_lengths.reshape(-1, unit_lengths.shape[-1])[0].nonzero()[:, 0]
-        u_unit, v_unit = u[:, members], v[:, members]
-        for f, key in enumerate(KEYS[: len(products)]):
-            space[:, f] = units[key][unit]
-        cross, cross_sums = (flat @ large.mT).split([len(products), lengths.shape[1]], -1)
-        mb, mv = (space @ torch.cat([b[1 + unit], v_unit], 1).mT[:, None]).split([b.shape[2], len(members)], -1)
-        apart = along[..., members] - (u_unit.mT[:, None] * mv).sum(-2)
-        mm, md = cross + cross.mT - flat @ flat.mT, cross_sums + apart @ lengths[..., members].mT
-        dd = 2 * along_sums[:, members].sum(-1) - _along_sums(u_unit, v_unit).sum(-1)
-        times.append((whole.mm[0] - mm, whole.md[0] - md, whole_mb[1 + unit] - mb.movedim(1, 2), whole.dd[0] - dd))
-    return _Products(*(torch.stack(part) for part in zip(*times, strict=True)))
+    members, is_member = _members(units["lengths"])
+    u, v = (sums[:, members].movedim(1, 0) * is_member[:, None, :, None] for sums in (u, v))
+    lengths, along = (values[:, :, members].movedim(2, 0) * is_member[:, None, None] for values in (lengths, along))
+    dd = 2 * (along_sums[:, members].movedim(1, 0) * is_member[:, None]).sum(-1) - _along_sums(u, v).sum(-1)
+    right = torch.cat([b[1:], v], 2)
+    at_once = max(1, NUMBERS_AT_ONCE["cuda" if large.is_cuda else "cpu"] // large[:, :powers].numel())
+    space = large.new_empty(len(large), min(at_once, len(members)), powers, *products[0].shape[1:])
+    mm, md, mb = [], [], []
+    for part in torch.arange(len(members)).split(at_once):
+        at = slice(int(part[0]), int(part[-1]) + 1)
+        space = space[:, : len(part)]
+        for f, key in enumerate(KEYS[:powers]):
+            space[:, :, f] = units[key][at].movedim(0, 1)
+        flat = space.flatten(3)
+        # Units as rows of one product: with units as a batch, torch would copy the other factor for each.
+        inner = (flat.flatten(1, 2) @ large.mT).unflatten(1, flat.shape[1:3]).movedim(1, 0)
+        cross, cross_sums = inner.split([powers, weights], -1)
+        sums = (space @ right[at, :, None].mT.movedim(0, 1)).movedim(1, 0)
+        m_b, m_v = sums.split([weights, members.shape[1]], -1)
+        apart = along[at] - (u[at].mT[:, :, None] * m_v).sum(-2)
+        mm.append(cross + cross.mT - (flat @ flat.mT).movedim(1, 0))
+        md.append(cross_sums + apart @ lengths[at].mT)
+        mb.append(m_b.movedim(2, 3))
+    whole_mb = _times_sums(products, b)
+    return _Products(
+        torch.cat([whole.mm, whole.mm - torch.cat(mm)]),
+        torch.cat([whole.md, whole.md - torch.cat(md)]),
+        torch.cat([whole_mb[:1], whole_mb[1:] - torch.cat(mb)]),
+        torch.cat([whole.dd, whole.dd - dd]),
+    )
+
+
+def _members(
+    lengths: Float[Tensor, "units pairs sequences"],
+) -> tuple[Int[Tensor, "units most"], Bool[Tensor, "units most"]]:
+    """Return the places of the sequences of each unit, up to the number in the largest, and which are there."""
+    is_member = lengths[:, 0] > 0
+    most = int(is_member.sum(1).max())
+    places = (~is_member).byte().argsort(dim=1, stable=True)[:, :most]
+    return places, is_member.gather(1, places)
 
 
 def _times_sums(
@@ -221,7 +249,7 @@ def _along(m: Moments, product: Float[Tensor, "pairs p q"]) -> Float[Tensor, "pa
     return _dot(m["u"] @ product, m["v"])
 
 
-def _along_sums(u: Float[Tensor, "pairs n p"], v: Float[Tensor, "pairs n q"]) -> Float[Tensor, "pairs n"]:
+def _along_sums(u: Float[Tensor, "*pairs n p"], v: Float[Tensor, "*pairs n q"]) -> Float[Tensor, "*pairs n"]:
     """Return a_s' D b_s of each sequence, D = sum a_s b_s', by whichever of n x n and p x q products is less work."""
     n, p, q = u.shape[-2], u.shape[-1], v.shape[-1]
     return ((u @ u.mT) * (v @ v.mT)).sum(-1) if n * (p + q) <= p * q else _dot(u @ (u.mT @ v), v)
