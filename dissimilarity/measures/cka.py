@@ -19,7 +19,7 @@ from dissimilarity.measures.base.checks import (
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.hsic import hsic, hsic_left_out, squares, with_itself
+from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 
@@ -137,7 +137,7 @@ class CKA(MomentMeasure):
         totals, units = self._read(totals), self._read(units)
         if "u" in totals and units:
             m, m_units = ({key: value[None] for key, value in with_itself(totals).items()}, with_itself(units))
-            terms = hsic_left_out(m, {key: value[:, None] for key, value in m_units.items()})[:, 0]
+            terms = hsic_of_sequences(m, {key: value[:, None] for key, value in m_units.items()})[:, 0]
             return _positive(terms, totals)
         whole = _self_term(totals, self.debiased)[None]
         if not units:
@@ -158,7 +158,7 @@ class CKA(MomentMeasure):
         """Return CKA, and CKA without each unit in turn; the arguments are those of ``estimate``."""
         totals, units = self._read(totals), self._read(units)
         if "u" in totals:
-            cross = hsic_left_out(totals, units)
+            cross = hsic_of_sequences(totals, units)
         else:
             both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
             without = left_out(lambda m: _cross_term(m, self.debiased), both, units)

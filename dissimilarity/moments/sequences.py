@@ -29,6 +29,9 @@ from dissimilarity.probe.padding import SequenceLengths
 Sum = tuple[str, Tensor, Tensor]
 """The name of a sum, over all samples and per unit."""
 
+PRODUCTS_AT_ONCE = 2**22
+"""Numbers of the products of single sequences that are in memory together."""
+
 SAMPLES_AT_ONCE = 2**17
 """Numbers that are taken in float64 at a time: few enough to stay in the processor's cache."""
 
@@ -185,12 +188,18 @@ def squares_of_products(
         sites: number of columns of each site.
         partners: number of columns of each partner.
     """
-    device, squares = sum_device(x.device), []
+    device, y = sum_device(x.device), y.to(x)
+    at_once = max(1, PRODUCTS_AT_ONCE // (x.shape[-1] * y.shape[-1]))
+
+    def squares(product: Tensor) -> Tensor:
+        blocks = [block for rows in product.to(device).split(list(sites), 1) for block in rows.split(list(partners), 2)]
+        norms = torch.stack([torch.linalg.vector_norm(block, dim=(1, 2), dtype=torch.float64) for block in blocks], 1)
+        return norms.square().unflatten(1, (len(sites), len(partners)))
+
     with full_float32(x.device):
-        for x_s, y_s, rows in zip(x, y, outlier_rows, strict=True):
-            exact = bool(rows.any())
-            product = (x_s.double().T @ y_s.double() if exact else x_s.T @ y_s.to(x_s)).to(device)
-            blocks = [block for rows in product.split(list(sites)) for block in rows.split(list(partners), 1)]
-            norms = torch.stack([torch.linalg.vector_norm(block, dtype=torch.float64) for block in blocks])
-            squares.append(norms.square().view(len(sites), len(partners)))
-    return torch.stack(squares)
+        parts = zip(x.split(at_once), y.split(at_once), strict=True)
+        values = torch.cat([squares(a.mT @ b) for a, b in parts])
+        for sequence in outlier_rows.any(1).nonzero()[:, 0].tolist() if x.dtype != torch.float64 else ():
+            at = slice(sequence, sequence + 1)
+            values[at] = squares(x[at].to(device).double().mT @ y[at].to(device).double())
+    return values

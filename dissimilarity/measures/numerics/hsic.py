@@ -55,17 +55,7 @@ def hsic(m: Moments) -> Float[Tensor, "*pairs"]:
         return _of_samples(m)
     pairs = m["xy"].shape[:-2]
     flat = {key: value.reshape(-1, *value.shape[len(pairs) :]) for key, value in m.items()}
-    return _of_sequences(flat)[0].view(pairs)
-
-
-def hsic_left_out(m: Moments, units: Moments) -> Float[Tensor, "times pairs"]:
-    """Return HSIC of pairs with sequences as units: over all, and then without each jackknife unit in turn.
-
-    Args:
-        m: the sums over all samples, (pairs, ...).
-        units: the same sums per unit, (units, pairs, ...) or (units, 1, ...).
-    """
-    return _of_sequences(m, units)
+    return hsic_of_sequences(flat)[0].view(pairs)
 
 
 def squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
@@ -87,8 +77,13 @@ def _dot(u: Float[Tensor, "*#pairs p"], v: Float[Tensor, "*#pairs p"]) -> Float[
     return (u * v).sum(-1)
 
 
-def _of_sequences(m: Moments, units: Moments | None = None) -> Float[Tensor, "times pairs"]:
-    """Return HSIC of pairs over all sequences, and then without each unit in turn if there are sums per unit."""
+def hsic_of_sequences(m: Moments, units: Moments | None = None) -> Float[Tensor, "times pairs"]:
+    """Return HSIC of pairs with sequences as units: over all, and then without each jackknife unit in turn.
+
+    Args:
+        m: the sums over all samples, (pairs, ...).
+        units: the same sums per unit, (units, pairs, ...) or (units, 1, ...); None for the value alone.
+    """
     small = [key for key in m if key[:2] in ("gh", "kl", "xl", "yk") or key == "lengths"]
     rest = {key: m[key][None] for key in small}
     if units is not None:
