@@ -5,6 +5,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
 from dissimilarity.moments.agreement import together
-from dissimilarity.moments.side import Chunk
+from dissimilarity.moments.chunk import Chunk
 from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
 from dissimilarity.probe.sampling import sampled_positions
 from dissimilarity.tables.seal import read_tensors, write_tensors
@@ -73,10 +74,18 @@ class ModelActivations:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks without their offset; the first pass computes the sums."""
         if self.side.closed:
-            yield from self._cached or (self.side.chunk(acts, units) for acts, units in self.chunks)
+            yield from self._cached or self._again()
             return
         yield from self._added()
         self.side.close()
+
+    def _again(self) -> Iterator[Chunk]:
+        """Yield the chunks without adding them to the sums."""
+        before: Counter[int] = Counter()
+        for acts, units in self.chunks:
+            chunk = self.side.chunk(acts, units, before[units.start])
+            before.update(dict.fromkeys(units, chunk.count))
+            yield chunk
 
     def _added(self) -> Iterator[Chunk]:
         """Yield the chunks while their sums are computed."""

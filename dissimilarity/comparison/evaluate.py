@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.measures.base.measure import Measure
@@ -15,6 +14,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
 from dissimilarity.moments.pair import Moments, join
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.padding import SampledSubset
 
 BATCH_NUMBERS = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
@@ -95,11 +95,16 @@ def _result(measure: Measure, side: Side, pair: SitePair, value: float, stderr: 
 
 
 def _too_few(measure: Measure, side: Side, site: str) -> str:
-    """Return the note for too few samples; empty if there are enough."""
-    n = _samples_of(measure, side, site)
-    if n >= measure.minimum_samples:
-        return ""
-    return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    """Return the note for too few samples or sequences; empty if there are enough."""
+    n, sequences = _samples_of(measure, side, site), len(side.lengths.units)
+    if n < measure.minimum_samples:
+        return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    if measure.by_sequence and sequences < measure.minimum_samples:
+        return (
+            f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
+            "take the measure with units='sample'"
+        )
+    return ""
 
 
 def _from_sums(
@@ -137,27 +142,27 @@ def _estimated(
 ) -> list[tuple[SitePair, Result]]:
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
     site, partners = pairs[0][0], [partner for _, partner in pairs]
-    site_sums, partner_sums = x.sums.totals[site], [y.sums.totals[partner] for partner in partners]
-    device = site_sums["a"].device
+    counts, unit_counts = x.counts()
 
     def joined(cross_sums: Cross) -> Moments:
-        first = {key: value.expand(len(pairs), *value.shape) for key, value in site_sums.items()}
-        second = {key: stacked([sums[key] for sums in partner_sums]) for key in site_sums}
-        n = x.samples_per_unit.sum().to(device).expand(len(pairs))
+        n, first = (
+            {key: value.expand(len(pairs), *value.shape) for key, value in m.items()} for m in (counts, x.totals(site))
+        )
+        partner_sums = [y.totals(partner) for partner in partners]
+        second = {key: stacked([sums[key] for sums in partner_sums]) for key in partner_sums[0]}
         return join(n, first, second, cross_sums.sums_of(site, partners)[0])
 
     totals = joined(cross)
+    terms = [_self_terms(measure, x, site)], [_self_terms(measure, y, partner) for partner in partners]
     if cross.sums.n_units:
-        n = x.samples_per_unit[:, None].to(device)
-        first = {key: value[:, None] for key, value in x.sums.units[site].items()}
-        second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in site_sums}
+        n, first = ({key: value[:, None] for key, value in m.items()} for m in (unit_counts, x.sums.units[site]))
+        second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
         units = join(n, first, second, cross.sums_of(site, partners)[1])
-        terms = [_self_terms(measure, x, site)], [_self_terms(measure, y, partner) for partner in partners]
         value, stderr = measure.estimate(totals, units, *terms)
     else:
-        value = measure.from_moments(totals)
+        value = measure.from_terms(totals, *terms)
         stderr = torch.full_like(value, math.nan)
-    nulls = torch.full_like(value, math.nan) if null is None else measure.from_moments(joined(null))
+    nulls = torch.full_like(value, math.nan) if null is None else measure.from_terms(joined(null), *terms)
     numbers = zip(pairs, value.tolist(), stderr.tolist(), nulls.tolist(), strict=True)
     return [(pair, _result(measure, x, pair, *estimates)) for pair, *estimates in numbers]
 
@@ -165,9 +170,9 @@ def _estimated(
 def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
-        totals, units = side.sums.totals[site], side.sums.units[site]
-        n = side.samples_per_unit.to(totals["a"].device)
-        side.prepared[measure.label, site] = measure.self_terms({**totals, "n": n.sum()}, {**units, "n": n})
+        counts, unit_counts = side.counts()
+        units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
+        side.prepared[measure.label, site] = measure.self_terms({**counts, **side.totals(site)}, units)
     return side.prepared[measure.label, site]
 
 
@@ -186,7 +191,7 @@ def _from_samples(
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
-    first, second = (_prepared(measure, side, site, subset.index) for side, site in ((x, pair[0]), (y, pair[1])))
+    first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
     units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
     value, stderr = measure.estimate(first, second, units)
     null, note = math.nan, ""
@@ -199,9 +204,11 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
     return {**result, "note": result["note"] or note}
 
 
-def _prepared(measure: SampleMeasure, side: Side, site: str, index: Tensor) -> Any:
+def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
     """Return the prepared samples of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
         samples = side.samples[site]
-        side.prepared[measure.label, site] = measure.prepare(samples[index.to(samples.device)])
+        samples = samples[subset.index.to(samples.device)]
+        prepared = measure.prepare(samples) if subset.single else measure.prepare_sequences(samples, subset.sequence)
+        side.prepared[measure.label, site] = prepared
     return side.prepared[measure.label, site]

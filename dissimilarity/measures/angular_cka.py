@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, Units
 from dissimilarity.measures.base.moment_measure import MomentMeasure
-from dissimilarity.measures.cka import CKA, cka_from_moments
-from dissimilarity.measures.numerics.exact import angle, exact_where_same
-from dissimilarity.moments.pair import Moments, moments_of
+from dissimilarity.measures.cka import CKA, cka
+from dissimilarity.measures.numerics.exact import angle
+from dissimilarity.moments.pair import Moments
 
 
-def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
+def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return arccos of linear CKA of two representations of the same samples; see ``AngularCKA``.
 
     A metric (Williams et al. 2021); invariant to orthogonal maps, isotropic scaling and translation of either side.
@@ -24,6 +24,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tens
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: the sequence of each sample, as for ``cka``.
 
     Returns:
         float64 scalar in radians; 0 = same. Debiased: in [0, pi], about pi / 2 for independent data. Biased: in
@@ -35,13 +36,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tens
         >>> print(f"{angular_cka(x, x):.4f} {angular_cka(x, y):.4f}")
         0.0000 0.8435
     """
-    return angular_cka_from_moments(moments_of(*paired_samples(x, y, AngularCKA.minimum_samples)), debiased)
-
-
-def angular_cka_from_moments(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    """Return the angle from sums; NaN where CKA is."""
-    value = angle(cka_from_moments(m, debiased))
-    return torch.where(value.isnan(), value, exact_where_same(m, value, AngularCKA.identical))
+    return angle(cka(x, y, debiased, units))
 
 
 def product_distance(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], debiased: bool = True) -> Float[Tensor, ""]:
@@ -79,11 +74,14 @@ class AngularCKA(MomentMeasure):
     CKA is the cosine between two kernels, centered (biased) or U-centered (debiased), so its arccos is their angle.
     ``product_distance`` combines the angles of all layers of two models.
 
-    The value is NaN where ``CKA`` is. An angle t has the rounding of CKA times 1 / t: from float32 samples up to 1e-3
-    near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
+    The value is NaN where ``CKA`` is, and where CKA is above 1, which it may be with few sequences as units. An angle t
+    has the rounding of CKA times 1 / t: from float32 samples up to 1e-3 near zero (none between equal inputs). From
+    float64 samples, angles below 2e-6 count as zero.
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -97,22 +95,27 @@ class AngularCKA(MomentMeasure):
     cost: ClassVar[str] = CKA.cost
     source: ClassVar[str] = "Williams et al. 2021; sum over layers: Brown et al. 2023"
 
-    def __init__(self, debiased: bool = True) -> None:
+    def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
-        self.debiased = debiased
+        self._cosine = CKA(debiased, units)
+        self.debiased, self.by_sequence = debiased, self._cosine.by_sequence
+        self.units: Units = units
         self.bounds = (0.0, torch.pi if debiased else torch.pi / 2)
-        self._cosine = CKA(debiased)
 
     @property
     def label(self) -> str:
-        """``angular_cka`` or ``angular_cka_biased``."""
-        return "angular_cka" if self.debiased else "angular_cka_biased"
+        """``angular_cka``, ``angular_cka_sample`` or ``angular_cka_biased``."""
+        return f"angular_{self._cosine.label}"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the angle from sums."""
-        return angular_cka_from_moments(m, self.debiased)
+        return angle(self._cosine.from_moments(m))
 
-    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " units"]:
+    def from_terms(self, m: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> Float[Tensor, "*pairs"]:
+        """Return the angle from sums and the self terms of both sides."""
+        return angle(self._cosine.from_terms(m, x, y))
+
+    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " times"]:
         """Return the self terms of ``CKA``."""
         return self._cosine.self_terms(totals, units)
 
@@ -120,4 +123,5 @@ class AngularCKA(MomentMeasure):
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
         """Return the angle from sums, and its standard error from leaving out each unit in turn."""
-        return self.from_moments(totals), stderr_of_left_out(angle(self._cosine.left_out(totals, units, x, y)))
+        cosine, left_out = self._cosine.left_out(totals, units, x, y)
+        return angle(cosine), stderr_of_left_out(angle(left_out))

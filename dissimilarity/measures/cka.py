@@ -1,20 +1,30 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import left_out, stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import (
+    ArrayLike,
+    Units,
+    check_choice,
+    paired_samples,
+    unit_numbers,
+    units_suffix,
+)
 from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
+from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
+from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 
 
-def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
+def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return linear CKA of two representations of the same samples; see ``CKA``.
 
     HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = x x', L = y y' (Kornblith et al. 2019). Symmetric; invariant to
@@ -24,6 +34,8 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
         x: at least 4 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: the sequence of each sample, if samples of one sequence depend on each other, for the unbiased HSIC; by
+            default each sample is independent.
 
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
@@ -35,14 +47,26 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> Float[Tensor, ""]:
         >>> print(f"{cka(x, x):.4f} {cka(x, y):.4f}")
         1.0000 0.6648
     """
-    return cka_from_moments(moments_of(*paired_samples(x, y, CKA.minimum_samples)), debiased)
+    x, y = paired_samples(x, y, CKA.minimum_samples)
+    numbers = unit_numbers(units, len(x)) if debiased else None
+    if numbers is None:
+        return cka_from_moments(moments_of(x, y), debiased)
+    check_sequences(1 + int(numbers.max()))
+    return cka_from_moments(moments_of_sequences(x, y, numbers), debiased)
 
 
 def cka_from_moments(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    """Return CKA from sums; NaN where an unbiased self term is zero."""
-    self_x = _self_term({key: m[key] for key in ("n", *SWAPPED)}, debiased)
-    self_y = _self_term({"n": m["n"], **{key: m[other] for key, other in SWAPPED.items()}}, debiased)
-    value = _cosine(_cross_term(m, debiased), self_x, self_y)
+    """Return CKA from sums; NaN where an unbiased self term is not positive."""
+    sides = (
+        {"n": m["n"], **{key: m[name] for key, name in names if name in m}}
+        for names in (((key, key) for key in (*SWAPPED, "lengths")), (*SWAPPED.items(), ("lengths", "lengths")))
+    )
+    return cka_from_terms(m, debiased, *(_self_term(side, debiased) for side in sides))
+
+
+def cka_from_terms(m: Moments, debiased: bool, self_x: Tensor, self_y: Tensor) -> Float[Tensor, "*pairs"]:
+    """Return CKA from sums and the terms of both sides with themselves."""
+    value = _cosine(_cross_term(m, debiased), self_x, self_y, "u" in m)
     return torch.where(value.isnan(), value, exact_where_same(m, value, CKA.identical))
 
 
@@ -55,11 +79,19 @@ class CKA(MomentMeasure):
     2 / (n-2) 1'K~L~1] / (n (n-3)). No Gram matrix is formed: tr(K~L~) = |X'Y|_F^2 - sum ab,
     1'K~1 = |sum x|^2 - sum a, 1'K~L~1 = s_x' X'Y s_y - s_x' X'b - s_y' Y'a + sum ab, all sums over samples.
 
-    The value is NaN where an unbiased self term is zero: the centered samples of one side are all alike or all
-    orthogonal to each other.
+    With whole sequences as units, every pair of samples of one sequence is left out and not only that of a sample with
+    itself: HSIC is the mean of k_ij l_ij + k_ij l_qr - 2 k_ij l_iq over quadruples of samples of different sequences.
+    Samples of a sequence depend on each other, and HSIC_1 is unbiased for independent samples alone. Where each
+    sequence is one sample, both are the same. As a metric (``update``), each sample is independent.
+
+    The value is NaN where an unbiased self term is not positive: the centered samples of one side are all alike or all
+    orthogonal to each other, or few sequences do not tell them apart. With sequences as units it may leave its bounds
+    by the error of the estimate.
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.
+        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -75,80 +107,96 @@ class CKA(MomentMeasure):
     cost: ClassVar[str] = "n (p q + p^2 + q^2)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"
 
-    def __init__(self, debiased: bool = True) -> None:
+    def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
+        check_choice("units", units, get_args(Units))
         self.debiased = debiased
+        self.units: Units = units
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
 
     @property
     def label(self) -> str:
-        """``cka`` or ``cka_biased``."""
-        return "cka" if self.debiased else "cka_biased"
+        """``cka``, ``cka_sample`` or ``cka_biased``."""
+        return "cka" + units_suffix(self.debiased, self.units)
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether whole sequences are the units."""
+        return self.debiased and self.units == "sequence"
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return CKA from sums."""
-        return cka_from_moments(m, self.debiased)
+        return cka_from_moments(self._read(m), self.debiased)
 
-    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " units"]:
-        """Return the term of a side with itself without each unit in turn."""
+    def from_terms(self, m: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> Float[Tensor, "*pairs"]:
+        """Return CKA from sums and the self terms of both sides."""
+        return cka_from_terms(self._read(m), self.debiased, *(torch.stack([*terms], 1)[0] for terms in (x, y)))
+
+    def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " times"]:
+        """Return the term of a side with itself: over all samples, and then without each unit in turn."""
+        totals, units = self._read(totals), self._read(units)
+        if "u" in totals and units:
+            m, m_units = ({key: value[None] for key, value in with_itself(totals).items()}, with_itself(units))
+            terms = hsic_of_sequences(m, {key: value[:, None] for key, value in m_units.items()})[:, 0]
+            return _positive(terms, totals)
+        whole = _self_term(totals, self.debiased)[None]
+        if not units:
+            return whole
         side = {key: totals[key] for key in ("n", "x", "xx", "a", "aa", "xa")}
-        return left_out(lambda m: _self_term(m, self.debiased), side, units)
+        return torch.cat([whole, left_out(lambda m: _self_term(m, self.debiased), side, units)])
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
         """Return CKA from sums, and its standard error from leaving out each unit in turn."""
-        return self.from_moments(totals), stderr_of_left_out(self.left_out(totals, units, x, y))
+        value, left_out_values = self.left_out(totals, units, x, y)
+        return value, stderr_of_left_out(left_out_values)
 
     def left_out(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> Float[Tensor, "units pairs"]:
-        """Return CKA without each unit in turn; the arguments are those of ``estimate``."""
-        both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
-        cross = left_out(lambda m: _cross_term(m, self.debiased), both, units)
-        return exact_where_same(totals, _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1)), self.identical)
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
+        """Return CKA, and CKA without each unit in turn; the arguments are those of ``estimate``."""
+        totals, units = self._read(totals), self._read(units)
+        if "u" in totals:
+            cross = hsic_of_sequences(totals, units)
+        else:
+            both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
+            without = left_out(lambda m: _cross_term(m, self.debiased), both, units)
+            cross = torch.cat([_cross_term(totals, self.debiased)[None], without])
+        values = _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1), "u" in totals)
+        values = torch.where(values.isnan(), values, exact_where_same(totals, values, self.identical))
+        return values[0], values[1:]
+
+    def _read(self, m: Moments) -> Moments:
+        """Return the sums that this estimator reads: those over sequences only where they are its units."""
+        return m if self.by_sequence else {key: value for key, value in m.items() if key not in ("u", "v")}
 
 
 def _cross_term(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    if not debiased:
-        return _squares(centered_cross(m))
-    return _hsic(m["n"], m["xy"], m["ab"], m["a"], m["b"], m["x"], m["y"], m["xb"], m["ya"])
+    return hsic(m) if debiased else squares(centered_cross(m))
 
 
 def _self_term(m: Moments, debiased: bool) -> Float[Tensor, "*pairs"]:
-    """Return the term of a side, under first-side names, with itself; NaN where it is no larger than rounding."""
-    n, xx, s, a = m["n"], m["xx"], m["x"], m["a"]
+    """Return the term of a side, under first-side names, with itself; NaN where it is not positive."""
     if not debiased:
-        return _squares(centered_cross({"n": n, "x": s, "y": s, "xy": xx}))
-    term = _hsic(n, xx, m["aa"], a, a, s, s, m["xa"], m["xa"])
-    return torch.where(term > 1e-14 / (n * (n - 3)) * _squares(xx), term, float("nan"))
+        return squares(centered_cross({"n": m["n"], "x": m["x"], "y": m["x"], "xy": m["xx"]}))
+    return _positive(hsic(with_itself(m)), m)
+
+
+def _positive(term: Float[Tensor, "*times"], m: Moments) -> Float[Tensor, "*times"]:
+    """Return an unbiased self term; NaN where it is no larger than rounding."""
+    n = m["lengths"].sum(-1) if "u" in m else m["n"]
+    return torch.where(term > 1e-14 / (n * (n - 3)) * squares(m["xx"]), term, torch.nan)
 
 
 def _cosine(
-    cross: Float[Tensor, "*#pairs"], self_x: Float[Tensor, "*#pairs"], self_y: Float[Tensor, "*#pairs"]
+    cross: Float[Tensor, "*#pairs"], self_x: Float[Tensor, "*#pairs"], self_y: Float[Tensor, "*#pairs"], wide: bool
 ) -> Float[Tensor, "*_"]:
     """Return the cosine of two kernels; NaN where only rounding is left to compare.
 
-    HSIC_1 is an inner product of U-centered kernels, so a cross term above the self terms contradicts Cauchy-Schwarz
-    and can only be rounding.
+    With samples as units, HSIC_1 is an inner product of U-centered kernels, so a cross term above the self terms
+    contradicts Cauchy-Schwarz and can only be rounding. With sequences as units (``wide``) it is none, and a value may
+    be slightly beyond 1.
     """
-    squares = self_x * self_y
-    return torch.where(cross.square() <= (1 + 1e-5) * squares, cross, float("nan")) / squares.sqrt()
-
-
-def _squares(product: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    # vecdot takes five times as long over several matrices.
-    return torch.linalg.vector_norm(product, dim=(-2, -1)).square()
-
-
-def _dot(u: Float[Tensor, "*#pairs p"], v: Float[Tensor, "*#pairs p"]) -> Float[Tensor, "*_"]:
-    return (u * v).sum(-1)
-
-
-def _hsic(n: Tensor, xy: Tensor, ab: Tensor, a: Tensor, b: Tensor, sx: Tensor, sy: Tensor, xb: Tensor, ya: Tensor):
-    """Return HSIC_1 of two linear kernels from sums over samples. It is invariant to translation of either side."""
-    trace = _squares(xy) - ab
-    total_k, total_l = _dot(sx, sx) - a, _dot(sy, sy) - b
-    chain = _dot(sx, (xy @ sy[..., None])[..., 0])
-    inner = chain - _dot(sx, xb) - _dot(sy, ya) + ab
-    return (trace + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+    squared = self_x * self_y
+    return torch.where(wide | (cross.square() <= (1 + 1e-5) * squared), cross, torch.nan) / squared.sqrt()

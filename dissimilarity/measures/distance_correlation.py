@@ -1,19 +1,29 @@
 """Distance correlation."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import (
+    ArrayLike,
+    Units,
+    check_choice,
+    paired_samples,
+    unit_numbers,
+    units_suffix,
+)
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
+from dissimilarity.measures.numerics.centered import Matrix, aligned_without, alignment, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
-def distance_correlation(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> Float[Tensor, ""]:
+def distance_correlation(
+    x: ArrayLike, y: ArrayLike, debiased: bool = False, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return the distance correlation of two representations of the same samples; see ``DistanceCorrelation``.
 
     sqrt(<A, B> / sqrt(<A, A> <B, B>)) with A, B the centered Euclidean distances of each side (Szekely et al. 2007).
@@ -24,6 +34,8 @@ def distance_correlation(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> 
             (p + q) operations, 4 n^2 bytes.
         y: the same samples in the other representation, (n, q).
         debiased: whether to return the squared U-statistic instead of the root of the V-statistic.
+        units: the sequence of each sample, if samples of one sequence depend on each other, for the debiased value; by
+            default each sample is independent.
 
     Returns:
         float64 scalar; 1 = same. Biased: in [0, 1], rises with p / n. Debiased: in [-1, 1], about 0 for independent
@@ -36,7 +48,8 @@ def distance_correlation(x: ArrayLike, y: ArrayLike, debiased: bool = False) -> 
         1.0000 0.9388
     """
     x, y = paired_samples(x, y, 4 if debiased else 2)
-    return rooted(alignment(distance_matrix(x), distance_matrix(y), debiased), debiased)
+    distances = replace(distance_matrix(x), sequence=unit_numbers(units, len(x)))
+    return rooted(alignment(distances, distance_matrix(y), debiased), debiased)
 
 
 def distance_matrix(x: Float[Tensor, "n p"]) -> Matrix:
@@ -60,6 +73,8 @@ class DistanceCorrelation(SampleMeasure):
         debiased: whether to return the squared U-statistic instead of the root of the V-statistic.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
+        units: whether whole ``sequence``s are the units of the debiased value, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -75,20 +90,29 @@ class DistanceCorrelation(SampleMeasure):
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Szekely et al. 2007; unbiased: Szekely & Rizzo 2014"
 
-    def __init__(self, debiased: bool = False, max_samples: int = 1024, seed: int = 0) -> None:
+    def __init__(
+        self, debiased: bool = False, max_samples: int = 1024, seed: int = 0, units: Units = "sequence"
+    ) -> None:
         super().__init__(max_samples, seed)
+        check_choice("units", units, get_args(Units))
         self.debiased = debiased
+        self.units: Units = units
+        self.by_sequence = debiased and units == "sequence"
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
         self.minimum_samples = 4 if debiased else 2
 
     @property
     def label(self) -> str:
-        """``distance_correlation`` or ``distance_correlation_debiased``."""
-        return "distance_correlation_debiased" if self.debiased else "distance_correlation"
+        """``distance_correlation``, ``distance_correlation_debiased`` or ``distance_correlation_debiased_sample``."""
+        return "distance_correlation" + ("_debiased" + units_suffix(True, self.units) if self.debiased else "")
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Matrix:
         """Return the distances and their sums."""
         return distance_matrix(x)
+
+    def prepare_sequences(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"]) -> Matrix:
+        """Return the distances and their sums, with sequences as their units."""
+        return replace(self.prepare(x), sequence=sequence if self.by_sequence else None)
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Return the alignment of the centered distances."""
@@ -96,8 +120,8 @@ class DistanceCorrelation(SampleMeasure):
 
     def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the value, and its error from leaving out each unit in turn."""
-        values = rooted(left_out(x, y, self.debiased, unit), self.debiased)
-        return self.between(x, y), stderr_of_left_out(values)
+        value, values = (rooted(part, self.debiased) for part in aligned_without(x, y, self.debiased, unit))
+        return value, stderr_of_left_out(values)
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
         """Return the distances of the rearranged samples."""

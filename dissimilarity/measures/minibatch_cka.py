@@ -1,6 +1,6 @@
 """Debiased linear CKA in minibatches of samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, get_args
 
 import torch
@@ -10,22 +10,31 @@ from torch import Tensor
 from dissimilarity.inference.jackknife import stderr_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
+    Units,
     as_tensors,
     check_choice,
     check_count,
     check_pair,
     check_samples,
     check_widths,
+    unit_numbers,
+    units_suffix,
 )
 from dissimilarity.measures.base.sample_measure import SampleMeasure
+from dissimilarity.measures.numerics.blocks import Blocks, block_hsic
 from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
+from dissimilarity.measures.numerics.hsic import MINIMUM
 from dissimilarity.moments.products import sum_device
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
 
 
 def minibatch_cka(
-    x: ArrayLike, y: ArrayLike, reduction: Reduction = "ratio_of_means", batch: int = 256
+    x: ArrayLike,
+    y: ArrayLike,
+    reduction: Reduction = "ratio_of_means",
+    batch: int = 256,
+    units: ArrayLike | None = None,
 ) -> Float[Tensor, ""]:
     """Return debiased linear CKA over minibatches of consecutive samples; see ``MinibatchCKA``.
 
@@ -37,6 +46,8 @@ def minibatch_cka(
         y: the same samples in the other representation, (n, q).
         reduction: ``ratio_of_means`` or ``mean_of_ratios``.
         batch: samples per minibatch. An incomplete last one is left out, unless it is the only one.
+        units: the sequence of each sample, if samples of one sequence depend on each other; each minibatch needs
+            samples of 4. By default each sample is independent.
 
     Returns:
         float64 scalar in [-1, 1]; 1 = same, about 0 for independent data.
@@ -50,6 +61,10 @@ def minibatch_cka(
     check_options(reduction, batch)
     x, y = as_tensors(x, y)
     check_pair(x, y, MinibatchCKA.minimum_samples)
+    sequence = unit_numbers(units, len(x))
+    if sequence is not None:
+        first, second = (replace(_grams(side, batch), sequence=sequence) for side in (x, y))
+        return _reduced(_terms_of_sequences(first, second)[..., 0], reduction)
     sums, x, y = _add_complete(torch.zeros(5, dtype=torch.float64, device=x.device), x, y, batch)
     return _value(sums, x, y, reduction)
 
@@ -68,10 +83,12 @@ class Grams:
     Attributes:
         grams: the Gram matrix of each minibatch, about its mean and with zeros on its diagonal, float64.
         samples: the samples.
+        sequence: the sequence of each sample, where whole sequences are the units.
     """
 
     grams: Float[Tensor, "batches size size"]
     samples: Float[Tensor, "n p"]
+    sequence: Int[Tensor, " n"] | None = None
 
 
 class MinibatchCKA(SampleMeasure):
@@ -91,6 +108,8 @@ class MinibatchCKA(SampleMeasure):
         batch: samples per minibatch.
         max_samples: maximum number of samples in a comparison of models.
         seed: selects those samples.
+        units: whether whole ``sequence``s are the units of HSIC, wherever they are known, or each ``sample`` is, as in
+            the literature.
     """
 
     full_state_update: ClassVar[bool | None] = False
@@ -106,10 +125,18 @@ class MinibatchCKA(SampleMeasure):
     source: ClassVar[str] = "Nguyen et al. 2021; Brown et al. 2023"
 
     def __init__(
-        self, reduction: Reduction = "ratio_of_means", batch: int = 256, max_samples: int = 1024, seed: int = 0
+        self,
+        reduction: Reduction = "ratio_of_means",
+        batch: int = 256,
+        max_samples: int = 1024,
+        seed: int = 0,
+        units: Units = "sequence",
     ) -> None:
         super().__init__(max_samples, seed)
         check_options(reduction, batch)
+        check_choice("units", units, get_args(Units))
+        self.units: Units = units
+        self.by_sequence = units == "sequence"
         self.reduction: Reduction = reduction
         self.batch = batch
         # Over the complete minibatches so far: cross term, both self terms, ratios, and the number of minibatches.
@@ -118,33 +145,47 @@ class MinibatchCKA(SampleMeasure):
 
     @property
     def label(self) -> str:
-        """``cka_ratio_of_means`` or ``cka_mean_of_ratios``, with the size of the minibatches if it is not 256."""
-        return f"cka_{self.reduction}" if self.batch == 256 else f"cka_{self.reduction}_{self.batch}"
+        """``cka_ratio_of_means`` or ``cka_mean_of_ratios``, with the size of the minibatches if it is not 256.
+
+        ``_sample`` follows if samples are the units.
+        """
+        batch = "" if self.batch == 256 else f"_{self.batch}"
+        return f"cka_{self.reduction}{batch}{units_suffix(True, self.units)}"
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Grams:
         """Return the Gram matrices of the minibatches."""
         return _grams(x, self.batch)
 
+    def prepare_sequences(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"]) -> Grams:
+        """Return the Gram matrices of the minibatches, with sequences as their units."""
+        return replace(self.prepare(x), sequence=sequence if self.by_sequence else None)
+
     def between(self, x: Grams, y: Grams, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Return the value over the minibatches."""
+        if x.sequence is not None:
+            return _reduced(_terms_of_sequences(x, y, weight=weight)[..., 0], self.reduction)
         return _reduced(_terms(x.grams, y.grams, weight), self.reduction)
 
     def estimate(self, x: Grams, y: Grams, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the value, and its error from leaving out each unit in turn.
 
-        Minibatches with fewer than 4 remaining samples are left out too.
+        Minibatches with fewer than 4 remaining samples, or sequences, are left out too.
         """
+        if x.sequence is not None:
+            value, *without = _terms_of_sequences(x, y, unit).unbind(-1)
+            values = [_left_out(terms[:, ~terms[0].isnan()], self.reduction) for terms in without]
+            return _reduced(value, self.reduction), stderr_of_left_out(torch.stack(values))
         batches, size = x.grams.shape[:2]
         member = members(unit.to(x.grams.device))[: batches * size].unflatten(0, (batches, size))
         parts = [left_out_terms(a, b, True, part) for a, b, part in zip(x.grams, y.grams, member, strict=True)]
         terms, n = (torch.stack(part) for part in zip(*parts, strict=True))
         terms = (terms / (n * (n - 3))[:, None]).movedim(1, 0)
-        values = [_reduced(terms[:, n[:, index] >= 4, index], self.reduction) for index in range(n.shape[1])]
+        values = [_left_out(terms[:, n[:, index] >= 4, index], self.reduction) for index in range(n.shape[1])]
         return self.between(x, y), stderr_of_left_out(torch.stack(values))
 
     def rearrange(self, x: Grams, order: Int[Tensor, " n"]) -> Grams:
         """Return the Gram matrices of the rearranged samples, which fall into other minibatches."""
-        return self.prepare(x.samples[order.to(x.samples.device)])
+        return replace(self.prepare(x.samples[order.to(x.samples.device)]), sequence=x.sequence)
 
     def value(self, x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
         """Return the value over all samples, some minibatches at a time."""
@@ -220,6 +261,13 @@ def _reduced(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[T
     return _ratio(terms).mean() if reduction == "mean_of_ratios" else _ratio(terms.mean(1))
 
 
+def _left_out(terms: Float[Tensor, "3 batches"], reduction: Reduction) -> Float[Tensor, ""]:
+    """Return the value without a unit; NaN where it is undefined, so that the value has no error bar."""
+    cross, self_x, self_y = terms if reduction == "mean_of_ratios" else terms.mean(1)
+    defined = (self_x > 0) & (self_y > 0)
+    return _quotient(cross, self_x, torch.where(defined, self_y, torch.nan)).mean()
+
+
 def _ratio(terms: Tensor) -> Tensor:
     cross, self_x, self_y = terms
     for self_term, name in ((self_x, "x"), (self_y, "y")):
@@ -256,3 +304,30 @@ def _terms(
         return torch.where(product.abs() > 1e-14 * trace.abs(), product, 0.0) / (total * (total - 3))
 
     return torch.stack([hsic(x, y), hsic(x, x), hsic(y, y)])
+
+
+def _terms_of_sequences(
+    x: Grams, y: Grams, unit: Int[Tensor, " n"] | None = None, weight: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, "3 batches times"]:
+    """Return the terms of ``_terms`` with sequences as units, those of the first side, and without each unit in turn.
+
+    Raises:
+        ValueError: a minibatch has samples of fewer than four sequences.
+    """
+    assert x.sequence is not None
+    size = x.grams.shape[1]
+    sequence, left_out = x.sequence.to(x.grams.device), None if unit is None else members(unit.to(x.grams.device))
+    terms = []
+    for number, grams in enumerate(zip(x.grams, y.grams, strict=True)):
+        part = slice(number * size, (number + 1) * size)
+        have = len(sequence[part].unique())
+        if have < MINIMUM:
+            raise ValueError(
+                f"too few sequences: a minibatch of {size} samples has samples of {have}, the measure needs at least "
+                f"{MINIMUM}; raise batch, or leave out units (of a measure: "
+                "units='sample') to take samples for independent"
+            )
+        a, b = (Blocks.of(gram, sequence[part], None if weight is None else weight[part]) for gram in grams)
+        without = None if left_out is None else left_out[part]
+        terms.append(torch.stack([block_hsic(u, v, without) for u, v in ((a, b), (a, a), (b, b))]))
+    return torch.stack(terms, 1)

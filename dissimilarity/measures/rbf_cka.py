@@ -1,6 +1,7 @@
 """CKA with a Gaussian kernel."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
@@ -8,13 +9,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import (
+    ArrayLike,
+    Units,
+    check_choice,
+    paired_samples,
+    unit_numbers,
+    units_suffix,
+)
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.centered import Matrix, alignment, left_out, matrix
+from dissimilarity.measures.numerics.centered import Matrix, aligned_without, alignment, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
 
 
-def rbf_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float = 1.0) -> Float[Tensor, ""]:
+def rbf_cka(
+    x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float = 1.0, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return CKA with Gaussian kernels of two representations of the same samples; see ``RBFCKA``.
 
     HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = exp(-distance^2 / (2 sigma^2)) (Kornblith et al. 2019). Symmetric;
@@ -26,6 +36,8 @@ def rbf_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float 
         y: the same samples in the other representation, (n, q).
         debiased: whether to use the unbiased HSIC instead of the biased one.
         bandwidth: sigma in units of the median distance between two different samples.
+        units: the sequence of each sample, if samples of one sequence depend on each other; by default each sample is
+            independent.
 
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1].
@@ -38,7 +50,8 @@ def rbf_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, bandwidth: float 
     """
     check_bandwidth(bandwidth)
     x, y = paired_samples(x, y, 4 if debiased else 2)
-    return alignment(kernel_matrix(x, debiased, bandwidth), kernel_matrix(y, debiased, bandwidth), debiased)
+    a, b = (kernel_matrix(side, debiased, bandwidth) for side in (x, y))
+    return alignment(replace(a, sequence=unit_numbers(units, len(x))), b, debiased)
 
 
 def kernel_matrix(x: Float[Tensor, "n p"], debiased: bool, bandwidth: float) -> Matrix:
@@ -72,6 +85,8 @@ class RBFCKA(SampleMeasure):
         bandwidth: sigma in units of the median distance.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
+        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
+            ``sample`` is, as in the literature.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -87,22 +102,36 @@ class RBFCKA(SampleMeasure):
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"
 
-    def __init__(self, debiased: bool = True, bandwidth: float = 1.0, max_samples: int = 1024, seed: int = 0) -> None:
+    def __init__(
+        self,
+        debiased: bool = True,
+        bandwidth: float = 1.0,
+        max_samples: int = 1024,
+        seed: int = 0,
+        units: Units = "sequence",
+    ) -> None:
         super().__init__(max_samples, seed)
         check_bandwidth(bandwidth)
+        check_choice("units", units, get_args(Units))
         self.debiased, self.bandwidth = debiased, bandwidth
+        self.units: Units = units
+        self.by_sequence = debiased and units == "sequence"
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
         self.minimum_samples = 4 if debiased else 2
 
     @property
     def label(self) -> str:
-        """``rbf_cka`` or ``rbf_cka_biased``, with the bandwidth if it is not 1."""
-        kind = "rbf_cka" if self.debiased else "rbf_cka_biased"
+        """``rbf_cka``, ``rbf_cka_sample`` or ``rbf_cka_biased``, with the bandwidth if it is not 1."""
+        kind = "rbf_cka" + units_suffix(self.debiased, self.units)
         return kind if self.bandwidth == 1 else f"{kind}_{self.bandwidth:g}"
 
     def prepare(self, x: Float[Tensor, "n p"]) -> Matrix:
         """Return the kernel and its sums."""
         return kernel_matrix(x, self.debiased, self.bandwidth)
+
+    def prepare_sequences(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"]) -> Matrix:
+        """Return the kernel and its sums, with sequences as its units."""
+        return replace(self.prepare(x), sequence=sequence if self.by_sequence else None)
 
     def between(self, x: Matrix, y: Matrix, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Return the alignment of the centered kernels."""
@@ -110,7 +139,8 @@ class RBFCKA(SampleMeasure):
 
     def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the value, and its error from leaving out each unit in turn with the kernels held fixed."""
-        return self.between(x, y), stderr_of_left_out(left_out(x, y, self.debiased, unit))
+        value, left_out_values = aligned_without(x, y, self.debiased, unit)
+        return value, stderr_of_left_out(left_out_values)
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
         """Return the kernel of the rearranged samples."""

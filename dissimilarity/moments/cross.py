@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.moments.pair import Moments, cross_moments, one_pair
+from dissimilarity.moments.chunk import Chunk, squares_of
+from dissimilarity.moments.pair import SMALL, Moments, check_range, cross_moments, join, one_pair, span_coordinates
 from dissimilarity.moments.running import RunningSums
-from dissimilarity.moments.side import Chunk
+from dissimilarity.moments.side import Side
+from dissimilarity.probe.padding import SequenceLengths
 
 SitePair = tuple[str, str]
 """A site of x and a site of y."""
@@ -44,6 +47,7 @@ class Cross:
         self.blocks: list[Block] = [(block_sites, block_partners) for block_partners, block_sites in sites.items()]
         self._block = {site: index for index, (block_sites, _) in enumerate(self.blocks) for site in block_sites}
         self.sums = RunningSums(n_units)
+        self.sequence_sums = RunningSums(0)
         self._widths: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
     def add(self, x: Chunk, y: Chunk) -> None:
@@ -69,14 +73,39 @@ class Cross:
         x_parts = _columns(sites, self._widths[0], X_COLUMNS)
         y_parts = _columns(partners, self._widths[1], Y_COLUMNS)
         (a, outliers_x), (b, outliers_y) = x.norms_of(sites), y.norms_of(partners)
+        sequences = y.sequences
+        if sequences is not None:
+            a = torch.cat([a, sequences.with_powers(x.weights_of(sites))], -1)
+            b = torch.cat([b, sequences.with_powers(y.weights_of(partners))], -1)
         xs = (self._as_summed(x.side_by_side(sites[part])) for part, _ in x_parts)
-        ys = [self._as_summed(y.side_by_side(partners[part])) for part, _ in y_parts]
+        y_samples = [y.side_by_side(partners[part]) for part, _ in y_parts]
+        ys = [self._as_summed(samples) for samples in y_samples]
         a, b, outlier_rows = (self._as_summed(values) for values in (a, b, outliers_x | outliers_y))
-        ends = {"x": x_parts[-1][1].stop, "y": y_parts[-1][1].stop, "a": len(sites), "b": len(partners)}
-        for key, row, column, total, per_unit in cross_moments(xs, a, ys, b, outlier_rows):
+        ends = {"x": x_parts[-1][1].stop, "y": y_parts[-1][1].stop, "a": a.shape[-1], "b": b.shape[-1]}
+
+        def add(key: str, row: int, column: int, total: Tensor, per_unit: Tensor) -> None:
             places = {"x": x_parts[row][1], "y": y_parts[column][1], "a": slice(None), "b": slice(None)}
             whole, place = (ends[key[0]], ends[key[1]]), (places[key[0]], places[key[1]])
             self.sums.add(str(index), key, total, per_unit, x.units, whole, place)
+
+        for part in cross_moments(xs, a, ys, b, outlier_rows):
+            add(*part)
+        if sequences is None:
+            return
+        squares = squares_of(x, sites, y, partners)
+        for key, total, per_unit in sequences.squares("gh", squares, len(ys[0])):
+            self.sums.add(str(index), key, total, per_unit, x.units)
+        if sequences.mean is not None:
+            for row, (part, _) in enumerate(x_parts):
+                samples = self._as_summed(x.side_by_side(sites[part]))
+                for column, others in enumerate(ys):
+                    for key, total, per_unit in sequences.products("xy", samples, others, outlier_rows):
+                        add(key, row, column, total, per_unit)
+        if x.is_deranged:
+            for site in sites:
+                u = x.sums_of(site)
+                whole = sequences.count, u.shape[1]
+                self.sequence_sums.add(site, "u", u, u, x.units, whole, (sequences.places,))
 
     def _as_summed(self, values: Tensor) -> Tensor:
         """Return values per sample (units, n, ...), as one unit where no sums per unit are needed."""
@@ -86,6 +115,7 @@ class Cross:
         """End the accumulation: add up the sums of all processes."""
         if self.sync:
             self.sums.all_reduce()
+            self.sequence_sums.all_reduce()
         return self
 
     def width(self, partner: str) -> int:
@@ -99,6 +129,8 @@ class Cross:
         """
         totals = [self._of_pair(self.sums.totals, site, partner) for partner in partners]
         stacked_totals = {key: stacked([part[key] for part in totals]) for key in totals[0]}
+        for key, sums in self.sequence_sums.totals.get(site, {}).items():
+            stacked_totals[key] = sums.expand(len(partners), *sums.shape)
         if not self.sums.n_units:
             return stacked_totals, {}
         units = [self._of_pair(self.sums.units, site, partner) for partner in partners]
@@ -109,7 +141,7 @@ class Cross:
         sites, partners = self.blocks[index]
         row, rows = _place(site, sites, self._widths[0])
         column, columns = _place(partner, partners, self._widths[1])
-        return one_pair(sums[str(index)], rows, row, columns, column)
+        return one_pair(sums[str(index)], rows, row, columns, column, len(sites), len(partners))
 
 
 def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -136,3 +168,26 @@ def _place(site: str, sites: tuple[str, ...], widths: Mapping[str, int]) -> tupl
     index = sites.index(site)
     start = sum(widths[before] for before in sites[:index])
     return index, slice(start, start + widths[site])
+
+
+def moments_of_sequences(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], sequence: Int[Tensor, " n"]) -> Moments:
+    """Return the moments of two sides of the same samples, with sums over sequences.
+
+    Args:
+        x: samples in one representation.
+        y: the same samples in the other.
+        sequence: the sequence of each sample, integers from 0, in any order.
+    """
+    order, counts = sequence.argsort(stable=True), sequence.bincount()
+    lengths = SequenceLengths(torch.zeros_like(counts), counts)
+    cross, sides, chunks = Cross([("x", "y")]), [], []
+    for site, samples in (("x", x), ("y", y)):
+        samples = span_coordinates(samples) if len(samples) < samples.shape[1] else samples
+        samples = samples.double() if samples.numel() <= SMALL else samples
+        sides.append(Side(lengths))
+        chunks.append(sides[-1].add({site: samples[order.to(samples.device)][None]}, range(1)))
+        check_range(sides[-1].totals(site))
+    cross.add(*chunks)
+    first, second = (side.totals(site) for side, site in zip(sides, "xy", strict=True))
+    totals = {key: value[0] for key, value in cross.sums_of("x", ["y"])[0].items()}
+    return join(sides[0].counts()[0], first, second, totals)

@@ -19,6 +19,8 @@ take O(p q) memory whatever the number of samples.
 
 ``eps_x / n`` says how precise the sums of x are (1.2e-7 for float32 samples); decisions about ranks read it.
 
+``dissimilarity.moments.sequences`` has the sums that estimators with whole sequences as units need beside these.
+
 An offset is subtracted from all samples before the first sum (the mean of the first batch), so that a large common mean
 costs no digits. Every formula that reads the sums is invariant to that offset.
 """
@@ -44,7 +46,11 @@ from dissimilarity.moments.products import (
 
 Moments = dict[str, Tensor]
 
-SWAPPED = {"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "eps_x": "eps_y"}
+SWAPPED = {
+    **{"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "eps_x": "eps_y"},
+    **{"u": "v", "xx1": "yy1", "xx2": "yy2", "gg0": "hh0", "gg1": "hh1", "gg2": "hh2"},
+    **{"kk0": "ll0", "kk1": "ll1", "xk0": "yl0", "xk1": "yl1"},
+}
 """The sums of one side under first-side names -> the same sums under second-side names."""
 
 SMALL = 2**16
@@ -52,7 +58,10 @@ SMALL = 2**16
 
 
 def side_moments(
-    x: Float[Tensor, "units n p"], a: Float[Tensor, "units n"], outlier_rows: Bool[Tensor, "units n"]
+    x: Float[Tensor, "units n p"],
+    a: Float[Tensor, "units n"],
+    outlier_rows: Bool[Tensor, "units n"],
+    k: Float[Tensor, "units n powers"] | None = None,
 ) -> tuple[Moments, Moments]:
     """Compute the sums of one side, under first-side names: over all samples, and per unit.
 
@@ -60,19 +69,25 @@ def side_moments(
         x: samples of this side without their offset.
         a: their squared norms.
         outlier_rows: which of them are multiplied in float64.
+        k: the weights of the sums ``xk`` and ``kk`` of ``moments.sequences``, if these are needed.
     """
     xx, xx_units = products(x, None, outlier_rows)
-    xa, xa_units = weighted_sums(x, a[..., None], outlier_rows)
+    weights = a[..., None] if k is None else torch.cat([a[..., None], k], -1)
+    # Each kind of weight gets memory of its own, which processes can add up.
+    xa, xa_units = (sums.movedim(-1, 0).contiguous() for sums in weighted_sums(x, weights, outlier_rows))
     units = {
         "x": x.sum(1).to(a.device).double(),
         "xx": xx_units,
         "a": a.sum(1),
         "aa": a.square().sum(1),
         "eps_x": a.new_full((len(a),), a.shape[1] * torch.finfo(x.dtype).eps),
-        "xa": xa_units[..., 0],
+        "xa": xa_units[0],
     }
-    totals = {key: units[key].sum(0) for key in ("x", "a", "aa", "eps_x")}
-    return {**totals, "xx": xx, "xa": xa[:, 0]}, units
+    sums = {"xx": xx, "xa": xa[0]}
+    for e in range(weights.shape[-1] - 1):
+        units |= {f"xk{e}": xa_units[1 + e], f"kk{e}": (weights[..., 1] * weights[..., 1 + e]).sum(1)}
+        sums |= {f"xk{e}": xa[1 + e]}
+    return {**{key: value.sum(0) for key, value in units.items() if key not in sums}, **sums}, units
 
 
 def in_range(side: Moments) -> bool:
@@ -80,6 +95,12 @@ def in_range(side: Moments) -> bool:
     # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix.
     finite = all(bool(torch.isfinite(side[key]).all()) for key in ("x", "a", "aa", "xa"))
     return finite and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
+
+
+def check_range(side: Moments) -> None:
+    """Raise ValueError unless the sums of one side are right."""
+    if not in_range(side):
+        raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
 
 
 def cross_moments(
@@ -93,9 +114,10 @@ def cross_moments(
 
     Args:
         xs: samples of all sites, each part several sites side by side: one wide product is faster than many.
-        a: squared norms per site.
+        a: squared norms per site; where sums over sequences are needed, then the weights k of their sums per site, by
+            powers.
         ys: samples of all partners, in parts like ``xs``.
-        b: squared norms per partner.
+        b: squared norms per partner, and l like k.
         outlier_rows: which samples are outliers on any side.
 
     Yields:
@@ -114,19 +136,44 @@ def cross_moments(
     yield "ab", 0, 0, per_unit.sum(0), per_unit
 
 
-def one_pair(cross: Moments, rows: slice, site: int, columns: slice, partner: int) -> Moments:
-    """Select the cross sums of one site and one partner, in the shapes of the table above."""
-    return {
-        "xy": cross["xy"][..., rows, columns],
-        "ab": cross["ab"][..., site, partner],
-        "xb": cross["xb"][..., rows, partner],
-        "ya": cross["ya"][..., columns, site],
-    }
+def one_pair(
+    cross: Moments, rows: slice, site: int, columns: slice, partner: int, sites: int, partners: int
+) -> Moments:
+    """Select the cross sums of one site and one partner, in the shapes of the tables.
+
+    Args:
+        cross: sums of ``cross_moments``, and others of the same places.
+        rows: the columns of the site.
+        site: which of the sites.
+        columns: the columns of the partner.
+        partner: which of the partners.
+        sites: number of sites.
+        partners: number of partners.
+    """
+    pair = {key: value[..., rows, columns] for key, value in cross.items() if key.startswith("xy")}
+    pair |= {key: value[..., site, partner] for key, value in cross.items() if key.startswith("gh")}
+    for e in range(-1, cross["xb"].shape[-1] // partners - 1):
+        k, l = site + (1 + e) * sites, partner + (1 + e) * partners  # noqa: E741
+        names = ("ab", "xb", "ya") if e < 0 else (f"kl{e}", f"xl{e}", f"yk{e}")
+        values = (
+            cross["ab"][..., site if e < 0 else site + sites, l],
+            cross["xb"][..., rows, l],
+            cross["ya"][..., columns, k],
+        )
+        pair |= dict(zip(names, values, strict=True))
+    return pair
 
 
-def join(n: Tensor, x_side: Moments, y_side: Moments, cross: Moments) -> Moments:
-    """Join the sums of two sides (both under first-side names) and their cross sums into all sums of the pair."""
-    return {"n": n, **x_side, **{SWAPPED[key]: value for key, value in y_side.items()}, **cross}
+def join(counts: Moments, x_side: Moments, y_side: Moments, cross: Moments) -> Moments:
+    """Join the sums of two sides (both under first-side names) and their cross sums into all sums of the pair.
+
+    Args:
+        counts: ``n``, and ``lengths`` where there are sums over sequences.
+        x_side: the sums of the first side.
+        y_side: the sums of the second side.
+        cross: the cross sums.
+    """
+    return {**counts, **x_side, **{SWAPPED[key]: value for key, value in y_side.items()}, **cross}
 
 
 def add(total: Moments, addend: Moments) -> Moments:
@@ -162,8 +209,7 @@ def prepare_side(x: Float[Tensor, "n p"], offset: Float[Tensor, " p"] | None = N
     norms = squared_norms(samples)
     outlier_rows = find_outlier_rows(norms).to(samples.device)
     sums = {key: value.double() for key, value in side_moments(samples, norms, outlier_rows)[0].items()}
-    if not in_range(sums):
-        raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
+    check_range(sums)
     return PreparedSide(samples, norms, outlier_rows, sums)
 
 
@@ -178,7 +224,7 @@ def moments_of_sides(x: PreparedSide, y: PreparedSide) -> Moments:
     norms_x, norms_y = x.norms[..., None], y.norms[..., None]
     parts = cross_moments([x.samples], norms_x, [y.samples], norms_y, x.outlier_rows | y.outlier_rows)
     cross = {key: total.double() for key, _, _, total, _ in parts}
-    return join(n, x.sums, y.sums, one_pair(cross, slice(None), 0, slice(None), 0))
+    return join({"n": n}, x.sums, y.sums, one_pair(cross, slice(None), 0, slice(None), 0, 1, 1))
 
 
 def moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:

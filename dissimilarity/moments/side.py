@@ -1,7 +1,6 @@
 """The sums of one model: what measures need of it alone, from activations of a few sequences at a time."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,68 +8,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dissimilarity.moments.agreement import together
+from dissimilarity.moments.chunk import Chunk, squares_of, with_sequences
 from dissimilarity.moments.finite import count_not_finite
-from dissimilarity.moments.pair import in_range, side_moments
+from dissimilarity.moments.pair import Moments, in_range, side_moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, remove_offset, squared_norms
 from dissimilarity.moments.running import RunningSums, all_reduce
+from dissimilarity.moments.sequences import Sequences
 from dissimilarity.probe.padding import SampledSubset, SequenceLengths
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Samples of a few whole sequences, which form consecutive units of equal size.
-
-    Attributes:
-        samples: site -> samples without their offset (units, n, p).
-        norms: site -> their squared norms (units, n).
-        outlier_rows: site -> which of them are outliers (units, n).
-        units: which units.
-        roll: samples of the longest sequence of these units, by which the null rolls them.
-        rolled: whether samples are rolled by that against those of other chunks. With sequences of equal length, each
-            then takes the place of the one before it in its unit.
-    """
-
-    samples: dict[str, Tensor]
-    norms: dict[str, Tensor]
-    outlier_rows: dict[str, Tensor]
-    units: range
-    roll: int
-    rolled: bool = False
-
-    def side_by_side(self, sites: Sequence[str]) -> Tensor:
-        """Return the samples of some sites side by side (units, n, columns); for one site without a copy."""
-        parts = [self.samples[site] for site in sites]
-        if len(parts) == 1:
-            return self._in_order(parts[0])
-        # One site after the other: rolling all at once would be a second copy of the largest tensor of a batch.
-        widths = [part.shape[-1] for part in parts]
-        joined = parts[0].new_empty((*parts[0].shape[:-1], sum(widths)))
-        for part, columns in zip(parts, joined.split(widths, -1), strict=True):
-            columns.copy_(self._in_order(part))
-        return joined
-
-    def norms_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return squared norms at some sites (units, n, sites), and which samples are outliers at any (units, n)."""
-        norms = torch.stack([self.norms[site] for site in sites], -1)
-        outlier_rows = torch.stack([self.outlier_rows[site] for site in sites], -1).any(-1)
-        return self._in_order(norms), self._in_order(outlier_rows)
-
-    def _in_order(self, values: Tensor) -> Tensor:
-        """Return values per sample (units, n, ...) in the order in which they meet the other model's."""
-        return values.roll(-self.roll, 1) if self.rolled else values
-
-    def deranged(self) -> "Chunk":
-        """Return the chunk, rolled within each unit until no sample meets one of the same sequence.
-
-        Derange the first of two sides: its samples are copied anyway.
-        """
-        count = next((samples.shape[1] for samples in self.samples.values()), 0)
-        if count < 2 * self.roll:
-            raise ValueError(
-                "the null rolls sequences against each other and needs at least two per unit, none with more than half "
-                f"of its samples, found one with {self.roll} of {count}; pass more sequences or a smaller n_units"
-            )
-        return replace(self, rolled=True)
 
 
 class Side:
@@ -82,10 +26,12 @@ class Side:
         sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
         moments: whether any measure reads sums.
         only_sampled: sites that only sample measures read; ``add`` gets no other samples there.
+        by_sequence: whether any measure reads sums over sequences.
 
     Attributes:
         sums: the sums of each site.
         samples: site -> the samples that sample measures read, once closed.
+        sequence_sums: the sum of each sequence, by site.
         samples_per_unit: number of samples of each unit.
         prepared: what measures computed from this side alone, by measure and site.
     """
@@ -96,9 +42,12 @@ class Side:
         sync: bool = False,
         moments: bool = True,
         only_sampled: frozenset[str] = frozenset(),
+        by_sequence: bool = True,
     ) -> None:
         self.lengths, self.sync, self.moments, self.only_sampled = lengths, sync, moments, only_sampled
+        self.by_sequence = moments and by_sequence
         self.sums = RunningSums(lengths.n_units)
+        self.sequence_sums = RunningSums(0)
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
         self.prepared: dict[tuple[str, str], Any] = {}
@@ -112,6 +61,21 @@ class Side:
     def n(self) -> int:
         """Number of samples."""
         return int(self.samples_per_unit.sum())
+
+    def counts(self) -> tuple[Moments, Moments]:
+        """Return ``n`` and, with sums over sequences, ``lengths``: over all samples, and per unit."""
+        n = self.samples_per_unit
+        totals, units = {"n": n.sum()}, {"n": n}
+        if self.sequence_sums.totals:
+            lengths, is_member = self.lengths.relative, self.lengths.units == torch.arange(len(n))[:, None]
+            totals, units = {**totals, "lengths": lengths}, {**units, "lengths": lengths * is_member}
+        device = next((sums["a"].device for sums in self.sums.totals.values()), n.device)
+        totals, units = ({key: value.to(device) for key, value in counts.items()} for counts in (totals, units))
+        return totals, units
+
+    def totals(self, site: str) -> Moments:
+        """Return the sums of a site over all samples."""
+        return {**self.sums.totals[site], **self.sequence_sums.totals.get(site, {})}
 
     def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
         """Return which of the samples kept for all sample measures one of them reads at a site."""
@@ -127,20 +91,34 @@ class Side:
         Returns:
             the chunk, for ``Cross.add``.
         """
-        chunk = self.chunk(acts, units)
-        per_unit, before = 0, int(self.samples_per_unit[units.start])
+        before = int(self.samples_per_unit[units.start])
+        chunk = self.chunk(acts, units, before)
+        per_unit = 0
         for site, samples in chunk.samples.items():
             per_unit = samples.shape[1]
             self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(samples)
             if self.moments:
-                totals, unit_sums = side_moments(samples, chunk.norms[site], chunk.outlier_rows[site])
-                for key, total in totals.items():
-                    self.sums.add(site, key, total, unit_sums[key], units)
+                self._add_sums(chunk, site)
         if self.lengths.max_samples:
             for site, activation in acts.items():
                 self._keep_sampled(site, activation, units.start, before)
         self.samples_per_unit[units.start : units.stop] += per_unit
         return chunk
+
+    def _add_sums(self, chunk: Chunk, site: str) -> None:
+        """Add the samples of a chunk at a site to its sums."""
+        samples, outlier_rows, sequences = chunk.samples[site], chunk.outlier_rows[site], chunk.sequences
+        k = None if sequences is None else sequences.with_powers(chunk.weights_of([site]))
+        totals, unit_sums = side_moments(samples, chunk.norms[site], outlier_rows, k)
+        sums = [(key, total, unit_sums[key]) for key, total in totals.items()]
+        if sequences is not None:
+            squares = squares_of(chunk, [site], chunk, [site])[:, 0, 0]
+            sums += sequences.squares("gg", squares, len(chunk.units))
+            sums += sequences.products("xx", samples, samples, outlier_rows)
+            u = chunk.sums[site]
+            self.sequence_sums.add(site, "u", u, u, chunk.units, (sequences.count, u.shape[1]), (sequences.places,))
+        for key, total, per_unit in sums:
+            self.sums.add(site, key, total, per_unit, chunk.units)
 
     def _keep_sampled(self, site: str, activation: Tensor, unit: int, before: int) -> None:
         """Keep the samples of a chunk that the sample measures read.
@@ -159,8 +137,14 @@ class Side:
             samples = samples if index is None else samples[index.to(samples.device)]
         self._sampled.setdefault(site, []).append(samples)
 
-    def chunk(self, acts: Mapping[str, Tensor], units: range) -> Chunk:
-        """Return the activations of a few whole sequences as samples without their offset."""
+    def chunk(self, acts: Mapping[str, Tensor], units: range, before: int) -> Chunk:
+        """Return the activations of a few whole sequences as samples without their offset.
+
+        Args:
+            acts: as for ``add``.
+            units: as for ``add``.
+            before: samples of the first unit in earlier chunks.
+        """
         samples: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         outlier_rows: dict[str, Tensor] = {}
@@ -180,7 +164,11 @@ class Side:
                 f"expected as many samples at every site, found (by site, per unit) {counts}; pool the positions "
                 "(pool='mean'), or compare such sites in separate calls"
             )
-        return Chunk(samples, norms, outlier_rows, units, roll)
+        chunk = Chunk(samples, norms, outlier_rows, units, roll)
+        if not self.by_sequence or not samples:
+            return chunk
+        activation = next(acts[site] for site in samples)
+        return with_sequences(chunk, Sequences.of_chunk(self.lengths, activation, units, before))
 
     def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
         """Share the offsets of the first process, from its first chunk, so that each can continue alone."""
@@ -212,6 +200,7 @@ class Side:
         self.closed = True
         if self.sync:
             self.sums.all_reduce()
+            self.sequence_sums.all_reduce()
             all_reduce(self.samples_per_unit)
             on_cpu = {site: samples.cpu() for site, samples in self.samples.items()}
             parts: list[Any] = [None] * dist.get_world_size()

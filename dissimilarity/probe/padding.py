@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
@@ -34,6 +34,11 @@ class SampledSubset:
     index: Int[Tensor, " n"]
     sequence: Int[Tensor, " n"]
     roll: int
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one sample per sequence."""
+        return self.roll == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,17 @@ class SequenceLengths:
     def n_units(self) -> int:
         """Number of units."""
         return 1 + int(self.units.max())
+
+    @cached_property
+    def vary(self) -> bool:
+        """Whether sequences have different numbers of samples."""
+        return self.counts is not None and bool((self.counts != self.counts[0]).any())
+
+    @cached_property
+    def relative(self) -> Float[Tensor, " sequences"]:
+        """The number of samples of each sequence, in units of the mean over all sequences."""
+        counts = torch.ones(len(self.units)) if self.counts is None else self.counts
+        return counts.double() / counts.double().mean()
 
     def vary_in(self, activation: Tensor) -> bool:
         """Return whether a chunk's activations are samples (1, n, d) of sequences of unequal length."""

@@ -231,5 +231,11 @@ def _check_probe(plan: Plan, measures: Sequence[Measure]) -> None:
         for measure in measures
         if have < measure.minimum_samples
     ]
+    faults += [
+        f"{measure.label} needs {measure.minimum_samples} sequences, and the probe set has {len(probe)}: pass more, or "
+        "take the measure with units='sample'"
+        for measure in measures
+        if measure.by_sequence and len(probe) < measure.minimum_samples <= have
+    ]
     if faults:
         raise ValueError("\n".join(faults))

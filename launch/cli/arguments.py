@@ -210,14 +210,15 @@ DATA = {
 }
 
 DEBIASED, SAMPLED = {"debiased": FLAG}, {"max_samples": whole(2), "seed": SEED}
+UNITS = {"units": one_of("sequence", "sample")}
 KIND = {"kind": one_of("angular", "squared")}
 MEASURES = {
-    "angular_cka.AngularCKA": DEBIASED,
+    "angular_cka.AngularCKA": {**DEBIASED, **UNITS},
     "bures.Bures": {},
     "cca.CCA": {"reduction": one_of("mean", "mean_square", "r2")},
-    "cka.CKA": DEBIASED,
+    "cka.CKA": {**DEBIASED, **UNITS},
     "disagreement.Disagreement": SAMPLED,
-    "distance_correlation.DistanceCorrelation": {**DEBIASED, **SAMPLED},
+    "distance_correlation.DistanceCorrelation": {**DEBIASED, **SAMPLED, **UNITS},
     "gulp.GULP": {"ridge": POSITIVE},
     "jaccard_knn.JaccardKNN": {"k": whole(1), **SAMPLED},
     "jsd.JSD": SAMPLED,
@@ -227,12 +228,13 @@ MEASURES = {
         "reduction": one_of("ratio_of_means", "mean_of_ratios"),
         "batch": whole(4),
         **SAMPLED,
+        **UNITS,
     },
     "mutual_knn.MutualKNN": {"k": whole(1), **SAMPLED},
     "permutation_procrustes.PermutationProcrustes": KIND,
     "procrustes.Procrustes": KIND,
     "pwcca.PWCCA": {},
-    "rbf_cka.RBFCKA": {**DEBIASED, "bandwidth": POSITIVE, **SAMPLED},
+    "rbf_cka.RBFCKA": {**DEBIASED, "bandwidth": POSITIVE, **SAMPLED, **UNITS},
     "rsa.RSA": {"rdm": one_of("correlation", "sqeuclidean"), "compare": one_of("spearman", "pearson"), **SAMPLED},
     "svcca.SVCCA": {"variance": INNER},
 }

@@ -29,9 +29,10 @@ def make(setting: str, **options: Any) -> Any:
 
 
 def function_of(setting: str) -> Callable[..., Tensor]:
-    """Return the function beside the class, with the options of the setting that it takes."""
+    """Return the function beside the class, with the options of the setting that it takes; no sequences are known."""
     function = getattr(functional, measure_classes()[type(make(setting))])
-    options = {key: value for key, value in config_of(setting).items() if key in inspect.signature(function).parameters}
+    parameters = inspect.signature(function).parameters.keys() - {"units"}
+    options = {key: value for key, value in config_of(setting).items() if key in parameters}
     return lambda x, y: function(x, y, **options)
 
 

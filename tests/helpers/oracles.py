@@ -154,3 +154,34 @@ def neighbors(x: Array, k: int) -> list[set[int]]:
 def mutual_knn(x: Array, y: Array, k: int) -> float:
     shares = [len(a & b) / k for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]
     return sum(shares) / len(shares)
+
+
+def hsic_of_quadruples(k: Array, l: Array, sequence: NDArray[np.int64]) -> float:  # noqa: E741
+    """Compute HSIC as the mean over all quadruples of samples i, j, q, r of four different sequences, one by one."""
+    differ = sequence[:, None] != sequence
+    i, j, q, r = np.ix_(*[np.arange(len(k))] * 4)
+    distinct = differ[i, j] & differ[i, q] & differ[i, r] & differ[j, q] & differ[j, r] & differ[q, r]
+    terms = k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q]
+    return float(terms[np.broadcast_to(distinct, terms.shape)].mean())
+
+
+def hsic_of_sequences(k: Array, l: Array, sequence: NDArray[np.int64]) -> float:  # noqa: E741
+    """Compute the same from all quadruples of different sequences, with sums over the samples of each."""
+    member = (sequence[:, None] == np.unique(sequence)).astype(float)
+    count, n = member.shape[1], member.sum(0)
+    s, t, u, v = np.ix_(*[np.arange(count)] * 4)
+    distinct = (s != t) & (s != u) & (s != v) & (t != u) & (t != v) & (u != v)
+    both, sums_k, sums_l = (member.T @ matrix @ member for matrix in (k * l, k, l))
+    chains = np.einsum("it,is,iu->stu", member, k @ member, l @ member)
+    terms = both[s, t] * n[u] * n[v] + sums_k[s, t] * sums_l[u, v] - 2 * chains[s, t, u] * n[v]
+    return float((terms * distinct).sum() / (n[s] * n[t] * n[u] * n[v] * distinct).sum())
+
+
+def cka_of_kernels(k: Array, l: Array, sequence: NDArray[np.int64]) -> float:  # noqa: E741
+    terms = [hsic_of_sequences(*pair, sequence) for pair in ((k, l), (k, k), (l, l))]
+    return float(terms[0] / np.sqrt(terms[1] * terms[2]))
+
+
+def cka_of_sequences(x: Array, y: Array, sequence: NDArray[np.int64]) -> float:
+    x, y = centered(x), centered(y)
+    return cka_of_kernels(x @ x.T, y @ y.T, sequence)

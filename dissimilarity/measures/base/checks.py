@@ -1,7 +1,7 @@
 """Conversion and checks of the input of measures, with messages that say what to do."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,32 @@ from dissimilarity.moments.products import as_samples
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
 """Samples as a tensor, a numpy array or a nested list."""
+
+Units = Literal["sequence", "sample"]
+"""What is independent of the rest: whole sequences, wherever they are known, or single samples."""
+
+
+def units_suffix(debiased: bool, units: Units) -> str:
+    """Return the end of a label: the biased estimator does not depend on the units."""
+    return "_biased" if not debiased else "_sample" if units == "sample" else ""
+
+
+def unit_numbers(units: ArrayLike | None, n: int) -> Tensor | None:
+    """Return the number of the unit of each sample, from 0; None where each sample is its own.
+
+    Raises:
+        ValueError: not one unit per sample.
+    """
+    if units is None:
+        return None
+    names = units.detach().cpu().numpy() if isinstance(units, Tensor) else np.asarray(units)
+    if names.shape != (n,):
+        raise ValueError(
+            f"expected units of shape ({n},), the sequence of each sample, found {names.shape}; repeat the number of a "
+            "sequence for each of its samples"
+        )
+    numbers = np.unique(names, return_inverse=True)[1]
+    return None if numbers.max() == n - 1 else torch.from_numpy(numbers)
 
 
 def as_tensors(*arrays: ArrayLike) -> tuple[Tensor, ...]:

@@ -31,6 +31,7 @@ class Measure(Metric):
         invariant_to: the transformations of either side that leave the value unchanged, among ``INVARIANCES``.
         minimum_samples: smallest number of samples for which the value is defined.
         minimum_width: smallest number of features for which it is defined.
+        by_sequence: whether whole sequences are its independent units, wherever they are known.
         identical: the value of a representation compared with itself.
         formula: the value as a formula in plain text, one line.
         cost: number of operations for n samples of widths p and q, one line.
@@ -45,6 +46,7 @@ class Measure(Metric):
     invariant_to: frozenset[str]
     minimum_samples: int
     minimum_width: int = 1
+    by_sequence: bool = False
     identical: ClassVar[float]
     formula: ClassVar[str]
     cost: ClassVar[str]

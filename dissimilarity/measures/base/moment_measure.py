@@ -84,8 +84,12 @@ class MomentMeasure(Measure):
 
         Args:
             totals: ``n`` and the sums of the side, under first-side names, over all samples.
-            units: the same sums per jackknife unit.
+            units: the same sums per jackknife unit; empty where no error bar is needed.
         """
+
+    def from_terms(self, m: Moments, x: Sequence[Any], y: Sequence[Any]) -> Float[Tensor, "*pairs"]:
+        """Return the value from sums, with the ``self_terms`` of both sides at hand."""
+        return self.from_moments(m)
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Any], y: Sequence[Any]

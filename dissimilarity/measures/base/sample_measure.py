@@ -43,6 +43,10 @@ class SampleMeasure(Measure):
                 computed in the fastest way.
         """
 
+    def prepare_sequences(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"]) -> Any:
+        """Return one prepared side of samples from several sequences, which make a difference if ``by_sequence``."""
+        return self.prepare(x)
+
     @abstractmethod
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
         """Return the prepared side of the samples x[order], for the null."""

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dissimilarity.measures.numerics.blocks import Blocks, block_hsic
 from dissimilarity.measures.numerics.distances import dot, rearranged, row_sums, square
+from dissimilarity.measures.numerics.hsic import MINIMUM
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Matrix:
         sums: float64 row sums.
         squares: sum of the squares of all entries.
         offset: that constant.
+        sequence: the sequence of each sample, where whole sequences are the units.
     """
 
     pairs: Float[Tensor, " pairs"]
@@ -31,6 +34,7 @@ class Matrix:
     sums: Float[Tensor, " n"]
     squares: Float[Tensor, ""]
     offset: float = 0.0
+    sequence: Int[Tensor, " n"] | None = None
 
     def rearranged(self, order: Int[Tensor, " n"]) -> "Matrix":
         """Return the matrix of the samples in another order."""
@@ -40,6 +44,7 @@ class Matrix:
             self.sums[order.to(self.sums.device)],
             self.squares,
             self.offset,
+            self.sequence,
         )
 
 
@@ -52,6 +57,8 @@ def matrix(pairs: Float[Tensor, " pairs"], n: int, diagonal: float = 0.0, offset
 def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
     """Return <X, Y> / sqrt(<X, X> <Y, Y>) of two centered matrices.
 
+    If the first one has sequences, these are the units of the unbiased products.
+
     Args:
         x: the first matrix.
         y: the second matrix.
@@ -61,6 +68,8 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
     Raises:
         ValueError: a self term is no larger than rounding, so there is nothing to compare.
     """
+    if unbiased and x.sequence is not None:
+        return alignment_of_sequences(x, y, weight=weight)[0]
     if weight is None:
         cross, self_x, self_y = (_inner(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y)))
     else:
@@ -74,6 +83,40 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
                 "apart, so there is nothing to compare"
             )
     return cross / (self_x * self_y).sqrt()
+
+
+def alignment_of_sequences(
+    x: Matrix, y: Matrix, unit: Int[Tensor, " n"] | None = None, weight: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, " times"]:
+    """Return the alignment with sequences as units, and then the same without each jackknife unit in turn.
+
+    The sequences are those of the first matrix.
+
+    Raises:
+        ValueError: fewer than four sequences, or a self term that is not positive.
+    """
+    assert x.sequence is not None
+    sequence = x.sequence.to(x.pairs.device)
+    check_sequences(len(sequence.unique()))
+    a, b = (Blocks.of(square(m.pairs, len(m.sums)), sequence, weight) for m in (x, y))
+    left_out = None if unit is None else members(unit.to(x.pairs.device))
+    cross, self_x, self_y = (block_hsic(u, v, left_out) for u, v in ((a, b), (a, a), (b, b)))
+    for self_term, side, name in ((self_x, x, "x"), (self_y, y, "y")):
+        if not bool(self_term[0] > 1e-14 * side.squares / len(sequence) ** 2):
+            raise ValueError(
+                f"the unbiased self term of {name} is not positive, so there is nothing to divide by: its samples are "
+                "all equally far apart, or too few sequences tell them apart; pass more sequences"
+            )
+    return cross / (self_x * self_y).sqrt()
+
+
+def check_sequences(have: int) -> None:
+    """Raise ValueError if there are too few sequences for an estimator whose units they are."""
+    if have < MINIMUM:
+        raise ValueError(
+            f"too few sequences: have {have}, the measure needs at least {MINIMUM}; pass more, or leave out units "
+            "(of a measure: units='sample') to take samples for independent"
+        )
 
 
 def _inner(x: Matrix, y: Matrix, unbiased: bool) -> Float[Tensor, ""]:
@@ -108,11 +151,16 @@ def left_out_terms(
     return torch.stack([inner(*arguments) for arguments in products]), n
 
 
-def left_out(x: Matrix, y: Matrix, unbiased: bool, unit: Int[Tensor, " n"]) -> Float[Tensor, " units"]:
-    """Return the alignment without each jackknife unit in turn."""
+def aligned_without(
+    x: Matrix, y: Matrix, unbiased: bool, unit: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+    """Return the alignment, and the same without each jackknife unit in turn."""
+    if unbiased and x.sequence is not None:
+        values = alignment_of_sequences(x, y, unit)
+        return values[0], values[1:]
     a, b = (square(m.pairs, len(m.sums), m.diagonal) for m in (x, y))
     (cross, self_x, self_y), _ = left_out_terms(a, b, unbiased, members(unit.to(a.device)))
-    return cross / (self_x * self_y).sqrt()
+    return alignment(x, y, unbiased), cross / (self_x * self_y).sqrt()
 
 
 def members(unit: Int[Tensor, " n"]) -> Float[Tensor, "n units"]:

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from dissimilarity.moments.pair import Moments, traces
 
+ROUNDING = 5e-6
+"""How far sums of float32 samples may put a cosine beyond 1."""
+
 
 def same_sides(m: Moments) -> Bool[Tensor, "*pairs"]:
     """Return whether x and y are the same samples.
@@ -28,11 +31,12 @@ def exact_where_same(m: Moments, value: Float[Tensor, "*pairs"], best: float) ->
 
 
 def angle(cosine: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
-    """Return arccos, with cosines within rounding of 1 or -1 taken as exactly that.
+    """Return arccos, with cosines within rounding of 1 or -1 taken as exactly that; NaN beyond.
 
     The derivative there is 0: an angle of 0 is a kink and has no standard error.
     """
     inside = cosine.abs() <= 1 - 1e-12
     # NaN stays NaN.
     ends = torch.where(cosine < 0, 0 * cosine + torch.pi, 0 * cosine)
+    ends = torch.where(cosine.abs() > 1 + ROUNDING, torch.nan, ends)
     return torch.where(inside, torch.arccos(torch.where(inside, cosine, 0.0)), ends)

@@ -322,5 +322,6 @@ def test_whole_numbers_are_saved_as_they_are_compared(tmp_path: Path) -> None:
     paths = [save_activations(Routed(seed), numbers, tmp_path / f"{seed}.safetensors", "choice") for seed in (0, 1)]
     saved = compare(*map(str, paths), measures=CKA()).to_pylist()
     same(saved, compare(Routed(0), Routed(1), numbers, "choice", CKA()).to_pylist())
-    expected = cka(*(Routed(seed)(numbers).flatten(0, 1).double() for seed in (0, 1)))
+    samples = (Routed(seed)(numbers).flatten(0, 1).double() for seed in (0, 1))
+    expected = cka(*samples, units=torch.arange(21).repeat_interleave(8))
     assert saved[0]["value"] == pytest.approx(expected.item(), abs=1e-6)

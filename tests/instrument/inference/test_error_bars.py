@@ -1,16 +1,18 @@
 """The error bar of fixed data is one number, whatever batches, processes and offset, and it is the jackknife's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
@@ -22,22 +24,39 @@ from dissimilarity.probe.batches import Slice, batches, cut_sequences, equal_uni
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, generator, make
+from tests.helpers.oracles import Array
 
 SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 6, 5
 OFFSET = 1e3
 """Offset of the means, in units of the spread."""
 LENGTHS = torch.arange(SEQUENCES) % 4 + 3
 MEASURES = {setting: make(setting) for setting in SETTINGS}
-ORACLES = {
-    "cka": oracles.debiased_cka,
+
+
+def of_sequences(kernel: Callable[[Array], Array], x: Array, y: Array, sequence: NDArray[np.int64]) -> float:
+    return oracles.cka_of_kernels(kernel(oracles.centered(x)), kernel(oracles.centered(y)), sequence)
+
+
+def linear(x: Array) -> Array:
+    return x @ x.T
+
+
+def distances(x: Array) -> Array:
+    return sample_oracles.distances(x).astype(float)
+
+
+ORACLES: dict[str, Callable[..., float]] = {
+    "cka": partial(of_sequences, linear),
+    "cka_sample": oracles.debiased_cka,
     "cka_biased": oracles.biased_cka,
-    "angular_cka": oracles.angular_cka,
+    "angular_cka": lambda *sides: math.acos(of_sequences(linear, *sides)),
     "angular_cka_biased": oracles.angular_cka_biased,
     "distance_correlation": sample_oracles.distance_correlation,
-    "distance_correlation_debiased": sample_oracles.distance_correlation_debiased,
+    "distance_correlation_debiased": partial(of_sequences, distances),
     "rsa_sqeuclidean": lambda x, y: sample_oracles.rsa(x, y, "sqeuclidean"),
 }
 LEFT_OUT = list(ORACLES)
+BY_SEQUENCE = ["cka", "angular_cka", "distance_correlation_debiased"]
 NUMBERS = ("value", "stderr", "null", "calibrated")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """A whitening magnifies the rounding of float32 products; an error bar that leaves groups out is good to 1e-6."""
@@ -161,7 +180,9 @@ def test_the_error_bar_is_the_delete_one_jackknife(setting: str, masked: bool, d
     real = torch.ones(SEQUENCES, POSITIONS, dtype=torch.bool) if plan.probe.mask is None else plan.probe.mask
     without = []
     for out in range(plan.n_units):
-        x, y = (side["s"][(group != out)[:, None] & real].double().numpy() for side in acts)
-        without.append(ORACLES[setting](x, y))
+        remains = (group != out)[:, None] & real
+        x, y = (side["s"][remains].double().numpy() for side in acts)
+        sequence = [remains.nonzero()[:, 0].numpy()] if setting in BY_SEQUENCE else []
+        without.append(ORACLES[setting](x, y, *sequence))
     expected = stderr_of_left_out(torch.tensor(without, dtype=torch.float64)).item()
     assert of_one(dtype, masked)[setting]["stderr"] == pytest.approx(expected, rel=min(TOLERANCE[dtype], 1e-6))

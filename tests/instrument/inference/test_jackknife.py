@@ -95,7 +95,8 @@ def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, fl
     measure = make(setting)
 
     def terms(keys: dict[str, str]) -> list[Any]:
-        sides = ({"n": sums["n"], **{key: sums[name] for key, name in keys.items()}} for sums in (totals, groups))
+        names = {key: name for key, name in keys.items() if name in totals}
+        sides = ({"n": sums["n"], **{key: sums[name] for key, name in names.items()}} for sums in (totals, groups))
         return [measure.self_terms(*sides)]
 
     pair = {key: total[None] for key, total in totals.items()}, {key: part[:, None] for key, part in groups.items()}

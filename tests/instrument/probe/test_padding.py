@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
@@ -74,20 +75,39 @@ def sides(garbage: float = 0.0) -> tuple[Positionwise, Positionwise]:
     return Positionwise(6, 0, garbage), Positionwise(7, 1, garbage)
 
 
-ORACLES: dict[str, Callable[[Array, Array], float]] = {
-    "angular_cka": oracles.angular_cka,
+Sequences = NDArray[np.int64]
+SEQUENCE = np.arange(len(LENGTHS)).repeat(LENGTHS)
+
+
+def rbf_cka(x: Array, y: Array) -> float:
+    k, l = (sample_oracles.kernel(z, 1.0).astype(float) for z in (x, y))  # noqa: E741
+    return oracles.cka_of_kernels(k, l, SEQUENCE)
+
+
+def distance_correlation_debiased(x: Array, y: Array) -> float:
+    k, l = (sample_oracles.distances(z).astype(float) for z in (x, y))  # noqa: E741
+    return oracles.cka_of_kernels(k, l, SEQUENCE)
+
+
+def cka_of_sequences(x: Array, y: Array, sequence: Sequences = SEQUENCE) -> float:
+    return oracles.cka_of_sequences(x, y, sequence)
+
+
+ORACLES: dict[str, Callable[..., float]] = {
+    "angular_cka": lambda x, y: math.acos(cka_of_sequences(x, y)),
     "angular_cka_biased": oracles.angular_cka_biased,
     "bures": oracles.bures,
     "cca": oracles.cca_mean,
     "cca_mean_square": oracles.cca_mean_square,
     "cca_r2": oracles.cca_r2,
-    "cka": oracles.debiased_cka,
+    "cka": cka_of_sequences,
+    "cka_sample": oracles.debiased_cka,
     "cka_biased": oracles.biased_cka,
-    "cka_mean_of_ratios": lambda x, y: sample_oracles.cka_mean_of_ratios(x, y, len(x)),
-    "cka_ratio_of_means": lambda x, y: sample_oracles.cka_ratio_of_means(x, y, len(x)),
+    "cka_mean_of_ratios": cka_of_sequences,
+    "cka_ratio_of_means": cka_of_sequences,
     "disagreement": sample_oracles.disagreement,
     "distance_correlation": sample_oracles.distance_correlation,
-    "distance_correlation_debiased": sample_oracles.distance_correlation_debiased,
+    "distance_correlation_debiased": distance_correlation_debiased,
     "gulp": oracles.gulp,
     "jaccard_knn": sample_oracles.jaccard_knn,
     "jsd": sample_oracles.jsd,
@@ -99,7 +119,7 @@ ORACLES: dict[str, Callable[[Array, Array], float]] = {
     "procrustes": oracles.procrustes_angle,
     "procrustes_squared": oracles.procrustes_squared,
     "pwcca": oracles.pwcca,
-    "rbf_cka": sample_oracles.rbf_cka,
+    "rbf_cka": rbf_cka,
     "rbf_cka_biased": sample_oracles.rbf_cka_biased,
     "rsa": sample_oracles.rsa,
     "rsa_pearson": lambda x, y: sample_oracles.rsa(x, y, compare="pearson"),
@@ -208,7 +228,9 @@ def test_the_null_is_the_value_of_compacted_samples_rolled_by_hand() -> None:
     rolled = np.array(order, dtype=np.int64)
     assert not (sequence[rolled] == sequence).any() and not (sequence[longest] == sequence).any()
     nulls = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
-    for setting in ("cka", "procrustes", "linear_regression", "gulp"):
+    terms = [oracles.hsic_of_sequences(a @ a.T, b @ b.T, sequence) for a, b in ((x[rolled], y), (x, x), (y, y))]
+    assert nulls["cka"] == pytest.approx(terms[0] / math.sqrt(terms[1] * terms[2]), abs=2e-5)
+    for setting in ("cka_sample", "procrustes", "linear_regression", "gulp"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
     for setting in ("rsa", "mutual_knn", "distance_correlation", "rbf_cka"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x, y[longest]), abs=2e-5), setting
@@ -216,7 +238,7 @@ def test_the_null_is_the_value_of_compacted_samples_rolled_by_hand() -> None:
 
 def test_standard_errors_are_those_of_unequal_units_by_hand() -> None:
     """From the value without each unit, or for Procrustes from the influence, by finite differences."""
-    (x, y), _, _, unit = by_hand()
+    (x, y), sequence, _, unit = by_hand()
     n_units = 1 + int(unit.max())
     assert len(set(np.bincount(unit).tolist())) > 1
 
@@ -231,8 +253,12 @@ def test_standard_errors_are_those_of_unequal_units_by_hand() -> None:
     errors = {row["measure"]: row["stderr"] for row in through_compare(0.0, 0)}
     assert errors["procrustes"] == pytest.approx(influence.std() * n_units / math.sqrt(n_units - 1), rel=1e-4)
     for setting in ("cka", "cka_biased", "distance_correlation"):
-        left_out = np.array([ORACLES[setting](x[unit != out], y[unit != out]) for out in range(n_units)])
-        assert errors[setting] == pytest.approx(left_out.std() * math.sqrt(n_units - 1), rel=1e-5), setting
+        left_out = []
+        for out in range(n_units):
+            remains = unit != out
+            known = [sequence[remains]] if setting == "cka" else []
+            left_out.append(ORACLES[setting](x[remains], y[remains], *known))
+        assert errors[setting] == pytest.approx(np.std(left_out) * math.sqrt(n_units - 1), rel=1e-5), setting
 
 
 def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences() -> None:
@@ -298,7 +324,7 @@ def test_a_control_counts_positions_of_the_sequence_and_norms_of_real_ones() -> 
         largest = max(places, key=lambda at: float(size[sequence, at]))
         remaining += [(sequence, at) for at in places if at != largest]
     rows_x, rows_y = (torch.stack([z[place] for place in remaining]).double() for z in (x, y))
-    value = cka(rows_x, rows_y).item()
+    value = cka(rows_x, rows_y, units=[sequence for sequence, _ in remaining]).item()
     garbage = [z.masked_fill(~mask[..., None], fill) for z, fill in ((x, math.nan), (y, 1e9))]
     for both in ((x, y), garbage):
         control = Control(skip_first=1, drop_top_norm=1)
@@ -458,5 +484,7 @@ def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: P
     options: Any = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
     with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: pass more"):
         DissimilarityTracker(["init"], **options)
+    with pytest.raises(ValueError, match="cka needs 4 sequences, and the probe set has 3: pass more, or"):
+        DissimilarityTracker(["init"], **options | {"measures": [CKA()], "probe": tokens()[:3], "mask": None})
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
