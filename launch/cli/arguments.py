@@ -235,6 +235,8 @@ MEASURES = {
     "svcca.SVCCA": {"variance": INNER},
 }
 
+CRITERIA = ("paper_loss_stitched", "paper_penalty", "task_penalty", "task_excess", "direct_penalty", "direct_excess")
+LAYER = text("all, or a site such as blocks.3.resid_post")
 TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
 STUDIES = {
     "compare.study.compare_models": {
@@ -266,6 +268,9 @@ STUDIES = {
         "sequences": whole(2),
         "length": whole(1),
         "stitch_steps": or_null(whole(1)),
+        "primary_models": one_of("independent", "sibling"),
+        "primary_measure": one_of(*CRITERIA),
+        "primary_layer": LAYER,
         "sizes.*.widths": SIZES,
         "sizes.*.depths": SIZES,
         "sizes.*.seeds": SEEDS,
