@@ -1,6 +1,6 @@
 """Simulations of known truth for the verdicts of the studies: how often each speaks where there is nothing to say."""
 
-from benchmarks.verdicts import asymmetry
+from benchmarks.verdicts import asymmetry, drift
 from benchmarks.verdicts.verdict import Verdict
 
-VERDICTS: tuple[Verdict, ...] = (*asymmetry.VERDICTS,)
+VERDICTS: tuple[Verdict, ...] = (*asymmetry.VERDICTS, *drift.VERDICTS)

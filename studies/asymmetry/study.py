@@ -116,7 +116,8 @@ def asymmetry(
     with terminal.status("loading the models"):
         models = _load(cfg, source, checkpoints, text_size)
     _check(models.main, families)
-    primary = Primary(primary_models, *primary_measure.split("_", 1), primary_layer)
+    fit, reading = primary_measure.split("_", 1)
+    primary = Primary(primary_models, fit, reading, primary_layer)
     findings = _measure(models, families, primary, Stitches(folder / "rows.jsonl", models.text, steps), terminal)
     loaded = [*models.at_end, *(model for members in models.by_role.values() for model in members)]
     notes = {

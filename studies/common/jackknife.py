@@ -7,7 +7,7 @@ test, for a difference between two sides Welch's test.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,26 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
     stderr = math.sqrt(total)
     half = float(t.ppf(1 - LEVEL / 2)) * stderr
     return Interval(value, value - half, value + half, float(2 * t.sf(abs(value) / stderr)), smallest)
+
+
+def over_units(values: Sequence[float]) -> Interval:
+    """Return the mean of one value per model with its interval by the one-sample t test.
+
+    Values that are all equal are as certain as their number allows: their interval is the value itself.
+
+    Example:
+        >>> over_units([1.0, 2.0, 3.0]).models
+        3
+    """
+    count = len(values)
+    mean = float(np.mean(values)) if count else math.nan
+    if count < ENOUGH:
+        return Interval(mean, models=count)
+    if np.ptp(values) == 0:
+        return Interval(mean, mean, mean, 2.0 ** (1 - count), count)
+    test = stats.ttest_1samp(values, 0)
+    low, high = test.confidence_interval(1 - LEVEL)
+    return Interval(mean, float(low), float(high), float(test[1]), count)
 
 
 def no_interval(models: int) -> str:
