@@ -247,6 +247,7 @@ STUDIES = {
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),
+        "primary_measure": NAME,
         "sizes.*.width": SIZE,
         "sizes.*.depth": SIZE,
         "sizes.*.seeds": SEEDS,

@@ -76,8 +76,6 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
 def over_units(values: Sequence[float]) -> Interval:
     """Return the mean of one value per model with its interval by the one-sample t test.
 
-    Values that are all equal are as certain as their number allows: their interval is the value itself.
-
     Example:
         >>> over_units([1.0, 2.0, 3.0]).models
         3
@@ -87,7 +85,7 @@ def over_units(values: Sequence[float]) -> Interval:
     if count < ENOUGH:
         return Interval(mean, models=count)
     if np.ptp(values) == 0:
-        return Interval(mean, mean, mean, 2.0 ** (1 - count), count)
+        return Interval(mean, mean, mean, float(mean == 0), count)
     test = stats.ttest_1samp(values, 0)
     low, high = test.confidence_interval(1 - LEVEL)
     return Interval(mean, float(low), float(high), float(test[1]), count)

@@ -1,7 +1,7 @@
 """When each layer of a run reaches its final form, from the table of the study `dynamics`.
 
-The run is the unit of the order of its layers. Neighboring layers move together, so that within one run any order arises
-by chance far more often than among independent layers.
+The run is the unit of the order of its layers. Neighboring layers move together, so that within one run any order
+arises by chance far more often than among independent layers.
 """
 
 import math
@@ -55,18 +55,19 @@ class Order:
 
     Attributes:
         rhos: run -> Spearman's correlation of layer and step; NaN if undefined.
-        mean: their mean with its interval over runs.
+        delay: mean over runs of how much later each layer arrives than the one below it, in doublings of 1 + step (the
+            least-squares slope), with its interval over runs.
     """
 
     rhos: dict[str, float]
-    mean: Interval
+    delay: Interval
 
     @property
     def verdict(self) -> str:
         """Return `bottom-up` or `top-down`, `no order` if runs do not agree, `no verdict` for too few runs."""
-        if not math.isfinite(self.mean.p):
+        if not math.isfinite(self.delay.p):
             return "no verdict"
-        return {"above": "bottom-up", "below": "top-down", "open": "no order"}[self.mean.verdict]
+        return {"above": "bottom-up", "below": "top-down", "open": "no order"}[self.delay.verdict]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Findings:
     Attributes:
         steps: run -> steps of its checkpoints.
         sites: names of the layers.
-        measures: labels of the measures.
+        measures: labels of the measures, the primary one first.
         maps: (measure, run, other run) -> (layers, steps, other steps) dissimilarity.
         nulls: measure -> mean dissimilarity of the null.
         arrivals: (measure, run) -> the arrival of each layer.
@@ -92,13 +93,14 @@ class Findings:
     orders: dict[tuple[str, str], Order]
 
 
-def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
+def findings(table: pa.Table, checkpoints: Checkpoints, primary: str) -> Findings:
     """Compute all numbers.
 
     Args:
         table: table from `compare_many` at matched layers, over every two checkpoints of each run and of the first two
             runs, and the last checkpoints of every two runs.
         checkpoints: the checkpoints of each run.
+        primary: label of the primary measure, which comes first.
     """
     records = [record for record in table.to_pylist() if record["site_a"] != LOGITS]
     runs = list(checkpoints)
@@ -106,6 +108,7 @@ def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
     sites = list(dict.fromkeys(record["site_a"] for record in records if places[record["model_a"]][0] == runs[0]))
     measured = {record["measure"] for record in records}
     measures = [measure for measure in distinct(table, "measure") if measure in measured]
+    measures.sort(key=lambda measure: measure != primary)
     lengths = {run: len(points) for run, points in checkpoints.items()}
     maps, nulls = _maps(records, sites, places, lengths, measures)
     arrivals = {}
@@ -184,13 +187,15 @@ def order(arrivals: Mapping[str, Sequence[float]]) -> Order:
         >>> order({"a": [1, 2, 4, 8, 16]}).rhos["a"]
         1.0
     """
-    rhos = {run: _rho(steps) for run, steps in arrivals.items()}
-    return Order(rhos, over_units([rho for rho in rhos.values() if math.isfinite(rho)]))
+    ordered = {run: steps for run, steps in arrivals.items() if len(steps) > 2 and np.isfinite(steps).all()}
+    # Correlations of few layers are mostly near -1 or 1, which the t test does not suit. Slopes are not.
+    slopes = [np.polyfit(range(len(steps)), np.log2(1 + np.array(steps)), 1)[0] for steps in ordered.values()]
+    return Order({run: _rho(ordered.get(run, ())) for run in arrivals}, over_units(slopes))
 
 
 def _rho(steps: Sequence[float]) -> float:
-    """Return Spearman's correlation of layer and step; NaN for fewer than three layers or equal or missing steps."""
-    if len(steps) < 3 or not np.isfinite(steps).all() or np.ptp(steps) == 0:
+    """Return Spearman's correlation of layer and step; NaN if the steps are equal or there are none."""
+    if not len(steps) or np.ptp(steps) == 0:
         return math.nan
     return float(stats.spearmanr(range(len(steps)), steps)[0])  # pyright: ignore[reportArgumentType]
 

@@ -136,7 +136,9 @@ def test_intervals_are_those_of_the_t_tests_over_models_whatever_the_number_of_c
     cells = [(64, 2, f"site {number}") for number in range(50)]
     one = difference([Term((("a", 64, 2, str(n)),), cell, x) for n, x in enumerate(first) for cell in cells])
     test = stats.ttest_1samp(first, 0)
-    assert (one.low, one.high) == pytest.approx(test.confidence_interval()) and one.p == pytest.approx(stats.ttest_1samp(first, 0)[1])
+    assert (one.low, one.high) == pytest.approx(test.confidence_interval()) and one.p == pytest.approx(
+        stats.ttest_1samp(first, 0)[1]
+    )
     sides = [
         [Term(((s, 64, 2, str(n)),), cells[0], x) for n, x in enumerate(xs)]
         for s, xs in zip("ab", (first, second), strict=True)
