@@ -257,6 +257,8 @@ STUDIES = {
         **TEXT_OF_STUDY,
         "controlled": or_null(names(ANYTHING, "keys of control with values, such as {skip_first: 1}")),
         **{f"controlled.{key}": rule for key, rule in CONTROL.items()},
+        "primary_measure": NAME,
+        "primary_layer": one_of("all", "first", "middle", "last"),
         "sizes.*.shapes": items(items(SIZE, "[64,2]", minimum=2, maximum=2), "[[64,2],[64,4]]", minimum=1),
         "sizes.*.seeds": SEEDS,
         "sizes.*.train": OVERRIDES,

@@ -67,10 +67,10 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
     total = variances.sum()
     if total <= (1e-12 * value) ** 2:
         return Interval(value, models=smallest)
-    t = stats.t(total**2 / (variances**2 / (counts - 1)).sum())
+    freedom = total**2 / (variances**2 / (counts - 1)).sum()
     stderr = math.sqrt(total)
-    half = float(t.ppf(1 - LEVEL / 2)) * stderr
-    return Interval(value, value - half, value + half, float(2 * t.sf(abs(value) / stderr)), smallest)
+    half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * stderr
+    return Interval(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / stderr, freedom)), smallest)
 
 
 def over_units(values: Sequence[float]) -> Interval:

@@ -39,18 +39,6 @@ def resamples_of(models: int, count: int, seed: int) -> Resamples:
     return Resamples(permutations, rng.integers(models, size=(count, models)))
 
 
-def draws_with_a_pair(rng: np.random.Generator, models: int, count: int) -> np.ndarray:
-    """Draw models with replacement such that each draw contains two different models, if there are two.
-
-    Returns:
-        (1 + count, models). The first row is every model once.
-    """
-    draws = rng.integers(models, size=(count, models))
-    while models > 1 and len(single := np.nonzero(np.ptp(draws, axis=1) == 0)[0]):
-        draws[single] = rng.integers(models, size=(len(single), models))
-    return np.concatenate([np.arange(models)[None], draws])
-
-
 def percentile_interval(resampled: np.ndarray, total: int) -> tuple[float, float]:
     """Return the middle 95 % of the finite resampled values; NaN if no more than half of `total` are finite.
 

@@ -82,7 +82,7 @@ def dynamics(
         sizes: by size: `width`, `depth`, `seeds` and overrides of the trainings (`train`).
 
     Raises:
-        ValueError: A run listed twice, runs of different depth, no such measure, or a failed training.
+        ValueError: Runs of different depth, no such measure, or a failed training.
     """
     check_primary(cfg, primary_measure)
     uris = list(cfg.models)
@@ -91,8 +91,6 @@ def dynamics(
         seeds, overrides = tuple(size["seeds"]), tuple(size["train"])
         sweep = Sweep((family,), (size["width"],), (size["depth"],), seeds, overrides=overrides)
         uris = trained(cfg, "dynamics", [sweep])
-    if len(set(uris)) < len(uris):
-        raise ValueError(f"models=[{','.join(uris)}]: a run is listed twice; list different seeds")
     names = dict(zip(uris, short_labels(uris), strict=True))
     steps = {uri: _steps(uri, cfg.runs_dir, checkpoints) for uri in uris}
     labels = {names[uri]: [(f"{names[uri]}@{step}", step) for step in steps[uri]] for uri in uris}

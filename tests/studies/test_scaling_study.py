@@ -140,7 +140,7 @@ def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Pat
     [
         ("scaling", ["models=[runs/a]"], "expected two models or more of different size, found 1"),
         ("scaling", ["size=huge"], "size=huge: expected one of small, medium, paper"),
-        ("dynamics", ["models=[runs/a,runs/a]"], "a run is listed twice"),
+        ("dynamics", ["models=[runs/a,runs/a]"], "runs/a is listed twice"),
         ("dynamics", ["study.primary_measure=rsa"], "study.primary_measure=rsa: expected one of .*: cka, procrustes"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
