@@ -294,6 +294,8 @@ STUDIES = {
         "pairs": whole(0),
         "points": or_null(whole(3)),
         "checkpoints": whole(0),
+        "primary_measure": NAME,
+        "primary_layer": LAYER,
         "sizes.*.width": SIZE,
         "sizes.*.depth": SIZE,
         "sizes.*.seeds": SEEDS,

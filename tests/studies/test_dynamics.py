@@ -67,7 +67,7 @@ def test_the_order_is_the_t_test_of_slopes_over_runs() -> None:
     rng = np.random.default_rng(0)
     doublings = {f"r{run}": 1.0 + 0.5 * np.arange(6) + rng.normal(0, 0.4, 6) for run in range(5)}
     result = order({run: (2.0**steps - 1).tolist() for run, steps in doublings.items()})
-    slopes = [stats.linregress(range(6), steps)[0] for steps in doublings.values()]
+    slopes = [float(stats.linregress(range(6), steps)[0]) for steps in doublings.values()]  # pyright: ignore
     assert result.delay.mean == pytest.approx(np.mean(slopes))
     assert result.delay.p == pytest.approx(stats.ttest_1samp(slopes, 0)[1])
     assert result.verdict == "bottom-up"
