@@ -11,7 +11,7 @@ from studies.generalization.agreement import Agreement, Evidence, adjusted_over,
 from studies.generalization.clusters import find_clusters
 from studies.generalization.parting import partings
 
-MODELS, MEASURES, LAYERS, SHARED = 10, 3, 4, 0.7
+MODELS, MEASURES, LAYERS, SHARED = 16, 3, 4, 0.7
 """Each layer and measure sees this share of what all see of a model."""
 GROUPS = np.repeat([0, 1], MODELS // 2)
 
@@ -66,7 +66,7 @@ def _correlates(rng: np.random.Generator, effect: float) -> bool:
 
 
 VERDICTS = (
-    Verdict("generalization", "clusters, a cloud", _clusters(_cloud), 8.0),
+    Verdict("generalization", "clusters, a cloud", _clusters(_cloud), 10.0),
     Verdict("generalization", "clusters, a circle", _clusters(_circle), 8.0),
     Verdict("generalization", "clusters, a line", _clusters(_line), 16.0),
     Verdict("generalization", "the groups part", _parts, 3.0),

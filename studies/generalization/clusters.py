@@ -85,14 +85,15 @@ def find_clusters(distances: np.ndarray, level: float = LEVEL, seed: int = 0) ->
     observed = _cuts(points[None])
     tightness = _tightness(points[None], observed)[0]
     cuts = [np.unique(labels[0], return_inverse=True)[1] for labels in observed]
-    cloud = _null(count, scales, 0, DRAWS, seed)
+    cloud = _null(count, scales, 0, False, seed)
     mean, spread = cloud.mean(0), np.maximum(cloud.std(0), 1e-12)
     best = int(((tightness - mean) / spread).argmax())
     tightest = float(((tightness - mean) / spread).max())
     p = float(one_sided_p(tightest, ((cloud - mean) / spread).max(1), ROUNDING))
     p_hull = math.nan
     if p < level:
-        hulls = [_null(count, scales, hull, DRAWS, seed) for hull in range(1, len(scales) + 1)]
+        kinds = [(hull, is_round) for hull in range(1, len(scales) + 1) for is_round in (False, True)]
+        hulls = [_null(count, scales, *kind, seed) for kind in kinds if kind != (1, True)]
         p_hull = max(float(one_sided_p(tightest, ((hull - mean) / spread).max(1), ROUNDING)) for hull in hulls)
     silhouette = _silhouette(points[:, : best + 1], cuts[best])
     if not p_hull < level:
@@ -144,23 +145,30 @@ def coordinates(distances: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarr
     return vectors[:, positive], np.sqrt(values[positive])
 
 
-def _null(count: int, scales: np.ndarray, hull: int, draws: int, seed: int) -> np.ndarray:
-    """Return the tightness of cuts of random frames with these lengths: (draws, cuts).
+def _null(count: int, scales: np.ndarray, hull: int, is_round: bool, seed: int) -> np.ndarray:
+    """Return the tightness of cuts of random models: (draws, cuts).
 
     Args:
         count: number of models.
         scales: lengths of the principal coordinates.
         hull: number of dimensions in which models lie on a uniform hull; 0 for a Gaussian cloud.
-        draws: number of frames.
+        is_round: whether the hull has equal axes and each draw its own spectrum. Few models crowd on some side of a
+            circle, which stretches their spectrum and makes them look grouped. Otherwise each draw has the scales.
         seed: seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    frames = rng.standard_normal((draws, count, len(scales)))
+    frames = rng.standard_normal((DRAWS, count, len(scales)))
     if hull == 1:
-        frames[:, :, 0] = rng.uniform(-1, 1, (draws, count))
+        frames[:, :, 0] = rng.uniform(-1, 1, (DRAWS, count))
     elif hull:
-        frames[:, :, :hull] /= np.linalg.norm(frames[:, :, :hull], axis=2, keepdims=True)
-    frames = np.linalg.qr(frames - frames.mean(1, keepdims=True))[0] * scales
+        frames[:, :, :hull] *= math.sqrt(hull) / np.linalg.norm(frames[:, :, :hull], axis=2, keepdims=True)
+    if is_round:
+        frames[:, :, :hull] *= math.sqrt((scales[:hull] ** 2).mean())
+        frames[:, :, hull:] *= scales[hull:]
+        axes, lengths, _ = np.linalg.svd(frames - frames.mean(1, keepdims=True), full_matrices=False)
+        frames = axes * lengths[:, None]
+    else:
+        frames = np.linalg.qr(frames - frames.mean(1, keepdims=True))[0] * scales
     return _tightness(frames, _cuts(frames))
 
 

@@ -150,8 +150,8 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         f"Clusters are accepted if both are below 0.05 / {len(findings.criteria)}, since each measure may err. "
         "Adjusted Rand index: clusters and reference groups. AUC: two models of different groups are farther apart "
         "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95 % bootstrap "
-        "intervals over models, for other fine-tunings of this kind on this text, followed by one-sided p values from permuting "
-        "models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
+        "intervals over models, for other fine-tunings of this kind on this text, followed by one-sided p values from "
+        "permuting models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
         f"{ENOUGH} models have neither.",
         "",
         *table_head("measure", *SCORES, "Kendall"),

@@ -4,8 +4,15 @@ import pytest
 
 from benchmarks.verdicts import VERDICTS
 from benchmarks.verdicts.verdict import ALLOWED, Verdict
+from studies.generalization import clusters, parting
 
-DRAWS, PLANTED = 150, 40
+DRAWS, PLANTED = 100, 30
+
+
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "DRAWS", 199)
+    monkeypatch.setattr(parting, "DRAWS", 99)
 
 
 @pytest.mark.parametrize("verdict", VERDICTS, ids=lambda verdict: f"{verdict.study}: {verdict.name}")
