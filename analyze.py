@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import settings
+from callbacks import signals
 from launch.cli.command import run
 from launch.cli.consent import named
 from launch.cli.messages import report
@@ -35,7 +36,7 @@ settings.register()
 def main(cfg: DictConfig) -> None:
     """Run the study of the command line and exit with its code."""
     try:
-        with naming(named(cfg)):
+        with naming(named(cfg)), signals.restored():
             analyze(cfg)
     except Exception as error:  # caught here, because Hydra would print a line of its own
         sys.exit(report(error, HydraConfig.get().overrides.task, "analyze")[0])

@@ -92,6 +92,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     silence()
     import pytorch_lightning as pl
 
+    from callbacks import signals
     from callbacks.loggers import close
     from callbacks.run import Run
     from launch.cli.sweep import side_by_side
@@ -116,6 +117,8 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
     loggers, callbacks = build_loggers(context), build_callbacks(context)
     trainer = build_trainer(context, loggers, callbacks)
+    if trainer.strategy.launcher is not None:
+        signals.end_with_this(trainer.strategy.launcher.kill)
     if notes["compile"]["chosen"]:
         module.net.compile()
     if is_first():

@@ -56,8 +56,15 @@ class ScheduledCheckpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note after which step the training continues."""
-        self._continued = checkpoint["global_step"]
+        """Note after which step the training continues.
+
+        Raises:
+            ValueError: it is not a step of this training.
+        """
+        step = checkpoint["global_step"]
+        if type(step) is not int or step < 0 or (trainer.max_steps >= 0 and step > trainer.max_steps):
+            raise ValueError(f"expected a step from 0 to {trainer.max_steps}, found {shown(step)}")
+        self._continued = step
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring the tables to the state of the checkpoint, before anything is logged.

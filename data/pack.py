@@ -82,13 +82,23 @@ def pack(source: Source, tokenizer: TokenizerSpec, cache_dir: str, val_fraction:
     if packed := _whole(folder):
         return packed
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with cache_lock(Path(f"{folder}.lock")):
         if packed := _whole(folder):
             return packed
         if folder.exists():
             shutil.rmtree(folder)
         _make(folder, recipe, source, tokenizer)
     return _open(folder)
+
+
+def cache_lock(path: Path) -> FileLock:
+    """Return the lock of an entry of the cache.
+
+    Raises:
+        OSError: If its file cannot be made, which FileLock would try forever.
+    """
+    path.touch()
+    return FileLock(path)
 
 
 def _whole(folder: Path) -> Packed | None:

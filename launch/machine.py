@@ -5,14 +5,15 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
+from data.pack import cache_lock
 from launch.run.folder import read_json, write_json
 from launch.run.provenance import cpu_name
 
@@ -134,8 +135,10 @@ def kept_precision(folder: Path, shape: str, choose: Callable[[], Precision]) ->
     path = folder / "precision.json"
     folder.mkdir(parents=True, exist_ok=True)
     key = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: {shape}"
-    with FileLock(folder / ".precision.lock"):
-        choices = read_json(path)
+    with cache_lock(folder / ".precision.lock"):
+        choices: dict[str, Any] = {}
+        with suppress(ValueError):  # of a damaged file, which is replaced
+            choices = read_json(path)
         if key not in choices:
             precision = choose()
             write_json(path, {**choices, key: asdict(precision)})

@@ -225,17 +225,23 @@ def same_tokenizer(reference: Reference, tokenizer: Tokenizer) -> bool:
     """
     if reference.tokenizer is not None:
         return tokenizer_hash(reference.tokenizer) == tokenizer_hash(tokenizer)
+    if advice := unread_tokenizer(reference):
+        raise ValueError(f"reference {reference.provenance['uri']!r} {advice}")
+    check_tokenizer(reference, tokenizer)
+    return True
+
+
+def unread_tokenizer(reference: Reference) -> str:
+    """Return that a model has its tokenizer in files that are not read, and what to type; empty if it has none."""
     path = Path(reference.provenance["path"])
     folder = path if path.is_dir() else path.parent
     names = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
-    if names:
-        raise ValueError(
-            f"reference {reference.provenance['uri']!r} has its tokenizer as {', '.join(names)}, and only "
-            f'tokenizer.json is read; write it once: python -c "from transformers import AutoTokenizer as A; '
-            f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    check_tokenizer(reference, tokenizer)
-    return True
+    if not names:
+        return ""
+    return (
+        f"has its tokenizer as {', '.join(names)}, and only tokenizer.json is read; write it once: python -c "
+        f"\"from transformers import AutoTokenizer as A; A.from_pretrained('{folder}').save_pretrained('{folder}')\""
+    )
 
 
 def _last_checkpoint(folder: Path, uri: str) -> Path:

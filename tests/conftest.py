@@ -11,10 +11,18 @@ import jaxtyping
 import pytest
 import torch
 
+import tests.helpers.shapes  # noqa: F401  the hook below looks it up
+
 torch.set_num_threads(1)
 # Tests end processes, never the machine: what they write need not reach the disk.
 os.fsync = lambda descriptor: None
-jaxtyping.install_import_hook(["dissimilarity", "models", "data"], "beartype.beartype")
+jaxtyping.install_import_hook(["dissimilarity", "models", "data"], "tests.helpers.shapes.checked")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests, so that the workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

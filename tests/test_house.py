@@ -39,7 +39,7 @@ APPLICATION = {
     "models": {"settings", "trusted", "dissimilarity"},
     "callbacks": {"dissimilarity"},
     "launch": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks"},
-    "studies": {"settings", "trusted", "dissimilarity", "data", "models", "launch"},
+    "studies": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "studies", "train"},

@@ -61,6 +61,9 @@ class PairsFile:
         for split, path in files.items():
             if not Path(path).is_file() or suffix_of(Path(path)) not in (".tsv", ".csv", *JSON):
                 content = f"a {suffix_of(Path(path)) or 'nameless'} file" if Path(path).is_file() else "no file"
+                if content == "a .parquet file":
+                    content += '; write a .csv once: python -c "from pyarrow import csv, parquet; '
+                    content += f"csv.write_csv(parquet.read_table('{path}'), '{Path(path).with_suffix('.csv')}')\""
                 raise ValueError(
                     f"expected a .tsv, .csv or .jsonl file at data.source.files.{split}={path}, found {content}"
                 )

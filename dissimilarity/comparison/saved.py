@@ -98,7 +98,8 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
         side: the name of a mapping in messages.
 
     Raises:
-        ValueError: none of these kinds, an unreadable file, or arrays of a wrong rank or of integers.
+        ValueError: none of these kinds, an unreadable file, control characters in a name, or arrays of a wrong rank or
+            of integers.
     """
     if isinstance(source, nn.Module):
         return source
@@ -112,6 +113,8 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
     if not arrays:
         raise ValueError(f"{name} holds no activations: expected {KINDS}")
     for site, array in arrays.items():
+        if not site.isprintable():
+            raise ValueError(f"{name}: expected names of sites, found {site!r} with control characters")
         if len(array.shape) < 2 or 0 in array.shape:
             raise ValueError(
                 f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ MAX_DEPTH = 32
 MAX_VALUES = 200_000
 MAX_TOKEN_ID = 2**22
 """Above every real vocabulary; what has a row for each id would fill the memory."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that begin a command to the terminal on which the text is shown; tabs and line ends do not."""
 SCALARS = (type(None), bool, int, float, str)
 TRIAL = (
     'The quick brown fox, 12345 times; "naïve" façade — 日本語 🙂\n\n\tdef f(x):\n        return x\n' + 60 * "a" + "!"
@@ -32,7 +35,8 @@ def check_plain(value: Any, file: str | Path) -> None:
         file: where it was read, for the message.
 
     Raises:
-        ValueError: another type is in it, or it is too deep or too large; names the file and the key.
+        ValueError: another type or a control character is in it, or it is too deep or too large; names the file and
+            the key.
     """
     left, stack = MAX_VALUES, [("", value, 0)]
     while stack:
@@ -41,7 +45,11 @@ def check_plain(value: Any, file: str | Path) -> None:
         if depth > MAX_DEPTH or left < 0:
             problem = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
             raise ValueError(f"{file}: {shown(key) or 'it'} is {problem}; nothing of this project writes that")
+        if type(node) is str:
+            check_shown(node, f"{file}: {shown(key) or 'it'}")
         if type(node) is dict:
+            for name in node:
+                check_shown(str(name), f"{file}: a key of {shown(key) or 'it'}")
             strange = [name for name in node if type(name) not in (str, int)]
             if strange:
                 raise ValueError(
@@ -55,6 +63,22 @@ def check_plain(value: Any, file: str | Path) -> None:
                 f"{file}: {shown(key) or 'it'} is of type {type(node).__name__}; expected text, a number, a bool, None "
                 "or lists and dicts of these, and nothing else is taken from a file"
             )
+
+
+def check_shown(text: str, where: str) -> None:
+    """Check that a text of a file can be shown on a terminal.
+
+    Args:
+        text: the text.
+        where: the file and what the text is in it, for the message.
+
+    Raises:
+        ValueError: it has control characters.
+    """
+    if CONTROLS.search(text):
+        raise ValueError(
+            f"{where} is {shown(text)}: expected text without control characters, which would command the terminal"
+        )
 
 
 def shown(value: Any) -> str:

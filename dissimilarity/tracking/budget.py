@@ -15,7 +15,7 @@ class Budget:
     training has earned them. If the number of steps is unknown, the time so far counts.
 
     Args:
-        share: maximum share of the training time for tracking; 1 or more skips no tick.
+        share: maximum share of the training time for tracking; 1 skips no tick.
         closing: seconds reserved for table and figures after the last tick; at most half of the allowance.
 
     Attributes:
@@ -27,6 +27,8 @@ class Budget:
     """
 
     def __init__(self, share: float, closing: float = 0.0) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"expected 0 < budget <= 1, a share of the training time, found {share}; 1 skips no tick")
         self.share = share
         self.closing = closing
         self.spent = 0.0

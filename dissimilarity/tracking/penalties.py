@@ -22,6 +22,7 @@ from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.owner import Owner
 from dissimilarity.tracking.records import OVER_BUDGET, described
 from dissimilarity.tracking.references import Source, as_module, is_own, named_references
+from dissimilarity.tracking.schedule import check_distance
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.training_state import TrainingState
 from dissimilarity.tracking.weights import step_weights
@@ -73,6 +74,7 @@ class PenaltyTracker(Ticker):
         """
         if sequences < 14:
             raise ValueError(f"sequences: expected at least 14, found {sequences}")
+        check_distance(every=every)
         self.references = named_references(references)
         tokens = probe(sequences)
         held_out = torch.arange(len(tokens)) % 4 == 3

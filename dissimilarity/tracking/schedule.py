@@ -29,6 +29,22 @@ def is_due(step: int, every: int, last: int | None = None) -> bool:
     return step % every == 0 or (step < every and power_of_two) or step == last
 
 
+def check_distance(**steps: int) -> None:
+    """Check distances between ticks, by the names of their arguments.
+
+    Raises:
+        ValueError: if one of them is less than 1.
+
+    Example:
+        >>> check_distance(every=0)
+        Traceback (most recent call last):
+        ValueError: expected every >= 1, a number of steps, found 0
+    """
+    for name, distance in steps.items():
+        if distance < 1:
+            raise ValueError(f"expected {name} >= 1, a number of steps, found {distance}")
+
+
 def ticks(every: int, last: int) -> list[int]:
     """Return all steps of the schedule from 0 to ``last``, ascending.
 

@@ -27,7 +27,7 @@ from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
-from dissimilarity.tracking.schedule import is_due, progress
+from dissimilarity.tracking.schedule import check_distance, is_due, progress
 from dissimilarity.tracking.tables import Tables
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracked_references import TrackedReferences
@@ -102,6 +102,7 @@ class Tracker(Ticker):
                 drifts to (``dissimilarity.tracking.reference_groups``).
             channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
         """
+        check_distance(every=every, heatmap_every=heatmap_every)
         sources = named_references(references)
         self.measures = as_measures(measures)
         self.control, self.folder = control_of(control), Path(folder)

@@ -39,6 +39,7 @@ LIMIT = either(whole(0), number("from 0.0 to 1.0", lambda value: isinstance(valu
 OVERRIDES = items(TEXT, "[trainer.max_steps=400]")
 SEEDS = items(SEED, "[0,1,2]", minimum=1, distinct=True)
 SIZES = items(SIZE, "[64,128]", minimum=1, distinct=True)
+DURATION = matching(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", "days, hours, minutes and seconds, such as 00:08:00:00")
 GROUPS = or_null(
     names(items(TEXT, "[runs/a]", minimum=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
 )
@@ -79,6 +80,7 @@ TRAINER = {
     "fast_dev_run": either(FLAG, whole(0)),
     **dict.fromkeys(("limit_train_batches", "limit_test_batches", "limit_predict_batches"), LIMIT),
     **dict.fromkeys(("benchmark", "inference_mode", "sync_batchnorm", "barebones"), FLAG),
+    "max_time": or_null(DURATION),
     "deterministic": either(FLAG, one_of("warn")),
     "reload_dataloaders_every_n_epochs": whole(0),
     "gradient_clip_algorithm": one_of("norm", "value"),

@@ -9,11 +9,11 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 import settings
-from callbacks.signals import Stopped
+from callbacks import signals
 from launch.cli.check import check
 from launch.cli.compose import compose, searched
 from launch.cli.help import page
-from launch.cli.messages import report
+from launch.cli.messages import USER_ERROR, report, unknown_flag
 from launch.cli.streams import make_unbreakable
 from launch.cli.sweep import SweepTable
 from launch.run.ranks import is_first
@@ -32,7 +32,10 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
     """
     make_unbreakable()
     sys.argv[1:] = flags_first(sys.argv[1:])
-    args = get_args_parser().parse_args()
+    args, unknown = get_args_parser().parse_known_args()
+    if unknown:
+        print(unknown_flag(unknown[0], sys.argv[1:]), file=sys.stderr)
+        return USER_ERROR
     # Without it Hydra prints its own shortened traceback and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     export_modules()
@@ -46,14 +49,15 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
             sys.argv[1:] = with_overrides(sys.argv[1:], name, args.overrides)
         if not (args.cfg or args.hydra_help or args.info or args.shell_completion):
             sys.argv[1:] = with_overrides(sys.argv[1:], check(args, config_name), args.overrides)
-        hydra_main()
+        with signals.restored():
+            hydra_main()
     except Exception as error:
         return report(error, args.overrides, config_name)[0]
-    except Stopped as stop:
+    except signals.Stopped as stop:
         # An interrupted training raises `Interrupted` instead. Jobs side by side are killed by their launcher.
         if not is_first():
             return 0  # when another process fails, Lightning kills the first one, which may still be saving
-        print("\nstopped; run the same command again to finish", file=sys.stderr)
+        print(signals.ENDED.decode(), end="", file=sys.stderr)
         return 128 + stop.signum
     finally:
         if SweepTable.current:

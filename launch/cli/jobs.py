@@ -35,7 +35,7 @@ def job(cfg: DictConfig, train: Callable[[DictConfig], dict[str, Any]]) -> float
         print(f"\njob {HydraConfig.get().job.num}: {name}", flush=True)
     begin_status(name)
     try:
-        with naming(named(cfg)):
+        with naming(named(cfg)), signals.restored():
             summary = train(cfg)
     except signals.Stopped:
         write_status(status="interrupted", seconds=round(time.monotonic() - start_time, 1))

@@ -34,7 +34,7 @@ COMPARED = {
 ROOTS: dict[str, dict[str, Rule]] = {
     "train": {
         "width": whole(1, 10**6),
-        "depth": whole(1, 10**5),
+        "depth": whole(1, 1000),
         "seed": SEED,
         "init_seed": SEED,
         "init_from": or_null(text("a reference such as runs/NAME")),

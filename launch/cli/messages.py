@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dissimilarity.loading.untrusted import CONTROLS
 from launch.cli.compose import CONF, compose, groups
 from launch.cli.reference import choices
 from launch.cli.renamed import renamed_key, renamed_value
@@ -32,7 +33,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
     if isinstance(error, (HydraException, OmegaConfBaseException)) or (
         isinstance(error, ValueError) and _is_ours(error)
     ):
-        message = explain(error, list(overrides), config_name)
+        message = harmless(explain(error, list(overrides), config_name))
         print(message, file=sys.stderr)
         return USER_ERROR, message
     if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):  # raised by Optuna
@@ -40,15 +41,25 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
         print(message, file=sys.stderr)
         return 1, message
     if isinstance(error, OSError) and error.strerror:
-        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        message = harmless(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         print(message, file=sys.stderr)
         return 1, message
     if type(error).__name__ == "DistStoreError":  # by name, since torch may not be imported
         message = f"{error}\nThe other machines did not connect: start them in time, or type trainer.num_nodes=1"
         print(message, file=sys.stderr)
         return 1, message
-    traceback.print_exception(error)
-    return 1, f"{type(error).__name__}: {error}"
+    print(harmless("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return 1, harmless(f"{type(error).__name__}: {error}")
+
+
+def harmless(text: str) -> str:
+    r"""Return text in which characters from a file cannot command the terminal.
+
+    Example:
+        >>> print(harmless(chr(27) + "[2J"))
+        \x1b[2J
+    """
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
@@ -73,6 +84,8 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
         r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
     ):
         return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
+        return _several_values(match[1], match[2], overrides, config_name)
     if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
         return f"{_full_key(message)}={match.group(1)}: expected {KINDS.get(match.group(2), match.group(2))}"
     if match := re.search(r"Value '(.*)' is not a valid bool", message):
@@ -83,6 +96,21 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         return "\n".join(line for line in lines if not line.startswith(("object_type=", "Set the environment")))
     return str(error)
+
+
+def unknown_flag(flag: str, arguments: Sequence[str]) -> str:
+    """Return a message for a flag that does not exist, such as a key with dashes before it.
+
+    Args:
+        flag: the flag, `--width` or `--width=64`.
+        arguments: the command line.
+    """
+    key, given, value = flag.lstrip("-").partition("=")
+    key = key.replace("-", "_")
+    after = arguments[arguments.index(flag) + 1 :] if flag in arguments else []
+    if not given and after and "=" not in after[0] and not after[0].startswith("-"):
+        value = after[0]
+    return f"{flag}: there is no such flag; keys have no dashes: type {key}={value or '...'}, and --help shows them all"
 
 
 def _full_key(message: str) -> str:
@@ -160,6 +188,16 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     if parent and not near:
         message += f"\nTo pass an argument that the config file does not list, put + before the key: +{key}=..."
     return message
+
+
+def _several_values(key: str, value: str, overrides: Sequence[str], config_name: str) -> str:
+    """Return a message for values with commas between them, which a sweep has and a single run does not."""
+    cfg = compose([], config_name)
+    if key not in [*dotted_keys(cfg), *groups(config_name)]:
+        return _no_key(key, overrides, config_name)
+    if isinstance(OmegaConf.select(cfg, key), ListConfig):
+        return f"{key}={value}: expected a list; type '{key}=[{value}]'"
+    return f"{key}={value}: expected one value; for a sweep over several, type -m {key}={value}"
 
 
 def _choices_with(key: str, config_name: str) -> list[str]:

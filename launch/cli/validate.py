@@ -1,5 +1,6 @@
 """Checks of a config that take milliseconds and come before anything is written."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,12 +26,12 @@ def validate(cfg: DictConfig, command: str = "train") -> None:
     Raises:
         ValueError: With one line per fault: the key, its value, and what is expected.
     """
-    faults = [*_unknown(cfg, command), *_faults(cfg, command), *_absent(cfg, command)]
+    lines = [*_unknown(cfg, command), *faults(cfg, {**ROOTS[command], **OPTIONAL}), *_absent(cfg, command)]
     # Rules over several keys assume that each key is valid by itself.
-    if not faults:
-        faults = [fault for rule in ACROSS[command] for fault in rule(cfg)]
-    if faults:
-        raise ValueError("\n".join(faults))
+    if not lines:
+        lines = [line for rule in ACROSS[command] for line in rule(cfg)]
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def entries(
@@ -71,9 +72,9 @@ def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
     return None
 
 
-def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Yield a line per value that its rule does not allow."""
-    for path, rule, node, key in entries(cfg, {**ROOTS[command], **OPTIONAL}):
+def faults(cfg: DictConfig, rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Yield a line per value that its rule does not allow; `rules` are those outside of parts."""
+    for path, rule, node, key in entries(cfg, rules):
         if rule is None:
             continue
         if OmegaConf.is_missing(node, key):
@@ -165,12 +166,23 @@ def _rotary(cfg: DictConfig) -> Iterator[str]:
 
 
 def _optimized(cfg: DictConfig) -> Iterator[str]:
-    """Yield a line for a curve of a reference that is not listed; other names show only after the training."""
+    """Yield a line for a number that no summary has, or for a curve of a reference that is not listed.
+
+    Which other columns metrics.csv has shows only after the training.
+    """
+    from launch.run.form import SUMMARY, WORDS
+
     name, curves = cfg.optimized_metric, [f"dissimilarity/{uri}/" for uri in cfg.references]
+    numbers = [key for key in SUMMARY if key not in WORDS]
     if name.startswith("dissimilarity/") and not name.startswith(tuple(curves)):
         yield (
             f"optimized_metric={name}: expected dissimilarity/REFERENCE/MEASURE/SITE with a reference out of "
             f"references=[{','.join(cfg.references)}]"
+        )
+    elif "/" not in name and name.partition(".")[0] not in numbers:
+        yield (
+            f"optimized_metric={name}: expected a number of summary.json ({', '.join(numbers)}) or a column of "
+            "metrics.csv, such as val/loss"
         )
 
 
@@ -226,6 +238,17 @@ def _name(cfg: DictConfig) -> Iterator[str]:
     name = settings.run_name(cfg) if "width" in cfg else settings.study_name(cfg)
     if not is_folder_name(name):
         yield f"name={name!r}: expected the name of a folder, at most 200 bytes, without / \\ @ = , and spaces"
+
+
+def _memory(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for a model whose attention weights alone, in float32, are larger than this machine's memory."""
+    needed = 4 * 4 * cfg.depth * cfg.width**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"width={cfg.width} depth={cfg.depth}: such a model has {needed / 1e9:,.0f} GB of attention weights alone, "
+            f"and this machine has {memory / 1e9:,.0f} GB of memory; type a smaller width or depth"
+        )
 
 
 def _batch(cfg: DictConfig) -> Iterator[str]:
@@ -300,6 +323,7 @@ ACROSS = {
         _probe,
         _control,
         _name,
+        _memory,
         _batch,
         _epochs,
         _dev_run,

@@ -22,7 +22,7 @@ Contents = Mapping[str, tuple[str, ...]]
 
 BEFORE_STEP_0: Contents = {
     "": ("config.yaml", "provenance.json", "tokenizer.json"),
-    "references": ("*.safetensors",),
+    "references": tuple(f"{name}.safetensors" for name in ("*-[0-9][0-9][0-9]*", "training", "positions", "weights-*")),
     **LOGGERS,
 }
 TABLES = (
@@ -39,7 +39,7 @@ FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "penalti
 RUN: Contents = {
     **BEFORE_STEP_0,
     "": BEFORE_STEP_0[""] + TABLES,
-    "checkpoints": ("last.ckpt", "second_last.ckpt", "step_*.ckpt", "step_*.pinned"),
+    "checkpoints": ("last.ckpt", "second_last.ckpt", "step_[0-9]*.ckpt", "step_[0-9]*.pinned"),
     "figures": FIGURES,
 }
 RUN_KEYS = {"model", "data", "optim", "trainer", "schedule", "probe", "runs_dir"}
@@ -124,7 +124,7 @@ def _is_ours(path: Path, place: str, patterns: tuple[str, ...]) -> bool:
     if not _is_plain(path):
         return False
     if name.startswith("."):  # a file that a killed process was writing
-        patterns = tuple(f".{pattern}.*part" for pattern in patterns)
+        patterns = tuple(f".{pattern}.*.[0-9]*.*.part" for pattern in patterns)
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

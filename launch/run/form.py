@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dissimilarity.loading.untrusted import shown
+from dissimilarity.loading.untrusted import CONTROLS, shown
 from launch.cli.rules import FLAG, Rule, items, matching, names, number, one_of, or_null, whole
 from launch.run.folder import read_json
 from settings import PRECISIONS
 
-LINE = matching(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*", "text without control characters")
-"""Text that a terminal may show: an escape character in it would begin a command to the terminal."""
+LINE = Rule(
+    ("text without control characters",), lambda value: isinstance(value, str) and CONTROLS.search(value) is None
+)
 NUMBER = or_null(number("that is finite", lambda value: True))
 STEP = or_null(whole(0))
 
@@ -54,12 +55,16 @@ SUMMARY = {
     "steps": whole(0),
     "unigram_loss": or_null(number("from 0 to 100", lambda value: 0 <= value <= 100)),
     **dict.fromkeys(("val_loss", "bits_per_byte", "unigram_bits_per_byte", "perplexity"), NUMBER),
-    **dict.fromkeys(("accuracy", "val_accuracy", "ood_accuracy", "tokens_per_second", "tracking_share"), NUMBER),
+    **dict.fromkeys(("accuracy", "val_accuracy", "ood_accuracy"), NUMBER),
+    **dict.fromkeys(("seconds", "tokens_per_second", "tracking_share"), NUMBER),
     "splits": or_null(mapping(NUMBER, "accuracies")),
     "labels": or_null(items(LINE, "[yes,no]")),
     "drift": or_null(mapping(Rule(("groups",), _is_drift), "nearest groups")),
     "wandb": or_null(LINE),
 }
+
+WORDS = ("status", "why", "labels", "wandb")
+"""Keys of the summary that hold no numbers."""
 
 
 def check_form(content: Any, form: Mapping[str, Rule], file: Path, inside: str = "") -> Any:

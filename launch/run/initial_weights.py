@@ -76,7 +76,8 @@ def resolve_init(cfg: DictConfig, typed: Sequence[str], folder: Path | None = No
     initial = initial_model(reference, head=not settings.classifies(cfg))
     tokenizer, context = reference.provenance["tokenizer_path"], context_of(reference.model)
     if tokenizer is None:
-        raise ValueError(f"init_from={cfg.init_from}: expected a tokenizer.json beside the model, found none")
+        advice = references.unread_tokenizer(reference) or "has no tokenizer.json, without which it cannot read a text"
+        raise ValueError(f"init_from={cfg.init_from} {advice}")
     if context is not None and cfg.data.n_ctx > context:
         raise ValueError(
             f"data.n_ctx={cfg.data.n_ctx}: {cfg.init_from} reads at most {context} tokens; type data.n_ctx={context}"

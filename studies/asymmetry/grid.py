@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from data.probe import probe_hash
-from data.rebuilt import rebuilt
 from launch.cli.quiet import silence
 from models.references import steps_of
 from studies.asymmetry.stitches import HeldOutText
-from studies.common.runs import config_of
+from studies.common.runs import config_of, data_of_run
 from studies.common.trainings import Sweep
 
 ROLES = ("others", "narrow", "orders")
@@ -47,7 +46,7 @@ def common_steps(runs_dir: Path, names: Sequence[str], count: int) -> list[int]:
 def text_of_run(folder: Path, cache_dir: str, fit: int, held_out: int, length: int) -> HeldOutText:
     """Return the held-out text of a run in its own tokens, divided into `fit` and `held_out` sequences."""
     silence()
-    data = rebuilt(config_of(folder).get("data"), folder / "config.yaml", cache_dir)
+    data = data_of_run(config_of(folder), folder, cache_dir)
     return divided(data.probe(fit + held_out, length, "val"), held_out, data.bytes_per_token)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import settings
 from data.probe import probe_hash
-from data.rebuilt import rebuilt
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
@@ -32,7 +31,7 @@ from launch.run.folder import resolved
 from models import references
 from models.references import Reference
 from models.saved import holds_net
-from studies.common.runs import config_of, entry
+from studies.common.runs import config_of, data_of_run, entry
 
 FILES = "data.sources.files.Files"
 PROBE = {"sequences": 32, "length": 64, "split": "val"}
@@ -329,7 +328,7 @@ def _data_of_run(cfg: DictConfig, models: Sequence[Reference], config: dict[str,
     if "data" not in config:
         uris = ", ".join(model.provenance["uri"] for model in models)
         raise ValueError(f"none of {uris} is in a run folder, so there is no text to compare them on: type data=...")
-    return rebuilt(config["data"], folder / "config.yaml", cfg.cache_dir)
+    return data_of_run(config, folder, cfg.cache_dir)
 
 
 def _tokenizer_of(models: Sequence[Reference]) -> str | None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import settings
+from callbacks import signals
 from launch.cli.compose import compose
 from launch.machine import choose_precision
 from launch.run.folder import read_json, without_missing
@@ -111,12 +112,26 @@ def train_missing(sweeps: Sequence[Sweep], runs_dir: Path) -> None:
     for sweep in missing:
         command = sweep.command(runs_dir)
         terminal.print(f"python train.py {shlex.join(command)}", style="dim", markup=False, soft_wrap=True)
-        process = subprocess.run([sys.executable, str(ROOT / "train.py"), *command], check=False)
-        if process.returncode or unfinished(sweep, runs_dir):
+        if exit_code([sys.executable, str(ROOT / "train.py"), *command]) or unfinished(sweep, runs_dir):
             raise ValueError(
                 f"not all models were trained: {', '.join(unfinished(sweep, runs_dir)) or 'see above'}; the table "
                 "above says why. Run the same command again to continue"
             )
+
+
+def exit_code(command: list[str]) -> int:
+    """Run a training and return its exit code; a signal to this program ends the training too, after its step.
+
+    The training is a process group of its own, so that Ctrl-C, which the terminal sends to a group, does not reach it
+    twice: the second signal would end it before it is saved.
+    """
+    process = subprocess.Popen(command, process_group=0)
+    try:
+        return process.wait()
+    except signals.Stopped as stop:
+        process.send_signal(stop.signum)
+        process.wait()
+        raise
 
 
 def unfinished(sweep: Sweep, runs_dir: Path) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from data.pack import cache_lock
 from launch.cli.command import check_modules, flags_first
 from launch.cli.compose import CONF, compose
 from launch.cli.sweep import SweepTable
@@ -207,6 +208,13 @@ def test_runs_of_one_shape_train_in_one_precision(tmp_path: Path) -> None:
     assert (again.chosen, again.step_seconds) == ("bf16-mixed", 0.1)
     assert "measured before" in again.why and "precision.json" in again.why
     assert kept_precision(tmp_path / "cache", "width 128", lambda: second) == second
+    (tmp_path / "cache" / "precision.json").write_text('{"damaged')
+    assert kept_precision(tmp_path / "cache", "width 64", lambda: second) == second
+
+
+def test_a_cache_in_which_no_file_can_be_made_gives_an_error_without_an_endless_wait(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        cache_lock(tmp_path / "gone" / "x.lock").acquire(timeout=5)
 
 
 def test_the_timed_step_leaves_the_net_as_it_was() -> None:

@@ -86,6 +86,12 @@ def test_the_root_is_typed(override: str) -> None:
         (["+widht=64"], r"\+widht: unknown key"),
         (["trainer.max_epochs=3"], "trainer.max_epochs=3: .* type its number of steps, such as trainer.max_steps=800"),
         (["optimized_metric=dissimilarity/runs/a/cka/embed"], r"a reference out of references=\[init,previous\]"),
+        (
+            ["width=1000000"],
+            r"width=1000000 depth=2: such a model has 32,000 GB of attention weights .* this machine has",
+        ),
+        (["depth=10000"], "depth=10000: expected a whole number from 1 to 1000"),
+        (["optimized_metric=val_los"], r"optimized_metric=val_los: expected a number of summary.json \(.*val_loss"),
     ],
 )
 def test_a_config_that_cannot_train_is_rejected(overrides: list[str], message: str) -> None:

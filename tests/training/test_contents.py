@@ -65,6 +65,9 @@ LOST: dict[str, Callable[[Path], None]] = {
     "a hidden file": put(".env"),
     "a folder of one's own": put("notes/today.md"),
     "a file among the references": put("references/notes.txt"),
+    "a model among the references": put("references/mine.safetensors"),
+    "a file that only looks temporary": put(".config.yaml.mine.part"),
+    "weights of one's own": put("checkpoints/step_of_mine.ckpt"),
     "a folder among the references": put("references/more/a.safetensors"),
     "a file of one's own beside W&B's": put("wandb/notes.md"),
     "the summary of a run without its checkpoints": put("summary.json", '{"status": "finished"}'),
@@ -161,7 +164,7 @@ def test_everything_that_a_run_writes_may_be_deleted(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     draw_run(run)
     (run / "figures" / "penalties.png").touch()
-    (run / ".metrics.csv.part").touch()
+    (run / ".metrics.csv.machine.12.ab.part").touch()
     (run / "checkpoints" / ".last.ckpt.machine.12.ab.part").touch()
     assert {path.name for path in run.iterdir()} >= {"wandb", "references", "checkpoints", "figures"}
     assert foreign_paths(run, RUN) == [] and not never_reached_step_0(run)

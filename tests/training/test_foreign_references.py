@@ -148,3 +148,14 @@ def test_the_text_of_a_lossless_tokenizer_comes_back(tmp_path: Path) -> None:
     texts, _ = texts_of(probe, data.tokenizer)
     for ids, text in zip(probe.tolist(), texts, strict=True):
         assert text.replace("\n\n", "") == data.tokenizer.decode(ids).replace("\n\n", "")
+
+
+def test_a_tokenizer_in_another_file_is_named_with_a_command_that_converts_it(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "decoder", pieces_with_spaces())
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"init_from=hf:.* has no tokenizer.json, without which"):
+        train.train(tiny(tmp_path, init_from=f"hf:{folder}"))
+    (folder / "tokenizer.model").touch()
+    for key, value in (("init_from", f"hf:{folder}"), ("references", f"[init,hf:{folder}]")):
+        with pytest.raises(ValueError, match=r"hf:.* has its tokenizer as tokenizer.model, .*save_pretrained"):
+            train.train(tiny(tmp_path, **{key: value}))

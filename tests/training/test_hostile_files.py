@@ -471,6 +471,12 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         last(lambda c, _: c["callbacks"]["ScheduledCheckpoints"].update(random={"cpu": 3})),
         r"last\.ckpt: .*TypeError",
     ),
+    "a step below zero": (last(lambda c, _: c.update(global_step=-1)), r"last\.ckpt: .*a step from 0 to 2, found -1"),
+    "a step that is text": (last(lambda c, _: c.update(global_step="x")), r"last\.ckpt: .*a step from 0 to 2, found x"),
+    "a step after the last": (
+        last(lambda c, _: c.update(global_step=10**18)),
+        r"last\.ckpt: .*a step from 0 to 2, found",
+    ),
     "no checkpoint": (
         lambda folder, _: [file.write_text("x") for file in (folder / "checkpoints").glob("*last.ckpt")],
         r"last\.ckpt (is damaged|is not)|last\.ckpt: it is not",

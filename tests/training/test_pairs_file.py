@@ -5,7 +5,9 @@ import gzip
 import json
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from data.examples import Example
 from data.examples.pairs_file import PairsFile
@@ -211,3 +213,12 @@ def test_a_long_field_is_read_and_a_quote_that_is_not_closed_is_named(write, mon
     assert csv.field_size_limit() == 131_072  # the limit of other readers in this process
     with pytest.raises(ValueError, match="distinct columns in line 1 of .*, found 'a' twice"):
         PairsFile({"train": write("d.csv", "a,b,a\n1,2,3\n")}, "a", "b", "b").splits()
+
+
+def test_parquet_is_refused_with_a_command_that_converts_it(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    parquet.write_table(pa.table({"sentence": ["a, b"], "label": ["yes"]}), path)
+    with pytest.raises(ValueError, match="found a .parquet file") as raised:
+        PairsFile({"train": str(path)})
+    exec(str(raised.value).split('"')[1])
+    assert (tmp_path / "pairs.csv").read_text() == '"sentence","label"\n"a, b","yes"\n'

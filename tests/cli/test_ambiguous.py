@@ -1,0 +1,45 @@
+"""Values with commas, and keys with dashes: what to type instead."""
+
+import re
+
+import pytest
+from hydra.errors import HydraException
+
+from launch.cli.compose import compose
+from launch.cli.messages import explain, unknown_flag
+
+
+@pytest.mark.parametrize(
+    ("override", "command", "message"),
+    [
+        ("references=a,b", "train", r"references=a,b: expected a list; type 'references=\[a,b\]'"),
+        ("models=a,b", "analyze", r"models=a,b: expected a list; type 'models=\[a,b\]'"),
+        ("width=64,128", "train", "width=64,128: expected one value; for a sweep over several, type -m width=64,128"),
+        (
+            "optim.lr_matrices=1,2",
+            "train",
+            ".*: expected one value; .* type -m optim.lr_matrices=1,2",
+        ),
+        ("model=solu,gelu", "train", "model=solu,gelu: expected one value; .* type -m model=solu,gelu"),
+        ("models=a,b", "train", "models=a,b: models is a key of analyze.py; .*"),
+        ("widht=1,2", "train", "widht=1,2: there is no key widht; did you mean width.*"),
+    ],
+)
+def test_a_value_with_a_comma(override: str, command: str, message: str) -> None:
+    with pytest.raises(HydraException) as raised:
+        compose([override], command)
+    assert re.match(message, explain(raised.value, [override], command))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["--width", "64"], "width=64"),
+        (["--width=64"], "width=64"),
+        (["-m", "--model", "solu"], "model=solu"),
+        (["--max-steps", "width=64"], "max_steps=..."),
+    ],
+)
+def test_a_key_with_dashes(arguments: list[str], typed: str) -> None:
+    flag = next(argument for argument in arguments if argument.startswith("--"))
+    assert f"{flag}: there is no such flag; keys have no dashes: type {typed}," in unknown_flag(flag, arguments)
