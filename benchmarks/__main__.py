@@ -9,7 +9,7 @@ import benchmarks
 from benchmarks.timing import machine
 from launch.machine import keep_freed_memory
 
-NOT_BENCHMARKS = ("__main__", "apart", "nets", "peers", "timing")
+NOT_BENCHMARKS = ("__main__", "apart", "nets", "peers", "timing", "verdicts")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from dissimilarity.figures.style import (
     without_layer,
 )
 from dissimilarity.tables.curves import distinct, select
-from dissimilarity.tables.drift import CONFIDENCE, between, names
+from dissimilarity.tables.drift import between, names
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colors of reference groups that color-blind readers can tell apart (Okabe & Ito 2008)."""
@@ -36,11 +36,11 @@ def groups_figure(table: pa.Table) -> Figure:
         table: records of `groups.parquet`.
 
     Returns:
-        A figure with 95 % intervals (1.96 standard errors). The difference is drawn at every site, at the last site
-        with its interval. Below 0 the model is nearer to the first group.
+        A figure with 95 % intervals over references, for groups of three or more. The difference is drawn at every
+        site, at the last site with its interval. Below 0 the model is nearer to the first group.
 
     Example:
-        >>> at = {"tokens": 0, "measure": "cka", "site": "embed", "stderr": 0.1, "references": 2}
+        >>> at = {"tokens": 0, "measure": "cka", "site": "embed", "low": 0.1, "high": 0.6, "references": 3}
         >>> records = [{"step": s, "group": "solu", "dissimilarity": 0.5 / s, **at} for s in (1, 2, 4)]
         >>> groups_figure(pa.Table.from_pylist(records)).axes[0].get_title()
         'cka\nat embed'
@@ -81,12 +81,12 @@ def _draw_difference(panel: Axes, table: pa.Table, last: str, sites: list[str]) 
 
 
 def _draw(panel: Axes, line: pa.Table, color: Any, interval: bool) -> None:
-    step, shown, stderr = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr"))
-    finite = np.isfinite(shown)
-    step, shown, band = step[finite], shown[finite], CONFIDENCE * np.nan_to_num(stderr[finite])
+    columns = (line[name].to_numpy() for name in ("step", "dissimilarity", "low", "high"))
+    finite = np.isfinite(line["dissimilarity"].to_numpy())
+    step, shown, low, high = (column[finite] for column in columns)
     panel.plot(step, shown, color=color, marker="o" if len(step) <= MARKED_POINTS else "", markersize=2)
     if interval:
-        panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
+        panel.fill_between(step, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _add_legend(figure: Figure, table: pa.Table, groups: Sequence[str], sites: list[str]) -> None:
@@ -95,7 +95,7 @@ def _add_legend(figure: Figure, table: pa.Table, groups: Sequence[str], sites: l
     for name, color in zip(groups, _colors(groups), strict=True):
         count = max(distinct(select(table, group=name), "references"), default=0)
         handles.append(Line2D([], [], color=color, label=f"{name} ({count} reference{'s' if count > 1 else ''})"))
-    handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label="95 % interval"))
+    handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label="95 % interval over references"))
     legend = figure.legend(handles=handles, title="group", loc="outside right upper", frameon=False, alignment="left")
     if len(sites) > 1:
         title, short = short_names(sites)

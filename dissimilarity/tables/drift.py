@@ -10,6 +10,8 @@ record of the curves remains one measurement of one reference.
 | measure, site | string | as in the curves; the site of the model in training, paired at equal relative depth |
 | dissimilarity | float64 | mean over the group's references; for `a-b` that of a minus that of b: < 0 = nearer to a |
 | stderr | float64 | standard error of the dissimilarity |
+| freedom | float64 | degrees of freedom of stderr; NaN below three references per group |
+| low, high | float64 | 95 % interval over references; NaN below three references per group |
 | references | int64 | number of references behind it |
 
 **Standard error.** The references of a group are a sample of their kind: n values of variance S^2. Each value also has
@@ -18,15 +20,21 @@ error does not shrink with n: stderr^2 = S^2 / n + s^2. For a difference the squ
 the error that both groups share through the probe sequences would cancel there, but is not removed, so the error of a
 difference is too large rather than too small. For a single reference S is unknown, and stderr is the error of that
 reference, not of its kind.
+
+**Intervals** are Student's, with Satterthwaite's degrees of freedom: S^2 / n has n - 1, and s^2, which is known from
+many sequences, as many as one likes; a difference is Welch's. They cover other references of these kinds, for this one
+model and its text. Three references per group are the fewest that say something about their kind.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from scipy import stats
 
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
 from dissimilarity.tables.seal import read_table, write_table
@@ -41,10 +49,17 @@ SCHEMA = pa.schema(
         ("site", pa.string()),
         ("dissimilarity", pa.float64()),
         ("stderr", pa.float64()),
+        ("freedom", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
         ("references", pa.int64()),
     ]
 )
-CONFIDENCE = 1.96
+ENOUGH = 3
+"""References per group below which there is neither an interval nor a verdict."""
+LEVEL = 0.05
+LARGE = 1e6
+"""Degrees of freedom that stand for any number of them."""
 
 Groups = Mapping[str, Sequence[str]]
 
@@ -87,23 +102,46 @@ def group_records(records: Iterable[Mapping[str, Any]], groups: Groups) -> list[
     for (step, tokens, measure, site), values in by_site.items():
         means = {name: _mean([values[label] for label in labels if label in values]) for name, labels in groups.items()}
         if between(groups):
-            (mean_a, error_a, count_a), (mean_b, error_b, count_b) = means.values()
-            means[between(groups)] = mean_a - mean_b, math.hypot(error_a, error_b), count_a + count_b
-        group_means += [
-            dict(zip(SCHEMA.names, (step, tokens, name, measure, site, *mean), strict=True))
-            for name, mean in means.items()
-        ]
+            means[between(groups)] = _difference(*means.values())
+        for name, mean in means.items():
+            low, high = mean.interval
+            row = (step, tokens, name, measure, site, mean.value, mean.stderr, mean.freedom, low, high, mean.references)
+            group_means.append(dict(zip(SCHEMA.names, row, strict=True)))
     return group_means
 
 
-def _mean(values: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
-    """Return the mean of values with standard errors, its standard error, and the number of values."""
+class _Mean(NamedTuple):
+    """A mean over references or a difference of two, as in the table."""
+
+    value: float
+    stderr: float
+    freedom: float
+    references: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval."""
+        low, high = stats.t.interval(1 - LEVEL, self.freedom, self.value, self.stderr)
+        return float(low), float(high)
+
+
+def _mean(values: Sequence[tuple[float, float]]) -> _Mean:
+    """Return the mean of values with standard errors."""
     if not values:
-        return math.nan, math.nan, 0
-    spread = variance([value for value, _ in values]) / len(values) if len(values) > 1 else 0.0
+        return _Mean(math.nan, math.nan, math.nan, 0)
+    count = len(values)
+    spread = variance([value for value, _ in values]) / count if count > 1 else 0.0
     errors = [error for _, error in values if math.isfinite(error)]
     error = math.hypot(math.sqrt(spread), fmean(errors)) if errors else math.sqrt(spread) if spread else math.nan
-    return fmean(value for value, _ in values), error, len(values)
+    freedom = min(error**4 / (spread**2 / (count - 1)), LARGE) if spread else LARGE
+    return _Mean(fmean(value for value, _ in values), error, freedom if count >= ENOUGH else math.nan, count)
+
+
+def _difference(a: _Mean, b: _Mean) -> _Mean:
+    """Return the difference of two means, with Satterthwaite's degrees of freedom."""
+    total = a.stderr**2 + b.stderr**2
+    freedom = total**2 / (a.stderr**4 / a.freedom + b.stderr**4 / b.freedom) if total else math.nan
+    return _Mean(a.value - b.value, math.sqrt(total), freedom, a.references + b.references)
 
 
 def group_table(curves: pa.Table, groups: Groups) -> pa.Table:
@@ -137,11 +175,13 @@ def drift(table: pa.Table) -> dict[str, dict[str, Any]]:
 
     Returns:
         measure -> `site`, `step`, `nearest` and `next` (names of groups), `difference` (how much farther the next group
-        is, 0 or more), its `stderr`, and `differs`: whether the difference is above 1.96 standard errors. If not,
-        `nearest` means nothing. Measures with values of fewer than two groups are left out.
+        is, 0 or more), its `stderr`, `p` (Welch's test against each other group, the largest), `references` (number in
+        the smallest group), and `differs`: whether p is below 0.05. If not, `nearest` means nothing. Below three
+        references in a group, p is NaN. Measures with values of fewer than two groups are left out.
 
     Example:
-        >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site": "embed", "stderr": 0.01, "references": 2}
+        >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site": "embed"}
+        >>> at |= {"stderr": 0.01, "freedom": 2.0, "references": 3}
         >>> means = [{**at, "group": name, "dissimilarity": d} for name, d in (("solu", 0.1), ("gelu", 0.4))]
         >>> result = drift(pa.Table.from_pylist(means, schema=SCHEMA))["cka"]
         >>> result["nearest"], round(result["difference"], 3), result["differs"]
@@ -159,16 +199,27 @@ def drift(table: pa.Table) -> dict[str, dict[str, Any]]:
         at_last = [record for record in records if record["step"] == last]
         if len(at_last) < 2:
             continue
-        nearest, following = sorted(at_last, key=lambda record: record["dissimilarity"])[:2]
-        difference = following["dissimilarity"] - nearest["dissimilarity"]
-        stderr = math.hypot(nearest["stderr"], following["stderr"])
+        nearest, following, *others = sorted(at_last, key=lambda record: record["dissimilarity"])
+        p = float(np.max([_welch(nearest, other) for other in (following, *others)]))  # NaN if one is
         by_measure[measure] = {
             "site": site,
             "step": last,
             "nearest": nearest["group"],
             "next": following["group"],
-            "difference": difference,
-            "stderr": stderr,
-            "differs": difference > CONFIDENCE * stderr,
+            "difference": following["dissimilarity"] - nearest["dissimilarity"],
+            "stderr": math.hypot(nearest["stderr"], following["stderr"]),
+            "p": p,
+            "references": min(record["references"] for record in at_last),
+            "differs": p < LEVEL,
         }
     return by_measure
+
+
+def _welch(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """Return the two-sided p value of Welch's test between two groups; NaN for too few references."""
+
+    def side(group: Mapping[str, Any]) -> tuple[float, float, float]:
+        count = group["freedom"] + 1  # a standard error with f degrees of freedom is that of f + 1 values
+        return group["dissimilarity"], group["stderr"] * math.sqrt(count), count
+
+    return float(stats.ttest_ind_from_stats(*side(a), *side(b), equal_var=False).pvalue)

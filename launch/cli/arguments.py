@@ -239,6 +239,8 @@ MEASURES = {
     "svcca.SVCCA": {"variance": INNER},
 }
 
+CRITERIA = ("paper_loss_stitched", "paper_penalty", "task_penalty", "task_excess", "direct_penalty", "direct_excess")
+LAYER = text("all, or a site such as blocks.3.resid_post")
 TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
 STUDIES = {
     "compare.study.compare_models": {
@@ -249,6 +251,7 @@ STUDIES = {
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,
         "checkpoints": or_null(whole(3)),
+        "primary_measure": NAME,
         "sizes.*.width": SIZE,
         "sizes.*.depth": SIZE,
         "sizes.*.seeds": SEEDS,
@@ -258,6 +261,8 @@ STUDIES = {
         **TEXT_OF_STUDY,
         "controlled": or_null(names(ANYTHING, "keys of control with values, such as {skip_first: 1}")),
         **{f"controlled.{key}": rule for key, rule in CONTROL.items()},
+        "primary_measure": NAME,
+        "primary_layer": one_of("all", "first", "middle", "last"),
         "sizes.*.shapes": items(items(SIZE, "[64,2]", minimum=2, maximum=2), "[[64,2],[64,4]]", minimum=1),
         "sizes.*.seeds": SEEDS,
         "sizes.*.train": OVERRIDES,
@@ -270,6 +275,9 @@ STUDIES = {
         "sequences": whole(2),
         "length": whole(1),
         "stitch_steps": or_null(whole(1)),
+        "primary_models": one_of("independent", "sibling"),
+        "primary_measure": one_of(*CRITERIA),
+        "primary_layer": LAYER,
         "sizes.*.widths": SIZES,
         "sizes.*.depths": SIZES,
         "sizes.*.seeds": SEEDS,
@@ -290,6 +298,8 @@ STUDIES = {
         "pairs": whole(0),
         "points": or_null(whole(3)),
         "checkpoints": whole(0),
+        "primary_measure": NAME,
+        "primary_layer": LAYER,
         "sizes.*.width": SIZE,
         "sizes.*.depth": SIZE,
         "sizes.*.seeds": SEEDS,

@@ -38,7 +38,10 @@ PROVENANCE = {
     "references": ENTRIES,
     "starts": items(ENTRIES, "[{...}]"),
 }
-DRIFT = dict.fromkeys(("nearest", "next", "site"), LINE) | {"difference": NUMBER, "stderr": NUMBER, "differs": FLAG}
+DRIFT = dict.fromkeys(("nearest", "next", "site"), LINE) | {
+    **dict.fromkeys(("difference", "stderr", "p", "references"), NUMBER),
+    "differs": FLAG,
+}
 
 
 def _is_drift(value: Any) -> bool:

@@ -132,7 +132,8 @@ def _nearest(measure: str, drift: dict[str, Any]) -> str:
     """Return the reference group that the model ended nearest to, by one measure."""
     farther = f"{escape(drift['next'])} is farther by {_number(drift, 'difference')} ± {_number(drift, 'stderr')}"
     group = f"[bold]{escape(drift['nearest'])}[/bold]" if drift["differs"] else "no group"
-    return f"{group} by {escape(measure)} at {escape(drift['site'])}: {farther}"
+    test = f"p = {_number(drift, 'p')}" if drift.get("p") is not None else "too few references for a verdict"
+    return f"{group} by {escape(measure)} at {escape(drift['site'])}: {farther} ({test})"
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, str]:

@@ -12,10 +12,18 @@ from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.stitching.penalty import batches_of
 from studies.asymmetry.numbers import Record, select
 from studies.asymmetry.stitches import HeldOutText, ModelAtStep, Stitches
-from studies.common.format import number, table_head, table_row
-from studies.common.resampling import mean_interval, rank_correlation
+from studies.common.format import number, plus_minus, table_head, table_row
+from studies.common.resampling import finite_mean, mean_interval, rank_correlation
 
-PERMUTATIONS = 999
+PERMUTATIONS = 9999
+CORRELATIONS = (
+    ("sparsity", "into_base"),
+    ("effective_rank", "into_base"),
+    ("loss", "into_base"),
+    ("sparsity", "from_base"),
+    ("effective_rank", "from_base"),
+)
+"""Pairs of property and penalty. The penalty from the base family contains the loss of the model itself."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +125,22 @@ def capacity_lines(models: Sequence[Record], base: str) -> list[str]:
     for family in dict.fromkeys(model["family"] for model in models):
         members = select(models, family=family)
         means = [mean_interval([model[key] for model in members]) for key in keys]
-        lines.append(table_row(family, *(f"{mean:.3g} ± {half:.2g}" for mean, half in means)))
-    lines.append("")
-    for key in ("sparsity", "effective_rank", "loss"):
-        for target, words in (("into_base", f"into {base}"), ("from_base", f"from {base}")):
-            values, penalties = ([model[name] for model in models] for name in (key, target))
-            rho, p = rank_correlation(values, penalties, PERMUTATIONS, min_points=4)
-            lines.append(
-                f"- Spearman correlation of {key.replace('_', ' ')} with the penalty {words}: {number(rho, 2)} "
-                f"(p = {number(p, 3, False)})."
-            )
+        lines.append(table_row(family, *(plus_minus(mean, half, ".3g") for mean, half in means)))
+    lines += ["", "Correlations over families, whose means are permuted: models of one family say the same thing.", ""]
+    for key, target in CORRELATIONS:
+        rho, p = over_families(models, key, target)
+        lines.append(
+            f"- Spearman correlation of {key.replace('_', ' ')} with the penalty {target.split('_')[0]} {base}: "
+            f"{number(rho, 2)} (p = {number(p, 3, False)})."
+        )
     return lines
+
+
+def over_families(models: Sequence[Record], key: str, target: str) -> tuple[float, float]:
+    """Return Spearman's correlation of the means of families, and its p value by permuting families."""
+    families = list(dict.fromkeys(model["family"] for model in models))
+    values, penalties = (
+        [finite_mean([model[name] for model in select(models, family=family)]) for family in families]
+        for name in (key, target)
+    )
+    return rank_correlation(values, penalties, PERMUTATIONS, min_points=4)

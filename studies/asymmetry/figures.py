@@ -10,18 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from dissimilarity.figures.style import STYLE
+from studies.asymmetry.differences import Term, difference
 from studies.asymmetry.numbers import (
     CRITERIA,
     KINSHIPS,
     READINGS,
     Record,
     at_equal_losses,
+    cell_of,
     layer_of,
     paired_differences,
     same_shape,
     select,
+    terms_of,
+    units_of,
 )
-from studies.common.resampling import bootstrap_mean, mean_interval
+from studies.common.jackknife import Interval
 
 FITS = {
     "paper": ("loss_stitched", "paper's recipe\nraw loss"),
@@ -56,7 +60,7 @@ def _columns(shapes: Sequence[Shape]) -> Iterator[tuple[int, Shape, str]]:
 
 
 def _stitches(findings: Mapping[str, Any]) -> Figure:
-    """Draw the cost of each of the four kinds of pair by layer, with intervals over pairs of models."""
+    """Draw the cost of each of the four kinds of pair by layer, with intervals over models."""
     records, families = select(findings["records"], last=True), findings["families"]
     shapes = _shapes(records)
     kinds = [(front, back) for front in families for back in families]
@@ -89,11 +93,12 @@ def _shape_of(record: Record) -> Shape:
 
 
 def _layers(panel: Axes, records: Sequence[Record], reading: str, label: str, color: str, offset: float) -> None:
-    by_layer: dict[int, list[float]] = {}
+    by_layer: dict[int, list[Term]] = {}
     for record in records:
-        by_layer.setdefault(layer_of(record["site"]), []).append(record[reading])
+        term = Term(units_of(record), cell_of(record), record[reading])
+        by_layer.setdefault(layer_of(record["site"]), []).append(term)
     layers = sorted(by_layer)
-    means = [mean_interval(by_layer[layer]) for layer in layers]
+    means = [difference(by_layer[layer]) for layer in layers]
     _curve(panel, [layer + offset for layer in layers], means, color, label)
 
 
@@ -103,15 +108,18 @@ def _layer_axis(panel: Axes, shape: Shape, is_labeled: bool) -> None:
     panel.set_xlabel("layer" if is_labeled else "")
 
 
-def _curve(panel: Axes, x: Sequence[float], means: Sequence[tuple[float, float]], color: str, label: str) -> None:
-    """Draw means with their half-widths, where these are defined."""
-    errors = [0.0 if math.isnan(half) else half for _, half in means]
+def _curve(panel: Axes, x: Sequence[float], means: Sequence[Interval], color: str, label: str) -> None:
+    """Draw means with their intervals, where these are defined."""
     style: Any = {"color": color, "marker": "o", "markersize": 3, "linewidth": 1}
-    panel.errorbar(x, [mean for mean, _ in means], errors, label=label, **style)
+    panel.errorbar(x, [mean.mean for mean in means], [_half(mean) for mean in means], label=label, **style)
+
+
+def _half(estimate: Interval) -> float:
+    return 0.0 if math.isnan(estimate.high) else estimate.high - estimate.mean
 
 
 def _asymmetry(findings: Mapping[str, Any]) -> Figure:
-    """Draw first -> second minus second -> first by layer, for every criterion, with paired bootstrap intervals."""
+    """Draw first -> second minus second -> first by layer, for every criterion, with intervals over models."""
     records, families = select(findings["records"], last=True), findings["families"]
     shapes = _shapes(records)
     figure, axes = _grid(len(CRITERIA), len(shapes) * len(KINSHIPS), height=1.25, sharey="row")
@@ -133,16 +141,14 @@ def _asymmetry(findings: Mapping[str, Any]) -> Figure:
 def _differences(panel: Axes, differences: Sequence[Record]) -> None:
     """Draw the mean difference per layer, and each pair of models beside it."""
     for layer in sorted({layer_of(record["cell"][2]) for record in differences}):
-        values = [record["difference"] for record in differences if layer_of(record["cell"][2]) == layer]
-        low, high = bootstrap_mean(values)
-        mean = sum(values) / len(values)
-        error = None if math.isnan(low) else [[mean - low], [high - mean]]
-        panel.errorbar([layer], [mean], error, color=COLORS[0], marker="o", markersize=3)
+        terms = terms_of([record for record in differences if layer_of(record["cell"][2]) == layer])
+        _curve(panel, [layer], [difference(terms)], COLORS[0], "")
+        values = [term.value for term in terms]
         panel.plot([layer + 0.12] * len(values), values, ".", color="0.6", markersize=3)
 
 
 def _over_training(findings: Mapping[str, Any]) -> Figure:
-    """Draw the asymmetry of direct stitches over training, and a line fitted to it over the gap between losses."""
+    """Draw the asymmetry of direct stitches over training, and over the gap between the models' own losses."""
     records, families = same_shape(findings["records"], "direct"), findings["families"]
     figure, axes = _grid(2, len(KINSHIPS), width=2.6)
     for column, kinship in enumerate(KINSHIPS):
@@ -151,16 +157,15 @@ def _over_training(findings: Mapping[str, Any]) -> Figure:
         for number, shape in enumerate(sorted({record["cell"][:2] for record in differences})):
             members = [record for record in differences if record["cell"][:2] == shape]
             steps = sorted({record["step"] for record in members})
-            means = [
-                mean_interval([record["difference"] for record in members if record["step"] == step]) for step in steps
-            ]
+            means = [difference(terms_of(select(members, step=step))) for step in steps]
             color, label = COLORS[number % len(COLORS)], f"width {shape[0]}, depth {shape[1]}"
             _curve(top, steps, means, color, label)
             gaps, values = ([record[key] for record in members] for key in ("gap", "difference"))
             bottom.plot(gaps, values, ".", color=color, markersize=4, label=label)
         line = at_equal_losses(differences)
-        if math.isfinite(line.slope):
-            bottom.axline((0, line.mean), slope=line.slope, color="0.5", linewidth=0.7, linestyle=":")
+        if math.isfinite(line.mean):
+            style: Any = {"color": "0.2", "marker": "D", "markersize": 4, "capsize": 2}
+            bottom.errorbar([0], [line.mean], [_half(line)], label="at equal losses", **style)
         top.set_xscale("log")
         top.set_xticks(sorted({record["step"] for record in differences}))
         top.xaxis.set_major_formatter("{x:,.0f}")

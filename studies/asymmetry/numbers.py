@@ -1,18 +1,20 @@
-"""Numbers of the study `asymmetry`: differences between the two directions, their intervals, and the paper's claims."""
+"""Numbers of the study `asymmetry`: differences between the two directions, their intervals, and the paper's claims.
+
+Models are the unit. Independent models are units of their family; siblings share weights and text, so that the models
+of one seed are one unit.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from studies.common.resampling import BOOTSTRAPS, bootstrap_mean
+from studies.asymmetry.differences import Cell, Difference, Term, Unit, difference, over_models
+from studies.common.jackknife import Interval
 
 Record = dict[str, Any]
-Cell = tuple[int, int, str]
-"""Width, depth, site."""
 
 READINGS = {"loss_stitched": "raw loss", "penalty": "penalty", "excess": "penalty minus self"}
 CRITERIA = (
@@ -28,44 +30,23 @@ KINSHIPS = ("sibling", "independent")
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean over pairs of models with its bootstrap interval.
+class Primary:
+    """The claim that is tested; it is chosen before there are results, and everything else is exploratory.
 
     Attributes:
-        mean, low, high: nats per token, with the 95 % interval; NaN for fewer than two pairs of models.
-        cells, positive: number of cells (width, depth, site), and of those whose mean is above 0.
-        pairs: number of pairs of models.
+        kinship, fit, reading: of claim A.
+        layer: a site, or `all` for the mean over layers.
     """
 
-    mean: float
-    low: float
-    high: float
-    cells: int
-    positive: int
-    pairs: int
+    kinship: str
+    fit: str
+    reading: str
+    layer: str
 
     @property
-    def verdict(self) -> str:
-        """Return `holds` or `reversed` if the interval excludes 0, else `open`."""
-        if self.low > 0:
-            return "holds"
-        return "reversed" if self.high < 0 else "open"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A least-squares line of the asymmetry on the gap between the two models' own losses.
-
-    Attributes:
-        mean, low, high: asymmetry at equal losses in nats per token, with the 95 % bootstrap interval over pairs of
-            models; NaN for fewer than three pairs.
-        slope: nats of asymmetry per nat of gap.
-    """
-
-    mean: float
-    low: float
-    high: float
-    slope: float
+    def where(self) -> str:
+        """Return the layer in words."""
+        return "over all layers" if self.layer == "all" else f"at {self.layer}"
 
 
 def with_self(records: Sequence[Record]) -> list[Record]:
@@ -140,7 +121,7 @@ def paired_differences(records: Sequence[Record], families: Sequence[str], kinsh
         if (record["family_front"], record["family_back"]) == tuple(families) and reverse is not None:
             differences.append(
                 {
-                    "pair": (front, back),
+                    "units": units_of(record),
                     "cell": cell_of(record),
                     "step": step,
                     "last": record["last"],
@@ -152,32 +133,41 @@ def paired_differences(records: Sequence[Record], families: Sequence[str], kinsh
     return differences
 
 
-def at_equal_losses(differences: Sequence[Record]) -> Line:
-    """Return the asymmetry that remains where neither model is better, from records of `paired_differences`."""
-    by_pair: dict[Any, list[list[float]]] = {}
-    for record in differences:
-        gap, value = record["gap"], record["difference"]
-        by_pair.setdefault(record["pair"], []).append([1.0, gap, gap * gap, value, gap * value])
-    if len(by_pair) < 3:
-        return Line(math.nan, math.nan, math.nan, math.nan)
-    sums = np.array([np.sum(points, 0) for points in by_pair.values()])
+def terms_of(differences: Sequence[Record]) -> list[Term]:
+    """Return records of `paired_differences` as terms."""
+    return [Term(record["units"], record["cell"], record["difference"]) for record in differences]
 
-    def intercept(pairs: np.ndarray, axis: int) -> np.ndarray:
-        n, gaps, squares, values, products = np.moveaxis(sums[pairs].sum(axis - 1), -1, 0)
-        return (squares * values - gaps * products) / (n * squares - gaps**2)
 
-    pairs = np.arange(len(sums))
-    n, gaps, squares, values, products = sums.sum(0)
-    slope = (n * products - gaps * values) / (n * squares - gaps**2)
-    result = stats.bootstrap((pairs,), intercept, n_resamples=BOOTSTRAPS, method="percentile", rng=0, axis=-1)
-    interval = result.confidence_interval
-    return Line(float(intercept(pairs, -1)), float(interval.low), float(interval.high), float(slope))
+def units_of(record: Record) -> tuple[Unit, ...]:
+    """Return the independent models of a stitch: the two models, or the seed that siblings have in common."""
+    shape = record["width_back"], record["depth"]
+    if record["kinship"] != "independent":
+        return (("", *shape, str(record["init_seed_back"])),)
+    return tuple((record[f"family_{side}"], *shape, record[side]) for side in ("front", "back"))
+
+
+def at_equal_losses(differences: Sequence[Record]) -> Interval:
+    """Return the asymmetry that remains where neither model is better, from records of `paired_differences`.
+
+    It is the value at 0 of the least-squares line of the asymmetry on the gap between the two models' own losses. The
+    slope says nothing: penalties contain these losses.
+    """
+    points = np.array([[record["gap"], record["difference"]] for record in differences])
+
+    def intercept(chosen: np.ndarray) -> float:
+        gaps, values = points[chosen].T
+        if chosen.sum() < 3 or np.ptp(gaps) == 0:
+            return math.nan
+        centered = gaps - gaps.mean()
+        return float(values.mean() - gaps.mean() * (centered @ values) / (centered @ centered))
+
+    return over_models([record["units"] for record in differences], intercept)
 
 
 def claim_a(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
     """Return how much more first -> second costs than second -> first."""
     differences = paired_differences(records, families, kinship, reading)
-    return difference([(record["pair"], record["cell"], record["difference"]) for record in differences])
+    return difference(terms_of(differences))
 
 
 def claim_b(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
@@ -185,32 +175,33 @@ def claim_b(records: Sequence[Record], families: Sequence[str], kinship: str, re
 
     For siblings, each model is stitched to itself. For independent models, these are different models of one family.
     """
-    kind = "self" if kinship == "sibling" else "independent"
-    first, second = (_within(records, family, kind) for family in families)
-    shared = sorted(first.keys() & second.keys())
-    return difference(
-        [(seeds, cell, second[seeds, cell][reading] - first[seeds, cell][reading]) for seeds, cell in shared]
-    )
+    first, second = (_terms(records, family, family, kinship, reading) for family in families)
+    return difference(second, first)
 
 
 def claim_c(records: Sequence[Record], families: Sequence[str], kinship: str, reading: str) -> Difference:
-    """Return how much more the cheaper direction across families costs than stitches within the second family."""
-    kind = "self" if kinship == "sibling" else "independent"
-    within: dict[Cell, list[float]] = {}
-    for (_, cell), record in _within(records, families[1], kind).items():
-        within.setdefault(cell, []).append(record[reading])
-    across = {
-        (record["front"], record["back"], record["site"]): record
-        for record in records
-        if record["kinship"] == kinship and record["family_front"] != record["family_back"]
-    }
-    values = []
-    for (front, back, site), record in across.items():
-        reverse = across.get((back, front, site))
-        if record["family_front"] == families[0] and reverse is not None and cell_of(record) in within:
-            cheaper = min(record[reading], reverse[reading])
-            values.append(((front, back), cell_of(record), cheaper - float(np.mean(within[cell_of(record)]))))
-    return difference(values)
+    """Return how much more stitches across families cost than those within the second family.
+
+    The claim is about both directions, so it holds only if it holds for each: the interval reaches from the lower end
+    of one to the upper end of the other, and the estimate is that of the cheaper direction.
+    """
+    directions = claim_c_by_direction(records, families, kinship, reading)
+    cheaper = min(directions, key=lambda direction: direction.mean)
+    ends = [(direction.low, direction.high, direction.p) for direction in directions]
+    low, high, p = (choose(values) for choose, values in zip((min, max, max), zip(*ends, strict=True), strict=True))
+    return replace(cheaper, low=low, high=high, p=p)
+
+
+def claim_c_by_direction(
+    records: Sequence[Record], families: Sequence[str], kinship: str, reading: str
+) -> tuple[Difference, Difference]:
+    """Return claim C for first -> second, then for second -> first."""
+    first, second = families
+    within = _terms(records, second, second, kinship, reading)
+    there, back = (
+        difference(_terms(records, *pair, kinship, reading), within) for pair in ((first, second), (second, first))
+    )
+    return there, back
 
 
 CLAIMS: dict[str, tuple[str, Callable[[Sequence[Record], Sequence[str], str, str], Difference]]] = {
@@ -231,34 +222,25 @@ def all_claims(records: Sequence[Record], families: Sequence[str]) -> dict[tuple
     }
 
 
-def difference(values: Sequence[tuple[Any, Cell, float]]) -> Difference:
-    """Return the mean of (pair of models, cell, value), with an interval over pairs.
+def primary_claim(records: Sequence[Record], families: Sequence[str], primary: Primary) -> Difference:
+    """Return claim A at the end of training by the primary criterion.
 
-    Cells of one pair are not independent of each other.
-
-    Example:
-        >>> difference([("pair", (64, 2, "blocks.0.resid_post"), 0.5)]).mean
-        0.5
+    Raises:
+        ValueError: Nothing was stitched at the primary layer.
     """
-    values = [value for value in values if math.isfinite(value[2])]
-    by_pair, by_cell = _means(values, 0), _means(values, 1)
-    low, high = bootstrap_mean(list(by_pair.values()))
-    mean = float(np.mean(list(by_pair.values()))) if by_pair else math.nan
-    positive = sum(value > 0 for value in by_cell.values())
-    return Difference(mean, low, high, len(by_cell), positive, len(by_pair))
+    at_end = select(same_shape(records, primary.fit), last=True)
+    sites = list(dict.fromkeys(record["site"] for record in at_end))
+    if primary.layer not in ("all", *sites):
+        raise ValueError(
+            f"study.primary_layer={primary.layer}: expected all, or a layer with {primary.fit} stitches: "
+            f"{', '.join(sites) or 'there is none'}"
+        )
+    chosen = at_end if primary.layer == "all" else select(at_end, site=primary.layer)
+    return claim_a(chosen, families, primary.kinship, primary.reading)
 
 
-def _within(records: Sequence[Record], family: str, kinship: str) -> dict[tuple[tuple[int, int], Cell], Record]:
-    """Return the stitches within one family by (seeds, cell)."""
-    return {
-        ((record["init_seed_front"], record["init_seed_back"]), cell_of(record)): record
-        for record in records
-        if record["kinship"] == kinship and record["family_front"] == record["family_back"] == family
-    }
-
-
-def _means(values: Sequence[tuple[Any, Cell, float]], key: int) -> dict[Any, float]:
-    groups: dict[Any, list[float]] = {}
-    for value in values:
-        groups.setdefault(value[key], []).append(value[2])
-    return {name: float(np.mean(members)) for name, members in groups.items()}
+def _terms(records: Sequence[Record], front: str, back: str, kinship: str, reading: str) -> list[Term]:
+    """Return the stitches from one family into another; within a family, self-stitches stand for siblings."""
+    kind = "self" if front == back and kinship == "sibling" else kinship
+    chosen = select(records, family_front=front, family_back=back, kinship=kind)
+    return [Term(units_of(record), cell_of(record), record[reading]) for record in chosen]

@@ -21,7 +21,7 @@ from studies.asymmetry.capacity import capacity
 from studies.asymmetry.figures import figures
 from studies.asymmetry.grid import ROLES, common_steps, sweeps_of_size, text_of_run
 from studies.asymmetry.measured import barrier_records, identity_records, main_records
-from studies.asymmetry.numbers import Record, all_claims, with_self
+from studies.asymmetry.numbers import Primary, Record, all_claims, primary_claim, with_self
 from studies.asymmetry.published import load_published
 from studies.asymmetry.stitches import HeldOutText, ModelAtStep, Stitches, load
 from studies.asymmetry.text import summary, terminal_tables
@@ -78,6 +78,9 @@ def asymmetry(
     sequences: int,
     length: int,
     stitch_steps: int | None,
+    primary_models: str,
+    primary_measure: str,
+    primary_layer: str,
     sizes: Mapping[str, Any],
 ) -> Results:
     """Train what is missing, stitch in both directions, and answer.
@@ -92,6 +95,9 @@ def asymmetry(
         sequences: number of held-out sequences on which penalties are measured.
         length: tokens per sequence.
         stitch_steps: maximum steps of a trained stitch, and steps of the paper's recipe; None for the size's.
+        primary_models: `independent` or `sibling`: the pairs of the primary claim.
+        primary_measure: fit and reading of the primary claim, such as `task_excess`.
+        primary_layer: a site, or `all` for the mean over layers.
         sizes: by size: `widths`, `depths`, `seeds`, width of the `narrow` second family, `stitch_steps`, and overrides
             of the trainings (`train`).
 
@@ -110,7 +116,9 @@ def asymmetry(
     with terminal.status("loading the models"):
         models = _load(cfg, source, checkpoints, text_size)
     _check(models.main, families)
-    findings = _measure(models, families, Stitches(folder / "rows.jsonl", models.text, steps), terminal)
+    fit, reading = primary_measure.split("_", 1)
+    primary = Primary(primary_models, fit, reading, primary_layer)
+    findings = _measure(models, families, primary, Stitches(folder / "rows.jsonl", models.text, steps), terminal)
     loaded = [*models.at_end, *(model for members in models.by_role.values() for model in members)]
     notes = {
         "models": {model.run: model.sha256 for model in loaded},
@@ -154,7 +162,9 @@ def _load(cfg: DictConfig, source: Source, checkpoints: int, text_size: Mapping[
     return Models(main, by_role, steps, text_of_run(runs_dir / names["main"][0], cfg.cache_dir, **text_size))
 
 
-def _measure(models: Models, families: Sequence[str], stitches: Stitches, terminal: Console) -> dict[str, Any]:
+def _measure(
+    models: Models, families: Sequence[str], primary: Primary, stitches: Stitches, terminal: Console
+) -> dict[str, Any]:
     """Return everything that the summary and the figures show."""
     records = main_records(list(models.main.values()), families, stitches, terminal)
     records += identity_records(models.at_end, stitches, terminal)
@@ -167,6 +177,8 @@ def _measure(models: Models, families: Sequence[str], stitches: Stitches, termin
         "barriers": barrier_records(models.at_end, models.by_role["orders"], models.text, terminal),
         "families": list(families),
         "claims": all_claims(records, families),
+        "primary": primary,
+        "primary_claim": primary_claim(records, families, primary),
     }
 
 

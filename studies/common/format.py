@@ -4,12 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from studies.common.jackknife import no_interval
+
 DASH = "–"
 """Stands for a value that does not exist."""
 
 
 class Bounds(Protocol):
-    """An interval."""
+    """An interval over models."""
+
+    @property
+    def models(self) -> int:
+        """Return the number of models on the smallest side."""
+        ...
 
     @property
     def low(self) -> float:
@@ -43,16 +50,28 @@ def number(value: float, digits: int = 3, sign: bool = True) -> str:
     return f"{value + 0.0:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def plus_minus(mean: float, half: float, form: str = ".3f") -> str:
+    """Return `1.234 ± 0.100`, or the mean alone without a finite half-width.
+
+    Example:
+        >>> plus_minus(1.0, 0.1), plus_minus(1.0, float("nan"))
+        ('1.000 ± 0.100', '1.000')
+    """
+    return f"{mean:{form}} ± {half:{form}}" if math.isfinite(half) else f"{mean:{form}}"
+
+
 def interval(estimate: Estimate, digits: int = 3, sign: bool = True) -> str:
-    """Return `+0.123 [+0.100, +0.200]`, or the mean alone if it has no interval."""
+    """Return `+0.123 [+0.100, +0.200]`, or the mean alone and why it has no interval."""
     mean = number(estimate.mean, digits, sign)
     if not math.isfinite(estimate.low):
-        return mean
+        return f"{mean} ({no_interval(estimate.models)})" if math.isfinite(estimate.mean) else mean
     return f"{mean} [{number(estimate.low, digits, sign)}, {number(estimate.high, digits, sign)}]"
 
 
 def interval_in_words(bounds: Bounds) -> str:
-    """Return the interval as part of a sentence."""
+    """Return the interval as part of a sentence, or why there is none."""
+    if not math.isfinite(bounds.low):
+        return no_interval(bounds.models)
     return f"95 % interval {number(bounds.low)} to {number(bounds.high)}"
 
 

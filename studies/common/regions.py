@@ -60,6 +60,29 @@ def explained(similarity: np.ndarray, blocks: Sequence[range]) -> float:
     return float(1 - within / total) if total > 0 else 1.0
 
 
+def walk_shares(layers: int, blocks: int = len(REGIONS), walks: int = 999) -> np.ndarray:
+    """Return the share of the scatter that the best cut explains in random walks, which have no blocks.
+
+    Each layer of a walk adds something independent of an exponentially distributed size. Two layers are then as similar
+    as the shares of the earlier in the later, which is their CKA for Gaussian steps.
+
+    Args:
+        layers: number of layers.
+        blocks: number of blocks, at most the number of layers.
+        walks: number of walks.
+
+    Example:
+        >>> bool(np.median(walk_shares(8)) > 0.6)
+        True
+    """
+    lengths = np.cumsum(np.random.default_rng(0).exponential(size=(walks, layers)), 1)
+    shares = []
+    for walk in lengths:
+        similarity = np.minimum.outer(walk, walk) / np.maximum.outer(walk, walk)
+        shares.append(explained(similarity, contiguous_blocks(similarity, min(blocks, layers))))
+    return np.array(shares)
+
+
 def regions(similarity: np.ndarray) -> dict[str, range]:
     """Return the first, middle and last block of a model; no middle for two layers, the last alone for one.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-BOOTSTRAPS = 9999
+from studies.common.jackknife import ENOUGH
+
 MIDDLE = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
@@ -38,18 +39,6 @@ def resamples_of(models: int, count: int, seed: int) -> Resamples:
     return Resamples(permutations, rng.integers(models, size=(count, models)))
 
 
-def draws_with_a_pair(rng: np.random.Generator, models: int, count: int) -> np.ndarray:
-    """Draw models with replacement such that each draw contains two different models, if there are two.
-
-    Returns:
-        (1 + count, models). The first row is every model once.
-    """
-    draws = rng.integers(models, size=(count, models))
-    while models > 1 and len(single := np.nonzero(np.ptp(draws, axis=1) == 0)[0]):
-        draws[single] = rng.integers(models, size=(len(single), models))
-    return np.concatenate([np.arange(models)[None], draws])
-
-
 def percentile_interval(resampled: np.ndarray, total: int) -> tuple[float, float]:
     """Return the middle 95 % of the finite resampled values; NaN if no more than half of `total` are finite.
 
@@ -74,28 +63,18 @@ def one_sided_p(value: np.ndarray | float, permuted: np.ndarray, tolerance: floa
     return (1 + (permuted >= value - tolerance).sum(0)) / (1 + len(permuted))
 
 
-def bootstrap_mean(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean (percentiles); NaN for fewer than two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    if np.ptp(values) == 0:
-        return values[0], values[0]
-    result = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=BOOTSTRAPS, method="percentile", rng=0)
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of the finite values and half of its 95 % interval by Student's t; NaN where undefined.
+    """Return the mean of the finite values and half of its 95 % interval by Student's t; NaN for too few.
 
     Example:
-        >>> mean_interval([1.0])
-        (1.0, nan)
+        >>> mean_interval([1.0, 2.0, 3.0, 4.0])
+        (2.5, nan)
     """
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return math.nan, math.nan
-    if len(values) < 2:
-        return float(values[0]), math.nan
+    if len(values) < ENOUGH:
+        return float(np.mean(values)), math.nan
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     return float(np.mean(values)), float(half)
 

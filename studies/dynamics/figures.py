@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, short_names, spread
 from studies.dynamics.numbers import Findings
 
-MARKERS = ("o", "s")
-GRAYS = ("0.2", "0.6")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GRAYS = ("0.2", "0.6", "0.4", "0.75", "0.3", "0.5")
 
 
 def figures(findings: Findings, losses: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
@@ -27,8 +27,9 @@ def figures(findings: Findings, losses: Mapping[str, Sequence[float]]) -> dict[s
 
 
 def _steps(findings: Findings, measure: str) -> Figure:
-    """Draw step x step maps, one column per layer; one row for each run with itself, and one for the two runs."""
-    pairs = [(a, b) for name, a, b in findings.maps if name == measure]
+    """Draw step x step maps, one column per layer; one row for each run with itself, and one for the first two runs."""
+    crossed = tuple(findings.steps)[:2]
+    pairs = [(a, b) for name, a, b in findings.maps if name == measure and (a == b or (a, b) == crossed)]
     kind, names = short_names(findings.sites)
     layers = spread(list(range(len(findings.sites))), 8)
     side = 1.05
@@ -80,7 +81,7 @@ def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figur
     for row, measure in enumerate(findings.measures):
         for number, run in enumerate(runs):
             panel: Axes = axes[row, number]
-            _curves(panel, findings, measure, run, MARKERS[number])
+            _curves(panel, findings, measure, run, MARKERS[number % len(MARKERS)])
             if row == 0:
                 panel.set_title(run)
             if number == 0:
@@ -127,9 +128,9 @@ def _halfway(panel: Axes, findings: Findings, measure: str) -> None:
         half = np.array([1 + arrival.half for arrival in arrivals])
         low = half - [1 + arrival.bracket[0] for arrival in arrivals]
         high = [1 + arrival.bracket[1] for arrival in arrivals] - half
-        style: Any = {"marker": MARKERS[number], "markersize": 3.5, "linewidth": 0, "elinewidth": 0.7}
+        style: Any = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5, "linewidth": 0, "elinewidth": 0.7}
         error = np.nan_to_num(np.clip([low, high], 0, None))
-        panel.errorbar(x, half, error, color=GRAYS[number], label=run, **style)
+        panel.errorbar(x, half, error, color=GRAYS[number % len(GRAYS)], label=run, **style)
     _log(panel, "y")
     # Limits at powers of 2, so that the axis has at least two numbers.
     lowest, highest = np.log2(panel.get_ylim())

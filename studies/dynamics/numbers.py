@@ -1,19 +1,23 @@
-"""When each layer of a run reaches its final form, from the table of the study `dynamics`."""
+"""When each layer of a run reaches its final form, from the table of the study `dynamics`.
+
+The run is the unit of the order of its layers. Neighboring layers move together, so that within one run any order
+arises by chance far more often than among independent layers.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy import stats
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.tables.curves import distinct
-from studies.common.resampling import finite_mean, rank_correlation
-
-PERMUTATIONS = 9999
-LEVEL = 0.05
+from studies.common.jackknife import Interval, over_units
+from studies.common.resampling import finite_mean
 
 Checkpoints = Mapping[str, Sequence[tuple[str, int]]]
 """Run -> (label in the table, step) of its checkpoints, in order."""
@@ -28,7 +32,7 @@ class Arrival:
     Attributes:
         layer: position of the layer among the sites.
         start: dissimilarity of the first checkpoint to the last.
-        floor: dissimilarity of the last checkpoint to that of another run; NaN if there is none.
+        floor: mean dissimilarity of the last checkpoint to those of the other runs; NaN if there are none.
         null: dissimilarity of the null, averaged over checkpoints.
         half: step from which the dissimilarity to the last checkpoint stays at or below half of `start`, interpolated
             over log2(1 + step); NaN if it never changes.
@@ -50,21 +54,20 @@ class Order:
     """Whether lower layers arrive first.
 
     Attributes:
-        rho: Spearman's correlation of layer and step; NaN if undefined.
-        p: two-sided p value by permutation of the layers.
-        layers: number of layers.
+        rhos: run -> Spearman's correlation of layer and step; NaN if undefined.
+        delay: mean over runs of how much later each layer arrives than the one below it, in doublings of 1 + step (the
+            least-squares slope), with its interval over runs.
     """
 
-    rho: float
-    p: float
-    layers: int
+    rhos: dict[str, float]
+    delay: Interval
 
     @property
     def verdict(self) -> str:
-        """Return `bottom-up` or `top-down`, or `no order` if it does not differ from chance."""
-        if not self.p < LEVEL:
-            return "no order"
-        return "bottom-up" if self.rho > 0 else "top-down"
+        """Return `bottom-up` or `top-down`, `no order` if runs do not agree, `no verdict` for too few runs."""
+        if not math.isfinite(self.delay.p):
+            return "no verdict"
+        return {"above": "bottom-up", "below": "top-down", "open": "no order"}[self.delay.verdict]
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,11 @@ class Findings:
     Attributes:
         steps: run -> steps of its checkpoints.
         sites: names of the layers.
-        measures: labels of the measures.
+        measures: labels of the measures, the primary one first.
         maps: (measure, run, other run) -> (layers, steps, other steps) dissimilarity.
         nulls: measure -> mean dissimilarity of the null.
         arrivals: (measure, run) -> the arrival of each layer.
-        orders: (measure, run, `half` or `seed`) -> the order of the layers.
+        orders: (measure, `half` or `seed`) -> the order of the layers.
     """
 
     steps: dict[str, list[int]]
@@ -87,15 +90,17 @@ class Findings:
     maps: Maps
     nulls: dict[str, float]
     arrivals: dict[tuple[str, str], list[Arrival]]
-    orders: dict[tuple[str, str, str], Order]
+    orders: dict[tuple[str, str], Order]
 
 
-def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
+def findings(table: pa.Table, checkpoints: Checkpoints, primary: str) -> Findings:
     """Compute all numbers.
 
     Args:
-        table: table from `compare_many` at matched layers, over every two checkpoints of each run and of two runs.
-        checkpoints: the checkpoints of one run or two.
+        table: table from `compare_many` at matched layers, over every two checkpoints of each run and of the first two
+            runs, and the last checkpoints of every two runs.
+        checkpoints: the checkpoints of each run.
+        primary: label of the primary measure, which comes first.
     """
     records = [record for record in table.to_pylist() if record["site_a"] != LOGITS]
     runs = list(checkpoints)
@@ -103,21 +108,24 @@ def findings(table: pa.Table, checkpoints: Checkpoints) -> Findings:
     sites = list(dict.fromkeys(record["site_a"] for record in records if places[record["model_a"]][0] == runs[0]))
     measured = {record["measure"] for record in records}
     measures = [measure for measure in distinct(table, "measure") if measure in measured]
+    measures.sort(key=lambda measure: measure != primary)
     lengths = {run: len(points) for run, points in checkpoints.items()}
     maps, nulls = _maps(records, sites, places, lengths, measures)
-    arrivals, orders = {}, {}
+    arrivals = {}
     for measure in measures:
         for run in runs:
-            other = next((name for name in runs if name != run), None)
-            floors = np.full(len(sites), np.nan) if other is None else _last(maps, measure, run, other)
+            floors = _floors(maps, measure, run, runs)
             steps = np.array([step for _, step in checkpoints[run]])
             to_last = maps[measure, run, run][:, :, -1]
             arrivals[measure, run] = [
                 arrival(layer, to_last[layer], steps, floors[layer], finite_mean(nulls[measure, run][layer]))
                 for layer in range(len(sites))
             ]
-            for key in ("half", "seed"):
-                orders[measure, run, key] = order([getattr(layer, key) for layer in arrivals[measure, run]])
+    orders = {
+        (measure, key): order({run: [getattr(layer, key) for layer in arrivals[measure, run]] for run in runs})
+        for measure in measures
+        for key in ("half", "seed")
+    }
     return Findings(
         steps={run: [step for _, step in points] for run, points in checkpoints.items()},
         sites=sites,
@@ -169,32 +177,34 @@ def stays_below(values: np.ndarray, steps: np.ndarray, level: float) -> tuple[fl
     return float(2 ** (before + share * (after - before)) - 1), (int(steps[last]), int(steps[last + 1]))
 
 
-def order(arrivals: Sequence[float]) -> Order:
-    """Test whether lower layers arrive first, by permuting the layers; exact for up to seven layers.
+def order(arrivals: Mapping[str, Sequence[float]]) -> Order:
+    """Test over runs whether lower layers arrive first.
+
+    Args:
+        arrivals: run -> the step at which each layer arrives.
 
     Example:
-        >>> order([1, 2, 4, 8, 16]).verdict
-        'bottom-up'
+        >>> order({"a": [1, 2, 4, 8, 16]}).rhos["a"]
+        1.0
     """
-    rho, p = rank_correlation(arrivals, range(len(arrivals)), PERMUTATIONS, min_points=3)
-    return Order(rho, p, len(arrivals))
+    ordered = {run: steps for run, steps in arrivals.items() if len(steps) > 2 and np.isfinite(steps).all()}
+    # Correlations of few layers are mostly near -1 or 1, which the t test does not suit. Slopes are not.
+    slopes = [np.polyfit(range(len(steps)), np.log2(1 + np.array(steps)), 1)[0] for steps in ordered.values()]
+    return Order({run: _rho(ordered.get(run, ())) for run in arrivals}, over_units(slopes))
 
 
-def smallest_p(layers: int) -> float:
-    """Return the smallest two-sided p value that this number of layers can give.
-
-    Example:
-        >>> smallest_p(4)
-        0.08333333333333333
-    """
-    return 2 / math.factorial(layers)
+def _rho(steps: Sequence[float]) -> float:
+    """Return Spearman's correlation of layer and step; NaN if the steps are equal or there are none."""
+    if not len(steps) or np.ptp(steps) == 0:
+        return math.nan
+    return float(stats.spearmanr(range(len(steps)), steps)[0])  # pyright: ignore[reportArgumentType]
 
 
-def _last(maps: Maps, measure: str, run: str, other: str) -> np.ndarray:
-    """Return the dissimilarity of the last checkpoints of two runs at each layer of the first."""
-    if (measure, run, other) in maps:
-        return maps[measure, run, other][:, -1, -1]
-    return maps[measure, other, run][:, -1, -1]
+def _floors(maps: Maps, measure: str, run: str, runs: Sequence[str]) -> np.ndarray:
+    """Return the mean dissimilarity of the last checkpoint of a run to those of the others, at each layer."""
+    pairs = [(run, other) if (measure, run, other) in maps else (other, run) for other in runs if other != run]
+    last = [maps[measure, *pair][:, -1, -1] for pair in pairs]
+    return np.mean(last, 0) if last else np.full(len(maps[measure, run, run]), np.nan)
 
 
 def _maps(
@@ -206,7 +216,7 @@ def _maps(
 ) -> tuple[Maps, dict[tuple[str, str], np.ndarray]]:
     """Return the step x step maps of each layer, and the dissimilarity of the null for each run with itself."""
     runs = list(lengths)
-    pairs = [(run, run) for run in runs] + ([(runs[0], runs[1])] if len(runs) > 1 else [])
+    pairs = list(combinations_with_replacement(runs, 2))
     maps = {
         (measure, a, b): np.full((len(sites), lengths[a], lengths[b]), np.nan) for measure in measures for a, b in pairs
     }

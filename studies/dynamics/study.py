@@ -23,6 +23,7 @@ from launch.machine import training_device
 from models import references
 from models.references import steps_of
 from studies.common.inputs import (
+    check_primary,
     load_without_weights,
     loss_of,
     measures_of,
@@ -46,7 +47,7 @@ class Measured:
     """What is measured on the checkpoints.
 
     Attributes:
-        table: every two checkpoints of each run, and of two runs.
+        table: every two checkpoints of each run and of the first two runs, and the last ones of every two runs.
         probe: the entry of the probe set in provenance.json.
         hashes: label of a checkpoint -> hash of its file.
         losses: label of a checkpoint -> loss on the probe set.
@@ -65,40 +66,38 @@ def dynamics(
     sequences: int,
     length: int,
     n_units: int,
+    primary_measure: str,
     sizes: Mapping[str, Any],
 ) -> Results:
     """Train what is missing, compare every two checkpoints layer by layer, and answer.
 
     Args:
-        cfg: config of analyze.py; `models` lists one or two finished runs. If it is empty, `size` says what is trained.
+        cfg: config of analyze.py; `models` lists finished runs. If it is empty, `size` says what is trained.
         family: family of the runs that are trained.
         checkpoints: maximum number of checkpoints per run; None for all.
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
         n_units: number of jackknife units of sequences.
+        primary_measure: label of the measure whose order of the layers is tested; the others are exploratory.
         sizes: by size: `width`, `depth`, `seeds` and overrides of the trainings (`train`).
 
     Raises:
-        ValueError: Not one or two runs, runs of different depth, or a failed training.
+        ValueError: Runs of different depth, no such measure, or a failed training.
     """
+    check_primary(cfg, primary_measure)
     uris = list(cfg.models)
     if not uris:
         size = size_of(cfg, sizes)
-        seeds, overrides = tuple(size["seeds"])[:2], tuple(size["train"])
+        seeds, overrides = tuple(size["seeds"]), tuple(size["train"])
         sweep = Sweep((family,), (size["width"],), (size["depth"],), seeds, overrides=overrides)
         uris = trained(cfg, "dynamics", [sweep])
-    if len(uris) not in (1, 2) or len(set(uris)) < len(uris):
-        raise ValueError(
-            f"models=[{','.join(uris)}]: expected one run, or two to compare, such as models=[runs/a] or "
-            "models=[runs/a,runs/b]"
-        )
     names = dict(zip(uris, short_labels(uris), strict=True))
     steps = {uri: _steps(uri, cfg.runs_dir, checkpoints) for uri in uris}
     labels = {names[uri]: [(f"{names[uri]}@{step}", step) for step in steps[uri]] for uri in uris}
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the runs") as status:
         measured = _compare(with_probe(cfg, sequences, length), uris, labels, n_units, status.update)
-    numbers = findings(measured.table, labels)
+    numbers = findings(measured.table, labels, primary_measure)
     losses = {run: [measured.losses[label] for label, _ in points] for run, points in labels.items()}
     notes = {
         "models": measured.hashes,
@@ -123,7 +122,7 @@ def _compare(
     n_units: int,
     on_progress: Callable[[str], object],
 ) -> Measured:
-    """Compare every two checkpoints of each run, and each of one run with each of the other.
+    """Compare every two checkpoints of each run and of the first two runs, and the last ones of every two runs.
 
     Args:
         cfg: config of analyze.py, with the size of the probe set.
@@ -137,8 +136,9 @@ def _compare(
     layers = [sites_of(subject.source, sites) for subject in subjects]  # pyright: ignore
     if len({tuple(names) for names in layers}) > 1:
         raise ValueError(
-            f"models=[{','.join(uris)}]: expected runs of the same layers, found {len(layers[0])} and "
-            f"{len(layers[1])}; type study=scaling for models of different depth"
+            f"models=[{','.join(uris)}]: expected runs of the same layers, found "
+            f"{' and '.join(dict.fromkeys(str(len(names)) for names in layers))}; type study=scaling for models of "
+            "different depth"
         )
     probe = probe_of_one_tokenizer(cfg, subjects)
     tokens = probe.tokens
@@ -163,6 +163,7 @@ def _compare(
     by_run = [[label for label, _ in points] for points in labels.values()]
     couples = [couple for run in by_run for couple in combinations(run, 2)]
     couples += [(a, b) for a in by_run[0] for b in by_run[1]] if len(by_run) > 1 else []
+    couples += [(a[-1], b[-1]) for a, b in list(combinations(by_run, 2))[1:]]
     table = compare_many(
         loaders,
         tokens,

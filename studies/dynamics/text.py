@@ -6,14 +6,15 @@ from typing import Any
 
 from dissimilarity.figures.style import short_names
 from launch.cli.tables import FittedTable, inner_first
-from studies.common.format import DASH, number, table_head, table_row
-from studies.dynamics.numbers import LEVEL, Arrival, Findings, Order, smallest_p
+from studies.common.format import DASH, interval, listed, number, table_head, table_row
+from studies.common.jackknife import ENOUGH, no_interval
+from studies.dynamics.numbers import Arrival, Findings, Order
 
 READINGS = {"half": "halfway", "seed": "closer than another seed"}
 VERDICTS = {
     "bottom-up": "bottom-up: the lower a layer, the earlier",
     "top-down": "top-down: the higher a layer, the earlier",
-    "no order": "in no order that differs from chance",
+    "no order": "in no order that runs agree on",
 }
 
 
@@ -21,9 +22,18 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
     """Return the summary, one page of Markdown."""
     lines = ["# When does each layer reach its final form?", "", _answer(findings), "", *_methods(findings, notes)]
     for measure in findings.measures:
-        lines += ["", f"## {measure} (null {number(findings.nulls[measure], sign=False)})"]
+        note = "" if measure == findings.measures[0] else ", exploratory"
+        lines += ["", f"## {measure} (null {number(findings.nulls[measure], sign=False)}){note}"]
+        lines += ["", *_orders(findings, measure)]
         for run in findings.steps:
-            lines += ["", f"### {run}", "", *_arrivals(findings, measure, run), "", *_orders(findings, measure, run)]
+            lines += [
+                "",
+                f"### {run}",
+                "",
+                *_arrivals(findings, measure, run),
+                "",
+                *_correlations(findings, measure, run),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -36,30 +46,32 @@ def terminal_tables(findings: Findings) -> list[FittedTable]:
         table.add_column(column, justify="left" if column in ("measure", "run") else "right")
     for (measure, run), arrivals in findings.arrivals.items():
         cells = [_step(arrival.half) for arrival in arrivals]
-        table.add_row(measure, run, *cells, _correlation(findings.orders[measure, run, "half"]))
+        table.add_row(measure, run, *cells, number(findings.orders[measure, "half"].rhos[run], 2))
     return [table]
 
 
 def _answer(findings: Findings) -> str:
     measure = findings.measures[0]
-    sentences = []
+    order = findings.orders[measure, "half"]
+    if order.verdict == "no verdict":
+        sentences = [f"Nothing is claimed about the order of the layers ({no_interval(order.delay.models)})."]
+    else:
+        sentences = [
+            f"The layers reach their final form {VERDICTS[order.verdict]}: each arrives {_delay(order)} doublings of "
+            f"the step after the one below it, by {measure}."
+        ]
     for run in findings.steps:
-        order, arrivals = findings.orders[measure, run, "half"], findings.arrivals[measure, run]
-        moving = [arrival for arrival in arrivals if math.isfinite(arrival.half)]
+        moving = [arrival for arrival in findings.arrivals[measure, run] if math.isfinite(arrival.half)]
         if not moving:
             sentences.append(f"No layer of {run} changes.")
             continue
         first, last = (choose(moving, key=_half) for choose in (min, max))
         sentences.append(
-            f"The layers of {run} reach their final form {VERDICTS[order.verdict]} ({_correlation(order)}, by "
-            f"{measure}): layer {first.layer} is halfway at step {_step(first.half)}, and layer {last.layer}, the last "
-            f"one, at step {_step(last.half)}."
+            f"In {run} (rank correlation {number(order.rhos[run], 2)}) layer {first.layer} is halfway at step "
+            f"{_step(first.half)}, and layer {last.layer}, the last one, at step {_step(last.half)}."
         )
-    others = [findings.orders[name, run, "half"].verdict for name in findings.measures[1:] for run in findings.steps]
-    if others:
-        by_first = {findings.orders[measure, run, "half"].verdict for run in findings.steps}
-        agreeing = sum(verdict in by_first for verdict in others)
-        sentences.append(f"The other measures agree in {agreeing} of {len(others)} cases.")
+    if len(findings.measures) > 1:
+        sentences.append(f"{measure} is the primary measure; {listed(findings.measures[1:])} are exploratory.")
     return " ".join(sentences)
 
 
@@ -68,21 +80,18 @@ def _half(arrival: Arrival) -> float:
 
 
 def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
-    probe, layers = notes["probe"], len(findings.sites)
+    probe = notes["probe"]
     counts = "; ".join(f"{run} {len(steps)}" for run, steps in findings.steps.items())
-    lines = [
+    return [
         f"Checkpoints: {counts}, compared on {probe['sequences']} sequences of {probe['length']} tokens from the "
         f"{probe['split']} split. A layer is `halfway` from the step at which its dissimilarity to the run's last "
         "checkpoint stays at or below half of the first checkpoint's. It is `closer than another seed` from the step "
-        "at which that dissimilarity stays at or below the one between the last checkpoints of the two runs. Between "
-        "checkpoints, curves are straight lines over log2(1 + step); brackets show the checkpoints on both sides. "
-        "Dissimilarity: 0 = the same. The order is Spearman's correlation of layer and step, tested by permuting the "
-        "layers.",
+        "at which that dissimilarity stays at or below the mean one between the last checkpoints of this run and the "
+        "others. Between checkpoints, curves are straight lines over log2(1 + step); brackets show the checkpoints on "
+        "both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so the run is the unit: its "
+        "least-squares slope of log2(1 + step) on depth is tested over runs (t test). The interval covers other seeds "
+        f"on this text. Fewer than {ENOUGH} runs have no interval and no verdict.",
     ]
-    if smallest_p(layers) >= LEVEL:
-        p = f"{smallest_p(layers):.2f}"
-        lines += ["", f"With {layers} layers no order can be told from chance: the smallest possible p is {p}."]
-    return lines
 
 
 def _arrivals(findings: Findings, measure: str, run: str) -> list[str]:
@@ -95,12 +104,19 @@ def _arrivals(findings: Findings, measure: str, run: str) -> list[str]:
     return lines
 
 
-def _orders(findings: Findings, measure: str, run: str) -> list[str]:
-    orders = {words: findings.orders[measure, run, key] for key, words in READINGS.items()}
+def _orders(findings: Findings, measure: str) -> list[str]:
+    orders = {words: findings.orders[measure, key] for key, words in READINGS.items()}
     return [
-        f"- {words}: {order.verdict} ({_correlation(order)})."
+        f"- {words}: {order.verdict} ({_delay(order)} doublings of the step per layer)."
         for words, order in orders.items()
-        if math.isfinite(order.rho)
+        if math.isfinite(order.delay.mean)
+    ]
+
+
+def _correlations(findings: Findings, measure: str, run: str) -> list[str]:
+    rhos = {words: findings.orders[measure, key].rhos[run] for key, words in READINGS.items()}
+    return [
+        f"- {words}: rank correlation with depth {number(rho, 2)}." for words, rho in rhos.items() if math.isfinite(rho)
     ]
 
 
@@ -110,8 +126,9 @@ def _seed(arrival: Arrival) -> str:
     return f"{_step(arrival.seed)} (floor {number(arrival.floor, sign=False)})"
 
 
-def _correlation(order: Order) -> str:
-    return f"{number(order.rho, 2)}, p = {number(order.p, 3, False)}" if math.isfinite(order.rho) else DASH
+def _delay(order: Order) -> str:
+    delay = interval(order.delay, 2)
+    return f"{delay}, p = {number(order.delay.p, 3, False)}" if math.isfinite(order.delay.p) else delay
 
 
 def _step(step: float) -> str:

@@ -7,16 +7,18 @@
 
 Pairs that share a model are not independent. Therefore p values come from permuting models rather than pairs (Mantel's
 test), and intervals from drawing models with replacement, where a model does not form a pair with itself; the clusters
-stay as they are.
+stay as they are. Of many measures, layers and steps some agree by chance, so p values are adjusted over all of them
+(Benjamini and Hochberg 1995).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
+from studies.common.jackknife import ENOUGH
 from studies.common.resampling import Resamples, one_sided_p, percentile_interval, resamples_of
 
 DRAWS = 499
@@ -30,8 +32,9 @@ class Agreement:
     Attributes:
         value: the statistic of the models as they are.
         low, high: 95 % bootstrap interval over models.
-        p: one-sided, how often permuted models reach the value; at least 1/500.
+        p: one-sided, how often permuted models reach the value; at least 1/500. NaN for too few models.
         chance: mean over permutations.
+        adjusted: p over all measures, layers and steps (false discovery rate).
     """
 
     value: float = math.nan
@@ -39,6 +42,7 @@ class Agreement:
     high: float = math.nan
     p: float = math.nan
     chance: float = math.nan
+    adjusted: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Evidence:
 
 
 def agreement(evidence: Evidence, statistics: Sequence[str] = STATISTICS, seed: int = 0) -> dict[str, Agreement]:
-    """Return each statistic with its p value and interval.
+    """Return each statistic with its p value and interval; without them for fewer than five models per group.
 
     Args:
         evidence: distances, clusters and the truth.
@@ -71,14 +75,43 @@ def agreement(evidence: Evidence, statistics: Sequence[str] = STATISTICS, seed: 
 
 
 def _tested(name: str, evidence: Evidence, resamples: Resamples) -> Agreement:
-    models = np.arange(len(evidence.truth))
-    value = statistic(name, evidence, models)
-    if math.isnan(value):
-        return Agreement()
-    permuted = np.array([statistic(name, _permuted(evidence, order), models) for order in resamples.permutations])
+    value = statistic(name, evidence, np.arange(len(evidence.truth)))
+    if math.isnan(value) or _smallest_side(name, evidence) < ENOUGH:
+        return Agreement(value)
+    permuted = permuted_statistics(name, evidence, resamples.permutations)
     drawn = np.array([statistic(name, evidence, draw) for draw in resamples.draws])
     low, high = percentile_interval(drawn, len(drawn))
     return Agreement(value, low, high, float(one_sided_p(value, permuted)), float(np.nanmean(permuted)))
+
+
+def _smallest_side(name: str, evidence: Evidence) -> int:
+    """Return the number of models in the smallest group; correlations have no groups, so all models count."""
+    if name not in ("ari", "auc"):
+        return len(evidence.truth)
+    return int(np.unique(evidence.truth[evidence.truth >= 0], return_counts=True)[1].min(initial=len(evidence.truth)))
+
+
+def permuted_statistics(name: str, evidence: Evidence, permutations: np.ndarray) -> np.ndarray:
+    """Return the statistic for each permutation of the models: (permutations,)."""
+    models = np.arange(len(evidence.truth))
+    if name != "spearman":
+        return np.array([statistic(name, _permuted(evidence, order), models) for order in permutations])
+    first, second = np.triu_indices(len(models), 1)
+    ranks = np.zeros(evidence.distances.shape)
+    ranks[first, second] = stats.rankdata(np.abs(evidence.accuracy[first] - evidence.accuracy[second]))
+    ranks += ranks.T
+    distances = stats.rankdata(evidence.distances[first, second])
+    gaps = ranks[permutations[:, first], permutations[:, second]]
+    return (gaps - gaps.mean()) @ (distances - distances.mean()) / (gaps[0].std() * distances.std() * len(distances))
+
+
+def adjusted_over(agreements: Sequence[Agreement]) -> list[Agreement]:
+    """Return the agreements with p values adjusted over all of them that have one."""
+    adjusted = np.array([agreement.p for agreement in agreements])
+    tested = np.isfinite(adjusted)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(adjusted[tested])
+    return [replace(agreement, adjusted=float(p)) for agreement, p in zip(agreements, adjusted, strict=True)]
 
 
 def _permuted(evidence: Evidence, order: np.ndarray) -> Evidence:

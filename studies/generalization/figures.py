@@ -13,8 +13,8 @@ from scipy.cluster.hierarchy import leaves_list
 
 from dissimilarity.figures.embedding import tree
 from dissimilarity.figures.style import STYLE, short_names
+from studies.common.jackknife import LEVEL
 from studies.generalization.agreement import Agreement
-from studies.generalization.clusters import LEVEL
 from studies.generalization.numbers import ALL, Findings, Scores, band
 from studies.generalization.parting import Parting
 from studies.generalization.truth import pairs_by_kind
@@ -275,7 +275,7 @@ def _points(
     for place, agreement in zip(x, values, strict=True):
         if math.isfinite(agreement.low):
             panel.plot([place, place], [agreement.low, agreement.high], color=color, linewidth=0.7, alpha=0.7)
-        face = color if agreement.p < LEVEL else "white"
+        face = color if agreement.adjusted < LEVEL else "white"
         panel.plot([place], [agreement.value], "o", color=color, markersize=3, mfc=face)
 
 
@@ -294,7 +294,8 @@ def _order(distances: np.ndarray, scores: Scores) -> list[int]:
 
 def _clusters_in_words(scores: Scores) -> str:
     clustering = scores.clustering
-    p = "p < 0.01" if clustering.p < 0.01 else f"p = {clustering.p:.2f}"
+    larger = float(np.nanmax([clustering.p, clustering.p_hull]))
+    p = "p < 0.01" if larger < 0.01 else f"p = {larger:.2f}"
     return f"{clustering.count} clusters, {p}" if clustering.count > 1 else f"no clusters, {p}"
 
 

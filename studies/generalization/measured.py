@@ -39,6 +39,7 @@ class Options:
     pairs: int
     points: int | None
     checkpoints: int
+    primary: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def measure(cfg: DictConfig, uris: Sequence[str], options: Options, on_progress:
         between = dict(zip(BARRIERS, barriers(inputs.models, probe, options.points, on_progress), strict=True))
     curves = _stitched(inputs, truth, options, on_progress)
     on_progress("clusters")
-    numbers = findings(labels, table, between, earlier, accuracies, truth, curves)
+    numbers = findings(labels, table, between, earlier, accuracies, truth, curves, options.primary)
     steps = [_with_step(table, None), *(_with_step(part, step) for step, part in earlier.items())]
     notes = {
         "models": {subject.label: subject.provenance for subject in inputs.subjects},

@@ -1,17 +1,19 @@
 """Numbers of the study `generalization`: clusters, their agreement with the truth, and where groups part."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.tables.curves import distinct, select
+from studies.common.jackknife import LEVEL
 from studies.common.resampling import MIDDLE
-from studies.generalization.agreement import STATISTICS, Agreement, Evidence, agreement
-from studies.generalization.clusters import LEVEL, Clustering, find_clusters
-from studies.generalization.parting import Parting, parting
+from studies.generalization.agreement import STATISTICS, Agreement, Evidence, adjusted_over, agreement
+from studies.generalization.clusters import Clustering, find_clusters
+from studies.generalization.parting import Parting, partings
 from studies.generalization.truth import Truth
 
 ALL = "all layers"
@@ -30,7 +32,8 @@ class Scores:
     @property
     def successful(self) -> bool:
         """Return whether there are clusters that agree with the reference groups beyond chance."""
-        return self.clustering.count > 1 and self.agreement["ari"].p < LEVEL and self.agreement["ari"].value > 0
+        index = self.agreement["ari"]
+        return self.clustering.count > 1 and index.adjusted < LEVEL and index.value > 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Findings:
         accuracies: split -> (models,), in distribution first.
         truth: the reference groups.
         sites: names of the layers.
-        measures: measures that have a value at every layer.
+        measures: measures that have a value at every layer, the primary one first.
+        primary: the criterion and layer (a site or `all layers`) that were chosen before there were results.
         distances: measure -> (layers, models, models) at the end of training.
         over_all: criterion -> (models, models), over all layers.
         scores: (criterion, site or `all layers`) -> its scores.
@@ -58,6 +62,7 @@ class Findings:
     truth: Truth
     sites: list[str]
     measures: list[str]
+    primary: tuple[str, str]
     distances: dict[str, np.ndarray]
     over_all: dict[str, np.ndarray]
     scores: dict[tuple[str, str], Scores]
@@ -84,6 +89,7 @@ def findings(
     accuracies: Mapping[str, np.ndarray],
     truth: Truth,
     stitched: Mapping[str, Mapping[tuple[str, str], np.ndarray]],
+    primary: tuple[str, str],
 ) -> Findings:
     """Compute all numbers.
 
@@ -95,16 +101,22 @@ def findings(
         accuracies: as in `Findings`.
         truth: as in `Findings`.
         stitched: as in `Findings`.
+        primary: label of the primary measure, and `all` or a site.
+
+    Raises:
+        ValueError: There is no such layer.
     """
     sites = [site for site in distinct(table, "site_a") if site != LOGITS]
+    if primary[1] not in ("all", *sites):
+        raise ValueError(f"study.primary_layer={primary[1]}: expected all, or one of {', '.join(sites)}")
     distances = by_layer(table, models, sites)
+    distances = dict(sorted(distances.items(), key=lambda item: item[0] != primary[0]))
     over_all = {measure: over_layers(measure, layers) for measure, layers in distances.items()} | dict(barriers)
     level = LEVEL / len(over_all)  # each criterion may find clusters by chance
     scores = {(criterion, ALL): score_distances(matrix, truth, level) for criterion, matrix in over_all.items()}
     for measure, layers in distances.items():
         for site, matrix in zip(sites, layers, strict=True):
             scores[measure, site] = score_distances(matrix, truth, statistics=QUICK)
-    partings = {measure: parting(layers, truth.labels) for measure, layers in distances.items()}
     by_step = {
         step: {
             measure: score_distances(over_layers(measure, layers), truth, level, QUICK)
@@ -112,18 +124,39 @@ def findings(
         }
         for step, earlier_table in earlier.items()
     }
+    scores, by_step = _adjusted(scores, by_step)
     return Findings(
         models=list(models),
         accuracies=dict(accuracies),
         truth=truth,
         sites=sites,
         measures=list(distances),
+        primary=(primary[0], ALL if primary[1] == "all" else primary[1]),
         distances=distances,
         over_all=over_all,
         scores=scores,
-        parting={measure: layer for measure, layer in partings.items() if layer is not None},
+        parting=partings(distances, truth.labels),
         by_step=by_step,
         stitched={split: dict(kinds) for split, kinds in stitched.items()},
+    )
+
+
+def _adjusted(
+    scores: dict[tuple[str, str], Scores], by_step: dict[int, dict[str, Scores]]
+) -> tuple[dict[tuple[str, str], Scores], dict[int, dict[str, Scores]]]:
+    """Return the scores with the p values of each statistic adjusted over all criteria, layers and steps."""
+    everything = {(*key, None): score for key, score in scores.items()} | {
+        (measure, ALL, step): score for step, measures in by_step.items() for measure, score in measures.items()
+    }
+    agreements: dict[Any, dict[str, Agreement]] = {key: {} for key in everything}
+    for name in STATISTICS:
+        keys = [key for key, score in everything.items() if name in score.agreement]
+        for key, result in zip(keys, adjusted_over([everything[key].agreement[name] for key in keys]), strict=True):
+            agreements[key][name] = result
+    everything = {key: replace(score, agreement=agreements[key]) for key, score in everything.items()}
+    return (
+        {key: everything[*key, None] for key in scores},
+        {step: {measure: everything[measure, ALL, step] for measure in measures} for step, measures in by_step.items()},
     )
 
 

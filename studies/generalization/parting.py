@@ -1,14 +1,18 @@
 """The layer at which two groups of models part: from there on, the distance across groups exceeds chance.
 
-The contrast of a layer is the mean distance of two models of different groups minus that of two models of one group. It
-is outside the band if it is above 95 % of the contrasts of permuted models. The groups part at the first layer from
-which the contrast stays outside, up to the last layer; draws of models with replacement say how certain that layer is.
+The contrast of a layer is the mean distance of two models of different groups minus that of two models of one group.
+Its p value is how often permuted models reach it, adjusted over all measures and layers (Benjamini and Hochberg 1995).
+The groups part at the first layer from which it stays below 5 %, up to the last layer; draws of models with replacement
+say how certain that layer is. Groups of fewer than five models have contrasts and no verdict.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
+from studies.common.jackknife import ENOUGH, LEVEL
 from studies.common.resampling import MIDDLE, one_sided_p, resamples_of
 
 DRAWS = 999
@@ -21,9 +25,10 @@ class Parting:
     Attributes:
         contrast: (layers,) mean distance across minus within.
         low, high: (layers,) its 95 % bootstrap interval over models.
-        band: (layers,) 95th percentile of the contrasts of permuted models.
         p: (layers,) one-sided, how often permuted models reach the contrast.
-        first: the layer from which the contrast is outside the band; None if it is inside at the last layer.
+        adjusted: (layers,) the same over all measures and layers.
+        models: number of models in the smallest group.
+        first: the layer from which the contrast is beyond chance; None if it is not at the last layer.
         earliest, latest: 95 % bootstrap interval of `first`; None = never.
         shares: (layers + 1,) share of the draws in which the groups part at each layer; the last entry means never.
     """
@@ -31,41 +36,83 @@ class Parting:
     contrast: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    band: np.ndarray
     p: np.ndarray
+    adjusted: np.ndarray
+    models: int
     first: int | None
     earliest: int | None
     latest: int | None
     shares: np.ndarray
 
+    @property
+    def has_verdict(self) -> bool:
+        """Return whether the groups have enough models."""
+        return self.models >= ENOUGH
 
-def parting(distances: np.ndarray, truth: np.ndarray, seed: int = 0) -> Parting | None:
-    """Return where the groups part; None without two groups of two models or more.
+
+def partings(distances: Mapping[str, np.ndarray], truth: np.ndarray, seed: int = 0) -> dict[str, Parting]:
+    """Return where the groups part by each measure; empty without two groups of two models or more.
 
     Args:
-        distances: (layers, models, models), symmetric.
+        distances: measure -> (layers, models, models), symmetric.
         truth: (models,) reference group, -1 for none.
         seed: seed of permutations and draws.
     """
     grouped = truth >= 0
-    distances, groups = distances[:, grouped][:, :, grouped], truth[grouped]
-    _, sizes = np.unique(groups, return_counts=True)
-    if len(sizes) < 2 or sizes.min() < 2:
-        return None
-    layers, count = len(distances), len(groups)
-    models, resamples = np.arange(count), resamples_of(count, DRAWS, seed)
-    contrast = _contrast(distances, groups, models)
-    permuted = np.stack([_contrast(distances, groups[order], models) for order in resamples.permutations])
-    band = np.quantile(permuted, 0.95, axis=0)
-    drawn = np.stack([_contrast(distances, groups, draw) for draw in resamples.draws])
+    groups = truth[grouped]
+    sizes = np.unique(groups, return_counts=True)[1]
+    if len(sizes) < 2 or sizes.min() < 2 or not distances:
+        return {}
+    stacks = {measure: layers[:, grouped][:, :, grouped] for measure, layers in distances.items()}
+    models, resamples = np.arange(len(groups)), resamples_of(len(groups), DRAWS, seed)
+    contrasts = {measure: _contrast(layers, groups, models) for measure, layers in stacks.items()}
+    permuted = {
+        measure: np.stack([_contrast(layers, groups[order], models) for order in resamples.permutations])
+        for measure, layers in stacks.items()
+    }
+    p = np.stack([one_sided_p(contrasts[measure], permuted[measure]) for measure in stacks])
+    adjusted = false_discovery_control(p.ravel()).reshape(p.shape)
+    # The p value below which a contrast is beyond chance, as a contrast: what a draw of models is held against.
+    cutoff = LEVEL * max(1, int((adjusted < LEVEL).sum())) / p.size
+    return {
+        measure: _parting(
+            layers,
+            groups,
+            (contrasts[measure], np.quantile(permuted[measure], 1 - cutoff, axis=0), p[place], adjusted[place]),
+            resamples.draws,
+        )
+        for place, (measure, layers) in enumerate(stacks.items())
+    }
+
+
+def _parting(
+    distances: np.ndarray,
+    groups: np.ndarray,
+    tested: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    draws: np.ndarray,
+) -> Parting:
+    """Return where the groups part by one measure.
+
+    Args:
+        distances: (layers, models, models).
+        groups: (models,) reference group.
+        tested: contrast, its cutoff, p and adjusted p of each layer.
+        draws: (draws, models) with replacement.
+    """
+    contrast, cutoff, p, adjusted = tested
+    layers, smallest = len(distances), int(np.unique(groups, return_counts=True)[1].min())
+    drawn = np.stack([_contrast(distances, groups, draw) for draw in draws])
     drawn = drawn[np.isfinite(drawn).all(1)]
-    firsts = np.array([_first(draw > band) for draw in drawn])
+    firsts = np.array([_first(draw > cutoff) for draw in drawn])
+    shares = np.bincount(firsts, minlength=layers + 1) / len(firsts)
+    if smallest < ENOUGH:
+        missing = np.full(layers, np.nan)
+        return Parting(contrast, missing, missing, missing, missing, smallest, None, None, None, shares)
     earliest, latest = np.quantile(firsts, (0.025, 0.975), method="closest_observation").astype(int)
     low, high = np.percentile(drawn, MIDDLE, axis=0)
-    shares = np.bincount(firsts, minlength=layers + 1) / len(firsts)
-    ends = (_first(contrast > band), earliest, latest)
+    ends = (_first(adjusted < LEVEL), earliest, latest)
     first, earliest, latest = (None if layer == layers else int(layer) for layer in ends)
-    return Parting(contrast, low, high, band, one_sided_p(contrast, permuted), first, earliest, latest, shares)
+    return Parting(contrast, low, high, p, adjusted, smallest, first, earliest, latest, shares)
 
 
 def _contrast(distances: np.ndarray, groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from studies.common.inputs import check_primary
 from studies.common.next_command import SIZES, larger, with_all_measures
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
@@ -34,6 +35,8 @@ def generalization(
     pairs: int,
     points: int | None,
     checkpoints: int,
+    primary_measure: str,
+    primary_layer: str,
     sizes: Mapping[str, Any],
 ) -> Results:
     """Train what is missing, cluster the models by each measure, and compare the clusters with the reference groups.
@@ -51,6 +54,8 @@ def generalization(
         pairs: maximum number of stitched pairs of each of the four kinds.
         points: number of points on the line between two models' weights; None for no barriers.
         checkpoints: maximum number of earlier steps at which models are clustered; 0 for none.
+        primary_measure: label of the measure that the first answer is about; everything else is exploratory.
+        primary_layer: `all`, or the site that the first answer is about.
         sizes: by size: `width` and `depth`; `init_from` (overrides of the training of a first model, or the URI of
             one); `finetune` (overrides of every fine-tuning); `planted` (kind -> further overrides); `seeds_only`
             (further overrides); `seeds`.
@@ -59,12 +64,14 @@ def generalization(
         ValueError: Fewer than four models, models without labels or with different ones, an unknown split or group, or
             a failed training.
     """
+    check_primary(cfg, primary_measure)
     uris, groups = list(cfg.models), {name: list(members) for name, members in (reference_groups or {}).items()}
     if not uris:
         uris, planted = _trained(cfg, family, case, sizes)
         groups = groups or planted
     _check(uris, groups)
-    options = Options(groups, ood, share, examples, sequences, stitched, pairs, points, checkpoints)
+    primary = primary_measure, primary_layer
+    options = Options(groups, ood, share, examples, sequences, stitched, pairs, points, checkpoints, primary)
     with Console(stderr=True, highlight=False).status("loading the models") as status:
         measured = measure(cfg, uris, options, status.update)
     return Results(

@@ -4,17 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
+from studies.common.jackknife import ENOUGH, LEVEL, no_interval
 from studies.generalization.agreement import STATISTICS, Agreement
-from studies.generalization.clusters import LEVEL
 from studies.generalization.numbers import ALL, QUICK, Findings, Scores
 from studies.generalization.parting import Parting
 from studies.generalization.truth import gap_between
 
-ENOUGH = 8
-"""This many models can be halved in 35 ways, so that a permutation is the true one less than once in twenty."""
-SCORES = ("clusters", "p", "silhouette", "adjusted Rand index", "AUC", "Spearman")
+SCORES = ("clusters", "p, cloud", "p, hull", "silhouette", "adjusted Rand index", "AUC", "Spearman")
 
 
 def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
@@ -34,12 +34,12 @@ def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return the scores of every criterion over all layers."""
     title = "from in-distribution inputs, over all layers [95 % interval]"
     table = FittedTable(title, drop=["Spearman with the gap", "AUC"])
-    for column in ("measure", "clusters", "p", "adjusted Rand index", "AUC", "Spearman with the gap"):
+    for column in ("measure", "clusters", "p, cloud", "p, hull", "adjusted Rand index", "AUC", "Spearman with the gap"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for criterion in findings.criteria:
         scores = findings.scores[criterion, ALL]
         cells = [_short(scores.agreement[name]) for name in ("ari", "auc", "spearman")]
-        table.add_row(criterion, str(scores.clustering.count), _p(scores.clustering.p), *cells)
+        table.add_row(criterion, str(scores.clustering.count), *map(_p, _both(scores)), *cells)
     return [table]
 
 
@@ -55,7 +55,7 @@ def answer(findings: Findings) -> str:
             f"The reference groups are {better} and {worse} ({truth.origin}): their accuracies differ by "
             f"{_points(inside)} in distribution and by {_points(outside)} on {truth.split}."
         )
-    sentences += _cluster_sentences(findings)
+    sentences += [*_primary(findings), *_cluster_sentences(findings)]
     first = next((criterion for criterion in successful if criterion in findings.parting), None)
     if first is not None:
         sentences.append(f"By {first} the groups part {_where(findings, findings.parting[first])}.")
@@ -65,7 +65,7 @@ def answer(findings: Findings) -> str:
     related = [
         f"{criterion} {_value(spearman)}"
         for criterion in findings.criteria
-        if (spearman := findings.scores[criterion, ALL].agreement["spearman"]).p < LEVEL
+        if (spearman := findings.scores[criterion, ALL].agreement["spearman"]).adjusted < LEVEL
     ]
     gap = f"the gap between their accuracies on {truth.split}"
     sentences.append(
@@ -76,16 +76,33 @@ def answer(findings: Findings) -> str:
     return " ".join(sentences)
 
 
+def _primary(findings: Findings) -> list[str]:
+    """Say what was to be tested before there were results: clusters and correlation of the primary measure."""
+    criterion, layer = findings.primary
+    scores = findings.scores.get((criterion, layer))
+    if scores is None:
+        return [f"The primary measure, {criterion}, has no value at every layer, so everything is exploratory."]
+    spearman, clustering = scores.agreement["spearman"], scores.clustering
+    where = "over all layers" if layer == ALL else f"at {layer}"
+    count = "no clusters" if clustering.count == 1 else f"{clustering.count} clusters"
+    tested = "too few models for a verdict" if math.isnan(spearman.p) else f"p {_p(spearman.p)}, not adjusted"
+    return [
+        f"By the primary measure, {criterion} {where}, there are {count}, and the distance between two models has a "
+        f"rank correlation of {_short(spearman)} with the gap between their accuracies on {findings.truth.split} "
+        f"({tested}). Everything else is exploratory."
+    ]
+
+
 def _cluster_sentences(findings: Findings) -> list[str]:
     """Say which criteria find clusters, and whether these are the reference groups."""
     criteria, successful = findings.criteria, findings.successful()
     clusterings = {criterion: findings.scores[criterion, ALL].clustering for criterion in criteria}
     without = [criterion for criterion in criteria if clusterings[criterion].count == 1]
     if len(without) == len(criteria):
-        p = _p(min(clustering.p for clustering in clusterings.values()))
+        p = _p(min(np.nanmax([clustering.p, clustering.p_hull]) for clustering in clusterings.values()))
         return [
             f"**There are no clusters**: over all layers, the {len(findings.models)} models do not cluster more than a "
-            f"single cloud would, by any of {listed(criteria)} (lowest p {p})."
+            f"single cloud or an even spread would, by any of {listed(criteria)} (lowest p {p})."
         ]
     if not successful:
         indices = _with_index(findings, [criterion for criterion in criteria if criterion not in without])
@@ -128,18 +145,18 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Distances over all layers on {probe['sequences']} in-distribution examples, {padding}: the root of the sum "
         "of squares over layers, for CKA of its arc cosine. Clusters: Ward's method cuts k clusters in the first k - 1 "
-        "principal coordinates; p is relative to one Gaussian cloud of the same spectrum, and clusters are accepted "
-        f"below 0.05 / {len(findings.criteria)}, since each measure may err. Adjusted Rand index: clusters and "
-        "reference groups. AUC: two models of different groups are farther apart than two of one. Correlations: "
-        "distance and the gap between accuracies. Brackets hold 95 % bootstrap intervals over models, followed by "
-        "one-sided p values from permuting models.",
+        "principal coordinates. One p is relative to a Gaussian cloud of the same spectrum, the other to models spread "
+        "evenly over a hull (a line, a circle, a shell); it is computed only where the cloud does not explain the cut. "
+        f"Clusters are accepted if both are below 0.05 / {len(findings.criteria)}, since each measure may err. "
+        "Adjusted Rand index: clusters and reference groups. AUC: two models of different groups are farther apart "
+        "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95 % bootstrap "
+        "intervals over models, for other fine-tunings of this kind on this text, followed by one-sided p values from "
+        "permuting models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
+        f"{ENOUGH} models have neither.",
         "",
         *table_head("measure", *SCORES, "Kendall"),
     ]
     lines += [table_row(criterion, *_cells(findings.scores[criterion, ALL])) for criterion in findings.criteria]
-    if len(findings.models) < ENOUGH:
-        count = len(findings.models)
-        lines += ["", f"With {count} models there are few permutations: p below 0.05 takes at least {ENOUGH} models."]
     for criterion in findings.criteria:
         outliers = findings.scores[criterion, ALL].clustering.outliers
         if outliers:
@@ -153,13 +170,18 @@ def _layers(findings: Findings) -> list[str]:
         return ["There are no two groups of two models or more."]
     lines = [
         "The groups part at the first layer from which, up to the last layer, the mean distance across groups minus "
-        "that within is above 95 % of the values of permuted models; the interval is over draws of models.",
+        "that within exceeds that of permuted models: p below 0.05, adjusted over all measures and layers (false "
+        "discovery rate). The interval is over draws of models.",
         "",
-        *table_head("measure", "the groups part", "95 % interval"),
+        *table_head("measure", "the groups part", "95 % interval", "adjusted p at the last layer"),
     ]
     for measure, parting in findings.parting.items():
+        if not parting.has_verdict:
+            lines.append(table_row(measure, f"no verdict ({no_interval(parting.models)})", DASH, DASH))
+            continue
         ends = [_layer(findings, end) for end in (parting.earliest, parting.latest)]
-        lines.append(table_row(measure, _layer(findings, parting.first), f"{ends[0]} to {ends[1]}"))
+        p = _p(float(parting.adjusted[-1]))
+        lines.append(table_row(measure, _layer(findings, parting.first), f"{ends[0]} to {ends[1]}", p))
     lines += ["", *table_head("measure", "layer", *SCORES)]
     for measure in findings.measures:
         for site in findings.sites:
@@ -211,8 +233,10 @@ def _earliest(findings: Findings) -> tuple[int, str] | None:
 
 
 def _where(findings: Findings, parting: Parting) -> str:
+    if not parting.has_verdict:
+        return f"nowhere that could be tested ({no_interval(parting.models)})"
     if parting.first is None:
-        return "at no layer: at the last one, the distance across is within the band of permuted models"
+        return "at no layer: at the last one, the distance across is no larger than among permuted models"
     ends = f"{_layer(findings, parting.earliest)} to {_layer(findings, parting.latest)}"
     return f"from {findings.sites[parting.first]} on (95 % interval {ends})"
 
@@ -223,14 +247,18 @@ def _layer(findings: Findings, layer: int | None) -> str:
 
 def _cells(scores: Scores, statistics: Sequence[str] = STATISTICS) -> list[str]:
     clustering = scores.clustering
-    cells = [str(clustering.count), _p(clustering.p), number(clustering.silhouette, 2, sign=False)]
+    cells = [str(clustering.count), *map(_p, _both(scores)), number(clustering.silhouette, 2, sign=False)]
     return [*cells, *(_value(scores.agreement[name]) for name in statistics)]
+
+
+def _both(scores: Scores) -> tuple[float, float]:
+    return scores.clustering.p, scores.clustering.p_hull
 
 
 def _value(agreement: Agreement) -> str:
     if math.isnan(agreement.value):
         return DASH
-    return f"{_short(agreement)}, p {_p(agreement.p)}"
+    return _short(agreement) if math.isnan(agreement.adjusted) else f"{_short(agreement)}, p {_p(agreement.adjusted)}"
 
 
 def _short(agreement: Agreement) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from studies.common.jackknife import ENOUGH
 from studies.generalization.clusters import find_clusters
 
+GIVEN = "given"
 QUARTER = 0.25
 """Share of the models in the top and in the bottom group if the accuracies do not form clusters."""
 
@@ -68,7 +70,7 @@ def truth_of(
     if reference_groups:
         for number, members in enumerate(reference_groups.values()):
             labels[[list(models).index(label) for label in members]] = number
-        return Truth(labels, tuple(reference_groups), "given", split, accuracy)
+        return Truth(labels, tuple(reference_groups), GIVEN, split, accuracy)
     if share is None:
         clustering = find_clusters(np.abs(accuracy[:, None] - accuracy))
         count = clustering.count
@@ -103,13 +105,17 @@ def pairs_by_kind(truth: Truth) -> dict[str, list[tuple[int, int]]]:
 
 
 def gap_between(truth: Truth, values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of the best group minus that of the worst, and half its 95 % interval (Welch)."""
+    """Return the mean of the best group minus that of the worst, and half its 95 % interval over models (Welch).
+
+    Groups that were made from the accuracies differ in them by construction: they have no interval, and neither have
+    groups of fewer than five models.
+    """
     groups = truth.best_and_worst
     if groups is None:
         return math.nan, math.nan
     best, worst = (values[truth.labels == group] for group in groups)
     difference = float(best.mean() - worst.mean())
-    if min(len(best), len(worst)) < 2 or np.ptp(best) + np.ptp(worst) == 0:
+    if truth.origin != GIVEN or min(len(best), len(worst)) < ENOUGH or np.ptp(best) + np.ptp(worst) == 0:
         return difference, math.nan
     low, high = stats.ttest_ind(best, worst, equal_var=False).confidence_interval()
     return difference, float(high - low) / 2

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
-from studies.scaling.resampled import Interval
+from studies.common.jackknife import Interval
 
 SizePair = tuple[str, str]
 KINDS = ("width", "depth", "both")
@@ -48,7 +48,7 @@ class Between:
         kind: `seed`, `width`, `depth` or `both`: how they differ.
         doublings: log2 of the ratio of the blocks' parameters.
         values: (control, measure, scale, region) -> mean over pairs of models; region `all` is all matched layers.
-        excess: the same minus the mean over the seeds of the two sizes.
+        excess: the same key -> share of the similarity of seeds that the two sizes lack (`excess_of`).
     """
 
     sizes: SizePair

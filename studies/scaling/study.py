@@ -23,6 +23,7 @@ from launch.machine import training_device
 from studies.common.inputs import (
     SharedProbe,
     Subject,
+    check_primary,
     load_without_weights,
     loss_of,
     measures_of,
@@ -50,6 +51,8 @@ def scaling(
     length: int,
     n_units: int,
     controlled: Mapping[str, Any] | None,
+    primary_measure: str,
+    primary_layer: str,
     sizes: Mapping[str, Any],
 ) -> Results:
     """Train what is missing, compare every two models at every two layers, and answer.
@@ -61,11 +64,14 @@ def scaling(
         length: tokens per sequence if probe.length is not set.
         n_units: number of jackknife units of sequences.
         controlled: outlier control of a second comparison; None for none.
+        primary_measure: label of the measure that the answer is about; the others are exploratory.
+        primary_layer: `all`, or the `first`, `middle` or `last` block of layers, which the answer is about.
         sizes: by size: `shapes` (width and depth), `seeds` and overrides of the trainings (`train`).
 
     Raises:
         ValueError: Fewer than two models, models that cannot be compared, or a failed training.
     """
+    check_primary(cfg, primary_measure)
     uris = list(cfg.models) or _trained(cfg, family, sizes)
     if len(uris) < 2:
         raise ValueError(
@@ -82,7 +88,7 @@ def scaling(
             controls[CONTROLLED] = control_of(controlled)
         tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, status.update)
     table = pa.concat_tables([_with_control(part, control) for control, part in tables.items()])
-    numbers = findings(table, models)
+    numbers = findings(table, models, primary_measure, primary_layer)
     notes = {
         "models": {subject.label: subject.provenance for subject in subjects},
         "probe": probe.notes,

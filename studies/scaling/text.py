@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from launch.cli.tables import FittedTable
-from studies.common.format import DASH, interval, interval_in_words, number, table_head, table_row
+from studies.common.format import DASH, interval, interval_in_words, listed, number, plus_minus, table_head, table_row
+from studies.common.jackknife import ENOUGH, Interval, no_interval
 from studies.common.regions import REGIONS
 from studies.common.resampling import finite_mean, mean_interval
 from studies.scaling.cells import SCALES
 from studies.scaling.numbers import Findings
-from studies.scaling.resampled import Interval
 from studies.scaling.sizes import KINDS, Between
 
 DIFFERENCES = {"width": "width alone", "depth": "depth alone", "both": "width and depth"}
@@ -21,6 +21,8 @@ GROWTH = {
     "below": "falls with the ratio",
     "open": "shows no clear trend with the ratio",
 }
+ROUNDING = 1e-9
+"""Three layers are three blocks without remainder, in a walk as in a model."""
 COLUMNS = ("sizes", "differ in", "doublings", "dissimilarity", "more than seeds", "1 - calibrated")
 
 
@@ -62,25 +64,28 @@ def _size_rows(findings: Findings, control: str, measure: str) -> list[tuple[str
 
 
 def _answer(findings: Findings) -> str:
-    """Return the first paragraph: whether sizes differ more than seeds by the first measure, and how that grows."""
+    """Return the first paragraph: whether sizes differ more than seeds by the primary measure, and how that grows."""
     control, measure = findings.controls[0], findings.measures[0]
-    key = (control, measure, "dissimilarity", "all")
+    key = (control, measure, "dissimilarity", findings.region)
     different = [between for between in findings.between if between.kind != "seed"]
-    tested = [between for between in different if key in between.excess]
+    tested = [between.excess[key] for between in different if key in between.excess]
     if not different:
         return "All models have the same size: there is nothing to compare."
     farthest = max(different, key=lambda between: _or(between.values[key].mean, -math.inf))
     null = number(findings.null[control, measure], sign=False)
+    where = "at equal depth" if findings.region == "all" else f"in the {findings.region} block"
     sentences = [
-        f"By {measure}, the sizes that differ most are {_name(farthest)}: mean dissimilarity at equal depth "
+        f"By {measure}, the sizes that differ most are {_name(farthest)}: mean dissimilarity {where} "
         f"{_in_words(farthest.values[key])}; 0 = the same, {null} = as different as the null."
     ]
     if tested:
-        above = sum(between.excess[key].verdict == "above" for between in tested)
-        mean = float(np.mean([between.excess[key].mean for between in tested]))
+        mean = float(np.mean([excess.mean for excess in tested]))
+        sentences.append(f"On average, two sizes lack {number(mean)} of the similarity of seeds of the same sizes.")
+        with_interval = [excess for excess in tested if math.isfinite(excess.p)]
         sentences.append(
-            f"In {above} of {len(tested)} pairs of sizes the dissimilarity exceeds that between seeds of the same "
-            f"sizes (95 % interval of the difference above 0), on average by {number(mean)}."
+            f"That is above 0 in {len(findings.above)} of {len(tested)} pairs of sizes (false discovery rate 5 %)."
+            if with_interval
+            else f"Whether that is more than chance is open ({no_interval(min(excess.models for excess in tested))})."
         )
     else:
         sentences.append(
@@ -90,10 +95,14 @@ def _answer(findings: Findings) -> str:
     for kind in KINDS:
         slope = findings.growth[control, measure, "dissimilarity", kind]
         if math.isfinite(slope.mean):
+            words = GROWTH[slope.verdict] if math.isfinite(slope.p) else "has no verdict"
             sentences.append(
-                f"For {DIFFERENCES[kind]} the excess {GROWTH[slope.verdict]}: {number(slope.mean)} for each doubling "
+                f"For {DIFFERENCES[kind]} the excess {words}: {number(slope.mean)} for each doubling "
                 f"of the blocks' parameters ({interval_in_words(slope)})."
             )
+    others = [*findings.measures[1:], *(["the comparison under outlier control"] if len(findings.controls) > 1 else [])]
+    if others:
+        sentences.append(f"{measure} is the primary measure; {listed(others)} and single layers are exploratory.")
     return " ".join(sentences)
 
 
@@ -102,7 +111,7 @@ def _models(findings: Findings) -> list[str]:
     lines = table_head("size", "family", "width", "depth", parameters, "models", "loss, nats/token")
     for name, members in findings.sizes.items():
         mean, half = mean_interval([model.loss for model in members])
-        loss = f"{mean:.3f} ± {half:.3f}" if math.isfinite(half) else number(mean, sign=False)
+        loss = plus_minus(mean, half) if math.isfinite(mean) else DASH
         first = members[0]
         shape = (first.family, str(first.width), str(first.depth), f"{first.parameters:,}")
         lines.append(table_row(name, *shape, str(len(members)), loss))
@@ -111,14 +120,16 @@ def _models(findings: Findings) -> list[str]:
 
 def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
-    seeds = max(len(members) for members in findings.sizes.values())
     lines = [
         f"Losses are on the text of the comparison, {probe['sequences']} sequences of {probe['length']} tokens from "
         f"the {probe['split']} split, with 95 % half-widths over seeds. Layers are compared at equal relative depth "
-        "unless a region is named. `more than seeds` is the dissimilarity between two sizes minus the mean of that "
-        "between the seeds of each (the floor). Intervals are bootstraps over models rather than pairs, because pairs "
-        f"share models; with {seeds} models per size they are too narrow. `1 - calibrated` is 0 = the same, 1 = as "
-        "different as the null.",
+        "unless a region is named. `more than seeds` is the share of the similarity between seeds that two sizes lack: "
+        "1 - s(a, b) / sqrt(s(a, a) s(b, b)), where s is 1 - dissimilarity (or `calibrated`) and seeds of one size are "
+        "the floors. A narrow model shows less of a common representation, to seeds of its size too; the floors take "
+        "that out, exactly for cosines such as CKA. Intervals are over models, and so cover other seeds on this text: "
+        "each model is left out in turn (jackknife, Student's t), because pairs share models. Fewer than "
+        f"{ENOUGH} models per size have no interval and no verdict. `1 - calibrated` is 0 = the same, 1 = as different "
+        "as the null.",
     ]
     if findings.same_data_order:
         lines.append(
@@ -162,13 +173,20 @@ def _blocks(findings: Findings) -> list[str]:
     lines = [
         "The first, middle and last blocks are runs of layers that are similar to each other in the heat map of a "
         f"model with itself, by {findings.measures[0]} and averaged over seeds. They are the exact best cut into three "
-        "(kernel change-point detection). The second table averages the dissimilarity over each region.",
+        "(kernel change-point detection). Any layers can be cut: a random walk, in which each layer adds something "
+        "independent, has no blocks, and the cut explains that much of it. Blocks are there if the cut explains more "
+        "than in 95 % of walks. The second table averages the dissimilarity over each region.",
         "",
-        *table_head("size", *REGIONS, "share of the scatter explained by the cut"),
+        *table_head(
+            "size", *REGIONS, "share of the scatter explained by the cut", "random walk: median, 95 %", "blocks"
+        ),
     ]
     for name, blocks in findings.blocks.items():
         cells = [_layers(blocks[region]) if region in blocks else DASH for region in REGIONS]
-        lines.append(table_row(name, *cells, f"{findings.shares[name]:.0%}"))
+        share, (median, high) = findings.shares[name], findings.walks[name]
+        verdict = "more than a walk" if share > high + ROUNDING else "as in a walk"
+        verdict = verdict if len(blocks) == len(REGIONS) else DASH
+        lines.append(table_row(name, *cells, f"{share:.0%}", f"{median:.0%}, {high:.0%}", verdict))
     return lines
 
 
@@ -205,13 +223,14 @@ def _loss(findings: Findings) -> list[str]:
     for measure in findings.measures:
         for control in findings.controls:
             correlations = [findings.with_ratio[control, measure], findings.with_loss[control, measure]]
-            if any(math.isfinite(correlation.mean) for correlation in correlations):
-                rows.append(table_row(measure, control, *(interval(correlation, 2) for correlation in correlations)))
+            if any(math.isfinite(correlation) for correlation in correlations):
+                rows.append(table_row(measure, control, *(number(correlation, 2) for correlation in correlations)))
     if not rows:
-        return ["There are too few pairs of sizes for a correlation."]
+        return ["There are too few pairs of sizes with a floor for a correlation."]
     return [
-        "Rank correlation over pairs of sizes between the mean dissimilarity and the ratio of sizes, or the gap "
-        "between the losses. If both are equally high, these models cannot tell the two apart.",
+        "Rank correlation over pairs of sizes between the excess and the ratio of sizes, or the gap between the "
+        "losses. If both are equally high, these models cannot tell the two apart. Pairs share sizes, so there is no "
+        "p value.",
         "",
         *table_head("measure", "control", "with the ratio", "with the gap between losses"),
         *rows,

@@ -7,9 +7,16 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import studies.generalization.agreement
-from studies.generalization.agreement import Evidence, agreement, statistic
+from studies.generalization.agreement import (
+    Agreement,
+    Evidence,
+    adjusted_over,
+    agreement,
+    permuted_statistics,
+    statistic,
+)
 from studies.generalization.clusters import find_clusters
-from studies.generalization.parting import parting
+from studies.generalization.parting import Parting, partings
 
 TRUTH = np.repeat([0, 1], 6)
 PAIRS = np.triu_indices(12, 1)
@@ -82,6 +89,21 @@ def test_with_the_labels_shuffled_the_statistics_fall_to_chance() -> None:
         assert agreement(Evidence(far, groups, TRUTH, accuracy))[name].chance == pytest.approx(chance, abs=0.02)
 
 
+def test_permuted_correlations_are_those_of_each_permutation() -> None:
+    far, accuracy = planted(2.0)
+    evidence = Evidence(far, TRUTH, TRUTH, accuracy)
+    orders = np.stack([np.random.default_rng(seed).permutation(12) for seed in range(5)])
+    gaps = np.abs(accuracy[orders][:, PAIRS[0]] - accuracy[orders][:, PAIRS[1]])
+    expected = [stats.spearmanr(far[PAIRS], gap)[0] for gap in gaps]
+    np.testing.assert_allclose(permuted_statistics("spearman", evidence, orders), expected)
+
+
+def test_p_values_are_adjusted_over_all_that_have_one() -> None:
+    p = [0.01, float("nan"), 0.04, 0.5]
+    adjusted = [entry.adjusted for entry in adjusted_over([Agreement(p=value) for value in p])]
+    np.testing.assert_allclose(adjusted, [0.03, np.nan, 0.06, 0.5])
+
+
 def test_p_values_without_a_relation_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studies.generalization.agreement, "DRAWS", 29)
     p_values = []
@@ -115,6 +137,10 @@ def curves(first: int, layers: int = 6, gap: float = 4.0, seed: int = 0) -> np.n
     return np.stack([planted(gap if layer >= first else 0.0, seed + layer)[0] for layer in range(layers)])
 
 
+def parting(far: np.ndarray, truth: np.ndarray) -> Parting | None:
+    return partings({"cka": far}, truth).get("cka")
+
+
 @pytest.mark.parametrize("first", [0, 3, 5])
 def test_groups_part_where_they_were_planted_to(first: int) -> None:
     result = parting(curves(first), TRUTH)
@@ -134,6 +160,26 @@ def test_a_layer_that_differs_before_layers_that_do_not_is_not_the_parting() -> 
     far[1] = planted(4.0, 9)[0]
     result = parting(far, TRUTH)
     assert result is not None and result.first == 4 and result.p[1] < 0.01
+
+
+def test_p_values_of_partings_are_adjusted_over_measures_and_layers() -> None:
+    distances = {"a": curves(4), "b": curves(6, seed=20), "c": curves(6, seed=40)}
+    together = partings(distances, TRUTH)
+    p = np.stack([result.p for result in together.values()])
+    expected = stats.false_discovery_control(p.ravel()).reshape(p.shape)
+    np.testing.assert_allclose([result.adjusted for result in together.values()], expected)
+    assert (together["a"].first, together["b"].first, together["c"].first) == (4, None, None)
+
+
+def test_groups_of_four_have_contrasts_and_no_verdict() -> None:
+    few = np.where(np.isin(ALL, [4, 5]), -1, TRUTH)
+    result = parting(curves(0), few)
+    assert result is not None and result.models == 4 and not result.has_verdict
+    assert result.first is None and np.isnan(result.p).all() and (result.contrast > 0).all()
+    statistics = agreement(Evidence(curves(0)[0], TRUTH, few, TRUTH * 0.5))
+    assert (
+        np.isfinite(statistics["auc"].value) and np.isnan(statistics["auc"].p) and np.isfinite(statistics["spearman"].p)
+    )
 
 
 def test_parting_needs_two_groups_of_two_models() -> None:

@@ -1,13 +1,28 @@
 """Numbers of the study `asymmetry`, from records with planted answers, and the trainings that it needs."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
+from studies.asymmetry.capacity import over_families
+from studies.asymmetry.differences import Term, difference
 from studies.asymmetry.grid import common_steps, sweeps_of_size
-from studies.asymmetry.numbers import claim_a, claim_b, claim_c, difference, paired_differences, with_self
+from studies.asymmetry.numbers import (
+    Primary,
+    claim_a,
+    claim_b,
+    claim_c,
+    claim_c_by_direction,
+    paired_differences,
+    primary_claim,
+    with_self,
+)
+from studies.common.format import interval
 from studies.common.resampling import rank_correlation
 from studies.common.trainings import unfinished
 
@@ -45,8 +60,8 @@ def record(front: str, a: int, back: str, b: int, penalty: float, site: str = "b
 def planted() -> list[dict[str, Any]]:
     """Return records: solu -> gelu costs 0.05 more than back as a penalty, 0.05 less as a raw loss (0.05 - 0.1)."""
     records = []
-    for seed in range(3):
-        wobble = 0.01 * (seed - 1)
+    for seed in range(5):
+        wobble = 0.01 * (seed - 2)
         records += [
             record("solu", seed, "gelu", seed, 0.25 + wobble),
             record("gelu", seed, "solu", seed, 0.2 + wobble / 2),
@@ -58,7 +73,7 @@ def planted() -> list[dict[str, Any]]:
 def test_the_planted_asymmetry_is_found_and_its_sign_depends_on_the_reading() -> None:
     penalty, raw = (claim_a(planted(), FAMILIES, "sibling", reading) for reading in ("penalty", "loss_stitched"))
     assert penalty.mean == pytest.approx(0.05) and penalty.verdict == "holds"
-    assert (penalty.pairs, penalty.cells, penalty.positive) == (3, 1, 1)
+    assert (penalty.models, penalty.cells, penalty.positive) == (5, 1, 1)
     assert raw.mean == pytest.approx(-0.05) and raw.verdict == "reversed"
     # minus each back model's self-stitch: 0.25 - 0.03 - (0.2 - 0.01)
     assert claim_a(planted(), FAMILIES, "sibling", "excess").mean == pytest.approx(0.03)
@@ -66,26 +81,81 @@ def test_the_planted_asymmetry_is_found_and_its_sign_depends_on_the_reading() ->
 
 def test_each_difference_comes_with_the_gap_between_the_models_losses() -> None:
     differences = paired_differences(planted(), FAMILIES, "sibling", "penalty")
-    assert [record["gap"] for record in differences] == pytest.approx([-0.1] * 3)
+    assert [record["gap"] for record in differences] == pytest.approx([-0.1] * 5)
 
 
 def test_claims_about_stitches_within_a_family() -> None:
     records = planted()
     assert claim_b(records, FAMILIES, "sibling", "penalty").mean == pytest.approx(0.02)
-    assert claim_c(records, FAMILIES, "sibling", "penalty").mean == pytest.approx(0.17, abs=0.01)
-    assert claim_c(records, FAMILIES, "sibling", "penalty").verdict == "holds"
+    there, back = claim_c_by_direction(records, FAMILIES, "sibling", "penalty")
+    both = claim_c(records, FAMILIES, "sibling", "penalty")
+    assert (there.mean, back.mean, both.mean) == pytest.approx((0.22, 0.17, 0.17))
+    assert (both.low, both.high, both.verdict) == (back.low, there.high, "holds")
+
+
+def test_claim_c_takes_both_directions() -> None:
+    """One direction that costs more and one that costs less are no claim, whatever their mean."""
+    records = planted()
+    for entry in records:
+        if (entry["family_front"], entry["family_back"]) == ("gelu", "solu"):
+            entry["penalty"] -= 0.25
+    assert [claim.verdict for claim in claim_c_by_direction(records, FAMILIES, "sibling", "penalty")] == [
+        "holds",
+        "reversed",
+    ]
+    assert claim_c(records, FAMILIES, "sibling", "penalty").verdict == "open"
+
+
+def test_fewer_than_five_models_per_family_have_values_and_no_verdict() -> None:
+    claim = claim_a([entry for entry in planted() if entry["init_seed_back"] < 4], FAMILIES, "sibling", "penalty")
+    assert claim.mean == pytest.approx(0.0475) and math.isnan(claim.low) and claim.verdict == "no verdict"
+    assert interval(claim) == "+0.047 (4 seeds: no interval)"
+
+
+def test_the_primary_claim_is_at_its_layer() -> None:
+    later = [
+        record(*entry, site="blocks.1.resid_post")
+        for entry in (("solu", 0, "gelu", 0, 0.9), ("gelu", 0, "solu", 0, 0.2))
+    ]
+    records = with_self([*planted(), *later])
+    for layer, mean in (("blocks.0.resid_post", 0.05), ("blocks.1.resid_post", 0.7), ("all", 0.375)):
+        primary = Primary("sibling", "direct", "penalty", layer)
+        assert primary_claim(records, FAMILIES, primary).mean == pytest.approx(mean)
+    with pytest.raises(ValueError, match="study.primary_layer=blocks.9: expected all, or a layer with direct stitches"):
+        primary_claim(records, FAMILIES, Primary("sibling", "direct", "penalty", "blocks.9"))
 
 
 def test_without_records_nothing_is_claimed() -> None:
     claim = claim_a(planted(), FAMILIES, "independent", "penalty")
-    assert (claim.verdict, claim.pairs, claim.cells) == ("open", 0, 0)
+    assert (claim.verdict, claim.models, claim.cells) == ("no verdict", 0, 0)
 
 
-def test_intervals_are_over_pairs_of_models_not_over_cells() -> None:
-    """Many cells of two pairs do not make the interval narrow."""
-    values = [(pair, (64, 2, f"site {cell}"), float(pair)) for pair in (0, 1) for cell in range(50)]
-    mean = difference(values)
-    assert mean.mean == 0.5 and (mean.low, mean.high) == (0.0, 1.0)
+def test_intervals_are_those_of_the_t_tests_over_models_whatever_the_number_of_cells() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=5), rng.normal(1, 2, 7)
+    cells = [(64, 2, f"site {number}") for number in range(50)]
+    one = difference([Term((("a", 64, 2, str(n)),), cell, x) for n, x in enumerate(first) for cell in cells])
+    test = stats.ttest_1samp(first, 0)
+    assert (one.low, one.high) == pytest.approx(test.confidence_interval()) and one.p == pytest.approx(
+        stats.ttest_1samp(first, 0)[1]
+    )
+    sides = [
+        [Term(((s, 64, 2, str(n)),), cells[0], x) for n, x in enumerate(xs)]
+        for s, xs in zip("ab", (first, second), strict=True)
+    ]
+    two, welch = difference(*sides), stats.ttest_ind(first, second, equal_var=False)
+    assert (two.low, two.high) == pytest.approx(welch.confidence_interval()) and two.p == pytest.approx(welch[1])
+
+
+def test_the_correlations_of_capacity_permute_families() -> None:
+    """Thirty models of four families are four points."""
+    models = [
+        {"family": f"f{family}", "sparsity": family + 0.01 * seed, "into_base": family**2 + 0.02 * seed}
+        for family in range(4)
+        for seed in range(8)
+    ]
+    rho, p = over_families(models, "sparsity", "into_base")
+    assert rho == pytest.approx(1) and p == pytest.approx(2 / math.factorial(4))
 
 
 def test_rank_correlation() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
@@ -47,10 +48,19 @@ def test_two_clusters_of_four_sigma_are_found_completely(dimensions: int) -> Non
         assert adjusted_rand_score(truth((10, 10)), clusters.labels) == 1
 
 
-def test_two_clusters_of_three_sigma_are_mostly_found() -> None:
-    results = [find_clusters(planted(np.random.default_rng(seed), 5, (10, 10), 3), seed=seed) for seed in range(5)]
-    assert np.median([adjusted_rand_score(truth((10, 10)), clusters.labels) for clusters in results]) == 1
-    assert sum(clusters.p < 0.05 for clusters in results) >= 4
+def test_two_clusters_of_four_and_a_half_sigma_are_mostly_found() -> None:
+    results = [find_clusters(planted(np.random.default_rng(seed), 5, (10, 10), 4.5), seed=seed) for seed in range(10)]
+    scores = [adjusted_rand_score(truth((10, 10)), clusters.labels) for clusters in results if clusters.count > 1]
+    assert len(scores) >= 7 and np.median(scores) == 1
+    assert sum(clusters.p < 0.05 for clusters in results) == 10, "a cloud alone never explains them"
+
+
+def test_many_cuts_at_once_are_those_of_scipy() -> None:
+    frames = np.random.default_rng(0).standard_normal((20, 15, 3))
+    for count in (2, 5):
+        expected = [fcluster(linkage(frame, "ward"), count, "maxclust") for frame in frames]
+        actual = clusters.ward(frames, count)
+        assert [adjusted_rand_score(a, b) for a, b in zip(expected, actual, strict=True)] == [1.0] * 20
 
 
 @pytest.mark.parametrize("counts", [(7, 7, 6), (5, 5, 5, 5), (15, 5)])
@@ -89,6 +99,26 @@ def test_a_cloud_without_clusters_has_none(kind: str, monkeypatch: pytest.Monkey
     assert np.mean([result.count == 1 for result in results]) >= 0.9
     # p is uniform: neither clusters out of nothing nor a test that never finds any.
     assert 0.37 < np.mean([result.p for result in results]) < 0.63
+
+
+def circle(rng: np.random.Generator) -> np.ndarray:
+    angles = rng.uniform(0, 2 * np.pi, 14)
+    return distances(np.stack([np.cos(angles), np.sin(angles), 0.02 * rng.standard_normal(14)], 1))
+
+
+HULLS: dict[str, Draw] = {
+    "circle": circle,
+    "line": lambda rng: distances(np.stack([rng.uniform(size=14), 0.02 * rng.standard_normal(14)], 1)),
+}
+
+
+@pytest.mark.parametrize("kind", HULLS)
+def test_models_spread_evenly_over_a_hull_are_no_groups(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "DRAWS", 199)
+    results = [find_clusters(HULLS[kind](np.random.default_rng(seed)), seed=seed) for seed in range(60)]
+    assert sum(result.p < 0.05 for result in results) >= 9, "a Gaussian cloud alone does not explain them"
+    assert sum(result.count > 1 for result in results) <= 0.07 * 60
+    assert all(np.isnan(result.p_hull) == (result.p >= 0.05) for result in results)
 
 
 def test_an_outlier_is_not_a_cluster() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from studies.dynamics.figures import figures
-from studies.dynamics.numbers import Findings, findings, order, smallest_p, stays_below
+from studies.dynamics.numbers import Findings, findings, order, stays_below
 from studies.dynamics.text import summary, terminal_tables
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128]
@@ -39,14 +40,13 @@ def table(middles: dict[str, list[int]]) -> tuple[pa.Table, dict[str, list[tuple
 
 @pytest.fixture(scope="module")
 def planted() -> Findings:
-    return findings(*table({"up": [2, 4, 8, 16, 24, 32], "down": [32, 24, 16, 8, 4, 2]}))
+    return findings(*table({"up": [2, 4, 8, 16, 24, 32], "down": [32, 24, 16, 8, 4, 2]}), "cka")
 
 
-def test_layers_that_freeze_earlier_below_are_bottom_up(planted: Findings) -> None:
-    up, down = (planted.orders["cka", run, "half"] for run in ("up", "down"))
-    assert (up.verdict, down.verdict) == ("bottom-up", "top-down")
-    assert up.rho == pytest.approx(1) and down.rho == pytest.approx(-1)
-    assert up.p == pytest.approx(2 / math.factorial(LAYERS)) == pytest.approx(smallest_p(LAYERS))
+def test_layers_that_freeze_earlier_below_have_a_correlation_of_one(planted: Findings) -> None:
+    order = planted.orders["cka", "half"]
+    assert order.rhos == pytest.approx({"up": 1, "down": -1})
+    assert order.verdict == "no verdict" and order.delay.models == 2 and math.isnan(order.delay.low)
     arrivals = [layer.half for layer in planted.arrivals["cka", "up"]]
     np.testing.assert_allclose(arrivals, [2, 4, 8, 16, 24, 32], rtol=0.15)
     for layer in planted.arrivals["cka", "up"]:
@@ -63,15 +63,32 @@ def test_a_level_between_checkpoints_is_on_a_line_over_the_log_of_the_step() -> 
     assert math.isnan(stays_below(values, steps, math.nan)[0]) and math.isnan(stays_below(values * 0, steps, 0)[0])
 
 
-def test_chance_gives_an_order_as_often_as_it_says() -> None:
+def test_the_order_is_the_t_test_of_slopes_over_runs() -> None:
     rng = np.random.default_rng(0)
-    seen = [order(rng.permutation(6).tolist()).verdict for _ in range(300)]
-    assert 0.005 < 1 - seen.count("no order") / len(seen) < 0.1
+    doublings = {f"r{run}": 1.0 + 0.5 * np.arange(6) + rng.normal(0, 0.4, 6) for run in range(5)}
+    result = order({run: (2.0**steps - 1).tolist() for run, steps in doublings.items()})
+    slopes = [float(stats.linregress(range(6), steps)[0]) for steps in doublings.values()]  # pyright: ignore
+    assert result.delay.mean == pytest.approx(np.mean(slopes))
+    assert result.delay.p == pytest.approx(stats.ttest_1samp(slopes, 0)[1])
+    assert result.verdict == "bottom-up"
+    assert order({run: list(reversed(steps)) for run, steps in doublings.items()}).verdict == "top-down"
 
 
-def test_few_layers_and_equal_layers_have_no_order() -> None:
-    assert order([1, 2, 3, 4]).verdict == "no order" and order([1, 2, 3, 4]).rho == pytest.approx(1)
-    assert math.isnan(order([1, 1, 1, 1]).rho) and math.isnan(order([1, math.nan, 3]).rho)
+def test_one_run_has_a_correlation_and_no_verdict_however_many_layers() -> None:
+    alone = order({"a": list(range(1, 40))})
+    assert alone.rhos["a"] == pytest.approx(1) and alone.verdict == "no verdict" and math.isnan(alone.delay.p)
+    assert math.isnan(order({"a": [1, 1, 1, 1]}).rhos["a"]) and math.isnan(order({"a": [1, math.nan, 3]}).rhos["a"])
+
+
+def test_the_floor_is_the_mean_over_the_other_runs() -> None:
+    rows, checkpoints = table({run: [2, 4, 8, 16, 24, 32] for run in "abc"})
+    last = rows.to_pylist()
+    for row in last:
+        if {row["model_a"], row["model_b"]} == {"a@128", "c@128"}:
+            row["dissimilarity"] = 0.5
+    result = findings(pa.Table.from_pylist(last), checkpoints, "cka")
+    floors = {run: result.arrivals["cka", run][0].floor for run in "abc"}
+    assert floors == pytest.approx({"a": 0.4, "b": 0.3, "c": 0.4})
 
 
 def test_two_runs_have_a_map_of_one_with_the_other(planted: Findings) -> None:
@@ -80,21 +97,30 @@ def test_two_runs_have_a_map_of_one_with_the_other(planted: Findings) -> None:
     np.testing.assert_array_equal(itself, itself.transpose(0, 2, 1))
     assert (itself[:, range(len(STEPS)), range(len(STEPS))] == 0).all()
     assert planted.maps["cka", "up", "down"][:, -1, -1] == pytest.approx(0.3, abs=0.06)
-    alone = findings(*table({"up": [2, 4, 8, 16, 24, 32]}))
+    alone = findings(*table({"up": [2, 4, 8, 16, 24, 32]}), "cka")
     assert list(alone.maps) == [("cka", "up", "up")]
     assert all(math.isnan(layer.floor) for layer in alone.arrivals["cka", "up"])
 
 
 def test_the_summary_says_what_was_planted(planted: Findings) -> None:
     text = summary(planted, NOTES)
-    assert "The layers of up reach their final form bottom-up: the lower a layer, the earlier (+1.00, p = 0.003" in text
-    assert "The layers of down reach their final form top-down" in text
-    assert "layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
-    assert "no order can be told from chance" not in text
+    assert "Nothing is claimed about the order of the layers (2 seeds: no interval)" in text
+    assert "In up (rank correlation +1.00) layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
     (shown,) = terminal_tables(planted)
     assert shown.row_count == 2
-    still = findings(*table({"still": [0] * LAYERS}))
-    assert "no order" in summary(still, NOTES)
+    middles = [
+        [2, 4, 8, 16, 24, 32],
+        [2, 6, 8, 12, 24, 32],
+        [4, 5, 8, 16, 20, 30],
+        [2, 4, 6, 12, 24, 40],
+        [1, 3, 8, 16, 32, 40],
+    ]
+    five = findings(*table(dict(zip("abcde", middles, strict=True))), "cka")
+    assert "The layers reach their final form bottom-up: the lower a layer, the earlier: each arrives +0." in summary(
+        five, NOTES
+    )
+    still = findings(*table({"still": [0] * LAYERS}), "cka")
+    assert "+0.00 (1 seed: no interval)" in summary(still, NOTES)
 
 
 def test_there_is_a_map_of_each_layer(planted: Findings) -> None:

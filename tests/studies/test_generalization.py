@@ -57,8 +57,9 @@ def planted(gaps: list[float], models: int = 12, with_groups: bool = True, seed:
     }
     points = np.concatenate([rng.normal(6 * (gap > 0), 1, (models // 2, 3)), rng.standard_normal((models // 2, 3))])
     barriers = {name: squareform(pdist(points)) for name in BARRIERS}
-    earlier = {step: table(models, [0, 0, 0, max(gaps) if step > 8 else 0], seed + step) for step in (0, 8, 64)}
-    return findings(labels, table(models, gaps, seed), barriers, earlier, accuracies, truth, stitched)
+    late = 2 * max(gaps)
+    earlier = {step: table(models, [0, 0, *[late if step > 8 else 0] * 2], seed + step) for step in (0, 8, 64)}
+    return findings(labels, table(models, gaps, seed), barriers, earlier, accuracies, truth, stitched, ("cka", "all"))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,7 @@ def test_planted_groups_are_found_and_the_layer_where_they_part(apart: Findings)
     text = answer(apart)
     for words in (
         "The reference groups are disambiguated and ambiguous (given)",
+        "By the primary measure, cka over all layers, there are 2 clusters",
         "From in-distribution inputs alone, the groups are found by",
         "By cka the groups part from blocks.2.resid_post on (95 % interval blocks.",
         "found from step 64 on",
@@ -111,7 +113,18 @@ def test_clusters_that_are_not_the_reference_groups_are_reported_as_such() -> No
         None,
     )
     barriers = {name: result.over_all[name] for name in BARRIERS}
-    mixed = findings(result.models, table(12, [0, 0, 9, 12], 0), barriers, {}, {"val": other, "ood": other}, truth, {})
+    mixed = findings(
+        result.models,
+        table(12, [0, 0, 9, 12], 0),
+        barriers,
+        {},
+        {"val": other, "ood": other},
+        truth,
+        {},
+        ("procrustes", "blocks.3.resid_post"),
+    )
+    assert mixed.measures == ["procrustes", "cka"]
+    assert "By the primary measure, procrustes at blocks.3.resid_post, there are 2 clusters" in answer(mixed)
     assert mixed.successful() == [] and "cannot be told from chance**" in answer(mixed)
 
 

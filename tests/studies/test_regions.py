@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from studies.common.regions import contiguous_blocks, explained, regions
+from studies.common.regions import contiguous_blocks, explained, regions, walk_shares
 
 
 def planted(cuts: list[int], layers: int = 12, noise: float = 0.05, seed: int = 0) -> np.ndarray:
@@ -41,6 +41,13 @@ def test_the_cut_is_the_best_of_all() -> None:
     assert tuple(contiguous_blocks(similarity, 3)) == best
     whole = scatter(range(0, 7))
     assert explained(similarity, best) == pytest.approx(1 - sum(map(scatter, best)) / whole)
+
+
+def test_a_cut_explains_most_of_a_random_walk_which_has_no_blocks() -> None:
+    shares = walk_shares(12)
+    assert 0.6 < np.median(shares) < 0.7
+    assert explained(planted([3, 9]), contiguous_blocks(planted([3, 9]), 3)) > np.percentile(shares, 95)
+    assert walk_shares(3, walks=9) == pytest.approx(1) and walk_shares(1, walks=9) == pytest.approx(1)
 
 
 def test_few_layers_have_fewer_regions() -> None:

@@ -84,7 +84,7 @@ def test_dynamics_compares_every_two_checkpoints_of_two_runs(home: Path, moved: 
     assert len(rows) == 3 * (2 * count * (count - 1) // 2 + count**2)
     assert all(row["site_a"] == row["site_b"] for row in rows)
     summary = (moved / "summary.md").read_text()
-    for words in ("# When does each layer", "gelu-w16-d3-s0", "With 3 layers no order can be told from chance"):
+    for words in ("# When does each layer", "gelu-w16-d3-s0", "2 seeds: no interval"):
         assert words in summary
     assert {path.stem for path in (moved / "figures").glob("*.pdf")} == {"steps_cka", "arrival"}
     notes = json.loads((moved / "provenance.json").read_text())
@@ -140,7 +140,8 @@ def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Pat
     [
         ("scaling", ["models=[runs/a]"], "expected two models or more of different size, found 1"),
         ("scaling", ["size=huge"], "size=huge: expected one of small, medium, paper"),
-        ("dynamics", ["models=[runs/a,runs/b,runs/c]"], "expected one run, or two to compare"),
+        ("dynamics", ["models=[runs/a,runs/a]"], "runs/a is listed twice"),
+        ("dynamics", ["study.primary_measure=rsa"], "study.primary_measure=rsa: expected one of .*: cka, procrustes"),
         ("dynamics", ["models=[runs/a@3]"], "this study takes whole runs"),
         ("dynamics", ["models=[runs/gone]"], "there is no run .*gone"),
         ("dynamics", ["study.checkpoints=2"], "expected a whole number, 3 or more"),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import pytorch_lightning as pl
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from dissimilarity import CKA, Procrustes
@@ -23,7 +24,7 @@ from launch.cli.compose import compose
 from launch.cli.validate import validate
 from tests.helpers.tiny_run import in_process, tiny
 
-GROUPS = {"good": ["a", "b", "c"], "bad": ["d", "e"]}
+GROUPS = {"good": ["a", "b", "c"], "bad": ["d", "e", "f"]}
 
 
 def curve(reference: str, step: int, value: float, stderr: float = 0.1, site: str = "s.1") -> dict[str, Any]:
@@ -33,14 +34,14 @@ def curve(reference: str, step: int, value: float, stderr: float = 0.1, site: st
 
 
 def tick(step: int, values: str, **options: Any) -> list[dict[str, Any]]:
-    return [curve(label, step, float(value), **options) for label, value in zip("abcde", values.split(), strict=True)]
+    return [curve(label, step, float(value), **options) for label, value in zip("abcdef", values.split(), strict=True)]
 
 
 def test_means_and_errors_are_those_of_numpy() -> None:
-    rows = tick(4, "0.1 0.2 0.6 0.7 0.9")
+    rows = tick(4, "0.1 0.2 0.6 0.7 0.9 1.0")
     rows[0]["stderr"] = 0.4
     result = {row["group"]: row for row in group_records(rows, GROUPS)}
-    good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9])
+    good, bad = np.array([0.1, 0.2, 0.6]), np.array([0.7, 0.9, 1.0])
     errors = [math.sqrt(values.var(ddof=1) / len(values) + error**2) for values, error in ((good, 0.2), (bad, 0.1))]
     assert list(result) == ["good", "bad", "good-bad"]
     for name, values, error in (("good", good, errors[0]), ("bad", bad, errors[1])):
@@ -51,7 +52,7 @@ def test_means_and_errors_are_those_of_numpy() -> None:
 
 
 def test_records_without_a_value_are_ignored() -> None:
-    rows = tick(4, "nan 0.2 0.6 nan nan")
+    rows = tick(4, "nan 0.2 0.6 nan nan nan")
     good, bad, between = group_records(rows, GROUPS)
     assert (good["dissimilarity"], good["references"]) == (pytest.approx(0.4), 2)
     assert math.isnan(bad["dissimilarity"]) and bad["references"] == 0 and math.isnan(between["dissimilarity"])
@@ -65,16 +66,16 @@ def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -
     rng, hits = np.random.default_rng(0), []
     for _ in range(400):
         shared = rng.normal(0, 0.05, 2) + rng.normal(0, 0.05)
-        values = [0.5 + rng.normal(0, 0.1) + shared[int(label in "de")] for label in "abcde"]
+        values = [0.5 + rng.normal(0, 0.1) + shared[int(label in "def")] for label in "abcdef"]
         text = " ".join(map(str, values))
         between = group_records(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
-        hits.append(abs(between["dissimilarity"]) < 1.96 * between["stderr"])
-    assert 0.9 < np.mean(hits) < 0.995
+        hits.append(between["low"] < 0 < between["high"])
+    assert 0.93 < np.mean(hits) < 0.995
 
 
 def test_the_table_takes_matched_pairs_out_of_heat_maps() -> None:
     rows = []
-    for label in "abcde":
+    for label in "abcdef":
         for site_a in ("s.0", "s.1"):
             for site_b in ("s.0", "s.1"):
                 value = 0.25 if site_a == site_b else 9.0
@@ -87,19 +88,53 @@ def test_the_table_takes_matched_pairs_out_of_heat_maps() -> None:
 @pytest.mark.parametrize(
     ("values", "nearest", "differs"),
     [
-        ("0.1 0.1 0.2 0.8 0.9", "good", True),
-        ("0.8 0.9 0.8 0.1 0.2", "bad", True),
-        ("0.4 0.5 0.6 0.5 0.6", "good", False),
+        ("0.1 0.1 0.2 0.8 0.9 0.8", "good", True),
+        ("0.8 0.9 0.8 0.1 0.2 0.1", "bad", True),
+        ("0.4 0.5 0.6 0.5 0.6 0.6", "good", False),
     ],
 )
 def test_drift_says_which_group_is_nearest_and_whether_that_is_known(values: str, nearest: str, differs: bool) -> None:
-    rows = [*tick(0, "0.5 0.5 0.5 0.5 0.5"), *tick(8, values), *tick(16, "nan nan nan nan nan")]
+    rows = [*tick(0, "0.5 0.5 0.5 0.5 0.5 0.5"), *tick(8, values), *tick(16, "nan nan nan nan nan nan")]
     table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
     result = drift(table)["cka"]
     last = next(row for row in table.to_pylist() if (row["group"], row["step"]) == ("good-bad", 8))
     assert (result["nearest"], result["differs"], result["step"], result["site"]) == (nearest, differs, 8, "s.1")
     assert result["difference"] == pytest.approx(abs(last["dissimilarity"])) and result["difference"] >= 0
     assert result["stderr"] == pytest.approx(last["stderr"])
+    assert result["differs"] == (not last["low"] < 0 < last["high"])
+
+
+def test_without_error_from_the_probe_set_the_test_and_the_interval_are_welchs() -> None:
+    good, bad = [0.1, 0.2, 0.4], [0.5, 0.6, 0.9]
+    rows = tick(8, " ".join(map(str, good + bad)), stderr=0.0)
+    table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
+    test = stats.ttest_ind(good, bad, equal_var=False)
+    alone, _, between = table.to_pylist()
+    assert drift(table)["cka"]["p"] == pytest.approx(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    assert (between["low"], between["high"]) == pytest.approx(test.confidence_interval())
+    assert (alone["low"], alone["high"]) == pytest.approx(stats.ttest_1samp(good, 0).confidence_interval())
+
+
+def test_two_references_are_no_verdict_however_far_apart() -> None:
+    rows = tick(8, "0.1 0.1 0.11 0.9 0.91 nan")
+    table = group_table(pa.Table.from_pylist(rows, schema=CURVES), GROUPS)
+    result = drift(table)["cka"]
+    assert (result["nearest"], result["differs"], result["references"]) == ("good", False, 2) and math.isnan(
+        result["p"]
+    )
+    assert [math.isnan(row["low"]) for row in table.to_pylist()] == [False, True, True]
+
+
+def test_the_nearest_of_three_groups_differs_from_each_of_the_others() -> None:
+    """Near the next one in the mean, and far from the third: that it is nearest is not known."""
+    groups = {"x": ["a", "b", "c"], "y": ["d", "e", "f"], "z": ["g", "h", "i"]}
+    labels = dict(zip("abcdefghi", [0.10, 0.11, 0.12, 0.30, 0.31, 0.32, 0.1, 0.4, 0.9], strict=True))
+    rows = [curve(label, 8, value, stderr=0.0) for label, value in labels.items()]
+    result = drift(group_table(pa.Table.from_pylist(rows, schema=CURVES), groups))["cka"]
+    assert (result["nearest"], result["next"], result["differs"]) == ("x", "y", False)
+    assert result["p"] == pytest.approx(
+        stats.ttest_ind([0.10, 0.11, 0.12], [0.1, 0.4, 0.9], equal_var=False).pvalue  # pyright: ignore
+    )
 
 
 class Drawn(pl.LightningModule):

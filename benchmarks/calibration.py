@@ -1,0 +1,29 @@
+"""What the verdicts of the studies claim where there is nothing to see, and where an effect is planted.
+
+Each draw simulates records with a known truth and calls the study's own functions on them. `false positives` is the
+share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is the same
+share under the planted effect.
+"""
+
+from benchmarks.timing import show
+from benchmarks.verdicts import VERDICTS
+from benchmarks.verdicts.verdict import NOMINAL, Verdict
+
+DRAWS = 400
+
+
+def measured(verdict: Verdict) -> dict[str, str]:
+    """Return the rates of one verdict."""
+    return {
+        "study": verdict.study,
+        "verdict": verdict.name,
+        "nominal": f"{NOMINAL:.1%}",
+        "false positives": f"{verdict.rate(DRAWS):.1%}",
+        "effect": f"{verdict.effect:g}",
+        "power": f"{verdict.rate(DRAWS, verdict.effect):.1%}",
+    }
+
+
+def run() -> None:
+    """Print the table."""
+    show([measured(verdict) for verdict in VERDICTS])
