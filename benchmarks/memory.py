@@ -32,10 +32,11 @@ def _peak(layers: int, tokens: int) -> tuple[float, float]:
 
     acts = batch(), batch()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    x, y = (Side(SequenceLengths(torch.arange(GROUPS))) for _ in acts)
+    batches = tokens // (SEQUENCES * LENGTH)
+    units = torch.arange(batches).repeat_interleave(SEQUENCES) * GROUPS // batches
+    x, y = (Side(SequenceLengths(units)) for _ in acts)
     pairs = [(a, b) for a in sites for b in sites]
     cross, null = Cross(pairs, GROUPS), Cross(pairs)
-    batches = tokens // (SEQUENCES * LENGTH)
     for index in range(batches):
         group = index * GROUPS // batches
         left, right = (side.add(part, range(group, group + 1)) for side, part in zip((x, y), acts, strict=True))

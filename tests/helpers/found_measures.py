@@ -28,11 +28,18 @@ def make(setting: str, **options: Any) -> Any:
     return instantiate(config_of(setting), **options)
 
 
-def function_of(setting: str) -> Callable[..., Tensor]:
-    """Return the function beside the class, with the options of the setting that it takes; no sequences are known."""
+def function_of(setting: str, sequence: Tensor | None = None) -> Callable[..., Tensor]:
+    """Return the function beside the class, with the options of the setting that it takes.
+
+    Args:
+        setting: the setting.
+        sequence: the sequence of each sample, if known, for measures that have sequences as units.
+    """
     function = getattr(functional, measure_classes()[type(make(setting))])
     parameters = inspect.signature(function).parameters.keys() - {"units"}
     options = {key: value for key, value in config_of(setting).items() if key in parameters}
+    if sequence is not None and make(setting).by_sequence:
+        options["units"] = sequence
     return lambda x, y: function(x, y, **options)
 
 

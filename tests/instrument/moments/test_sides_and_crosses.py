@@ -76,7 +76,9 @@ def test_every_pair_is_what_its_function_returns_for_the_samples() -> None:
     ]
     for row in rows:
         setting = row["measure"]
-        expected = function_of(setting)(x[row["site_a"]].flatten(0, 1), y[row["site_b"]].flatten(0, 1)).item()
+        sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTH)
+        samples = x[row["site_a"]].flatten(0, 1), y[row["site_b"]].flatten(0, 1)
+        expected = function_of(setting, sequence)(*samples).item()
         assert row["value"] == pytest.approx(expected, abs=1e-9)
         assert row["dissimilarity"] == make(setting).to_dissimilarity(row["value"])
         assert row["stderr"] > 0 and row["n_samples"] == SEQUENCES * LENGTH and row["note"] == ""
@@ -119,7 +121,7 @@ def test_sums_added_a_few_sites_at_a_time_are_the_same(columns: int, monkeypatch
 
 
 def test_no_sequence_meets_itself_in_the_null() -> None:
-    side = Side(units(3))
+    side = Side(units(3), by_sequence=False)
     ids = torch.arange(12.0)[:, None, None].expand(12, LENGTH, 2).contiguous()
     chunk = side.add({"site": ids}, range(3))
     before, after = (c.side_by_side(["site"])[..., 0] for c in (chunk, chunk.deranged()))
@@ -129,7 +131,7 @@ def test_no_sequence_meets_itself_in_the_null() -> None:
 
 
 def test_sites_are_side_by_side_in_the_given_order_deranged_or_not() -> None:
-    side = Side(units(3))
+    side = Side(units(3), by_sequence=False)
     chunk = side.add({f"site{i}": torch.randn(12, LENGTH, 2) for i in range(3)}, range(3))
     for part in (chunk, chunk.deranged()):
         sites = ["site2", "site0"]
@@ -145,7 +147,8 @@ def test_the_null_is_the_value_of_the_samples_rolled_by_hand() -> None:
         order += [stop - 1, *range(start, stop - 1)]
     for row in rows:
         rolled = y[row["site_b"]][order].flatten(0, 1)
-        expected = function_of(row["measure"])(x[row["site_a"]].flatten(0, 1), rolled).item()
+        sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTH)
+        expected = function_of(row["measure"], sequence)(x[row["site_a"]].flatten(0, 1), rolled).item()
         assert row["null"] == pytest.approx(expected, abs=1e-9)
 
 
@@ -199,7 +202,7 @@ def test_each_sample_measure_reads_no_more_samples_than_it_asks_for() -> None:
 
 def test_sums_do_not_grow_with_the_samples() -> None:
     def numbers(rounds: int) -> int:
-        side, cross = Side(units(N_UNITS)), Cross([("last", "last"), ("embed", "last")], N_UNITS)
+        side, cross = Side(units(N_UNITS), by_sequence=False), Cross([("last", "last"), ("embed", "last")], N_UNITS)
         for seed in range(rounds):
             chunk = side.add(activations(seed), range(seed % N_UNITS, seed % N_UNITS + 1))
             cross.add(chunk, chunk)
@@ -261,11 +264,11 @@ def test_sites_of_different_numbers_of_samples_are_rejected() -> None:
     acts = activations(0)
     acts["pooled"] = acts["last"].mean(1)
     with pytest.raises(ValueError, match="as many samples at every site.*pooled"):
-        Side(units(1)).add(acts, range(1))
+        Side(units(1), by_sequence=False).add(acts, range(1))
 
 
 def test_models_of_different_numbers_of_positions_are_rejected() -> None:
-    x, y = Side(units(1)), Side(units(1))
+    x, y = Side(units(1), by_sequence=False), Side(units(1), by_sequence=False)
     longer = {site: torch.cat([rows, rows[:, :1]], 1) for site, rows in activations(1).items()}
     with pytest.raises(ValueError, match="number of positions.*5 and 6"):
         Cross([("last", "last")]).add(x.add(activations(0), range(1)), y.add(longer, range(1)))
@@ -274,7 +277,7 @@ def test_models_of_different_numbers_of_positions_are_rejected() -> None:
 def test_the_null_needs_two_sequences() -> None:
     one = {site: rows[:1] for site, rows in activations(0).items()}
     with pytest.raises(ValueError, match="at least two"):
-        Side(units(1)).add(one, range(1)).deranged()
+        Side(units(1), by_sequence=False).add(one, range(1)).deranged()
 
 
 @settings(max_examples=60, deadline=None)
@@ -410,4 +413,6 @@ def test_cka_of_a_concatenation_is_that_of_the_stream() -> None:
     """Only CKA adds up sums of units in the tracker, and computes them at once in the function."""
     x, y = activations(0, 40, 9), activations(1, 40, 9)
     row = measured({"a": x["last"]}, {"b": y["middle"]}, [CKA()], max_per_chunk=2, n_units=16)[0]
-    assert row["value"] == pytest.approx(cka(x["last"].flatten(0, 1), y["middle"].flatten(0, 1)).item(), abs=1e-10)
+    sequence = torch.arange(40).repeat_interleave(x["last"].shape[1])
+    expected = cka(x["last"].flatten(0, 1), y["middle"].flatten(0, 1), units=sequence).item()
+    assert row["value"] == pytest.approx(expected, abs=1e-10)

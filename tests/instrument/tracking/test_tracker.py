@@ -130,7 +130,9 @@ def test_values_are_those_of_the_function_on_captured_samples(tmp_path: Path) ->
     for row in rows_of(tmp_path):
         if row["step"] == 3 and row["measure"] == "cka":
             a, b = int(row["site_a"][-1]), int(row["site_b"][-1])
-            assert row["value"] == pytest.approx(cka(streams_a[a].double(), streams_b[b].double()).item(), abs=1e-5)
+            sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTH)
+            expected = cka(streams_a[a].double(), streams_b[b].double(), units=sequence).item()
+            assert row["value"] == pytest.approx(expected, abs=1e-5)
             pairs.append((a, b))
     assert (0, 0) in pairs and (1, 2) in pairs, "first with first, last with last"
 
@@ -195,7 +197,7 @@ def test_a_failing_measure_is_a_nan_and_one_warning(tmp_path: Path, caplog: pyte
 class Raising(CKA):
     """A measure with a fault."""
 
-    def from_moments(self, m: Any) -> Tensor:
+    def estimate(self, *sums: Any) -> Any:
         raise RuntimeError("a fault in a measure")
 
 
