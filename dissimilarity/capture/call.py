@@ -54,7 +54,8 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
             return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
         return model(inputs, **keywords)
     except (IndexError, RuntimeError) as error:
-        if inputs.is_floating_point() or inputs.ndim != 2 or "out of" not in str(error) or "memory" in str(error):
+        is_lookup = any(text in str(error) for text in ("out of range in self", "out of bounds"))
+        if inputs.is_floating_point() or inputs.ndim != 2 or not is_lookup:
             raise
         raise ValueError(
             f"{type(model).__name__} cannot read {inputs.shape[1]} tokens with ids up to {int(inputs.max())}: its "

@@ -1,6 +1,7 @@
 """The networks inside a model, each with its residual stream, found once per model."""
 
 from collections.abc import Iterator
+from itertools import takewhile
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -16,7 +17,8 @@ _found: WeakKeyDictionary[nn.Module, tuple[object, dict[str, Stream]]] = WeakKey
 def networks_of(model: nn.Module) -> dict[str, Stream]:
     """Return the streams of a model's networks, with paths in the model, by what comes before the names of their sites.
 
-    That is nothing if there is one network, and otherwise its path: `teacher.`. The first call runs each network a few
+    That is nothing if there is one network, and otherwise its path inside the module around all of them: `teacher.`,
+    `decoder.`, whatever wraps the model. The first call runs each network a few
     times on a handful of random tokens, which leaves no trace in it; later calls remember, until modules change.
     """
     actual = named_modules(model)
@@ -25,9 +27,15 @@ def networks_of(model: nn.Module) -> dict[str, Stream]:
     structure = tuple((path, id(module)) for path, module in modules.items())
     if model not in _found or _found[model][0] != structure:
         streams = _streams(modules)
-        labels = [f"{path}." if (path := stream.path.rpartition(".")[0]) else "" for stream in streams]
-        _found[model] = structure, dict(zip(labels if len(streams) > 1 else [""], streams, strict=False))
+        _found[model] = structure, dict(zip(_labels(streams), streams, strict=True))
     return _found[model][1]
+
+
+def _labels(streams: list[Stream]) -> list[str]:
+    """Return what tells the sites of each network from those of the others."""
+    paths = [stream.path.split(".")[:-1] for stream in streams]
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
+    return [".".join([*path[shared:], ""]) for path in paths]
 
 
 def _streams(modules: dict[str, nn.Module]) -> list[Stream]:

@@ -26,7 +26,8 @@ def site_table(model: nn.Module) -> dict[str, ModulePoint]:
     """Return every named site of a model and where it is read, in depth order; empty if none is found.
 
     The blocks are found inside any wrapper (a LightningModule's `net`, a `...ForCausalLM`). If a model holds several
-    networks, their sites carry the path before them: `net.blocks.0.resid_post`, `teacher.blocks.0.resid_post`.
+    networks, their sites carry the path that tells them apart: `net.blocks.0.resid_post` and
+    `teacher.blocks.0.resid_post`.
     """
     actual, table = named_modules(model), {}
     for label, stream in networks_of(model).items():

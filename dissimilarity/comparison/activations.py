@@ -30,6 +30,8 @@ Chunks = list[tuple[Acts, range]]
 
 IN_MEMORY = 2**28
 """Bytes of activations that stay in memory; more go to files that are mapped back."""
+FINGERPRINT = "fingerprint"
+"""Name of the number of a probe set in files of activations; names of activations have colons."""
 CHUNK_CACHE = 2**26
 """Bytes of a model's activations up to which its chunks stay ready for later comparisons."""
 PAIR_SUMS = 2**29
@@ -258,28 +260,35 @@ def thinned(
     return SavedActivations(source.name, arrays, None)
 
 
-def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path) -> None:
-    """Write chunks of activations to a safetensors file, in one step."""
+def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path, fingerprint: int = 0) -> None:
+    """Write chunks of activations, and the fingerprint of their probe set, to a safetensors file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{units.start:06d}:{len(units)}:{number}:{site}": tensor.contiguous()
         for number, (acts, units) in enumerate(chunks)
         for site, tensor in acts.items()
     }
-    write_tensors(tensors, path)
+    write_tensors(tensors | {FINGERPRINT: torch.tensor(fingerprint)}, path)
 
 
-def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int]) -> Chunks:
+def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int], fingerprint: int = 0) -> Chunks:
     """Load the chunks of some units from the files that one or more processes saved, mapped rather than read.
 
     Args:
         paths: files of ``save_chunks``.
         device: where the activations go.
         units: the units to load, which are consecutive.
+        fingerprint: fingerprint of the probe set.
+
+    Raises:
+        ValueError: a file is of another probe set.
     """
     saved: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for path in paths:
-        for key, tensor in read_tensors(path, str(device)).items():
+        tensors = read_tensors(path, str(device))
+        if (number := tensors.pop(FINGERPRINT, None)) is None or number.item() != fingerprint:
+            raise ValueError(f"{path} holds activations on another probe set")
+        for key, tensor in tensors.items():
             start, count, number, site = key.split(":", 3)
             saved.setdefault((int(start), int(number), int(count)), {})[site] = tensor
     chunks: Chunks = []

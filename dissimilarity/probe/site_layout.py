@@ -214,6 +214,12 @@ def _sequences(site: str, two: Tensor, three: Tensor) -> Layout:
             first, second = (two.unflatten(0, sizes) for sizes in ((2, -1), (-1, 2)))
             as_first = (three.unflatten(0, (3, -1))[:2] - first).abs().sum()
             as_second = (three.unflatten(0, (-1, 3))[:, :2] - second).abs().sum()
+            if bool(torch.minimum(as_first, as_second) > 0.1 * two.abs().sum()):  # much more than any rounding
+                raise ValueError(
+                    f"expected the samples of each sequence together at {site}, found {tuple(two.shape)} of 2 "
+                    "sequences in another order beside a third (experts read samples sorted by expert); choose another "
+                    "site"
+                )
             return Layout(sequences=1 if bool(as_second < as_first) else 0, folded=True)
     raise ValueError(
         f"expected activations whose first dimension counts sequences, found {tuple(two.shape)} of 2 sequences and "
@@ -239,18 +245,28 @@ def _with_positions(
     if place is None and tokens is not None and len(rest) > 2 and rest.count(tokens) == 1 and not is_channeled:
         # Heads are features of a token.
         return Layout(layout.sequences, layout.folded, (rest.index(tokens) + shift,))
-    place = place or _place(result, rest, own_hint, hints)
-    if place is None and tokens is not None and rest.count(tokens) == 1 and rest.index(tokens) in (0, len(rest) - 1):
-        place = "last" if rest[0] == tokens else "first"
+    by_tokens: Place | None = None
+    if tokens is not None and rest.count(tokens) == 1 and rest.index(tokens) in (0, len(rest) - 1):
+        by_tokens = "last" if rest[0] == tokens else "first"
+    if place is None:
+        place = _place(result, rest, own_hint, hints) or by_tokens
+        if by_tokens is not None and place != by_tokens:
+            # A module that mixes positions has them where others of its kind have features.
+            raise _ambiguous(site, result)
     if place is None and hints and len({entry.place for entry in hints}) == 1:
         place = hints[-1].place
     if place is None:
-        raise ValueError(
-            f"cannot tell which dimension of {tuple(result.shape)} holds the features at {site}; pass "
-            f"channels={{{site!r}: 'first'}} for (sequences, features, positions), or 'last'"
-        )
+        raise _ambiguous(site, result)
     inner = range(len(rest) - 1) if place == "last" else range(1, len(rest))
     return Layout(layout.sequences, layout.folded, (*range(1, shift), *(dim + shift for dim in inner)))
+
+
+def _ambiguous(site: str, result: Tensor) -> ValueError:
+    """Return the error for activations whose features may be in either place."""
+    return ValueError(
+        f"cannot tell which dimension of {tuple(result.shape)} holds the features at {site}; pass "
+        f"channels={{{site!r}: 'first'}} for (sequences, features, positions), or 'last'"
+    )
 
 
 def _place(
@@ -271,4 +287,9 @@ def _place(
         return same_shape[-1]
     ends: list[tuple[Place, int]] = [("first", rest[0]), ("last", rest[-1])]
     fits: list[Place] = [place for place, size in ends if size == hints[-1].features]
-    return fits[0] if len(fits) == 1 else None
+    if len(fits) == 1:
+        return fits[0]
+    last = hints[-1]
+    if last.place == "first" and result.shape == last.result.movedim(1, -1).shape:
+        return "last"
+    return "first" if last.place == "last" and result.shape == last.result.movedim(-1, 1).shape else None

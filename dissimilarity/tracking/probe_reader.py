@@ -1,8 +1,10 @@
 """How models are run on the probe set while one of them trains: their tokens, and the positions that count."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,18 @@ class ProbeReader:
                 numbers[id(alignment)] = len(self.inputs)
                 self.inputs.append(ReferenceInputs(plan, comparable, records))
             self._numbers[label] = numbers[id(alignment)]
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """A number that another probe set, or the same one read in another way, does not share."""
+        probe = self.inputs[0].plan.probe
+        options = (probe.pool, probe.control, probe.n_units, probe.channels, self.precision)
+        digest = hashlib.sha256(repr(options).encode())
+        for tensor in (probe.inputs, probe.mask):
+            if isinstance(tensor, Tensor):
+                digest.update(repr((tensor.shape, tensor.dtype)).encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return int.from_bytes(digest.digest()[:7])
 
     def number(self, label: str) -> int:
         """Return the number of the inputs on which a reference is compared; 0 for the probe set itself."""

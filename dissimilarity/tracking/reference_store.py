@@ -52,7 +52,7 @@ class ReferenceStore:
     def save(self, training: TrainingState, name: str, activations: ModelActivations) -> None:
         """Save a state of the model; if that fails, a continuation reads the checkpoint of that step."""
         try:
-            save_chunks(activations.chunks, self.path(training, name))
+            save_chunks(activations.chunks, self.path(training, name), self.reader.fingerprint)
         except Exception as error:
             log.warning("could not save the activations of %s (%s); its checkpoint has the weights", name, error)
 
@@ -105,7 +105,7 @@ class ReferenceStore:
         inputs = self.reader.inputs[0]
         with together(training.sync):
             self.owner.check()
-        chunks = self._chunks(training, name)
+        chunks = self._chunks(training, name, sites)
         if all(gathered(chunks is not None, training.sync)):
             assert chunks is not None
             return ModelActivations(inputs.plan, sites, chunks, sync=training.sync).summed()
@@ -114,16 +114,17 @@ class ReferenceStore:
         with _with_weights(training.model, weights):
             return self.reader.read(training, training.model, sites, inputs)
 
-    def _chunks(self, training: TrainingState, name: str) -> Chunks | None:
-        """Return this process's share of saved activations; None if a file is gone or damaged."""
+    def _chunks(self, training: TrainingState, name: str, sites: list[str]) -> Chunks | None:
+        """Return this process's share of saved activations; None if a file is gone, damaged, or of another probe."""
         units = {unit for _, _, unit in self.reader.own_slices(training, self.reader.inputs[0])}
         paths = sorted(self.folder.glob(f"{name}-[0-9][0-9][0-9].safetensors"))
         try:
-            chunks = load_chunks(paths, training.device, units)
+            chunks = load_chunks(paths, training.device, units, self.reader.fingerprint)
         except Exception as error:
             log.warning("could not read the activations of %s (%s); reading its checkpoint instead", name, error)
             return None
-        return chunks if {unit for _, chunk_units in chunks for unit in chunk_units} == units else None
+        has_sites = all(acts.keys() >= set(sites) for acts, _ in chunks)
+        return chunks if has_sites and {unit for _, part in chunks for unit in part} == units else None
 
 
 @contextmanager

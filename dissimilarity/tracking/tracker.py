@@ -195,7 +195,7 @@ class Tracker(Ticker):
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
-        state |= {"measured": self.references.measured}
+        state |= {"measured": self.references.measured, "probe": self.reader.fingerprint}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -204,6 +204,11 @@ class Tracker(Ticker):
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self.references.measured = state_dict["last_tick"], state_dict["measured"]
         self.store.owner.number = state_dict["training"]
+        if state_dict["probe"] != self.reader.fingerprint:
+            log.warning(
+                "the probe set differs from that of the checkpoint, so values before and after it cannot be compared; "
+                "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"
+            )
         self.tables.load_state_dict(state_dict["waiting"])
 
     def _is_scheduled(self, training: TrainingState) -> bool:

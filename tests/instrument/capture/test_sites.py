@@ -185,8 +185,12 @@ def test_the_table_is_in_depth_order_inside_any_wrapper():
 
 
 def test_two_networks_keep_their_names_apart():
-    table = site_table(Holder(net=toy(), teacher=toy()))
+    pair = Holder(net=toy(), teacher=toy())
+    table = site_table(pair)
     assert table["teacher.blocks.1.resid_post"] == ModulePoint("teacher.blocks.1", "output")
+    wrapped = site_table(Holder(model=pair))
+    assert wrapped.keys() == table.keys()
+    assert wrapped["teacher.blocks.1.resid_post"] == ModulePoint("model.teacher.blocks.1", "output")
     assert "blocks.1.resid_post" not in table
 
 

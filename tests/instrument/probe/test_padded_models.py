@@ -238,6 +238,16 @@ def test_texts_longer_than_a_model_reads_are_rejected() -> None:
             compare(net, net, tokens, "encoder.layer.0", [CKA()], n_units=3)
 
 
+def test_other_faults_of_a_model_are_not_taken_for_long_texts() -> None:
+    class TooManyExperts(LooksAhead):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.site(self.embed(tokens).topk(9).values)
+
+    net, tokens = TooManyExperts(), torch.randint(3, VOCABULARY, (6, 4))
+    with pytest.raises(RuntimeError, match=r"^selected index k out of range$"):
+        compare(net, net, tokens, "site", [CKA()], n_units=3)
+
+
 @pytest.mark.parametrize(
     ("token_ids", "start"), [({"decoder_start_token_id": 7}, 7), ({}, PAD), ({"pad_token_id": None}, 0)]
 )

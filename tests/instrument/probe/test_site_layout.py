@@ -155,6 +155,20 @@ def test_samples_of_no_sequence_are_rejected_with_their_shapes(site: str) -> Non
         compare(Experts(), Experts(), tokens_of(4, 12), site, [CKA()])
 
 
+class Sorted(Embedded):
+    """Runs its part on all tokens of the batch, sorted by expert."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        samples = self.embed(tokens).flatten(0, 1)
+        order = samples[:, 0].argsort()
+        return self.part(samples[order])[order.argsort()].unflatten(0, tokens.shape)
+
+
+def test_samples_in_an_order_of_their_own_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"together at part, found \(24, 5\) of 2 sequences in another order"):
+        compare(Sorted(1, linear), Sorted(2, linear), tokens_of(8, 12), "part", [CKA()])
+
+
 class Image(nn.Module):
     """The ways in which vision models arrange their features, all of them of the same numbers."""
 
@@ -207,6 +221,43 @@ def test_channels_of_a_convolution_are_features(site: str, length: int) -> None:
     expected = cka(*(stage.detach().transpose(1, 2).flatten(0, 1) for stage in stages))
     assert row["n_samples"] == 32 * length
     assert row["value"] == pytest.approx(float(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("width", [6, 8], ids=["as many channels as rows", "channels of their own"])
+@pytest.mark.parametrize("site", ["last", "mixed"])
+def test_features_that_a_permutation_moved_are_still_features(site: str, width: int) -> None:
+    """Rows and channels of one number: the other dimensions show which of them was moved."""
+
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, width, 1), nn.Identity()
+            self.linear, self.mixed = nn.Linear(width, width), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(self.last(self.conv(x).relu().movedim(1, -1)))
+            return self.mixed(y.relu().movedim(-1, 1))
+
+    net = Moved().double()
+    read = SiteReader(net, IMAGES, [site]).read(slice(0, 10))[site]
+    expected = net.conv(IMAGES).relu().movedim(1, -1)
+    expected = expected if site == "last" else net.linear(expected).relu()
+    assert torch.equal(read, expected.flatten(1, 2))
+
+
+class Mixer(Embedded):
+    """Runs its part along the positions of each feature."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.part(self.embed(tokens).transpose(1, 2)).transpose(1, 2)
+
+
+def test_a_linear_map_of_positions_does_not_decide_alone() -> None:
+    net, tokens = Mixer(1, lambda: nn.Linear(12, 12)), tokens_of(8, 12)
+    with pytest.raises(ValueError, match=r"of \(2, 6, 12\) holds the features at part; pass"):
+        compare(net, net, tokens, "part", [CKA()])
+    read = SiteReader(net, tokens, ["part"], channels="first").read(slice(0, 8))["part"]
+    assert torch.equal(read, net(tokens))
 
 
 def test_features_that_the_modules_do_not_determine_are_asked_for() -> None:

@@ -1,18 +1,20 @@
 """A training continues from any checkpoint; rows that need deleted data have no value and say so."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from dissimilarity import CKA
 from dissimilarity.lightning import DissimilarityTracker
 from tests.instrument.tracking.test_references import curves_of
-from tests.instrument.tracking.test_tracker import Layered, fit, rows_of, tracker_for
+from tests.instrument.tracking.test_tracker import LENGTH, SEQUENCES, Layered, fit, rows_of, tokens, tracker_for
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -91,6 +93,26 @@ def test_the_folder_of_another_training(trainings: Path, tmp_path: Path) -> None
     assert notes(tmp_path, 9)["previous"] == ""
     fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=trainings / "untracked" / "step_5.ckpt")
     assert "not of the training whose earlier states are in" in notes(tmp_path, 6)["init"]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"probe": tokens(9, SEQUENCES, LENGTH)},
+        {"mask": torch.arange(LENGTH).expand(SEQUENCES, -1) > 0},
+        {"sites": ["embedding", "layers.*"]},
+    ],
+    ids=["another probe set", "another mask", "more sites"],
+)
+def test_earlier_states_are_not_compared_on_other_samples(
+    choices: dict[str, Any], trainings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(trainings / "tracked", tmp_path / "tracked")
+    tracker = tracker_in(tmp_path / "tracked", **choices)
+    fit(tracker, Layered(), 9, ckpt_path=trainings / "checkpoints" / "step_4.ckpt")
+    assert "the model at step 0 is gone" in notes(tmp_path / "tracked", 6)["init"]
+    assert notes(tmp_path / "tracked", 9)["previous"] == ""
+    assert ("the probe set differs from that of the checkpoint" in caplog.text) == ("sites" not in choices)
 
 
 class Keys(Logger):
