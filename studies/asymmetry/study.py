@@ -119,16 +119,7 @@ def asymmetry(
     fit, reading = primary_measure.split("_", 1)
     primary = Primary(primary_models, fit, reading, primary_layer)
     findings = _measure(models, families, primary, Stitches(folder / "rows.jsonl", models.text, steps), terminal)
-    loaded = [*models.at_end, *(model for members in models.by_role.values() for model in members)]
-    notes = {
-        "models": {model.run: model.sha256 for model in loaded},
-        "steps": models.steps,
-        "published": source.published,
-        "text": {**text_size, "sha256": models.text.sha256},
-        "stitch_steps": steps,
-        "barriers": findings["barriers"],
-        "capacity": findings["capacity"],
-    }
+    notes = _notes(models, source, text_size, steps, findings)
     return Results(
         table=_table(findings["records"]),
         summary=summary(findings, notes),
@@ -137,6 +128,22 @@ def asymmetry(
         shown=terminal_tables(findings),
         next_command=_next_command(cfg, source),
     )
+
+
+def _notes(
+    models: Models, source: Source, text_size: Mapping[str, int], stitch_steps: int, findings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what provenance.json says of the measurements."""
+    loaded = [*models.at_end, *(model for members in models.by_role.values() for model in members)]
+    return {
+        "models": {model.run: model.sha256 for model in loaded},
+        "steps": models.steps,
+        "published": source.published,
+        "text": {**text_size, "sha256": models.text.sha256},
+        "stitch_steps": stitch_steps,
+        "barriers": findings["barriers"],
+        "capacity": findings["capacity"],
+    }
 
 
 def _source(cfg: DictConfig, size: Mapping[str, Any], families: Sequence[str], others: Sequence[str]) -> Source:

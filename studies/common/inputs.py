@@ -262,20 +262,6 @@ def measures_of(cfg: DictConfig) -> list[Any]:
     return [settings.instantiate(node) for node in cfg.measures.values()]
 
 
-def check_primary(cfg: DictConfig, primary: str) -> None:
-    """Check that the primary measure is among those that the config lists.
-
-    Raises:
-        ValueError: It is not.
-    """
-    labels = [measure.label for measure in measures_of(cfg)]
-    if primary not in labels:
-        raise ValueError(
-            f"study.primary_measure={primary}: expected one of the measures of this command: {', '.join(labels)}; add "
-            f"it to measures, or type study.primary_measure={labels[0] if labels else 'NAME'}"
-        )
-
-
 def sites_of_config(cfg: DictConfig) -> str | list[str] | None:
     """Return `sites` as plain values."""
     return cfg.sites if cfg.sites is None or isinstance(cfg.sites, str) else list(cfg.sites)

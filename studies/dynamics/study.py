@@ -23,7 +23,6 @@ from launch.machine import training_device
 from models import references
 from models.references import steps_of
 from studies.common.inputs import (
-    check_primary,
     load_without_weights,
     loss_of,
     measures_of,
@@ -33,6 +32,7 @@ from studies.common.inputs import (
     with_probe,
 )
 from studies.common.next_command import larger, models_override
+from studies.common.primary import check_primary
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
 from studies.dynamics.figures import figures
@@ -160,10 +160,6 @@ def _compare(
         for uri, points in zip(uris, labels.values(), strict=True)
         for label, step in points
     }
-    by_run = [[label for label, _ in points] for points in labels.values()]
-    couples = [couple for run in by_run for couple in combinations(run, 2)]
-    couples += [(a, b) for a in by_run[0] for b in by_run[1]] if len(by_run) > 1 else []
-    couples += [(a[-1], b[-1]) for a, b in list(combinations(by_run, 2))[1:]]
     table = compare_many(
         loaders,
         tokens,
@@ -172,11 +168,18 @@ def _compare(
         "matched",
         n_units=n_units,
         control=control_of(cfg.control),
-        couples=couples,
+        couples=_couples([[label for label, _ in points] for points in labels.values()]),
         on_progress=on_progress,
         mask=probe.mask,
     )
     return Measured(table, probe.notes, hashes, losses)
+
+
+def _couples(runs: list[list[str]]) -> list[tuple[str, str]]:
+    """Return the pairs of checkpoints that are compared, from the labels of each run's checkpoints."""
+    couples = [couple for run in runs for couple in combinations(run, 2)]
+    couples += [(a, b) for a in runs[0] for b in runs[1]] if len(runs) > 1 else []
+    return couples + [(a[-1], b[-1]) for a, b in list(combinations(runs, 2))[1:]]
 
 
 def _steps(uri: str, runs_dir: str, limit: int | None) -> list[int]:

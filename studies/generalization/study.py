@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from studies.common.inputs import check_primary
 from studies.common.next_command import SIZES, larger, with_all_measures
+from studies.common.primary import check_primary
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
 from studies.generalization.clusters import MIN_MODELS

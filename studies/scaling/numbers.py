@@ -169,7 +169,7 @@ def _fill(sample: _Sample, cells: Cells, reading: tuple[str, str, str], primary_
 
 def _above(between: Mapping[SizePair, Between], key: tuple[str, ...]) -> list[SizePair]:
     """Return the pairs of sizes whose excess is above 0, with the false discovery rate over pairs at the level."""
-    excess = {pair: each.excess[key] for pair, each in between.items() if key in each.excess}
+    excess = {pair: two.excess[key] for pair, two in between.items() if key in two.excess}
     tested = {pair: interval for pair, interval in excess.items() if math.isfinite(interval.p)}
     if not tested:
         return []

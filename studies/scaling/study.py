@@ -23,7 +23,6 @@ from launch.machine import training_device
 from studies.common.inputs import (
     SharedProbe,
     Subject,
-    check_primary,
     load_without_weights,
     loss_of,
     measures_of,
@@ -33,6 +32,7 @@ from studies.common.inputs import (
     with_probe,
 )
 from studies.common.next_command import larger, with_all_measures
+from studies.common.primary import check_primary
 from studies.common.results import Results
 from studies.common.runs import config_of, entry
 from studies.common.trainings import Sweep, size_of, trained

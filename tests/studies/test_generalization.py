@@ -55,7 +55,7 @@ def planted(gaps: list[float], models: int = 12, with_groups: bool = True, seed:
         split: {(a, b): 0.95 - (a != b) * fall - 0.02 * rng.random((8, LAYERS + 1)) for a, b in kinds}
         for split in accuracies
     }
-    points = np.concatenate([rng.normal(6 * (gap > 0), 1, (models // 2, 3)), rng.standard_normal((models // 2, 3))])
+    points = np.concatenate([rng.normal(9 * (gap > 0), 1, (models // 2, 3)), rng.standard_normal((models // 2, 3))])
     barriers = {name: squareform(pdist(points)) for name in BARRIERS}
     late = 2 * max(gaps)
     earlier = {step: table(models, [0, 0, *[late if step > 8 else 0] * 2], seed + step) for step in (0, 8, 64)}
