@@ -88,7 +88,7 @@ def over_units(values: Sequence[float]) -> Interval:
         return Interval(mean, mean, mean, float(mean == 0), count)
     test = stats.ttest_1samp(values, 0)
     low, high = test.confidence_interval(1 - LEVEL)
-    return Interval(mean, float(low), float(high), float(test.pvalue), count)  # pyright: ignore[reportAttributeAccessIssue]
+    return Interval(mean, float(low), float(high), float(test.pvalue), count)  # pyright: ignore
 
 
 def no_interval(models: int) -> str:

@@ -94,7 +94,7 @@ def test_permuted_correlations_are_those_of_each_permutation() -> None:
     evidence = Evidence(far, TRUTH, TRUTH, accuracy)
     orders = np.stack([np.random.default_rng(seed).permutation(12) for seed in range(5)])
     gaps = np.abs(accuracy[orders][:, PAIRS[0]] - accuracy[orders][:, PAIRS[1]])
-    expected = [stats.spearmanr(far[PAIRS], gap).statistic for gap in gaps]  # pyright: ignore
+    expected = np.array([float(stats.spearmanr(far[PAIRS], gap).statistic) for gap in gaps])  # pyright: ignore
     np.testing.assert_allclose(permuted_statistics("spearman", evidence, orders), expected)
 
 
