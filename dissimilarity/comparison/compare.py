@@ -66,7 +66,8 @@ def compare(
 ) -> pa.Table:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
-    At most one batch of activations is in memory, so memory is that of the sums, whatever the number of tokens.
+    At most one batch of activations is in memory, so memory is that of the sums: some matrices per pair of sites, and
+    one vector per sequence and site, whatever the number of tokens.
 
     Args:
         a: a module, called as ``model(tokens)``, with a mask of padding if it takes one; or saved activations: a

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,14 +142,14 @@ def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> in
 
 def forked_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a study's `python train.py -m ...` run in forks of this process, which need not import anything."""
-    monkeypatch.setattr("studies.common.trainings.subprocess", SimpleNamespace(run=_forked))
+    monkeypatch.setattr("studies.common.trainings.exit_code", _forked)
 
 
-def _forked(command: list[str], check: bool) -> SimpleNamespace:
+def _forked(command: list[str]) -> int | None:
     process = FORK.Process(target=_command, args=(command[1:],))
     process.start()
     process.join(300)
-    return SimpleNamespace(returncode=process.exitcode)
+    return process.exitcode
 
 
 def _command(argv: list[str]) -> None:
