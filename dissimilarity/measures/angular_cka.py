@@ -80,8 +80,8 @@ class AngularCKA(MomentMeasure):
 
     Args:
         debiased: whether to use the unbiased HSIC instead of the biased one.
-        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
-            ``sample`` is, as in the literature.
+        units: what the unbiased HSIC takes as independent: ``sequence`` (whole sequences, wherever they are known)
+            or ``sample`` (each sample, as in the literature).
     """
 
     higher_is_more_similar: ClassVar[bool] = False

@@ -73,8 +73,8 @@ class DistanceCorrelation(SampleMeasure):
         debiased: whether to return the squared U-statistic instead of the root of the V-statistic.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
-        units: whether whole ``sequence``s are the units of the debiased value, wherever they are known, or each
-            ``sample`` is, as in the literature.
+        units: what the debiased value takes as independent: ``sequence`` (whole sequences, wherever they are known)
+            or ``sample`` (each sample, as in the literature).
     """
 
     higher_is_more_similar: ClassVar[bool] = True

@@ -108,8 +108,8 @@ class MinibatchCKA(SampleMeasure):
         batch: samples per minibatch.
         max_samples: maximum number of samples in a comparison of models.
         seed: selects those samples.
-        units: whether whole ``sequence``s are the units of HSIC, wherever they are known, or each ``sample`` is, as in
-            the literature.
+        units: what HSIC takes as independent: ``sequence`` (whole sequences, wherever they are known)
+            or ``sample`` (each sample, as in the literature).
     """
 
     full_state_update: ClassVar[bool | None] = False

@@ -85,8 +85,8 @@ class RBFCKA(SampleMeasure):
         bandwidth: sigma in units of the median distance.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
-        units: whether whole ``sequence``s are the units of the unbiased HSIC, wherever they are known, or each
-            ``sample`` is, as in the literature.
+        units: what the unbiased HSIC takes as independent: ``sequence`` (whole sequences, wherever they are known)
+            or ``sample`` (each sample, as in the literature).
     """
 
     higher_is_more_similar: ClassVar[bool] = True
