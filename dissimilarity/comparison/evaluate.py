@@ -91,8 +91,8 @@ def _result(measure: Measure, side: Side, pair: SitePair, value: float, stderr: 
     note = ""
     if math.isnan(value):
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
-    elif side.lengths.n_units < 2:
-        note = f"{measure.label} has no standard error: it needs 2 units of 2 sequences each: pass 4 or more sequences"
+    elif (sequences := len(side.lengths.units)) < 4:
+        note = f"{measure.label} has no standard error: it needs 4 sequences in 2 units and has {sequences}: pass more"
     return {"value": value, "stderr": stderr, "null": null, "n_samples": n, "note": note}
 
 

@@ -113,8 +113,14 @@ def test_the_number_of_units_changes_the_error_bar_alone() -> None:
     for row, other in zip(three, ten, strict=True):
         assert row["value"] == pytest.approx(other["value"], abs=1e-6)
         assert 0.2 < row["stderr"] / other["stderr"] < 5
-    for row in table(a, b, tokens(), n_units=1):
-        assert math.isnan(row["stderr"]) and "has no standard error" in row["note"]
+    assert all(math.isnan(row["stderr"]) and not row["note"] for row in table(a, b, tokens(), n_units=1))
+
+
+@pytest.mark.parametrize("sequences", [2, 3])
+def test_too_few_sequences_for_an_error_bar_are_a_note(sequences: int) -> None:
+    for row in table(model(), model(seed=1), tokens(sequences), SITES, [Procrustes()]):
+        assert math.isfinite(row["value"]) and math.isnan(row["stderr"])
+        assert row["note"].endswith(f"it needs 4 sequences in 2 units and has {sequences}: pass more")
 
 
 def test_outputs_are_compared_at_the_logits_beside_the_layers() -> None:
