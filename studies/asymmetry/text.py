@@ -70,10 +70,13 @@ def terminal_tables(findings: Mapping[str, Any]) -> list[FittedTable]:
 def _answer(findings: Mapping[str, Any]) -> str:
     """Return the first paragraph: the primary claim, then what is exploratory."""
     primary, claim = findings["primary"], findings["primary_claim"]
-    words = _criterion(primary.fit, primary.reading)
+    words = f"{_criterion(primary.fit, primary.reading)}, {primary.where}"
     sentences = [
-        _cost(findings["families"], primary.kinship, claim, f"{words}, {primary.where}"),
-        "This is the primary claim; everything else is exploratory.",
+        f"{_cost(findings['families'], primary.kinship, claim, words)} This is the primary claim; everything else is "
+        "exploratory."
+        if math.isfinite(claim.mean)
+        else f"No {primary.kinship} models were stitched in both directions, so the primary claim has no value; "
+        "everything here is exploratory."
     ]
     for kinship in KINSHIPS:
         paper = findings["claims"]["A", kinship, *CRITERIA[0]]

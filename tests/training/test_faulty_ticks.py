@@ -72,7 +72,7 @@ WHOLLY: dict[str, tuple[Any, str, Exception]] = {
     "capture, memory": (probe_reader, "read_chunks", MemoryError("no memory")),
     "capture, device": (probe_reader, "read_chunks", OUT_OF_MEMORY),
     "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
-    "measure": (CKA, "from_moments", TypeError("a fault in a measure")),
+    "measure": (CKA, "estimate", TypeError("a fault in a measure")),
 }
 
 
@@ -193,7 +193,7 @@ from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
 
 FAULTS = {
-    0: (1, CKA, "from_moments", RuntimeError),
+    0: (1, CKA, "estimate", RuntimeError),
     1: (1, probe_reader, "read_chunks", MemoryError),
     2: (0, Side, "add", TypeError),
     4: (1, Cross, "add", OSError),
@@ -245,7 +245,7 @@ def test_a_fault_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
     notes = {step: {row["note"] for row in rows if row["step"] == step} - {""} for step in (0, 1, 2, 4, 8, 11)}
-    assert notes[0] and all("process 1: " in note and "a fault in from_moments" in note for note in notes[0])
+    assert notes[0] and all("process 1: " in note and "a fault in estimate" in note for note in notes[0])
     assert notes[1] == {"RuntimeError: process 1: MemoryError: a fault in read_chunks"}
     assert notes[2] == {"TypeError: a fault in add"}
     assert notes[4] == {"RuntimeError: process 1: OSError: a fault in add"}

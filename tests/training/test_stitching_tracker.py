@@ -66,7 +66,7 @@ def test_a_killed_run_ends_with_the_same_records(whole: Path, tmp_path: Path, st
 
 
 def test_a_record_says_what_the_budget_skipped(tmp_path: Path) -> None:
-    assert in_process(stitched(tmp_path, **{"callbacks.stitching.budget": 0.0})) == 0
+    assert in_process(stitched(tmp_path, **{"callbacks.stitching.budget": 1e-9})) == 0
     notes = [row.get("note", "") for row in rows_of(tmp_path)]
     assert "skipped: over budget" in notes
 

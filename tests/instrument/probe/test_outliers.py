@@ -30,7 +30,7 @@ def features(seed: int, outliers: Any = (), norm: float = 300.0) -> Tensor:
 
 
 def row(x: Tensor, y: Tensor, **control: Any) -> dict[str, Any]:
-    (record,) = compare({"s": x}, {"s": y}, measures=[CKA()], control=Control(**control)).to_pylist()
+    (record,) = compare({"s": x}, {"s": y}, measures=[CKA(units="sample")], control=Control(**control)).to_pylist()
     return record
 
 
@@ -106,7 +106,7 @@ def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
         picked += [(sequence, at) for at in allowed if at != allowed[int(np.argmax(score))]]
     both: list[Any] = [(a, b, tokens()), (saved[0], saved[1])]
     for sides in both:
-        for record in compare(*sides, measures=[CKA()], control=control).to_pylist():
+        for record in compare(*sides, measures=[CKA(units="sample")], control=control).to_pylist():
             x, y = (
                 torch.stack([side[record[key]][place] for place in picked])
                 for side, key in zip(saved, ("site_a", "site_b"), strict=True)
@@ -120,7 +120,9 @@ def test_both_sides_and_all_sites_keep_the_same_samples() -> None:
 def test_pooling_reads_the_positions_that_count_and_samples_are_scaled_after_it(pool: Any) -> None:
     x, y = features(0), features(1)
     control = Control(skip_first=2, every=3, normalize="layer_norm")
-    (record,) = compare({"s": x}, {"s": y}, measures=[CKA()], pool=pool, control=control, n_units=4).to_pylist()
+    (record,) = compare(
+        {"s": x}, {"s": y}, measures=[CKA(units="sample")], pool=pool, control=control, n_units=4
+    ).to_pylist()
     pooled = [(rows[:, 2::3].mean(1) if pool == "mean" else rows[:, 2::3][:, -1]).double() for rows in (x, y)]
     scaled = [(rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True) for rows in pooled]
     assert record["value"] == pytest.approx(cka(scaled[0], scaled[1]).item(), abs=1e-5)
@@ -129,7 +131,7 @@ def test_pooling_reads_the_positions_that_count_and_samples_are_scaled_after_it(
 def test_control_applies_to_the_subset_of_sample_measures() -> None:
     """Sample measures read their samples in a separate pass if more sequences are saved."""
     x, y = torch.randn(600, 3, 8), torch.randn(600, 3, 8)
-    measures = [MutualKNN(max_samples=128, k=5), CKA()]
+    measures = [MutualKNN(max_samples=128, k=5), CKA(units="sample")]
     control = Control(drop_top_norm=1, normalize="unit_norm")
     both = compare({"s": x}, {"s": y}, measures=measures, control=control).to_pylist()
     norms = {"a": x.norm(dim=-1), "b": y.norm(dim=-1)}
@@ -174,14 +176,14 @@ def test_a_control_that_leaves_nothing_is_rejected() -> None:
         row(features(0), features(1), skip_first=60, drop_top_norm=4)
     flat = {"s": torch.randn(30, 4)}
     with pytest.raises(ValueError, match="activations of shape .* have none"):
-        compare(flat, flat, measures=[CKA()], control=Control(skip_first=1))
+        compare(flat, flat, measures=[CKA(units="sample")], control=Control(skip_first=1))
     other = {"s": torch.randn(20, 4, 3), "t": torch.randn(20, 5, 3)}
     with pytest.raises(ValueError, match="the sites have different ones"):
-        compare(other, other, measures=[CKA()], control=Control(drop_top_norm=1))
+        compare(other, other, measures=[CKA(units="sample")], control=Control(drop_top_norm=1))
 
 
 @pytest.mark.parametrize("width", [5, 300])
-@pytest.mark.parametrize("measure", [CKA(), MutualKNN(max_samples=100)])
+@pytest.mark.parametrize("measure", [CKA(units="sample"), MutualKNN(max_samples=100)])
 def test_the_share_of_the_first_component_is_the_largest_eigenvalue_over_the_trace(width: int, measure: Any) -> None:
     rows = torch.randn(10, 40, width) * torch.linspace(1, 2, width) + 100
     side = make_plan(ProbeSet(Extent(10, 40), n_units=5), [measure]).side(["s"])

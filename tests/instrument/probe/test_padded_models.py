@@ -144,7 +144,7 @@ def test_the_value_is_that_of_every_text_alone(name: str) -> None:
             tokens, mask = padded(extra, side)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore" if name == "unmasked" else "error", UserWarning)
-                row = compare(a, b, tokens, site, [CKA()], mask=mask, n_units=3).to_pylist()[0]
+                row = compare(a, b, tokens, site, [CKA(units="sample")], mask=mask, n_units=3).to_pylist()[0]
             assert row["n_samples"] == int(LENGTHS.sum())
             values.append(row["value"])
     assert values[0] == pytest.approx(expected, abs=1e-9)
@@ -155,15 +155,15 @@ def test_other_entry_points_give_the_same_values(tmp_path: Path) -> None:
     tokens, mask = padded(4, "left")
     a, b, site = net_of("encoder", 1), net_of("encoder", 2), MODELS["encoder"][1]
     expected = pytest.approx(float(cka(alone(a, site), alone(b, site))), abs=1e-9)
-    many = compare_many({"a": a, "b": lambda: b}, tokens, site, [CKA()], mask=mask, n_units=3)
+    many = compare_many({"a": a, "b": lambda: b}, tokens, site, [CKA(units="sample")], mask=mask, n_units=3)
     saved = [
         save_activations(net, tokens, tmp_path / f"{seed}.safetensors", site, mask=mask)
         for seed, net in enumerate((a, b))
     ]
-    both = compare(saved[0], saved[1], ProbeSet(None, mask, n_units=3), measures=[CKA()])
-    mixed = compare(saved[0], b, tokens, site, [CKA()], mask=mask, n_units=3)
+    both = compare(saved[0], saved[1], ProbeSet(None, mask, n_units=3), measures=[CKA(units="sample")])
+    mixed = compare(saved[0], b, tokens, site, [CKA(units="sample")], mask=mask, n_units=3)
     tokenized = transformers.BatchEncoding({"input_ids": tokens, "attention_mask": mask.long()})
-    encoded = compare(a, b, tokenized, site, [CKA()], n_units=3)
+    encoded = compare(a, b, tokenized, site, [CKA(units="sample")], n_units=3)
     for table in (many, both, mixed, encoded):
         assert table["value"][0].as_py() == expected
 
@@ -185,7 +185,7 @@ def test_a_mask_that_is_not_used_is_reported() -> None:
 
     tokens, mask = padded(3, "right")
     with pytest.warns(UserWarning, match="takes attention_mask and still reads padding"):
-        compare(Deaf(), Deaf(), tokens, "site", [CKA()], mask=mask, n_units=3)
+        compare(Deaf(), Deaf(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
 
 
 def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
@@ -195,7 +195,7 @@ def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
             return super().forward(tokens)
 
     tokens, mask = padded(0, "right")
-    row = compare(OneLength(), OneLength(), tokens, "site", [CKA()], mask=mask, n_units=3).to_pylist()[0]
+    row = compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3).to_pylist()[0]
     assert row["n_samples"] == int(LENGTHS.sum())
 
 
@@ -205,7 +205,11 @@ def test_positions_are_counted_from_the_start_of_the_text(control: Control) -> N
     values = []
     for side, extra in (("right", 0), ("left", 0), ("left", 7)):
         tokens, mask = padded(extra, side)
-        values.append(compare(a, b, tokens, "layers.0", [CKA()], mask=mask, n_units=3, control=control).to_pylist()[0])
+        values.append(
+            compare(a, b, tokens, "layers.0", [CKA(units="sample")], mask=mask, n_units=3, control=control).to_pylist()[
+                0
+            ]
+        )
     assert len({(row["value"], row["n_samples"]) for row in values}) == 1
     if control.skip_first:
         expected = float(cka(alone(a, "layers.0", 1), alone(b, "layers.0", 1)))
@@ -220,7 +224,7 @@ def test_longformer_is_compared_at_its_tokens_alone() -> None:
         torch.manual_seed(seed)
         nets.append(transformers.LongformerModel(transformers.LongformerConfig(**config)).eval())
     tokens, site = torch.randint(3, VOCABULARY, (12, 10)), "encoder.layer.0"
-    row = compare(nets[0], nets[1], tokens, site, [CKA(), Procrustes()]).to_pylist()[0]
+    row = compare(nets[0], nets[1], tokens, site, [CKA(units="sample"), Procrustes()]).to_pylist()[0]
     samples = []
     for net in nets:
         with capture(net, site) as acts:
@@ -235,7 +239,7 @@ def test_texts_longer_than_a_model_reads_are_rejected() -> None:
     net = transformers.RobertaModel(transformers.RobertaConfig(**{**TEXT, "max_position_embeddings": 12})).eval()
     for tokens in (torch.randint(3, VOCABULARY, (6, 12)), torch.full((6, 4), VOCABULARY)):
         with pytest.raises(ValueError, match=rf"RobertaModel cannot read {tokens.shape[1]} tokens with ids up to"):
-            compare(net, net, tokens, "encoder.layer.0", [CKA()], n_units=3)
+            compare(net, net, tokens, "encoder.layer.0", [CKA(units="sample")], n_units=3)
 
 
 def test_other_faults_of_a_model_are_not_taken_for_long_texts() -> None:
@@ -245,7 +249,7 @@ def test_other_faults_of_a_model_are_not_taken_for_long_texts() -> None:
 
     net, tokens = TooManyExperts(), torch.randint(3, VOCABULARY, (6, 4))
     with pytest.raises(RuntimeError, match=r"^selected index k out of range$"):
-        compare(net, net, tokens, "site", [CKA()], n_units=3)
+        compare(net, net, tokens, "site", [CKA(units="sample")], n_units=3)
 
 
 @pytest.mark.parametrize(
@@ -263,5 +267,5 @@ def test_a_decoder_that_demands_its_input_reads_the_text_shifted_by_one(token_id
         with capture(net, site) as acts:
             net(tokens, decoder_input_ids=shifted)
         streams.append(acts[site].flatten(0, 1).double())
-    row = compare(nets[0], nets[1], tokens, site, [CKA()]).to_pylist()[0]
+    row = compare(nets[0], nets[1], tokens, site, [CKA(units="sample")]).to_pylist()[0]
     assert row["value"] == pytest.approx(float(cka(streams[0], streams[1])), abs=1e-6)

@@ -110,12 +110,14 @@ def tokens_of(sequences: int, length: int) -> Tensor:
 def test_samples_are_those_of_each_sequence_alone(name: str, shape: tuple[int, int]) -> None:
     family, part, site = LAYOUTS[name]
     a, b, tokens = family(1, part), family(2, part), tokens_of(*shape)
-    row = compare(a, b, tokens, site, [CKA()]).to_pylist()[0]
+    row = compare(a, b, tokens, site, [CKA(units="sample")]).to_pylist()[0]
     x, y = (alone(net, site, tokens) for net in (a, b))
     assert row["n_samples"] == tokens.numel()
     assert row["value"] == pytest.approx(float(cka(x, y)), abs=1e-9)
     # The error bar and the null tell the samples of one sequence from those of one position.
-    saved = compare({"x": x.unflatten(0, shape)}, {"y": y.unflatten(0, shape)}, measures=[CKA()]).to_pylist()[0]
+    saved = compare(
+        {"x": x.unflatten(0, shape)}, {"y": y.unflatten(0, shape)}, measures=[CKA(units="sample")]
+    ).to_pylist()[0]
     assert all(row[column] == pytest.approx(saved[column], abs=1e-9) for column in ("value", "stderr", "null"))
 
 
@@ -127,8 +129,8 @@ def test_saved_and_many_have_the_same_samples(name: str, tmp_path: Path) -> None
     saved = [
         save_activations(net, tokens, tmp_path / f"{label}.safetensors", site) for label, net in (("a", a), ("b", b))
     ]
-    assert compare(saved[0], saved[1], measures=[CKA()])["value"][0].as_py() == expected
-    assert compare_many({"a": a, "b": b}, tokens, site, [CKA()])["value"][0].as_py() == expected
+    assert compare(saved[0], saved[1], measures=[CKA(units="sample")])["value"][0].as_py() == expected
+    assert compare_many({"a": a, "b": b}, tokens, site, [CKA(units="sample")])["value"][0].as_py() == expected
 
 
 class Experts(nn.Module):
@@ -152,7 +154,7 @@ def test_samples_of_no_sequence_are_rejected_with_their_shapes(site: str) -> Non
         r"at all, found activations \(4, 13, 6\) of tokens \(4, 12\)" if site == "all" else f"of 3 at {site}; choose"
     )
     with pytest.raises(ValueError, match=expected):
-        compare(Experts(), Experts(), tokens_of(4, 12), site, [CKA()])
+        compare(Experts(), Experts(), tokens_of(4, 12), site, [CKA(units="sample")])
 
 
 class Sorted(Embedded):
@@ -166,7 +168,7 @@ class Sorted(Embedded):
 
 def test_samples_in_an_order_of_their_own_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"together at part, found \(24, 5\) of 2 sequences in another order"):
-        compare(Sorted(1, linear), Sorted(2, linear), tokens_of(8, 12), "part", [CKA()])
+        compare(Sorted(1, linear), Sorted(2, linear), tokens_of(8, 12), "part", [CKA(units="sample")])
 
 
 class Image(nn.Module):
@@ -216,7 +218,7 @@ class Signal(nn.Module):
 def test_channels_of_a_convolution_are_features(site: str, length: int) -> None:
     x = torch.randn(32, 4, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     a, b = Signal(1), Signal(2)
-    row = compare(a, b, x, site, [CKA()]).to_pylist()[0]
+    row = compare(a, b, x, site, [CKA(units="sample")]).to_pylist()[0]
     stages = [{"conv": net.conv(x), "norm": net.norm(net.conv(x)), "act": net(x)}[site] for net in (a, b)]
     expected = cka(*(stage.detach().transpose(1, 2).flatten(0, 1) for stage in stages))
     assert row["n_samples"] == 32 * length
@@ -255,7 +257,7 @@ class Mixer(Embedded):
 def test_a_linear_map_of_positions_does_not_decide_alone() -> None:
     net, tokens = Mixer(1, lambda: nn.Linear(12, 12)), tokens_of(8, 12)
     with pytest.raises(ValueError, match=r"of \(2, 6, 12\) holds the features at part; pass"):
-        compare(net, net, tokens, "part", [CKA()])
+        compare(net, net, tokens, "part", [CKA(units="sample")])
     read = SiteReader(net, tokens, ["part"], channels="first").read(slice(0, 8))["part"]
     assert torch.equal(read, net(tokens))
 
@@ -264,9 +266,9 @@ def test_features_that_the_modules_do_not_determine_are_asked_for() -> None:
     """A square of channels and positions that two kinds of modules have returned could be either."""
     net, images = Image(3), torch.cat([IMAGES[..., :6]], -1)
     with pytest.raises(ValueError, match=r"at mixed; pass channels=\{'mixed': 'first'\} for"):
-        compare(net, net, images, "mixed", [CKA()])
-    first = compare(net, net, images, "mixed", [CKA()], channels="first")
-    last = compare(net, net, images, "mixed", [CKA()], channels={"mix*": "last"})
+        compare(net, net, images, "mixed", [CKA(units="sample")])
+    first = compare(net, net, images, "mixed", [CKA(units="sample")], channels="first")
+    last = compare(net, net, images, "mixed", [CKA(units="sample")], channels={"mix*": "last"})
     assert first["n_samples"][0].as_py() == last["n_samples"][0].as_py() == 90
     read = SiteReader(net, images, ["mixed"], channels="first").read(slice(0, 10))["mixed"]
     assert torch.equal(read, net(images).movedim(1, -1).flatten(1, 2))
@@ -275,14 +277,14 @@ def test_features_that_the_modules_do_not_determine_are_asked_for() -> None:
 def test_saved_images_are_read_back(tmp_path: Path) -> None:
     net = Image()
     path = save_activations(net, IMAGES, tmp_path / "net.safetensors", "conv")
-    row = compare(path, net, IMAGES, "conv", [CKA()]).to_pylist()[0]
+    row = compare(path, net, IMAGES, "conv", [CKA(units="sample")]).to_pylist()[0]
     assert (row["value"], row["n_samples"]) == (pytest.approx(1, abs=1e-12), 150)
 
 
 def test_arrays_of_images_take_their_channels_from_the_user() -> None:
     x = net_output = Image().conv(IMAGES).detach()
     with pytest.raises(ValueError, match=r"of \(10, 4, 3, 5\) holds the features at x; pass channels=\{'x': 'first'\}"):
-        compare({"x": x}, {"x": x}, measures=[CKA()])
-    row = compare({"x": x}, {"x": net_output**3}, measures=[CKA()], channels="first").to_pylist()[0]
+        compare({"x": x}, {"x": x}, measures=[CKA(units="sample")])
+    row = compare({"x": x}, {"x": net_output**3}, measures=[CKA(units="sample")], channels="first").to_pylist()[0]
     expected = cka(*(array.movedim(1, -1).flatten(0, 2) for array in (x, x**3)))
     assert (row["value"], row["n_samples"]) == (pytest.approx(float(expected), abs=1e-9), 150)
