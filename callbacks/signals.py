@@ -139,7 +139,7 @@ def _end(signum: int) -> None:
 
 
 def _unwatched() -> None:
-    """Let a forked process, which has no such thread and would report to its parent's, begin anew."""
+    """Reset a forked process: the watching thread stays in its parent, which its signals must not reach."""
     if _state["watched"]:
         signal.set_wakeup_fd(-1)
         _state.update(watched=False, kill=None)
