@@ -32,14 +32,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture
 def runs(written: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     """Return a copy in the working directory, from which Python imports, and a canary that must not appear."""
-    shutil.copytree(written.home, tmp_path, dirs_exist_ok=True)
+    copy = written.copied_to(tmp_path)
     canary = tmp_path / "CANARY"
     payload(tmp_path, canary)
     torch.save(torch.zeros(1), tmp_path / "CANARY.pkl")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "artifacts"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield Runs(tmp_path, written.tokenizer, written.home)
+    yield copy
     monkeypatch.undo()
     imported = {name for name in sys.modules if name == "payload" or name.startswith("runs.")}
     for name in imported:

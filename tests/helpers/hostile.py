@@ -1,6 +1,7 @@
 """What an attacker may put into files: tricks that would leave a canary, and run files that contain them."""
 
 import json
+import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,6 +191,11 @@ class Runs:
     home: Path
     tokenizer: Tokenizer
     pristine: Path
+
+    def copied_to(self, folder: Path) -> "Runs":
+        """Copy the runs into a folder, where a test may change them."""
+        shutil.copytree(self.home, folder, dirs_exist_ok=True)
+        return Runs(folder, self.tokenizer, self.home)
 
     @classmethod
     def at(cls, home: Path) -> "Runs":

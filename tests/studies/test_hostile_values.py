@@ -25,9 +25,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def runs(written: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    shutil.copytree(written.home, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return Runs(tmp_path, written.tokenizer, written.home)
+    return written.copied_to(tmp_path)
 
 
 BYTE_PAIRS = "data.tokenizers.BytePairs"
