@@ -23,9 +23,9 @@ INSTRUMENT = {
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
-    "comparison": {"capture", "tables", "probe", "moments", "measures", "measures/base"},
+    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables"},
+    "figures": {"capture", "tables", "inference"},
     "loading": {"capture", "tables"},
     "tracking": {"capture", "tables", "probe", "moments", "measures/base", "comparison", "stitching", "figures"},
 }

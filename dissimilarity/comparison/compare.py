@@ -47,6 +47,7 @@ COLUMNS = (
     "null",
     "calibrated",
     "n_samples",
+    "n_units",
     "first_pc_a",
     "first_pc_b",
     "note",
@@ -93,8 +94,8 @@ def compare(
 
     Returns:
         a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
-        identical, 0 = as far as the null), n_samples, first_pc_a and first_pc_b (the share of each site's variance in
-        its first principal component) and note (why a value is missing).
+        identical, 0 = as far as the null), n_samples, n_units (units behind stderr), first_pc_a and first_pc_b (the
+        share of each site's variance in its first principal component) and note (why a value is missing).
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same

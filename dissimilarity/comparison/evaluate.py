@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
@@ -22,7 +24,7 @@ BATCH_NUMBERS = 2**20
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
-"""Result of a measure at a pair of sites: value, stderr, null, n_samples, note."""
+"""Result of a measure at a pair of sites: value, influence, null, n_samples, note."""
 
 
 def evaluate(
@@ -38,8 +40,9 @@ def evaluate(
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
 
     Returns:
-        records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, n_samples, note. A value
-        that cannot be computed is NaN, and note says why: never a number that reads as "identical".
+        records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, n_samples, n_units, note,
+        and influence, that of each unit on the value. A value that cannot be computed is NaN, and note says why: never
+        a number that reads as "identical".
     """
     results: dict[tuple[str, SitePair], Result] = {}
     problems = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
@@ -63,6 +66,8 @@ def evaluate(
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
                 derived = {
                     "dissimilarity": measure.to_dissimilarity(result["value"]),
+                    "stderr": stderr_of_influence(result["influence"]).item(),
+                    "n_units": len(result["influence"]),
                     "calibrated": measure.calibrated(result["value"], result["null"]),
                 }
                 records.append({**names, **result, **derived})
@@ -82,18 +87,18 @@ def _samples_of(measure: Measure, side: Side, site: str) -> int:
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    nan = math.nan
-    return {"value": nan, "stderr": nan, "null": nan, "n_samples": _samples_of(measure, side, site), "note": note}
+    n, influence = _samples_of(measure, side, site), torch.full((side.lengths.n_units,), math.nan)
+    return {"value": math.nan, "influence": influence, "null": math.nan, "n_samples": n, "note": note}
 
 
-def _result(measure: Measure, side: Side, pair: SitePair, value: float, stderr: float, null: float) -> Result:
+def _result(measure: Measure, side: Side, pair: SitePair, value: float, influence: Tensor, null: float) -> Result:
     n = _samples_of(measure, side, pair[0])
     note = ""
     if math.isnan(value):
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
     elif (sequences := len(side.lengths.units)) < 4:
         note = f"{measure.label} has no standard error: it needs 4 sequences in 2 units and has {sequences}: pass more"
-    return {"value": value, "stderr": stderr, "null": null, "n_samples": n, "note": note}
+    return {"value": value, "influence": influence, "null": null, "n_samples": n, "note": note}
 
 
 def _too_few(measure: Measure, side: Side, site: str) -> str:
@@ -160,13 +165,13 @@ def _estimated(
         n, first = ({key: value[:, None] for key, value in m.items()} for m in (unit_counts, x.sums.units[site]))
         second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
         units = join(n, first, second, cross.sums_of(site, partners)[1])
-        value, stderr = measure.estimate(totals, units, *terms)
+        value, influence = measure.estimate(totals, units, *terms)
     else:
         value = measure.from_terms(totals, *terms)
-        stderr = torch.full_like(value, math.nan)
+        influence = value.new_full((x.lengths.n_units, *value.shape), math.nan)
     nulls = torch.full_like(value, math.nan) if null is None else measure.from_terms(joined(null), *terms)
-    numbers = zip(pairs, value.tolist(), stderr.tolist(), nulls.tolist(), strict=True)
-    return [(pair, _result(measure, x, pair, *estimates)) for pair, *estimates in numbers]
+    estimates = zip(pairs, value.tolist(), influence.cpu().unbind(1), nulls.tolist(), strict=True)
+    return [(pair, _result(measure, x, pair, number, share, null)) for pair, number, share, null in estimates]
 
 
 def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
@@ -195,14 +200,15 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
     first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
     units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
-    value, stderr = measure.estimate(first, second, units)
+    value, influence = measure.estimate(first, second, units)
+    influence = torch.nn.functional.pad(influence, (0, x.lengths.n_units - len(influence))).cpu()
     null, note = math.nan, ""
     if with_null and len(units) < 2 * subset.roll:
         note = f"{measure.label} has no null: {subset.roll} of its {len(units)} samples are from one sequence"
     elif with_null:
         order = torch.arange(len(units), device=units.device).roll(subset.roll)
         null = measure.between(first, measure.rearrange(second, order)).item()
-    result = _result(measure, x, pair, value.item(), stderr.item(), null)
+    result = _result(measure, x, pair, value.item(), influence, null)
     return {**result, "note": result["note"] or note}
 
 

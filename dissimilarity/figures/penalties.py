@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dissimilarity.figures.run import CONFIDENCE
 from dissimilarity.figures.style import STYLE, colors_of, short_names, write_figure
 
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
     "from": {"linestyle": ":", "marker": "o", "markerfacecolor": "white"},
 }
+
+CONFIDENCE = 1.96
 
 
 def draw_penalties(

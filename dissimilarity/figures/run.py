@@ -37,6 +37,7 @@ from dissimilarity.figures.style import (
     without_layer,
     write_figure,
 )
+from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, select
 from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
@@ -44,7 +45,6 @@ from dissimilarity.tables.journal import Journal
 
 REFERENCES_PER_FIGURE = 4
 MARKED_POINTS = 24
-CONFIDENCE = 1.96
 
 
 def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
@@ -100,7 +100,7 @@ def run_figures(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]]
 
 
 def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> Figure:
-    """Draw the curves of a table: dissimilarity by training step, with 95 % intervals (1.96 standard errors) and null.
+    """Draw the curves of a table: dissimilarity by training step, with 95 % intervals and null.
 
     Args:
         table: records of the curves schema, of any references and measures.
@@ -113,7 +113,7 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
 
     Example:
         >>> at = {"tokens": 0, "reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "note": ""}
-        >>> values = {"value": 0.9, "dissimilarity": 0.1, "stderr": 0.01, "null": 0.2}
+        >>> values = {"value": 0.9, "dissimilarity": 0.1, "stderr": 0.01, "n_units": 16, "null": 0.2}
         >>> table = pa.Table.from_pylist([{"step": step, **at, **values} for step in (0, 1, 2)])
         >>> curves_figure(table).axes[0].get_title()
         'vs init'
@@ -147,13 +147,14 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
     nulls: dict[int, list[float]] = {}
     for site, color in colors.items():
         line = select(lines, site_a=site)
-        step, shown, stderr, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "stderr", "null"))
+        step, shown, null = (line[name].to_numpy() for name in ("step", "dissimilarity", "null"))
+        half = np.nan_to_num(half_width(line["stderr"].to_numpy(), line["n_units"].to_numpy()))
         for null_step, value in zip(step, offset + slope * null, strict=True):
             if math.isfinite(value):
                 nulls.setdefault(int(null_step), []).append(float(value))
         finite = np.isfinite(shown)
         if finite.any():
-            step, shown, band = step[finite], shown[finite], CONFIDENCE * np.nan_to_num(stderr[finite])
+            step, shown, band = step[finite], shown[finite], half[finite]
             marker = "o" if len(step) <= MARKED_POINTS else ""
             panel.plot(step, shown, color=color, marker=marker, markersize=2, label=site)
             panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)

@@ -1,4 +1,4 @@
-"""Standard errors from sums per jackknife unit.
+"""Influences of jackknife units on a value, from sums per unit, and what follows: standard errors, intervals.
 
 Tokens of one sequence depend on each other, so the jackknife leaves out units of one or more whole sequences. With the
 sums m of all samples and m_u of a unit, f(m - m_u) is the measure without that unit. If evaluating a formula costs more
@@ -10,12 +10,17 @@ influence of a unit from the derivative of the measure: with weights w_u on the 
 
 For a mean this is the ordinary jackknife. One evaluation and one backward pass give the value and its error, whatever
 the measure. A nuclear norm needs no second decomposition because its derivative is the polar factor.
+
+Influences on one probe set can be added: that of a difference of two values is the difference of their influences, so
+the difference has a standard error of its own, without what both values have in common.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import special
 from torch import Tensor
 
 from dissimilarity.moments.pair import Moments
@@ -37,21 +42,28 @@ def stderr_of_influence(influence: Float[Tensor, " units *pairs"]) -> Float[Tens
     return ((influence - influence.mean(0)).square().sum(0) * n_units / (n_units - 1)).sqrt()
 
 
-def stderr_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tensor, "*pairs"]:
-    """Return the standard error from the values without each unit in turn; NaN with fewer than two units.
+def influence_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tensor, " units *pairs"]:
+    """Return the units' influences from the values without each unit in turn.
 
     Example:
         The jackknife of a mean is the usual standard error of the mean.
 
         >>> x = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64)
         >>> left_out_means = (x.sum() - x) / 3
-        >>> print(f"{stderr_of_left_out(left_out_means):.4f} {x.std() / 2:.4f}")
+        >>> print(f"{stderr_of_influence(influence_of_left_out(left_out_means)):.4f} {x.std() / 2:.4f}")
         1.3229 1.3229
     """
-    n_units = len(values)
-    if n_units < 2:
-        return values.new_full(values.shape[1:], float("nan"))
-    return ((values - values.mean(0)).square().sum(0) * (n_units - 1) / n_units).sqrt()
+    return (values.mean(0) - values) * (len(values) - 1) / len(values)
+
+
+def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndarray | float:
+    """Return half of the 95 % interval of values: Student's t with one degree of freedom fewer than there are units.
+
+    Example:
+        >>> half_width(np.array([0.1]), np.array([1000, 16, 1])).round(3).tolist()
+        [0.196, 0.213, nan]
+    """
+    return special.stdtrit(n_units - 1.0, 0.975) * stderr
 
 
 def unit_pairs(n_units: int) -> Int[Tensor, "pairs 2"]:
@@ -62,16 +74,17 @@ def unit_pairs(n_units: int) -> Int[Tensor, "pairs 2"]:
     return torch.cat([torch.stack([first, (first + step) % n_units], 1) for step in (1, 2)])
 
 
-def stderr_of_pairs_left_out(
+def influence_of_pairs_left_out(
     value: Float[Tensor, ""],
     single: Float[Tensor, " units"],
     double: Float[Tensor, " pairs"],
     pairs: Int[Tensor, "pairs 2"],
-) -> Float[Tensor, ""]:
-    """Return the standard error of a value in which pairs of units interact; NaN with fewer than two units.
+) -> Float[Tensor, " units"]:
+    """Return the influences of units on a value in which pairs of them interact.
 
     The jackknife counts twice what depends on two units together. That part is removed once (Efron & Stein 1981): for a
-    pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed.
+    pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed,
+    from all influences alike.
 
     Args:
         value: value with all units.
@@ -79,20 +92,21 @@ def stderr_of_pairs_left_out(
         double: without each of some pairs of units.
         pairs: the units of those pairs.
     """
-    n_units = len(single)
-    variance = stderr_of_left_out(single).square()
-    if n_units < 3:
-        return variance.sqrt()
+    n_units, influence = len(single), influence_of_left_out(single)
+    variance = stderr_of_influence(influence).square()
+    if n_units < 3 or not variance:
+        return influence
     first, second = single[pairs.to(single.device)].unbind(1)
     interaction = value - first - second + double
     all_pairs = n_units * (n_units - 1) / 2
-    return torch.maximum(variance - all_pairs * interaction.var(correction=0), variance / 2).sqrt()
+    removed = (all_pairs * interaction.var(correction=0)).minimum(variance / 2)
+    return influence * (1 - removed / variance).sqrt()
 
 
 def estimate(
     formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments, units: Moments
-) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Return values of a formula of moments, and their standard errors by the infinitesimal jackknife.
+) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, " units *pairs"]]:
+    """Return values of a formula of moments, and the influences of the units, by the infinitesimal jackknife.
 
     Args:
         formula: a differentiable function of the sums, over any leading dimensions.
@@ -102,7 +116,7 @@ def estimate(
             pairs share.
 
     Returns:
-        values and standard errors, float64 (pairs).
+        values (pairs) and influences (units, pairs), float64.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaves = {key: total.detach().clone().requires_grad_() for key, total in totals.items()}
@@ -117,7 +131,7 @@ def estimate(
             shared = sums.shape[1] == 1
             share = sums[:, 0] @ slope.T if shared else torch.einsum("gkd,kd->gk", sums, slope)
             influence = influence + share.double()
-    return value.detach(), stderr_of_influence(influence.reshape(n_units, *value.shape).detach())
+    return value.detach(), influence.reshape(n_units, *value.shape).detach()
 
 
 def left_out(
@@ -147,8 +161,8 @@ def left_out(
 
 def estimate_weighted(
     formula: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]], unit: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return a function of the samples' weights at weights of 1, and its standard error over units of samples.
+) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+    """Return a function of the samples' weights at weights of 1, and the influences of units of samples.
 
     Args:
         formula: a differentiable function of float64 weights.
@@ -157,13 +171,12 @@ def estimate_weighted(
     Example:
         >>> x = torch.arange(6, dtype=torch.float64)
         >>> unit = torch.tensor([0, 0, 1, 1, 2, 2])
-        >>> value, stderr = estimate_weighted(lambda weight: weight @ x / weight.sum(), unit)
-        >>> print(f"{value:.2f} {stderr:.2f}")
+        >>> value, influence = estimate_weighted(lambda weight: weight @ x / weight.sum(), unit)
+        >>> print(f"{value:.2f} {stderr_of_influence(influence):.2f}")
         2.50 1.15
     """
     with torch.inference_mode(False), torch.enable_grad():
         weight = torch.ones(len(unit), dtype=torch.float64, device=unit.device, requires_grad=True)
         value = formula(weight)
         (slope,) = torch.autograd.grad(value, weight)
-    influence = slope.new_zeros(int(unit.max()) + 1).index_add_(0, unit, slope)
-    return value.detach(), stderr_of_influence(influence)
+    return value.detach(), slope.new_zeros(int(unit.max()) + 1).index_add_(0, unit, slope)

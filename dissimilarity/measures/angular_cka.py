@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, Units
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA, cka
@@ -121,7 +121,7 @@ class AngularCKA(MomentMeasure):
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-        """Return the angle from sums, and its standard error from leaving out each unit in turn."""
+    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, " units *pairs"]]:
+        """Return the angle from sums, and the influences from leaving out each unit in turn."""
         cosine, left_out = self._cosine.left_out(totals, units, x, y)
-        return angle(cosine), stderr_of_left_out(angle(left_out))
+        return angle(cosine), influence_of_left_out(angle(left_out))

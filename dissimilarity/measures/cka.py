@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import left_out, stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out, left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -147,10 +147,10 @@ class CKA(MomentMeasure):
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-        """Return CKA from sums, and its standard error from leaving out each unit in turn."""
+    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, " units *pairs"]]:
+        """Return CKA from sums, and the influences from leaving out each unit in turn."""
         value, left_out_values = self.left_out(totals, units, x, y)
-        return value, stderr_of_left_out(left_out_values)
+        return value, influence_of_left_out(left_out_values)
 
     def left_out(
         self, totals: Moments, units: Moments, x: Sequence[Tensor], y: Sequence[Tensor]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -118,10 +118,12 @@ class DistanceCorrelation(SampleMeasure):
         """Return the alignment of the centered distances."""
         return rooted(alignment(x, y, self.debiased, weight), self.debiased)
 
-    def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value, and its error from leaving out each unit in turn."""
+    def estimate(
+        self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value, and the influences from leaving out each unit in turn."""
         value, values = (rooted(part, self.debiased) for part in aligned_without(x, y, self.debiased, unit))
-        return value, stderr_of_left_out(values)
+        return value, influence_of_left_out(values)
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
         """Return the distances of the rearranged samples."""

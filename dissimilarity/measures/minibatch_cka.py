@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -166,22 +166,24 @@ class MinibatchCKA(SampleMeasure):
             return _reduced(_terms_of_sequences(x, y, weight=weight)[..., 0], self.reduction)
         return _reduced(_terms(x.grams, y.grams, weight), self.reduction)
 
-    def estimate(self, x: Grams, y: Grams, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value, and its error from leaving out each unit in turn.
+    def estimate(
+        self, x: Grams, y: Grams, unit: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value, and the influences from leaving out each unit in turn.
 
         Minibatches with fewer than 4 remaining samples, or sequences, are left out too.
         """
         if x.sequence is not None:
             value, *without = _terms_of_sequences(x, y, unit).unbind(-1)
             values = [_left_out(terms[:, ~terms[0].isnan()], self.reduction) for terms in without]
-            return _reduced(value, self.reduction), stderr_of_left_out(torch.stack(values))
+            return _reduced(value, self.reduction), influence_of_left_out(torch.stack(values))
         batches, size = x.grams.shape[:2]
         member = members(unit.to(x.grams.device))[: batches * size].unflatten(0, (batches, size))
         parts = [left_out_terms(a, b, True, part) for a, b, part in zip(x.grams, y.grams, member, strict=True)]
         terms, n = (torch.stack(part) for part in zip(*parts, strict=True))
         terms = (terms / (n * (n - 3))[:, None]).movedim(1, 0)
         values = [_left_out(terms[:, n[:, index] >= 4, index], self.reduction) for index in range(n.shape[1])]
-        return self.between(x, y), stderr_of_left_out(torch.stack(values))
+        return self.between(x, y), influence_of_left_out(torch.stack(values))
 
     def rearrange(self, x: Grams, order: Int[Tensor, " n"]) -> Grams:
         """Return the Gram matrices of the rearranged samples, which fall into other minibatches."""

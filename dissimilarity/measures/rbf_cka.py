@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -137,10 +137,12 @@ class RBFCKA(SampleMeasure):
         """Return the alignment of the centered kernels."""
         return alignment(x, y, self.debiased, weight)
 
-    def estimate(self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value, and its error from leaving out each unit in turn with the kernels held fixed."""
+    def estimate(
+        self, x: Matrix, y: Matrix, unit: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value, and the influences from leaving out each unit in turn with the kernels held fixed."""
         value, left_out_values = aligned_without(x, y, self.debiased, unit)
-        return value, stderr_of_left_out(left_out_values)
+        return value, influence_of_left_out(left_out_values)
 
     def rearrange(self, x: Matrix, order: Int[Tensor, " n"]) -> Matrix:
         """Return the kernel of the rearranged samples."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.distances import about_mean, condensed, dot, pair_distances, rearranged, row_sums
@@ -145,8 +145,8 @@ class RSA(SampleMeasure):
 
     def estimate(
         self, x: Geometry, y: Geometry, unit: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value, and its error from leaving out each unit in turn and ranking the remaining pairs again."""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value, and the influences from leaving out each unit in turn and ranking the other pairs again."""
         units = unit.to(x.values.device).expand(x.n, x.n)
         first, second = condensed(units.T, unit.dtype), condensed(units, unit.dtype)
         values = []
@@ -154,7 +154,7 @@ class RSA(SampleMeasure):
             pairs = ((first != left_out) & (second != left_out)).nonzero()[:, 0]
             a, b = (_among(side, pairs) for side in (x, y))
             values.append(a @ b / ((a @ a) * (b @ b)).sqrt())
-        return self.between(x, y), stderr_of_left_out(torch.stack(values))
+        return self.between(x, y), influence_of_left_out(torch.stack(values))
 
     def rearrange(self, x: Geometry, order: Int[Tensor, " n"]) -> Geometry:
         """Return the pairs of the rearranged samples."""

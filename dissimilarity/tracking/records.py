@@ -11,6 +11,7 @@ from dissimilarity.moments.cross import SitePair
 
 OVER_BUDGET = "skipped: over budget"
 
+NO_SAMPLES = {"n_samples": 0, "n_units": 0}
 NO_VALUE = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
 
 
@@ -19,7 +20,7 @@ def without_value(
 ) -> list[dict[str, Any]]:
     """Return the records of one reference, one per curve, with a note that says why there is no value."""
     return [
-        {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NO_VALUE, "n_samples": 0, "note": note}
+        {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NO_VALUE, **NO_SAMPLES, "note": note}
         for m in measures
         for a, b in pairs_of(m, pairs)
     ]

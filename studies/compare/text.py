@@ -9,13 +9,13 @@ from rich.markup import escape
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.figures.style import short_names, spread
+from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
 from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import table_head, table_row
 from studies.common.resampling import finite_mean
 
-CONFIDENCE = 1.96
 PAIRS_SHOWN = 3
 ONE_DIRECTION = 0.5
 """The summary warns if the first principal component has a larger share of the variance."""
@@ -37,7 +37,8 @@ def summary(
     """
     lines = ["# How similar are the models, layer by layer?", "", *_models(provenance), ""]
     lines += [
-        "Values are the literature's, with 95 % intervals (1.96 jackknife standard errors over units of sequences).",
+        "Values are the literature's, with 95 % intervals (Student's t over units of sequences). They cover other",
+        "text of this kind for these two models, and neither other seeds nor other kinds of text.",
         "The null is the value after the sequences of one side are rolled so that none meets itself; calibrated is",
         "(value - null) / (identical - null): 1 = identical, 0 = as different as the null.",
     ]
@@ -210,7 +211,7 @@ def _in_words(record: dict[str, Any]) -> str:
 def _interval(record: dict[str, Any]) -> str:
     if not math.isfinite(record["value"]):
         return "-"
-    error = "" if not math.isfinite(record["stderr"]) else f" ± {CONFIDENCE * record['stderr']:.3f}"
+    error = "" if not math.isfinite(record["stderr"]) else f" ± {half_width(record['stderr'], record['n_units']):.3f}"
     return f"{record['value']:.3f}{error}"
 
 

@@ -93,10 +93,10 @@ class MomentMeasure(Measure):
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Any], y: Sequence[Any]
-    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-        """Return the value and its standard error, from sums over all samples and sums per jackknife unit.
+    ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, " units *pairs"]]:
+        """Return the value and the influences of the units, from sums over all samples and sums per jackknife unit.
 
-        By default the error follows from the derivative. A measure overrides this if its formula is cheap compared with
+        By default these follow from the derivative. A measure overrides this if its formula is cheap compared with
         reading the sums, so that it can be evaluated with each unit left out in turn.
 
         Args:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_pairs_left_out, unit_pairs
+from dissimilarity.inference.jackknife import influence_of_pairs_left_out, unit_pairs
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.measures.numerics.neighbors import (
     Neighbors,
@@ -67,8 +67,8 @@ class NeighborMeasure(SampleMeasure):
 
     def estimate(
         self, x: Neighbors, y: Neighbors, unit: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value, and its error from leaving out each unit in turn and some pairs of units.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value, and the influences from leaving out each unit in turn and some pairs of units.
 
         A sample also counts in the lists of others, so most of a unit's effect depends on which other units are
         present. The plain jackknife would count that part twice.
@@ -81,10 +81,10 @@ class NeighborMeasure(SampleMeasure):
         left_out[n_units:].scatter_(1, pairs.to(left_out.device), 1)
         remains = left_out.T[unit] == 0
         if int(remains.sum(0).min()) <= self.k:
-            return value, value.new_tensor(float("nan"))
+            return value, value.new_full((n_units,), float("nan"))
         common = self._common_without(x, y, unit, left_out.T, remains)
         values = (self.share(common) * remains).sum(0) / remains.sum(0)
-        return value, stderr_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs)
+        return value, influence_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs)
 
     def _common_without(
         self,

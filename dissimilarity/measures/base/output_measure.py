@@ -152,6 +152,7 @@ def across_tokenizers(measures: Sequence[Measure]) -> tuple[list[Measure], list[
             "site_b": LOGITS,
             **no_value,
             "n_samples": 0,
+            "n_units": 0,
             "note": f"{measure.label} compares predictions token by token, and the models use different tokenizers",
         }
         for measure in measures

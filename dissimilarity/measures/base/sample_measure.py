@@ -51,10 +51,10 @@ class SampleMeasure(Measure):
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
         """Return the prepared side of the samples x[order], for the null."""
 
-    def estimate(self, x: Any, y: Any, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the value of two prepared sides and its standard error over jackknife units.
+    def estimate(self, x: Any, y: Any, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
+        """Return the value of two prepared sides and the influences of jackknife units on it.
 
-        By default the error follows from the derivative in the samples' weights. A measure overrides this if its value
+        By default these follow from the derivative in the samples' weights. A measure overrides this if its value
         depends on the samples in a way that has no derivative.
 
         Args:

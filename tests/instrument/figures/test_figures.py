@@ -44,7 +44,7 @@ def rows(
                         falls = measure == "cka"
                         row = dict(step=step, tokens=64 * step, reference=reference, measure=measure, site_a=a)
                         row |= dict(site_b=b, value=1 - far if falls else far, dissimilarity=far, stderr=0.01)
-                        row |= dict(null=0.1 if falls else 0.9, n_samples=8, seconds=0.5)
+                        row |= dict(null=0.1 if falls else 0.9, n_samples=8, n_units=16, seconds=0.5)
                         row |= dict(calibrated=1 - far / 0.9, note="")
                         records.append(row | {k: v(row) if callable(v) else v for k, v in second.items()})
     return records
@@ -87,11 +87,13 @@ def test_pairs_of_unequal_depth_are_the_matched_ones():
     assert np.allclose(drawn[posts(2)[1]].get_ydata(), np.array(STEPS) / 40 + 0.3)
 
 
-def test_the_band_is_1_96_standard_errors_and_step_0_has_a_place():
+def test_the_band_is_a_t_interval_over_units_and_step_0_has_a_place():
     figure = curves_figure(table({"init": 2}, measures=["cka"], stderr=lambda row: 0.01 * row["step"]))
     panel = figure.axes[0]
     band = panel.collections[0].get_paths()[0].get_extents()
-    assert band.y0 == pytest.approx(20 / 80 - 1.96 * 0.2) and band.y1 == pytest.approx(20 / 80 + 1.96 * 0.2)
+    assert band.y0 == pytest.approx(20 / 80 - 2.1314 * 0.2, abs=1e-4) and band.y1 == pytest.approx(
+        20 / 80 + 2.1314 * 0.2, abs=1e-4
+    )
     left, right = panel.get_xlim()
     assert left < 0 and right > 20
     places = panel.transData.transform(np.array([(0, 0), (1, 0), (10, 0), (20, 0)]))[:, 0]

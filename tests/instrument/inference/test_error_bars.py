@@ -18,7 +18,7 @@ from torch import Tensor
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.plan import Plan, make_plan
-from dissimilarity.inference.jackknife import stderr_of_left_out
+from dissimilarity.inference.jackknife import influence_of_left_out, stderr_of_influence
 from dissimilarity.moments.cross import Cross
 from dissimilarity.probe.batches import Slice, batches, cut_sequences, equal_units, slices_of_process
 from dissimilarity.probe.probe_set import Extent, ProbeSet
@@ -184,5 +184,5 @@ def test_the_error_bar_is_the_delete_one_jackknife(setting: str, masked: bool, d
         x, y = (side["s"][remains].double().numpy() for side in acts)
         sequence = [remains.nonzero()[:, 0].numpy()] if setting in BY_SEQUENCE else []
         without.append(ORACLES[setting](x, y, *sequence))
-    expected = stderr_of_left_out(torch.tensor(without, dtype=torch.float64)).item()
+    expected = stderr_of_influence(influence_of_left_out(torch.tensor(without, dtype=torch.float64))).item()
     assert of_one(dtype, masked)[setting]["stderr"] == pytest.approx(expected, rel=min(TOLERANCE[dtype], 1e-6))

@@ -14,9 +14,9 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
+    influence_of_left_out,
+    influence_of_pairs_left_out,
     stderr_of_influence,
-    stderr_of_left_out,
-    stderr_of_pairs_left_out,
     unit_pairs,
 )
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
@@ -100,8 +100,8 @@ def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, fl
         return [measure.self_terms(*sides)]
 
     pair = {key: total[None] for key, total in totals.items()}, {key: part[:, None] for key, part in groups.items()}
-    value, stderr = measure.estimate(*pair, terms({key: key for key in SWAPPED}), terms(SWAPPED))
-    return value.item(), stderr.item()
+    value, influence = measure.estimate(*pair, terms({key: key for key in SWAPPED}), terms(SWAPPED))
+    return value.item(), stderr_of_influence(influence).item()
 
 
 def samples_for(setting: str) -> list[tuple[Tensor, Tensor]]:
@@ -142,7 +142,7 @@ def test_the_derivative_is_that_of_the_value(setting: str) -> None:
     tolerance = {"pwcca": 0.05}.get(setting, 1e-6)
     for x, y in samples_for(setting):
         totals, groups = grouped(x, y)
-        _, stderr = estimate(formula, totals, groups)
+        stderr = stderr_of_influence(estimate(formula, totals, groups)[1])
         assert stderr.item() == pytest.approx(by_differences(formula, totals, groups).item(), rel=tolerance)
 
 
@@ -153,7 +153,7 @@ def test_a_massive_token_does_not_dominate_the_error_bar_of_debiased_cka() -> No
     totals, groups = grouped(x, y)
     group = torch.arange(64) * GROUPS // 64
     without = [cka(*(rows[group != g].flatten(0, 1).double() for rows in (x, y)), debiased=True) for g in range(GROUPS)]
-    expected = stderr_of_left_out(torch.stack(without))
+    expected = stderr_of_influence(influence_of_left_out(torch.stack(without)))
     assert estimated("cka", totals, groups)[1] == pytest.approx(expected.item(), rel=1e-9)
 
 
@@ -165,7 +165,7 @@ def test_exact_for_a_mean() -> None:
     def mean(m: Moments) -> Tensor:
         return m["x"][0] / m["n"]
 
-    _, stderr = estimate(mean, totals, groups)
+    stderr = stderr_of_influence(estimate(mean, totals, groups)[1])
     means = x.double().mean(1)[:, 0]
     assert stderr.item() == pytest.approx(recomputed(mean, totals, groups).item(), rel=1e-12)
     assert stderr.item() == pytest.approx((means.std() / GROUPS**0.5).item(), rel=1e-12)
@@ -175,7 +175,8 @@ def test_exact_for_a_mean_of_values_in_groups() -> None:
     values = torch.randn(60, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     group = torch.arange(6).repeat_interleave(10)
     means = values.view(6, 10).mean(1)
-    value, stderr = estimate_weighted(lambda weight: weighted_mean(values, weight), group)
+    value, influence = estimate_weighted(lambda weight: weighted_mean(values, weight), group)
+    stderr = stderr_of_influence(influence)
     assert value.item() == pytest.approx(values.mean().item(), rel=1e-12)
     assert stderr.item() == pytest.approx((means.std() / 6**0.5).item(), rel=1e-12)
 
@@ -212,15 +213,16 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
         remaining = torch.stack([group != out for out in groups]).all(0)
         return measure.value(x[remaining], y[remaining]).item()
 
-    value, stderr = measure.estimate(measure.prepare(x), measure.prepare(y), group)
+    value, influence = measure.estimate(measure.prepare(x), measure.prepare(y), group)
+    stderr = stderr_of_influence(influence)
     assert value.item() == pytest.approx(measure.value(x, y).item(), abs=1e-12)
     single = torch.tensor([without(g) for g in range(GROUPS)], dtype=torch.float64)
-    expected = stderr_of_left_out(single)
+    expected = stderr_of_influence(influence_of_left_out(single))
     if "knn" in setting:
         pairs = unit_pairs(GROUPS)
         double = torch.tensor([without(*pair) for pair in pairs.tolist()], dtype=torch.float64)
-        expected = stderr_of_pairs_left_out(value, single, double, pairs)
-        assert 0.7 < (expected / stderr_of_left_out(single)).item() < 1
+        expected = stderr_of_influence(influence_of_pairs_left_out(value, single, double, pairs))
+        assert 0.7 < (expected / stderr_of_influence(influence_of_left_out(single))).item() < 1
     # The kernel's bandwidth stays that of all samples.
     assert stderr.item() == pytest.approx(expected.item(), rel=0.05 if "rbf" in setting else 1e-9)
 
@@ -231,12 +233,15 @@ def test_a_sample_measure_is_differentiable_in_the_weights_of_its_samples(settin
     measure = make(setting)
     x, y = (measure.prepare(rows.flatten(0, 1).double()) for rows in draw(128, 6, 6, 9))
     group = torch.arange(64).repeat_interleave(128 * LENGTH // 64)
-    value, stderr = estimate_weighted(lambda weight: measure.between(x, y, weight), group)
+    value, influence = estimate_weighted(lambda weight: measure.between(x, y, weight), group)
+    stderr = stderr_of_influence(influence)
     assert value.item() == pytest.approx(measure.between(x, y).item(), abs=1e-12)
     if "knn" not in setting:
         # If ranks did not move with the weights, Spearman's would be off by 0.07.
         tolerance = 0.04 if setting in ("rsa", "rsa_sqeuclidean") else 0.1
-        assert stderr.item() == pytest.approx(measure.estimate(x, y, group)[1].item(), rel=tolerance)
+        assert stderr.item() == pytest.approx(
+            stderr_of_influence(measure.estimate(x, y, group)[1]).item(), rel=tolerance
+        )
 
 
 def test_effects_of_pairs_of_groups_are_counted_once() -> None:
@@ -254,7 +259,10 @@ def test_effects_of_pairs_of_groups_are_counted_once() -> None:
         pairs = unit_pairs(12)
         single = torch.stack([total(g) for g in range(12)])
         double = torch.stack([total(*pair) for pair in pairs.tolist()])
-        errors = stderr_of_pairs_left_out(total(), single, double, pairs), stderr_of_left_out(single)
+        errors = (
+            stderr_of_influence(influence_of_pairs_left_out(total(), single, double, pairs)),
+            stderr_of_influence(influence_of_left_out(single)),
+        )
         results.append(torch.stack(errors).square())
     corrected, alone = torch.stack(results).mean(0).tolist()
     assert alone > 1.3 * 66 and corrected == pytest.approx(66, rel=0.25)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dissimilarity.functional import angular_cka, cca, permutation_procrustes, product_distance, pwcca, svcca
-from dissimilarity.inference.jackknife import estimate
+from dissimilarity.inference.jackknife import estimate, stderr_of_influence
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.gulp import GULP
 from dissimilarity.measures.numerics.whitening import whitening
@@ -52,21 +52,21 @@ def test_ranks_are_found_in_the_rounding_of_the_sums(n: int, p: int, dtype: torc
 def test_dimensions_that_add_nothing_change_neither_value_nor_error_bar(setting: str) -> None:
     x, y = related(160)
     formula = make(setting).from_moments
-    value, stderr = estimate(formula, *grouped(x, y))
+    value, influence = estimate(formula, *grouped(x, y))
     for a, b in ((redundant(x), y), (x, redundant(y)), (redundant(x), redundant(y))):
         if setting == "linear_regression" and b is not y:
             continue  # whose columns of y are weighted by variance
         again = estimate(formula, *grouped(a, b))
         assert again[0].item() == pytest.approx(value.item(), abs=1e-10)
-        assert again[1].item() == pytest.approx(stderr.item(), rel=1e-6)
+        assert stderr_of_influence(again[1]).item() == pytest.approx(stderr_of_influence(influence).item(), rel=1e-6)
 
 
 @each_whitened
 def test_error_bars_are_finite_where_dimensions_are_missing(setting: str) -> None:
     for x, y in (related(40, 50, 60), related(40, 50, 5), tuple(map(redundant, related(80))), related(60, 60, 60)):
         for dtype in (torch.float32, torch.float64):
-            value, stderr = estimate(make(setting).from_moments, *grouped(x.to(dtype), y.to(dtype)))
-            assert torch.isfinite(value) and torch.isfinite(stderr)
+            value, influence = estimate(make(setting).from_moments, *grouped(x.to(dtype), y.to(dtype)))
+            assert torch.isfinite(value) and torch.isfinite(stderr_of_influence(influence))
 
 
 @each_whitened
@@ -80,11 +80,11 @@ def test_pairs_of_any_ranks_are_evaluated_together(setting: str) -> None:
     alone = [grouped(x, y) for x, y in pairs]
     totals = {key: torch.stack([one[0][key] for one in alone]) for key in alone[0][0]}
     groups = {key: torch.stack([one[1][key] for one in alone], 1) for key in alone[0][0]}
-    values, stderrs = estimate(formula, totals, groups)
-    for (total, group), value, stderr in zip(alone, values, stderrs, strict=True):
+    values, influences = estimate(formula, totals, groups)
+    for (total, group), value, influence in zip(alone, values, influences.unbind(1), strict=True):
         expected = estimate(formula, total, group)
         assert value.item() == pytest.approx(expected[0].item(), abs=1e-12)
-        assert stderr.item() == pytest.approx(expected[1].item(), rel=1e-6, abs=1e-9)
+        assert influence.tolist() == pytest.approx(expected[1].tolist(), rel=1e-6, abs=1e-9)
     nested = formula({key: sums.unflatten(0, (1, len(pairs))) for key, sums in totals.items()})
     assert torch.allclose(nested[0], values, rtol=0, atol=1e-12)
 

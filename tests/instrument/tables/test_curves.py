@@ -27,7 +27,7 @@ def row(step: int, a: int = 0, b: int = 0, **other) -> dict:
     row = dict(step=step, tokens=step * 64, reference="init", measure="cka")
     row |= dict(site_a=f"blocks.{a}.resid_post", site_b=f"blocks.{b}.resid_post")
     row |= dict(value=1 - step / 7, dissimilarity=step / 7, stderr=0.01, null=0.1, n_samples=100, seconds=step / 3)
-    return row | dict(calibrated=1 - step / 6.3, note="") | other
+    return row | dict(n_units=16, calibrated=1 - step / 6.3, note="") | other
 
 
 def same(table: pa.Table, rows: list[dict]) -> bool:
