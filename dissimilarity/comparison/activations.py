@@ -158,11 +158,11 @@ class ModelActivations:
 class CachedChunk(Chunk):
     """A chunk that keeps samples side by side, because it meets the chunks of many models."""
 
-    cache: dict[tuple[bool, tuple[str, ...]], Tensor] = field(default_factory=dict)
+    cache: dict[tuple[bytes, tuple[str, ...]], Tensor] = field(default_factory=dict)
 
     def side_by_side(self, sites: Sequence[str]) -> Tensor:
         """Return the samples of some sites side by side (units, n, columns)."""
-        key = self.rolled, tuple(sites)
+        key = b"" if self.order is None else self.order.numpy().tobytes(), tuple(sites)
         if key not in self.cache:
             self.cache[key] = super().side_by_side(sites)
         return self.cache[key]

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Unpack
 
 import pyarrow as pa
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
-from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.nulls import with_significance
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
 from dissimilarity.comparison.saved import (
     SavedActivations,
@@ -30,6 +33,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.batches import Inputs, slices_of_subset
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, Tokens, as_probe_set
+from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.sampling import draw
 
 Pairs = Literal["all", "matched"]
@@ -45,7 +49,12 @@ COLUMNS = (
     "dissimilarity",
     "stderr",
     "null",
+    "null_sd",
+    "p",
+    "null_best",
+    "p_best",
     "calibrated",
+    "calibrated_stderr",
     "n_samples",
     "n_units",
     "first_pc_a",
@@ -63,6 +72,7 @@ def compare(
     pairs: Pairs = "all",
     *,
     null: bool = True,
+    nulls: int = 1,
     **options: Unpack[ProbeOptions],
 ) -> pa.Table:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
@@ -86,6 +96,10 @@ def compare(
         measures: measures; by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
+        nulls: number of rearrangements of the null. One is enough near identity, where the null hardly counts. Several
+            give p values; they keep the activations of both models, in memory or in temporary files, and each costs as
+            much as the values without their errors (a decomposition, for Procrustes or CCA). For linear CKA of
+            sequences of equal length 200 cost about as much as one.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
             unless ``tokens`` is one. ``mask`` is true at real positions: padding is ignored, and models whose
             ``forward`` takes a mask receive it. ``channels`` says where features are at sites whose modules do not
@@ -93,9 +107,13 @@ def compare(
             ``{"conv.*": "first"}``.
 
     Returns:
-        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
-        identical, 0 = as far as the null), n_samples, n_units (units behind stderr), first_pc_a and first_pc_b (the
-        share of each site's variance in its first principal component) and note (why a value is missing).
+        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
+        rearrangements), null_sd (their spread), p (the share of rearrangements that are at least as similar, counting
+        the value itself), null_best and p_best (the null of the most similar of all pairs of sites, and p against it,
+        which holds for a pair that was picked), calibrated (1 = identical, 0 = as far as the null),
+        calibrated_stderr, n_samples, n_units (units behind stderr), first_pc_a and first_pc_b (the share of each
+        site's variance in its first principal component) and note (why a value is missing). With one rearrangement,
+        null_sd and p are NaN.
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -107,6 +125,8 @@ def compare(
     >>> round(table["value"][0].as_py(), 6)
     1.0
     """
+    check_nulls(nulls)
+    nulls = nulls if null else 0
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
@@ -118,17 +138,18 @@ def compare(
         computable, unavailable = across_tokenizers(measures)
         records += [record | {"first_pc_a": math.nan, "first_pc_b": math.nan} for record in unavailable]
     plan = make_plan(probe, computable)
+    check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
     if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
         # One sample per sequence is more than sample measures use, so these read their samples in a separate pass.
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
-        records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, null)
+        records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, nulls)
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
         plan = make_plan(plan.probe, computable)
     for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), null)
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), nulls)
     ordered = in_order(records, site_pairs, measures)
     return pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
 
@@ -160,17 +181,20 @@ def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]
 
 
 def _compared(
-    a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
+    a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, nulls: int
 ) -> Records:
-    """Compare two sides in one pass over both."""
+    """Compare two sides in one pass over both; nulls of all sequences need the activations once more."""
     device = device_of_sources(a[0], b[0])
-
-    def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
-        source, inputs, _ = side
-        return ModelActivations(plan, sites, read_chunks(source, inputs, sites, plan, device))
-
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    return compare_pair(streamed(a, sites_a), streamed(b, sites_b), pairs, measures, null)
+    with TemporaryDirectory(prefix="activations-") as folder:
+        spill, again = DiskSpill(Path(folder)), nulls > 1 or (nulls > 0 and plan.lengths.uneven)
+
+        def opened(side: Opened, sites: Sequence[str]) -> ModelActivations:
+            source, inputs, _ = side
+            chunks = read_chunks(source, inputs, sites, plan, device)
+            return ModelActivations(plan, sites, spill.store(chunks) if again else chunks)
+
+        return compare_pair(opened(a, sites_a), opened(b, sites_b), pairs, measures, nulls)
 
 
 def _compared_by_samples(
@@ -179,7 +203,7 @@ def _compared_by_samples(
     pairs: list[SitePair],
     measures: Sequence[SampleMeasure],
     plan: Plan,
-    null: bool,
+    nulls: int,
 ) -> Records:
     """Compare saved activations of many sequences by measures that read one sample from some of the sequences."""
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
@@ -190,7 +214,7 @@ def _compared_by_samples(
         sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
         small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), group)
         small = replace(small, slices=slices_of_subset(plan.slices, subset))
-        records += _compared(sides[0], sides[1], pairs, group, small, null)
+        records += _compared(sides[0], sides[1], pairs, group, small, nulls)
     return records
 
 
@@ -204,5 +228,6 @@ def in_order(records: Records, pairs: list[SitePair], measures: Sequence[Measure
     place = {pair: index for index, pair in enumerate(dict.fromkeys([*pairs, (LOGITS, LOGITS)]))}
     labels = [measure.label for measure in measures]
     return sorted(
-        unique.values(), key=lambda record: (place[record["site_a"], record["site_b"]], labels.index(record["measure"]))
+        with_significance(list(unique.values()), measures),
+        key=lambda record: (place[record["site_a"], record["site_b"]], labels.index(record["measure"])),
     )

@@ -31,6 +31,7 @@ from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, Tokens, as_probe_set
+from dissimilarity.probe.rearrangement import check_nulls
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -45,6 +46,7 @@ def compare_many(
     pairs: Pairs = "all",
     *,
     null: bool = True,
+    nulls: int = 1,
     couples: Sequence[Couple] | None = None,
     on_progress: OnProgress = lambda message: None,
     **options: Unpack[ProbeOptions],
@@ -59,6 +61,7 @@ def compare_many(
         measures: as for `compare`.
         pairs: as for `compare`.
         null: as for `compare`.
+        nulls: as for `compare`.
         couples: pairs of models to compare, by label; by default every two models. A model may be compared with itself.
         on_progress: called with a status message.
         **options: as for `compare`. Positions that ``control`` drops for their norm in any of the models are dropped in
@@ -81,6 +84,7 @@ def compare_many(
     if unknown or not couples:
         problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
         raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
+    check_nulls(nulls)
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
@@ -93,10 +97,10 @@ def compare_many(
         with TemporaryDirectory(prefix="activations-") as folder:
             needed = {label: model for label, model in models.items() if label in labels}
             stores = _captured(needed, probe, sites, measures, DiskSpill(Path(folder)), on_progress)
-            records = _compared(SiteBlockCache(stores), captured, measures, pairs, null, on_progress)
+            records = _compared(SiteBlockCache(stores), captured, measures, pairs, nulls if null else 0, on_progress)
     for a, b in streamed:
         on_progress(f"{a} and {b}")
-        table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null)
+        table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null, nulls=nulls)
         records[a, b] = table.to_pylist()
     rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
     return pa.table({column: [row[column] for row in rows] for column in ("model_a", "model_b", *COLUMNS)})
@@ -153,7 +157,7 @@ def _compared(
     couples: Sequence[Couple],
     measures: Sequence[Measure],
     pairs: Pairs,
-    null: bool,
+    nulls: int,
     on_progress: OnProgress,
 ) -> dict[Couple, Records]:
     """Compare each couple block by block, and return its records in the order of `compare`."""
@@ -171,5 +175,5 @@ def _compared(
                     first = place_a == place_b == 0
                     if block_pairs or (first and len(inner) < len(measures)):
                         block_measures = measures if first else inner
-                        records[a, b] += compare_pair(x, blocks(b, sites_b), block_pairs, block_measures, null)
+                        records[a, b] += compare_pair(x, blocks(b, sites_b), block_pairs, block_measures, nulls)
     return {couple: in_order(records[couple], site_pairs[couple], measures) for couple in couples}

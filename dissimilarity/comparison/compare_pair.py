@@ -6,6 +6,7 @@ from typing import Any
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
+from dissimilarity.comparison.nulls import add_circled, rearranged_values
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
@@ -16,7 +17,7 @@ def compare_pair(
     y: ModelActivations,
     pairs: Sequence[SitePair],
     measures: Sequence[Measure],
-    with_null: bool = True,
+    nulls: int = 1,
     first_components: bool = True,
 ) -> list[dict[str, Any]]:
     """Compare two models at pairs of sites.
@@ -26,18 +27,24 @@ def compare_pair(
         y: activations of the second model on the same probe set.
         pairs: (site of x, site of y).
         measures: measures that the plan of x and y covers.
-        with_null: whether to compute the null.
+        nulls: number of rearrangements of the null: none (0), one within chunks, or several of all sequences, for
+            which the activations must not be streamed.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
 
     Returns:
         records as from ``evaluate``.
     """
     plan, sync = x.plan, x.side.sync
-    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, 0, sync, plan.moments)
+    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, plan.n_units, sync, plan.moments)
+    with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
             cross.add(chunk_x, chunk_y)
-            if with_null and plan.moments:
+            if with_null and circle is None:
                 null.add(chunk_x.deranged(), chunk_y)
-    records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None)
+    if with_null and circle is not None:
+        add_circled(null, x, y, circle)
+    cross, null = cross.close(), null.close()
+    several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
+    records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several)
     return with_shares(records, x.first_components, y.first_components) if first_components else records

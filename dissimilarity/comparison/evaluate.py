@@ -1,13 +1,16 @@
 """Values, error bars and nulls of every measure at every pair of sites, as records of one tidy table."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.inference.calibration import calibrate
 from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
@@ -24,11 +27,16 @@ BATCH_NUMBERS = 2**20
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
-"""Result of a measure at a pair of sites: value, influence, null, n_samples, note."""
+"""Result of a measure at a pair of sites: value, influence, nulls, null_influence, n_samples, note."""
 
 
 def evaluate(
-    measures: Sequence[Measure], x: Side, y: Side, cross: Cross, null: Cross | None = None
+    measures: Sequence[Measure],
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None = None,
+    nulls: Mapping[tuple[str, SitePair], Tensor] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate every measure at every pair of sites; output measures at the models' logits.
 
@@ -38,11 +46,13 @@ def evaluate(
         y: the side of the second model, closed.
         cross: the sums of the pairs, closed.
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
+        nulls: label, pair -> the value in each of several rearrangements of all sequences, in place of that one.
 
     Returns:
-        records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, n_samples, n_units, note,
-        and influence, that of each unit on the value. A value that cannot be computed is NaN, and note says why: never
-        a number that reads as "identical".
+        records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, calibrated_stderr,
+        n_samples, n_units, note, influence (that of each unit on the value) and nulls (the value in each
+        rearrangement). A value that cannot be computed is NaN, and note says why: never a number that reads as
+        "identical".
     """
     results: dict[tuple[str, SitePair], Result] = {}
     problems = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
@@ -64,14 +74,31 @@ def evaluate(
                 result = _failed(measure, x, pair[0], problems[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
-                derived = {
-                    "dissimilarity": measure.to_dissimilarity(result["value"]),
-                    "stderr": stderr_of_influence(result["influence"]).item(),
-                    "n_units": len(result["influence"]),
-                    "calibrated": measure.calibrated(result["value"], result["null"]),
-                }
-                records.append({**names, **result, **derived})
+                result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
+                records.append({**names, **result, **_derived(measure, result)})
+                del records[-1]["null_influence"]
     return records
+
+
+def _derived(measure: Measure, result: Result) -> dict[str, Any]:
+    """Return what follows from a result: dissimilarity, standard errors, and the calibrated value."""
+    value, nulls, note = result["value"], result["nulls"], result["note"]
+    calibration = calibrate(value, nulls, measure.identical, result["influence"], result["null_influence"])
+    null = nulls.mean().item()
+    if calibration is None:
+        note = note or (
+            f"{measure.label} has no calibrated value: its null, {null:.4g}, cannot be told apart from the value of "
+            f"identical models, {measure.identical:g}: pass more sequences"
+        )
+    return {
+        "dissimilarity": measure.to_dissimilarity(value),
+        "stderr": stderr_of_influence(result["influence"]).item(),
+        "n_units": len(result["influence"]),
+        "null": null,
+        "calibrated": math.nan if calibration is None else calibration.value,
+        "calibrated_stderr": math.nan if calibration is None else calibration.stderr,
+        "note": note,
+    }
 
 
 def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
@@ -87,18 +114,23 @@ def _samples_of(measure: Measure, side: Side, site: str) -> int:
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    n, influence = _samples_of(measure, side, site), torch.full((side.lengths.n_units,), math.nan)
-    return {"value": math.nan, "influence": influence, "null": math.nan, "n_samples": n, "note": note}
+    n, unknown = _samples_of(measure, side, site), torch.full((side.lengths.n_units,), math.nan)
+    nothing = {"influence": unknown, "nulls": unknown[:1], "null_influence": unknown}
+    return {"value": math.nan, **nothing, "n_samples": n, "note": note}
 
 
-def _result(measure: Measure, side: Side, pair: SitePair, value: float, influence: Tensor, null: float) -> Result:
+def _result(
+    measure: Measure, side: Side, pair: SitePair, value: float, influence: Tensor, null: float, null_influence: Tensor
+) -> Result:
     n = _samples_of(measure, side, pair[0])
     note = ""
     if math.isnan(value):
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
     elif (sequences := len(side.lengths.units)) < 4:
         note = f"{measure.label} has no standard error: it needs 4 sequences in 2 units and has {sequences}: pass more"
-    return {"value": value, "influence": influence, "null": null, "n_samples": n, "note": note}
+    nulls = torch.tensor([null], dtype=torch.float64)
+    null_result = {"nulls": nulls, "null_influence": null_influence}
+    return {"value": value, "influence": influence, **null_result, "n_samples": n, "note": note}
 
 
 def _too_few(measure: Measure, side: Side, site: str) -> str:
@@ -148,30 +180,63 @@ def _estimated(
     measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
 ) -> list[tuple[SitePair, Result]]:
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
+    value, influence = _with_influence(measure, x, y, cross, pairs)
+    unknown = torch.full_like(value, math.nan), torch.full_like(influence, math.nan)
+    null, null_influence = unknown if null is None else _with_influence(measure, x, y, null, pairs)
+    columns = value.tolist(), influence.cpu().unbind(1), null.tolist(), null_influence.cpu().unbind(1)
+    return [
+        (pair, _result(measure, x, pair, *row)) for pair, row in zip(pairs, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def _with_influence(
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]
+) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
+    """Return the values of pairs of one site with partners of one width, and the influences of units on them."""
     site, partners = pairs[0][0], [partner for _, partner in pairs]
-    counts, unit_counts = x.counts()
+    if not cross.sums.n_units:
+        value = _plain(measure, x, y, cross, pairs)
+        return value, value.new_full((x.lengths.n_units, *value.shape), math.nan)
+    n, first = ({key: value[:, None] for key, value in m.items()} for m in (x.counts()[1], x.sums.units[site]))
+    second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
+    units = join(n, first, second, cross.sums_of(site, partners)[1])
+    return measure.estimate(_joined(x, y, cross, pairs), units, *_terms_of(measure, x, y, pairs))
 
-    def joined(cross_sums: Cross) -> Moments:
-        n, first = (
-            {key: value.expand(len(pairs), *value.shape) for key, value in m.items()} for m in (counts, x.totals(site))
-        )
-        partner_sums = [y.totals(partner) for partner in partners]
-        second = {key: stacked([sums[key] for sums in partner_sums]) for key in partner_sums[0]}
-        return join(n, first, second, cross_sums.sums_of(site, partners)[0])
 
-    totals = joined(cross)
-    terms = [_self_terms(measure, x, site)], [_self_terms(measure, y, partner) for partner in partners]
-    if cross.sums.n_units:
-        n, first = ({key: value[:, None] for key, value in m.items()} for m in (unit_counts, x.sums.units[site]))
-        second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
-        units = join(n, first, second, cross.sums_of(site, partners)[1])
-        value, influence = measure.estimate(totals, units, *terms)
-    else:
-        value = measure.from_terms(totals, *terms)
-        influence = value.new_full((x.lengths.n_units, *value.shape), math.nan)
-    nulls = torch.full_like(value, math.nan) if null is None else measure.from_terms(joined(null), *terms)
-    estimates = zip(pairs, value.tolist(), influence.cpu().unbind(1), nulls.tolist(), strict=True)
-    return [(pair, _result(measure, x, pair, number, share, null)) for pair, number, share, null in estimates]
+def _plain(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Float[Tensor, " pairs"]:
+    """Return the values of pairs of one site with partners of one width, without influences."""
+    return measure.from_terms(_joined(x, y, cross, pairs), *_terms_of(measure, x, y, pairs))
+
+
+def moment_values(
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]
+) -> Iterator[tuple[SitePair, float]]:
+    """Yield the value of a moment measure at each pair that has one, from sums without units."""
+    if _too_few(measure, x, pairs[0][0]):
+        return
+    for batch in _batches(x, cross, pairs):
+        try:
+            yield from zip(batch, _plain(measure, x, y, cross, batch).tolist(), strict=True)
+        except (ValueError, RuntimeError):
+            for pair in batch:
+                with suppress(ValueError, RuntimeError):  # the record of the value says why
+                    yield pair, _plain(measure, x, y, cross, [pair]).item()
+
+
+def _joined(x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Moments:
+    """Return all sums over samples of pairs of one site with partners of one width."""
+    site, partners = pairs[0][0], [partner for _, partner in pairs]
+    n, first = (
+        {key: value.expand(len(pairs), *value.shape) for key, value in m.items()}
+        for m in (x.counts()[0], x.totals(site))
+    )
+    partner_sums = [y.totals(partner) for partner in partners]
+    second = {key: stacked([sums[key] for sums in partner_sums]) for key in partner_sums[0]}
+    return join(n, first, second, cross.sums_of(site, partners)[0])
+
+
+def _terms_of(measure: MomentMeasure, x: Side, y: Side, pairs: list[SitePair]) -> tuple[list[Any], list[Any]]:
+    return [_self_terms(measure, x, pairs[0][0])], [_self_terms(measure, y, partner) for _, partner in pairs]
 
 
 def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
@@ -197,19 +262,29 @@ def _from_samples(
 
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
+    first, second, subset = prepared_pair(measure, x, y, pair)
+    units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
+
+    def estimated(rearranged: Any) -> tuple[float, Tensor]:
+        value, influence = measure.estimate(rearranged, second, units)
+        return value.item(), torch.nn.functional.pad(influence, (0, x.lengths.n_units - len(influence))).cpu()
+
+    value, influence = estimated(first)
+    null, null_influence, note = math.nan, torch.full_like(influence, math.nan), ""
+    order = subset.order(x.lengths.circle) if with_null else None
+    if order is not None:
+        null, null_influence = estimated(measure.rearrange(first, order.to(units.device)))
+    elif with_null:
+        note = f"{measure.label} has no null: {subset.most} of its {len(units)} samples are from one sequence"
+    result = _result(measure, x, pair, value, influence, null, null_influence)
+    return {**result, "note": result["note"] or note}
+
+
+def prepared_pair(measure: SampleMeasure, x: Side, y: Side, pair: SitePair) -> tuple[Any, Any, SampledSubset]:
+    """Return both prepared sides of a sample measure at a pair of sites, and the samples that it reads."""
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
     first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
-    units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
-    value, influence = measure.estimate(first, second, units)
-    influence = torch.nn.functional.pad(influence, (0, x.lengths.n_units - len(influence))).cpu()
-    null, note = math.nan, ""
-    if with_null and len(units) < 2 * subset.roll:
-        note = f"{measure.label} has no null: {subset.roll} of its {len(units)} samples are from one sequence"
-    elif with_null:
-        order = torch.arange(len(units), device=units.device).roll(subset.roll)
-        null = measure.between(first, measure.rearrange(second, order)).item()
-    result = _result(measure, x, pair, value.item(), influence, null)
-    return {**result, "note": result["note"] or note}
+    return first, second, subset
 
 
 def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
@@ -217,6 +292,6 @@ def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubs
     if (measure.label, site) not in side.prepared:
         samples = side.samples[site]
         samples = samples[subset.index.to(samples.device)]
-        prepared = measure.prepare(samples) if subset.single else measure.prepare_sequences(samples, subset.sequence)
+        prepared = measure.prepare(samples) if subset.most == 1 else measure.prepare_sequences(samples, subset.sequence)
         side.prepared[measure.label, site] = prepared
     return side.prepared[measure.label, site]

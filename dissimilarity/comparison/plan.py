@@ -44,7 +44,8 @@ class Plan:
     @cached_property
     def lengths(self) -> SequenceLengths:
         """Units and lengths of the sequences, and the sample budget."""
-        return SequenceLengths.of_slices(self.slices, self.probe.sample_counts, self.max_samples)
+        probe = self.probe
+        return SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
 
     @property
     def n_units(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.sequences import (
@@ -14,6 +14,7 @@ from dissimilarity.moments.sequences import (
     squares_of_products,
     within_grams,
 )
+from dissimilarity.probe.rearrangement import rearranged
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,8 @@ class Chunk:
         norms: site -> their squared norms (units, n).
         outlier_rows: site -> which of them are outliers (units, n).
         units: which units.
-        roll: samples of the longest sequence of these units, by which the null rolls them.
-        rolled: whether samples are rolled by that against those of other chunks. With sequences of equal length, each
-            then takes the place of the one before it in its unit.
+        labels: the sequence of each sample and its position in it, over all units (units * n).
+        order: which sample takes the place of each one where they meet those of other chunks; None for its own.
         sequences: the sequences that the samples form; None if each sequence is one sample, or no measure needs them.
         sums: site -> the sum of each sequence (sequences, p).
         weights: site -> the product of each sample with the sum of its sequence (units, n).
@@ -39,8 +39,8 @@ class Chunk:
     norms: dict[str, Tensor]
     outlier_rows: dict[str, Tensor]
     units: range
-    roll: int
-    rolled: bool = False
+    labels: tuple[Tensor, Tensor]
+    order: Tensor | None = None
     sequences: Sequences | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -88,34 +88,119 @@ class Chunk:
 
     def _sequences_in_order(self, values: Tensor) -> Tensor:
         """Return values per sequence in the order in which they meet the other model's."""
-        if not self.rolled:
+        if self.order is None:
             return values
-        return values.unflatten(0, (len(self.units), -1)).roll(-1, 1).flatten(0, 1)
+        length = len(self.order) // len(values)
+        return values.index_select(0, (self.order[::length] // length).to(values.device))
 
     def _in_order(self, values: Tensor) -> Tensor:
         """Return values per sample (units, n, ...) in the order in which they meet the other model's."""
-        return values.roll(-self.roll, 1) if self.rolled else values
+        if self.order is None:
+            return values
+        return values.flatten(0, 1).index_select(0, self.order.to(values.device)).view_as(values)
 
     def deranged(self) -> "Chunk":
-        """Return the chunk, rolled within each unit until no sample meets one of the same sequence.
+        """Return the chunk, rearranged within each unit so that no sample meets one of the same sequence.
 
         Derange the first of two sides: its samples are copied anyway.
+
+        Raises:
+            ValueError: one sequence has more than half of the samples.
         """
-        if self.count < 2 * self.roll:
+        parts = zip(*(labels.split(self.count) for labels in self.labels), strict=True)
+        orders = [rearranged(*part) for part in parts]
+        most = int(self.labels[0].bincount().max())
+        if any(order is None for order in orders):
             raise ValueError(
-                "the null rolls sequences against each other and needs at least two per unit, none with more than half "
-                f"of its samples, found one with {self.roll} of {self.count}; pass more sequences or a smaller n_units"
+                "the null rearranges sequences and needs at least two per unit, none with more than half of its "
+                f"samples, found one with {most} of {self.count}; pass more sequences or a smaller n_units"
             )
-        if self.sequences is None or self.sequences.mean is None:
-            return replace(self, rolled=True, is_deranged=True)
-        # The rolled samples fall into sequences of other lengths: those of the other model, which they meet.
+        starts = torch.arange(len(orders)) * self.count
+        return self.rearranged(torch.cat([order + start for order, start in zip(orders, starts, strict=True)]))
+
+    def circled(self, place: Int[Tensor, " sequences"]) -> Int[Tensor, " all"]:
+        """Return the order of a chunk of all sequences along a circle of them.
+
+        Raises:
+            ValueError: one sequence has more than half of the samples.
+        """
+        order = rearranged(*self.labels, place)
+        if order is None:
+            raise ValueError("the null rearranges sequences, and one has more than half of all samples; pass more")
+        return order
+
+    def meeting(self, other: "Chunk", start: int, order: Int[Tensor, " all"]) -> "Chunk":
+        """Return the samples of this chunk of all sequences that meet those of a chunk of the other model.
+
+        Args:
+            other: the other chunk.
+            start: number of samples before it.
+            order: which sample takes the place of each one.
+        """
+        index = order[start : start + len(other.labels[0])]
         samples, norms, outlier_rows = (
-            {site: values.roll(-self.roll, 1) for site, values in by_site.items()}
+            {
+                site: values[0].index_select(0, index.to(values.device)).unflatten(0, (len(other.units), -1))
+                for site, values in by_site.items()
+            }
             for by_site in (self.samples, self.norms, self.outlier_rows)
         )
-        return with_sequences(
-            Chunk(samples, norms, outlier_rows, self.units, self.roll, is_deranged=True), self.sequences
+        chunk = Chunk(samples, norms, outlier_rows, other.units, other.labels, is_deranged=True)
+        return with_sequences(chunk, other.sequences)
+
+    def to(self, device: torch.device) -> "Chunk":
+        """Return the chunk on a device."""
+        names = ("samples", "norms", "outlier_rows", "sums", "weights", "grams")
+        moved = {name: {site: values.to(device) for site, values in getattr(self, name).items()} for name in names}
+        return replace(self, **moved)
+
+    def rearranged(self, order: Int[Tensor, " all"]) -> "Chunk":
+        """Return the chunk with its samples in another order, over all of its units."""
+        if self.sequences is None or self._moves_whole_sequences(order):
+            return replace(self, order=order, is_deranged=True)
+        # The samples fall into other sequences: those of the other model, which they meet.
+        samples, norms, outlier_rows = (
+            {site: replace(self, order=order)._in_order(values) for site, values in by_site.items()}
+            for by_site in (self.samples, self.norms, self.outlier_rows)
         )
+        chunk = Chunk(samples, norms, outlier_rows, self.units, self.labels, is_deranged=True)
+        return with_sequences(chunk, self.sequences)
+
+    def _moves_whole_sequences(self, order: Int[Tensor, " all"]) -> bool:
+        """Return whether an order gives every sequence the place of one other."""
+        assert self.sequences is not None
+        if self.sequences.mean is not None:
+            return False
+        order = order.view(len(self.sequences.lengths), -1)
+        length = order.shape[1]
+        return not bool((order[:, 0] % length).any() or (order - order[:, :1] - torch.arange(length)).any())
+
+
+def as_one(chunks: Sequence[Chunk], sites: Sequence[str]) -> Chunk:
+    """Return consecutive chunks of the whole probe set, at some sites, as one chunk of a single unit."""
+
+    def flat(name: str, per_sample: bool = True) -> dict[str, Tensor]:
+        parts = [getattr(chunk, name) for chunk in chunks]
+        if not all(site in part for part in parts for site in sites):
+            return {}
+        if per_sample:
+            return {site: torch.cat([part[site].flatten(0, 1) for part in parts])[None] for site in sites}
+        return {site: torch.cat([part[site] for part in parts]) for site in sites}
+
+    labels = tuple(torch.cat([chunk.labels[index] for chunk in chunks]) for index in (0, 1))
+    parts = [chunk.sequences for chunk in chunks if chunk.sequences is not None]
+    sequences = None
+    if len(parts) == len(chunks):
+        lengths = torch.cat([part.lengths for part in parts])
+        sequences = Sequences(0, parts[0].count, lengths, parts[0].mean)
+    return Chunk(
+        *(flat(name) for name in ("samples", "norms", "outlier_rows")),
+        units=range(1),
+        labels=(labels[0], labels[1]),
+        sequences=sequences,
+        sums=flat("sums", per_sample=False),
+        weights=flat("weights"),
+    )
 
 
 def with_sequences(chunk: Chunk, sequences: Sequences | None) -> Chunk:

@@ -54,8 +54,11 @@ class Cross:
         """Add the samples of two chunks of the same sequences."""
         if x.units != y.units:
             raise ValueError(f"expected chunks of the same sequences, found units {x.units} and {y.units}")
-        if x.roll != y.roll:
-            raise ValueError(f"expected the same number of positions in both models, found {x.roll} and {y.roll}")
+        positions = [1 + int(chunk.labels[1].max()) for chunk in (x, y) if len(chunk.labels[1])]
+        if len(set(positions)) > 1:
+            raise ValueError(
+                f"expected the same number of positions in both models, found {positions[0]} and {positions[1]}"
+            )
         counts = [samples.shape[1] for chunk in (x, y) for samples in list(chunk.samples.values())[:1]]
         if len(set(counts)) > 1:
             raise ValueError(

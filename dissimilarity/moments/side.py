@@ -148,11 +148,11 @@ class Side:
         samples: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         outlier_rows: dict[str, Tensor] = {}
-        roll = 0
+        labels = torch.zeros(2, 0, dtype=torch.int64).unbind()
         for site, activation in acts.items():
             if site in self.only_sampled:
                 continue
-            roll = self.lengths.roll(activation, units.start)
+            labels = self.lengths.labels(activation, units, before)
             samples[site] = as_samples(activation).unflatten(0, (len(units), -1))
             if self.moments:
                 samples[site] = remove_offset(samples[site], self._offset(site, samples[site][0]))
@@ -164,7 +164,7 @@ class Side:
                 f"expected as many samples at every site, found (by site, per unit) {counts}; pool the positions "
                 "(pool='mean'), or compare such sites in separate calls"
             )
-        chunk = Chunk(samples, norms, outlier_rows, units, roll)
+        chunk = Chunk(samples, norms, outlier_rows, units, labels)
         if not self.by_sequence or not samples:
             return chunk
         activation = next(acts[site] for site in samples)

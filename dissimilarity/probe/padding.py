@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
+from dissimilarity.probe.rearrangement import circles, rearranged
 from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
 
 
@@ -28,17 +29,23 @@ class SampledSubset:
     Attributes:
         index: their indices among the samples that are kept for all sample measures.
         sequence: the sequence of each sample.
-        roll: how far the null rolls them, so that none meets a sample of its own sequence.
+        position: its position in the sequence.
+        chunk: the chunk that the sequence belongs to.
     """
 
     index: Int[Tensor, " n"]
     sequence: Int[Tensor, " n"]
-    roll: int
+    position: Int[Tensor, " n"]
+    chunk: Int[Tensor, " n"]
 
-    @property
-    def single(self) -> bool:
-        """Whether there is one sample per sequence."""
-        return self.roll == 1
+    @cached_property
+    def most(self) -> int:
+        """Number of samples of the sequence that has most."""
+        return int(self.sequence.bincount().max())
+
+    def order(self, place: Int[Tensor, " sequences"] | None = None) -> Int[Tensor, " n"] | None:
+        """Return how the null rearranges the samples: along a circle, or by default within each chunk."""
+        return rearranged(self.sequence, self.position, place, self.chunk if place is None else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +56,28 @@ class SequenceLengths:
         units: the unit of each sequence.
         counts: samples of each sequence, 1 or more; None if all have the same number, which then depends on the site.
         max_samples: maximum number of samples of a sample measure, over all processes; 0 without such measures.
+        chunks: the chunk of each sequence; None if each unit is one.
+        positions: the position of each sample in its sequence, over all sequences; None if they count from 0 in each.
     """
 
     units: Int[Tensor, " sequences"]
     counts: Int[Tensor, " sequences"] | None = None
     max_samples: int = 0
+    chunks: Int[Tensor, " sequences"] | None = None
+    positions: Int[Tensor, " samples"] | None = None
 
     @classmethod
     def of_slices(
-        cls, slices: Sequence[Slice], counts: Int[Tensor, " sequences"] | None = None, max_samples: int = 0
+        cls,
+        slices: Sequence[Slice],
+        counts: Int[Tensor, " sequences"] | None = None,
+        max_samples: int = 0,
+        positions: Int[Tensor, " samples"] | None = None,
     ) -> "SequenceLengths":
         """Return the lengths for the chunks (start, stop, unit) of a probe set."""
         sizes = torch.tensor([stop - start for start, stop, _ in slices])
         units = torch.tensor([unit for _, _, unit in slices]).repeat_interleave(sizes)
-        return cls(units, counts, max_samples)
+        return cls(units, counts, max_samples, torch.arange(len(slices)).repeat_interleave(sizes), positions)
 
     @property
     def n_units(self) -> int:
@@ -75,6 +90,23 @@ class SequenceLengths:
         return self.counts is not None and bool((self.counts != self.counts[0]).any())
 
     @cached_property
+    def uneven(self) -> bool:
+        """Whether sequences have samples at different positions."""
+        if self.positions is None:
+            return self.vary
+        return self.vary or bool(
+            (self.positions.view(len(self.units), -1) != self.positions[: len(self.positions) // len(self.units)]).any()
+        )
+
+    @cached_property
+    def circle(self) -> Int[Tensor, " sequences"] | None:
+        """The circle along which a single null rearranges all sequences; None if it rearranges those of each chunk.
+
+        The few sequences of a chunk share all positions only where sequences have samples at the same ones.
+        """
+        return circles(len(self.units), 1)[0] if self.uneven else None
+
+    @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
         """The number of samples of each sequence, in units of the mean over all sequences."""
         counts = torch.ones(len(self.units)) if self.counts is None else self.counts
@@ -84,11 +116,28 @@ class SequenceLengths:
         """Return whether a chunk's activations are samples (1, n, d) of sequences of unequal length."""
         return self.counts is not None and activation.ndim > 2
 
-    def roll(self, activation: Tensor, unit: int) -> int:
-        """Return how far the null rolls the samples of a unit: by the length of its longest sequence."""
+    def labels(self, activation: Tensor, units: range, before: int) -> tuple[Tensor, Tensor]:
+        """Return the sequence of each sample of a chunk, and its position in the sequence.
+
+        Args:
+            activation: activation of the chunk.
+            units: the units that it belongs to.
+            before: samples of the first unit in earlier chunks.
+        """
+        first = int((self.units < units.start).sum())
         if self.counts is not None and self.vary_in(activation):
-            return int(self.counts[self.units == unit].max())
-        return _positions(activation)
+            start = int(self.counts[:first].sum()) + before
+            stop = start + activation.shape[1]
+            return self._sequence[start:stop], self._position[start:stop]
+        length = _positions(activation)
+        sequence = first + before // length + torch.arange(len(activation)).repeat_interleave(length)
+        return sequence, self._positions_of(sequence, torch.arange(length).repeat(len(activation)), length)
+
+    def _positions_of(self, sequence: Tensor, index: Tensor, length: int) -> Tensor:
+        """Return the positions of samples of sequences of one length from their indices within their sequences."""
+        if self.positions is None or len(self.positions) != length * len(self.units):
+            return index
+        return self.positions[sequence * length + index]
 
     def sampled_in_chunk(self, activation: Tensor, unit: int, before: int) -> Int[Tensor, " drawn"] | None:
         """Draw the samples of a chunk that sample measures read; None for all of them.
@@ -122,12 +171,14 @@ class SequenceLengths:
         """
         if varying:
             index = draw(held, max_samples, seed)
-            sequence = self._sampled_sequence[index]
+            sequence, position = (labels[self._sampled[index]] for labels in (self._sequence, self._position))
         else:
             length = held // len(self.units)
             index = sampled_samples(len(self.units), length, max_samples, seed).flatten()
             sequence = index // length
-        return SampledSubset(index, sequence, int(sequence.bincount().max()))
+            position = self._positions_of(sequence, index % length, length)
+        chunks = self.units if self.chunks is None else self.chunks
+        return SampledSubset(index, sequence, position, chunks[sequence])
 
     @cached_property
     def _sampled(self) -> Int[Tensor, " drawn"]:
@@ -136,10 +187,19 @@ class SequenceLengths:
         return draw(int(self.counts.sum()), self.max_samples, 0)
 
     @cached_property
-    def _sampled_sequence(self) -> Int[Tensor, " drawn"]:
-        """The sequence of each sample that is drawn."""
+    def _sequence(self) -> Int[Tensor, " samples"]:
+        """The sequence of each sample, where lengths vary."""
         assert self.counts is not None
-        return torch.arange(len(self.counts)).repeat_interleave(self.counts)[self._sampled]
+        return torch.arange(len(self.counts)).repeat_interleave(self.counts)
+
+    @cached_property
+    def _position(self) -> Int[Tensor, " samples"]:
+        """The position of each sample in its sequence, where lengths vary."""
+        assert self.counts is not None
+        if self.positions is not None:
+            return self.positions
+        starts = self.counts.cumsum(0) - self.counts
+        return torch.arange(len(self._sequence)) - starts[self._sequence]
 
 
 def _positions(activation: Tensor) -> int:

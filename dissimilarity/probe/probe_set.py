@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -135,6 +136,18 @@ class ProbeSet:
         if self.mask is None:
             return None
         return self._countable(self.mask).sum(1) - self.control.drop_top_norm
+
+    @property
+    def sample_positions(self) -> Int[Tensor, " samples"] | None:
+        """Position of each sample, counted from the first real one; None where all sequences have the same ones."""
+        if self.pool != "none" or (self.mask is None and self.kept_positions is None):
+            return None
+        sequences, length = self.extent if self.mask is None else self.mask.shape
+        columns = torch.arange(length).expand(sequences, length)[..., None]
+        positions, real = self.select_positions(columns, slice(None))
+        if self.starts is not None:
+            positions = positions - self.starts[:, None, None]
+        return positions.flatten() if real is None else positions[real].flatten()
 
     def samples(self, activation: Tensor, sequences: slice | list[int] = slice(None)) -> Tensor:
         """Select the samples of one site from its activations.

@@ -295,7 +295,7 @@ class Tracker(Ticker):
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         records = compare_pair(model, reference, pairs, inputs.measures, first_components=False)
         for record in records:
-            del record["influence"]
+            del record["influence"], record["nulls"]
         return [*records, *map(dict, inputs.records)]
 
     def _fix_positions(self, training: TrainingState) -> None:

@@ -1,0 +1,170 @@
+"""The null of several rearrangements of the sequences of one model, and what it says of values and of the best pair.
+
+Each rearrangement puts all sequences into a circle of their own (``probe.rearrangement``), so it needs the activations
+of both models on the whole probe set. A moment measure takes the sums over pairs of sites again for each, n p q
+operations, and its decomposition; a sample measure takes its comparison, n^2. Linear CKA of whole sequences has a
+cheaper form (``measures.numerics.rearranged_hsic``).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.evaluate import moment_values, pairs_of, prepared_pair
+from dissimilarity.inference.calibration import p_value
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.sample_measure import SampleMeasure
+from dissimilarity.moments.agreement import gathered, together
+from dissimilarity.moments.chunk import Chunk, as_one
+from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.probe.rearrangement import circles
+
+Nulls = dict[tuple[str, SitePair], Float[Tensor, " nulls"]]
+"""Label of a measure, pair of sites -> the value in each rearrangement."""
+
+SITES_TOGETHER = 2**30
+"""Bytes of activations up to which all sites are rearranged together; beyond, pair by pair."""
+
+
+def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"]) -> None:
+    """Add the sums of the null along one circle of all sequences, with those of the second model's units.
+
+    Args:
+        null: the sums.
+        x: activations of the first model, whose sequences are rearranged.
+        y: activations of the second model, on this process's share of the probe set.
+        place: the place of each sequence in the circle.
+    """
+    first = whole(x, [site for site, _ in null.pairs])
+    with together(x.side.sync):
+        order, start = first.circled(place), None
+        for chunk in y:
+            # The chunk is a part of the whole: its first sample is the first one with its first label.
+            start = int((first.labels[0] < chunk.labels[0][0]).sum()) if start is None else start
+            null.add(first.meeting(chunk, start, order), chunk)
+            start += len(chunk.labels[0])
+
+
+def rearranged_values(
+    measures: Sequence[Measure], x: ModelActivations, y: ModelActivations, pairs: Sequence[SitePair], nulls: int
+) -> Nulls:
+    """Return the value of every measure at every pair of sites in each rearrangement; NaN where it has none.
+
+    With several processes, each takes a part of the rearrangements.
+
+    Args:
+        measures: the measures.
+        x: activations of the first model, whose sequences are rearranged, with their sums.
+        y: activations of the second model.
+        pairs: pairs of sites.
+        nulls: number of rearrangements.
+
+    Raises:
+        ValueError: more rearrangements than there are.
+    """
+    sync, places = x.side.sync, circles(len(x.plan.lengths.units), nulls)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if sync else (0, 1)
+    share = range(rank, nulls, processes)
+    comparable = [pair for pair in pairs if not (x.side.problem(pair[0]) or y.side.problem(pair[1]))]
+    values: Nulls = {}
+    of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure)]
+    for group in _groups(comparable, x, y) if of_sums else []:
+        first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*group, strict=True), strict=True))
+        with together(sync):
+            for number in share:
+                null = Cross(group)
+                null.add(first.rearranged(first.circled(places[number])), second)
+                for measure in of_sums:
+                    for pair, value in moment_values(measure, x.side, y.side, null, group):
+                        values.setdefault((measure.label, pair), torch.full((nulls,), math.nan))[number] = value
+    with together(sync):
+        for measure in measures:
+            if isinstance(measure, SampleMeasure):
+                for pair in pairs_of(measure, comparable):
+                    values[measure.label, pair] = _of_samples(measure, x, y, pair, places, share)
+    return _joined(gathered(values, sync), processes)
+
+
+def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """Return the records of two models with what their rearrangements say, in place of the nulls themselves.
+
+    ``null_sd`` is the spread of the nulls and ``p`` the p value of the pair of sites alone. ``null_best`` is the null of
+    the best of all pairs of sites, chosen anew in each rearrangement, and ``p_best`` the p value of a pair against it,
+    which holds for whichever pair was picked.
+
+    Args:
+        records: records of ``evaluate`` of all pairs of sites, with ``nulls``.
+        measures: the measures.
+    """
+    for measure in measures:
+        group = [record for record in records if record["measure"] == measure.label]
+        present = [record["nulls"] for record in group if not bool(record["nulls"].isnan().any())]
+        most = max((len(nulls) for nulls in present), default=1)
+        near = (
+            torch.stack([-measure.to_dissimilarity(nulls) for nulls in present if len(nulls) == most])
+            if present
+            else None
+        )
+        best = torch.full((1,), math.nan) if near is None else near.amax(0)
+        for record in group:
+            nulls, nearness = record.pop("nulls"), -record["dissimilarity"]
+            record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
+            record["p"] = p_value(nearness, -measure.to_dissimilarity(nulls))
+            record["null_best"] = _value_of(measure, -best.mean().item())
+            record["p_best"] = p_value(nearness, best)
+    return records
+
+
+def _value_of(measure: Measure, dissimilarity: float) -> float:
+    """Return the value with a dissimilarity."""
+    return measure.identical + (-dissimilarity if measure.higher_is_more_similar else dissimilarity)
+
+
+def _groups(pairs: Sequence[SitePair], x: ModelActivations, y: ModelActivations) -> list[list[SitePair]]:
+    if not pairs:
+        return []
+    return [list(pairs)] if x.nbytes() + y.nbytes() <= SITES_TOGETHER else [[pair] for pair in pairs]
+
+
+def whole(model: ModelActivations, sites: Sequence[str]) -> Chunk:
+    """Return the samples of some sites over all sequences and processes as one chunk."""
+    names = list(dict.fromkeys(sites))
+    with together(model.side.sync):
+        chunk = as_one(list(model), names)
+    if not model.side.sync:
+        return chunk
+    device = next(iter(chunk.samples.values())).device
+    parts = gathered(chunk.to(torch.device("cpu")), True)
+    return as_one(parts, names).to(device)
+
+
+def _of_samples(
+    measure: SampleMeasure, x: ModelActivations, y: ModelActivations, pair: SitePair, places: Tensor, share: range
+) -> Float[Tensor, " nulls"]:
+    """Return the value of a sample measure at one pair of sites in a share of the rearrangements."""
+    values = torch.full((len(places),), math.nan, dtype=torch.float64)
+    try:
+        first, second, subset = prepared_pair(measure, x.side, y.side, pair)
+        for number in share:
+            order = subset.order(places[number])
+            if order is not None:
+                values[number] = measure.between(measure.rearrange(first, order), second)
+    except (ValueError, RuntimeError):
+        return values  # the record of the value says why
+    return values
+
+
+def _joined(parts: list[Nulls], processes: int) -> Nulls:
+    """Return the rearrangements of all processes."""
+    joined = parts[0]
+    for rank, part in enumerate(parts):
+        for key, values in part.items():
+            joined[key][rank::processes] = values[rank::processes]
+    return joined

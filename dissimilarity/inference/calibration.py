@@ -1,0 +1,91 @@
+"""Where a value stands between its null and the value of identical models, with its error; p values of rearrangements.
+
+With the value v, the null m (a mean over rearrangements) and the value i of identical models, the calibrated value is
+c = (v - m) / (i - m). Influences of units on v and on m are on one probe set, so by the delta method those on c are
+
+    U_c = U_v / (i - m) + (v - i) / (i - m)^2 * U_m,
+
+which holds what v and m have in common. A ratio says nothing where its denominator may be zero (Fieller 1954): c is not
+defined where the 95 % interval of the null holds the value of identical models.
+"""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.inference.jackknife import half_width, stderr_of_influence
+
+ROUNDING = 1e-6
+"""Distance from the value of identical models that rounding explains."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated value and its standard error; both NaN where it is not defined."""
+
+    value: float
+    stderr: float
+
+
+def calibrate(
+    value: float,
+    nulls: Float[Tensor, " nulls"],
+    identical: float,
+    influence: Float[Tensor, " units"],
+    null_influence: Float[Tensor, " units"],
+) -> Calibration | None:
+    """Return the calibrated value; None where null and identical models cannot be told apart.
+
+    Args:
+        value: the value.
+        nulls: its null in each rearrangement.
+        identical: the value of identical models.
+        influence: influences of the units on the value.
+        null_influence: influences of the units on the null of one rearrangement within units.
+
+    Example:
+        >>> unit = torch.tensor([0.01, -0.01, 0.02, -0.02])
+        >>> result = calibrate(0.6, torch.tensor([0.2]), 1.0, unit, unit / 2)
+        >>> print(f"{result.value:.2f} {result.stderr:.4f}")
+        0.50 0.0274
+        >>> print(calibrate(1.0, torch.tensor([0.99]), 1.0, unit, unit))
+        None
+    """
+    null = nulls.mean().item()
+    span = identical - null
+    if math.isnan(value) or math.isnan(null):
+        return Calibration(math.nan, math.nan)
+    error = half_width(stderr_of_influence(null_influence).item(), len(null_influence))
+    if abs(span) <= ROUNDING or abs(span) <= error:
+        return None
+    slope = (value - identical) / span**2
+    one = stderr_of_influence(influence / span + slope * null_influence).item()
+    return Calibration((value - null) / span, _of_mean(one, slope, nulls))
+
+
+def _of_mean(stderr: float, slope: float, nulls: Float[Tensor, " nulls"]) -> float:
+    """Return the error with the mean over rearrangements as the null, from that with one of them.
+
+    The influences on one null hold the spread between rearrangements, of which the mean of K has 1 / K. The estimate of
+    the spread is an upper bound of what can be subtracted, so no less than half of the variance stays.
+    """
+    if len(nulls) < 2:
+        return stderr
+    spread = slope**2 * nulls.var().item()
+    return math.sqrt(max(stderr**2 - spread * (1 - 1 / len(nulls)), stderr**2 / 2))
+
+
+def p_value(statistic: float, null: Float[Tensor, " nulls"]) -> float:
+    """Return (1 + number of nulls at or above the statistic) / (K + 1), the p value of a permutation test.
+
+    It is never 0, and NaN for a single null, which can show nothing. Values that differ by rounding are equal.
+
+    Example:
+        >>> p_value(0.7, torch.tensor([0.1, 0.2, 0.3, 0.7]))
+        0.4
+    """
+    if math.isnan(statistic) or len(null) < 2 or bool(null.isnan().any()):
+        return math.nan
+    return (1 + int((null >= statistic - 1e-12 * abs(statistic)).sum())) / (len(null) + 1)

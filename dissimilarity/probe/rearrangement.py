@@ -1,0 +1,128 @@
+"""How the null rearranges the sequences of one side: in a circle, so that none meets itself at the same positions.
+
+Each sequence takes the place of the one before it in a circle of all sequences. Where sequences have unequal lengths, a
+position takes the sample of the next sequence in the circle that has that position. So every sample stays at its
+position, which models know of whatever text they read, and each sample is used once.
+"""
+
+import itertools
+import math
+from collections import Counter
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dissimilarity.probe.sampling import priorities
+
+FEW = 7
+"""Number of sequences up to which all circles are listed, so that any number of them can be drawn."""
+
+
+def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
+    """Draw different circles of sequences: the place of each sequence in each circle. They are always the same ones.
+
+    Raises:
+        ValueError: there are fewer circles.
+
+    >>> circles(3, 2).tolist()
+    [[0, 1, 2], [0, 2, 1]]
+    """
+    check_nulls(count, sequences)
+    if sequences <= FEW:
+        ways = [(0, *rest) for rest in itertools.permutations(range(1, sequences))]
+        drawn = priorities(0, len(ways), sequences).argsort()[:count].sort().values
+        return torch.tensor([ways[index] for index in drawn.tolist()]).argsort(1)
+    unique: dict[tuple[int, ...], None] = {}
+    for start in itertools.count(0, sequences):
+        members = priorities(start, sequences, sequences).argsort()
+        unique[tuple(members.roll(-int(members.argmin())).tolist())] = None
+        if len(unique) == count:
+            return torch.tensor(list(unique)).argsort(1)
+    raise AssertionError
+
+
+def check_nulls(nulls: int, sequences: int | None = None) -> None:
+    """Check a number of rearrangements.
+
+    Args:
+        nulls: the number.
+        sequences: number of sequences that are rearranged, if it is known.
+
+    Raises:
+        ValueError: no whole number above 0, or more than there are.
+    """
+    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 1:
+        raise ValueError(f"nulls: expected a whole number of rearrangements, 1 or more, found {nulls!r}")
+    most = math.factorial(sequences - 1) if sequences is not None and sequences <= 20 else math.inf
+    if nulls > most:
+        raise ValueError(
+            f"nulls={nulls}: {sequences} sequences can be put into {most} different circles; pass at most "
+            f"nulls={most}, or more sequences"
+        )
+
+
+def rearranged(
+    sequence: Int[Tensor, " n"],
+    position: Int[Tensor, " n"],
+    place: Int[Tensor, " sequences"] | None = None,
+    part: Int[Tensor, " n"] | None = None,
+) -> Int[Tensor, " n"] | None:
+    """Return which sample takes the place of each sample; None if one sequence has more than half of them.
+
+    Positions that only one sequence has are exchanged with the nearest positions that others have, because there every
+    sample would meet its own sequence.
+
+    Args:
+        sequence: the sequence of each sample.
+        position: its position in the sequence.
+        place: the place of each sequence in the circle; by default sequences are in order.
+        part: a number for each sample; samples stay in their part as far as others there have the same position.
+
+    >>> rearranged(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 0])).tolist()
+    [2, 3, 4, 1, 0]
+    """
+    place = torch.arange(int(sequence.max()) + 1) if place is None else place
+    part = torch.zeros_like(sequence) if part is None else part
+    members: dict[int, dict[int, list[int]]] = {}
+    for index, (at, group) in enumerate(zip(position.tolist(), part.tolist(), strict=True)):
+        members.setdefault(at, {}).setdefault(group, []).append(index)
+    groups = _meeting(members, sequence.tolist())
+    if groups is None:
+        return None
+    order, places = torch.empty_like(sequence), place[sequence].tolist()
+    for group in groups:
+        circle = torch.tensor(sorted(group, key=lambda index: (places[index], index)))
+        longest = int(sequence[circle].bincount().max())
+        order[circle] = circle.roll(-longest)
+    return order
+
+
+def _meeting(members: dict[int, dict[int, list[int]]], sequence: list[int]) -> list[list[int]] | None:
+    """Group samples that can meet: those of one position and part, or of as few as it takes; None if it cannot be."""
+    groups: list[list[int]] = []
+    waiting: list[int] = []
+    for position in sorted(members, reverse=True):
+        first = len(groups)
+        for _, samples in sorted(members[position].items()):
+            waiting += samples
+            if _can_meet(waiting, sequence):
+                groups.append(waiting)
+                waiting = []
+        if waiting and len(groups) > first:
+            groups[-1] += waiting
+            if _can_meet(groups[-1], sequence):
+                waiting = []
+            else:
+                waiting = groups.pop()
+    while waiting and groups:
+        waiting += groups.pop()
+        if _can_meet(waiting, sequence):
+            return [*groups, waiting]
+    return None if waiting else groups
+
+
+def _can_meet(samples: list[int], sequence: list[int]) -> bool:
+    """Return whether no sequence has more than half of the samples."""
+    most = max(Counter(sequence[index] for index in samples).values())
+    return 2 * most <= len(samples)
