@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, Unpack
 
 import pyarrow as pa
+import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
@@ -136,7 +137,8 @@ def compare(
     computable, records = measures, []
     if probe.is_aligned:
         computable, unavailable = across_tokenizers(measures)
-        records += [record | {"first_pc_a": math.nan, "first_pc_b": math.nan} for record in unavailable]
+        extra = {"first_pc_a": math.nan, "first_pc_b": math.nan, "nulls": torch.full((1,), math.nan)}
+        records += [record | extra for record in unavailable]
     plan = make_plan(probe, computable)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:

@@ -95,9 +95,9 @@ def rearranged_values(
 def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]) -> list[dict[str, Any]]:
     """Return the records of two models with what their rearrangements say, in place of the nulls themselves.
 
-    ``null_sd`` is the spread of the nulls and ``p`` the p value of the pair of sites alone. ``null_best`` is the null of
-    the best of all pairs of sites, chosen anew in each rearrangement, and ``p_best`` the p value of a pair against it,
-    which holds for whichever pair was picked.
+    ``null_sd`` is the spread of the nulls and ``p`` the p value of the pair of sites alone. ``null_best`` is the null
+    of the best of all pairs of sites, chosen again in each rearrangement, and ``p_best`` the p value of a pair against
+    it, which holds for whichever pair was picked.
 
     Args:
         records: records of ``evaluate`` of all pairs of sites, with ``nulls``.

@@ -92,11 +92,9 @@ class SequenceLengths:
     @cached_property
     def uneven(self) -> bool:
         """Whether sequences have samples at different positions."""
-        if self.positions is None:
+        if self.vary or self.positions is None:
             return self.vary
-        return self.vary or bool(
-            (self.positions.view(len(self.units), -1) != self.positions[: len(self.positions) // len(self.units)]).any()
-        )
+        return bool(self.positions.view(len(self.units), -1).diff(dim=0).any())
 
     @cached_property
     def circle(self) -> Int[Tensor, " sequences"] | None:

@@ -111,10 +111,7 @@ def _meeting(members: dict[int, dict[int, list[int]]], sequence: list[int]) -> l
                 waiting = []
         if waiting and len(groups) > first:
             groups[-1] += waiting
-            if _can_meet(groups[-1], sequence):
-                waiting = []
-            else:
-                waiting = groups.pop()
+            waiting = [] if _can_meet(groups[-1], sequence) else groups.pop()
     while waiting and groups:
         waiting += groups.pop()
         if _can_meet(waiting, sequence):

@@ -14,12 +14,13 @@ authoritative and the table holds its beginning; without a journal, the table is
 | value | float64 | the measure's value as the literature has it |
 | dissimilarity | float64 | the value mapped so that 0 = identical and larger = more different |
 | stderr | float64 | standard error of the value |
-| null | float64 | the value with the sequences of one side shifted so that none meets itself |
+| null | float64 | the value with the sequences of one side rearranged so that none meets itself |
 | calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |
+| calibrated_stderr | float64 | standard error of calibrated |
 | n_samples | int64 | samples (token positions) behind the value |
 | n_units | int64 | units of whole sequences behind stderr |
 | seconds | float64 | seconds that the whole measurement at this step took |
-| note | string | empty, or why the value is missing: `skipped: over budget` |
+| note | string | empty, or what is missing and why: `skipped: over budget` |
 
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """
@@ -60,6 +61,7 @@ SCHEMA = pa.schema(
         ("stderr", pa.float64()),
         ("null", pa.float64()),
         ("calibrated", pa.float64()),
+        ("calibrated_stderr", pa.float64()),
         ("n_samples", pa.int64()),
         ("n_units", pa.int64()),
         ("seconds", pa.float64()),
@@ -83,7 +85,9 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, and return once they are on disk. `stderr`, `null`, `calibrated`, `n_units`, `note` are optional.
+        """Add rows, and return once they are on disk.
+
+        `stderr`, `null`, `calibrated`, `calibrated_stderr`, `n_units` and `note` are optional.
 
         Raises ValueError for a row that lacks any other column of the schema, or has an unknown one.
         """
@@ -258,7 +262,12 @@ def grid(table: pa.Table, column: str, sites_a: list[str], sites_b: list[str]) -
 
 
 def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    row = {**dict.fromkeys(("stderr", "null", "calibrated"), math.nan), "n_units": 0, "note": "", **row}
+    row = {
+        **dict.fromkeys(("stderr", "null", "calibrated", "calibrated_stderr"), math.nan),
+        "n_units": 0,
+        "note": "",
+        **row,
+    }
     if set(row) != set(SCHEMA.names):
         missing, unknown = set(SCHEMA.names) - set(row), set(row) - set(SCHEMA.names)
         raise ValueError(

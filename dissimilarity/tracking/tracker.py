@@ -18,6 +18,7 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
+from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
@@ -63,6 +64,7 @@ class Tracker(Ticker):
         every: int = 50,
         heatmap_every: int = 250,
         n_units: int = 16,
+        nulls: int = 1,
         budget: float = 0.03,
         pool: Pool = "none",
         precision: str | None = None,
@@ -87,6 +89,8 @@ class Tracker(Ticker):
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
             n_units: number of jackknife units, each of whole sequences.
+            nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have one. Each
+                takes as long as the values without their errors.
             budget: maximum share of the training time for tracking; ticks beyond it are skipped, and the table says so.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.
@@ -103,6 +107,7 @@ class Tracker(Ticker):
             channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
+        check_nulls(nulls)
         sources = named_references(references)
         self.measures = as_measures(measures)
         self.control, self.folder = control_of(control), Path(folder)
@@ -117,6 +122,9 @@ class Tracker(Ticker):
         mask = own_mask if mask is None else mask
         probe_set = ProbeSet(inputs, mask, pool, control=self.control, n_units=n_units, channels=channels)
         self.reader = ProbeReader(probe_set, aligned, self.measures, precision)
+        self.nulls = nulls
+        for reading in self.reader.inputs:
+            check_nulls(nulls, reading.plan.probe.extent.sequences)
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, sources)
         weights_at = partial(step_weights, self.folder / "checkpoints")
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
@@ -293,7 +301,8 @@ class Tracker(Ticker):
     ) -> list[dict[str, Any]]:
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
-        records = compare_pair(model, reference, pairs, inputs.measures, first_components=False)
+        nulls = self.nulls if heatmap else 1
+        records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False)
         for record in records:
             del record["influence"], record["nulls"]
         return [*records, *map(dict, inputs.records)]

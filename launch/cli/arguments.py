@@ -125,6 +125,7 @@ CALLBACKS = {
 TRACKERS = {
     "tracker.RunTracker": {
         "n_units": whole(2),
+        "nulls": whole(1),
         "every": whole(1),
         "heatmap_every": whole(1),
         "budget": PART_OF_ALL,
@@ -246,6 +247,7 @@ STUDIES = {
     "compare.study.compare_models": {
         "pairs": one_of("all", "matched"),
         "n_units": whole(2),
+        "nulls": whole(1),
         "channels": or_null(one_of("first", "last")),
     },
     "dynamics.study.dynamics": {

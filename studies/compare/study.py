@@ -35,13 +35,14 @@ from studies.compare.text import summary, terminal_tables
 Pair = tuple[str, str]
 
 
-def compare_models(cfg: DictConfig, pairs: str, n_units: int, channels: Channels) -> Results:
+def compare_models(cfg: DictConfig, pairs: str, n_units: int, nulls: int, channels: Channels) -> Results:
     """Compare every pair of `cfg.models` on one probe set.
 
     Args:
         cfg: config of analyze.py.
         pairs: `all` pairs of sites, or those `matched` by relative depth.
         n_units: number of jackknife units of sequences.
+        nulls: number of rearrangements of the null.
         channels: whether features are `first` or `last` at sites that leave it open, such as saved images.
 
     Raises:
@@ -63,7 +64,7 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int, channels: Channels
             subjects = load_without_weights(uris, cfg.runs_dir, status.update)
         probe = shared_probe(cfg, subjects)
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
-        options = {"n_units": n_units, "control": control_of(cfg.control), "channels": channels}
+        options = {"nulls": nulls, "n_units": n_units, "control": control_of(cfg.control), "channels": channels}
         tables = _compare(cfg, subjects, probe, inputs, measures, pairs, options, status.update)
     table = pa.concat_tables([_with_labels(pair, *labels) for labels, pair in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}

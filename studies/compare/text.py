@@ -39,8 +39,9 @@ def summary(
     lines += [
         "Values are the literature's, with 95 % intervals (Student's t over units of sequences). They cover other",
         "text of this kind for these two models, and neither other seeds nor other kinds of text.",
-        "The null is the value after the sequences of one side are rolled so that none meets itself; calibrated is",
-        "(value - null) / (identical - null): 1 = identical, 0 = as different as the null.",
+        "The null is the value after the sequences of one side are rearranged so that none meets itself, which is what",
+        "models score that read other text; calibrated is (value - null) / (identical - null): 1 = identical, 0 = as",
+        "different as the null. p is the share of rearrangements that are at least as similar.",
     ]
     for (a, b), table in tables.items():
         lines += ["", f"## {a} and {b}", "", *_first_components(table, a, b)]
@@ -164,19 +165,33 @@ def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
 def _measure(records: list[dict[str, Any]]) -> list[str]:
     """Return the lines of one measure of one pair of models."""
     matched = _at_equal_depth(records)
-    lines = table_head("site a", "site b", "value", "null", "calibrated")
+    lines = table_head("site a", "site b", "value", "null", "p", "calibrated")
     for record in matched:
-        values = (_interval(record), _number(record["null"]), _number(record["calibrated"]))
+        calibrated = _interval(record, "calibrated", "calibrated_stderr")
+        values = (_interval(record), _spread(record), _number(record["p"]), calibrated)
         lines.append(table_row(record["site_a"], record["site_b"], *values))
     finite = [record for record in records if math.isfinite(record["dissimilarity"])]
     if len(finite) > 1:
         nearest, farthest = (choose(finite, key=_dissimilarity) for choose in (min, max))
         extremes = f"{_in_words(nearest)}; least similar: {_in_words(farthest)}"
         lines += ["", f"Most similar of {len(finite)} pairs of sites: {extremes}."]
+        lines += [_best_null(nearest)] if math.isfinite(nearest["null_best"]) else []
     if len(matched) > 1:
         means = [_number(finite_mean([record[column] for record in matched])) for column in ("value", "calibrated")]
         lines += ["", f"Mean over the layers of the table: {means[0]}, calibrated {means[1]}."]
     return lines + [f"Not measured: {note}." for note in dict.fromkeys(record["note"] for record in records) if note]
+
+
+def _best_null(record: dict[str, Any]) -> str:
+    """Return what the most similar pair of sites of rearranged text scores, beside the pair that was found."""
+    p = f" (p = {_number(record['p_best'])} for the pair above)" if math.isfinite(record["p_best"]) else ""
+    return f"The most similar pair of rearranged text has {_number(record['null_best'])}{p}."
+
+
+def _spread(record: dict[str, Any]) -> str:
+    """Return the null with the standard deviation over rearrangements, if there are several."""
+    spread = f" (sd {_number(record['null_sd'])})" if math.isfinite(record["null_sd"]) else ""
+    return f"{_number(record['null'])}{spread}"
 
 
 def _at_equal_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -208,11 +223,11 @@ def _in_words(record: dict[str, Any]) -> str:
     return f"{record['site_a']} and {record['site_b']}, {_interval(record)} (calibrated {calibrated})"
 
 
-def _interval(record: dict[str, Any]) -> str:
-    if not math.isfinite(record["value"]):
+def _interval(record: dict[str, Any], column: str = "value", stderr: str = "stderr") -> str:
+    if not math.isfinite(record[column]):
         return "-"
-    error = "" if not math.isfinite(record["stderr"]) else f" ± {half_width(record['stderr'], record['n_units']):.3f}"
-    return f"{record['value']:.3f}{error}"
+    error = "" if not math.isfinite(record[stderr]) else f" ± {half_width(record[stderr], record['n_units']):.3f}"
+    return f"{record[column]:.3f}{error}"
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -144,7 +144,7 @@ def across_tokenizers(measures: Sequence[Measure]) -> tuple[list[Measure], list[
         the measures of representations, and one record per measure of outputs, without a value and with a note that
         says why.
     """
-    no_value = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
+    no_value = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated", "calibrated_stderr"), math.nan)
     records = [
         {
             "measure": measure.label,
