@@ -1,13 +1,15 @@
 """The model that a training begins from: the settings of its net, and its weights loaded into a new one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from models import huggingface
 from models.classifier import Classifier
-from models.references import Reference
+
+if TYPE_CHECKING:
+    from models.references import Reference
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class InitialModel:
     depth: int
 
 
-def initial_model(reference: Reference, head: bool) -> InitialModel:
+def initial_model(reference: "Reference", head: bool) -> InitialModel:
     """Return the net and weights of a run that begins from `reference`.
 
     Args:

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from models.recipe import lr_factor, parameter_groups
+from models.untrained import other_seed
 
 FORMAT = 1
 """Version of the checkpoint format."""
@@ -52,6 +53,10 @@ class RecipeModule(pl.LightningModule):
     def example(self, rows: int, n_ctx: int) -> Any:
         """Return a random batch with the shape of a real one, to time a step."""
         raise NotImplementedError
+
+    def untrained(self) -> "RecipeModule":
+        """Return the same model with other initial weights, before any training; always the same ones."""
+        return type(self)(**{**self.hparams, "init_seed": other_seed(self.hparams["init_seed"])})
 
     def real(self, tokens: Tensor) -> Tensor | None:
         """Return which positions of a batch are text, Bool (batch, pos); None for all of them."""

@@ -9,6 +9,7 @@ hf:ORG/MODEL@REVISION  one of the hub, downloaded once
 tl:NAME           a toy model of TransformerLens (solu-1l, gelu-4l, attn-only-2l, ...), downloaded once
 tl:FOLDER         a folder in the same form: config.json and a state dict
 wandb:ENTITY/PROJECT/ARTIFACT:VERSION  a checkpoint that is an artifact, downloaded once
+untrained:URI     the model of any of these with other initial weights, before any training
 """
 
 import difflib
@@ -27,10 +28,12 @@ from dissimilarity.tracking.weights import step_files
 from models import artifacts, saved, toys
 from models.checkpoints import read_checkpoint, rebuild
 from models.exchange.shape import shape_of
+from models.untrained import PREFIX, untrained_net
 
 SUPPORTED = (
     "runs/NAME (a run's last checkpoint), runs/NAME@STEP (after STEP updates), the path of a .ckpt or .safetensors "
-    f"file, hf:FOLDER or hf:ORG/MODEL@REVISION, tl:FOLDER or tl:NAME, or {artifacts.FORM}"
+    f"file, hf:FOLDER or hf:ORG/MODEL@REVISION, tl:FOLDER or tl:NAME, {artifacts.FORM}, or untrained: "
+    "before any of these"
 )
 FOREIGN = ("hf:", "tl:", "wandb:")
 FILES = (".ckpt", ".safetensors")
@@ -71,6 +74,8 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     Raises:
         ValueError: If it cannot be loaded; names the file, what is wrong with it and what to do.
     """
+    if uri.startswith(PREFIX):
+        return _load_untrained(uri, runs_dir)
     if uri.startswith("hf:"):
         return _load_pretrained(uri)
     if uri.startswith("tl:"):
@@ -81,6 +86,15 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
         return replace(reference, provenance={**reference.provenance, "uri": uri, **origin})
     path = resolve(uri, runs_dir)
     return _load_saved(uri, path) if path.suffix == ".safetensors" else _load_checkpoint(uri, path)
+
+
+def _load_untrained(uri: str, runs_dir: str | Path) -> Reference:
+    """Load a model with other initial weights; those of its file only say what it is."""
+    trained = load(uri.removeprefix(PREFIX), runs_dir)
+    net, settings = untrained_net(trained)
+    changed = {"uri": uri, "step": 0, "pinned": f"{PREFIX}{trained.provenance['pinned']}"}
+    provenance = {**trained.provenance, **changed}
+    return Reference(net, trained.tokenizer, tuple(getattr(net, "sites", ())), provenance, settings)
 
 
 def _load_checkpoint(uri: str, path: Path) -> Reference:
@@ -159,6 +173,13 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
         raise ValueError(
             f"reference {uri!r} is an earlier state of the run itself, which only the tracker has while it trains: "
             f"name it in references=[...]; to load a model from disk give {SUPPORTED}"
+        )
+    if uri.startswith(PREFIX):
+        return resolve(uri.removeprefix(PREFIX), runs_dir)
+    if uri == PREFIX.removesuffix(":"):
+        raise ValueError(
+            "reference 'untrained' is the model of a run in training with other initial weights, which only train.py "
+            "knows: name it in references=[...], or type untrained:runs/NAME for that of a run"
         )
     if uri.startswith(FOREIGN):
         look_up = {"hf": pretrained.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}

@@ -236,10 +236,10 @@ def _joined(x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Moments:
 
 
 def _terms_of(measure: MomentMeasure, x: Side, y: Side, pairs: list[SitePair]) -> tuple[list[Any], list[Any]]:
-    return [_self_terms(measure, x, pairs[0][0])], [_self_terms(measure, y, partner) for _, partner in pairs]
+    return [self_terms(measure, x, pairs[0][0])], [self_terms(measure, y, partner) for _, partner in pairs]
 
 
-def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
+def self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
         counts, unit_counts = side.counts()

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import moment_values, pairs_of, prepared_pair
+from dissimilarity.comparison.evaluate import moment_values, pairs_of, prepared_pair, self_terms
 from dissimilarity.inference.calibration import p_value
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
@@ -78,12 +78,17 @@ def rearranged_values(
     for group in _groups(comparable, x, y) if of_sums else []:
         first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*group, strict=True), strict=True))
         with together(sync):
-            for number in share:
+            quick = [measure for measure in of_sums if measure.reads_kernels and _prefer_kernels(first, second, nulls)]
+            if quick:
+                values |= _of_kernels(quick, x, y, (first, second), group, places)
+            others = [measure for measure in of_sums if measure not in quick]
+            for number in share if others else ():
                 null = Cross(group)
                 null.add(first.rearranged(first.circled(places[number])), second)
-                for measure in of_sums:
+                for measure in others:
                     for pair, value in moment_values(measure, x.side, y.side, null, group):
-                        values.setdefault((measure.label, pair), torch.full((nulls,), math.nan))[number] = value
+                        row = values.setdefault((measure.label, pair), torch.full((nulls,), math.nan).double())
+                        row[number] = value
     with together(sync):
         for measure in measures:
             if isinstance(measure, SampleMeasure):
@@ -143,6 +148,42 @@ def whole(model: ModelActivations, sites: Sequence[str]) -> Chunk:
     device = next(iter(chunk.samples.values())).device
     parts = gathered(chunk.to(torch.device("cpu")), True)
     return as_one(parts, names).to(device)
+
+
+def _prefer_kernels(x: Chunk, y: Chunk, nulls: int) -> bool:
+    """Return whether kernels of pairs of sequences serve, and take less work: sequences move as a whole."""
+    if (
+        x.sequences is None
+        or x.sequences.mean is not None
+        or not x.moves_whole(x.circled(torch.arange(x.sequences.count)))
+    ):
+        return False
+    widths = [max(samples.shape[-1] for samples in chunk.samples.values()) for chunk in (x, y)]
+    return MomentMeasure.prefers_kernels(x.sequences.count, int(x.sequences.lengths[0]), (widths[0], widths[1]), nulls)
+
+
+def _of_kernels(
+    measures: Sequence[MomentMeasure],
+    x: ModelActivations,
+    y: ModelActivations,
+    chunks: tuple[Chunk, Chunk],
+    pairs: Sequence[SitePair],
+    places: Int[Tensor, "nulls sequences"],
+) -> Nulls:
+    """Return the values of measures that read kernels, in all rearrangements."""
+    order = torch.stack([chunks[0].circled(place)[:: chunks[0].count // len(place)] for place in places])
+    order = order // (chunks[0].count // len(order[0]))
+    kernels: list[dict[str, Any]] = [{}, {}]
+    for side, chunk, sites in zip(kernels, chunks, zip(*pairs, strict=True), strict=True):
+        for site in dict.fromkeys(sites):
+            side[site] = MomentMeasure.kernel(chunk.samples[site][0].unflatten(0, (len(order[0]), -1)))
+    values: Nulls = {}
+    for measure in measures:
+        for pair in pairs:
+            terms = [self_terms(measure, model.side, site) for model, site in zip((x, y), pair, strict=True)]
+            null = measure.of_kernels(kernels[0][pair[0]], kernels[1][pair[1]], order, *terms)
+            values[measure.label, pair] = null.cpu().double()
+    return values
 
 
 def _of_samples(

@@ -24,7 +24,8 @@ def comparison_figure(table: pa.Table, name_a: str, name_b: str) -> Figure:
     """Draw the table of one comparison: measures side by side, sites of `name_a` as rows and of `name_b` as columns.
 
     Each measure shows its values as in the literature, on its own color scale, with dark = same. The color bar marks
-    the value of identical representations and the mean null. If the table has them, strips beside the site names show
+    the value of identical representations, the mean null, and that of the most similar pair of sites in each
+    rearrangement (best). If the table has them, strips beside the site names show
     each site's share of variance in its first principal component. Output measures have one value, written below.
 
     Args:
@@ -100,7 +101,9 @@ def _draw(figure: Figure, panel: Axes, table: pa.Table, sites_a: list[str], site
         panel.tick_params(length=0)
         return
     same = 0.0 - offset / slope + 0.0
-    draw_maps(figure, [panel], [values], null, f"{same:.3g} = same", cell, same, falls=slope < 0)
+    best = float(table["null_best"][0].as_py()) if "null_best" in table.column_names and values.size > 1 else math.nan
+    label = f"{same:.3g} = same"
+    draw_maps(figure, [panel], [values], null, label, cell, same, falls=slope < 0, best_null=best)
 
 
 def _shares(table: pa.Table, sites_a: list[str], sites_b: list[str]) -> tuple[np.ndarray, np.ndarray] | None:

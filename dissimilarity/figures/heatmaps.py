@@ -98,6 +98,7 @@ def draw_maps(
     cell: float,
     same: float = 0.0,
     falls: bool = False,
+    best_null: float = math.nan,
 ) -> None:
     """Draw maps (site_a, site_b) of one measure on one color scale, dark = same, with values in cells that fit them.
 
@@ -110,9 +111,12 @@ def draw_maps(
         cell: inches per cell.
         same: the value of identical representations, one end of the scale.
         falls: whether values fall from there, as those of a similarity do.
+        best_null: the null of the most similar pair of sites, also marked.
     """
     level = float(np.nanmean(null)) if np.isfinite(null).any() else math.nan
-    shown = np.concatenate([np.ravel(values) for values in maps] + [[same, same + (-1e-3 if falls else 1e-3), level]])
+    shown = np.concatenate(
+        [np.ravel(values) for values in maps] + [[same, same + (-1e-3 if falls else 1e-3), level, best_null]]
+    )
     bottom, top = float(np.nanmin(shown)), float(np.nanmax(shown))
     image = None
     for panel, values in zip(panels, maps, strict=True):
@@ -130,7 +134,9 @@ def draw_maps(
         bar = figure.colorbar(image, cax=panels[0].inset_axes((1 + 0.3 / width, 0, 0.07 / width, 1)))
     bar.set_label(label)
     bar.ax.spines[:].set_visible(False)
-    if math.isfinite(level):
+    for name, mark in (("null", level), ("best", best_null)):
+        if not math.isfinite(mark):
+            continue
         arrow = {
             "arrowstyle": "-|>",
             "mutation_scale": 5,
@@ -140,7 +146,7 @@ def draw_maps(
             "shrinkB": 0,
         }
         place: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
-        bar.ax.annotate("null", (0, level), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
+        bar.ax.annotate(name, (0, mark), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
 
 
 def margin(cell: float) -> float:

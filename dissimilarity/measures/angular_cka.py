@@ -1,10 +1,10 @@
 """The angle whose cosine is linear CKA, and the distance between whole models that follows from it."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import influence_of_left_out
@@ -12,6 +12,7 @@ from dissimilarity.measures.base.checks import ArrayLike, Units
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA, cka
 from dissimilarity.measures.numerics.exact import angle
+from dissimilarity.measures.numerics.rearranged_hsic import PairKernel
 from dissimilarity.moments.pair import Moments
 
 
@@ -114,6 +115,17 @@ class AngularCKA(MomentMeasure):
     def from_terms(self, m: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> Float[Tensor, "*pairs"]:
         """Return the angle from sums and the self terms of both sides."""
         return angle(self._cosine.from_terms(m, x, y))
+
+    @property
+    def reads_kernels(self) -> bool:
+        """As for ``CKA``."""
+        return self.by_sequence
+
+    def of_kernels(
+        self, x: PairKernel, y: PairKernel, order: Int[Tensor, "nulls sequences"], x_terms: Any, y_terms: Any
+    ) -> Float[Tensor, " nulls"]:
+        """Return the angle with sequence order[k, s] of x in the place of sequence s."""
+        return angle(self._cosine.of_kernels(x, y, order, x_terms, y_terms))
 
     def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " times"]:
         """Return the self terms of ``CKA``."""

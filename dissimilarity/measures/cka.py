@@ -1,10 +1,10 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import influence_of_left_out, left_out
@@ -20,6 +20,7 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
+from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, rearranged_hsic
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 
@@ -131,6 +132,17 @@ class CKA(MomentMeasure):
     def from_terms(self, m: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> Float[Tensor, "*pairs"]:
         """Return CKA from sums and the self terms of both sides."""
         return cka_from_terms(self._read(m), self.debiased, *(torch.stack([*terms], 1)[0] for terms in (x, y)))
+
+    @property
+    def reads_kernels(self) -> bool:
+        """Whether whole sequences are the units, so that kernels of pairs of sequences are enough."""
+        return self.by_sequence
+
+    def of_kernels(
+        self, x: PairKernel, y: PairKernel, order: Int[Tensor, "nulls sequences"], x_terms: Any, y_terms: Any
+    ) -> Float[Tensor, " nulls"]:
+        """Return CKA with sequence order[k, s] of x in the place of sequence s."""
+        return _cosine(rearranged_hsic(x, y, order), x_terms[0], y_terms[0], wide=True)
 
     def self_terms(self, totals: Moments, units: Moments) -> Float[Tensor, " times"]:
         """Return the term of a side with itself: over all samples, and then without each unit in turn."""

@@ -156,7 +156,7 @@ class Chunk:
 
     def rearranged(self, order: Int[Tensor, " all"]) -> "Chunk":
         """Return the chunk with its samples in another order, over all of its units."""
-        if self.sequences is None or self._moves_whole_sequences(order):
+        if self.sequences is None or self.moves_whole(order):
             return replace(self, order=order, is_deranged=True)
         # The samples fall into other sequences: those of the other model, which they meet.
         samples, norms, outlier_rows = (
@@ -166,7 +166,7 @@ class Chunk:
         chunk = Chunk(samples, norms, outlier_rows, self.units, self.labels, is_deranged=True)
         return with_sequences(chunk, self.sequences)
 
-    def _moves_whole_sequences(self, order: Int[Tensor, " all"]) -> bool:
+    def moves_whole(self, order: Int[Tensor, " all"]) -> bool:
         """Return whether an order gives every sequence the place of one other."""
         assert self.sequences is not None
         if self.sequences.mean is not None:

@@ -1,5 +1,6 @@
 """The sums of one model: what measures need of it alone, from activations of a few sequences at a time."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Side:
         self.prepared: dict[tuple[str, str], Any] = {}
         self.offset: dict[str, Tensor] = {}
         self.closed = False
-        self._not_finite: dict[str, int] = {}
+        self._not_finite: dict[str, Counter[int]] = {}
         self._sampled: dict[str, list[Tensor]] = {}
         self._varying: set[str] = set()
 
@@ -96,7 +97,7 @@ class Side:
         per_unit = 0
         for site, samples in chunk.samples.items():
             per_unit = samples.shape[1]
-            self._not_finite[site] = self._not_finite.get(site, 0) + count_not_finite(samples)
+            self._count_not_finite(site, samples, units)
             if self.moments:
                 self._add_sums(chunk, site)
         if self.lengths.max_samples:
@@ -104,6 +105,12 @@ class Side:
                 self._keep_sampled(site, activation, units.start, before)
         self.samples_per_unit[units.start : units.stop] += per_unit
         return chunk
+
+    def _count_not_finite(self, site: str, samples: Tensor, units: range) -> None:
+        """Count the values at a site that are NaN or infinite, by unit."""
+        counts = self._not_finite.setdefault(site, Counter())
+        if count_not_finite(samples):
+            counts.update({unit: count_not_finite(part) for unit, part in zip(units, samples, strict=True)})
 
     def _add_sums(self, chunk: Chunk, site: str) -> None:
         """Add the samples of a chunk at a site to its sums."""
@@ -207,13 +214,23 @@ class Side:
             dist.all_gather_object(parts, (on_cpu, self._not_finite))
             for site, samples in self.samples.items():
                 self.samples[site] = torch.cat([part[0][site] for part in parts]).to(samples.device)
-            self._not_finite = {site: sum(part[1][site] for part in parts) for site in self._not_finite}
+            self._not_finite = {site: sum((part[1][site] for part in parts), Counter()) for site in self._not_finite}
         return self
+
+    def _place_of(self, units: list[int]) -> str:
+        """Return where some units are in the probe set, and what to do; empty if they are half of all or more."""
+        if 2 * len(units) >= self.lengths.n_units:
+            return ""
+        sequences = torch.isin(self.lengths.units, torch.tensor(units)).nonzero()[:, 0]
+        return (
+            f", all of them in {len(units)} of {self.lengths.n_units} units (from sequence {int(sequences[0])} to "
+            f"{int(sequences[-1])}): leave those sequences out, or look for overflow in the model"
+        )
 
     def problem(self, site: str) -> str:
         """Return what prevents a site from being compared; empty if nothing does."""
-        if self._not_finite[site]:
-            return f"{self._not_finite[site]} values at {site} are NaN or infinite"
+        if counts := +self._not_finite[site]:
+            return f"{counts.total()} values at {site} are NaN or infinite{self._place_of(sorted(counts))}"
         if not self.moments:
             samples = self.samples[site]
             return f"zero variance at {site}" if bool((samples == samples[:1]).all()) else ""

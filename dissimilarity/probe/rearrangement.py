@@ -8,6 +8,7 @@ position, which models know of whatever text they read, and each sample is used 
 import itertools
 import math
 from collections import Counter
+from functools import cache
 
 import torch
 from jaxtyping import Int
@@ -19,6 +20,7 @@ FEW = 7
 """Number of sequences up to which all circles are listed, so that any number of them can be drawn."""
 
 
+@cache
 def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
     """Draw different circles of sequences: the place of each sequence in each circle. They are always the same ones.
 

@@ -104,7 +104,7 @@ class PenaltyTracker(Ticker):
                 if is_own(source):
                     _network(training.model)
                 else:
-                    self.models[label] = as_module(source, self.load).to(training.device).eval()
+                    self.models[label] = as_module(source, self.load, training.model).to(training.device).eval()
             if not training.step:
                 self.owner.begin((self.folder / "references").glob("weights-*"))
                 if "init" in self.references.values():

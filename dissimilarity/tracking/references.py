@@ -1,12 +1,20 @@
 """The references of a model in training: its own earlier states, and other models."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import TypeGuard
 
+import torch
 from torch import nn
 
 OWN = ("init", "previous")
 """The model's own states: at step 0, and at the tick before."""
+
+UNTRAINED = "untrained"
+"""The model with other initial weights, before any training."""
+
+SEED = 987_654_321
+"""Seed of those weights where layers draw them."""
 
 Source = str | nn.Module
 
@@ -36,33 +44,85 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
             raise ValueError(
                 f"references: a {type(uri).__name__} has no label; pass {{'init': 'init', 'teacher': module}}"
             )
-    names = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
+    names = [name_of(uri) for uri in uris]
     return {
         uri if names.count(name) > 1 or (name in OWN and uri != name) else name: uri
         for uri, name in zip(uris, names, strict=True)
     }
 
 
-def as_module(source: Source, load: Callable[[str], nn.Module] | None) -> nn.Module:
+def name_of(uri: str) -> str:
+    """Return the last part of a URI, and that it is untrained."""
+    last = uri.rstrip("/").rsplit("/", 1)[-1]
+    return f"{UNTRAINED}:{last.removeprefix(f'{UNTRAINED}:')}" if uri.startswith(f"{UNTRAINED}:") else last
+
+
+def as_module(source: Source, load: Callable[[str], nn.Module] | None, model: nn.Module) -> nn.Module:
     """Return a reference that is not one of the model's own states as a module.
 
     Args:
-        source: a module or a URI.
+        source: a module, a URI or ``untrained``.
         load: turns a URI into a module.
+        model: the model in training.
 
     Raises:
         ValueError: ``source`` is a URI and there is no ``load``.
     """
     if isinstance(source, nn.Module):
         return source
+    if source == UNTRAINED:
+        return untrained(model)
     if load is None:
         raise ValueError(
-            f"reference {source!r}: expected {', '.join(OWN)} or a module; pass load= to turn URIs into modules"
+            f"reference {source!r}: expected {', '.join(OWN)}, {UNTRAINED} or a module; pass load= to turn URIs into "
+            "modules"
         )
     return load(source)
 
 
+def untrained(model: nn.Module) -> nn.Module:
+    """Return a model with other initial weights, in eval mode, the same ones whenever it is called.
+
+    It is what ``model.untrained()`` returns. A model without that method is copied, and each of its layers draws its
+    weights again (``reset_parameters``, as those of torch have), which is possible if no parameter is left over. The
+    weights of the model in training do not matter.
+
+    Raises:
+        ValueError: parameters belong to modules that cannot draw them.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> fresh = untrained(model)
+        >>> bool((fresh[0].weight == model[0].weight).any())
+        False
+        >>> bool((fresh[0].weight == untrained(model)[0].weight).all())
+        True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
+        make = getattr(model, UNTRAINED, None)
+        if callable(make):
+            fresh = make()
+            assert isinstance(fresh, nn.Module)
+            return fresh.eval().requires_grad_(False)
+        fresh = deepcopy(model).cpu()
+        fixed = []
+        for name, module in fresh.named_modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+            else:
+                fixed += [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
+    if fixed:
+        raise ValueError(
+            f"reference {UNTRAINED!r}: {len(fixed)} parameters such as {fixed[0]} belong to modules without "
+            "reset_parameters(); give the model a method untrained() that returns it with other initial weights, or "
+            "pass such a module: references={'untrained': module}"
+        )
+    return fresh.eval().requires_grad_(False)
+
+
 def _checked(source: Source) -> Source:
     if not isinstance(source, (str, nn.Module)):
-        raise ValueError(f"references: expected {', '.join(OWN)}, URIs or modules, found {source!r}")
+        raise ValueError(f"references: expected {', '.join(OWN)}, {UNTRAINED}, URIs or modules, found {source!r}")
     return source

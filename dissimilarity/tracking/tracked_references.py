@@ -53,7 +53,7 @@ class TrackedReferences:
         yield None, model, self.sites
         for label, source in self.sources.items():
             if not is_own(source):
-                reference = as_module(source, self.load)
+                reference = as_module(source, self.load, model)
                 yield label, reference, resolve(reference, self.patterns)
 
     def read_frozen(self, training: TrainingState) -> None:
@@ -65,7 +65,7 @@ class TrackedReferences:
         for number, (label, source) in enumerate(self.sources.items()):
             if is_own(source):
                 continue
-            model = as_module(source, self.load)
+            model = as_module(source, self.load, training.model)
             sites = self._frozen_sites[label] = resolve(model, self.patterns)
             matched_pairs(self.sites, sites)
             if label in self.faults:

@@ -79,8 +79,10 @@ class Tracker(Ticker):
         """Prepare the measurements; nothing is read before ``start``.
 
         Args:
-            references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), or URIs that
-                ``load`` turns into modules; or each of these, and modules, by a label of your own.
+            references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), ``untrained`` (the
+                model with other initial weights: what its method ``untrained()`` returns, or a copy whose layers all
+                have ``reset_parameters()``), or URIs that ``load`` turns into modules; or each of these, and modules,
+                by a label of your own.
             measures: one measure, or several with different labels.
             probe: inputs to compare on: a tensor (sequences, ...), the output of a tokenizer, or a loader of batches of
                 these; its ``attention_mask`` says where padding is, if ``mask`` does not.

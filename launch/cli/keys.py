@@ -39,7 +39,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "init_seed": SEED,
         "init_from": or_null(text("a reference such as runs/NAME")),
         "compile": either(one_of("auto"), FLAG),
-        "references": items(text("init, previous, runs/NAME or another reference"), "[init,runs/a]"),
+        "references": items(text("init, previous, untrained, runs/NAME or another reference"), "[init,runs/a]"),
         "reference_groups": GROUPS,
         "sites": SITES,
         "schedule.every": whole(1),

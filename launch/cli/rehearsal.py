@@ -28,7 +28,7 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import Logger
 
-    from dissimilarity.tracking.references import OWN
+    from dissimilarity.tracking.references import OWN, UNTRAINED
     from launch.cli.quiet import silence
     from launch.run.references import compares
     from models import references
@@ -43,7 +43,7 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
         raise ValueError("logger=tensorboard: this package is not installed; type pip install tensorboard")
     data = _built("data", cfg.data)
     for uri in cfg.references if compares(cfg) else ():
-        if uri not in OWN:
+        if uri not in (*OWN, UNTRAINED):
             references.resolve(uri, cfg.runs_dir)
     if not (folder / "checkpoints").exists():
         return

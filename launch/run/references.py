@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.tracking.references import OWN
+from dissimilarity.tracking.references import OWN, UNTRAINED
 from dissimilarity.tracking.schedule import PINNED
 from launch.run.alignment import ProbeText, alignment_summary
 from launch.run.folder import is_over, read_json, write_json
@@ -62,7 +62,7 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
     pinned: dict[str, dict[str, Any]] = {}
     alignments, text = {}, None
     for uri in cfg.references:
-        if uri in OWN:
+        if uri in (*OWN, UNTRAINED):
             continue
         before = earlier.get(uri)
         if before is not None:
@@ -85,7 +85,11 @@ def find(cfg: DictConfig, folder: Path, tokenizer: Tokenizer, probe: Tensor) -> 
 def unfinished(uri: str, reference: references.Reference) -> dict[str, Any]:
     """Return a mark for provenance.json if `uri` names a run without a step and that run has steps left."""
     checkpoints = Path(reference.provenance["path"]).parent
-    open_step = not uri.startswith(references.FOREIGN) and "@" not in uri and not uri.endswith(references.FILES)
+    open_step = (
+        not uri.startswith((*references.FOREIGN, references.PREFIX))
+        and "@" not in uri
+        and not uri.endswith(references.FILES)
+    )
     return {UNFINISHED: True} if open_step and not is_over(read_json(checkpoints.parent / "summary.json")) else {}
 
 
@@ -117,8 +121,11 @@ def _load(uri: str, before: dict[str, Any] | None, runs_dir: str) -> references.
 def _pinned(uri: str, before: dict[str, Any]) -> str:
     """Return the permanent URI of a reference, which must name the same kind of place as `uri` whoever wrote it."""
     pinned = before["pinned"]
+    if uri.startswith(references.PREFIX) and pinned.startswith(references.PREFIX):
+        parts = uri.removeprefix(references.PREFIX), {"pinned": pinned.removeprefix(references.PREFIX)}
+        return references.PREFIX + _pinned(*parts)
     kind = next((kind for kind in references.FOREIGN if uri.startswith(kind)), "")
-    if pinned.startswith(tuple(set(references.FOREIGN) - {kind})):
+    if pinned.startswith((references.PREFIX, *set(references.FOREIGN) - {kind})):
         raise ValueError(
             f"provenance.json of this run says {shown(pinned)} of its reference {uri!r}, which no run writes; "
             "start over with name=... or overwrite=true"
@@ -128,6 +135,8 @@ def _pinned(uri: str, before: dict[str, Any]) -> str:
 
 def _last_kept(uri: str, runs_dir: str) -> str:
     """Return a checkpoint that stays if `uri` names the last one of a run: the newest of the schedule."""
+    if uri.startswith(references.PREFIX):
+        return references.PREFIX + _last_kept(uri.removeprefix(references.PREFIX), runs_dir)
     if uri.startswith(references.FOREIGN):
         return uri
     last = references.resolve(uri, runs_dir)

@@ -24,6 +24,7 @@ from dissimilarity.probe.pooling import real_positions
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
+from dissimilarity.tracking.references import name_of
 from launch.cli.quiet import silence
 from launch.machine import training_device
 from launch.run.alignment import ProbeText
@@ -120,7 +121,7 @@ def short_labels(uris: Sequence[str]) -> list[str]:
         >>> short_labels(["runs/a", "runs/b", "old/b"])
         ['a', 'runs/b', 'old/b']
     """
-    names = [uri.rstrip("/").rsplit("/", 1)[-1] for uri in uris]
+    names = [name_of(uri) for uri in uris]
     return [uri if names.count(name) > 1 else name for uri, name in zip(uris, names, strict=True)]
 
 

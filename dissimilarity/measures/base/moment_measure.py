@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import estimate
@@ -19,6 +19,7 @@ from dissimilarity.measures.base.checks import (
     no_variance,
 )
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, kernels_are_cheaper
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
 from dissimilarity.moments.products import as_samples, column_means
@@ -64,7 +65,17 @@ def principal_coordinates(x: Float[Tensor, "n p"]) -> Float[Tensor, "n rank"]:
 
 
 class MomentMeasure(Measure):
-    """A measure that is a differentiable formula of ``Moments``."""
+    """A measure that is a differentiable formula of ``Moments``.
+
+    Attributes:
+        reads_kernels: whether it also follows from kernels of pairs of sequences, so that many nulls cost little.
+        kernel: computes such a kernel from samples (sequences, length, p) of sequences of equal length.
+        prefers_kernels: whether kernels take less work than sums in each rearrangement.
+    """
+
+    reads_kernels: bool = False
+    kernel = staticmethod(PairKernel.of)
+    prefers_kernels = staticmethod(kernels_are_cheaper)
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +101,20 @@ class MomentMeasure(Measure):
     def from_terms(self, m: Moments, x: Sequence[Any], y: Sequence[Any]) -> Float[Tensor, "*pairs"]:
         """Return the value from sums, with the ``self_terms`` of both sides at hand."""
         return self.from_moments(m)
+
+    def of_kernels(
+        self, x: PairKernel, y: PairKernel, order: Int[Tensor, "nulls sequences"], x_terms: Any, y_terms: Any
+    ) -> Float[Tensor, " nulls"]:
+        """Return the value with sequence order[k, s] of x in the place of sequence s, if ``reads_kernels``.
+
+        Args:
+            x: the kernel of the first side, whose sequences have equal lengths.
+            y: the kernel of the second side.
+            order: the rearrangements.
+            x_terms: ``self_terms`` of the first side.
+            y_terms: ``self_terms`` of the second side.
+        """
+        raise NotImplementedError
 
     def estimate(
         self, totals: Moments, units: Moments, x: Sequence[Any], y: Sequence[Any]
