@@ -182,8 +182,8 @@ def _estimated(
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
     value, influence = _with_influence(measure, x, y, cross, pairs)
     unknown = torch.full_like(value, math.nan), torch.full_like(influence, math.nan)
-    null, null_influence = unknown if null is None else _with_influence(measure, x, y, null, pairs)
-    columns = value.tolist(), influence.cpu().unbind(1), null.tolist(), null_influence.cpu().unbind(1)
+    nulls, null_influence = unknown if null is None else _with_influence(measure, x, y, null, pairs)
+    columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
     return [
         (pair, _result(measure, x, pair, *row)) for pair, row in zip(pairs, zip(*columns, strict=True), strict=True)
     ]

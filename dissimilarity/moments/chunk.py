@@ -107,16 +107,21 @@ class Chunk:
         Raises:
             ValueError: one sequence has more than half of the samples.
         """
-        parts = zip(*(labels.split(self.count) for labels in self.labels), strict=True)
-        orders = [rearranged(*part) for part in parts]
-        most = int(self.labels[0].bincount().max())
-        if any(order is None for order in orders):
-            raise ValueError(
-                "the null rearranges sequences and needs at least two per unit, none with more than half of its "
-                f"samples, found one with {most} of {self.count}; pass more sequences or a smaller n_units"
-            )
-        starts = torch.arange(len(orders)) * self.count
-        return self.rearranged(torch.cat([order + start for order, start in zip(orders, starts, strict=True)]))
+        orders = []
+        for start, *labels in zip(
+            range(0, len(self.labels[0]), self.count),
+            *(labels.split(self.count) for labels in self.labels),
+            strict=True,
+        ):
+            order = rearranged(*labels)
+            if order is None:
+                raise ValueError(
+                    "the null rearranges sequences and needs at least two per unit, none with more than half of its "
+                    f"samples, found one with {int(labels[0].bincount().max())} of {self.count}; pass more sequences "
+                    "or a smaller n_units"
+                )
+            orders.append(order + start)
+        return self.rearranged(torch.cat(orders))
 
     def circled(self, place: Int[Tensor, " sequences"]) -> Int[Tensor, " all"]:
         """Return the order of a chunk of all sequences along a circle of them.

@@ -155,7 +155,7 @@ class Side:
         samples: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         outlier_rows: dict[str, Tensor] = {}
-        labels = torch.zeros(2, 0, dtype=torch.int64).unbind()
+        labels = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
         for site, activation in acts.items():
             if site in self.only_sampled:
                 continue

@@ -52,9 +52,15 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
 
 
 def name_of(uri: str) -> str:
-    """Return the last part of a URI, and that it is untrained."""
-    last = uri.rstrip("/").rsplit("/", 1)[-1]
-    return f"{UNTRAINED}:{last.removeprefix(f'{UNTRAINED}:')}" if uri.startswith(f"{UNTRAINED}:") else last
+    """Return the last part of a URI, and that it is untrained.
+
+    Example:
+        >>> name_of("runs/a"), name_of("untrained:runs/a")
+        ('a', 'untrained-a')
+    """
+    prefix = f"{UNTRAINED}:"
+    last = uri.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
+    return f"{UNTRAINED}-{last}" if uri.startswith(prefix) else last
 
 
 def as_module(source: Source, load: Callable[[str], nn.Module] | None, model: nn.Module) -> nn.Module:

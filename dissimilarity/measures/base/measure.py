@@ -6,7 +6,6 @@ computation: ``prepare`` does what one side needs alone, so that a fixed referen
 compares two prepared sides.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -77,15 +76,6 @@ class Measure(Metric):
     def to_dissimilarity(self, value: Any) -> Any:
         """Map a value (float, array or tensor) so that 0 = identical and larger = more different."""
         return self.identical - value if self.higher_is_more_similar else value - self.identical
-
-    def calibrated(self, value: float, null: float) -> float:
-        """Return where a value stands between its null (0) and the value of identical representations (1).
-
-        The formula is (value - null) / (identical - null), whatever the direction. The result is negative past the
-        null, and NaN without a null or if the null equals the value of identical representations.
-        """
-        span = self.identical - null
-        return (value - null) / span if span else math.nan
 
 
 def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -> list[Measure]:

@@ -24,6 +24,7 @@ from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.padding import merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
+from dissimilarity.probe.rearrangement import circles
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from tests.helpers import oracles, sample_oracles
@@ -217,23 +218,29 @@ def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
     return [real_rows(net, "first").numpy() for net in sides()], sequence, slices, unit
 
 
-def test_the_null_is_the_value_of_compacted_samples_rolled_by_hand() -> None:
-    (x, y), sequence, slices, units = by_hand()
-    order: list[int] = []
-    for start, stop, unit in slices:
-        rows = np.flatnonzero((start <= sequence) & (sequence < stop))
-        order += np.roll(rows, -int(max((sequence[units == unit] == at).sum() for at in range(SEQUENCES)))).tolist()
-    longest = np.roll(np.arange(len(x)), int(LENGTHS.max()))
-    assert len(slices) > 2 and sorted(order) == list(range(len(x)))
-    rolled = np.array(order, dtype=np.int64)
-    assert not (sequence[rolled] == sequence).any() and not (sequence[longest] == sequence).any()
+def circle_by_hand(sequence: Any) -> Any:
+    """Return the sample that each one meets: at its position, of the next sequence in the circle that has it."""
+    position = np.concatenate([np.arange(length) for length in LENGTHS.tolist()])
+    circle = circles(SEQUENCES, 1)[0].argsort().tolist()
+    order = np.empty(len(sequence), dtype=np.int64)
+    for at in range(int(LENGTHS.max())):
+        members = [np.flatnonzero((sequence == s) & (position == at))[0] for s in circle if LENGTHS[s] > at]
+        order[members] = np.roll(members, -1)
+    return order
+
+
+def test_the_null_is_the_value_of_compacted_samples_in_a_circle_by_hand() -> None:
+    (x, y), sequence, _, _ = by_hand()
+    assert int((LENGTHS.max() == LENGTHS).sum()) > 1
+    rolled = circle_by_hand(sequence)
+    assert not (sequence[rolled] == sequence).any() and sorted(rolled) == list(range(len(x)))
     nulls = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
     terms = [oracles.hsic_of_sequences(a @ a.T, b @ b.T, sequence) for a, b in ((x[rolled], y), (x, x), (y, y))]
     assert nulls["cka"] == pytest.approx(terms[0] / math.sqrt(terms[1] * terms[2]), abs=2e-5)
     for setting in ("cka_sample", "procrustes", "linear_regression", "gulp"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
     for setting in ("rsa", "mutual_knn", "distance_correlation", "rbf_cka"):
-        assert nulls[setting] == pytest.approx(ORACLES[setting](x, y[longest]), abs=2e-5), setting
+        assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
 
 
 def test_standard_errors_are_those_of_unequal_units_by_hand() -> None:

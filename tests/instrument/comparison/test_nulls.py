@@ -1,0 +1,250 @@
+"""Several rearrangements of the null: which they are, and what follows from them however they are computed."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor, nn
+
+from dissimilarity import CKA, AngularCKA, MutualKNN, Procrustes, compare, compare_many
+from dissimilarity.comparison import compare as comparing
+from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.comparison.plan import make_plan
+from dissimilarity.comparison.saved import open_source
+from dissimilarity.functional import cka
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.probe.batches import slices_of_process
+from dissimilarity.probe.outliers import Control
+from dissimilarity.probe.probe_set import Extent, ProbeSet
+from dissimilarity.probe.rearrangement import circles, rearranged
+
+S, T, D = 12, 5, 8
+MASK = torch.arange(T) < torch.tensor([5, 2, 3, 5, 1, 4, 4, 2, 5, 3, 3, 4])[:, None]
+MEASURES = [CKA(), Procrustes(), MutualKNN(k=4)]
+NUMBERS = ("value", "null", "null_sd", "p", "null_best", "p_best", "calibrated", "calibrated_stderr")
+
+
+def sides(seed: int = 0, related: float = 0.5) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return two sites of each of two models that share positions and some text."""
+    g = torch.Generator().manual_seed(seed)
+    position, text = torch.randn(1, T, D, generator=g), torch.randn(S, T, D, generator=g)
+    x = {site: text + position + torch.randn(S, T, D, generator=g) for site in "ab"}
+    y = {site: related * text + position + torch.randn(S, T, D, generator=g) for site in "cd"}
+    return x, y
+
+
+def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float = 1e-6) -> None:
+    assert len(rows) == len(expected) > 0
+    for row, other in zip(rows, expected, strict=True):
+        for key in NUMBERS:
+            assert row[key] == pytest.approx(other[key], rel=tolerance, abs=tolerance), (key, row["measure"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=12), seed=st.integers(0, 5))
+def test_every_sample_meets_one_of_another_sequence_at_its_own_position(lengths: list[int], seed: int) -> None:
+    """Except at positions that a single sequence has, of which the neighbors take in as many as they must."""
+    counts = torch.tensor(lengths)
+    sequence = torch.arange(len(lengths)).repeat_interleave(counts)
+    position = torch.cat([torch.arange(length) for length in lengths])
+    place = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+    order = rearranged(sequence, position, place)
+    if 2 * max(lengths) > sum(lengths):
+        assert order is None
+        return
+    assert order is not None and sorted(order.tolist()) == list(range(len(sequence)))
+    assert not bool((sequence[order] == sequence).any())
+    shared = sorted(lengths)[-2]
+    if max(lengths) == shared:
+        assert torch.equal(position[order], position)
+    for at in position.unique().tolist() if max(lengths) == shared else ():
+        members = [int(s) for s in place.argsort() if counts[s] > at]
+        meets = {int(a): int(b) for a, b in zip(sequence[position == at], sequence[order][position == at], strict=True)}
+        assert meets == {a: b for a, b in zip(members, members[1:] + members[:1], strict=True)}
+
+
+def test_circles_are_different_and_always_the_same() -> None:
+    for sequences, count in ((4, 6), (7, 100), (9, 500), (32, 200)):
+        drawn = circles(sequences, count).argsort(1)
+        following = drawn.roll(-1, 1).gather(1, drawn.argsort(1))
+        assert len({tuple(row) for row in following.tolist()}) == count
+        assert not bool((following == torch.arange(sequences)).any())
+
+
+def test_p_is_that_of_scipy_over_all_rearrangements() -> None:
+    """SciPy takes all permutations, of which the circles are those with a single cycle."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    y = x @ torch.randn(3, 4, generator=g, dtype=torch.float64) + torch.randn(5, 4, generator=g, dtype=torch.float64)
+    (row,) = compare({"x": x}, {"y": y}, measures=[CKA(debiased=False)], nulls=24).to_pylist()
+
+    def statistic(order: Any) -> float:
+        return cka(x[np.asarray(order, dtype=int)], y, debiased=False).item()
+
+    result = stats.permutation_test(
+        (np.arange(5),), lambda order: statistic(order), permutation_type="pairings", n_resamples=10**4,
+        vectorized=False, alternative="greater",
+    )  # fmt: skip
+    everything = sorted(statistic(order) for order in itertools.permutations(range(5)))
+    assert sorted(result.null_distribution) == pytest.approx(everything)
+    single = [order for order in itertools.permutations(range(5)) if cycle(order) == 5]
+    null = np.array([statistic(order) for order in single])
+    assert row["null"] == pytest.approx(null.mean()) and row["null_sd"] == pytest.approx(null.std(ddof=1))
+    assert row["p"] == (1 + (null >= result.statistic - 1e-12).sum()) / 25
+
+
+def cycle(order: tuple[int, ...]) -> int:
+    """Return the length of the cycle that holds 0."""
+    at, length = order[0], 1
+    while at:
+        at, length = order[at], length + 1
+    return length
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_saved_run_streamed_and_in_blocks_are_the_same(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in memory together, and in files."""
+    x, y = sides()
+    options: Any = {"measures": MEASURES, "nulls": 7, "mask": MASK if masked else None, "n_units": 4}
+    expected = compare(x, y, **options).to_pylist()
+    assert {math.isfinite(row[key]) for row in expected for key in NUMBERS} == {True}
+
+    class Net(nn.Module):
+        def __init__(self, acts: dict[str, Tensor]) -> None:
+            super().__init__()
+            self.acts, self.scale = acts, nn.Parameter(torch.ones(()))
+            self.sites = nn.ModuleDict({site: nn.Identity() for site in acts})
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            return torch.stack([self.sites[site](acts[numbers[:, 0]] * self.scale) for site, acts in self.acts.items()])
+
+    numbers = torch.arange(S)[:, None].expand(S, T)
+    nets = [Net(acts) for acts in (x, y)]
+    rows = compare(*nets, numbers, ["sites.*"], **options).to_pylist()
+    assert_same(rows, expected)
+    monkeypatch.setattr("dissimilarity.comparison.activations.IN_MEMORY", 0)
+    monkeypatch.setattr("dissimilarity.comparison.nulls.SITES_TOGETHER", 0)
+    assert_same(compare(*nets, numbers, ["sites.*"], **options).to_pylist(), expected)
+    monkeypatch.setattr("dissimilarity.comparison.activations.PAIR_SUMS", 0)
+    many = compare_many({"x": nets[0], "y": nets[1]}, numbers, ["sites.*"], **options).to_pylist()
+    assert_same(many, expected, 1e-5)
+
+
+def test_kernels_give_what_sums_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sides()
+    measures = [CKA(), AngularCKA()]
+    expected = compare(x, y, measures=measures, nulls=60).to_pylist()
+    monkeypatch.setattr(MomentMeasure, "prefers_kernels", staticmethod(lambda *sizes: True))
+    rows = compare(x, y, measures=measures, nulls=60).to_pylist()
+    assert_same(rows, expected, 1e-6)
+    assert any(row["null"] != other["null"] for row, other in zip(rows, expected, strict=True))
+
+
+def test_the_null_of_the_best_pair_is_the_best_of_each_rearrangement() -> None:
+    x, y = sides()
+    rows = compare(x, y, measures=[CKA()], nulls=19).to_pylist()
+    nulls = {}
+    for a, b in itertools.product(x, y):
+        values = []
+        for place in circles(S, 19):
+            order = place.argsort().roll(-1)[place]
+            sequence = torch.arange(S).repeat_interleave(T)
+            values.append(cka(x[a][order].flatten(0, 1), y[b].flatten(0, 1), units=sequence).item())
+        nulls[a, b] = np.array(values)
+    best = np.max(list(nulls.values()), 0)
+    for row in rows:
+        assert row["null"] == pytest.approx(nulls[row["site_a"], row["site_b"]].mean(), abs=1e-6)
+        assert row["null_best"] == pytest.approx(best.mean(), abs=1e-6) and row["null_best"] > row["null"]
+        assert row["p_best"] == (1 + (best >= row["value"]).sum()) / 20 >= row["p"]
+
+
+def test_positions_that_differ_because_some_were_dropped_are_kept() -> None:
+    """The j-th of the positions that remain is not the same in each sequence."""
+    x, y = sides(related=0.0)
+    for at in range(S):
+        x["a"][at, at % T] *= 50
+    (row,) = compare({"a": x["a"]}, {"c": y["c"]}, measures=[CKA()], control=Control(drop_top_norm=1)).to_pylist()
+    kept = [[t for t in range(T) if t != at % T] for at in range(S)]
+    sequence = torch.arange(S).repeat_interleave(T - 1)
+    order = rearranged(sequence, torch.tensor(kept).flatten(), circles(S, 1)[0])
+    assert order is not None
+    flat = [torch.stack([acts[at, kept[at]] for at in range(S)]).flatten(0, 1) for acts in (x["a"], y["c"])]
+    value, _ = cka(flat[0][order], flat[1], units=sequence), cka(*flat, units=sequence)
+    self_terms = cka(*flat, units=sequence) / row["value"]
+    assert row["null"] == pytest.approx(value.item(), abs=0.02) and self_terms == pytest.approx(1, abs=1e-4)
+
+
+def work(rank: int, world: int, folder: Path) -> None:
+    """Compare this process's share of the probe set."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    results = [of_processes(rank, world, masked) for masked in (False, True)]
+    if rank == world - 1:
+        torch.save(results, folder / "rows.pt")
+    dist.destroy_process_group()
+
+
+def of_processes(rank: int, world: int, masked: bool) -> list[dict[str, Any]]:
+    """Return the records of one process."""
+    plan = make_plan(ProbeSet(Extent(S, T), MASK if masked else None, n_units=4), MEASURES)
+    slices = slices_of_process(plan.slices, rank, world)
+    models = []
+    for name, acts in zip("xy", sides(), strict=True):
+        chunks = list(read_chunks(open_source(acts, name), None, list(acts), plan, slices=slices))
+        models.append(ModelActivations(plan, list(acts), chunks, sync=world > 1).summed())
+    records = compare_pair(*models, [(a, b) for a in "ab" for b in "cd"], MEASURES, 5)
+    return comparing.in_order(records, [(a, b) for a in "ab" for b in "cd"], MEASURES)
+
+
+def test_two_processes_give_the_nulls_of_one(tmp_path: Path) -> None:
+    mp.spawn(work, args=(2, tmp_path), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    for masked, rows in zip((False, True), torch.load(tmp_path / "rows.pt"), strict=True):
+        assert_same(rows, of_processes(0, 1, masked), 1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_p_is_uniform_for_models_that_share_positions_alone_and_small_for_related_ones(masked: bool) -> None:
+    shares = {}
+    for related in (0.0, 1.0):
+        p = []
+        for seed in range(8 if related else 24):
+            x, y = sides(seed, related)
+            correlated = torch.randn(S, 1, D, generator=torch.Generator().manual_seed(seed))
+            rows = compare(
+                {"a": x["a"] + correlated - (0 if related else x["a"].mean(1, keepdim=True))}, {"c": y["c"]},
+                measures=[CKA()], nulls=19, mask=MASK if masked else None,
+            ).to_pylist()  # fmt: skip
+            p.append(rows[0]["p"])
+        shares[related] = np.array(p)
+    assert stats.kstest(shares[0.0] - 0.025, "uniform").pvalue > 0.01
+    assert (shares[1.0] <= 0.05).mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("nulls", "message"),
+    [
+        (0, "nulls: expected a whole number of rearrangements, 1 or more, found 0"),
+        (True, "found True"),
+        (7, "nulls=7: 4 sequences can be put into 6 different circles; pass at most nulls=6, or more sequences"),
+    ],
+)
+def test_more_rearrangements_than_there_are_are_refused(nulls: Any, message: str) -> None:
+    x, y = ({site: acts[:4] for site, acts in side.items()} for side in sides())
+    for entry in (
+        lambda: compare(x, y, nulls=nulls),
+        lambda: compare_many({"a": x, "b": y}, nulls=nulls),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            entry()
+        assert message in str(caught.value)
+    assert compare(x, y, nulls=6, measures=[CKA(debiased=False)]).num_rows == 4

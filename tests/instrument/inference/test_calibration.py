@@ -1,0 +1,100 @@
+"""The calibrated value: its standard error holds value and null together, and it is missing where it says nothing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dissimilarity import CKA, LinearRegression, Procrustes, compare
+from dissimilarity.inference.calibration import calibrate, p_value
+
+S, T, D = 32, 4, 6
+
+
+def drawn(generator: torch.Generator, related: float, masked: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return two models that share positions, and text as far as they are related."""
+
+    def normal(*shape: int, seed: int | None = None) -> Tensor:
+        source = generator if seed is None else torch.Generator().manual_seed(seed)
+        return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+    text = normal(S, 1, D) + normal(S, T, D)
+    sides = [
+        0.5 * normal(S, 1, D)
+        + normal(S, T, D)
+        + normal(1, T, D, seed=1) @ normal(D, D, seed=2 + side)
+        + related * text @ normal(D, D, seed=4 + side)
+        for side in range(2)
+    ]
+    mask = torch.arange(T) < torch.randint(1, T + 1, (S, 1), generator=generator) if masked else None
+    return sides[0], sides[1], mask
+
+
+@pytest.mark.parametrize("nulls", [1, 9])
+def test_intervals_of_the_calibrated_value_cover_its_mean(nulls: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows: dict[str, list[tuple[float, float]]] = {"cka": [], "procrustes": []}
+    for _ in range(30):
+        x, y, _ = drawn(generator, related=0.5)
+        for row in compare({"x": x}, {"y": y}, measures=[CKA(), Procrustes()], nulls=nulls).to_pylist():
+            rows[row["measure"]].append((row["calibrated"], row["calibrated_stderr"]))
+    for values in rows.values():
+        value, stderr = np.array(values).T
+        covered = np.abs(value - value.mean()) <= stats.t.ppf(0.975, 15) * stderr
+        assert covered.mean() >= 0.88
+        assert 0.7 < math.sqrt((stderr**2).mean()) / value.std() < 1.6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_models_that_share_positions_alone_score_zero(masked: bool) -> None:
+    """Also with sequences of unequal length, whose positions the null keeps."""
+    generator = torch.Generator().manual_seed(1)
+    values = []
+    for _ in range(12):
+        x, y, mask = drawn(generator, 0.0, masked)
+        (row,) = compare({"x": x}, {"y": y}, measures=[CKA()], mask=mask).to_pylist()
+        assert row["value"] > 0.1
+        values.append(row["calibrated"])
+    assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(len(values)) + 1e-3
+    assert abs(np.mean(values)) < 0.04
+
+
+def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> None:
+    """R^2 with no more samples than dimensions is 1 whatever the models have in common."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 24, 40, generator=generator)
+    (row,) = compare({"x": x}, {"y": y}, measures=[LinearRegression()]).to_pylist()
+    assert row["value"] == pytest.approx(1) and math.isnan(row["calibrated"]) and math.isnan(row["calibrated_stderr"])
+    assert (
+        "has no calibrated value: its null, 1, cannot be told apart from the value of identical models, 1"
+        in row["note"]
+    )
+    (row,) = compare({"x": x[:, :2]}, {"y": y}, measures=[LinearRegression()]).to_pylist()
+    assert math.isfinite(row["calibrated"]) and row["note"] == ""
+
+
+def test_the_rule_is_that_the_interval_of_the_null_holds_identical_models() -> None:
+    influence = torch.tensor([0.01, -0.01, 0.01, -0.01], dtype=torch.float64)
+    error = stats.t.ppf(0.975, 3) * math.sqrt(4 * 1e-4 * 4 / 3)
+    for distance, is_defined in ((0.9 * error, False), (1.1 * error, True)):
+        null = torch.tensor([1 - distance], dtype=torch.float64)
+        assert (calibrate(0.99, null, 1.0, influence, influence) is not None) == is_defined
+
+
+def test_what_value_and_null_share_cancels_in_the_error() -> None:
+    """Where both move together, so that the calibrated value stays, it has no error."""
+    shared = torch.tensor([0.01, -0.02, 0.03, -0.02], dtype=torch.float64)
+    null = torch.tensor([0.5], dtype=torch.float64)
+    together = calibrate(0.75, null, 1.0, 0.5 * shared, shared)
+    alone = calibrate(0.75, null, 1.0, 0.5 * shared, 0 * shared)
+    assert together is not None and alone is not None
+    assert together.stderr == pytest.approx(0, abs=1e-12) and alone.stderr > 0.01
+
+
+def test_p_counts_the_value_itself_and_needs_several_nulls() -> None:
+    null = torch.arange(19.0)
+    assert [p_value(value, null) for value in (18.5, 18.0, -1.0)] == [0.05, 0.1, 1.0]
+    assert math.isnan(p_value(1.0, null[:1])) and math.isnan(p_value(math.nan, null))
