@@ -1,10 +1,11 @@
-"""What the verdicts of the studies claim where there is nothing to see, and where an effect is planted.
+"""What verdicts and p values claim where there is nothing to see, and where an effect is planted.
 
 Each draw simulates records with a known truth and calls the study's own functions on them. `false positives` is the
 share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is the same
 share under the planted effect.
 """
 
+from benchmarks.calibrated import table
 from benchmarks.timing import show
 from benchmarks.verdicts import VERDICTS
 from benchmarks.verdicts.verdict import NOMINAL, Verdict
@@ -25,5 +26,6 @@ def measured(verdict: Verdict) -> dict[str, str]:
 
 
 def run() -> None:
-    """Print the table."""
+    """Print the tables: the verdicts, and the null."""
     show([measured(verdict) for verdict in VERDICTS])
+    show(table(DRAWS // 2))

@@ -24,7 +24,8 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk, as_one
 from dissimilarity.moments.cross import Cross, SitePair
-from dissimilarity.probe.rearrangement import circles
+from dissimilarity.probe.padding import SequenceLengths
+from dissimilarity.probe.rearrangement import circles, following
 
 Nulls = dict[tuple[str, SitePair], Float[Tensor, " nulls"]]
 """Label of a measure, pair of sites -> the value in each rearrangement."""
@@ -78,7 +79,11 @@ def rearranged_values(
     for group in _groups(comparable, x, y) if of_sums else []:
         first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*group, strict=True), strict=True))
         with together(sync):
-            quick = [measure for measure in of_sums if measure.reads_kernels and _prefer_kernels(first, second, nulls)]
+            quick = [
+                measure
+                for measure in of_sums
+                if measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, nulls)
+            ]
             if quick:
                 values |= _of_kernels(quick, x, y, (first, second), group, places)
             others = [measure for measure in of_sums if measure not in quick]
@@ -150,13 +155,9 @@ def whole(model: ModelActivations, sites: Sequence[str]) -> Chunk:
     return as_one(parts, names).to(device)
 
 
-def _prefer_kernels(x: Chunk, y: Chunk, nulls: int) -> bool:
+def _prefer_kernels(lengths: SequenceLengths, x: Chunk, y: Chunk, nulls: int) -> bool:
     """Return whether kernels of pairs of sequences serve, and take less work: sequences move as a whole."""
-    if (
-        x.sequences is None
-        or x.sequences.mean is not None
-        or not x.moves_whole(x.circled(torch.arange(x.sequences.count)))
-    ):
+    if lengths.uneven or x.sequences is None:
         return False
     widths = [max(samples.shape[-1] for samples in chunk.samples.values()) for chunk in (x, y)]
     return MomentMeasure.prefers_kernels(x.sequences.count, int(x.sequences.lengths[0]), (widths[0], widths[1]), nulls)
@@ -171,8 +172,7 @@ def _of_kernels(
     places: Int[Tensor, "nulls sequences"],
 ) -> Nulls:
     """Return the values of measures that read kernels, in all rearrangements."""
-    order = torch.stack([chunks[0].circled(place)[:: chunks[0].count // len(place)] for place in places])
-    order = order // (chunks[0].count // len(order[0]))
+    order = following(places)
     kernels: list[dict[str, Any]] = [{}, {}]
     for side, chunk, sites in zip(kernels, chunks, zip(*pairs, strict=True), strict=True):
         for site in dict.fromkeys(sites):

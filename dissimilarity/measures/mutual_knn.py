@@ -23,7 +23,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
         k: neighbors per sample.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = same neighborhoods, k / (n - 1) by chance.
+        float64 scalar in [0, 1]; 1 = same neighborhoods, k / (n - 1) by chance if samples are independent.
 
     Example:
         >>> x = [[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 1.0], [1.0, 1.0]]
@@ -44,7 +44,7 @@ class MutualKNN(NeighborMeasure):
     """Mutual k nearest neighbors (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
 
     N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index. Chance is
-    k / (n - 1).
+    k / (n - 1) for independent samples. Tokens of one sequence are neighbors in any model: for them it is the null.
 
     Args:
         k: neighbors per sample.

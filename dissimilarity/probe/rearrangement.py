@@ -44,6 +44,15 @@ def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
     raise AssertionError
 
 
+def following(place: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls sequences"]:
+    """Return the next sequence after each one in circles.
+
+    >>> following(torch.tensor([0, 2, 1])).tolist()
+    [2, 0, 1]
+    """
+    return place.argsort(-1).roll(-1, -1).gather(-1, place)
+
+
 def check_nulls(nulls: int, sequences: int | None = None) -> None:
     """Check a number of rearrangements.
 

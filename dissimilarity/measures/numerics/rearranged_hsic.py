@@ -26,36 +26,32 @@ class PairKernel:
     """The linear kernel of one side by pairs of sequences.
 
     Attributes:
-        features: F of each ordered pair of sequences, zero for a sequence with itself, float32.
+        blocks: the products of the samples of each ordered pair of sequences, zero for one with itself, float32.
+        sums: the sums of the blocks by row and by column, and of all of them, float32. With the blocks, this is F.
         single: G of each sequence, float64.
         total: the sum over all pairs of samples of different sequences.
     """
 
-    features: Float[Tensor, "sequences sequences features"]
-    single: Float[Tensor, "sequences features"]
+    blocks: Float[Tensor, "sequences sequences products"]
+    sums: Float[Tensor, "sequences sequences rows"]
+    single: Float[Tensor, "sequences parts"]
     total: Float[Tensor, ""]
 
     @classmethod
     def of(cls, x: Float[Tensor, "sequences length p"]) -> "PairKernel":
         """Return the kernel of samples by sequence."""
-        sequences, length, width = x.shape
+        sequences, length, _ = x.shape
         centered = x.to(sum_device(x.device)).double()
-        single = (centered - centered.mean((0, 1))).view(sequences * length, width).float()
-        with full_float32(single.device):
-            kernel = single @ single.mT  # the null needs no more digits
-        is_other = 1 - torch.eye(sequences, dtype=torch.float64, device=kernel.device)
-        rows = kernel.view(sequences, length, sequences, length).sum(-1).double() * is_other[:, None]
-        rows = rows.transpose(1, 2)
-        sums = rows.sum(-1)
+        samples = (centered - centered.mean((0, 1))).float()
         pairs, triples, fours = (1 / count for count in _counts(sequences, length))
-        features = kernel.new_empty((sequences, sequences, length**2 + 2 * length + 1))
-        blocks = features[..., : length**2].unflatten(2, (length, length))
-        torch.mul(kernel.view(sequences, length, sequences, length).transpose(1, 2), pairs**0.5, out=blocks)
+        with full_float32(samples.device):
+            blocks = samples[:, None] @ samples.mT[None]  # the null needs no more digits
         blocks.diagonal(dim1=0, dim2=1).zero_()
-        features[..., length**2 : -1] = torch.cat([rows, rows.transpose(0, 1)], -1) * triples**0.5
-        features[..., -1] = sums * (2 * fours) ** 0.5
-        own = torch.cat([rows.sum(1) * (2 * triples) ** 0.5, 2 * fours**0.5 * sums.sum(1, keepdim=True)], 1)
-        return cls(features, own, sums.sum() * fours**0.5)
+        rows = blocks.sum(-1)
+        sums, by_row = rows.double().sum(-1), rows.double().sum(1)
+        parts = [rows * triples**0.5, rows.transpose(0, 1) * triples**0.5, sums[..., None].float() * (2 * fours) ** 0.5]
+        single = torch.cat([by_row * (2 * triples) ** 0.5, 2 * fours**0.5 * sums.sum(1, keepdim=True)], 1)
+        return cls(blocks.flatten(2).mul_(pairs**0.5), torch.cat(parts, -1), single, sums.sum() * fours**0.5)
 
 
 def kernels_are_cheaper(sequences: int, length: int, widths: tuple[int, int], nulls: int) -> bool:
@@ -70,12 +66,12 @@ def rearranged_hsic(x: PairKernel, y: PairKernel, order: Int[Tensor, "nulls sequ
     sequences = len(x.single)
     order = order.to(x.single.device)
     first, second = torch.triu_indices(sequences, sequences, 1, device=order.device)
-    left = x.features.flatten(0, 1)
+    left = [x.blocks.flatten(0, 1), x.sums.flatten(0, 1)]
     values = (x.single @ y.single.mT)[order, torch.arange(sequences, device=order.device)].sum(1).neg()
-    at_once = max(1, NUMBERS_AT_ONCE // len(left))
-    with full_float32(left.device):
+    at_once = max(1, NUMBERS_AT_ONCE // sequences**2)
+    with full_float32(order.device):
         for s, t in zip(first.split(at_once), second.split(at_once), strict=True):
-            products = left @ y.features[s, t].mT
+            products = torch.addmm(left[1] @ y.sums[s, t].mT, left[0], y.blocks[s, t].mT)
             meeting = order[:, s] * sequences + order[:, t]
             values += 2 * products[meeting, torch.arange(len(s), device=s.device)].sum(1, dtype=torch.float64)
     return values + x.total * y.total

@@ -1,0 +1,66 @@
+"""The untrained model as a reference: another start of the architecture, the same whenever training continues."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dissimilarity import CKA
+from dissimilarity.tracking.references import named_references, untrained
+from dissimilarity.tracking.tracker import Tracker
+
+
+class Own(nn.Module):
+    """A module with a parameter that no layer can draw again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+
+def test_it_has_other_weights_and_does_not_depend_on_those_of_the_model() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.TransformerEncoderLayer(4, 2, 8), nn.LayerNorm(4))
+    first = untrained(model)
+    for parameter in model.parameters():
+        parameter.data += 1
+    state = torch.get_rng_state()
+    again = untrained(model)
+    assert torch.equal(state, torch.get_rng_state()) and not again.training
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b) and not a.requires_grad, name
+        assert not torch.equal(a, c), name
+
+
+def test_a_module_may_say_itself_what_it_is_and_must_where_layers_cannot() -> None:
+    with pytest.raises(ValueError, match=r"1 parameters such as table .* give the model a method untrained\(\)"):
+        untrained(Own())
+
+    class Said(Own):
+        def untrained(self) -> "Own":
+            return Own()
+
+    assert isinstance(untrained(Said()), Own)
+
+
+def test_names_tell_it_from_the_trained_one() -> None:
+    uris = ["runs/a", "untrained:runs/a", "untrained"]
+    assert list(named_references(uris)) == ["a", "untrained-a", "untrained"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nulls": 0}, "nulls: expected a whole number of rearrangements, 1 or more, found 0"),
+        ({"nulls": 9}, "nulls=9: 4 sequences can be put into 6 different circles; pass at most nulls=6"),
+        (
+            {"probe": torch.zeros(3, 8, dtype=torch.long)},
+            "cka needs 4 sequences, and the probe set has 3: pass more, or",
+        ),
+    ],
+)
+def test_a_tracker_refuses_what_would_fail_at_every_tick(options: dict[str, Any], message: str, tmp_path: Any) -> None:
+    probe = options.pop("probe", torch.zeros(4, 8, dtype=torch.long))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        Tracker(["init"], [CKA()], probe, tmp_path, **options)
+    assert message in str(caught.value)
