@@ -5,8 +5,11 @@ c = (v - m) / (i - m). Influences of units on v and on m are on one probe set, s
 
     U_c = U_v / (i - m) + (v - i) / (i - m)^2 * U_m,
 
-which holds what v and m have in common. A ratio says nothing where its denominator may be zero (Fieller 1954): c is not
-defined where the 95 % interval of the null holds the value of identical models.
+which holds what v and m have in common. U_m is that of a single rearrangement and so includes the spread between
+rearrangements, of which a mean over several has less: then the error is somewhat too large.
+
+A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the null is within two
+standard errors of the value of identical models.
 """
 
 import math
@@ -15,7 +18,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import half_width, stderr_of_influence
+from dissimilarity.inference.jackknife import stderr_of_influence
+
+STANDARD_ERRORS = 2.0
+"""Standard errors of the null from the value of identical models up to which nothing is calibrated."""
 
 ROUNDING = 1e-6
 """Distance from the value of identical models that rounding explains."""
@@ -57,24 +63,12 @@ def calibrate(
     span = identical - null
     if math.isnan(value) or math.isnan(null):
         return Calibration(math.nan, math.nan)
-    error = half_width(stderr_of_influence(null_influence).item(), len(null_influence))
-    if abs(span) <= ROUNDING or abs(span) <= error:
+    error = stderr_of_influence(null_influence).item()
+    if abs(span) <= ROUNDING or abs(span) <= STANDARD_ERRORS * error:
         return None
     slope = (value - identical) / span**2
-    one = stderr_of_influence(influence / span + slope * null_influence).item()
-    return Calibration((value - null) / span, _of_mean(one, slope, nulls))
-
-
-def _of_mean(stderr: float, slope: float, nulls: Float[Tensor, " nulls"]) -> float:
-    """Return the error with the mean over rearrangements as the null, from that with one of them.
-
-    The influences on one null hold the spread between rearrangements, of which the mean of K has 1 / K. The estimate of
-    the spread is an upper bound of what can be subtracted, so no less than half of the variance stays.
-    """
-    if len(nulls) < 2:
-        return stderr
-    spread = slope**2 * nulls.var().item()
-    return math.sqrt(max(stderr**2 - spread * (1 - 1 / len(nulls)), stderr**2 / 2))
+    stderr = stderr_of_influence(influence / span + slope * null_influence).item()
+    return Calibration((value - null) / span, stderr)
 
 
 def p_value(statistic: float, null: Float[Tensor, " nulls"]) -> float:

@@ -76,9 +76,9 @@ def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> Non
     assert math.isfinite(row["calibrated"]) and row["note"] == ""
 
 
-def test_the_rule_is_that_the_interval_of_the_null_holds_identical_models() -> None:
+def test_the_rule_is_two_standard_errors_between_the_null_and_identical_models() -> None:
     influence = torch.tensor([0.01, -0.01, 0.01, -0.01], dtype=torch.float64)
-    error = stats.t.ppf(0.975, 3) * math.sqrt(4 * 1e-4 * 4 / 3)
+    error = 2 * math.sqrt(4 * 1e-4 * 4 / 3)
     for distance, is_defined in ((0.9 * error, False), (1.1 * error, True)):
         null = torch.tensor([1 - distance], dtype=torch.float64)
         assert (calibrate(0.99, null, 1.0, influence, influence) is not None) == is_defined

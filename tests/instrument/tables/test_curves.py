@@ -27,7 +27,7 @@ def row(step: int, a: int = 0, b: int = 0, **other) -> dict:
     row = dict(step=step, tokens=step * 64, reference="init", measure="cka")
     row |= dict(site_a=f"blocks.{a}.resid_post", site_b=f"blocks.{b}.resid_post")
     row |= dict(value=1 - step / 7, dissimilarity=step / 7, stderr=0.01, null=0.1, n_samples=100, seconds=step / 3)
-    return row | dict(n_units=16, calibrated=1 - step / 6.3, note="") | other
+    return row | dict(n_units=16, calibrated=1 - step / 6.3, calibrated_stderr=0.02, note="") | other
 
 
 def same(table: pa.Table, rows: list[dict]) -> bool:
@@ -60,11 +60,14 @@ def test_rows_come_back_exactly_from_either_file(curves):
 
 def test_missing_defaults_and_foreign_columns(curves):
     short = row(0)
-    for name in ("stderr", "null", "calibrated", "note"):
+    for name in ("stderr", "null", "calibrated", "calibrated_stderr", "note"):
         del short[name]
     curves.append([short])
     (record,) = curves.rows()
-    assert all(math.isnan(record[name]) for name in ("stderr", "null", "calibrated")) and record["note"] == ""
+    assert (
+        all(math.isnan(record[name]) for name in ("stderr", "null", "calibrated", "calibrated_stderr"))
+        and record["note"] == ""
+    )
     with pytest.raises(ValueError, match=r"missing \['value'\], unknown \['cka'\]"):
         curves.append([row(1), {name: value for name, value in row(2, cka=1.0).items() if name != "value"}])
     assert len(curves.rows()) == 1
