@@ -130,11 +130,11 @@ def test_saved_run_streamed_and_in_blocks_are_the_same(masked: bool, monkeypatch
 
     numbers = torch.arange(S)[:, None].expand(S, T)
     nets = [Net(acts) for acts in (x, y)]
-    rows = compare(*nets, numbers, ["sites.*"], **options).to_pylist()
+    rows = compare(nets[0], nets[1], numbers, ["sites.*"], **options).to_pylist()
     assert_same(rows, expected)
     monkeypatch.setattr("dissimilarity.comparison.activations.IN_MEMORY", 0)
     monkeypatch.setattr("dissimilarity.comparison.nulls.SITES_TOGETHER", 0)
-    assert_same(compare(*nets, numbers, ["sites.*"], **options).to_pylist(), expected)
+    assert_same(compare(nets[0], nets[1], numbers, ["sites.*"], **options).to_pylist(), expected)
     monkeypatch.setattr("dissimilarity.comparison.activations.PAIR_SUMS", 0)
     many = compare_many({"x": nets[0], "y": nets[1]}, numbers, ["sites.*"], **options).to_pylist()
     assert_same(many, expected, 1e-5)
@@ -179,8 +179,8 @@ def test_positions_that_differ_because_some_were_dropped_are_kept() -> None:
     order = rearranged(sequence, torch.tensor(kept).flatten(), circles(S, 1)[0])
     assert order is not None
     flat = [torch.stack([acts[at, kept[at]] for at in range(S)]).flatten(0, 1) for acts in (x["a"], y["c"])]
-    value, _ = cka(flat[0][order], flat[1], units=sequence), cka(*flat, units=sequence)
-    self_terms = cka(*flat, units=sequence) / row["value"]
+    value = cka(flat[0][order], flat[1], units=sequence)
+    self_terms = cka(flat[0], flat[1], units=sequence) / row["value"]
     assert row["null"] == pytest.approx(value.item(), abs=0.02) and self_terms == pytest.approx(1, abs=1e-4)
 
 
@@ -202,7 +202,7 @@ def of_processes(rank: int, world: int, masked: bool) -> list[dict[str, Any]]:
     for name, acts in zip("xy", sides(), strict=True):
         chunks = list(read_chunks(open_source(acts, name), None, list(acts), plan, slices=slices))
         models.append(ModelActivations(plan, list(acts), chunks, sync=world > 1).summed())
-    records = compare_pair(*models, [(a, b) for a in "ab" for b in "cd"], MEASURES, 5)
+    records = compare_pair(models[0], models[1], [(a, b) for a in "ab" for b in "cd"], MEASURES, 5)
     return comparing.in_order(records, [(a, b) for a in "ab" for b in "cd"], MEASURES)
 
 
