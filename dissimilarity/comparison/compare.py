@@ -100,7 +100,7 @@ def compare(
         nulls: number of rearrangements of the null. One is enough near identity, where the null hardly counts. Several
             give p values; they keep the activations of both models, in memory or in temporary files, and each costs as
             much as the values without their errors (a decomposition, for Procrustes or CCA). For linear CKA of
-            sequences of equal length 200 cost about as much as one.
+            sequences of equal length 200 cost about as much as two values.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
             unless ``tokens`` is one. ``mask`` is true at real positions: padding is ignored, and models whose
             ``forward`` takes a mask receive it. ``channels`` says where features are at sites whose modules do not
