@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
+    from dissimilarity.inference.changes import changes as changes
+    from dissimilarity.inference.paired import difference as difference
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
     from dissimilarity.measures.base.moment_measure import MomentMeasure as MomentMeasure
     from dissimilarity.measures.base.output_measure import OutputMeasure as OutputMeasure
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.direct import direct_penalties as direct_penalties
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
+    from dissimilarity.tables.curves import select as select
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
@@ -96,13 +99,16 @@ _MODULES = {
     "aligned_penalties": "dissimilarity.stitching.across_tokenizers",
     "capture": "dissimilarity.capture.hooks",
     "centered": "dissimilarity.moments.pair",
+    "changes": "dissimilarity.inference.changes",
     "compare": "dissimilarity.comparison.compare",
     "compare_many": "dissimilarity.comparison.compare_many",
     "comparison_figure": "dissimilarity.figures.comparison",
+    "difference": "dissimilarity.inference.paired",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
+    "select": "dissimilarity.tables.curves",
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -29,7 +29,6 @@ from dissimilarity.figures.style import (
     STYLE,
     colors_of,
     file_name,
-    scale,
     short_names,
     spread,
     step_label,
@@ -38,7 +37,7 @@ from dissimilarity.figures.style import (
     write_figure,
 )
 from dissimilarity.inference.jackknife import half_width
-from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, select
+from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, scale, select
 from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal

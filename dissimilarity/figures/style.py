@@ -1,6 +1,5 @@
 """The common style of all figures: fonts, names of sites, colors, the scale of dissimilarity."""
 
-import math
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -82,18 +81,6 @@ def file_name(parts: list[str], taken: Container[str]) -> str:
     while name in taken:
         name += "-"
     return name
-
-
-def scale(table: pa.Table) -> tuple[float, float]:
-    """Return slope (1 or -1) and offset of dissimilarity = offset + slope * value, for records of one measure."""
-    value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
-    finite = np.isfinite(value) & np.isfinite(turned)
-    if not finite.any():
-        return math.nan, math.nan
-    value, turned = value[finite], turned[finite]
-    falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
-    slope = -1.0 if falls else 1.0
-    return slope, float(np.median(turned - slope * value))
 
 
 def without_layer(kind: str) -> str:

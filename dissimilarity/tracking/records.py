@@ -12,7 +12,7 @@ from dissimilarity.moments.cross import SitePair
 OVER_BUDGET = "skipped: over budget"
 
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
-NO_VALUE = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
+NO_VALUE = {**dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan), "influence": ()}
 
 
 def without_value(

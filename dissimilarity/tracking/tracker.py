@@ -294,8 +294,6 @@ class Tracker(Ticker):
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         records = compare_pair(model, reference, pairs, inputs.measures, first_components=False)
-        for record in records:
-            del record["influence"]
         return [*records, *map(dict, inputs.records)]
 
     def _fix_positions(self, training: TrainingState) -> None:
