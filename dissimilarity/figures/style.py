@@ -3,6 +3,7 @@
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -36,6 +37,8 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "figure.dpi": 200,
 }
+SMALL, LETTERS, LINE = 5.5, 26, 0.1
+"""Size of small letters, how many of them fit into an inch, and inches per line of them."""
 MEANING = "dissimilarity (0 = same)"
 
 
@@ -68,6 +71,33 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]
                     FigureCanvasPdf(figure).print_pdf(part)
             figure.set_layout_engine("none")
     return paths
+
+
+def write_coverage(figure: Figure, *sentences: str) -> None:
+    """Write below a figure what its intervals cover, in small gray letters, and make it taller by these lines.
+
+    Args:
+        figure: a figure with the layout `constrained`. A label below all of its panels stays above the sentences.
+        sentences: from `inference.coverage`.
+
+    Example:
+        >>> figure = Figure(figsize=(4, 2), layout="constrained")
+        >>> write_coverage(figure, "Intervals cover other text of this kind.")
+        >>> round(float(figure.get_figheight()), 2)
+        2.15
+    """
+    width, height = figure.get_size_inches()
+    lines = [line for sentence in sentences for line in wrap(sentence, max(24, int(LETTERS * width)))]
+    figure.set_figheight(height + 0.05 + LINE * len(lines))
+    below: Any = {
+        "loc": "outside lower left",
+        "frameon": False,
+        "borderpad": 0,
+        "borderaxespad": 0.2,
+        "handlelength": 0,
+    }
+    note = figure.legend([], [], title="\n".join(lines), title_fontsize=SMALL, alignment="left", **below)
+    note.get_title().set_color("0.45")
 
 
 def file_name(parts: list[str], taken: Container[str]) -> str:

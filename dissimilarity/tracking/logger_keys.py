@@ -29,12 +29,20 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     values = {}
     for record in records:
-        site = record["site_a"]
-        if record["site_b"] != site:
-            site = f"{site}~{record['site_b']}"
+        site = site_key(record["site_a"], record["site_b"])
         if not math.isnan(record["dissimilarity"]):
             values[f"dissimilarity/{record['reference']}/{record['measure']}/{site}"] = record["dissimilarity"]
     return values
+
+
+def site_key(site_a: str, site_b: str) -> str:
+    """Return the name of a pair of sites in keys.
+
+    Example:
+        >>> site_key("embed", "embed"), site_key("blocks.0.resid_post", "blocks.1.resid_post")
+        ('embed', 'blocks.0.resid_post~blocks.1.resid_post')
+    """
+    return site_a if site_a == site_b else f"{site_a}~{site_b}"
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
