@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.capture.sites import split_layer
@@ -74,30 +75,32 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]
 
 
 def write_coverage(figure: Figure, *sentences: str) -> None:
-    """Write below a figure what its intervals cover, in small gray letters, and make it taller by these lines.
+    """Write below a finished figure what its intervals cover, in small gray letters on a strip of its own.
 
     Args:
-        figure: a figure with the layout `constrained`. A label below all of its panels stays above the sentences.
+        figure: a figure with the layout `constrained`, its legends included, and no label below all of its panels. It
+            becomes taller by the strip.
         sentences: from `inference.coverage`.
 
     Example:
         >>> figure = Figure(figsize=(4, 2), layout="constrained")
         >>> write_coverage(figure, "Intervals cover other text of this kind.")
         >>> round(float(figure.get_figheight()), 2)
-        2.15
+        2.18
     """
     width, height = figure.get_size_inches()
-    lines = [line for sentence in sentences for line in wrap(sentence, max(24, int(LETTERS * width)))]
-    figure.set_figheight(height + 0.05 + LINE * len(lines))
-    below: Any = {
-        "loc": "outside lower left",
-        "frameon": False,
-        "borderpad": 0,
-        "borderaxespad": 0.2,
-        "handlelength": 0,
-    }
-    note = figure.legend([], [], title="\n".join(lines), title_fontsize=SMALL, alignment="left", **below)
-    note.get_title().set_color("0.45")
+    # A second legend reaches the lower corner.
+    beside = max(legend.get_window_extent().width for legend in figure.legends) if len(figure.legends) > 1 else 0.0
+    letters = max(24, int(LETTERS * (width - beside / figure.dpi)))
+    lines = [line for sentence in sentences for line in wrap(sentence, letters)]
+    strip = 0.08 + LINE * len(lines)
+    figure.set_figheight(height + strip)
+    share = strip / (height + strip)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(rect=(0, share, 1, 1 - share))
+    note = figure.text(0.04 / width, 0.2 * share, "\n".join(lines), va="bottom", fontsize=SMALL, color="0.45")
+    note.set_in_layout(False)
 
 
 def file_name(parts: list[str], taken: Container[str]) -> str:

@@ -100,8 +100,7 @@ def _stitched(findings: Findings) -> Figure:
     for panel in list(axes)[len(splits) :]:
         panel.remove()
     figure.supylabel("accuracy", fontsize=8)
-    figure.supxlabel("layers taken from the front", fontsize=8)
-    for panel in figure.axes:
+    for panel in figure.axes[:-columns]:
         panel.set_xlabel("")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, title="front to back")
