@@ -1,10 +1,11 @@
-"""What the verdicts of the studies claim where there is nothing to see, and where an effect is planted.
+"""What verdicts claim where there is nothing to see, and where an effect is planted; errors beside their truth.
 
 Each draw simulates records with a known truth and calls the study's own functions on them. `false positives` is the
 share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is the same
-share under the planted effect.
+share under the planted effect. The tables of `probe_sizes` and `paired_errors` follow.
 """
 
+from benchmarks import paired_errors, probe_sizes
 from benchmarks.timing import show
 from benchmarks.verdicts import VERDICTS
 from benchmarks.verdicts.verdict import NOMINAL, Verdict
@@ -27,3 +28,6 @@ def measured(verdict: Verdict) -> dict[str, str]:
 def run() -> None:
     """Print the table."""
     show([measured(verdict) for verdict in VERDICTS])
+    for table in (probe_sizes, paired_errors):
+        print(f"\n{(table.__doc__ or '').splitlines()[0]}")
+        table.run()

@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (cfg.width, cfg.depth, cfg.seed, cfg.init_seed, cfg.data_seed) == (128, 2, 0, 0, 0)
     assert (cfg.compile, cfg.overwrite, list(cfg.references)) == ("auto", False, ["init", "previous"])
     assert (cfg.schedule.every, cfg.trainer.max_steps, cfg.data.n_ctx, cfg.data.batch_size) == (50, 800, 128, 16)
-    assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (32, 64, "val", 0.03)
+    assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (128, 64, "val", 0.03)
     assert (cfg.include_padding, cfg.reference_groups, compose([], "analyze").include_padding) == (False, None, False)
     assert settings.run_name(cfg) == "solu-w128-d2-s0"
 

@@ -61,8 +61,8 @@ def test_the_error_of_a_difference_is_the_jackknife_of_the_difference() -> None:
         for unit in range(8):
             remaining = sequence // (SEQUENCES // 8) != unit
             units = torch.arange(int(remaining.sum())).repeat_interleave(LENGTH)
-            sides = (side[remaining].flatten(0, 1) for side in (ticks[tick], reference["reference"]))
-            values.append(1 - cka(*sides, units=units))
+            x, y = (side[remaining].flatten(0, 1) for side in (ticks[tick], reference["reference"]))
+            values.append(1 - cka(x, y, units=units))
         return torch.stack(values)
 
     result = difference(select(table, site_a="t1"), select(table, site_a="t0")).to_pylist()[0]
