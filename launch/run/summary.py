@@ -150,7 +150,9 @@ def _moved(reference: str, curves: dict[str, dict[str, int | None]]) -> str:
     """Return the first steps at which the curves of one reference differ from their first tick, by one measure."""
     from dissimilarity.figures.style import short_names, spread
 
-    measure, steps = next(iter(curves.items()))
+    measure, steps = next(iter(curves.items()), ("no measure", {}))
+    if not steps:
+        return escape(f"vs {reference}: no curve")
     kind, names = short_names(list(steps))
     sites = spread(list(zip(names, steps.values(), strict=True)), SITES_SHOWN)
     moved = ", ".join(f"{name} " + ("never" if step is None else f"from step {step}") for name, step in sites)
