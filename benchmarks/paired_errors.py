@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.timing import show
 from dissimilarity import CKA, MutualKNN, Procrustes, compare, difference, select
 
-DRAWS, LENGTH, WIDTH = 100, 16, 16
+DRAWS, LENGTH, WIDTH = 60, 8, 16
 NOMINAL = 0.05
 
 
