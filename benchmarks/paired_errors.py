@@ -1,8 +1,8 @@
 """Paired errors of differences beside the spread over draws of text, and beside two errors that are not paired.
 
 A reference and two ticks of a model read the same text; the ticks have the same distribution given the text. `true` is
-the standard deviation of the difference over draws of text. A paired error that is too large is too careful: with few
-sequences, the jackknife counts twice what depends on two of them.
+the standard deviation of the difference over draws of text. A jackknife counts twice what depends on two sequences
+together, which few sequences make large.
 """
 
 import math
