@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.interrupted import Interrupted
 from callbacks.run import Run
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.base.measure import Measure
@@ -17,6 +18,8 @@ class RunTracker(DissimilarityTracker):
         references, measures, folder: as for ``DissimilarityTracker``.
         options: the other arguments of ``DissimilarityTracker``.
     """
+
+    ends = (Interrupted,)
 
     def __init__(
         self, run: Run, references: Sequence[str], measures: Mapping[str, Measure], folder: str | Path, **options: Any

@@ -9,6 +9,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | step | int64 | updates made before the measurement |
 | tokens | int64 | tokens trained on by then |
 | reference | string | label of the reference model |
+| reference_step | int64 | updates made before the reference, an earlier state of the model; -1 for another model |
 | measure | string | label of the measure |
 | site_a, site_b | string | site of the model in training, site of the reference |
 | value | float64 | the measure's value as the literature has it |
@@ -19,7 +20,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | n_samples | int64 | samples (token positions) behind the value |
 | n_units | int64 | units of whole sequences behind stderr |
 | seconds | float64 | seconds that the whole measurement at this step took |
-| note | string | empty, or why the value is missing: `skipped: over budget` |
+| note | string | empty, or why the value is missing |
 
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("tokens", pa.int64()),
         ("reference", pa.string()),
+        ("reference_step", pa.int64()),
         ("measure", pa.string()),
         ("site_a", pa.string()),
         ("site_b", pa.string()),
@@ -66,6 +68,9 @@ SCHEMA = pa.schema(
         ("note", pa.string()),
     ]
 )
+
+OPTIONAL = {"reference_step": -1, **dict.fromkeys(("stderr", "null", "calibrated"), math.nan), "n_units": 0, "note": ""}
+"""Values of columns that a row may lack."""
 
 JOURNAL, TABLE = "curves.jsonl", "curves.parquet"
 
@@ -83,7 +88,7 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, and return once they are on disk. `stderr`, `null`, `calibrated`, `n_units`, `note` are optional.
+        """Add rows, and return once they are on disk. All columns of `OPTIONAL` may be missing.
 
         Raises ValueError for a row that lacks any other column of the schema, or has an unknown one.
         """
@@ -258,7 +263,7 @@ def grid(table: pa.Table, column: str, sites_a: list[str], sites_b: list[str]) -
 
 
 def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    row = {**dict.fromkeys(("stderr", "null", "calibrated"), math.nan), "n_units": 0, "note": "", **row}
+    row = {**OPTIONAL, **row}
     if set(row) != set(SCHEMA.names):
         missing, unknown = set(SCHEMA.names) - set(row), set(row) - set(SCHEMA.names)
         raise ValueError(

@@ -17,7 +17,7 @@ class Ticker(ABC):
     Attributes:
         folder: folder of the tables.
         journal_name: name of the file of its records.
-        last_tick: step of the last tick, whether it was measured or skipped; None before the first one.
+        last_tick: step of the last tick, whether it was measured or failed; None before the first one.
     """
 
     folder: Path

@@ -39,7 +39,7 @@ def test_a_plain_loop_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 6), nn.GELU())
-    tracker = Tracker(["init", "previous"], [CKA()], tokens(), tmp_path, sites="1", every=3, n_units=4, budget=1.0)
+    tracker = Tracker(["init", "previous"], [CKA()], tokens(), tmp_path, sites="1", every=3, n_units=4)
     metrics = train(tracker, model)
     figures, records = tracker.publish()
     assert figures == [] and records == read_curves(tmp_path).to_pylist()
