@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from dissimilarity.loading.pretrained import folder_of, load_folder
 from dissimilarity.measures.base.measure import Measure

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dissimilarity import CKA, compare, read_curves
+from tests.instrument.tracking.test_wheel import snippets
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -148,3 +149,13 @@ def test_a_best_model_that_is_loaded_at_the_end_is_not_the_last_step(tmp_path: P
 def test_an_unknown_uri_says_what_is_possible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected init, previous, base, hf:FOLDER"):
         train(llama(), tmp_path, steps=1, references=["runs/a"])
+
+
+def test_the_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    llama(5).save_pretrained("other")
+    args = transformers.TrainingArguments("out", max_steps=2, report_to="none", use_cpu=True, disable_tqdm=True)
+    names = {"probe_tokens": PROBE, "lora_model": adapted(), "args": args}
+    names["train_dataset"] = [{"input_ids": part, "labels": part} for part in tokens(2, 40)]
+    exec(snippets()["huggingface"].replace("hf:other/model", "hf:other"), names)
+    assert {reference for _, reference, *_ in curves(tmp_path / "out")} == {"init", "base", "previous", "hf:other"}
