@@ -57,12 +57,9 @@ def snippets() -> dict[str, str]:
     readme = (ROOT / "README.md").read_text()
     (section,) = re.findall(r"^## Inside your own training\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    return {
-        name: block
-        for block in blocks
-        for name in ("huggingface", "lightning", "Tracker")
-        if re.search(rf"import .*\b{name}\b|\.{name} import", block)
-    }
+    names = ("huggingface", "lightning", "Tracker")
+    imports = {name: re.compile(rf"import .*\b{name}\b|\.{name} import") for name in names}
+    return {name: block for block in blocks for name in names if imports[name].search(block)}
 
 
 @pytest.fixture(scope="module")
