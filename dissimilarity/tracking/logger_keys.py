@@ -36,7 +36,7 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         if not math.isnan(record["dissimilarity"]):
             values[f"dissimilarity/{record['reference']}/{record['measure']}/{site}"] = record["dissimilarity"]
         if record.get("reference_step", -1) > 0:
-            values[f"dissimilarity/{record['reference']}/reference_step"] = record["reference_step"]
+            values[f"dissimilarity/{record['reference']}/reference_step"] = float(record["reference_step"])
     return values
 
 
