@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from callbacks.interrupted import Interrupted
 from callbacks.run import Run
 from dissimilarity.inference.changes import moves
 from dissimilarity.lightning import DissimilarityTracker
@@ -21,6 +22,8 @@ class RunTracker(DissimilarityTracker):
         references, measures, folder: as for ``DissimilarityTracker``.
         options: the other arguments of ``DissimilarityTracker``.
     """
+
+    ends = (Interrupted,)
 
     def __init__(
         self, run: Run, references: Sequence[str], measures: Mapping[str, Measure], folder: str | Path, **options: Any

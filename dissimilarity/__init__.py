@@ -3,9 +3,10 @@
 x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are those of the literature (CKA is 1 for equal
 representations, Procrustes 0); ``to_dissimilarity`` maps each so that 0 is identical and larger is more different.
 
-The public interface is this module, ``dissimilarity.functional`` (every measure as a function) and
-``dissimilarity.lightning`` (callbacks for PyTorch Lightning). Names here are imported on first use, so that the command
-line answers without torch and curves are read without matplotlib.
+The public interface is this module, ``dissimilarity.functional`` (every measure as a function),
+``dissimilarity.lightning`` (callbacks for PyTorch Lightning) and ``dissimilarity.huggingface`` (a callback for the
+Trainer of transformers). Names here are imported on first use, so that the command line answers without torch and
+curves are read without matplotlib.
 
 Example:
     >>> import torch
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
     from dissimilarity.tables.curves import select as select
+    from dissimilarity.tracking.tracker import Tracker as Tracker
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
@@ -95,6 +97,7 @@ _MODULES = {
     "SampleMeasure": "dissimilarity.measures.base.sample_measure",
     "Stitch": "dissimilarity.stitching.stitch",
     "Tokenized": "dissimilarity.probe.alignment",
+    "Tracker": "dissimilarity.tracking.tracker",
     "align": "dissimilarity.probe.alignment",
     "aligned_penalties": "dissimilarity.stitching.across_tokenizers",
     "capture": "dissimilarity.capture.hooks",

@@ -180,7 +180,7 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> bool:
 
 
 def _steps_without_value(lines: pa.Table) -> list[int]:
-    """Return the steps at which no site has a value, because the tick was skipped or failed."""
+    """Return the steps at which no site has a value, because the tick failed."""
     measured = lines.filter(pa.array(np.isfinite(lines["dissimilarity"].to_numpy())))
     return sorted(set(distinct(lines, "step")) - set(distinct(measured, "step")))
 

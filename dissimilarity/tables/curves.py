@@ -9,6 +9,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | step | int64 | updates made before the measurement |
 | tokens | int64 | tokens trained on by then |
 | reference | string | label of the reference model |
+| reference_step | int64 | updates made before the reference, an earlier state of the model; -1 for another model |
 | measure | string | label of the measure |
 | site_a, site_b | string | site of the model in training, site of the reference |
 | value | float64 | the measure's value as the literature has it |
@@ -21,7 +22,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | influence | list<float> | influence of each unit on the value, for errors of differences; empty without a value |
 | probe | string | fingerprint of the probe set and its units; empty if unknown |
 | seconds | float64 | seconds that the whole measurement at this step took |
-| note | string | empty, or why the value is missing: `skipped: over budget` |
+| note | string | empty, or why the value is missing |
 
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """
@@ -55,6 +56,7 @@ SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("tokens", pa.int64()),
         ("reference", pa.string()),
+        ("reference_step", pa.int64()),
         ("measure", pa.string()),
         ("site_a", pa.string()),
         ("site_b", pa.string()),
@@ -72,10 +74,16 @@ SCHEMA = pa.schema(
     ]
 )
 
+OPTIONAL = {
+    "reference_step": -1,
+    **dict.fromkeys(("stderr", "null", "calibrated"), math.nan),
+    **{"n_units": 0, "influence": (), "probe": "", "note": ""},
+}
+"""Values of columns that a row may lack."""
+
 JOURNAL, TABLE = "curves.jsonl", "curves.parquet"
 
 _PYTHON_TYPES = {pa.int64(): int, pa.float64(): float, pa.string(): str, INFLUENCE: short}
-_OPTIONAL = {"stderr": math.nan, "null": math.nan, "calibrated": math.nan, "n_units": 0, "influence": (), "probe": ""}
 LITTLE = 2**22
 """Up to this many bytes, a journal is folded whenever it has new rows, which takes some hundredths of a second."""
 
@@ -89,9 +97,7 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, and return once they are on disk.
-
-        `stderr`, `null`, `calibrated`, `n_units`, `influence`, `probe` and `note` are optional.
+        """Add rows, and return once they are on disk. All columns of `OPTIONAL` may be missing.
 
         Raises ValueError for a row that lacks any other column of the schema, or has an unknown one.
         """
@@ -278,7 +284,7 @@ def scale(table: pa.Table) -> tuple[float, float]:
 
 
 def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    row = {**_OPTIONAL, "note": "", **row}
+    row = {**OPTIONAL, **row}
     if set(row) != set(SCHEMA.names):
         missing, unknown = set(SCHEMA.names) - set(row), set(row) - set(SCHEMA.names)
         raise ValueError(

@@ -3,6 +3,7 @@
 | key | value |
 | --- | --- |
 | ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity; ``<site>~<the reference's site>`` if they differ |
+| ``dissimilarity/<reference>/reference_step`` | step of ``previous`` |
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
@@ -32,6 +33,8 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         site = site_key(record["site_a"], record["site_b"])
         if not math.isnan(record["dissimilarity"]):
             values[f"dissimilarity/{record['reference']}/{record['measure']}/{site}"] = record["dissimilarity"]
+        if record.get("reference_step", -1) > 0:
+            values[f"dissimilarity/{record['reference']}/reference_step"] = float(record["reference_step"])
     return values
 
 

@@ -28,7 +28,9 @@ def row(step: int, a: int = 0, b: int = 0, **other) -> dict:
     row = dict(step=step, tokens=step * 64, reference="init", measure="cka")
     row |= dict(site_a=f"blocks.{a}.resid_post", site_b=f"blocks.{b}.resid_post")
     row |= dict(value=1 - step / 7, dissimilarity=step / 7, stderr=0.01, null=0.1, n_samples=100, seconds=step / 3)
-    row |= dict(n_units=3, influence=[0.5, step / 8, -0.25], probe="ab12", calibrated=1 - step / 6.3, note="")
+    row |= dict(
+        reference_step=0, n_units=3, influence=[0.5, step / 8, -0.25], probe="ab12", calibrated=1 - step / 6.3, note=""
+    )
     return row | other
 
 
@@ -54,7 +56,7 @@ def curves(tmp_path) -> Curves:
 
 
 def test_rows_come_back_exactly_from_either_file(curves):
-    rows = [row(0, value=math.nan, note="skipped: over track.budget"), row(1, value=0.1 + 0.2, stderr=math.inf), row(2)]
+    rows = [row(0, value=math.nan, note="ValueError: no samples"), row(1, value=0.1 + 0.2, stderr=math.inf), row(2)]
     curves.append(rows)
     assert same(read_curves(curves.folder), rows)
     assert curves.fold() == curves.folder / TABLE
