@@ -1,11 +1,11 @@
-"""What verdicts and p values claim where there is nothing to see, and where an effect is planted.
+"""What verdicts and p values claim where there is nothing to see, and where one is planted; errors and their truth.
 
 Each draw simulates records with a known truth and calls the study's own functions on them. `false positives` is the
 share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is the same
-share under the planted effect.
+share under the planted effect. The tables of `probe_sizes` and `paired_errors` follow.
 """
 
-from benchmarks.calibrated import table
+from benchmarks import calibrated, paired_errors, probe_sizes
 from benchmarks.timing import show
 from benchmarks.verdicts import VERDICTS
 from benchmarks.verdicts.verdict import NOMINAL, Verdict
@@ -28,4 +28,7 @@ def measured(verdict: Verdict) -> dict[str, str]:
 def run() -> None:
     """Print the tables: the verdicts, and the null."""
     show([measured(verdict) for verdict in VERDICTS])
-    show(table(DRAWS // 2))
+    for table in (probe_sizes, paired_errors):
+        print(f"\n{(table.__doc__ or '').splitlines()[0]}")
+        table.run()
+    show(calibrated.table(DRAWS // 2))

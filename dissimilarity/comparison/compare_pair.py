@@ -10,6 +10,7 @@ from dissimilarity.comparison.nulls import add_circled, rearranged_values
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.tables.influence import short
 
 
 def compare_pair(
@@ -32,7 +33,7 @@ def compare_pair(
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
 
     Returns:
-        records as from ``evaluate``.
+        records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
     plan, sync = x.plan, x.side.sync
     cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, plan.n_units, sync, plan.moments)
@@ -47,4 +48,6 @@ def compare_pair(
     cross, null = cross.close(), null.close()
     several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
     records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several)
+    for record in records:
+        record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records

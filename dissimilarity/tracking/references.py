@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 OWN = ("init", "previous")
-"""The model's own states: at step 0, and at the tick before."""
+"""The model's own states: at step 0, and a fixed number of steps before a tick."""
 
 UNTRAINED = "untrained"
 """The model with other initial weights, before any training."""
