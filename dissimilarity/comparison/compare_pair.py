@@ -33,7 +33,7 @@ def compare_pair(
         records as from ``evaluate``.
     """
     plan, sync = x.plan, x.side.sync
-    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, 0, sync, plan.moments)
+    cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for n_units in (plan.n_units, 0))
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
             cross.add(chunk_x, chunk_y)

@@ -21,6 +21,9 @@ from dissimilarity.probe.padding import SampledSubset
 BATCH_NUMBERS = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
 
+SAMPLES_PER_DIMENSION = 10
+"""Samples per dimension below which the map between two sides fits noise: values are biased by about one in these."""
+
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
@@ -106,6 +109,8 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
     n, sequences = _samples_of(measure, side, site), len(side.lengths.units)
     if n < measure.minimum_samples:
         return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    if measure.crossfit and side.lengths.n_units < 2:
+        return f"{measure.label} needs 2 units of sequences, one for each half, and has 1: pass more sequences or n_units=2"
     if measure.by_sequence and sequences < measure.minimum_samples:
         return (
             f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
@@ -171,7 +176,19 @@ def _estimated(
         influence = value.new_full((x.lengths.n_units, *value.shape), math.nan)
     nulls = torch.full_like(value, math.nan) if null is None else measure.from_terms(joined(null), *terms)
     estimates = zip(pairs, value.tolist(), influence.cpu().unbind(1), nulls.tolist(), strict=True)
-    return [(pair, _result(measure, x, pair, number, share, null)) for pair, number, share, null in estimates]
+    note = _overfitted(measure, x.n, max(len(x.sums.totals[site]["x"]), cross.width(partners[0])))
+    results = [(pair, _result(measure, x, pair, number, share, null)) for pair, number, share, null in estimates]
+    return [(pair, {**result, "note": result["note"] or note}) for pair, result in results]
+
+
+def _overfitted(measure: MomentMeasure, n: int, width: int) -> str:
+    """Return the note for a map that is scored on the few samples that it was fitted to; empty where there is none."""
+    if not measure.fits_map or measure.crossfit or n >= SAMPLES_PER_DIMENSION * width:
+        return ""
+    return (
+        f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
+        f"{width} dimensions; pass more text, or take it cross-fitted (crossfit=True)"
+    )
 
 
 def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:

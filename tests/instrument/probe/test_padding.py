@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from tests.helpers import oracles, sample_oracles
+from tests.helpers.crossfit_oracles import SCORES, cross_fitted
 from tests.helpers.found_measures import SETTINGS, make
 from tests.helpers.oracles import Array
 
@@ -127,6 +128,9 @@ ORACLES: dict[str, Callable[..., float]] = {
     "rsa_sqeuclidean_pearson": lambda x, y: sample_oracles.rsa(x, y, "sqeuclidean", "pearson"),
     "svcca": oracles.svcca,
 }
+UNITS = merge_short_units(cut_sequences(SEQUENCES, 5, SEQUENCES), LENGTHS)
+UNIT = np.concatenate([[unit] * int(LENGTHS[start:stop].sum()) for start, stop, unit in UNITS])
+ORACLES |= {label: partial(cross_fitted, label, unit=UNIT) for label in SETTINGS if label in SCORES}
 MEASURES = [make(setting) for setting in SETTINGS]
 
 
