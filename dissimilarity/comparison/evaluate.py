@@ -110,7 +110,7 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
     if n < measure.minimum_samples:
         return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
     if measure.crossfit and side.lengths.n_units < 2:
-        return f"{measure.label} needs 2 units of sequences, one for each half, and has 1: pass more sequences or n_units=2"
+        return f"{measure.label} needs 2 units of sequences, one per half, and has 1: pass more sequences or n_units=2"
     if measure.by_sequence and sequences < measure.minimum_samples:
         return (
             f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "

@@ -5,8 +5,8 @@ With eigenvalues l_1 >= l_2 >= ... of Xc'Xc, Xc the centered samples:
 - ``rankme``: exp(-sum p_i log p_i), p_i = sqrt(l_i) / sum sqrt(l), the effective rank of Roy & Vetterli (2007), with
   which Garrido et al. (2023) rank representations without labels. They leave the mean in and add a small number to p.
 - ``participation_ratio``: (sum l)^2 / sum l^2, the number of dimensions with about equal variance (Gao et al. 2017).
-- ``alpha_req``: a where l_i is proportional to i^-a, by least squares of log l_i on log i with weights 1 / i (Stringer et
-  al. 2019; Agrawal et al. 2022). Large values mean that few directions dominate.
+- ``alpha_req``: a where l_i is proportional to i^-a, by least squares of log l_i on log i with weights 1 / i (Stringer
+  et al. 2019; Agrawal et al. 2022). Large values mean that few directions dominate.
 - ``first_component_share``: l_1 / sum l.
 
 All are invariant to rotation, scale and translation. Eigenvalues that are only rounding are left out.

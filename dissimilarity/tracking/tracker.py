@@ -259,7 +259,9 @@ class Tracker(Ticker):
             or pair in self.references.matched(record["reference"])
         ]
         times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | times
+        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
+        self._intrinsic = []
+        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
 
     def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
         """Capture the model and compare it with every reference; a reference that fails has records that say so."""
@@ -283,7 +285,7 @@ class Tracker(Ticker):
                 note = references.faults.get(label) or described(error)
                 records += without_value(label, self.measures, references.matched(label), note)
         if heatmap and training.is_first:
-            self.tables.add_components(training.step, sides)
+            self._intrinsic = self.tables.add_intrinsic(training.step, sides)
         if "previous" in references.sources.values() and self._is_scheduled(training):
             references.own["previous"], references.measured = current[0], training.step
         return records

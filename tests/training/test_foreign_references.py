@@ -82,8 +82,10 @@ def test_positions_dropped_at_the_start_stay_dropped_when_a_run_continues(tmp_pa
     assert all(torch.equal(of_start[0][key], of_start[1][key]) for key in of_start[0])
     for row in values(whole).values():
         assert row["note"] == "" and (row["reference"] not in ("init", "same") or row["n_samples"] in (16 * 14, 224))
-    shares = Journal(again / "first_components.jsonl").read()
-    assert {row["step"] for row in shares} == {0, 8, 11} and all(0 < row["share"] <= 1 for row in shares)
+    alone = Journal(again / "intrinsic.jsonl").read()
+    shares = [row for row in alone if row["measure"] == "first_component_share"]
+    assert {row["step"] for row in shares} == {0, 8, 11} and all(0 < row["value"] <= 1 for row in shares)
+    assert len(alone) == 4 * len(shares) and all(row["stderr"] > 0 for row in alone)
     assert {(row["reference"], row["of"]) for row in shares} == {
         (name, side) for name in ("init", "previous", "same", "encoder", "decoder") for side in ("model", "reference")
     }
