@@ -39,7 +39,7 @@ def function_of(setting: str, sequence: Tensor | None = None, unit: Tensor | Non
     function = getattr(functional, measure_classes()[type(make(setting))])
     parameters = inspect.signature(function).parameters.keys() - {"units"}
     options = {key: value for key, value in config_of(setting).items() if key in parameters}
-    if sequence is not None and make(setting).by_sequence:
+    if sequence is not None and (make(setting).by_sequence or not config_of(setting).get("own_sequence", True)):
         options["units"] = sequence
     if unit is not None and make(setting).crossfit:
         options["units"] = unit

@@ -103,7 +103,7 @@ def test_few_samples_per_dimension_are_noted_at_the_plug_in_value_and_what_to_do
     x, y = (torch.from_numpy(z) for z in planted("half", "flat", 24, 0, sequences=14))
     acts = [{"s": z.unflatten(0, (14, LENGTH))} for z in (x, y)]
     measures = [kind(**options, crossfit=crossfit) for kind, _, options in KINDS.values() for crossfit in (False, True)]
-    for row in compare(*acts, measures=[*measures, CKA()]).to_pylist():
+    for row in compare(acts[0], acts[1], measures=[*measures, CKA()]).to_pylist():
         is_plug_in = not row["measure"].endswith("crossfit") and row["measure"] != "cka"
         assert math.isfinite(row["value"]) and math.isfinite(row["stderr"])
         assert (
@@ -113,19 +113,19 @@ def test_few_samples_per_dimension_are_noted_at_the_plug_in_value_and_what_to_do
             else row["note"] == ""
         )
     enough = [{"s": z[..., :20]} for z in (acts[0]["s"], acts[1]["s"])]
-    assert set(compare(*enough, measures=measures)["note"].to_pylist()) == {""}
+    assert set(compare(enough[0], enough[1], measures=measures)["note"].to_pylist()) == {""}
 
 
 def test_a_half_that_determines_no_map_is_a_note_or_an_error() -> None:
     x, y = (torch.from_numpy(z) for z in planted("half", "flat", 40, 0, sequences=4))
     acts = [{"s": z.unflatten(0, (4, LENGTH))} for z in (x, y)]
-    for row in compare(*acts, measures=[CCA(crossfit=True), Procrustes(crossfit=True)]).to_pylist():
+    for row in compare(acts[0], acts[1], measures=[CCA(crossfit=True), Procrustes(crossfit=True)]).to_pylist():
         is_cca = row["measure"] == "cca_crossfit"
         assert math.isnan(row["value"]) == is_cca
         assert ("a half of 32 samples does not determine a map of 31 directions" in row["note"]) == is_cca
     with pytest.raises(ValueError, match="at least 2 units, found 1"):
         procrustes(x, y, crossfit=True, units=[0] * 64)
-    (row,) = compare(*acts, measures=[Procrustes(crossfit=True)], n_units=1).to_pylist()
+    (row,) = compare(acts[0], acts[1], measures=[Procrustes(crossfit=True)], n_units=1).to_pylist()
     assert math.isnan(row["value"]) and "2 units" in row["note"]
 
 
@@ -136,7 +136,7 @@ def test_error_bars_are_the_spread_over_fresh_samples(relation: str) -> None:
     results: dict[str, list[tuple[float, float]]] = {}
     for seed in range(60):
         acts = [{"s": torch.from_numpy(z).unflatten(0, (16, LENGTH))} for z in planted(relation, "flat", 8, seed, 16)]
-        for row in compare(*acts, measures=measures, null=False).to_pylist():
+        for row in compare(acts[0], acts[1], measures=measures, null=False).to_pylist():
             results.setdefault(row["measure"], []).append((row["value"], row["stderr"]))
     assert len(results) == len(SPREAD)
     for pairs in results.values():
