@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dissimilarity import JaccardKNN, MutualKNN, compare
 from dissimilarity.functional import jaccard_knn, mutual_knn
+from tests.helpers import sample_oracles
 
 SEQUENCES, LENGTH = 24, 16
 SEQUENCE = torch.arange(SEQUENCES).repeat_interleave(LENGTH)
@@ -19,26 +20,13 @@ def tokens(seed: int, width: int = 12) -> Tensor:
     return shared + 0.3 * separate
 
 
-def by_hand(x: Tensor, y: Tensor, k: int, sequence: Tensor) -> float:
-    """Return the mean share of common neighbors, sample by sample."""
-    shares = []
-    for i in range(len(x)):
-        near = []
-        for side in (x.numpy(), y.numpy()):
-            cosine = side @ side[i] / (np.linalg.norm(side, axis=1) * np.linalg.norm(side[i]))
-            cosine[(sequence == sequence[i]).numpy()] = -np.inf
-            near.append(set(np.argsort(-cosine, kind="stable")[:k].tolist()))
-        shares.append(len(near[0] & near[1]) / k)
-    return float(np.mean(shares))
-
-
 @pytest.mark.parametrize("k", [5, 10])
 def test_values_are_those_of_the_definition(k: int) -> None:
     x = tokens(0).flatten(0, 1)
     y = x @ torch.randn(12, 12, generator=torch.Generator().manual_seed(1)).double()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
     sides, sequence = (x[order], y[order]), SEQUENCE[order]
-    expected = by_hand(*sides, k, sequence)
+    expected = sample_oracles.mutual_knn(x[order].numpy(), y[order].numpy(), k, sequence.numpy())
     assert mutual_knn(*sides, k, own_sequence=False, units=sequence).item() == pytest.approx(expected, abs=1e-12)
     assert mutual_knn(*sides, k, own_sequence=False) == mutual_knn(*sides, k)
     assert mutual_knn(*sides, k, units=sequence) == mutual_knn(*sides, k)

@@ -111,10 +111,12 @@ ORACLES: dict[str, Callable[..., float]] = {
     "distance_correlation_debiased": distance_correlation_debiased,
     "gulp": oracles.gulp,
     "jaccard_knn": sample_oracles.jaccard_knn,
+    "jaccard_knn_across": lambda x, y: sample_oracles.jaccard_knn(x, y, sequence=SEQUENCE),
     "jsd": sample_oracles.jsd,
     "kl": sample_oracles.kl,
     "linear_regression": oracles.linear_regression,
     "mutual_knn": sample_oracles.mutual_knn,
+    "mutual_knn_across": lambda x, y: sample_oracles.mutual_knn(x, y, sequence=SEQUENCE),
     "permutation_procrustes": oracles.permutation_procrustes_angle,
     "permutation_procrustes_squared": oracles.permutation_procrustes_squared,
     "procrustes": oracles.procrustes_angle,
@@ -234,7 +236,7 @@ def test_the_null_is_the_value_of_compacted_samples_rolled_by_hand() -> None:
     nulls = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
     terms = [oracles.hsic_of_sequences(a @ a.T, b @ b.T, sequence) for a, b in ((x[rolled], y), (x, x), (y, y))]
     assert nulls["cka"] == pytest.approx(terms[0] / math.sqrt(terms[1] * terms[2]), abs=2e-5)
-    for setting in ("cka_sample", "procrustes", "linear_regression", "gulp"):
+    for setting in ("cka_sample", "procrustes", "procrustes_crossfit", "linear_regression_crossfit", "gulp"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
     for setting in ("rsa", "mutual_knn", "distance_correlation", "rbf_cka"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x, y[longest]), abs=2e-5), setting
