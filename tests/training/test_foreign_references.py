@@ -23,12 +23,12 @@ from tests.instrument.tracking.test_tracker import LENGTH, SEQUENCES, Layered, f
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module")
 def missing(note: str) -> bool:
     """Return whether a note says that a value is missing, and not that it is biased by few samples."""
     return bool(note) and "is biased toward similar" not in note
 
 
+@pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert(tmp_path_factory.mktemp("foreign") / "encoder", word_pieces())
 
