@@ -9,6 +9,7 @@ from dissimilarity.comparison.first_component import with_shares
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.tables.influence import short
 
 
 def compare_pair(
@@ -30,7 +31,7 @@ def compare_pair(
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
 
     Returns:
-        records as from ``evaluate``.
+        records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
     plan, sync = x.plan, x.side.sync
     cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for n_units in (plan.n_units, 0))
@@ -40,4 +41,6 @@ def compare_pair(
             if with_null and plan.moments:
                 null.add(chunk_x.deranged(), chunk_y)
     records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None)
+    for record in records:
+        record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records
