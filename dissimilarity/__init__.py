@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dissimilarity.capture.hooks import capture as capture
     from dissimilarity.comparison.compare import compare as compare
     from dissimilarity.comparison.compare_many import compare_many as compare_many
+    from dissimilarity.comparison.intrinsic import intrinsic as intrinsic
     from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
@@ -109,6 +110,7 @@ _MODULES = {
     "difference": "dissimilarity.inference.paired",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
+    "intrinsic": "dissimilarity.comparison.intrinsic",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
     "select": "dissimilarity.tables.curves",

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.comparison.first_component import first_share
+from dissimilarity.comparison.intrinsic_sites import intrinsic_of_site
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
@@ -115,6 +117,11 @@ class ModelActivations:
     def first_components(self) -> dict[str, float]:
         """The share of each site's variance in its first principal component."""
         return {site: first_share(self.side, site) for site in self.sites}
+
+    @cached_property
+    def intrinsic(self) -> list[dict[str, Any]]:
+        """The records of the measures of this model alone."""
+        return [record for site in self.sites for record in intrinsic_of_site(self.side, site)]
 
     def nbytes(self) -> int:
         """Return the size of the activations."""

@@ -36,7 +36,7 @@ def compare_pair(
         records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
     plan, sync = x.plan, x.side.sync
-    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, plan.n_units, sync, plan.moments)
+    cross, null = (Cross(pairs, plan.n_units, sync, plan.moments, plan.halves) for _ in range(2))
     with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):

@@ -24,6 +24,9 @@ from dissimilarity.probe.padding import SampledSubset
 BATCH_NUMBERS = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
 
+SAMPLES_PER_DIMENSION = 10
+"""Samples per dimension below which the map between two sides fits noise: values are biased by about one in these."""
+
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
@@ -138,6 +141,8 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
     n, sequences = _samples_of(measure, side, site), len(side.lengths.units)
     if n < measure.minimum_samples:
         return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    if measure.crossfit and side.lengths.n_units < 2:
+        return f"{measure.label} needs 2 units of sequences, one per half, and has 1: pass more sequences or n_units=2"
     if measure.by_sequence and sequences < measure.minimum_samples:
         return (
             f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
@@ -182,11 +187,16 @@ def _estimated(
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
     value, influence = _with_influence(measure, x, y, cross, pairs)
     unknown = torch.full_like(value, math.nan), torch.full_like(influence, math.nan)
-    nulls, null_influence = unknown if null is None else _with_influence(measure, x, y, null, pairs)
+    # A circle of all sequences would mix the halves of a cross-fitted measure.
+    is_mixed = null is not None and measure.crossfit and x.lengths.circle is not None
+    nulls, null_influence = unknown if null is None or is_mixed else _with_influence(measure, x, y, null, pairs)
     columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
-    return [
+    note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
+    note = note or _overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
+    results = [
         (pair, _result(measure, x, pair, *row)) for pair, row in zip(pairs, zip(*columns, strict=True), strict=True)
     ]
+    return [(pair, {**result, "note": result["note"] or note}) for pair, result in results]
 
 
 def _with_influence(
@@ -201,6 +211,16 @@ def _with_influence(
     second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
     units = join(n, first, second, cross.sums_of(site, partners)[1])
     return measure.estimate(_joined(x, y, cross, pairs), units, *_terms_of(measure, x, y, pairs))
+
+
+def _overfitted(measure: MomentMeasure, n: int, width: int) -> str:
+    """Return the note for a map that is scored on the few samples that it was fitted to; empty where there is none."""
+    if not measure.fits_map or measure.crossfit or n >= SAMPLES_PER_DIMENSION * width:
+        return ""
+    return (
+        f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
+        f"{width} dimensions; pass more text, or take it cross-fitted (crossfit=True)"
+    )
 
 
 def _plain(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Float[Tensor, " pairs"]:

@@ -75,7 +75,8 @@ def rearranged_values(
     share = range(rank, nulls, processes)
     comparable = [pair for pair in pairs if not (x.side.problem(pair[0]) or y.side.problem(pair[1]))]
     values: Nulls = {}
-    of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure)]
+    # The halves of a cross-fitted measure are of units, which a circle of all sequences mixes.
+    of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure) and not measure.crossfit]
     for group in _groups(comparable, x, y) if of_sums else []:
         first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*group, strict=True), strict=True))
         with together(sync):

@@ -34,6 +34,7 @@ class Plan:
         outputs: whether a measure compares model outputs, read at the site ``logits``.
         rotatable: whether no measure changes if the features of a site are rotated.
         by_sequence: whether a measure reads sums over sequences.
+        halves: whether a measure reads sums over halves of the units.
     """
 
     probe: ProbeSet
@@ -43,6 +44,7 @@ class Plan:
     outputs: bool
     rotatable: bool
     by_sequence: bool
+    halves: bool
 
     @cached_property
     def lengths(self) -> SequenceLengths:
@@ -77,7 +79,7 @@ class Plan:
     def side(self, sites: Sequence[str], sync: bool = False) -> Side:
         """Return an empty side for a model that is compared at these sites."""
         only_sampled = frozenset({LOGITS} - set(sites)) if self.outputs else frozenset()
-        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence)
+        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence, self.halves)
 
     def captured(self, sites: Sequence[str]) -> list[str]:
         """Return the sites at which a model is read: those it is compared at, and the logits for output measures."""
@@ -140,4 +142,5 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
         outputs=any(isinstance(measure, OutputMeasure) for measure in measures),
         rotatable=all(map(is_rotatable, measures)),
         by_sequence=any(isinstance(measure, MomentMeasure) and measure.by_sequence for measure in measures),
+        halves=any(measure.crossfit for measure in measures),
     )

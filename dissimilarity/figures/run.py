@@ -2,8 +2,8 @@
 
 `curves*` shows every reference (columns) by every measure (rows), with one line per pair of sites at equal relative
 depth. `heatmap_*` shows all pairs of sites at several steps, one figure per reference. `groups` shows toward which
-reference group a model drifts. Figures are drawn to files without pyplot, so its backend and open figures are not
-touched.
+reference group a model drifts. `intrinsic` shows the measures of one model alone. Figures are drawn to files without
+pyplot, so its backend and open figures are not touched.
 """
 
 import math
@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from dissimilarity.capture.sites import split_layer
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.figures.heatmaps import heatmap_figure
+from dissimilarity.figures.intrinsic import intrinsic_figure
 from dissimilarity.figures.style import (
     MEANING,
     STYLE,
@@ -40,7 +41,7 @@ from dissimilarity.figures.style import (
 from dissimilarity.inference.changes import moves
 from dissimilarity.inference.coverage import FIRST_TICK, PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
-from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, scale, select
+from dissimilarity.tables.curves import INTRINSIC, distinct, heatmap_steps, matched, read_curves, scale, select
 from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal
@@ -71,9 +72,12 @@ def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) ->
         table = read_curves(folder)
     except ValueError:
         return []
-    paths, shares = [], Journal(folder / FIRST_COMPONENTS).read()
+    paths, alone = [], Journal(folder / INTRINSIC).read()
+    shares = [{**record, "share": record["value"]} for record in alone if record["measure"] == "first_component_share"]
     for name, figure in run_figures(table, folder.resolve().name, shares).items():
         paths += write_figure(figure, folder / "figures", name, formats)
+    if alone:
+        paths += write_figure(intrinsic_figure(alone), folder / "figures", "intrinsic", formats)
     if (folder / GROUPS).exists():
         paths += write_figure(groups_figure(read_groups(folder)), folder / "figures", "groups", formats)
     return paths

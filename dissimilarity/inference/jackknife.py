@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor
 
+from dissimilarity.moments.halves import HALF, in_first_half
 from dissimilarity.moments.pair import Moments
 
 LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
@@ -111,9 +112,9 @@ def estimate(
     Args:
         formula: a differentiable function of the sums, over any leading dimensions.
         totals: the sums over all samples, float64, with leading dimensions (pairs) or none.
-        units: the same sums per unit, with a further leading dimension (units). Products of float32 samples may be
-            float32, because they serve the error bar only. A size of 1 instead of the pairs stands for sums that all
-            pairs share.
+        units: the same sums per unit, with a further leading dimension (units), and none over halves: each unit adds
+            its whole sums to those of its half. Products of float32 samples may be float32, because they serve the
+            error bar only. A size of 1 instead of the pairs stands for sums that all pairs share.
 
     Returns:
         values (pairs) and influences (units, pairs), float64.
@@ -126,10 +127,13 @@ def estimate(
     influence = value.new_zeros(n_units, pairs)
     for key, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            slope = gradient.reshape(pairs, -1).to(units[key].dtype)
-            sums = units[key].reshape(n_units, -1, slope.shape[1])
+            unit_sums = units[key.removesuffix(HALF)]
+            slope = gradient.reshape(pairs, -1).to(unit_sums.dtype)
+            sums = unit_sums.reshape(n_units, -1, slope.shape[1])
             shared = sums.shape[1] == 1
             share = sums[:, 0] @ slope.T if shared else torch.einsum("gkd,kd->gk", sums, slope)
+            if key.endswith(HALF):
+                share = share * in_first_half(torch.arange(n_units, device=share.device))[:, None]
             influence = influence + share.double()
     return value.detach(), influence.reshape(n_units, *value.shape).detach()
 

@@ -5,14 +5,19 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.fitted_measure import FittedMeasure
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.procrustes import Procrustes, procrustes_from_moments
-from dissimilarity.moments.pair import Moments, moments_of
+from dissimilarity.measures.procrustes import (
+    CROSSFIT_MINIMUM,
+    Procrustes,
+    procrustes_from_moments,
+    procrustes_moments_of,
+)
+from dissimilarity.moments.pair import Moments
 
 
-def bures(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+def bures(x: ArrayLike, y: ArrayLike, crossfit: bool = False, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return the normalized Bures similarity of two representations of the same samples; see ``Bures``.
 
     |Xc'Yc|_* / (|Xc|_F |Yc|_F) (Muzellec & Cuturi 2018; Harvey et al. 2024). Symmetric; invariant to orthogonal maps,
@@ -21,9 +26,12 @@ def bures(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Args:
         x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
+        crossfit: whether to score a rotation on another half of the units than it is fitted to, both ways.
+        units: the sequence of each sample; alternate sequences form the halves. None = each sample is independent.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = same up to rotation, scale and translation.
+        float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = same up to rotation, scale and translation. Rises with
+        p / n, cross-fitted it falls.
 
     Example:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
@@ -31,19 +39,22 @@ def bures(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
         >>> print(f"{bures(x, x):.4f} {bures(x, y):.4f}")
         1.0000 0.7405
     """
-    return bures_from_moments(moments_of(*paired_samples(x, y, Bures.minimum_samples)))
+    return bures_from_moments(procrustes_moments_of(x, y, crossfit, units), crossfit)
 
 
-def bures_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
+def bures_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pairs"]:
     """Return the cosine from sums."""
-    return exact_where_same(m, 1 - procrustes_from_moments(m, "squared") / 2, Bures.identical)
+    return exact_where_same(m, 1 - procrustes_from_moments(m, "squared", crossfit) / 2, Bures.identical)
 
 
-class Bures(MomentMeasure):
+class Bures(FittedMeasure):
     """Normalized Bures similarity (Muzellec & Cuturi 2018; Harvey et al. 2024), the fidelity of two kernels.
 
     |K^1/2 L^1/2|_* / sqrt(tr K tr L) with K = Xc Xc', L = Yc Yc'. It equals |Xc'Yc|_* / (|Xc|_F |Yc|_F), the cosine of
-    the Procrustes angle, and is computed in that form.
+    the Procrustes angle, and is computed in that form. ``Procrustes`` says what ``crossfit`` does to it.
+
+    Args:
+        crossfit: whether to score the rotation on another half than it is fitted to.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -57,11 +68,16 @@ class Bures(MomentMeasure):
     cost: ClassVar[str] = Procrustes.cost
     source: ClassVar[str] = "Muzellec & Cuturi 2018; Harvey et al. 2024"
 
+    def __init__(self, crossfit: bool = False) -> None:
+        super().__init__(crossfit)
+        self.bounds = (-1.0 if crossfit else 0.0, 1.0)
+        self.minimum_samples = CROSSFIT_MINIMUM if crossfit else 2
+
     @property
     def label(self) -> str:
-        """``bures``."""
-        return "bures"
+        """``bures`` or ``bures_crossfit``."""
+        return self.with_suffix("bures")
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the cosine from sums."""
-        return bures_from_moments(m)
+        return bures_from_moments(m, self.crossfit)

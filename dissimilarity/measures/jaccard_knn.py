@@ -5,12 +5,14 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples, unit_numbers
 from dissimilarity.measures.base.neighbor_measure import NeighborMeasure
 from dissimilarity.measures.numerics.neighbors import common_neighbors, nearest_neighbors
 
 
-def jaccard_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
+def jaccard_knn(
+    x: ArrayLike, y: ArrayLike, k: int = 10, own_sequence: bool = True, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return the mean Jaccard similarity of the k nearest neighbors in two representations of the same samples.
 
     Mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|, with N(i) the k samples of largest cosine with sample i (Wang
@@ -21,6 +23,8 @@ def jaccard_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
             operations.
         y: the same samples in the other representation, (n, q).
         k: neighbors per sample.
+        own_sequence: whether other samples of its own sequence may be neighbors of a sample.
+        units: the sequence of each sample, where these may not. None = each sample is its own.
 
     Returns:
         float64 scalar in [0, 1]; 1 = same neighborhoods.
@@ -32,7 +36,9 @@ def jaccard_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
         1.00 0.47
     """
     x, y = paired_samples(x, y, k + 1)
-    return jaccard_share(common_neighbors(nearest_neighbors(x, k), nearest_neighbors(y, k)), k).mean()
+    sequence = None if own_sequence else unit_numbers(units, len(x))
+    first, second = (nearest_neighbors(side, k, sequence=sequence) for side in (x, y))
+    return jaccard_share(common_neighbors(first, second), k).mean()
 
 
 def jaccard_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*times n"]:
@@ -43,12 +49,14 @@ def jaccard_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*ti
 class JaccardKNN(NeighborMeasure):
     """Jaccard similarity of neighborhoods (Wang et al. 2022): mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|.
 
-    N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index.
+    N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index. ``MutualKNN``
+    says what ``own_sequence=False`` leaves out and why.
 
     Args:
         k: neighbors per sample.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
+        own_sequence: whether other samples of its own sequence may be neighbors of a sample.
     """
 
     formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|, N as in mutual kNN"
@@ -56,8 +64,8 @@ class JaccardKNN(NeighborMeasure):
 
     @property
     def label(self) -> str:
-        """``jaccard_knn``, with k if it is not 10."""
-        return "jaccard_knn" if self.k == 10 else f"jaccard_knn_{self.k}"
+        """``jaccard_knn``, with k if it is not 10, and with ``_across`` if neighbors are of other sequences alone."""
+        return self.with_suffix("jaccard_knn")
 
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
         """Return the value of each sample."""

@@ -1,18 +1,23 @@
 """How much of y a linear map of x predicts."""
 
+import math
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedMeasure, fitted_moments_of
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.crossfit import check_ranks, cross_fitted, directions
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import whitening
 from dissimilarity.moments.pair import Moments, centered, traces
 
 
-def linear_regression(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+def linear_regression(
+    x: ArrayLike, y: ArrayLike, crossfit: bool = False, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return R^2 of the least-squares prediction of y from x; see ``LinearRegression``.
 
     |Qx'Yc|_F^2 / |Yc|_F^2 (Kornblith et al. 2019). Not symmetric; invariant to orthogonal maps, isotropic scaling and
@@ -21,9 +26,12 @@ def linear_regression(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Args:
         x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
+        crossfit: whether to score the prediction on another half of the units than it is fitted to, both ways.
+        units: the sequence of each sample; alternate sequences form the halves. None = each sample is independent.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = y is an affine map of x. Rises with p / n.
+        float64 scalar in [0, 1], cross-fitted at most 1; 1 = y is an affine map of x. Rises with p / n, cross-fitted it
+        falls.
 
     Example:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
@@ -31,23 +39,45 @@ def linear_regression(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
         >>> print(f"{linear_regression(x, y):.4f} {linear_regression(y, x):.4f}")
         0.8569 0.5563
     """
-    return linear_regression_from_moments(whitened_moments_of(*paired_samples(x, y, LinearRegression.minimum_samples)))
+    return linear_regression_from_moments(fitted_moments_of(x, y, crossfit, units), crossfit)
 
 
-def linear_regression_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
+def linear_regression_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pairs"]:
     """Return R^2 from sums."""
+    if crossfit:
+        return exact_where_same(m, cross_fitted(m, _coefficients, _share_predicted), LinearRegression.identical)
     xx, yy, xy = centered(m)
     predicted = whitening(xx, m["xx"], m["eps_x"] / m["n"])(xy)
     value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
     return exact_where_same(m, value, LinearRegression.identical)
 
 
-class LinearRegression(WhitenedMeasure):
+def _coefficients(m: Moments) -> Float[Tensor, "*pairs p q"]:
+    """Return the least-squares coefficients of y on x."""
+    xx, _, xy = centered(m)
+    white = whitening(xx, m["xx"], m["eps_x"] / m["n"])
+    check_ranks(m, white)
+    return directions(white, white(xy))
+
+
+def _share_predicted(coefficients: Float[Tensor, "*pairs p q"], m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return 1 - (residual sum of squares) / (total sum of squares) of a half, each about its own mean."""
+    xx, yy, xy = centered(m)
+    explained = (coefficients * (2 * xy - xx @ coefficients)).sum((-2, -1))
+    return explained / traces(yy)
+
+
+class LinearRegression(FittedMeasure, WhitenedMeasure):
     """R^2 of predicting y from x with an intercept, columns weighted by their variance.
 
     |Qx'Yc|_F^2 / |Yc|_F^2 with Qx an orthonormal basis of the centered columns of x: 1 - (residual sum of squares) /
     (total sum of squares) over all columns of y together. It is measured on the samples that the map was fitted to, so
-    it rises with p / n and is 1 if n <= p + 1.
+    it rises with p / n and is 1 if n <= p + 1. With ``crossfit`` the map is fitted to one half of the units and scored
+    on the other, the mean over both ways. That is too small rather than too large, and below 0 where predicting the
+    mean would be better. Each half needs more samples than x has dimensions.
+
+    Args:
+        crossfit: whether to score the prediction on another half than it is fitted to.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -63,11 +93,16 @@ class LinearRegression(WhitenedMeasure):
     cost: ClassVar[str] = "n (p q + p^2), p^3 + p^2 q"
     source: ClassVar[str] = "Kornblith et al. 2019"
 
+    def __init__(self, crossfit: bool = False) -> None:
+        super().__init__(crossfit)
+        self.bounds = (-math.inf if crossfit else 0.0, 1.0)
+        self.minimum_samples = WHITENED_MINIMUM if crossfit else 2
+
     @property
     def label(self) -> str:
-        """``linear_regression``."""
-        return "linear_regression"
+        """``linear_regression`` or ``linear_regression_crossfit``."""
+        return self.with_suffix("linear_regression")
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return R^2 from sums."""
-        return linear_regression_from_moments(m)
+        return linear_regression_from_moments(m, self.crossfit)

@@ -5,12 +5,14 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples, unit_numbers
 from dissimilarity.measures.base.neighbor_measure import NeighborMeasure
 from dissimilarity.measures.numerics.neighbors import common_neighbors, nearest_neighbors
 
 
-def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
+def mutual_knn(
+    x: ArrayLike, y: ArrayLike, k: int = 10, own_sequence: bool = True, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return the mean share of k nearest neighbors that two representations of the same samples have in common.
 
     Mean over i of |N_x(i) & N_y(i)| / k, with N(i) the k samples of largest cosine with sample i (Huh et al. 2024).
@@ -21,9 +23,12 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
             operations.
         y: the same samples in the other representation, (n, q).
         k: neighbors per sample.
+        own_sequence: whether other samples of its own sequence may be neighbors of a sample.
+        units: the sequence of each sample, where these may not. None = each sample is its own.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = same neighborhoods, k / (n - 1) by chance if samples are independent.
+        float64 scalar in [0, 1]; 1 = same neighborhoods. By chance it is k / (n - 1) for independent samples, and far
+        more for tokens of sequences, whose neighbors are tokens of the same sequence in any model.
 
     Example:
         >>> x = [[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 1.0], [1.0, 1.0]]
@@ -32,7 +37,9 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> Float[Tensor, ""]:
         1.00 0.60
     """
     x, y = paired_samples(x, y, k + 1)
-    return mutual_share(common_neighbors(nearest_neighbors(x, k), nearest_neighbors(y, k)), k).mean()
+    sequence = None if own_sequence else unit_numbers(units, len(x))
+    first, second = (nearest_neighbors(side, k, sequence=sequence) for side in (x, y))
+    return mutual_share(common_neighbors(first, second), k).mean()
 
 
 def mutual_share(common: Int[Tensor, "*times n"], k: int) -> Float[Tensor, "*times n"]:
@@ -44,12 +51,15 @@ class MutualKNN(NeighborMeasure):
     """Mutual k nearest neighbors (Huh et al. 2024, without their clamping): mean over i of |N_x(i) & N_y(i)| / k.
 
     N(i) are the k samples of largest cosine with sample i, excluding i itself. Ties are broken by index. Chance is
-    k / (n - 1) for independent samples. Tokens of one sequence are neighbors in any model: for them it is the null.
+    k / (n - 1) for independent samples. Tokens of one sequence are alike in any model and so each other's neighbors:
+    unrelated models share most of them, and chance is the null, which may be above a half. ``own_sequence=False``
+    leaves them out, so that N(i) says which other sequences a token is near.
 
     Args:
         k: neighbors per sample.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
+        own_sequence: whether other samples of its own sequence may be neighbors of a sample.
     """
 
     formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / k, N(i) the k samples of largest cosine with sample i"
@@ -57,8 +67,8 @@ class MutualKNN(NeighborMeasure):
 
     @property
     def label(self) -> str:
-        """``mutual_knn``, with k if it is not 10."""
-        return "mutual_knn" if self.k == 10 else f"mutual_knn_{self.k}"
+        """``mutual_knn``, with k if it is not 10, and with ``_across`` if neighbors are of other sequences alone."""
+        return self.with_suffix("mutual_knn")
 
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
         """Return the value of each sample."""

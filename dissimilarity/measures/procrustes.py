@@ -7,14 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.fitted_measure import FittedMeasure, halved_moments_of
+from dissimilarity.measures.numerics.crossfit import cross_fitted
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
-from dissimilarity.moments.pair import Moments, centered_cross, centered_squares, moments_of
+from dissimilarity.moments.pair import Moments, centered_cross, centered_squares, moment_side, moments_of
 
 Kind = Literal["angular", "squared"]
 
+CROSSFIT_MINIMUM = 4
+"""Smallest number of samples whose halves have a variance."""
 
-def procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tensor, ""]:
+
+def procrustes(
+    x: ArrayLike, y: ArrayLike, kind: Kind = "angular", crossfit: bool = False, units: ArrayLike | None = None
+) -> Float[Tensor, ""]:
     """Return the orthogonal Procrustes distance of two representations of the same samples; see ``Procrustes``.
 
     arccos c or 2 - 2c with c = |Xc'Yc|_* / (|Xc|_F |Yc|_F) (Williams et al. 2021; Ding et al. 2021). Symmetric;
@@ -25,9 +31,11 @@ def procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tens
             zeros.
         y: the same samples in the other representation, (n, q).
         kind: ``angular`` (radians, in [0, pi / 2], a metric) or ``squared`` (in [0, 2]).
+        crossfit: whether to score a rotation on another half of the units than it is fitted to, both ways.
+        units: the sequence of each sample; alternate sequences form the halves. None = each sample is independent.
 
     Returns:
-        float64 scalar; 0 = same up to rotation, scale and translation.
+        float64 scalar; 0 = same up to rotation, scale and translation. Falls with p / n, cross-fitted it rises.
 
     Example:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
@@ -37,12 +45,20 @@ def procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tens
         0.0000 0.7369
     """
     check_choice("kind", kind, get_args(Kind))
-    return procrustes_from_moments(moments_of(*paired_samples(x, y, Procrustes.minimum_samples)), kind)
+    return procrustes_from_moments(procrustes_moments_of(x, y, crossfit, units), kind, crossfit)
 
 
-def procrustes_from_moments(m: Moments, kind: Kind) -> Float[Tensor, "*pairs"]:
+def procrustes_moments_of(x: ArrayLike, y: ArrayLike, crossfit: bool, units: ArrayLike | None) -> Moments:
+    """Return the moments of two sides, with sums over halves where these are needed."""
+    if not crossfit:
+        return moments_of(*paired_samples(x, y, Procrustes.minimum_samples))
+    x, y = paired_samples(x, y, CROSSFIT_MINIMUM)
+    return halved_moments_of(moment_side(x.double(), True), moment_side(y.double(), True), units)
+
+
+def procrustes_from_moments(m: Moments, kind: Kind, crossfit: bool = False) -> Float[Tensor, "*pairs"]:
     """Return the distance from sums."""
-    cosine = procrustes_cosine(m)
+    cosine = cross_fitted(m, _best_rotation, _rotated_cosine) if crossfit else procrustes_cosine(m)
     return exact_where_same(m, 2 - 2 * cosine if kind == "squared" else angle(cosine), Procrustes.identical)
 
 
@@ -54,7 +70,21 @@ def procrustes_cosine(m: Moments) -> Float[Tensor, "*pairs"]:
     return (_nuclear_norm_from_float32 if from_float32 else _nuclear_norm)(xy) / (xx * yy).sqrt()
 
 
-class Procrustes(MomentMeasure):
+def _best_rotation(m: Moments) -> Float[Tensor, "*pairs p q"]:
+    """Return the polar factor of Xc'Yc, zero on what the samples do not determine."""
+    left, values, right = torch.linalg.svd(centered_cross(m), full_matrices=False)
+    roundoff = torch.maximum(m["eps_x"], m["eps_y"]) / m["n"]
+    is_determined = values > 4 * max(m["xy"].shape[-2:]) * roundoff[..., None] * values[..., :1]
+    return (left * is_determined[..., None, :]) @ right
+
+
+def _rotated_cosine(rotation: Float[Tensor, "*pairs p q"], m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return tr(R' Xc'Yc) / (|Xc|_F |Yc|_F)."""
+    xx, yy = centered_squares(m)
+    return (rotation * centered_cross(m)).sum((-2, -1)) / (xx * yy).sqrt()
+
+
+class Procrustes(FittedMeasure):
     """Distance after the best rotation, of centered representations with unit Frobenius norm.
 
     With c = |Xc'Yc|_* / (|Xc|_F |Yc|_F): ``angular`` is arccos c in [0, pi/2], a metric (Williams et al. 2021);
@@ -64,8 +94,13 @@ class Procrustes(MomentMeasure):
     1 / t. From float32 samples it is accurate to 1e-6 for models that are well apart, and has up to 1e-3 of rounding
     near zero (none between equal inputs). From float64 samples, angles below 2e-6 count as zero.
 
+    The rotation is fitted to the samples that it is scored on, so c is too large by about d / n. With ``crossfit`` it
+    is fitted to one half of the units and scored on the other: c is the mean of tr(R' Xc'Yc) / (|Xc|_F |Yc|_F) over
+    both ways, too small rather than too large, and from -1 to 1.
+
     Args:
         kind: ``angular`` or ``squared``.
+        crossfit: whether to score the rotation on another half than it is fitted to.
     """
 
     higher_is_more_similar: ClassVar[bool] = False
@@ -81,21 +116,22 @@ class Procrustes(MomentMeasure):
     cost: ClassVar[str] = "n p q, one SVD of p x q"
     source: ClassVar[str] = "angular: Williams et al. 2021; squared: Ding et al. 2021"
 
-    def __init__(self, kind: Kind = "angular") -> None:
-        super().__init__()
+    def __init__(self, kind: Kind = "angular", crossfit: bool = False) -> None:
+        super().__init__(crossfit)
         check_choice("kind", kind, get_args(Kind))
         self.kind: Kind = kind
-        self.is_metric = kind == "angular"
-        self.bounds = (0.0, torch.pi / 2 if kind == "angular" else 2.0)
+        self.is_metric = kind == "angular" and not crossfit
+        self.bounds = (0.0, (1 + crossfit) * (torch.pi / 2 if kind == "angular" else 2.0))
+        self.minimum_samples = CROSSFIT_MINIMUM if crossfit else 2
 
     @property
     def label(self) -> str:
-        """``procrustes`` or ``procrustes_squared``."""
-        return "procrustes" if self.kind == "angular" else "procrustes_squared"
+        """``procrustes`` or ``procrustes_squared``, with ``_crossfit`` if it is."""
+        return self.with_suffix("procrustes" if self.kind == "angular" else "procrustes_squared")
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the distance from sums."""
-        return procrustes_from_moments(m, self.kind)
+        return procrustes_from_moments(m, self.kind, self.crossfit)
 
 
 def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:

@@ -6,15 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, paired_samples
-from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
+from dissimilarity.measures.base.checks import ArrayLike
+from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedMeasure, fitted_moments_of
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import among_largest, both_sides, is_exact, turning
-from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.pair import Moments, centered
 from dissimilarity.moments.products import full_float32
 
 
-def pwcca(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+def pwcca(x: ArrayLike, y: ArrayLike, crossfit: bool = False, units: ArrayLike | None = None) -> Float[Tensor, ""]:
     """Return projection-weighted CCA of two representations of the same samples, seen from x; see ``PWCCA``.
 
     sum alpha_i rho_i with weights alpha_i by how much of x each canonical variate accounts for (Morcos et al. 2018).
@@ -23,9 +25,12 @@ def pwcca(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Args:
         x: at least 2 samples, (n, p): a tensor, numpy array or nested list.
         y: the same samples in the other representation, (n, q).
+        crossfit: whether to score canonical directions on another half of the units than they are fitted to, both ways.
+        units: the sequence of each sample; alternate sequences form the halves. None = each sample is independent.
 
     Returns:
-        float64 scalar in [0, 1]; 1 = one is an invertible linear map of the other. Rises with p / n.
+        float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = one is an invertible linear map of the other. Rises with
+        p / n, cross-fitted it falls.
 
     Example:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
@@ -33,12 +38,13 @@ def pwcca(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
         >>> print(f"{pwcca(x, x):.4f} {pwcca(x, y):.4f} {pwcca(y, x):.4f}")
         1.0000 0.7043 0.6934
     """
-    samples = paired_samples(x, y, PWCCA.minimum_samples)
-    return pwcca_from_moments(whitened_moments_of(*samples, dual=False))
+    return pwcca_from_moments(fitted_moments_of(x, y, crossfit, units, dual=False), crossfit)
 
 
-def pwcca_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
+def pwcca_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pairs"]:
     """Return the weighted mean from sums."""
+    if crossfit:
+        return exact_where_same(m, cross_fitted(m, _best_directions, _weighted_correlation), PWCCA.identical)
     x, y, between, xx = both_sides(m)
     root, squares = x.root(xx), between @ between.mT
     values, vectors = torch.linalg.eigh(squares.detach())
@@ -55,7 +61,21 @@ def pwcca_from_moments(m: Moments) -> Float[Tensor, "*pairs"]:
     return exact_where_same(m, (weights * rho).sum(-1) / weights.sum(-1), PWCCA.identical)
 
 
-class PWCCA(WhitenedMeasure):
+def _best_directions(m: Moments) -> Directions:
+    """Return the canonical directions of a half."""
+    return canonical_directions(m, *both_sides(m)[:3])
+
+
+def _weighted_correlation(maps: Directions, m: Moments) -> Float[Tensor, "*pairs"]:
+    """Return the mean correlation of directions on a half, weighted by how much of x each accounts for there."""
+    columns = centered(m)[0] @ maps.x
+    lengths = (maps.x * columns).sum(-2)
+    varies = lengths > 0
+    weights = torch.where(varies, columns.abs().sum(-2) / torch.where(varies, lengths, 1.0).sqrt(), 0.0)
+    return (weights * correlations(maps, m)).sum(-1) / weights.sum(-1)
+
+
+class PWCCA(FittedMeasure, WhitenedMeasure):
     """Projection-weighted CCA (Morcos et al. 2018): sum_i alpha_i rho_i.
 
     alpha_i is proportional to sum_j |<h_i, x_j>|, with h_i the orthonormal canonical variates of x (the first
@@ -66,7 +86,11 @@ class PWCCA(WhitenedMeasure):
     rotation, and so are the weights. Unless all correlations are 1, the data do not determine the value then.
 
     The accuracy is that of ``CCA``. The standard error treats variates as fixed if their correlations differ by less
-    than their sampling error, 1 / sqrt(n).
+    than their sampling error, 1 / sqrt(n). ``CCA`` says what ``crossfit`` does; weights are then those of the half that
+    the directions are scored on.
+
+    Args:
+        crossfit: whether to score the directions on another half than they are fitted to.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -80,11 +104,16 @@ class PWCCA(WhitenedMeasure):
     cost: ClassVar[str] = "n (p q + p^2 + q^2), p^3 + q^3"
     source: ClassVar[str] = "Morcos et al. 2018"
 
+    def __init__(self, crossfit: bool = False) -> None:
+        super().__init__(crossfit)
+        self.bounds = (-1.0 if crossfit else 0.0, 1.0)
+        self.minimum_samples = WHITENED_MINIMUM if crossfit else 2
+
     @property
     def label(self) -> str:
-        """``pwcca``."""
-        return "pwcca"
+        """``pwcca`` or ``pwcca_crossfit``."""
+        return self.with_suffix("pwcca")
 
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the weighted mean from sums."""
-        return pwcca_from_moments(m)
+        return pwcca_from_moments(m, self.crossfit)

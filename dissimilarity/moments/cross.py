@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.chunk import Chunk, squares_of
+from dissimilarity.moments.halves import as_first_half
 from dissimilarity.moments.pair import SMALL, Moments, check_range, cross_moments, join, one_pair, span_coordinates
 from dissimilarity.moments.running import RunningSums
 from dissimilarity.moments.side import Side
@@ -33,10 +34,17 @@ class Cross:
     Args:
         pairs: (site of x, site of y).
         n_units: number of units, or 0 where no error bar is needed.
-        sync, moments: as in ``Side``.
+        sync, moments, halves: as in ``Side``.
     """
 
-    def __init__(self, pairs: Sequence[SitePair], n_units: int = 0, sync: bool = False, moments: bool = True) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[SitePair],
+        n_units: int = 0,
+        sync: bool = False,
+        moments: bool = True,
+        halves: bool = True,
+    ) -> None:
         self.pairs, self.sync, self.moments = list(pairs), sync, moments
         partners: dict[str, tuple[str, ...]] = {}
         for site, partner in self.pairs:
@@ -46,7 +54,7 @@ class Cross:
             sites[site_partners] = (*sites.get(site_partners, ()), site)
         self.blocks: list[Block] = [(block_sites, block_partners) for block_partners, block_sites in sites.items()]
         self._block = {site: index for index, (block_sites, _) in enumerate(self.blocks) for site in block_sites}
-        self.sums = RunningSums(n_units)
+        self.sums = RunningSums(n_units, halves)
         self.sequence_sums = RunningSums(0)
         self._widths: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
@@ -111,8 +119,8 @@ class Cross:
                 self.sequence_sums.add(site, "u", u, u, x.units, whole, (sequences.places,))
 
     def _as_summed(self, values: Tensor) -> Tensor:
-        """Return values per sample (units, n, ...), as one unit where no sums per unit are needed."""
-        return values if self.sums.n_units else values.flatten(0, 1)[None]
+        """Return values per sample (units, n, ...), as one unit where no sums of single units are needed."""
+        return values if self.sums.n_units or self.sums.halves else values.flatten(0, 1)[None]
 
     def close(self) -> "Cross":
         """End the accumulation: add up the sums of all processes."""
@@ -131,6 +139,8 @@ class Cross:
         The latter are (units, partners, ...), and empty without units.
         """
         totals = [self._of_pair(self.sums.totals, site, partner) for partner in partners]
+        for pair, partner in zip(totals, partners, strict=True) if self.sums.first_half else ():
+            pair |= as_first_half(self._of_pair(self.sums.first_half, site, partner))
         stacked_totals = {key: stacked([part[key] for part in totals]) for key in totals[0]}
         for key, sums in self.sequence_sums.totals.get(site, {}).items():
             stacked_totals[key] = sums.expand(len(partners), *sums.shape)

@@ -40,13 +40,21 @@ def merged(parts: Sequence[Tensor] | Tensor) -> Float[Tensor, " packed"]:
     offset_x, offset_y = _offsets(next(state for state in states if samples(state) is None))
     total: Moments = {}
     for state in states:
-        state_samples = samples(state)
-        if state_samples is not None:
-            total = add(total, pair_moments(*state_samples, offset_x, offset_y))
-        else:
-            other_x, other_y = _offsets(state)
-            total = add(total, move_offset(sums(state), other_x - offset_x, other_y - offset_y))
+        total = add(total, _sums_about(state, offset_x, offset_y))
     return _pack(total, offset_x, offset_y)
+
+
+def sums_of_part(part: Float[Tensor, " packed"], whole: Float[Tensor, " packed"]) -> Moments:
+    """Return the sums of a state about the offsets of another one, which holds sums, so that they can be subtracted."""
+    return _sums_about(part, *_offsets(whole))
+
+
+def _sums_about(state: Tensor, offset_x: Tensor, offset_y: Tensor) -> Moments:
+    state_samples = samples(state)
+    if state_samples is not None:
+        return pair_moments(*state_samples, offset_x, offset_y)
+    other_x, other_y = _offsets(state)
+    return move_offset(sums(state), other_x - offset_x, other_y - offset_y)
 
 
 def widths(parts: Sequence[Tensor] | Tensor) -> tuple[int, int]:

@@ -19,7 +19,8 @@ take O(p q) memory whatever the number of samples.
 
 ``eps_x / n`` says how precise the sums of x are (1.2e-7 for float32 samples); decisions about ranks read it.
 
-``dissimilarity.moments.sequences`` has the sums that estimators with whole sequences as units need beside these.
+``dissimilarity.moments.sequences`` has the sums that estimators with whole sequences as units need beside these, and
+``dissimilarity.moments.halves`` those over halves of the units.
 
 An offset is subtracted from all samples before the first sum (the mean of the first batch), so that a large common mean
 costs no digits. Every formula that reads the sums is invariant to that offset.
@@ -32,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dissimilarity.moments.halves import HALF
 from dissimilarity.moments.products import (
     as_samples,
     choose_offset,
@@ -50,6 +52,7 @@ SWAPPED = {
     **{"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "eps_x": "eps_y"},
     **{"u": "v", "xx1": "yy1", "xx2": "yy2", "gg0": "hh0", "gg1": "hh1", "gg2": "hh2"},
     **{"kk0": "ll0", "kk1": "ll1", "xk0": "yl0", "xk1": "yl1"},
+    **{first + HALF: second + HALF for first, second in (("x", "y"), ("xx", "yy"), ("a", "b"), ("eps_x", "eps_y"))},
 }
 """The sums of one side under first-side names -> the same sums under second-side names."""
 
@@ -152,7 +155,7 @@ def one_pair(
     """
     pair = {key: value[..., rows, columns] for key, value in cross.items() if key.startswith("xy")}
     pair |= {key: value[..., site, partner] for key, value in cross.items() if key.startswith("gh")}
-    for e in range(-1, cross["xb"].shape[-1] // partners - 1):
+    for e in range(-1, cross["xb"].shape[-1] // partners - 1) if "xb" in cross else ():
         k, l = site + (1 + e) * sites, partner + (1 + e) * partners  # noqa: E741
         names = ("ab", "xb", "ya") if e < 0 else (f"kl{e}", f"xl{e}", f"yk{e}")
         values = (

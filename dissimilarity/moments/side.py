@@ -11,6 +11,7 @@ from torch import Tensor
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.chunk import Chunk, squares_of, with_sequences
 from dissimilarity.moments.finite import count_not_finite
+from dissimilarity.moments.halves import as_first_half, in_first_half
 from dissimilarity.moments.pair import Moments, in_range, side_moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, remove_offset, squared_norms
 from dissimilarity.moments.running import RunningSums, all_reduce
@@ -28,6 +29,7 @@ class Side:
         moments: whether any measure reads sums.
         only_sampled: sites that only sample measures read; ``add`` gets no other samples there.
         by_sequence: whether any measure reads sums over sequences.
+        halves: whether any measure reads sums over halves of the units.
 
     Attributes:
         sums: the sums of each site.
@@ -44,10 +46,11 @@ class Side:
         moments: bool = True,
         only_sampled: frozenset[str] = frozenset(),
         by_sequence: bool = True,
+        halves: bool = True,
     ) -> None:
         self.lengths, self.sync, self.moments, self.only_sampled = lengths, sync, moments, only_sampled
         self.by_sequence = moments and by_sequence
-        self.sums = RunningSums(lengths.n_units)
+        self.sums = RunningSums(lengths.n_units, halves)
         self.sequence_sums = RunningSums(0)
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
@@ -67,6 +70,8 @@ class Side:
         """Return ``n`` and, with sums over sequences, ``lengths``: over all samples, and per unit."""
         n = self.samples_per_unit
         totals, units = {"n": n.sum()}, {"n": n}
+        if self.sums.halves:
+            totals |= as_first_half({"n": n[in_first_half(torch.arange(len(n)))].sum()})
         if self.sequence_sums.totals:
             lengths, is_member = self.lengths.relative, self.lengths.units == torch.arange(len(n))[:, None]
             totals, units = {**totals, "lengths": lengths}, {**units, "lengths": lengths * is_member}
@@ -75,8 +80,9 @@ class Side:
         return totals, units
 
     def totals(self, site: str) -> Moments:
-        """Return the sums of a site over all samples."""
-        return {**self.sums.totals[site], **self.sequence_sums.totals.get(site, {})}
+        """Return the sums of a site over all samples, and over those of the first half."""
+        first_half = as_first_half(self.sums.first_half.get(site, {}))
+        return {**self.sums.totals[site], **first_half, **self.sequence_sums.totals.get(site, {})}
 
     def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
         """Return which of the samples kept for all sample measures one of them reads at a site."""

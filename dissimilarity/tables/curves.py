@@ -48,9 +48,9 @@ from dissimilarity.tables.influence import INFLUENCE, short
 from dissimilarity.tables.journal import Journal, Mark, as_lines
 from dissimilarity.tables.seal import read_table, write_table
 
-FIRST_COMPONENTS = "first_components.jsonl"
-"""The journal beside the curves with the sites of each heat map: `step, reference, of, site, share`, the share of the
-variance in the first principal component, `of` the model or the reference."""
+INTRINSIC = "intrinsic.jsonl"
+"""The journal beside the curves with measures of one model alone, at the steps of heat maps: `step, reference, of,
+site, measure, value, stderr, n_units`, `of` the model or the reference."""
 
 SCHEMA = pa.schema(
     [

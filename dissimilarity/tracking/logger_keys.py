@@ -4,6 +4,7 @@
 | --- | --- |
 | ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity; ``<site>~<the reference's site>`` if they differ |
 | ``dissimilarity/<reference>/reference_step`` | step of ``previous`` |
+| ``intrinsic/<measure>/<site>`` | a measure of the model alone, at the steps of heat maps |
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
@@ -36,6 +37,20 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         if record.get("reference_step", -1) > 0:
             values[f"dissimilarity/{record['reference']}/reference_step"] = float(record["reference_step"])
     return values
+
+
+def of_model(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the measures of the model alone by key, without those that could not be computed.
+
+    Example:
+        >>> of_model([{"of": "model", "measure": "rankme", "site": "embed", "value": 7.5}])
+        {'intrinsic/rankme/embed': 7.5}
+    """
+    return {
+        f"intrinsic/{record['measure']}/{record['site']}": record["value"]
+        for record in records
+        if record["of"] == "model" and not math.isnan(record["value"])
+    }
 
 
 def site_key(site_a: str, site_b: str) -> str:

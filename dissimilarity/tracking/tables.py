@@ -1,4 +1,4 @@
-"""The tables of a tracked training, written by its first process: curves, first components, groups, figures."""
+"""The tables of a tracked training, written by its first process: curves, intrinsic measures, groups, figures."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,15 @@ from typing import Any
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.figures.run import draw_run
-from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves, read_curves
+from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
 
 log = logging.getLogger(__name__)
+
+COLUMNS = ("site", "measure", "value", "stderr", "n_units")
 
 
 class Tables:
@@ -26,17 +28,17 @@ class Tables:
 
     def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
         self.folder, self.groups = folder, groups
-        self.curves, self._components = Curves(folder), Journal(folder / FIRST_COMPONENTS)
+        self.curves, self._intrinsic = Curves(folder), Journal(folder / INTRINSIC)
         self._outboxes = {
             "curves": Outbox(self.curves.append, "curves"),
-            "components": Outbox(self._components.append, "first components"),
+            "intrinsic": Outbox(self._intrinsic.append, "intrinsic measures"),
         }
 
     def begin(self, step: int) -> None:
         """Drop the records after a step, because a continuation measures them again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.curves.truncate(step)
-        self._components.truncate(step)
+        self._intrinsic.truncate(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records that could not be written yet."""
@@ -51,8 +53,10 @@ class Tables:
         """Take the records of a tick."""
         self._outboxes["curves"].send(records)
 
-    def add_components(self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]) -> None:
-        """Take the share of each site's variance in its first principal component.
+    def add_intrinsic(
+        self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]
+    ) -> list[dict[str, Any]]:
+        """Take the measures of the model and of each reference alone, and return their records.
 
         Args:
             step: step of the tick.
@@ -60,15 +64,16 @@ class Tables:
         """
         try:
             records = [
-                {"step": step, "reference": label, "of": side_name, "site": site, "share": share}
+                {"step": step, "reference": label, "of": side_name, **{key: record[key] for key in COLUMNS}}
                 for label, model, reference in sides
                 for side_name, side in (("model", model), ("reference", reference))
-                for site, share in side.first_components.items()
+                for record in side.intrinsic
             ]
         except Exception as error:
-            log.warning("step %d: no first components: %s", step, described(error))
-        else:
-            self._outboxes["components"].send(records)
+            log.warning("step %d: no intrinsic measures: %s", step, described(error))
+            return []
+        self._outboxes["intrinsic"].send(records)
+        return records
 
     def fold(self, if_grown: bool = False) -> bool:
         """Bring the tables up to date, and return whether that succeeded.

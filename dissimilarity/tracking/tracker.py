@@ -141,6 +141,7 @@ class Tracker(Ticker):
         self._last_scheduled: int | None = None
         self.fault = ""
         self._warned: set[str] = set()
+        self._intrinsic: list[dict[str, Any]] = []
 
     @property
     def share(self) -> float:
@@ -294,7 +295,9 @@ class Tracker(Ticker):
             or pair in self.references.matched(record["reference"])
         ]
         times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | times
+        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
+        self._intrinsic = []
+        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
 
     def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
         """Capture the model and compare it with every reference; a reference that fails has records that say so."""
@@ -319,7 +322,7 @@ class Tracker(Ticker):
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
         if heatmap and training.is_first:
-            self.tables.add_components(training.step, sides)
+            self._intrinsic = self.tables.add_intrinsic(training.step, sides)
         self._remember(training, current[0])
         return records
 

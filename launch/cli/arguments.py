@@ -212,32 +212,32 @@ DATA = {
 
 DEBIASED, SAMPLED = {"debiased": FLAG}, {"max_samples": whole(2), "seed": SEED}
 UNITS = {"units": one_of("sequence", "sample")}
-KIND = {"kind": one_of("angular", "squared")}
+KIND, CROSSFIT = {"kind": one_of("angular", "squared")}, {"crossfit": FLAG}
 MEASURES = {
     "angular_cka.AngularCKA": {**DEBIASED, **UNITS},
-    "bures.Bures": {},
-    "cca.CCA": {"reduction": one_of("mean", "mean_square", "r2")},
+    "bures.Bures": CROSSFIT,
+    "cca.CCA": {"reduction": one_of("mean", "mean_square", "r2"), **CROSSFIT},
     "cka.CKA": {**DEBIASED, **UNITS},
     "disagreement.Disagreement": SAMPLED,
     "distance_correlation.DistanceCorrelation": {**DEBIASED, **SAMPLED, **UNITS},
     "gulp.GULP": {"ridge": POSITIVE},
-    "jaccard_knn.JaccardKNN": {"k": whole(1), **SAMPLED},
+    "jaccard_knn.JaccardKNN": {"k": whole(1), **SAMPLED, "own_sequence": FLAG},
     "jsd.JSD": SAMPLED,
     "kl.KL": SAMPLED,
-    "linear_regression.LinearRegression": {},
+    "linear_regression.LinearRegression": CROSSFIT,
     "minibatch_cka.MinibatchCKA": {
         "reduction": one_of("ratio_of_means", "mean_of_ratios"),
         "batch": whole(4),
         **SAMPLED,
         **UNITS,
     },
-    "mutual_knn.MutualKNN": {"k": whole(1), **SAMPLED},
+    "mutual_knn.MutualKNN": {"k": whole(1), **SAMPLED, "own_sequence": FLAG},
     "permutation_procrustes.PermutationProcrustes": KIND,
-    "procrustes.Procrustes": KIND,
-    "pwcca.PWCCA": {},
+    "procrustes.Procrustes": {**KIND, **CROSSFIT},
+    "pwcca.PWCCA": CROSSFIT,
     "rbf_cka.RBFCKA": {**DEBIASED, "bandwidth": POSITIVE, **SAMPLED, **UNITS},
     "rsa.RSA": {"rdm": one_of("correlation", "sqeuclidean"), "compare": one_of("spearman", "pearson"), **SAMPLED},
-    "svcca.SVCCA": {"variance": INNER},
+    "svcca.SVCCA": {"variance": INNER, **CROSSFIT},
 }
 
 CRITERIA = ("paper_loss_stitched", "paper_penalty", "task_penalty", "task_excess", "direct_penalty", "direct_excess")

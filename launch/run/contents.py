@@ -31,7 +31,7 @@ TABLES = (
     "metrics.jsonl",
     "curves.jsonl",
     "curves.parquet",
-    "first_components.jsonl",
+    "intrinsic.jsonl",
     "groups.parquet",
     "penalties.jsonl",
     "schedule.json",

@@ -180,7 +180,8 @@ def _measure(records: list[dict[str, Any]]) -> list[str]:
     if len(matched) > 1:
         means = [_number(finite_mean([record[column] for record in matched])) for column in ("value", "calibrated")]
         lines += ["", f"Mean over the layers of the table: {means[0]}, calibrated {means[1]}."]
-    return lines + [f"Not measured: {note}." for note in dict.fromkeys(record["note"] for record in records) if note]
+    notes = {record["note"]: math.isnan(record["value"]) for record in records if record["note"]}
+    return lines + [f"{'Not measured' if is_missing else 'Note'}: {note}." for note, is_missing in notes.items()]
 
 
 def _best_null(record: dict[str, Any]) -> str:

@@ -28,18 +28,21 @@ def make(setting: str, **options: Any) -> Any:
     return instantiate(config_of(setting), **options)
 
 
-def function_of(setting: str, sequence: Tensor | None = None) -> Callable[..., Tensor]:
+def function_of(setting: str, sequence: Tensor | None = None, unit: Tensor | None = None) -> Callable[..., Tensor]:
     """Return the function beside the class, with the options of the setting that it takes.
 
     Args:
         setting: the setting.
         sequence: the sequence of each sample, if known, for measures that have sequences as units.
+        unit: the jackknife unit of each sample, for measures that are cross-fitted.
     """
     function = getattr(functional, measure_classes()[type(make(setting))])
     parameters = inspect.signature(function).parameters.keys() - {"units"}
     options = {key: value for key, value in config_of(setting).items() if key in parameters}
-    if sequence is not None and make(setting).by_sequence:
+    if sequence is not None and (make(setting).by_sequence or not config_of(setting).get("own_sequence", True)):
         options["units"] = sequence
+    if unit is not None and make(setting).crossfit:
+        options["units"] = unit
     return lambda x, y: function(x, y, **options)
 
 
@@ -70,6 +73,11 @@ def fit(setting: str, p: int, q: int) -> tuple[int, int]:
     minimum = make(setting).minimum_width
     p, q = max(p, minimum), max(q, minimum)
     return (p, p) if setting in OUTPUT_SETTINGS else (p, q)
+
+
+def enough(setting: str, n: int) -> int:
+    """Return a number of samples whose halves determine a map wherever n samples do."""
+    return 4 * n if make(setting).crossfit else n
 
 
 def views(

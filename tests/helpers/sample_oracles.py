@@ -84,27 +84,30 @@ def rbf_cka_biased(x: Array, y: Array, bandwidth: float = 1.0) -> float:
     return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
 
 
-def neighbors(x: Array, k: int) -> list[set[int]]:
-    """Return the k other rows of largest cosine with each row; the first ones among equals.
+def neighbors(x: Array, k: int, sequence: NDArray[np.int64] | None = None) -> list[set[int]]:
+    """Return the k other rows, or rows of other sequences, of largest cosine with each; the first ones among equals.
 
     They are sorted by the distance of unit rows, sqrt(2 - 2 cosine), which keeps the digits of cosines near 1.
     """
     rows = x.astype(np.longdouble)
+    sequence = np.arange(len(x)) if sequence is None else sequence
     unit = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
     lists = []
     for i, row in enumerate(unit):
         away = tied(((unit - row) ** 2).sum(1).astype(np.float64))
-        nearest = [int(j) for j in np.argsort(away, kind="stable") if j != i]
+        nearest = [int(j) for j in np.argsort(away, kind="stable") if sequence[j] != sequence[i]]
         lists.append(set(nearest[:k]))
     return lists
 
 
-def mutual_knn(x: Array, y: Array, k: int = 10) -> float:
-    return float(np.mean([len(a & b) / k for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]))
+def mutual_knn(x: Array, y: Array, k: int = 10, sequence: NDArray[np.int64] | None = None) -> float:
+    lists = zip(neighbors(x, k, sequence), neighbors(y, k, sequence), strict=True)
+    return float(np.mean([len(a & b) / k for a, b in lists]))
 
 
-def jaccard_knn(x: Array, y: Array, k: int = 10) -> float:
-    return float(np.mean([len(a & b) / len(a | b) for a, b in zip(neighbors(x, k), neighbors(y, k), strict=True)]))
+def jaccard_knn(x: Array, y: Array, k: int = 10, sequence: NDArray[np.int64] | None = None) -> float:
+    lists = zip(neighbors(x, k, sequence), neighbors(y, k, sequence), strict=True)
+    return float(np.mean([len(a & b) / len(a | b) for a, b in lists]))
 
 
 def minibatches(x: Array, y: Array, batch: int) -> Array:

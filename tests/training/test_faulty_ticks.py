@@ -134,7 +134,7 @@ def test_records_are_written_later_if_they_cannot_be_now(disk: str, killed: bool
     assert not killed or in_process(stitched(tmp_path)) == 0
     assert_same(curves(tmp_path), curves(whole))
     assert metrics(tmp_path) == metrics(whole)
-    for name in ("first_components.jsonl", "penalties.jsonl"):
+    for name in ("intrinsic.jsonl", "penalties.jsonl"):
         assert_same(rows_of(tmp_path, name), rows_of(whole, name))
 
 

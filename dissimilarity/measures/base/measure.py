@@ -31,6 +31,7 @@ class Measure(Metric):
         minimum_samples: smallest number of samples for which the value is defined.
         minimum_width: smallest number of features for which it is defined.
         by_sequence: whether whole sequences are its independent units, wherever they are known.
+        crossfit: whether a map is fitted to one half of the units and scored on the other.
         identical: the value of a representation compared with itself.
         formula: the value as a formula in plain text, one line.
         cost: number of operations for n samples of widths p and q, one line.
@@ -46,6 +47,7 @@ class Measure(Metric):
     minimum_samples: int
     minimum_width: int = 1
     by_sequence: bool = False
+    crossfit: bool = False
     identical: ClassVar[float]
     formula: ClassVar[str]
     cost: ClassVar[str]

@@ -68,11 +68,13 @@ class MomentMeasure(Measure):
     """A measure that is a differentiable formula of ``Moments``.
 
     Attributes:
+        fits_map: whether the value is the best over maps from one side to the other.
         reads_kernels: whether it also follows from kernels of pairs of sequences, so that many nulls cost little.
         kernel: computes such a kernel from samples (sequences, length, p) of sequences of equal length.
         prefers_kernels: whether kernels take less work than sums in each rearrangement.
     """
 
+    fits_map: bool = False
     reads_kernels: bool = False
     kernel = staticmethod(PairKernel.of)
     prefers_kernels = staticmethod(kernels_are_cheaper)
@@ -144,11 +146,7 @@ class MomentMeasure(Measure):
         """Add the samples of one batch."""
         x, y = as_tensors(x, y)
         check_samples(x, y)
-        if not len(x):
-            return
-        if self.packed:
-            check_widths(metric_state.widths(self.packed), x, y)
-        self.packed = [metric_state.merged([*self.packed, metric_state.pack_samples(as_samples(x), as_samples(y))])]
+        self.packed = with_batch(self.packed, x, y)
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the value over all samples seen, on all processes."""
@@ -159,10 +157,7 @@ class MomentMeasure(Measure):
         if samples is not None:
             return self.value(*samples)
         total = metric_state.sums(state)
-        for name, s, a in (("x", total["x"], total["a"]), ("y", total["y"], total["b"])):
-            # Relative to the second moment about the mean of the first samples, which may be off by a rounding.
-            if bool(a - s @ s / total["n"] <= 1e-12 * a):
-                raise no_variance(name)
+        check_variance(total)
         return self.from_moments(total)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
@@ -170,6 +165,23 @@ class MomentMeasure(Measure):
         super()._reduce_states(incoming_state)
         if len(self.packed):
             self.packed = [metric_state.merged(self.packed)]
+
+
+def with_batch(packed: list[Tensor], x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> list[Tensor]:
+    """Return the state of a metric, one vector or none, with the samples of a batch."""
+    if not len(x):
+        return packed
+    if packed:
+        check_widths(metric_state.widths(packed), x, y)
+    return [metric_state.merged([*packed, metric_state.pack_samples(as_samples(x), as_samples(y))])]
+
+
+def check_variance(m: Moments) -> None:
+    """Raise ValueError if all samples of a side are equal, by their sums."""
+    for name, s, a in (("x", m["x"], m["a"]), ("y", m["y"], m["b"])):
+        # Relative to the second moment about the mean of the first samples, which may be off by a rounding.
+        if bool(a - s @ s / m["n"] <= 1e-12 * a):
+            raise no_variance(name)
 
 
 class WhitenedMeasure(MomentMeasure):

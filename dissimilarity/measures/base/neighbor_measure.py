@@ -14,6 +14,7 @@ from dissimilarity.measures.numerics.neighbors import (
     check_neighbors,
     common_neighbors,
     normalized_samples,
+    others,
     ranked_neighbors,
 )
 
@@ -28,6 +29,7 @@ class NeighborMeasure(SampleMeasure):
         k: neighbors per sample.
         max_samples: maximum number of samples to compare.
         seed: selects the samples.
+        own_sequence: whether other samples of its own sequence may be neighbors of a sample.
     """
 
     higher_is_more_similar: ClassVar[bool] = True
@@ -39,22 +41,35 @@ class NeighborMeasure(SampleMeasure):
     identical: ClassVar[float] = 1.0
     cost: ClassVar[str] = "n^2 (p + q)"
 
-    def __init__(self, k: int = 10, max_samples: int = 1024, seed: int = 0) -> None:
+    def __init__(self, k: int = 10, max_samples: int = 1024, seed: int = 0, own_sequence: bool = True) -> None:
         super().__init__(max_samples, seed)
         if not 0 < k < max_samples:
             raise ValueError(f"expected 0 < k < max_samples, found k={k} and max_samples={max_samples}")
-        self.k = k
+        self.k, self.own_sequence = k, own_sequence
         self.minimum_samples = k + 1
 
     @abstractmethod
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
         """Return the value of each sample from the number of its common neighbors."""
 
+    def with_suffix(self, name: str) -> str:
+        """Return a label with k if it is not 10, which tells whether neighbors are of other sequences alone."""
+        return (name if self.k == 10 else f"{name}_{self.k}") + ("" if self.own_sequence else "_across")
+
     def prepare(self, x: Float[Tensor, "n p"]) -> Neighbors:
         """Return the neighbor lists."""
-        check_neighbors(len(x), self.k)
-        samples, listed = normalized_samples(x), min(2 * self.k + min(SPARE, len(x) // 8), len(x) - 1)
-        return Neighbors(ranked_neighbors(samples, self.k, listed, x.dtype == torch.float32), samples)
+        return self._listed(x, None)
+
+    def prepare_sequences(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"]) -> Neighbors:
+        """Return the neighbor lists of samples from several sequences."""
+        return self._listed(x, None if self.own_sequence else sequence.to(x.device))
+
+    def _listed(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"] | None) -> Neighbors:
+        check_neighbors(len(x), self.k, sequence)
+        samples, listed = normalized_samples(x), min(2 * self.k + min(SPARE, len(x) // 8), others(len(x), sequence))
+        sequence = None if sequence is None else sequence.to(samples.device)
+        nearest = ranked_neighbors(samples, self.k, listed, x.dtype == torch.float32, sequence=sequence)
+        return Neighbors(nearest, samples, sequence)
 
     def between(self, x: Neighbors, y: Neighbors, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Return the mean over the samples."""
@@ -80,7 +95,7 @@ class NeighborMeasure(SampleMeasure):
         left_out[torch.arange(n_units), torch.arange(n_units)] = 1
         left_out[n_units:].scatter_(1, pairs.to(left_out.device), 1)
         remains = left_out.T[unit] == 0
-        if int(remains.sum(0).min()) <= self.k:
+        if int(remains.sum(0).min()) - (len(unit) - others(len(unit), x.sequence)) < self.k:
             return value, value.new_full((n_units,), float("nan"))
         common = self._common_without(x, y, unit, left_out.T, remains)
         values = (self.share(common) * remains).sum(0) / remains.sum(0)
@@ -137,5 +152,5 @@ class NeighborMeasure(SampleMeasure):
             enough = listed - through[:, -1] @ left_out >= self.k
             if bool((enough | ~remains).all()):
                 return nearest, through - is_member
-            listed = min(2 * listed, len(nearest) - 1)
-            nearest = ranked_neighbors(side.samples, self.k, listed)
+            listed = min(2 * listed, others(len(nearest), side.sequence))
+            nearest = ranked_neighbors(side.samples, self.k, listed, sequence=side.sequence)

@@ -18,30 +18,47 @@ class Neighbors:
     Attributes:
         nearest: somewhat more than k neighbors of each sample, nearest first.
         samples: centered unit-length samples, float64, from which longer lists can be made.
+        sequence: the sequence of each sample, whose other samples are no neighbors; None where they are.
     """
 
     nearest: Int[Tensor, "n listed"]
     samples: Float[Tensor, "n p"]
+    sequence: Int[Tensor, " n"] | None = None
 
     def rearranged(self, order: Int[Tensor, " n"]) -> "Neighbors":
         """Return the lists of the rearranged samples, with neighbors renumbered in the same way."""
         order = order.to(self.samples.device)
-        return Neighbors(order.argsort()[self.nearest[order]], self.samples[order])
+        sequence = None if self.sequence is None else self.sequence[order]
+        return Neighbors(order.argsort()[self.nearest[order]], self.samples[order], sequence)
 
 
-def nearest_neighbors(x: Float[Tensor, "n p"], k: int, at_once: int = SAMPLES_AT_ONCE) -> Int[Tensor, "n k"]:
+def nearest_neighbors(
+    x: Float[Tensor, "n p"], k: int, at_once: int = SAMPLES_AT_ONCE, sequence: Int[Tensor, " n"] | None = None
+) -> Int[Tensor, "n k"]:
     """Return the indices of each sample's k nearest neighbors by cosine, ascending. Ties go to the lower index.
 
-    Samples are neither centered nor clamped. The diagonal is masked, so duplicates of a sample are its neighbors.
+    Samples are neither centered nor clamped. The diagonal is masked, so duplicates of a sample are its neighbors. With
+    the sequence of each sample, the others of its own sequence are masked too.
     """
-    check_neighbors(len(x), k)
-    return ranked_neighbors(normalized_samples(x), k, k, x.dtype == torch.float32, at_once).sort(1).values
+    check_neighbors(len(x), k, sequence)
+    ranked = ranked_neighbors(normalized_samples(x), k, k, x.dtype == torch.float32, at_once, sequence)
+    return ranked.sort(1).values
 
 
-def check_neighbors(n: int, k: int) -> None:
+def others(n: int, sequence: Int[Tensor, " n"] | None) -> int:
+    """Return how many samples can be neighbors of each one, at least: all but itself, or but its own sequence."""
+    return n - (1 if sequence is None else int(sequence.unique(return_counts=True)[1].max()))
+
+
+def check_neighbors(n: int, k: int, sequence: Int[Tensor, " n"] | None = None) -> None:
     """Raise ValueError unless there are k other samples."""
     if n <= k:
         raise ValueError(f"too few samples: have {n}, {k} nearest neighbors need at least {k + 1}")
+    if (others_of_sequence := others(n, sequence)) < k:
+        raise ValueError(
+            f"too few samples of other sequences: have {others_of_sequence}, {k} nearest neighbors need {k}; pass more "
+            "sequences, or take neighbors of the own sequence too (own_sequence=True)"
+        )
 
 
 def normalized_samples(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
@@ -59,7 +76,12 @@ def normalized_samples(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 
 
 def ranked_neighbors(
-    samples: Float[Tensor, "n p"], k: int, listed: int, single: bool = False, at_once: int = SAMPLES_AT_ONCE
+    samples: Float[Tensor, "n p"],
+    k: int,
+    listed: int,
+    single: bool = False,
+    at_once: int = SAMPLES_AT_ONCE,
+    sequence: Int[Tensor, " n"] | None = None,
 ) -> Int[Tensor, "n listed"]:
     """Return the nearest neighbors of each sample, nearest first; the first k are exact.
 
@@ -72,6 +94,7 @@ def ranked_neighbors(
         listed: neighbors to return.
         single: whether float32 products may be used.
         at_once: samples per product.
+        sequence: the sequence of each sample, whose other samples are left out; None to leave out none.
     """
     n = len(samples)
     used = samples.float() if single and n > EXACT_SAMPLES else samples
@@ -84,6 +107,8 @@ def ranked_neighbors(
         with full_float32(samples.device):
             torch.addmm(norms, used[block], used.T, beta=-1, alpha=2, out=nearness)
         nearness.diagonal(start)[:] = float("-inf")
+        if sequence is not None:
+            nearness.masked_fill_(sequence[block, None] == sequence, float("-inf"))
         values, indices = nearness.topk(min(listed + 1, n))
         lists.append(indices[:, :listed])
         if k < n - 1:
@@ -91,16 +116,22 @@ def ranked_neighbors(
     nearest = torch.cat(lists)
     if unclear:
         for index in torch.cat(unclear).nonzero()[:, 0].split(at_once):
-            nearest[index] = _exactly_ranked(samples, index, k, listed)
+            nearest[index] = _exactly_ranked(samples, index, k, listed, sequence)
     return nearest
 
 
 def _exactly_ranked(
-    samples: Float[Tensor, "n p"], index: Int[Tensor, " m"], k: int, listed: int
+    samples: Float[Tensor, "n p"],
+    index: Int[Tensor, " m"],
+    k: int,
+    listed: int,
+    sequence: Int[Tensor, " n"] | None,
 ) -> Int[Tensor, "m listed"]:
     """Return the lists of the samples at ``index``, from exact distances."""
     distances = exact_distances(samples, index)
     distances[torch.arange(len(index), device=index.device), index] = float("inf")
+    if sequence is not None:
+        distances.masked_fill_(sequence[index, None] == sequence, float("inf"))
     kth = distances.kthvalue(k, dim=1, keepdim=True).values
     distances = torch.where((distances - kth).abs() <= ROUNDING * kth, kth, distances)
     last = distances.kthvalue(listed, dim=1, keepdim=True).values

@@ -103,8 +103,8 @@ def test_the_first_step_that_differs_is_marked():
     figure = curves_figure(table({"init": 2}, ["procrustes"], influence=influence, probe=""))
     drawn = lines(figure.axes[0])
     marks = [line for line in figure.axes[0].lines if isinstance(line.get_markerfacecolor(), str)]
-    (mark,) = (line for line in marks if line.get_markerfacecolor() == "white" and len(line.get_xdata()))
-    assert mark.get_xdata().tolist() == [4] and mark.get_ydata().tolist() == [drawn[posts(2)[0]].get_ydata()[3]]
+    (mark,) = (line for line in marks if line.get_markerfacecolor() == "white" and np.size(line.get_xdata()))
+    assert [*np.asarray(mark.get_xydata())[0]] == [4, np.asarray(drawn[posts(2)[0]].get_xydata())[3, 1]]
     assert (np.array(mark.get_color()) == np.array(drawn[posts(2)[0]].get_color())).all()
     assert "differs from first tick" in [text.get_text() for text in figure.legends[0].get_texts()]
 

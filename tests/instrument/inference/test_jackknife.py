@@ -14,6 +14,7 @@ from dissimilarity.functional import cka
 from dissimilarity.inference.jackknife import (
     estimate,
     estimate_weighted,
+    half_width,
     influence_of_left_out,
     influence_of_pairs_left_out,
     stderr_of_influence,
@@ -22,6 +23,7 @@ from dissimilarity.inference.jackknife import (
 from dissimilarity.measures.base.moment_measure import MomentMeasure, WhitenedMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.moments.cross import Cross
+from dissimilarity.moments.halves import HALF
 from dissimilarity.moments.pair import SWAPPED, Moments, add, pair_moments
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.batches import cut_sequences
@@ -29,6 +31,9 @@ from dissimilarity.probe.padding import SequenceLengths
 from tests.helpers.found_measures import SETTINGS, make
 
 MOMENT_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)]
+PLUG_IN = [setting for setting in MOMENT_SETTINGS if not make(setting).crossfit]
+"""Moment measures whose error is that of leaving out groups; ``test_crossfit`` holds the others."""
+HALVES = [key + HALF for key in ("n", "x", "y", "xx", "yy", "xy", "a", "b", "eps_x", "eps_y")]
 LEFT_OUT = ["angular_cka", "angular_cka_biased", "cka", "cka_biased"]
 """Moment measures evaluated again without each group; the others use their derivative."""
 SAMPLE_SETTINGS = [setting for setting in SETTINGS if isinstance(make(setting), SampleMeasure)]
@@ -79,13 +84,15 @@ def grouped(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
     totals: Moments = {}
     for part in parts:
         totals = add(totals, part)
-    return totals, {key: torch.stack([part[key] for part in parts]) for key in totals}
+    for part in parts[::2]:
+        totals |= {key: totals.get(key, 0) + part[key.removesuffix(HALF)] for key in HALVES}
+    return totals, {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
 
 
 def recomputed(formula: Callable[[Moments], Tensor], totals: Moments, groups: Moments) -> Tensor:
     """Compute the delete-one-group jackknife of the textbook."""
     count = len(groups["n"])
-    without = [formula({key: totals[key] - groups[key][g] for key in totals}) for g in range(count)]
+    without = [formula({key: totals[key] - groups[key][g] for key in groups}) for g in range(count)]
     values = torch.stack(without)
     return ((values - values.mean()).square().sum() * (count - 1) / count).sqrt()
 
@@ -95,7 +102,7 @@ def estimated(setting: str, totals: Moments, groups: Moments) -> tuple[float, fl
     measure = make(setting)
 
     def terms(keys: dict[str, str]) -> list[Any]:
-        names = {key: name for key, name in keys.items() if name in totals}
+        names = {key: name for key, name in keys.items() if name in groups}
         sides = ({"n": sums["n"], **{key: sums[name] for key, name in names.items()}} for sums in (totals, groups))
         return [measure.self_terms(*sides)]
 
@@ -111,7 +118,7 @@ def samples_for(setting: str) -> list[tuple[Tensor, Tensor]]:
     return [draw(64, p, q, seed) for seed, (p, q) in enumerate([(24, 16), (6, 6), (48, 48)])]
 
 
-@pytest.mark.parametrize("setting", MOMENT_SETTINGS)
+@pytest.mark.parametrize("setting", PLUG_IN)
 def test_the_error_is_that_of_leaving_each_group_out(setting: str) -> None:
     """Approximately, where the derivative replaces it."""
     formula = make(setting).from_moments
@@ -129,13 +136,13 @@ def by_differences(formula: Callable[[Moments], Tensor], totals: Moments, groups
     """Return the standard error, with each group's influence from a small change of its weight."""
 
     def changed(group: int, by: float) -> Tensor:
-        return formula({key: totals[key] + by * groups[key][group] for key in totals})
+        return formula({key: totals[key] + by * groups[key][group] for key in groups})
 
     influence = [(changed(group, 1e-4) - changed(group, -1e-4)) / 2e-4 for group in range(len(groups["n"]))]
     return stderr_of_influence(torch.stack(influence))
 
 
-@pytest.mark.parametrize("setting", sorted({*MOMENT_SETTINGS} - {*LEFT_OUT}))
+@pytest.mark.parametrize("setting", sorted({*PLUG_IN} - {*LEFT_OUT}))
 def test_the_derivative_is_that_of_the_value(setting: str) -> None:
     """Except for what is ignored on purpose: rotations of close eigenvectors."""
     formula = make(setting).from_moments
@@ -295,11 +302,10 @@ def replications() -> dict[str, Tensor]:
 def test_intervals_contain_the_expected_value_about_as_often_as_stated(
     setting: str, replications: dict[str, Tensor]
 ) -> None:
-    """Between 90 and 98 % of the time, in 200 replications, whose own error is 0.01 to 0.02.
+    """Between 90 and 98.5 % of the time, in 200 replications, whose own error is 0.01 to 0.02.
 
-    Normal intervals from 16 groups hold it 93 % of the time at best. The expectation is that at the same number of
-    samples: Procrustes and mutual kNN are biased in it.
+    The expectation is that at the same number of samples: Procrustes and mutual kNN are biased in it.
     """
     value, stderr = replications[make(setting).label].T
-    covered = ((value - value.mean()).abs() < 1.96 * stderr).float().mean().item()
-    assert 0.90 <= covered <= 0.98
+    covered = ((value - value.mean()).abs() < torch.tensor(half_width(stderr.numpy(), GROUPS))).float().mean().item()
+    assert 0.90 <= covered < 0.985

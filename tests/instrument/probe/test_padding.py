@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from dissimilarity.probe.rearrangement import circles
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from tests.helpers import oracles, sample_oracles
+from tests.helpers.crossfit_oracles import SCORES, cross_fitted
 from tests.helpers.found_measures import SETTINGS, make
 from tests.helpers.oracles import Array
 
@@ -111,10 +112,12 @@ ORACLES: dict[str, Callable[..., float]] = {
     "distance_correlation_debiased": distance_correlation_debiased,
     "gulp": oracles.gulp,
     "jaccard_knn": sample_oracles.jaccard_knn,
+    "jaccard_knn_across": lambda x, y: sample_oracles.jaccard_knn(x, y, sequence=SEQUENCE),
     "jsd": sample_oracles.jsd,
     "kl": sample_oracles.kl,
     "linear_regression": oracles.linear_regression,
     "mutual_knn": sample_oracles.mutual_knn,
+    "mutual_knn_across": lambda x, y: sample_oracles.mutual_knn(x, y, sequence=SEQUENCE),
     "permutation_procrustes": oracles.permutation_procrustes_angle,
     "permutation_procrustes_squared": oracles.permutation_procrustes_squared,
     "procrustes": oracles.procrustes_angle,
@@ -128,6 +131,9 @@ ORACLES: dict[str, Callable[..., float]] = {
     "rsa_sqeuclidean_pearson": lambda x, y: sample_oracles.rsa(x, y, "sqeuclidean", "pearson"),
     "svcca": oracles.svcca,
 }
+UNITS = merge_short_units(cut_sequences(SEQUENCES, 5, SEQUENCES), LENGTHS)
+UNIT = np.concatenate([[unit] * int(LENGTHS[start:stop].sum()) for start, stop, unit in UNITS])
+ORACLES |= {label: partial(cross_fitted, label, unit=UNIT) for label in SETTINGS if label in SCORES}
 MEASURES = [make(setting) for setting in SETTINGS]
 
 
@@ -237,7 +243,7 @@ def test_the_null_is_the_value_of_compacted_samples_in_a_circle_by_hand() -> Non
     nulls = {row["measure"]: row["null"] for row in through_compare(0.0, 0)}
     terms = [oracles.hsic_of_sequences(a @ a.T, b @ b.T, sequence) for a, b in ((x[rolled], y), (x, x), (y, y))]
     assert nulls["cka"] == pytest.approx(terms[0] / math.sqrt(terms[1] * terms[2]), abs=2e-5)
-    for setting in ("cka_sample", "procrustes", "linear_regression", "gulp"):
+    for setting in ("cka_sample", "procrustes", "procrustes_crossfit", "linear_regression_crossfit", "gulp"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting
     for setting in ("rsa", "mutual_knn", "distance_correlation", "rbf_cka"):
         assert nulls[setting] == pytest.approx(ORACLES[setting](x[rolled], y), abs=2e-5), setting

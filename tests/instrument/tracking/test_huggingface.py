@@ -155,7 +155,7 @@ def test_the_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     llama(5).save_pretrained("other")
     args = transformers.TrainingArguments("out", max_steps=2, report_to="none", use_cpu=True, disable_tqdm=True)
-    names = {"probe_tokens": PROBE, "lora_model": adapted(), "args": args}
+    names: dict[str, Any] = {"probe_tokens": PROBE, "lora_model": adapted(), "args": args}
     names["train_dataset"] = [{"input_ids": part, "labels": part} for part in tokens(2, 40)]
     exec(snippets()["huggingface"].replace("hf:other/model", "hf:other"), names)
     assert {reference for _, reference, *_ in curves(tmp_path / "out")} == {"init", "base", "previous", "hf:other"}
