@@ -9,7 +9,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
-from dissimilarity.comparison.activations import ModelActivations, read_chunks, thinned
+from dissimilarity.comparison.activations import ModelActivations, SavedChunks, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
 from dissimilarity.comparison.saved import (
@@ -164,13 +164,16 @@ def _compared(
 ) -> Records:
     """Compare two sides in one pass over both."""
     device = device_of_sources(a[0], b[0])
+    plan = replace(plan, stored=all(isinstance(source, SavedActivations) for source, _, _ in (a, b)))
 
-    def streamed(side: Opened, sites: Sequence[str]) -> ModelActivations:
+    def activations(side: Opened, sites: Sequence[str]) -> ModelActivations:
         source, inputs, _ = side
+        if plan.stored and isinstance(source, SavedActivations):
+            return ModelActivations(plan, sites, SavedChunks(source, sites, plan, device))
         return ModelActivations(plan, sites, read_chunks(source, inputs, sites, plan, device))
 
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    return compare_pair(streamed(a, sites_a), streamed(b, sites_b), pairs, measures, null)
+    return compare_pair(activations(a, sites_a), activations(b, sites_b), pairs, measures, null)
 
 
 def _compared_by_samples(

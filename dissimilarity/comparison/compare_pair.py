@@ -33,11 +33,13 @@ def compare_pair(
         records as from ``evaluate``.
     """
     plan, sync = x.plan, x.side.sync
-    cross, null = Cross(pairs, plan.n_units, sync, plan.moments), Cross(pairs, 0, sync, plan.moments)
+    cross = Cross(pairs, 0 if plan.stored else plan.n_units, sync, plan.moments)
+    null = Cross(pairs, 0, sync, plan.moments)
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
             cross.add(chunk_x, chunk_y)
             if with_null and plan.moments:
                 null.add(chunk_x.deranged(), chunk_y)
-    records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None)
+    again = (x.at, y.at) if plan.stored and plan.n_units > 1 else None
+    records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None, again)
     return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -15,6 +15,7 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
 from dissimilarity.moments.pair import Moments, join
+from dissimilarity.moments.paired_samples import Again, PairedSamples
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.padding import SampledSubset
 
@@ -28,7 +29,12 @@ Result = dict[str, Any]
 
 
 def evaluate(
-    measures: Sequence[Measure], x: Side, y: Side, cross: Cross, null: Cross | None = None
+    measures: Sequence[Measure],
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None = None,
+    again: tuple[Again, Again] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate every measure at every pair of sites; output measures at the models' logits.
 
@@ -38,6 +44,8 @@ def evaluate(
         y: the side of the second model, closed.
         cross: the sums of the pairs, closed.
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
+        again: yields the chunks of x, and those of y, once more, where activations are stored; None where they were
+            streamed, and the sums per unit serve the error bars.
 
     Returns:
         records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, n_samples, n_units, note,
@@ -51,7 +59,7 @@ def evaluate(
         if isinstance(measure, OutputMeasure):
             pair_results = _from_samples(measure, x, y, null is not None, OUTPUT_PAIRS)
         elif isinstance(measure, MomentMeasure):
-            pair_results = _from_sums(measure, x, y, cross, null, comparable)
+            pair_results = _from_sums(measure, x, y, cross, null, comparable, again)
         else:
             assert isinstance(measure, SampleMeasure)
             pair_results = _from_samples(measure, x, y, null is not None, comparable)
@@ -79,6 +87,15 @@ def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
 
 
+def _units(side: Side) -> Tensor:
+    """Return the unit of each sequence for error bars: a sequence where activations are stored, else a group."""
+    return side.lengths.error_units if side.stored and side.lengths.n_units > 1 else side.lengths.units
+
+
+def _n_units(side: Side) -> int:
+    return 1 + int(_units(side).max())
+
+
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
     """Return how many samples a measure reads."""
     if isinstance(measure, SampleMeasure):
@@ -87,7 +104,7 @@ def _samples_of(measure: Measure, side: Side, site: str) -> int:
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    n, influence = _samples_of(measure, side, site), torch.full((side.lengths.n_units,), math.nan)
+    n, influence = _samples_of(measure, side, site), torch.full((_n_units(side),), math.nan)
     return {"value": math.nan, "influence": influence, "null": math.nan, "n_samples": n, "note": note}
 
 
@@ -115,7 +132,13 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
 
 
 def _from_sums(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+    measure: MomentMeasure,
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None,
+    pairs: list[SitePair],
+    again: tuple[Again, Again] | None,
 ) -> Iterator[tuple[SitePair, Result]]:
     """Evaluate a moment measure: one site with partners of one width together, and pair by pair where that fails."""
     note = _too_few(measure, x, pairs[0][0]) if pairs else ""
@@ -124,11 +147,11 @@ def _from_sums(
         return
     for batch in _batches(x, cross, pairs):
         try:
-            yield from _estimated(measure, x, y, cross, null, batch)
+            yield from _estimated(measure, x, y, cross, null, batch, again)
         except (ValueError, RuntimeError):
             for pair in batch:
                 try:
-                    yield from _estimated(measure, x, y, cross, null, [pair])
+                    yield from _estimated(measure, x, y, cross, null, [pair], again)
                 except (ValueError, RuntimeError) as error:
                     yield pair, _failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
 
@@ -145,7 +168,13 @@ def _batches(x: Side, cross: Cross, pairs: list[SitePair]) -> Iterator[list[Site
 
 
 def _estimated(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+    measure: MomentMeasure,
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None,
+    pairs: list[SitePair],
+    again: tuple[Again, Again] | None,
 ) -> list[tuple[SitePair, Result]]:
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
     site, partners = pairs[0][0], [partner for _, partner in pairs]
@@ -160,8 +189,16 @@ def _estimated(
         return join(n, first, second, cross_sums.sums_of(site, partners)[0])
 
     totals = joined(cross)
-    terms = [_self_terms(measure, x, site)], [_self_terms(measure, y, partner) for partner in partners]
-    if cross.sums.n_units:
+    again_x, again_y = again or (None, None)
+    terms = (
+        [_self_terms(measure, x, site, again_x)],
+        [_self_terms(measure, y, partner, again_y) for partner in partners],
+    )
+    if again is not None:
+        samples = PairedSamples(*again, site, partners, len(x.lengths.units), x.sync)
+        value, of_sequences = measure.estimate_again(totals, samples, *terms)
+        influence = of_sequences.new_zeros(_n_units(x), len(pairs)).index_add_(0, _units(x), of_sequences.cpu())
+    elif cross.sums.n_units:
         n, first = ({key: value[:, None] for key, value in m.items()} for m in (unit_counts, x.sums.units[site]))
         second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
         units = join(n, first, second, cross.sums_of(site, partners)[1])
@@ -174,12 +211,17 @@ def _estimated(
     return [(pair, _result(measure, x, pair, number, share, null)) for pair, number, share, null in estimates]
 
 
-def _self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
+def _self_terms(measure: MomentMeasure, side: Side, site: str, again: Again | None) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
         counts, unit_counts = side.counts()
-        units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
-        side.prepared[measure.label, site] = measure.self_terms({**counts, **side.totals(site)}, units)
+        totals = {**counts, **side.totals(site)}
+        if again is not None:
+            samples = PairedSamples(again, again, site, [site], len(side.lengths.units), side.sync)
+            side.prepared[measure.label, site] = measure.terms_again(totals, samples)
+        else:
+            units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
+            side.prepared[measure.label, site] = measure.self_terms(totals, units)
     return side.prepared[measure.label, site]
 
 
@@ -199,9 +241,9 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
     """Evaluate a sample measure at one pair of sites."""
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
     first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
-    units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
+    units = _units(x)[subset.sequence].to(x.samples[pair[0]].device)
     value, influence = measure.estimate(first, second, units)
-    influence = torch.nn.functional.pad(influence, (0, x.lengths.n_units - len(influence))).cpu()
+    influence = torch.nn.functional.pad(influence, (0, _n_units(x) - len(influence))).cpu()
     null, note = math.nan, ""
     if with_null and len(units) < 2 * subset.roll:
         note = f"{measure.label} has no null: {subset.roll} of its {len(units)} samples are from one sequence"

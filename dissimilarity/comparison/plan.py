@@ -31,6 +31,8 @@ class Plan:
         outputs: whether a measure compares model outputs, read at the site ``logits``.
         rotatable: whether no measure changes if the features of a site are rotated.
         by_sequence: whether a measure reads sums over sequences.
+        stored: whether activations can be read again. If so, influences come from a second pass over the samples, and
+            if not, from sums per unit.
     """
 
     probe: ProbeSet
@@ -40,6 +42,7 @@ class Plan:
     outputs: bool
     rotatable: bool
     by_sequence: bool
+    stored: bool = True
 
     @cached_property
     def lengths(self) -> SequenceLengths:
@@ -59,7 +62,7 @@ class Plan:
     def side(self, sites: Sequence[str], sync: bool = False) -> Side:
         """Return an empty side for a model that is compared at these sites."""
         only_sampled = frozenset({LOGITS} - set(sites)) if self.outputs else frozenset()
-        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence)
+        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence, self.stored)
 
     def captured(self, sites: Sequence[str]) -> list[str]:
         """Return the sites at which a model is read: those it is compared at, and the logits for output measures."""

@@ -13,6 +13,7 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.cka import CKA, cka
 from dissimilarity.measures.numerics.exact import angle
 from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import PairedSamples
 
 
 def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -124,4 +125,15 @@ class AngularCKA(MomentMeasure):
     ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, " units *pairs"]]:
         """Return the angle from sums, and the influences from leaving out each unit in turn."""
         cosine, left_out = self._cosine.left_out(totals, units, x, y)
+        return angle(cosine), influence_of_left_out(angle(left_out))
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+        """Return the self terms of ``CKA``."""
+        return self._cosine.terms_again(totals, samples)
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the angle from sums, and the influences from leaving out each sequence in turn."""
+        cosine, left_out = self._cosine.left_out_again(totals, samples, x, y)
         return angle(cosine), influence_of_left_out(angle(left_out))

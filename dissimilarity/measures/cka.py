@@ -20,8 +20,10 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
+from dissimilarity.measures.numerics.hsic_left_out import hsic_left_out
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
+from dissimilarity.moments.paired_samples import PairedSamples
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -163,6 +165,33 @@ class CKA(MomentMeasure):
             both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
             without = left_out(lambda m: _cross_term(m, self.debiased), both, units)
             cross = torch.cat([_cross_term(totals, self.debiased)[None], without])
+        return self._cosines(totals, cross, x, y)
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+        """Return the term of a side with itself: over all samples, and then without each sequence in turn."""
+        side = self._read(totals)
+        m = {key: value[None] for key, value in (with_itself(side)).items()}
+        terms = hsic_left_out(m, samples, self.debiased)[:, 0]
+        return _positive(terms, side) if self.debiased else terms
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return CKA from sums, and the influences from leaving out each sequence in turn."""
+        value, left_out_values = self.left_out_again(totals, samples, x, y)
+        return value, influence_of_left_out(left_out_values)
+
+    def left_out_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return CKA, and CKA without each sequence in turn; the arguments are those of ``estimate_again``."""
+        totals = self._read(totals)
+        return self._cosines(totals, hsic_left_out(totals, samples, self.debiased), x, y)
+
+    def _cosines(
+        self, totals: Moments, cross: Float[Tensor, "times pairs"], x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
+        """Return CKA over all samples, and each time without some of them, from the cross terms and the self terms."""
         values = _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1), "u" in totals)
         values = torch.where(values.isnan(), values, exact_where_same(totals, values, self.identical))
         return values[0], values[1:]

@@ -28,7 +28,8 @@ class Chunk:
         roll: samples of the longest sequence of these units, by which the null rolls them.
         rolled: whether samples are rolled by that against those of other chunks. With sequences of equal length, each
             then takes the place of the one before it in its unit.
-        sequences: the sequences that the samples form; None if each sequence is one sample, or no measure needs them.
+        members: the sequences that the samples form.
+        sequences: the same where measures need sums over sequences; None if not, or if each sequence is one sample.
         sums: site -> the sum of each sequence (sequences, p).
         weights: site -> the product of each sample with the sum of its sequence (units, n).
         grams: site -> the products of the samples of each sequence, as far as they were needed.
@@ -40,6 +41,7 @@ class Chunk:
     outlier_rows: dict[str, Tensor]
     units: range
     roll: int
+    members: Sequences
     rolled: bool = False
     sequences: Sequences | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -80,10 +82,9 @@ class Chunk:
 
     def gram(self, site: str) -> Tensor:
         """Return the products of the samples of each sequence with each other at a site (sequences, length, length)."""
-        assert self.sequences is not None
         if site not in self.grams:
             parts = self.samples[site], self.norms[site], self.outlier_rows[site]
-            self.grams[site] = within_grams(*parts, self.sequences)
+            self.grams[site] = within_grams(*parts, self.members)
         return self._sequences_in_order(self.grams[site])
 
     def _sequences_in_order(self, values: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class Chunk:
             for by_site in (self.samples, self.norms, self.outlier_rows)
         )
         return with_sequences(
-            Chunk(samples, norms, outlier_rows, self.units, self.roll, is_deranged=True), self.sequences
+            Chunk(samples, norms, outlier_rows, self.units, self.roll, self.members, is_deranged=True), self.sequences
         )
 
 
@@ -131,10 +132,9 @@ def squares_of(
     x: Chunk, sites: Sequence[str], y: Chunk, partners: Sequence[str]
 ) -> Float[Tensor, "sequences sites partners"]:
     """Return |X_s'Y_s|^2 of each sequence, for all sites of one chunk with all partners in another."""
-    assert x.sequences is not None
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
-    if x.sequences.prefer_grams(*map(sum, widths)):
+    if x.members.prefer_grams(*map(sum, widths)):
         return squares_of_grams([x.gram(site) for site in sites], [y.gram(site) for site in partners])
-    rows, outlier_rows = x.sequences.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
+    rows, outlier_rows = x.members.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
     parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)
     return squares_of_products(*parts, *widths)

@@ -20,6 +20,9 @@ from torch import Tensor
 from dissimilarity.probe.batches import Slice
 from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
 
+MOST_UNITS = 128
+"""Units of an error bar, beyond which more would add nothing: Student's t has as many degrees of freedom."""
+
 
 @dataclass(frozen=True)
 class SampledSubset:
@@ -68,6 +71,12 @@ class SequenceLengths:
     def n_units(self) -> int:
         """Number of units."""
         return 1 + int(self.units.max())
+
+    @cached_property
+    def error_units(self) -> Int[Tensor, " sequences"]:
+        """The unit of each sequence for error bars where samples are stored: itself, or one of `MOST_UNITS` groups."""
+        count = len(self.units)
+        return torch.arange(count) * min(count, MOST_UNITS) // count
 
     @cached_property
     def vary(self) -> bool:

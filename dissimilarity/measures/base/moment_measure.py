@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.influence import estimate_again
 from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import (
     ArrayLike,
@@ -21,6 +22,7 @@ from dissimilarity.measures.base.checks import (
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
+from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.products import as_samples, column_means
 
 DUAL = frozenset({"orthogonal", "translation"})
@@ -106,6 +108,22 @@ class MomentMeasure(Measure):
             y: ``self_terms`` of the second sides.
         """
         return estimate(self.from_moments, totals, units)
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Any:
+        """Compute what ``estimate_again`` needs from one side alone, from its sums and its samples with themselves."""
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Any], y: Sequence[Any]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the value and the influences of the sequences, by reading the samples again.
+
+        Args:
+            totals: the sums over all samples.
+            samples: the samples of all pairs.
+            x: ``terms_again`` of the first side, of all pairs or of the one that they share.
+            y: ``terms_again`` of the second sides.
+        """
+        return estimate_again(self.from_moments, totals, samples)
 
     def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""
