@@ -86,14 +86,18 @@ class ModelActivations:
             return
         before: Counter[int] = Counter()
         for acts, units in self.chunks:
-            part = acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)}
+            part = self._moved(acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)})
             chunk = self.side.chunk(part, units, before[units.start])
             before.update(dict.fromkeys(units, chunk.count))
             yield chunk
 
     def _added(self) -> Iterator[Chunk]:
         """Yield the chunks while their sums are computed."""
-        return (self.side.add(acts, units) for acts, units in self.chunks)
+        return (self.side.add(self._moved(acts), units) for acts, units in self.chunks)
+
+    def _moved(self, acts: Acts) -> Acts:
+        """Return samples where sums are computed."""
+        return acts if self.device is None else {site: values.to(self.device) for site, values in acts.items()}
 
     def summed(self, cache: bool | None = None) -> "ModelActivations":
         """Compute the sums, and cache the chunks for later passes; by default if they stay within `CHUNK_CACHE`."""

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Unpack
 
 import pyarrow as pa
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
-from dissimilarity.comparison.activations import ModelActivations, SavedChunks, read_chunks, thinned
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SavedChunks, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
 from dissimilarity.comparison.saved import (
@@ -67,8 +69,9 @@ def compare(
 ) -> pa.Table:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
-    At most one batch of activations is in memory, so memory is that of the sums: some matrices per pair of sites, and
-    one vector per sequence and site, whatever the number of tokens.
+    Memory is that of the sums (some matrices per pair of sites, and one vector per sequence and site, whatever the
+    number of tokens) and of 256 MB of activations of models; more go to temporary files. With a number ``n_units``, no
+    activations are stored.
 
     Args:
         a: a module, called as ``model(tokens)``, with a mask of padding if it takes one; or saved activations: a
@@ -162,18 +165,21 @@ def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]
 def _compared(
     a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
 ) -> Records:
-    """Compare two sides in one pass over both."""
+    """Compare two sides: in one pass over both, and a second one over stored activations for the error bars."""
     device = device_of_sources(a[0], b[0])
-    plan = replace(plan, stored=all(isinstance(source, SavedActivations) for source, _, _ in (a, b)))
 
-    def activations(side: Opened, sites: Sequence[str]) -> ModelActivations:
+    def activations(side: Opened, sites: Sequence[str], spill: DiskSpill) -> ModelActivations:
         source, inputs, _ = side
-        if plan.stored and isinstance(source, SavedActivations):
+        if isinstance(source, SavedActivations):
             return ModelActivations(plan, sites, SavedChunks(source, sites, plan, device))
-        return ModelActivations(plan, sites, read_chunks(source, inputs, sites, plan, device))
+        chunks = read_chunks(source, inputs, sites, plan, device)
+        return ModelActivations(plan, sites, spill.store(chunks) if plan.stored else chunks, device=device)
 
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    return compare_pair(activations(a, sites_a), activations(b, sites_b), pairs, measures, null)
+    with TemporaryDirectory(prefix="activations-") as folder:
+        spill = DiskSpill(Path(folder))
+        x, y = (activations(side, sites, spill) for side, sites in ((a, sites_a), (b, sites_b)))
+        return compare_pair(x, y, pairs, measures, null)
 
 
 def _compared_by_samples(

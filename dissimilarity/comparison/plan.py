@@ -18,6 +18,9 @@ from dissimilarity.probe.padding import SequenceLengths, merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import sampled_positions
 
+CUTS = 16
+"""Parts of whole sequences into which a probe set is cut, for chunks, processes and the null."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -31,8 +34,6 @@ class Plan:
         outputs: whether a measure compares model outputs, read at the site ``logits``.
         rotatable: whether no measure changes if the features of a site are rotated.
         by_sequence: whether a measure reads sums over sequences.
-        stored: whether activations can be read again. If so, influences come from a second pass over the samples, and
-            if not, from sums per unit.
     """
 
     probe: ProbeSet
@@ -42,7 +43,6 @@ class Plan:
     outputs: bool
     rotatable: bool
     by_sequence: bool
-    stored: bool = True
 
     @cached_property
     def lengths(self) -> SequenceLengths:
@@ -50,8 +50,13 @@ class Plan:
         return SequenceLengths.of_slices(self.slices, self.probe.sample_counts, self.max_samples)
 
     @property
+    def stored(self) -> bool:
+        """Whether error bars come from a second pass over stored activations, and not from sums per unit."""
+        return self.probe.n_units is None
+
+    @property
     def n_units(self) -> int:
-        """Number of units, at most as many as the probe set asks for."""
+        """Number of units into which the probe set is cut, at most as many as it asks for."""
         return self.lengths.n_units
 
     @property
@@ -114,7 +119,7 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     if len(set(labels)) < len(labels):
         raise ValueError(f"expected measures of different labels, found {labels}; leave out the duplicates")
     sequences, length = probe.extent
-    slices = cut_sequences(sequences, probe.n_units, sequences_per_batch(length))
+    slices = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
     if probe.sample_counts is not None and probe.pool == "none":
         slices = merge_short_units(slices, probe.sample_counts)
     return Plan(

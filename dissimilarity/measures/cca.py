@@ -8,8 +8,14 @@ from torch import Tensor
 from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import both_sides, is_exact, sum_of_correlations
-from dissimilarity.moments.pair import Moments
+from dissimilarity.measures.numerics.whitening import (
+    Whitening,
+    both_sides,
+    is_exact,
+    sum_of_correlations,
+    whitening,
+)
+from dissimilarity.moments.pair import Moments, centered_self
 
 Reduction = Literal["mean", "mean_square", "r2"]
 
@@ -97,3 +103,8 @@ class CCA(WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the mean correlation from sums."""
         return cca_from_moments(m, self.reduction)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return whitening(product, side["xx"], side["eps_x"] / side["n"])

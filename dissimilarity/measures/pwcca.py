@@ -9,8 +9,8 @@ from torch import Tensor
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import among_largest, both_sides, is_exact, turning
-from dissimilarity.moments.pair import Moments
+from dissimilarity.measures.numerics.whitening import Whitening, among_largest, both_sides, is_exact, turning, whitening
+from dissimilarity.moments.pair import Moments, centered_self
 from dissimilarity.moments.products import full_float32
 
 
@@ -88,3 +88,8 @@ class PWCCA(WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the weighted mean from sums."""
         return pwcca_from_moments(m)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return whitening(product, side["xx"], side["eps_x"] / side["n"])

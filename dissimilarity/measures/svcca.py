@@ -8,8 +8,8 @@ from torch import Tensor
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import canonical, is_exact, leading, sum_of_correlations
-from dissimilarity.moments.pair import Moments, centered
+from dissimilarity.measures.numerics.whitening import Whitening, canonical, is_exact, leading, sum_of_correlations
+from dissimilarity.moments.pair import Moments, centered, centered_self
 
 
 def svcca(x: ArrayLike, y: ArrayLike, variance: float = 0.99) -> Float[Tensor, ""]:
@@ -91,3 +91,8 @@ class SVCCA(WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the mean correlation from sums."""
         return svcca_from_moments(m, self.variance)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return leading(product, side["n"], self.variance)

@@ -30,6 +30,7 @@ class Part:
         chunks: the chunks that they come from.
         site: the site of x.
         partners: the sites of y.
+        number: which part this is.
     """
 
     x: Float[Tensor, "n p"]
@@ -39,6 +40,7 @@ class Part:
     chunks: tuple[Chunk, Chunk]
     site: str
     partners: Sequence[str]
+    number: int = 0
 
     @property
     def sequence(self) -> Int[Tensor, " n"]:
@@ -137,12 +139,12 @@ class PairedSamples:
 
     def parts(self) -> Iterator[Part]:
         """Yield the samples chunk by chunk."""
-        for x, y in zip(self.x([self.site]), self.y(self.partners), strict=True):
+        for number, (x, y) in enumerate(zip(self.x([self.site]), self.y(self.partners), strict=True)):
             samples = [y.samples[name].flatten(0, 1) for name in self.partners]
             stacked = samples[0][:, None] if len(samples) == 1 else torch.stack(samples, 1)
             outlier_rows = x.norms_of([self.site])[1] | y.norms_of(self.partners)[1]
             own = x.samples[self.site].flatten(0, 1)
-            yield Part(own, stacked, outlier_rows.flatten(), y.members, (x, y), self.site, self.partners)
+            yield Part(own, stacked, outlier_rows.flatten(), y.members, (x, y), self.site, self.partners, number)
 
     def per_sequence(self, terms: Callable[[Part], Moments]) -> dict[str, Float[Tensor, "sequences pairs"]]:
         """Return the sums over the samples of each sequence.

@@ -62,7 +62,7 @@ class Tracker(Ticker):
         sites: str | Sequence[str] = "blocks.*.resid_post",
         every: int = 50,
         heatmap_every: int = 250,
-        n_units: int = 16,
+        n_units: int | None = None,
         budget: float = 0.03,
         pool: Pool = "none",
         precision: str | None = None,
@@ -86,7 +86,7 @@ class Tracker(Ticker):
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
-            n_units: number of jackknife units, each of whole sequences.
+            n_units: number of units of whole sequences for the error bars; None: each sequence is one.
             budget: maximum share of the training time for tracking; ticks beyond it are skipped, and the table says so.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.

@@ -124,7 +124,7 @@ CALLBACKS = {
 
 TRACKERS = {
     "tracker.RunTracker": {
-        "n_units": whole(2),
+        "n_units": or_null(whole(2)),
         "every": whole(1),
         "heatmap_every": whole(1),
         "budget": PART_OF_ALL,
@@ -241,11 +241,11 @@ MEASURES = {
 
 CRITERIA = ("paper_loss_stitched", "paper_penalty", "task_penalty", "task_excess", "direct_penalty", "direct_excess")
 LAYER = text("all, or a site such as blocks.3.resid_post")
-TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
+TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": or_null(whole(2)), "family": NAME}
 STUDIES = {
     "compare.study.compare_models": {
         "pairs": one_of("all", "matched"),
-        "n_units": whole(2),
+        "n_units": or_null(whole(2)),
         "channels": or_null(one_of("first", "last")),
     },
     "dynamics.study.dynamics": {

@@ -35,13 +35,13 @@ from studies.compare.text import summary, terminal_tables
 Pair = tuple[str, str]
 
 
-def compare_models(cfg: DictConfig, pairs: str, n_units: int, channels: Channels) -> Results:
+def compare_models(cfg: DictConfig, pairs: str, n_units: int | None, channels: Channels) -> Results:
     """Compare every pair of `cfg.models` on one probe set.
 
     Args:
         cfg: config of analyze.py.
         pairs: `all` pairs of sites, or those `matched` by relative depth.
-        n_units: number of jackknife units of sequences.
+        n_units: number of units of sequences for the error bars; None: each sequence is one.
         channels: whether features are `first` or `last` at sites that leave it open, such as saved images.
 
     Raises:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.influence import estimate_again
-from dissimilarity.inference.jackknife import estimate
+from dissimilarity.inference.influence import estimate_again, weight_slopes
+from dissimilarity.inference.jackknife import estimate, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     as_tensors,
@@ -20,9 +20,11 @@ from dissimilarity.measures.base.checks import (
     no_variance,
 )
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.numerics.leverage import Leverage, leverage
+from dissimilarity.measures.numerics.whitening import Whitening
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
-from dissimilarity.moments.paired_samples import PairedSamples
+from dissimilarity.moments.paired_samples import PairedSamples, Part
 from dissimilarity.moments.products import as_samples, column_means
 
 DUAL = frozenset({"orthogonal", "translation"})
@@ -175,3 +177,26 @@ class WhitenedMeasure(MomentMeasure):
     def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """Return the value of two prepared sides, in the precision of the more precise one."""
         return self.from_moments(whitened_between(x, y))
+
+    def whitened(self, side: Moments) -> Whitening | None:
+        """Return the whitening of each side, from its sums; None where only one side is whitened, or in part."""
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Leverage | None:
+        """Return how far single sequences decide the whitening of a side."""
+        white = self.whitened({key: value[None] for key, value in totals.items()})
+        return None if white is None else leverage(white, totals["x"] / totals["n"], samples)
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Leverage], y: Sequence[Leverage]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the value, and the influences of the sequences with their leverage on the whitening."""
+        if x[0] is None:
+            return super().estimate_again(totals, samples, x, y)
+        value, slopes = with_slopes(self.from_moments, totals)
+
+        def influence(part: Part) -> Moments:
+            first = x[0].spread(part.x, part)
+            second = torch.stack([own.spread(part.y[:, pair], part) for pair, own in enumerate(y)], 1)
+            return {"influence": weight_slopes(slopes, replace(part, x=first, y=second))}
+
+        return value, samples.per_sequence(influence)["influence"]

@@ -85,8 +85,8 @@ def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]
 def plan_of(at_most: int = SEQUENCES, masked: bool = False, stored: bool = False) -> Plan:
     """Return the cut of the probe set into chunks of at most `at_most` sequences, read once or again."""
     mask = torch.arange(POSITIONS) < LENGTHS[:, None] if masked else None
-    plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=GROUPS), list(MEASURES.values()))
-    plan = replace(plan, stored=stored)
+    n_units = None if stored else GROUPS
+    plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=n_units), list(MEASURES.values()))
     return plan if masked else replace(plan, slices=cut_sequences(SEQUENCES, GROUPS, at_most))
 
 
