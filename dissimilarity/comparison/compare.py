@@ -22,6 +22,7 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
+from dissimilarity.comparison.token_influence import COLUMNS as INFLUENCE_COLUMNS
 from dissimilarity.comparison.wide_sites import wide_sites
 from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import across_tokenizers
@@ -65,6 +66,7 @@ def compare(
     pairs: Pairs = "all",
     *,
     null: bool = True,
+    influence: bool = False,
     **options: Unpack[ProbeOptions],
 ) -> pa.Table:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
@@ -89,6 +91,7 @@ def compare(
         measures: measures; by default CKA and angular Procrustes.
         pairs: all pairs, or those at equal relative depth.
         null: whether to compute the null, which costs as much as the values.
+        influence: whether to compute which text differs, see Returns. It costs about as much as the values.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
             unless ``tokens`` is one. ``mask`` is true at real positions: padding is ignored, and models whose
             ``forward`` takes a mask receive it. ``channels`` says where features are at sites whose modules do not
@@ -99,6 +102,12 @@ def compare(
         a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null, calibrated (1 =
         identical, 0 = as far as the null), n_samples, n_units (units behind stderr), first_pc_a and first_pc_b (the
         share of each site's variance in its first principal component) and note (why a value is missing).
+
+        With ``influence``, also token_influence, one number per sample in the order of sequences and positions, and
+        token_index, the place of each sample in ``tokens.flatten()`` of the first model (that of the sequence's first
+        token where each sequence is one sample). The influence of a sample is the derivative of the dissimilarity with
+        respect to its weight: positive = it makes the models look more different, negative = more alike. Those of a
+        sequence add up to the influence of that sequence. ``influential_text`` finds the text.
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -111,6 +120,8 @@ def compare(
     1.0
     """
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
+    if influence and as_probe_set(tokens, **options).n_units is not None:
+        raise ValueError("influence=True reads activations twice, and a number n_units reads them once; leave it out")
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
@@ -123,7 +134,7 @@ def compare(
     plan = make_plan(probe, computable)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
-    fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
+    fewer_samples = not influence and plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
     if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
         # One sample per sequence is more than sample measures use, so these read their samples in a separate pass.
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
@@ -131,9 +142,13 @@ def compare(
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
         plan = make_plan(plan.probe, computable)
     for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), null)
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), null, influence)
     ordered = in_order(records, site_pairs, measures)
-    return pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
+    table = pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
+    for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
+        lists = [record.get(column, []) for record in ordered]
+        table = table.append_column(column, pa.array(lists, pa.list_(kind)))
+    return table
 
 
 def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[SitePair]:
@@ -163,7 +178,13 @@ def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]
 
 
 def _compared(
-    a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, null: bool
+    a: Opened,
+    b: Opened,
+    pairs: list[SitePair],
+    measures: Sequence[Measure],
+    plan: Plan,
+    null: bool,
+    influence: bool = False,
 ) -> Records:
     """Compare two sides: in one pass over both, and a second one over stored activations for the error bars."""
     device = device_of_sources(a[0], b[0])
@@ -179,7 +200,7 @@ def _compared(
     with TemporaryDirectory(prefix="activations-") as folder:
         spill = DiskSpill(Path(folder))
         x, y = (activations(side, sites, spill) for side, sites in ((a, sites_a), (b, sites_b)))
-        return compare_pair(x, y, pairs, measures, null)
+        return compare_pair(x, y, pairs, measures, null, token_influence=influence)
 
 
 def _compared_by_samples(

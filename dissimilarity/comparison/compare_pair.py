@@ -6,6 +6,7 @@ from typing import Any
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
+from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
@@ -18,6 +19,7 @@ def compare_pair(
     measures: Sequence[Measure],
     with_null: bool = True,
     first_components: bool = True,
+    token_influence: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare two models at pairs of sites.
 
@@ -28,6 +30,7 @@ def compare_pair(
         measures: measures that the plan of x and y covers.
         with_null: whether to compute the null.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
+        token_influence: whether records have the influence of each sample.
 
     Returns:
         records as from ``evaluate``.
@@ -42,4 +45,6 @@ def compare_pair(
                 null.add(chunk_x.deranged(), chunk_y)
     again = (x.at, y.at) if plan.stored and plan.n_units > 1 else None
     records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None, again)
+    if token_influence:
+        records = with_token_influence(records, measures, x, y, cross)
     return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -9,14 +9,19 @@ which is one product of the samples with each matrix of slopes. Summed over the 
 influence of that sequence in the infinitesimal jackknife, and no sums per sequence are needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import with_slopes
+from dissimilarity.inference.sequence_weights import of_sequences
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.paired_samples import PairedSamples, Part
+
+PLAIN = {"n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "xb", "ya", "yb"}
+"""Sums to which each sample adds whatever the others of its sequence are."""
 
 
 def estimate_again(
@@ -40,6 +45,9 @@ def weight_slopes(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
         slopes: derivatives with respect to the sums of ``moments.pair``, with pairs as their leading dimension.
         part: the samples.
     """
+    if any(key in slopes for key in ("u", "v")):
+        return weight_slopes({key: slopes[key] for key in PLAIN & slopes.keys()}, part) + of_sequences(slopes, part)
+    assert slopes.keys() <= PLAIN, slopes.keys() - PLAIN
     a, b = part.norms()
     scalars = {"a": a, "b": b, "aa": a * a, "bb": b * b, "ab": a * b}
     weights = {"x": None, "xa": a, "xb": b, "y": None, "ya": a, "yb": b}
@@ -54,3 +62,8 @@ def weight_slopes(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
         elif key in matrices:
             total = total + matrices[key](slope)
     return total
+
+
+def sample_influence(slopes: Moments, parts: Iterable[Part]) -> Float[Tensor, "samples pairs"]:
+    """Return the derivative of values with respect to the weight of every sample, sequence after sequence."""
+    return torch.cat([weight_slopes(slopes, part) for part in parts])

@@ -137,3 +137,9 @@ class AngularCKA(MomentMeasure):
         """Return the angle from sums, and the influences from leaving out each sequence in turn."""
         cosine, left_out = self._cosine.left_out_again(totals, samples, x, y)
         return angle(cosine), influence_of_left_out(angle(left_out))
+
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of the angle with respect to the weight of each sample, as for ``CKA``."""
+        slope = self._cosine.sample_influence(totals, samples)
+        cosine = self._cosine.from_moments(totals)
+        return -slope / (1 - cosine.square()).clamp(min=1e-12).sqrt()

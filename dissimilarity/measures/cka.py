@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import influence_of_left_out, left_out
+from dissimilarity.inference.influence import sample_influence
+from dissimilarity.inference.jackknife import influence_of_left_out, left_out, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -181,6 +182,14 @@ class CKA(MomentMeasure):
         value, left_out_values = self.left_out_again(totals, samples, x, y)
         return value, influence_of_left_out(left_out_values)
 
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of CKA with respect to the weight of each sample.
+
+        A pair of samples counts with the product of their weights, so a weight of two stands for a sample that occurs
+        twice without being paired with itself.
+        """
+        return _by_weights(self._read(totals), samples, self.debiased)
+
     def left_out_again(
         self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
     ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
@@ -229,3 +238,31 @@ def _cosine(
     """
     squared = self_x * self_y
     return torch.where(wide | (cross.square() <= (1 + 1e-5) * squared), cross, torch.nan) / squared.sqrt()
+
+
+def _by_weights(totals: Moments, samples: PairedSamples, debiased: bool) -> Float[Tensor, "samples pairs"]:
+    """Return the derivative of CKA with respect to the weight of each sample.
+
+    The weights of samples are those of their sequences too, so the sums with powers of lengths are needed even where
+    lengths are equal. With samples as units, each of them is a sequence.
+    """
+
+    def formula(m: Moments) -> Float[Tensor, " pairs"]:
+        return cka_from_moments(m, debiased)
+
+    if not debiased:
+        return sample_influence(with_slopes(formula, totals)[1], samples.parts())
+    single = "u" not in totals
+    if single:
+        parts = list(samples.parts())
+        x, y = torch.cat([part.x for part in parts]).double(), torch.cat([part.y for part in parts]).double()
+        pairs = len(totals["n"])
+        twins = {"gg": "aa", "hh": "bb", "gh": "ab", "kk": "aa", "ll": "bb", "kl": "ab"}
+        twins |= {"xk": "xa", "xl": "xb", "yl": "yb", "yk": "ya"}
+        totals = {**totals, **{f"{key}0": totals[twin] for key, twin in twins.items()}}
+        totals |= {"u": x.expand(pairs, -1, -1), "v": y.movedim(1, 0), "lengths": x.new_ones(pairs, len(x))}
+    for key in ("xx", "yy", "xy"):
+        totals = {**totals, **{f"{key}{e}": totals.get(f"{key}{e}", totals[key]) for e in (1, 2)}}
+    for key in ("gg", "hh", "gh", "kk", "ll", "kl", "xk", "xl", "yl", "yk"):
+        totals |= {f"{key}{e}": totals.get(f"{key}{e}", totals[f"{key}0"]) for e in (1, 2)}
+    return sample_influence(with_slopes(formula, totals)[1], samples.parts(single))

@@ -97,6 +97,9 @@ class Part:
         self,
     ) -> tuple[Float[Tensor, "sequences 1 length length"], Float[Tensor, "sequences pairs length length"]]:
         """Return the products of the samples of each sequence with each other, on both sides."""
+        if self.members.single:
+            a, b = self.norms()
+            return a[..., None, None], b[..., None, None]
         x, y = self.chunks
         both = (x.gram(self.site)[:, None], torch.stack([y.gram(name) for name in self.partners], 1))
         return both[0].double(), both[1].double()
@@ -137,14 +140,18 @@ class PairedSamples:
     count: int
     sync: bool = False
 
-    def parts(self) -> Iterator[Part]:
-        """Yield the samples chunk by chunk."""
+    def parts(self, single: bool = False) -> Iterator[Part]:
+        """Yield the samples chunk by chunk; with ``single`` as if each of them were a sequence."""
+        first = 0
         for number, (x, y) in enumerate(zip(self.x([self.site]), self.y(self.partners), strict=True)):
             samples = [y.samples[name].flatten(0, 1) for name in self.partners]
             stacked = samples[0][:, None] if len(samples) == 1 else torch.stack(samples, 1)
             outlier_rows = x.norms_of([self.site])[1] | y.norms_of(self.partners)[1]
             own = x.samples[self.site].flatten(0, 1)
-            yield Part(own, stacked, outlier_rows.flatten(), y.members, (x, y), self.site, self.partners, number)
+            members = Sequences(first, first + len(own), torch.ones(len(own), dtype=torch.int64), single=True)
+            first += len(own)
+            parts = own, stacked, outlier_rows.flatten(), members if single else y.members
+            yield Part(*parts, (x, y), self.site, self.partners, number)
 
     def per_sequence(self, terms: Callable[[Part], Moments]) -> dict[str, Float[Tensor, "sequences pairs"]]:
         """Return the sums over the samples of each sequence.

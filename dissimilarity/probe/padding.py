@@ -118,7 +118,7 @@ class SequenceLengths:
 
     def sampled_among(self, first: int, count: int) -> Int[Tensor, " drawn"]:
         """Return which of ``count`` samples are drawn, where the first of them is sample ``first`` of all."""
-        return self._sampled[(self._sampled >= first) & (self._sampled < first + count)] - first
+        return self.drawn[(self.drawn >= first) & (self.drawn < first + count)] - first
 
     def subset(self, held: int, varying: bool, max_samples: int, seed: int) -> SampledSubset:
         """Draw the samples that one sample measure reads from those held for all of them.
@@ -131,7 +131,7 @@ class SequenceLengths:
         """
         if varying:
             index = draw(held, max_samples, seed)
-            sequence = self._sampled_sequence[index]
+            sequence = self._drawn_sequence[index]
         else:
             length = held // len(self.units)
             index = sampled_samples(len(self.units), length, max_samples, seed).flatten()
@@ -139,16 +139,16 @@ class SequenceLengths:
         return SampledSubset(index, sequence, int(sequence.bincount().max()))
 
     @cached_property
-    def _sampled(self) -> Int[Tensor, " drawn"]:
+    def drawn(self) -> Int[Tensor, " drawn"]:
         """The samples drawn for sample measures, by their indices among all samples, ascending."""
         assert self.counts is not None
         return draw(int(self.counts.sum()), self.max_samples, 0)
 
     @cached_property
-    def _sampled_sequence(self) -> Int[Tensor, " drawn"]:
+    def _drawn_sequence(self) -> Int[Tensor, " drawn"]:
         """The sequence of each sample that is drawn."""
         assert self.counts is not None
-        return torch.arange(len(self.counts)).repeat_interleave(self.counts)[self._sampled]
+        return torch.arange(len(self.counts)).repeat_interleave(self.counts)[self.drawn]
 
 
 def _positions(activation: Tensor) -> int:

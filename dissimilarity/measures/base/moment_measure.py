@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.influence import estimate_again, weight_slopes
+from dissimilarity.inference.influence import estimate_again, sample_influence, weight_slopes
 from dissimilarity.inference.jackknife import estimate, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
@@ -126,6 +126,10 @@ class MomentMeasure(Measure):
             y: ``terms_again`` of the second sides.
         """
         return estimate_again(self.from_moments, totals, samples)
+
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
+        return sample_influence(with_slopes(self.from_moments, totals)[1], samples.parts())
 
     def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""
