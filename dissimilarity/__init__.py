@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
+    from dissimilarity.figures.text import text_figure as text_figure
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
     from dissimilarity.measures.base.moment_measure import MomentMeasure as MomentMeasure
     from dissimilarity.measures.base.output_measure import OutputMeasure as OutputMeasure
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.direct import direct_penalties as direct_penalties
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
+    from dissimilarity.tables.influential_text import influential_text as influential_text
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
@@ -101,8 +103,10 @@ _MODULES = {
     "comparison_figure": "dissimilarity.figures.comparison",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
+    "influential_text": "dissimilarity.tables.influential_text",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
+    "text_figure": "dissimilarity.figures.text",
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -69,7 +69,7 @@ def _of_samples(
     x: ModelActivations,
     y: ModelActivations,
     pair: tuple[str, str],
-    grid: list[Int[Tensor, " positions"]],
+    grid: list[Int[Tensor, " _"]],
 ) -> tuple[Float[Tensor, " samples"], Int[Tensor, " samples"]]:
     """Return the influences and places of the samples that a measure reads, in order."""
     subset = x.side.subset(pair[0], measure.max_samples, measure.seed)
@@ -88,7 +88,7 @@ def _of_samples(
     return influence.cpu()[order], index[order]
 
 
-def token_grid(plan: Plan, positions: int | None) -> list[Int[Tensor, " positions"]]:
+def token_grid(plan: Plan, positions: int | None) -> list[Int[Tensor, " _"]]:
     """Return for each sequence the places of the positions that count, in the tokens of the first model.
 
     Args:
@@ -117,7 +117,7 @@ def _length(plan: Plan) -> int:
     return inputs.shape[1] if is_tokens else plan.probe.extent.length
 
 
-def _index(grid: list[Int[Tensor, " positions"]], samples: int) -> Int[Tensor, " samples"]:
+def _index(grid: list[Int[Tensor, " _"]], samples: int) -> Int[Tensor, " samples"]:
     """Return the place of each sample; that of the first position where each sequence is one sample."""
     index = torch.cat(grid)
     return index if len(index) == samples else torch.stack([places[0] for places in grid])

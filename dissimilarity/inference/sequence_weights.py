@@ -1,13 +1,12 @@
 """What a sample's weight does to the sums over whole sequences, which other samples of its sequence share.
 
-With weights w_i, a sequence has M_s = sum w_i x_i y_i', a_s = sum w_i x_i, b_s = sum w_i y_i and n_s = sum w_i. With the
-products of its samples with each other, K_s = X_s X_s' and L_s = Y_s Y_s', and k = K_s 1, l = L_s 1,
+With weights w_i, a sequence has M_s = sum w_i x_i y_i', a_s = sum w_i x_i, b_s = sum w_i y_i and n_s = sum w_i. With
+the products of its samples with each other, K_s = X_s X_s' and L_s = Y_s Y_s', and k = K_s 1, l = L_s 1,
 
     d |M_s|^2 / d w_i = 2 (K_s * L_s) 1,    d a_s'M_s b_s / d w_i = K_s l + k l + L_s k,
     d g'M_s b_s / d w_i = (g . x_i) l_i + L_s X_s g,    d a_s'M_s g / d w_i = (g . y_i) k_i + K_s Y_s g.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,7 +82,7 @@ def _powers(part: Part, e: int, change: Tensor, total: Tensor, per_mean: float) 
 
 
 def _own_vectors(
-    slope: Float[Tensor, "pairs sequences d"], part: Part, values: Float[Tensor, "n #pairs d"]
+    slope: Float[Tensor, "pairs sequences d"], part: Part, values: Float[Tensor, "n _ d"]
 ) -> Float[Tensor, "n pairs"]:
     """Return the product of each sample with the slope of its own sequence."""
     return (values.to(slope.device).double() * slope[:, part.sequence].movedim(0, 1)).sum(-1)

@@ -254,6 +254,7 @@ def _by_weights(totals: Moments, samples: PairedSamples, debiased: bool) -> Floa
         return sample_influence(with_slopes(formula, totals)[1], samples.parts())
     single = "u" not in totals
     if single:
+        totals = {key: value for key, value in totals.items() if not key[-1].isdigit()}
         parts = list(samples.parts())
         x, y = torch.cat([part.x for part in parts]).double(), torch.cat([part.y for part in parts]).double()
         pairs = len(totals["n"])

@@ -104,7 +104,7 @@ class Part:
         both = (x.gram(self.site)[:, None], torch.stack([y.gram(name) for name in self.partners], 1))
         return both[0].double(), both[1].double()
 
-    def of_sequences(self, values: Float[Tensor, "n *rest"]) -> Float[Tensor, "sequences *rest"]:
+    def of_sequences(self, values: Float[Tensor, "n pairs"]) -> Float[Tensor, "sequences pairs"]:
         """Return the sum over the samples of each sequence."""
         sums = values.new_zeros((len(self.members.lengths), *values.shape[1:]))
         return sums.index_add_(0, self.sequence - self.members.first, values)
@@ -182,7 +182,7 @@ def _as_float64(samples: Tensor) -> Tensor:
 def _bilinear(
     x: Float[Tensor, "n p"],
     matrices: Float[Tensor, "pairs p q"],
-    y: Float[Tensor, "n #pairs q"],
+    y: Float[Tensor, "n _ q"],
     outlier_rows: Bool[Tensor, " n"],
 ) -> Float[Tensor, "n pairs"]:
     """Return x_i' G y_i in the precision of the samples, that of outliers in float64."""

@@ -80,7 +80,9 @@ class ProbeSet:
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
         if self.n_units is not None and self.n_units < 1:
-            raise ValueError(f"expected at least 1 unit for the error bars, found n_units={self.n_units}; None is usual")
+            raise ValueError(
+                f"expected at least 1 unit for the error bars, found n_units={self.n_units}; None is usual"
+            )
         if self.is_aligned:
             object.__setattr__(self, "starts", None)
         if self.mask is None or self.inputs is None:

@@ -247,6 +247,7 @@ STUDIES = {
         "pairs": one_of("all", "matched"),
         "n_units": or_null(whole(2)),
         "channels": or_null(one_of("first", "last")),
+        "influence": FLAG,
     },
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,

@@ -191,16 +191,17 @@ class WhitenedMeasure(MomentMeasure):
         return None if white is None else leverage(white, totals["x"] / totals["n"], samples)
 
     def estimate_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Leverage], y: Sequence[Leverage]
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Leverage | None], y: Sequence[Leverage | None]
     ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
         """Return the value, and the influences of the sequences with their leverage on the whitening."""
-        if x[0] is None:
+        first, seconds = x[0], [own for own in y if own is not None]
+        if first is None:
             return super().estimate_again(totals, samples, x, y)
         value, slopes = with_slopes(self.from_moments, totals)
 
         def influence(part: Part) -> Moments:
-            first = x[0].spread(part.x, part)
-            second = torch.stack([own.spread(part.y[:, pair], part) for pair, own in enumerate(y)], 1)
-            return {"influence": weight_slopes(slopes, replace(part, x=first, y=second))}
+            stretched = [own.spread(part.y[:, pair], part) for pair, own in enumerate(seconds)]
+            part = replace(part, x=first.spread(part.x, part), y=torch.stack(stretched, 1))
+            return {"influence": weight_slopes(slopes, part)}
 
         return value, samples.per_sequence(influence)["influence"]
