@@ -1,15 +1,28 @@
-"""What the verdicts of the studies claim where there is nothing to see, and where an effect is planted.
+"""What verdicts claim without an effect and with a planted one, and how often intervals hold the truth.
 
 Each draw simulates records with a known truth and calls the study's own functions on them. `false positives` is the
 share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is the same
 share under the planted effect.
+
+`coverage` is how often 95 % intervals over probe text hold the expectation of the estimator, and `stderr / sd` the size
+of the standard error in units of the true one; `benchmarks.coverage` has the simulation.
 """
 
+import settings
+from benchmarks.coverage import NOISE, Design, coverage
 from benchmarks.timing import show
 from benchmarks.verdicts import VERDICTS
 from benchmarks.verdicts.verdict import NOMINAL, Verdict
+from dissimilarity.measures.base.output_measure import OutputMeasure
+from launch.cli.compose import compose
 
 DRAWS = 400
+DESIGNS = [
+    Design(sequences, length, width, kind)
+    for sequences, length, width in ((32, 64, 64), (32, 16, 100), (128, 16, 32), (128, 8, 200))
+    for kind in NOISE
+]
+INTERVAL_DRAWS = 200
 
 
 def measured(verdict: Verdict) -> dict[str, str]:
@@ -24,6 +37,25 @@ def measured(verdict: Verdict) -> dict[str, str]:
     }
 
 
+def covered(design: Design) -> list[dict[str, str]]:
+    """Return the coverage of each measure of representations, in one design."""
+    measures = [settings.instantiate(node) for node in compose(["measures=all"]).measures.values()]
+    measures = [measure for measure in measures if not isinstance(measure, OutputMeasure)]
+    return [
+        {
+            "measure": label,
+            "sequences": str(design.sequences),
+            "d / n": f"{design.ratio:.2f}",
+            "models": design.kind,
+            "nominal": "95.0%",
+            "coverage": f"{share:.1%}",
+            "stderr / sd": f"{size:.2f}",
+        }
+        for label, (share, size) in coverage(design, measures, INTERVAL_DRAWS).items()
+    ]
+
+
 def run() -> None:
     """Print the table."""
     show([measured(verdict) for verdict in VERDICTS])
+    show([row for design in DESIGNS for row in covered(design)])

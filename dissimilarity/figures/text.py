@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from dissimilarity.figures.style import STYLE
 from dissimilarity.tables.influential_text import decoder, influence_grid, real_positions
 
-COLUMNS = 96
+COLUMNS = 116
 """Characters per line."""
 MOST_LINES = 8
 """Lines per sequence; longer ones are cut around their most influential token."""
@@ -76,7 +76,7 @@ def text_figure(
             for number, line in enumerate(lines):
                 _draw_line(axes, line, place + 1.8 + number, norm, colors)
             place += len(lines) + 1.6
-        bar = figure.add_axes((0.02, 0.36 / inches, 0.3, 0.08 / inches))
+        bar = figure.add_axes((0.05, 0.36 / inches, 0.25, 0.08 / inches))
         figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal", ticks=[-most, 0, most])
         bar.set_xticklabels([f"{-most:.1g}", "0", f"{most:.1g}"])
         words = "influence on the dissimilarity: red = makes the models look more different, blue = more alike"
@@ -127,6 +127,6 @@ def _draw_line(axes: Axes, line: list[Piece], y: float, norm: TwoSlopeNorm, colo
         axes.fill_between([start, start + len(text)], y - 0.5, y + 0.5, color=color, linewidth=0)
         dark = not np.isnan(value) and abs(norm(value) - 0.5) > 0.35
         axes.text(
-            start, y, text, family="monospace", fontsize=6.6, va="center_baseline", color="white" if dark else "black"
+            start, y, text, family="monospace", fontsize=7.6, va="center_baseline", color="white" if dark else "black"
         )
         start += len(text)
