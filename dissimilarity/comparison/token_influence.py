@@ -58,8 +58,8 @@ def _of_moments(
 ) -> Float[Tensor, " samples"]:
     site, partner = pair
     counts, first, second = x.side.counts()[0], x.side.totals(site), y.side.totals(partner)
-    sides = ({key: value[None] for key, value in sums.items()} for sums in (counts, first, second))
-    totals = join(*sides, cross.sums_of(site, [partner])[0])
+    n, first, second = ({key: value[None] for key, value in sums.items()} for sums in (counts, first, second))
+    totals = join(n, first, second, cross.sums_of(site, [partner])[0])
     samples = PairedSamples(x.at, y.at, site, [partner], len(x.side.lengths.units))
     return measure.sample_influence(totals, samples)[:, 0].cpu()
 
@@ -113,8 +113,9 @@ def token_grid(plan: Plan, positions: int | None) -> list[Int[Tensor, " _"]]:
 
 def _length(plan: Plan) -> int:
     inputs = plan.probe.inputs
-    is_tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point()
-    return inputs.shape[1] if is_tokens else plan.probe.extent.length
+    if isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point():
+        return inputs.shape[1]
+    return plan.probe.extent.length
 
 
 def _index(grid: list[Int[Tensor, " _"]], samples: int) -> Int[Tensor, " samples"]:

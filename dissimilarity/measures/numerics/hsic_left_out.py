@@ -52,12 +52,8 @@ def _of_sequences(m: Moments, samples: PairedSamples) -> Float[Tensor, "times pa
         matrices |= {f"md{g}": diagonal for g, diagonal in enumerate(diagonals)}
     else:
         # Where lengths are equal, no coefficient depends on the sequence, and one product serves both terms.
-        shares = (-2 * mixed(1.0, 0.0), mixed(0.0, 1.0))
-        matrices = {
-            "both": sum(
-                share[:, None, None] * part for share, part in zip(shares, (products[0], diagonals[0]), strict=True)
-            )
-        }
+        of_products, of_diagonals = (share[:, None, None] for share in (-2 * mixed(1.0, 0.0), mixed(0.0, 1.0)))
+        matrices = {"both": of_products * products[0] + of_diagonals * diagonals[0]}
 
     def terms(part: Part) -> Moments:
         _, _, k, l = part.own_sums()  # noqa: E741

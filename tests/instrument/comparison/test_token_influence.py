@@ -130,7 +130,8 @@ class Apart(nn.Module):
 
     def __init__(self, model: nn.Module, token: int) -> None:
         super().__init__()
-        self.blocks, self.embed, self.token = nn.ModuleList([nn.Identity()]), model.embed, token  # pyright: ignore
+        self.blocks, self.token = nn.ModuleList([nn.Identity()]), token
+        self.embed: Any = model.embed
         noise = torch.Generator().manual_seed(7)
         self.noise = 3 * torch.randn(64, 16, generator=noise, dtype=torch.float64)
 
@@ -223,7 +224,8 @@ def test_error_bars_of_stored_activations_need_no_sums_per_unit() -> None:
         )
         for side in (x, y)
     ]
-    records = compare_pair(*sides, [("s", "s")], [CKA(), Procrustes()])
+    first, second = sides
+    records = compare_pair(first, second, [("s", "s")], [CKA(), Procrustes()])
     assert all(record["stderr"] > 0 and record["n_units"] == 32 for record in records if record["site_a"] == "s")
     for side in sides:
         sums = [*side.side.sums.totals["s"].values(), *side.side.sequence_sums.totals["s"].values()]
