@@ -55,9 +55,9 @@ class Align:
 
 @dataclass
 class Track:
-    """The share of the training time that tracking may take, from 0 to 1."""
+    """The share of the training time that tracking may take, from 0 to 1; None for no limit."""
 
-    budget: float = MISSING
+    budget: float | None = MISSING
 
 
 @dataclass

@@ -5,10 +5,12 @@ share of draws without an effect in which the verdict claims one; it may be 7 % 
 share under the planted effect.
 
 `coverage` is how often 95 % intervals over probe text hold the expectation of the estimator, and `stderr / sd` the size
-of the standard error in units of the true one; `benchmarks.coverage` has the simulation.
+of the standard error in units of the true one; `benchmarks.coverage` has the simulation. The tables of
+`probe_sizes` and `paired_errors` follow.
 """
 
 import settings
+from benchmarks import paired_errors, probe_sizes
 from benchmarks.coverage import NOISE, Design, coverage
 from benchmarks.timing import show
 from benchmarks.verdicts import VERDICTS
@@ -59,3 +61,6 @@ def run() -> None:
     """Print the table."""
     show([measured(verdict) for verdict in VERDICTS])
     show([row for design in DESIGNS for row in covered(design)])
+    for table in (probe_sizes, paired_errors):
+        print(f"\n{(table.__doc__ or '').splitlines()[0]}")
+        table.run()

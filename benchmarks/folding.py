@@ -13,7 +13,7 @@ from benchmarks.timing import seconds, show
 from dissimilarity.tables.curves import JOURNAL, TABLE, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 
-ROWS, TICK = (1_000, 10_000, 100_000, 1_000_000), 500
+ROWS, TICK, UNITS = (1_000, 10_000, 100_000, 1_000_000), 500, 16
 
 
 def ticks(count: int) -> Iterator[list[dict[str, Any]]]:
@@ -31,6 +31,9 @@ def ticks(count: int) -> Iterator[list[dict[str, Any]]]:
                 "stderr": 1 / (number + step + 7),
                 "null": 1 / (number + step + 11),
                 "calibrated": (number + 3) / (step + 5),
+                "n_units": UNITS,
+                "influence": [(unit - 8) / (number + step + 7) for unit in range(UNITS)],
+                "probe": "0123456789ab",
             }
             for number in range(TICK)
         ]

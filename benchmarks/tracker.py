@@ -1,6 +1,6 @@
 """One tick of the tracker at its defaults against one training step, and the share of training that they make.
 
-Two layers, in the precision that train.py chooses on this machine; probe of 32 x 64 tokens; CKA, Procrustes and
+Two layers, in the precision that train.py chooses on this machine; probe of 128 x 64 tokens; CKA, Procrustes and
 mutual kNN against two references that change (the worst case), with error bars and nulls. The floor of a tick is the
 products that it needs (forward up to the last site, self and cross sums, and those of the null), over the rate of
 float32 products measured in the same run. Heat maps add theirs at their own cadence.

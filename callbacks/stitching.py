@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.interrupted import Interrupted
 from callbacks.run import Run
 from dissimilarity.lightning import StitchingTracker
 
@@ -19,6 +20,8 @@ class RunStitching(StitchingTracker):
     Raises:
         ValueError: a reference has another tokenizer.
     """
+
+    ends = (Interrupted,)
 
     def __init__(self, run: Run, references: Sequence[str], folder: str | Path, **options: Any) -> None:
         if run.references.alignments:

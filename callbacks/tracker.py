@@ -1,12 +1,17 @@
 """The dissimilarity tracker of a run: on its probe set, with its references and padding."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from callbacks.interrupted import Interrupted
 from callbacks.run import Run
+from dissimilarity.inference.changes import moves
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.tables.curves import read_curves
+from dissimilarity.tracking.logger_keys import site_key
 
 
 class RunTracker(DissimilarityTracker):
@@ -17,6 +22,8 @@ class RunTracker(DissimilarityTracker):
         references, measures, folder: as for ``DissimilarityTracker``.
         options: the other arguments of ``DissimilarityTracker``.
     """
+
+    ends = (Interrupted,)
 
     def __init__(
         self, run: Run, references: Sequence[str], measures: Mapping[str, Measure], folder: str | Path, **options: Any
@@ -34,5 +41,15 @@ class RunTracker(DissimilarityTracker):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of the time that tracking took and the group that the model drifted to."""
-        return {"tracking_share": float(self.share), "drift": self.drift}
+        """Return the share of the time that tracking took, the group that the model drifted to, and its moves.
+
+        `moves` has, by reference, measure and site, the first step at which the curve differs from its first tick.
+        """
+        return {"tracking_share": float(self.share), "drift": self.drift, "moves": self._moves()}
+
+    def _moves(self) -> dict[str, dict[str, dict[str, int | None]]]:
+        entries: dict[str, dict[str, dict[str, int | None]]] = {}
+        with suppress(ValueError):  # the curves cannot be read, and a warning said so when they were folded
+            for (reference, measure, site_a, site_b), step in moves(read_curves(self.folder)).items():
+                entries.setdefault(reference, {}).setdefault(measure, {})[site_key(site_a, site_b)] = step
+        return entries

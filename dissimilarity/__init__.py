@@ -3,9 +3,10 @@
 x (n, p) and y (n, q) hold the same n samples; widths may differ. Values are those of the literature (CKA is 1 for equal
 representations, Procrustes 0); ``to_dissimilarity`` maps each so that 0 is identical and larger is more different.
 
-The public interface is this module, ``dissimilarity.functional`` (every measure as a function) and
-``dissimilarity.lightning`` (callbacks for PyTorch Lightning). Names here are imported on first use, so that the command
-line answers without torch and curves are read without matplotlib.
+The public interface is this module, ``dissimilarity.functional`` (every measure as a function),
+``dissimilarity.lightning`` (callbacks for PyTorch Lightning) and ``dissimilarity.huggingface`` (a callback for the
+Trainer of transformers). Names here are imported on first use, so that the command line answers without torch and
+curves are read without matplotlib.
 
 Example:
     >>> import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
     from dissimilarity.figures.text import text_figure as text_figure
+    from dissimilarity.inference.changes import changes as changes
+    from dissimilarity.inference.paired import difference as difference
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
     from dissimilarity.measures.base.moment_measure import MomentMeasure as MomentMeasure
     from dissimilarity.measures.base.output_measure import OutputMeasure as OutputMeasure
@@ -61,7 +64,9 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.direct import direct_penalties as direct_penalties
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
+    from dissimilarity.tables.curves import select as select
     from dissimilarity.tables.influential_text import influential_text as influential_text
+    from dissimilarity.tracking.tracker import Tracker as Tracker
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
 import_module("dissimilarity.capture")
@@ -94,18 +99,22 @@ _MODULES = {
     "SampleMeasure": "dissimilarity.measures.base.sample_measure",
     "Stitch": "dissimilarity.stitching.stitch",
     "Tokenized": "dissimilarity.probe.alignment",
+    "Tracker": "dissimilarity.tracking.tracker",
     "align": "dissimilarity.probe.alignment",
     "aligned_penalties": "dissimilarity.stitching.across_tokenizers",
     "capture": "dissimilarity.capture.hooks",
     "centered": "dissimilarity.moments.pair",
+    "changes": "dissimilarity.inference.changes",
     "compare": "dissimilarity.comparison.compare",
     "compare_many": "dissimilarity.comparison.compare_many",
     "comparison_figure": "dissimilarity.figures.comparison",
+    "difference": "dissimilarity.inference.paired",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
     "influential_text": "dissimilarity.tables.influential_text",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
+    "select": "dissimilarity.tables.curves",
     "text_figure": "dissimilarity.figures.text",
 }
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
@@ -20,6 +20,9 @@ from dissimilarity.tracking.training_state import TrainingState
 
 class TickerCallback(Ticker, pl.Callback):
     """The hooks of a tracker: when a tick is due, what the loggers show, and what a continuation needs."""
+
+    ends: ClassVar[tuple[type[BaseException], ...]] = ()
+    """Exceptions that end a training between two steps, after the same one in all processes."""
 
     _name: str = ""
     _step: int = 0
@@ -94,8 +97,11 @@ class TickerCallback(Ticker, pl.Callback):
         """Finish the table and the figures, unless the program must end at once.
 
         Ctrl-C ends a training after the step that was the last one. It may reach each of several processes at another
-        moment, so that they can't measure together.
+        moment, so that they can't measure together. What ends it between two steps in all of them (``ends``) leaves
+        time for that.
         """
+        if isinstance(exception, self.ends) and self._is_training and self.last_tick is not None:
+            self._tick_at_end(trainer, pl_module)
         if isinstance(exception, Exception):
             self._publish(trainer)
         elif isinstance(exception, KeyboardInterrupt) and self._is_training and self.last_tick is not None:

@@ -19,7 +19,7 @@ INSTRUMENT = {
     "tables": {"capture"},
     "probe": {"capture"},
     "moments": {"probe"},
-    "inference": {"moments"},
+    "inference": {"tables", "moments"},
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},

@@ -55,13 +55,13 @@ def _parts(rng: np.random.Generator, effect: float) -> bool:
 def _correlates(rng: np.random.Generator, effect: float) -> bool:
     """Return whether the distance by any measure at any layer correlates with the gap between accuracies."""
     accuracy = 0.1 * GROUPS + 0.03 * rng.standard_normal(MODELS) if effect else rng.random(MODELS)
-    models, orders = np.arange(MODELS), resamples_of(MODELS, 499, int(rng.integers(1 << 30))).permutations
+    orders = resamples_of(MODELS, 499, int(rng.integers(1 << 30))).permutations
     agreements = []
     for layers in _distances(rng, effect).values():
         for layer in layers:
             evidence = Evidence(layer, GROUPS, GROUPS, accuracy)
             permuted = permuted_statistics("spearman", evidence, orders)
-            agreements.append(Agreement(p=float(one_sided_p(statistic("spearman", evidence, models), permuted))))
+            agreements.append(Agreement(p=float(one_sided_p(statistic("spearman", evidence), permuted))))
     return any(agreement.adjusted < NOMINAL for agreement in adjusted_over(agreements))
 
 

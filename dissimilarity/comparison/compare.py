@@ -34,6 +34,7 @@ from dissimilarity.probe.batches import Inputs, slices_of_subset
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, Tokens, as_probe_set
 from dissimilarity.probe.sampling import draw
+from dissimilarity.tables.influence import INFLUENCE
 
 Pairs = Literal["all", "matched"]
 Records = list[dict[str, Any]]
@@ -51,6 +52,8 @@ COLUMNS = (
     "calibrated",
     "n_samples",
     "n_units",
+    "influence",
+    "probe",
     "first_pc_a",
     "first_pc_b",
     "note",
@@ -144,11 +147,18 @@ def compare(
     for group in _groups(computable, [x, y], plan) if computable else []:
         records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), null, influence)
     ordered = in_order(records, site_pairs, measures)
-    table = pa.table({column: [record[column] for record in ordered] for column in COLUMNS})
+    table = as_table(ordered, COLUMNS)
     for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
         lists = [record.get(column, []) for record in ordered]
         table = table.append_column(column, pa.array(lists, pa.list_(kind)))
     return table
+
+
+def as_table(records: Records, columns: Sequence[str]) -> pa.Table:
+    """Return records as a table with these columns."""
+    defaults = {"influence": (), "probe": ""}
+    values = {column: [record.get(column, defaults.get(column)) for record in records] for column in columns}
+    return pa.table({**values, "influence": pa.array(values["influence"], INFLUENCE)})
 
 
 def pairs_between(sites_a: list[str], sites_b: list[str], pairs: Pairs) -> list[SitePair]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
-from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, compare, in_order, pairs_between
+from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, as_table, compare, in_order, pairs_between
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.comparison.saved import (
@@ -99,7 +99,7 @@ def compare_many(
         table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null)
         records[a, b] = table.to_pylist()
     rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
-    return pa.table({column: [row[column] for row in rows] for column in ("model_a", "model_b", *COLUMNS)})
+    return as_table(rows, ("model_a", "model_b", *COLUMNS))
 
 
 def _captured(

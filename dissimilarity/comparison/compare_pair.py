@@ -10,6 +10,7 @@ from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.tables.influence import short
 
 
 def compare_pair(
@@ -33,7 +34,7 @@ def compare_pair(
         token_influence: whether records have the influence of each sample.
 
     Returns:
-        records as from ``evaluate``.
+        records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
     plan, sync = x.plan, x.side.sync
     cross = Cross(pairs, 0 if plan.stored else plan.n_units, sync, plan.moments)
@@ -47,4 +48,6 @@ def compare_pair(
     records = evaluate(measures, x.side, y.side, cross.close(), null.close() if with_null else None, again)
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)
+    for record in records:
+        record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -1,9 +1,11 @@
 """The plan of a comparison, from the probe set and the measures: chunks of sequences, and the sums that are needed."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.side import Side
+from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Slice, cut_sequences, sequences_per_batch
 from dissimilarity.probe.padding import SequenceLengths, merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
@@ -58,6 +61,20 @@ class Plan:
     def n_units(self) -> int:
         """Number of units into which the probe set is cut, at most as many as it asks for."""
         return self.lengths.n_units
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the sequences and of their units, which another probe set does not share; empty without inputs.
+
+        Of two tokenizations, it is that of the first model's.
+        """
+        inputs = self.probe.inputs.a.tokens if isinstance(self.probe.inputs, Alignment) else self.probe.inputs
+        if not isinstance(inputs, Tensor):
+            return ""
+        numbers = inputs if inputs.is_floating_point() or inputs.is_complex() else inputs.long()
+        digest = hashlib.sha256(repr((tuple(numbers.shape), self.lengths.units.tolist())).encode())
+        digest.update(numbers.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @property
     def separate_units(self) -> bool:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.heatmaps import GAP, STRIP, STRIPS, draw_maps, draw_shares, margin, name_sites
-from dissimilarity.figures.style import STYLE, scale, short_names
-from dissimilarity.tables.curves import distinct, grid, select
+from dissimilarity.figures.style import STYLE, short_names
+from dissimilarity.tables.curves import distinct, grid, scale, select
 
 WIDTH = 7.8
 """Width in inches, about that of a page of a paper."""

@@ -20,7 +20,9 @@ from dissimilarity.figures.style import (
     step_label,
     style_step_axis,
     without_layer,
+    write_coverage,
 )
+from dissimilarity.inference.coverage import REFERENCES
 from dissimilarity.tables.curves import distinct, select
 from dissimilarity.tables.drift import between, names
 
@@ -69,6 +71,7 @@ def groups_figure(table: pa.Table) -> Figure:
             panel.set_xlabel(step_label(table))
         style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
         _add_legend(figure, table, groups, sites if rows > 1 else [])
+        write_coverage(figure, REFERENCES)
     return figure
 
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from dissimilarity.figures.style import MEANING, STYLE, scale, short_names, spread
-from dissimilarity.tables.curves import distinct, grid, heatmap_steps, select
+from dissimilarity.figures.style import MEANING, STYLE, short_names, spread
+from dissimilarity.tables.curves import distinct, grid, heatmap_steps, scale, select
 
 LABEL = 1.35
 """Inches that the label of a map's color bar takes."""

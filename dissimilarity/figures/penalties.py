@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dissimilarity.figures.style import STYLE, colors_of, short_names, write_figure
+from dissimilarity.figures.style import STYLE, colors_of, short_names, write_coverage, write_figure
+from dissimilarity.inference.coverage import HELD_OUT_TEXT
 
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
@@ -74,6 +75,7 @@ def penalties_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         handles += [Line2D([], [], color="0.35", markersize=3, **style) for style in DIRECTIONS.values()]
         labels = [*names, "into the reference", "from the reference"]
         figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
+        write_coverage(figure, HELD_OUT_TEXT)
     return figure
 
 

@@ -29,22 +29,26 @@ from dissimilarity.figures.style import (
     STYLE,
     colors_of,
     file_name,
-    scale,
     short_names,
     spread,
     step_label,
     style_step_axis,
     without_layer,
+    write_coverage,
     write_figure,
 )
+from dissimilarity.inference.changes import moves
+from dissimilarity.inference.coverage import FIRST_TICK, PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
-from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, select
+from dissimilarity.tables.curves import FIRST_COMPONENTS, distinct, heatmap_steps, matched, read_curves, scale, select
 from dissimilarity.tables.drift import FILE as GROUPS
 from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal
 
 REFERENCES_PER_FIGURE = 4
 MARKED_POINTS = 24
+MOVED: Any = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linestyle": "", "zorder": 3}
+"""The mark of the first step at which a curve differs from its first tick."""
 
 
 def draw_run(run_folder: str | Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
@@ -109,7 +113,8 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
     Returns:
         A figure of measures (rows) by references (columns). Lines connect the steps that have values. Steps without a
         value at any site are ticked at the bottom of the panel. The null is the range over the sites, with its median
-        dashed. If it is far above the curves, the panel states where it is.
+        dashed. If it is far above the curves, the panel states where it is. A ring marks the first step at which a
+        curve differs from its first tick (`changes`).
 
     Example:
         >>> at = {"tokens": 0, "reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "note": ""}
@@ -124,10 +129,11 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.3 + 2.3 * len(references), 0.5 + 1.75 * len(measures)), layout="constrained")
         axes = figure.subplots(len(measures), len(references), squeeze=False, sharex=True)
+        any_moved = False
         for row, measure in enumerate(measures):
             for column, reference in enumerate(references):
                 panel = axes[row, column]
-                _draw_curves(panel, select(table, reference=reference, measure=measure), colors)
+                any_moved |= _draw_curves(panel, select(table, reference=reference, measure=measure), colors)
                 if row == 0:
                     panel.set_title(fill(f"vs {reference}", 36))
                 if column == 0:
@@ -135,14 +141,16 @@ def curves_figure(table: pa.Table, references: Sequence[str] | None = None) -> F
         for panel in axes[-1]:
             panel.set_xlabel(step_label(table))
         style_step_axis(axes[0, 0], max(distinct(table, "step"), default=0))
-        _add_legend(figure, colors, missing=bool(_steps_without_value(table)))
+        _add_legend(figure, colors, any_moved, missing=bool(_steps_without_value(table)))
+        write_coverage(figure, PROBE_TEXT, *([FIRST_TICK] if any_moved else []))
     return figure
 
 
-def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
-    """Draw one panel: the matched pairs of one reference and one measure."""
+def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> bool:
+    """Draw one panel: the matched pairs of one reference and one measure. Return whether a curve moves."""
     slope, offset = scale(table)
     lines = matched(table) if table.num_rows else table
+    moved = {curve[2]: step for curve, step in (moves(lines) if "influence" in lines.column_names else {}).items()}
     lowest = highest = 0.0
     nulls: dict[int, list[float]] = {}
     for site, color in colors.items():
@@ -158,6 +166,8 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
             marker = "o" if len(step) <= MARKED_POINTS else ""
             panel.plot(step, shown, color=color, marker=marker, markersize=2, label=site)
             panel.fill_between(step, shown - band, shown + band, color=color, alpha=0.2, linewidth=0)
+            at_move = step == moved.get(site)
+            panel.plot(step[at_move], shown[at_move], color=color, **MOVED)
             lowest, highest = min(lowest, *shown), max(highest, *shown)
     if not panel.lines:
         reasons = [note for note in distinct(table, "note") if note]
@@ -166,10 +176,11 @@ def _draw_curves(panel: Axes, table: pa.Table, colors: dict[str, Any]) -> None:
     missing = _steps_without_value(lines)
     panel.plot(missing, [0.03] * len(missing), "|", color="0.6", markersize=4, transform=panel.get_xaxis_transform())
     _draw_null(panel, nulls, lowest, highest)
+    return any(step is not None for step in moved.values())
 
 
 def _steps_without_value(lines: pa.Table) -> list[int]:
-    """Return the steps at which no site has a value, because the tick was skipped or failed."""
+    """Return the steps at which no site has a value, because the tick failed."""
     measured = lines.filter(pa.array(np.isfinite(lines["dissimilarity"].to_numpy())))
     return sorted(set(distinct(lines, "step")) - set(distinct(measured, "step")))
 
@@ -189,7 +200,7 @@ def _draw_null(panel: Axes, nulls: dict[int, list[float]], lowest: float, highes
     panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _add_legend(figure: Figure, colors: dict[str, Any], missing: bool) -> None:
+def _add_legend(figure: Figure, colors: dict[str, Any], any_moved: bool, missing: bool) -> None:
     """Add a legend beside the panels: sites by color, evenly thinned if there are many, then everything else."""
     sites = list(colors)
     title, names = short_names(sites)
@@ -201,6 +212,9 @@ def _add_legend(figure: Figure, colors: dict[str, Any], missing: bool) -> None:
     nulls = Patch(color="0.5", alpha=0.25, linewidth=0), Line2D([], [], color="0.35", linestyle="--", linewidth=0.9)
     labels = [*(entry.get_label() for entry in entries), "95 % interval", "null (all sites)"]
     handles: Any = [*entries, interval, nulls]
+    if any_moved:
+        handles.append(Line2D([], [], color="0.35", **MOVED))
+        labels.append("differs from first tick")
     if missing:
         handles.append(Line2D([], [], linestyle="", marker="|", color="0.6", markersize=4))
         labels.append("not measured")

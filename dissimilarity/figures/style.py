@@ -1,9 +1,9 @@
 """The common style of all figures: fonts, names of sites, colors, the scale of dissimilarity."""
 
-import math
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.capture.sites import split_layer
@@ -37,6 +38,8 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "figure.dpi": 200,
 }
+SMALL, LETTERS, LINE = 5.5, 26, 0.1
+"""Size of small letters, how many of them fit into an inch, and inches per line of them."""
 MEANING = "dissimilarity (0 = same)"
 
 
@@ -71,6 +74,35 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]
     return paths
 
 
+def write_coverage(figure: Figure, *sentences: str) -> None:
+    """Write below a finished figure what its intervals cover, in small gray letters on a strip of its own.
+
+    Args:
+        figure: a figure with the layout `constrained`, its legends included, and no label below all of its panels. It
+            becomes taller by the strip.
+        sentences: from `inference.coverage`.
+
+    Example:
+        >>> figure = Figure(figsize=(4, 2), layout="constrained")
+        >>> write_coverage(figure, "Intervals cover other text of this kind.")
+        >>> round(float(figure.get_figheight()), 2)
+        2.18
+    """
+    width, height = figure.get_size_inches()
+    # A second legend reaches the lower corner.
+    beside = max(legend.get_window_extent().width for legend in figure.legends) if len(figure.legends) > 1 else 0.0
+    letters = max(24, int(LETTERS * (width - beside / figure.dpi)))
+    lines = [line for sentence in sentences for line in wrap(sentence, letters)]
+    strip = 0.08 + LINE * len(lines)
+    figure.set_figheight(height + strip)
+    share = strip / (height + strip)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(rect=(0, share, 1, 1 - share))
+    note = figure.text(0.04 / width, 0.2 * share, "\n".join(lines), va="bottom", fontsize=SMALL, color="0.45")
+    note.set_in_layout(False)
+
+
 def file_name(parts: list[str], taken: Container[str]) -> str:
     """Return a file name that is not taken, with characters that every file system allows.
 
@@ -82,18 +114,6 @@ def file_name(parts: list[str], taken: Container[str]) -> str:
     while name in taken:
         name += "-"
     return name
-
-
-def scale(table: pa.Table) -> tuple[float, float]:
-    """Return slope (1 or -1) and offset of dissimilarity = offset + slope * value, for records of one measure."""
-    value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
-    finite = np.isfinite(value) & np.isfinite(turned)
-    if not finite.any():
-        return math.nan, math.nan
-    value, turned = value[finite], turned[finite]
-    falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
-    slope = -1.0 if falls else 1.0
-    return slope, float(np.median(turned - slope * value))
 
 
 def without_layer(kind: str) -> str:

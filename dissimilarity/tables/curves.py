@@ -9,6 +9,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | step | int64 | updates made before the measurement |
 | tokens | int64 | tokens trained on by then |
 | reference | string | label of the reference model |
+| reference_step | int64 | updates made before the reference, an earlier state of the model; -1 for another model |
 | measure | string | label of the measure |
 | site_a, site_b | string | site of the model in training, site of the reference |
 | value | float64 | the measure's value as the literature has it |
@@ -18,8 +19,10 @@ authoritative and the table holds its beginning; without a journal, the table is
 | calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |
 | n_samples | int64 | samples (token positions) behind the value |
 | n_units | int64 | units of whole sequences behind stderr |
+| influence | list<float> | influence of each unit on the value, for errors of differences; empty without a value |
+| probe | string | fingerprint of the probe set and its units; empty if unknown |
 | seconds | float64 | seconds that the whole measurement at this step took |
-| note | string | empty, or why the value is missing: `skipped: over budget` |
+| note | string | empty, or why the value is missing |
 
 What is missing is NaN in a float column, never a null of Arrow: a column comes out of `to_numpy` as plain floats.
 """
@@ -40,6 +43,7 @@ import pyarrow.parquet as pq
 
 from dissimilarity.capture.sites import matched_pairs
 from dissimilarity.tables.files import replacing
+from dissimilarity.tables.influence import INFLUENCE, short
 from dissimilarity.tables.journal import Journal, Mark, as_lines
 from dissimilarity.tables.seal import read_table, write_table
 
@@ -52,6 +56,7 @@ SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("tokens", pa.int64()),
         ("reference", pa.string()),
+        ("reference_step", pa.int64()),
         ("measure", pa.string()),
         ("site_a", pa.string()),
         ("site_b", pa.string()),
@@ -62,14 +67,23 @@ SCHEMA = pa.schema(
         ("calibrated", pa.float64()),
         ("n_samples", pa.int64()),
         ("n_units", pa.int64()),
+        ("influence", INFLUENCE),
+        ("probe", pa.string()),
         ("seconds", pa.float64()),
         ("note", pa.string()),
     ]
 )
 
+OPTIONAL = {
+    "reference_step": -1,
+    **dict.fromkeys(("stderr", "null", "calibrated"), math.nan),
+    **{"n_units": 0, "influence": (), "probe": "", "note": ""},
+}
+"""Values of columns that a row may lack."""
+
 JOURNAL, TABLE = "curves.jsonl", "curves.parquet"
 
-_PYTHON_TYPES = {pa.int64(): int, pa.float64(): float, pa.string(): str}
+_PYTHON_TYPES = {pa.int64(): int, pa.float64(): float, pa.string(): str, INFLUENCE: short}
 LITTLE = 2**22
 """Up to this many bytes, a journal is folded whenever it has new rows, which takes some hundredths of a second."""
 
@@ -83,7 +97,7 @@ class Curves:
     folder: Path
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, and return once they are on disk. `stderr`, `null`, `calibrated`, `n_units`, `note` are optional.
+        """Add rows, and return once they are on disk. All columns of `OPTIONAL` may be missing.
 
         Raises ValueError for a row that lacks any other column of the schema, or has an unknown one.
         """
@@ -101,7 +115,7 @@ class Curves:
         table = read_curves(self.folder)
         remaining = table.filter(pc.field("step") <= step)
         if remaining.num_rows < table.num_rows:
-            data, mark = as_lines(remaining.to_pylist())
+            data, mark = _lines_of(remaining)
             self._cut_table(remaining, mark)
             with replacing(journal.path) as part:
                 part.write_bytes(data)
@@ -161,7 +175,7 @@ class Curves:
         size = journal.mark().size if journal.path.exists() else -1
         if size < mark.size if mark is not None else (size <= 0 and table.exists()):
             with replacing(journal.path) as part:
-                part.write_bytes(as_lines(_read(table).to_pylist())[0])
+                part.write_bytes(_lines_of(_read(table))[0])
             if size >= 0:
                 log.warning("%s had lost rows (%d bytes were left): restored from %s", journal.path, size, TABLE)
         return journal
@@ -174,7 +188,7 @@ class Curves:
         except ValueError:
             if folded is None:
                 return journal
-            data, mark = as_lines(folded[0].to_pylist())
+            data, mark = _lines_of(folded[0])
             if mark == folded[1]:
                 with replacing(journal.path) as part:
                     part.write_bytes(data + journal.path.read_bytes()[mark.size :])
@@ -257,14 +271,31 @@ def grid(table: pa.Table, column: str, sites_a: list[str], sites_b: list[str]) -
     return values
 
 
+def scale(table: pa.Table) -> tuple[float, float]:
+    """Return slope (1 or -1) and offset of dissimilarity = offset + slope * value, for records of one measure."""
+    value, turned = table["value"].to_numpy(), table["dissimilarity"].to_numpy()
+    finite = np.isfinite(value) & np.isfinite(turned)
+    if not finite.any():
+        return math.nan, math.nan
+    value, turned = value[finite], turned[finite]
+    falls = np.ptp(turned + value) < np.ptp(turned - value) or (np.ptp(value) == 0 and turned[0] != value[0])
+    slope = -1.0 if falls else 1.0
+    return slope, float(np.median(turned - slope * value))
+
+
 def _as_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    row = {**dict.fromkeys(("stderr", "null", "calibrated"), math.nan), "n_units": 0, "note": "", **row}
+    row = {**OPTIONAL, **row}
     if set(row) != set(SCHEMA.names):
         missing, unknown = set(SCHEMA.names) - set(row), set(row) - set(SCHEMA.names)
         raise ValueError(
             f"a row of curves has the columns {SCHEMA.names}; missing {sorted(missing)}, unknown {sorted(unknown)}"
         )
     return {field.name: _PYTHON_TYPES[field.type](row[field.name]) for field in SCHEMA}
+
+
+def _lines_of(table: pa.Table) -> tuple[bytes, Mark]:
+    """Return the lines of the journal that a table was folded from, and the mark after them."""
+    return as_lines(map(_as_row, table.to_pylist()))
 
 
 def _journal_in(folder: Path) -> Journal:

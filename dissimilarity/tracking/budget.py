@@ -1,5 +1,6 @@
-"""How much of the training time tracking may take."""
+"""How much of the training time tracking takes, and how many ticks a limit on it pays for."""
 
+import math
 import statistics
 import time
 from collections import deque
@@ -9,31 +10,28 @@ from typing import Any
 
 
 class Budget:
-    """A limit on the share of the training time that tracking takes, spent evenly over the ticks.
-
-    The whole training time is projected from the steps so far, so that the dense early ticks need not wait until the
-    training has earned them. If the number of steps is unknown, the time so far counts.
+    """A limit on the share of the training time that tracking takes.
 
     Args:
-        share: maximum share of the training time for tracking; 1 skips no tick.
-        closing: seconds reserved for table and figures after the last tick; at most half of the allowance.
+        share: maximum share of the training time for tracking; None for no limit.
+        closing: seconds reserved for tables and figures at the end; at most half of the allowance.
 
     Attributes:
         spent: seconds of tracking so far, over all sessions of a training.
 
     Example:
-        >>> Budget(0.03).allows("plain", step=0, last=100, progress=0.0)
-        True
+        >>> Budget(0.03).distance(50, step=50, last=800)
+        50
     """
 
-    def __init__(self, share: float, closing: float = 0.0) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"expected 0 < budget <= 1, a share of the training time, found {share}; 1 skips no tick")
-        self.share = share
-        self.closing = closing
+    def __init__(self, share: float | None, closing: float = 0.0) -> None:
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(
+                f"expected 0 < budget <= 1, a share of the training time, or None for no limit, found {share}"
+            )
+        self.share, self.closing = share, closing
         self.spent = 0.0
         self._costs: dict[str, deque[float]] = {}
-        self._spent_first: float | None = None
         self._before = 0.0
         self._start = time.monotonic()
         self._spent_at_start = 0.0
@@ -54,37 +52,33 @@ class Budget:
         total = self.trained + self.spent
         return self.spent / total if total > 0 else 0.0
 
-    def allows(self, kind: str, step: int, last: int | None, progress: float, parts: int = 1) -> bool:
-        """Return whether a tick may run now.
-
-        The first tick after step 0 always runs. As many later ones run, evenly spaced, as the allowance pays for.
+    def distance(self, every: int, step: int, last: int | None, heatmap_every: int | None = None) -> int:
+        """Return the distance between ticks that the limit pays for, a multiple of `every`.
 
         Args:
-            kind: kind of tick; ticks of one kind cost about the same, and the next one is expected to take the median
-                of the last five.
-            step: number of updates.
+            every: distance between the ticks of the even part.
+            step: number of updates so far, at least one tick after step 0.
             last: step at which training ends, or None.
-            progress: share of the ticks after step 0 that came before this one, 0 to 1; 1 for the last one.
-            parts: number of parts, to which the cost of a tick is proportional.
+            heatmap_every: steps between ticks that cost as much as those of the kind `heatmap`; None if there are none.
         """
-        if self.share >= 1 or step < 1:
-            return True
-        first = self._spent_first = self.spent if self._spent_first is None else self._spent_first
-        total = self.share * self.trained * (last / step if last else 1.0)
+        assert self.share is not None
+        cost = {kind: statistics.median(seconds) for kind, seconds in self._costs.items()}
+        plain = cost.get("plain", max(cost.values(), default=0.0))
+        heatmap = cost.get("heatmap", plain)
+        end = step + 1000 * every if last is None else last
+        total = self.share * self.trained * end / step
         # at most half, because figures without ticks are useless
-        allowed = total - min(self.closing, total / 2)
-        costs = {name: parts * statistics.median(seconds) for name, seconds in self._costs.items()}
-        # A kind that has not run yet has fewer pairs of sites than step 0, and nothing to do for the first time.
-        cost = costs.get(kind, max(costs.values(), default=0.0) / 2)
-        if progress == 1:
-            return self.spent + cost <= allowed
-        reserve = costs.get("heatmap", cost)  # for the last tick, which has all pairs
-        due = (allowed - first - reserve) * progress
-        return self.spent - first <= due and self.spent + cost + reserve <= allowed
+        left = total - min(self.closing, total / 2) - self.spent - heatmap
+        maps = 0 if heatmap_every is None else end // heatmap_every - step // heatmap_every
+        for factor in range(1, max(2, math.ceil(end / every))):
+            ticks = end // (factor * every) - step // (factor * every)
+            if ticks * plain + min(maps, ticks) * max(0.0, heatmap - plain) <= left:
+                return factor * every
+        return max(2, math.ceil(end / every)) * every
 
     @contextmanager
-    def charged(self, kind: str | None = None, parts: int = 1) -> Iterator[None]:
-        """Count the time of the block as tracking, and as the cost of a tick of this kind with `parts` parts."""
+    def charged(self, kind: str | None = None) -> Iterator[None]:
+        """Count the time of the block as tracking, and as the cost of a tick of this kind."""
         start = time.monotonic()
         try:
             yield
@@ -92,8 +86,8 @@ class Budget:
             seconds = time.monotonic() - start
             self.spent += seconds
             if kind is not None:
-                # several, because one tick that another process delays would forbid all later ones
-                self._costs.setdefault(kind, deque(maxlen=5)).append(seconds / parts)
+                # several, because another process may delay one of them
+                self._costs.setdefault(kind, deque(maxlen=5)).append(seconds)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -107,9 +101,9 @@ class Budget:
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds so far, for a checkpoint."""
         costs = {kind: list(seconds) for kind, seconds in self._costs.items()}
-        return {"spent": self.spent, "first": self._spent_first, "trained": self.trained, "costs": costs}
+        return {"spent": self.spent, "trained": self.trained, "costs": costs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
-        self.spent, self._spent_first, self._before = state["spent"], state["first"], state["trained"]
+        self.spent, self._before = state["spent"], state["trained"]
         self._costs = {kind: deque(seconds, maxlen=5) for kind, seconds in state["costs"].items()}

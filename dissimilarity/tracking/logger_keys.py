@@ -3,6 +3,7 @@
 | key | value |
 | --- | --- |
 | ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity; ``<site>~<the reference's site>`` if they differ |
+| ``dissimilarity/<reference>/reference_step`` | step of ``previous`` |
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
@@ -29,12 +30,22 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     values = {}
     for record in records:
-        site = record["site_a"]
-        if record["site_b"] != site:
-            site = f"{site}~{record['site_b']}"
+        site = site_key(record["site_a"], record["site_b"])
         if not math.isnan(record["dissimilarity"]):
             values[f"dissimilarity/{record['reference']}/{record['measure']}/{site}"] = record["dissimilarity"]
+        if record.get("reference_step", -1) > 0:
+            values[f"dissimilarity/{record['reference']}/reference_step"] = float(record["reference_step"])
     return values
+
+
+def site_key(site_a: str, site_b: str) -> str:
+    """Return the name of a pair of sites in keys.
+
+    Example:
+        >>> site_key("embed", "embed"), site_key("blocks.0.resid_post", "blocks.1.resid_post")
+        ('embed', 'blocks.0.resid_post~blocks.1.resid_post')
+    """
+    return site_a if site_a == site_b else f"{site_a}~{site_b}"
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from dissimilarity.tables.seal import read_tensors, write_tensors
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.owner import Owner
-from dissimilarity.tracking.records import OVER_BUDGET, described
+from dissimilarity.tracking.records import described
 from dissimilarity.tracking.references import Source, as_module, is_own, named_references
 from dissimilarity.tracking.schedule import check_distance
+from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.training_state import TrainingState
 from dissimilarity.tracking.weights import step_weights
@@ -54,7 +56,7 @@ class PenaltyTracker(Ticker):
         task_at: Sequence[int] = (),
         task_steps: int = 200,
         kind: Kind = "affine",
-        budget: float = 0.015,
+        budget: float | None = None,
         load: Callable[[str], nn.Module] | None = None,
     ) -> None:
         """Prepare the measurements; no reference is loaded before ``start``.
@@ -69,7 +71,7 @@ class PenaltyTracker(Ticker):
             task_at: steps at which stitches are also trained by gradient, whatever the budget says.
             task_steps: maximum number of steps of such a training.
             kind: kind of map, as for ``stitching.Stitch``.
-            budget: maximum share of the training time for direct stitches; a record says if they are skipped.
+            budget: maximum share of the training time for direct stitches, as for ``Tracker``.
             load: turns a URI into a module.
         """
         if sequences < 14:
@@ -83,11 +85,11 @@ class PenaltyTracker(Ticker):
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
         self.kind: Kind = kind
         self.budget = Budget(budget)
+        self.schedule = Thinning(self.folder / "stitching_schedule.json", self.budget, every)
         self.owner = Owner(self.folder / "references" / "weights-training.safetensors")
         self.journal = Journal(self.folder / JOURNAL)
         self.outbox = Outbox(self.journal.append, "penalties")
         self.models: dict[str, nn.Module] = {}
-        self.measured: int | None = None
         self.checkpointed: list[int] = []
 
     def start(self, training: TrainingState) -> None:
@@ -95,11 +97,14 @@ class PenaltyTracker(Ticker):
         if not training.is_first:
             return
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
-            self.last_tick = self.measured = None
+            self.last_tick = None
         self.budget.begin()
         with self.budget.charged():
             (self.folder / "references").mkdir(parents=True, exist_ok=True)
-            self.journal.truncate(training.step if training.step else -1)
+            self.schedule.begin(replace(training, world_size=1))
+            step = training.step
+            is_tick = step and (self._has_direct_stitches(step, None) or step in self.task_at)
+            self.journal.truncate(step if is_tick else step - 1)
             for label, source in self.references.items():
                 if is_own(source):
                     _network(training.model)
@@ -111,28 +116,30 @@ class PenaltyTracker(Ticker):
                     self._save_weights(training.model, "init")
 
     def is_due(self, step: int, last_step: int | None) -> bool:
-        """Return whether there are direct or trained stitches after ``step`` updates."""
-        return self._has_direct_stitches(step, last_step) or step in self.task_at
+        """Return whether there are stitches after ``step`` updates, or later ones need the model as it is then."""
+        return (
+            self._has_direct_stitches(step, last_step)
+            or step in self.task_at
+            or self._is_previous_of_a_tick(step, last_step)
+        )
 
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Stitch, write the records, and return the penalties for the loggers."""
         step, last = training.step, training.last_step
-        self.last_tick = step
+        if self._has_direct_stitches(step, last) or step in self.task_at:
+            self.last_tick = step
         if not training.is_first:
             return {}
         records = []
         labels = [label for label, source in self.references.items() if self._exists(source, step)]
         if self._has_direct_stitches(step, last):
-            progress = 1.0 if last is None else step / last
-            if self.budget.allows("direct", step, last, progress, max(1, len(labels))):
-                # in the precision in which the tracker sees the models
-                with self.budget.charged("direct", max(1, len(labels))), training.autocast():
-                    records += self._stitch(training, labels, "direct")
-                    if "previous" in self.references.values() and step % self.every == 0:
-                        self._save_weights(training.model, f"previous-{step}")
-                        self.measured = step
-            else:
-                self.skip(training, OVER_BUDGET)
+            # in the precision in which the tracker sees the models
+            with self.budget.charged("plain"), training.autocast():
+                records += self._stitch(training, labels, "direct")
+            self.schedule.after_tick(replace(training, world_size=1))
+        if self._is_previous_of_a_tick(step, None) or self._is_previous_of_a_tick(step, last):
+            with self.budget.charged():
+                self._save_weights(training.model, f"previous-{step}")
         if step in self.task_at:
             with self.budget.paused():
                 records += self._stitch(training, labels, "task")
@@ -150,12 +157,11 @@ class PenaltyTracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Delete earlier weights that neither this checkpoint nor the two before it refer to."""
-        if len(self.checkpointed) == 2 and training.is_first:
-            for file in (self.folder / "references").glob("weights-previous-*.safetensors"):
-                if int(file.stem.rsplit("-", 1)[1]) < self.checkpointed[0]:
-                    file.unlink()
-        if self.measured is not None:
-            self.checkpointed = [*self.checkpointed, self.measured][-2:]
+        self.checkpointed = [*self.checkpointed, training.step][-3:]
+        if len(self.checkpointed) == 3 and training.is_first:
+            for step in self._saved_steps():
+                if step < self.checkpointed[0] - self.every:
+                    self._file(f"previous-{step}").unlink()
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Draw the figure and return its files; there are no curves."""
@@ -168,23 +174,48 @@ class PenaltyTracker(Ticker):
                 return [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
-        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "measured": self.measured}
+        """Return the time spent, the last tick, and the records that wait."""
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         return state | {"training": self.owner.number, "waiting": self.outbox.waiting}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         self.budget.load_state_dict(state_dict["budget"])
-        self.last_tick, self.measured = state_dict["last_tick"], state_dict["measured"]
+        self.last_tick = state_dict["last_tick"]
         self.owner.number = state_dict["training"]
         self.outbox.waiting = state_dict["waiting"]
 
     def _has_direct_stitches(self, step: int, last_step: int | None) -> bool:
-        return step % self.every == 0 or step == last_step
+        thinned = self.schedule.thinned
+        return step == last_step or step % (self.every if thinned is None else thinned.every) == 0
+
+    def _is_previous_of_a_tick(self, step: int, last_step: int | None) -> bool:
+        """Return whether direct stitches ``every`` steps later need the model as it is after ``step`` updates."""
+        later = step + self.every
+        in_time = last_step is None or later <= last_step
+        has_previous = "previous" in self.references.values()
+        return has_previous and in_time and self._has_direct_stitches(later, last_step)
 
     def _exists(self, source: Source, step: int) -> bool:
-        """Return whether there is a reference to stitch with: at step 0 the model has no earlier states."""
-        return not is_own(source) or (step > 0 and (source == "init" or self.measured is not None))
+        """Return whether there is a reference to stitch with: early on, the model has no earlier states."""
+        return not is_own(source) or (step > 0 if source == "init" else step >= self.every)
+
+    def _step_of(self, source: Source, step: int) -> int:
+        """Return the step of a reference; -1 for another model.
+
+        Where a training ends between two ticks, ``previous`` is the nearest state that was kept.
+        """
+        if not is_own(source):
+            return -1
+        expected, steps = 0 if source == "init" else step - self.every, self._saved_steps()
+        if source == "init" or expected in steps or not steps or step % self.every == 0:
+            return expected
+        return min(steps, key=lambda other: abs(other - expected))
+
+    def _saved_steps(self) -> list[int]:
+        """Return the steps whose weights are saved for ``previous``."""
+        files = (self.folder / "references").glob("weights-previous-*.safetensors")
+        return [int(file.stem.rsplit("-", 1)[1]) for file in files]
 
     def _stitch(self, training: TrainingState, labels: Sequence[str], fit: str) -> list[dict[str, Any]]:
         """Write the records of one fit with all references, and return them."""
@@ -195,7 +226,8 @@ class PenaltyTracker(Ticker):
     def _measure(self, training: TrainingState, label: str, fit: str) -> list[dict[str, Any]]:
         """Return the penalties of one reference in both directions, or one record that says why there are none."""
         model, started = training.model, time.monotonic()
-        context = {"step": training.step, "reference": label, "fit": fit}
+        reference_step = self._step_of(self.references[label], training.step)
+        context = {"step": training.step, "reference": label, "reference_step": reference_step, "fit": fit}
         records = []
         try:
             reference = self._reference(training, label)
@@ -233,8 +265,7 @@ class PenaltyTracker(Ticker):
         if not is_own(source):
             return self.models[label]
         self.owner.check()
-        step = 0 if source == "init" else self.measured
-        assert step is not None
+        step = self._step_of(source, training.step)
         net = deepcopy(_network(training.model))
         file = self._file("init" if source == "init" else f"previous-{step}")
         try:

@@ -9,18 +9,14 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import gathered
 from dissimilarity.moments.cross import SitePair
 
-OVER_BUDGET = "skipped: over budget"
-
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
-NO_VALUE = dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan)
+NO_VALUE = {**dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated"), math.nan), "influence": ()}
 
 
-def without_value(
-    label: str, measures: Iterable[Measure], pairs: Sequence[SitePair], note: str
-) -> list[dict[str, Any]]:
-    """Return the records of one reference, one per curve, with a note that says why there is no value."""
+def without_value(measures: Iterable[Measure], pairs: Sequence[SitePair], note: str) -> list[dict[str, Any]]:
+    """Return records of one reference, one per curve, with a note that says why there is no value."""
     return [
-        {"reference": label, "measure": m.label, "site_a": a, "site_b": b, **NO_VALUE, **NO_SAMPLES, "note": note}
+        {"measure": m.label, "site_a": a, "site_b": b, **NO_VALUE, **NO_SAMPLES, "note": note}
         for m in measures
         for a, b in pairs_of(m, pairs)
     ]
@@ -65,11 +61,9 @@ def advice(note: str) -> str:
     """Return what to do about a record without a value, if its note does not say it.
 
     Example:
-        >>> advice("skipped: over budget")
-        ' (a larger budget, up to 1, measures more ticks)'
+        >>> advice('Module [Net] is missing the required "forward" function')
+        ' (the tracker calls the module with the probe set: define `forward`)'
     """
-    if note == OVER_BUDGET:
-        return " (a larger budget, up to 1, measures more ticks)"
     if 'missing the required "forward"' in note:
         return " (the tracker calls the module with the probe set: define `forward`)"
     return ""

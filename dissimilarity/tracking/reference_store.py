@@ -4,6 +4,7 @@ Files of the model's own earlier states only save time: without one, the checkpo
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ class ReferenceStore:
     def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
         self.folder, self.reader, self.weights_at = folder, reader, weights_at
         self.owner = Owner(folder / "training.safetensors")
+        self._saved: deque[set[Path]] = deque(maxlen=3)
 
     def begin(self) -> None:
         """Delete the earlier states of another training, whose folder this one takes over."""
@@ -49,24 +51,26 @@ class ReferenceStore:
         """Return the file in which this process stores its share of a reference."""
         return self.folder / f"{name}-{training.rank:03d}.safetensors"
 
-    def save(self, training: TrainingState, name: str, activations: ModelActivations) -> None:
+    def save(self, training: TrainingState, step: int, activations: ModelActivations) -> None:
         """Save a state of the model; if that fails, a continuation reads the checkpoint of that step."""
         try:
-            save_chunks(activations.chunks, self.path(training, name), self.reader.fingerprint)
+            save_chunks(activations.chunks, self.path(training, _name(step)), self.reader.fingerprint)
         except Exception as error:
-            log.warning("could not save the activations of %s (%s); its checkpoint has the weights", name, error)
+            log.warning("could not save the activations of step %d (%s); its checkpoint has the weights", step, error)
 
-    def save_previous(self, training: TrainingState, step: int, activations: ModelActivations) -> None:
-        """Save the model as it was at a tick.
+    def save_states(self, training: TrainingState, states: Mapping[int, ModelActivations]) -> None:
+        """Save earlier states of the model, which a continuation from the next checkpoint compares.
 
         The files of the two checkpoints before stay, because those count until the new checkpoint is in place.
         """
-        path = self.path(training, f"previous-{step}")
-        if not path.exists():
-            self.save(training, f"previous-{step}", activations)
-        files = path.parent.glob(f"previous-*-{training.rank:03d}.safetensors")
-        for file in sorted(files, key=lambda file: int(file.name.split("-")[1]))[:-3]:
-            file.unlink()
+        for step, activations in states.items():
+            if not self.path(training, _name(step)).exists():
+                self.save(training, step, activations)
+        self._saved.append({self.path(training, _name(step)) for step in states})
+        if len(self._saved) == self._saved.maxlen:
+            for file in self.folder.glob(f"previous-*-{training.rank:03d}.safetensors"):
+                if not any(file in files for files in self._saved):
+                    file.unlink()
 
     def read_frozen(
         self, training: TrainingState, label: str, number: int, model: nn.Module, sites: list[str]
@@ -90,12 +94,11 @@ class ReferenceStore:
             units = {unit for _, _, unit in self.reader.own_slices(training, inputs)}
             return activations.on_disk(load_chunks([path], training.device, units))
 
-    def recall(self, training: TrainingState, name: str, step: int, sites: list[str]) -> ModelActivations:
+    def recall(self, training: TrainingState, step: int, sites: list[str]) -> ModelActivations:
         """Return the model's activations at an earlier step, from their files or from the weights of that step.
 
         Args:
             training: state of the training.
-            name: name under which the processes of an earlier session saved them.
             step: the earlier step.
             sites: sites of the model.
 
@@ -105,7 +108,7 @@ class ReferenceStore:
         inputs = self.reader.inputs[0]
         with together(training.sync):
             self.owner.check()
-        chunks = self._chunks(training, name, sites)
+        chunks = self._chunks(training, _name(step), sites)
         if all(gathered(chunks is not None, training.sync)):
             assert chunks is not None
             return ModelActivations(inputs.plan, sites, chunks, sync=training.sync).summed()
@@ -125,6 +128,11 @@ class ReferenceStore:
             return None
         has_sites = all(acts.keys() >= set(sites) for acts, _ in chunks)
         return chunks if has_sites and {unit for _, part in chunks for unit in part} == units else None
+
+
+def _name(step: int) -> str:
+    """Return the name of the files of the model as it was at a step."""
+    return f"previous-{step}" if step else "init"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TypeGuard
 from torch import nn
 
 OWN = ("init", "previous")
-"""The model's own states: at step 0, and at the tick before."""
+"""The model's own states: at step 0, and a fixed number of steps before a tick."""
 
 Source = str | nn.Module
 

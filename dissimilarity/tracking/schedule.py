@@ -5,6 +5,7 @@ It is dense where models change fast and even afterwards, like the checkpoints o
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 KEEP = ("all", "every", "last")
 PINNED = ".pinned"
@@ -13,18 +14,36 @@ EVENLY = 32
 """Largest number of checkpoints of the even part that `every` keeps."""
 
 
-def is_due(step: int, every: int, last: int | None = None) -> bool:
+@dataclass(frozen=True)
+class Thinned:
+    """A schedule with fewer ticks after a step.
+
+    Attributes:
+        after: the step after which it counts.
+        every: distance between ticks; only these and the last step are due.
+    """
+
+    after: int
+    every: int
+
+
+def is_due(step: int, every: int, last: int | None = None, thinned: Thinned | None = None) -> bool:
     """Return whether ``step`` is on the schedule.
 
     Args:
         step: number of updates, from 0.
         every: distance between steps of the even part; powers of two below it are the dense start.
         last: step at which training ends, which is always due; None if unknown.
+        thinned: what replaces the even part, if a budget does not pay for all of it.
 
     Example:
         >>> [step for step in range(30) if is_due(step, every=10, last=25)]
         [0, 1, 2, 4, 8, 10, 20, 25]
+        >>> [step for step in range(66) if is_due(step, every=10, last=65, thinned=Thinned(after=10, every=30))]
+        [0, 1, 2, 4, 8, 10, 30, 60, 65]
     """
+    if thinned is not None and step > thinned.after:
+        return step % thinned.every == 0 or step == last
     power_of_two = step & (step - 1) == 0
     return step % every == 0 or (step < every and power_of_two) or step == last
 
@@ -83,13 +102,25 @@ def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
     return {step for step in saved if step in ends or step & (step - 1) == 0 or step % distance == 0}
 
 
-def progress(every: int, step: int, last: int | None) -> float:
-    """Return the share of the ticks after step 0 that came before this one; 1 for the last one or an unknown end.
+def previous_step(step: int, every: int) -> int:
+    """Return the step of ``previous`` at a tick: half of its step in the dense start, and ``every`` less after it.
 
     Example:
-        >>> progress(10, 4, 25)
-        0.3333333333333333
+        >>> [previous_step(step, every=10) for step in (1, 2, 4, 8, 10, 20, 25)]
+        [0, 1, 2, 4, 0, 10, 15]
     """
-    if last is None or step == last:
-        return 1.0
-    return (len(ticks(every, step)) - 2) / max(1, len(ticks(every, last)) - 2)
+    return step // 2 if step < every else step - every
+
+
+def is_previous_of_a_tick(step: int, every: int, last: int | None = None, thinned: Thinned | None = None) -> bool:
+    """Return whether the model at ``step`` is the ``previous`` of a later tick.
+
+    Example:
+        >>> [step for step in range(26) if is_previous_of_a_tick(step, every=10, last=25)]
+        [0, 1, 2, 4, 10, 15]
+    """
+    later = {2 * step, 2 * step + 1, step + every} - {step}
+    return any(
+        previous_step(tick, every) == step and (last is None or tick <= last) and is_due(tick, every, last, thinned)
+        for tick in later
+    )

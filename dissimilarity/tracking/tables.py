@@ -7,7 +7,7 @@ from typing import Any
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.figures.run import draw_run
-from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves
+from dissimilarity.tables.curves import FIRST_COMPONENTS, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.outbox import Outbox
@@ -90,11 +90,15 @@ class Tables:
         return True
 
     def draw(self) -> tuple[list[Path], list[dict[str, Any]]]:
-        """Draw the figures, and return their files and all records; neither if the tables cannot be read."""
+        """Draw the figures, and return their files and all records; neither if the tables cannot be read.
+
+        Records are for loggers, which need no influences.
+        """
         if not self.fold():
             return [], []
         try:
-            return draw_run(self.folder, formats=["png"]), self.curves.rows()
+            figures = draw_run(self.folder, formats=["png"])
+            return figures, read_curves(self.folder).drop_columns(["influence"]).to_pylist()
         except Exception as error:
             log.warning("could not draw the figures of %s: %s", self.folder, described(error))
             return [], []

@@ -5,24 +5,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import nn
+
 from dissimilarity.tracking.training_state import TrainingState
 
 
 class Ticker(ABC):
     """A measurement that is repeated while a model trains.
 
-    An adapter calls ``start`` when training starts, ``tick`` at step 0, wherever ``is_due`` says so and after the last
-    step, ``before_checkpoint`` before it saves everything, and ``publish`` in the first process at the end.
+    In a loop of your own, ``follow`` is all you need. An adapter for a trainer calls ``start`` when training starts,
+    ``tick`` at step 0, wherever ``is_due`` says so and after the last step, ``before_checkpoint`` before it saves
+    everything, and ``publish`` in the first process at the end.
 
     Attributes:
         folder: folder of the tables.
         journal_name: name of the file of its records.
-        last_tick: step of the last tick, whether it was measured or skipped; None before the first one.
+        last_tick: step of the last tick, whether it was measured or failed; None before the first one.
     """
 
     folder: Path
     journal_name: ClassVar[str]
     last_tick: int | None = None
+    _is_started: bool = False
+
+    def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
+        """Measure a model in any loop: call this before the first update and after each, and it ticks when one is due.
+
+        Args:
+            model: the model in training.
+            step: number of updates done. The first call reads the references; from a later step than 0, the curves in
+                the folder continue.
+            last_step: number of updates at which training ends, which has a tick and draws the figures; None if
+                unknown, then call ``publish`` at the end.
+
+        Returns:
+            the numbers of the tick for your logger, by key; empty without a tick.
+        """
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        training = TrainingState(model, step, last_step, device)
+        if not self._is_started:
+            self.start(training)
+            self._is_started = True
+        is_due = step != self.last_tick and self.is_due(step, last_step)
+        metrics = self.tick(training) if is_due else {}
+        if step == last_step:
+            self.publish()
+        return metrics
 
     @abstractmethod
     def start(self, training: TrainingState) -> None:

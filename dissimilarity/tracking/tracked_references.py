@@ -1,6 +1,6 @@
 """The references of a tracker while it tracks: their activations, or why there are none."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
+from dissimilarity.tracking.schedule import is_due, previous_step
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -21,11 +22,11 @@ class TrackedReferences:
         patterns: sites, as in the tracker.
         load: turns a URI into a module.
         store: files of activations.
+        every: steps between ``previous`` and the model after the dense start.
 
     Attributes:
         sites: sites of the model in training.
-        own: activations of its earlier states, ``init`` and ``previous``.
-        measured: step of the last tick that was measured, which is that of ``previous``; None before the first one.
+        states: activations of its earlier states, by step.
         faults: why a reference has no activations, by label.
     """
 
@@ -35,18 +36,19 @@ class TrackedReferences:
         patterns: str | Sequence[str],
         load: Callable[[str], nn.Module] | None,
         store: ReferenceStore,
+        every: int,
     ) -> None:
-        self.sources, self.patterns, self.load, self.store = sources, patterns, load, store
+        self.sources, self.patterns, self.load, self.store, self.every = sources, patterns, load, store, every
         self.sites: list[str] = []
-        self.own: dict[str, ModelActivations] = {}
-        self.measured: int | None = None
+        self.states: dict[int, ModelActivations] = {}
         self.faults: dict[str, str] = {}
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
 
-    def __len__(self) -> int:
-        """Return how many of them can be compared."""
-        return len(self.own) + len(self._frozen)
+    @property
+    def has_previous(self) -> bool:
+        """Whether earlier states other than ``init`` are compared."""
+        return "previous" in self.sources.values()
 
     def models(self, model: nn.Module) -> Iterator[tuple[str | None, nn.Module, list[str]]]:
         """Yield label, model and sites of the model in training (label None) and of each frozen reference."""
@@ -75,45 +77,68 @@ class TrackedReferences:
             except Exception as error:
                 self.faults[label] = described(error)
 
-    def recall(self, training: TrainingState) -> dict[str, str]:
-        """Read the states of the model that are compared and not in memory, and return why they cannot be, by label."""
-        faults = {}
-        for label, source in self.sources.items():
-            if is_own(source):
-                try:
-                    self.activations(training, label)
-                except Exception as error:
-                    faults[label] = described(error)
+    def recall(self, training: TrainingState, steps: Iterable[int]) -> list[str]:
+        """Read earlier states of the model that are not in memory; return why some of them cannot be read."""
+        faults = []
+        for step in sorted({*steps} | self._always):
+            try:
+                self._state(training, step)
+            except Exception as error:
+                faults.append(described(error))
         return faults
 
-    def activations(self, training: TrainingState, label: str) -> ModelActivations:
-        """Return the activations of a reference; those of ``init`` and ``previous`` are read as the model was.
+    def activations(self, training: TrainingState, label: str) -> tuple[int, ModelActivations]:
+        """Return the step and the activations of a reference; -1 for another model.
+
+        Those of ``init`` and ``previous`` are read as the model was. Where a training ends between two ticks, no state
+        was kept for that; ``previous`` is then the nearest one that was.
 
         Raises:
             ValueError: the earlier state is lost or unknown.
         """
         source = self.sources[label]
         if not is_own(source):
-            return self._frozen[label]
-        if source not in self.own:
-            self.own[source] = self._recalled(training, source)
-        return self.own[source]
+            return -1, self._frozen[label]
+        step = self.step_of(label, training.step)
+        try:
+            return step, self._state(training, step)
+        except Exception:
+            nearest = min((other for other in self.states if other), key=lambda other: abs(other - step), default=0)
+            if source == "init" or not nearest or is_due(training.step, self.every):
+                raise
+            return nearest, self.states[nearest]
+
+    def step_of(self, label: str, step: int) -> int:
+        """Return the step of the reference that belongs to a tick; -1 for another model."""
+        source = self.sources[label]
+        return -1 if not is_own(source) else 0 if source == "init" else previous_step(step, self.every)
+
+    def forget(self, step: int) -> None:
+        """Forget the states of the model that no tick after a step compares."""
+        first = previous_step(step + 1, self.every)
+        # the first tick after the dense start compares step 0
+        needed = self._always | ({0} if step < self.every else set())
+        self.states = {state: acts for state, acts in self.states.items() if state in needed or state >= first}
 
     def labels(self, training: TrainingState) -> list[str]:
-        """Return the labels of the references of a tick: before the first one, there is no ``previous``."""
-        is_first = not training.step and self.measured is None
-        return [label for label, source in self.sources.items() if source != "previous" or not is_first]
+        """Return the labels of the references of a tick: at step 0, there is no ``previous``."""
+        return [label for label, source in self.sources.items() if source != "previous" or training.step]
 
     def matched(self, label: str) -> list[SitePair]:
         """Return the pairs of sites of the model and of a reference at equal depth."""
         return matched_pairs(self.sites, self._frozen_sites.get(label, self.sites))
 
-    def _recalled(self, training: TrainingState, source: str) -> ModelActivations:
-        """Return ``init`` or ``previous`` as it was, from the folder's files or the checkpoint of that step."""
-        step = 0 if source == "init" else self.measured
-        if step is None:
-            raise ValueError("no tick before this one is known")
-        if step == training.step:
+    @property
+    def _always(self) -> set[int]:
+        """Steps whose states every tick compares."""
+        return {0} if "init" in self.sources.values() else set()
+
+    def _state(self, training: TrainingState, step: int) -> ModelActivations:
+        """Return the model as it was at a step, from memory, files or the checkpoint of that step."""
+        if step not in self.states:
             reader = self.store.reader
-            return reader.read(training, training.model, self.sites, reader.inputs[0])
-        return self.store.recall(training, source if source == "init" else f"{source}-{step}", step, self.sites)
+            if step == training.step:
+                self.states[step] = reader.read(training, training.model, self.sites, reader.inputs[0])
+            else:
+                self.states[step] = self.store.recall(training, step, self.sites)
+        return self.states[step]

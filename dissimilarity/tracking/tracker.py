@@ -24,11 +24,12 @@ from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.probe_reader import ProbeReader
-from dissimilarity.tracking.records import OVER_BUDGET, advice, agreed, described, without_value
+from dissimilarity.tracking.records import advice, agreed, described, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
-from dissimilarity.tracking.schedule import check_distance, is_due, progress
+from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
 from dissimilarity.tracking.tables import Tables
+from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracked_references import TrackedReferences
 from dissimilarity.tracking.training_state import TrainingState
@@ -63,7 +64,7 @@ class Tracker(Ticker):
         every: int = 50,
         heatmap_every: int = 250,
         n_units: int | None = None,
-        budget: float = 0.03,
+        budget: float | None = None,
         pool: Pool = "none",
         precision: str | None = None,
         tokens_per_step: int = 0,
@@ -77,7 +78,8 @@ class Tracker(Ticker):
         """Prepare the measurements; nothing is read before ``start``.
 
         Args:
-            references: ``init`` (the model at step 0), ``previous`` (the model at the tick before), or URIs that
+            references: ``init`` (the model at step 0), ``previous`` (the model half as many
+                steps ago in the dense start, and ``every`` steps ago after it), or URIs that
                 ``load`` turns into modules; or each of these, and modules, by a label of your own.
             measures: one measure, or several with different labels.
             probe: inputs to compare on: a tensor (sequences, ...), the output of a tokenizer, or a loader of batches of
@@ -87,7 +89,8 @@ class Tracker(Ticker):
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
             n_units: number of units of whole sequences for the error bars; None: each sequence is one.
-            budget: maximum share of the training time for tracking; ticks beyond it are skipped, and the table says so.
+            budget: maximum share of the training time for tracking. After the dense start, ticks are then as far apart
+                as it pays for, in every continuation too; the last one is always measured. None: every tick is.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
             precision: precision of models on the probe set, a name of Lightning's; None for the one they train in.
             tokens_per_step: tokens per update, for the column ``tokens``.
@@ -122,7 +125,10 @@ class Tracker(Ticker):
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
         self.tables = Tables(self.folder, self.groups)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))
-        self.references = TrackedReferences(sources, sites, load, self.store)
+        self.schedule = Thinning(self.folder / "schedule.json", self.budget, every, heatmap_every)
+        self.references = TrackedReferences(sources, sites, load, self.store, every)
+        self._states_to_recall: list[int] = []
+        self._last_scheduled: int | None = None
         self.fault = ""
         self._warned: set[str] = set()
 
@@ -139,14 +145,18 @@ class Tracker(Ticker):
     def start(self, training: TrainingState) -> None:
         """Read the references and continue the table; what cannot be read has records that say so."""
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
-            self.last_tick = self.references.measured = None
-            self.references.own.clear()
+            self.last_tick = self._last_scheduled = None
+            self.references.states.clear()
+            self._states_to_recall.clear()
         self.budget.begin()
+        self.schedule.begin(training)
         with self.budget.charged():
             self.references.sites = resolve(training.model, self.patterns)
             with together(training.sync):
                 if training.is_first:
-                    self.tables.begin(training.step if training.step else -1)
+                    # what was measured where a training ended between two ticks is not part of a continued curve
+                    is_scheduled = training.step and training.step == self._last_scheduled
+                    self.tables.begin(training.step if is_scheduled else training.step - 1)
                     if not training.step:
                         self.store.begin()
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
@@ -154,38 +164,48 @@ class Tracker(Ticker):
             self.references.read_frozen(training)
             if training.step:
                 # the next tick tries again, and its records say why it cannot
-                for label, fault in self.references.recall(training).items():
-                    self._warn(training.step, label, fault)
+                for fault in self.references.recall(training, self._states_to_recall):
+                    self._warn(training.step, "init and previous", fault)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
-        """Return whether there is a tick after ``step`` updates."""
-        return is_due(step, self.every, last_step)
+        """Return whether there is a tick after ``step`` updates, or a later one needs the model as it is then."""
+        thinned = self.schedule.thinned
+        return is_due(step, self.every, last_step, thinned) or (
+            self.references.has_previous and is_previous_of_a_tick(step, self.every, last_step, thinned)
+        )
 
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Measure, or record why not, and return the numbers for the loggers."""
-        n_references = max(1, len(self.references))
-        kind, started = self._affordable_kind(training, n_references), time.monotonic()
-        note = OVER_BUDGET if kind is None else self.fault
-        with self.budget.charged(kind, n_references):
+        started, step = time.monotonic(), training.step
+        # steps of several optimizers may pass over one that is due
+        passed = range(0 if self.last_tick is None else self.last_tick + 1, step + 1)
+        is_scheduled = any(is_due(due, self.every, None, self.schedule.thinned) for due in passed)
+        if not is_scheduled and step != training.last_step:
+            self._remember(training)
+            return {}
+        self._last_scheduled = step if is_scheduled else self._last_scheduled
+        kind = "heatmap" if self._has_all_pairs(training) else "plain"
+        with self.budget.charged(kind):
             try:
-                records = self._without_values(training, note) if note else self._measure(training, kind == "heatmap")
+                records = (
+                    self._without_values(training, self.fault)
+                    if self.fault
+                    else self._measure(training, kind == "heatmap")
+                )
             except Exception as error:
                 records = self._without_values(training, described(error))
-                if self._is_scheduled(training):
-                    # read again from the checkpoint of this step
-                    self.references.own.pop("previous", None)
-                    self.references.measured = training.step
-        return self._record(training, records, started, fold=kind == "heatmap")
+        metrics = self._record(training, records, started, fold=kind == "heatmap")
+        self.schedule.after_tick(training)
+        return metrics
 
     def skip(self, training: TrainingState, note: str) -> None:
         """Write records without values, because nothing can be measured after this step."""
         self._record(training, self._without_values(training, note), time.monotonic(), fold=False)
 
     def before_checkpoint(self, training: TrainingState) -> None:
-        """Save what ``previous`` refers to, unless it is the model in the checkpoint itself."""
-        states, measured = self.references.own, self.references.measured
-        if "previous" in states and measured not in (None, training.step):
-            self.store.save_previous(training, measured, states["previous"])
+        """Save what ``previous`` will refer to, unless it is the model in the checkpoint itself."""
+        states = self.references.states.items()
+        self.store.save_states(training, {step: state for step, state in states if step not in (0, training.step)})
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""
@@ -193,16 +213,17 @@ class Tracker(Ticker):
             return self.tables.draw()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent, the last tick, the last one that was measured, and the records that wait."""
-        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
-        state |= {"measured": self.references.measured, "probe": self.reader.fingerprint}
+        """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
+        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
+        state |= {"states": sorted(self.references.states), "probe": self.reader.fingerprint}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
-        self.references.own.clear()
+        self.references.states.clear()
         self.budget.load_state_dict(state_dict["budget"])
-        self.last_tick, self.references.measured = state_dict["last_tick"], state_dict["measured"]
+        self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
+        self._states_to_recall = list(state_dict["states"])
         self.store.owner.number = state_dict["training"]
         if state_dict["probe"] != self.reader.fingerprint:
             log.warning(
@@ -211,23 +232,27 @@ class Tracker(Ticker):
             )
         self.tables.load_state_dict(state_dict["waiting"])
 
-    def _is_scheduled(self, training: TrainingState) -> bool:
-        """Return whether there is a tick after this step even if training does not end here.
+    def _has_all_pairs(self, training: TrainingState) -> bool:
+        """Return whether a tick compares all pairs of sites."""
+        step, before = training.step, -1 if self.last_tick is None else self.last_tick
+        return step // self.heatmap_every > before // self.heatmap_every or step == training.last_step
 
-        If not, later ticks cannot use it as ``previous``: a training that continues from here has no tick here.
-        """
-        return training.step != training.last_step or self.is_due(training.step, None)
-
-    def _affordable_kind(self, training: TrainingState, n_references: int) -> str | None:
-        """Return ``heatmap``, ``plain``, or None for what the budget allows, the same in all processes."""
-        step, last = training.step, training.last_step
+    def _remember(self, training: TrainingState, activations: ModelActivations | None = None) -> None:
+        """Keep the model as it is, if a later tick compares it; whether training ends here does not matter for that."""
+        step, references = training.step, self.references
         before = -1 if self.last_tick is None else self.last_tick
-        # steps of several optimizers may pass over a multiple
-        is_heatmap = step // self.heatmap_every > before // self.heatmap_every or step == last
-        share_done = progress(self.every, step, last)
-        kinds = ["heatmap", "plain"] if is_heatmap else ["plain"]
-        allowed = [kind for kind in kinds if self.budget.allows(kind, step, last, share_done, n_references)]
-        return gathered(allowed[0] if allowed else None, training.sync)[0]
+        ends = (None, training.last_step)
+        if references.has_previous and any(
+            is_previous_of_a_tick(passed, self.every, last, self.schedule.thinned)
+            for passed in range(before + 1, step + 1)
+            for last in ends
+        ):
+            if activations is None:
+                with self.budget.charged():
+                    reader = self.reader
+                    activations = reader.read(training, training.model, references.sites, reader.inputs[0])
+            references.states[step] = activations
+        references.forget(step)
 
     def _record(
         self, training: TrainingState, records: list[dict[str, Any]], started: float, fold: bool
@@ -269,23 +294,23 @@ class Tracker(Ticker):
         for number in sorted({self.reader.number(label) for label in references.sources}):
             current[number] = self.reader.read(training, training.model, references.sites, self.reader.inputs[number])
         if not training.step and "init" in references.sources.values():
-            references.own["init"] = current[0]
-            self.store.save(training, "init", current[0])
+            references.states[0] = current[0]
+            self.store.save(training, 0, current[0])
         records, sides = [], []
         for label in references.labels(training):
             try:
-                model, reference = current[self.reader.number(label)], references.activations(training, label)
+                model = current[self.reader.number(label)]
+                step, reference = references.activations(training, label)
                 sides.append((label, model, reference))
                 with together(training.sync):
                     compared = self._compare(model, reference, label, heatmap)
-                records += [{"reference": label, **record} for record in agreed(compared, training.sync)]
+                names = {"reference": label, "reference_step": step}
+                records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
-                note = references.faults.get(label) or described(error)
-                records += without_value(label, self.measures, references.matched(label), note)
+                records += self._without_value(training, label, references.faults.get(label) or described(error))
         if heatmap and training.is_first:
             self.tables.add_components(training.step, sides)
-        if "previous" in references.sources.values() and self._is_scheduled(training):
-            references.own["previous"], references.measured = current[0], training.step
+        self._remember(training, current[0])
         return records
 
     def _compare(
@@ -294,8 +319,6 @@ class Tracker(Ticker):
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         records = compare_pair(model, reference, pairs, inputs.measures, first_components=False)
-        for record in records:
-            del record["influence"]
         return [*records, *map(dict, inputs.records)]
 
     def _fix_positions(self, training: TrainingState) -> None:
@@ -318,11 +341,13 @@ class Tracker(Ticker):
 
     def _without_values(self, training: TrainingState, note: str) -> list[dict[str, Any]]:
         """Return the records of a tick that was not measured."""
-        return [
-            record
-            for label in self.references.labels(training)
-            for record in without_value(label, self.measures, self.references.matched(label), note)
-        ]
+        labels = self.references.labels(training)
+        return [record for label in labels for record in self._without_value(training, label, note)]
+
+    def _without_value(self, training: TrainingState, label: str, note: str) -> list[dict[str, Any]]:
+        """Return the records of a reference that was not compared."""
+        names = {"reference": label, "reference_step": self.references.step_of(label, training.step)}
+        return [names | record for record in without_value(self.measures, self.references.matched(label), note)]
 
     def _warn(self, step: int, label: str, note: str) -> None:
         """Warn once per note."""

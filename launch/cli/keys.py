@@ -48,7 +48,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "probe.length": whole(1),
         "probe.split": one_of("train", "val"),
         "probe.precision": READ_IN,
-        "track.budget": PART_OF_ALL,
+        "track.budget": or_null(PART_OF_ALL),
         "checkpoints.keep": one_of("all", "every", "last"),
         "optimized_metric": text("the name of a number, such as val_loss"),
         **COMPARED,

@@ -34,6 +34,8 @@ TABLES = (
     "first_components.jsonl",
     "groups.parquet",
     "penalties.jsonl",
+    "schedule.json",
+    "stitching_schedule.json",
 )
 FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "penalties"), (".png", ".pdf"))))
 RUN: Contents = {

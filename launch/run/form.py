@@ -60,6 +60,7 @@ SUMMARY = {
     "splits": or_null(mapping(NUMBER, "accuracies")),
     "labels": or_null(items(LINE, "[yes,no]")),
     "drift": or_null(mapping(Rule(("groups",), _is_drift), "nearest groups")),
+    "moves": or_null(mapping(mapping(mapping(STEP, "steps"), "sites"), "measures")),
     "wandb": or_null(LINE),
 }
 

@@ -134,7 +134,7 @@ def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: 
 
 def _of_callbacks(trainer: pl.Trainer) -> dict[str, Any]:
     """Return what the callbacks say of the run."""
-    entries: dict[str, Any] = {"tokens_per_second": None, "tracking_share": None, "drift": {}}
+    entries: dict[str, Any] = {"tokens_per_second": None, "tracking_share": None, "drift": {}, "moves": {}}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Summarized):
             entries |= callback.summary()

@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 import settings
+from dissimilarity.inference.coverage import FIRST_TICK, REFERENCES
 from launch.run.folder import read_json
 
 terminal = Console(highlight=False)
+
+SITES_SHOWN = 6
 
 
 def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dict[str, Any], continued: bool) -> None:
@@ -84,7 +87,14 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     """
     rows = _accuracies(summary) if summary.get("splits") is not None else _losses(summary)
     if summary.get("drift"):
-        rows["nearest"] = f"\n  {'':<10} ".join(_nearest(measure, drift) for measure, drift in summary["drift"].items())
+        lines = [*(_nearest(measure, drift) for measure, drift in summary["drift"].items()), f"[dim]{REFERENCES}[/dim]"]
+        rows["nearest"] = f"\n  {'':<10} ".join(lines)
+    if summary.get("moves"):
+        lines = [
+            *(_moved(reference, curves) for reference, curves in summary["moves"].items()),
+            f"[dim]{FIRST_TICK}[/dim]",
+        ]
+        rows["moves"] = f"\n  {'':<10} ".join(lines)
     if summary.get("tokens_per_second") is not None:  # the console callback counts them
         rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
@@ -134,6 +144,19 @@ def _nearest(measure: str, drift: dict[str, Any]) -> str:
     group = f"[bold]{escape(drift['nearest'])}[/bold]" if drift["differs"] else "no group"
     test = f"p = {_number(drift, 'p')}" if drift.get("p") is not None else "too few references for a verdict"
     return f"{group} by {escape(measure)} at {escape(drift['site'])}: {farther} ({test})"
+
+
+def _moved(reference: str, curves: dict[str, dict[str, int | None]]) -> str:
+    """Return the first steps at which the curves of one reference differ from their first tick, by one measure."""
+    from dissimilarity.figures.style import short_names, spread
+
+    measure, steps = next(iter(curves.items()), ("no measure", {}))
+    if not steps:
+        return escape(f"vs {reference}: no curve")
+    kind, names = short_names(list(steps))
+    sites = spread(list(zip(names, steps.values(), strict=True)), SITES_SHOWN)
+    moved = ", ".join(f"{name} " + ("never" if step is None else f"from step {step}") for name, step in sites)
+    return escape(f"vs {reference} by {measure}, {kind}: {moved}")
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, str]:

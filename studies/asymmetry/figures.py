@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dissimilarity.figures.style import STYLE
+from dissimilarity.figures.style import STYLE, write_coverage
+from dissimilarity.inference.coverage import SEEDS
 from studies.asymmetry.differences import Term, difference
 from studies.asymmetry.numbers import (
     CRITERIA,
@@ -85,6 +86,7 @@ def _stitches(findings: Mapping[str, Any]) -> Figure:
             if column == 0:
                 panel.set_ylabel(f"{label}, nats/token")
     _legend(figure, axes[0][0])
+    write_coverage(figure, SEEDS)
     return figure
 
 
@@ -135,6 +137,7 @@ def _asymmetry(findings: Mapping[str, Any]) -> Figure:
             if column == 0:
                 panel.set_ylabel(f"{fit}\n{READINGS[reading]}")
     figure.supylabel(f"{families[0]} -> {families[1]} minus {families[1]} -> {families[0]}, nats/token", fontsize=8)
+    write_coverage(figure, SEEDS)
     return figure
 
 
@@ -178,6 +181,7 @@ def _over_training(findings: Mapping[str, Any]) -> Figure:
     for row in axes:
         row[0].set_ylabel("asymmetry of the direct\npenalty, nats/token")
     _legend(figure, axes[0][0])
+    write_coverage(figure, SEEDS)
     return figure
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import settings
+from dissimilarity.inference.coverage import SEEDS
 from launch.machine import training_device
 from models import references
 from studies.asymmetry.capacity import capacity
@@ -127,6 +128,7 @@ def asymmetry(
         provenance=notes,
         shown=terminal_tables(findings),
         next_command=_next_command(cfg, source),
+        coverage=SEEDS,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.inference.coverage import SEEDS
 from launch.cli.tables import FittedTable
 from studies.asymmetry.capacity import capacity_lines
 from studies.asymmetry.differences import Difference
@@ -135,9 +136,8 @@ def _methods(notes: Mapping[str, Any]) -> list[str]:
         "text. `direct` is the least-squares affine map. `task` starts from it and is trained on the back model's loss "
         f"until the loss stops falling on held-out sequences, for at most {steps} steps. `paper` is affine + LayerNorm "
         f"from random weights, trained for {steps} steps by the paper's recipe, which took 2,000. Intervals are over "
-        "models: they cover other seeds on this text, and neither other text nor other families. Each model (for "
-        f"siblings, each seed) is left out in turn (jackknife, Student's t). Fewer than {ENOUGH} per family have no "
-        "interval and no verdict.",
+        f"models. {SEEDS} Each model (for siblings, each seed) is left out in turn (jackknife, Student's t). Fewer "
+        f"than {ENOUGH} per family have no interval and no verdict.",
     ]
 
 

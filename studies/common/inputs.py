@@ -34,7 +34,7 @@ from models.saved import holds_net
 from studies.common.runs import config_of, data_of_run, entry
 
 FILES = "data.sources.files.Files"
-PROBE = {"sequences": 32, "length": 64, "split": "val"}
+PROBE = {"sequences": 128, "length": 64, "split": "val"}
 
 
 @dataclass(frozen=True)

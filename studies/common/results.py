@@ -35,6 +35,7 @@ class Results:
         provenance: the models with their hashes, and the probe set.
         shown: what the terminal shows.
         next_command: the command that a reader would want to run next; None if there is none.
+        coverage: what the intervals that the terminal shows cover; empty if there are none.
     """
 
     table: "pa.Table"
@@ -43,6 +44,7 @@ class Results:
     provenance: dict[str, Any]
     shown: Sequence[RenderableType]
     next_command: str | None
+    coverage: str = ""
 
 
 def check_folder(folder: Path, cfg: DictConfig) -> None:
@@ -115,6 +117,8 @@ def show_results(results: Results, folder: Path) -> None:
     for part in results.shown:
         terminal.print(part)
         terminal.print()
+    if results.coverage:
+        terminal.print(f"  [dim]{results.coverage}[/dim]")
     lines = {"summary": escape(str(folder / "summary.md")), "table": escape(str(folder / "table.parquet"))}
     if results.figures:
         lines["figures"] = escape(str(folder / "figures"))

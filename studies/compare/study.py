@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
@@ -85,6 +86,7 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int | None, channels: C
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
+        coverage=PROBE_TEXT,
     )
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.figures.style import short_names, spread
+from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
@@ -37,8 +38,8 @@ def summary(
     """
     lines = ["# How similar are the models, layer by layer?", "", *_models(provenance), ""]
     lines += [
-        "Values are the literature's, with 95 % intervals (Student's t over units of sequences). They cover other",
-        "text of this kind for these two models, and neither other seeds nor other kinds of text.",
+        "Values are the literature's, with 95 % intervals (Student's t over units of sequences).",
+        PROBE_TEXT,
         "The null is the value after the sequences of one side are rolled so that none meets itself; calibrated is",
         "(value - null) / (identical - null): 1 = identical, 0 = as different as the null.",
     ]

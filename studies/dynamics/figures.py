@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, short_names, spread
+from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, short_names, spread, write_coverage
+from dissimilarity.inference.coverage import CHECKPOINTS
 from studies.dynamics.numbers import Findings
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -102,6 +103,7 @@ def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figur
         axes[-1, -1].legend(*axes[0, -1].get_legend_handles_labels(), loc="upper left", frameon=False)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, title=kind)
+    write_coverage(figure, CHECKPOINTS)
     return figure
 
 

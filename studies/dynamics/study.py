@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.figures.style import spread
+from dissimilarity.inference.coverage import SEEDS
 from dissimilarity.probe.outliers import control_of
 from launch.machine import training_device
 from models import references
@@ -112,6 +113,7 @@ def dynamics(
         provenance=notes,
         shown=terminal_tables(numbers),
         next_command=_next_command(cfg, uris),
+        coverage=SEEDS,
     )
 
 

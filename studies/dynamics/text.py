@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dissimilarity.figures.style import short_names
+from dissimilarity.inference.coverage import CHECKPOINTS, SEEDS
 from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import DASH, interval, listed, number, table_head, table_row
 from studies.common.jackknife import ENOUGH, no_interval
@@ -89,8 +90,8 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "at which that dissimilarity stays at or below the mean one between the last checkpoints of this run and the "
         "others. Between checkpoints, curves are straight lines over log2(1 + step); brackets show the checkpoints on "
         "both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so the run is the unit: its "
-        "least-squares slope of log2(1 + step) on depth is tested over runs (t test). The interval covers other seeds "
-        f"on this text. Fewer than {ENOUGH} runs have no interval and no verdict.",
+        "least-squares slope of log2(1 + step) on depth is tested over runs (t test). "
+        f"{SEEDS} {CHECKPOINTS} Fewer than {ENOUGH} runs have no interval and no verdict.",
     ]
 
 

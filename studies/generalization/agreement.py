@@ -75,12 +75,11 @@ def agreement(evidence: Evidence, statistics: Sequence[str] = STATISTICS, seed: 
 
 
 def _tested(name: str, evidence: Evidence, resamples: Resamples) -> Agreement:
-    value = statistic(name, evidence, np.arange(len(evidence.truth)))
+    value = statistic(name, evidence)
     if math.isnan(value) or _smallest_side(name, evidence) < ENOUGH:
         return Agreement(value)
     permuted = permuted_statistics(name, evidence, resamples.permutations)
-    drawn = np.array([statistic(name, evidence, draw) for draw in resamples.draws])
-    low, high = percentile_interval(drawn, len(drawn))
+    low, high = percentile_interval(drawn_statistics(name, evidence, resamples.draws), len(resamples.draws))
     return Agreement(value, low, high, float(one_sided_p(value, permuted)), float(np.nanmean(permuted)))
 
 
@@ -91,18 +90,45 @@ def _smallest_side(name: str, evidence: Evidence) -> int:
     return int(np.unique(evidence.truth[evidence.truth >= 0], return_counts=True)[1].min(initial=len(evidence.truth)))
 
 
+def statistic(name: str, evidence: Evidence) -> float:
+    """Return one statistic over the pairs of models; NaN without two reference groups, or without two values.
+
+    Example:
+        >>> far = np.array([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 1], [5, 5, 1, 0]])
+        >>> groups = np.array([0, 0, 1, 1])
+        >>> statistic("ari", Evidence(far, groups, groups, groups * 0.5))
+        1.0
+    """
+    return float(drawn_statistics(name, evidence, np.arange(len(evidence.truth))[None])[0])
+
+
 def permuted_statistics(name: str, evidence: Evidence, permutations: np.ndarray) -> np.ndarray:
-    """Return the statistic for each permutation of the models: (permutations,)."""
-    models = np.arange(len(evidence.truth))
-    if name != "spearman":
-        return np.array([statistic(name, _permuted(evidence, order), models) for order in permutations])
-    first, second = np.triu_indices(len(models), 1)
+    """Return the statistic for each permutation of the truth and accuracy of the models: (permutations,)."""
+    first, second = np.triu_indices(len(evidence.truth), 1)
+    if name == "kendall":
+        return np.array([statistic(name, _permuted(evidence, order)) for order in permutations])
+    if name in ("ari", "auc"):
+        return _of_groups(name, evidence, evidence.truth[permutations], np.ones((1, len(first))))
     ranks = np.zeros(evidence.distances.shape)
     ranks[first, second] = stats.rankdata(np.abs(evidence.accuracy[first] - evidence.accuracy[second]))
     ranks += ranks.T
     distances = stats.rankdata(evidence.distances[first, second])
     gaps = ranks[permutations[:, first], permutations[:, second]]
-    return (gaps - gaps.mean()) @ (distances - distances.mean()) / (gaps[0].std() * distances.std() * len(distances))
+    return _correlations(distances[None], gaps, np.ones((1, len(first))))
+
+
+def drawn_statistics(name: str, evidence: Evidence, draws: np.ndarray) -> np.ndarray:
+    """Return the statistic over the pairs of different models in each draw of models with replacement: (draws,)."""
+    first, second = np.triu_indices(len(evidence.truth), 1)
+    counts = (draws[:, :, None] == np.arange(len(evidence.truth))).sum(1)
+    weights = counts[:, first] * counts[:, second]
+    if name in ("ari", "auc"):
+        return _of_groups(name, evidence, evidence.truth[None], weights)
+    distances, gaps = evidence.distances[first, second], np.abs(evidence.accuracy[first] - evidence.accuracy[second])
+    if name == "spearman":
+        return _correlations(_midranks(distances, weights), _midranks(gaps, weights), weights)
+    drawn = (np.repeat(np.arange(len(first)), row) for row in weights)
+    return np.array([_kendall(distances[pairs], gaps[pairs]) for pairs in drawn])
 
 
 def adjusted_over(agreements: Sequence[Agreement]) -> list[Agreement]:
@@ -119,57 +145,74 @@ def _permuted(evidence: Evidence, order: np.ndarray) -> Evidence:
     return Evidence(evidence.distances, evidence.clusters, evidence.truth[order], evidence.accuracy[order])
 
 
-def statistic(name: str, evidence: Evidence, drawn: np.ndarray) -> float:
-    """Return one statistic over the pairs of different models among those drawn.
+def _of_groups(name: str, evidence: Evidence, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return how well the distances or clusters agree with reference groups; NaN without two groups.
 
-    It is NaN without two reference groups, or without two values.
-
-    Example:
-        >>> far = np.array([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 1], [5, 5, 1, 0]])
-        >>> groups = np.array([0, 0, 1, 1])
-        >>> statistic("ari", Evidence(far, groups, groups, groups * 0.5), np.arange(4))
-        1.0
+    Args:
+        name: ari or auc.
+        evidence: the distances and clusters.
+        truth: (times or 1, models), the reference groups.
+        weights: (times or 1, pairs), how often each pair counts.
     """
-    truth, distances, accuracy = evidence.truth, evidence.distances, evidence.accuracy
-    if name in ("ari", "auc"):
-        drawn = drawn[truth[drawn] >= 0]
-    first, second = np.triu_indices(len(drawn), 1)
-    a, b = drawn[first], drawn[second]
-    a, b = a[a != b], b[a != b]
-    across = truth[a] != truth[b]
-    if name in ("ari", "auc") and not across.any():
-        return math.nan
-    if name == "ari":
-        clusters = _with_singletons(evidence.clusters)
-        return _rand(clusters[a] == clusters[b], ~across)
+    first, second = np.triu_indices(len(evidence.truth), 1)
+    weights = weights * ((truth[:, first] >= 0) & (truth[:, second] >= 0))
+    across = truth[:, first] != truth[:, second]
     if name == "auc":
-        return _auc(distances[a, b], across)
-    return _correlation(name, distances[a, b], np.abs(accuracy[a] - accuracy[b]))
+        return _auc(evidence.distances[first, second], across, weights)
+    clusters = _with_singletons(evidence.clusters)
+    values = _rand(clusters[first] == clusters[second], ~across, weights)
+    return np.where((weights * across).any(1), values, np.nan)
 
 
-def _auc(distances: np.ndarray, across: np.ndarray) -> float:
+def _auc(distances: np.ndarray, across: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return how often a pair across groups is farther apart than one within; ties count as half (Mann and Whitney)."""
-    count = int(across.sum())
-    if not 0 < count < len(across):
-        return math.nan
-    ranks = stats.rankdata(distances)
-    return float((ranks[across].sum() - count * (count + 1) / 2) / (count * (len(across) - count)))
+    count, total = (weights * across).sum(1), weights.sum(1)
+    ranks = (weights * across * _midranks(distances, weights)).sum(1)
+    product = count * (total - count)
+    return np.where(product > 0, (ranks - count * (count + 1) / 2) / np.maximum(product, 1), np.nan)
 
 
-def _correlation(name: str, distances: np.ndarray, gaps: np.ndarray) -> float:
+def _midranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ranks of values that count several times each, from 1, the mean rank where they tie.
+
+    Args:
+        values: (pairs,).
+        weights: (times, pairs), how often each counts.
+
+    Returns:
+        (times, pairs).
+    """
+    order = np.argsort(values, kind="stable")
+    levels = np.unique(values, return_inverse=True)[1]
+    starts = np.searchsorted(levels[order], np.arange(levels.max() + 1))
+    per_level = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (per_level.cumsum(1) - (per_level - 1) / 2)[:, levels]
+
+
+def _correlations(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted correlation of values, each (times or 1, pairs); NaN for fewer than three or a constant."""
+    total = weights.sum(1, keepdims=True)
+    first, second = (
+        values - (weights * values).sum(1, keepdims=True) / np.maximum(total, 1) for values in (first, second)
+    )
+    squares = (weights * first**2).sum(1) * (weights * second**2).sum(1)
+    is_defined = (total[:, 0] > 2) & (squares > 1e-12)
+    return np.where(is_defined, (weights * first * second).sum(1) / np.sqrt(np.where(is_defined, squares, 1)), np.nan)
+
+
+def _kendall(distances: np.ndarray, gaps: np.ndarray) -> float:
     if len(distances) < 3 or np.ptp(distances) == 0 or np.ptp(gaps) == 0:
         return math.nan
-    if name == "kendall":
-        return float(stats.kendalltau(distances, gaps)[0])  # pyright: ignore[reportArgumentType]
-    return float(np.corrcoef(stats.rankdata(distances), stats.rankdata(gaps))[0, 1])
+    return float(stats.kendalltau(distances, gaps)[0])  # pyright: ignore[reportArgumentType]
 
 
-def _rand(clustered: np.ndarray, truly: np.ndarray) -> float:
+def _rand(clustered: np.ndarray, truly: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the adjusted Rand index from pairs: are two models in one cluster, and in one reference group?"""
-    both, neither = (clustered & truly).sum(), (~clustered & ~truly).sum()
-    only, missed = (clustered & ~truly).sum(), (~clustered & truly).sum()
+    both, neither = (weights * (clustered & truly)).sum(1), (weights * (~clustered & ~truly)).sum(1)
+    only, missed = (weights * (clustered & ~truly)).sum(1), (weights * (~clustered & truly)).sum(1)
     denominator = (both + missed) * (missed + neither) + (both + only) * (only + neither)
-    return float(2 * (both * neither - missed * only) / denominator) if denominator else math.nan
+    agreement = 2 * (both * neither - missed * only) / np.where(denominator > 0, denominator, 1)
+    return np.where(denominator > 0, agreement, np.nan)
 
 
 def _with_singletons(clusters: np.ndarray) -> np.ndarray:

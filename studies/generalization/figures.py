@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list
 
 from dissimilarity.figures.embedding import tree
-from dissimilarity.figures.style import STYLE, short_names
+from dissimilarity.figures.style import STYLE, short_names, write_coverage
+from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
 from studies.common.jackknife import LEVEL
 from studies.generalization.agreement import Agreement
 from studies.generalization.numbers import ALL, Findings, Scores, band
@@ -72,6 +73,7 @@ def _layers(findings: Findings) -> Figure:
     handles, labels = axes[-1].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right upper", frameon=False, title="pairs of models")
+    write_coverage(figure, PAIRS)
     return figure
 
 
@@ -98,11 +100,11 @@ def _stitched(findings: Findings) -> Figure:
     for panel in list(axes)[len(splits) :]:
         panel.remove()
     figure.supylabel("accuracy", fontsize=8)
-    figure.supxlabel("layers taken from the front", fontsize=8)
-    for panel in figure.axes:
+    for panel in figure.axes[:-columns]:
         panel.set_xlabel("")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, title="front to back")
+    write_coverage(figure, PAIRS)
     return figure
 
 
@@ -236,6 +238,7 @@ def _agreement(findings: Findings) -> Figure:
         panel.set_title(title)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    write_coverage(figure, FINE_TUNINGS)
     return figure
 
 
@@ -257,6 +260,7 @@ def _steps(findings: Findings) -> Figure:
         panel.set_title(title)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    write_coverage(figure, FINE_TUNINGS)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from dissimilarity.inference.coverage import FINE_TUNINGS
 from studies.common.next_command import SIZES, larger, with_all_measures
 from studies.common.primary import check_primary
 from studies.common.results import Results
@@ -81,6 +82,7 @@ def generalization(
         provenance=measured.notes,
         shown=terminal_tables(measured.findings),
         next_command=_next_command(cfg, case, sizes),
+        coverage=FINE_TUNINGS,
     )
 
 

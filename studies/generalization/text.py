@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.inference.coverage import FINE_TUNINGS
 from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
 from studies.common.jackknife import ENOUGH, LEVEL, no_interval
@@ -136,7 +137,12 @@ def _models(findings: Findings) -> list[str]:
         ]
         span = f"{accuracy.min():.1%} to {accuracy.max():.1%}"
         lines.append(table_row(split, span, *means, _points(gap_between(truth, accuracy))))
-    return [*lines, "", "± is the standard deviation over models; for a difference, half its 95 % interval (Welch)."]
+    return [
+        *lines,
+        "",
+        "± is the standard deviation over models; for a difference, half its 95 % interval (Welch).",
+        FINE_TUNINGS,
+    ]
 
 
 def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
@@ -150,9 +156,9 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         f"Clusters are accepted if both are below 0.05 / {len(findings.criteria)}, since each measure may err. "
         "Adjusted Rand index: clusters and reference groups. AUC: two models of different groups are farther apart "
         "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95 % bootstrap "
-        "intervals over models, for other fine-tunings of this kind on this text, followed by one-sided p values from "
+        "intervals over models, followed by one-sided p values from "
         "permuting models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
-        f"{ENOUGH} models have neither.",
+        f"{ENOUGH} models have neither. {FINE_TUNINGS}",
         "",
         *table_head("measure", *SCORES, "Kendall"),
     ]

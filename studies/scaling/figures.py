@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dissimilarity.figures.models import models_figure
-from dissimilarity.figures.style import MEANING, STYLE, file_name
+from dissimilarity.figures.style import MEANING, STYLE, file_name, write_coverage
+from dissimilarity.inference.coverage import SEEDS
 from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
@@ -131,6 +132,7 @@ def _sizes(findings: Findings) -> Figure:
                 words = "dissimilarity" if scale == "dissimilarity" else "1 - calibrated"
                 panel.set_ylabel(f"{words}\n{control}")
     _legend(figure, findings)
+    write_coverage(figure, SEEDS)
     return figure
 
 

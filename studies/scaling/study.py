@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
+from dissimilarity.inference.coverage import SEEDS
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.outliers import Control, control_of
 from launch.machine import training_device
@@ -102,6 +103,7 @@ def scaling(
         provenance=notes,
         shown=terminal_tables(numbers),
         next_command=_next_command(cfg),
+        coverage=SEEDS,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.inference.coverage import SEEDS
 from launch.cli.tables import FittedTable
 from studies.common.format import DASH, interval, interval_in_words, listed, number, plus_minus, table_head, table_row
 from studies.common.jackknife import ENOUGH, Interval, no_interval
@@ -126,8 +127,8 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "unless a region is named. `more than seeds` is the share of the similarity between seeds that two sizes lack: "
         "1 - s(a, b) / sqrt(s(a, a) s(b, b)), where s is 1 - dissimilarity (or `calibrated`) and seeds of one size are "
         "the floors. A narrow model shows less of a common representation, to seeds of its size too; the floors take "
-        "that out, exactly for cosines such as CKA. Intervals are over models, and so cover other seeds on this text: "
-        "each model is left out in turn (jackknife, Student's t), because pairs share models. Fewer than "
+        "that out, exactly for cosines such as CKA. Intervals are over models: "
+        f"each model is left out in turn (jackknife, Student's t), because pairs share models. {SEEDS} Fewer than "
         f"{ENOUGH} models per size have no interval and no verdict. `1 - calibrated` is 0 = the same, 1 = as different "
         "as the null.",
     ]

@@ -9,10 +9,13 @@ import torch
 from hydra._internal.utils import get_args_parser
 
 from dissimilarity import Tokenized, align
+from dissimilarity.tables.curves import Curves
 from launch.cli.check import check
 from launch.cli.command import flags_first
 from tests.helpers.families import family_net
+from tests.helpers.intervals import SENTENCES, sentences_in
 from tests.helpers.pages import PAGES, ROOT, block, blocks_of
+from tests.instrument.tables.test_curves import row
 
 COMMANDS = [
     (fenced.page, line)
@@ -62,6 +65,19 @@ def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.Mo
     exec(text, names)
     assert len([line for line in text.splitlines() if line.strip()]) <= 12
     assert names["activations"] and (tmp_path / "a_b.png").exists()
+
+
+def test_the_lines_on_differences_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in "ad":
+        curves = Curves(tmp_path / "runs" / run)
+        curves.folder.mkdir(parents=True)
+        curves.append([row(step, reference=label) for step in (400, 800) for label in ("runs/b", "runs/c")])
+    exec(block("docs/concepts.md", "Differences on one probe set", "python"), {})
+
+
+def test_every_kind_of_interval_is_explained() -> None:
+    assert sentences_in((ROOT / "docs" / "concepts.md").read_text()) == SENTENCES
 
 
 def test_the_lines_on_other_tokenizers_run() -> None:

@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (cfg.width, cfg.depth, cfg.seed, cfg.init_seed, cfg.data_seed) == (128, 2, 0, 0, 0)
     assert (cfg.compile, cfg.overwrite, list(cfg.references)) == ("auto", False, ["init", "previous"])
     assert (cfg.schedule.every, cfg.trainer.max_steps, cfg.data.n_ctx, cfg.data.batch_size) == (50, 800, 128, 16)
-    assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (32, 64, "val", 0.03)
+    assert (cfg.probe.sequences, cfg.probe.length, cfg.probe.split, cfg.track.budget) == (128, 64, "val", None)
     assert (cfg.include_padding, cfg.reference_groups, compose([], "analyze").include_padding) == (False, None, False)
     assert settings.run_name(cfg) == "solu-w128-d2-s0"
 
@@ -78,7 +78,7 @@ def test_the_root_is_typed(override: str) -> None:
         (["probe.length=200"], "probe.length=200: .* at most data.n_ctx=128"),
         (["probe.split=test"], "probe.split=test: expected train or val"),
         (["probe.precision=auto"], "probe.precision=auto: expected 32-true, .* or null"),
-        (["track.budget=3"], "track.budget=3.0: expected a number above 0 and up to 1"),
+        (["track.budget=3"], "track.budget=3.0: expected a number above 0 and up to 1 or null"),
         (["compile=maybe"], "compile=maybe: expected auto, true or false"),
         (["trainer.precision=fp8"], "trainer.precision=fp8: expected auto, 32-true"),
         (["sites=[]"], "expected a name such as blocks"),

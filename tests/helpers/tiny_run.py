@@ -64,7 +64,6 @@ def tiny_overrides(folder: Path, **changes: Any) -> list[str]:
         "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.precision": "32-true",
-        "track.budget": 1.0,
         "logger": "none",
         **{key.replace("__", "."): value for key, value in changes.items()},
     }

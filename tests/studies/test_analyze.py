@@ -21,9 +21,12 @@ from analyze import analyze
 from dissimilarity import CKA, compare
 from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.comparison.save import save_activations
+from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.jackknife import half_width
 from launch.cli.compose import CONF, compose
 from models.references import load
 from tests.cli.test_cli import TRAIN
+from tests.helpers.intervals import sentences_in
 from tests.helpers.tiny_run import in_process, tiny
 from tests.helpers.tiny_text import write_jsonl
 
@@ -87,9 +90,11 @@ def test_the_table_is_that_of_compare_on_the_runs_probe_set(home: Path, tmp_path
     assert actual.column_names == ["model_a", "model_b", *COLUMNS]
     assert set(actual["model_a"].to_pylist()) == {"a"} and set(actual["model_b"].to_pylist()) == {"b"}
     assert actual.select(COLUMNS).to_pylist() == expected.to_pylist()
-    (text,) = [line for line in (folder / "summary.md").read_text().splitlines() if line.startswith("| blocks.0")]
+    summary = (folder / "summary.md").read_text()
+    assert sentences_in(summary) == [PROBE_TEXT]
+    (text,) = [line for line in summary.splitlines() if line.startswith("| blocks.0")]
     row = next(row for row in expected.to_pylist() if row["site_b"] == "blocks.1.resid_post")
-    interval = f"{row['value']:.3f} ± {1.96 * row['stderr']:.3f}"
+    interval = f"{row['value']:.3f} ± {half_width(row['stderr'], row['n_units']):.3f}"
     assert text == (
         f"| blocks.0.resid_post | blocks.1.resid_post | {interval} | {row['null']:.3f} | {row['calibrated']:.3f} |"
     )

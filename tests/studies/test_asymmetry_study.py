@@ -8,7 +8,9 @@ import pytest
 from omegaconf import open_dict
 
 from analyze import analyze
+from dissimilarity.inference.coverage import SEEDS
 from launch.cli.compose import compose
+from tests.helpers.intervals import sentences_in
 from tests.helpers.tiny_run import forked_sweeps, tiny_overrides
 
 pytestmark = pytest.mark.slow
@@ -62,6 +64,7 @@ def test_it_trains_what_is_missing_and_leaves_a_table_figures_and_a_verdict(whol
     orders = [f"{family}-w16-d2-s0-o1" for family in ("gelu", "solu")]
     assert runs == sorted([*families, *orders, "gelu-w8-d2-s0", "gelu-w8-d2-s1"])
     summary = (folder / "summary.md").read_text()
+    assert sentences_in(summary) == [SEEDS]
     for words in ("# Does stitching solu into gelu cost more", "| A | sibling |", "| C | independent |", "## Capacity"):
         assert words in summary
     assert len(list((folder / "figures").glob("*.png"))) == 4

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from dissimilarity.inference.coverage import CHECKPOINTS, SEEDS
 from studies.dynamics.figures import figures
 from studies.dynamics.numbers import Findings, findings, order, stays_below
 from studies.dynamics.text import summary, terminal_tables
+from tests.helpers.intervals import check_figures, sentences_in, sentences_of
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128]
 LAYERS = 6
@@ -104,6 +106,7 @@ def test_two_runs_have_a_map_of_one_with_the_other(planted: Findings) -> None:
 
 def test_the_summary_says_what_was_planted(planted: Findings) -> None:
     text = summary(planted, NOTES)
+    assert sentences_in(text) == [SEEDS, CHECKPOINTS]
     assert "Nothing is claimed about the order of the layers (2 seeds: no interval)" in text
     assert "In up (rank correlation +1.00) layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
     (shown,) = terminal_tables(planted)
@@ -126,5 +129,7 @@ def test_the_summary_says_what_was_planted(planted: Findings) -> None:
 def test_there_is_a_map_of_each_layer(planted: Findings) -> None:
     losses = {run: [3.0] * len(STEPS) for run in planted.steps}
     drawn = figures(planted, losses)
+    check_figures(drawn.values())
+    assert sentences_of(drawn["arrival"]) == [CHECKPOINTS]
     assert set(drawn) == {"steps_cka", "arrival"}
     assert len(drawn["steps_cka"].axes) == 3 * LAYERS + 1

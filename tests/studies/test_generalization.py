@@ -7,10 +7,12 @@ import pyarrow as pa
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
+from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
 from studies.generalization.figures import figures
 from studies.generalization.numbers import ALL, BARRIERS, Findings, findings, over_layers
 from studies.generalization.text import answer, summary, terminal_tables
 from studies.generalization.truth import truth_of
+from tests.helpers.intervals import check_figures, sentences_in, sentences_of
 
 LAYERS = 4
 NOTES = {"probe": {"sequences": 64, "include_padding": False}}
@@ -132,6 +134,7 @@ def test_clusters_that_are_not_the_reference_groups_are_reported_as_such() -> No
 def test_the_summary_and_every_figure_are_made(name: str, request: pytest.FixtureRequest) -> None:
     findings = request.getfixturevalue(name)
     text = summary(findings, NOTES)
+    assert sentences_in(text) == [FINE_TUNINGS]
     for words in (
         "## The models",
         "## From which layer?",
@@ -142,6 +145,8 @@ def test_the_summary_and_every_figure_are_made(name: str, request: pytest.Fixtur
         assert words in text
     assert "nan" not in text
     drawn = figures(findings)
+    check_figures(drawn.values())
+    assert sentences_of(drawn["agreement"]) == [FINE_TUNINGS] and sentences_of(drawn["layers"]) == [PAIRS]
     assert set(drawn) == {"layers", "stitched_elsewhere", "distances", "accuracies", "agreement", "steps"}
     assert terminal_tables(findings)[0].row_count == 4
 

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from dissimilarity.inference.coverage import SEEDS
 from studies.scaling.figures import figures
 from studies.scaling.numbers import Findings, findings
 from studies.scaling.sizes import SizedModel
 from studies.scaling.text import summary, terminal_tables
+from tests.helpers.intervals import check_figures, sentences_in, sentences_of
 
 SHAPES = ((32, 2), (32, 6), (64, 6), (128, 6))
 NOTES = {"probe": {"sequences": 8, "length": 16, "split": "val"}, "controls": {"none": {}, "some": {"skip_first": 1}}}
@@ -173,6 +175,7 @@ def test_one_model_per_size_has_no_floor_and_no_interval() -> None:
 
 def test_the_summary_says_what_was_planted(grown: Findings) -> None:
     text = summary(grown, NOTES)
+    assert sentences_in(text) == [SEEDS]
     assert "By cka, the sizes that differ most are w32 d2 and w128 d6" in text
     assert "+0.062 for each doubling of the blocks' parameters (3 seeds: no interval)" in text
     assert "For width alone the excess has no verdict" in text
@@ -184,6 +187,8 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
 
 def test_there_is_a_map_of_every_two_sizes(grown: Findings) -> None:
     drawn = figures(grown, table(models(), by_ratio))
+    check_figures(drawn.values())
+    assert sentences_of(drawn["sizes"]) == [SEEDS]
     assert set(drawn) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
     # Four sizes give the triangle with its diagonal, a column of models with themselves, and the color bar.
     assert len(drawn["heatmaps_cka"].axes) == 10 + 4 + 1

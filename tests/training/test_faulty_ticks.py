@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stitched(folder: Path) -> Any:
-    every = {"callbacks.stitching.budget": 1.0, "callbacks.tracker.budget": 1.0, "callbacks.stitching.every": 4}
+    every = {"callbacks.stitching.every": 4}
     return tiny(folder, callbacks="stitching", **every, **{"callbacks.stitching.sequences": 16})
 
 

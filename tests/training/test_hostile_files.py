@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import train
+from dissimilarity.inference.coverage import FIRST_TICK, REFERENCES
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
 from launch.cli.rules import Rule
@@ -615,6 +616,7 @@ FINISHED: dict[str, Any] = {
     **dict.fromkeys(("val_loss", "unigram_loss", "bits_per_byte", "unigram_bits_per_byte", "perplexity"), 1.0),
     **dict.fromkeys(("accuracy", "tokens_per_second", "tracking_share"), 0.5),
     "drift": {"CKA": {"nearest": "a", "next": "b", "site": "s", "difference": 1.0, "stderr": None, "differs": True}},
+    "moves": {"init": {"cka": {"blocks.0.resid_post": 1, "blocks.1.resid_post": None}}},
     "wandb": None,
 }
 CLASSIFIER = {**FINISHED, "splits": {"val": 1.0, "x": None}, "labels": ["a"], "val_accuracy": 1.0, "ood_accuracy": None}
@@ -636,6 +638,23 @@ def test_a_summary_is_shown_or_is_one_message(content: dict[str, Any], tmp_path:
             shown += 1
             show_end(tmp_path, {**summary, "run": "x"}, "next")
     assert shown > 50
+
+
+def test_moves_of_another_form_are_one_message(tmp_path: Path) -> None:
+    for moves in ({"init": 3}, {"init": {"cka": 3}}, {"init": {"cka": {"s": "x"}}}):
+        (tmp_path / "summary.json").write_text(json.dumps({**FINISHED, "moves": moves}))
+        with pytest.raises(ValueError, match=r"summary\.json: moves=.*: expected"):
+            read_summary(tmp_path)
+    for moves in ({}, {"init": {}}, {"init": {"cka": {}}}):
+        (tmp_path / "summary.json").write_text(json.dumps({**FINISHED, "moves": moves}))
+        show_end(tmp_path, {**read_summary(tmp_path), "run": "x"}, "next")
+
+
+def test_the_summary_says_where_curves_move(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_end(tmp_path, {**FINISHED, "run": "x"}, "next")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "vs init by cka, resid_post of block: 0 from step 1, 1 never" in shown
+    assert FIRST_TICK in shown and REFERENCES in shown
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_a_callback_that_takes_the_run_gets_it_and_adds_to_the_summary(tmp_path:
     summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
     assert summary["noted"] == ["hello", "tiny", 16, 16, 32]
     assert summary["tokens_per_second"] > 0 and 0 < summary["tracking_share"] < 1 and summary["drift"] == {}
+    assert set(summary["moves"]) == {"init", "previous"}
+    assert set(summary["moves"]["init"]["cka"]) == {"blocks.0.resid_post"}
 
 
 @pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])

@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 
 from callbacks.validation import FinalValidation
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking.budget import Budget
 from launch.run.folder import ABSENT, differing, open_run, read_json, write_json
 from launch.run.lock import locked
 from tests.helpers.tiny_run import in_process, kill_after, kill_at, kill_at_file, tiny
@@ -102,21 +101,20 @@ def test_a_killed_run_continues_to_the_last_bit(moment: str, whole: Path, tmp_pa
     assert_same(last(tmp_path)["optimizer_states"], last(whole)["optimizer_states"])
 
 
-def test_previous_is_still_the_last_measured_state_after_a_skipped_tick(tmp_path: Path) -> None:
-    """The kill comes at a checkpoint whose tick the budget skipped."""
-
-    def skip_two_ticks(kill: Callable[[], None] = lambda: None) -> None:
-        Budget.allows = lambda self, kind, step, last, progress, parts=1: step not in (2, 4)
-        kill()
-
-    cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs")
-    assert in_process(cfg, skip_two_ticks) == 0
-    cfg = tiny(tmp_path)
-    kill = partial(kill_at, "on_train_batch_end", 6)
-    assert in_process(cfg, partial(skip_two_ticks, kill)) == -signal.SIGKILL
-    assert last(tmp_path)["global_step"] == 4
-    assert in_process(cfg, skip_two_ticks) == 0
+def test_a_budget_fixes_its_schedule_once(tmp_path: Path) -> None:
+    """The killed run keeps the ticks that the first session chose, and the same values."""
+    changes: dict[str, Any] = {"track__budget": 1e-9, "schedule__every": 2, "schedule__heatmap_every": 4}
+    cfg = tiny(tmp_path, runs_dir=tmp_path / "other" / "runs", **changes)
+    assert in_process(cfg) == 0
+    cfg = tiny(tmp_path, **changes)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
+    schedule = tmp_path / "runs" / "tiny" / "schedule.json"
+    before = schedule.read_text()
+    assert in_process(cfg) == 0
+    assert schedule.read_text() == before
     assert_same(curves(tmp_path), curves(tmp_path / "other"))
+    assert {row["step"] for row in curves(tmp_path)} == {0, 1, 2, 11}
+    assert {row["reference_step"] for row in curves(tmp_path) if row["step"] == 11} == {0, 9}
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_tables(whole: Path, tmp_path: Path) -> None:

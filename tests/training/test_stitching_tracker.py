@@ -17,7 +17,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def stitched(folder: Path, **changes: Any) -> Any:
-    settings = {"callbacks": "stitching", "callbacks.stitching.sequences": 16, "callbacks.stitching.budget": 1.0}
+    settings = {"callbacks": "stitching", "callbacks.stitching.sequences": 16}
     settings["callbacks.stitching.every"] = 4
     return tiny(folder, **{**settings, **changes})
 
@@ -65,10 +65,11 @@ def test_a_killed_run_ends_with_the_same_records(whole: Path, tmp_path: Path, st
     assert rows_of(tmp_path) == rows_of(whole)
 
 
-def test_a_record_says_what_the_budget_skipped(tmp_path: Path) -> None:
+def test_a_budget_leaves_the_first_and_the_last_step(tmp_path: Path) -> None:
     assert in_process(stitched(tmp_path, **{"callbacks.stitching.budget": 1e-9})) == 0
-    notes = [row.get("note", "") for row in rows_of(tmp_path)]
-    assert "skipped: over budget" in notes
+    rows = rows_of(tmp_path)
+    steps = {(row["step"], row["reference"], row["reference_step"]) for row in rows}
+    assert steps == {(4, "init", 0), (4, "previous", 0), (11, "init", 0), (11, "previous", 7)}
 
 
 def test_a_reference_that_cannot_be_stitched_leaves_records_and_training_continues(tmp_path: Path, whole: Path) -> None:

@@ -50,7 +50,6 @@ def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
         "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.precision": "32-true",
-        "track.budget": 1.0,
         "logger": "none",
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
@@ -61,7 +60,7 @@ def tiny_classifier(folder: Path, **changes: Any) -> DictConfig:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the language model runs/tiny, its fine-tuning runs/tuned, and a BERT with random weights."""
     folder = tmp_path_factory.mktemp("tuned")
-    assert in_process(tiny(folder, callbacks__tracker__budget="0.001")) == 0
+    assert in_process(tiny(folder)) == 0
     assert in_process(tiny_classifier(folder)) == 0
     bert(folder / "bert", word_pieces(), max_position_embeddings=16)
     return folder

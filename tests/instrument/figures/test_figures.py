@@ -11,8 +11,12 @@ import pytest
 from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
 
+from dissimilarity.figures.drift import groups_figure
+from dissimilarity.figures.penalties import penalties_figure
 from dissimilarity.figures.run import curves_figure, draw_run, heatmap_figure, run_figures
+from dissimilarity.inference.coverage import FIRST_TICK, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES
 from dissimilarity.tables.curves import JOURNAL, SCHEMA, Curves
+from tests.helpers.intervals import check_figures, has_interval, sentences_of
 
 STEPS = (0, 1, 2, 4, 8, 10, 20)
 
@@ -60,6 +64,49 @@ def lines(panel) -> dict:
 
 def panels(figure: Figure) -> list:
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def far(row: dict) -> list[float]:
+    """Return influences that are small beside the distance from the first step."""
+    return [1e-4 * row["step"], -1e-4 * row["step"], 0.0]
+
+
+def test_figures_say_what_their_intervals_cover():
+    sizes = ({"init": 2}, {"init": 2, "deep": 5, "previous": 2})
+    for depth in sizes:
+        for measures in (["cka"], ["cka", "procrustes", "mutual_knn"]):
+            figure = curves_figure(table(depth, measures))
+            check_figures([figure])
+            assert sentences_of(figure) == [PROBE_TEXT]
+            moving = curves_figure(table(depth, measures, influence=far, probe="ab"))
+            check_figures([moving])
+            assert sentences_of(moving) == [PROBE_TEXT, FIRST_TICK]
+    record = {"fit": "direct", "direction": "into", "site_front": "embed", "stderr": 0.1, "value": 1.0}
+    penalties = penalties_figure([{"step": step, "reference": "init", **record} for step in (1, 2)])
+    check_figures([penalties])
+    assert sentences_of(penalties) == [HELD_OUT_TEXT]
+    groups = {"tokens": 0, "measure": "cka", "site": "embed", "low": 0.1, "high": 0.6, "references": 3}
+    records = [{"step": 1, "group": name, "dissimilarity": 0.5, **groups} for name in ("a", "b", "a-b")]
+    drift = groups_figure(pa.Table.from_pylist(records))
+    check_figures([drift])
+    assert sentences_of(drift) == [REFERENCES]
+    assert has_interval(figure) and has_interval(penalties) and has_interval(drift)
+
+
+def test_the_first_step_that_differs_is_marked():
+    """The first layer moves from step 4 on, the second one never."""
+
+    def influence(row):
+        late = row["site_a"] == posts(2)[0] and row["step"] >= 4
+        return [0.001, -0.001, 0.0] if late else [9.0, -5.0, -4.0] if row["step"] else [0.0, 0.0, 0.0]
+
+    figure = curves_figure(table({"init": 2}, ["procrustes"], influence=influence, probe=""))
+    drawn = lines(figure.axes[0])
+    marks = [line for line in figure.axes[0].lines if isinstance(line.get_markerfacecolor(), str)]
+    (mark,) = (line for line in marks if line.get_markerfacecolor() == "white" and len(line.get_xdata()))
+    assert mark.get_xdata().tolist() == [4] and mark.get_ydata().tolist() == [drawn[posts(2)[0]].get_ydata()[3]]
+    assert (np.array(mark.get_color()) == np.array(drawn[posts(2)[0]].get_color())).all()
+    assert "differs from first tick" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_one_panel_per_measure_and_reference_and_one_line_per_pair():

@@ -447,7 +447,13 @@ def tracked(folder: Path, garbage: float, extra: int, **options: Any) -> tuple[T
         MEASURES,
         tokens(extra),
         folder,
-        **{"sites": ["net.first", "second"], "every": 2, "heatmap_every": 2, "n_units": 5, "budget": 1.0} | options,
+        **{
+            "sites": ["net.first", "second"],
+            "every": 2,
+            "heatmap_every": 2,
+            "n_units": 5,
+        }
+        | options,
         mask=longer(extra),
     )
     loader = torch.utils.data.DataLoader(tokens(), batch_size=6)  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import struct
 import threading
 
@@ -27,12 +28,21 @@ def row(step: int, a: int = 0, b: int = 0, **other) -> dict:
     row = dict(step=step, tokens=step * 64, reference="init", measure="cka")
     row |= dict(site_a=f"blocks.{a}.resid_post", site_b=f"blocks.{b}.resid_post")
     row |= dict(value=1 - step / 7, dissimilarity=step / 7, stderr=0.01, null=0.1, n_samples=100, seconds=step / 3)
-    return row | dict(n_units=16, calibrated=1 - step / 6.3, note="") | other
+    row |= dict(
+        reference_step=0, n_units=3, influence=[0.5, step / 8, -0.25], probe="ab12", calibrated=1 - step / 6.3, note=""
+    )
+    return row | other
 
 
 def same(table: pa.Table, rows: list[dict]) -> bool:
     def bits(value):
-        return struct.pack("<d", value) if isinstance(value, float) else value
+        return (
+            struct.pack("<d", value)
+            if isinstance(value, float)
+            else list(map(bits, value))
+            if isinstance(value, list)
+            else value
+        )
 
     expected = [{name: bits(row[name]) for name in SCHEMA.names} for row in rows]
     return (
@@ -46,7 +56,7 @@ def curves(tmp_path) -> Curves:
 
 
 def test_rows_come_back_exactly_from_either_file(curves):
-    rows = [row(0, value=math.nan, note="skipped: over track.budget"), row(1, value=0.1 + 0.2, stderr=math.inf), row(2)]
+    rows = [row(0, value=math.nan, note="ValueError: no samples"), row(1, value=0.1 + 0.2, stderr=math.inf), row(2)]
     curves.append(rows)
     assert same(read_curves(curves.folder), rows)
     assert curves.fold() == curves.folder / TABLE
@@ -60,14 +70,35 @@ def test_rows_come_back_exactly_from_either_file(curves):
 
 def test_missing_defaults_and_foreign_columns(curves):
     short = row(0)
-    for name in ("stderr", "null", "calibrated", "note"):
+    for name in ("stderr", "null", "calibrated", "influence", "probe", "note"):
         del short[name]
     curves.append([short])
     (record,) = curves.rows()
     assert all(math.isnan(record[name]) for name in ("stderr", "null", "calibrated")) and record["note"] == ""
+    assert record["influence"] == [] and record["probe"] == ""
     with pytest.raises(ValueError, match=r"missing \['value'\], unknown \['cka'\]"):
         curves.append([row(1), {name: value for name, value in row(2, cka=1.0).items() if name != "value"}])
     assert len(curves.rows()) == 1
+
+
+def test_influences_have_six_digits_in_every_file(curves):
+    """What JSON and float32 hold is one number, so that lost lines of the journal come back byte for byte."""
+    g = random.Random(0)
+    influence = [g.uniform(-1, 1) * 10 ** g.randint(-30, 30) for _ in range(500)] + [0.0, -0.0, 1e-300, 1e38]
+    rows = [row(0, influence=influence), row(1, influence=[0.5, math.nan, 0.5]), row(2, influence=[math.inf])]
+    curves.append(rows)
+    journal = (curves.folder / JOURNAL).read_bytes()
+    stored = read_curves(curves.folder)["influence"].to_pylist()
+    assert stored[0] == pytest.approx(influence, rel=6e-6, abs=1e-37) and stored[1:] == [[], []]
+    curves.fold()
+    assert read_curves(curves.folder)["influence"].to_pylist() == stored
+    (curves.folder / JOURNAL).unlink()
+    curves.append([])
+    assert (curves.folder / JOURNAL).read_bytes() == journal
+    (curves.folder / JOURNAL).write_bytes(journal.replace(b"0.5", b"0.6"))
+    curves.truncate(2)
+    assert (curves.folder / JOURNAL).read_bytes() == journal
+    assert len(journal) < 14 * len(influence) + 1500
 
 
 def test_the_newer_of_both_files_is_read(curves):

@@ -177,7 +177,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     module.toward = [layer.get_parameter("weight").data.clone() for layer in centers[0].layers]
     probe = torch.randint(50, (24, 8), generator=torch.Generator().manual_seed(0))
     groups = {"good": ["g0", "g1", "g2"], "bad": ["b0", "b1", "b2"]}
-    options: Any = {"sites": "layers.*", "every": 8, "heatmap_every": 16, "n_units": 6, "budget": 1.0}
+    options: Any = {
+        "sites": "layers.*",
+        "every": 8,
+        "heatmap_every": 16,
+        "n_units": 6,
+    }
     tracker = DissimilarityTracker(references, [CKA(), Procrustes()], probe, folder, reference_groups=groups, **options)
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_steps=24, accelerator="cpu", enable_model_summary=False, callbacks=[tracker], **quiet)

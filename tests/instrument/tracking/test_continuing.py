@@ -48,7 +48,7 @@ def test_a_checkpoint_without_the_state_of_the_tracker(trainings: Path, tmp_path
     fit(tracker_in(tmp_path), Layered(), 9, ckpt_path=trainings / "untracked" / "step_5.ckpt")
     assert {row["step"] for row in rows_of(tmp_path)} == {6, 9}
     assert "the model at step 0 is gone" in notes(tmp_path, 6)["init"]
-    assert "no tick before this one is known" in notes(tmp_path, 6)["previous"]
+    assert "the model at step 3 is gone" in notes(tmp_path, 6)["previous"]
     assert notes(tmp_path, 9)["previous"] == ""
 
 

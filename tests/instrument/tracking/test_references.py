@@ -61,7 +61,7 @@ class Wrapped(Layered):
 def test_stitches_follow_the_source_too(tmp_path: Path) -> None:
     """There are none with the model itself at step 0, however it is called."""
     tracker = StitchingTracker(
-        {"start": "init", "init": Layered(seed=5)}, lambda n: tokens(0, n, LENGTH), tmp_path, every=2, budget=1.0
+        {"start": "init", "init": Layered(seed=5)}, lambda n: tokens(0, n, LENGTH), tmp_path, every=2
     )
     fit(tracker, Wrapped(), steps=2)
     labels = [(row["step"], row["reference"]) for row in Journal(tmp_path / "penalties.jsonl").read()]

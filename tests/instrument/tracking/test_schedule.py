@@ -1,9 +1,24 @@
-"""The schedule of ticks and their budget."""
+"""The schedule of ticks, the fixed lag of ``previous``, and what a budget leaves of both."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from torch import nn
 
 from dissimilarity.tracking.budget import Budget
-from dissimilarity.tracking.schedule import EVENLY, is_due, kept_steps, ticks
+from dissimilarity.tracking.schedule import (
+    EVENLY,
+    Thinned,
+    is_due,
+    is_previous_of_a_tick,
+    kept_steps,
+    previous_step,
+    ticks,
+)
+from dissimilarity.tracking.thinning import Thinning
+from dissimilarity.tracking.training_state import TrainingState
 
 
 def test_pythias_schedule() -> None:
@@ -14,11 +29,15 @@ def test_pythias_schedule() -> None:
 def test_the_last_step_is_always_due() -> None:
     assert ticks(50, 137) == [0, 1, 2, 4, 8, 16, 32, 50, 100, 137]
     assert not is_due(137, 50)
+    assert is_due(137, 50, 137, Thinned(after=50, every=100)) and not is_due(150, 50, 200, Thinned(50, 100))
 
 
-def due_before(step: int, due: list[int]) -> float:
-    """Return the share of the ticks after step 0 that come before this one, as the tracker counts them."""
-    return (due.index(step) - 1) / (len(due) - 2)
+@pytest.mark.parametrize("thinned", [None, Thinned(after=50, every=150)])
+def test_what_previous_needs_is_kept_whatever_is_measured(thinned: Thinned | None) -> None:
+    due = [step for step in range(1, 438) if is_due(step, 50, 437, thinned)]
+    expected = {previous_step(step, 50) for step in due}
+    assert {step for step in range(438) if is_previous_of_a_tick(step, 50, 437, thinned)} == expected
+    assert 387 in expected and (100 in expected) == (thinned is not None or 150 in due)
 
 
 class Clock:
@@ -29,74 +48,71 @@ class Clock:
         monkeypatch.setattr("dissimilarity.tracking.budget.time.monotonic", lambda: self.now)
 
 
+def trained(step: int, last: int | None) -> TrainingState:
+    return TrainingState(nn.Identity(), step, last)
+
+
 @pytest.mark.parametrize(("step_seconds", "tick_seconds"), [(1.0, 0.5), (0.1, 0.1), (0.01, 1.0), (1.0, 30.0)])
-@pytest.mark.parametrize("share", [0.03, 0.3])
-def test_ticks_never_take_more_than_their_share(
-    monkeypatch: pytest.MonkeyPatch, step_seconds: float, tick_seconds: float, share: float
+@pytest.mark.parametrize("share", [0.03, 0.3, 1.0])
+def test_what_a_budget_pays_for_is_evenly_spread_and_has_the_last_tick(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step_seconds: float, tick_seconds: float, share: float
 ) -> None:
-    clock = Clock(monkeypatch)
-    budget, last, ran = Budget(share), 500, []
+    clock, last, ran = Clock(monkeypatch), 2000, []
+    budget = Budget(share)
+    schedule = Thinning(tmp_path / "schedule.json", budget, every=50)
     budget.begin()
-    due = ticks(50, last)
+    schedule.begin(trained(0, last))
     for step in range(last + 1):
-        if step in due and budget.allows("plain", step, last, due_before(step, due)):
+        if is_due(step, 50, last, schedule.thinned):
             with budget.charged("plain"):
                 clock.now += tick_seconds
             ran.append(step)
+            schedule.after_tick(trained(step, last))
         clock.now += step_seconds
-    unavoidable = 2 * tick_seconds  # steps 0 and 1, before any cost is known
+    late = [step for step in ran if step >= 50]
+    assert ran[:8] == [0, 1, 2, 4, 8, 16, 32, 50] and ran[-1] == last
+    inner = [after - before for before, after in pairwise(late[1:-1])]
+    assert len(set(inner)) <= 1
+    unavoidable = 9 * tick_seconds
     assert budget.spent <= max(share * last * step_seconds, unavoidable) + 1e-9
-    if share * last * step_seconds > 3 * tick_seconds:
-        assert last in ran, "nobody wants to miss the last tick"
-        assert len(ran) >= min(len(due), int(share * last * step_seconds / tick_seconds) - 2)
+    if share * last * step_seconds > 60 * tick_seconds:
+        assert ran == ticks(50, last), "the budget pays for every tick"
+    continuation = Thinning(tmp_path / "schedule.json", Budget(share), every=50)
+    continuation.begin(trained(400, last))
+    assert continuation.thinned == schedule.thinned
+    continuation.begin(trained(0, last))
+    assert continuation.thinned is None and not (tmp_path / "schedule.json").exists()
 
 
-def test_one_slow_tick_does_not_forbid_all_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"after": true, "every": 2}', '{"after": 5, "every": 0}', "[" * 10**5]
+)
+def test_a_damaged_schedule_is_fixed_again(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "schedule.json"
+    path.write_text(text)
+    schedule = Thinning(path, Budget(0.5), every=10)
+    schedule.begin(trained(10, 100))
+    assert schedule.thinned is None
+    schedule.after_tick(trained(10, 100))
+    assert json.loads(path.read_text())["after"] == 10
+
+
+def test_heat_maps_and_figures_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    budget, ran = Budget(0.1), []
-    budget.begin()
-    for step in range(101):
-        if step % 10 == 0 and budget.allows("plain", step, 100, step / 100):
-            with budget.charged("plain"):
-                clock.now += 3.0 if step == 30 else 0.1
-            ran.append(step)
-        clock.now += 1.0
-    assert {60, 70, 80, 90, 100} <= set(ran) and budget.spent <= 0.1 * 100
 
+    def distance(closing: float, heatmap_every: int | None) -> int:
+        budget = Budget(0.1, closing)
+        budget.begin()
+        clock.now += 100  # 100 steps of 1 s: of 1,000 steps, 100 s are for tracking
+        for kind, seconds in (("plain", 5.0), ("heatmap", 15.0)):
+            with budget.charged(kind):
+                clock.now += seconds
+        return budget.distance(50, 100, 1000, heatmap_every)
 
-def test_the_budget_covers_what_comes_after_the_last_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    budget = Budget(0.1, closing=4.0)
-    budget.begin()
-    for step in range(101):
-        if budget.allows("plain", step, 100, step / 100):
-            with budget.charged("plain"):
-                clock.now += 0.5
-        clock.now += 1.0
-    with budget.charged():
-        clock.now += 4.0
-    assert 8 <= budget.spent <= 0.1 * 101
-
-
-def test_figures_that_cost_more_than_the_allowance_leave_half_of_it_to_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    budget = Budget(0.1, closing=60.0)
-    budget.begin()
-    clock.now += 100
-    assert budget.allows("plain", 100, 100, 1.0)
-    with budget.charged("plain"):
-        clock.now += 6.0
-    assert not budget.allows("plain", 100, 100, 1.0)
-
-
-def test_a_full_budget_allows_every_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    budget = Budget(1.0)
-    budget.begin()
-    for step in range(100):
-        assert budget.allows("plain", step, 100, step / 100)
-        with budget.charged("plain"):
-            clock.now += 50
+    assert distance(0.0, None) == 100  # 65 s for ticks of 5 s
+    assert distance(30.0, None) == 150
+    assert distance(1e6, None) == 300, "at most half of the allowance"
+    assert distance(0.0, 250) == 200
 
 
 def test_a_continuation_keeps_the_time_spent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,6 @@ def tracker_for(folder: Path, references: Any = ("init", "previous"), **kwargs: 
         "every": 3,
         "heatmap_every": 6,
         "n_units": 4,
-        "budget": 1.0,
     }
     return DissimilarityTracker(references, folder=folder, **{**defaults, **kwargs})
 
@@ -154,7 +153,7 @@ def test_output_measures_are_computed_at_the_logits_only(tmp_path: Path) -> None
         assert row["stderr"] > 0 and math.isfinite(row["null"]) and row["n_samples"] == SEQUENCES * LENGTH
 
 
-def test_previous_is_the_tick_before(tmp_path: Path) -> None:
+def test_previous_is_a_fixed_number_of_steps_before(tmp_path: Path) -> None:
     """With a learning rate of 0 nothing moves; with another one, previous differs from init after two ticks."""
     fit(tracker_for(tmp_path / "still"), Layered(lr=0.0))
     still = [row for row in rows_of(tmp_path / "still") if row["site_a"] == row["site_b"]]
@@ -165,7 +164,11 @@ def test_previous_is_the_tick_before(tmp_path: Path) -> None:
         for row in rows_of(tmp_path / "moving")
         if row["step"] == 3 and row["measure"] == "cka" and row["site_a"] == row["site_b"] == "layers.1"
     }
-    assert 0 < moving["previous"] < moving["init"]
+    assert 0 < moving["previous"] == moving["init"], "every=3: at step 3 both are step 0"
+    steps = {row["step"]: row["reference_step"] for row in rows_of(tmp_path / "moving") if row["reference"] != "init"}
+    assert steps == {1: 0, 2: 1, 3: 0, 6: 3}
+    at_end = {row["reference"]: row["dissimilarity"] for row in rows_of(tmp_path / "moving") if row["step"] == 6}
+    assert 0 < at_end["previous"] < at_end["init"]
 
 
 def test_training_is_the_same_with_and_without_a_tracker(tmp_path: Path) -> None:
@@ -208,11 +211,13 @@ def test_a_fault_in_a_measure_does_not_end_the_training(tmp_path: Path) -> None:
     assert rows and all(math.isnan(row["value"]) and "a fault in a measure" in row["note"] for row in rows)
 
 
-def test_the_table_says_which_ticks_the_budget_skipped(tmp_path: Path) -> None:
-    fit(tracker_for(tmp_path, budget=1e-6), Layered())
-    late = [row for row in rows_of(tmp_path) if row["step"] >= 2]
-    assert late and {row["note"] for row in late} == {"skipped: over budget"}
-    assert all(math.isnan(row["value"]) and row["n_samples"] == 0 for row in late)
+def test_a_budget_leaves_the_start_and_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(tracker_for(tmp_path, budget=1e-6), Layered(), 14)
+    rows = rows_of(tmp_path)
+    assert sorted({row["step"] for row in rows}) == [0, 1, 2, 3, 14]
+    assert not any(row["note"] for row in rows)
+    assert {row["reference_step"] for row in rows if row["step"] == 14} == {0, 11}
+    assert len([text for text in caplog.messages if "after step 3, it measures every 15 steps" in text]) == 1
 
 
 def test_a_module_without_common_sites_is_rejected_before_training(tmp_path: Path) -> None:

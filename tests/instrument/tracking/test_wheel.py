@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import textwrap
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -53,15 +52,14 @@ print(dissimilarity.__file__)
 """
 
 
-def snippet() -> str:
-    """Return the first block of Python in the section of the README on Lightning."""
+def snippets() -> dict[str, str]:
+    """Return the blocks of Python in the section of the README on training, by the module that they import."""
     readme = (ROOT / "README.md").read_text()
-    (section,) = re.findall(r"^## [^\n]*Lightning[^\n]*\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    fenced = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    indented = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)
-    block = fenced[1] if fenced else indented and indented[0]
-    assert block, "expected a block of Python"
-    return textwrap.dedent(block)
+    (section,) = re.findall(r"^## Inside your own training\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names = ("huggingface", "lightning", "Tracker")
+    imports = {name: re.compile(rf"import .*\b{name}\b|\.{name} import") for name in names}
+    return {name: block for block in blocks for name in names if imports[name].search(block)}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +89,7 @@ def test_the_wheel_holds_the_instrument_and_needs_no_application(site: Path) -> 
 
 @pytest.mark.slow
 def test_the_lines_of_the_readme_track_a_vision_model(site: Path) -> None:
-    lines = [line for line in snippet().splitlines() if line.strip()]
+    lines = [line for line in snippets()["lightning"].splitlines() if line.strip()]
     assert len(lines) <= 15
     (site.parent / "work").mkdir()
     code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, *lines, CHECK])
@@ -101,3 +99,28 @@ def test_the_lines_of_the_readme_track_a_vision_model(site: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert str(site) in done.stdout
     assert list((site.parent / "work" / "tracked" / "figures").glob("curves*.png"))
+
+
+LOOP = """
+from dissimilarity import read_curves
+
+probe, model, batches = next(iter(probe_loader))[0], vision_model, list(train_loader)
+
+
+def update(model, batch):
+    model.training_step(batch, 0).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+    model.zero_grad()
+"""
+
+
+def test_the_lines_of_the_readme_track_a_loop(site: Path, tmp_path: Path) -> None:
+    lines = snippets()["Tracker"].splitlines()
+    assert len([line for line in lines if line.strip()]) <= 8
+    check = 'print(sorted({(row["step"], row["note"]) for row in read_curves("tracked").to_pylist()}))'
+    code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, LOOP, *lines, check])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([(step, "") for step in (0, 1, 2, 4, 8, 12)])

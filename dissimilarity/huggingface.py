@@ -1,0 +1,189 @@
+"""A callback for the Trainer of Hugging Face transformers: follow any of its models while it trains.
+
+The measurements are those of ``dissimilarity.tracking``; this module connects them to a Trainer, its checkpoints and
+its reporters. It needs transformers (``pip install "dissimilarity[hf]"``).
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+from dissimilarity.loading.pretrained import folder_of, load_folder
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.cka import CKA
+from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.tables.files import replacing
+from dissimilarity.tables.strict_json import dumps, loads
+from dissimilarity.tracking.references import Source, named_references
+from dissimilarity.tracking.tracker import Tracker
+from dissimilarity.tracking.training_state import TrainingState
+
+log = logging.getLogger(__name__)
+
+STATE = "dissimilarity.json"
+"""File of the tracker's state in each checkpoint of the Trainer."""
+
+
+class WithoutAdapters(nn.Module):
+    """A model of peft with its adapters off, which shares all weights with it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model that the adapters were added to."""
+        with self.model.disable_adapter():  # pyright: ignore[reportCallIssue]
+            return self.model(*args, **kwargs)
+
+
+class DissimilarityCallback(TrainerCallback):
+    """A ``TrainerCallback`` that measures how dissimilar the model in training is to reference models.
+
+    Numbers go to the Trainer's own reporters (``report_to``), tables and figures to ``folder``. A training that resumes
+    from a checkpoint of the Trainer continues its curves. Several processes share the work on the probe set.
+
+    Args:
+        probe: inputs to compare on: a tensor (sequences, positions), the output of a tokenizer, or a loader of batches.
+        references: ``init`` (the model as it is when training starts), ``previous``, ``base`` (the model without its
+            adapters; without any, the same as ``init``), ``hf:FOLDER`` and ``hf:ORG/MODEL@REVISION``; or each of these,
+            and modules, by a label of your own.
+        measures: measures; by default CKA and angular Procrustes.
+        folder: folder of the tables and figures; by default ``dissimilarity`` in the Trainer's ``output_dir``.
+        load: turns any other URI into a module.
+        options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
+
+    Example:
+        >>> tokens = torch.randint(50, (8, 16))
+        >>> callback = DissimilarityCallback(tokens, references=["init", "base"], every=100)
+        >>> callback.tracker is None
+        True
+    """
+
+    def __init__(
+        self,
+        probe: Any,
+        references: str | Sequence[str] | Mapping[str, Source] = ("init", "previous"),
+        measures: Measure | Sequence[Measure] | Mapping[str, Measure] | None = None,
+        folder: str | Path | None = None,
+        load: Callable[[str], nn.Module] | None = None,
+        **options: Any,
+    ) -> None:
+        self.probe, self.folder, self.load, self.options = probe, folder, load, options
+        self.references = named_references(references)
+        self.measures = [CKA(), Procrustes()] if measures is None else measures
+        self.tracker: Tracker | None = None
+        self._reporters: list[TrainerCallback] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Read the references, continue the table, and measure the start.
+
+        Raises:
+            ValueError: a reference cannot be read, or a site does not exist.
+        """
+        folder = Path(str(args.output_dir)) / "dissimilarity" if self.folder is None else Path(self.folder)
+        sources = {label: _base_of(model) if source == "base" else source for label, source in self.references.items()}
+        self.tracker = Tracker(sources, self.measures, self.probe, folder, load=self._load, **self.options)
+        classes = get_reporting_integration_callbacks(args.report_to) if state.is_world_process_zero else []
+        self._reporters = [reporter() for reporter in classes]
+        training = _training(args, state, model)
+        if state.global_step and (saved := self._saved(args, state)).exists():
+            self.tracker.load_state_dict(loads(saved.read_text()))
+        self.tracker.start(training)
+        if not state.global_step:
+            self._tick(args, state, control, training)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure when the schedule says so."""
+        if self._tracker.is_due(state.global_step, state.max_steps):
+            self._tick(args, state, control, _training(args, state, model))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save what a resumed training needs beside the checkpoint."""
+        self._tracker.before_checkpoint(_training(args, state, kwargs["model"]))
+        path = self._saved(args, state)
+        if state.is_world_process_zero and path.parent.is_dir():
+            with replacing(path) as part:
+                part.write_text(dumps(self._tracker.state_dict()))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure after the last step, wherever it is, and finish the table and the figures."""
+        tracker, training = self._tracker, _training(args, state, model, state.global_step)
+        if tracker.last_tick != state.global_step:
+            if args.load_best_model_at_end and state.best_model_checkpoint:
+                tracker.skip(training, "the best model was loaded before the end could be measured")
+            else:
+                self._tick(args, state, control, training)
+        if state.is_world_process_zero:
+            tracker.publish()
+
+    @property
+    def _tracker(self) -> Tracker:
+        assert self.tracker is not None, "the Trainer calls on_train_begin first"
+        return self.tracker
+
+    def _tick(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, training: TrainingState
+    ) -> None:
+        metrics = self._tracker.tick(training)
+        if metrics and state.is_world_process_zero:
+            for reporter in self._reporters:
+                try:
+                    reporter.on_log(args, state, control, model=training.model, logs=dict(metrics))
+                except Exception as error:
+                    log.warning("step %d: %s: %s", training.step, type(reporter).__name__, error)
+
+    def _load(self, uri: str) -> nn.Module:
+        """Return the module of a URI."""
+        if uri.startswith("hf:"):
+            return load_folder(folder_of(uri)[0], uri)[0].eval()
+        if self.load is not None:
+            return self.load(uri)
+        raise ValueError(
+            f"reference {uri!r}: expected init, previous, base, hf:FOLDER, hf:ORG/MODEL or a module; pass load= to "
+            "turn other URIs into modules"
+        )
+
+    @staticmethod
+    def _saved(args: TrainingArguments, state: TrainerState) -> Path:
+        """Return the file of the tracker's state in the checkpoint of this step."""
+        return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / STATE
+
+
+def _base_of(model: nn.Module) -> Source:
+    """Return the model without its adapters; without any, its start."""
+    return WithoutAdapters(model) if hasattr(model, "disable_adapter") else "init"
+
+
+def _training(
+    args: TrainingArguments, state: TrainerState, model: nn.Module, last_step: int | None = None
+) -> TrainingState:
+    """Return what a tick needs to know of a Trainer."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if args.bf16 or args.fp16:
+        dtype = torch.bfloat16 if args.bf16 else torch.float16
+        autocast = partial(torch.autocast, device_type=device.type, dtype=dtype)
+    return TrainingState(
+        model=model,
+        step=state.global_step,
+        last_step=state.max_steps if last_step is None else last_step,
+        device=device,
+        rank=args.process_index,
+        world_size=args.world_size,
+        autocast=autocast,
+    )
