@@ -133,7 +133,9 @@ class Apart(nn.Module):
         self.blocks, self.token = nn.ModuleList([nn.Identity()]), token
         self.embed: Any = model.embed
         noise = torch.Generator().manual_seed(7)
-        self.noise = 3 * torch.randn(64, 16, generator=noise, dtype=torch.float64)
+        with torch.no_grad():
+            size = self.embed(torch.arange(23)[None]).std()
+        self.noise = 1.5 * size * torch.randn(64, 16, generator=noise, dtype=torch.float64)
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.embed(tokens)
@@ -172,7 +174,7 @@ def test_the_document_on_which_models_part_comes_first(measure: Any, saved: bool
         table = compare(first, second, tokens, "blocks.0", **options)
     found = influential_text(table.to_pylist()[0], tokens, decode, top=3, context=2, mask=mask)
     assert found.sequences[0].sequence == PLANTED
-    assert found.sequences[0].influence > 3 * abs(found.sequences[1].influence) > 0
+    assert found.sequences[0].influence > 2 * abs(found.sequences[1].influence) > 0
     if pool == "mean":
         assert found.tokens == []
         return
@@ -197,7 +199,7 @@ def test_units_of_two_tokenizers_stand_at_the_tokens_of_the_first_model() -> Non
     tokens, texts = text(), ["ab cd ef gh " for _ in range(24)]
     spans = torch.tensor([[(place, place + 1) for place in range(12)]] * 24)
     both = align(Tokenized(tokens, spans), Tokenized(tokens, spans), texts, "word")
-    (row,) = compare(*models(), both, "blocks.0", measures=[Procrustes()], influence=True).to_pylist()
+    (row,) = compare(*models(), both, "blocks.0", measures=[CKA()], influence=True).to_pylist()
     assert {index % 12 for index in row["token_index"]} == {1, 4, 7, 10}
     found = influential_text(row, both.a.tokens, decode)
     assert found.sequences[0].sequence == PLANTED
