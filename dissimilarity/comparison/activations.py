@@ -134,7 +134,7 @@ class ModelActivations:
 
     def blocks(self) -> list[tuple[str, ...]]:
         """Divide the sites into blocks so that the sums of two blocks stay within `PAIR_SUMS`."""
-        limit = math.isqrt(PAIR_SUMS // 8)
+        limit = math.isqrt(PAIR_SUMS // self.plan.bytes_per_sum)
         blocks: list[tuple[str, ...]] = []
         columns = 0
         for site in self.sites:
@@ -189,7 +189,7 @@ class SiteBlockCache:
             return self._blocks[label, sites]
         model = self.models[label]
         size = sum(4 * acts[site].numel() for acts, _ in model.chunks for site in sites)
-        size += sum(8 * model.width(site) ** 2 for site in sites)
+        size += sum(model.plan.bytes_per_sum * model.width(site) ** 2 for site in sites)
         block = model.block(sites).summed(cache=size <= self.room)
         if size <= self.room:
             self.room -= size

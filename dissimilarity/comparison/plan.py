@@ -77,6 +77,11 @@ class Plan:
         return digest.hexdigest()[:12]
 
     @property
+    def bytes_per_sum(self) -> int:
+        """Bytes of each number of a sum: in float64, and in float32 per unit where these are needed."""
+        return 8 if self.stored else 8 + 4 * self.n_units
+
+    @property
     def separate_units(self) -> bool:
         """Whether chunks hold one unit each, because units differ in their numbers of samples."""
         return self.lengths.counts is not None
