@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
     from dissimilarity.figures.run import draw_run as draw_run
+    from dissimilarity.figures.text import text_figure as text_figure
     from dissimilarity.inference.changes import changes as changes
     from dissimilarity.inference.paired import difference as difference
     from dissimilarity.measures.angular_cka import AngularCKA as AngularCKA
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from dissimilarity.stitching.stitch import Stitch as Stitch
     from dissimilarity.tables.curves import read_curves as read_curves
     from dissimilarity.tables.curves import select as select
+    from dissimilarity.tables.influential_text import influential_text as influential_text
     from dissimilarity.tracking.tracker import Tracker as Tracker
 
 # Import the subpackage `capture` now, so that no later import binds it over the function of the same name.
@@ -110,10 +112,12 @@ _MODULES = {
     "difference": "dissimilarity.inference.paired",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
+    "influential_text": "dissimilarity.tables.influential_text",
     "intrinsic": "dissimilarity.comparison.intrinsic",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
     "select": "dissimilarity.tables.curves",
+    "text_figure": "dissimilarity.figures.text",
 }
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

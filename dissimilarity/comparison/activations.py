@@ -76,22 +76,30 @@ class ModelActivations:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks without their offset; the first pass computes the sums."""
         if self.side.closed:
-            yield from self._cached or self._again()
+            yield from self.at()
             return
         yield from self._added()
         self.side.close()
 
-    def _again(self) -> Iterator[Chunk]:
-        """Yield the chunks without adding them to the sums."""
+    def at(self, sites: Sequence[str] | None = None) -> Iterator[Chunk]:
+        """Yield the chunks again, without adding them to the sums, with at least the samples of some sites."""
+        if self._cached:
+            yield from self._cached
+            return
         before: Counter[int] = Counter()
         for acts, units in self.chunks:
-            chunk = self.side.chunk(acts, units, before[units.start])
+            part = self._moved(acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)})
+            chunk = self.side.chunk(part, units, before[units.start])
             before.update(dict.fromkeys(units, chunk.count))
             yield chunk
 
     def _added(self) -> Iterator[Chunk]:
         """Yield the chunks while their sums are computed."""
-        return (self.side.add(acts, units) for acts, units in self.chunks)
+        return (self.side.add(self._moved(acts), units) for acts, units in self.chunks)
+
+    def _moved(self, acts: Acts) -> Acts:
+        """Return samples where sums are computed."""
+        return acts if self.device is None else {site: values.to(self.device) for site, values in acts.items()}
 
     def summed(self, cache: bool | None = None) -> "ModelActivations":
         """Compute the sums, and cache the chunks for later passes; by default if they stay within `CHUNK_CACHE`."""
@@ -133,7 +141,7 @@ class ModelActivations:
 
     def blocks(self) -> list[tuple[str, ...]]:
         """Divide the sites into blocks so that the sums of two blocks stay within `PAIR_SUMS`."""
-        limit = math.isqrt(PAIR_SUMS // (8 + 4 * self.plan.n_units))
+        limit = math.isqrt(PAIR_SUMS // self.plan.bytes_per_sum)
         blocks: list[tuple[str, ...]] = []
         columns = 0
         for site in self.sites:
@@ -188,7 +196,7 @@ class SiteBlockCache:
             return self._blocks[label, sites]
         model = self.models[label]
         size = sum(4 * acts[site].numel() for acts, _ in model.chunks for site in sites)
-        size += sum(model.width(site) ** 2 * (8 + 4 * model.plan.n_units) for site in sites)
+        size += sum(model.plan.bytes_per_sum * model.width(site) ** 2 for site in sites)
         block = model.block(sites).summed(cache=size <= self.room)
         if size <= self.room:
             self.room -= size
@@ -256,6 +264,27 @@ def read_chunks(
         part = [(batch[0][0], batch[-1][1])]
         acts = {site: source.sequences(site, part, sequences, plan.probe.channels).to(device) for site in captured}
         yield from split_batch(acts, batch, captured, read, plan.separate_units)
+
+
+@dataclass(frozen=True)
+class SavedChunks:
+    """The samples of saved activations chunk by chunk, read as often as they are iterated.
+
+    Attributes:
+        source: the activations.
+        sites: sites that are compared.
+        plan: how the probe set is cut and read.
+        device: where they go.
+    """
+
+    source: SavedActivations
+    sites: Sequence[str]
+    plan: Plan
+    device: torch.device | None
+
+    def __iter__(self) -> Iterator[tuple[Acts, range]]:
+        """Read the chunks."""
+        return read_chunks(self.source, None, self.sites, self.plan, self.device)
 
 
 def thinned(

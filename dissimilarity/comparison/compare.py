@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, matched_pairs
-from dissimilarity.comparison.activations import DiskSpill, ModelActivations, read_chunks, thinned
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SavedChunks, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import with_significance
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
@@ -24,6 +24,7 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
+from dissimilarity.comparison.token_influence import COLUMNS as INFLUENCE_COLUMNS
 from dissimilarity.comparison.wide_sites import wide_sites
 from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.measures.base.output_measure import across_tokenizers
@@ -77,12 +78,14 @@ def compare(
     *,
     null: bool = True,
     nulls: int = 1,
+    influence: bool = False,
     **options: Unpack[ProbeOptions],
 ) -> pa.Table:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
-    At most one batch of activations is in memory, so memory is that of the sums: some matrices per pair of sites, and
-    one vector per sequence and site, whatever the number of tokens.
+    Memory is that of the sums (some matrices per pair of sites, and one vector per sequence and site, whatever the
+    number of tokens) and of 256 MB of activations of models; more go to temporary files. With a number ``n_units``, no
+    activations are stored.
 
     Args:
         a: a module, called as ``model(tokens)``, with a mask of padding if it takes one; or saved activations: a
@@ -104,6 +107,7 @@ def compare(
             give p values; they keep the activations of both models, in memory or in temporary files, and each costs as
             much as the values without their errors (a decomposition, for Procrustes or CCA). For linear CKA of
             sequences of equal length 200 cost about as much as two values.
+        influence: whether to compute which text differs, see Returns. It costs about as much as the values.
         **options: ``mask``, ``pool``, ``positions``, ``control``, ``n_units`` and ``channels`` as in ``ProbeSet``,
             unless ``tokens`` is one. ``mask`` is true at real positions: padding is ignored, and models whose
             ``forward`` takes a mask receive it. ``channels`` says where features are at sites whose modules do not
@@ -119,6 +123,12 @@ def compare(
         site's variance in its first principal component) and note (why a value is missing). With one rearrangement,
         null_sd and p are NaN.
 
+        With ``influence``, also token_influence, one number per sample in the order of sequences and positions, and
+        token_index, the place of each sample in ``tokens.flatten()`` of the first model (that of the sequence's first
+        token where each sequence is one sample). The influence of a sample is the derivative of the dissimilarity with
+        respect to its weight: positive = it makes the models look more different, negative = more alike. Those of a
+        sequence add up to the influence of that sequence. ``influential_text`` finds the text.
+
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
             samples, a file that holds no activations, or anything that ``ProbeSet`` rejects.
@@ -132,6 +142,8 @@ def compare(
     check_nulls(nulls)
     nulls = nulls if null else 0
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
+    if influence and as_probe_set(tokens, **options).n_units is not None:
+        raise ValueError("influence=True reads activations twice, and a number n_units reads them once; leave it out")
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
@@ -146,7 +158,7 @@ def compare(
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
-    fewer_samples = plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
+    fewer_samples = not influence and plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
     if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
         # One sample per sequence is more than sample measures use, so these read their samples in a separate pass.
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
@@ -154,9 +166,13 @@ def compare(
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
         plan = make_plan(plan.probe, computable)
     for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), nulls)
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), nulls, influence)
     ordered = in_order(records, site_pairs, measures)
-    return as_table(ordered, COLUMNS)
+    table = as_table(ordered, COLUMNS)
+    for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
+        lists = [record.get(column, []) for record in ordered]
+        table = table.append_column(column, pa.array(lists, pa.list_(kind)))
+    return table
 
 
 def as_table(records: Records, columns: Sequence[str]) -> pa.Table:
@@ -193,20 +209,30 @@ def _norms(side: Opened, plan: Plan, name: str) -> dict[tuple[str, str], Tensor]
 
 
 def _compared(
-    a: Opened, b: Opened, pairs: list[SitePair], measures: Sequence[Measure], plan: Plan, nulls: int
+    a: Opened,
+    b: Opened,
+    pairs: list[SitePair],
+    measures: Sequence[Measure],
+    plan: Plan,
+    nulls: int,
+    influence: bool = False,
 ) -> Records:
-    """Compare two sides in one pass over both; nulls of all sequences need the activations once more."""
+    """Compare two sides: in one pass over both, and more over stored activations for error bars and nulls."""
     device = device_of_sources(a[0], b[0])
+    is_stored = plan.stored or nulls > 1 or (nulls > 0 and plan.lengths.uneven)
+
+    def activations(side: Opened, sites: Sequence[str], spill: DiskSpill) -> ModelActivations:
+        source, inputs, _ = side
+        if isinstance(source, SavedActivations):
+            return ModelActivations(plan, sites, SavedChunks(source, sites, plan, device))
+        chunks = read_chunks(source, inputs, sites, plan, device)
+        return ModelActivations(plan, sites, spill.store(chunks) if is_stored else chunks, device=device)
+
     sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
     with TemporaryDirectory(prefix="activations-") as folder:
-        spill, again = DiskSpill(Path(folder)), nulls > 1 or (nulls > 0 and plan.lengths.uneven)
-
-        def opened(side: Opened, sites: Sequence[str]) -> ModelActivations:
-            source, inputs, _ = side
-            chunks = read_chunks(source, inputs, sites, plan, device)
-            return ModelActivations(plan, sites, spill.store(chunks) if again else chunks)
-
-        return compare_pair(opened(a, sites_a), opened(b, sites_b), pairs, measures, nulls)
+        spill = DiskSpill(Path(folder))
+        x, y = (activations(side, sites, spill) for side, sites in ((a, sites_a), (b, sites_b)))
+        return compare_pair(x, y, pairs, measures, nulls, token_influence=influence)
 
 
 def _compared_by_samples(

@@ -1,14 +1,16 @@
 """The one loop over the activations of two models: sums over pairs of sites, sums of the null, and their values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import evaluate
+from dissimilarity.comparison.evaluate import ReadAgain, evaluate
 from dissimilarity.comparison.first_component import with_shares
-from dissimilarity.comparison.nulls import add_circled, rearranged_values
+from dissimilarity.comparison.nulls import add_circled, circled, rearranged_values
+from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
+from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.cross import Cross, SitePair
 from dissimilarity.tables.influence import short
 
@@ -20,6 +22,7 @@ def compare_pair(
     measures: Sequence[Measure],
     nulls: int = 1,
     first_components: bool = True,
+    token_influence: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare two models at pairs of sites.
 
@@ -31,12 +34,14 @@ def compare_pair(
         nulls: number of rearrangements of the null: none (0), one within chunks, or several of all sequences, for
             which the activations must not be streamed.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
+        token_influence: whether records have the influence of each sample.
 
     Returns:
         records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
     plan, sync = x.plan, x.side.sync
-    cross, null = (Cross(pairs, plan.n_units, sync, plan.moments, plan.halves) for _ in range(2))
+    n_units = 0 if plan.stored else plan.n_units
+    cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))
     with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
@@ -47,7 +52,15 @@ def compare_pair(
         add_circled(null, x, y, circle)
     cross, null = cross.close(), null.close()
     several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
-    records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several)
+
+    def in_null(sites: Sequence[str]) -> Iterable[Chunk]:
+        """Yield the chunks of x as they meet those of y in the null."""
+        return (chunk.deranged() for chunk in x.at(sites)) if circle is None else circled(x, y, circle, sites)
+
+    again = ReadAgain(x.at, in_null if with_null else None, y.at) if plan.stored and plan.n_units > 1 else None
+    records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
+    if token_influence:
+        records = with_token_influence(records, measures, x, y, cross)
     for record in records:
         record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records

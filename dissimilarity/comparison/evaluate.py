@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
 from dissimilarity.moments.pair import Moments, join
+from dissimilarity.moments.paired_samples import Again, PairedSamples
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.padding import SampledSubset
 
@@ -33,6 +34,20 @@ Result = dict[str, Any]
 """Result of a measure at a pair of sites: value, influence, nulls, null_influence, n_samples, note."""
 
 
+class ReadAgain(NamedTuple):
+    """Chunks of stored activations, which are read again for influences.
+
+    Attributes:
+        x: yields those of the first model.
+        null: yields those of the first model as they meet the second in the null; None without a null.
+        y: yields those of the second model.
+    """
+
+    x: Again
+    null: Again | None
+    y: Again
+
+
 def evaluate(
     measures: Sequence[Measure],
     x: Side,
@@ -40,6 +55,7 @@ def evaluate(
     cross: Cross,
     null: Cross | None = None,
     nulls: Mapping[tuple[str, SitePair], Tensor] | None = None,
+    again: ReadAgain | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate every measure at every pair of sites; output measures at the models' logits.
 
@@ -50,6 +66,7 @@ def evaluate(
         cross: the sums of the pairs, closed.
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
         nulls: label, pair -> the value in each of several rearrangements of all sequences, in place of that one.
+        again: the activations, where they are stored; None where they were streamed, and sums per unit serve instead.
 
     Returns:
         records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, calibrated_stderr,
@@ -64,7 +81,7 @@ def evaluate(
         if isinstance(measure, OutputMeasure):
             pair_results = _from_samples(measure, x, y, null is not None, OUTPUT_PAIRS)
         elif isinstance(measure, MomentMeasure):
-            pair_results = _from_sums(measure, x, y, cross, null, comparable)
+            pair_results = _from_sums(measure, x, y, cross, null, comparable, again)
         else:
             assert isinstance(measure, SampleMeasure)
             pair_results = _from_samples(measure, x, y, null is not None, comparable)
@@ -78,15 +95,17 @@ def evaluate(
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
-                records.append({**names, **result, **_derived(measure, result)})
+                records.append({**names, **result, **_derived(measure, x, result)})
                 del records[-1]["null_influence"]
     return records
 
 
-def _derived(measure: Measure, result: Result) -> dict[str, Any]:
+def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     """Return what follows from a result: dissimilarity, standard errors, and the calibrated value."""
     value, nulls, note = result["value"], result["nulls"], result["note"]
-    calibration = calibrate(value, nulls, measure.identical, result["influence"], result["null_influence"])
+    # In the null, the samples of a sequence meet those of another one of its group.
+    of_groups = (_of_groups(result[name], side) for name in ("influence", "null_influence"))
+    calibration = calibrate(value, nulls, measure.identical, *of_groups)
     null = nulls.mean().item()
     if calibration is None:
         note = note or (
@@ -104,9 +123,24 @@ def _derived(measure: Measure, result: Result) -> dict[str, Any]:
     }
 
 
+def _of_groups(influence: Tensor, side: Side) -> Tensor:
+    """Return the influences of the groups of whole sequences within which the null rearranges them."""
+    groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, _units(side), side.lengths.units)
+    return influence.new_zeros(side.lengths.n_units).index_add_(0, groups, influence)
+
+
 def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
     """Return the pairs of sites at which a measure is computed: those given, or the models' logits."""
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
+
+
+def _units(side: Side) -> Tensor:
+    """Return the unit of each sequence for error bars: a sequence where activations are stored, else a group."""
+    return side.lengths.error_units if side.stored and side.lengths.n_units > 1 else side.lengths.units
+
+
+def _n_units(side: Side) -> int:
+    return 1 + int(_units(side).max())
 
 
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
@@ -117,7 +151,7 @@ def _samples_of(measure: Measure, side: Side, site: str) -> int:
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    n, unknown = _samples_of(measure, side, site), torch.full((side.lengths.n_units,), math.nan)
+    n, unknown = _samples_of(measure, side, site), torch.full((_n_units(side),), math.nan)
     nothing = {"influence": unknown, "nulls": unknown[:1], "null_influence": unknown}
     return {"value": math.nan, **nothing, "n_samples": n, "note": note}
 
@@ -152,7 +186,13 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
 
 
 def _from_sums(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+    measure: MomentMeasure,
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None,
+    pairs: list[SitePair],
+    again: ReadAgain | None,
 ) -> Iterator[tuple[SitePair, Result]]:
     """Evaluate a moment measure: one site with partners of one width together, and pair by pair where that fails."""
     note = _too_few(measure, x, pairs[0][0]) if pairs else ""
@@ -161,11 +201,11 @@ def _from_sums(
         return
     for batch in _batches(x, cross, pairs):
         try:
-            yield from _estimated(measure, x, y, cross, null, batch)
+            yield from _estimated(measure, x, y, cross, null, batch, again)
         except (ValueError, RuntimeError):
             for pair in batch:
                 try:
-                    yield from _estimated(measure, x, y, cross, null, [pair])
+                    yield from _estimated(measure, x, y, cross, null, [pair], again)
                 except (ValueError, RuntimeError) as error:
                     yield pair, _failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
 
@@ -182,14 +222,23 @@ def _batches(x: Side, cross: Cross, pairs: list[SitePair]) -> Iterator[list[Site
 
 
 def _estimated(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+    measure: MomentMeasure,
+    x: Side,
+    y: Side,
+    cross: Cross,
+    null: Cross | None,
+    pairs: list[SitePair],
+    again: ReadAgain | None,
 ) -> list[tuple[SitePair, Result]]:
     """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
-    value, influence = _with_influence(measure, x, y, cross, pairs)
+    value, influence = _with_influence(measure, x, y, cross, pairs, None if again is None else (again.x, again))
     unknown = torch.full_like(value, math.nan), torch.full_like(influence, math.nan)
     # A circle of all sequences would mix the halves of a cross-fitted measure.
     is_mixed = null is not None and measure.crossfit and x.lengths.circle is not None
-    nulls, null_influence = unknown if null is None or is_mixed else _with_influence(measure, x, y, null, pairs)
+    null_again = None if again is None or again.null is None else (again.null, again)
+    nulls, null_influence = (
+        unknown if null is None or is_mixed else _with_influence(measure, x, y, null, pairs, null_again)
+    )
     columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
     note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
     note = note or _overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
@@ -200,13 +249,34 @@ def _estimated(
 
 
 def _with_influence(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]
+    measure: MomentMeasure,
+    x: Side,
+    y: Side,
+    cross: Cross,
+    pairs: list[SitePair],
+    again: tuple[Again, ReadAgain] | None,
 ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
-    """Return the values of pairs of one site with partners of one width, and the influences of units on them."""
+    """Return the values of pairs of one site with partners of one width, and the influences of units on them.
+
+    Args:
+        measure: the measure.
+        x: the first side.
+        y: the second side.
+        cross: the sums of the pairs, of the models as they are or of the null.
+        pairs: the pairs.
+        again: yields the chunks of x in that order, and both models' as they are; None for streamed activations.
+    """
     site, partners = pairs[0][0], [partner for _, partner in pairs]
+    if again is not None:
+        chunks_x, both = again
+        terms = [self_terms(measure, x, site, both.x)], [self_terms(measure, y, name, both.y) for name in partners]
+        samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units), x.sync)
+        value, of_sequences = measure.estimate_again(_joined(x, y, cross, pairs), samples, *terms)
+        influence = of_sequences.new_zeros(_n_units(x), len(pairs))
+        return value, influence.index_add_(0, _units(x).to(influence.device), of_sequences)
     if not cross.sums.n_units:
         value = _plain(measure, x, y, cross, pairs)
-        return value, value.new_full((x.lengths.n_units, *value.shape), math.nan)
+        return value, value.new_full((_n_units(x), *value.shape), math.nan)
     n, first = ({key: value[:, None] for key, value in m.items()} for m in (x.counts()[1], x.sums.units[site]))
     second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
     units = join(n, first, second, cross.sums_of(site, partners)[1])
@@ -259,12 +329,17 @@ def _terms_of(measure: MomentMeasure, x: Side, y: Side, pairs: list[SitePair]) -
     return [self_terms(measure, x, pairs[0][0])], [self_terms(measure, y, partner) for _, partner in pairs]
 
 
-def self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
+def self_terms(measure: MomentMeasure, side: Side, site: str, again: Again | None = None) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
         counts, unit_counts = side.counts()
-        units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
-        side.prepared[measure.label, site] = measure.self_terms({**counts, **side.totals(site)}, units)
+        totals = {**counts, **side.totals(site)}
+        if again is not None:
+            samples = PairedSamples(again, again, site, [site], len(side.lengths.units), side.sync)
+            side.prepared[measure.label, site] = measure.terms_again(totals, samples)
+        else:
+            units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
+            side.prepared[measure.label, site] = measure.self_terms(totals, units)
     return side.prepared[measure.label, site]
 
 
@@ -283,11 +358,11 @@ def _from_samples(
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
     first, second, subset = prepared_pair(measure, x, y, pair)
-    units = x.lengths.units[subset.sequence].to(x.samples[pair[0]].device)
+    units = _units(x)[subset.sequence].to(x.samples[pair[0]].device)
 
     def estimated(rearranged: Any) -> tuple[float, Tensor]:
         value, influence = measure.estimate(rearranged, second, units)
-        return value.item(), torch.nn.functional.pad(influence, (0, x.lengths.n_units - len(influence))).cpu()
+        return value.item(), torch.nn.functional.pad(influence, (0, _n_units(x) - len(influence))).cpu()
 
     value, influence = estimated(first)
     null, null_influence, note = math.nan, torch.full_like(influence, math.nan), ""

@@ -7,7 +7,7 @@ cheaper form (``measures.numerics.rearranged_hsic``).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,14 +43,22 @@ def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: In
         y: activations of the second model, on this process's share of the probe set.
         place: the place of each sequence in the circle.
     """
-    first = whole(x, [site for site, _ in null.pairs])
     with together(x.side.sync):
-        order, start = first.circled(place), None
-        for chunk in y:
-            # The chunk is a part of the whole: its first sample is the first one with its first label.
-            start = int((first.labels[0] < chunk.labels[0][0]).sum()) if start is None else start
-            null.add(first.meeting(chunk, start, order), chunk)
-            start += len(chunk.labels[0])
+        for first, second in zip(circled(x, y, place, [site for site, _ in null.pairs]), y.at(), strict=True):
+            null.add(first, second)
+
+
+def circled(
+    x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"], sites: Sequence[str]
+) -> Iterator[Chunk]:
+    """Yield the samples of the first model that meet each chunk of the second along one circle of all sequences."""
+    first = whole(x, sites)
+    order, start = first.circled(place), None
+    for chunk in y.at():
+        # The chunk is a part of the whole: its first sample is the first one with its first label.
+        start = int((first.labels[0] < chunk.labels[0][0]).sum()) if start is None else start
+        yield first.meeting(chunk, start, order)
+        start += len(chunk.labels[0])
 
 
 def rearranged_values(

@@ -21,6 +21,9 @@ from dissimilarity.probe.padding import SequenceLengths, merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import sampled_positions
 
+CUTS = 16
+"""Parts of whole sequences into which a probe set is cut, for chunks, processes and the null."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,8 +56,16 @@ class Plan:
         return SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
 
     @property
+    def stored(self) -> bool:
+        """Whether error bars come from a second pass over stored activations, and not from sums per unit.
+
+        Cross-fitted measures read sums over halves of the units.
+        """
+        return self.probe.n_units is None and not self.halves
+
+    @property
     def n_units(self) -> int:
-        """Number of units, at most as many as the probe set asks for."""
+        """Number of units into which the probe set is cut, at most as many as it asks for."""
         return self.lengths.n_units
 
     @cached_property
@@ -72,6 +83,11 @@ class Plan:
         return digest.hexdigest()[:12]
 
     @property
+    def bytes_per_sum(self) -> int:
+        """Bytes of each number of a sum: in float64, and in float32 per unit where these are needed."""
+        return 8 if self.stored else 8 + 4 * self.n_units
+
+    @property
     def separate_units(self) -> bool:
         """Whether chunks hold one unit each, because units differ in their numbers of samples."""
         return self.lengths.counts is not None
@@ -79,7 +95,7 @@ class Plan:
     def side(self, sites: Sequence[str], sync: bool = False) -> Side:
         """Return an empty side for a model that is compared at these sites."""
         only_sampled = frozenset({LOGITS} - set(sites)) if self.outputs else frozenset()
-        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence, self.halves)
+        return Side(self.lengths, sync, self.moments, only_sampled, self.by_sequence, self.halves, self.stored)
 
     def captured(self, sites: Sequence[str]) -> list[str]:
         """Return the sites at which a model is read: those it is compared at, and the logits for output measures."""
@@ -131,7 +147,7 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     if len(set(labels)) < len(labels):
         raise ValueError(f"expected measures of different labels, found {labels}; leave out the duplicates")
     sequences, length = probe.extent
-    slices = cut_sequences(sequences, probe.n_units, sequences_per_batch(length))
+    slices = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
     if probe.sample_counts is not None and probe.pool == "none":
         slices = merge_short_units(slices, probe.sample_counts)
     return Plan(

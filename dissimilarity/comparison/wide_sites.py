@@ -26,14 +26,17 @@ def in_span(chunks: Chunks, plan: Plan, sites: Sequence[str]) -> Chunks:
     If a model has such a site, all its chunks are in memory together, which takes less memory than one of its sums.
 
     Args:
-        chunks: all chunks of the probe set, by site and with their units; a list stays a list.
+        chunks: all chunks of the probe set, by site and with their units; an iterator is read once.
         plan: how the probe set is read; nothing changes if a measure is not invariant to rotations.
         sites: sites that are compared.
     """
     if not plan.moments or not plan.rotatable:
         return chunks
-    rotated = _rotated(chunks, plan, sites)
-    return list(rotated) if isinstance(chunks, list) else rotated
+    if isinstance(chunks, Iterator):
+        return _rotated(chunks, plan, sites)
+    first = next(iter(chunks), None)
+    wide = first is not None and any(site in sites for site in wide_sites(first[0], plan))
+    return list(_rotated(chunks, plan, sites)) if wide else chunks
 
 
 def wide_sites(acts: Mapping[str, Tensor], plan: Plan) -> list[str]:

@@ -119,23 +119,29 @@ def estimate(
     Returns:
         values (pairs) and influences (units, pairs), float64.
     """
+    value, slopes = with_slopes(formula, totals)
+    n_units, pairs = len(units["n"]), value.numel()
+    influence = value.new_zeros(n_units, pairs)
+    for key, slope in slopes.items():
+        unit_sums = units[key.removesuffix(HALF)]
+        slope = slope.reshape(pairs, -1).to(unit_sums.dtype)
+        sums = unit_sums.reshape(n_units, -1, slope.shape[1])
+        shared = sums.shape[1] == 1
+        share = sums[:, 0] @ slope.T if shared else torch.einsum("gkd,kd->gk", sums, slope)
+        if key.endswith(HALF):
+            share = share * in_first_half(torch.arange(n_units, device=share.device))[:, None]
+        influence = influence + share.double()
+    return value, influence.reshape(n_units, *value.shape)
+
+
+def with_slopes(formula: Callable[[Moments], Float[Tensor, "*pairs"]], totals: Moments) -> tuple[Tensor, Moments]:
+    """Return values of a formula of moments, and its derivative with respect to each sum that it reads."""
     with torch.inference_mode(False), torch.enable_grad():
         leaves = {key: total.detach().clone().requires_grad_() for key, total in totals.items()}
         value = formula(leaves)
         gradients = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
-    n_units, pairs = len(units["n"]), value.numel()
-    influence = value.new_zeros(n_units, pairs)
-    for key, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            unit_sums = units[key.removesuffix(HALF)]
-            slope = gradient.reshape(pairs, -1).to(unit_sums.dtype)
-            sums = unit_sums.reshape(n_units, -1, slope.shape[1])
-            shared = sums.shape[1] == 1
-            share = sums[:, 0] @ slope.T if shared else torch.einsum("gkd,kd->gk", sums, slope)
-            if key.endswith(HALF):
-                share = share * in_first_half(torch.arange(n_units, device=share.device))[:, None]
-            influence = influence + share.double()
-    return value.detach(), influence.reshape(n_units, *value.shape).detach()
+    slopes = {key: slope.detach() for key, slope in zip(leaves, gradients, strict=True) if slope is not None}
+    return value.detach(), slopes
 
 
 def left_out(

@@ -14,6 +14,7 @@ from dissimilarity.measures.cka import CKA, cka
 from dissimilarity.measures.numerics.exact import angle
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel
 from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import PairedSamples
 
 
 def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -137,3 +138,20 @@ class AngularCKA(MomentMeasure):
         """Return the angle from sums, and the influences from leaving out each unit in turn."""
         cosine, left_out = self._cosine.left_out(totals, units, x, y)
         return angle(cosine), influence_of_left_out(angle(left_out))
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+        """Return the self terms of ``CKA``."""
+        return self._cosine.terms_again(totals, samples)
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the angle from sums, and the influences from leaving out each sequence in turn."""
+        cosine, left_out = self._cosine.left_out_again(totals, samples, x, y)
+        return angle(cosine), influence_of_left_out(angle(left_out))
+
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of the angle with respect to the weight of each sample, as for ``CKA``."""
+        slope = self._cosine.sample_influence(totals, samples)
+        cosine = self._cosine.from_moments(totals)
+        return -slope / (1 - cosine.square()).clamp(min=1e-12).sqrt()

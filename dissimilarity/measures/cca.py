@@ -10,8 +10,14 @@ from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedM
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import both_sides, is_exact, sum_of_correlations
-from dissimilarity.moments.pair import Moments
+from dissimilarity.measures.numerics.whitening import (
+    Whitening,
+    both_sides,
+    is_exact,
+    sum_of_correlations,
+    whitening,
+)
+from dissimilarity.moments.pair import Moments, centered_self
 
 Reduction = Literal["mean", "mean_square", "r2"]
 
@@ -127,3 +133,8 @@ class CCA(FittedMeasure, WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the mean correlation from sums."""
         return cca_from_moments(m, self.reduction, self.crossfit)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return whitening(product, side["xx"], side["eps_x"] / side["n"])

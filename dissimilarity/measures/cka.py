@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import influence_of_left_out, left_out
+from dissimilarity.inference.influence import sample_influence
+from dissimilarity.inference.jackknife import influence_of_left_out, left_out, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
@@ -20,9 +21,11 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
+from dissimilarity.measures.numerics.hsic_left_out import hsic_left_out
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, rearranged_hsic
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
+from dissimilarity.moments.paired_samples import PairedSamples
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -175,6 +178,41 @@ class CKA(MomentMeasure):
             both = {key: totals[key] for key in ("n", "x", "y", "xy", "a", "b", "ab", "xb", "ya")}
             without = left_out(lambda m: _cross_term(m, self.debiased), both, units)
             cross = torch.cat([_cross_term(totals, self.debiased)[None], without])
+        return self._cosines(totals, cross, x, y)
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+        """Return the term of a side with itself: over all samples, and then without each sequence in turn."""
+        side = self._read(totals)
+        m = {key: value[None] for key, value in (with_itself(side)).items()}
+        terms = hsic_left_out(m, samples, self.debiased)[:, 0]
+        return _positive(terms, side) if self.debiased else terms
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return CKA from sums, and the influences from leaving out each sequence in turn."""
+        value, left_out_values = self.left_out_again(totals, samples, x, y)
+        return value, influence_of_left_out(left_out_values)
+
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of CKA with respect to the weight of each sample.
+
+        A pair of samples counts with the product of their weights, so a weight of two stands for a sample that occurs
+        twice without being paired with itself.
+        """
+        return _by_weights(self._read(totals), samples, self.debiased)
+
+    def left_out_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return CKA, and CKA without each sequence in turn; the arguments are those of ``estimate_again``."""
+        totals = self._read(totals)
+        return self._cosines(totals, hsic_left_out(totals, samples, self.debiased), x, y)
+
+    def _cosines(
+        self, totals: Moments, cross: Float[Tensor, "times pairs"], x: Sequence[Tensor], y: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
+        """Return CKA over all samples, and each time without some of them, from the cross terms and the self terms."""
         values = _cosine(cross, torch.stack([*x], 1), torch.stack([*y], 1), "u" in totals)
         values = torch.where(values.isnan(), values, exact_where_same(totals, values, self.identical))
         return values[0], values[1:]
@@ -212,3 +250,32 @@ def _cosine(
     """
     squared = self_x * self_y
     return torch.where(wide | (cross.square() <= (1 + 1e-5) * squared), cross, torch.nan) / squared.sqrt()
+
+
+def _by_weights(totals: Moments, samples: PairedSamples, debiased: bool) -> Float[Tensor, "samples pairs"]:
+    """Return the derivative of CKA with respect to the weight of each sample.
+
+    The weights of samples are those of their sequences too, so the sums with powers of lengths are needed even where
+    lengths are equal. With samples as units, each of them is a sequence.
+    """
+
+    def formula(m: Moments) -> Float[Tensor, " pairs"]:
+        return cka_from_moments(m, debiased)
+
+    if not debiased:
+        return sample_influence(with_slopes(formula, totals)[1], samples.parts())
+    single = "u" not in totals
+    if single:
+        totals = {key: value for key, value in totals.items() if not key[-1].isdigit()}
+        parts = list(samples.parts())
+        x, y = torch.cat([part.x for part in parts]).double(), torch.cat([part.y for part in parts]).double()
+        pairs = len(totals["n"])
+        twins = {"gg": "aa", "hh": "bb", "gh": "ab", "kk": "aa", "ll": "bb", "kl": "ab"}
+        twins |= {"xk": "xa", "xl": "xb", "yl": "yb", "yk": "ya"}
+        totals = {**totals, **{f"{key}0": totals[twin] for key, twin in twins.items()}}
+        totals |= {"u": x.expand(pairs, -1, -1), "v": y.movedim(1, 0), "lengths": x.new_ones(pairs, len(x))}
+    for key in ("xx", "yy", "xy"):
+        totals = {**totals, **{f"{key}{e}": totals.get(f"{key}{e}", totals[key]) for e in (1, 2)}}
+    for key in ("gg", "hh", "gh", "kk", "ll", "kl", "xk", "xl", "yl", "yk"):
+        totals |= {f"{key}{e}": totals.get(f"{key}{e}", totals[f"{key}0"]) for e in (1, 2)}
+    return sample_influence(with_slopes(formula, totals)[1], samples.parts(single))

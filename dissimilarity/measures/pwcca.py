@@ -11,8 +11,8 @@ from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedM
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import among_largest, both_sides, is_exact, turning
-from dissimilarity.moments.pair import Moments, centered
+from dissimilarity.measures.numerics.whitening import Whitening, among_largest, both_sides, is_exact, turning, whitening
+from dissimilarity.moments.pair import Moments, centered, centered_self
 from dissimilarity.moments.products import full_float32
 
 
@@ -117,3 +117,8 @@ class PWCCA(FittedMeasure, WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the weighted mean from sums."""
         return pwcca_from_moments(m, self.crossfit)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return whitening(product, side["xx"], side["eps_x"] / side["n"])

@@ -11,7 +11,7 @@ from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import Whitening, canonical, is_exact, leading, sum_of_correlations
-from dissimilarity.moments.pair import Moments, centered
+from dissimilarity.moments.pair import Moments, centered, centered_self
 
 
 def svcca(
@@ -122,3 +122,8 @@ class SVCCA(FittedMeasure, WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the mean correlation from sums."""
         return svcca_from_moments(m, self.variance, self.crossfit)
+
+    def whitened(self, side: Moments) -> Whitening:
+        """Return the whitening of a side."""
+        product = centered_self(side)
+        return leading(product, side["n"], self.variance)

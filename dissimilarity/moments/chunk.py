@@ -28,7 +28,8 @@ class Chunk:
         units: which units.
         labels: the sequence of each sample and its position in it, over all units (units * n).
         order: which sample takes the place of each one where they meet those of other chunks; None for its own.
-        sequences: the sequences that the samples form; None if each sequence is one sample, or no measure needs them.
+        members: the sequences that the samples form.
+        sequences: the same where measures need sums over sequences; None if not, or if each sequence is one sample.
         sums: site -> the sum of each sequence (sequences, p).
         weights: site -> the product of each sample with the sum of its sequence (units, n).
         grams: site -> the products of the samples of each sequence, as far as they were needed.
@@ -40,6 +41,7 @@ class Chunk:
     outlier_rows: dict[str, Tensor]
     units: range
     labels: tuple[Tensor, Tensor]
+    members: Sequences
     order: Tensor | None = None
     sequences: Sequences | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -80,10 +82,9 @@ class Chunk:
 
     def gram(self, site: str) -> Tensor:
         """Return the products of the samples of each sequence with each other at a site (sequences, length, length)."""
-        assert self.sequences is not None
         if site not in self.grams:
             parts = self.samples[site], self.norms[site], self.outlier_rows[site]
-            self.grams[site] = within_grams(*parts, self.sequences)
+            self.grams[site] = within_grams(*parts, self.members)
         return self._sequences_in_order(self.grams[site])
 
     def _sequences_in_order(self, values: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class Chunk:
             }
             for by_site in (self.samples, self.norms, self.outlier_rows)
         )
-        chunk = Chunk(samples, norms, outlier_rows, other.units, other.labels, is_deranged=True)
+        chunk = Chunk(samples, norms, outlier_rows, other.units, other.labels, other.members, is_deranged=True)
         return with_sequences(chunk, other.sequences)
 
     def to(self, device: torch.device) -> "Chunk":
@@ -168,7 +169,7 @@ class Chunk:
             {site: replace(self, order=order)._in_order(values) for site, values in by_site.items()}
             for by_site in (self.samples, self.norms, self.outlier_rows)
         )
-        chunk = Chunk(samples, norms, outlier_rows, self.units, self.labels, is_deranged=True)
+        chunk = Chunk(samples, norms, outlier_rows, self.units, self.labels, self.members, is_deranged=True)
         return with_sequences(chunk, self.sequences)
 
     def moves_whole(self, order: Int[Tensor, " all"]) -> bool:
@@ -193,16 +194,15 @@ def as_one(chunks: Sequence[Chunk], sites: Sequence[str]) -> Chunk:
         return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
     labels = tuple(torch.cat([chunk.labels[index] for chunk in chunks]) for index in (0, 1))
-    parts = [chunk.sequences for chunk in chunks if chunk.sequences is not None]
-    sequences = None
-    if len(parts) == len(chunks):
-        lengths = torch.cat([part.lengths for part in parts])
-        sequences = Sequences(0, parts[0].count, lengths, parts[0].mean)
+    first = chunks[0].members
+    members = replace(first, first=0, lengths=torch.cat([chunk.members.lengths for chunk in chunks]))
+    has_sums = all(chunk.sequences is not None for chunk in chunks)
     return Chunk(
         *(flat(name) for name in ("samples", "norms", "outlier_rows")),
         units=range(1),
         labels=(labels[0], labels[1]),
-        sequences=sequences,
+        members=members,
+        sequences=members if has_sums else None,
         sums=flat("sums", per_sample=False),
         weights=flat("weights"),
     )
@@ -221,10 +221,9 @@ def squares_of(
     x: Chunk, sites: Sequence[str], y: Chunk, partners: Sequence[str]
 ) -> Float[Tensor, "sequences sites partners"]:
     """Return |X_s'Y_s|^2 of each sequence, for all sites of one chunk with all partners in another."""
-    assert x.sequences is not None
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
-    if x.sequences.prefer_grams(*map(sum, widths)):
+    if x.members.prefer_grams(*map(sum, widths)):
         return squares_of_grams([x.gram(site) for site in sites], [y.gram(site) for site in partners])
-    rows, outlier_rows = x.sequences.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
+    rows, outlier_rows = x.members.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
     parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)
     return squares_of_products(*parts, *widths)

@@ -272,6 +272,11 @@ def centered(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
     return _center(m, "xx", "x", "x"), _center(m, "yy", "y", "y"), centered_cross(m)
 
 
+def centered_self(side: Moments) -> Tensor:
+    """Return Xc'Xc of one side alone; any leading dimensions."""
+    return _center(side, "xx", "x", "x")
+
+
 def centered_cross(m: Moments) -> Tensor:
     """Return Xc'Yc alone; any leading dimensions."""
     return _center(m, "xy", "x", "y")

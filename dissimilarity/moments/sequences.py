@@ -45,16 +45,18 @@ class Sequences:
         count: number of all sequences of the probe set.
         lengths: number of samples of each of the chunk's sequences.
         mean: mean number of samples over all sequences of the probe set; None where all have the same.
+        single: whether each sequence of the probe set is one sample.
     """
 
     first: int
     count: int
     lengths: Int[Tensor, " sequences"]
     mean: float | None = None
+    single: bool = False
 
     @classmethod
-    def of_chunk(cls, lengths: SequenceLengths, activation: Tensor, units: range, before: int) -> "Sequences | None":
-        """Return the sequences of a chunk; None where each of them is one sample.
+    def of_chunk(cls, lengths: SequenceLengths, activation: Tensor, units: range, before: int) -> "Sequences":
+        """Return the sequences of a chunk.
 
         Args:
             lengths: units and lengths of the sequences of the whole probe set.
@@ -66,18 +68,22 @@ class Sequences:
         if lengths.counts is None or not lengths.vary_in(activation):
             length = activation[0, ..., 0].numel()
             chunk = torch.full((len(activation),), length)
-            return None if length == 1 else cls(first + before // length, count, chunk)
+            return cls(first + before // length, count, chunk, single=length == 1)
         ends, start = lengths.counts.cumsum(0), int(lengths.counts[:first].sum()) + before
         chunk = lengths.counts[(ends > start) & (ends <= start + activation.shape[1])]
-        if not lengths.vary and lengths.counts[0] == 1:
-            return None
         mean = lengths.counts.double().mean().item() if lengths.vary else None
-        return cls(int((ends <= start).sum()), count, chunk, mean)
+        single = not lengths.vary and int(lengths.counts[0]) == 1
+        return cls(int((ends <= start).sum()), count, chunk, mean, single)
 
     @property
     def places(self) -> slice:
         """The places of the chunk's sequences among all."""
         return slice(self.first, self.first + len(self.lengths))
+
+    @property
+    def of_samples(self) -> Int[Tensor, " samples"]:
+        """The place of each sample's sequence among all."""
+        return torch.arange(self.first, self.first + len(self.lengths)).repeat_interleave(self.lengths)
 
     def prefer_grams(self, columns: int, others: int) -> bool:
         """Return whether products of samples with each other take less work than those of columns with columns."""

@@ -30,6 +30,7 @@ class Side:
         only_sampled: sites that only sample measures read; ``add`` gets no other samples there.
         by_sequence: whether any measure reads sums over sequences.
         halves: whether any measure reads sums over halves of the units.
+        stored: whether the samples can be read again, so that no sums per unit are needed.
 
     Attributes:
         sums: the sums of each site.
@@ -47,10 +48,11 @@ class Side:
         only_sampled: frozenset[str] = frozenset(),
         by_sequence: bool = True,
         halves: bool = True,
+        stored: bool = False,
     ) -> None:
         self.lengths, self.sync, self.moments, self.only_sampled = lengths, sync, moments, only_sampled
-        self.by_sequence = moments and by_sequence
-        self.sums = RunningSums(lengths.n_units, halves)
+        self.by_sequence, self.stored = moments and by_sequence, stored
+        self.sums = RunningSums(0 if stored else lengths.n_units, halves)
         self.sequence_sums = RunningSums(0)
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
@@ -120,9 +122,14 @@ class Side:
 
     def _add_sums(self, chunk: Chunk, site: str) -> None:
         """Add the samples of a chunk at a site to its sums."""
-        samples, outlier_rows, sequences = chunk.samples[site], chunk.outlier_rows[site], chunk.sequences
-        k = None if sequences is None else sequences.with_powers(chunk.weights_of([site]))
-        totals, unit_sums = side_moments(samples, chunk.norms[site], outlier_rows, k)
+        sequences = chunk.sequences
+        parts = [chunk.samples[site], chunk.norms[site], chunk.outlier_rows[site]]
+        if sequences is not None:
+            parts.append(sequences.with_powers(chunk.weights_of([site])))
+        if self.stored:
+            parts = [values.flatten(0, 1)[None] for values in parts]
+        samples, _, outlier_rows = parts[:3]
+        totals, unit_sums = side_moments(*parts)
         sums = [(key, total, unit_sums[key]) for key, total in totals.items()]
         if sequences is not None:
             squares = squares_of(chunk, [site], chunk, [site])[:, 0, 0]
@@ -177,11 +184,10 @@ class Side:
                 f"expected as many samples at every site, found (by site, per unit) {counts}; pool the positions "
                 "(pool='mean'), or compare such sites in separate calls"
             )
-        chunk = Chunk(samples, norms, outlier_rows, units, labels)
-        if not self.by_sequence or not samples:
-            return chunk
-        activation = next(acts[site] for site in samples)
-        return with_sequences(chunk, Sequences.of_chunk(self.lengths, activation, units, before))
+        activation = next((acts[site] for site in samples), next(iter(acts.values())))
+        members = Sequences.of_chunk(self.lengths, activation, units, before)
+        chunk = Chunk(samples, norms, outlier_rows, units, labels, members)
+        return with_sequences(chunk, None if not self.by_sequence or members.single else members)
 
     def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
         """Share the offsets of the first process, from its first chunk, so that each can continue alone."""

@@ -21,6 +21,9 @@ from dissimilarity.probe.batches import Slice
 from dissimilarity.probe.rearrangement import circles, rearranged
 from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
 
+MOST_UNITS = 128
+"""Units of an error bar, beyond which more would add nothing: Student's t has as many degrees of freedom."""
+
 
 @dataclass(frozen=True)
 class SampledSubset:
@@ -83,6 +86,12 @@ class SequenceLengths:
     def n_units(self) -> int:
         """Number of units."""
         return 1 + int(self.units.max())
+
+    @cached_property
+    def error_units(self) -> Int[Tensor, " sequences"]:
+        """The unit of each sequence for error bars where samples are stored: itself, or one of `MOST_UNITS` groups."""
+        count = len(self.units)
+        return torch.arange(count) * min(count, MOST_UNITS) // count
 
     @cached_property
     def vary(self) -> bool:
@@ -156,7 +165,7 @@ class SequenceLengths:
 
     def sampled_among(self, first: int, count: int) -> Int[Tensor, " drawn"]:
         """Return which of ``count`` samples are drawn, where the first of them is sample ``first`` of all."""
-        return self._sampled[(self._sampled >= first) & (self._sampled < first + count)] - first
+        return self.drawn[(self.drawn >= first) & (self.drawn < first + count)] - first
 
     def subset(self, held: int, varying: bool, max_samples: int, seed: int) -> SampledSubset:
         """Draw the samples that one sample measure reads from those held for all of them.
@@ -169,7 +178,7 @@ class SequenceLengths:
         """
         if varying:
             index = draw(held, max_samples, seed)
-            sequence, position = (labels[self._sampled[index]] for labels in (self._sequence, self._position))
+            sequence, position = (labels[self.drawn[index]] for labels in (self._sequence, self._position))
         else:
             length = held // len(self.units)
             index = sampled_samples(len(self.units), length, max_samples, seed).flatten()
@@ -179,7 +188,7 @@ class SequenceLengths:
         return SampledSubset(index, sequence, position, chunks[sequence])
 
     @cached_property
-    def _sampled(self) -> Int[Tensor, " drawn"]:
+    def drawn(self) -> Int[Tensor, " drawn"]:
         """The samples drawn for sample measures, by their indices among all samples, ascending."""
         assert self.counts is not None
         return draw(int(self.counts.sum()), self.max_samples, 0)

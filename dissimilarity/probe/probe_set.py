@@ -42,7 +42,9 @@ class ProbeSet:
         pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
         positions: how many of the positions that count are used, the same in every sequence; None for all of them.
         control: which positions can count at all, and how their samples are scaled.
-        n_units: number of units of whole sequences for the error bars.
+        n_units: None: error bars take each sequence as a unit (groups of them above 128), from a second pass over the
+            activations, which are stored for it. A number: units are that many groups of whole sequences, with sums
+            per unit, so that activations are read once; 1 for no error bars.
         kept_positions: the positions of each sequence that remain of those that can count, where ``control`` drops some
             for their norms; None before the norms are known.
         channels: where features are at sites with more than one dimension per sequence: ``first`` for (sequences,
@@ -67,7 +69,7 @@ class ProbeSet:
     pool: Pool = "none"
     positions: int | None = None
     control: Control = NO_CONTROL
-    n_units: int = 16
+    n_units: int | None = None
     kept_positions: Int[Tensor, "sequences kept"] | None = None
     channels: Channels = None
     starts: Int[Tensor, " sequences"] | None = None
@@ -78,8 +80,10 @@ class ProbeSet:
             raise ValueError(f"expected pool {', '.join(choices[:-1])} or {choices[-1]}, found {self.pool!r}")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
-        if self.n_units < 1:
-            raise ValueError(f"expected at least 1 unit for the error bars, found n_units={self.n_units}; 16 is usual")
+        if self.n_units is not None and self.n_units < 1:
+            raise ValueError(
+                f"expected at least 1 unit for the error bars, found n_units={self.n_units}; None is usual"
+            )
         if self.is_aligned:
             object.__setattr__(self, "starts", None)
         if self.mask is None or self.inputs is None:
@@ -255,7 +259,7 @@ class ProbeOptions(TypedDict, total=False):
     pool: Pool
     positions: int | None
     control: Control
-    n_units: int
+    n_units: int | None
     channels: Channels
 
 

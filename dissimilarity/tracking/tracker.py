@@ -64,7 +64,7 @@ class Tracker(Ticker):
         sites: str | Sequence[str] = "blocks.*.resid_post",
         every: int = 50,
         heatmap_every: int = 250,
-        n_units: int = 16,
+        n_units: int | None = None,
         nulls: int = 1,
         budget: float | None = None,
         pool: Pool = "none",
@@ -92,7 +92,7 @@ class Tracker(Ticker):
             sites: names or globs of sites, for the model and the references.
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
-            n_units: number of jackknife units, each of whole sequences.
+            n_units: number of units of whole sequences for the error bars; None: each sequence is one.
             nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have one. Each
                 takes as long as the values without their errors.
             budget: maximum share of the training time for tracking. After the dense start, ticks are then as far apart

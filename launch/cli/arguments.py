@@ -124,7 +124,7 @@ CALLBACKS = {
 
 TRACKERS = {
     "tracker.RunTracker": {
-        "n_units": whole(2),
+        "n_units": or_null(whole(2)),
         "nulls": whole(1),
         "every": whole(1),
         "heatmap_every": whole(1),
@@ -242,13 +242,14 @@ MEASURES = {
 
 CRITERIA = ("paper_loss_stitched", "paper_penalty", "task_penalty", "task_excess", "direct_penalty", "direct_excess")
 LAYER = text("all, or a site such as blocks.3.resid_post")
-TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": whole(2), "family": NAME}
+TEXT_OF_STUDY = {"sequences": whole(2), "length": whole(1), "n_units": or_null(whole(2)), "family": NAME}
 STUDIES = {
     "compare.study.compare_models": {
         "pairs": one_of("all", "matched"),
-        "n_units": whole(2),
+        "n_units": or_null(whole(2)),
         "nulls": whole(1),
         "channels": or_null(one_of("first", "last")),
+        "influence": FLAG,
     },
     "dynamics.study.dynamics": {
         **TEXT_OF_STUDY,

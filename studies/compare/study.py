@@ -30,21 +30,25 @@ from studies.common.inputs import (
 )
 from studies.common.next_command import ALL_MEASURES, models_override
 from studies.common.results import Results
+from studies.compare.differing_text import differing_text, text_of
 from studies.compare.figures import figures
 from studies.compare.text import summary, terminal_tables
 
 Pair = tuple[str, str]
 
 
-def compare_models(cfg: DictConfig, pairs: str, n_units: int, nulls: int, channels: Channels) -> Results:
+def compare_models(
+    cfg: DictConfig, pairs: str, n_units: int | None, nulls: int, channels: Channels, influence: bool
+) -> Results:
     """Compare every pair of `cfg.models` on one probe set.
 
     Args:
         cfg: config of analyze.py.
         pairs: `all` pairs of sites, or those `matched` by relative depth.
-        n_units: number of jackknife units of sequences.
+        n_units: number of units of sequences for the error bars; None: each sequence is one.
         nulls: number of rearrangements of the null.
         channels: whether features are `first` or `last` at sites that leave it open, such as saved images.
+        influence: whether to find the text that makes the models differ most.
 
     Raises:
         ValueError: Fewer than two models, or models that cannot be compared.
@@ -58,7 +62,7 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int, nulls: int, channe
     measures = measures_of(cfg)
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the models") as status:
-        # Two models fit into memory together, and none of their activations has to be stored.
+        # Two models fit into memory together.
         if len(uris) == 2:
             subjects = load_subjects(uris, cfg.runs_dir, cfg.device)
         else:
@@ -66,16 +70,22 @@ def compare_models(cfg: DictConfig, pairs: str, n_units: int, nulls: int, channe
         probe = shared_probe(cfg, subjects)
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
         options = {"nulls": nulls, "n_units": n_units, "control": control_of(cfg.control), "channels": channels}
+        options |= {"influence": True} if influence else {}
         tables = _compare(cfg, subjects, probe, inputs, measures, pairs, options, status.update)
     table = pa.concat_tables([_with_labels(pair, *labels) for labels, pair in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {labels: alignment_summary(text) for labels, text in inputs.items() if isinstance(text, Alignment)}
     if aligned:
         notes["alignments"] = [{"model_a": a, "model_b": b, **entry} for (a, b), entry in aligned.items()]
+    lines, drawn = [], {}
+    if influence:
+        by_label = {subject.label: subject for subject in subjects}
+        texts = {(a, b): text_of(probe, by_label[a], read) for (a, b), read in inputs.items()}
+        lines, drawn = differing_text(tables, texts, measures)
     return Results(
         table=table,
-        summary=summary(tables, measures, notes, aligned),
-        figures=figures(table, tables),
+        summary=summary(tables, measures, notes, aligned) + "".join(f"{line}\n" for line in lines),
+        figures=figures(table, tables) | drawn,
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
@@ -100,7 +110,7 @@ def _compare(
         models = {subject.label: source_of(subject, cfg.runs_dir, device) for subject in subjects}
     else:
         models = {subject.label: subject.source for subject in subjects}
-    if len(subjects) > 2 and probe.text is None:
+    if len(subjects) > 2 and probe.text is None and not settings.get("influence"):
         table = compare_many(models, probe.tokens, *options, on_progress=on_progress, mask=probe.mask, **settings)
         return {(a, b): select(table, model_a=a, model_b=b).drop_columns(["model_a", "model_b"]) for a, b in inputs}
     tables = {}

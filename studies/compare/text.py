@@ -90,7 +90,7 @@ def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Mea
     shown.add_column("calibrated", justify="right")
     for measure in measures:
         for (a, b), table in tables.items():
-            records = _at_equal_depth(select(table, measure=measure.label).to_pylist())
+            records = at_equal_depth(select(table, measure=measure.label).to_pylist())
             mean = _number(finite_mean([record["calibrated"] for record in records]), 2)
             shown.add_row(measure.label, escape(a), escape(b), mean)
         shown.add_section()
@@ -165,7 +165,7 @@ def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
 
 def _measure(records: list[dict[str, Any]]) -> list[str]:
     """Return the lines of one measure of one pair of models."""
-    matched = _at_equal_depth(records)
+    matched = at_equal_depth(records)
     lines = table_head("site a", "site b", "value", "null", "p", "calibrated")
     for record in matched:
         calibrated = _interval(record, "calibrated", "calibrated_stderr")
@@ -196,7 +196,7 @@ def _spread(record: dict[str, Any]) -> str:
     return f"{_number(record['null'])}{spread}"
 
 
-def _at_equal_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def at_equal_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the records of one measure at matched sites."""
     by_sites = {(record["site_a"], record["site_b"]): record for record in records}
     matched = _matched([a for a, _ in by_sites], [b for _, b in by_sites])

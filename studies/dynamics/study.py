@@ -66,7 +66,7 @@ def dynamics(
     checkpoints: int | None,
     sequences: int,
     length: int,
-    n_units: int,
+    n_units: int | None,
     primary_measure: str,
     sizes: Mapping[str, Any],
 ) -> Results:
@@ -78,7 +78,7 @@ def dynamics(
         checkpoints: maximum number of checkpoints per run; None for all.
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
-        n_units: number of jackknife units of sequences.
+        n_units: number of units of sequences for the error bars; None: each sequence is one.
         primary_measure: label of the measure whose order of the layers is tested; the others are exploratory.
         sizes: by size: `width`, `depth`, `seeds` and overrides of the trainings (`train`).
 
@@ -121,7 +121,7 @@ def _compare(
     cfg: DictConfig,
     uris: list[str],
     labels: Mapping[str, list[tuple[str, int]]],
-    n_units: int,
+    n_units: int | None,
     on_progress: Callable[[str], object],
 ) -> Measured:
     """Compare every two checkpoints of each run and of the first two runs, and the last ones of every two runs.
@@ -130,7 +130,7 @@ def _compare(
         cfg: config of analyze.py, with the size of the probe set.
         uris: the runs.
         labels: run -> (label, step) of its checkpoints.
-        n_units: number of jackknife units of sequences.
+        n_units: number of units of sequences for the error bars; None: each sequence is one.
         on_progress: called with a status message.
     """
     sites, device = sites_of_config(cfg), training_device(cfg.device)

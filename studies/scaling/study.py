@@ -50,7 +50,7 @@ def scaling(
     family: str,
     sequences: int,
     length: int,
-    n_units: int,
+    n_units: int | None,
     controlled: Mapping[str, Any] | None,
     primary_measure: str,
     primary_layer: str,
@@ -63,7 +63,7 @@ def scaling(
         family: family of the models that are trained.
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
-        n_units: number of jackknife units of sequences.
+        n_units: number of units of sequences for the error bars; None: each sequence is one.
         controlled: outlier control of a second comparison; None for none.
         primary_measure: label of the measure that the answer is about; the others are exploratory.
         primary_layer: `all`, or the `first`, `middle` or `last` block of layers, which the answer is about.
@@ -121,7 +121,7 @@ def _compare(
     probe: SharedProbe,
     controls: Mapping[str, Control],
     measures: Sequence[Measure],
-    n_units: int,
+    n_units: int | None,
     on_progress: Callable[[str], object],
 ) -> tuple[dict[str, pa.Table], list[SizedModel]]:
     """Return the table of every two models under each control, and the models, smaller ones first.

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import estimate
+from dissimilarity.inference.influence import estimate_again, sample_influence, weight_slopes
+from dissimilarity.inference.jackknife import estimate, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     as_tensors,
@@ -19,9 +20,12 @@ from dissimilarity.measures.base.checks import (
     no_variance,
 )
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.numerics.leverage import Leverage, leverage
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, kernels_are_cheaper
+from dissimilarity.measures.numerics.whitening import Whitening
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
+from dissimilarity.moments.paired_samples import PairedSamples, Part
 from dissimilarity.moments.products import as_samples, column_means
 
 DUAL = frozenset({"orthogonal", "translation"})
@@ -134,6 +138,26 @@ class MomentMeasure(Measure):
         """
         return estimate(self.from_moments, totals, units)
 
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Any:
+        """Compute what ``estimate_again`` needs from one side alone, from its sums and its samples with themselves."""
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Any], y: Sequence[Any]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the value and the influences of the sequences, by reading the samples again.
+
+        Args:
+            totals: the sums over all samples.
+            samples: the samples of all pairs.
+            x: ``terms_again`` of the first side, of all pairs or of the one that they share.
+            y: ``terms_again`` of the second sides.
+        """
+        return estimate_again(self.from_moments, totals, samples)
+
+    def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
+        """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
+        return sample_influence(with_slopes(self.from_moments, totals)[1], samples.parts())
+
     def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""
         return moment_side(x, self.invariant_to >= DUAL)
@@ -194,3 +218,27 @@ class WhitenedMeasure(MomentMeasure):
     def between(self, x: PreparedSide, y: PreparedSide) -> Float[Tensor, ""]:
         """Return the value of two prepared sides, in the precision of the more precise one."""
         return self.from_moments(whitened_between(x, y))
+
+    def whitened(self, side: Moments) -> Whitening | None:
+        """Return the whitening of each side, from its sums; None where only one side is whitened, or in part."""
+
+    def terms_again(self, totals: Moments, samples: PairedSamples) -> Leverage | None:
+        """Return how far single sequences decide the whitening of a side."""
+        white = self.whitened({key: value[None] for key, value in totals.items()})
+        return None if white is None else leverage(white, totals["x"] / totals["n"], samples)
+
+    def estimate_again(
+        self, totals: Moments, samples: PairedSamples, x: Sequence[Leverage | None], y: Sequence[Leverage | None]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        """Return the value, and the influences of the sequences with their leverage on the whitening."""
+        first, seconds = x[0], [own for own in y if own is not None]
+        if first is None:
+            return super().estimate_again(totals, samples, x, y)
+        value, slopes = with_slopes(self.from_moments, totals)
+
+        def influence(part: Part) -> Moments:
+            stretched = [own.spread(part.y[:, pair], part) for pair, own in enumerate(seconds)]
+            part = replace(part, x=first.spread(part.x, part), y=torch.stack(stretched, 1))
+            return {"influence": weight_slopes(slopes, part)}
+
+        return value, samples.per_sequence(influence)["influence"]

@@ -13,7 +13,7 @@ the mean is (A + B - 2 C) / sum n_s n_t n_q n_r. Each is a sum without that rest
 coincide.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,12 +132,23 @@ def mean_of_quadruples(
         fours: sum of (a_s . a_t) (b_q . b_r) over different sequences.
         mean: number of samples in a mean length.
     """
-    n1, n2, n3, n4 = ((n**e).sum(-1) for e in (1, 2, 3, 4))
+    value = quadruple_mean([(n**e).sum(-1) for e in (1, 2, 3, 4)], different, chain, fours, mean)
+    return torch.where((n > 0).sum(-1) < MINIMUM, torch.nan, value)
+
+
+def quadruple_mean(
+    n: Sequence[Tensor],
+    different: Callable[[int, int], Tensor],
+    chain: Callable[[int, int, int], Tensor],
+    fours: Tensor,
+    mean: Tensor,
+) -> Tensor:
+    """Return ``mean_of_quadruples`` from the sums of the powers 1 to 4 of the lengths."""
+    n1, n2, n3, n4 = n
     pairs = (n1**2 - n2) * different(0, 0) - 4 * n1 * different(0, 1) + 4 * different(0, 2) + 2 * different(1, 1)
     triples = n1 * chain(0, 0, 0) - chain(1, 0, 0) - chain(0, 1, 0) - chain(0, 0, 1)
     quadruples = n1**4 - 6 * n1**2 * n2 + 3 * n2**2 + 8 * n1 * n3 - 6 * n4
-    value = (pairs / mean**2 + fours / mean**4 - 2 * triples / mean**3) / quadruples
-    return torch.where((n > 0).sum(-1) < MINIMUM, torch.nan, value)
+    return (pairs / mean**2 + fours / mean**4 - 2 * triples / mean**3) / quadruples
 
 
 def _at(values: Tensor, *powers: int) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
-from dissimilarity.comparison.evaluate import evaluate
+from dissimilarity.comparison.evaluate import ReadAgain, evaluate
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.inference.jackknife import influence_of_left_out, stderr_of_influence
 from dissimilarity.moments.cross import Cross
@@ -61,6 +62,7 @@ NUMBERS = ("value", "stderr", "null", "calibrated")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """A whitening magnifies the rounding of float32 products; an error bar that leaves groups out is good to 1e-6."""
 Rows = dict[str, dict[str, Any]]
+each_store = pytest.mark.parametrize("stored", [False, True], ids=["streamed", "stored"])
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
@@ -80,10 +82,11 @@ def sides(dtype: torch.dtype, offset: float = OFFSET) -> list[dict[str, Tensor]]
     return [{"s": (view + offset * draw(WIDTH)).to(dtype), LOGITS: view.to(dtype)} for view in views]
 
 
-def plan_of(at_most: int = SEQUENCES, masked: bool = False) -> Plan:
-    """Return the cut of the probe set into chunks of at most `at_most` sequences."""
+def plan_of(at_most: int = SEQUENCES, masked: bool = False, stored: bool = False) -> Plan:
+    """Return the cut of the probe set into chunks of at most `at_most` sequences, read once or again."""
     mask = torch.arange(POSITIONS) < LENGTHS[:, None] if masked else None
-    plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=GROUPS), list(MEASURES.values()))
+    n_units = None if stored else GROUPS
+    plan = make_plan(ProbeSet(Extent(SEQUENCES, POSITIONS), mask, n_units=n_units), list(MEASURES.values()))
     return plan if masked else replace(plan, slices=cut_sequences(SEQUENCES, GROUPS, at_most))
 
 
@@ -92,8 +95,8 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
     sync = slices is not None
     x, y = (plan.side(["s"], sync) for _ in acts)
     pairs = [("s", "s")]
-    cross, null = Cross(pairs, plan.n_units, sync), Cross(pairs, sync=sync)
-    read = plan.reader(["s"])
+    cross, null = Cross(pairs, 0 if plan.stored else plan.n_units, sync), Cross(pairs, sync=sync)
+    read, stored = plan.reader(["s"]), ([], [])
     for batch in batches(slices or plan.slices, at_once):
         for start, stop, groups in equal_units(batch, plan.separate_units):
             place = slice(start, stop)
@@ -103,15 +106,18 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
             ]
             cross.add(*chunks)
             null.add(chunks[0].deranged(), chunks[1])
-    results = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close())
+            for side, chunk in zip(stored, chunks, strict=True):
+                side.append(chunk)
+    again = ReadAgain(lambda sites: stored[0], None, lambda sites: stored[1]) if plan.stored else None
+    results = evaluate(list(MEASURES.values()), x.close(), y.close(), cross.close(), null.close(), None, again)
     by_label = {row["measure"]: row for row in results}
     return {setting: by_label[measure.label] for setting, measure in MEASURES.items()}
 
 
 @cache
-def of_one(dtype: torch.dtype, masked: bool = False) -> Rows:
+def of_one(dtype: torch.dtype, masked: bool = False, stored: bool = False) -> Rows:
     """Return the rows of one process that takes the whole probe set at once."""
-    return rows(sides(dtype), plan_of(masked=masked), SEQUENCES)
+    return rows(sides(dtype), plan_of(masked=masked, stored=stored), SEQUENCES)
 
 
 def work(rank: int, world: int, folder: Path) -> None:
@@ -120,9 +126,10 @@ def work(rank: int, world: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     results = {}
     for dtype in TOLERANCE:
-        for masked in (False, True):
-            plan = plan_of(masked=masked)
-            results[dtype, masked] = rows(sides(dtype), plan, SEQUENCES, slices_of_process(plan.slices, rank, world))
+        for masked, stored in product((False, True), repeat=2):
+            plan = plan_of(masked=masked, stored=stored)
+            share = slices_of_process(plan.slices, rank, world)
+            results[dtype, masked, stored] = rows(sides(dtype), plan, SEQUENCES, share)
     if rank == world - 1:
         torch.save(results, folder / "rows.pt")
     dist.destroy_process_group()
@@ -143,23 +150,30 @@ def assert_same(actual: Rows, expected: Rows, tolerance: float, keys: Sequence[s
 
 
 @each_dtype
+@each_store
 @pytest.mark.parametrize("at_once", [1, 8, 12])
-def test_batches_change_nothing(dtype: torch.dtype, at_once: int) -> None:
+def test_batches_change_nothing(dtype: torch.dtype, stored: bool, at_once: int) -> None:
     """Several groups come in one product with each other, or one group alone."""
-    assert_same(rows(sides(dtype), plan_of(), at_once), of_one(dtype), TOLERANCE[dtype])
+    actual = rows(sides(dtype), plan_of(stored=stored), at_once)
+    assert_same(actual, of_one(dtype, stored=stored), TOLERANCE[dtype])
 
 
 @each_dtype
+@each_store
 @pytest.mark.parametrize("at_most", [2, 3])
-def test_chunks_change_nothing_but_the_null(dtype: torch.dtype, at_most: int) -> None:
+def test_chunks_change_nothing_but_the_null(dtype: torch.dtype, stored: bool, at_most: int) -> None:
     """The null shifts the sequences of a chunk against each other."""
-    assert_same(rows(sides(dtype), plan_of(at_most), 1), of_one(dtype), TOLERANCE[dtype], ("value", "stderr"))
+    actual = rows(sides(dtype), plan_of(at_most, stored=stored), 1)
+    assert_same(actual, of_one(dtype, stored=stored), TOLERANCE[dtype], ("value", "stderr"))
 
 
 @each_dtype
+@each_store
 @pytest.mark.parametrize("masked", [False, True])
-def test_two_processes_give_the_numbers_of_one(of_two: dict[Any, Rows], dtype: torch.dtype, masked: bool) -> None:
-    assert_same(of_two[dtype, masked], of_one(dtype, masked), TOLERANCE[dtype])
+def test_two_processes_give_the_numbers_of_one(
+    of_two: dict[Any, Rows], dtype: torch.dtype, masked: bool, stored: bool
+) -> None:
+    assert_same(of_two[dtype, masked, stored], of_one(dtype, masked, stored), TOLERANCE[dtype])
 
 
 def test_an_offset_changes_no_error_bar_of_measures_invariant_to_translation() -> None:
@@ -171,18 +185,23 @@ def test_an_offset_changes_no_error_bar_of_measures_invariant_to_translation() -
 
 
 @each_dtype
+@each_store
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("setting", LEFT_OUT)
-def test_the_error_bar_is_the_delete_one_jackknife(setting: str, masked: bool, dtype: torch.dtype) -> None:
-    """Recomputed from the rows, in float64, without each group of whole sequences."""
+def test_the_error_bar_is_the_delete_one_jackknife(
+    setting: str, masked: bool, stored: bool, dtype: torch.dtype
+) -> None:
+    """Recomputed from the rows, in float64, without each group of whole sequences, or each sequence."""
     plan, acts = plan_of(masked=masked), sides(dtype)
+    if stored:
+        plan = replace(plan, slices=[(sequence, sequence + 1, sequence) for sequence in range(SEQUENCES)])
     group = torch.tensor([unit for start, stop, unit in plan.slices for _ in range(start, stop)])
     real = torch.ones(SEQUENCES, POSITIONS, dtype=torch.bool) if plan.probe.mask is None else plan.probe.mask
     without = []
-    for out in range(plan.n_units):
+    for out in range(int(group.max()) + 1):
         remains = (group != out)[:, None] & real
         x, y = (side["s"][remains].double().numpy() for side in acts)
         sequence = [remains.nonzero()[:, 0].numpy()] if setting in BY_SEQUENCE else []
         without.append(ORACLES[setting](x, y, *sequence))
     expected = stderr_of_influence(influence_of_left_out(torch.tensor(without, dtype=torch.float64))).item()
-    assert of_one(dtype, masked)[setting]["stderr"] == pytest.approx(expected, rel=min(TOLERANCE[dtype], 1e-6))
+    assert of_one(dtype, masked, stored)[setting]["stderr"] == pytest.approx(expected, rel=min(TOLERANCE[dtype], 1e-6))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 SITES = ("blocks.0.resid_post", "blocks.1.resid_post")
 
 
-def llama(seed: int = 0) -> nn.Module:
+def llama(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 32}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}

@@ -1,0 +1,96 @@
+"""What a sample's weight does to the sums over whole sequences, which other samples of its sequence share.
+
+With weights w_i, a sequence has M_s = sum w_i x_i y_i', a_s = sum w_i x_i, b_s = sum w_i y_i and n_s = sum w_i. With
+the products of its samples with each other, K_s = X_s X_s' and L_s = Y_s Y_s', and k = K_s 1, l = L_s 1,
+
+    d |M_s|^2 / d w_i = 2 (K_s * L_s) 1,    d a_s'M_s b_s / d w_i = K_s l + k l + L_s k,
+    d g'M_s b_s / d w_i = (g . x_i) l_i + L_s X_s g,    d a_s'M_s g / d w_i = (g . y_i) k_i + K_s Y_s g.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import Part
+
+OTHERS = {"xk": ("x", "x"), "yl": ("y", "y"), "xl": ("x", "y"), "yk": ("y", "x")}
+"""Sums of vectors -> the side of the vectors, and the side of the weights."""
+PRODUCTS = {"gg": ("x", "x"), "hh": ("y", "y"), "gh": ("x", "y"), "kk": ("x", "x"), "ll": ("y", "y"), "kl": ("x", "y")}
+"""Sums of numbers -> the sides of their factors."""
+
+
+def of_sequences(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
+    """Return the derivative of values with respect to each sample's weight, through the sums over sequences.
+
+    Args:
+        slopes: derivatives with respect to the sums of ``moments.sequences``; others are left out.
+        part: the samples.
+    """
+    grams = dict(zip("xy", part.grams(), strict=True))
+    sums = {side: gram.sum(-1) for side, gram in grams.items()}
+    along = {"x": part.along_x, "y": part.along_y}
+    quadratic = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
+    per_mean = 1 / (part.members.mean or float(part.members.lengths[0]))
+    relative = _own_vectors(slopes["u"], part, part.x[:, None]) + _own_vectors(slopes["v"], part, part.y)
+    if "lengths" in slopes:
+        relative = relative + per_mean * slopes["lengths"].mT[part.sequence].to(relative)
+    for key, slope in slopes.items():
+        kind, e = key[:2], int(key[2:]) if key[2:].isdigit() else -1
+        if e < 0:
+            continue
+        if kind in quadratic:
+            values = quadratic[kind](slope)
+            change, total = values, _in_rows(part, values).sum(-1)
+        elif kind in OTHERS:
+            vectors, weights = OTHERS[kind]
+            projections = _in_rows(part, along[vectors](slope))
+            spread = (grams[weights] @ projections[..., None])[..., 0]
+            change = _in_samples(part, projections * sums[weights] + spread)
+            total = (projections * sums[weights]).sum(-1)
+        else:
+            first, second = (PRODUCTS[kind][index] for index in (0, 1))
+            change, total = _product(kind, grams[first], grams[second])
+            change, total = _in_samples(part, change) * slope, total * slope
+        relative = relative + _powers(part, e, change, total, per_mean)
+    return relative
+
+
+def _product(kind: str, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of |M_s|^2 or of a_s'M_s b_s in the weights of a sequence's samples, and their value."""
+    if kind in ("gg", "hh", "gh"):
+        rows = (first * second).sum(-1)
+        return 2 * rows, rows.sum(-1)
+    k, l = first.sum(-1), second.sum(-1)  # noqa: E741
+    change = (first @ l[..., None])[..., 0] + k * l + (second @ k[..., None])[..., 0]
+    return change, (k * l).sum(-1)
+
+
+def _powers(part: Part, e: int, change: Tensor, total: Tensor, per_mean: float) -> Float[Tensor, "n pairs"]:
+    """Return the derivative of n_s^e times a term of each sequence.
+
+    Args:
+        part: the samples.
+        e: the power.
+        change: the derivative of the term, (n, pairs).
+        total: the term, (sequences, pairs).
+        per_mean: one over the mean length.
+    """
+    lengths = part.members.lengths.to(change) * per_mean
+    own = part.sequence - part.members.first
+    result = lengths[own, None] ** e * change
+    return result + e * lengths[own, None] ** (e - 1) * per_mean * total[own] if e else result
+
+
+def _own_vectors(
+    slope: Float[Tensor, "pairs sequences d"], part: Part, values: Float[Tensor, "n _ d"]
+) -> Float[Tensor, "n pairs"]:
+    """Return the product of each sample with the slope of its own sequence."""
+    return (values.to(slope.device).double() * slope[:, part.sequence].movedim(0, 1)).sum(-1)
+
+
+def _in_rows(part: Part, values: Float[Tensor, "n pairs"]) -> Float[Tensor, "sequences pairs length"]:
+    return part.members.rows(values[None]).movedim(1, 2)
+
+
+def _in_samples(part: Part, rows: Float[Tensor, "sequences pairs length"]) -> Float[Tensor, "n pairs"]:
+    return part.members.samples(rows.movedim(1, 2), 1)[0]
