@@ -128,8 +128,9 @@ class ModelActivations:
 
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
-        """The records of the measures of this model alone."""
-        return [record for site in self.sites for record in intrinsic_of_site(self.side, site)]
+        """The records of the measures of this model alone; with several processes, all of them compute it."""
+        again = self.at if self.plan.stored else None
+        return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again)]
 
     def nbytes(self) -> int:
         """Return the size of the activations."""

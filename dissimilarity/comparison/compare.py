@@ -251,7 +251,8 @@ def _compared_by_samples(
         subset = draw(plan.probe.extent.sequences, max_samples, seed)
         sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
         small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), group)
-        small = replace(small, slices=slices_of_subset(plan.slices, subset))
+        drawn_from = subset, plan.probe.extent.sequences
+        small = replace(small, slices=slices_of_subset(plan.slices, subset), drawn_from=drawn_from)
         records += _compared(sides[0], sides[1], pairs, group, small, nulls)
     return records
 

@@ -108,10 +108,11 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     calibration = calibrate(value, nulls, measure.identical, *of_groups)
     null = nulls.mean().item()
     if calibration is None:
-        note = note or (
+        missing = (
             f"{measure.label} has no calibrated value: its null, {null:.4g}, cannot be told apart from the value of "
             f"identical models, {measure.identical:g}: pass more sequences"
         )
+        note = "; ".join(filter(None, [note, missing]))
     return {
         "dissimilarity": measure.to_dissimilarity(value),
         "stderr": stderr_of_influence(result["influence"]).item(),
@@ -125,22 +126,13 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
 
 def _of_groups(influence: Tensor, side: Side) -> Tensor:
     """Return the influences of the groups of whole sequences within which the null rearranges them."""
-    groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, _units(side), side.lengths.units)
+    groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, side.units, side.lengths.units)
     return influence.new_zeros(side.lengths.n_units).index_add_(0, groups, influence)
 
 
 def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
     """Return the pairs of sites at which a measure is computed: those given, or the models' logits."""
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
-
-
-def _units(side: Side) -> Tensor:
-    """Return the unit of each sequence for error bars: a sequence where activations are stored, else a group."""
-    return side.lengths.error_units if side.stored and side.lengths.n_units > 1 else side.lengths.units
-
-
-def _n_units(side: Side) -> int:
-    return 1 + int(_units(side).max())
 
 
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
@@ -151,7 +143,7 @@ def _samples_of(measure: Measure, side: Side, site: str) -> int:
 
 
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    n, unknown = _samples_of(measure, side, site), torch.full((_n_units(side),), math.nan)
+    n, unknown = _samples_of(measure, side, site), torch.full((side.n_units,), math.nan)
     nothing = {"influence": unknown, "nulls": unknown[:1], "null_influence": unknown}
     return {"value": math.nan, **nothing, "n_samples": n, "note": note}
 
@@ -272,11 +264,11 @@ def _with_influence(
         terms = [self_terms(measure, x, site, both.x)], [self_terms(measure, y, name, both.y) for name in partners]
         samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units), x.sync)
         value, of_sequences = measure.estimate_again(_joined(x, y, cross, pairs), samples, *terms)
-        influence = of_sequences.new_zeros(_n_units(x), len(pairs))
-        return value, influence.index_add_(0, _units(x).to(influence.device), of_sequences)
+        influence = of_sequences.new_zeros(x.n_units, len(pairs))
+        return value, influence.index_add_(0, x.units.to(influence.device), of_sequences)
     if not cross.sums.n_units:
         value = _plain(measure, x, y, cross, pairs)
-        return value, value.new_full((_n_units(x), *value.shape), math.nan)
+        return value, value.new_full((x.n_units, *value.shape), math.nan)
     n, first = ({key: value[:, None] for key, value in m.items()} for m in (x.counts()[1], x.sums.units[site]))
     second = {key: stacked([y.sums.units[partner][key] for partner in partners], 1) for key in x.sums.units[site]}
     units = join(n, first, second, cross.sums_of(site, partners)[1])
@@ -358,11 +350,11 @@ def _from_samples(
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
     first, second, subset = prepared_pair(measure, x, y, pair)
-    units = _units(x)[subset.sequence].to(x.samples[pair[0]].device)
+    units = x.units[subset.sequence].to(x.samples[pair[0]].device)
 
     def estimated(rearranged: Any) -> tuple[float, Tensor]:
         value, influence = measure.estimate(rearranged, second, units)
-        return value.item(), torch.nn.functional.pad(influence, (0, _n_units(x) - len(influence))).cpu()
+        return value.item(), torch.nn.functional.pad(influence, (0, x.n_units - len(influence))).cpu()
 
     value, influence = estimated(first)
     null, null_influence, note = math.nan, torch.full_like(influence, math.nan), ""

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import pyarrow as pa
 
-from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, read_chunks
 from dissimilarity.comparison.plan import make_plan
 from dissimilarity.comparison.saved import Source, device_of_sources, fitted_to_sources, open_source, sites_of
 from dissimilarity.probe.outliers import norms_of
@@ -53,6 +55,8 @@ def intrinsic(
         chunks = read_chunks(source, probe.inputs_a, names, plan.for_norms(), device)
         norms = {("model", site): values for site, values in norms_of(chunks).items()}
         plan = plan.with_positions(probe.remaining_positions(norms))
-    streamed = ModelActivations(plan, names, read_chunks(source, plan.probe.inputs_a, names, plan, device))
-    records = streamed.summed(cache=False).intrinsic
+    with TemporaryDirectory(prefix="activations-") as folder:
+        chunks = read_chunks(source, plan.probe.inputs_a, names, plan, device)
+        stored = DiskSpill(Path(folder)).store(chunks) if plan.stored else chunks
+        records = ModelActivations(plan, names, stored).summed(cache=False).intrinsic
     return pa.table({column: [record[column] for record in records] for column in COLUMNS})

@@ -7,24 +7,40 @@ import torch
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_influence
-from dissimilarity.measures.intrinsic import INTRINSIC, estimate_intrinsic, intrinsic_from_sums
+from dissimilarity.measures.intrinsic import (
+    INTRINSIC,
+    estimate_intrinsic,
+    estimate_intrinsic_again,
+    intrinsic_from_sums,
+)
 from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import Again, PairedSamples
 from dissimilarity.moments.products import column_means
 from dissimilarity.moments.side import Side
 
 
-def intrinsic_of_site(side: Side, site: str) -> list[dict[str, Any]]:
+def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list[dict[str, Any]]:
     """Return a record per measure of one model alone at a site, from the sums of a closed side.
 
     Without sums, the measures are those of the samples that sample measures read. Where the site cannot be compared,
     values are NaN, and the note says why.
+
+    Args:
+        side: the side.
+        site: the site.
+        again: yields the chunks of the side, if they are stored; None if there are sums per unit.
     """
-    note, n_units = side.problem(site), side.lengths.n_units
+    note, n_units = side.problem(site), side.n_units
     values, errors, n = torch.full((len(INTRINSIC),), math.nan), torch.full((len(INTRINSIC),), math.nan), side.n
     if not note:
         totals, units = _sums(side, site)
         n = int(totals["n"])
-        if n_units > 1:
+        if again is not None and side.moments and n_units > 1:
+            samples = PairedSamples(again, again, site, [site], len(side.lengths.units), side.sync)
+            values, of_sequences = estimate_intrinsic_again(totals, samples)
+            influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
+            errors = stderr_of_influence(influence.index_add_(0, side.units.to(influence.device), of_sequences))
+        elif n_units > 1:
             values, influence = estimate_intrinsic(totals, units)
             errors = stderr_of_influence(influence)
         else:
@@ -44,8 +60,8 @@ def _sums(side: Side, site: str) -> tuple[Moments, Moments]:
     subset = side.subset(site, side.lengths.max_samples, 0)
     samples = side.samples[site][subset.index.to(side.samples[site].device)].double()
     samples = samples - column_means(samples)
-    unit = side.lengths.units[subset.sequence].to(samples.device)
-    parts = [_sums_of_samples(samples[unit == number]) for number in range(side.lengths.n_units)]
+    unit = side.units[subset.sequence].to(samples.device)
+    parts = [_sums_of_samples(samples[unit == number]) for number in range(side.n_units)]
     units = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
     return {key: value.sum(0) for key, value in units.items()}, units
 

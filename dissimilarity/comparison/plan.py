@@ -38,6 +38,7 @@ class Plan:
         rotatable: whether no measure changes if the features of a site are rotated.
         by_sequence: whether a measure reads sums over sequences.
         halves: whether a measure reads sums over halves of the units.
+        drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
     """
 
     probe: ProbeSet
@@ -48,12 +49,14 @@ class Plan:
     rotatable: bool
     by_sequence: bool
     halves: bool
+    drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
 
     @cached_property
     def lengths(self) -> SequenceLengths:
         """Units and lengths of the sequences, and the sample budget."""
         probe = self.probe
-        return SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
+        lengths = SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
+        return replace(lengths, drawn_from=self.drawn_from)
 
     @property
     def stored(self) -> bool:

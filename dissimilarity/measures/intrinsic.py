@@ -16,13 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.influence import estimate_again
 from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, no_variance
 from dissimilarity.moments.pair import Moments, moment_side
+from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.products import as_samples
 
 INTRINSIC = ("rankme", "participation_ratio", "alpha_req", "first_component_share")
 """The names of the measures, in the order of ``from_eigenvalues``."""
+
+KEYS = ("n", "x", "xx", "eps_x")
+"""The sums that they follow from."""
 
 
 def rankme(x: ArrayLike) -> Float[Tensor, ""]:
@@ -101,7 +106,7 @@ def _of_samples(x: ArrayLike, name: str) -> Float[Tensor, ""]:
 
 def intrinsic_from_sums(m: Moments) -> Float[Tensor, " measures"]:
     """Return all intrinsic measures of one side, from its sums under first-side names."""
-    return _decomposed({key: m[key][None] for key in ("n", "x", "xx", "eps_x")})
+    return _decomposed({key: m[key][None] for key in KEYS})
 
 
 def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[Tensor, "units measures"]]:
@@ -111,9 +116,24 @@ def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[T
         totals: ``n`` and the sums of the side, under first-side names, over all samples.
         units: the same sums per jackknife unit.
     """
-    keys = ("n", "x", "xx", "eps_x")
-    shared = {key: totals[key].expand(len(INTRINSIC), *totals[key].shape) for key in keys}
-    return estimate(_decomposed, shared, {key: units[key][:, None] for key in keys})
+    return estimate(_decomposed, _for_each_measure(totals), {key: units[key][:, None] for key in KEYS})
+
+
+def estimate_intrinsic_again(totals: Moments, samples: PairedSamples) -> tuple[Tensor, Tensor]:
+    """Return all intrinsic measures of one side, and the influences of sequences, by reading the samples again.
+
+    Args:
+        totals: as for ``estimate_intrinsic``.
+        samples: the samples of the side.
+
+    Returns:
+        values (measures) and influences (sequences, measures).
+    """
+    return estimate_again(_decomposed, _for_each_measure(totals), samples)
+
+
+def _for_each_measure(totals: Moments) -> Moments:
+    return {key: totals[key].expand(len(INTRINSIC), *totals[key].shape) for key in KEYS}
 
 
 def _decomposed(m: Moments) -> Float[Tensor, " measures"]:

@@ -68,6 +68,20 @@ class Side:
         """Number of samples."""
         return int(self.samples_per_unit.sum())
 
+    @property
+    def units(self) -> Tensor:
+        """The unit of each sequence for error bars: a sequence where samples are stored, else a group of them."""
+        return self.lengths.error_units if self._has_own_units else self.lengths.units
+
+    @property
+    def n_units(self) -> int:
+        """Number of units of error bars."""
+        return self.lengths.n_error_units if self._has_own_units else self.lengths.n_units
+
+    @property
+    def _has_own_units(self) -> bool:
+        return self.stored and self.lengths.n_units > 1
+
     def counts(self) -> tuple[Moments, Moments]:
         """Return ``n`` and, with sums over sequences, ``lengths``: over all samples, and per unit."""
         n = self.samples_per_unit

@@ -61,6 +61,7 @@ class SequenceLengths:
         max_samples: maximum number of samples of a sample measure, over all processes; 0 without such measures.
         chunks: the chunk of each sequence; None if each unit is one.
         positions: the position of each sample in its sequence, over all sequences; None if they count from 0 in each.
+        drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
     """
 
     units: Int[Tensor, " sequences"]
@@ -68,6 +69,7 @@ class SequenceLengths:
     max_samples: int = 0
     chunks: Int[Tensor, " sequences"] | None = None
     positions: Int[Tensor, " samples"] | None = None
+    drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
 
     @classmethod
     def of_slices(
@@ -90,8 +92,13 @@ class SequenceLengths:
     @cached_property
     def error_units(self) -> Int[Tensor, " sequences"]:
         """The unit of each sequence for error bars where samples are stored: itself, or one of `MOST_UNITS` groups."""
-        count = len(self.units)
-        return torch.arange(count) * min(count, MOST_UNITS) // count
+        places, count = self.drawn_from or (torch.arange(len(self.units)), len(self.units))
+        return places * self.n_error_units // count
+
+    @property
+    def n_error_units(self) -> int:
+        """Number of units of error bars where samples are stored."""
+        return min(len(self.units) if self.drawn_from is None else self.drawn_from[1], MOST_UNITS)
 
     @cached_property
     def vary(self) -> bool:

@@ -1,14 +1,20 @@
 """Records of a tick that have no value, and the records of several processes as one."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import pairs_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import gathered
 from dissimilarity.moments.cross import SitePair
 
+log = logging.getLogger(__name__)
+
+ALONE = ("site", "measure", "value", "stderr", "n_units")
+"""Columns of a measure of one model alone."""
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
 NO_VALUE = {
     **dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated", "calibrated_stderr"), math.nan),
@@ -48,6 +54,25 @@ def agreed(records: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
         if not math.isnan(record["value"]) and _curve(record) in other_notes:
             record |= NO_VALUE | {"note": other_notes[_curve(record)]}
     return records
+
+
+def measured_alone(step: int, sides: Iterable[tuple[str, ModelActivations, ModelActivations]]) -> list[dict[str, Any]]:
+    """Return the records of the measures of the model and of each reference alone; all processes take part.
+
+    Args:
+        step: step of the tick.
+        sides: label of a reference, activations of the model, activations of the reference.
+    """
+    try:
+        return [
+            {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
+            for label, model, reference in sides
+            for name, side in (("model", model), ("reference", reference))
+            for record in side.intrinsic
+        ]
+    except Exception as error:
+        log.warning("step %d: no intrinsic measures: %s", step, described(error))
+        return []
 
 
 def described(error: Exception) -> str:

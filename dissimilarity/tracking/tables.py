@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.figures.run import draw_run
 from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
@@ -14,8 +13,6 @@ from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ("site", "measure", "value", "stderr", "n_units")
 
 
 class Tables:
@@ -53,27 +50,9 @@ class Tables:
         """Take the records of a tick."""
         self._outboxes["curves"].send(records)
 
-    def add_intrinsic(
-        self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]
-    ) -> list[dict[str, Any]]:
-        """Take the measures of the model and of each reference alone, and return their records.
-
-        Args:
-            step: step of the tick.
-            sides: label of a reference, activations of the model, activations of the reference.
-        """
-        try:
-            records = [
-                {"step": step, "reference": label, "of": side_name, **{key: record[key] for key in COLUMNS}}
-                for label, model, reference in sides
-                for side_name, side in (("model", model), ("reference", reference))
-                for record in side.intrinsic
-            ]
-        except Exception as error:
-            log.warning("step %d: no intrinsic measures: %s", step, described(error))
-            return []
+    def add_intrinsic(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take the records of the measures of the model and of each reference alone."""
         self._outboxes["intrinsic"].send(records)
-        return records
 
     def fold(self, if_grown: bool = False) -> bool:
         """Bring the tables up to date, and return whether that succeeded.

@@ -25,7 +25,7 @@ from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.probe_reader import ProbeReader
-from dissimilarity.tracking.records import advice, agreed, described, without_value
+from dissimilarity.tracking.records import advice, agreed, described, measured_alone, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
@@ -321,8 +321,10 @@ class Tracker(Ticker):
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
-        if heatmap and training.is_first:
-            self._intrinsic = self.tables.add_intrinsic(training.step, sides)
+        if heatmap:
+            self._intrinsic = measured_alone(training.step, sides)
+            if training.is_first:
+                self.tables.add_intrinsic(self._intrinsic)
         self._remember(training, current[0])
         return records
 

@@ -38,7 +38,7 @@ def tokens(seed: int, sequences: int) -> torch.Tensor:
     return torch.randint(64, (sequences, 16), generator=torch.Generator().manual_seed(seed))
 
 
-PROBE = tokens(1, 16)
+PROBE = tokens(1, 24)
 
 
 def train(model: nn.Module, folder: Path, steps: int = 7, resume: bool = False, **choices: Any) -> Any:
