@@ -131,7 +131,8 @@ def compare(
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
-            samples, a file that holds no activations, or anything that ``ProbeSet`` rejects.
+            samples, a file that holds no activations, ``influence`` with a cross-fitted measure or a number of
+            ``n_units``, or anything that ``ProbeSet`` rejects.
 
     >>> import torch
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -142,8 +143,8 @@ def compare(
     check_nulls(nulls)
     nulls = nulls if null else 0
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
-    if influence and as_probe_set(tokens, **options).n_units is not None:
-        raise ValueError("influence=True reads activations twice, and a number n_units reads them once; leave it out")
+    if influence:
+        _check_influence(measures, as_probe_set(tokens, **options))
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
@@ -173,6 +174,21 @@ def compare(
         lists = [record.get(column, []) for record in ordered]
         table = table.append_column(column, pa.array(lists, pa.list_(kind)))
     return table
+
+
+def _check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:
+    """Check that samples have influences.
+
+    Raises:
+        ValueError: they have none with a number of units, nor on a measure whose map is fitted to half of these.
+    """
+    if probe.n_units is not None:
+        raise ValueError("influence=True reads activations twice, and a number n_units reads them once; leave it out")
+    if labels := [measure.label for measure in measures if measure.crossfit]:
+        raise ValueError(
+            f"influence=True has no influence of samples on cross-fitted measures, found {', '.join(labels)}; leave "
+            "them out, or take them without crossfit"
+        )
 
 
 def as_table(records: Records, columns: Sequence[str]) -> pa.Table:

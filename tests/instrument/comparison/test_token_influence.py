@@ -17,7 +17,7 @@ from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.probe.alignment import Tokenized, align
 from dissimilarity.probe.probe_set import Extent
 from models.transformer import Transformer
-from tests.helpers.found_measures import SETTINGS, make
+from tests.helpers.found_measures import REPRESENTATION_SETTINGS, SETTINGS, make
 
 SEQUENCES, LENGTH = 7, 3
 MASK = torch.arange(LENGTH) < torch.tensor([3, 2, 3, 3, 2, 3, 2])[:, None]
@@ -62,7 +62,9 @@ ORACLES: dict[str, Formula] = {
     "cka": weighted_cka,
     "angular_cka": lambda *arguments: weighted_cka(*arguments).arccos(),
 }
-MOMENTS = [setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure) and setting != "cka_sample"]
+CROSSFIT = {setting for setting in SETTINGS if make(setting).crossfit}
+"""They need sums per unit, so samples have no influence on them, and ``compare`` says so."""
+MOMENTS = {setting for setting in SETTINGS if isinstance(make(setting), MomentMeasure)} - {"cka_sample"} - CROSSFIT
 IGNORED = {"pwcca"}
 """Rotations of close eigenvectors are damped on purpose."""
 
@@ -87,7 +89,7 @@ def by_differences(formula: Formula, x: Tensor, y: Tensor, sequence: Tensor) -> 
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["equal", "unequal"])
-@pytest.mark.parametrize("setting", sorted({*MOMENTS} - IGNORED))
+@pytest.mark.parametrize("setting", sorted(MOMENTS - IGNORED))
 def test_the_influence_of_a_sample_is_the_derivative_in_its_weight(setting: str, mask: Tensor | None) -> None:
     x, y = sides(SEQUENCES, LENGTH)
     measure = make(setting)
@@ -113,7 +115,7 @@ def test_where_samples_are_units_each_counts_as_a_sequence(measure: CKA) -> None
 def test_scaling_all_weights_changes_nothing(options: dict[str, Any]) -> None:
     g = torch.Generator().manual_seed(1)
     x, y = (torch.randn(40, 12, 6, generator=g, dtype=torch.float64) for _ in range(2))
-    measures = [make(setting) for setting in SETTINGS if setting not in ("disagreement", "kl", "jsd")]
+    measures = [make(setting) for setting in REPRESENTATION_SETTINGS if setting not in CROSSFIT]
     rows = compare({"s": x}, {"s": y}, measures=measures, influence=True, null=False, **options).to_pylist()
     for row in rows:
         assert len(row["token_influence"]) == row["n_samples"] == len(set(row["token_index"]))
@@ -213,6 +215,15 @@ def test_influences_need_stored_activations_and_a_row_that_has_them() -> None:
     row = compare({"s": x}, {"s": y}).to_pylist()[0]
     with pytest.raises(ValueError, match="influence=True"):
         influential_text(row, torch.zeros(8, 2), decode)
+
+
+@pytest.mark.parametrize("setting", sorted(CROSSFIT))
+def test_cross_fitted_measures_are_refused_with_influences(setting: str) -> None:
+    x, y = sides(SEQUENCES, LENGTH)
+    measures = [CKA(), make(setting)]
+    with pytest.raises(ValueError, match=f"cross-fitted measures, found {make(setting).label}; leave them out"):
+        compare({"s": x}, {"s": y}, measures=measures, influence=True)
+    assert compare({"s": x}, {"s": y}, measures=measures).num_rows == 2
 
 
 def test_error_bars_of_stored_activations_need_no_sums_per_unit() -> None:
