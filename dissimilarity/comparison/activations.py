@@ -129,7 +129,7 @@ class ModelActivations:
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
         """The records of the measures of this model alone."""
-        return [record for site in self.sites for record in intrinsic_of_site(self.side, site)]
+        return [record for site in self.sites for record in intrinsic_of_site(self.side, site, self.at)]
 
     def nbytes(self) -> int:
         """Return the size of the activations."""

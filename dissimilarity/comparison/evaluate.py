@@ -125,7 +125,7 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
 
 def _of_groups(influence: Tensor, side: Side) -> Tensor:
     """Return the influences of the groups of whole sequences within which the null rearranges them."""
-    groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, _units(side), side.lengths.units)
+    groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, side.error_units, side.lengths.units)
     return influence.new_zeros(side.lengths.n_units).index_add_(0, groups, influence)
 
 
@@ -134,13 +134,8 @@ def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
 
 
-def _units(side: Side) -> Tensor:
-    """Return the unit of each sequence for error bars: a sequence where activations are stored, else a group."""
-    return side.lengths.error_units if side.stored and side.lengths.n_units > 1 else side.lengths.units
-
-
 def _n_units(side: Side) -> int:
-    return 1 + int(_units(side).max())
+    return 1 + int(side.error_units.max())
 
 
 def _samples_of(measure: Measure, side: Side, site: str) -> int:
@@ -273,7 +268,7 @@ def _with_influence(
         samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units), x.sync)
         value, of_sequences = measure.estimate_again(_joined(x, y, cross, pairs), samples, *terms)
         influence = of_sequences.new_zeros(_n_units(x), len(pairs))
-        return value, influence.index_add_(0, _units(x).to(influence.device), of_sequences)
+        return value, influence.index_add_(0, x.error_units.to(influence.device), of_sequences)
     if not cross.sums.n_units:
         value = _plain(measure, x, y, cross, pairs)
         return value, value.new_full((_n_units(x), *value.shape), math.nan)
@@ -358,7 +353,7 @@ def _from_samples(
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:
     """Evaluate a sample measure at one pair of sites."""
     first, second, subset = prepared_pair(measure, x, y, pair)
-    units = _units(x)[subset.sequence].to(x.samples[pair[0]].device)
+    units = x.error_units[subset.sequence].to(x.samples[pair[0]].device)
 
     def estimated(rearranged: Any) -> tuple[float, Tensor]:
         value, influence = measure.estimate(rearranged, second, units)

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import pyarrow as pa
 
-from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SavedChunks, read_chunks
 from dissimilarity.comparison.plan import make_plan
-from dissimilarity.comparison.saved import Source, device_of_sources, fitted_to_sources, open_source, sites_of
+from dissimilarity.comparison.saved import (
+    SavedActivations,
+    Source,
+    device_of_sources,
+    fitted_to_sources,
+    open_source,
+    sites_of,
+)
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeOptions, Tokens, as_probe_set
 
@@ -30,7 +39,7 @@ def intrinsic(
         **options: as for ``compare``.
 
     Returns:
-        a tidy table, one row per (site, measure), with value, stderr (jackknife over units of whole sequences),
+        a tidy table, one row per (site, measure), with value, stderr (jackknife over whole sequences, or units of them with a number n_units),
         n_samples, n_units and note (why a value is missing).
 
     Raises:
@@ -53,6 +62,11 @@ def intrinsic(
         chunks = read_chunks(source, probe.inputs_a, names, plan.for_norms(), device)
         norms = {("model", site): values for site, values in norms_of(chunks).items()}
         plan = plan.with_positions(probe.remaining_positions(norms))
-    streamed = ModelActivations(plan, names, read_chunks(source, plan.probe.inputs_a, names, plan, device))
-    records = streamed.summed(cache=False).intrinsic
+    with TemporaryDirectory(prefix="activations-") as folder:
+        if isinstance(source, SavedActivations):
+            chunks = SavedChunks(source, names, plan, device)
+        else:
+            chunks = read_chunks(source, plan.probe.inputs_a, names, plan, device)
+            chunks = DiskSpill(Path(folder)).store(chunks) if plan.stored else chunks
+        records = ModelActivations(plan, names, chunks).summed(cache=False).intrinsic
     return pa.table({column: [record[column] for record in records] for column in COLUMNS})

@@ -7,25 +7,44 @@ import torch
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import stderr_of_influence
-from dissimilarity.measures.intrinsic import INTRINSIC, estimate_intrinsic, intrinsic_from_sums
+from dissimilarity.measures.intrinsic import (
+    INTRINSIC,
+    estimate_intrinsic,
+    estimate_intrinsic_again,
+    intrinsic_from_sums,
+)
 from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import Again, PairedSamples
 from dissimilarity.moments.products import column_means
 from dissimilarity.moments.side import Side
 
 
-def intrinsic_of_site(side: Side, site: str) -> list[dict[str, Any]]:
+def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list[dict[str, Any]]:
     """Return a record per measure of one model alone at a site, from the sums of a closed side.
 
     Without sums, the measures are those of the samples that sample measures read. Where the site cannot be compared,
     values are NaN, and the note says why.
+
+    Args:
+        side: the side.
+        site: the site.
+        again: yields the chunks of the side again, where they are stored, for error bars with sequences as units.
     """
-    note, n_units = side.problem(site), side.lengths.n_units
+    is_read_again = again is not None and side.stored and side.moments
+    unit = side.error_units if is_read_again else side.lengths.units
+    note, n_units = side.problem(site), 1 + int(unit.max())
     values, errors, n = torch.full((len(INTRINSIC),), math.nan), torch.full((len(INTRINSIC),), math.nan), side.n
     if not note:
         totals, units = _sums(side, site)
         n = int(totals["n"])
         if n_units > 1:
-            values, influence = estimate_intrinsic(totals, units)
+            if is_read_again:
+                samples = PairedSamples(again, again, site, [site], len(unit), side.sync)
+                values, of_sequences = estimate_intrinsic_again(totals, samples)
+                influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
+                influence.index_add_(0, unit.to(influence.device), of_sequences)
+            else:
+                values, influence = estimate_intrinsic(totals, units)
             errors = stderr_of_influence(influence)
         else:
             values = intrinsic_from_sums(totals)

@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.influence import estimate_again
 from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, no_variance
 from dissimilarity.moments.pair import Moments, moment_side
+from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.products import as_samples
 
 INTRINSIC = ("rankme", "participation_ratio", "alpha_req", "first_component_share")
@@ -111,9 +113,25 @@ def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[T
         totals: ``n`` and the sums of the side, under first-side names, over all samples.
         units: the same sums per jackknife unit.
     """
-    keys = ("n", "x", "xx", "eps_x")
-    shared = {key: totals[key].expand(len(INTRINSIC), *totals[key].shape) for key in keys}
-    return estimate(_decomposed, shared, {key: units[key][:, None] for key in keys})
+    shared = _for_each_measure(totals)
+    return estimate(_decomposed, shared, {key: units[key][:, None] for key in shared})
+
+
+def estimate_intrinsic_again(
+    totals: Moments, samples: PairedSamples
+) -> tuple[Tensor, Float[Tensor, "sequences measures"]]:
+    """Return all intrinsic measures of one side, and the influences of the sequences, by reading the samples again.
+
+    Args:
+        totals: as for ``estimate_intrinsic``.
+        samples: the samples of the side, with themselves.
+    """
+    return estimate_again(_decomposed, _for_each_measure(totals), samples)
+
+
+def _for_each_measure(totals: Moments) -> Moments:
+    """Return the sums that the measures read, once for each of them."""
+    return {key: totals[key].expand(len(INTRINSIC), *totals[key].shape) for key in ("n", "x", "xx", "eps_x")}
 
 
 def _decomposed(m: Moments) -> Float[Tensor, " measures"]:

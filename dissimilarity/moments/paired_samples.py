@@ -165,7 +165,7 @@ class PairedSamples:
                 for name, values in terms(part).items():
                     values = values if name.endswith("_s") else part.of_sequences(values)
                     if name not in sums:
-                        sums[name] = values.new_zeros(self.count, len(self.partners))
+                        sums[name] = values.new_zeros(self.count, *values.shape[1:])
                     sums[name][first : first + len(values)] += values
         if self.sync:
             for name in sorted(sums):

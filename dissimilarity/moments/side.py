@@ -86,6 +86,11 @@ class Side:
         first_half = as_first_half(self.sums.first_half.get(site, {}))
         return {**self.sums.totals[site], **first_half, **self.sequence_sums.totals.get(site, {})}
 
+    @property
+    def error_units(self) -> Tensor:
+        """The unit of each sequence for error bars: a sequence where samples are stored, else a group."""
+        return self.lengths.error_units if self.stored and self.lengths.n_units > 1 else self.lengths.units
+
     def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
         """Return which of the samples kept for all sample measures one of them reads at a site."""
         return self.lengths.subset(len(self.samples[site]), site in self._varying, max_samples, seed)

@@ -54,13 +54,16 @@ class Tables:
         self._outboxes["curves"].send(records)
 
     def add_intrinsic(
-        self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]
+        self, step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]], is_first: bool
     ) -> list[dict[str, Any]]:
-        """Take the measures of the model and of each reference alone, and return their records.
+        """Take the measures of the model and of each reference alone, and return their records on the first process.
+
+        Each process reads its samples again for the error bars.
 
         Args:
             step: step of the tick.
             sides: label of a reference, activations of the model, activations of the reference.
+            is_first: whether this is the first process, which writes them.
         """
         try:
             records = [
@@ -71,6 +74,8 @@ class Tables:
             ]
         except Exception as error:
             log.warning("step %d: no intrinsic measures: %s", step, described(error))
+            return []
+        if not is_first:
             return []
         self._outboxes["intrinsic"].send(records)
         return records

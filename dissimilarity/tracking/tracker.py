@@ -321,8 +321,8 @@ class Tracker(Ticker):
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
-        if heatmap and training.is_first:
-            self._intrinsic = self.tables.add_intrinsic(training.step, sides)
+        if heatmap:
+            self._intrinsic = self.tables.add_intrinsic(training.step, sides, training.is_first)
         self._remember(training, current[0])
         return records
 
