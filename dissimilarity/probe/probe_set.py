@@ -144,14 +144,18 @@ class ProbeSet:
     @property
     def sample_positions(self) -> Int[Tensor, " samples"] | None:
         """Position of each sample, counted from the first real one; None where all sequences have the same ones."""
-        if self.pool != "none" or (self.mask is None and self.kept_positions is None):
+        if self.pool != "none":
             return None
-        sequences, length = self.extent if self.mask is None else self.mask.shape
-        columns = torch.arange(length).expand(sequences, length)[..., None]
+        if self.mask is None:
+            # Those of the sites: units of text of an alignment, and not the tokens of its inputs.
+            kept = self.kept_positions
+            return None if kept is None else (self.control.skip_first + self.control.every * kept).flatten()
+        columns = torch.arange(self.mask.shape[1]).expand(self.mask.shape)[..., None]
         positions, real = self.select_positions(columns, slice(None))
         if self.starts is not None:
             positions = positions - self.starts[:, None, None]
-        return positions.flatten() if real is None else positions[real].flatten()
+        assert real is not None
+        return positions[real].flatten()
 
     def samples(self, activation: Tensor, sequences: slice | list[int] = slice(None)) -> Tensor:
         """Select the samples of one site from its activations.

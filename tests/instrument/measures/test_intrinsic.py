@@ -89,19 +89,22 @@ def test_a_flat_spectrum_has_the_rank_and_a_power_law_its_power() -> None:
 
 
 def test_the_table_has_the_values_of_the_functions_with_the_jackknife_of_units() -> None:
+    """By sums per unit, and by default by a second pass, where each sequence is one."""
     x = samples()
-    table = intrinsic({"s": x.float(), "t": x}, n_units=12)
-    for row in table.to_pylist():
-        function, _ = MEASURES[row["measure"]]
-        exact = row["site"] == "t"
-        assert row["value"] == pytest.approx(function(x.flatten(0, 1)).item(), rel=1e-9 if exact else 1e-5)
-        without = [function(x[torch.arange(24) // 2 != unit].flatten(0, 1)).item() for unit in range(12)]
-        expected = np.std(without) * math.sqrt(11)
-        assert row["stderr"] == pytest.approx(expected, rel=0.15)
-        assert (row["n_samples"], row["n_units"], row["note"]) == (240, 12, "")
+    for n_units, count in ((12, 12), (None, 24)):
+        unit_of = torch.arange(24) * count // 24
+        for row in intrinsic({"s": x.float(), "t": x}, n_units=n_units).to_pylist():
+            function, _ = MEASURES[row["measure"]]
+            exact = row["site"] == "t"
+            assert row["value"] == pytest.approx(function(x.flatten(0, 1)).item(), rel=1e-9 if exact else 1e-5)
+            without = [function(x[unit_of != unit].flatten(0, 1)).item() for unit in range(count)]
+            expected = np.std(without) * math.sqrt(count - 1)
+            assert row["stderr"] == pytest.approx(expected, rel=0.15)
+            assert (row["n_samples"], row["n_units"], row["note"]) == (240, count, "")
     mask = torch.rand(24, 10, generator=generator(2)) < 0.8
     for row in intrinsic({"s": x}, mask=mask).to_pylist():
         assert row["value"] == pytest.approx(MEASURES[row["measure"]][0](x[mask]).item(), rel=1e-9)
+        assert row["n_units"] == 24 and row["stderr"] > 0
     flat = intrinsic({"s": torch.ones_like(x)}).to_pylist()
     assert all(math.isnan(row["value"]) and row["note"] == "zero variance at s" for row in flat)
 
@@ -115,6 +118,14 @@ def test_without_sums_the_sampled_samples_are_measured() -> None:
     ):
         assert row["value"] == pytest.approx(expected["value"], rel=1e-9)
         assert row["stderr"] == pytest.approx(expected["stderr"], rel=1e-9)
+
+
+def test_a_second_pass_of_a_model_gives_the_error_bars_of_its_saved_activations() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(8, 6).double(), torch.nn.Tanh())
+    with torch.no_grad():
+        saved = intrinsic({"0": net[0](samples())}).to_pylist()
+    for row, expected in zip(intrinsic(net, samples(), "0").to_pylist(), saved, strict=True):
+        assert row == pytest.approx(expected, rel=1e-9) and row["n_units"] == 24 and row["stderr"] > 0
 
 
 def test_intervals_cover_the_expected_value() -> None:

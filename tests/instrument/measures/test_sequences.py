@@ -122,6 +122,7 @@ def test_sequences_of_one_sample_give_the_estimator_of_samples(kind: str) -> Non
     masked = {"mask": torch.ones(40, 1, dtype=torch.bool)}
     for a, b, options in ((x, y, {}), (x[:, None], y[:, None], {}), (x[:, None], y[:, None], masked)):
         first, second = compared(a, b, [by_sequence, by_sample], **options)
+        assert first.pop("influence") == pytest.approx(second.pop("influence"), nan_ok=True)
         changed = {"measure": "", "note": ""}
         assert {**first, **changed} == pytest.approx({**second, **changed}, nan_ok=True)
     assert by_sequence.value(x, y) == by_sample.value(x, y)
