@@ -30,15 +30,15 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
         site: the site.
         again: yields the chunks of the side again, where they are stored, for error bars with sequences as units.
     """
-    is_read_again = again is not None and side.stored and side.moments
-    unit = side.error_units if is_read_again else side.lengths.units
+    again = again if side.stored and side.moments else None
+    unit = side.lengths.units if again is None else side.error_units
     note, n_units = side.problem(site), 1 + int(unit.max())
     values, errors, n = torch.full((len(INTRINSIC),), math.nan), torch.full((len(INTRINSIC),), math.nan), side.n
     if not note:
         totals, units = _sums(side, site)
         n = int(totals["n"])
         if n_units > 1:
-            if is_read_again:
+            if again is not None:
                 samples = PairedSamples(again, again, site, [site], len(unit), side.sync)
                 values, of_sequences = estimate_intrinsic_again(totals, samples)
                 influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
