@@ -32,8 +32,8 @@ def intrinsic(
         **options: as for ``compare``.
 
     Returns:
-        a tidy table, one row per (site, measure), with value, stderr (jackknife over units of whole sequences),
-        n_samples, n_units and note (why a value is missing).
+        a tidy table, one row per (site, measure), with value, stderr (jackknife over whole sequences, or with a
+        number n_units over units of them), n_samples, n_units and note (why a value is missing).
 
     Raises:
         ValueError: as for ``compare``.

@@ -75,13 +75,20 @@ class Plan:
     def fingerprint(self) -> str:
         """A digest of the sequences and of their units, which another probe set does not share; empty without inputs.
 
+        Padding is no part of it.
+
         Of two tokenizations, it is that of the first model's.
         """
         inputs = self.probe.inputs.a.tokens if isinstance(self.probe.inputs, Alignment) else self.probe.inputs
         if not isinstance(inputs, Tensor):
             return ""
         numbers = inputs if inputs.is_floating_point() or inputs.is_complex() else inputs.long()
-        digest = hashlib.sha256(repr((tuple(numbers.shape), self.lengths.units.tolist())).encode())
+        shape, mask = tuple(numbers.shape), self.probe.mask
+        if mask is not None and shape[:2] == mask.shape:
+            numbers = numbers[mask.to(numbers.device)]
+            counts = mask.sum(1).tolist()
+            shape = (shape[0], counts[0], *shape[2:]) if len(set(counts)) == 1 else (counts, *shape[2:])
+        digest = hashlib.sha256(repr((shape, self.lengths.units.tolist())).encode())
         digest.update(numbers.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
