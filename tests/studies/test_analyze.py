@@ -95,9 +95,9 @@ def test_the_table_is_that_of_compare_on_the_runs_probe_set(home: Path, tmp_path
     (text,) = [line for line in summary.splitlines() if line.startswith("| blocks.0")]
     row = next(row for row in expected.to_pylist() if row["site_b"] == "blocks.1.resid_post")
     interval = f"{row['value']:.3f} ± {half_width(row['stderr'], row['n_units']):.3f}"
-    assert text == (
-        f"| blocks.0.resid_post | blocks.1.resid_post | {interval} | {row['null']:.3f} | {row['calibrated']:.3f} |"
-    )
+    null = f"{row['null']:.3f} (sd {row['null_sd']:.3f}) | {row['p']:.3f}"
+    calibrated = f"{row['calibrated']:.3f} ± {half_width(row['calibrated_stderr'], row['n_units']):.3f}"
+    assert text == f"| blocks.0.resid_post | blocks.1.resid_post | {interval} | {null} | {calibrated} |"
 
 
 def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path: Path) -> None:
