@@ -54,7 +54,7 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
 
     Example:
         >>> values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-        >>> interval = jackknife(values.mean(), [np.array([np.delete(values, i).mean() for i in range(5)])])
+        >>> interval = jackknife(3.0, [np.array([np.delete(values, i).mean() for i in range(5)])])
         >>> round(interval.low, 3), round(interval.high, 3)
         (1.037, 4.963)
     """

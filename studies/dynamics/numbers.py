@@ -184,7 +184,7 @@ def order(arrivals: Mapping[str, Sequence[float]]) -> Order:
         arrivals: run -> the step at which each layer arrives.
 
     Example:
-        >>> order({"a": [1, 2, 4, 8, 16]}).rhos["a"]
+        >>> round(order({"a": [1, 2, 4, 8, 16]}).rhos["a"], 6)
         1.0
     """
     ordered = {run: steps for run, steps in arrivals.items() if len(steps) > 2 and np.isfinite(steps).all()}

@@ -85,7 +85,7 @@ def test_the_table_is_that_of_compare_on_the_runs_probe_set(home: Path, tmp_path
     data.prepare_data()
     data.setup()
     models = [load(f"runs/{name}", home / "runs").model for name in "ab"]
-    expected = compare(models[0], models[1], data.probe(8, 16, "val"), measures=[CKA()])
+    expected = compare(models[0], models[1], data.probe(8, 16, "val"), measures=[CKA()], nulls=20)
     actual = pq.read_table(folder / "table.parquet")
     assert actual.column_names == ["model_a", "model_b", *COLUMNS]
     assert set(actual["model_a"].to_pylist()) == {"a"} and set(actual["model_b"].to_pylist()) == {"b"}
@@ -95,9 +95,9 @@ def test_the_table_is_that_of_compare_on_the_runs_probe_set(home: Path, tmp_path
     (text,) = [line for line in summary.splitlines() if line.startswith("| blocks.0")]
     row = next(row for row in expected.to_pylist() if row["site_b"] == "blocks.1.resid_post")
     interval = f"{row['value']:.3f} ± {half_width(row['stderr'], row['n_units']):.3f}"
-    assert text == (
-        f"| blocks.0.resid_post | blocks.1.resid_post | {interval} | {row['null']:.3f} | {row['calibrated']:.3f} |"
-    )
+    null = f"{row['null']:.3f} (sd {row['null_sd']:.3f}) | {row['p']:.3f}"
+    calibrated = f"{row['calibrated']:.3f} ± {half_width(row['calibrated_stderr'], row['n_units']):.3f}"
+    assert text == f"| blocks.0.resid_post | blocks.1.resid_post | {interval} | {null} | {calibrated} |"
 
 
 def test_every_pair_of_many_models_and_of_saved_activations(home: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_code_that_a_strangers_run_names_is_not_run(home: Path, tmp_path: Path) 
 def test_results_of_another_command_are_kept(home: Path, tmp_path: Path) -> None:
     first = run(home, tmp_path, "measures=fast")
     run(home, tmp_path, "measures=fast")
-    with pytest.raises(ValueError, match=r"results of another command:\n  study.n_units: 16 -> 4\n.*overwrite"):
+    with pytest.raises(ValueError, match=r"results of another command:\n  study.n_units: None -> 4\n.*overwrite"):
         run(home, tmp_path, "measures=fast", "study.n_units=4")
     run(home, tmp_path, "measures=fast", "study.n_units=4", "overwrite=true")
     assert OmegaConf.load(first / "config.yaml").study.n_units == 4

@@ -23,6 +23,7 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
     first = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
+    tune += ["probe.sequences=24"]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "width": 16,
