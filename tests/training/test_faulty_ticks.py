@@ -72,7 +72,7 @@ WHOLLY: dict[str, tuple[Any, str, Exception]] = {
     "capture, memory": (probe_reader, "read_chunks", MemoryError("no memory")),
     "capture, device": (probe_reader, "read_chunks", OUT_OF_MEMORY),
     "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
-    "measure": (CKA, "estimate", TypeError("a fault in a measure")),
+    "measure": (CKA, "estimate_again", TypeError("a fault in a measure")),
 }
 
 
