@@ -24,7 +24,7 @@ pytest.importorskip("transformers")
 
 
 def missing(note: str) -> bool:
-    """Return whether a note says that a value is missing, and not that it is biased by few samples or not calibrated."""
+    """Return whether a note says that a value is missing, and not that it is biased or not calibrated."""
     return bool(note) and "is biased toward similar" not in note and "has no calibrated value" not in note
 
 
