@@ -21,7 +21,7 @@ from dissimilarity.comparison.intrinsic_sites import intrinsic_of_site
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
-from dissimilarity.moments.agreement import together
+from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk
 from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
 from dissimilarity.probe.sampling import sampled_positions
@@ -72,6 +72,7 @@ class ModelActivations:
         self.chunks = chunks if sync else in_span(chunks, plan, sites)
         self.side = plan.side(sites, sync)
         self._cached: list[Chunk] = []
+        self._of_all: Chunks | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks without their offset; the first pass computes the sums."""
@@ -83,15 +84,26 @@ class ModelActivations:
 
     def at(self, sites: Sequence[str] | None = None) -> Iterator[Chunk]:
         """Yield the chunks again, without adding them to the sums, with at least the samples of some sites."""
-        if self._cached:
-            yield from self._cached
-            return
+        return iter(self._cached) if self._cached else self._again(self.chunks, sites)
+
+    def of_all(self, sites: Sequence[str] | None = None) -> Iterator[Chunk]:
+        """Yield the chunks of all processes again, once they are shared; without other processes the same as ``at``."""
+        return self.at(sites) if self._of_all is None else self._again(self._of_all, sites)
+
+    def _again(self, chunks: Iterable[tuple[Acts, range]], sites: Sequence[str] | None) -> Iterator[Chunk]:
         before: Counter[int] = Counter()
-        for acts, units in self.chunks:
+        for acts, units in chunks:
             part = self._moved(acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)})
             chunk = self.side.chunk(part, units, before[units.start])
             before.update(dict.fromkeys(units, chunk.count))
             yield chunk
+
+    def share(self) -> None:
+        """Give every process the chunks of all: whoever reads them again need not wait for one that failed."""
+        if self.side.sync and self._of_all is None:
+            own = [({site: samples.cpu() for site, samples in acts.items()}, units) for acts, units in self.chunks]
+            parts = [chunk for chunks in gathered(own, True) for chunk in chunks]
+            self._of_all = sorted(parts, key=lambda chunk: chunk[1].start)
 
     def _added(self) -> Iterator[Chunk]:
         """Yield the chunks while their sums are computed."""
@@ -129,7 +141,9 @@ class ModelActivations:
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
         """The records of the measures of this model alone; with several processes, all of them compute it."""
-        again = self.at if self.plan.stored else None
+        again = self.of_all if self.plan.stored else None
+        if again is not None:
+            self.share()
         return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again)]
 
     def nbytes(self) -> int:

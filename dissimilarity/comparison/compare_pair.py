@@ -55,9 +55,14 @@ def compare_pair(
 
     def in_null(sites: Sequence[str]) -> Iterable[Chunk]:
         """Yield the chunks of x as they meet those of y in the null."""
-        return (chunk.deranged() for chunk in x.at(sites)) if circle is None else circled(x, y, circle, sites)
+        return (
+            (chunk.deranged() for chunk in x.of_all(sites)) if circle is None else circled(x, y.of_all(), circle, sites)
+        )
 
-    again = ReadAgain(x.at, in_null if with_null else None, y.at) if plan.stored and plan.n_units > 1 else None
+    if plan.stored:
+        x.share()
+        y.share()
+    again = ReadAgain(x.of_all, in_null if with_null else None, y.of_all) if plan.stored and plan.n_units > 1 else None
     records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)

@@ -262,7 +262,7 @@ def _with_influence(
     if again is not None:
         chunks_x, both = again
         terms = [self_terms(measure, x, site, both.x)], [self_terms(measure, y, name, both.y) for name in partners]
-        samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units), x.sync)
+        samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units))
         value, of_sequences = measure.estimate_again(_joined(x, y, cross, pairs), samples, *terms)
         influence = of_sequences.new_zeros(x.n_units, len(pairs))
         return value, influence.index_add_(0, x.units.to(influence.device), of_sequences)
@@ -327,7 +327,7 @@ def self_terms(measure: MomentMeasure, side: Side, site: str, again: Again | Non
         counts, unit_counts = side.counts()
         totals = {**counts, **side.totals(site)}
         if again is not None:
-            samples = PairedSamples(again, again, site, [site], len(side.lengths.units), side.sync)
+            samples = PairedSamples(again, again, site, [site], len(side.lengths.units))
             side.prepared[measure.label, site] = measure.terms_again(totals, samples)
         else:
             units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}

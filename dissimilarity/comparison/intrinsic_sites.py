@@ -36,7 +36,7 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
         totals, units = _sums(side, site)
         n = int(totals["n"])
         if again is not None and side.moments and n_units > 1:
-            samples = PairedSamples(again, again, site, [site], len(side.lengths.units), side.sync)
+            samples = PairedSamples(again, again, site, [site], len(side.lengths.units))
             values, of_sequences = estimate_intrinsic_again(totals, samples)
             influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
             errors = stderr_of_influence(influence.index_add_(0, side.units.to(influence.device), of_sequences))

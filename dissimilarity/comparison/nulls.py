@@ -7,7 +7,7 @@ cheaper form (``measures.numerics.rearranged_hsic``).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,17 +44,17 @@ def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: In
         place: the place of each sequence in the circle.
     """
     with together(x.side.sync):
-        for first, second in zip(circled(x, y, place, [site for site, _ in null.pairs]), y.at(), strict=True):
+        for first, second in zip(circled(x, y.at(), place, [site for site, _ in null.pairs]), y.at(), strict=True):
             null.add(first, second)
 
 
 def circled(
-    x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"], sites: Sequence[str]
+    x: ModelActivations, chunks: Iterable[Chunk], place: Int[Tensor, " sequences"], sites: Sequence[str]
 ) -> Iterator[Chunk]:
     """Yield the samples of the first model that meet each chunk of the second along one circle of all sequences."""
     first = whole(x, sites)
     order, start = first.circled(place), None
-    for chunk in y.at():
+    for chunk in chunks:
         # The chunk is a part of the whole: its first sample is the first one with its first label.
         start = int((first.labels[0] < chunk.labels[0][0]).sum()) if start is None else start
         yield first.meeting(chunk, start, order)

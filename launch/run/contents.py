@@ -37,7 +37,7 @@ TABLES = (
     "schedule.json",
     "stitching_schedule.json",
 )
-FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "penalties"), (".png", ".pdf"))))
+FIGURES = tuple(map("".join, product(("curves*", "heatmap_*", "groups", "intrinsic", "penalties"), (".png", ".pdf"))))
 RUN: Contents = {
     **BEFORE_STEP_0,
     "": BEFORE_STEP_0[""] + TABLES,

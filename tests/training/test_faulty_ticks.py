@@ -193,7 +193,7 @@ from dissimilarity.moments.cross import Cross
 from dissimilarity.moments.side import Side
 
 FAULTS = {
-    0: (1, CKA, "estimate", RuntimeError),
+    0: (1, CKA, "estimate_again", RuntimeError),
     1: (1, probe_reader, "read_chunks", MemoryError),
     2: (0, Side, "add", TypeError),
     4: (1, Cross, "add", OSError),

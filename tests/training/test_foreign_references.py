@@ -63,6 +63,9 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
         assert tracked["stderr"] == pytest.approx(row["stderr"], rel=1e-3) and not missing(tracked["note"])
         assert tracked["null"] == pytest.approx(row["null"], abs=1e-5)
     for row in rows:
+        if row["measure"].endswith("_crossfit"):  # half of so few words may not determine a map
+            assert math.isfinite(row["value"]) or "half" in row["note"], row
+            continue
         outputs = row["measure"] in ("kl", "jsd", "disagreement")
         assert math.isnan(row["value"]) == outputs and ("token by token" in row["note"]) == outputs, row
     assert all(not missing(row["note"]) for row in read_curves(folder).to_pylist() if row["reference"] == "init")
