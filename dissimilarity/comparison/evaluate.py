@@ -323,16 +323,17 @@ def _terms_of(measure: MomentMeasure, x: Side, y: Side, pairs: list[SitePair]) -
 
 def self_terms(measure: MomentMeasure, side: Side, site: str, again: Again | None = None) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
-    if (measure.label, site) not in side.prepared:
+    known = side.prepared if again is None else side.prepared_again
+    if (measure.label, site) not in known:
         counts, unit_counts = side.counts()
         totals = {**counts, **side.totals(site)}
         if again is not None:
             samples = PairedSamples(again, again, site, [site], len(side.lengths.units))
-            side.prepared[measure.label, site] = measure.terms_again(totals, samples)
+            known[measure.label, site] = measure.terms_again(totals, samples)
         else:
             units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
-            side.prepared[measure.label, site] = measure.self_terms(totals, units)
-    return side.prepared[measure.label, site]
+            known[measure.label, site] = measure.self_terms(totals, units)
+    return known[measure.label, site]
 
 
 def _from_samples(

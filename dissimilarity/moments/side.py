@@ -38,6 +38,7 @@ class Side:
         sequence_sums: the sum of each sequence, by site.
         samples_per_unit: number of samples of each unit.
         prepared: what measures computed from this side alone, by measure and site.
+        prepared_again: the same with what each sequence adds, from samples that were read again.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Side:
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
         self.prepared: dict[tuple[str, str], Any] = {}
+        self.prepared_again: dict[tuple[str, str], Any] = {}
         self.offset: dict[str, Tensor] = {}
         self.closed = False
         self._not_finite: dict[str, Counter[int]] = {}

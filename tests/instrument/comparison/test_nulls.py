@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from dissimilarity import CKA, AngularCKA, MutualKNN, Procrustes, compare, compare_many
+from dissimilarity import CCA, CKA, AngularCKA, MutualKNN, Procrustes, compare, compare_many
 from dissimilarity.comparison import compare as comparing
 from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.compare_pair import compare_pair
@@ -248,3 +248,12 @@ def test_more_rearrangements_than_there_are_are_refused(nulls: Any, message: str
             entry()
         assert message in str(caught.value)
     assert compare(x, y, nulls=6, measures=[CKA(debiased=False)]).num_rows == 4
+
+
+def test_the_number_of_nulls_does_not_touch_the_error_bars() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 8, 6, generator=generator)
+    y = x + torch.randn(16, 8, 6, generator=generator)
+    measures = [CKA(), CKA(units="sample"), Procrustes(), CCA()]
+    one, several = (compare({"x": x}, {"x": y}, measures=measures, nulls=nulls)["stderr"] for nulls in (1, 5))
+    assert one.to_pylist() == several.to_pylist() and all(error > 0 for error in one.to_pylist())
