@@ -2,7 +2,7 @@
 
 Two synthetic models read the same text: half of what each represents is common, tokens of a sequence are correlated,
 and variances fall as 1/i. The truth is the value on a probe set of 2,048 x 64. Mutual kNN has none, because it compares
-the neighbors among a bounded number of samples, which it draws anew from each probe set.
+the neighbors among a bounded number of samples, which it draws again from each probe set.
 """
 
 import numpy as np

@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dissimilarity.moments.agreement import together
 from dissimilarity.moments.chunk import Chunk, squares_of
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.products import full_float32, sum_device
-from dissimilarity.moments.running import all_reduce
 from dissimilarity.moments.sequences import Sequences, sequence_sums
 
 Again = Callable[[Sequence[str]], Iterable[Chunk]]
@@ -128,7 +126,6 @@ class PairedSamples:
         site: the site of x.
         partners: the sites of y.
         count: number of sequences of the probe set.
-        sync: whether the processes of ``torch.distributed`` each hold a part of the probe set.
     """
 
     x: Again
@@ -136,7 +133,6 @@ class PairedSamples:
     site: str
     partners: Sequence[str]
     count: int
-    sync: bool = False
 
     def parts(self, single: bool = False) -> Iterator[Part]:
         """Yield the samples chunk by chunk; with ``single`` as if each of them were a sequence."""
@@ -159,17 +155,13 @@ class PairedSamples:
                 name ends in ``_s``.
         """
         sums: Moments = {}
-        with together(self.sync):
-            for part in self.parts():
-                first = part.members.first
-                for name, values in terms(part).items():
-                    values = values if name.endswith("_s") else part.of_sequences(values)
-                    if name not in sums:
-                        sums[name] = values.new_zeros(self.count, *values.shape[1:])
-                    sums[name][first : first + len(values)] += values
-        if self.sync:
-            for name in sorted(sums):
-                all_reduce(sums[name])
+        for part in self.parts():
+            first = part.members.first
+            for name, values in terms(part).items():
+                values = values if name.endswith("_s") else part.of_sequences(values)
+                if name not in sums:
+                    sums[name] = values.new_zeros(self.count, *values.shape[1:])
+                sums[name][first : first + len(values)] += values
         return sums
 
 

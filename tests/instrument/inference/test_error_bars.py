@@ -21,6 +21,7 @@ from dissimilarity.comparison.evaluate import ReadAgain, evaluate
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.inference.jackknife import influence_of_left_out, stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.agreement import gathered
 from dissimilarity.moments.cross import Cross
 from dissimilarity.probe.batches import Slice, batches, cut_sequences, equal_units, slices_of_process
 from dissimilarity.probe.probe_set import Extent, ProbeSet
@@ -119,7 +120,9 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
             null.add(chunks[0].deranged(), chunks[1])
             for side, chunk in zip(stored, chunks, strict=True):
                 side.append(chunk)
-    again = ReadAgain(lambda sites: stored[0], None, lambda sites: stored[1]) if plan.stored else None
+    # as ``ModelActivations.share`` does: every process reads the chunks of all again
+    all_x, all_y = ([chunk for part in gathered(side, sync) for chunk in part] for side in stored)
+    again = ReadAgain(lambda sites: all_x, None, lambda sites: all_y) if plan.stored else None
     measures = measures_of(plan.stored)
     results = evaluate(list(measures.values()), x.close(), y.close(), cross.close(), null.close(), None, again)
     by_label = {row["measure"]: row for row in results}
