@@ -229,8 +229,12 @@ def _estimated(
     results: list[tuple[Estimated, Estimated | None] | Exception] = []
     for _ in batches:
         value, of_null = next(outcomes), None if null is None else next(outcomes)
-        error = next((outcome for outcome in (value, of_null) if isinstance(outcome, Exception)), None)
-        results.append((value, of_null) if error is None else error)
+        if isinstance(value, Exception):
+            results.append(value)
+        elif isinstance(of_null, Exception):
+            results.append(of_null)
+        else:
+            results.append((value, of_null))
     return results
 
 
@@ -245,8 +249,9 @@ def _from_units(
     """Return values with influences from sums per unit, and the null; or why there are none."""
     try:
         value = _with_influence(measure, x, y, cross, pairs)
-        has_null = null is not None and not _mixes_halves(measure, x)
-        return value, _with_influence(measure, x, y, null, pairs) if has_null else None
+        if null is None or _mixes_halves(measure, x):
+            return value, None
+        return value, _with_influence(measure, x, y, null, pairs)
     except (ValueError, RuntimeError) as error:
         return error
 
@@ -345,7 +350,7 @@ def self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
 
 
 def _from_samples(
-    measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: list[SitePair]
+    measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: Sequence[SitePair]
 ) -> Iterator[tuple[SitePair, Result]]:
     """Evaluate a sample measure pair by pair; each side is prepared once."""
     for pair in pairs:

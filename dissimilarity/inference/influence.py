@@ -9,7 +9,7 @@ which is one product of the samples with each matrix of slopes. Summed over the 
 influence of that sequence in the infinitesimal jackknife, and no sums per sequence are needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -17,19 +17,10 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import with_slopes
 from dissimilarity.inference.sequence_weights import of_sequences
-from dissimilarity.moments.bilinear import Matrices
+from dissimilarity.inference.slopes import Slopes
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.paired_samples import Part
 from dissimilarity.moments.second_pass import SecondPass
-
-PLAIN = {"n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "xb", "ya", "yb"}
-"""Sums to which each sample adds whatever the others of its sequence are."""
-
-PRODUCTS = {"xx", "yy", "xy"}
-"""Sums that are matrices, also with powers of the lengths of sequences."""
-
-Slopes = Mapping[str, Tensor | Matrices]
-"""Derivatives with respect to sums."""
 
 
 def estimate_again(
@@ -45,45 +36,42 @@ def estimate_again(
         changed: returns the samples that stand for those of a part.
     """
     value, slopes = with_slopes(formula, totals)
-    prepared = with_matrices(slopes)
+    prepared = Slopes.of(slopes)
     return SecondPass(
         lambda part: {"influence": weight_slopes(prepared, changed(part))}, lambda sums: (value, sums["influence"])
     )
-
-
-def with_matrices(slopes: Moments) -> Slopes:
-    """Return slopes with those of products prepared for products with many samples."""
-    return {key: Matrices(slope) if key[:2] in PRODUCTS else slope for key, slope in slopes.items()}
 
 
 def weight_slopes(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
     """Return the derivative of values with respect to the weight of each sample.
 
     Args:
-        slopes: derivatives with respect to the sums of ``moments.pair``, with pairs as their leading dimension, from
-            ``with_matrices``.
+        slopes: derivatives with respect to the sums.
         part: the samples.
     """
-    if any(key in slopes for key in ("u", "v")):
-        return weight_slopes({key: slopes[key] for key in PLAIN & slopes.keys()}, part) + of_sequences(slopes, part)
-    assert slopes.keys() <= PLAIN, slopes.keys() - PLAIN
+    total = _plain(slopes, part)
+    return total + of_sequences(slopes, part) if slopes.others.keys() & {"u", "v"} else total
+
+
+def _plain(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
+    """Return the derivative through the sums to which each sample adds whatever the others of its sequence are."""
     a, b = part.x.norms(), part.y.norms()
     scalars = {"a": a, "b": b, "aa": a * a, "bb": b * b, "ab": a * b}
     weights = {"x": None, "xa": a, "xb": b, "y": None, "ya": a, "yb": b}
-    matrices = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
-    total = slopes["n"].expand(len(a), -1) if "n" in slopes else 0.0 * b
-    for key, slope in slopes.items():
+    forms = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
+    total = slopes.others["n"].expand(len(a), -1) if "n" in slopes.others else 0.0 * b
+    for key, slope in slopes.others.items():
         if key in scalars:
             total = total + scalars[key] * slope
         elif key in weights:
             along = (part.x if key[0] == "x" else part.y).along(slope)
             total = total + (along if weights[key] is None else along * weights[key])
-        elif key in matrices:
-            total = total + matrices[key](slope)
+    for key in forms.keys() & slopes.matrices.keys():
+        total = total + forms[key](slopes.matrices[key])
     return total
 
 
 def sample_influence(slopes: Moments, parts: Iterable[Part]) -> Float[Tensor, "samples pairs"]:
     """Return the derivative of values with respect to the weight of every sample, sequence after sequence."""
-    prepared = with_matrices(slopes)
+    prepared = Slopes.of(slopes)
     return torch.cat([weight_slopes(prepared, part) for part in parts])

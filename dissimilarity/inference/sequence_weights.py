@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.moments.pair import Moments
+from dissimilarity.inference.slopes import Slopes
 from dissimilarity.moments.paired_samples import Part
 from dissimilarity.moments.stack import Stack
 
@@ -21,7 +21,7 @@ PRODUCTS = {"gg": ("x", "x"), "hh": ("y", "y"), "gh": ("x", "y"), "kk": ("x", "x
 """Sums of numbers -> the sides of their factors."""
 
 
-def of_sequences(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
+def of_sequences(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
     """Return the derivative of values with respect to each sample's weight, through the sums over sequences.
 
     Args:
@@ -33,17 +33,19 @@ def of_sequences(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
     along = {"x": part.x.along, "y": part.y.along}
     quadratic = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
     per_mean = 1 / (part.members.mean or float(part.members.lengths[0]))
-    relative = _own_vectors(slopes["u"], part, part.x) + _own_vectors(slopes["v"], part, part.y)
-    if "lengths" in slopes:
-        relative = relative + per_mean * slopes["lengths"].mT[part.sequence].to(relative)
-    for key, slope in slopes.items():
+    others = slopes.others
+    relative = _own_vectors(others["u"], part, part.x) + _own_vectors(others["v"], part, part.y)
+    if "lengths" in others:
+        relative = relative + per_mean * others["lengths"].mT[part.sequence].to(relative)
+    for key, matrices in slopes.matrices.items():
+        if key[2:].isdigit():
+            change = quadratic[key[:2]](matrices)
+            relative = relative + _powers(part, int(key[2:]), change, _in_rows(part, change).sum(-1), per_mean)
+    for key, slope in others.items():
         kind, e = key[:2], int(key[2:]) if key[2:].isdigit() else -1
         if e < 0:
             continue
-        if kind in quadratic:
-            values = quadratic[kind](slope)
-            change, total = values, _in_rows(part, values).sum(-1)
-        elif kind in OTHERS:
+        if kind in OTHERS:
             vectors, weights = OTHERS[kind]
             projections = _in_rows(part, along[vectors](slope))
             spread = (grams[weights] @ projections[..., None])[..., 0]

@@ -1,6 +1,6 @@
 """Bilinear forms of samples, x_i' G y_i, with one or several matrices G at once."""
 
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,8 +54,9 @@ class Matrices:
             self._wide[dtype, device] = wide.flatten(1)
         return self._wide[dtype, device]
 
+    @cached_property
     def single(self) -> list["Matrices"]:
-        """Return the matrix of each pair alone."""
+        """The matrix of each pair alone."""
         return [Matrices(matrix[None]) for matrix in self.exact]
 
 

@@ -58,7 +58,7 @@ class Part:
     def quadratic_y(self, matrices: Matrices) -> Float[Tensor, "n pairs"]:
         """Return y_i' G y_i of each sample."""
         stacks = [Stack(self.y.chunk, [site], [part]) for site, part in zip(self.y.sites, self.y.samples, strict=True)]
-        parts = zip(stacks, matrices.single(), strict=True)
+        parts = zip(stacks, matrices.single, strict=True)
         forms = (bilinear(stack, matrix, stack, self.outlier_rows, self.fast) for stack, matrix in parts)
         return torch.cat(list(forms), 1)
 

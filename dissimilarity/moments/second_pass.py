@@ -91,7 +91,9 @@ def read_again(readings: Sequence[Reading], meetings: Iterable[Meeting], count: 
             if total.error is None:
                 first = null if reading.in_null else x
                 assert first is not None
-                part = Part.of(stack(first, [reading.site]), stack(y, reading.partners), y.members, number, fast=reading.in_null)
+                part = Part.of(
+                    stack(first, [reading.site]), stack(y, reading.partners), y.members, number, fast=reading.in_null
+                )
                 try:
                     total.add(reading, part, count)
                 except (ValueError, RuntimeError) as error:

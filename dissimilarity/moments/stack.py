@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.products import sum_device
-from dissimilarity.moments.sequences import Sequences, sequence_sums
+from dissimilarity.moments.sequences import SAMPLES_AT_ONCE, Sequences, sequence_sums
 
 
 class Stack:
@@ -54,11 +54,10 @@ class Stack:
         """
         if name and name in self._along:
             return self._along[name]
-        doubles = (_as_float64(samples) for samples in self.samples)
-        if len(self.samples) == 1:
-            product = next(doubles) @ (vectors[:1] if name else vectors).mT
-        else:
-            product = torch.stack([part @ vector for part, vector in zip(doubles, vectors, strict=True)], 1)
+        single = len(self.samples) == 1
+        vectors_of_sites = [vectors[:1] if name else vectors] if single else vectors[:, None]
+        parts = zip(self.samples, vectors_of_sites, strict=True)
+        product = torch.cat([_products(samples, vectors) for samples, vectors in parts], 1)
         if name:
             self._along[name] = product
         return product
@@ -97,6 +96,12 @@ class Stack:
 
 def _as_float64(samples: Tensor) -> Tensor:
     return samples.to(sum_device(samples.device)).double()
+
+
+def _products(x: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
+    """Return x_i . g in float64, a few samples at a time: all at once would not stay in the processor's cache."""
+    at_once = len(x) if x.is_cuda else max(1, SAMPLES_AT_ONCE // x.shape[1])
+    return torch.cat([_as_float64(part) @ vectors.mT for part in x.split(at_once)])
 
 
 def _joined(samples: Sequence[Float[Tensor, "n d"]], dtype: torch.dtype) -> Float[Tensor, "n columns"]:
