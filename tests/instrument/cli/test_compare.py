@@ -78,7 +78,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def compare(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     """Run the command, and return its exit code and what it printed."""
     code = main(["compare", *map(str, arguments)])
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 def as_json(capsys: pytest.CaptureFixture[str], folders: dict[str, Path], a: str, b: str, *more: Any) -> dict[str, Any]:
