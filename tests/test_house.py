@@ -28,6 +28,10 @@ INSTRUMENT = {
     "figures": {"capture", "tables", "inference"},
     "loading": {"capture", "tables"},
     "tracking": {"capture", "tables", "probe", "moments", "measures/base", "comparison", "stitching", "figures"},
+    "cli": {
+        *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "comparison", "figures"),
+        "loading",
+    },
 }
 """Which rooms of `dissimilarity/` a room imports, beside its own files."""
 
