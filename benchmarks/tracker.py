@@ -1,9 +1,9 @@
 """One tick of the tracker at its defaults against one training step, and the share of training that they make.
 
 Two layers, in the precision that train.py chooses on this machine; probe of 128 x 64 tokens; CKA, Procrustes and
-mutual kNN against two references that change (the worst case), with error bars and nulls. The floor of a tick is the
-products that it needs (forward up to the last site, self and cross sums, and those of the null), over the rate of
-float32 products measured in the same run. Heat maps add theirs at their own cadence.
+mutual kNN against two references that change (the worst case), with error bars. The floor of a tick is the
+products that its values need (forward up to the last site, self and cross sums), over the rate of
+float32 products measured in the same run. Heat maps add theirs and the null at their own cadence.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
 
     n = probe.numel()
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)
-    floor = forward + 2 * n * width**2 * cfg.depth * (1 + 2 * len(references))
+    floor = forward + 2 * n * width**2 * cfg.depth * (1 + len(references))
     timers = {
         "training step": lambda: seconds(lambda: step(0)),
         "tick": lambda: seconds(lambda: tick(False)),
