@@ -25,7 +25,7 @@ from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.probe_reader import ProbeReader
-from dissimilarity.tracking.records import advice, agreed, described, measured_alone, without_value
+from dissimilarity.tracking.records import advice, agreed, described, kinds_of_notes, measured_alone, without_value
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
@@ -277,9 +277,8 @@ class Tracker(Ticker):
             seconds = time.monotonic() - started
             records = [{**context, **record, "seconds": seconds} for record in records]
             if training.is_first:
-                for record in records:
-                    if record["note"]:
-                        self._warn(training.step, record["reference"], record["note"])
+                for kind, (label, note) in kinds_of_notes(records).items():
+                    self._warn(training.step, label, note, kind)
                 self.tables.add(records)
                 if fold:
                     self.tables.fold(if_grown=True)
@@ -367,8 +366,8 @@ class Tracker(Ticker):
         names = {"reference": label, "reference_step": self.references.step_of(label, training.step)}
         return [names | record for record in without_value(self.measures, self.references.matched(label), note)]
 
-    def _warn(self, step: int, label: str, note: str) -> None:
-        """Warn once per note."""
-        if note not in self._warned:
-            self._warned.add(note)
+    def _warn(self, step: int, label: str, note: str, kind: str = "") -> None:
+        """Warn once per note, or per kind of note."""
+        if (kind or note) not in self._warned:
+            self._warned.add(kind or note)
             log.warning("step %d, reference %s: %s", step, label, note + advice(note))
