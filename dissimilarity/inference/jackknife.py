@@ -19,12 +19,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy import special
 from torch import Tensor
 
 from dissimilarity.moments.halves import HALF, in_first_half
 from dissimilarity.moments.pair import Moments
+
+FEW_UNITS = 6
+"""Number of units from which not all pairs of them are left out."""
 
 LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
 """Numbers that are computed together when a unit is subtracted from a sum: few enough to stay in the cache."""
@@ -69,10 +72,22 @@ def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndar
 
 def unit_pairs(n_units: int) -> Int[Tensor, "pairs 2"]:
     """Return all pairs of units, or with six or more units two pairs per unit, each unit equally often."""
-    if n_units < 6:
+    if n_units < FEW_UNITS:
         return torch.combinations(torch.arange(n_units))
     first = torch.arange(n_units)
     return torch.cat([torch.stack([first, (first + step) % n_units], 1) for step in (1, 2)])
+
+
+def over_pairs(values: Shaped[Tensor, "n units"]) -> Shaped[Tensor, "n pairs"]:
+    """Return the sum of the values of both units of each pair of ``unit_pairs``.
+
+    >>> over_pairs(torch.tensor([[1, 10, 100]])).tolist()
+    [[11, 101, 110]]
+    """
+    if values.shape[1] < FEW_UNITS:
+        return values[:, unit_pairs(values.shape[1])].sum(-1)
+    # Shifting all columns takes a tenth of the time of indexing them.
+    return torch.cat([values + values.roll(-step, 1) for step in (1, 2)], 1)
 
 
 def influence_of_pairs_left_out(

@@ -94,6 +94,8 @@ def rearranged(
     [2, 3, 4, 1, 0]
     """
     place = torch.arange(int(sequence.max()) + 1) if place is None else place
+    if part is None and (order := _shifted(sequence, position, place)) is not None:
+        return order
     part = torch.zeros_like(sequence) if part is None else part
     members: dict[int, dict[int, list[int]]] = {}
     for index, (at, group) in enumerate(zip(position.tolist(), part.tolist(), strict=True)):
@@ -111,6 +113,23 @@ def rearranged(
         start += size
     circle = (group * (int(place.max()) + 1) + place[..., sequence]).argsort(stable=True, dim=-1)
     return torch.empty_like(circle).scatter_(-1, circle, circle[..., following_one])
+
+
+def _shifted(
+    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], place: Int[Tensor, " sequences"]
+) -> Int[Tensor, " n"] | None:
+    """Return the order of whole sequences of equal length, one after the other; None if the samples are no such."""
+    length = int((sequence == sequence[0]).sum())
+    if len(sequence) % length or len(sequence) == length:
+        return None
+    rows, positions = sequence.view(-1, length), position.view(-1, length)
+    numbers = rows[:, 0]
+    if bool((rows != rows[:, :1]).any() or (positions != positions[:1]).any()) or len(numbers.unique()) < len(numbers):
+        return None
+    if len(positions[0].unique()) < length:
+        return None
+    following_row = place[numbers].argsort().argsort()
+    return (following(following_row)[:, None] * length + torch.arange(length)).flatten()
 
 
 def _meeting(members: dict[int, dict[int, list[int]]], sequence: list[int]) -> list[list[int]] | None:

@@ -93,8 +93,8 @@ class Tracker(Ticker):
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
             n_units: number of units of whole sequences for the error bars; None: each sequence is one.
-            nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have one. Each
-                takes as long as the values without their errors.
+            nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have no null,
+                because it costs as much as the values. Each takes as long as the values without their errors.
             budget: maximum share of the training time for tracking. After the dense start, ticks are then as far apart
                 as it pays for, in every continuation too; the last one is always measured. None: every tick is.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
@@ -332,7 +332,7 @@ class Tracker(Ticker):
     ) -> list[dict[str, Any]]:
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
-        nulls = self.nulls if heatmap else 1
+        nulls = self.nulls if heatmap else 0
         records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False)
         for record in records:
             del record["nulls"]

@@ -104,7 +104,10 @@ def test_curves_of_a_foreign_module(tmp_path: Path) -> None:
     ends = [row for row in rows if row["step"] == 6 and row["reference"] == "init"]
     assert len(ends) == 3 * 2 * 2, "all pairs of two sites at the heat-map step, three measures"
     assert all(row["dissimilarity"] > 1e-6 for row in ends)
-    assert all(math.isfinite(row["null"]) and math.isfinite(row["stderr"]) for row in rows if row["step"])
+    assert all(math.isfinite(row["stderr"]) for row in rows if row["step"])
+    for column in ("null", "calibrated"):
+        steps = {row["step"] for row in rows if math.isfinite(row[column]) and row["reference"] == "init"}
+        assert steps == {0, 6}, "values have a null at heat maps alone"
     for row in rows:
         identical = 0.0 if row["measure"] == "procrustes" else 1.0
         expected = (row["value"] - row["null"]) / (identical - row["null"])
