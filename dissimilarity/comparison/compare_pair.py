@@ -43,6 +43,9 @@ def compare_pair(
     n_units = 0 if plan.stored else plan.n_units
     cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))
     with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
+    if plan.stored or nulls > 1 or (with_null and circle is not None):
+        x.share()
+        y.share()
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
             cross.add(chunk_x, chunk_y)
@@ -59,9 +62,6 @@ def compare_pair(
             (chunk.deranged() for chunk in x.of_all(sites)) if circle is None else circled(x, y.of_all(), circle, sites)
         )
 
-    if plan.stored:
-        x.share()
-        y.share()
     again = ReadAgain(x.of_all, in_null if with_null else None, y.of_all) if plan.stored and plan.n_units > 1 else None
     records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
     if token_influence:

@@ -8,7 +8,7 @@ from typing import Any
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import pairs_of
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.moments.agreement import gathered
+from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.cross import SitePair
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def agreed(records: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
     return records
 
 
-def measured_alone(step: int, sides: Iterable[tuple[str, ModelActivations, ModelActivations]]) -> list[dict[str, Any]]:
+def measured_alone(step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]) -> list[dict[str, Any]]:
     """Return the records of the measures of the model and of each reference alone; all processes take part.
 
     Args:
@@ -64,12 +64,15 @@ def measured_alone(step: int, sides: Iterable[tuple[str, ModelActivations, Model
         sides: label of a reference, activations of the model, activations of the reference.
     """
     try:
-        return [
-            {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
-            for label, model, reference in sides
-            for name, side in (("model", model), ("reference", reference))
-            for record in side.intrinsic
-        ]
+        for side in (side for _, *pair in sides for side in pair):
+            side.share()
+        with together(any(model.side.sync for _, model, _ in sides)):
+            return [
+                {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
+                for label, model, reference in sides
+                for name, side in (("model", model), ("reference", reference))
+                for record in side.intrinsic
+            ]
     except Exception as error:
         log.warning("step %d: no intrinsic measures: %s", step, described(error))
         return []

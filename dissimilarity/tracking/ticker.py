@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dissimilarity.tracking.training_state import TrainingState
 
@@ -32,8 +34,11 @@ class Ticker(ABC):
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
         """Measure a model in any loop: call this before the first update and after each, and it ticks when one is due.
 
+        If ``torch.distributed`` connects several processes, call it in all of them: they share the work, and the first
+        one writes the tables.
+
         Args:
-            model: the model in training.
+            model: the model in training, also sharded (FSDP, tensor parallel).
             step: number of updates done. The first call reads the references; from a later step than 0, the curves in
                 the folder continue.
             last_step: number of updates at which training ends, which has a tick and draws the figures; None if
@@ -42,14 +47,17 @@ class Ticker(ABC):
         Returns:
             the numbers of the tick for your logger, by key; empty without a tick.
         """
+        model = model.module if isinstance(model, DistributedDataParallel) else model
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        training = TrainingState(model, step, last_step, device)
+        connected = dist.is_available() and dist.is_initialized()
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if connected else (0, 1)
+        training = TrainingState(model, step, last_step, device, rank, world_size)
         if not self._is_started:
             self.start(training)
             self._is_started = True
         is_due = step != self.last_tick and self.is_due(step, last_step)
         metrics = self.tick(training) if is_due else {}
-        if step == last_step:
+        if step == last_step and training.is_first:
             self.publish()
         return metrics
 

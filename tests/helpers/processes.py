@@ -1,0 +1,40 @@
+"""Two processes of a training on this machine, connected by gloo, that a deadlock does not outlive."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+FORK = multiprocessing.get_context("fork")
+LIMIT = 120.0
+"""Seconds after which processes count as waiting for each other."""
+
+
+def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: int = 2) -> list[Any]:
+    """Return what `work(*args)` returns in each of several connected processes, which torch.save can write."""
+    folder.mkdir(exist_ok=True)
+    started = [
+        FORK.Process(target=_run, args=(rank, processes, folder, work, args), daemon=True) for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    end = time.monotonic() + LIMIT
+    for process in started:
+        process.join(max(0.0, end - time.monotonic()))
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0] * processes, f"exit codes {codes}; None waited for another process"
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def _run(rank: int, processes: int, folder: Path, work: Callable[..., Any], args: tuple) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
+    torch.save(work(*args), folder / f"result-{rank}.pt")
+    dist.destroy_process_group()
