@@ -110,9 +110,8 @@ class ModelActivations:
         """Give every process the chunks of all: whoever reads them again need not wait for one that failed."""
         if not self.side.sync or self._of_all is not None:
             return
-        with together(True):
-            self.device = next(iter(next(iter(self.chunks))[0].values())).device
-            own = [({site: samples.cpu() for site, samples in acts.items()}, units) for acts, units in self.chunks]
+        self.device = next(iter(next(iter(self.chunks))[0].values())).device
+        own = [({site: samples.cpu() for site, samples in acts.items()}, units) for acts, units in self.chunks]
         parts = [chunk for chunks in gathered(own, True) for chunk in chunks]
         self._of_all = sorted(parts, key=lambda chunk: chunk[1].start)
 

@@ -169,8 +169,9 @@ class ProbeReader:
             norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.inputs]
             for label, model, sites in models:
                 try:
-                    for number in range(len(self.inputs)) if label is None else [self.number(label)]:
-                        norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
+                    with together(training.sync):
+                        for number in range(len(self.inputs)) if label is None else [self.number(label)]:
+                            norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
                 except Exception as error:
                     faults[label] = described(error)
                     if label is None:

@@ -64,9 +64,9 @@ def measured_alone(step: int, sides: Sequence[tuple[str, ModelActivations, Model
         sides: label of a reference, activations of the model, activations of the reference.
     """
     try:
-        for side in (side for _, *pair in sides for side in pair):
-            side.share()
         with together(any(model.side.sync for _, model, _ in sides)):
+            for side in (side for _, *pair in sides for side in pair):
+                side.share()
             return [
                 {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
                 for label, model, reference in sides

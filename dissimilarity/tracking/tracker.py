@@ -161,15 +161,14 @@ class Tracker(Ticker):
             self._states_to_recall.clear()
         self.budget.begin()
         self.schedule.begin(training)
-        with self.budget.charged():
+        with self.budget.charged(), together(training.sync):
             self.references.sites = resolve(training.model, self.patterns)
-            with together(training.sync):
-                if training.is_first:
-                    # what was measured where a training ended between two ticks is not part of a continued curve
-                    is_scheduled = training.step and training.step == self._last_scheduled
-                    self.tables.begin(training.step if is_scheduled else training.step - 1)
-                    if not training.step:
-                        self.store.begin()
+            if training.is_first:
+                # what was measured where a training ended between two ticks is not part of a continued curve
+                is_scheduled = training.step and training.step == self._last_scheduled
+                self.tables.begin(training.step if is_scheduled else training.step - 1)
+                if not training.step:
+                    self.store.begin()
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
@@ -198,11 +197,12 @@ class Tracker(Ticker):
         kind = "heatmap" if self._has_all_pairs(training) else "plain"
         with self.budget.charged(kind):
             try:
-                records = (
-                    self._without_values(training, self.fault)
-                    if self.fault
-                    else self._measure(training, kind == "heatmap")
-                )
+                with together(training.sync):
+                    records = (
+                        self._without_values(training, self.fault)
+                        if self.fault
+                        else self._measure(training, kind == "heatmap")
+                    )
             except Exception as error:
                 records = self._without_values(training, described(error))
         metrics = self._record(training, records, started, fold=kind == "heatmap")
@@ -312,11 +312,11 @@ class Tracker(Ticker):
         records, sides = [], []
         for label in references.labels(training):
             try:
-                model = current[self.reader.number(label)]
-                step, reference = references.activations(training, label)
-                sides.append((label, model, reference))
                 with together(training.sync):
+                    model = current[self.reader.number(label)]
+                    step, reference = references.activations(training, label)
                     compared = self._compare(model, reference, label, heatmap)
+                sides.append((label, model, reference))
                 names = {"reference": label, "reference_step": step}
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
