@@ -56,7 +56,7 @@ TRAINER = {
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "devices": either(one_of("auto"), whole(-1, -1), whole(1), items(whole(0), "[0,1]", minimum=1)),
     "num_nodes": whole(1),
-    "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning"), PART),
+    "strategy": either(text("auto, ddp or another strategy of Lightning"), PART),
     "precision": either(one_of("auto"), TRAINED_IN),
     "max_steps": SIZE,
     "max_epochs": or_null(either(whole(-1, -1), whole(1))),

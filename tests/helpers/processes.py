@@ -1,6 +1,7 @@
 """Two processes of a training on this machine, connected by gloo, that a deadlock does not outlive."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,9 @@ def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: 
 
 def _run(rank: int, processes: int, folder: Path, work: Callable[..., Any], args: tuple) -> None:
     torch.set_num_threads(1)
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({key: str(value) for key, value in (ranks | address).items()})  # as torchrun does
     store = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
     torch.save(work(*args), folder / f"result-{rank}.pt")

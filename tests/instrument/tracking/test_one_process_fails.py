@@ -121,7 +121,8 @@ def nested(depth: int) -> list[str]:
 
 def test_a_process_that_waits_in_an_inner_block_leaves_the_one_that_failed(tmp_path: Path) -> None:
     first, second = in_processes(lambda: [nested(1), nested(2)], tmp_path)
-    assert first == [["outer process 1: ValueError: outside", "after", "after"]] + [
-        ["inner process 1: ValueError: inside", "after", "after"]
+    assert first == [
+        ["outer process 1: ValueError: outside", "after", "after"],
+        ["inner process 1: ValueError: inside", "after", "after"],
     ]
     assert second == [["outer outside", "after", "after"], ["inner inside", "after", "after"]]

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -22,9 +24,11 @@ from torch.distributed.tensor.parallel import (
 
 from dissimilarity import CKA, Procrustes, read_curves
 from dissimilarity.capture.sharding import is_sharded
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tracking.tracker import Tracker
 from tests.helpers.processes import in_processes
 
+accelerate = pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 PROBE = torch.randint(20, (13, 9), generator=torch.Generator().manual_seed(1))
@@ -109,6 +113,54 @@ def train(folder: Path, divide: Callable[[Net], Net], sites: Any, **options: Any
     return is_sharded(model)
 
 
+class Module(pl.LightningModule):
+    """The network in Lightning, sharded on a mesh of its ``ModelParallelStrategy``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        for module in (*self.net.blocks, self.net):
+            fully_shard(module, mesh=self.device_mesh["data_parallel"])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net(tokens)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch).flatten(0, 1), batch.flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train_in_lightning(folder: Path) -> bool:
+    """Do the same in Lightning."""
+    tracker = DissimilarityTracker("init", CKA(), PROBE, folder, sites="net.blocks.*.down", every=2)
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy=strategy, max_steps=1, callbacks=[tracker],
+        enable_checkpointing=False, use_distributed_sampler=False, **quiet,
+    )  # fmt: skip
+    module = Module()
+    trainer.fit(module, torch.utils.data.DataLoader([PROBE], batch_size=None))  # pyright: ignore[reportArgumentType]
+    return is_sharded(module)
+
+
+def train_in_accelerate(folder: Path) -> bool:
+    """Do the same with a model that accelerate wraps, which shards none on a CPU."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model := net(), torch.optim.SGD(model.parameters(), lr=0.1))
+    tracker = Tracker("init", CKA(), PROBE, folder, sites="blocks.*.down", every=2)
+    tracker.follow(model, 0, last_step=1)
+    accelerator.backward(nn.functional.cross_entropy(model(PROBE).flatten(0, 1), PROBE.flatten()))
+    optimizer.step()
+    tracker.follow(model, 1, last_step=1)
+    return accelerator.num_processes == 2
+
+
 def curves(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     rows = read_curves(folder).to_pylist()
     return {(row["step"], row["reference"], row["measure"], row["site_a"], row["site_b"]): row for row in rows}
@@ -127,7 +179,8 @@ CASES: dict[str, tuple[Callable[[Net], Net], list[str], dict[str, Any]]] = {
 
 
 def train_all(folder: Path) -> list[bool]:
-    return [train(folder / case, divide, sites, **options) for case, (divide, sites, options) in CASES.items()]
+    results = [train(folder / case, divide, sites, **options) for case, (divide, sites, options) in CASES.items()]
+    return [*results, train_in_lightning(folder / "lightning"), train_in_accelerate(folder / "accelerate")]
 
 
 @pytest.fixture(scope="module")
@@ -135,24 +188,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
     """Return the folder of the curves of two processes."""
     path = tmp_path_factory.mktemp("divided")
     results = in_processes(train_all, path, path)
-    assert results == [[True] * len(CASES)] * 2
+    assert results == [[True] * (len(CASES) + 2)] * 2
     return path
+
+
+def check(one: dict[tuple[Any, ...], dict[str, Any]], two: dict[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Check that two processes have the curves of one."""
+    assert one.keys() == two.keys() and {step for step, *_ in one} == {0, 1}
+    for key, row in one.items():
+        for name in ("note", "n_samples", "n_units"):
+            assert two[key][name] == row[name]
+        power = 2 if key[2] == "procrustes" else 1  # an angle near zero is the root of a rounding error
+        assert two[key]["value"] ** power == pytest.approx(row["value"] ** power, abs=1e-6), key
+        assert two[key]["null"] == pytest.approx(row["null"], abs=1e-5), key
+        assert two[key]["stderr"] == pytest.approx(row["stderr"], rel=1e-3, abs=1e-6), key
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "local parts"])
 def test_the_curves_of_a_divided_model_are_those_of_one_process(case: str, folder: Path, tmp_path: Path) -> None:
     _, sites, options = CASES[case]
     train(tmp_path, plain, sites, **options)
-    one, two = curves(tmp_path), curves(folder / case)
-    assert one.keys() == two.keys() and {step for step, *_ in one} == {0, 1}
-    for key, row in one.items():
-        assert {name: two[key][name] for name in ("note", "n_samples", "n_units")} == {
-            name: row[name] for name in ("note", "n_samples", "n_units")
-        }
-        power = 2 if key[2] == "procrustes" else 1  # an angle near zero is the root of a rounding error
-        assert two[key]["value"] ** power == pytest.approx(row["value"] ** power, abs=1e-6), key
-        assert two[key]["null"] == pytest.approx(row["null"], abs=1e-5), key
-        assert two[key]["stderr"] == pytest.approx(row["stderr"], rel=1e-3, abs=1e-6), key
+    check(curves(tmp_path), curves(folder / case))
+
+
+def test_trainers_of_two_processes_have_the_curves_of_one(folder: Path, tmp_path: Path) -> None:
+    train(tmp_path, plain, "blocks.*.down", references="init")
+    one, in_lightning = curves(tmp_path), curves(folder / "lightning")
+    check(one, curves(folder / "accelerate"))
+    check(one, {(*key[:3], *(site.removeprefix("net.") for site in key[3:])): row for key, row in in_lightning.items()})
 
 
 def test_parts_that_look_like_whole_activations_are_no_values(folder: Path) -> None:
