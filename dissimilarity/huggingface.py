@@ -144,8 +144,11 @@ class DissimilarityCallback(TrainerCallback):
             for reporter in self._reporters:
                 try:
                     reporter.on_log(args, state, control, model=training.model, logs=dict(metrics))
+                    for alert in self._tracker.alerts if hasattr(reporter, "_wandb") else ():
+                        reporter._wandb.alert(title=alert.rule, text=f"step {alert.step}: {alert.text}")
                 except Exception as error:
                     log.warning("step %d: %s: %s", training.step, type(reporter).__name__, error)
+        control.should_training_stop |= bool(self._tracker.why_to_stop)
 
     def _load(self, uri: str) -> nn.Module:
         """Return the module of a URI."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
+from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.logger_keys import STEP_AXIS, named, names_of
 from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.ticker import Ticker
@@ -130,6 +131,9 @@ class TickerCallback(Ticker, pl.Callback):
             self._keys_with_axis |= frozenset(metrics)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
+            log_alerts(trainer, self.alerts)
+        if self.why_to_stop:
+            trainer.should_stop = True
 
     def _publish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.last_tick is not None:
@@ -194,6 +198,14 @@ def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
         with suppress(Exception):  # a broken logger must not end the training; it says so when it logs
             for key in sorted(keys):
                 logger.experiment.define_metric(key, step_metric=STEP_AXIS)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def log_alerts(trainer: pl.Trainer, alerts: Sequence[Alert]) -> None:
+    """Send alerts to the loggers that pass them on, such as W&B."""
+    for logger in trainer.loggers:
+        with suppress(Exception):  # as above
+            for alert in alerts:
+                logger.experiment.alert(title=alert.rule, text=f"step {alert.step}: {alert.text}")  # pyright: ignore
 
 
 def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path], name: str) -> None:

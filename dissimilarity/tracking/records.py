@@ -78,6 +78,17 @@ def measured_alone(step: int, sides: Sequence[tuple[str, ModelActivations, Model
         return []
 
 
+def effective_ranks(model: ModelActivations) -> list[dict[str, Any]]:
+    """Return the records of the effective rank of each site of the model; none if they cannot be computed."""
+    try:
+        with together(model.side.sync):
+            model.share()
+            return [record for record in model.intrinsic if record["measure"] == "rankme"]
+    except Exception as error:
+        log.warning("no effective ranks: %s", described(error))
+        return []
+
+
 def described(error: Exception) -> str:
     """Return an error as a note.
 

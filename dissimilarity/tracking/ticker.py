@@ -1,7 +1,7 @@
 """What an adapter for a trainer calls: the interface that the two trackers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -24,11 +25,13 @@ class Ticker(ABC):
         folder: folder of the tables.
         journal_name: name of the file of its records.
         last_tick: step of the last tick, whether it was measured or failed; None before the first one.
+        alerts: what rules raised at the last tick.
     """
 
     folder: Path
     journal_name: ClassVar[str]
     last_tick: int | None = None
+    alerts: Sequence[Alert] = ()
     _is_started: bool = False
 
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
@@ -60,6 +63,11 @@ class Ticker(ABC):
         if step == last_step and training.is_first:
             self.publish()
         return metrics
+
+    @property
+    def why_to_stop(self) -> str:
+        """The alerts of the last tick for which the training should end, as text; empty without one."""
+        return "; ".join(f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops)
 
     @abstractmethod
     def start(self, training: TrainingState) -> None:

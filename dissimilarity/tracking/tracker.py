@@ -23,9 +23,17 @@ from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
+from dissimilarity.tracking.alerts import Alarms, Rule
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.probe_reader import ProbeReader
-from dissimilarity.tracking.records import advice, agreed, described, measured_alone, without_value
+from dissimilarity.tracking.records import (
+    advice,
+    agreed,
+    described,
+    effective_ranks,
+    measured_alone,
+    without_value,
+)
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
@@ -76,6 +84,7 @@ class Tracker(Ticker):
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
+        alerts: Sequence[str | Mapping[str, Any] | Rule] = (),
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -110,6 +119,9 @@ class Tracker(Ticker):
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
             channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
+            alerts: rules that look at each tick: names or mappings such as ``{"rule": "collapse", "stop": True}``
+                (``dissimilarity.tracking.alerts``). What they raise goes to the log, to ``folder/alerts.jsonl`` and, by
+                a trainer, to W&B.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
         check_nulls(nulls)
@@ -142,6 +154,8 @@ class Tracker(Ticker):
         self.fault = ""
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
+        self.alarms = Alarms(alerts, self.groups, every)
+        self._ranks: list[dict[str, Any]] = []
 
     @property
     def share(self) -> float:
@@ -206,6 +220,7 @@ class Tracker(Ticker):
             except Exception as error:
                 records = self._without_values(training, described(error))
         metrics = self._record(training, records, started, fold=kind == "heatmap")
+        self._alert(training, records)
         self.schedule.after_tick(training)
         return metrics
 
@@ -227,6 +242,7 @@ class Tracker(Ticker):
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
         state |= {"states": sorted(self.references.states), "probe": self.reader.fingerprint}
+        state |= {"alarms": self.alarms.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -242,6 +258,7 @@ class Tracker(Ticker):
                 "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"
             )
         self.tables.load_state_dict(state_dict["waiting"])
+        self.alarms.load_state_dict(state_dict.get("alarms", ()))
 
     def _has_all_pairs(self, training: TrainingState) -> bool:
         """Return whether a tick compares all pairs of sites."""
@@ -288,16 +305,30 @@ class Tracker(Ticker):
 
     def _metrics(self, records: list[dict[str, Any]], seconds: float) -> dict[str, float]:
         """Return the numbers for the loggers: dissimilarities at equal depth, means of groups, and times."""
-        matched = [
+        matched = self._at_equal_depth(records)
+        times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
+        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
+        self._intrinsic = []
+        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+
+    def _at_equal_depth(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the records of sites at equal depth, and of the outputs."""
+        return [
             record
             for record in records
             if (pair := (record["site_a"], record["site_b"])) == (LOGITS, LOGITS)
             or pair in self.references.matched(record["reference"])
         ]
-        times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
-        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
-        self._intrinsic = []
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+
+    def _alert(self, training: TrainingState, records: Sequence[dict[str, Any]]) -> None:
+        """Let the rules look at a tick; the first process decides for all."""
+        raised = []
+        if training.is_first:
+            context = {"step": training.step, "tokens": training.step * self.tokens_per_step}
+            matched = [{**context, **record} for record in self._at_equal_depth(records)]
+            raised = self.alarms.raised(training.step, matched, self._ranks)
+            self.tables.add_alerts(raised)
+        self.alerts, self._ranks = gathered(raised, training.sync)[0], []
 
     def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
         """Capture the model and compare it with every reference; a reference that fails has records that say so."""
@@ -321,6 +352,8 @@ class Tracker(Ticker):
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
+        if self.alarms.need_ranks:
+            self._ranks = effective_ranks(current[0])
         if heatmap:
             self._intrinsic = measured_alone(training.step, sides)
             if training.is_first:
