@@ -199,6 +199,8 @@ class Collapse(Rule):
                 rank, stderr = 0.0, 0.0
             if not math.isfinite(rank):
                 continue
+            if not math.isfinite(stderr):  # at rank 1 it has no derivative
+                stderr = 0.0
             if site in highest:
                 top, top_stderr = highest[site]
                 gap, error = self.below * top - rank, math.hypot(stderr, self.below * top_stderr)

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -68,6 +70,10 @@ class Ticker(ABC):
     def why_to_stop(self) -> str:
         """The alerts of the last tick for which the training should end, as text; empty without one."""
         return "; ".join(f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops)
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the heat maps of the last tick as images, by reference; none where it has none."""
+        return {}
 
     @abstractmethod
     def start(self, training: TrainingState) -> None:

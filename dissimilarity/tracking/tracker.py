@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, resolve
@@ -25,6 +27,7 @@ from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import Alarms, Rule
 from dissimilarity.tracking.budget import Budget
+from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import (
     advice,
@@ -156,6 +159,7 @@ class Tracker(Ticker):
         self._intrinsic: list[dict[str, Any]] = []
         self.alarms = Alarms(alerts, self.groups, every)
         self._ranks: list[dict[str, Any]] = []
+        self._heatmap: list[dict[str, Any]] = []
 
     @property
     def share(self) -> float:
@@ -220,6 +224,7 @@ class Tracker(Ticker):
             except Exception as error:
                 records = self._without_values(training, described(error))
         metrics = self._record(training, records, started, fold=kind == "heatmap")
+        self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
         self._alert(training, records)
         self.schedule.after_tick(training)
         return metrics
@@ -237,6 +242,15 @@ class Tracker(Ticker):
         """Fold the table, draw the figures, and return their files and all records."""
         with self.budget.charged():
             return self.tables.draw()
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the heat maps of the last tick as images, by reference."""
+        with self.budget.charged():
+            try:
+                return heatmap_pictures(self._heatmap, self.folder.resolve().name)
+            except Exception as error:
+                log.warning("no images of heat maps: %s", described(error))
+                return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""

@@ -43,6 +43,12 @@ DURATION = matching(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", "days, hours, minutes and 
 GROUPS = or_null(
     names(items(TEXT, "[runs/a]", minimum=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
 )
+ALERTS = items(
+    either(
+        one_of("nearest", "move", "collapse"), names(ANYTHING, "a mapping such as {rule:collapse,below:0.3,stop:true}")
+    ),
+    "[move,collapse]",
+)
 COLUMNS = or_null(names(items(NAME, "[label]", minimum=1), "files with lists of columns, such as {hans: [gold_label]}"))
 LABELS = or_null(names(either(TEXT, whole(0), FLAG), "labels with labels, such as {neutral: non-entailment}"))
 
@@ -134,6 +140,7 @@ TRACKERS = {
         "sites": SITES,
         "folder": FOLDER,
         "reference_groups": GROUPS,
+        "alerts": ALERTS,
         **{f"control.{key}": rule for key, rule in CONTROL.items()},
     },
     "stitching.RunStitching": {

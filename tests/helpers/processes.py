@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ LIMIT = 120.0
 """Seconds after which processes count as waiting for each other."""
 
 
-def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: int = 2) -> list[Any]:
-    """Return what `work(*args)` returns in each of several connected processes, which torch.save can write."""
+def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: int = 2, **options: Any) -> list[Any]:
+    """Return what `work(*args, **options)` returns in each of several connected processes, which torch.save can write."""
     folder.mkdir(exist_ok=True)
     started = [
-        FORK.Process(target=_run, args=(rank, processes, folder, work, args), daemon=True) for rank in range(processes)
+        FORK.Process(target=_run, args=(rank, processes, folder, partial(work, *args, **options)), daemon=True)
+        for rank in range(processes)
     ]
     for process in started:
         process.start()
@@ -33,12 +35,12 @@ def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: 
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
-def _run(rank: int, processes: int, folder: Path, work: Callable[..., Any], args: tuple) -> None:
+def _run(rank: int, processes: int, folder: Path, work: Callable[[], Any]) -> None:
     torch.set_num_threads(1)
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update({key: str(value) for key, value in (ranks | address).items()})  # as torchrun does
     store = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
-    torch.save(work(*args), folder / f"result-{rank}.pt")
+    torch.save(work(), folder / f"result-{rank}.pt")
     dist.destroy_process_group()
