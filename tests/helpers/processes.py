@@ -17,7 +17,7 @@ LIMIT = 120.0
 
 
 def in_processes(work: Callable[..., Any], folder: Path, *args: Any, processes: int = 2, **options: Any) -> list[Any]:
-    """Return what `work(*args, **options)` returns in each of several connected processes, which torch.save can write."""
+    """Return what `work(*args, **options)`, which torch.save can write, is in each of several connected processes."""
     folder.mkdir(exist_ok=True)
     started = [
         FORK.Process(target=_run, args=(rank, processes, folder, partial(work, *args, **options)), daemon=True)
