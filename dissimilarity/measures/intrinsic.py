@@ -12,6 +12,8 @@ With eigenvalues l_1 >= l_2 >= ... of Xc'Xc, Xc the centered samples:
 All are invariant to rotation, scale and translation. Eigenvalues that are only rounding are left out.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +22,8 @@ from dissimilarity.inference.influence import estimate_again
 from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, no_variance
 from dissimilarity.moments.pair import Moments, moment_side
-from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.products import as_samples
+from dissimilarity.moments.second_pass import SecondPass
 
 INTRINSIC = ("rankme", "participation_ratio", "alpha_req", "first_component_share")
 """The names of the measures, in the order of ``from_eigenvalues``."""
@@ -119,17 +121,16 @@ def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[T
     return estimate(_decomposed, _for_each_measure(totals), {key: units[key][:, None] for key in KEYS})
 
 
-def estimate_intrinsic_again(totals: Moments, samples: PairedSamples) -> tuple[Tensor, Tensor]:
+def estimate_intrinsic_again(totals: Moments) -> SecondPass[tuple[Tensor, Tensor]]:
     """Return all intrinsic measures of one side, and the influences of sequences, by reading the samples again.
 
     Args:
         totals: as for ``estimate_intrinsic``.
-        samples: the samples of the side.
 
     Returns:
         values (measures) and influences (sequences, measures).
     """
-    return estimate_again(_decomposed, _for_each_measure(totals), samples)
+    return estimate_again(_decomposed, _for_each_measure(totals))
 
 
 def _for_each_measure(totals: Moments) -> Moments:
@@ -165,7 +166,10 @@ def from_eigenvalues(values: Float[Tensor, " rank"]) -> Float[Tensor, " measures
         [
             torch.exp(-(sizes * sizes.log()).sum()),
             values.sum().square() / values.square().sum(),
-            -(weight * along * values.log()).sum() / (weight * along.square()).sum(),
+            # a constant: the derivative of 0 / 0 would spoil those of the other measures
+            -(weight * along * values.log()).sum() / (weight * along.square()).sum()
+            if len(values) > 1
+            else values.new_tensor(math.nan),
             values[0] / values.sum(),
         ]
     )
