@@ -57,7 +57,7 @@ def candidates(width: int) -> tuple[dict[str, Callable[[], float]], float, DictC
         now = capture()
         site_pairs = [(a, b) for a in sites for b in sites] if heatmap else pairs
         for reference in references:
-            compare_pair(now, reference, site_pairs, measures, first_components=False)
+            compare_pair(now, reference, site_pairs, measures, nulls=int(heatmap), first_components=False)
 
     n = probe.numel()
     forward = 2 * n * sum(p.numel() for name, p in net.named_parameters() if "blocks" in name)

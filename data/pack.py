@@ -16,7 +16,8 @@ from jaxtyping import Int64, Integer
 from tokenizers import Tokenizer
 
 from data.sources import Source
-from data.tokenizers import TokenizerSpec, boundary_id, prepare, vocabulary_size
+from data.tokenizers import TokenizerSpec, boundary_id, vocabulary_size
+from dissimilarity.loading.texts import prepare
 from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.tables.files import replacing, sha256_of
 from dissimilarity.tables.seal import KEY, UNSEALED, check, seal

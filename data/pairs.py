@@ -11,7 +11,8 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from data.examples import Example
-from data.tokenizers import boundary_id, prepare, vocabulary_size
+from data.tokenizers import boundary_id, vocabulary_size
+from dissimilarity.loading.texts import prepare
 from dissimilarity.loading.untrusted import panics_as_errors
 
 # Names of the padding token in vocabularies.

@@ -141,13 +141,6 @@ class HubTokenizer:
             ) from error
 
 
-def prepare(tokenizer: Tokenizer) -> Tokenizer:
-    """Turn off truncation and padding, which many published tokenizers enable and which would lose text."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Return d_vocab, the largest id plus one, because some vocabularies skip ids."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1

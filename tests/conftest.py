@@ -11,12 +11,12 @@ import jaxtyping
 import pytest
 import torch
 
-import tests.helpers.shapes  # noqa: F401  the hook below looks it up
+from tests.helpers import shapes
 
 torch.set_num_threads(1)
 # Tests end processes, never the machine: what they write need not reach the disk.
 os.fsync = lambda descriptor: None
-jaxtyping.install_import_hook(["dissimilarity", "models", "data"], "tests.helpers.shapes.checked")
+shapes.install(["dissimilarity", "models", "data"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

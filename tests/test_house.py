@@ -28,15 +28,11 @@ INSTRUMENT = {
     "figures": {"capture", "tables", "inference"},
     "loading": {"capture", "tables"},
     "tracking": {
-        "capture",
-        "tables",
-        "probe",
-        "moments",
-        "inference",
-        "measures/base",
-        "comparison",
-        "stitching",
-        "figures",
+        *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
+    },
+    "cli": {
+        *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "comparison", "figures"),
+        "loading",
     },
 }
 """Which rooms of `dissimilarity/` a room imports, beside its own files."""

@@ -1,17 +1,18 @@
 """The one loop over the activations of two models: sums over pairs of sites, sums of the null, and their values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import ReadAgain, evaluate
+from dissimilarity.comparison.estimates import ReadAgain
+from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
 from dissimilarity.comparison.nulls import add_circled, circled, rearranged_values
 from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import together
-from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.moments.second_pass import Meeting
 from dissimilarity.tables.influence import short
 
 
@@ -56,13 +57,14 @@ def compare_pair(
     cross, null = cross.close(), null.close()
     several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
 
-    def in_null(sites: Sequence[str]) -> Iterable[Chunk]:
-        """Yield the chunks of x as they meet those of y in the null."""
-        return (
-            (chunk.deranged() for chunk in x.of_all(sites)) if circle is None else circled(x, y.of_all(), circle, sites)
-        )
+    def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
+        """Yield the chunks of both models, and those of x as they meet those of y in the null."""
+        around = circled(x, y.of_all(), circle, sites) if with_null and circle is not None else None
+        for chunk_x, chunk_y in zip(x.of_all(sites), y.of_all(partners), strict=True):
+            deranged = chunk_x.deranged() if with_null and circle is None else None
+            yield chunk_x, deranged if around is None else next(around), chunk_y
 
-    again = ReadAgain(x.of_all, in_null if with_null else None, y.of_all) if plan.stored and plan.n_units > 1 else None
+    again = ReadAgain(x.of_all, y.of_all, meetings) if plan.stored and plan.n_units > 1 else None
     records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)

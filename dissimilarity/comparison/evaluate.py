@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
 from dissimilarity.inference.calibration import calibrate
 from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
@@ -18,7 +20,6 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
 from dissimilarity.moments.pair import Moments, join
-from dissimilarity.moments.paired_samples import Again, PairedSamples
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.padding import SampledSubset
 
@@ -32,20 +33,6 @@ OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
 Result = dict[str, Any]
 """Result of a measure at a pair of sites: value, influence, nulls, null_influence, n_samples, note."""
-
-
-class ReadAgain(NamedTuple):
-    """Chunks of stored activations, which are read again for influences.
-
-    Attributes:
-        x: yields those of the first model.
-        null: yields those of the first model as they meet the second in the null; None without a null.
-        y: yields those of the second model.
-    """
-
-    x: Again
-    null: Again | None
-    y: Again
 
 
 def evaluate(
@@ -77,15 +64,12 @@ def evaluate(
     results: dict[tuple[str, SitePair], Result] = {}
     problems = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
     comparable = [pair for pair in cross.pairs if not problems[pair]]
+    of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure)]
+    results |= _from_sums(of_sums, x, y, cross, null, comparable, again)
     for measure in measures:
-        if isinstance(measure, OutputMeasure):
-            pair_results = _from_samples(measure, x, y, null is not None, OUTPUT_PAIRS)
-        elif isinstance(measure, MomentMeasure):
-            pair_results = _from_sums(measure, x, y, cross, null, comparable, again)
-        else:
-            assert isinstance(measure, SampleMeasure)
-            pair_results = _from_samples(measure, x, y, null is not None, comparable)
-        results |= {(measure.label, pair): result for pair, result in pair_results}
+        if isinstance(measure, SampleMeasure):
+            pair_results = _from_samples(measure, x, y, null is not None, pairs_of(measure, comparable))
+            results |= {(measure.label, pair): result for pair, result in pair_results}
     records = []
     for pair in [*cross.pairs, *OUTPUT_PAIRS]:
         for measure in measures:
@@ -178,28 +162,36 @@ def _too_few(measure: Measure, side: Side, site: str) -> str:
 
 
 def _from_sums(
-    measure: MomentMeasure,
+    measures: Sequence[MomentMeasure],
     x: Side,
     y: Side,
     cross: Cross,
     null: Cross | None,
     pairs: list[SitePair],
     again: ReadAgain | None,
-) -> Iterator[tuple[SitePair, Result]]:
-    """Evaluate a moment measure: one site with partners of one width together, and pair by pair where that fails."""
-    note = _too_few(measure, x, pairs[0][0]) if pairs else ""
-    if note:
-        yield from ((pair, _failed(measure, x, pair[0], note)) for pair in pairs)
-        return
-    for batch in _batches(x, cross, pairs):
-        try:
-            yield from _estimated(measure, x, y, cross, null, batch, again)
-        except (ValueError, RuntimeError):
-            for pair in batch:
-                try:
-                    yield from _estimated(measure, x, y, cross, null, [pair], again)
-                except (ValueError, RuntimeError) as error:
-                    yield pair, _failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
+) -> dict[tuple[str, SitePair], Result]:
+    """Evaluate moment measures: one site with partners of one width together, and pair by pair where that fails."""
+    results: dict[tuple[str, SitePair], Result] = {}
+    waiting: list[tuple[MomentMeasure, list[SitePair]]] = []
+    for measure in measures if pairs else ():
+        if note := _too_few(measure, x, pairs[0][0]):
+            results |= {(measure.label, pair): _failed(measure, x, pair[0], note) for pair in pairs}
+        else:
+            waiting += [(measure, batch) for batch in _batches(x, cross, pairs)]
+    while waiting:
+        failed = []
+        for (measure, batch), outcome in zip(waiting, _estimated(waiting, x, y, cross, null, again), strict=True):
+            if not isinstance(outcome, Exception):
+                rows = zip(batch, _results(measure, x, cross, null, batch, *outcome), strict=True)
+                results |= {(measure.label, pair): row for pair, row in rows}
+            elif len(batch) > 1:
+                failed += [(measure, [pair]) for pair in batch]
+            else:
+                (pair,) = batch
+                note = f"{measure.label} at {pair[0]} and {pair[1]}: {outcome}"
+                results[measure.label, pair] = _failed(measure, x, pair[0], note)
+        waiting = failed
+    return results
 
 
 def _batches(x: Side, cross: Cross, pairs: list[SitePair]) -> Iterator[list[SitePair]]:
@@ -214,58 +206,85 @@ def _batches(x: Side, cross: Cross, pairs: list[SitePair]) -> Iterator[list[Site
 
 
 def _estimated(
-    measure: MomentMeasure,
+    batches: Sequence[tuple[MomentMeasure, list[SitePair]]],
     x: Side,
     y: Side,
     cross: Cross,
     null: Cross | None,
-    pairs: list[SitePair],
     again: ReadAgain | None,
-) -> list[tuple[SitePair, Result]]:
-    """Estimate a moment measure, its error bar and its null at pairs of one site with partners of one width."""
-    value, influence = _with_influence(measure, x, y, cross, pairs, None if again is None else (again.x, again))
-    unknown = torch.full_like(value, math.nan), torch.full_like(influence, math.nan)
-    # A circle of all sequences would mix the halves of a cross-fitted measure.
-    is_mixed = null is not None and measure.crossfit and x.lengths.circle is not None
-    null_again = None if again is None or again.null is None else (again.null, again)
-    nulls, null_influence = (
-        unknown if null is None or is_mixed else _with_influence(measure, x, y, null, pairs, null_again)
-    )
-    columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
-    note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
-    note = note or _overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
-    results = [
-        (pair, _result(measure, x, pair, *row)) for pair, row in zip(pairs, zip(*columns, strict=True), strict=True)
+) -> list[tuple[Estimated, Estimated | None] | Exception]:
+    """Return values with influences of moment measures at pairs of one site with partners of one width, and the null.
+
+    The null is None where there is none; an error stands for both.
+    """
+    if again is None:
+        return [_from_units(measure, x, y, cross, null, pairs) for measure, pairs in batches]
+    jobs = [
+        Job(measure, pairs, partial(_joined, x, y, sums, pairs), _numbers(x, cross, pairs), sums is null)
+        for measure, pairs in batches
+        for sums in (cross, null)
+        if sums is not None
     ]
-    return [(pair, {**result, "note": result["note"] or note}) for pair, result in results]
+    outcomes = iter(estimates(jobs, x, y, again))
+    results: list[tuple[Estimated, Estimated | None] | Exception] = []
+    for _ in batches:
+        value, of_null = next(outcomes), None if null is None else next(outcomes)
+        if isinstance(value, Exception):
+            results.append(value)
+        elif isinstance(of_null, Exception):
+            results.append(of_null)
+        else:
+            results.append((value, of_null))
+    return results
 
 
-def _with_influence(
+def _numbers(x: Side, cross: Cross, pairs: Sequence[SitePair]) -> int:
+    """Return how many numbers the products of pairs of sites have."""
+    return sum(len(x.sums.totals[site]["x"]) * cross.width(partner) for site, partner in pairs)
+
+
+def _from_units(
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+) -> tuple[Estimated, Estimated | None] | Exception:
+    """Return values with influences from sums per unit, and the null; or why there are none."""
+    try:
+        value = _with_influence(measure, x, y, cross, pairs)
+        if null is None or _mixes_halves(measure, x):
+            return value, None
+        return value, _with_influence(measure, x, y, null, pairs)
+    except (ValueError, RuntimeError) as error:
+        return error
+
+
+def _mixes_halves(measure: MomentMeasure, x: Side) -> bool:
+    """Return whether a circle of all sequences would mix the halves of a cross-fitted measure."""
+    return measure.crossfit and x.lengths.circle is not None
+
+
+def _results(
     measure: MomentMeasure,
     x: Side,
-    y: Side,
     cross: Cross,
+    null: Cross | None,
     pairs: list[SitePair],
-    again: tuple[Again, ReadAgain] | None,
-) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]:
-    """Return the values of pairs of one site with partners of one width, and the influences of units on them.
+    estimated: Estimated,
+    of_null: Estimated | None,
+) -> list[Result]:
+    """Return the results of a moment measure at pairs of one site with partners of one width."""
+    value, influence = estimated
+    nulls, null_influence = of_null or (torch.full_like(value, math.nan), torch.full_like(influence, math.nan))
+    columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
+    is_mixed = null is not None and _mixes_halves(measure, x)
+    note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
+    note = note or _overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
+    rows = zip(pairs, zip(*columns, strict=True), strict=True)
+    results = [_result(measure, x, pair, *row) for pair, row in rows]
+    return [{**result, "note": result["note"] or note} for result in results]
 
-    Args:
-        measure: the measure.
-        x: the first side.
-        y: the second side.
-        cross: the sums of the pairs, of the models as they are or of the null.
-        pairs: the pairs.
-        again: yields the chunks of x in that order, and both models' as they are; None for streamed activations.
-    """
+
+def _with_influence(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Estimated:
+    """Return the values of pairs of one site with partners of one width, and the influences of units on them."""
     site, partners = pairs[0][0], [partner for _, partner in pairs]
-    if again is not None:
-        chunks_x, both = again
-        terms = [self_terms(measure, x, site, both.x)], [self_terms(measure, y, name, both.y) for name in partners]
-        samples = PairedSamples(chunks_x, both.y, site, partners, len(x.lengths.units))
-        value, of_sequences = measure.estimate_again(_joined(x, y, cross, pairs), samples, *terms)
-        influence = of_sequences.new_zeros(x.n_units, len(pairs))
-        return value, influence.index_add_(0, x.units.to(influence.device), of_sequences)
     if not cross.sums.n_units:
         value = _plain(measure, x, y, cross, pairs)
         return value, value.new_full((x.n_units, *value.shape), math.nan)
@@ -321,23 +340,17 @@ def _terms_of(measure: MomentMeasure, x: Side, y: Side, pairs: list[SitePair]) -
     return [self_terms(measure, x, pairs[0][0])], [self_terms(measure, y, partner) for _, partner in pairs]
 
 
-def self_terms(measure: MomentMeasure, side: Side, site: str, again: Again | None = None) -> Any:
+def self_terms(measure: MomentMeasure, side: Side, site: str) -> Any:
     """Return the self terms of a measure at a site, computed once per side."""
-    known = side.prepared if again is None else side.prepared_again
-    if (measure.label, site) not in known:
+    if (measure.label, site) not in side.prepared:
         counts, unit_counts = side.counts()
-        totals = {**counts, **side.totals(site)}
-        if again is not None:
-            samples = PairedSamples(again, again, site, [site], len(side.lengths.units))
-            known[measure.label, site] = measure.terms_again(totals, samples)
-        else:
-            units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
-            known[measure.label, site] = measure.self_terms(totals, units)
-    return known[measure.label, site]
+        units = {**unit_counts, **side.sums.units[site]} if side.sums.n_units else {}
+        side.prepared[measure.label, site] = measure.self_terms({**counts, **side.totals(site)}, units)
+    return side.prepared[measure.label, site]
 
 
 def _from_samples(
-    measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: list[SitePair]
+    measure: SampleMeasure, x: Side, y: Side, with_null: bool, pairs: Sequence[SitePair]
 ) -> Iterator[tuple[SitePair, Result]]:
     """Evaluate a sample measure pair by pair; each side is prepared once."""
     for pair in pairs:

@@ -14,8 +14,9 @@ from dissimilarity.measures.intrinsic import (
     intrinsic_from_sums,
 )
 from dissimilarity.moments.pair import Moments
-from dissimilarity.moments.paired_samples import Again, PairedSamples
+from dissimilarity.moments.paired_samples import Again
 from dissimilarity.moments.products import column_means
+from dissimilarity.moments.second_pass import Reading, read_again
 from dissimilarity.moments.side import Side
 
 
@@ -36,8 +37,9 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
         totals, units = _sums(side, site)
         n = int(totals["n"])
         if again is not None and side.moments and n_units > 1:
-            samples = PairedSamples(again, again, site, [site], len(side.lengths.units))
-            values, of_sequences = estimate_intrinsic_again(totals, samples)
+            reading = Reading(site, [site], estimate_intrinsic_again(totals))
+            meetings = ((chunk, None, chunk) for chunk in again([site]))
+            values, of_sequences = read_again([reading], meetings, len(side.lengths.units))[0]
             influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
             errors = stderr_of_influence(influence.index_add_(0, side.units.to(influence.device), of_sequences))
         elif n_units > 1:

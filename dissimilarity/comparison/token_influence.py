@@ -60,7 +60,7 @@ def _of_moments(
     counts, first, second = x.side.counts()[0], x.side.totals(site), y.side.totals(partner)
     n, first, second = ({key: value[None] for key, value in sums.items()} for sums in (counts, first, second))
     totals = join(n, first, second, cross.sums_of(site, [partner])[0])
-    samples = PairedSamples(x.at, y.at, site, [partner], len(x.side.lengths.units))
+    samples = PairedSamples(x.at, y.at, site, [partner])
     return measure.sample_influence(totals, samples)[:, 0].cpu()
 
 

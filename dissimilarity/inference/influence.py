@@ -17,53 +17,61 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import with_slopes
 from dissimilarity.inference.sequence_weights import of_sequences
+from dissimilarity.inference.slopes import Slopes
 from dissimilarity.moments.pair import Moments
-from dissimilarity.moments.paired_samples import PairedSamples, Part
-
-PLAIN = {"n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "xb", "ya", "yb"}
-"""Sums to which each sample adds whatever the others of its sequence are."""
+from dissimilarity.moments.paired_samples import Part
+from dissimilarity.moments.second_pass import SecondPass
 
 
 def estimate_again(
-    formula: Callable[[Moments], Float[Tensor, " pairs"]], totals: Moments, samples: PairedSamples
-) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+    formula: Callable[[Moments], Float[Tensor, " pairs"]],
+    totals: Moments,
+    changed: Callable[[Part], Part] = lambda part: part,
+) -> SecondPass[tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]]:
     """Return values of a formula of moments, and the influences of the sequences, by reading the samples again.
 
     Args:
         formula: a differentiable function of the sums.
         totals: the sums over all samples, float64, with pairs as their leading dimension.
-        samples: the samples of these pairs.
+        changed: returns the samples that stand for those of a part.
     """
     value, slopes = with_slopes(formula, totals)
-    return value, samples.per_sequence(lambda part: {"influence": weight_slopes(slopes, part)})["influence"]
+    prepared = Slopes.of(slopes)
+    return SecondPass(
+        lambda part: {"influence": weight_slopes(prepared, changed(part))}, lambda sums: (value, sums["influence"])
+    )
 
 
-def weight_slopes(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
+def weight_slopes(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
     """Return the derivative of values with respect to the weight of each sample.
 
     Args:
-        slopes: derivatives with respect to the sums of ``moments.pair``, with pairs as their leading dimension.
+        slopes: derivatives with respect to the sums.
         part: the samples.
     """
-    if any(key in slopes for key in ("u", "v")):
-        return weight_slopes({key: slopes[key] for key in PLAIN & slopes.keys()}, part) + of_sequences(slopes, part)
-    assert slopes.keys() <= PLAIN, slopes.keys() - PLAIN
-    a, b = part.norms()
+    total = _plain(slopes, part)
+    return total + of_sequences(slopes, part) if slopes.others.keys() & {"u", "v"} else total
+
+
+def _plain(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
+    """Return the derivative through the sums to which each sample adds whatever the others of its sequence are."""
+    a, b = part.x.norms(), part.y.norms()
     scalars = {"a": a, "b": b, "aa": a * a, "bb": b * b, "ab": a * b}
     weights = {"x": None, "xa": a, "xb": b, "y": None, "ya": a, "yb": b}
-    matrices = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
-    total = slopes["n"].expand(len(a), -1) if "n" in slopes else 0.0 * b
-    for key, slope in slopes.items():
+    forms = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
+    total = slopes.others["n"].expand(len(a), -1) if "n" in slopes.others else 0.0 * b
+    for key, slope in slopes.others.items():
         if key in scalars:
             total = total + scalars[key] * slope
         elif key in weights:
-            along = (part.along_x if key[0] == "x" else part.along_y)(slope)
+            along = (part.x if key[0] == "x" else part.y).along(slope)
             total = total + (along if weights[key] is None else along * weights[key])
-        elif key in matrices:
-            total = total + matrices[key](slope)
+    for key in forms.keys() & slopes.matrices.keys():
+        total = total + forms[key](slopes.matrices[key])
     return total
 
 
 def sample_influence(slopes: Moments, parts: Iterable[Part]) -> Float[Tensor, "samples pairs"]:
     """Return the derivative of values with respect to the weight of every sample, sequence after sequence."""
-    return torch.cat([weight_slopes(slopes, part) for part in parts])
+    prepared = Slopes.of(slopes)
+    return torch.cat([weight_slopes(prepared, part) for part in parts])

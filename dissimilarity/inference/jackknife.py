@@ -19,12 +19,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy import special
 from torch import Tensor
 
 from dissimilarity.moments.halves import HALF, in_first_half
 from dissimilarity.moments.pair import Moments
+
+FEW_UNITS = 6
+"""Number of units from which not all pairs of them are left out."""
 
 LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
 """Numbers that are computed together when a unit is subtracted from a sum: few enough to stay in the cache."""
@@ -69,10 +72,22 @@ def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndar
 
 def unit_pairs(n_units: int) -> Int[Tensor, "pairs 2"]:
     """Return all pairs of units, or with six or more units two pairs per unit, each unit equally often."""
-    if n_units < 6:
+    if n_units < FEW_UNITS:
         return torch.combinations(torch.arange(n_units))
     first = torch.arange(n_units)
     return torch.cat([torch.stack([first, (first + step) % n_units], 1) for step in (1, 2)])
+
+
+def over_pairs(values: Shaped[Tensor, "n units"]) -> Shaped[Tensor, "n pairs"]:
+    """Return the sum of the values of both units of each pair of ``unit_pairs``.
+
+    >>> over_pairs(torch.tensor([[1, 10, 100]])).tolist()
+    [[11, 101, 110]]
+    """
+    if values.shape[1] < FEW_UNITS:
+        return values[:, unit_pairs(values.shape[1])].sum(-1)
+    # Shifting all columns takes a tenth of the time of indexing them.
+    return torch.cat([values + values.roll(-step, 1) for step in (1, 2)], 1)
 
 
 def influence_of_pairs_left_out(
@@ -80,18 +95,21 @@ def influence_of_pairs_left_out(
     single: Float[Tensor, " units"],
     double: Float[Tensor, " pairs"],
     pairs: Int[Tensor, "pairs 2"],
+    together: int = 2,
 ) -> Float[Tensor, " units"]:
-    """Return the influences of units on a value in which pairs of them interact.
+    """Return the influences of units on a value in which some of them interact.
 
-    The jackknife counts twice what depends on two units together. That part is removed once (Efron & Stein 1981): for a
-    pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed,
-    from all influences alike.
+    The jackknife counts K times what depends on K units together (Efron & Stein 1981), and the K (K - 1) / 2 pairs of
+    them interact: value - (without one) - (without the other) + (without both). The variance of all pairs is K (K - 1)
+    / 2 times that part too, so 2 / K of it is what was counted too often. At most half of the variance is removed, from
+    all influences alike.
 
     Args:
         value: value with all units.
         single: without each unit.
         double: without each of some pairs of units.
         pairs: the units of those pairs.
+        together: number of units K that interact.
     """
     n_units, influence = len(single), influence_of_left_out(single)
     variance = stderr_of_influence(influence).square()
@@ -100,7 +118,7 @@ def influence_of_pairs_left_out(
     first, second = single[pairs.to(single.device)].unbind(1)
     interaction = value - first - second + double
     all_pairs = n_units * (n_units - 1) / 2
-    removed = (all_pairs * interaction.var(correction=0)).minimum(variance / 2)
+    removed = (2 / together * all_pairs * interaction.var(correction=0)).minimum(variance / 2)
     return influence * (1 - removed / variance).sqrt()
 
 

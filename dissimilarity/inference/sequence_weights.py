@@ -7,11 +7,13 @@ the products of its samples with each other, K_s = X_s X_s' and L_s = Y_s Y_s', 
     d g'M_s b_s / d w_i = (g . x_i) l_i + L_s X_s g,    d a_s'M_s g / d w_i = (g . y_i) k_i + K_s Y_s g.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.moments.pair import Moments
+from dissimilarity.inference.slopes import Slopes
 from dissimilarity.moments.paired_samples import Part
+from dissimilarity.moments.stack import Stack
 
 OTHERS = {"xk": ("x", "x"), "yl": ("y", "y"), "xl": ("x", "y"), "yk": ("y", "x")}
 """Sums of vectors -> the side of the vectors, and the side of the weights."""
@@ -19,29 +21,31 @@ PRODUCTS = {"gg": ("x", "x"), "hh": ("y", "y"), "gh": ("x", "y"), "kk": ("x", "x
 """Sums of numbers -> the sides of their factors."""
 
 
-def of_sequences(slopes: Moments, part: Part) -> Float[Tensor, "n pairs"]:
+def of_sequences(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:
     """Return the derivative of values with respect to each sample's weight, through the sums over sequences.
 
     Args:
         slopes: derivatives with respect to the sums of ``moments.sequences``; others are left out.
         part: the samples.
     """
-    grams = dict(zip("xy", part.grams(), strict=True))
+    grams = {"x": part.x.grams(part.members), "y": part.y.grams(part.members)}
     sums = {side: gram.sum(-1) for side, gram in grams.items()}
-    along = {"x": part.along_x, "y": part.along_y}
+    along = {"x": part.x.along, "y": part.y.along}
     quadratic = {"xx": part.quadratic_x, "yy": part.quadratic_y, "xy": part.bilinear}
     per_mean = 1 / (part.members.mean or float(part.members.lengths[0]))
-    relative = _own_vectors(slopes["u"], part, part.x[:, None]) + _own_vectors(slopes["v"], part, part.y)
-    if "lengths" in slopes:
-        relative = relative + per_mean * slopes["lengths"].mT[part.sequence].to(relative)
-    for key, slope in slopes.items():
+    others = slopes.others
+    relative = _own_vectors(others["u"], part, part.x) + _own_vectors(others["v"], part, part.y)
+    if "lengths" in others:
+        relative = relative + per_mean * others["lengths"].mT[part.sequence].to(relative)
+    for key, matrices in slopes.matrices.items():
+        if key[2:].isdigit():
+            change = quadratic[key[:2]](matrices)
+            relative = relative + _powers(part, int(key[2:]), change, _in_rows(part, change).sum(-1), per_mean)
+    for key, slope in others.items():
         kind, e = key[:2], int(key[2:]) if key[2:].isdigit() else -1
         if e < 0:
             continue
-        if kind in quadratic:
-            values = quadratic[kind](slope)
-            change, total = values, _in_rows(part, values).sum(-1)
-        elif kind in OTHERS:
+        if kind in OTHERS:
             vectors, weights = OTHERS[kind]
             projections = _in_rows(part, along[vectors](slope))
             spread = (grams[weights] @ projections[..., None])[..., 0]
@@ -81,10 +85,9 @@ def _powers(part: Part, e: int, change: Tensor, total: Tensor, per_mean: float) 
     return result + e * lengths[own, None] ** (e - 1) * per_mean * total[own] if e else result
 
 
-def _own_vectors(
-    slope: Float[Tensor, "pairs sequences d"], part: Part, values: Float[Tensor, "n _ d"]
-) -> Float[Tensor, "n pairs"]:
+def _own_vectors(slope: Float[Tensor, "pairs sequences d"], part: Part, side: Stack) -> Float[Tensor, "n pairs"]:
     """Return the product of each sample with the slope of its own sequence."""
+    values = torch.stack(side.samples, 1)
     return (values.to(slope.device).double() * slope[:, part.sequence].movedim(0, 1)).sum(-1)
 
 

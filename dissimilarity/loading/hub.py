@@ -12,6 +12,16 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
 
 
+def downloaded(model: str) -> Path | None:
+    """Return the folder of a model that was downloaded before; None without one. The network is not used."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except Exception:  # no such model, or no name of one: errors of two libraries
+        return None
+
+
 def download(model: str, revision: str | None, patterns: list[str], uri: str, instead: str) -> tuple[Path, str]:
     """Return the folder with the files of a model that match the patterns, and the full hash of its commit.
 

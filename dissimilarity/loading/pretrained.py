@@ -4,14 +4,16 @@
 and weights are read as safetensors or as pickles that hold tensors alone.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
 
+from dissimilarity.loading import adapters
 from dissimilarity.loading.config import WEIGHTS, check_model_folder, weights_in
-from dissimilarity.loading.hub import download
+from dissimilarity.loading.hub import download, downloaded
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
@@ -68,15 +70,18 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
 def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
     """Return the float32 model in a folder, its tokenizer, the file of the tokenizer, and the sha256 of its weights.
 
-    A model for next-token prediction is loaded with its head, any other without.
+    A model for next-token prediction is loaded with its head, any other without. The folder of a peft adapter is its
+    base with the adapter merged.
 
     Args:
-        folder: a folder that `save_pretrained` wrote.
+        folder: a folder that `save_pretrained` wrote, of a model or of an adapter.
         uri: the reference as the user wrote it, for messages.
 
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
+    if adapters.is_adapter(folder):
+        return _with_adapter(folder, uri)
     weights = check_model_folder(folder, uri)
     _require_transformers(uri)
     import torch
@@ -106,6 +111,24 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     if not file.is_file():
         return model, None, None, sha256_of(*weights)
     return model, read_tokenizer(file), file, sha256_of(*weights)
+
+
+def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
+    name = adapters.base_of(folder, uri)
+    place = Path(name) if Path(name).is_dir() else downloaded(name)
+    if place is None or adapters.is_adapter(place):
+        raise ValueError(
+            f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
+            f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
+        )
+    model, tokenizer, file, digest = load_folder(place, uri)
+    model = adapters.merged(model, folder, uri)
+    own = folder.resolve() / "tokenizer.json"
+    if own.is_file():
+        tokenizer, file = read_tokenizer(own), own
+    both = hashlib.sha256((digest + sha256_of(folder / adapters.CONFIG, folder / adapters.WEIGHTS)).encode())
+    return model, tokenizer, file, both.hexdigest()
 
 
 def body_class(config: Any, is_encoder: bool) -> Any:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, Units
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.moment_measure import Estimate, MomentMeasure
 from dissimilarity.measures.cka import CKA, cka
 from dissimilarity.measures.numerics.exact import angle
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.paired_samples import PairedSamples
+from dissimilarity.moments.second_pass import SecondPass
 
 
 def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -139,16 +140,14 @@ class AngularCKA(MomentMeasure):
         cosine, left_out = self._cosine.left_out(totals, units, x, y)
         return angle(cosine), influence_of_left_out(angle(left_out))
 
-    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+    def terms_again(self, totals: Moments) -> SecondPass[Float[Tensor, " times"]]:
         """Return the self terms of ``CKA``."""
-        return self._cosine.terms_again(totals, samples)
+        return self._cosine.terms_again(totals)
 
-    def estimate_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+    def estimate_again(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> SecondPass[Estimate]:
         """Return the angle from sums, and the influences from leaving out each sequence in turn."""
-        cosine, left_out = self._cosine.left_out_again(totals, samples, x, y)
-        return angle(cosine), influence_of_left_out(angle(left_out))
+        left_out = self._cosine.left_out_again(totals, x, y)
+        return left_out.then(lambda values: (angle(values[0]), influence_of_left_out(angle(values[1]))))
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of the angle with respect to the weight of each sample, as for ``CKA``."""

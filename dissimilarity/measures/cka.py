@@ -17,7 +17,7 @@ from dissimilarity.measures.base.checks import (
     unit_numbers,
     units_suffix,
 )
-from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.moment_measure import Estimate, MomentMeasure
 from dissimilarity.measures.numerics.centered import check_sequences
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.hsic import hsic, hsic_of_sequences, squares, with_itself
@@ -26,6 +26,7 @@ from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, rearrang
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 from dissimilarity.moments.paired_samples import PairedSamples
+from dissimilarity.moments.second_pass import SecondPass
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -180,19 +181,16 @@ class CKA(MomentMeasure):
             cross = torch.cat([_cross_term(totals, self.debiased)[None], without])
         return self._cosines(totals, cross, x, y)
 
-    def terms_again(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, " times"]:
+    def terms_again(self, totals: Moments) -> SecondPass[Float[Tensor, " times"]]:
         """Return the term of a side with itself: over all samples, and then without each sequence in turn."""
         side = self._read(totals)
         m = {key: value[None] for key, value in (with_itself(side)).items()}
-        terms = hsic_left_out(m, samples, self.debiased)[:, 0]
-        return _positive(terms, side) if self.debiased else terms
+        terms = hsic_left_out(m, self.debiased).then(lambda terms: terms[:, 0])
+        return terms.then(lambda terms: _positive(terms, side)) if self.debiased else terms
 
-    def estimate_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+    def estimate_again(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> SecondPass[Estimate]:
         """Return CKA from sums, and the influences from leaving out each sequence in turn."""
-        value, left_out_values = self.left_out_again(totals, samples, x, y)
-        return value, influence_of_left_out(left_out_values)
+        return self.left_out_again(totals, x, y).then(lambda values: (values[0], influence_of_left_out(values[1])))
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of CKA with respect to the weight of each sample.
@@ -202,12 +200,10 @@ class CKA(MomentMeasure):
         """
         return _by_weights(self._read(totals), samples, self.debiased)
 
-    def left_out_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Tensor], y: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+    def left_out_again(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> SecondPass[Estimate]:
         """Return CKA, and CKA without each sequence in turn; the arguments are those of ``estimate_again``."""
         totals = self._read(totals)
-        return self._cosines(totals, hsic_left_out(totals, samples, self.debiased), x, y)
+        return hsic_left_out(totals, self.debiased).then(lambda cross: self._cosines(totals, cross, x, y))
 
     def _cosines(
         self, totals: Moments, cross: Float[Tensor, "times pairs"], x: Sequence[Tensor], y: Sequence[Tensor]
@@ -267,13 +263,19 @@ def _by_weights(totals: Moments, samples: PairedSamples, debiased: bool) -> Floa
     single = "u" not in totals
     if single:
         totals = {key: value for key, value in totals.items() if not key[-1].isdigit()}
-        parts = list(samples.parts())
-        x, y = torch.cat([part.x for part in parts]).double(), torch.cat([part.y for part in parts]).double()
+        stacks = [(part.x, part.y) for part in samples.parts()]
+        x, y = (
+            torch.cat([torch.stack(side.samples) for side in sides], 1).double() for sides in zip(*stacks, strict=True)
+        )
         pairs = len(totals["n"])
         twins = {"gg": "aa", "hh": "bb", "gh": "ab", "kk": "aa", "ll": "bb", "kl": "ab"}
         twins |= {"xk": "xa", "xl": "xb", "yl": "yb", "yk": "ya"}
         totals = {**totals, **{f"{key}0": totals[twin] for key, twin in twins.items()}}
-        totals |= {"u": x.expand(pairs, -1, -1), "v": y.movedim(1, 0), "lengths": x.new_ones(pairs, len(x))}
+        totals |= {
+            "u": x.expand(pairs, -1, -1),
+            "v": y,
+            "lengths": x.new_ones(pairs, x.shape[1]),
+        }
     for key in ("xx", "yy", "xy"):
         totals = {**totals, **{f"{key}{e}": totals.get(f"{key}{e}", totals[key]) for e in (1, 2)}}
     for key in ("gg", "hh", "gh", "kk", "ll", "kl", "xk", "xl", "yl", "yk"):

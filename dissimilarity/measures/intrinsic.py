@@ -22,8 +22,8 @@ from dissimilarity.inference.influence import estimate_again
 from dissimilarity.inference.jackknife import estimate
 from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, no_variance
 from dissimilarity.moments.pair import Moments, moment_side
-from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.products import as_samples
+from dissimilarity.moments.second_pass import SecondPass
 
 INTRINSIC = ("rankme", "participation_ratio", "alpha_req", "first_component_share")
 """The names of the measures, in the order of ``from_eigenvalues``."""
@@ -121,17 +121,16 @@ def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[T
     return estimate(_decomposed, _for_each_measure(totals), {key: units[key][:, None] for key in KEYS})
 
 
-def estimate_intrinsic_again(totals: Moments, samples: PairedSamples) -> tuple[Tensor, Tensor]:
+def estimate_intrinsic_again(totals: Moments) -> SecondPass[tuple[Tensor, Tensor]]:
     """Return all intrinsic measures of one side, and the influences of sequences, by reading the samples again.
 
     Args:
         totals: as for ``estimate_intrinsic``.
-        samples: the samples of the side.
 
     Returns:
         values (measures) and influences (sequences, measures).
     """
-    return estimate_again(_decomposed, _for_each_measure(totals), samples)
+    return estimate_again(_decomposed, _for_each_measure(totals))
 
 
 def _for_each_measure(totals: Moments) -> Moments:

@@ -55,7 +55,7 @@ class Cross:
         self.blocks: list[Block] = [(block_sites, block_partners) for block_partners, block_sites in sites.items()]
         self._block = {site: index for index, (block_sites, _) in enumerate(self.blocks) for site in block_sites}
         self.sums = RunningSums(n_units, halves)
-        self.sequence_sums = RunningSums(0)
+        self.sequence_sums, self.sequence_squares = RunningSums(0), RunningSums(0)
         self._widths: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
     def add(self, x: Chunk, y: Chunk) -> None:
@@ -106,6 +106,9 @@ class Cross:
         squares = squares_of(x, sites, y, partners)
         for key, total, per_unit in sequences.squares("gh", squares, len(ys[0])):
             self.sums.add(str(index), key, total, per_unit, x.units)
+        if not self.sums.n_units:
+            whole = sequences.count, *squares.shape[1:]
+            self.sequence_squares.add(str(index), "gh_s", squares, squares, x.units, whole, (sequences.places,))
         if sequences.mean is not None:
             for row, (part, _) in enumerate(x_parts):
                 samples = self._as_summed(x.side_by_side(sites[part]))
@@ -127,6 +130,7 @@ class Cross:
         if self.sync:
             self.sums.all_reduce()
             self.sequence_sums.all_reduce()
+            self.sequence_squares.all_reduce()
         return self
 
     def width(self, partner: str) -> int:
@@ -138,7 +142,7 @@ class Cross:
 
         The latter are (units, partners, ...), and empty without units.
         """
-        totals = [self._of_pair(self.sums.totals, site, partner) for partner in partners]
+        totals = [self._of_pair(self.sums.totals, site, partner, totals=True) for partner in partners]
         for pair, partner in zip(totals, partners, strict=True) if self.sums.first_half else ():
             pair |= as_first_half(self._of_pair(self.sums.first_half, site, partner))
         stacked_totals = {key: stacked([part[key] for part in totals]) for key in totals[0]}
@@ -149,12 +153,13 @@ class Cross:
         units = [self._of_pair(self.sums.units, site, partner) for partner in partners]
         return stacked_totals, {key: stacked([part[key] for part in units], 1) for key in units[0]}
 
-    def _of_pair(self, sums: Mapping[str, Moments], site: str, partner: str) -> Moments:
+    def _of_pair(self, sums: Mapping[str, Moments], site: str, partner: str, totals: bool = False) -> Moments:
         index = self._block[site]
         sites, partners = self.blocks[index]
         row, rows = _place(site, sites, self._widths[0])
         column, columns = _place(partner, partners, self._widths[1])
-        return one_pair(sums[str(index)], rows, row, columns, column, len(sites), len(partners))
+        of_block = {**sums[str(index)], **(self.sequence_squares.totals.get(str(index), {}) if totals else {})}
+        return one_pair(of_block, rows, row, columns, column, len(sites), len(partners))
 
 
 def stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:

@@ -50,7 +50,7 @@ Moments = dict[str, Tensor]
 
 SWAPPED = {
     **{"x": "y", "xx": "yy", "a": "b", "aa": "bb", "xa": "yb", "eps_x": "eps_y"},
-    **{"u": "v", "xx1": "yy1", "xx2": "yy2", "gg0": "hh0", "gg1": "hh1", "gg2": "hh2"},
+    **{"u": "v", "xx1": "yy1", "xx2": "yy2", "gg0": "hh0", "gg1": "hh1", "gg2": "hh2", "gg_s": "hh_s"},
     **{"kk0": "ll0", "kk1": "ll1", "xk0": "yl0", "xk1": "yl1"},
     **{first + HALF: second + HALF for first, second in (("x", "y"), ("xx", "yy"), ("a", "b"), ("eps_x", "eps_y"))},
 }

@@ -8,6 +8,7 @@ of samples in units of the mean over all sequences, these are the sums beside th
 | ``u``, ``v`` | a_s, b_s, not added up | (sequences, p), (sequences, q) |
 | ``xx1``, ``yy1``, ``xy1``, ``xx2``, ... | n_s^e times ``xx``, ``yy``, ``xy`` | as those |
 | ``gg0``, ``hh0``, ``gh0``, ``gg1``, ... | n_s^e times the squared norms of X_s'X_s, Y_s'Y_s, X_s'Y_s | () |
+| ``gg_s``, ``hh_s``, ``gh_s`` | the same norms, not added up, if samples are read again | (sequences,) |
 | ``kk0``, ``ll0``, ``kl0``, ``kk1``, ... | n_i^e times k_i^2, l_i^2, k_i l_i | () |
 | ``xk0``, ``xl0``, ``xk1``, ``xl1`` | n_i^e times x_i k_i, x_i l_i | (p,) |
 | ``yl0``, ``yk0``, ``yl1``, ``yk1`` | n_i^e times y_i l_i, y_i k_i | (q,) |

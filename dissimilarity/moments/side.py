@@ -153,6 +153,10 @@ class Side:
             sums += sequences.products("xx", samples, samples, outlier_rows)
             u = chunk.sums[site]
             self.sequence_sums.add(site, "u", u, u, chunk.units, (sequences.count, u.shape[1]), (sequences.places,))
+            if self.stored:
+                self.sequence_sums.add(
+                    site, "gg_s", squares, squares, chunk.units, (sequences.count,), (sequences.places,)
+                )
         for key, total, per_unit in sums:
             self.sums.add(site, key, total, per_unit, chunk.units)
 

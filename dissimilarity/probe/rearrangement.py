@@ -76,9 +76,9 @@ def check_nulls(nulls: int, sequences: int | None = None) -> None:
 def rearranged(
     sequence: Int[Tensor, " n"],
     position: Int[Tensor, " n"],
-    place: Int[Tensor, " sequences"] | None = None,
+    place: Int[Tensor, "*nulls sequences"] | None = None,
     part: Int[Tensor, " n"] | None = None,
-) -> Int[Tensor, " n"] | None:
+) -> Int[Tensor, "*nulls n"] | None:
     """Return which sample takes the place of each sample; None if one sequence has more than half of them.
 
     Positions that only one sequence has are exchanged with the nearest positions that others have, because there every
@@ -87,13 +87,15 @@ def rearranged(
     Args:
         sequence: the sequence of each sample.
         position: its position in the sequence.
-        place: the place of each sequence in the circle; by default sequences are in order.
+        place: the place of each sequence in the circle, or in each of several; by default sequences are in order.
         part: a number for each sample; samples stay in their part as far as others there have the same position.
 
     >>> rearranged(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 0])).tolist()
     [2, 3, 4, 1, 0]
     """
     place = torch.arange(int(sequence.max()) + 1) if place is None else place
+    if part is None and (order := _shifted(sequence, position, place)) is not None:
+        return order
     part = torch.zeros_like(sequence) if part is None else part
     members: dict[int, dict[int, list[int]]] = {}
     for index, (at, group) in enumerate(zip(position.tolist(), part.tolist(), strict=True)):
@@ -101,12 +103,33 @@ def rearranged(
     groups = _meeting(members, sequence.tolist())
     if groups is None:
         return None
-    order, places = torch.empty_like(sequence), place[sequence].tolist()
-    for group in groups:
-        circle = torch.tensor(sorted(group, key=lambda index: (places[index], index)))
-        longest = int(sequence[circle].bincount().max())
-        order[circle] = circle.roll(-longest)
-    return order
+    sizes = [len(group) for group in groups]
+    # Samples group by group, and in each group the one that follows so far behind that no sequence meets itself.
+    group, following_one, start = torch.empty_like(sequence), torch.empty_like(sequence), 0
+    for number, (samples, size) in enumerate(zip(map(torch.tensor, groups), sizes, strict=True)):
+        group[samples] = number
+        longest = int(sequence[samples].bincount().max())
+        following_one[start : start + size] = start + (torch.arange(size) + longest) % size
+        start += size
+    circle = (group * (int(place.max()) + 1) + place[..., sequence]).argsort(stable=True, dim=-1)
+    return torch.empty_like(circle).scatter_(-1, circle, circle[..., following_one])
+
+
+def _shifted(
+    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], place: Int[Tensor, " sequences"]
+) -> Int[Tensor, " n"] | None:
+    """Return the order of whole sequences of equal length, one after the other; None if the samples are no such."""
+    length = int((sequence == sequence[0]).sum())
+    if len(sequence) % length or len(sequence) == length:
+        return None
+    rows, positions = sequence.view(-1, length), position.view(-1, length)
+    numbers = rows[:, 0]
+    if bool((rows != rows[:, :1]).any() or (positions != positions[:1]).any()) or len(numbers.unique()) < len(numbers):
+        return None
+    if len(positions[0].unique()) < length:
+        return None
+    following_row = place[numbers].argsort().argsort()
+    return (following(following_row)[:, None] * length + torch.arange(length)).flatten()
 
 
 def _meeting(members: dict[int, dict[int, list[int]]], sequence: list[int]) -> list[list[int]] | None:

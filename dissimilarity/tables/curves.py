@@ -15,7 +15,7 @@ authoritative and the table holds its beginning; without a journal, the table is
 | value | float64 | the measure's value as the literature has it |
 | dissimilarity | float64 | the value mapped so that 0 = identical and larger = more different |
 | stderr | float64 | standard error of the value |
-| null | float64 | the value with the sequences of one side rearranged so that none meets itself |
+| null | float64 | the value with the sequences of one side rearranged so that none meets itself; at heat maps |
 | calibrated | float64 | (value - null) / (identical - null): 1 = identical, 0 = as far as the null |
 | calibrated_stderr | float64 | standard error of calibrated |
 | n_samples | int64 | samples (token positions) behind the value |

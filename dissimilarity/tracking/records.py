@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ALONE = ("site", "measure", "value", "stderr", "n_units")
 """Columns of a measure of one model alone."""
+NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
 NO_VALUE = {
     **dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated", "calibrated_stderr"), math.nan),
@@ -76,6 +78,32 @@ def measured_alone(step: int, sides: Sequence[tuple[str, ModelActivations, Model
     except Exception as error:
         log.warning("step %d: no intrinsic measures: %s", step, described(error))
         return []
+
+
+def kinds_of_notes(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the notes of records that differ in more than the measure and numbers, with a reference each.
+
+    Args:
+        records: records with reference, measure and note.
+
+    Returns:
+        Kind of a note -> label of the first reference that has it, and the note with all measures that have it.
+
+    Example:
+        >>> at = {"reference": "init", "site_a": "embed", "site_b": "embed"}
+        >>> notes = {"cka": "cka has 3 samples", "svcca": "svcca has 4 samples", "rsa": ""}
+        >>> kinds_of_notes({**at, "measure": measure, "note": note} for measure, note in notes.items())
+        {' has # samples': ('init', 'cka has 3 samples (so for svcca)')}
+    """
+    kinds: dict[str, tuple[str, str, dict[str, None]]] = {}
+    for record in records:
+        if record["note"]:
+            kind = NUMBER.sub("#", record["note"].removeprefix(record["measure"]))
+            kinds.setdefault(kind, (record["reference"], record["note"], {}))[2][record["measure"]] = None
+    return {
+        kind: (reference, note + (f" (so for {', '.join(others)})" if (others := list(measures)[1:]) else ""))
+        for kind, (reference, note, measures) in kinds.items()
+    }
 
 
 def effective_ranks(model: ModelActivations) -> list[dict[str, Any]]:

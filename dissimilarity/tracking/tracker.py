@@ -34,6 +34,7 @@ from dissimilarity.tracking.records import (
     agreed,
     described,
     effective_ranks,
+    kinds_of_notes,
     measured_alone,
     without_value,
 )
@@ -105,8 +106,8 @@ class Tracker(Ticker):
             every: steps between ticks, after the dense start of ``schedule``.
             heatmap_every: steps between ticks that compare all pairs of sites, not only those at equal depth.
             n_units: number of units of whole sequences for the error bars; None: each sequence is one.
-            nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have one. Each
-                takes as long as the values without their errors.
+            nulls: number of rearrangements of the null at ticks that compare all pairs of sites; others have no null,
+                because it costs as much as the values. Each takes as long as the values without their errors.
             budget: maximum share of the training time for tracking. After the dense start, ticks are then as far apart
                 as it pays for, in every continuation too; the last one is always measured. None: every tick is.
             pool: ``none``: each position is a sample; ``mean``, ``first`` or ``last``: one sample per sequence.
@@ -308,9 +309,8 @@ class Tracker(Ticker):
             seconds = time.monotonic() - started
             records = [{**context, **record, "seconds": seconds} for record in records]
             if training.is_first:
-                for record in records:
-                    if record["note"]:
-                        self._warn(training.step, record["reference"], record["note"])
+                for kind, (label, note) in kinds_of_notes(records).items():
+                    self._warn(training.step, label, note, kind)
                 self.tables.add(records)
                 if fold:
                     self.tables.fold(if_grown=True)
@@ -380,7 +380,7 @@ class Tracker(Ticker):
     ) -> list[dict[str, Any]]:
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
-        nulls = self.nulls if heatmap else 1
+        nulls = self.nulls if heatmap else 0
         records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False)
         for record in records:
             del record["nulls"]
@@ -414,8 +414,8 @@ class Tracker(Ticker):
         names = {"reference": label, "reference_step": self.references.step_of(label, training.step)}
         return [names | record for record in without_value(self.measures, self.references.matched(label), note)]
 
-    def _warn(self, step: int, label: str, note: str) -> None:
-        """Warn once per note."""
-        if note not in self._warned:
-            self._warned.add(note)
+    def _warn(self, step: int, label: str, note: str, kind: str = "") -> None:
+        """Warn once per note, or per kind of note."""
+        if (kind or note) not in self._warned:
+            self._warned.add(kind or note)
             log.warning("step %d, reference %s: %s", step, label, note + advice(note))

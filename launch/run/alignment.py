@@ -5,8 +5,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data.texts import encoded, texts_of
 from dissimilarity.loading.context import context_of
+from dissimilarity.loading.texts import encoded, texts_of
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
 from models.references import Reference, tokenizer_hash
 

@@ -9,6 +9,7 @@ import torch
 from hydra._internal.utils import get_args_parser
 
 from dissimilarity import Tokenized, align
+from dissimilarity.cli.command import parser
 from dissimilarity.tables.curves import Curves
 from launch.cli.check import check
 from launch.cli.command import flags_first
@@ -25,6 +26,22 @@ COMMANDS = [
     for line in fenced.text.replace("\\\n", " ").splitlines()
     if line.startswith(("python train.py", "python analyze.py"))
 ]
+
+
+SHELL = [
+    line
+    for page in PAGES
+    for fenced in blocks_of(page)
+    if fenced.language == "sh"
+    for line in fenced.text.splitlines()
+    if line.startswith("dissimilarity ")
+]
+
+
+@pytest.mark.parametrize("command", SHELL)
+def test_each_command_of_the_library_parses(command: str) -> None:
+    _, *arguments = shlex.split(command, comments=True)
+    assert parser().parse_args(arguments).a
 
 
 def test_every_code_block_has_a_language() -> None:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from data.texts import texts_of
 from dissimilarity import CKA, compare
+from dissimilarity.loading.texts import texts_of
 from dissimilarity.probe.outliers import Control, without_top_norms
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tables.journal import Journal

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.influence import estimate_again, sample_influence, weight_slopes
+from dissimilarity.inference.influence import estimate_again, sample_influence
 from dissimilarity.inference.jackknife import estimate, with_slopes
 from dissimilarity.measures.base.checks import (
     ArrayLike,
@@ -27,9 +27,14 @@ from dissimilarity.moments import metric_state
 from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
 from dissimilarity.moments.paired_samples import PairedSamples, Part
 from dissimilarity.moments.products import as_samples, column_means
+from dissimilarity.moments.second_pass import SecondPass
+from dissimilarity.moments.stack import Stack
 
 DUAL = frozenset({"orthogonal", "translation"})
 """A measure with these invariances can be computed in any coordinates of a side's span."""
+
+Estimate = tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]
+"""Values of pairs, and the influences of sequences on them."""
 
 
 def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
@@ -138,21 +143,21 @@ class MomentMeasure(Measure):
         """
         return estimate(self.from_moments, totals, units)
 
-    def terms_again(self, totals: Moments, samples: PairedSamples) -> Any:
-        """Compute what ``estimate_again`` needs from one side alone, from its sums and its samples with themselves."""
+    def terms_again(self, totals: Moments) -> SecondPass[Any] | None:
+        """Compute what ``estimate_again`` needs from one side alone, from its sums and its samples with themselves.
 
-    def estimate_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Any], y: Sequence[Any]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        None if it needs nothing.
+        """
+
+    def estimate_again(self, totals: Moments, x: Sequence[Any], y: Sequence[Any]) -> SecondPass[Estimate]:
         """Return the value and the influences of the sequences, by reading the samples again.
 
         Args:
             totals: the sums over all samples.
-            samples: the samples of all pairs.
             x: ``terms_again`` of the first side, of all pairs or of the one that they share.
             y: ``terms_again`` of the second sides.
         """
-        return estimate_again(self.from_moments, totals, samples)
+        return estimate_again(self.from_moments, totals)
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
@@ -222,23 +227,27 @@ class WhitenedMeasure(MomentMeasure):
     def whitened(self, side: Moments) -> Whitening | None:
         """Return the whitening of each side, from its sums; None where only one side is whitened, or in part."""
 
-    def terms_again(self, totals: Moments, samples: PairedSamples) -> Leverage | None:
+    def terms_again(self, totals: Moments) -> SecondPass[Leverage] | None:
         """Return how far single sequences decide the whitening of a side."""
         white = self.whitened({key: value[None] for key, value in totals.items()})
-        return None if white is None else leverage(white, totals["x"] / totals["n"], samples)
+        return None if white is None else leverage(white, totals["x"] / totals["n"])
 
     def estimate_again(
-        self, totals: Moments, samples: PairedSamples, x: Sequence[Leverage | None], y: Sequence[Leverage | None]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]:
+        self, totals: Moments, x: Sequence[Leverage | None], y: Sequence[Leverage | None]
+    ) -> SecondPass[Estimate]:
         """Return the value, and the influences of the sequences with their leverage on the whitening."""
         first, seconds = x[0], [own for own in y if own is not None]
         if first is None:
-            return super().estimate_again(totals, samples, x, y)
-        value, slopes = with_slopes(self.from_moments, totals)
+            return super().estimate_again(totals, x, y)
 
-        def influence(part: Part) -> Moments:
-            stretched = [own.spread(part.y[:, pair], part) for pair, own in enumerate(seconds)]
-            part = replace(part, x=first.spread(part.x, part), y=torch.stack(stretched, 1))
-            return {"influence": weight_slopes(slopes, part)}
+        def spread(part: Part) -> Part:
+            sides = (([first], part.x), (seconds, part.y))
+            stretched = (
+                Stack(side.chunk, side.sites, [own.spread(samples, part) for own, samples in zip(*both, strict=True)])
+                for owns, side in sides
+                for both in [(owns, side.samples)]
+            )
+            x_samples, y_samples = stretched
+            return replace(part, x=x_samples, y=y_samples)
 
-        return value, samples.per_sequence(influence)["influence"]
+        return estimate_again(self.from_moments, totals, spread)

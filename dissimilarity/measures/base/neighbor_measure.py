@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import influence_of_pairs_left_out, unit_pairs
+from dissimilarity.inference.jackknife import influence_of_pairs_left_out, over_pairs, unit_pairs
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.measures.numerics.neighbors import (
     Neighbors,
@@ -20,6 +20,15 @@ from dissimilarity.measures.numerics.neighbors import (
 
 SPARE = 64
 """Maximum number of neighbors listed beyond 2 k. The jackknife needs them, because it leaves some samples out."""
+
+ENTRIES_AT_ONCE = 2**10
+"""Entries of lists that are taken together: few enough that their places stay in the cache."""
+
+GONE = 2**13
+"""Places by which an entry that is left out moves back."""
+
+NOWHERE = torch.iinfo(torch.int16).max
+"""Place of a sample in a list that it is not in."""
 
 
 class NeighborMeasure(SampleMeasure):
@@ -80,77 +89,108 @@ class NeighborMeasure(SampleMeasure):
         """Return the lists of the rearranged samples."""
         return x.rearranged(order)
 
+    def rearranged_values(self, x: Neighbors, y: Neighbors, orders: Int[Tensor, "nulls n"]) -> Float[Tensor, " nulls"]:
+        """Return the value in each rearrangement: the lists stay, and only what they are compared with moves."""
+        n, lists = len(x.nearest), x.nearest[:, : self.k]
+        in_y = torch.zeros(n, n, dtype=torch.bool, device=lists.device).scatter_(1, y.nearest[:, : self.k], True)
+        values = []
+        for place in orders.to(lists.device).argsort(1):  # where each sample of x goes
+            common = in_y.take(place[:, None] * n + place[lists]).sum(1)
+            values.append(self.share(common).mean())
+        return torch.stack(values)
+
     def estimate(
         self, x: Neighbors, y: Neighbors, unit: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
         """Return the value, and the influences from leaving out each unit in turn and some pairs of units.
 
         A sample also counts in the lists of others, so most of a unit's effect depends on which other units are
-        present. The plain jackknife would count that part twice.
+        present. The plain jackknife would count that part several times. Whether a sample is among the k nearest
+        depends on the k that are nearer, so k units interact, or at least 2.
         """
         unit, value = unit.to(x.samples.device), self.between(x, y)
         n_units = int(unit.max()) + 1
-        pairs = unit_pairs(n_units)
-        left_out = torch.zeros(n_units + len(pairs), n_units, device=unit.device)
-        left_out[torch.arange(n_units), torch.arange(n_units)] = 1
-        left_out[n_units:].scatter_(1, pairs.to(left_out.device), 1)
-        remains = left_out.T[unit] == 0
-        if int(remains.sum(0).min()) - (len(unit) - others(len(unit), x.sequence)) < self.k:
+        pairs = unit_pairs(n_units).to(unit.device)
+        is_left_out = torch.zeros(n_units, n_units + len(pairs), dtype=torch.bool, device=unit.device)
+        is_left_out[:, :n_units].fill_diagonal_(True)
+        is_left_out[:, n_units:].scatter_(0, pairs.T, True)
+        remains = ~is_left_out[unit]
+        remaining = remains.sum(0)
+        if int(remaining.min()) - (len(unit) - others(len(unit), x.sequence)) < self.k:
             return value, value.new_full((n_units,), float("nan"))
-        common = self._common_without(x, y, unit, left_out.T, remains)
-        values = (self.share(common) * remains).sum(0) / remains.sum(0)
-        return value, influence_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs)
+        common = self._common_without(x, y, unit, pairs, remains)
+        values = (self.share(common) * remains).sum(0) / remaining
+        return value, influence_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs, max(2, self.k))
 
     def _common_without(
         self,
         x: Neighbors,
         y: Neighbors,
         unit: Int[Tensor, " n"],
-        left_out: Float[Tensor, "units times"],
+        pairs: Int[Tensor, "pairs 2"],
         remains: Bool[Tensor, "n times"],
     ) -> Int[Tensor, "n times"]:
-        """Return the number of common neighbors of each sample, each time without the units that are left out.
+        """Return the number of common neighbors of each sample, each time without some units.
 
         Args:
             x: the first side.
             y: the second side.
             unit: the jackknife unit of each sample.
-            left_out: 1 for each unit that is left out that time.
+            pairs: the pairs of units that are left out after each one alone.
             remains: whether a sample remains that time.
         """
-        (lists_x, before_x), (lists_y, before_y) = (self._long_enough(side, unit, left_out, remains) for side in (x, y))
-        position = lists_y.new_full((len(unit), len(unit)), -1)
-        position.scatter_(1, lists_y, torch.arange(lists_y.shape[1], device=position.device).expand_as(lists_y))
-        in_y = position.gather(1, lists_x)
-        # An entry moves up by the entries before it that are left out, those of at most two units.
-        sample, a = ((in_y >= 0) & self._may_count(before_x)).nonzero().unbind(1)
-        b = in_y[sample, a]
-        near = self._may_count(before_y)[sample, b]
-        sample, a, b = sample[near], a[near], b[near]
-        in_both = (a[:, None] - before_x[sample, a] @ left_out < self.k) & (
-            b[:, None] - before_y[sample, b] @ left_out < self.k
-        )
-        in_both &= remains[lists_x[sample, a]]
-        return torch.zeros_like(remains, dtype=torch.int32).index_add_(0, sample, in_both.int())
-
-    def _may_count(self, before: Float[Tensor, "n listed units"]) -> Bool[Tensor, "n listed"]:
-        """Return which entries can be among the first k when any two units are left out."""
-        return torch.arange(before.shape[1], device=before.device) - 2 * before.amax(2) < self.k
+        (lists_x, reach_x), (lists_y, reach_y) = (self._long_enough(side, unit, pairs, remains) for side in (x, y))
+        position = torch.full((len(unit), len(unit)), NOWHERE, dtype=torch.int16, device=unit.device)
+        places_y = torch.arange(lists_y.shape[1], dtype=torch.int16, device=unit.device)
+        in_y = position.scatter_(1, lists_y, places_y.expand_as(lists_y)).gather(1, lists_x)
+        in_reach = torch.arange(lists_x.shape[1], device=unit.device) < reach_x[:, None]
+        sample, a = (in_reach & (in_y < reach_y[:, None])).nonzero().unbind(1)
+        entry, b = lists_x[sample, a], in_y[sample, a]
+        common, n_units = torch.zeros_like(remains, dtype=torch.int16), remains.shape[1] - len(pairs)
+        # An entry moves up by the entries before it that are left out, and is among the neighbors if it gets below k.
+        for block in torch.arange(len(sample), device=sample.device).split(ENTRIES_AT_ONCE):
+            places = (
+                _places(unit[lists[sample[block]]], place[block], unit[entry[block]], n_units)
+                for lists, place in ((lists_x, a), (lists_y, b))
+            )
+            common.index_add_(0, sample[block], (torch.maximum(*places) < self.k).short())
+        return common
 
     def _long_enough(
         self,
         side: Neighbors,
         unit: Int[Tensor, " n"],
-        left_out: Float[Tensor, "units times"],
+        pairs: Int[Tensor, "pairs 2"],
         remains: Bool[Tensor, "n times"],
-    ) -> tuple[Int[Tensor, "n listed"], Float[Tensor, "n listed units"]]:
-        """Return lists that hold k remaining samples each time, and how many of each unit come before each entry."""
-        nearest, listed = side.nearest, side.nearest.shape[1]
+    ) -> tuple[Int[Tensor, "n listed"], Int[Tensor, " n"]]:
+        """Return lists that hold k remaining samples each time, and the places up to which entries ever count."""
+        nearest, sizes = side.nearest, unit.bincount()
+        bound = self.k + int(sizes[pairs].sum(1).max() if len(pairs) else sizes.max())
         while True:
-            is_member = torch.eye(len(left_out), device=unit.device)[unit[nearest]]
-            through = is_member.cumsum(1)
-            enough = listed - through[:, -1] @ left_out >= self.k
-            if bool((enough | ~remains).all()):
-                return nearest, through - is_member
+            nearest = nearest[:, :bound]
+            members = torch.zeros(len(unit), len(sizes), dtype=torch.int16, device=unit.device)
+            members.scatter_add_(1, unit[nearest], torch.ones_like(nearest, dtype=torch.int16))
+            left_out = torch.cat([members, over_pairs(members)], 1)
+            listed = nearest.shape[1]
+            if listed == bound or bool(((listed - left_out >= self.k) | ~remains).all()):
+                return nearest, self.k + left_out.amax(1)
             listed = min(2 * listed, others(len(nearest), side.sequence))
             nearest = ranked_neighbors(side.samples, self.k, listed, sequence=side.sequence)
+
+
+def _places(
+    lists: Int[Tensor, "entries listed"], place: Int[Tensor, " entries"], own: Int[Tensor, " entries"], n_units: int
+) -> Int[Tensor, "entries times"]:
+    """Return the place of entries in their lists without each unit, and then without each pair of ``unit_pairs``.
+
+    Args:
+        lists: the units of the samples in the list that an entry is in.
+        place: the place of the entry.
+        own: its unit; without that, its place is large.
+        n_units: number of units.
+    """
+    before = torch.zeros(len(lists), n_units, dtype=torch.int16, device=lists.device)
+    before.scatter_add_(1, lists, (torch.arange(lists.shape[1], device=lists.device) < place[:, None]).short())
+    before.scatter_(1, own[:, None], -GONE)
+    place = place[:, None].short()
+    return torch.cat([place - before, place - over_pairs(before)], 1)

@@ -33,7 +33,7 @@ MINIMUM = 4
 
 SELF = {
     **{"xx": "xy", "aa": "ab", "a": "a", "x": "x", "xa": "xb"},
-    **{"u": "u", "xx1": "xy1", "xx2": "xy2", "gg0": "gh0", "gg1": "gh1", "gg2": "gh2"},
+    **{"u": "u", "xx1": "xy1", "xx2": "xy2", "gg0": "gh0", "gg1": "gh1", "gg2": "gh2", "gg_s": "gh_s"},
     **{"kk0": "kl0", "kk1": "kl1", "xk0": "xl0", "xk1": "xl1"},
 }
 """The sums of one side -> those of the pair of that side with itself."""

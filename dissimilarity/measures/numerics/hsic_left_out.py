@@ -12,22 +12,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.measures.numerics.hsic import KEYS, MINIMUM, quadruple_mean, squares
+from dissimilarity.moments.bilinear import Matrices
 from dissimilarity.moments.pair import Moments
-from dissimilarity.moments.paired_samples import PairedSamples, Part
+from dissimilarity.moments.paired_samples import Part
+from dissimilarity.moments.second_pass import SecondPass
 
 
-def hsic_left_out(m: Moments, samples: PairedSamples, debiased: bool = True) -> Float[Tensor, "times pairs"]:
+def hsic_left_out(m: Moments, debiased: bool = True) -> SecondPass[Float[Tensor, "times pairs"]]:
     """Return HSIC of pairs over all samples, and then without each sequence in turn.
 
     Args:
         m: the sums over all samples, (pairs, ...); with sums over sequences, these are the units of HSIC.
-        samples: the samples of the pairs.
         debiased: whether to return the unbiased HSIC, or |Xc'Yc|^2.
     """
-    return _of_sequences(m, samples) if debiased and "u" in m else _of_samples(m, samples, debiased)
+    return _of_sequences(m) if debiased and "u" in m else _of_samples(m, debiased)
 
 
-def _of_sequences(m: Moments, samples: PairedSamples) -> Float[Tensor, "times pairs"]:
+def _of_sequences(m: Moments) -> SecondPass[Float[Tensor, "times pairs"]]:
     products, u, v = [m[key] for key in KEYS if key in m], m["u"], m["v"]
     weights = [torch.ones_like(m["lengths"]), m["lengths"]][: 2 if len(products) > 1 else 1]
     a, b = ([torch.einsum("ps,psd->pd", weight, side) for weight in weights] for side in (u, v))
@@ -55,45 +56,55 @@ def _of_sequences(m: Moments, samples: PairedSamples) -> Float[Tensor, "times pa
         of_products, of_diagonals = (share[:, None, None] for share in (-2 * mixed(1.0, 0.0), mixed(0.0, 1.0)))
         matrices = {"both": of_products * products[0] + of_diagonals * diagonals[0]}
 
+    prepared = {name: Matrices(matrix) for name, matrix in matrices.items()}
+
     def terms(part: Part) -> Moments:
-        _, _, k, l = part.own_sums()  # noqa: E741
-        x, y = [part.along_x(vector) for vector in a], [part.along_y(vector) for vector in b]
-        values = {name: part.bilinear(matrix) for name, matrix in matrices.items()}
+        k, l = (side.own_weights(part.members) for side in (part.x, part.y))  # noqa: E741
+        x, y = (
+            [side.along(vector, f"sums of all, lengths to the power {e}") for e, vector in enumerate(vectors)]
+            for side, vectors in ((part.x, a), (part.y, b))
+        )
+        values = {name: part.bilinear(matrix) for name, matrix in prepared.items()}
         values |= {f"kb{h}": k * y_h for h, y_h in enumerate(y)} | {f"al{f}": x_f * l for f, x_f in enumerate(x)}
         values |= {f"ab{f}{h}": x[f] * y[h] for f, h in ((0, 0), (1, 0), (0, 1)) if max(f, h) < len(a)}
-        return values | {"kl": k * l, "gh_s": part.squares()}
+        values["kl"] = k * l
+        return values if "gh_s" in m else values | {"gh_s": part.squares()}
 
-    own = {name: _from_zero(values) for name, values in samples.per_sequence(terms).items()}
-    along_products = [_from_zero(((u @ product) * v).sum(-1).mT) for product in products]
+    def result(sums: Moments) -> Float[Tensor, "times pairs"]:
+        own = {name: _from_zero(values) for name, values in sums.items()}
+        own.setdefault("gh_s", _from_zero(m["gh_s"].mT) if "gh_s" in m else none)
+        along_products = [_from_zero(((u @ product) * v).sum(-1).mT) for product in products]
 
-    def inner(name: str, e: int) -> Tensor:
-        return own.get(f"{name}{e}", none)
+        def inner(name: str, e: int) -> Tensor:
+            return own.get(f"{name}{e}", none)
 
-    def different(f: int, g: int) -> Tensor:
-        whole = _inner(_at(products, f), _at(products, g)) - power("gh", f + g)
-        one = lengths**f * (inner("mm", g) - lengths**g * own["gh_s"])
-        return whole - one - lengths**g * (inner("mm", f) - lengths**f * own["gh_s"])
+        def different(f: int, g: int) -> Tensor:
+            whole = _inner(_at(products, f), _at(products, g)) - power("gh", f + g)
+            one = lengths**f * (inner("mm", g) - lengths**g * own["gh_s"])
+            return whole - one - lengths**g * (inner("mm", f) - lengths**f * own["gh_s"])
 
-    def chain(f: int, g: int, h: int) -> Tensor:
-        a_f, b_h, product = _at(a, f), _at(b, h), _at(products, g)
-        n_f, n_g, n_h = lengths**f, lengths**g, lengths**h
-        m_b, a_m = (product @ b_h[..., None])[..., 0], (a_f[:, None] @ product)[:, 0]
-        whole = (a_m * b_h).sum(-1) - _inner(product, _at(diagonals, f + h)) + 2 * power("kl", f + g + h)
-        whole = whole - (a_f * power("xl", g + h)).sum(-1) - (b_h * power("yk", f + g)).sum(-1)
-        if len(a) == 1:
-            f = h = 0
-        kb, al, ab, kl = own[f"kb{h}"], own[f"al{f}"], own[f"ab{f}{h}"], own["kl"]
-        middle = n_g * (ab - n_f * kb - n_h * al + 2 * n_f * n_h * kl - inner("md", f + h))
-        both = _at(along_products, g)
-        first = along(u, m_b) - n_h * both - n_g * kb + 2 * n_g * n_h * kl - along(u, power("xl", g + h))
-        last = along(v, a_m) - n_f * both - n_g * al + 2 * n_g * n_f * kl - along(v, power("yk", f + g))
-        return whole - middle - n_f * first - n_h * last
+        def chain(f: int, g: int, h: int) -> Tensor:
+            a_f, b_h, product = _at(a, f), _at(b, h), _at(products, g)
+            n_f, n_g, n_h = lengths**f, lengths**g, lengths**h
+            m_b, a_m = (product @ b_h[..., None])[..., 0], (a_f[:, None] @ product)[:, 0]
+            whole = (a_m * b_h).sum(-1) - _inner(product, _at(diagonals, f + h)) + 2 * power("kl", f + g + h)
+            whole = whole - (a_f * power("xl", g + h)).sum(-1) - (b_h * power("yk", f + g)).sum(-1)
+            if len(a) == 1:
+                f = h = 0
+            kb, al, ab, kl = own[f"kb{h}"], own[f"al{f}"], own[f"ab{f}{h}"], own["kl"]
+            middle = n_g * (ab - n_f * kb - n_h * al + 2 * n_f * n_h * kl - inner("md", f + h))
+            both = _at(along_products, g)
+            first = along(u, m_b) - n_h * both - n_g * kb + 2 * n_g * n_h * kl - along(u, power("xl", g + h))
+            last = along(v, a_m) - n_f * both - n_g * al + 2 * n_g * n_f * kl - along(v, power("yk", f + g))
+            return whole - middle - n_f * first - n_h * last
 
-    value = quadruple_mean(power_sums, different, chain, _fours_left_out(u, v, a[0], b[0], diagonals[0]), mean)
-    if "both" in own:
-        value = value + own["both"]
-    remaining = u.shape[1] - (torch.arange(len(value), device=value.device) > 0).long()
-    return torch.where((remaining < MINIMUM)[:, None], torch.nan, value)
+        value = quadruple_mean(power_sums, different, chain, _fours_left_out(u, v, a[0], b[0], diagonals[0]), mean)
+        if "both" in own:
+            value = value + own["both"]
+        remaining = u.shape[1] - (torch.arange(len(value), device=value.device) > 0).long()
+        return torch.where((remaining < MINIMUM)[:, None], torch.nan, value)
+
+    return SecondPass(terms, result)
 
 
 def _fours_left_out(
@@ -114,34 +125,40 @@ def _fours_left_out(
     return total_k * total_l - 4 * rows + 2 * (both.sum(-1) - 2 * _from_zero(both.mT))
 
 
-def _of_samples(m: Moments, samples: PairedSamples, debiased: bool) -> Float[Tensor, "times pairs"]:
+def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times pairs"]]:
     """Return HSIC with samples as units, or |Xc'Yc|^2."""
     product, sx, sy = m["xy"], m["x"], m["y"]
     m_b, a_m = (product @ sy[..., None])[..., 0], (sx[:, None] @ product)[:, 0]
+    prepared = Matrices(product)
 
     def terms(part: Part) -> Moments:
-        own_x, own_y, k, l = part.own_sums()  # noqa: E741
-        a, b = part.norms()
-        x, y = part.along_x(sx), part.along_y(sy)
-        values = {"n": torch.ones_like(b), "a": a.expand_as(b), "b": b, "ab": a * b, "mm": part.bilinear(product)}
-        values |= {"xs": x, "ys": y, "mb": part.along_x(m_b), "am": part.along_y(a_m), "own": (x - k) * (y - l)}
-        values |= {"xxb": part.along_x(m["xb"]) + (x - k) * b, "yya": part.along_y(m["ya"]) + (y - l) * a}
+        sides = part.x, part.y
+        own_x, own_y = (side.own_sums(part.members) for side in sides)
+        k, l = (side.own_weights(part.members) for side in sides)  # noqa: E741
+        a, b = (side.norms() for side in sides)
+        x, y = part.x.along(sx), part.y.along(sy)
+        values = {"n": torch.ones_like(b), "a": a.expand_as(b), "b": b, "ab": a * b, "mm": part.bilinear(prepared)}
+        values |= {"xs": x, "ys": y, "mb": part.x.along(m_b), "am": part.y.along(a_m), "own": (x - k) * (y - l)}
+        values |= {"xxb": part.x.along(m["xb"]) + (x - k) * b, "yya": part.y.along(m["ya"]) + (y - l) * a}
         squares_x, squares_y = own_x.square().sum(-1), own_y.square().sum(-1)
         both = torch.einsum("spd,pde,spe->sp", own_x.expand(-1, len(product), -1), product, own_y)
         return values | {"gh_s": part.squares(), "kx_s": squares_x.expand_as(both), "ky_s": squares_y, "both_s": both}
 
-    own = {name: _from_zero(values) for name, values in samples.per_sequence(terms).items()}
-    n, a, b, ab = (m[key] - own[key] for key in ("n", "a", "b", "ab"))
-    trace = squares(product) - 2 * own["mm"] + own["gh_s"]
-    total_x, total_y = (
-        _dot(s, s) - 2 * own[key] + own[square] for s, key, square in ((sx, "xs", "kx_s"), (sy, "ys", "ky_s"))
-    )
-    chain = _dot(sx, m_b) - own["mb"] - own["am"] + own["both_s"] - own["own"]
-    if not debiased:
-        return trace - 2 * chain / n + total_x * total_y / n**2
-    inner = chain - (_dot(sx, m["xb"]) - own["xxb"]) - (_dot(sy, m["ya"]) - own["yya"]) + ab
-    total_k, total_l = total_x - a, total_y - b
-    return (trace - ab + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+    def result(sums: Moments) -> Float[Tensor, "times pairs"]:
+        own = {name: _from_zero(values) for name, values in sums.items()}
+        n, a, b, ab = (m[key] - own[key] for key in ("n", "a", "b", "ab"))
+        trace = squares(product) - 2 * own["mm"] + own["gh_s"]
+        total_x, total_y = (
+            _dot(s, s) - 2 * own[key] + own[square] for s, key, square in ((sx, "xs", "kx_s"), (sy, "ys", "ky_s"))
+        )
+        chain = _dot(sx, m_b) - own["mb"] - own["am"] + own["both_s"] - own["own"]
+        if not debiased:
+            return trace - 2 * chain / n + total_x * total_y / n**2
+        inner = chain - (_dot(sx, m["xb"]) - own["xxb"]) - (_dot(sy, m["ya"]) - own["yya"]) + ab
+        total_k, total_l = total_x - a, total_y - b
+        return (trace - ab + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+
+    return SecondPass(terms, result)
 
 
 def _from_zero(values: Float[Tensor, "sequences pairs"]) -> Float[Tensor, "times pairs"]:

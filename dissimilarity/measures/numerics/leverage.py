@@ -17,8 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.measures.numerics.whitening import Whitening
-from dissimilarity.moments.paired_samples import PairedSamples, Part
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import Part
 from dissimilarity.moments.products import sum_device
+from dissimilarity.moments.second_pass import SecondPass
 
 LEAST = 1e-3
 """Smallest share of a direction's variance that counts as left without a sequence."""
@@ -46,17 +48,17 @@ class Leverage:
         return x + part.members.samples(stretch, 1)[0]
 
 
-def leverage(white: Whitening, mean: Float[Tensor, " p"], samples: PairedSamples) -> Leverage:
+def leverage(white: Whitening, mean: Float[Tensor, " p"]) -> SecondPass[Leverage]:
     """Return the leverage of each sequence.
 
     Args:
         white: whitening of the side, as the only one of a batch.
         mean: mean of the samples.
-        samples: the samples of the side, paired with themselves.
     """
-    directions, gains = [], []
-    for part in samples.parts():
-        x = part.x
+    result = Leverage(mean, [], [])
+
+    def add(part: Part) -> Moments:
+        (x,) = part.x.samples
         fast = replace(
             white,
             scale=white.scale.to(x),
@@ -69,6 +71,8 @@ def leverage(white: Whitening, mean: Float[Tensor, " p"], samples: PairedSamples
         values, vectors = torch.linalg.eigh(grams)
         if not wide:
             vectors = rows.double() @ (vectors * values.clamp(min=1e-30).rsqrt()[:, None])
-        directions.append(vectors.to(x))
-        gains.append(((1 - values).clamp(min=LEAST) ** -0.25 - 1).to(x))
-    return Leverage(mean, directions, gains)
+        result.directions.append(vectors.to(x))
+        result.gains.append(((1 - values).clamp(min=LEAST) ** -0.25 - 1).to(x))
+        return {}
+
+    return SecondPass(add, lambda sums: result)

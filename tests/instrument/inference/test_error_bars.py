@@ -1,7 +1,7 @@
 """The error bar of fixed data is one number, whatever batches, processes and offset, and it is the jackknife's."""
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
-from dissimilarity.comparison.evaluate import ReadAgain, evaluate
+from dissimilarity.comparison.estimates import ReadAgain
+from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.inference.jackknife import influence_of_left_out, stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.agreement import gathered
 from dissimilarity.moments.cross import Cross
+from dissimilarity.moments.second_pass import Meeting
 from dissimilarity.probe.batches import Slice, batches, cut_sequences, equal_units, slices_of_process
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.helpers import oracles, sample_oracles
@@ -122,7 +124,11 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
                 side.append(chunk)
     # as ``ModelActivations.share`` does: every process reads the chunks of all again
     all_x, all_y = ([chunk for part in gathered(side, sync) for chunk in part] for side in stored)
-    again = ReadAgain(lambda sites: all_x, None, lambda sites: all_y) if plan.stored else None
+
+    def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
+        return ((chunk, chunk.deranged(), other) for chunk, other in zip(all_x, all_y, strict=True))
+
+    again = ReadAgain(lambda sites: all_x, lambda sites: all_y, meetings) if plan.stored else None
     measures = measures_of(plan.stored)
     results = evaluate(list(measures.values()), x.close(), y.close(), cross.close(), null.close(), None, again)
     by_label = {row["measure"]: row for row in results}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from data.texts import encoded, texts_of
 from data.tokenizers import END_OF_TEXT, BytePairs
 from dissimilarity import CKA, KL, MutualKNN, Procrustes, capture, compare
+from dissimilarity.loading.texts import encoded, texts_of
 from dissimilarity.probe.alignment import Alignment, Reading, Tokenized, align, word_ends
 from dissimilarity.probe.outliers import Control
 from tests.helpers.other_tokenizers import pieces_with_spaces, word_pieces

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from data.texts import encoded, texts_of
 from data.tokenizers import BytePairs
 from dissimilarity import capture
+from dissimilarity.loading.texts import encoded, texts_of
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
 from dissimilarity.stitching import aligned_penalties
 from tests.helpers.other_tokenizers import word_pieces

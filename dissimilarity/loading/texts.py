@@ -7,7 +7,6 @@ from jaxtyping import Bool, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data.tokenizers import prepare
 from dissimilarity.loading.untrusted import panics_as_errors
 
 BETWEEN = "\n\n"
@@ -86,6 +85,13 @@ def encoded(
         spans[row, :count] = offsets.masked_fill(is_special[:, None], 0)
         mask[row, :count] = True
     return tokens, spans, mask
+
+
+def prepare(tokenizer: Tokenizer) -> Tokenizer:
+    """Turn off truncation and padding, which many published tokenizers enable and which would lose text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _padding(tokenizer: Tokenizer) -> int:

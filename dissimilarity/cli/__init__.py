@@ -1,0 +1,1 @@
+"""The command ``dissimilarity``: compare two models from the shell."""

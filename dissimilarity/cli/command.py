@@ -1,0 +1,121 @@
+"""The arguments of the command ``dissimilarity``, and its exit codes.
+
+Nothing heavy is imported here, so ``--help`` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+
+ALIKE, MISTAKE, DIFFERENT, INTERRUPTED = 0, 2, 3, 130
+"""Exit codes; ``DIFFERENT`` only with ``--fail-over``."""
+NO_MEASURES = ("base", "catalog", "intrinsic", "numerics")
+EXAMPLES = """examples:
+  dissimilarity compare hf:FOLDER_A hf:FOLDER_B --text notes.txt
+  dissimilarity compare hf:model hf:model-Q4_K_M.gguf --out results
+  dissimilarity compare a.safetensors b.safetensors --measures cka --format csv
+  dissimilarity compare hf:before hf:after --fail-over cka=0.05    # exit code 3 if they differ by more
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit code.
+
+    Args:
+        arguments: what was typed after ``dissimilarity``; None for the arguments of the process.
+
+    Returns:
+        0; with ``--fail-over`` 3 if a dissimilarity is larger; 2 for a mistake, which standard error explains.
+
+    Example:
+        >>> main(["compare", "nowhere.npy", "nowhere.npy"])
+        2
+    """
+    options = parser().parse_args(arguments)
+    from dissimilarity.cli.comparison import run_compare
+
+    try:
+        return DIFFERENT if run_compare(options) else ALIKE
+    except ValueError as error:
+        print(f"dissimilarity: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    command = argparse.ArgumentParser(
+        prog="dissimilarity", description="Compare language models from the inside.", allow_abbrev=False
+    )
+    commands = command.add_subparsers(required=True, metavar="COMMAND")
+    compare = commands.add_parser(
+        "compare",
+        help="say how different two models are, at which layers, and on which text",
+        description="Say how different two models are, at which layers, and on which text, with error bars.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    models = "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, an adapter folder of peft, runs/NAME in a clone, or "
+    compare.add_argument("a", metavar="A", help=f"{models}saved activations (.safetensors, .npy, a folder of .npy)")
+    compare.add_argument("b", metavar="B", help="the other model, of any of these kinds")
+    text = compare.add_mutually_exclusive_group()
+    text.add_argument("--text", type=Path, metavar="FILE", help="text to compare on; default: Python's own manual")
+    text.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens (sequences, positions) for both models")
+    compare.add_argument("--sequences", type=_positive, default=128, help="sequences of the text (default: 128)")
+    compare.add_argument("--length", type=_positive, default=64, help="tokens per sequence (default: 64)")
+    compare.add_argument("--sites", type=_list, metavar="GLOB,...", help="default: blocks.*.resid_post")
+    compare.add_argument(
+        "--measures",
+        type=_list,
+        default=["cka", "procrustes", "mutual_knn"],
+        metavar="NAME,...",
+        help=f"default: cka,procrustes,mutual_knn; the first one decides the verdict; of {', '.join(measure_names())}",
+    )
+    compare.add_argument("--pairs", choices=("all", "matched"), default="all", help="pairs of layers in the files")
+    compare.add_argument("--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null")
+    compare.add_argument("--influence", action="store_true", help="find the text that makes the models differ")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="write table, figures and provenance there")
+    compare.add_argument("--format", choices=("table", "json", "csv", "latex"), default="table", help="of the output")
+    compare.add_argument(
+        "--fail-over",
+        type=_limit,
+        action="append",
+        default=[],
+        metavar="MEASURE=VALUE",
+        help="exit with 3 if the dissimilarity at any matched layer is larger; may be repeated",
+    )
+    compare.add_argument("--device", default="cpu", help="where models run, such as cuda (default: cpu)")
+    return command
+
+
+def measure_names() -> list[str]:
+    """Return the names of all measures, without importing them."""
+    places = find_spec("dissimilarity.measures")
+    assert places is not None
+    names = (module.name for module in iter_modules(places.submodule_search_locations))
+    return sorted(name for name in names if name not in NO_MEASURES)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, found {text}")
+    return number
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, is_given, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        found = text if is_given else f"{text} without ="
+        raise argparse.ArgumentTypeError(f"expected MEASURE=VALUE such as cka=0.05, found {found}") from None

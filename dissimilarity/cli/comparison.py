@@ -1,0 +1,120 @@
+"""Run ``dissimilarity compare``: load, compare, say what came out, and write files."""
+
+import argparse
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.cli.output import show, write
+from dissimilarity.cli.probe_text import Probe, probe_of
+from dissimilarity.cli.result import Comparison
+from dissimilarity.cli.sides import Side, labels_of, open_side
+from dissimilarity.cli.verdict import verdict
+from dissimilarity.comparison.compare import compare
+from dissimilarity.comparison.elementwise import Elementwise, elementwise
+from dissimilarity.comparison.saved import open_source, sites_of
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.catalog import measure_classes
+from dissimilarity.moments.cross import SitePair
+
+
+def run_compare(options: argparse.Namespace) -> bool:
+    """Compare two models as the command line says, and return whether they differ by more than it allows.
+
+    Raises:
+        ValueError: something on the command line cannot be had; says what to type.
+    """
+    limits = dict(options.fail_over)
+    measures = _measures([*options.measures, *(name for name in limits if name not in options.measures)])
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out}: it is a file; give a folder")
+    _be_quiet()
+    terminal = Console(stderr=True)
+    with terminal.status("") as status:
+        sides = []
+        for argument in (options.a, options.b):
+            status.update(f"loading {argument}")
+            sides.append(open_side(argument, options.device))
+        status.update("comparing")
+        probe = probe_of(sides, options.text, options.tokens, options.sequences, options.length)
+        result = _compare(sides, probe, measures, options)
+    show(result, options.format)
+    if options.out is not None:
+        write(result, sides, options.out)
+        print(f"written to {options.out}", file=sys.stderr)
+    return any(_exceeds(result, measure, limits[measure.label]) for measure in measures if measure.label in limits)
+
+
+def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
+    a, b = sides
+    sites = options.sites
+    extra: dict[str, Any] = {"influence": True} if options.influence else {}
+    table = compare(a.source, b.source, probe.inputs, sites, measures, options.pairs, nulls=options.nulls, **extra)
+    sites_a, sites_b = (sites_of(open_source(side.source, side.label), sites) for side in sides)
+    matched = matched_pairs(sites_a, sites_b)
+    labels = labels_of(sides)
+    comparison = Comparison(labels, table, measures, matched, _differences(a, b, probe, matched), probe, "")
+    words = verdict(comparison.at_matched(measures[0]), measures[0], comparison.differences, *labels)
+    return Comparison(**{**vars(comparison), "verdict": words})
+
+
+def _differences(a: Side, b: Side, probe: Probe, matched: list[SitePair]) -> Elementwise | None:
+    """Return differences number by number, where both models read the same tokens and have the same sizes."""
+    if a.model is None or b.model is None or probe.tokens is None or _depth(a.model) != _depth(b.model):
+        return None
+    dtypes = [side.dtype for side in (a, b) if side.dtype is not None]
+    dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+    try:
+        return elementwise(a.model, b.model, probe.tokens, matched, dtype)
+    except ValueError:  # other widths
+        return None
+
+
+def _depth(model: nn.Module) -> int | None:
+    return getattr(getattr(model, "config", model), "num_hidden_layers", None)
+
+
+def _measures(names: Sequence[str]) -> list[Measure]:
+    """Return measures by the names of their functions, with their defaults.
+
+    Raises:
+        ValueError: a name that is no measure's.
+    """
+    classes = {name: kind for kind, name in measure_classes().items()}
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(sorted(classes))}")
+    return [classes[name]() for name in dict.fromkeys(names)]
+
+
+def _exceeds(result: Comparison, measure: Measure, limit: float) -> bool:
+    """Return whether the dissimilarity at any matched layer is larger than a limit.
+
+    Raises:
+        ValueError: a layer has no value.
+    """
+    rows = result.at_matched(measure)
+    missing = [row for row in rows if math.isnan(row["dissimilarity"])]
+    if missing or not rows:
+        note = missing[0]["note"] if missing else "it was not computed"
+        raise ValueError(f"--fail-over {measure.label}: a layer has no value ({note})")
+    worst = max(rows, key=lambda row: row["dissimilarity"])
+    if worst["dissimilarity"] > limit:
+        where = f"{worst['site_a']} and {worst['site_b']}"
+        print(f"{measure.label}: {worst['dissimilarity']:.4g} at {where} is over {limit:g}", file=sys.stderr)
+    return worst["dissimilarity"] > limit
+
+
+def _be_quiet() -> None:
+    """Keep bars, notices and warnings of the libraries that load models out of the terminal."""
+    warnings.filterwarnings("ignore", module=r"transformers|peft|huggingface_hub")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,242 @@
+"""What the command prints, and the files that it writes."""
+
+import csv
+import io
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dissimilarity.cli.result import Comparison
+from dissimilarity.cli.sides import Side
+from dissimilarity.cli.verdict import ROUNDING
+from dissimilarity.comparison.elementwise import Elementwise
+from dissimilarity.figures.comparison import comparison_figure
+from dissimilarity.figures.style import short_names, write_figure
+from dissimilarity.figures.text import text_figure
+from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.jackknife import half_width
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.probe.alignment import Alignment
+from dissimilarity.tables.influential_text import influential_text
+
+Rows = list[dict[str, Any]]
+
+
+def show(result: Comparison, kind: str) -> None:
+    """Print the verdict and the matched layers.
+
+    Args:
+        result: the comparison.
+        kind: table, json, csv or latex; the last two print the rows alone.
+    """
+    rows = matched_rows(result)
+    if kind == "json":
+        print(json.dumps(summary_of(result), indent=2))
+    elif kind == "csv":
+        print(as_csv(rows), end="")
+    elif kind == "latex":
+        print(as_latex(rows), end="")
+    else:
+        _show_table(result)
+
+
+def matched_rows(result: Comparison) -> Rows:
+    """Return one row per measure and matched pair of sites, with plain numbers."""
+    names = ("measure", "site_a", "site_b", "value", "low", "high", "null", "p", "calibrated", "dissimilarity", "note")
+    errors = {} if result.differences is None else {(d.site_a, d.site_b): d for d in result.differences.sites}
+    rows = []
+    for measure in result.measures:
+        for row in result.at_matched(measure):
+            width = half_width(row["stderr"], row["n_units"])
+            interval = {"low": row["value"] - width, "high": row["value"] + width}
+            difference = errors.get((row["site_a"], row["site_b"]))
+            numbers = {key: getattr(difference, key, math.nan) for key in ("relative_error", "cosine", "largest")}
+            rows.append({name: {**row, **interval}[name] for name in names} | (numbers if errors else {}))
+    return rows
+
+
+def summary_of(result: Comparison) -> dict[str, Any]:
+    """Return everything that was found as plain values; numbers that do not exist are None."""
+    outputs = None if result.differences is None else result.differences.outputs
+    return {
+        "verdict": result.verdict,
+        "a": result.labels[0],
+        "b": result.labels[1],
+        "probe": result.probe.notes,
+        "rows": [{key: _plain(value) for key, value in row.items()} for row in matched_rows(result)],
+        "outputs": None if outputs is None else vars(outputs),
+        "text": differing_text(result),
+    }
+
+
+def as_csv(rows: Rows) -> str:
+    """Return rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_latex(rows: Rows) -> str:
+    r"""Return rows as a LaTeX table with the rules of booktabs."""
+    names = [name for name in ("measure", "site_a", "site_b", "value", "low", "high", "null", "calibrated")]
+    lines = [
+        rf"\begin{{tabular}}{{lll{'r' * (len(names) - 3)}}}",
+        r"\toprule",
+        " & ".join(map(_escaped, names)) + r" \\",
+    ]
+    lines.append(r"\midrule")
+    for row in rows:
+        cells = [_escaped(row[name]) if isinstance(row[name], str) else _cell(row[name]) for name in names]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def differing_text(result: Comparison) -> list[str]:
+    """Return the passages that make the models differ most by the first measure; empty without influences."""
+    row = _farthest(result)
+    if row is None:
+        return []
+    tokens, tokenizer, mask = _read_by_a(result)
+    passages = influential_text(row, tokens, tokenizer, top=3, mask=mask).sequences
+    return [" ".join(passage.text.split())[:160] for passage in passages]
+
+
+def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
+    """Write table, summary, figures and provenance into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(result.table, folder / "table.parquet")
+    (folder / "layers.csv").write_text(as_csv(matched_rows(result)))
+    (folder / "summary.json").write_text(json.dumps(summary_of(result), indent=2) + "\n")
+    origin = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join(["dissimilarity", *sys.argv[1:]]),
+        "dissimilarity": version("dissimilarity"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "models": {label: side.provenance for label, side in zip(result.labels, sides, strict=True)},
+        "probe": result.probe.notes,
+    }
+    (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
+    write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
+    if (row := _farthest(result)) is not None:
+        tokens, tokenizer, mask = _read_by_a(result)
+        title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
+        write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
+
+
+def _farthest(result: Comparison) -> dict[str, Any] | None:
+    """Return the row with influences of tokens at which the models differ most by the first measure."""
+    rows = [row for row in result.at_matched(result.measures[0]) if row.get("token_influence")]
+    finite = [row for row in rows if math.isfinite(row["dissimilarity"])]
+    readable = result.probe.tokenizer is not None
+    return max(finite, key=lambda row: row["dissimilarity"]) if finite and readable else None
+
+
+def _read_by_a(result: Comparison) -> tuple[Any, Any, Any]:
+    """Return the tokens that the first model read, their tokenizer, and the mask."""
+    inputs = result.probe.inputs
+    if isinstance(inputs, Alignment):
+        return inputs.a.tokens, result.probe.tokenizer, inputs.a.mask
+    return inputs, result.probe.tokenizer, None
+
+
+def _show_table(result: Comparison) -> None:
+    terminal = Console(highlight=False)
+    terminal.print(result.verdict, markup=False)
+    for passage in differing_text(result):
+        terminal.print(f"  on text like: {passage}", style="dim", markup=False)
+    terminal.print()
+    terminal.print(_layers(result))
+    if result.differences is not None:
+        terminal.print()
+        terminal.print(_numbers(result.differences))
+        terminal.print(ROUNDING, style="dim", markup=False)
+    terminal.print(f"\non {_probe_in_words(result)}. {PROBE_TEXT}", style="dim", markup=False)
+
+
+def _layers(result: Comparison) -> Table:
+    """Return the values and nulls of each measure at matched sites."""
+    kind, names = _names(result.matched)
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column(kind)
+    for measure in result.measures:
+        table.add_column(measure.label, justify="right")
+        table.add_column("null", justify="right", style="dim")
+    rows = {
+        (measure.label, row["site_a"], row["site_b"]): row
+        for measure in result.measures
+        for row in result.at_matched(measure)
+    }
+    for pair in dict.fromkeys((a, b) for _, a, b in rows):
+        cells = []
+        for measure in result.measures:
+            row = rows.get((measure.label, *pair))
+            cells += ["", ""] if row is None else [_interval(row), _cell(row["null"])]
+        table.add_row(names.get(pair, "outputs"), *cells)
+    return table
+
+
+def _numbers(differences: Elementwise) -> Table:
+    """Return the differences number by number."""
+    kind, names = _names([(site.site_a, site.site_b) for site in differences.sites])
+    table = Table(show_edge=False, pad_edge=False)
+    for name in (kind, "relative error", "of rounding", "cosine", "largest"):
+        table.add_column(name, justify="left" if name == kind else "right")
+    for site in differences.sites:
+        numbers = f"{site.relative_error:.1e}", f"{site.noise:.1e}", f"{site.cosine:.6f}", f"{site.largest:.1e}"
+        table.add_row(names[site.site_a, site.site_b], *numbers, style="bold" if site == differences.first else None)
+    return table
+
+
+def _names(pairs: Sequence[SitePair]) -> tuple[str, dict[SitePair, str]]:
+    """Return a header and a short name for each pair of sites."""
+    (kind, names_a), (_, names_b) = (short_names(list(sites)) for sites in zip(*pairs, strict=True))
+    named = zip(pairs, names_a, names_b, strict=True)
+    return kind, {pair: a if a == b else f"{a} ~ {b}" for pair, a, b in named}
+
+
+def _probe_in_words(result: Comparison) -> str:
+    notes = result.probe.notes
+    if not notes:
+        return "saved activations"
+    if "tokens" in notes:
+        return f"{notes['sequences']} sequences of {notes['tokens']}"
+    words = f"{notes['sequences']} sequences of {notes['length']} tokens from {notes['text']}"
+    if "share_a" in notes:
+        words += (
+            f", at {notes['words']} ends of words in each ({notes['share_a']:.0%} and {notes['share_b']:.0%} of tokens)"
+        )
+    return words
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if not math.isfinite(row["value"]):
+        return "-"
+    error = f" ± {half_width(row['stderr'], row['n_units']):.3f}" if math.isfinite(row["stderr"]) else ""
+    return f"{row['value']:.3f}{error}"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\textbackslash{}").replace("_", r"\_").replace("&", r"\&").replace("%", r"\%")

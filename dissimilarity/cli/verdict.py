@@ -1,0 +1,110 @@
+"""Say in words how different two models are, and from which layer on."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dissimilarity.comparison.elementwise import MARGIN, Elementwise, SiteDifference
+from dissimilarity.inference.jackknife import half_width
+from dissimilarity.measures.base.measure import Measure
+
+NEAR = 0.5
+"""Mean cosine at the first site above which two models are versions of one, whose numbers can be subtracted."""
+
+SAME = 5e-4
+"""Dissimilarity below which values are the same to three digits."""
+
+
+def verdict(
+    rows: Sequence[dict[str, Any]], measure: Measure, differences: Elementwise | None, name_a: str, name_b: str
+) -> str:
+    """Return what came out, in one to three sentences.
+
+    Args:
+        rows: rows of the measure at matched sites, in depth order.
+        measure: the measure that decides.
+        differences: number by number; None where that makes no sense.
+        name_a: name of the first model.
+        name_b: name of the second model.
+    """
+    sentences = []
+    if differences is not None and differences.sites:
+        if differences.is_identical:
+            return f"{name_a} and {name_b} are identical: all activations agree to the last bit."
+        if differences.sites[0].cosine > NEAR:
+            sentences += _nearly_equal(differences, name_a, name_b)
+    sentences.append(_by_measure(rows, measure, "They" if sentences else f"{name_a} and {name_b}"))
+    return " ".join(filter(None, sentences))
+
+
+def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[str]:
+    """Say from which site on two versions of one model differ by more than rounding."""
+    first, sites = differences.first, differences.sites
+    worst = max(sites, key=lambda site: site.relative_error)
+    both = f"{name_a} and {name_b}"
+    outputs = differences.outputs
+    words = f"{both} are alike to within rounding at all {len(sites)} sites (relative error up to {_error(worst)})."
+    if first is not None:
+        place = sites.index(first)
+        until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
+        words = (
+            f"{both} {until}differ from {first.site_a} on: relative error {_error(first)}, where rounding makes "
+            f"{first.noise:.1g}; at most {_error(worst)}, at {worst.site_a}."
+        )
+    told = ""
+    if outputs is not None:
+        told = f"Their predictions differ by {outputs.kl:.1e} nats (99.9th percentile {outputs.kl_high:.1e})."
+    return [words, told]
+
+
+def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str) -> str:
+    """Say where two models are nearest and farthest by a measure, and where they are as far apart as other text."""
+    finite = [row for row in rows if math.isfinite(row["dissimilarity"])]
+    if not finite:
+        return f"{subject} have no value by {measure.label}: {rows[0]['note']}." if rows else ""
+    near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
+    if far["dissimilarity"] < SAME:
+        return f"By {measure.label} they are the same at every layer to three digits."
+    if len(finite) == 1:
+        return f"{subject}: {measure.label} {_value(near)} at {_sites(near)}."
+    words = (
+        f"{subject} are most alike at {_sites(near)} ({measure.label} {_value(near)}) and differ most at "
+        f"{_sites(far)} ({_value(far)}; {measure.identical:g} is identical, other text scores {_number(far['null'])})."
+    )
+    unrelated = [row for row in finite if _is_as_far_as_the_null(row)]
+    if unrelated:
+        where = ", ".join(_sites(row) for row in unrelated)
+        words += f" At {where} they are no more alike than models that read other text."
+    return words
+
+
+def _is_as_far_as_the_null(row: dict[str, Any]) -> bool:
+    """Return whether the interval of the calibrated value holds 0."""
+    if not math.isfinite(row["calibrated_stderr"]):
+        return False
+    return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
+
+
+def _sites(row: dict[str, Any]) -> str:
+    a, b = row["site_a"], row["site_b"]
+    return a if a == b else f"{a} ~ {b}"
+
+
+def _value(row: dict[str, Any]) -> str:
+    error = row["stderr"]
+    return _number(row["value"]) + (f" ± {half_width(error, row['n_units']):.3f}" if math.isfinite(error) else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "nothing"
+
+
+def _error(site: SiteDifference) -> str:
+    return f"{site.relative_error:.1e}"
+
+
+ROUNDING = (
+    f"Differences count from {MARGIN:g} times what rounding makes: that of float32 arithmetic, or of the weights to "
+    "the precision of the file."
+)
+"""What `alike to within rounding` means, for summaries."""

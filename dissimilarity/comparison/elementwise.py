@@ -1,0 +1,221 @@
+"""Compare two nearly equal models number by number: a quantized copy, another implementation, a patched block.
+
+Measures of representations forget coordinates, and models that differ by rounding all score 1. Here activations are
+subtracted, so both models must read the same tokens and have sites of the same width. What rounding alone does is
+measured: the same model in float64 for float32 weights, or with its weights rounded to the precision of the file.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dissimilarity.capture.call import call
+from dissimilarity.capture.enter import logits_of
+from dissimilarity.capture.forward import undisturbed
+from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.sites import LOGITS
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.probe.batches import sequences_per_batch
+from dissimilarity.probe.running import SiteReader
+
+NOISE_SEQUENCES = 4
+"""Sequences on which the effect of rounding is measured."""
+MARGIN = 4.0
+"""Factor by which a difference must exceed the effect of rounding, which other sequences and processors vary."""
+QUANTILE = 0.999
+
+
+@dataclass(frozen=True)
+class SiteDifference:
+    """How far the activations of two models are apart at a pair of sites.
+
+    Attributes:
+        site_a: site of the first model.
+        site_b: site of the second model.
+        relative_error: norm of the difference over the norm of the second model's activations.
+        cosine: mean cosine of the angle between the two vectors of a position.
+        largest: largest absolute difference of two numbers.
+        noise: relative error that rounding alone makes.
+    """
+
+    site_a: str
+    site_b: str
+    relative_error: float
+    cosine: float
+    largest: float
+    noise: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference exceeds what rounding makes."""
+        return not self.relative_error <= MARGIN * self.noise
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far the predictions of two models are apart, over all positions.
+
+    Attributes:
+        kl: mean divergence KL(a || b) of next-token distributions, in nats.
+        kl_high: its 99.9th percentile over positions.
+        largest: largest absolute difference of two logits.
+    """
+
+    kl: float
+    kl_high: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Differences of two models by site, in the order of the pairs, and of their outputs; None without logits."""
+
+    sites: list[SiteDifference]
+    outputs: OutputDifference | None
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether all activations agree to the last bit."""
+        return all(site.largest == 0 for site in self.sites)
+
+    @property
+    def first(self) -> SiteDifference | None:
+        """The first site that differs by more than rounding; None if none does."""
+        return next((site for site in self.sites if site.differs), None)
+
+
+def elementwise(
+    a: nn.Module, b: nn.Module, tokens: Tensor, pairs: Sequence[SitePair], dtype: torch.dtype = torch.float32
+) -> Elementwise:
+    """Compare the activations and predictions of two models number by number.
+
+    Args:
+        a: first model.
+        b: second model, of the same sizes.
+        tokens: what both read, (sequences, positions).
+        pairs: pairs of sites, in depth order.
+        dtype: precision of the weights of the coarser of the two, for the noise.
+
+    Raises:
+        ValueError: sites of different widths.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
+        >>> tokens = torch.arange(8).reshape(2, 4)
+        >>> elementwise(model, model, tokens, [("0", "0"), ("1", "1")]).is_identical
+        True
+    """
+    sums = [_Sums() for _ in pairs]
+    divergences, largest = [], 0.0
+    passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
+    for one, other in zip(*passes, strict=True):
+        for place, (site_a, site_b) in enumerate(pairs):
+            sums[place].add(one[site_a], other[site_b], (site_a, site_b))
+        if LOGITS in one and LOGITS in other and one[LOGITS].shape == other[LOGITS].shape:
+            for logits_a, logits_b in zip(one[LOGITS], other[LOGITS], strict=True):
+                divergences.append(_divergence(logits_a, logits_b))
+                largest = max(largest, (logits_a - logits_b).abs().max().item())
+    few = tokens[:NOISE_SEQUENCES]
+    noise_a = rounding_noise(a, few, [x for x, _ in pairs], dtype)
+    noise_b = rounding_noise(b, few, [y for _, y in pairs], dtype)
+    sites = [
+        SiteDifference(x, y, *part.differences(), max(noise_a[x], noise_b[y]))
+        for (x, y), part in zip(pairs, sums, strict=True)
+    ]
+    if not divergences:
+        return Elementwise(sites, None)
+    kl = torch.cat(divergences).cpu().numpy()
+    return Elementwise(sites, OutputDifference(kl.mean().item(), np.quantile(kl, QUANTILE).item(), largest))
+
+
+def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype: torch.dtype) -> dict[str, float]:
+    """Return the relative error that rounding makes at each site.
+
+    For float32 it is that of the arithmetic, against the same model in float64; for a coarser precision, that of
+    rounding the weights to it.
+
+    Args:
+        model: a model in float32.
+        tokens: what it reads.
+        sites: its sites.
+        dtype: precision of the weights.
+    """
+    if dtype in (torch.float32, torch.float64):
+        exact, rounded = copy.deepcopy(model).double(), model
+    else:
+        exact, rounded = model, _rounded(model, dtype)
+    sums = {site: _Sums() for site in sites}
+    for one, other in zip(_passes(rounded, tokens, sites), _passes(exact, tokens, sites), strict=True):
+        for site in sites:
+            sums[site].add(one[site], other[site], (site, site))
+    least = torch.finfo(torch.float32).eps
+    return {site: max(least, part.differences()[0]) for site, part in sums.items()}
+
+
+def _rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a model whose weights are rounded to a precision."""
+    rounded = copy.deepcopy(model)
+    for weight in rounded.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype).to(weight.dtype)
+    return rounded
+
+
+class _Sums:
+    """Sums over positions from which the differences at a pair of sites follow."""
+
+    def __init__(self) -> None:
+        self.square, self.norm, self.cosine, self.count, self.largest = 0.0, 0.0, 0.0, 0, 0.0
+
+    def add(self, one: Tensor, other: Tensor, pair: SitePair) -> None:
+        if one.shape != other.shape:
+            raise ValueError(
+                f"expected activations of the same shape at {pair[0]} and {pair[1]}, found {tuple(one.shape)} and "
+                f"{tuple(other.shape)}; only models of the same sizes can be compared number by number"
+            )
+        x, y = one.flatten(0, -2).double(), other.flatten(0, -2).double()
+        difference = x - y
+        self.square += difference.square().sum().item()
+        self.norm += y.square().sum().item()
+        self.cosine += nn.functional.cosine_similarity(x, y, dim=-1).sum().item()
+        self.count += len(x)
+        self.largest = max(self.largest, difference.abs().max().item())
+
+    def differences(self) -> tuple[float, float, float]:
+        """Return the relative error, the mean cosine and the largest difference."""
+        tiny = torch.finfo(torch.float64).tiny
+        return (self.square / max(self.norm, tiny)) ** 0.5, self.cosine / self.count, self.largest
+
+
+def _passes(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Yield the activations of some sequences at a time, with the logits of a model that has them."""
+    device = device_of(model)
+    with undisturbed(model):
+        names = [*dict.fromkeys(sites), *([LOGITS] if _has_logits(call(model, tokens[:1].to(device))) else [])]
+        reader = SiteReader(model, tokens, names)
+        size = sequences_per_batch(tokens.shape[1])
+        for start in range(0, len(tokens), size):
+            yield reader.read(slice(start, start + size))
+
+
+def _has_logits(output: Any) -> bool:
+    """Return whether a model predicts tokens: Hugging Face bodies return their last hidden state alone."""
+    if hasattr(output, "last_hidden_state") and not hasattr(output, "logits"):
+        return False
+    try:
+        logits_of(output)
+    except ValueError:
+        return False
+    return True
+
+
+def _divergence(one: Float[Tensor, "pos d"], other: Float[Tensor, "pos d"]) -> Float[Tensor, " pos"]:
+    """Return KL(one || other) at each position, in nats."""
+    p, q = (logits.double().log_softmax(-1) for logits in (one, other))
+    return (p.exp() * (p - q)).sum(-1)

@@ -1,0 +1,156 @@
+"""Values of moment measures with the influences of sequences, at all pairs of sites, from stored activations.
+
+The chunks are read once for the terms of each side with itself, and once for all pairs, measures and the null together.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.moments.pair import Moments
+from dissimilarity.moments.paired_samples import Again
+from dissimilarity.moments.second_pass import Meeting, Reading, read_again
+from dissimilarity.moments.side import Side
+
+SLOPES = 2**27
+"""Numbers of the products of sites whose slopes are in memory together."""
+
+Estimated = tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]
+
+
+class ReadAgain(NamedTuple):
+    """Chunks of stored activations, which are read again for influences.
+
+    Attributes:
+        x: yields those of the first model at some sites.
+        y: yields those of the second model.
+        meetings: yields both at some sites of each, as they are and as they meet in the null.
+    """
+
+    x: Again
+    y: Again
+    meetings: Callable[[Sequence[str], Sequence[str]], Iterable[Meeting]]
+
+
+class Job(NamedTuple):
+    """A moment measure at pairs of one site with partners of one width.
+
+    Attributes:
+        measure: the measure.
+        pairs: the pairs.
+        totals: returns the sums over all samples.
+        size: how many numbers their products of sites have.
+        in_null: whether the sums are those of the null.
+    """
+
+    measure: MomentMeasure
+    pairs: list[SitePair]
+    totals: Callable[[], Moments]
+    size: int
+    in_null: bool
+
+
+def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[Estimated | Exception]:
+    """Return values and the influences of units of each job, or the error where there are none."""
+    faults = {
+        **_read_self_terms(jobs, x, 0, again.x),
+        **_read_self_terms(jobs, y, 1, again.y),
+    }
+    results: list[Estimated | Exception] = []
+    for group in _groups(jobs):
+        readings: dict[int, Reading] = {}
+        outcomes: dict[int, Any] = {}
+        for number, job in enumerate(group):
+            site, partners = job.pairs[0][0], [partner for _, partner in job.pairs]
+            try:
+                terms = [_self_terms(job, x, [site], 0, faults), _self_terms(job, y, partners, 1, faults)]
+                second_pass = job.measure.estimate_again(job.totals(), *terms)
+                readings[number] = Reading(site, partners, second_pass, job.in_null)
+            except (ValueError, RuntimeError) as error:
+                outcomes[number] = error
+        if readings:
+            sites, partners = _sites(group)
+            meetings = again.meetings(sites, partners)
+            read = read_again(list(readings.values()), meetings, len(x.lengths.units))
+            outcomes |= dict(zip(readings, read, strict=True))
+        results += [_of_units(outcomes[number], x) for number in range(len(group))]
+    return results
+
+
+def _of_units(outcome: Any, side: Side) -> Estimated | Exception:
+    """Return influences of sequences as those of units."""
+    if isinstance(outcome, Exception):
+        return outcome
+    value, of_sequences = outcome
+    influence = of_sequences.new_zeros(side.n_units, of_sequences.shape[1])
+    return value, influence.index_add_(0, side.units.to(influence.device), of_sequences)
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Divide jobs so that the slopes of each group stay within `SLOPES`."""
+    groups: list[list[Job]] = []
+    size = SLOPES
+    for job in jobs:
+        if size + job.size > SLOPES:
+            groups.append([])
+            size = 0
+        groups[-1].append(job)
+        size += job.size
+    return groups
+
+
+def _sites(jobs: Sequence[Job]) -> tuple[list[str], list[str]]:
+    """Return the sites of both sides."""
+    pairs = [pair for job in jobs for pair in job.pairs]
+    first, second = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
+    return first, second
+
+
+Faults = dict[tuple[int, str, str], Exception]
+"""Number of the side, label, site -> why a measure has no terms there."""
+
+
+def _read_self_terms(jobs: Sequence[Job], side: Side, number: int, again: Again) -> Faults:
+    """Compute the self terms of measures at their sites, which a side keeps; return the errors where there are none."""
+    readings: dict[tuple[str, str], Reading] = {}
+    faults: Faults = {}
+    for job in jobs:
+        for pair in job.pairs:
+            key = job.measure.label, pair[number]
+            if key in readings or key in side.prepared_again:
+                continue
+            try:
+                terms = job.measure.terms_again({**side.counts()[0], **side.totals(pair[number])})
+            except (ValueError, RuntimeError) as error:
+                faults[number, *key] = error
+                continue
+            if terms is None:
+                side.prepared_again[key] = None
+            else:
+                readings[key] = Reading(pair[number], [pair[number]], terms)
+    if readings:
+        sites = list(dict.fromkeys(site for _, site in readings))
+        meetings = ((chunk, None, chunk) for chunk in again(sites))
+        read = read_again(list(readings.values()), meetings, len(side.lengths.units))
+        for key, terms in zip(readings, read, strict=True):
+            if isinstance(terms, Exception):
+                faults[number, *key] = terms
+            else:
+                side.prepared_again[key] = terms
+    return faults
+
+
+def _self_terms(job: Job, side: Side, sites: Sequence[str], number: int, faults: Faults) -> list[Any]:
+    """Return the self terms of a measure at some sites.
+
+    Raises:
+        ValueError, RuntimeError: one of them has none.
+    """
+    for site in sites:
+        if (number, job.measure.label, site) in faults:
+            raise faults[number, job.measure.label, site]
+    return [side.prepared_again[job.measure.label, site] for site in sites]

@@ -1,0 +1,100 @@
+"""Bilinear forms of samples, x_i' G y_i, with one or several matrices G at once."""
+
+from functools import cache, cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dissimilarity.moments.products import full_float32, sum_device
+from dissimilarity.moments.stack import Stack
+
+NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+"""Numbers of the products of samples with matrices that are in memory together: few enough to stay in the cache."""
+
+LARGE = 2**25
+"""Multiplications from which the precision of a product decides how long it takes."""
+
+
+@cache
+def fast_dtype(device: str) -> torch.dtype:
+    """Return the precision of the fastest products that a kind of device has, for error bars and never for values.
+
+    bfloat16 has the range of float32 and 8 bits of mantissa. The influence of a sequence adds up thousands of products
+    whose errors are independent.
+    """
+    if device == "cuda":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # most processors emulate bfloat16, which takes longer than float32
+        is_native = device == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if is_native else torch.float32
+
+
+class Matrices:
+    """Matrices of bilinear forms, one per pair, as products with samples take them.
+
+    Args:
+        exact: the matrices, float64.
+    """
+
+    def __init__(self, exact: Float[Tensor, "pairs p q"]) -> None:
+        self.exact = exact
+        # Scaled, because numbers of derivatives may leave the range of float32.
+        size = torch.linalg.vector_norm(exact, float("inf"), dim=(1, 2))
+        self.size = torch.where(size > 0, size, 1.0)
+        self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def wide(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "p columns"]:
+        """Return the scaled matrices side by side in some precision."""
+        if (dtype, device) not in self._wide:
+            pairs, p, q = self.exact.shape
+            wide = torch.empty(p, pairs, q, dtype=dtype, device=device)
+            for pair, (matrix, size) in enumerate(zip(self.exact, self.size, strict=True)):
+                wide[:, pair] = matrix / size
+            self._wide[dtype, device] = wide.flatten(1)
+        return self._wide[dtype, device]
+
+    @cached_property
+    def single(self) -> list["Matrices"]:
+        """The matrix of each pair alone."""
+        return [Matrices(matrix[None]) for matrix in self.exact]
+
+
+def bilinear(
+    x: Stack, matrices: Matrices, y: Stack, outlier_rows: Bool[Tensor, " n"], fast: bool
+) -> Float[Tensor, "n pairs"]:
+    """Return x_i' G y_i of each sample in the precision of the samples, that of outliers in float64.
+
+    Args:
+        x: samples of the first side, at one site.
+        matrices: the matrices.
+        y: samples of the second side, at one site per matrix or at one for all.
+        outlier_rows: which samples are outliers.
+        fast: whether products may be as imprecise as error bars allow.
+    """
+    device, dtype = sum_device(x.device), torch.promote_types(x.dtype, y.dtype)
+    is_large = fast and len(x) * matrices.exact.numel() >= LARGE
+    used = fast_dtype(x.device.type) if is_large and dtype != torch.float64 else dtype
+    with full_float32(x.device):
+        wide = matrices.wide(used, x.device)
+        values = _forms(x.side_by_side(used), wide, y.side_by_side(used), len(matrices.size)).to(device).double()
+    rows = outlier_rows.nonzero()[:, 0] if dtype != torch.float64 else outlier_rows[:0]
+    if len(rows):
+        first, second = (torch.stack([part[rows] for part in side.samples]).to(device).double() for side in (x, y))
+        values[rows.to(device)] = ((first @ matrices.exact) * second).sum(-1).mT / matrices.size
+    return values * matrices.size
+
+
+def _forms(
+    x: Float[Tensor, "n p"], wide: Float[Tensor, "p columns"], y: Float[Tensor, "n _"], pairs: int
+) -> Float[Tensor, "n pairs"]:
+    """Return x_i' G y_i, a few samples at a time."""
+    values = x.new_empty(len(x), pairs)
+    at_once = max(1, NUMBERS_AT_ONCE["cuda" if x.is_cuda else "cpu"] // wide.shape[1])
+    space = x.new_empty(min(at_once, len(x)), wide.shape[1])
+    for start in range(0, len(x), at_once):
+        rows = slice(start, min(start + at_once, len(x)))
+        products = torch.mm(x[rows], wide, out=space[: rows.stop - start]).unflatten(1, (pairs, -1))
+        products.mul_(y[rows].unflatten(1, (-1, products.shape[-1])))
+        values[rows] = products.sum(-1)
+    return values

@@ -1,0 +1,115 @@
+"""Samples of one side at sites of one width, as a second pass over the samples reads them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dissimilarity.moments.chunk import Chunk
+from dissimilarity.moments.products import sum_device
+from dissimilarity.moments.sequences import SAMPLES_AT_ONCE, Sequences, sequence_sums
+
+
+class Stack:
+    """Samples of one side at sites of one width; what several values need of them is computed once.
+
+    Args:
+        chunk: the chunk that they come from.
+        sites: the sites.
+        samples: the samples at each site, (n, d); by default those of the chunk.
+    """
+
+    def __init__(self, chunk: Chunk, sites: Sequence[str], samples: Sequence[Float[Tensor, "n d"]] = ()) -> None:
+        self.chunk, self.sites = chunk, tuple(sites)
+        self.samples = list(samples) or [chunk.side_by_side([site]).flatten(0, 1) for site in self.sites]
+        self._side_by_side: dict[torch.dtype, Tensor] = {}
+        self._along: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples[0])
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the samples."""
+        return self.samples[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the samples."""
+        return self.samples[0].dtype
+
+    def side_by_side(self, dtype: torch.dtype) -> Float[Tensor, "n columns"]:
+        """Return the samples at all sites side by side in some precision."""
+        if dtype not in self._side_by_side:
+            self._side_by_side[dtype] = _joined(self.samples, dtype)
+        return self._side_by_side[dtype]
+
+    def along(self, vectors: Float[Tensor, "pairs d"], name: str = "") -> Float[Tensor, "n _"]:
+        """Return x_i . g of each sample, with one vector per site, or with several for a single site.
+
+        Args:
+            vectors: the vectors.
+            name: what they are, if each site has one that is the same for all pairs; these products are computed once.
+        """
+        if name and name in self._along:
+            return self._along[name]
+        single = len(self.samples) == 1
+        vectors_of_sites = [vectors[:1] if name else vectors] if single else vectors[:, None]
+        parts = zip(self.samples, vectors_of_sites, strict=True)
+        product = torch.cat([_products(samples, vectors) for samples, vectors in parts], 1)
+        if name:
+            self._along[name] = product
+        return product
+
+    def norms(self) -> Float[Tensor, "n sites"]:
+        """Return the squared norms."""
+        return self.chunk.norms_of(self.sites)[0].flatten(0, 1)
+
+    def outlier_rows(self) -> Bool[Tensor, " n"]:
+        """Return which samples are outliers at any of the sites."""
+        return self.chunk.norms_of(self.sites)[1].flatten()
+
+    def own_weights(self, members: Sequences) -> Float[Tensor, "n sites"]:
+        """Return the product of each sample with the sum of its sequence."""
+        if members.single:
+            return self.norms()
+        if self.chunk.sums:
+            return self.chunk.weights_of(self.sites).flatten(0, 1)
+        parts = [sequence_sums(self.chunk.side_by_side([site]), members)[1].flatten() for site in self.sites]
+        return torch.stack(parts, 1)
+
+    def own_sums(self, members: Sequences) -> Float[Tensor, "sequences sites d"]:
+        """Return the sums of the sequences."""
+        if members.single:
+            return _as_float64(torch.stack(self.samples, 1))
+        if self.chunk.sums:
+            return torch.stack([self.chunk.sums_of(site) for site in self.sites], 1)
+        return torch.stack([sequence_sums(self.chunk.side_by_side([site]), members)[0] for site in self.sites], 1)
+
+    def grams(self, members: Sequences) -> Float[Tensor, "sequences sites length length"]:
+        """Return the products of the samples of each sequence with each other."""
+        if members.single:
+            return self.norms()[..., None, None]
+        return torch.stack([self.chunk.gram(site) for site in self.sites], 1).double()
+
+
+def _as_float64(samples: Tensor) -> Tensor:
+    return samples.to(sum_device(samples.device)).double()
+
+
+def _products(x: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
+    """Return x_i . g in float64, a few samples at a time: all at once would not stay in the processor's cache."""
+    at_once = len(x) if x.is_cuda else max(1, SAMPLES_AT_ONCE // x.shape[1])
+    return torch.cat([_as_float64(part) @ vectors.mT for part in x.split(at_once)])
+
+
+def _joined(samples: Sequence[Float[Tensor, "n d"]], dtype: torch.dtype) -> Float[Tensor, "n columns"]:
+    """Return samples side by side in some precision; for one site without a copy, if it has that precision."""
+    if len(samples) == 1:
+        return samples[0].to(dtype)
+    widths = [part.shape[1] for part in samples]
+    joined = samples[0].new_empty(len(samples[0]), sum(widths), dtype=dtype)
+    for part, columns in zip(samples, joined.split(widths, 1), strict=True):
+        columns.copy_(part)
+    return joined

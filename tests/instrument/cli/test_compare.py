@@ -1,0 +1,219 @@
+"""The command `dissimilarity compare`, run on tiny models that it finds in folders."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dissimilarity.cli import sides
+from dissimilarity.cli.command import main
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = [f"the {kind} of {number} things" for number in range(400) for kind in ("cat", "river", "number")]
+FEW = ["--sequences", "16", "--length", "16"]
+BLOCK = "blocks.{}.resid_post"
+
+
+def tokenizer(size: int) -> Tokenizer:
+    """Return byte pairs trained on `WORDS`."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet))
+    return bpe
+
+
+def llama(folder: Path, seed: int = 0, vocabulary: int = 300) -> Path:
+    """Write a random Llama with its tokenizer."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=vocabulary, max_position_embeddings=64, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def changed(folder: Path, target: Path, change: Any) -> Path:
+    """Write a copy of a model with other weights."""
+    shutil.copytree(folder, target)
+    weights = {name: change(name, weight) for name, weight in load_file(target / "model.safetensors").items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model; one weight of its second block changed; another seed; another vocabulary; rounded weights; a text."""
+    root = tmp_path_factory.mktemp("models")
+    model = llama(root / "model")
+
+    def planted(name: str, weight: torch.Tensor) -> torch.Tensor:
+        if name == "model.layers.1.mlp.up_proj.weight":
+            weight[3, 5] += 1e-3
+        return weight
+
+    (root / "text.txt").write_text(" ".join(WORDS))
+    return {
+        "model": model,
+        "planted": changed(model, root / "planted", planted),
+        "rounded": changed(model, root / "rounded", lambda name, weight: weight.bfloat16()),
+        "seed": llama(root / "seed", 1),
+        "vocabulary": llama(root / "vocabulary", 0, 320),
+        "text": root / "text.txt",
+    }
+
+
+def compare(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    """Run the command, and return its exit code and what it printed."""
+    code = main(["compare", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def as_json(capsys: pytest.CaptureFixture[str], folders: dict[str, Path], a: str, b: str, *more: Any) -> dict[str, Any]:
+    arguments = (folders[a], folders[b], "--text", folders["text"], *FEW, "--format", "json", *more)
+    code, out, err = compare(capsys, *arguments)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_one_changed_weight_is_found_at_its_block(capsys: Any, folders: dict[str, Path]) -> None:
+    result = as_json(capsys, folders, "model", "planted", "--measures", "cka")
+    assert f"alike to within rounding up to {BLOCK.format(0)} and differ from {BLOCK.format(1)} on" in result["verdict"]
+    errors = [row["relative_error"] for row in result["rows"]]
+    assert errors[0] == 0 and 1e-6 < errors[1] < 1e-3 and 1e-6 < errors[2] < 1e-3
+    assert 0 < result["outputs"]["kl"] < result["outputs"]["kl_high"]
+
+
+def test_a_model_is_identical_to_itself(capsys: Any, folders: dict[str, Path]) -> None:
+    assert "identical: all activations agree to the last bit" in as_json(capsys, folders, "model", "model")["verdict"]
+
+
+def test_rounded_weights_are_alike_to_within_their_precision(capsys: Any, folders: dict[str, Path]) -> None:
+    result = as_json(capsys, folders, "model", "rounded", "--measures", "cka")
+    assert "alike to within rounding at all 3 sites" in result["verdict"]
+    assert all(1e-3 < row["relative_error"] < 1e-2 for row in result["rows"])
+
+
+def test_two_seeds_differ_at_every_layer(capsys: Any, folders: dict[str, Path]) -> None:
+    result = as_json(capsys, folders, "model", "seed", "--nulls", "20")
+    assert "rounding" not in result["verdict"] and "differ most at" in result["verdict"]
+    rows = [row for row in result["rows"] if row["measure"] == "cka"]
+    assert all(row["low"] < row["value"] < row["high"] < 1 and row["p"] <= 1 for row in rows)
+
+
+def test_other_tokens_are_aligned_by_the_text(capsys: Any, folders: dict[str, Path]) -> None:
+    result = as_json(capsys, folders, "model", "vocabulary", "--measures", "cka")
+    assert 0.2 < result["probe"]["share_a"] <= 1 and len(result["rows"]) == 3
+    assert "relative_error" not in result["rows"][0]
+
+
+def test_files_hold_the_table_the_figures_and_where_they_come_from(
+    capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    more = ("--measures", "cka", "--influence", "--out", tmp_path / "out")
+    result = as_json(capsys, folders, "model", "seed", *more)
+    assert len(result["text"]) == 3 and "of" in result["text"][0]
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert names >= {"table.parquet", "layers.csv", "summary.json", "provenance.json", "figures/comparison.pdf"}
+    assert "figures/text.png" in names
+    origin = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert set(origin["models"]) == {"model", "seed"} and len(origin["models"]["seed"]["sha256"]) == 64
+
+
+def test_csv_and_latex_have_a_line_per_layer(capsys: Any, folders: dict[str, Path]) -> None:
+    arguments = (folders["model"], folders["seed"], "--text", folders["text"], *FEW, "--measures", "cka", "--format")
+    rows = list(csv.DictReader(io.StringIO(compare(capsys, *arguments, "csv")[1])))
+    assert [row["site_a"] for row in rows] == [BLOCK.format(layer) for layer in range(3)]
+    lines = compare(capsys, *arguments, "latex")[1].splitlines()
+    cells = [line for line in lines if line.startswith("cka")]
+    assert len(cells) == 3 and all(line.count("&") == 7 and r"resid\_post" in line for line in cells)
+
+
+def test_exit_codes_tell_ci_what_to_do(capsys: Any, folders: dict[str, Path]) -> None:
+    arguments = (folders["model"], folders["seed"], "--text", folders["text"], *FEW, "--measures", "cka", "--fail-over")
+    assert compare(capsys, *arguments, "cka=2")[0] == 0
+    code, _, err = compare(capsys, *arguments, "cka=0.01")
+    assert code == 3 and "is over 0.01" in err
+    # a limit on a measure that was not asked for computes it
+    assert compare(capsys, *arguments, "procrustes=0.01")[0] == 3
+
+
+def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", 2 * x + 1)
+    code, out, _ = compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--measures", "cka", "--format", "json")
+    assert code == 0 and json.loads(out)["rows"][0]["value"] == pytest.approx(1)
+    assert "saved activations" in compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy")[1]
+
+
+def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(300, size=(8, 12)))
+    arguments = ("--tokens", tmp_path / "tokens.npy", "--measures", "cka")
+    assert compare(capsys, folders["model"], folders["seed"], *arguments)[0] == 0
+    code, _, err = compare(capsys, folders["model"], folders["vocabulary"], *arguments)
+    assert code == 2 and "vocabularies of different sizes (model 300, vocabulary 320); pass --text FILE" in err
+    np.save(tmp_path / "tokens.npy", np.full((8, 12), 300))
+    code, _, err = compare(capsys, folders["model"], folders["seed"], *arguments)
+    assert code == 2 and "expected tokens 0 to 299" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "{model}"], "there is no .*nowhere; expected hf:FOLDER"),
+        (["hf:org/model@main", "{model}"], "was not downloaded before.*HF_HUB_OFFLINE"),
+        (["{model}", "{seed}", "--measures", "ckaa"], "no measure ckaa; choose from .*cka"),
+        (["{model}", "{seed}", "--sites", "blocks.*.nothing"], "nothing"),
+        (["{model}", "{seed}", "--text", "{short}"], "which are 0 sequences of 16; expected 4 or more"),
+        (["{model}", "{seed}", "--text", "{model}"], "expected a file of text"),
+        (["{model}", "{no_tokenizer}"], "has no tokenizer.json.*--tokens FILE.npy"),
+        (["{model}", "{activations}"], "pass its tokens with --tokens FILE.npy"),
+        (["{activations}", "{activations}", "--text", "{short}"], "which need no --text"),
+    ],
+)
+def test_a_mistake_is_explained(
+    capsys: Any, folders: dict[str, Path], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "short.txt").write_text("too short")
+    shutil.copytree(folders["model"], tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    np.save(tmp_path / "a.npy", np.zeros((64, 8)) + np.eye(8)[np.arange(64) % 8])
+    places = {**folders, "short": tmp_path / "short.txt", "no_tokenizer": tmp_path / "bare"}
+    filled = [argument.format(**places, activations=tmp_path / "a.npy") for argument in arguments]
+    text = [] if "--text" in filled or "activations" in "".join(arguments) else ["--text", folders["text"]]
+    code, out, err = compare(capsys, *filled, *FEW, *text)
+    assert code == 2 and not out
+    assert re.search(message, err, re.DOTALL), err
+
+
+def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "available_memory", lambda: 1000)
+    code, _, err = compare(capsys, folders["model"], folders["seed"])
+    assert code == 2 and "0.0 GB are free; save the activations" in err
+
+
+def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: Any, folders: dict[str, Path]) -> None:
+    _, out, _ = compare(capsys, folders["model"], folders["planted"], "--text", folders["text"], *FEW)
+    words = " ".join(out.split())
+    assert words.startswith("model and planted are alike to within rounding up to blocks.0.resid_post")
+    assert "16 sequences of 16 tokens from" in words and "95 % intervals cover other text" in words
+    assert all(name in out for name in ("cka", "procrustes", "mutual_knn", "relative error"))
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys; from dissimilarity.cli.command import main, parser; parser(); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,54 @@
+"""The checks of shapes that all tests run under catch a wrong shape, however often a function was called before."""
+
+import pytest
+import torch
+from beartype.roar import BeartypeCallHintParamViolation
+from jaxtyping import Float, TypeCheckError
+from torch import Tensor
+
+from dissimilarity.measures.cka import cka_from_moments
+from tests.helpers.shapes import checked
+
+N, D = torch.zeros(3, 2), torch.zeros(4, 2)
+
+
+def gram(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], keep: list[int]) -> Float[Tensor, "d e"]:
+    return (x.T @ y)[[row for row in keep if row < 7]]
+
+
+def length(values: list[int], word: str = "") -> int:
+    return word or len(values)  # pyright: ignore[reportReturnType]
+
+
+def test_a_new_shape_of_an_argument_is_checked_at_a_later_call() -> None:
+    function = checked(gram)
+    for _ in range(3):
+        assert function(N, N, [0, 1]).shape == (2, 2)
+    with pytest.raises(TypeCheckError, match="parameters"):
+        function(N, D, [0, 1])
+    with pytest.raises(TypeCheckError, match="parameters"):
+        function(N, y=N, keep="01")
+
+
+def test_a_new_shape_of_the_result_is_checked_at_a_later_call() -> None:
+    function = checked(gram)
+    for _ in range(3):
+        assert function(N, N, [0, 1]).shape == (2, 2)
+    # the pattern of a list is that of its items' types, so these arguments are known
+    for _ in range(2):
+        with pytest.raises(TypeCheckError, match="return value"):
+            function(N, N, [0, 7])
+
+
+def test_types_are_checked_where_there_are_no_shapes(request: pytest.FixtureRequest) -> None:
+    function = checked(length)
+    assert function([1]) == 1
+    with pytest.raises(BeartypeCallHintParamViolation):
+        function("one")
+    request.getfixturevalue("unchecked")
+    assert function("one") == 3
+
+
+def test_the_project_is_checked() -> None:
+    with pytest.raises(TypeCheckError):
+        cka_from_moments("sums", True)  # pyright: ignore[reportArgumentType]
