@@ -82,6 +82,7 @@ class Settings:
     init_from: str | None = None
     references: list[str] = MISSING
     reference_groups: Any = None
+    alerts: Any = MISSING
     sites: Any = MISSING
     schedule: Schedule = MISSING
     probe: Probe = MISSING

@@ -1,59 +1,112 @@
 """The null in simulations: p values of unrelated models, power for related ones, and the error of calibrated values.
 
-Two models share positions, and text as far as they are related; the tokens of each sequence are correlated. For
-unrelated ones, `p <= 0.05` and `p <= 0.1` should be as often as they say, and the mean of the calibrated value 0.
-`error / spread` is the standard error of the calibrated value in units of its spread over fresh text.
+Two models share positions, and text as far as they are related; the tokens of each sequence are correlated. Two sites
+of each are compared. For unrelated ones, `p` of a pair and `p_best` of the best of the four pairs should be at or below
+0.05 and 0.1 as often as that says, and the mean of the calibrated value 0. `error / spread` is the standard error of
+the calibrated value in units of its spread over fresh text.
+
+A second table has the rule that leaves out calibrated values: R^2 of unrelated noise is 1 in any text up to n = d + 1.
 """
 
 import numpy as np
 import torch
-from scipy import stats
+from torch import Tensor
 
-from dissimilarity import CKA, MutualKNN, Procrustes, compare
+from dissimilarity import CKA, LinearRegression, MutualKNN, Procrustes, compare
+from dissimilarity.inference.jackknife import half_width
 
-SEQUENCES, LENGTH, WIDTH, NULLS = 32, 16, 12, 19
+SEQUENCES, LENGTH, WIDTH = 32, 16, 12
 MEASURES = [CKA(), Procrustes(), MutualKNN(max_samples=512)]
+LEVELS = (0.05, 0.1)
 
 
-def rows_of(related: float, masked: bool, draws: int) -> list[dict[str, str]]:
-    """Return one row per measure."""
-    generator = torch.Generator().manual_seed(0)
+class Models:
+    """Draws of two models at two sites each."""
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    def __init__(self, related: float) -> None:
+        self.related, self.generator = related, torch.Generator().manual_seed(0)
+        self.position = self.normal(1, LENGTH, WIDTH)
+        self.maps = [self.normal(2, WIDTH, WIDTH) / WIDTH**0.5 for _ in range(4)]
 
-    position, maps = normal(1, LENGTH, WIDTH), [normal(WIDTH, WIDTH) / WIDTH**0.5 for _ in range(4)]
-    values: dict[str, list[tuple[float, float, float]]] = {measure.label: [] for measure in MEASURES}
-    for _ in range(draws):
-        text = normal(SEQUENCES, 1, WIDTH) + normal(SEQUENCES, LENGTH, WIDTH)
-        x, y = (
-            0.5 * normal(SEQUENCES, 1, WIDTH)
-            + normal(SEQUENCES, LENGTH, WIDTH)
-            + position @ maps[side]
-            + related * text @ maps[2 + side]
-            for side in range(2)
-        )
-        lengths = torch.randint(3, LENGTH + 1, (SEQUENCES, 1), generator=generator)
-        mask = torch.arange(LENGTH) < lengths if masked else None
-        for row in compare({"x": x}, {"y": y}, measures=MEASURES, nulls=NULLS, mask=mask).to_pylist():
-            values[row["measure"]].append((row["p"], row["calibrated"], row["calibrated_stderr"]))
-    rows = []
-    for label, columns in values.items():
-        p, calibrated, stderr = np.array(columns).T
-        covered = np.abs(calibrated - calibrated.mean()) <= stats.t.ppf(0.975, 15) * stderr
-        rows.append(
+    def normal(self, *shape: int) -> Tensor:
+        """Return normal numbers."""
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    def draw(self) -> list[dict[str, Tensor]]:
+        """Return the activations of both models on fresh text, by site."""
+        text = self.normal(SEQUENCES, 1, WIDTH) + self.normal(SEQUENCES, LENGTH, WIDTH)
+        return [
             {
-                "null": f"{label}, {'unequal' if masked else 'equal'} lengths, related {related:g}",
-                "p <= 0.05": f"{(p <= 0.05).mean():.1%}",
-                "p <= 0.1": f"{(p <= 0.1).mean():.1%}",
-                "calibrated": f"{calibrated.mean():.3f} ± {calibrated.std() / draws**0.5:.3f}",
-                "error / spread": f"{np.sqrt((stderr**2).mean()) / calibrated.std():.2f}",
-                "coverage": f"{covered.mean():.1%}",
+                f"{model}{site}": 0.5 * self.normal(SEQUENCES, 1, WIDTH)
+                + self.normal(SEQUENCES, LENGTH, WIDTH)
+                + self.position @ of_position
+                + self.related * text @ of_text
+                for site, (of_position, of_text) in enumerate(maps)
             }
-        )
-    return rows
+            for model, maps in enumerate(zip(*pair, strict=True) for pair in (self.maps[:2], self.maps[2:]))
+        ]
+
+    def mask(self) -> Tensor:
+        """Return a mask of sequences of unequal length."""
+        return torch.arange(LENGTH) < torch.randint(3, LENGTH + 1, (SEQUENCES, 1), generator=self.generator)
+
+
+def rows_of(related: float, masked: bool, nulls: int, draws: int) -> list[dict[str, str]]:
+    """Return one row per measure."""
+    models = Models(related)
+    first: dict[str, list[tuple[float, ...]]] = {measure.label: [] for measure in MEASURES}
+    best: dict[str, list[float]] = {measure.label: [] for measure in MEASURES}
+    for _ in range(draws):
+        x, y = models.draw()
+        records = compare(x, y, measures=MEASURES, nulls=nulls, mask=models.mask() if masked else None).to_pylist()
+        for label in first:
+            rows = [row for row in records if row["measure"] == label]
+            first[label].append(tuple(rows[0][key] for key in ("p", "calibrated", "calibrated_stderr", "n_units")))
+            best[label].append(min(row["p_best"] for row in rows))
+    table = []
+    for label, columns in first.items():
+        p, calibrated, stderr, n_units = np.array(columns).T
+        covered = np.abs(calibrated - calibrated.mean()) <= half_width(stderr, n_units)
+        row = {"null": f"{label}, {'unequal' if masked else 'equal'}, related {related:g}, {nulls} nulls"}
+        for name, values in (("p", p), ("p_best", np.array(best[label]))):
+            for level in LEVELS:
+                row[f"{name} <= {level}"] = f"{(values <= level).mean():.1%}" if nulls > 1 else ""
+        row["calibrated"] = f"{calibrated.mean():.3f} ± {calibrated.std() / draws**0.5:.3f}"
+        row["error / spread"] = f"{np.sqrt((stderr**2).mean()) / calibrated.std():.2f}"
+        table.append(row | {"coverage": f"{covered.mean():.1%}"})
+    return table
 
 
 def table(draws: int) -> list[dict[str, str]]:
     """Return the rows of unrelated and related models, with sequences of equal and unequal length."""
-    return [row for related in (0.0, 0.3) for masked in (False, True) for row in rows_of(related, masked, draws)]
+    return [
+        row
+        for nulls in (19, 1)
+        for related in (0.0, 0.6)
+        for masked in (False, True)
+        for row in rows_of(related, masked, nulls, draws)
+    ]
+
+
+def rule(draws: int) -> list[dict[str, str]]:
+    """Return how often R^2 of unrelated noise has a calibrated value, and how far that is from 0."""
+    rows, generator = [], torch.Generator().manual_seed(0)
+    for samples_per_dimension in (0.5, 1.0, 1.5, 3.0, 10.0):
+        width = int(SEQUENCES * 4 / samples_per_dimension)
+        values = []
+        for _ in range(draws):
+            x, y = torch.randn(2, SEQUENCES, 4, width, generator=generator)
+            (row,) = compare({"x": x}, {"y": y}, measures=[LinearRegression()]).to_pylist()
+            values.append((row["calibrated"], row["calibrated_stderr"]))
+        value, stderr = np.array(values).T
+        has_value = np.isfinite(value)
+        covered = np.abs(value) <= half_width(stderr, SEQUENCES)
+        rows.append(
+            {
+                "samples per dimension": f"{samples_per_dimension:g}",
+                "has a value": f"{has_value.mean():.1%}",
+                "calibrated": f"{value[has_value].mean():.3f}" if has_value.any() else "",
+                "covers 0": f"{covered[has_value].mean():.1%}" if has_value.any() else "",
+            }
+        )
+    return rows

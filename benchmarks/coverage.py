@@ -1,8 +1,8 @@
 """Coverage of 95 % intervals over probe text, for the expectation of each measure's estimator.
 
 Tokens of a sequence depend on each other (correlation 0.3). Two models see a latent of spectrum 1/i through maps of
-their own, with little noise (near), some (half) or much (far). The expectation is the mean over the draws, so the bias
-of an estimator is not part of this question.
+their own, with little noise (near), some (half) or much (far), or each of them sees another latent (independent). The
+expectation is the mean over the draws, so the bias of an estimator is not part of this question.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dissimilarity import compare
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 
-NOISE = {"near": 0.01, "half": 0.06, "far": 0.3}
+NOISE = {"near": 0.01, "half": 0.06, "far": 0.3, "independent": 0.06}
 WITHIN = 0.3
 """Correlation of the tokens of a sequence."""
 
@@ -51,11 +51,15 @@ class Design:
             separate = torch.randn(self.sequences, self.length, width, generator=g)
             return WITHIN**0.5 * shared + (1 - WITHIN) ** 0.5 * separate
 
+        def latent() -> Tensor:
+            return tokens(widths[1]) * torch.arange(1, widths[1] + 1) ** -0.5
+
         widths = (self.width, self.width * 3 // 4)
-        latent = tokens(widths[1]) * torch.arange(1, widths[1] + 1) ** -0.5
+        common = latent()
+        latents = (common, latent() if self.kind == "independent" else common)
         first, second = (
-            latent @ torch.randn(widths[1], width, generator=maps) / widths[1] ** 0.5 + NOISE[self.kind] * tokens(width)
-            for width in widths
+            seen @ torch.randn(widths[1], width, generator=maps) / widths[1] ** 0.5 + NOISE[self.kind] * tokens(width)
+            for seen, width in zip(latents, widths, strict=True)
         )
         return first, second
 

@@ -11,6 +11,8 @@ from dissimilarity.inference.changes import moves
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import read_curves
+from dissimilarity.tables.journal import Journal
+from dissimilarity.tracking.alerts import ALERTS
 from dissimilarity.tracking.logger_keys import site_key
 
 
@@ -41,11 +43,17 @@ class RunTracker(DissimilarityTracker):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of the time that tracking took, the group that the model drifted to, and its moves.
+        """Return the share of the time that tracking took, the group that the model drifted to, its moves, and alerts.
 
         `moves` has, by reference, measure and site, the first step at which the curve differs from its first tick.
         """
-        return {"tracking_share": float(self.share), "drift": self.drift, "moves": self._moves()}
+        numbers = {"tracking_share": float(self.share), "drift": self.drift, "moves": self._moves()}
+        return numbers | {"alerts": self._alerts()}
+
+    def _alerts(self) -> list[str]:
+        with suppress(ValueError):  # the journal is damaged, and the next start says so
+            return [f"step {row['step']}: {row['text']}" for row in Journal(self.folder / ALERTS).read()]
+        return []
 
     def _moves(self) -> dict[str, dict[str, dict[str, int | None]]]:
         entries: dict[str, dict[str, dict[str, int | None]]] = {}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import WandbLogger
 
 from callbacks.run import Run
-from dissimilarity.tracking.logger_keys import STEP_AXIS
+from dissimilarity.tracking.logger_keys import KINDS, STEP_AXIS, sectioned
 
 MODES = ("offline", "online", "shared", "disabled")
 # longest time that a training waits at its start for a W&B server that does not answer
@@ -116,10 +116,13 @@ class WandbRun(WandbLogger):
         """
         if self.mode != "offline":
             return
-        for key in sorted({key for row in steps.values() for key in row if key.startswith("dissimilarity/")}):
-            self.experiment.define_metric(key, step_metric=STEP_AXIS)
+        keys = {key for row in steps.values() for key in row if key != "step"}
+        sections = {key: sectioned(key) if key.startswith(KINDS) else key for key in keys}
+        for key in sorted(keys):
+            if key.startswith(KINDS):
+                self.experiment.define_metric(sections[key], step_metric=STEP_AXIS)
         for step, row in steps.items():
-            self.log_metrics({key: value for key, value in row.items() if key != "step"}, step=step)
+            self.log_metrics({sections[key]: value for key, value in row.items() if key != "step"}, step=step)
 
     def log_checkpoint(self, path: Path, step: int, last: bool) -> None:
         """Keep a checkpoint as a version of the artifact NAME, with tokenizer and config, if `log_model` asks for it.

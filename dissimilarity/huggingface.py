@@ -22,6 +22,7 @@ from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import dumps, loads
+from dissimilarity.tracking.logger_keys import HEATMAPS, sectioned
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
@@ -140,12 +141,48 @@ class DissimilarityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, training: TrainingState
     ) -> None:
         metrics = self._tracker.tick(training)
-        if metrics and state.is_world_process_zero:
-            for reporter in self._reporters:
-                try:
+        if self._tracker.why_to_stop:
+            control.should_training_stop = True
+        if not (metrics and state.is_world_process_zero):
+            return
+        for reporter in self._reporters:
+            try:
+                if not self._show(reporter, args, state, training.model, metrics):
                     reporter.on_log(args, state, control, model=training.model, logs=dict(metrics))
-                except Exception as error:
-                    log.warning("step %d: %s: %s", training.step, type(reporter).__name__, error)
+            except Exception as error:
+                log.warning("step %d: %s: %s", training.step, type(reporter).__name__, error)
+
+    def _show(
+        self, reporter: Any, args: TrainingArguments, state: TrainerState, model: nn.Module, metrics: dict[str, float]
+    ) -> bool:
+        """Show curves in sections, heat maps and alerts in W&B or TensorBoard; return False for another reporter.
+
+        By itself, a reporter would put all curves into the section of the training.
+        """
+        step, sections = state.global_step, {sectioned(key): value for key, value in metrics.items()}
+        if (wandb := getattr(reporter, "_wandb", None)) is not None:
+            if not reporter._initialized:
+                reporter.setup(args, state, model)
+            images = {key: wandb.Image(picture) for key, picture in self._heatmaps()}
+            wandb.log({**sections, **images, "train/global_step": step})
+            for alert in self._tracker.alerts:
+                wandb.alert(title=alert.rule, text=f"step {step}: {alert.text}")
+            return True
+        if not hasattr(reporter, "tb_writer"):
+            return False
+        if reporter.tb_writer is None:
+            reporter.on_train_begin(args, state, None)
+        for key, value in sections.items():
+            reporter.tb_writer.add_scalar(key, value, step)
+        for key, picture in self._heatmaps():
+            reporter.tb_writer.add_image(key, picture, step, dataformats="HWC")
+        reporter.tb_writer.flush()
+        return True
+
+    def _heatmaps(self) -> list[tuple[str, Any]]:
+        """Return key and image of each heat map of a tick."""
+        pictures = self._tracker.pictures()
+        return [(sectioned(f"{HEATMAPS}/{reference}"), picture) for reference, picture in pictures.items()]
 
     def _load(self, uri: str) -> nn.Module:
         """Return the module of a URI."""

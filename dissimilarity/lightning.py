@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
-from dissimilarity.tracking.logger_keys import STEP_AXIS, named, names_of
+from dissimilarity.tracking.alerts import Alert
+from dissimilarity.tracking.logger_keys import HEATMAPS, STEP_AXIS, named, names_of, sectioned
 from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracker import Tracker
@@ -126,10 +128,26 @@ class TickerCallback(Ticker, pl.Callback):
         training = training_state(trainer, pl_module, last_step(trainer) if self._is_training else trainer.global_step)
         metrics = {named(key, self._name): value for key, value in self.tick(training).items()}
         if trainer.is_global_zero and metrics:
-            define_axes(trainer, metrics.keys() - self._keys_with_axis)
-            self._keys_with_axis |= frozenset(metrics)
+            sections = {sectioned(key): value for key, value in metrics.items()}
+            define_axes(trainer, sections.keys() - self._keys_with_axis)
+            self._keys_with_axis |= frozenset(sections)
             for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=trainer.global_step)
+                logger.log_metrics(sections if _has_sections(logger) else metrics, step=trainer.global_step)
+            self._log_heatmaps(trainer)
+            log_alerts(trainer, self.alerts)
+        if self.why_to_stop:
+            trainer.should_stop = True
+
+    def _log_heatmaps(self, trainer: pl.Trainer) -> None:
+        """Send the heat maps of a tick to the loggers that show images by step."""
+        loggers = [logger for logger in trainer.loggers if _has_sections(logger)]
+        for reference, picture in (self.pictures() if loggers else {}).items():
+            key = sectioned(named(f"{HEATMAPS}/{reference}", self._name))
+            for logger in loggers:
+                if (log_image := getattr(logger, "log_image", None)) is not None:
+                    log_image(key=key, images=[picture], step=trainer.global_step)
+                else:
+                    logger.experiment.add_image(key, picture, trainer.global_step, dataformats="HWC")  # pyright: ignore
 
     def _publish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.last_tick is not None:
@@ -188,12 +206,27 @@ def _trackers(trainer: pl.Trainer) -> list[TickerCallback]:
     return [callback for callback in callbacks if isinstance(callback, TickerCallback)]
 
 
+def _has_sections(logger: Logger) -> bool:
+    """Return whether a logger shows curves and images in sections: W&B and TensorBoard, which have these methods."""
+    with suppress(Exception):  # as below
+        return hasattr(logger.experiment, "define_metric") or hasattr(logger.experiment, "add_image")  # pyright: ignore
+    return False
+
+
 def define_axes(trainer: pl.Trainer, keys: Iterable[str]) -> None:
     """Give each key its x axis by exact name, because W&B takes any of several globs that match."""
     for logger in trainer.loggers:
         with suppress(Exception):  # a broken logger must not end the training; it says so when it logs
             for key in sorted(keys):
                 logger.experiment.define_metric(key, step_metric=STEP_AXIS)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def log_alerts(trainer: pl.Trainer, alerts: Sequence[Alert]) -> None:
+    """Send alerts to the loggers that pass them on, such as W&B."""
+    for logger in trainer.loggers:
+        with suppress(Exception):  # as above
+            for alert in alerts:
+                logger.experiment.alert(title=alert.rule, text=f"step {alert.step}: {alert.text}")  # pyright: ignore
 
 
 def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path], name: str) -> None:

@@ -27,7 +27,9 @@ INSTRUMENT = {
     "stitching": {"capture", "probe", "moments"},
     "figures": {"capture", "tables", "inference"},
     "loading": {"capture", "tables"},
-    "tracking": {"capture", "tables", "probe", "moments", "measures/base", "comparison", "stitching", "figures"},
+    "tracking": {
+        *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
+    },
     "cli": {
         *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "comparison", "figures"),
         "loading",

@@ -49,6 +49,16 @@ def test_types_are_checked_where_there_are_no_shapes(request: pytest.FixtureRequ
     assert function("one") == 3
 
 
+def test_a_quoted_name_is_not_looked_up() -> None:
+    def quoted(count: int, other: "Unknown") -> int:  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+        return count
+
+    quoted.__qualname__ = "quoted"
+    assert checked(quoted)(1, "anything") == 1
+    with pytest.raises(TypeCheckError):
+        checked(quoted)("one", "anything")
+
+
 def test_the_project_is_checked() -> None:
     with pytest.raises(TypeCheckError):
         cka_from_moments("sums", True)  # pyright: ignore[reportArgumentType]

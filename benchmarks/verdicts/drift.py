@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.verdicts.verdict import Verdict
-from dissimilarity.tables.drift import SCHEMA, drift, group_records
+from dissimilarity.inference.drift import SCHEMA, drift, group_records
 
 REFERENCE, PROBE = 0.1, 0.02
 """Standard deviations of dissimilarities: over references of a kind, and over probe sets."""

@@ -11,6 +11,21 @@ MASKS = ("attention_mask", "src_key_padding_mask", "key_padding_mask")
 """Arguments by which a `forward` takes a mask: 1 at real positions, or, in PyTorch's own masks, True at padding."""
 
 
+MISMATCHES = (
+    "must have the same dtype",
+    "shapes cannot be multiplied",
+    "Expected tensor for argument",
+    "Given input size",
+    "Expected input",
+    "expected input",
+    "expected scalar type",
+    "must match the size of tensor",
+    "Given normalized_shape",
+    "Given groups=",
+)
+"""Parts of torch's messages about inputs of another kind than a layer takes."""
+
+
 def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Any:
     """Call a model as `model(inputs)`, with a mask of padding where its `forward` takes one.
 
@@ -26,7 +41,7 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         the model's result.
 
     Raises:
-        ValueError: if the inputs are outside of an embedding of the model.
+        ValueError: if the inputs are outside of an embedding of the model, or of another kind than it takes.
 
     Example:
         >>> class Masked(nn.Module):
@@ -53,9 +68,15 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         if _takes_keywords_alone(model):
             return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
         return model(inputs, **keywords)
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, RuntimeError, TypeError) as error:
         is_lookup = any(text in str(error) for text in ("out of range in self", "out of bounds"))
         if inputs.is_floating_point() or inputs.ndim != 2 or not is_lookup:
+            if isinstance(error, TypeError) or any(text in str(error) for text in MISMATCHES):
+                raise ValueError(
+                    f"{type(model).__name__}.forward({_parameters(model)}) cannot read inputs "
+                    f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+                    f"{''.join(f', {name}=' for name in keywords)}: {error}; pass inputs that it takes"
+                ) from error
             raise
         raise ValueError(
             f"{type(model).__name__} cannot read {inputs.shape[1]} tokens with ids up to {int(inputs.max())}: its "
@@ -73,6 +94,13 @@ def mask_argument(model: nn.Module) -> tuple[str | None, bool]:
         inside = (mask_argument(child) for child in model.children())
         return next((argument for argument in inside if argument[0] is not None), (None, False))
     return None, False
+
+
+def _parameters(model: nn.Module) -> str:
+    """Return the names of what `forward` takes, with = where it may be left out."""
+    _, *parameters = inspect.signature(type(model).forward).parameters.values()
+    empty = inspect.Parameter.empty
+    return ", ".join(f"{entry.name}{'' if entry.default is empty else '='}" for entry in parameters)
 
 
 def _shifted_right(tokens: Tensor, config: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.forward import first_argument, first_result, undisturbed
 from dissimilarity.capture.points import ModulePoint
+from dissimilarity.capture.sharding import is_sharded, reshard, whole
 from dissimilarity.capture.sites import describe, locate, resolve
 
 
@@ -23,8 +24,8 @@ def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, 
 
     The model runs in eval mode, without gradients, uncompiled (hooks set after a compile would never fire), and only as
     far as the deepest site: `model(...)` then returns None. An enclosing autocast applies inside. If a module runs
-    several times per pass, its first result counts. A model with forward hooks set by others, or sharded by FSDP, runs
-    to its end, because those rely on it.
+    several times per pass, its first result counts. A model with forward hooks set by others, or sharded among
+    processes, runs to its end, because those rely on it. DTensors are gathered: each process has all of an activation.
 
     On exit, also after an error, everything is restored: the training flag of every module, hooks, `forward`, the
     compiled code, the random number generators, gradients. The captured tensors are copies: a model may later overwrite
@@ -64,10 +65,11 @@ class _Recorder:
 
     def __init__(self, model: nn.Module, points: dict[str, ModulePoint], acts: dict[str, Tensor]):
         self.model, self.points, self.acts = model, points, acts
-        self.may_stop = not any(
-            module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_fsdp_wrapped_module")
-            for module in model.modules()
-        ) and not any(point.module == "" for point in points.values())
+        self.may_stop = not (
+            is_sharded(model)
+            or any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+            or any(point.module == "" for point in points.values())
+        )
         self.in_pass = False
         self.passes = 0
 
@@ -88,6 +90,7 @@ class _Recorder:
         finally:
             for handle in handles:
                 handle.remove()
+            reshard(self.model)
             vars(self.model).pop("forward", None)
             if instance_forward is not None:
                 vars(self.model)["forward"] = instance_forward
@@ -126,7 +129,7 @@ class _Recorder:
             )
         if self.in_pass and site in self.acts:
             return
-        self.acts[site] = value.detach().clone()
+        self.acts[site] = whole(value.detach()).clone()
         if self.in_pass and self.may_stop and len(self.acts) == len(self.points):
             raise _Complete
 

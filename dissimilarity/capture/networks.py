@@ -8,6 +8,7 @@ from torch import nn
 
 from dissimilarity.capture.parts import Parts
 from dissimilarity.capture.points import ModulePoint, named_modules
+from dissimilarity.capture.sharding import is_gathered
 from dissimilarity.capture.streams import Block, Stream, is_list_of_blocks, streams_of
 from dissimilarity.capture.trial import Trial, trial
 
@@ -46,7 +47,7 @@ def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
     for path, module in modules.items():
         if not is_list_of_blocks(path, module) or any(f"{path}.".startswith(f"{s.path}.") for s in streams):
             continue
-        around = list(_around(path, modules))
+        around = [name for name in _around(path, modules) if not _is_in_shard(name, modules)]
         for name in around:
             if name not in trials:
                 inside = {inner: part for inner, part in modules.items() if _is_inside(inner, name)}
@@ -75,6 +76,11 @@ def _around(path: str, modules: dict[str, nn.Module]) -> Iterator[str]:
 
 def _is_inside(path: str, name: str) -> bool:
     return path == name or path.startswith(f"{name}." if name else "")
+
+
+def _is_in_shard(path: str, modules: dict[str, nn.Module]) -> bool:
+    """Return whether a module around this one has to run first."""
+    return any(is_gathered(modules[name]) for name in modules if name != path and _is_inside(path, name))
 
 
 def _untried(path: str, modules: dict[str, nn.Module]) -> Stream:

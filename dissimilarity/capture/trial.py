@@ -21,6 +21,7 @@ from dissimilarity.capture.forward import (
     with_first_argument,
     with_first_result,
 )
+from dissimilarity.capture.sharding import is_sharded, whole
 
 SHAPE = (2, 3)
 """Sequences and tokens of a trial; they differ, so that a transposed stream shows."""
@@ -136,10 +137,10 @@ def _embedding(network: nn.Module) -> Any:
 
 def _other_weights(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Return other numbers for scales, biases and weights that are zero; none if the weights are sharded."""
+    if is_sharded(network):
+        return {}
     weights = {}
     for name, weight in network.named_parameters():
-        if "_fsdp_wrapped_module" in name or hasattr(weight, "placements"):
-            return {}
         if weight.is_floating_point() and (_is_vector(weight) or _begins_with_zeros(weight)):
             weights[name] = _scaled(weight, generator) + _like(
                 weight, 0.1 * torch.randn(weight.shape, generator=generator)
@@ -211,7 +212,7 @@ def _read(
         calls[path].times += 1
         return None
     value = first_argument(args, kwargs)
-    calls[path] = Call(len(calls), reads=value.detach().clone() if isinstance(value, Tensor) else None)
+    calls[path] = Call(len(calls), reads=whole(value.detach()).clone() if isinstance(value, Tensor) else None)
     return None if instead is None else with_first_argument(args, kwargs, instead.clone())
 
 
@@ -227,5 +228,5 @@ def _returned(
     value = first_result(output)
     if calls[path].times > 1 or not isinstance(value, Tensor):
         return None
-    calls[path].returns, calls[path].shell = value.detach().clone(), _shell(output)
+    calls[path].returns, calls[path].shell = whole(value.detach()).clone(), _shell(output)
     return None if change is None else with_first_result(output, change(value))

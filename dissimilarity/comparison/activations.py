@@ -23,7 +23,15 @@ from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk
-from dissimilarity.probe.batches import Inputs, Slice, batches, capture_chunks, sequences_per_batch, split_batch
+from dissimilarity.probe.batches import (
+    Inputs,
+    Slice,
+    batches,
+    capture_chunks,
+    of_units,
+    sequences_per_batch,
+    split_batch,
+)
 from dissimilarity.probe.sampling import sampled_positions
 from dissimilarity.tables.seal import read_tensors, write_tensors
 
@@ -100,10 +108,12 @@ class ModelActivations:
 
     def share(self) -> None:
         """Give every process the chunks of all: whoever reads them again need not wait for one that failed."""
-        if self.side.sync and self._of_all is None:
-            own = [({site: samples.cpu() for site, samples in acts.items()}, units) for acts, units in self.chunks]
-            parts = [chunk for chunks in gathered(own, True) for chunk in chunks]
-            self._of_all = sorted(parts, key=lambda chunk: chunk[1].start)
+        if not self.side.sync or self._of_all is not None:
+            return
+        self.device = next(iter(next(iter(self.chunks))[0].values())).device
+        own = [({site: samples.cpu() for site, samples in acts.items()}, units) for acts, units in self.chunks]
+        parts = [chunk for chunks in gathered(own, True) for chunk in chunks]
+        self._of_all = sorted(parts, key=lambda chunk: chunk[1].start)
 
     def _added(self) -> Iterator[Chunk]:
         """Yield the chunks while their sums are computed."""
@@ -140,10 +150,8 @@ class ModelActivations:
 
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
-        """The records of the measures of this model alone; with several processes, all of them compute it."""
+        """The records of the measures of this model alone; with several processes, ``share`` comes first."""
         again = self.of_all if self.plan.stored else None
-        if again is not None:
-            self.share()
         return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again)]
 
     def nbytes(self) -> int:
@@ -353,11 +361,8 @@ def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int], fi
             saved.setdefault((int(start), int(number), int(count)), {})[site] = tensor
     chunks: Chunks = []
     for (start, _, count), acts in sorted(saved.items(), key=lambda item: item[0]):
-        loaded = [unit for unit in range(start, start + count) if unit in units]
-        if loaded:
-            parts = slice(loaded[0] - start, loaded[-1] - start + 1)
-            cut = {site: tensor.unflatten(0, (count, -1))[parts].flatten(0, 1) for site, tensor in acts.items()}
-            chunks.append((cut, range(loaded[0], loaded[-1] + 1)))
+        chunk = of_units(acts, range(start, start + count), units)
+        chunks += [] if chunk is None else [chunk]
     return chunks
 
 

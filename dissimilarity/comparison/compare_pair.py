@@ -44,6 +44,9 @@ def compare_pair(
     n_units = 0 if plan.stored else plan.n_units
     cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))
     with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
+    if plan.stored or nulls > 1 or (with_null and circle is not None):
+        x.share()
+        y.share()
     with together(sync):
         for chunk_x, chunk_y in zip(x, y, strict=True):
             cross.add(chunk_x, chunk_y)
@@ -61,9 +64,6 @@ def compare_pair(
             deranged = chunk_x.deranged() if with_null and circle is None else None
             yield chunk_x, deranged if around is None else next(around), chunk_y
 
-    if plan.stored:
-        x.share()
-        y.share()
     again = ReadAgain(x.of_all, y.of_all, meetings) if plan.stored and plan.n_units > 1 else None
     records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
     if token_influence:

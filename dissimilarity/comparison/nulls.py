@@ -85,25 +85,9 @@ def rearranged_values(
     values: Nulls = {}
     # The halves of a cross-fitted measure are of units, which a circle of all sequences mixes.
     of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure) and not measure.crossfit]
-    for group in _groups(comparable, x, y) if of_sums else []:
-        first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*group, strict=True), strict=True))
-        with together(sync):
-            quick = [
-                measure
-                for measure in of_sums
-                if measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, nulls)
-            ]
-            if quick:
-                values |= _of_kernels(quick, x, y, (first, second), group, places)
-            others = [measure for measure in of_sums if measure not in quick]
-            for number in share if others else ():
-                null = Cross(group)
-                null.add(first.rearranged(first.circled(places[number])), second)
-                for measure in others:
-                    for pair, value in moment_values(measure, x.side, y.side, null, group):
-                        row = values.setdefault((measure.label, pair), torch.full((nulls,), math.nan).double())
-                        row[number] = value
     with together(sync):
+        for group in _groups(comparable, x, y) if of_sums else []:
+            values |= _of_sums(of_sums, x, y, group, places, share)
         for measure in measures:
             if isinstance(measure, SampleMeasure):
                 for pair in pairs_of(measure, comparable):
@@ -153,15 +137,9 @@ def _groups(pairs: Sequence[SitePair], x: ModelActivations, y: ModelActivations)
 
 
 def whole(model: ModelActivations, sites: Sequence[str]) -> Chunk:
-    """Return the samples of some sites over all sequences and processes as one chunk."""
+    """Return the samples of some sites over all sequences and processes, once these are shared, as one chunk."""
     names = list(dict.fromkeys(sites))
-    with together(model.side.sync):
-        chunk = as_one(list(model), names)
-    if not model.side.sync:
-        return chunk
-    device = next(iter(chunk.samples.values())).device
-    parts = gathered(chunk.to(torch.device("cpu")), True)
-    return as_one(parts, names).to(device)
+    return as_one(list(model.of_all(names)), names)
 
 
 def _prefer_kernels(lengths: SequenceLengths, x: Chunk, y: Chunk, nulls: int) -> bool:
@@ -170,6 +148,35 @@ def _prefer_kernels(lengths: SequenceLengths, x: Chunk, y: Chunk, nulls: int) ->
         return False
     widths = [max(samples.shape[-1] for samples in chunk.samples.values()) for chunk in (x, y)]
     return MomentMeasure.prefers_kernels(x.sequences.count, int(x.sequences.lengths[0]), (widths[0], widths[1]), nulls)
+
+
+def _of_sums(
+    measures: Sequence[MomentMeasure],
+    x: ModelActivations,
+    y: ModelActivations,
+    pairs: Sequence[SitePair],
+    places: Int[Tensor, "nulls sequences"],
+    share: range,
+) -> Nulls:
+    """Return the values of moment measures in a share of the rearrangements; in all of them where kernels serve."""
+    values: Nulls = {}
+    first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*pairs, strict=True), strict=True))
+    quick = [
+        measure
+        for measure in measures
+        if measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, len(places))
+    ]
+    if quick:
+        values |= _of_kernels(quick, x, y, (first, second), pairs, places)
+    others = [measure for measure in measures if measure not in quick]
+    for number in share if others else ():
+        null = Cross(pairs)
+        null.add(first.rearranged(first.circled(places[number])), second)
+        for measure in others:
+            for pair, value in moment_values(measure, x.side, y.side, null, list(pairs)):
+                row = values.setdefault((measure.label, pair), torch.full((len(places),), math.nan).double())
+                row[number] = value
+    return values
 
 
 def _of_kernels(
@@ -202,10 +209,9 @@ def _of_samples(
     values = torch.full((len(places),), math.nan, dtype=torch.float64)
     try:
         first, second, subset = prepared_pair(measure, x.side, y.side, pair)
-        for number in share:
-            order = subset.order(places[number])
-            if order is not None:
-                values[number] = measure.between(measure.rearrange(first, order), second)
+        orders = subset.order(places[share.start :: share.step])
+        if orders is not None and len(orders):
+            values[share.start :: share.step] = measure.rearranged_values(first, second, orders).cpu().double()
     except (ValueError, RuntimeError):
         return values  # the record of the value says why
     return values
@@ -213,8 +219,9 @@ def _of_samples(
 
 def _joined(parts: list[Nulls], processes: int) -> Nulls:
     """Return the rearrangements of all processes."""
-    joined = parts[0]
+    joined: Nulls = {}
     for rank, part in enumerate(parts):
         for key, values in part.items():
-            joined[key][rank::processes] = values[rank::processes]
+            row = joined.setdefault(key, torch.full_like(values, math.nan))
+            row[rank::processes] = values[rank::processes]
     return joined

@@ -23,8 +23,8 @@ from dissimilarity.figures.style import (
     write_coverage,
 )
 from dissimilarity.inference.coverage import REFERENCES
+from dissimilarity.inference.drift import between, names
 from dissimilarity.tables.curves import distinct, select
-from dissimilarity.tables.drift import between, names
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colors of reference groups that color-blind readers can tell apart (Okabe & Ito 2008)."""
@@ -49,7 +49,7 @@ def groups_figure(table: pa.Table) -> Figure:
     """
     measures, sites = distinct(table, "measure"), distinct(table, "site")
     groups = names(table)
-    rows = 2 if between(groups) else 1
+    rows = 2 if len(groups) == 2 else 1
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.6 + 2.3 * len(measures), 0.6 + 1.75 * rows), layout="constrained")
         axes = figure.subplots(rows, len(measures), squeeze=False, sharex=True)
@@ -62,7 +62,7 @@ def groups_figure(table: pa.Table) -> Figure:
                 _draw(top, select(records, group=name, site=site), color, interval=True)
             top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
             if rows > 1:
-                _draw_difference(axes[1, column], select(records, group=between(groups)), site, sites)
+                _draw_difference(axes[1, column], select(records, group=between(*groups)), site, sites)
         axes[0, 0].set_ylabel(MEANING)
         if rows > 1:
             first, second = groups

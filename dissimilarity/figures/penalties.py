@@ -13,13 +13,12 @@ from matplotlib.ticker import MaxNLocator
 
 from dissimilarity.figures.style import STYLE, colors_of, short_names, write_coverage, write_figure
 from dissimilarity.inference.coverage import HELD_OUT_TEXT
+from dissimilarity.inference.jackknife import half_width
 
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
     "from": {"linestyle": ":", "marker": "o", "markerfacecolor": "white"},
 }
-
-CONFIDENCE = 1.96
 
 
 def draw_penalties(
@@ -29,7 +28,8 @@ def draw_penalties(
 
     Args:
         records: mappings with step, reference, fit (`direct` or `task`), direction (`into`: the model is the front and
-            the reference the back, or `from`), site_front, value and stderr. Records without a value are left out.
+            the reference the back, or `from`), site_front, value, stderr and sequences. Records without a value are
+            left out.
         folder: the folder.
         formats: `png`, `pdf` or both.
 
@@ -42,10 +42,11 @@ def draw_penalties(
 
 
 def penalties_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw penalties by training step, with 95 % intervals as bars (1.96 standard errors over held-out sequences).
+    """Draw penalties by training step, with 95 % intervals over held-out sequences as bars.
 
     Example:
-        >>> curve = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed", "stderr": 0.1}
+        >>> curve = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed"}
+        >>> curve |= {"stderr": 0.1, "sequences": 16}
         >>> penalties_figure([{"step": step, "value": 1 / step, **curve} for step in (1, 2)]).axes[0].get_title()
         'vs init'
     """
@@ -85,7 +86,8 @@ def _draw(panel: Any, records: Sequence[Mapping[str, Any]], colors: Mapping[str,
         for direction, style in DIRECTIONS.items():
             line = [record for record in records if (record["site_front"], record["direction"]) == (site, direction)]
             if line:
-                step, value, stderr = (
-                    np.array([record[key] for record in line]) for key in ("step", "value", "stderr")
+                step, value, stderr, sequences = (
+                    np.array([record[key] for record in line]) for key in ("step", "value", "stderr", "sequences")
                 )
-                panel.errorbar(step, value, CONFIDENCE * stderr, color=color, markersize=3, elinewidth=0.8, **style)
+                half = half_width(stderr, sequences)
+                panel.errorbar(step, value, half, color=color, markersize=3, elinewidth=0.8, **style)

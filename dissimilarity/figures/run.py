@@ -40,10 +40,10 @@ from dissimilarity.figures.style import (
 )
 from dissimilarity.inference.changes import moves
 from dissimilarity.inference.coverage import FIRST_TICK, PROBE_TEXT
+from dissimilarity.inference.drift import FILE as GROUPS
+from dissimilarity.inference.drift import read_groups
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import INTRINSIC, distinct, heatmap_steps, matched, read_curves, scale, select
-from dissimilarity.tables.drift import FILE as GROUPS
-from dissimilarity.tables.drift import read_groups
 from dissimilarity.tables.journal import Journal
 
 REFERENCES_PER_FIGURE = 4

@@ -8,8 +8,8 @@ c = (v - m) / (i - m). Influences of units on v and on m are on one probe set, s
 which holds what v and m have in common. U_m is that of a single rearrangement and so includes the spread between
 rearrangements, of which a mean over several has less: then the error is somewhat too large.
 
-A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the null is within two
-standard errors of the value of identical models.
+A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the 95 % interval of the
+null holds the value of identical models. So where the two are the same in truth, 5 % have a value all the same.
 """
 
 import math
@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.inference.jackknife import stderr_of_influence
-
-STANDARD_ERRORS = 2.0
-"""Standard errors of the null from the value of identical models up to which nothing is calibrated."""
+from dissimilarity.inference.jackknife import half_width, stderr_of_influence
 
 ROUNDING = 1e-6
 """Distance from the value of identical models that rounding explains."""
@@ -65,7 +62,7 @@ def calibrate(
     if math.isnan(value) or math.isnan(null):
         return Calibration(math.nan, math.nan)
     error = stderr_of_influence(null_influence).item()
-    if abs(span) <= ROUNDING or abs(span) <= STANDARD_ERRORS * error:
+    if abs(span) <= ROUNDING or abs(span) <= half_width(error, len(null_influence)):
         return None
     slope = (value - identical) / span**2
     stderr = stderr_of_influence(influence / span + slope * null_influence).item()

@@ -95,18 +95,21 @@ def influence_of_pairs_left_out(
     single: Float[Tensor, " units"],
     double: Float[Tensor, " pairs"],
     pairs: Int[Tensor, "pairs 2"],
+    together: int = 2,
 ) -> Float[Tensor, " units"]:
-    """Return the influences of units on a value in which pairs of them interact.
+    """Return the influences of units on a value in which some of them interact.
 
-    The jackknife counts twice what depends on two units together. That part is removed once (Efron & Stein 1981): for a
-    pair it is value - (without one) - (without the other) + (without both). At most half of the variance is removed,
-    from all influences alike.
+    The jackknife counts K times what depends on K units together (Efron & Stein 1981), and the K (K - 1) / 2 pairs of
+    them interact: value - (without one) - (without the other) + (without both). The variance of all pairs is K (K - 1)
+    / 2 times that part too, so 2 / K of it is what was counted too often. At most half of the variance is removed, from
+    all influences alike.
 
     Args:
         value: value with all units.
         single: without each unit.
         double: without each of some pairs of units.
         pairs: the units of those pairs.
+        together: number of units K that interact.
     """
     n_units, influence = len(single), influence_of_left_out(single)
     variance = stderr_of_influence(influence).square()
@@ -115,7 +118,7 @@ def influence_of_pairs_left_out(
     first, second = single[pairs.to(single.device)].unbind(1)
     interaction = value - first - second + double
     all_pairs = n_units * (n_units - 1) / 2
-    removed = (all_pairs * interaction.var(correction=0)).minimum(variance / 2)
+    removed = (2 / together * all_pairs * interaction.var(correction=0)).minimum(variance / 2)
     return influence * (1 - removed / variance).sqrt()
 
 

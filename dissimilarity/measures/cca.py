@@ -93,7 +93,7 @@ class CCA(FittedMeasure, WhitenedMeasure):
     All three rise with p / n, and with n <= max(p, q) + 1 every rho is 1. Use many more samples than dimensions, and
     compare the value with its null. With ``crossfit``, directions are fitted to one half of the units and rho is the
     correlation along them in the other half, the mean over both ways. It may be negative (a square keeps the sign) and
-    is too small rather than too large. Each half needs more samples than the sides have dimensions.
+    is too small rather than too large. Each half needs more samples than both sides together have dimensions.
 
     If the correlation matrix of neither side has an eigenvalue below 1e-2, the value is accurate to 1e-10 from float64
     samples and to 1e-6 from float32 samples. The error from float32 samples grows as the inverse of the smallest

@@ -12,6 +12,8 @@ With eigenvalues l_1 >= l_2 >= ... of Xc'Xc, Xc the centered samples:
 All are invariant to rotation, scale and translation. Eigenvalues that are only rounding are left out.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -164,7 +166,10 @@ def from_eigenvalues(values: Float[Tensor, " rank"]) -> Float[Tensor, " measures
         [
             torch.exp(-(sizes * sizes.log()).sum()),
             values.sum().square() / values.square().sum(),
-            -(weight * along * values.log()).sum() / (weight * along.square()).sum(),
+            # a constant: the derivative of 0 / 0 would spoil those of the other measures
+            -(weight * along * values.log()).sum() / (weight * along.square()).sum()
+            if len(values) > 1
+            else values.new_tensor(math.nan),
             values[0] / values.sum(),
         ]
     )

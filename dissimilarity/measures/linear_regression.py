@@ -3,6 +3,7 @@
 import math
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def _coefficients(m: Moments) -> Float[Tensor, "*pairs p q"]:
     """Return the least-squares coefficients of y on x."""
     xx, _, xy = centered(m)
     white = whitening(xx, m["xx"], m["eps_x"] / m["n"])
-    check_ranks(m, white)
+    check_ranks(m, white.rank, torch.ones_like(white.rank))
     return directions(white, white(xy))
 
 
@@ -74,7 +75,7 @@ class LinearRegression(FittedMeasure, WhitenedMeasure):
     (total sum of squares) over all columns of y together. It is measured on the samples that the map was fitted to, so
     it rises with p / n and is 1 if n <= p + 1. With ``crossfit`` the map is fitted to one half of the units and scored
     on the other, the mean over both ways. That is too small rather than too large, and below 0 where predicting the
-    mean would be better. Each half needs more samples than x has dimensions.
+    mean would be better. Each half needs 2 samples more than x has dimensions.
 
     Args:
         crossfit: whether to score the prediction on another half than it is fitted to.

@@ -44,7 +44,7 @@ def merged(parts: Sequence[Tensor] | Tensor) -> Float[Tensor, " packed"]:
     return _pack(total, offset_x, offset_y)
 
 
-def sums_of_part(part: Float[Tensor, " packed"], whole: Float[Tensor, " packed"]) -> Moments:
+def sums_of_part(part: Float[Tensor, " of_part"], whole: Float[Tensor, " of_whole"]) -> Moments:
     """Return the sums of a state about the offsets of another one, which holds sums, so that they can be subtracted."""
     return _sums_about(part, *_offsets(whole))
 

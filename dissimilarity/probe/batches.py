@@ -1,6 +1,6 @@
 """How a probe set is run: units of whole sequences, and forward passes over a few units at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Int
@@ -100,6 +100,23 @@ def capture_chunks(
         if reading is not None:
             acts = {site: reading.units(acts[site], sequences) for site in sites}
         yield from split_batch(acts, batch, sites, read, separate_units)
+
+
+def of_units(
+    acts: Mapping[str, Tensor], units: range, wanted: Collection[int]
+) -> tuple[dict[str, Tensor], range] | None:
+    """Return the part of a chunk that belongs to some consecutive units; None if there is none.
+
+    >>> acts, units = of_units({"embed": torch.arange(8)}, range(4), {1, 2})
+    >>> acts["embed"].tolist(), units
+    ([2, 3, 4, 5], range(1, 3))
+    """
+    own = [unit for unit in units if unit in wanted]
+    if not own:
+        return None
+    part = slice(own[0] - units.start, own[-1] + 1 - units.start)
+    cut = {site: values.unflatten(0, (len(units), -1))[part].flatten(0, 1) for site, values in acts.items()}
+    return cut, range(own[0], own[-1] + 1)
 
 
 def split_batch(

@@ -46,8 +46,8 @@ class SampledSubset:
         """Number of samples of the sequence that has most."""
         return int(self.sequence.bincount().max())
 
-    def order(self, place: Int[Tensor, " sequences"] | None = None) -> Int[Tensor, " n"] | None:
-        """Return how the null rearranges the samples: along a circle, or by default within each chunk."""
+    def order(self, place: Int[Tensor, "*nulls sequences"] | None = None) -> Int[Tensor, "*nulls n"] | None:
+        """Return how the null rearranges the samples: along circles, or by default within each chunk."""
         return rearranged(self.sequence, self.position, place, self.chunk if place is None else None)
 
 

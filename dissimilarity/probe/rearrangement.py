@@ -76,9 +76,9 @@ def check_nulls(nulls: int, sequences: int | None = None) -> None:
 def rearranged(
     sequence: Int[Tensor, " n"],
     position: Int[Tensor, " n"],
-    place: Int[Tensor, " sequences"] | None = None,
+    place: Int[Tensor, "*nulls sequences"] | None = None,
     part: Int[Tensor, " n"] | None = None,
-) -> Int[Tensor, " n"] | None:
+) -> Int[Tensor, "*nulls n"] | None:
     """Return which sample takes the place of each sample; None if one sequence has more than half of them.
 
     Positions that only one sequence has are exchanged with the nearest positions that others have, because there every
@@ -87,7 +87,7 @@ def rearranged(
     Args:
         sequence: the sequence of each sample.
         position: its position in the sequence.
-        place: the place of each sequence in the circle; by default sequences are in order.
+        place: the place of each sequence in the circle, or in each of several; by default sequences are in order.
         part: a number for each sample; samples stay in their part as far as others there have the same position.
 
     >>> rearranged(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 0])).tolist()
@@ -103,12 +103,16 @@ def rearranged(
     groups = _meeting(members, sequence.tolist())
     if groups is None:
         return None
-    order, places = torch.empty_like(sequence), place[sequence].tolist()
-    for group in groups:
-        circle = torch.tensor(sorted(group, key=lambda index: (places[index], index)))
-        longest = int(sequence[circle].bincount().max())
-        order[circle] = circle.roll(-longest)
-    return order
+    sizes = [len(group) for group in groups]
+    # Samples group by group, and in each group the one that follows so far behind that no sequence meets itself.
+    group, following_one, start = torch.empty_like(sequence), torch.empty_like(sequence), 0
+    for number, (samples, size) in enumerate(zip(map(torch.tensor, groups), sizes, strict=True)):
+        group[samples] = number
+        longest = int(sequence[samples].bincount().max())
+        following_one[start : start + size] = start + (torch.arange(size) + longest) % size
+        start += size
+    circle = (group * (int(place.max()) + 1) + place[..., sequence]).argsort(stable=True, dim=-1)
+    return torch.empty_like(circle).scatter_(-1, circle, circle[..., following_one])
 
 
 def _shifted(

@@ -8,6 +8,9 @@
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
+W&B and TensorBoard get them as ``dissimilarity <reference> <measure>/<site>``: one section per reference and measure
+(``sectioned``), and the heat maps of each reference as images by step (``heatmaps/<reference>``).
+
 If several trackers of one kind share a trainer, the name of its folder is part of the keys of each:
 ``dissimilarity/<folder>/<reference>/<measure>/<site>``.
 """
@@ -16,6 +19,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+KINDS = ("dissimilarity/", "intrinsic/", "groups/", "penalty/")
+"""Beginnings of the keys of trackers."""
+
+HEATMAPS = "heatmaps"
+"""First part of the keys of images."""
 
 STEP_AXIS = "trainer/global_step"
 """Key of the x axis of all of them."""
@@ -61,6 +70,17 @@ def site_key(site_a: str, site_b: str) -> str:
         ('embed', 'blocks.0.resid_post~blocks.1.resid_post')
     """
     return site_a if site_a == site_b else f"{site_a}~{site_b}"
+
+
+def sectioned(key: str) -> str:
+    """Return a key as workspaces show it that begin a section at the first slash: one per reference and measure.
+
+    Example:
+        >>> sectioned("dissimilarity/init/cka/embed"), sectioned("dissimilarity/seconds")
+        ('dissimilarity init cka/embed', 'dissimilarity/seconds')
+    """
+    section, _, name = key.rpartition("/")
+    return f"{section.replace('/', ' ')}/{name}" if section else name
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.capture.sharding import is_sharded
 from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
@@ -32,6 +33,11 @@ from dissimilarity.tracking.weights import step_weights
 log = logging.getLogger(__name__)
 
 JOURNAL = "penalties.jsonl"
+SHARDED = "stitches need a whole model in one process, and this one is sharded (FSDP, tensor parallel)"
+TOO_LONG = (
+    "reference previous: it is the model %d steps before, and training ends at step %d, so nothing is stitched with "
+    "it; pass a smaller every"
+)
 
 
 class PenaltyTracker(Ticker):
@@ -96,11 +102,16 @@ class PenaltyTracker(Ticker):
         """Load the references and continue the records."""
         if not training.is_first:
             return
+        last = training.last_step
+        if "previous" in self.references.values() and last is not None and last < self.every:
+            log.warning(TOO_LONG, self.every, last)
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
             self.last_tick = None
         self.budget.begin()
+        (self.folder / "references").mkdir(parents=True, exist_ok=True)
+        if is_sharded(training.model):
+            return
         with self.budget.charged():
-            (self.folder / "references").mkdir(parents=True, exist_ok=True)
             self.schedule.begin(replace(training, world_size=1))
             step = training.step
             is_tick = step and (self._has_direct_stitches(step, None) or step in self.task_at)
@@ -128,6 +139,10 @@ class PenaltyTracker(Ticker):
         step, last = training.step, training.last_step
         if self._has_direct_stitches(step, last) or step in self.task_at:
             self.last_tick = step
+        if is_sharded(training.model):
+            if self.last_tick == step:
+                self.skip(training, SHARDED)
+            return {}
         if not training.is_first:
             return {}
         records = []

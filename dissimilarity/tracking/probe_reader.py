@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.comparison.activations import ModelActivations, read_chunks
+from dissimilarity.capture.sharding import is_sharded
+from dissimilarity.comparison.activations import Chunks, ModelActivations, read_chunks
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs, Slice, slices_of_process
+from dissimilarity.probe.batches import Inputs, Slice, of_units, slices_of_process
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tables.seal import read_tensors, write_tensors
@@ -100,10 +101,38 @@ class ProbeReader:
     ) -> ModelActivations:
         """Return the activations of a model on this process's share of the probe set, in the probe's precision."""
         plan = inputs.plan
-        with together(training.sync), self._running(training, model):
-            slices = self.own_slices(training, inputs)
-            chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=slices))
+        if is_sharded(model):
+            chunks = self._share_of_sharded(training, model, sites, inputs)
+        else:
+            with together(training.sync), self._running(training, model):
+                slices = self.own_slices(training, inputs)
+                chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=slices))
         return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
+
+    def _share_of_sharded(
+        self, training: TrainingState, model: nn.Module, sites: Sequence[str], inputs: ReferenceInputs
+    ) -> Chunks:
+        """Return this process's share of the activations of a model that all processes run on the whole probe set.
+
+        Raises:
+            ValueError: the processes have different parts of the activations of a site.
+        """
+        plan, chunks, first = inputs.plan, [], {}
+        with together(training.sync), self._running(training, model):
+            units = {unit for _, _, unit in self.own_slices(training, inputs)}
+            for acts, chunk_units in read_chunks(model, _inputs_of(model, training, plan), sites, plan):
+                first = first or {site: _corner(values) for site, values in acts.items()}
+                chunk = of_units(acts, chunk_units, units)
+                chunks += [] if chunk is None else [chunk]
+        corners = gathered(first, training.sync)
+        for site, corner in first.items():
+            if not all(_is_close(corner, other[site]) for other in corners):
+                raise ValueError(
+                    f"each process has another part of the activations at {site}: let the plan of the tensor "
+                    "parallelism return them as DTensors (use_local_output=False), or choose a site that all of them "
+                    "have, such as resid_post"
+                )
+        return chunks
 
     def own_slices(self, training: TrainingState, inputs: ReferenceInputs) -> list[Slice]:
         """Return this process's slices of the probe set.
@@ -140,8 +169,9 @@ class ProbeReader:
             norms: list[dict[tuple[str | None, str], Tensor]] = [{} for _ in self.inputs]
             for label, model, sites in models:
                 try:
-                    for number in range(len(self.inputs)) if label is None else [self.number(label)]:
-                        norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
+                    with together(training.sync):
+                        for number in range(len(self.inputs)) if label is None else [self.number(label)]:
+                            norms[number] |= self._norms(training, label, model, sites, self.inputs[number])
                 except Exception as error:
                     faults[label] = described(error)
                     if label is None:
@@ -168,9 +198,10 @@ class ProbeReader:
         """Return the norms of a model's samples on the whole probe set, (label, site) -> (sequences, positions)."""
         plan = inputs.plan
         with together(training.sync), self._running(training, model):
-            slices, model_inputs = self.own_slices(training, inputs), _inputs_of(model, training, plan)
+            slices = None if is_sharded(model) else self.own_slices(training, inputs)
+            model_inputs = _inputs_of(model, training, plan)
             norms = norms_of(read_chunks(model, model_inputs, sites, plan.for_norms(), slices=slices))
-        shares = gathered(norms, training.sync)
+        shares = gathered(norms, training.sync and slices is not None)
         return {(label, site): torch.cat([share[site] for share in shares]) for site in sites}
 
     @contextmanager
@@ -180,13 +211,14 @@ class ProbeReader:
         Training in half or double precision changes the default dtype; a reference keeps its own.
         """
         home = next((parameter.device for parameter in model.parameters()), None)
-        dtype = torch.get_default_dtype()
+        dtype, moves = torch.get_default_dtype(), not is_sharded(model)
         try:
             with self._autocast(training), nullcontext() if model is training.model else _default_dtype(dtype):
-                model.to(training.device)
+                if moves:
+                    model.to(training.device)
                 yield
         finally:
-            if home is not None:
+            if moves and home is not None:
                 model.to(home)
 
     def _autocast(self, training: TrainingState) -> AbstractContextManager[Any]:
@@ -196,6 +228,16 @@ class ProbeReader:
         if dtype == torch.float32:
             return torch.autocast(training.device.type, enabled=False)
         return torch.autocast(training.device.type, dtype=dtype)
+
+
+def _corner(values: Tensor) -> Tensor:
+    """Return the first numbers of the first samples, by which processes recognize the same activations."""
+    return values.flatten(0, -2)[:8, :8].float().nan_to_num().cpu()
+
+
+def _is_close(corner: Tensor, other: Tensor) -> bool:
+    """Return whether two processes have the same activations up to what the order of a sum changes."""
+    return corner.shape == other.shape and bool((corner - other).norm() <= 0.05 * corner.norm() + 1e-12)
 
 
 def _inputs_of(model: nn.Module, training: TrainingState, plan: Plan) -> Inputs:

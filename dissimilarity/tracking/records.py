@@ -2,19 +2,21 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import pairs_of
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.moments.agreement import gathered
+from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.cross import SitePair
 
 log = logging.getLogger(__name__)
 
 ALONE = ("site", "measure", "value", "stderr", "n_units")
 """Columns of a measure of one model alone."""
+NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
 NO_VALUE = {
     **dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated", "calibrated_stderr"), math.nan),
@@ -56,7 +58,7 @@ def agreed(records: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
     return records
 
 
-def measured_alone(step: int, sides: Iterable[tuple[str, ModelActivations, ModelActivations]]) -> list[dict[str, Any]]:
+def measured_alone(step: int, sides: Sequence[tuple[str, ModelActivations, ModelActivations]]) -> list[dict[str, Any]]:
     """Return the records of the measures of the model and of each reference alone; all processes take part.
 
     Args:
@@ -64,14 +66,54 @@ def measured_alone(step: int, sides: Iterable[tuple[str, ModelActivations, Model
         sides: label of a reference, activations of the model, activations of the reference.
     """
     try:
-        return [
-            {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
-            for label, model, reference in sides
-            for name, side in (("model", model), ("reference", reference))
-            for record in side.intrinsic
-        ]
+        with together(any(model.side.sync for _, model, _ in sides)):
+            for side in (side for _, *pair in sides for side in pair):
+                side.share()
+            return [
+                {"step": step, "reference": label, "of": name, **{key: record[key] for key in ALONE}}
+                for label, model, reference in sides
+                for name, side in (("model", model), ("reference", reference))
+                for record in side.intrinsic
+            ]
     except Exception as error:
         log.warning("step %d: no intrinsic measures: %s", step, described(error))
+        return []
+
+
+def kinds_of_notes(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the notes of records that differ in more than the measure and numbers, with a reference each.
+
+    Args:
+        records: records with reference, measure and note.
+
+    Returns:
+        Kind of a note -> label of the first reference that has it, and the note with all measures that have it.
+
+    Example:
+        >>> at = {"reference": "init", "site_a": "embed", "site_b": "embed"}
+        >>> notes = {"cka": "cka has 3 samples", "svcca": "svcca has 4 samples", "rsa": ""}
+        >>> kinds_of_notes({**at, "measure": measure, "note": note} for measure, note in notes.items())
+        {' has # samples': ('init', 'cka has 3 samples (so for svcca)')}
+    """
+    kinds: dict[str, tuple[str, str, dict[str, None]]] = {}
+    for record in records:
+        if record["note"]:
+            kind = NUMBER.sub("#", record["note"].removeprefix(record["measure"]))
+            kinds.setdefault(kind, (record["reference"], record["note"], {}))[2][record["measure"]] = None
+    return {
+        kind: (reference, note + (f" (so for {', '.join(others)})" if (others := list(measures)[1:]) else ""))
+        for kind, (reference, note, measures) in kinds.items()
+    }
+
+
+def effective_ranks(model: ModelActivations) -> list[dict[str, Any]]:
+    """Return the records of the effective rank of each site of the model; none if they cannot be computed."""
+    try:
+        with together(model.side.sync):
+            model.share()
+            return [record for record in model.intrinsic if record["measure"] == "rankme"]
+    except Exception as error:
+        log.warning("no effective ranks: %s", described(error))
         return []
 
 

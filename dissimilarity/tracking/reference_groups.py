@@ -3,9 +3,9 @@
 | key | value |
 | --- | --- |
 | ``groups/<group>/<measure>/<site>`` | mean dissimilarity to the references of a group |
-| ``groups/<a>-<b>/<measure>/<site>`` | with two groups, the mean to a minus the mean to b: below 0 = nearer to a |
+| ``groups/<a>-<b>/<measure>/<site>`` | the mean to group a minus the mean to group b: below 0 = nearer to a |
 
-The table ``groups.parquet`` has the same numbers with their standard errors (``dissimilarity.tables.drift``).
+The table ``groups.parquet`` has the same numbers with their standard errors (``dissimilarity.inference.drift``).
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from dissimilarity.tables.drift import FILE, drift, group_records, read_groups, write_groups
+from dissimilarity.inference.drift import FILE, drift, group_records, read_groups, write_groups
 
 
 def labels_by_group(

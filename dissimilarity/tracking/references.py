@@ -78,6 +78,11 @@ def as_module(source: Source, load: Callable[[str], nn.Module] | None, model: nn
         return source
     if source == UNTRAINED:
         return untrained(model)
+    if source == "base" and load is None:
+        raise ValueError(
+            "reference 'base': only the callback for the Hugging Face Trainer knows the base of a model; pass "
+            "{'base': WithoutAdapters(model)} of dissimilarity.huggingface for a model with adapters, else init"
+        )
     if load is None:
         raise ValueError(
             f"reference {source!r}: expected {', '.join(OWN)}, {UNTRAINED} or a module; pass load= to turn URIs into "

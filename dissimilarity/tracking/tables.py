@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from dissimilarity.figures.run import draw_run
 from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
+from dissimilarity.tracking.alerts import ALERTS, Alert
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
 
@@ -26,9 +28,11 @@ class Tables:
     def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
         self.folder, self.groups = folder, groups
         self.curves, self._intrinsic = Curves(folder), Journal(folder / INTRINSIC)
+        self._alerts = Journal(folder / ALERTS)
         self._outboxes = {
             "curves": Outbox(self.curves.append, "curves"),
             "intrinsic": Outbox(self._intrinsic.append, "intrinsic measures"),
+            "alerts": Outbox(self._alerts.append, "alerts"),
         }
 
     def begin(self, step: int) -> None:
@@ -36,6 +40,7 @@ class Tables:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.curves.truncate(step)
         self._intrinsic.truncate(step)
+        self._alerts.truncate(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records that could not be written yet."""
@@ -53,6 +58,10 @@ class Tables:
     def add_intrinsic(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take the records of the measures of the model and of each reference alone."""
         self._outboxes["intrinsic"].send(records)
+
+    def add_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Take the alerts of a tick."""
+        self._outboxes["alerts"].send([asdict(alert) for alert in alerts])
 
     def fold(self, if_grown: bool = False) -> bool:
         """Bring the tables up to date, and return whether that succeeded.

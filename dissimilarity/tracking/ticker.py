@@ -1,13 +1,18 @@
 """What an adapter for a trainer calls: the interface that the two trackers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -22,18 +27,23 @@ class Ticker(ABC):
         folder: folder of the tables.
         journal_name: name of the file of its records.
         last_tick: step of the last tick, whether it was measured or failed; None before the first one.
+        alerts: what rules raised at the last tick.
     """
 
     folder: Path
     journal_name: ClassVar[str]
     last_tick: int | None = None
+    alerts: Sequence[Alert] = ()
     _is_started: bool = False
 
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
         """Measure a model in any loop: call this before the first update and after each, and it ticks when one is due.
 
+        If ``torch.distributed`` connects several processes, call it in all of them: they share the work, and the first
+        one writes the tables.
+
         Args:
-            model: the model in training.
+            model: the model in training, also sharded (FSDP, tensor parallel).
             step: number of updates done. The first call reads the references; from a later step than 0, the curves in
                 the folder continue.
             last_step: number of updates at which training ends, which has a tick and draws the figures; None if
@@ -42,16 +52,28 @@ class Ticker(ABC):
         Returns:
             the numbers of the tick for your logger, by key; empty without a tick.
         """
+        model = model.module if isinstance(model, DistributedDataParallel) else model
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        training = TrainingState(model, step, last_step, device)
+        connected = dist.is_available() and dist.is_initialized()
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if connected else (0, 1)
+        training = TrainingState(model, step, last_step, device, rank, world_size)
         if not self._is_started:
             self.start(training)
             self._is_started = True
         is_due = step != self.last_tick and self.is_due(step, last_step)
         metrics = self.tick(training) if is_due else {}
-        if step == last_step:
+        if step == last_step and training.is_first:
             self.publish()
         return metrics
+
+    @property
+    def why_to_stop(self) -> str:
+        """The alerts of the last tick for which the training should end, as text; empty without one."""
+        return "; ".join(f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops)
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the heat maps of the last tick as images, by reference; none where it has none."""
+        return {}
 
     @abstractmethod
     def start(self, training: TrainingState) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from dissimilarity.capture.sites import matched_pairs, resolve
 from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
@@ -73,7 +74,8 @@ class TrackedReferences:
             if label in self.faults:
                 continue
             try:
-                self._frozen[label] = self.store.read_frozen(training, label, number, model, sites)
+                with together(training.sync):
+                    self._frozen[label] = self.store.read_frozen(training, label, number, model, sites)
             except Exception as error:
                 self.faults[label] = described(error)
 
@@ -82,7 +84,8 @@ class TrackedReferences:
         faults = []
         for step in sorted({*steps} | self._always):
             try:
-                self._state(training, step)
+                with together(training.sync):
+                    self._state(training, step)
             except Exception as error:
                 faults.append(described(error))
         return faults

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import LOGITS, resolve
@@ -23,9 +25,19 @@ from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
+from dissimilarity.tracking.alerts import Alarms, Rule
 from dissimilarity.tracking.budget import Budget
+from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.probe_reader import ProbeReader
-from dissimilarity.tracking.records import advice, agreed, described, measured_alone, without_value
+from dissimilarity.tracking.records import (
+    advice,
+    agreed,
+    described,
+    effective_ranks,
+    kinds_of_notes,
+    measured_alone,
+    without_value,
+)
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
@@ -76,6 +88,7 @@ class Tracker(Ticker):
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
+        alerts: Sequence[str | Mapping[str, Any] | Rule] = (),
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -110,6 +123,9 @@ class Tracker(Ticker):
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
             channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
+            alerts: rules that look at each tick: names or mappings such as ``{"rule": "collapse", "stop": True}``
+                (``dissimilarity.tracking.alerts``). What they raise goes to the log, to ``folder/alerts.jsonl`` and, by
+                a trainer, to W&B.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
         check_nulls(nulls)
@@ -142,6 +158,9 @@ class Tracker(Ticker):
         self.fault = ""
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
+        self.alarms = Alarms(alerts, self.groups, every)
+        self._ranks: list[dict[str, Any]] = []
+        self._heatmap: list[dict[str, Any]] = []
 
     @property
     def share(self) -> float:
@@ -161,15 +180,14 @@ class Tracker(Ticker):
             self._states_to_recall.clear()
         self.budget.begin()
         self.schedule.begin(training)
-        with self.budget.charged():
+        with self.budget.charged(), together(training.sync):
             self.references.sites = resolve(training.model, self.patterns)
-            with together(training.sync):
-                if training.is_first:
-                    # what was measured where a training ended between two ticks is not part of a continued curve
-                    is_scheduled = training.step and training.step == self._last_scheduled
-                    self.tables.begin(training.step if is_scheduled else training.step - 1)
-                    if not training.step:
-                        self.store.begin()
+            if training.is_first:
+                # what was measured where a training ended between two ticks is not part of a continued curve
+                is_scheduled = training.step and training.step == self._last_scheduled
+                self.tables.begin(training.step if is_scheduled else training.step - 1)
+                if not training.step:
+                    self.store.begin()
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
@@ -198,14 +216,17 @@ class Tracker(Ticker):
         kind = "heatmap" if self._has_all_pairs(training) else "plain"
         with self.budget.charged(kind):
             try:
-                records = (
-                    self._without_values(training, self.fault)
-                    if self.fault
-                    else self._measure(training, kind == "heatmap")
-                )
+                with together(training.sync):
+                    records = (
+                        self._without_values(training, self.fault)
+                        if self.fault
+                        else self._measure(training, kind == "heatmap")
+                    )
             except Exception as error:
                 records = self._without_values(training, described(error))
         metrics = self._record(training, records, started, fold=kind == "heatmap")
+        self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
+        self._alert(training, records)
         self.schedule.after_tick(training)
         return metrics
 
@@ -223,10 +244,20 @@ class Tracker(Ticker):
         with self.budget.charged():
             return self.tables.draw()
 
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the heat maps of the last tick as images, by reference."""
+        with self.budget.charged():
+            try:
+                return heatmap_pictures(self._heatmap, self.folder.resolve().name)
+            except Exception as error:
+                log.warning("no images of heat maps: %s", described(error))
+                return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
         state |= {"states": sorted(self.references.states), "probe": self.reader.fingerprint}
+        state |= {"alarms": self.alarms.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -242,6 +273,7 @@ class Tracker(Ticker):
                 "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"
             )
         self.tables.load_state_dict(state_dict["waiting"])
+        self.alarms.load_state_dict(state_dict.get("alarms", ()))
 
     def _has_all_pairs(self, training: TrainingState) -> bool:
         """Return whether a tick compares all pairs of sites."""
@@ -277,9 +309,8 @@ class Tracker(Ticker):
             seconds = time.monotonic() - started
             records = [{**context, **record, "seconds": seconds} for record in records]
             if training.is_first:
-                for record in records:
-                    if record["note"]:
-                        self._warn(training.step, record["reference"], record["note"])
+                for kind, (label, note) in kinds_of_notes(records).items():
+                    self._warn(training.step, label, note, kind)
                 self.tables.add(records)
                 if fold:
                     self.tables.fold(if_grown=True)
@@ -288,16 +319,30 @@ class Tracker(Ticker):
 
     def _metrics(self, records: list[dict[str, Any]], seconds: float) -> dict[str, float]:
         """Return the numbers for the loggers: dissimilarities at equal depth, means of groups, and times."""
-        matched = [
+        matched = self._at_equal_depth(records)
+        times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
+        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
+        self._intrinsic = []
+        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+
+    def _at_equal_depth(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the records of sites at equal depth, and of the outputs."""
+        return [
             record
             for record in records
             if (pair := (record["site_a"], record["site_b"])) == (LOGITS, LOGITS)
             or pair in self.references.matched(record["reference"])
         ]
-        times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
-        intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
-        self._intrinsic = []
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+
+    def _alert(self, training: TrainingState, records: Sequence[dict[str, Any]]) -> None:
+        """Let the rules look at a tick; the first process decides for all."""
+        raised = []
+        if training.is_first:
+            context = {"step": training.step, "tokens": training.step * self.tokens_per_step}
+            matched = [{**context, **record} for record in self._at_equal_depth(records)]
+            raised = self.alarms.raised(training.step, matched, self._ranks)
+            self.tables.add_alerts(raised)
+        self.alerts, self._ranks = gathered(raised, training.sync)[0], []
 
     def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
         """Capture the model and compare it with every reference; a reference that fails has records that say so."""
@@ -312,15 +357,17 @@ class Tracker(Ticker):
         records, sides = [], []
         for label in references.labels(training):
             try:
-                model = current[self.reader.number(label)]
-                step, reference = references.activations(training, label)
-                sides.append((label, model, reference))
                 with together(training.sync):
+                    model = current[self.reader.number(label)]
+                    step, reference = references.activations(training, label)
                     compared = self._compare(model, reference, label, heatmap)
+                sides.append((label, model, reference))
                 names = {"reference": label, "reference_step": step}
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
+        if self.alarms.need_ranks:
+            self._ranks = effective_ranks(current[0])
         if heatmap:
             self._intrinsic = measured_alone(training.step, sides)
             if training.is_first:
@@ -367,8 +414,8 @@ class Tracker(Ticker):
         names = {"reference": label, "reference_step": self.references.step_of(label, training.step)}
         return [names | record for record in without_value(self.measures, self.references.matched(label), note)]
 
-    def _warn(self, step: int, label: str, note: str) -> None:
-        """Warn once per note."""
-        if note not in self._warned:
-            self._warned.add(note)
+    def _warn(self, step: int, label: str, note: str, kind: str = "") -> None:
+        """Warn once per note, or per kind of note."""
+        if (kind or note) not in self._warned:
+            self._warned.add(kind or note)
             log.warning("step %d, reference %s: %s", step, label, note + advice(note))

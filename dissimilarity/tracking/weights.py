@@ -23,7 +23,10 @@ def step_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     """
     path = step_file(folder, step)
     if not path.exists():
-        raise ValueError(f"the model at step {step} is gone: expected its checkpoint {path}")
+        raise ValueError(
+            f"the model at step {step} is gone: expected its activations in {folder.parent / 'references'}, or its "
+            f"checkpoint {path}; put the folder back as it was, or begin a training in another one"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
 

@@ -43,6 +43,12 @@ DURATION = matching(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", "days, hours, minutes and 
 GROUPS = or_null(
     names(items(TEXT, "[runs/a]", minimum=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
 )
+ALERTS = items(
+    either(
+        one_of("nearest", "move", "collapse"), names(ANYTHING, "a mapping such as {rule:collapse,below:0.3,stop:true}")
+    ),
+    "[move,collapse]",
+)
 COLUMNS = or_null(names(items(NAME, "[label]", minimum=1), "files with lists of columns, such as {hans: [gold_label]}"))
 LABELS = or_null(names(either(TEXT, whole(0), FLAG), "labels with labels, such as {neutral: non-entailment}"))
 
@@ -56,7 +62,7 @@ TRAINER = {
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "devices": either(one_of("auto"), whole(-1, -1), whole(1), items(whole(0), "[0,1]", minimum=1)),
     "num_nodes": whole(1),
-    "strategy": either(text("auto, ddp, fsdp or another strategy of Lightning"), PART),
+    "strategy": either(text("auto, ddp or another strategy of Lightning"), PART),
     "precision": either(one_of("auto"), TRAINED_IN),
     "max_steps": SIZE,
     "max_epochs": or_null(either(whole(-1, -1), whole(1))),
@@ -134,6 +140,7 @@ TRACKERS = {
         "sites": SITES,
         "folder": FOLDER,
         "reference_groups": GROUPS,
+        "alerts": ALERTS,
         **{f"control.{key}": rule for key, rule in CONTROL.items()},
     },
     "stitching.RunStitching": {

@@ -1,6 +1,6 @@
 """Rules for the keys of the root, by command; launch/cli/arguments.py holds those for the arguments of parts."""
 
-from launch.cli.arguments import CONTROL, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
+from launch.cli.arguments import ALERTS, CONTROL, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
 from launch.cli.rules import (
     FLAG,
     FOLDER,
@@ -41,6 +41,7 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "compile": either(one_of("auto"), FLAG),
         "references": items(text("init, previous, untrained, runs/NAME or another reference"), "[init,runs/a]"),
         "reference_groups": GROUPS,
+        "alerts": ALERTS,
         "sites": SITES,
         "schedule.every": whole(1),
         "schedule.heatmap_every": whole(1),

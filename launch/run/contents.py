@@ -32,6 +32,7 @@ TABLES = (
     "curves.jsonl",
     "curves.parquet",
     "intrinsic.jsonl",
+    "alerts.jsonl",
     "groups.parquet",
     "penalties.jsonl",
     "schedule.json",

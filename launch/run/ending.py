@@ -5,7 +5,7 @@
 | finished | all steps are done | leaves it alone |
 | diverged | a loss became NaN or infinite, at step `diverged_at` | leaves it alone |
 | stopped early | EarlyStopping ended it, or the epochs of the config are over | leaves it alone |
-| stopped | `trainer.max_time` is over, or something else asked the trainer to stop | continues it |
+| stopped | `trainer.max_time` is over, or something else, such as an alert, asked the trainer to stop | continues it |
 | interrupted | by Ctrl-C or a signal | continues it |
 | failed | by an error | continues it |
 """
@@ -39,6 +39,9 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
     for callback in trainer.early_stopping_callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return {"status": "stopped early", "why": callback.stopping_reason_message.strip()}
+    reasons = [reason for callback in trainer.callbacks if (reason := getattr(callback, "why_to_stop", ""))]  # pyright: ignore
+    if reasons:
+        return {"status": "stopped", "why": "; ".join(reasons)}
     if trainer.max_epochs not in (None, -1) and not trainer.should_stop:
         why = f"trainer.max_epochs={trainer.max_epochs}, after step {step} of {last}"
         return {"status": "stopped early", "why": why}

@@ -95,6 +95,8 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
             f"[dim]{FIRST_TICK}[/dim]",
         ]
         rows["moves"] = f"\n  {'':<10} ".join(lines)
+    if summary.get("alerts"):
+        rows["alerts"] = f"\n  {'':<10} ".join(map(escape, summary["alerts"]))
     if summary.get("tokens_per_second") is not None:  # the console callback counts them
         rows["speed"] = _speed(summary)
     for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):

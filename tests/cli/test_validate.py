@@ -114,7 +114,7 @@ def test_a_number_is_rejected_outside_of_its_range_and_nowhere_else(choice: str)
         (["references=['']"], "references=['']: expected a list such as [init,runs/a]"),
         (["trainer.devices=0"], "trainer.devices=0: expected auto, -1, a whole number, 1 or more, or a list such as"),
         (["trainer.devices=[0,0,0]", "data.batch_size=4"], "divided among 3 processes"),
-        (["trainer.strategy=null"], "trainer.strategy=null: expected auto, ddp, fsdp or another strategy"),
+        (["trainer.strategy=null"], "trainer.strategy=null: expected auto, ddp or another strategy"),
         (["measures.cka=null"], "measures.cka=null: expected a part with a _target_"),
         (["measures.procrustes.kind=foo"], "measures.procrustes.kind=foo: expected angular or squared"),
         (["model=pythia", "model.d_head=2"], "model.rotary_share=0.25 of model.d_head=2 is 0 dimensions"),

@@ -33,7 +33,9 @@ def checked(thing: Any) -> Any:
         return thing
     if "<locals>" in thing.__qualname__:
         return thing
-    has_shapes = "jaxtyping" in str(inspect.signature(thing))
+    # beartype alone would import what a quoted name stands for
+    quoted = any(isinstance(hint, str) for hint in inspect.get_annotations(thing).values())
+    has_shapes = quoted or "jaxtyping" in str(inspect.signature(thing))
 
     @functools.cache
     def strict() -> Callable[..., Any]:

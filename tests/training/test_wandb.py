@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key
+from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key, sectioned
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -78,18 +78,19 @@ def test_every_matched_value_of_the_table_is_in_the_run(folder: Path, records: l
     for row in matched:
         (key,) = by_key([row | {"reference_step": -1}]).keys()
         assert not math.isnan(row["dissimilarity"])
-        assert steps[row["step"]][key] == pytest.approx(row["dissimilarity"], abs=1e-12), key
+        assert steps[row["step"]][sectioned(key)] == pytest.approx(row["dissimilarity"], abs=1e-12), key
 
 
 def test_each_curve_has_its_axis_by_exact_name(folder: Path, records: list[dict[str, Any]]) -> None:
     text = json.dumps([record for record in records if "metric" in str(record.get("type", "")).lower()])
     for key in by_key(row for row in read_curves(folder).to_pylist() if row["site_a"] == row["site_b"]):
-        assert f'"{key}"' in text, f"no axis was defined for {key}"
+        assert f'"{sectioned(key)}"' in text, f"no axis was defined for {key}"
 
 
 def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: list[dict[str, Any]]) -> None:
     media = next(folder.glob("wandb/offline-run-*/files/media"))
     assert list(media.rglob("*.png")), "no picture was logged"
+    assert len(list(media.rglob("heatmaps/init_*.png"))) > 1, "heat maps have no slider"
     assert list(media.rglob("*.table.json")), "no table was logged"
     everything = json.dumps(records)
     notes = json.loads((folder / "provenance.json").read_text())
@@ -111,5 +112,5 @@ def test_the_newest_folder_of_a_killed_run_holds_all_of_it(tmp_path: Path) -> No
     assert {row["step"] for row in matched} == {0, 1, 2, 4, 8, 11}
     for row in matched:
         (key,) = by_key([row | {"reference_step": -1}]).keys()
-        assert steps[row["step"]][key] == pytest.approx(row["dissimilarity"], abs=1e-12), key
+        assert steps[row["step"]][sectioned(key)] == pytest.approx(row["dissimilarity"], abs=1e-12), key
     assert [step for step, row in sorted(steps.items()) if "train/loss" in row] == list(range(11))

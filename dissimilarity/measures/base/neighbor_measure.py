@@ -89,13 +89,24 @@ class NeighborMeasure(SampleMeasure):
         """Return the lists of the rearranged samples."""
         return x.rearranged(order)
 
+    def rearranged_values(self, x: Neighbors, y: Neighbors, orders: Int[Tensor, "nulls n"]) -> Float[Tensor, " nulls"]:
+        """Return the value in each rearrangement: the lists stay, and only what they are compared with moves."""
+        n, lists = len(x.nearest), x.nearest[:, : self.k]
+        in_y = torch.zeros(n, n, dtype=torch.bool, device=lists.device).scatter_(1, y.nearest[:, : self.k], True)
+        values = []
+        for place in orders.to(lists.device).argsort(1):  # where each sample of x goes
+            common = in_y.take(place[:, None] * n + place[lists]).sum(1)
+            values.append(self.share(common).mean())
+        return torch.stack(values)
+
     def estimate(
         self, x: Neighbors, y: Neighbors, unit: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
         """Return the value, and the influences from leaving out each unit in turn and some pairs of units.
 
         A sample also counts in the lists of others, so most of a unit's effect depends on which other units are
-        present. The plain jackknife would count that part twice.
+        present. The plain jackknife would count that part several times. Whether a sample is among the k nearest
+        depends on the k that are nearer, so k units interact, or at least 2.
         """
         unit, value = unit.to(x.samples.device), self.between(x, y)
         n_units = int(unit.max()) + 1
@@ -109,7 +120,7 @@ class NeighborMeasure(SampleMeasure):
             return value, value.new_full((n_units,), float("nan"))
         common = self._common_without(x, y, unit, pairs, remains)
         values = (self.share(common) * remains).sum(0) / remaining
-        return value, influence_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs)
+        return value, influence_of_pairs_left_out(value, values[:n_units], values[n_units:], pairs, max(2, self.k))
 
     def _common_without(
         self,

@@ -51,6 +51,10 @@ class SampleMeasure(Measure):
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
         """Return the prepared side of the samples x[order], for the null."""
 
+    def rearranged_values(self, x: Any, y: Any, orders: Int[Tensor, "nulls n"]) -> Float[Tensor, " nulls"]:
+        """Return the value in each of several rearrangements of the first side, for the null."""
+        return torch.stack([self.between(self.rearrange(x, order), y) for order in orders])
+
     def estimate(self, x: Any, y: Any, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
         """Return the value of two prepared sides and the influences of jackknife units on it.
 

@@ -91,7 +91,7 @@ def canonical_directions(m: Moments, x: Whitening, y: Whitening, between: Float[
     Raises:
         ValueError: too few samples to determine them.
     """
-    check_ranks(m, x, y)
+    check_ranks(m, x.rank, y.rank)
     left, values, right = torch.linalg.svd(between, full_matrices=False)
     rank = x.rank.minimum(y.rank)
     is_paired = (torch.arange(values.shape[-1], device=values.device) < rank[..., None])[..., None, :]
@@ -110,15 +110,26 @@ def correlations(maps: Directions, m: Moments) -> Float[Tensor, "*pairs r"]:
     return torch.where(varies, covariance / lengths, 0.0)
 
 
-def check_ranks(m: Moments, *sides: Whitening) -> None:
+def check_ranks(m: Moments, x: Float[Tensor, "*pairs"], y: Float[Tensor, "*pairs"]) -> None:
     """Check that a half determines the map that is fitted to it.
 
+    The spans of two sides of n centered samples meet in rank_x + rank_y - (n - 1) dimensions or more, whatever the
+    data. Where they meet, the fit is perfect and says nothing.
+
+    Args:
+        m: the sums of the half.
+        x: rank of the first side.
+        y: rank of the second side; 1 where each of its columns is fitted alone.
+
     Raises:
-        ValueError: as many directions as a fit to this half can explain, whatever the data.
+        ValueError: spans that meet in any case.
     """
-    samples, rank = int(m["n"].min()), max(int(side.rank.max()) for side in sides)
-    if rank >= samples - 1:
+    n, rank_x, rank_y = (value.reshape(-1) for value in torch.broadcast_tensors(m["n"], x, y))
+    spare = n - rank_x - rank_y
+    if bool((spare < 1).any()):
+        worst = int(spare.argmin())
+        samples, first, second = (int(value[worst]) for value in (n, rank_x, rank_y))
         raise ValueError(
-            f"a half of {samples} samples does not determine a map of {rank} directions, which needs at least "
-            f"{rank + 2}; pass more samples, or leave out crossfit"
+            f"a half of {samples} samples does not determine a map of {first} directions to {second}, which needs at "
+            f"least {first + second + 1}; pass more samples, or leave out crossfit"
         )

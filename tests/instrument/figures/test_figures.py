@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
+from scipy import stats
 
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.figures.penalties import penalties_figure
@@ -81,7 +82,7 @@ def test_figures_say_what_their_intervals_cover():
             moving = curves_figure(table(depth, measures, influence=far, probe="ab"))
             check_figures([moving])
             assert sentences_of(moving) == [PROBE_TEXT, FIRST_TICK]
-    record = {"fit": "direct", "direction": "into", "site_front": "embed", "stderr": 0.1, "value": 1.0}
+    record = {"fit": "direct", "direction": "into", "site_front": "embed", "stderr": 0.1, "value": 1.0, "sequences": 8}
     penalties = penalties_figure([{"step": step, "reference": "init", **record} for step in (1, 2)])
     check_figures([penalties])
     assert sentences_of(penalties) == [HELD_OUT_TEXT]
@@ -91,6 +92,17 @@ def test_figures_say_what_their_intervals_cover():
     check_figures([drift])
     assert sentences_of(drift) == [REFERENCES]
     assert has_interval(figure) and has_interval(penalties) and has_interval(drift)
+
+
+def test_bars_of_penalties_are_students():
+    """A penalty on 8 held-out sequences is known to within 2.36 standard errors, not 1.96."""
+    at = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed"}
+    sizes = [8, 1000]
+    rows = [{**at, "step": n, "value": 1.0, "stderr": 0.1, "sequences": n} for n in sizes]
+    containers: list[Any] = penalties_figure(rows).axes[0].containers
+    ((bars,),) = (container.lines[2] for container in containers)
+    heights = [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
+    np.testing.assert_allclose(heights, [0.2 * stats.t.ppf(0.975, n - 1) for n in sizes])
 
 
 def test_the_first_step_that_differs_is_marked():

@@ -76,12 +76,22 @@ def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> Non
     assert math.isfinite(row["calibrated"]) and "calibrated" not in row["note"]
 
 
-def test_the_rule_is_two_standard_errors_between_the_null_and_identical_models() -> None:
-    influence = torch.tensor([0.01, -0.01, 0.01, -0.01], dtype=torch.float64)
-    error = 2 * math.sqrt(4 * 1e-4 * 4 / 3)
-    for distance, is_defined in ((0.9 * error, False), (1.1 * error, True)):
-        null = torch.tensor([1 - distance], dtype=torch.float64)
-        assert (calibrate(0.99, null, 1.0, influence, influence) is not None) == is_defined
+@pytest.mark.parametrize("units", [4, 16, 128])
+def test_a_null_that_is_that_of_identical_models_in_truth_has_a_value_in_5_percent(units: int) -> None:
+    """And one that is far from it, in standard errors, nearly always."""
+    rng = np.random.default_rng(units)
+
+    def share_with_value(distance: float) -> float:
+        draws = 1000
+        unit = rng.normal(1 - distance / math.sqrt(units), 1, (draws, units))
+        means = torch.tensor(unit.mean(1))
+        influences = torch.tensor((unit - unit.mean(1, keepdims=True)) / units)
+        results = [calibrate(0.9, means[i : i + 1], 1.0, influences[i], influences[i]) for i in range(draws)]
+        return sum(result is not None for result in results) / draws
+
+    assert share_with_value(0) == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 1000))
+    expected = float(stats.nct.sf(stats.t.ppf(0.975, units - 1), units - 1, 4))
+    assert share_with_value(4) == pytest.approx(expected, abs=0.05) and expected > 0.5
 
 
 def test_what_value_and_null_share_cancels_in_the_error() -> None:

@@ -228,7 +228,7 @@ def test_the_error_of_a_sample_measure_is_that_of_leaving_groups_out(setting: st
     if "knn" in setting:
         pairs = unit_pairs(GROUPS)
         double = torch.tensor([without(*pair) for pair in pairs.tolist()], dtype=torch.float64)
-        expected = stderr_of_influence(influence_of_pairs_left_out(value, single, double, pairs))
+        expected = stderr_of_influence(influence_of_pairs_left_out(value, single, double, pairs, max(2, measure.k)))
         assert 0.7 < (expected / stderr_of_influence(influence_of_left_out(single))).item() < 1
     # The kernel's bandwidth stays that of all samples.
     assert stderr.item() == pytest.approx(expected.item(), rel=0.05 if "rbf" in setting else 1e-9)
@@ -273,6 +273,33 @@ def test_effects_of_pairs_of_groups_are_counted_once() -> None:
         results.append(torch.stack(errors).square())
     corrected, alone = torch.stack(results).mean(0).tolist()
     assert alone > 1.3 * 66 and corrected == pytest.approx(66, rel=0.25)
+
+
+@pytest.mark.parametrize("together", [2, 3, 5])
+def test_effects_of_several_groups_are_counted_once(together: int) -> None:
+    """A sum over all sets of K groups of products, and over groups: its variance is known, the jackknife adds K - 1."""
+    g, count = torch.Generator().manual_seed(together), 12
+    sets, pairs = (torch.combinations(torch.arange(count), size) for size in (together, 2))
+    left_out = [(), *((number,) for number in range(count)), *map(tuple, pairs.tolist())]
+    of_sets, of_groups = (
+        torch.tensor([[not {*members} & {*out} for members in rows] for out in left_out]).double()
+        for rows in (sets.tolist(), [[number] for number in range(count)])
+    )
+    of_sets, of_groups = of_sets / len(sets) ** 0.5, of_groups * (3 * together / count) ** 0.5
+    results = []
+    for _ in range(400):
+        z, alone = torch.randn(2, count, generator=g, dtype=torch.float64)
+        value, *rest = of_sets @ z[sets].prod(1) + of_groups @ alone
+        single, double = torch.stack(rest[:count]), torch.stack(rest[count:])
+        errors = (
+            stderr_of_influence(influence_of_pairs_left_out(value, single, double, pairs, together)),
+            stderr_of_influence(influence_of_left_out(single)),
+        )
+        results.append(torch.stack(errors).square())
+    # A sum without a group is not scaled up as a mean would be.
+    corrected, uncorrected = (torch.stack(results).mean(0) * (count / (count - 1)) ** 2).tolist()
+    assert corrected == pytest.approx(3 * together + 1, rel=0.12)
+    assert uncorrected == pytest.approx(4 * together, rel=0.12)
 
 
 @pytest.fixture(scope="module")

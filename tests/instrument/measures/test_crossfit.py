@@ -116,13 +116,51 @@ def test_few_samples_per_dimension_are_noted_at_the_plug_in_value_and_what_to_do
     assert set(compare(enough[0], enough[1], measures=measures)["note"].to_pylist()) == {""}
 
 
+CANONICAL = [(CCA, cca, {}), (SVCCA, svcca, {"variance": 1 - 1e-9}), (PWCCA, pwcca, {})]
+
+
+@pytest.mark.parametrize(("p", "q"), [(12, 12), (20, 4), (4, 20), (1, 23)])
+@pytest.mark.parametrize(("kind", "function", "options"), CANONICAL)
+def test_halves_in_which_spans_meet_whatever_the_data_are_refused(
+    kind: Any, function: Any, options: dict[str, Any], p: int, q: int
+) -> None:
+    """Noise has a canonical correlation of 1 in a half from rank_x + rank_y = samples on, by numpy too."""
+    rng = np.random.default_rng(p)
+    x, y, unit = rng.normal(size=(48, p)), rng.normal(size=(48, q)), np.arange(48) // 3
+    message = f"a half of 24 samples does not determine a map of {p} directions to {q}, which needs at least 25"
+    rank_deficient = np.c_[x, x[:, :1]], np.c_[y, y[:, :1]]
+    for sides in ((x, y), rank_deficient):
+        metric, streamed = kind(**options, crossfit=True), kind(**options, crossfit=True)
+        for rows in (slice(0, 7), slice(7, 30), slice(30, 48)):
+            streamed.update(*(side[rows] for side in sides))
+        refused = [
+            lambda: function(*sides, **options, crossfit=True),  # noqa: B023
+            lambda: function(*sides, **options, crossfit=True, units=unit),  # noqa: B023
+            lambda: metric.value(*sides),  # noqa: B023
+            streamed.compute,
+        ]
+        for call in refused:
+            with pytest.raises(ValueError, match=message):
+                call()
+        acts = [{"s": torch.from_numpy(side).unflatten(0, (16, 3))} for side in sides]
+        for n_units in (None, 16):
+            (row,) = compare(acts[0], acts[1], measures=[kind(**options, crossfit=True)], n_units=n_units).to_pylist()
+            assert math.isnan(row["value"]) and message in row["note"]
+    first = [np.linalg.qr(side[::2] - side[::2].mean(0))[0] for side in (x, y)]
+    assert np.linalg.svd(first[0].T @ first[1])[1][0] == pytest.approx(1, abs=1e-12)
+    assert math.isfinite(function(x, y[:, 1:], **options, crossfit=True).item())  # one dimension fewer
+
+
 def test_a_half_that_determines_no_map_is_a_note_or_an_error() -> None:
     x, y = (torch.from_numpy(z) for z in planted("half", "flat", 40, 0, sequences=4))
     acts = [{"s": z.unflatten(0, (4, LENGTH))} for z in (x, y)]
-    for row in compare(acts[0], acts[1], measures=[CCA(crossfit=True), Procrustes(crossfit=True)]).to_pylist():
-        is_cca = row["measure"] == "cca_crossfit"
-        assert math.isnan(row["value"]) == is_cca
-        assert ("a half of 32 samples does not determine a map of 31 directions" in row["note"]) == is_cca
+    measures = [CCA(crossfit=True), LinearRegression(crossfit=True), Procrustes(crossfit=True)]
+    for row in compare(acts[0], acts[1], measures=measures).to_pylist():
+        other = {"cca_crossfit": 31, "linear_regression_crossfit": 1}.get(row["measure"])
+        assert math.isnan(row["value"]) == (other is not None)
+        assert (f"a half of 32 samples does not determine a map of 31 directions to {other}" in row["note"]) == bool(
+            other
+        )
     with pytest.raises(ValueError, match="at least 2 units, found 1"):
         procrustes(x, y, crossfit=True, units=[0] * 64)
     (row,) = compare(acts[0], acts[1], measures=[Procrustes(crossfit=True)], n_units=1).to_pylist()

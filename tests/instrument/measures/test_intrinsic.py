@@ -138,3 +138,12 @@ def test_intervals_cover_the_expected_value() -> None:
     for pairs in results.values():
         value, stderr = np.array(pairs).T
         assert 0.9 <= (abs(value - value.mean()) < 2.13 * stderr).mean() <= 0.99
+
+
+def test_one_direction_has_rank_one_with_an_error_bar_and_no_power() -> None:
+    x = torch.zeros(40, 5, 8, dtype=torch.float64)
+    x[..., 2] = torch.randn(40, 5, generator=generator(3), dtype=torch.float64)
+    values = {row["measure"]: row for row in intrinsic({"x": x}).to_pylist()}
+    for name in ("rankme", "participation_ratio", "first_component_share"):
+        assert values[name]["value"] == pytest.approx(1) and values[name]["stderr"] == pytest.approx(0, abs=1e-9)
+    assert math.isnan(values["alpha_req"]["value"])

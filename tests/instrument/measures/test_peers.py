@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dissimilarity import CKA, compare
 from dissimilarity.functional import (
     bures,
     cka,
@@ -25,6 +26,7 @@ from dissimilarity.functional import (
     rsa,
     svcca,
 )
+from dissimilarity.probe.rearrangement import circles, following
 from tests.helpers.found_measures import related
 
 
@@ -94,6 +96,39 @@ def test_cka_pytorch_agrees_on_hsic_and_is_not_scale_invariant() -> None:
     assert cka(x, y).item() == pytest.approx((of(x, y) / (of(x, x) * of(y, y)).sqrt()).item(), abs=1e-10)
     assert peer_value(0.01 * x, 0.01 * x) < 0.5, "the 1e-4 that it adds to the denominator"
     assert cka(0.01 * x, 0.01 * x).item() == 1.0
+
+
+def test_calibrated_similarity_agrees_on_p_of_a_pair_and_of_the_best_pair() -> None:
+    """With our rearrangements of sequences. Its score has the 95th percentile of the null where ours has the mean."""
+    theirs, nulls, (sequences, length) = peer("calibrated_similarity"), 39, (12, 5)
+    sequence = torch.arange(sequences).repeat_interleave(length)
+    g = torch.Generator().manual_seed(0)
+    x, y = (
+        {site: torch.randn(sequences, length, 6, generator=g, dtype=torch.float64) for site in "ab"} for _ in range(2)
+    )
+    y["a"] += 0.4 * x["b"]
+    rows = compare(x, y, measures=[CKA()], nulls=nulls).to_pylist()
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        return cka(a, b, units=sequence)
+
+    def options() -> Any:
+        """Return what makes theirs take our rearrangements, the inverse ones because it moves the second side."""
+        orders = iter(following(circles(sequences, nulls)).argsort(1))
+        positions = torch.arange(length)
+        return {"K": nulls, "perm_fn": lambda n, device: (next(orders)[:, None] * length + positions).flatten()}
+
+    sides = [[side[site].flatten(0, 1) for site in "ab"] for side in (x, y)]
+    for row in rows:
+        a, b = (side["ab".index(site)] for side, site in zip(sides, (row["site_a"], row["site_b"]), strict=True))
+        score, p, tau = theirs.calibrate(a, b, value, **options())
+        assert row["p"] == pytest.approx(p.item())
+        assert score.item() == pytest.approx(max(0, (row["value"] - tau.item()) / (1 - tau.item())), abs=1e-6)
+        assert row["null"] < tau.item()
+        assert row["calibrated"] == pytest.approx((row["value"] - row["null"]) / (1 - row["null"]))
+    _, p, _ = theirs.calibrate_layers(*sides, value, **options())
+    best = max(rows, key=lambda row: row["value"])
+    assert best["p_best"] == pytest.approx(p.item()) and best["p_best"] < 0.05 < max(row["p"] for row in rows)
 
 
 def _file_of(package: str, name: str) -> ModuleType:

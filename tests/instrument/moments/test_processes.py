@@ -34,6 +34,7 @@ from tests.helpers.found_measures import (
 SEQUENCES, LENGTH = 13, 6
 SITES = ("early", "late")
 FEW = SEQUENCES * LENGTH // 2
+UNDETERMINED = ("cca_crossfit", "pwcca_crossfit")
 
 
 def samples(setting: str) -> tuple[Tensor, Tensor]:
@@ -94,6 +95,15 @@ def masked_rows(rank: int, world: int) -> list[dict[str, Any]]:
     return evaluate(measures, x.close(), y.close(), cross.close(), null.close())
 
 
+def refusal(setting: str, rows: slice) -> str:
+    """Return why a cross-fitted measure refuses 48 samples of 20 and of 4 dimensions, of which rows are seen here."""
+    x, y = (torch.randn(48, d, generator=torch.Generator().manual_seed(d)) for d in (20, 4))
+    try:
+        return str(updated(make(setting), x[rows], y[rows], 5).compute())
+    except ValueError as error:
+        return str(error)
+
+
 def work(rank: int, world: int, folder: Path) -> None:
     """Run one process on its share of the samples and of the chunks of a plan."""
     torch.set_num_threads(1)
@@ -106,6 +116,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     if rank == 0:
         alone.update(*(rows[halves(rank)] for rows in samples("cka")))
     results["all on rank 0"] = alone.compute().item()
+    results["refused"] = [refusal(setting, halves(rank)) for setting in UNDETERMINED]
     slices = cut_sequences(SEQUENCES, 5, max_per_chunk=2)
     results["rows"] = rows_of_sides(slices_of_process(slices, rank, world), 5, sync=True)
     results["masked"] = masked_rows(rank, world)
@@ -132,6 +143,15 @@ def test_a_process_without_samples_gets_the_value(results: list[dict[str, Any]])
     x, y = (rows[halves(0)] for rows in samples("cka"))
     expected = function_of("cka")(x, y).item()
     assert [result["all on rank 0"] for result in results] == pytest.approx([expected] * 2, abs=1e-10)
+
+
+def test_halves_of_two_processes_that_determine_no_map_are_refused(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        for message in result["refused"]:
+            assert (
+                "a half of 24 samples does not determine a map of 20 directions to 4, which needs at least 25"
+                in message
+            )
 
 
 @pytest.mark.parametrize("kind", ["rows", "masked"])

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes
+from dissimilarity import CCA, CKA, JSD, KL, Disagreement, LinearRegression, MutualKNN, Procrustes
 from dissimilarity.functional import cka, disagreement, jsd, kl
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import read_curves
@@ -198,6 +198,19 @@ def test_a_failing_measure_is_a_nan_and_one_warning(tmp_path: Path, caplog: pyte
     assert all("layers." in row["note"] and "NaN" in row["note"] for row in broken)
     notes = [record.getMessage() for record in caplog.records if "NaN or infinite" in record.getMessage()]
     assert len(notes) == len(set(notes)) > 0
+
+
+def test_a_small_probe_set_has_one_warning_per_kind_that_names_all_measures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measures = [CKA(), Procrustes(), CCA(), LinearRegression()]
+    fit(tracker_for(tmp_path, measures=measures, probe=tokens(0, 5, 4)), Layered())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    biased = [message for message in warnings if "biased toward similar" in message]
+    assert len(biased) == 1 and "procrustes is biased" in biased[0] and "(so for cca, linear_regression)" in biased[0]
+    assert len([message for message in warnings if "no calibrated value" in message]) <= 1
+    kinds = {(row["measure"], row["note"]) for row in rows_of(tmp_path) if "biased" in row["note"]}
+    assert {measure for measure, _ in kinds} == {"procrustes", "cca", "linear_regression"}
 
 
 class Raising(CKA):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, Procrustes
 from dissimilarity.figures.drift import groups_figure
+from dissimilarity.inference.drift import drift, group_records, group_table, read_groups
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import SCHEMA as CURVES
 from dissimilarity.tables.curves import read_curves, select
-from dissimilarity.tables.drift import drift, group_records, group_table, read_groups
 from dissimilarity.tracking.reference_groups import labels_by_group
 from launch.cli.compose import compose
 from launch.cli.validate import validate
@@ -58,7 +58,8 @@ def test_records_without_a_value_are_ignored() -> None:
     assert math.isnan(bad["dissimilarity"]) and bad["references"] == 0 and math.isnan(between["dissimilarity"])
     (single, *_) = group_records(rows[1:2], {"one": ["b"]})
     assert (single["dissimilarity"], single["stderr"]) == (0.2, 0.1)
-    assert len(group_records(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})) == 3, "no difference of three groups"
+    three = group_records(rows, {"x": ["a"], "y": ["b"], "z": ["c"]})
+    assert [row["group"] for row in three] == ["x", "y", "z", "x-y", "x-z", "y-z"]
 
 
 def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -> None:
@@ -71,6 +72,39 @@ def test_the_error_bar_covers_the_spread_over_references_and_over_probe_sets() -
         between = group_records(tick(1, text, stderr=math.sqrt(2) * 0.05), GROUPS)[2]
         hits.append(between["low"] < 0 < between["high"])
     assert 0.93 < np.mean(hits) < 0.995
+
+
+def test_what_groups_share_through_the_probe_text_cancels_in_their_difference() -> None:
+    """Text that makes all references look farther away adds nothing to the error of the difference."""
+    rng, results = np.random.default_rng(0), []
+    for _ in range(200):
+        unit = rng.normal(0, 0.5, 24)  # of each sequence, in all values alike
+        influences = {label: (unit + rng.normal(0, 0.02, 24)) / 24 for label in "abcdef"}
+        rows = [
+            {**curve(label, 1, 0.5 + float(u.sum()) + rng.normal(0, 0.03), stderr=0.1), "influence": u.tolist()}
+            for label, u in influences.items()
+        ]
+        results.append(group_records(rows, GROUPS))
+    good, _, difference = ([row[place] for row in results] for place in range(3))
+    for rows, truth in ((good, 0.5), (difference, 0.0)):
+        values, errors = (np.array([row[key] for row in rows]) for key in ("dissimilarity", "stderr"))
+        assert 0.8 < np.sqrt((errors**2).mean()) / values.std() < 1.25
+        assert 0.92 < np.mean([row["low"] < truth < row["high"] for row in rows]) < 0.99
+    assert np.mean([row["stderr"] for row in difference]) < 0.4 * np.mean([row["stderr"] for row in good])
+
+
+def test_records_of_other_units_or_without_influences_are_not_paired() -> None:
+    rows = [{**row, "influence": [0.1, -0.1, 0.3]} for row in tick(4, "0.1 0.2 0.6 0.7 0.9 1.0")]
+    unpaired = [{**rows[0], "influence": []}, *rows[1:]]
+    shorter = [*rows[:3], *({**row, "influence": [0.1, -0.1]} for row in rows[3:])]
+    good, bad, difference = group_records(rows, GROUPS)
+    assert difference["stderr"] ** 2 == pytest.approx(
+        sum(np.var(values, ddof=1) / 3 for values in ([0.1, 0.2, 0.6], [0.7, 0.9, 1.0]))
+    )
+    for other in (unpaired, shorter):
+        alone = group_records(other, GROUPS)
+        assert alone[2]["stderr"] == pytest.approx(math.hypot(alone[0]["stderr"], alone[1]["stderr"]))
+    assert good["stderr"] < math.hypot(good["stderr"], bad["stderr"])
 
 
 def test_the_table_takes_matched_pairs_out_of_heat_maps() -> None:
@@ -196,8 +230,8 @@ def test_a_planted_drift_is_seen(drawn: tuple[Path, dict[str, Any]]) -> None:
     between = [row for row in table.to_pylist() if row["group"] == "good-bad" and row["site"] == "layers.1"]
     for measure in ("cka", "procrustes"):
         line = {row["step"]: row for row in between if row["measure"] == measure}
-        assert abs(line[0]["dissimilarity"]) < 2 * line[0]["stderr"], "not yet nearer to any"
-        assert line[24]["dissimilarity"] < -3 * line[24]["stderr"]
+        assert line[0]["low"] < 0 < line[0]["high"], "not yet nearer to any"
+        assert line[24]["high"] < 0 and line[24]["dissimilarity"] < -3 * line[24]["stderr"]
         assert (result[measure]["nearest"], result[measure]["next"], result[measure]["differs"]) == (
             "good",
             "bad",

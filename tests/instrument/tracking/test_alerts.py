@@ -1,0 +1,205 @@
+"""Rules raise an alert for what is planted, within two ticks, and none in quiet trainings."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor, nn
+
+from dissimilarity import CKA
+from dissimilarity.lightning import DissimilarityTracker
+from dissimilarity.tracking.alerts import Alarms, Move, Tick, rules_of
+from dissimilarity.tracking.tracker import Tracker
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+PROBE = torch.randint(40, (24, 4), generator=torch.Generator().manual_seed(1))
+GROUPS = {"near": ["near"], "far": ["far"]}
+
+
+class Net(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed, self.head = nn.Embedding(40, 6), nn.Linear(6, 6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens))
+
+
+def jitter(model: nn.Module, size: float = 0.01) -> None:
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += size * torch.randn_like(weights)
+
+
+def tracker(folder: Path, model: nn.Module, *alerts: Any) -> Tracker:
+    """Return a tracker with a reference near the model and one far from it, in groups."""
+    near = Net()
+    near.load_state_dict(model.state_dict())
+    jitter(near, 0.1)
+    references = {"init": "init", "near": near, "far": Net(99)}
+    options: dict[str, Any] = {"sites": ["embed", "head"], "every": 1, "heatmap_every": 100}
+    return Tracker(references, CKA(), PROBE, folder, reference_groups=GROUPS, alerts=alerts, **options)
+
+
+def raised(tracked: Tracker, model: nn.Module, ticks: int, change: Callable[[int], None]) -> list[tuple[int, str, str]]:
+    """Tick after each change, and return step, rule and site of all alerts."""
+    alerts = []
+    for step in range(ticks):
+        change(step)
+        tracked.follow(model, step)
+        alerts += [(alert.step, alert.rule, alert.site) for alert in tracked.alerts]
+    return alerts
+
+
+def test_quiet_trainings_raise_none(tmp_path: Path) -> None:
+    for seed in range(3):
+        model = Net(seed)
+        quiet = tracker(tmp_path / str(seed), model, "nearest", "move", "collapse")
+        assert raised(quiet, model, 5, lambda step, model=model: jitter(model)) == []
+
+
+def test_a_collapse_is_reported_at_once_and_ends_the_training(tmp_path: Path) -> None:
+    model = Net()
+    tracked = tracker(tmp_path, model, {"rule": "collapse", "stop": True})
+
+    def change(step: int) -> None:
+        jitter(model)
+        if step >= 4:  # the outputs lose all directions but one, the inputs none
+            with torch.no_grad():
+                model.head.weight[1:] *= 0.01
+
+    assert raised(tracked, model, 4, change) == [] and not tracked.why_to_stop
+    change(4)
+    tracked.follow(model, 4)
+    (alert,) = tracked.alerts
+    assert (alert.step, alert.rule, alert.site, alert.measure) == (4, "collapse", "head", "rankme")
+    assert alert.value < 1.5 < 4 < alert.before and alert.p < 1e-6
+    assert tracked.why_to_stop.startswith("alert at step 4: the effective rank of head fell to 1.")
+    tracked.follow(model, 5)
+    assert not tracked.alerts and not tracked.why_to_stop  # it is known
+    row = json.loads((tmp_path / "alerts.jsonl").read_text())
+    assert (row["step"], row["rule"], row["site"], row["stops"]) == (4, "collapse", "head", True)
+
+
+def test_a_layer_without_any_variance_has_collapsed(tmp_path: Path) -> None:
+    model = Net()
+
+    def change(step: int) -> None:
+        if step == 3:
+            model.head.weight.data.zero_()
+
+    assert raised(tracker(tmp_path, model, "collapse"), model, 5, change) == [(3, "collapse", "head")]
+
+
+def test_a_move_is_reported_where_it_is(tmp_path: Path) -> None:
+    model = Net()
+
+    def change(step: int) -> None:
+        jitter(model, 0.6 if step == 4 else 0.01)
+
+    alerts = raised(tracker(tmp_path, model, "move"), model, 6, change)
+    assert {alert[:2] for alert in alerts} == {(4, "move")} and (4, "move", "embed") in alerts
+
+
+def test_another_nearest_group_is_reported_once(tmp_path: Path) -> None:
+    model, far = Net(), Net(99)
+
+    def change(step: int) -> None:
+        jitter(model)
+        if step >= 3:
+            model.load_state_dict(far.state_dict())
+
+    assert raised(tracker(tmp_path, model, "nearest"), model, 6, change) == [(3, "nearest", "head")]
+
+
+def records(step: int, units: Tensor) -> list[dict[str, Any]]:
+    """Return a record per curve whose value is the mean over its units."""
+    names = {"step": step, "reference": "init", "reference_step": 0, "measure": "mean", "probe": 1}
+    return [
+        {**names, "site_a": str(site), "site_b": str(site), "value": values.mean().item()}
+        | {"dissimilarity": values.mean().item(), "influence": ((values - values.mean()) / len(values)).tolist()}
+        for site, values in enumerate(units)
+    ]
+
+
+def test_a_training_without_any_move_raises_an_alert_as_rarely_as_its_level_says() -> None:
+    generator, runs, false_alarms = torch.Generator().manual_seed(0), 150, 0
+    for _ in range(runs):
+        rule = Move(level=0.3, by=0.0)
+        false_alarms += any(
+            [rule.raised(Tick(step, records(step, torch.randn(3, 16, generator=generator)))) for step in range(1, 9)]
+        )
+    assert 3 < false_alarms < 0.3 * runs
+
+
+def test_alerts_continue_from_a_checkpoint() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (Alarms(["move"], {}, every=1) for _ in range(2))
+    quiet, moved = torch.randn(2, 32, generator=generator) / 100, torch.ones(2, 32)
+    assert first.raised(1, records(1, quiet), []) == []
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [alert.site for alert in second.raised(2, records(2, quiet + moved), [])] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("alert", "message"),
+    [
+        ("colapse", "expected rule nearest, move, collapse, found 'colapse'"),
+        ({"rule": "move", "above": 1}, "move: unknown key above; expected some of level, stop, by"),
+        ({"rule": "collapse", "below": 2}, "collapse: expected below of 0 or more and below 1, found 2"),
+        ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop true or false, found 'yes'"),
+        ("nearest", "nearest needs two groups of references or more"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(alert: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rules_of([alert], {})
+
+
+class Module(Net, pl.LightningModule):
+    """The network in Lightning, whose outputs collapse."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        if self.global_step == 3:
+            self.head.weight.data[1:] *= 0.01
+        return self(PROBE).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class Messenger(Logger):
+    """A logger that passes alerts on, as that of W&B does."""
+
+    name = version = "messenger"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experiment, self.texts = self, []
+
+    def alert(self, title: str, text: str) -> None:
+        self.texts.append(f"{title}: {text}")
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any) -> None:
+        pass
+
+
+def test_a_lightning_training_ends_and_says_why(tmp_path: Path) -> None:
+    logger = Messenger()
+    alerts = [{"rule": "collapse", "stop": True}]
+    tracked = DissimilarityTracker("init", CKA(), PROBE, tmp_path, sites="head", every=1, alerts=alerts)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_steps=9, accelerator="cpu", logger=[logger], callbacks=[tracked], **quiet)
+    trainer.fit(Module(), torch.utils.data.DataLoader(range(9)))  # pyright: ignore[reportArgumentType]
+    assert trainer.global_step == 4 and len(logger.texts) == 1
+    assert logger.texts[0].startswith("collapse: step 4: the effective rank of head fell to 1.")

@@ -1,0 +1,98 @@
+"""What workspaces show: a section of curves per reference and measure, and heat maps by step."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor, nn
+
+from dissimilarity import CKA, Procrustes
+from dissimilarity.lightning import DissimilarityTracker
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+PROBE = torch.randint(20, (8, 5), generator=torch.Generator().manual_seed(1))
+
+
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.layers = nn.Embedding(20, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layers(self.embed(tokens))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self(PROBE).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Recorder(Logger):
+    """A logger that remembers what it gets."""
+
+    name = version = "recorder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: set[str] = set()
+
+    @property
+    def experiment(self) -> Any:
+        return self
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.keys |= set(metrics)
+
+    def log_hyperparams(self, params: Any) -> None:
+        pass
+
+
+class Wandb(Recorder):
+    """The methods of W&B."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.axes: set[str] = set()
+        self.images: dict[str, list[Any]] = defaultdict(list)
+
+    def define_metric(self, key: str, step_metric: str) -> None:
+        self.axes.add(key)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        self.images[key].append((step, images[0].shape[-1], images[0].std() > 0))
+
+
+class TensorBoard(Recorder):
+    """The methods of TensorBoard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: dict[str, list[Any]] = defaultdict(list)
+
+    def add_image(self, key: str, picture: Any, step: int, dataformats: str) -> None:
+        self.images[key].append((step, picture.shape["HWC".index("C")], dataformats == "HWC"))
+
+
+def test_curves_have_sections_and_heat_maps_a_slider(tmp_path: Path) -> None:
+    table, wandb, board = loggers = Recorder(), Wandb(), TensorBoard()
+    measures = [CKA(), Procrustes()]
+    options: dict[str, Any] = {"sites": "layers.*", "every": 2, "heatmap_every": 2}
+    tracker = DissimilarityTracker(["init", "previous"], measures, PROBE, tmp_path, **options)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=list(loggers), callbacks=[tracker], **quiet)
+    trainer.fit(Module(), torch.utils.data.DataLoader(range(3)))  # pyright: ignore[reportArgumentType]
+    assert {"dissimilarity/init/cka/layers.0", "dissimilarity/previous/procrustes/layers.1"} <= table.keys
+    for workspace in (wandb, board):
+        sections = {key.partition("/")[0] for key in workspace.keys if "layers" in key}
+        pairs = {f"dissimilarity {name} {label}" for name in ("init", "previous") for label in ("cka", "procrustes")}
+        assert pairs <= sections and not any("/" in key.partition("/")[2] for key in workspace.keys)
+        assert workspace.images["heatmaps/init"] == [(0, 3, True), (2, 3, True), (3, 3, True)]
+        assert [step for step, *_ in workspace.images["heatmaps/previous"]] == [2, 3]
+    assert "dissimilarity init cka/layers.0" in wandb.axes and not table.__dict__.get("images")
