@@ -11,9 +11,9 @@ from data.tokenizers import (
     HubTokenizer,
     TokenizerFile,
     boundary_id,
-    prepare,
     vocabulary_size,
 )
+from dissimilarity.loading.texts import prepare
 from tests.helpers.tiny_text import tiny_texts
 
 
