@@ -283,15 +283,15 @@ def peak(*shape):
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
     compare(f"{folder}/{shape[0]}{kind}", f"{folder}/{shape[0]}{kind}", None, None, measures)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(peak(8192, 64), peak(400000, 64))
+print(peak(8192, 64), peak(1000000, 64))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory in KiB")
 @pytest.mark.parametrize("kind", [".npy", ".safetensors"])
 def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
-    """A file of 102 MB."""
-    for n in (8192, 400_000):
+    """A file of 256 MB."""
+    for n in (8192, 1_000_000):
         rows = np.random.default_rng(0).standard_normal((n, 64), dtype=np.float32)
         if kind == ".npy":
             np.save(tmp_path / f"{n}.npy", rows)
