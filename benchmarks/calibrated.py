@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.timing import show
 from dissimilarity import CKA, LinearRegression, MutualKNN, Procrustes, compare
 from dissimilarity.inference.jackknife import half_width
 
@@ -77,15 +78,14 @@ def rows_of(related: float, masked: bool, nulls: int, draws: int) -> list[dict[s
     return table
 
 
-def table(draws: int) -> list[dict[str, str]]:
-    """Return the rows of unrelated and related models, with sequences of equal and unequal length."""
-    return [
-        row
-        for nulls in (19, 1)
-        for related in (0.0, 0.6)
-        for masked in (False, True)
-        for row in rows_of(related, masked, nulls, draws)
-    ]
+CASES = [(related, masked, nulls) for nulls in (19, 1) for related in (0.0, 0.6) for masked in (False, True)]
+"""Unrelated and related models, sequences of equal and of unequal length, several nulls and one."""
+
+
+def run(draws: int = 200) -> None:
+    """Print the tables."""
+    show([row for case in CASES for row in rows_of(*case, draws)])
+    show(rule(draws))
 
 
 def rule(draws: int) -> list[dict[str, str]]:

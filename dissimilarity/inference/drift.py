@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from dissimilarity.inference.paired import paired_difference
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
@@ -147,8 +147,8 @@ class _Mean(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval."""
-        low, high = stats.t.interval(1 - LEVEL, self.freedom, self.value, self.stderr)
-        return float(low), float(high)
+        half = float(special.stdtrit(self.freedom, 1 - LEVEL / 2)) * self.stderr
+        return self.value - half, self.value + half
 
 
 UNKNOWN = np.empty(0)
@@ -268,4 +268,4 @@ def _p_value(difference: Mapping[str, Any]) -> float:
     """Return the two-sided p value of no difference; NaN for too few references."""
     if math.isnan(difference["freedom"]) or not difference["stderr"]:
         return math.nan
-    return float(2 * stats.t.sf(abs(difference["dissimilarity"]) / difference["stderr"], difference["freedom"]))
+    return float(2 * special.stdtr(difference["freedom"], -abs(difference["dissimilarity"]) / difference["stderr"]))

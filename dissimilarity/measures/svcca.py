@@ -86,7 +86,8 @@ class SVCCA(FittedMeasure, WhitenedMeasure):
     hold 99 % of the variance of a language model's activations, and then k = 1.
 
     Numbers of components are whole, so the value jumps where the share crosses a component. Rounding there may cost
-    2e-5 and more, and the standard error holds these numbers fixed. ``CCA`` says what ``crossfit`` does; components are
+    2e-5 and more. The standard error holds these numbers fixed. Where they differ from one draw of text to the next,
+    95 % intervals cover about 83 % in simulations (32 sequences). ``CCA`` says what ``crossfit`` does; components are
     then those of the half that the directions are fitted to.
 
     Args:

@@ -116,8 +116,8 @@ def rearranged(
 
 
 def _shifted(
-    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], place: Int[Tensor, " sequences"]
-) -> Int[Tensor, " n"] | None:
+    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], place: Int[Tensor, "*nulls sequences"]
+) -> Int[Tensor, "*nulls n"] | None:
     """Return the order of whole sequences of equal length, one after the other; None if the samples are no such."""
     length = int((sequence == sequence[0]).sum())
     if len(sequence) % length or len(sequence) == length:
@@ -128,8 +128,8 @@ def _shifted(
         return None
     if len(positions[0].unique()) < length:
         return None
-    following_row = place[numbers].argsort().argsort()
-    return (following(following_row)[:, None] * length + torch.arange(length)).flatten()
+    rank = place[..., numbers].argsort(-1).argsort(-1)
+    return (following(rank)[..., None] * length + torch.arange(length)).flatten(-2)
 
 
 def _meeting(members: dict[int, dict[int, list[int]]], sequence: list[int]) -> list[list[int]] | None:
