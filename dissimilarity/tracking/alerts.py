@@ -26,8 +26,8 @@ import pyarrow as pa
 from scipy import special, stats
 
 from dissimilarity.inference.changes import holm
+from dissimilarity.inference.drift import SCHEMA, drift, group_records
 from dissimilarity.inference.paired import difference_of_rows
-from dissimilarity.tables.drift import SCHEMA, drift, group_records
 
 ALERTS = "alerts.jsonl"
 """Name of the table."""
