@@ -172,11 +172,12 @@ class DissimilarityCallback(TrainerCallback):
             return False
         if reporter.tb_writer is None:
             reporter.on_train_begin(args, state, None)
+        writer: Any = reporter.tb_writer
         for key, value in sections.items():
-            reporter.tb_writer.add_scalar(key, value, step)
+            writer.add_scalar(key, value, step)
         for key, picture in self._heatmaps():
-            reporter.tb_writer.add_image(key, picture, step, dataformats="HWC")
-        reporter.tb_writer.flush()
+            writer.add_image(key, picture, step, dataformats="HWC")
+        writer.flush()
         return True
 
     def _heatmaps(self) -> list[tuple[str, Any]]:

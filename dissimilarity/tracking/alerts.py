@@ -278,7 +278,7 @@ def rules_of(alerts: Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[s
             _check(alert.name, vars(alert))
             rules.append(alert)
             continue
-        options = {"rule": alert} if isinstance(alert, str) else dict(alert)
+        options: dict[str, Any] = {"rule": alert} if isinstance(alert, str) else dict(alert)
         rule = RULES.get(str(options.pop("rule", None)))
         if rule is None:
             raise ValueError(f"alerts: expected rule {', '.join(RULES)}, found {alert!r}")
