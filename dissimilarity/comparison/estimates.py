@@ -18,6 +18,8 @@ from dissimilarity.moments.side import Side
 
 SLOPES = 2**27
 """Numbers of the products of sites whose slopes are in memory together."""
+SEQUENCES = 2**20
+"""Sequences, over all pairs, whose sums are in memory together."""
 
 Estimated = tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]
 
@@ -61,7 +63,8 @@ def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[E
         **_read_self_terms(jobs, y, 1, again.y),
     }
     results: list[Estimated | Exception] = []
-    for group in _groups(jobs):
+    sequences = len(x.lengths.units)
+    for group in _groups(jobs, sequences):
         readings: dict[int, Reading] = {}
         outcomes: dict[int, Any] = {}
         for number, job in enumerate(group):
@@ -75,7 +78,7 @@ def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[E
         if readings:
             sites, partners = _sites(group)
             meetings = again.meetings(sites, partners)
-            read = read_again(list(readings.values()), meetings, len(x.lengths.units))
+            read = read_again(list(readings.values()), meetings, sequences)
             outcomes |= dict(zip(readings, read, strict=True))
         results += [_of_units(outcomes[number], x) for number in range(len(group))]
     return results
@@ -90,16 +93,17 @@ def _of_units(outcome: Any, side: Side) -> Estimated | Exception:
     return value, influence.index_add_(0, side.units.to(influence.device), of_sequences)
 
 
-def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Divide jobs so that the slopes of each group stay within `SLOPES`."""
+def _groups(jobs: Sequence[Job], sequences: int) -> list[list[Job]]:
+    """Divide jobs so that the slopes of each group stay within `SLOPES`, and its sums within `SEQUENCES`."""
     groups: list[list[Job]] = []
-    size = SLOPES
+    slopes = sums = 0
     for job in jobs:
-        if size + job.size > SLOPES:
+        own = sequences * len(job.pairs)
+        if not groups or slopes + job.size > SLOPES or sums + own > SEQUENCES:
             groups.append([])
-            size = 0
+            slopes = sums = 0
         groups[-1].append(job)
-        size += job.size
+        slopes, sums = slopes + job.size, sums + own
     return groups
 
 

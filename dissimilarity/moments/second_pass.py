@@ -25,7 +25,7 @@ class SecondPass(Generic[Result]):
     Attributes:
         terms: what each sample of a part adds to each sum, (n, pairs), or each sequence, (sequences, pairs) if the name
             ends in ``_s``.
-        result: returns what follows from the sums of all sequences (sequences, pairs), by name.
+        result: returns what follows from the sums of all sequences (sequences, pairs), by name; it may take them out.
     """
 
     terms: Callable[[Part], Moments]

@@ -71,7 +71,7 @@ def _of_sequences(m: Moments) -> SecondPass[Float[Tensor, "times pairs"]]:
         return values if "gh_s" in m else values | {"gh_s": part.squares()}
 
     def result(sums: Moments) -> Float[Tensor, "times pairs"]:
-        own = {name: _from_zero(values) for name, values in sums.items()}
+        own = {name: _from_zero(sums.pop(name)) for name in [*sums]}
         own.setdefault("gh_s", _from_zero(m["gh_s"].mT) if "gh_s" in m else none)
         along_products = [_from_zero(((u @ product) * v).sum(-1).mT) for product in products]
 
@@ -145,7 +145,7 @@ def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times p
         return values | {"gh_s": part.squares(), "kx_s": squares_x.expand_as(both), "ky_s": squares_y, "both_s": both}
 
     def result(sums: Moments) -> Float[Tensor, "times pairs"]:
-        own = {name: _from_zero(values) for name, values in sums.items()}
+        own = {name: _from_zero(sums.pop(name)) for name in [*sums]}
         n, a, b, ab = (m[key] - own[key] for key in ("n", "a", "b", "ab"))
         trace = squares(product) - 2 * own["mm"] + own["gh_s"]
         total_x, total_y = (

@@ -151,7 +151,7 @@ def test_alerts_continue_from_a_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("alert", "message"),
     [
-        ("collaps", "expected rule nearest, move, collapse, found 'collaps'"),
+        ("collapse", "expected rule nearest, move, collapse, found 'collaps'"),
         ({"rule": "move", "above": 1}, "move: unknown key above; expected some of level, stop, by"),
         ({"rule": "collapse", "below": 2}, "collapse: expected below of 0 or more and below 1, found 2"),
         ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop true or false, found 'yes'"),
@@ -178,7 +178,7 @@ class Module(Net, pl.LightningModule):
 class Messenger(Logger):
     """A logger that passes alerts on, as that of W&B does."""
 
-    name = version = "messenger"
+    name = version = "messenger"  # pyright: ignore[reportAssignmentType]
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_a_lightning_training_ends_and_says_why(tmp_path: Path) -> None:
     logger = Messenger()
     alerts = [{"rule": "collapse", "stop": True}]
     tracked = DissimilarityTracker("init", CKA(), PROBE, tmp_path, sites="head", every=1, alerts=alerts)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_steps=9, accelerator="cpu", logger=[logger], callbacks=[tracked], **quiet)
     trainer.fit(Module(), torch.utils.data.DataLoader(range(9)))  # pyright: ignore[reportArgumentType]
     assert trainer.global_step == 4 and len(logger.texts) == 1

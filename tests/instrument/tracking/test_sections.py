@@ -37,7 +37,7 @@ class Module(pl.LightningModule):
 class Recorder(Logger):
     """A logger that remembers what it gets."""
 
-    name = version = "recorder"
+    name = version = "recorder"  # pyright: ignore[reportAssignmentType]
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def test_curves_have_sections_and_heat_maps_a_slider(tmp_path: Path) -> None:
     measures = [CKA(), Procrustes()]
     options: dict[str, Any] = {"sites": "layers.*", "every": 2, "heatmap_every": 2}
     tracker = DissimilarityTracker(["init", "previous"], measures, PROBE, tmp_path, **options)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=list(loggers), callbacks=[tracker], **quiet)
     trainer.fit(Module(), torch.utils.data.DataLoader(range(3)))  # pyright: ignore[reportArgumentType]
     assert {"dissimilarity/init/cka/layers.0", "dissimilarity/previous/procrustes/layers.1"} <= table.keys

@@ -70,7 +70,7 @@ def plain(model: Net) -> Net:
 def fsdp(model: Net) -> Net:
     for block in model.blocks:
         fully_shard(block)
-    return fully_shard(model)
+    return fully_shard(model)  # pyright: ignore[reportReturnType]
 
 
 def tensor_parallel(model: Net, use_local_output: bool = False) -> Net:
@@ -139,7 +139,7 @@ def train_in_lightning(folder: Path) -> bool:
     """Do the same in Lightning."""
     tracker = DissimilarityTracker("init", CKA(), PROBE, folder, sites="net.blocks.*.down", every=2)
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         accelerator="cpu", devices=2, strategy=strategy, max_steps=1, callbacks=[tracker],
         enable_checkpointing=False, use_distributed_sampler=False, **quiet,
