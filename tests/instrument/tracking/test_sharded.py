@@ -151,6 +151,9 @@ def train_in_lightning(folder: Path) -> bool:
 
 def train_in_accelerate(folder: Path) -> bool:
     """Do the same with a model that accelerate wraps, which shards none on a CPU."""
+    accelerate.state.AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # that of a test before, in the parent of this process
     accelerator = accelerate.Accelerator(cpu=True)
     model, optimizer = accelerator.prepare(model := net(), torch.optim.SGD(model.parameters(), lr=0.1))
     tracker = Tracker("init", CKA(), PROBE, folder, sites="blocks.*.down", every=2)
