@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 ALONE = ("site", "measure", "value", "stderr", "n_units")
 """Columns of a measure of one model alone."""
-NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 NO_SAMPLES = {"n_samples": 0, "n_units": 0}
 NO_VALUE = {
     **dict.fromkeys(("value", "dissimilarity", "stderr", "null", "calibrated", "calibrated_stderr"), math.nan),
@@ -94,16 +94,29 @@ def kinds_of_notes(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str,
         >>> notes = {"cka": "cka has 3 samples", "svcca": "svcca has 4 samples", "rsa": ""}
         >>> kinds_of_notes({**at, "measure": measure, "note": note} for measure, note in notes.items())
         {' has # samples': ('init', 'cka has 3 samples (so for svcca)')}
+        >>> list(kinds_of_notes([{**at, "measure": "cca", "note": "cca is biased; cca has no calibrated value"}]))
+        [' is biased', ' has no calibrated value']
     """
     kinds: dict[str, tuple[str, str, dict[str, None]]] = {}
     for record in records:
-        if record["note"]:
-            kind = NUMBER.sub("#", record["note"].removeprefix(record["measure"]))
-            kinds.setdefault(kind, (record["reference"], record["note"], {}))[2][record["measure"]] = None
+        measure = record["measure"]
+        # a record may have several notes, each with the name of its measure
+        for note in filter(None, re.split(f"; (?={re.escape(measure)} )", record["note"])):
+            kinds.setdefault(kind_of(note, measure), (record["reference"], note, {}))[2][measure] = None
     return {
         kind: (reference, note + (f" (so for {', '.join(others)})" if (others := list(measures)[1:]) else ""))
         for kind, (reference, note, measures) in kinds.items()
     }
+
+
+def kind_of(note: str, measure: str = "") -> str:
+    """Return what notes of one kind have in common: all but the measure that they begin with and numbers.
+
+    Example:
+        >>> kind_of("cka has 3 samples", "cka")
+        ' has # samples'
+    """
+    return NUMBER.sub("#", note.removeprefix(measure))
 
 
 def effective_ranks(model: ModelActivations) -> list[dict[str, Any]]:

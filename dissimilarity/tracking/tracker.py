@@ -34,6 +34,7 @@ from dissimilarity.tracking.records import (
     agreed,
     described,
     effective_ranks,
+    kind_of,
     kinds_of_notes,
     measured_alone,
     without_value,
@@ -415,7 +416,8 @@ class Tracker(Ticker):
         return [names | record for record in without_value(self.measures, self.references.matched(label), note)]
 
     def _warn(self, step: int, label: str, note: str, kind: str = "") -> None:
-        """Warn once per note, or per kind of note."""
-        if (kind or note) not in self._warned:
-            self._warned.add(kind or note)
+        """Warn once per kind of note."""
+        kind = kind or kind_of(note)
+        if kind not in self._warned:
+            self._warned.add(kind)
             log.warning("step %d, reference %s: %s", step, label, note + advice(note))
