@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from dissimilarity.cli.sides import Side
 from dissimilarity.loading.context import context_of
-from dissimilarity.loading.texts import encoded, prepare
 from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
 
@@ -36,7 +34,7 @@ class Probe:
     """
 
     inputs: Tensor | Alignment | None
-    tokenizer: Tokenizer | None
+    tokenizer: Any
     notes: dict[str, Any]
 
     @property
@@ -91,6 +89,8 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     if a.to_str() == b.to_str():
         rows = _packed(text, a, sequences, length)
         return Probe(rows, a, {**notes, "sequences": len(rows), "length": rows.shape[1]})
+    from dissimilarity.loading.texts import encoded  # tokenizers are optional
+
     pieces = _pieces(text, a, sequences, length)
     aligned = align(Tokenized(*encoded(pieces, a)), Tokenized(*encoded(pieces, b)), pieces)
     for side, reading in zip(models, (aligned.a, aligned.b), strict=True):
@@ -151,9 +151,9 @@ def _read(path: Path | None) -> tuple[str, str]:
 
 
 @panics_as_errors("the tokenizer of a model is broken")
-def _packed(text: str, tokenizer: Tokenizer, sequences: int, length: int) -> Int64[Tensor, "sequences length"]:
+def _packed(text: str, tokenizer: Any, sequences: int, length: int) -> Int64[Tensor, "sequences length"]:
     """Return evenly spaced rows of the text, each with the tokens that the tokenizer puts around a text."""
-    tokenizer = prepare(Tokenizer.from_str(tokenizer.to_str()))
+    tokenizer = _prepared(tokenizer)
     before, after = _around(tokenizer)
     inside = length - len(before) - len(after)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -164,7 +164,14 @@ def _packed(text: str, tokenizer: Tokenizer, sequences: int, length: int) -> Int
     return torch.tensor([[*before, *ids[start : start + inside], *after] for start in starts.tolist()])
 
 
-def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+def _prepared(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer that neither pads nor truncates."""
+    from dissimilarity.loading.texts import prepare  # tokenizers are optional
+
+    return prepare(type(tokenizer).from_str(tokenizer.to_str()))
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and after a text."""
     encoding = tokenizer.encode("a")
     mask, ids = encoding.special_tokens_mask, encoding.ids
@@ -174,10 +181,10 @@ def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 @panics_as_errors("the tokenizer of a model is broken")
-def _pieces(text: str, tokenizer: Tokenizer, sequences: int, length: int) -> list[str]:
+def _pieces(text: str, tokenizer: Any, sequences: int, length: int) -> list[str]:
     """Return evenly spaced pieces of the text that end between words and have about `length` tokens of a model."""
     sample = text[:SAMPLE]
-    count = len(prepare(Tokenizer.from_str(tokenizer.to_str())).encode(sample, add_special_tokens=False).ids)
+    count = len(_prepared(tokenizer).encode(sample, add_special_tokens=False).ids)
     characters = max(1, len(sample) * length // max(1, count))
     rows = len(text) // characters
     if rows < LEAST:

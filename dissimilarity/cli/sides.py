@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.comparison.saved import Source
-from dissimilarity.loading import gguf, pretrained
 from dissimilarity.tables.files import sha256_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -39,7 +37,7 @@ class Side:
 
     label: str
     source: Source
-    tokenizer: Tokenizer | None
+    tokenizer: Any
     dtype: torch.dtype | None
     provenance: dict[str, Any]
 
@@ -65,6 +63,10 @@ def open_side(argument: str, device: str) -> Side:
     if argument.startswith("runs/") or argument.endswith(".ckpt"):
         return _run(argument, device)
     uri = argument if argument.startswith("hf:") else _as_uri(argument, path)
+    try:  # optional packages
+        from dissimilarity.loading import gguf, pretrained
+    except ImportError as error:
+        raise ValueError(f"{argument} needs Hugging Face transformers: pip install 'dissimilarity[hf]'") from error
     place, commit = pretrained.folder_of(uri)
     _check_memory(argument, place)
     load = gguf.load_file if place.is_file() else pretrained.load_folder
