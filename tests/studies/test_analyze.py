@@ -194,6 +194,8 @@ def test_a_run_of_another_tokenizer_is_compared_on_the_same_text(home: Path, tmp
         across = "other" in (row["model_a"], row["model_b"])
         if row["measure"] in ("kl", "jsd", "disagreement"):
             assert np.isnan(row["value"]) == across and ("token by token" in row["note"]) == across
+        elif row["measure"].endswith("_crossfit"):  # half of so few samples may not determine a map
+            assert np.isfinite(row["value"]) or "half" in row["note"], row
         else:
             assert np.isfinite(row["value"]), row
         if row["measure"] in samples:

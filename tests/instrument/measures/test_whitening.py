@@ -107,7 +107,7 @@ def test_wide_equal_sides_in_any_precision_are_identical(setting: str) -> None:
     measure, function = make(setting), function_of(setting)
     if setting not in WHITENED and not setting.startswith(("angular_cka", "bures", "permutation")):
         pytest.skip("holds narrow sides to it only")
-    x = related(700, 300, 5)[0]
+    x = related(1400 if measure.crossfit else 700, 300, 5)[0]  # a half determines a map of 300 directions to 300
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert function(x.to(dtype), x.to(dtype)).item() == measure.identical
         assert function(x.to(dtype), -x.to(dtype)).item() == pytest.approx(function(x, -x).item(), abs=2e-3)
@@ -115,11 +115,18 @@ def test_wide_equal_sides_in_any_precision_are_identical(setting: str) -> None:
 
 @each_whitened
 def test_about_as_many_samples_as_dimensions_in_float32(setting: str) -> None:
-    """Directions of almost no variance, which float32 products would lose."""
-    for n in (119, 120, 121) if not make(setting).crossfit else (244, 250):  # halves of 122 and 125
-        x, y = (z.float() for z in related(n, 120, 119))
-        expected = function_of(setting)(x.double(), y.double()).item()
-        assert function_of(setting)(x, y).item() == pytest.approx(expected, abs=1e-6 * max(1.0, expected))
+    """Directions of almost no variance, which float32 products would lose.
+
+    A half that has about as many samples as one side has dimensions determines a map to a narrow side only.
+    """
+    function = function_of(setting)
+    cases = [(n, 120, 119) for n in (119, 120, 121)]
+    if make(setting).crossfit:  # halves of 123 and 125 samples, on either side
+        cases = [(n, *widths) for n in (246, 250) for widths in ((120, 2), (2, 120))]
+    for n, p, q in cases:
+        x, y = (z.float() for z in related(n, p, q))
+        expected = function(x.double(), y.double()).item()
+        assert function(x, y).item() == pytest.approx(expected, abs=1e-6 * max(1.0, expected))
 
 
 def test_each_rho_is_one_where_the_samples_are_no_more_than_the_dimensions() -> None:
