@@ -57,8 +57,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "references": {"references": "[init,previous,{other}]"},
     "stitching": {
         "callbacks": "stitching",
-        "callbacks.tracker.budget": 1.0,
-        "callbacks.stitching.budget": 1.0,
         "callbacks.stitching.sequences": 16,
         "callbacks.stitching.every": 8,
     },
@@ -199,7 +197,6 @@ def _config(folder: Path, name: str, changes: dict[str, Any], number: str = "who
         "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.precision": "32-true",
-        "track.budget": 1.0,
         "logger": "none",
         **changes,
     }

@@ -211,7 +211,11 @@ class Tracker(Ticker):
         passed = range(0 if self.last_tick is None else self.last_tick + 1, step + 1)
         is_scheduled = any(is_due(due, self.every, None, self.schedule.thinned) for due in passed)
         if not is_scheduled and step != training.last_step:
-            self._remember(training)
+            try:
+                with together(training.sync):
+                    self._remember(training)
+            except Exception as error:  # the tick that compares it has a note
+                self._warn(step, "previous", described(error))
             return {}
         self._last_scheduled = step if is_scheduled else self._last_scheduled
         kind = "heatmap" if self._has_all_pairs(training) else "plain"

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,28 @@ def test_a_plain_loop_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     values = [tick["dissimilarity/init/cka/1"] for tick in metrics]
     assert values == [record["dissimilarity"] for record in records if record["reference"] == "init"]
     assert values[0] == pytest.approx(0, abs=1e-6) and values[-1] > 1e-6
+
+
+def test_a_fault_while_a_state_is_kept_for_later_ends_no_training(tmp_path: Path, caplog: Any) -> None:
+    """Step 15 is no tick, but the model of step 15 is what the last tick, at 25, compares."""
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fails = nn.Embedding(20, 6), False
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            if self.fails:
+                raise MemoryError("no memory for the capture")
+            return self.embed(tokens)
+
+    model = Failing()
+    tracker = Tracker("previous", CKA(), tokens(), tmp_path, sites="embed", every=10, n_units=4)
+    for step in range(26):
+        model.fails = step == 15
+        tracker.follow(model, step, 25)
+    assert "step 15, reference previous: MemoryError: no memory for the capture" in caplog.text
+    assert [row["reference_step"] for row in read_curves(tmp_path).to_pylist() if row["step"] == 25] == [20]
 
 
 def test_the_core_loads_no_trainer() -> None:
