@@ -151,7 +151,7 @@ def test_alerts_continue_from_a_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("alert", "message"),
     [
-        ("collapse", "expected rule nearest, move, collapse, found 'collaps'"),
+        ("sudden", "expected rule nearest, move, collapse, found 'sudden'"),
         ({"rule": "move", "above": 1}, "move: unknown key above; expected some of level, stop, by"),
         ({"rule": "collapse", "below": 2}, "collapse: expected below of 0 or more and below 1, found 2"),
         ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop true or false, found 'yes'"),
