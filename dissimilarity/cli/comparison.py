@@ -17,7 +17,6 @@ from dissimilarity.cli.output import show, write
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
 from dissimilarity.cli.sides import Side, labels_of, open_side
-from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.elementwise import Elementwise, elementwise
 from dissimilarity.comparison.saved import open_source, sites_of
@@ -33,7 +32,7 @@ def run_compare(options: argparse.Namespace) -> bool:
         ValueError: something on the command line cannot be had; says what to type.
     """
     limits = dict(options.fail_over)
-    measures = _measures([*options.measures, *(name for name in limits if name not in options.measures)])
+    by_name = _measures([*options.measures, *limits])
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out}: it is a file; give a folder")
     _be_quiet()
@@ -45,12 +44,12 @@ def run_compare(options: argparse.Namespace) -> bool:
             sides.append(open_side(argument, options.device))
         status.update("comparing")
         probe = probe_of(sides, options.text, options.tokens, options.sequences, options.length)
-        result = _compare(sides, probe, measures, options)
+        result = _compare(sides, probe, list(by_name.values()), options)
     show(result, options.format)
     if options.out is not None:
         write(result, sides, options.out)
         print(f"written to {options.out}", file=sys.stderr)
-    return any(_exceeds(result, measure, limits[measure.label]) for measure in measures if measure.label in limits)
+    return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
@@ -60,10 +59,7 @@ def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], optio
     table = compare(a.source, b.source, probe.inputs, sites, measures, options.pairs, nulls=options.nulls, **extra)
     sites_a, sites_b = (sites_of(open_source(side.source, side.label), sites) for side in sides)
     matched = matched_pairs(sites_a, sites_b)
-    labels = labels_of(sides)
-    comparison = Comparison(labels, table, measures, matched, _differences(a, b, probe, matched), probe, "")
-    words = verdict(comparison.at_matched(measures[0]), measures[0], comparison.differences, *labels)
-    return Comparison(**{**vars(comparison), "verdict": words})
+    return Comparison(labels_of(sides), table, measures, matched, _differences(a, b, probe, matched), probe)
 
 
 def _differences(a: Side, b: Side, probe: Probe, matched: list[SitePair]) -> Elementwise | None:
@@ -82,8 +78,8 @@ def _depth(model: nn.Module) -> int | None:
     return getattr(getattr(model, "config", model), "num_hidden_layers", None)
 
 
-def _measures(names: Sequence[str]) -> list[Measure]:
-    """Return measures by the names of their functions, with their defaults.
+def _measures(names: Sequence[str]) -> dict[str, Measure]:
+    """Return measures, with their defaults, by the names of their functions.
 
     Raises:
         ValueError: a name that is no measure's.
@@ -92,7 +88,7 @@ def _measures(names: Sequence[str]) -> list[Measure]:
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(sorted(classes))}")
-    return [classes[name]() for name in dict.fromkeys(names)]
+    return {name: classes[name]() for name in names}
 
 
 def _exceeds(result: Comparison, measure: Measure, limit: float) -> bool:

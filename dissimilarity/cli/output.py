@@ -20,7 +20,7 @@ from rich.table import Table
 
 from dissimilarity.cli.result import Comparison
 from dissimilarity.cli.sides import Side
-from dissimilarity.cli.verdict import ROUNDING
+from dissimilarity.cli.verdict import ROUNDING, with_interval
 from dissimilarity.comparison.elementwise import Elementwise
 from dissimilarity.figures.comparison import comparison_figure
 from dissimilarity.figures.style import short_names, write_figure
@@ -41,13 +41,12 @@ def show(result: Comparison, kind: str) -> None:
         result: the comparison.
         kind: table, json, csv or latex; the last two print the rows alone.
     """
-    rows = matched_rows(result)
     if kind == "json":
         print(json.dumps(summary_of(result), indent=2))
     elif kind == "csv":
-        print(as_csv(rows), end="")
+        print(as_csv(matched_rows(result)), end="")
     elif kind == "latex":
-        print(as_latex(rows), end="")
+        print(as_latex(matched_rows(result)), end="")
     else:
         _show_table(result)
 
@@ -92,7 +91,7 @@ def as_csv(rows: Rows) -> str:
 
 def as_latex(rows: Rows) -> str:
     r"""Return rows as a LaTeX table with the rules of booktabs."""
-    names = [name for name in ("measure", "site_a", "site_b", "value", "low", "high", "null", "calibrated")]
+    names = ["measure", "site_a", "site_b", "value", "low", "high", "null", "calibrated"]
     lines = [
         rf"\begin{{tabular}}{{lll{'r' * (len(names) - 3)}}}",
         r"\toprule",
@@ -185,7 +184,7 @@ def _layers(result: Comparison) -> Table:
         cells = []
         for measure in result.measures:
             row = rows.get((measure.label, *pair))
-            cells += ["", ""] if row is None else [_interval(row), _cell(row["null"])]
+            cells += ["", ""] if row is None else [with_interval(row), _cell(row["null"])]
         table.add_row(names.get(pair, "outputs"), *cells)
     return table
 
@@ -221,13 +220,6 @@ def _probe_in_words(result: Comparison) -> str:
             f", at {notes['words']} ends of words in each ({notes['share_a']:.0%} and {notes['share_b']:.0%} of tokens)"
         )
     return words
-
-
-def _interval(row: dict[str, Any]) -> str:
-    if not math.isfinite(row["value"]):
-        return "-"
-    error = f" ± {half_width(row['stderr'], row['n_units']):.3f}" if math.isfinite(row["stderr"]) else ""
-    return f"{row['value']:.3f}{error}"
 
 
 def _plain(value: Any) -> Any:

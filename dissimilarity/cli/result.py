@@ -1,12 +1,14 @@
 """What came out of a comparison of two models from the shell."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.cli.probe_text import Probe
+from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.elementwise import Elementwise
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
@@ -23,7 +25,6 @@ class Comparison:
         matched: pairs of sites at equal relative depth.
         differences: number by number; None where the two have other sizes or read other tokens.
         probe: what they were compared on.
-        verdict: what came out, in words.
     """
 
     labels: tuple[str, str]
@@ -32,13 +33,25 @@ class Comparison:
     matched: list[SitePair]
     differences: Elementwise | None
     probe: Probe
-    verdict: str
+
+    @cached_property
+    def verdict(self) -> str:
+        """What came out, in words."""
+        first = self.measures[0]
+        return verdict(self.at_matched(first), first, self.differences, *self.labels)
 
     def at_matched(self, measure: Measure) -> list[dict[str, Any]]:
         """Return the rows of a measure at matched sites, in depth order."""
-        rows = {
-            (row["site_a"], row["site_b"]): row
-            for row in self.table.select([name for name in self.table.column_names if name != "influence"]).to_pylist()
-            if row["measure"] == measure.label
-        }
-        return [rows[pair] for pair in [*self.matched, (LOGITS, LOGITS)] if pair in rows]
+        return self._matched_rows[measure.label]
+
+    @cached_property
+    def _matched_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows at matched sites by measure; only they are turned into Python, with the influences of tokens."""
+        names = zip(*(self.table[name].to_pylist() for name in ("measure", "site_a", "site_b")), strict=True)
+        places = {name: place for place, name in enumerate(names)}
+        pairs = [*self.matched, (LOGITS, LOGITS)]
+        rows = {}
+        for measure in self.measures:
+            present = [places[measure.label, *pair] for pair in pairs if (measure.label, *pair) in places]
+            rows[measure.label] = self.table.take(pa.array(present, pa.int64())).to_pylist()
+        return rows

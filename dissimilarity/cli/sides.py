@@ -17,6 +17,8 @@ from dissimilarity.tables.files import sha256_of
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 """Precisions by their names in safetensors files."""
+GGUF_GROWTH = 8
+"""Size of weights in float32 over that of a GGUF file, whose weights have about four bits."""
 FORMS = (
     "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, saved activations (.safetensors, .npy, a folder of .npy files), "
     "or runs/NAME in a clone of the repository"
@@ -68,11 +70,11 @@ def open_side(argument: str, device: str) -> Side:
     except ImportError as error:
         raise ValueError(f"{argument} needs Hugging Face transformers: pip install 'dissimilarity[hf]'") from error
     place, commit = pretrained.folder_of(uri)
-    _check_memory(argument, place)
+    dtype = None if place.is_file() else stored_dtype(place)
+    _check_memory(argument, place, dtype)
     load = gguf.load_file if place.is_file() else pretrained.load_folder
     model, tokenizer, _, digest = load(place, uri)
     provenance = {"uri": uri, "path": str(place.resolve()), "sha256": digest, "commit": commit}
-    dtype = None if place.is_file() else stored_dtype(place)
     return Side(_label(uri), _ready(model, device), tokenizer, dtype, provenance)
 
 
@@ -92,12 +94,14 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return max(precisions, key=lambda dtype: torch.finfo(dtype).eps, default=None)
 
 
-def _check_memory(argument: str, place: Path) -> None:
+def _check_memory(argument: str, place: Path, dtype: torch.dtype | None) -> None:
     """Raise ValueError if the weights in float32 do not fit into the memory that is free."""
-    files = [place] if place.is_file() else [*place.glob("*.safetensors")]
-    dtype = None if place.is_file() else stored_dtype(place)
-    growth = 4 / (dtype.itemsize if dtype is not None else 0.5 if place.is_file() else 4)
-    need, have = growth * sum(path.stat().st_size for path in files), available_memory()
+    if place.is_file():
+        need = GGUF_GROWTH * place.stat().st_size
+    else:
+        growth = 1 if dtype is None else torch.float32.itemsize / dtype.itemsize
+        need = growth * sum(path.stat().st_size for path in place.glob("*.safetensors"))
+    have = available_memory()
     if have is not None and need > have:
         raise ValueError(
             f"{argument} takes {need / 1e9:.1f} GB in float32, and {have / 1e9:.1f} GB are free; save the activations "

@@ -66,10 +66,11 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str) 
     if far["dissimilarity"] < SAME:
         return f"By {measure.label} they are the same at every layer to three digits."
     if len(finite) == 1:
-        return f"{subject}: {measure.label} {_value(near)} at {_sites(near)}."
+        return f"{subject}: {measure.label} {with_interval(near)} at {_sites(near)}."
     words = (
-        f"{subject} are most alike at {_sites(near)} ({measure.label} {_value(near)}) and differ most at "
-        f"{_sites(far)} ({_value(far)}; {measure.identical:g} is identical, other text scores {_number(far['null'])})."
+        f"{subject} are most alike at {_sites(near)} ({measure.label} {with_interval(near)}) and differ most at "
+        f"{_sites(far)} ({with_interval(far)}; {measure.identical:g} is identical, other text scores "
+        f"{_number(far['null'])})."
     )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row)]
     if unrelated:
@@ -90,9 +91,12 @@ def _sites(row: dict[str, Any]) -> str:
     return a if a == b else f"{a} ~ {b}"
 
 
-def _value(row: dict[str, Any]) -> str:
-    error = row["stderr"]
-    return _number(row["value"]) + (f" ± {half_width(error, row['n_units']):.3f}" if math.isfinite(error) else "")
+def with_interval(row: dict[str, Any]) -> str:
+    """Return the value of a row with half of its 95 % interval; a dash if it has none."""
+    if not math.isfinite(row["value"]):
+        return "-"
+    error = f" ± {half_width(row['stderr'], row['n_units']):.3f}" if math.isfinite(row["stderr"]) else ""
+    return f"{row['value']:.3f}{error}"
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from dissimilarity.capture.call import call
@@ -20,6 +19,7 @@ from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.measures.kl import kl_per_sample
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.batches import sequences_per_batch
 from dissimilarity.probe.running import SiteReader
@@ -119,7 +119,8 @@ def elementwise(
             sums[place].add(one[site_a], other[site_b], (site_a, site_b))
         if LOGITS in one and LOGITS in other and one[LOGITS].shape == other[LOGITS].shape:
             for logits_a, logits_b in zip(one[LOGITS], other[LOGITS], strict=True):
-                divergences.append(_divergence(logits_a, logits_b))
+                p, q = (logits.double().log_softmax(-1) for logits in (logits_a, logits_b))
+                divergences.append(kl_per_sample(p, q))
                 largest = max(largest, (logits_a - logits_b).abs().max().item())
     few = tokens[:NOISE_SEQUENCES]
     noise_a = rounding_noise(a, few, [x for x, _ in pairs], dtype)
@@ -213,9 +214,3 @@ def _has_logits(output: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _divergence(one: Float[Tensor, "pos d"], other: Float[Tensor, "pos d"]) -> Float[Tensor, " pos"]:
-    """Return KL(one || other) at each position, in nats."""
-    p, q = (logits.double().log_softmax(-1) for logits in (one, other))
-    return (p.exp() * (p - q)).sum(-1)

@@ -254,7 +254,7 @@ class Alarms:
         return [rule.state for rule in self.rules]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Continue from the state in a checkpoint; rules that have changed since begin anew."""
+        """Continue from the state in a checkpoint; a rule that has changed since starts afresh."""
         for rule, state in zip(self.rules, states, strict=False):
             rule.state = dict(state)
 

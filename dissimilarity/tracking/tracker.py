@@ -341,6 +341,8 @@ class Tracker(Ticker):
 
     def _alert(self, training: TrainingState, records: Sequence[dict[str, Any]]) -> None:
         """Let the rules look at a tick; the first process decides for all."""
+        if not self.alarms.rules:
+            return
         raised = []
         if training.is_first:
             context = {"step": training.step, "tokens": training.step * self.tokens_per_step}

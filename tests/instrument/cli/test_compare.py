@@ -151,6 +151,13 @@ def test_exit_codes_tell_ci_what_to_do(capsys: Any, folders: dict[str, Path]) ->
     assert compare(capsys, *arguments, "procrustes=0.01")[0] == 3
 
 
+def test_a_limit_holds_for_a_measure_whose_label_is_not_its_name(capsys: Any, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        np.save(tmp_path / f"{seed}.npy", np.random.default_rng(seed).normal(size=(64, 8)))
+    limits = ("--measures", "cka", "--fail-over", "minibatch_cka=0.1")
+    assert compare(capsys, tmp_path / "0.npy", tmp_path / "1.npy", *limits)[0] == 3
+
+
 def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(64, 8))
     np.save(tmp_path / "a.npy", x)
