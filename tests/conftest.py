@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -28,6 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Give the whole suite its workers (pyproject.toml says how many at most); run what is named in this process."""
     return (os.cpu_count() or 1) if config.args_source is config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_figures() -> Iterator[Any]:
+    """Draw nothing at the end of a training, which takes longer than the training; return what would draw."""
+    from dissimilarity.tracking import tables
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw = tables.draw_run
+        patch.setattr(tables, "draw_run", lambda folder, formats: [])
+        yield draw
 
 
 @pytest.fixture

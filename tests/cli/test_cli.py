@@ -12,27 +12,21 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import train as program
 from data.pack import cache_lock
 from launch.cli.command import check_modules, flags_first
 from launch.cli.compose import CONF, compose
 from launch.cli.sweep import SweepTable
 from launch.machine import Precision, choose_compile, choose_precision, kept_precision, step_seconds
 from launch.run.folder import write_json
-from tests.helpers.tiny_run import tiny_overrides
+from tests.helpers.tiny_run import forked_command, tiny_overrides
 
 TRAIN = CONF.parent / "train.py"
 
 
 def train(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python train.py ARGUMENTS` in `folder`."""
-    return subprocess.run(
-        [sys.executable, str(TRAIN), *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return forked_command(program, arguments, folder, COLUMNS="200", **environment)
 
 
 MISTAKES = {

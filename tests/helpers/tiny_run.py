@@ -1,15 +1,20 @@
 """A training of seconds through train.py's own function, in a process of its own that may be killed at any moment."""
 
 import importlib
+import io
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +25,6 @@ import train
 from callbacks import signals
 from callbacks.interrupted import Interrupted
 from callbacks.validation import FinalValidation
-from dissimilarity.tracking import tables
 from launch.cli.compose import compose
 from tests.helpers.tiny_text import tiny_texts, write_jsonl
 
@@ -132,11 +136,41 @@ def kill_after(seconds: float) -> None:
 
 def in_process(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> int:
     """Train in a forked process after `before()`; return its exit code, -9 if it was killed, 1 for an exception."""
+    warm_up()
     process = FORK.Process(target=_train, args=(cfg, before))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "the training did not end within two minutes"
     return process.exitcode
+
+
+@cache
+def warm_up() -> None:
+    """Train once in this process: what is prepared at the first use is there in every fork, which takes half the time.
+
+    The run-time checks of shapes are the largest part.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        torch.random.fork_rng(),
+    ):
+        stitching = {"callbacks.stitching.every": 4, "callbacks.stitching.sequences": 16}
+        train.train(tiny(Path(folder), callbacks="stitching", **stitching))
+
+
+def forked_command(
+    program: ModuleType, arguments: Sequence[str], folder: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python PROGRAM.py ARGUMENTS` in `folder`, in a fork that need not import anything."""
+    with tempfile.TemporaryDirectory() as place:
+        streams = [Path(place) / name for name in ("out", "err")]
+        process = FORK.Process(target=_streamed, args=(program, arguments, folder, environment, streams))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None, "the command did not end within five minutes"
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(stream.read_text() for stream in streams))
 
 
 def forked_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,23 +179,35 @@ def forked_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forked(command: list[str]) -> int | None:
-    process = FORK.Process(target=_command, args=(command[1:],))
+    warm_up()
+    process = FORK.Process(target=_command, args=(train, command[2:]))
     process.start()
     process.join(300)
     return process.exitcode
 
 
-def _command(argv: list[str]) -> None:
+def _command(program: ModuleType, arguments: Sequence[str]) -> None:
     _prepare()
-    sys.argv = argv
-    sys.exit(train.run(train.main, "train"))
+    sys.argv = [f"{program.__name__}.py", *arguments]
+    sys.exit(program.run(program.main, program.__name__))
+
+
+def _streamed(
+    program: ModuleType, arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: list[Path]
+) -> None:
+    for descriptor, stream in enumerate(streams, 1):
+        file = os.open(stream, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - stay open
+    os.environ.update(environment)
+    os.chdir(folder)
+    _command(program, arguments)
 
 
 def _prepare() -> None:
     torch.set_num_threads(1)
     signals.take_over()
-    # drawing takes longer than the training; the tests of the figures look at them
-    tables.draw_run = lambda folder, formats: []
 
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:

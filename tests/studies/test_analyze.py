@@ -16,6 +16,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import analyze as program
 import settings
 from analyze import analyze
 from dissimilarity import CKA, compare
@@ -23,14 +24,12 @@ from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.comparison.save import save_activations
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
-from launch.cli.compose import CONF, compose
+from launch.cli.compose import compose
 from models.references import load
 from tests.cli.test_cli import TRAIN
 from tests.helpers.intervals import sentences_in
-from tests.helpers.tiny_run import in_process, tiny
+from tests.helpers.tiny_run import forked_command, in_process, tiny
 from tests.helpers.tiny_text import write_jsonl
-
-ANALYZE = CONF.parent / "analyze.py"
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +48,8 @@ def run(home: Path, results: Path, *overrides: str) -> Path:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ANALYZE), *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run `python analyze.py ARGUMENTS` in `folder`."""
+    return forked_command(program, arguments, folder, COLUMNS="100")
 
 
 def test_the_command_compares_two_runs(home: Path) -> None:

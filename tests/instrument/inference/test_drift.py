@@ -19,6 +19,7 @@ from dissimilarity.inference.drift import drift, group_records, group_table, rea
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tables.curves import SCHEMA as CURVES
 from dissimilarity.tables.curves import read_curves, select
+from dissimilarity.tracking import tables
 from dissimilarity.tracking.reference_groups import labels_by_group
 from launch.cli.compose import compose
 from launch.cli.validate import validate
@@ -201,7 +202,7 @@ class Drawn(pl.LightningModule):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def drawn(tmp_path_factory: pytest.TempPathFactory, no_figures: Any) -> tuple[Path, dict[str, Any]]:
     """A model that is drawn to `good`, the folder of its run, and what the tracker says of it."""
     folder, centers = tmp_path_factory.mktemp("drawn"), [Drawn(1), Drawn(2)]
     references = {
@@ -220,7 +221,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     tracker = DissimilarityTracker(references, [CKA(), Procrustes()], probe, folder, reference_groups=groups, **options)
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_steps=24, accelerator="cpu", enable_model_summary=False, callbacks=[tracker], **quiet)
-    trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(100, 1), batch_size=4))  # pyright: ignore
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "draw_run", no_figures)
+        trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(100, 1), batch_size=4))  # pyright: ignore
     return folder, tracker.drift
 
 

@@ -484,12 +484,7 @@ def tracked(folder: Path, garbage: float, extra: int, **options: Any) -> tuple[T
     return module, read_curves(folder).to_pylist()
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
-
-
-def test_the_tracker_reads_real_samples_alone(tmp_path: Path, undrawn: None) -> None:
+def test_the_tracker_reads_real_samples_alone(tmp_path: Path) -> None:
     module, rows = tracked(tmp_path, math.nan, 2)
     last = [row for row in rows if row["step"] == 2 and row["reference"] == "init"]
     assert {row["measure"] for row in last} == {measure.label for measure in MEASURES}
@@ -508,7 +503,7 @@ def test_the_tracker_reads_real_samples_alone(tmp_path: Path, undrawn: None) -> 
     assert repr(untimed) == repr(less_padding)
 
 
-def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: Path, undrawn: None) -> None:
+def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: Path) -> None:
     options: Any = {"measures": [CKA(), MutualKNN(k=200)], "probe": tokens(), "folder": tmp_path, "mask": MASK}
     with pytest.raises(ValueError, match="mutual_knn_200 needs 201 samples.* has 92: pass more"):
         DissimilarityTracker(["init"], **options)

@@ -16,8 +16,6 @@ from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.tracking.alerts import Alarms, Move, Tick, rules_of
 from dissimilarity.tracking.tracker import Tracker
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 PROBE = torch.randint(40, (24, 4), generator=torch.Generator().manual_seed(1))
 GROUPS = {"near": ["near"], "far": ["far"]}
 

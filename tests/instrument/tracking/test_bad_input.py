@@ -14,8 +14,6 @@ from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 TOKENS = torch.randint(20, (16, 5), generator=torch.Generator().manual_seed(1))
 
 

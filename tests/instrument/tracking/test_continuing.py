@@ -16,8 +16,6 @@ from dissimilarity.lightning import DissimilarityTracker
 from tests.instrument.tracking.test_references import curves_of
 from tests.instrument.tracking.test_tracker import LENGTH, SEQUENCES, Layered, fit, rows_of, tokens, tracker_for
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 def checkpoints(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, "step_{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
@@ -28,7 +26,7 @@ def tracker_in(folder: Path, **choices: Any) -> DissimilarityTracker:
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a tracked training of 7 steps and its checkpoints, and those of one that was not tracked."""
     folder = tmp_path_factory.mktemp("begun")
     fit(tracker_in(folder / "tracked"), Layered(), 7, others=[checkpoints(folder / "checkpoints")])

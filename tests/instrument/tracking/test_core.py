@@ -34,8 +34,7 @@ def train(tracker: Tracker, model: nn.Module) -> list[dict[str, float]]:
     return [tick for tick in metrics if tick]
 
 
-def test_a_plain_loop_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dissimilarity.tracking.tables.draw_run", lambda folder, formats: [])
+def test_a_plain_loop_is_tracked(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 6), nn.GELU())
     tracker = Tracker(["init", "previous"], [CKA()], tokens(), tmp_path, sites="1", every=3, n_units=4)

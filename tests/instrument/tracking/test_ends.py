@@ -16,8 +16,6 @@ from dissimilarity.tables.journal import Journal
 from tests.instrument.tracking.test_references import Wrapped, curves_of
 from tests.instrument.tracking.test_tracker import LENGTH, Layered, fit, loader_of, rows_of, tokens, tracker_for
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 class At(pl.Callback):
     """A callback that does something after some steps."""

@@ -15,8 +15,6 @@ from dissimilarity.functional import cka
 from tests.instrument.tracking.test_references import Wrapped
 from tests.instrument.tracking.test_tracker import Layered, fit, loader_of, rows_of, tracker_for
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 class Headless(pl.LightningModule):
     """A module that trains a network and has no ``forward``."""

@@ -17,8 +17,6 @@ peft = pytest.importorskip("peft")
 import dissimilarity.huggingface  # noqa: E402
 from dissimilarity.huggingface import DissimilarityCallback  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 SITES = ("blocks.0.resid_post", "blocks.1.resid_post")
 
 
@@ -70,7 +68,7 @@ def curves(folder: Path) -> dict[tuple[int, str, str, str], float]:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> tuple[Path, nn.Module]:
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """Return the folder of a fine-tuning with adapters, and the model."""
     folder = tmp_path_factory.mktemp("tuned")
     return folder, train(adapted(), folder).model

@@ -16,8 +16,6 @@ transformers = pytest.importorskip("transformers")
 import dissimilarity.huggingface  # noqa: E402
 from dissimilarity.huggingface import DissimilarityCallback  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 def train(folder: Path, callback: Any = None, **arguments: Any) -> dict[tuple[int, str, str], float]:
     """Train for two updates on four texts each, which have a column that no model takes, and return the curves."""
@@ -36,7 +34,7 @@ def train(folder: Path, callback: Any = None, **arguments: Any) -> dict[tuple[in
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> dict[tuple[int, str, str], float]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str, str], float]:
     """Return the curves of one process with whole batches, without an evaluation."""
     curves = train(tmp_path_factory.mktemp("plain"))
     assert {step for step, *_ in curves} == {0, 1, 2} and all(map(math.isfinite, curves.values()))

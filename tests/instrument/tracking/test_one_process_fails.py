@@ -20,8 +20,6 @@ from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.tracking.tracker import Tracker
 from tests.helpers.processes import in_processes
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 PROBE = torch.randint(20, (8, 5), generator=torch.Generator().manual_seed(1))
 MASK = torch.arange(5) < torch.tensor([5, 3, 2, 5, 4, 3, 5, 2])[:, None]
 
@@ -77,7 +75,7 @@ def track(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("failing")
     in_processes(track, path, path)
     return path

@@ -11,8 +11,6 @@ from dissimilarity.lightning import StitchingTracker
 from dissimilarity.tables.journal import Journal
 from tests.instrument.tracking.test_tracker import LENGTH, SEQUENCES, Layered, fit, rows_of, tokens, tracker_for
 
-pytestmark = pytest.mark.usefixtures("no_figures")
-
 
 def curves_of(folder: Path) -> dict[tuple[str, int, str], float]:
     """Return the values of CKA at equal depth by reference, step and site."""

@@ -4,7 +4,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, Procrustes
 from dissimilarity.lightning import DissimilarityTracker
-
-pytestmark = pytest.mark.usefixtures("no_figures")
 
 PROBE = torch.randint(20, (8, 5), generator=torch.Generator().manual_seed(1))
 

@@ -29,7 +29,6 @@ from dissimilarity.tracking.tracker import Tracker
 from tests.helpers.processes import in_processes
 
 accelerate = pytest.importorskip("accelerate")
-pytestmark = pytest.mark.usefixtures("no_figures")
 
 PROBE = torch.randint(20, (13, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.arange(9) < torch.randint(3, 10, (13, 1), generator=torch.Generator().manual_seed(2))
@@ -187,7 +186,7 @@ def train_all(folder: Path) -> list[bool]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the curves of two processes."""
     path = tmp_path_factory.mktemp("divided")
     results = in_processes(train_all, path, path)
