@@ -52,7 +52,8 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return forked_command(program, arguments, folder, COLUMNS="100")
 
 
-def test_the_command_compares_two_runs(home: Path) -> None:
+def test_the_command_compares_two_runs(home: Path, blank_figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dissimilarity.figures.style.write_figure", blank_figures)
     done = command(home, "study=compare", "models=[runs/a,runs/b]")
     assert done.returncode == 0, done.stderr
     for text in ("a and b: resid_post of block", "procrustes", "results/compare/summary.md", "measures=all"):
@@ -66,6 +67,7 @@ def test_the_command_compares_two_runs(home: Path) -> None:
         "table.parquet",
     ]
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".pdf"}
+    assert all(path.stat().st_size > 10_000 for path in (folder / "figures").iterdir())
     notes = json.loads((folder / "provenance.json").read_text())
     assert notes["models"]["a"]["step"] == 11 and len(notes["models"]["b"]["sha256"]) == 64
     trained = json.loads((home / "runs" / "a" / "provenance.json").read_text())

@@ -308,10 +308,10 @@ def replications() -> dict[str, Tensor]:
     jaxtyping.config.update("jaxtyping_disable", True)
     measures = [make(setting) for setting in SETTINGS]
     lengths = SequenceLengths.of_slices(
-        cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 2
+        cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 4
     )
     results: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
-    for seed in range(200):
+    for seed in range(60):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
         sides = [Side(lengths, only_sampled=frozenset({LOGITS})) for _ in acts]
@@ -326,13 +326,12 @@ def replications() -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_intervals_contain_the_expected_value_about_as_often_as_stated(
-    setting: str, replications: dict[str, Tensor]
-) -> None:
-    """Between 90 and 98.5 % of the time, in 200 replications, whose own error is 0.01 to 0.02.
+def test_errors_are_about_the_spread_over_draws(setting: str, replications: dict[str, Tensor]) -> None:
+    """Within a quarter of it or so, in 60 replications, which tell it to a tenth; intervals cover as is stated.
 
-    The expectation is that at the same number of samples: Procrustes and mutual kNN are biased in it.
+    They are to cover the expectation at the same number of samples: Procrustes and mutual kNN are biased in it.
     """
     value, stderr = replications[make(setting).label].T
-    covered = ((value - value.mean()).abs() < torch.tensor(half_width(stderr.numpy(), GROUPS))).float().mean().item()
-    assert 0.90 <= covered < 0.985
+    assert 0.75 < (stderr.square().mean().sqrt() / value.std()).item() < 1.3
+    covered = (value - value.mean()).abs() < torch.tensor(half_width(stderr.numpy(), GROUPS))
+    assert covered.float().mean().item() > 0.85
