@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,40 +68,41 @@ def fail(owner: Any, name: str, error: Exception, step: int, callback: Any = Dis
     setattr(owner, name, called)
 
 
-OUT_OF_MEMORY = torch.OutOfMemoryError("no memory on the device")
 WHOLLY: dict[str, tuple[Any, str, Exception]] = {
-    "capture, memory": (probe_reader, "read_chunks", MemoryError("no memory")),
-    "capture, device": (probe_reader, "read_chunks", OUT_OF_MEMORY),
-    "sums": (tracker, "compare_pair", OUT_OF_MEMORY),
+    "capture, memory": (probe_reader, "read_chunks", MemoryError("no room for activations")),
+    "capture, device": (probe_reader, "read_chunks", torch.OutOfMemoryError("no memory on the device")),
+    "sums": (tracker, "compare_pair", torch.OutOfMemoryError("no memory for sums")),
     "measure": (CKA, "estimate_again", TypeError("a fault in a measure")),
 }
+FIRST, *_, LAST = WHOLLY
 
 
-@pytest.mark.parametrize(
-    ("fault", "killed"),
-    [*((fault, False) for fault in WHOLLY), ("capture, device", True), ("measure", True)],
-)
-@pytest.mark.parametrize("step", [0, 4])
-def test_a_failed_tick_has_notes_and_other_ticks_have_values(
-    fault: str, step: int, killed: bool, plain: Path, tmp_path: Path
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("first", "second"), [*pairwise(WHOLLY), (LAST, FIRST)])
+def test_failed_ticks_have_notes_and_other_ticks_have_values(
+    first: str, second: str, killed: bool, plain: Path, tmp_path: Path
 ) -> None:
+    """Of two ticks per training, so that each fault comes both at the first tick and later."""
     link(tmp_path, plain)
-    owner, name, error = WHOLLY[fault]
+    faults = {0: WHOLLY[first], 4: WHOLLY[second]}
 
     def before() -> None:
         logging.getLogger().addHandler(logging.FileHandler(tmp_path / "log.txt"))
-        fail(owner, name, error, step)
+        for step, fault in faults.items():
+            fail(*fault, step)
         if killed:
             kill_at("on_train_batch_end", 7, signal.SIGKILL)
 
     assert in_process(tiny(tmp_path), before) == (-signal.SIGKILL if killed else 0)
-    assert (tmp_path / "log.txt").read_text().count(str(error)) == 1
+    log = (tmp_path / "log.txt").read_text()
     assert not killed or in_process(tiny(tmp_path)) == 0
-    broken = [row for row in curves(tmp_path) if row["step"] == step and math.isnan(row["value"])]
-    labels = {"init"} if step == 0 else {"init", "previous"}
-    assert {row["reference"] for row in broken} == labels
-    assert {row["note"] for row in broken} == {f"{type(error).__name__}: {error}"}
-    without = [[row for row in curves(folder) if row["step"] != step] for folder in (tmp_path, plain)]
+    for step, (_, _, error) in faults.items():
+        assert log.count(f"{type(error).__name__}: {error}") == 1
+        broken = [row for row in curves(tmp_path) if row["step"] == step and math.isnan(row["value"])]
+        labels = {"init"} if step == 0 else {"init", "previous"}
+        assert {row["reference"] for row in broken} == labels
+        assert {row["note"] for row in broken} == {f"{type(error).__name__}: {error}"}
+    without = [[row for row in curves(folder) if row["step"] not in faults] for folder in (tmp_path, plain)]
     assert_same(*without)
     assert_same(last(tmp_path)["state_dict"], last(plain)["state_dict"])
 

@@ -278,31 +278,27 @@ import resource, sys, numpy as np, torch
 from dissimilarity import CKA, KL, MutualKNN, Procrustes, compare
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-folder, kind, shape = sys.argv[1], sys.argv[2], (64,)
-def peak(*shape):
+def peak(samples, kind):
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
-    compare(f"{folder}/{shape[0]}{kind}", f"{folder}/{shape[0]}{kind}", None, None, measures)
+    compare(f"{sys.argv[1]}/{samples}{kind}", f"{sys.argv[1]}/{samples}{kind}", None, None, measures, nulls=1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(peak(8192, 64), peak(1000000, 64))
+kinds = [".npy", ".safetensors"]
+print(max(peak(8192, kind) for kind in kinds), *(peak(500_000, kind) for kind in kinds))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory in KiB")
-@pytest.mark.parametrize("kind", [".npy", ".safetensors"])
-def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
-    """A file of 256 MB."""
-    for n in (8192, 1_000_000):
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """Files of 128 MB."""
+    for n in (8192, 500_000):
         rows = np.random.default_rng(0).standard_normal((n, 64), dtype=np.float32)
-        if kind == ".npy":
-            np.save(tmp_path / f"{n}.npy", rows)
-        else:
-            save_file({"x": torch.from_numpy(rows)}, tmp_path / f"{n}.safetensors")
+        np.save(tmp_path / f"{n}.npy", rows)
+        save_file({"x": torch.from_numpy(rows)}, tmp_path / f"{n}.safetensors")
     root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", MEMORY, str(tmp_path), kind]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    small, large = map(int, done.stdout.split())
-    assert large - small < 60
+    small, *large = map(int, done.stdout.split())
+    assert max(large) - small < 60
 
 
 class Routed(nn.Module):
