@@ -22,10 +22,15 @@ def machine() -> str:
     )
 
 
-def gemm_rate(size: int = 1024, repeats: int = 7, dtype: torch.dtype = torch.float32) -> float:
+def gemm_rate(
+    size: int = 1024,
+    repeats: int = 7,
+    dtype: torch.dtype = torch.float32,
+    clock: Callable[[Callable[[], object]], float] | None = None,
+) -> float:
     """Return the floating-point operations per second of a square matrix product, the median of several."""
     a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / statistics.median(seconds(lambda: a @ b) for _ in range(repeats))
+    return 2 * size**3 / statistics.median((clock or seconds)(lambda: a @ b) for _ in range(repeats))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -33,6 +38,13 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the processor time of one call, which other processes hardly change."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, list[float]]:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.chunk import Chunk
-from dissimilarity.moments.products import sum_device
-from dissimilarity.moments.sequences import SAMPLES_AT_ONCE, Sequences, sequence_sums
+from dissimilarity.moments.products import full_float32, sum_device
+from dissimilarity.moments.sequences import Sequences, sequence_sums
 
 
 class Stack:
@@ -46,7 +46,9 @@ class Stack:
         return self._side_by_side[dtype]
 
     def along(self, vectors: Float[Tensor, "pairs d"], name: str = "") -> Float[Tensor, "n _"]:
-        """Return x_i . g of each sample, with one vector per site, or with several for a single site.
+        """Return x_i . g of each sample in its own precision, with one vector per site, or several for a single site.
+
+        Samples that are outliers are multiplied in float64.
 
         Args:
             vectors: the vectors.
@@ -57,7 +59,8 @@ class Stack:
         single = len(self.samples) == 1
         vectors_of_sites = [vectors[:1] if name else vectors] if single else vectors[:, None]
         parts = zip(self.samples, vectors_of_sites, strict=True)
-        product = torch.cat([_products(samples, vectors) for samples, vectors in parts], 1)
+        rows = self.outlier_rows().nonzero()[:, 0] if self.dtype != torch.float64 else None
+        product = torch.cat([_products(samples, vectors, rows) for samples, vectors in parts], 1)
         if name:
             self._along[name] = product
         return product
@@ -98,10 +101,20 @@ def _as_float64(samples: Tensor) -> Tensor:
     return samples.to(sum_device(samples.device)).double()
 
 
-def _products(x: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """Return x_i . g in float64, a few samples at a time: all at once would not stay in the processor's cache."""
-    at_once = len(x) if x.is_cuda else max(1, SAMPLES_AT_ONCE // x.shape[1])
-    return torch.cat([_as_float64(part) @ vectors.mT for part in x.split(at_once)])
+def _products(
+    x: Float[Tensor, "n d"], vectors: Float[Tensor, "k d"], outlier_rows: Int[Tensor, " rows"] | None
+) -> Float[Tensor, "n k"]:
+    """Return x_i . g, in float64 for some rows and in the precision of the samples for the others."""
+    if outlier_rows is None:
+        return _as_float64(x) @ vectors.mT
+    # Scaled, because numbers of derivatives may leave the range of float32.
+    size = torch.linalg.vector_norm(vectors, float("inf"), dim=1)
+    size = torch.where(size > 0, size, 1.0)
+    with full_float32(x.device):
+        product = _as_float64(x @ (vectors / size[:, None]).to(x.device, x.dtype).mT) * size
+    if len(outlier_rows):
+        product[outlier_rows.to(product.device)] = _as_float64(x[outlier_rows]) @ vectors.mT
+    return product
 
 
 def _joined(samples: Sequence[Float[Tensor, "n d"]], dtype: torch.dtype) -> Float[Tensor, "n columns"]:

@@ -1,7 +1,7 @@
 """Run a model on some sequences of a probe set and read its sites as (sequences, positions, features)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -68,13 +68,21 @@ class SiteReader:
             call(self.model, inputs, mask)
         count, length = len(inputs), inputs.shape[1] if self.has_tokens else None
         if not self.layouts:
-            plain = length is not None and self.channels is None and is_plain(self.model, acts, (count, length))
             self.layouts = (
                 dict.fromkeys(self.sites, Layout())
-                if plain
+                if length is not None and self.channels is None and self._is_plain(acts, count, length)
                 else layouts_of(self.model, self.sites, self._first_rows, self.channels)
             )
         return {site: self._arranged(site, acts[site], count, length) for site in self.sites}
+
+    def _is_plain(self, acts: Mapping[str, Tensor], count: int, length: int) -> bool:
+        """Return whether all activations are (sequences, positions, d) beyond doubt."""
+        if count == length:  # a square does not tell sequences from positions, and a single sequence does
+            inputs, mask = self._first_rows(1)
+            count, length = 1, inputs.shape[1]
+            with capture(self.model, self.sites) as acts:
+                call(self.model, inputs, mask)
+        return is_plain(self.model, acts, (count, length))
 
     def _arranged(self, site: str, activation: Tensor, count: int, length: int | None) -> Tensor:
         """Return an activation with its sequences first and its features last, at the positions of the tokens alone."""

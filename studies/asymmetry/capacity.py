@@ -12,7 +12,7 @@ from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.stitching.penalty import batches_of
 from studies.asymmetry.numbers import Record, select
 from studies.asymmetry.stitches import HeldOutText, ModelAtStep, Stitches
-from studies.common.format import number, plus_minus, table_head, table_row
+from studies.common.format import number, p_value, plus_minus, table_head, table_row
 from studies.common.resampling import finite_mean, mean_interval, rank_correlation
 
 PERMUTATIONS = 9999
@@ -131,7 +131,7 @@ def capacity_lines(models: Sequence[Record], base: str) -> list[str]:
         rho, p = over_families(models, key, target)
         lines.append(
             f"- Spearman correlation of {key.replace('_', ' ')} with the penalty {target.split('_')[0]} {base}: "
-            f"{number(rho, 2)} (p = {number(p, 3, False)})."
+            f"{number(rho, 2)} ({p_value(p)})."
         )
     return lines
 

@@ -50,6 +50,17 @@ def number(value: float, digits: int = 3, sign: bool = True) -> str:
     return f"{value + 0.0:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def p_value(p: float, digits: int = 3) -> str:
+    """Return `p = 0.017`, or a bound below the smallest number with these digits.
+
+    Example:
+        >>> p_value(0.0171), p_value(2e-5), p_value(float("nan"))
+        ('p = 0.017', 'p < 0.001', 'p = –')
+    """
+    smallest = 10.0**-digits
+    return f"p < {smallest:.{digits}f}" if p < smallest else f"p = {number(p, digits, sign=False)}"
+
+
 def plus_minus(mean: float, half: float, form: str = ".3f") -> str:
     """Return `1.234 ± 0.100`, or the mean alone without a finite half-width.
 

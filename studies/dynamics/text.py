@@ -7,7 +7,7 @@ from typing import Any
 from dissimilarity.figures.style import short_names
 from dissimilarity.inference.coverage import CHECKPOINTS, SEEDS
 from launch.cli.tables import FittedTable, inner_first
-from studies.common.format import DASH, interval, listed, number, table_head, table_row
+from studies.common.format import DASH, interval, listed, number, p_value, table_head, table_row
 from studies.common.jackknife import ENOUGH, no_interval
 from studies.dynamics.numbers import Arrival, Findings, Order
 
@@ -58,8 +58,8 @@ def _answer(findings: Findings) -> str:
         sentences = [f"Nothing is claimed about the order of the layers ({no_interval(order.delay.models)})."]
     else:
         sentences = [
-            f"The layers reach their final form {VERDICTS[order.verdict]}: each arrives {_delay(order)} doublings of "
-            f"the step after the one below it, by {measure}."
+            f"The layers reach their final form {VERDICTS[order.verdict]}: by {measure}, the delay from one layer to "
+            f"the next is {_delay(order)}."
         ]
     for run in findings.steps:
         moving = [arrival for arrival in findings.arrivals[measure, run] if math.isfinite(arrival.half)]
@@ -108,7 +108,7 @@ def _arrivals(findings: Findings, measure: str, run: str) -> list[str]:
 def _orders(findings: Findings, measure: str) -> list[str]:
     orders = {words: findings.orders[measure, key] for key, words in READINGS.items()}
     return [
-        f"- {words}: {order.verdict} ({_delay(order)} doublings of the step per layer)."
+        f"- {words}: {order.verdict}; the delay per layer is {_delay(order)}."
         for words, order in orders.items()
         if math.isfinite(order.delay.mean)
     ]
@@ -128,8 +128,8 @@ def _seed(arrival: Arrival) -> str:
 
 
 def _delay(order: Order) -> str:
-    delay = interval(order.delay, 2)
-    return f"{delay}, p = {number(order.delay.p, 3, False)}" if math.isfinite(order.delay.p) else delay
+    delay = f"{interval(order.delay, 2)} doublings of the step"
+    return f"{delay} ({p_value(order.delay.p)})" if math.isfinite(order.delay.p) else delay
 
 
 def _step(step: float) -> str:

@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import leaves_list
 from dissimilarity.figures.embedding import tree
 from dissimilarity.figures.style import STYLE, short_names, write_coverage
 from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
+from studies.common.format import p_value
 from studies.common.jackknife import LEVEL
 from studies.generalization.agreement import Agreement
 from studies.generalization.numbers import ALL, Findings, Scores, band
@@ -299,7 +300,7 @@ def _order(distances: np.ndarray, scores: Scores) -> list[int]:
 def _clusters_in_words(scores: Scores) -> str:
     clustering = scores.clustering
     larger = float(np.nanmax([clustering.p, clustering.p_hull]))
-    p = "p < 0.01" if larger < 0.01 else f"p = {larger:.2f}"
+    p = p_value(larger, 2)
     return f"{clustering.count} clusters, {p}" if clustering.count > 1 else f"no clusters, {p}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from studies.common.format import p_value
 from studies.common.jackknife import ENOUGH
 from studies.generalization.clusters import find_clusters
 
@@ -81,8 +82,8 @@ def truth_of(
             for number, cluster in enumerate(order):
                 labels[clustering.labels == cluster] = number
             names = ("better", "worse") if count == 2 else tuple(f"rank {number + 1}" for number in clusters)
-            return Truth(labels, names, f"clusters of the accuracies, p = {clustering.p:.3f}", split, accuracy)
-        origin = f"the top and bottom quarter, because the accuracies form no clusters, p = {clustering.p:.2f}"
+            return Truth(labels, names, f"clusters of the accuracies, {p_value(clustering.p)}", split, accuracy)
+        origin = f"the top and bottom quarter, because the accuracies form no clusters, {p_value(clustering.p, 2)}"
     else:
         origin = f"the top and bottom {share:.0%}"
     count = max(2, round((QUARTER if share is None else share) * len(models)))

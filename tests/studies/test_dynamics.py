@@ -119,7 +119,7 @@ def test_the_summary_says_what_was_planted(planted: Findings) -> None:
         [1, 3, 8, 16, 32, 40],
     ]
     five = findings(*table(dict(zip("abcde", middles, strict=True))), "cka")
-    assert "The layers reach their final form bottom-up: the lower a layer, the earlier: each arrives +0." in summary(
+    assert "The layers reach their final form bottom-up: the lower a layer, the earlier: by cka, the delay" in summary(
         five, NOTES
     )
     still = findings(*table({"still": [0] * LAYERS}), "cka")

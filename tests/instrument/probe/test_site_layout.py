@@ -121,6 +121,13 @@ def test_samples_are_those_of_each_sequence_alone(name: str, shape: tuple[int, i
     assert all(row[column] == pytest.approx(saved[column], abs=1e-9) for column in ("value", "stderr", "null"))
 
 
+def test_as_many_sequences_as_positions_take_one_more_short_pass() -> None:
+    net, tokens, sizes = SequenceFirst(1, linear), tokens_of(8, 8), []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    SiteReader(net, tokens, ["part"]).read(slice(0, 8))
+    assert sizes == [8, 1]
+
+
 @pytest.mark.parametrize("name", ["folded", "encoder"])
 def test_saved_and_many_have_the_same_samples(name: str, tmp_path: Path) -> None:
     family, part, site = LAYOUTS[name]
