@@ -117,7 +117,7 @@ def test_outputs_give_the_definition(size: float, measure: str) -> None:
     assert function(shifted, torch.tensor(y)).item() == pytest.approx(oracle(x, y), abs=1e-10)
 
 
-def many(n: int = 1500, seed: int = 6) -> tuple[Array, Array]:
+def many(n: int = 1100, seed: int = 6) -> tuple[Array, Array]:
     """Return more rows than are multiplied in float64."""
     x, y = related(n, 24, 17, seed)
     return x, y
@@ -148,7 +148,7 @@ def many_equal() -> tuple[Array, Array]:
 
 def many_small_numbers() -> tuple[Array, Array]:
     rng = np.random.default_rng(5)
-    return rng.integers(0, 3, (1500, 6)) + np.arange(6.0), rng.integers(0, 2, (1500, 12)) + np.arange(12.0)
+    return rng.integers(0, 3, (1100, 6)) + np.arange(6.0), rng.integers(0, 2, (1100, 12)) + np.arange(12.0)
 
 
 def many_nearly_equidistant() -> tuple[Array, Array]:
