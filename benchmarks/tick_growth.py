@@ -1,10 +1,11 @@
 """A tick of the tracker from width 64 to 4,096 and from 2 to 48 blocks: time and memory beside those of a forward pass.
 
 Random activations stand in for those of a model, 128 x 64 tokens at one site per block; the default measures with error
-bars against one reference that changes. Each row runs in its own process. `times forward` takes the products of the
-blocks' weights at the measured rate, for the probe set alone; `floor` the self sums of two models, one cross product
-per pair of sites, and one more per measure and per model for the error bars, without decompositions. Memory is the peak
-beyond the activations of both models, in float64 matrices of d x d.
+bars against one reference that changes, without a null and without the forward pass. Each row runs in its own process
+on one core, in processor time. `times forward` takes the products of the blocks' weights at the measured rate, for the
+probe set alone; `floor` the self sums of two models, one cross product per pair of sites, and for the error bars one
+more for each of CKA and Procrustes and each model, without decompositions. Memory is the peak beyond the activations of
+both models, in MiB and in float64 matrices of d x d per block.
 """
 
 import resource

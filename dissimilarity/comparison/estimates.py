@@ -1,6 +1,7 @@
 """Values of moment measures with the influences of sequences, at all pairs of sites, from stored activations.
 
-The chunks are read once for the terms of each side with itself, and once for all pairs, measures and the null together.
+The chunks are read once for the terms of each side with itself, and once per group of jobs for its pairs, measures and
+null together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +18,9 @@ from dissimilarity.moments.second_pass import Meeting, Reading, read_again
 from dissimilarity.moments.side import Side
 
 SLOPES = 2**27
-"""Numbers of the products of sites whose slopes are in memory together."""
+"""Maximum size of the products of sites whose slopes are in memory together."""
 SEQUENCES = 2**20
-"""Sequences, over all pairs, whose sums are in memory together."""
+"""Maximum number of sequences, counted once per pair, whose sums are in memory together."""
 
 Estimated = tuple[Float[Tensor, " pairs"], Float[Tensor, "units pairs"]]
 
@@ -45,7 +46,7 @@ class Job(NamedTuple):
         measure: the measure.
         pairs: the pairs.
         totals: returns the sums over all samples.
-        size: how many numbers their products of sites have.
+        size: number of entries in the products of their sites.
         in_null: whether the sums are those of the null.
     """
 
@@ -57,7 +58,7 @@ class Job(NamedTuple):
 
 
 def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[Estimated | Exception]:
-    """Return values and the influences of units of each job, or the error where there are none."""
+    """Return the values of each job and the influences of units on them, or the error that prevented them."""
     faults = {
         **_read_self_terms(jobs, x, 0, again.x),
         **_read_self_terms(jobs, y, 1, again.y),

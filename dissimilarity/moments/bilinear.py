@@ -39,7 +39,7 @@ class Matrices:
 
     def __init__(self, exact: Float[Tensor, "pairs p q"]) -> None:
         self.exact = exact
-        # Scaled, because numbers of derivatives may leave the range of float32.
+        # Scaled, because derivatives may exceed the range of float32.
         size = torch.linalg.vector_norm(exact, float("inf"), dim=(1, 2))
         self.size = torch.where(size > 0, size, 1.0)
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}

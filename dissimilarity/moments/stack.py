@@ -46,9 +46,9 @@ class Stack:
         return self._side_by_side[dtype]
 
     def along(self, vectors: Float[Tensor, "pairs d"], name: str = "") -> Float[Tensor, "n _"]:
-        """Return x_i . g of each sample in its own precision, with one vector per site, or several for a single site.
+        """Return x_i . g of each sample with one vector per site, or with several for a single site.
 
-        Samples that are outliers are multiplied in float64.
+        Samples are multiplied in their own precision, outliers in float64.
 
         Args:
             vectors: the vectors.
@@ -66,7 +66,7 @@ class Stack:
         return product
 
     def norms(self) -> Float[Tensor, "n sites"]:
-        """Return the squared norms."""
+        """Return the squared norm of each sample at each site."""
         return self.chunk.norms_of(self.sites)[0].flatten(0, 1)
 
     def outlier_rows(self) -> Bool[Tensor, " n"]:
@@ -107,7 +107,7 @@ def _products(
     """Return x_i . g, in float64 for some rows and in the precision of the samples for the others."""
     if outlier_rows is None:
         return _as_float64(x) @ vectors.mT
-    # Scaled, because numbers of derivatives may leave the range of float32.
+    # Scaled, because derivatives may exceed the range of float32.
     size = torch.linalg.vector_norm(vectors, float("inf"), dim=1)
     size = torch.where(size > 0, size, 1.0)
     with full_float32(x.device):

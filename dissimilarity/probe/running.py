@@ -77,7 +77,7 @@ class SiteReader:
 
     def _is_plain(self, acts: Mapping[str, Tensor], count: int, length: int) -> bool:
         """Return whether all activations are (sequences, positions, d) beyond doubt."""
-        if count == length:  # a square does not tell sequences from positions, and a single sequence does
+        if count == length:  # a square may be either way around; a single sequence is not square
             inputs, mask = self._first_rows(1)
             count, length = 1, inputs.shape[1]
             with capture(self.model, self.sites) as acts:

@@ -1,4 +1,4 @@
-"""Alarms while a model trains: rules that look at each tick, and say when something happens that noise does not do.
+"""Alerts while a model trains: rules that look at each tick, and say when something happens that noise does not do.
 
 | rule | raises an alert when |
 | --- | --- |
@@ -212,7 +212,7 @@ class Collapse(Rule):
         return tests
 
 
-class Alarms:
+class AlertRules:
     """The rules of a training.
 
     Args:

@@ -25,7 +25,7 @@ from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
-from dissimilarity.tracking.alerts import Alarms, Rule
+from dissimilarity.tracking.alerts import AlertRules, Rule
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.probe_reader import ProbeReader
@@ -159,7 +159,7 @@ class Tracker(Ticker):
         self.fault = ""
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
-        self.alarms = Alarms(alerts, self.groups, every)
+        self.alert_rules = AlertRules(alerts, self.groups, every)
         self._ranks: list[dict[str, Any]] = []
         self._heatmap: list[dict[str, Any]] = []
 
@@ -262,7 +262,7 @@ class Tracker(Ticker):
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
         state |= {"states": sorted(self.references.states), "probe": self.reader.fingerprint}
-        state |= {"alarms": self.alarms.state_dict()}
+        state |= {"alert_rules": self.alert_rules.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -278,7 +278,7 @@ class Tracker(Ticker):
                 "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"
             )
         self.tables.load_state_dict(state_dict["waiting"])
-        self.alarms.load_state_dict(state_dict.get("alarms", ()))
+        self.alert_rules.load_state_dict(state_dict.get("alert_rules", ()))
 
     def _has_all_pairs(self, training: TrainingState) -> bool:
         """Return whether a tick compares all pairs of sites."""
@@ -341,13 +341,13 @@ class Tracker(Ticker):
 
     def _alert(self, training: TrainingState, records: Sequence[dict[str, Any]]) -> None:
         """Let the rules look at a tick; the first process decides for all."""
-        if not self.alarms.rules:
+        if not self.alert_rules.rules:
             return
         raised = []
         if training.is_first:
             context = {"step": training.step, "tokens": training.step * self.tokens_per_step}
             matched = [{**context, **record} for record in self._at_equal_depth(records)]
-            raised = self.alarms.raised(training.step, matched, self._ranks)
+            raised = self.alert_rules.raised(training.step, matched, self._ranks)
             self.tables.add_alerts(raised)
         self.alerts, self._ranks = gathered(raised, training.sync)[0], []
 
@@ -373,7 +373,7 @@ class Tracker(Ticker):
                 records += [names | record for record in agreed(compared, training.sync)]
             except Exception as error:
                 records += self._without_value(training, label, references.faults.get(label) or described(error))
-        if self.alarms.need_ranks:
+        if self.alert_rules.need_ranks:
             self._ranks = effective_ranks(current[0])
         if heatmap:
             self._intrinsic = measured_alone(training.step, sides)

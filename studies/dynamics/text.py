@@ -13,8 +13,8 @@ from studies.dynamics.numbers import Arrival, Findings, Order
 
 READINGS = {"half": "halfway", "seed": "closer than another seed"}
 VERDICTS = {
-    "bottom-up": "bottom-up: the lower a layer, the earlier",
-    "top-down": "top-down: the higher a layer, the earlier",
+    "bottom-up": "bottom-up, lower layers first",
+    "top-down": "top-down, upper layers first",
     "no order": "in no order that runs agree on",
 }
 
@@ -41,7 +41,7 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
 def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return when each layer arrives, by measure and run."""
     kind, names = short_names(findings.sites)
-    title = f"step from which a layer is at most half as far from its final form: {kind}"
+    title = f"step from which a layer is at most half as far from its final form as at first: {kind}"
     table = FittedTable(title, names=["run"], drop=inner_first(names))
     for column in ("measure", "run", *names, "rank correlation with depth"):
         table.add_column(column, justify="left" if column in ("measure", "run") else "right")
@@ -68,8 +68,8 @@ def _answer(findings: Findings) -> str:
             continue
         first, last = (choose(moving, key=_half) for choose in (min, max))
         sentences.append(
-            f"In {run} (rank correlation {number(order.rhos[run], 2)}) layer {first.layer} is halfway at step "
-            f"{_step(first.half)}, and layer {last.layer}, the last one, at step {_step(last.half)}."
+            f"In {run} (rank correlation {number(order.rhos[run], 2)}) layer {first.layer} is the first to be halfway, "
+            f"at step {_step(first.half)}, and layer {last.layer} the last, at step {_step(last.half)}."
         )
     if len(findings.measures) > 1:
         sentences.append(f"{measure} is the primary measure; {listed(findings.measures[1:])} are exploratory.")
@@ -87,10 +87,10 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         f"Checkpoints: {counts}, compared on {probe['sequences']} sequences of {probe['length']} tokens from the "
         f"{probe['split']} split. A layer is `halfway` from the step at which its dissimilarity to the run's last "
         "checkpoint stays at or below half of the first checkpoint's. It is `closer than another seed` from the step "
-        "at which that dissimilarity stays at or below the mean one between the last checkpoints of this run and the "
-        "others. Between checkpoints, curves are straight lines over log2(1 + step); brackets show the checkpoints on "
-        "both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so the run is the unit: its "
-        "least-squares slope of log2(1 + step) on depth is tested over runs (t test). "
+        "at which that dissimilarity stays at or below the mean dissimilarity between the last checkpoint of this run "
+        "and those of the other runs. Between checkpoints, curves are straight lines over log2(1 + step); brackets "
+        "show the checkpoints on both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so "
+        "the run is the unit: its least-squares slope of log2(1 + step) on depth is tested over runs (t test). "
         f"{SEEDS} {CHECKPOINTS} Fewer than {ENOUGH} runs have no interval and no verdict.",
     ]
 

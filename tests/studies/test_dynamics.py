@@ -108,7 +108,10 @@ def test_the_summary_says_what_was_planted(planted: Findings) -> None:
     text = summary(planted, NOTES)
     assert sentences_in(text) == [SEEDS, CHECKPOINTS]
     assert "Nothing is claimed about the order of the layers (2 seeds: no interval)" in text
-    assert "In up (rank correlation +1.00) layer 0 is halfway at step 2, and layer 5, the last one, at step 3" in text
+    assert (
+        "In up (rank correlation +1.00) layer 0 is the first to be halfway, at step 2, and layer 5 the last, at step 3"
+        in text
+    )
     (shown,) = terminal_tables(planted)
     assert shown.row_count == 2
     middles = [
@@ -119,9 +122,7 @@ def test_the_summary_says_what_was_planted(planted: Findings) -> None:
         [1, 3, 8, 16, 32, 40],
     ]
     five = findings(*table(dict(zip("abcde", middles, strict=True))), "cka")
-    assert "The layers reach their final form bottom-up: the lower a layer, the earlier: by cka, the delay" in summary(
-        five, NOTES
-    )
+    assert "The layers reach their final form bottom-up, lower layers first: by cka, the delay" in summary(five, NOTES)
     still = findings(*table({"still": [0] * LAYERS}), "cka")
     assert "+0.00 (1 seed: no interval)" in summary(still, NOTES)
 

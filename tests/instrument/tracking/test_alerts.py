@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA
 from dissimilarity.lightning import DissimilarityTracker
-from dissimilarity.tracking.alerts import Alarms, Move, Tick, rules_of
+from dissimilarity.tracking.alerts import AlertRules, Move, Tick, rules_of
 from dissimilarity.tracking.tracker import Tracker
 
 PROBE = torch.randint(40, (24, 4), generator=torch.Generator().manual_seed(1))
@@ -139,7 +139,7 @@ def test_a_training_without_any_move_raises_an_alert_as_rarely_as_its_level_says
 
 def test_alerts_continue_from_a_checkpoint() -> None:
     generator = torch.Generator().manual_seed(0)
-    first, second = (Alarms(["move"], {}, every=1) for _ in range(2))
+    first, second = (AlertRules(["move"], {}, every=1) for _ in range(2))
     quiet, moved = torch.randn(2, 32, generator=generator) / 100, torch.ones(2, 32)
     assert first.raised(1, records(1, quiet), []) == []
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
