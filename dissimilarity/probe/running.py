@@ -123,7 +123,8 @@ class SiteReader:
                 with capture(self.model, self.sites) as acts:
                     call(self.model, rows[0].to(self.device), rows[1])
             except (RuntimeError, ValueError, IndexError, AssertionError):
-                return "rows"  # the model takes inputs of one size only
+                self._test_padding(inputs, shortest)  # most likely the model takes inputs of one size only
+                return "rows"
             passes.append(acts)
         alone, padded = passes
         changed = [site for site in self.sites if not _agree(alone[site], padded[site], length)]
@@ -137,6 +138,29 @@ class SiteReader:
             stacklevel=2,
         )
         return "lengths"
+
+    def _test_padding(self, inputs: PaddedInputs, row: Tensor) -> None:
+        """Warn if other padding changes the activations of a text that is run with all of its padding."""
+        padded, mask = inputs.inputs[row], inputs.mask[row]
+        text, padding = padded[mask], padded[~mask]
+        others = text[(text != padding[0]).flatten(1).any(1)] if text.ndim > 1 else text[text != padding[0]]
+        if not len(others):
+            return
+        changed = padded.clone()
+        changed[~mask] = others[0]
+        passes = []
+        for rows in (padded, changed):
+            with capture(self.model, self.sites) as acts:
+                call(self.model, rows.to(self.device), mask.to(self.device))
+            passes.append({site: act[mask.to(act.device)] for site, act in acts.items() if act.shape[:2] == mask.shape})
+        before, after = passes
+        differ = [site for site in before if not _agree(before[site], after[site], len(text))]
+        if differ:
+            warnings.warn(
+                f"{type(self.model).__name__} takes inputs of one size only, and padding changes the activations of "
+                f"texts at {describe(differ)}: values depend on what the padding is; pass texts of that size instead",
+                stacklevel=2,
+            )
 
 
 def _as_numbers(site: str, activation: Tensor) -> Tensor:

@@ -195,8 +195,21 @@ def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
             return super().forward(tokens)
 
     tokens, mask = padded(0, "right")
-    row = compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3).to_pylist()[0]
-    assert row["n_samples"] == int(LENGTHS.sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
+    assert table["n_samples"][0].as_py() == int(LENGTHS.sum())
+
+
+def test_a_model_of_fixed_length_that_reads_padding_is_named() -> None:
+    class OneLength(Unmasked):
+        def forward(self, tokens: Tensor) -> Tensor:
+            assert tokens.shape[1] == LENGTH
+            return super().forward(tokens)
+
+    tokens, mask = padded(0, "right")
+    with pytest.warns(UserWarning, match="OneLength takes inputs of one size only, and padding changes .* at site"):
+        compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
 
 
 @pytest.mark.parametrize("control", [Control(skip_first=1), Control(every=2), Control(drop_top_norm=1)])
