@@ -9,8 +9,11 @@ from torch import Tensor
 
 from dissimilarity import CCA, CKA, AngularCKA, LinearRegression, Procrustes, compare
 from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.plan import make_plan
 from dissimilarity.moments import bilinear
 from dissimilarity.moments.side import Side
+from dissimilarity.moments.stack import Stack
+from dissimilarity.probe.probe_set import Extent, ProbeSet
 
 SEQUENCES, LENGTH, WIDTH = 24, 16, 12
 
@@ -79,3 +82,21 @@ def test_a_measure_that_fails_in_the_second_pass_leaves_the_others(monkeypatch: 
 def test_activations_are_stored_for_error_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelActivations, "of_all", lambda *args: pytest.fail("no second pass is due"))
     compare(activations(1, 1), activations(1, 2), measures=[CKA()], n_units=1)
+
+
+def test_samples_along_a_vector_are_in_their_precision_and_outliers_in_float64() -> None:
+    x = torch.randn(SEQUENCES, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
+    x[3, 5] *= 1e6
+    plan = make_plan(ProbeSet(Extent(SEQUENCES, LENGTH)), [CKA()])
+    stored = ModelActivations(plan, ["s"], [({"s": x}, range(plan.n_units))]).summed()
+    # Derivatives may be beyond the range of float32.
+    vectors = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1)).double()
+    vectors[1] *= 1e60
+    stack = Stack(next(iter(stored.at())), ["s"])
+    exact, product = stack.samples[0].double() @ vectors.mT, stack.along(vectors)
+    outlier = 3 * LENGTH + 5
+    assert stack.outlier_rows().nonzero().tolist() == [[outlier]]
+    assert torch.allclose(product[outlier], exact[outlier], rtol=1e-12, atol=0)
+    usual = torch.arange(len(exact)) != outlier
+    sizes = stack.samples[0].double().norm(dim=1)[usual, None] * vectors.norm(dim=1)
+    assert ((product - exact)[usual].abs() <= 1e-6 * sizes).all()
