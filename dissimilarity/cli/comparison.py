@@ -29,7 +29,7 @@ def run_compare(options: argparse.Namespace) -> bool:
     """Compare two models as the command line says, and return whether they differ by more than it allows.
 
     Raises:
-        ValueError: something on the command line cannot be had; says what to type.
+        ValueError: something on the command line cannot be had, and what to type; or no layer has a value.
     """
     limits = dict(options.fail_over)
     by_name = _measures([*options.measures, *limits])
@@ -49,6 +49,9 @@ def run_compare(options: argparse.Namespace) -> bool:
     if options.out is not None:
         write(result, sides, options.out)
         print(f"written to {options.out}", file=sys.stderr)
+    rows = [row for measure in result.measures for row in result.at_matched(measure)]
+    if rows and all(math.isnan(row["dissimilarity"]) for row in rows):
+        raise ValueError(f"nothing was compared: {rows[0]['note']}")
     return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
 
 

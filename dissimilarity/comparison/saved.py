@@ -169,8 +169,9 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
     if probe.inputs is None:
-        sequences, *inner = next((shape for _, _, shape in shapes if len(shape) > 2), shapes[0][2])
-        expected, length = f"{shapes[0][0]}: {shapes[0][2]}", inner[0] if len(inner) > 1 else 1
+        first, _, shape = next((entry for entry in shapes if len(entry[2]) > 2), shapes[0])
+        sequences, *inner = shape
+        expected, length = f"{first}: {shape}", inner[0] if len(inner) > 1 else 1
     elif isinstance(probe.inputs, Tensor):
         tokens = probe.inputs
         sequences, length = len(tokens), int(tokens[0].numel()) if len(tokens) and tokens.ndim > 1 else 1

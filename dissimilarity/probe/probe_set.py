@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -285,6 +286,10 @@ def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
     unknown = sorted(options.keys() - ProbeOptions.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
+    if isinstance(tokens, np.ndarray):
+        tokens = torch.from_numpy(tokens)
+    if isinstance(mask := options.get("mask"), np.ndarray):
+        options["mask"] = torch.from_numpy(mask)
     if tokens is not None and not isinstance(tokens, (Tensor, Alignment, ProbeSet)):
         tokens, mask = as_inputs(tokens)
         options = {"mask": mask, **options}

@@ -176,7 +176,7 @@ class Move(Rule):
             if size > 0 and change.stderr > 0:
                 p = 2 * float(special.stdtr(change.n_units - 1, -size / change.stderr))
             place, values = (reference, measure, site), (now["dissimilarity"], then["dissimilarity"])
-            text = f"{measure} to {reference} at {site} moved from {values[1]:.3g} to {values[0]:.3g}"
+            text = f"dissimilarity to {reference} by {measure} at {site} moved from {values[1]:.3g} to {values[0]:.3g}"
             tests.append(Alert(tick.step, self.name, *place, *values, p, text))
         return tests
 

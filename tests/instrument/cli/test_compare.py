@@ -167,6 +167,22 @@ def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
     assert "saved activations" in compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy")[1]
 
 
+def test_values_that_are_all_missing_are_a_mistake(capsys: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(64, 8)))
+    np.save(tmp_path / "constant.npy", np.ones((64, 8)))
+    code, out, error = compare(capsys, tmp_path / "a.npy", tmp_path / "constant.npy", "--measures", "cka")
+    assert code == 2 and "nothing was compared: zero variance" in error and "no value" in out
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_files_of_different_shapes_are_both_named(capsys: Any, tmp_path: Path, order: int) -> None:
+    shapes = {"a": (200, 8), "b": (20, 4, 8)}
+    for name, shape in shapes.items():
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=shape))
+    code, _, error = compare(capsys, *[tmp_path / f"{name}.npy" for name in [*shapes][::order]], "--measures", "cka")
+    assert code == 2 and "b.npy: (20, 4, 8)" in error and "a.npy, (200, 8)" in error
+
+
 def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(300, size=(8, 12)))
     arguments = ("--tokens", tmp_path / "tokens.npy", "--measures", "cka")

@@ -56,6 +56,16 @@ def test_texts_and_masks_are_those_of_the_batches(form: str) -> None:
     assert all(torch.equal(row[real], text) for row, real, text in zip(tokens, mask, expected, strict=True))
 
 
+def test_arrays_are_taken_where_tensors_are() -> None:
+    net = net_of("decoder, rotary", 1)
+    tokens, mask = padded(3, "right")
+    first, second = (
+        compare(net, net_of("decoder, rotary", 2), inputs, "layers.0", [CKA()], mask=where).to_pylist()  # pyright: ignore
+        for inputs, where in ((tokens, mask), (tokens.numpy(), mask.numpy()))
+    )
+    assert str(first) == str(second)
+
+
 def test_inputs_without_a_mask_have_none() -> None:
     images = torch.randn(6, 3, 4, 4)
     loader = DataLoader(TensorDataset(TOKENS, torch.zeros(len(TOKENS))), batch_size=5)

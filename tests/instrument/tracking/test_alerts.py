@@ -143,7 +143,11 @@ def test_alerts_continue_from_a_checkpoint() -> None:
     quiet, moved = torch.randn(2, 32, generator=generator) / 100, torch.ones(2, 32)
     assert first.raised(1, records(1, quiet), []) == []
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert [alert.site for alert in second.raised(2, records(2, quiet + moved), [])] == ["0", "1"]
+    raised = second.raised(2, records(2, quiet + moved), [])
+    assert [alert.site for alert in raised] == ["0", "1"]
+    assert all(alert.text.startswith("dissimilarity to ") for alert in raised), (
+        "of a similarity it would be the reverse"
+    )
 
 
 @pytest.mark.parametrize(
