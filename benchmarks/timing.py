@@ -22,17 +22,6 @@ def machine() -> str:
     )
 
 
-def gemm_rate(
-    size: int = 1024,
-    repeats: int = 7,
-    dtype: torch.dtype = torch.float32,
-    clock: Callable[[Callable[[], object]], float] | None = None,
-) -> float:
-    """Return the floating-point operations per second of a square matrix product, the median of several."""
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / statistics.median((clock or seconds)(lambda: a @ b) for _ in range(repeats))
-
-
 def seconds(work: Callable[[], object]) -> float:
     """Return the wall time of one call."""
     start = time.perf_counter()
@@ -45,6 +34,17 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def gemm_rate(
+    size: int = 1024,
+    repeats: int = 7,
+    dtype: torch.dtype = torch.float32,
+    clock: Callable[[Callable[[], object]], float] = seconds,
+) -> float:
+    """Return the floating-point operations per second of a square matrix product, the median of several."""
+    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    return 2 * size**3 / statistics.median(clock(lambda: a @ b) for _ in range(repeats))
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, list[float]]:

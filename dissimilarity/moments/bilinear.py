@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dissimilarity.moments.products import full_float32, sum_device
+from dissimilarity.moments.products import full_float32, scales_of, sum_device
 from dissimilarity.moments.stack import Stack
 
 NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
@@ -39,9 +39,7 @@ class Matrices:
 
     def __init__(self, exact: Float[Tensor, "pairs p q"]) -> None:
         self.exact = exact
-        # Scaled, because derivatives may exceed the range of float32.
-        size = torch.linalg.vector_norm(exact, float("inf"), dim=(1, 2))
-        self.size = torch.where(size > 0, size, 1.0)
+        self.size = scales_of(exact)
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def wide(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "p columns"]:

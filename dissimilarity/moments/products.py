@@ -166,3 +166,13 @@ def add_in_place(total: Tensor, addend: Tensor) -> None:
     parts = zip(total.split(block), addend.split(block), strict=True) if block else [(total, addend)]
     for total_part, addend_part in parts:
         total_part += addend_part
+
+
+def scales_of(values: Float[Tensor, "arrays p *rest"]) -> Float[Tensor, " arrays"]:
+    """Return the largest magnitude in each array, or 1 if that is zero: derivatives may exceed the range of float32.
+
+    >>> scales_of(torch.tensor([[1.0, -3.0], [0.0, 0.0]])).tolist()
+    [3.0, 1.0]
+    """
+    size = torch.linalg.vector_norm(values.flatten(1), float("inf"), dim=1)
+    return torch.where(size > 0, size, 1.0)

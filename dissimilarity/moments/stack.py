@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dissimilarity.moments.chunk import Chunk
-from dissimilarity.moments.products import full_float32, sum_device
+from dissimilarity.moments.products import full_float32, scales_of, sum_device
 from dissimilarity.moments.sequences import Sequences, sequence_sums
 
 
@@ -107,9 +107,7 @@ def _products(
     """Return x_i . g, in float64 for some rows and in the precision of the samples for the others."""
     if outlier_rows is None:
         return _as_float64(x) @ vectors.mT
-    # Scaled, because derivatives may exceed the range of float32.
-    size = torch.linalg.vector_norm(vectors, float("inf"), dim=1)
-    size = torch.where(size > 0, size, 1.0)
+    size = scales_of(vectors)
     with full_float32(x.device):
         product = _as_float64(x @ (vectors / size[:, None]).to(x.device, x.dtype).mT) * size
     if len(outlier_rows):

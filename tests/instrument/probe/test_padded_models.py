@@ -188,28 +188,31 @@ def test_a_mask_that_is_not_used_is_reported() -> None:
         compare(Deaf(), Deaf(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
 
 
-def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
-    class OneLength(Recurrent):
+def of_one_length(family: type[nn.Module]) -> type[nn.Module]:
+    """Return the models of a family that take texts of one length only."""
+
+    class OneLength(family):
         def forward(self, tokens: Tensor) -> Tensor:
             assert tokens.shape[1] == LENGTH
             return super().forward(tokens)
 
+    return OneLength
+
+
+def test_a_model_of_fixed_length_runs_on_whole_rows() -> None:
+    family = of_one_length(Recurrent)
     tokens, mask = padded(0, "right")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
+        table = compare(family(), family(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
     assert table["n_samples"][0].as_py() == int(LENGTHS.sum())
 
 
 def test_a_model_of_fixed_length_that_reads_padding_is_named() -> None:
-    class OneLength(Unmasked):
-        def forward(self, tokens: Tensor) -> Tensor:
-            assert tokens.shape[1] == LENGTH
-            return super().forward(tokens)
-
+    family = of_one_length(Unmasked)
     tokens, mask = padded(0, "right")
     with pytest.warns(UserWarning, match="OneLength takes inputs of one size only, and padding changes .* at site"):
-        compare(OneLength(), OneLength(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
+        compare(family(), family(), tokens, "site", [CKA(units="sample")], mask=mask, n_units=3)
 
 
 @pytest.mark.parametrize("control", [Control(skip_first=1), Control(every=2), Control(drop_top_norm=1)])
