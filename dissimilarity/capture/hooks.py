@@ -141,7 +141,7 @@ def device_of(model: nn.Module) -> torch.device:
         >>> device_of(nn.Linear(2, 2))
         device(type='cpu')
     """
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
 
 
 def _not_reached(missing: list[str], passes: int) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.parts import Parts, equal, parts_of, sites_of_parts
-from dissimilarity.capture.points import ModulePoint
+from dissimilarity.capture.points import ModulePoint, is_list_of_blocks
 from dissimilarity.capture.trial import SHAPE, Call, Trial
 
 ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp.pre", "mlp.mid", "mlp.post", "mlp_out", "resid_post")
@@ -72,14 +72,6 @@ def streams_of(trial: Trial) -> list[Stream]:
     if len(streams) == 1:
         _test(trial, streams[0])
     return [stream for stream in streams if _is_passed_on(trial, stream)]
-
-
-def is_list_of_blocks(path: str, module: nn.Module) -> bool:
-    """Return whether a module may be a list of blocks: modules with parts of their own, or a list called `blocks`."""
-    children = list(module.children())
-    if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not children:
-        return False
-    return path.rpartition(".")[2] == "blocks" or all(any(child.children()) for child in children)
 
 
 def _is_chain(calls: list[Call | None]) -> bool:

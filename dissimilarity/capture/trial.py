@@ -21,6 +21,7 @@ from dissimilarity.capture.forward import (
     with_first_argument,
     with_first_result,
 )
+from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.sharding import is_sharded, whole
 
 SHAPE = (2, 3)
@@ -96,14 +97,16 @@ def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
         modules: those of its modules that are recorded, by the path that they get in the result.
     """
     embedding = _embedding(network)
-    if embedding is None or any(weight.is_meta for weight in network.parameters()):
+    is_empty = offloaded(network) is None and any(weight.is_meta for weight in network.parameters())
+    if embedding is None or is_empty:
         return None
     generator = torch.Generator().manual_seed(0)
     vocabulary, padding = len(embedding.weight), embedding.padding_idx
     tokens = torch.randint(vocabulary, SHAPE, generator=generator)
     if padding is not None:
         tokens[tokens == padding] = (padding + 1) % vocabulary
-    tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
+    device = next((weight.device for weight in network.parameters() if not weight.is_meta), torch.device("cpu"))
+    tokens, weights = tokens.to(device), _other_weights(network, generator)
     is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
     tried = Trial(network, modules, tokens, weights, is_encoder_decoder, {}, None)
     try:
@@ -141,7 +144,7 @@ def _other_weights(network: nn.Module, generator: torch.Generator) -> dict[str, 
         return {}
     weights = {}
     for name, weight in network.named_parameters():
-        if weight.is_floating_point() and (_is_vector(weight) or _begins_with_zeros(weight)):
+        if weight.is_floating_point() and not weight.is_meta and (_is_vector(weight) or _begins_with_zeros(weight)):
             weights[name] = _scaled(weight, generator) + _like(
                 weight, 0.1 * torch.randn(weight.shape, generator=generator)
             )
@@ -158,7 +161,7 @@ def _in_place_of_diverged(
     diverged = {}
     for name, weight in network.named_parameters():
         values = weights.get(name, weight.detach())
-        if values.is_floating_point() and not (values.abs() < LARGE).all():
+        if values.is_floating_point() and not values.is_meta and not (values.abs() < LARGE).all():
             diverged[name] = _like(weight, 0.1 * torch.randn(weight.shape, generator=generator))
     return diverged
 

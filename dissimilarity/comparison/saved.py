@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
@@ -192,7 +193,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
 def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return the device on which sums are computed: that of the models."""
     models = [source for source in sources if isinstance(source, nn.Module)]
-    return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
+    return device_of(models[0]) if models else torch.device("cpu")
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:

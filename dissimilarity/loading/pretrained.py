@@ -5,6 +5,7 @@ and weights are read as safetensors or as pickles that hold tensors alone.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from dissimilarity.loading import adapters
 from dissimilarity.loading.config import WEIGHTS, check_model_folder, weights_in
+from dissimilarity.loading.from_files import from_files
 from dissimilarity.loading.hub import download, downloaded
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
@@ -67,7 +69,9 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     return folder, commit
 
 
-def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+def load_folder(
+    folder: Path, uri: str, block_by_block: bool = False
+) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
     """Return the float32 model in a folder, its tokenizer, the file of the tokenizer, and the sha256 of its weights.
 
     A model for next-token prediction is loaded with its head, any other without. The folder of a peft adapter is its
@@ -76,6 +80,7 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     Args:
         folder: a folder that `save_pretrained` wrote, of a model or of an adapter.
         uri: the reference as the user wrote it, for messages.
+        block_by_block: whether weights stay in their files until a block that has them runs.
 
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
@@ -94,7 +99,8 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
         encoder = any(name.endswith("EncoderModel") for name in config.architectures or [])
         kind: Any = AutoModelForCausalLM if causal else body_class(config, encoder)
-        model, report = kind.from_pretrained(
+        load = partial(
+            kind.from_pretrained,
             folder,
             config=config,
             trust_remote_code=False,
@@ -103,6 +109,7 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
+        model, report = from_files(load) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
