@@ -301,7 +301,7 @@ def _compared_by_samples(
         group = [measure for measure in measures if (measure.max_samples, measure.seed) == (max_samples, seed)]
         subset = draw(plan.probe.extent.sequences, max_samples, seed)
         sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
-        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), group)
+        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=None if plan.probe.n_units is None else 1), group)
         drawn_from = subset, plan.probe.extent.sequences
         small = replace(small, slices=slices_of_subset(plan.slices, subset), drawn_from=drawn_from)
         records += _compared(sides[0], sides[1], pairs, group, small, nulls)
