@@ -33,7 +33,7 @@ class Offloaded:
     """
 
     def __init__(self, model: nn.Module, read: Callable[[str], Tensor], device: torch.device) -> None:
-        self.read, self.device = read, device
+        self.model, self.read, self.device = model, read, device
         self.is_held = False
         self.change: Callable[[Tensor], Tensor] = _unchanged
         self.names: dict[Weight, str] = {}
@@ -69,6 +69,16 @@ class Offloaded:
     def _drop(self, module: nn.Module, args: tuple, output: Any) -> None:
         if not self.is_held:
             self.release()
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights and buffers that are in memory to a device, where the model runs from now on."""
+        for module in self.model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None and not tensor.is_meta:
+                        moved = tensor.to(device)
+                        tensors[name] = _fixed(moved) if isinstance(tensor, nn.Parameter) else moved
+        self.device = device
 
     def release(self) -> None:
         """Drop all weights that were read."""

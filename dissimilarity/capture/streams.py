@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.parts import Parts, equal, parts_of, sites_of_parts
 from dissimilarity.capture.points import ModulePoint, is_list_of_blocks
 from dissimilarity.capture.trial import SHAPE, Call, Trial
@@ -69,7 +70,7 @@ def streams_of(trial: Trial) -> list[Stream]:
         blocks = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_children()]
         if _is_chain([trial.calls.get(block) for block in blocks]):
             streams.append(_stream(trial, path, blocks))
-    if len(streams) == 1:
+    if len(streams) == 1 and offloaded(trial.network) is None:  # whose weights each run reads again
         _test(trial, streams[0])
     return [stream for stream in streams if _is_passed_on(trial, stream)]
 

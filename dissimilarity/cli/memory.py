@@ -1,7 +1,7 @@
 """Foresee the memory that a comparison takes, from the headers of the files, before anything is loaded."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,8 @@ COPIES = 4
 MATRICES = 12
 """Matrices of d x d numbers that the measures of one pair of sites hold at most."""
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-"""Files with the limit and the use of a container."""
+CGROUPS = {"0::": ("memory.max", "memory.current"), "memory:": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+"""Files with the limit and the use of a container, in version 2 and version 1, by its kind in /proc/self/cgroup."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def check_memory(sizes: Sequence[Size], tokens: int, matched: bool, block_by_blo
 
 def available_memory() -> int | None:
     """Return the bytes of memory that can be used without swapping; None where the system does not say."""
-    free = [_free_of_machine(), *(_free_of_container(*map(Path, files)) for files in CGROUPS)]
+    free = [_free_of_machine(), _free_of_process(), *_free_of_containers()]
     return min((size for size in free if size is not None), default=None)
 
 
@@ -151,18 +148,44 @@ def _free_of_machine() -> int | None:
     return 1024 * int(sizes["MemAvailable"].split()[0]) if "MemAvailable" in sizes else None
 
 
-def _free_of_container(limit: Path, used: Path) -> int | None:
-    """Return the memory that the limit of a container leaves; None without a limit."""
+def _free_of_process() -> int | None:
+    """Return what `ulimit -v` leaves; None without that limit."""
     try:
-        return max(0, int(limit.read_text()) - int(used.read_text()) + _cached(limit.parent / "memory.stat"))
-    except (OSError, ValueError):  # no container, or a limit of "max"
+        import resource  # not on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
         return None
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
+
+
+def _free_of_containers() -> Iterator[int]:
+    """Yield the memory that the limits of the containers around this process leave."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        for kind, (limit, used) in CGROUPS.items():
+            if kind not in line:
+                continue
+            root = Path("/sys/fs/cgroup") / kind.strip("0:")
+            folder = root / line.rpartition(":")[2].strip("/")
+            for around in (folder, *folder.parents):
+                if not around.is_relative_to(root):
+                    break
+                try:
+                    free = int((around / limit).read_text()) - int((around / used).read_text())
+                    yield max(0, free + _cached(around / "memory.stat"))
+                except (OSError, ValueError):  # no such folder inside of the container, or a limit of "max"
+                    continue
 
 
 def _cached(statistics: Path) -> int:
     """Return the bytes of files in memory that a container gives back when it needs them."""
     values = dict(line.split() for line in statistics.read_text().splitlines())
-    return int(values.get("inactive_file", values.get("total_inactive_file", 0)))
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _gb(size: int) -> str:

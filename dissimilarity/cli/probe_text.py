@@ -1,6 +1,7 @@
 """What two models are compared on: a text in the tokens of each, or tokens from a file."""
 
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES
 from dissimilarity.cli.sides import Side
+from dissimilarity.comparison.saved import SavedActivations, mapped, open_source
 from dissimilarity.loading.context import context_of
 from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
 
-LEAST = 4
-"""Sequences that a measure with an error bar needs."""
 SAMPLE = 20_000
 """Characters from which the length of a token is estimated."""
 
@@ -31,11 +32,13 @@ class Probe:
         inputs: tokens that both models read, or the alignment of two tokenizers; None for saved activations alone.
         tokenizer: the tokenizer of the first model's tokens; None if they are not text.
         notes: the entry in provenance.json.
+        length: tokens of a sequence, counting padding.
     """
 
     inputs: Tensor | Alignment | None
     tokenizer: Any
     notes: dict[str, Any]
+    length: int = 1
 
     @property
     def tokens(self) -> Tensor | None:
@@ -43,26 +46,33 @@ class Probe:
         return self.inputs if isinstance(self.inputs, Tensor) else None
 
 
-def probe_of(sides: Sequence[Side], text: Path | None, tokens: Path | None, sequences: int, length: int) -> Probe:
+def probe_of(
+    sides: Sequence[Side], text: Path | None, tokens: Path | None, sequences: int | None, length: int | None
+) -> Probe:
     """Return what two sides are compared on.
 
     Args:
         sides: the two sides.
         text: a text file; None for Python's own manual.
         tokens: a file of tokens in place of a text.
-        sequences: most sequences to take from the text.
-        length: tokens per sequence.
+        sequences: most sequences to take from the text; None for the default.
+        length: tokens per sequence; None for the default.
 
     Raises:
         ValueError: a model without a tokenizer and no file of tokens, a text that is too short, tokens that a model
             does not have.
     """
     models = [side for side in sides if side.model is not None]
+    given = {"--text": text, "--tokens": tokens, "--sequences": sequences, "--length": length}
+    unused = [name for name, value in given.items() if value is not None]
     if not models:
-        if text or tokens:
-            raise ValueError("both sides are saved activations, which need no --text and no --tokens; leave it out")
-        return Probe(None, None, {})
+        if unused:
+            raise ValueError(f"both sides are saved activations, which need no {' and no '.join(unused)}; leave it out")
+        return Probe(None, None, {}, _positions(sides))
     if tokens is not None:
+        if len(unused) > 1:
+            others = " and no ".join(name for name in unused if name != "--tokens")
+            raise ValueError(f"--tokens has all that models read, which needs no {others}; leave it out")
         return _of_tokens(models, tokens)
     if len(models) < 2:
         (model,) = models
@@ -77,9 +87,8 @@ def probe_of(sides: Sequence[Side], text: Path | None, tokens: Path | None, sequ
             )
     name, words = _read(text)
     notes = {"text": name, "sha256": hashlib.sha256(words.encode()).hexdigest()}
-    context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
-    length = min(length, context)
-    return _of_text(models, words, notes, sequences, length)
+    context = min((most for side in models if (most := context_of(side.model)) is not None), default=math.inf)
+    return _of_text(models, words, notes, sequences or SEQUENCES, min(length or LENGTH, context))
 
 
 def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences: int, length: int) -> Probe:
@@ -88,7 +97,7 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     assert a is not None and b is not None
     if a.to_str() == b.to_str():
         rows = _packed(text, a, sequences, length)
-        return Probe(rows, a, {**notes, "sequences": len(rows), "length": rows.shape[1]})
+        return Probe(rows, a, {**notes, "sequences": len(rows), "length": rows.shape[1]}, rows.shape[1])
     from dissimilarity.loading.texts import encoded  # tokenizers are optional
 
     pieces = _pieces(text, a, sequences, length)
@@ -101,12 +110,13 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
                 f"{reading.tokens.shape[1]} of them; type --length {max(1, length * most // reading.tokens.shape[1])}"
             )
     shares = {"share_a": round(aligned.share_a, 4), "share_b": round(aligned.share_b, 4), "words": aligned.units}
-    return Probe(aligned, a, {**notes, "sequences": len(aligned.rows), "length": length, **shares})
+    notes = {**notes, "sequences": len(aligned.rows), "length": length, **shares}
+    return Probe(aligned, a, notes, aligned.a.tokens.shape[1])
 
 
 def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = mapped(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokens {path}: {error}; expected a .npy file of integers") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -128,7 +138,14 @@ def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
                 f"{int(tokens.max())}"
             )
     digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return Probe(tokens, None, {"tokens": str(path), "sha256": digest, "sequences": len(tokens)})
+    return Probe(tokens, None, {"tokens": str(path), "sha256": digest, "sequences": len(tokens)}, tokens.shape[1])
+
+
+def _positions(sides: Sequence[Side]) -> int:
+    """Return the positions of a sequence of saved activations; 1 if each row is one."""
+    sources = (open_source(side.source, side.label) for side in sides)
+    arrays = (array for source in sources if isinstance(source, SavedActivations) for array in source.sites.values())
+    return next((array.shape[1] for array in arrays if len(array.shape) > 2), 1)
 
 
 def _vocabulary(side: Side) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.cli.messages import in_shell_words
 from dissimilarity.cli.probe_text import Probe
 from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.elementwise import Elementwise
@@ -53,5 +54,6 @@ class Comparison:
         rows = {}
         for measure in self.measures:
             present = [places[measure.label, *pair] for pair in pairs if (measure.label, *pair) in places]
-            rows[measure.label] = self.table.take(pa.array(present, pa.int64())).to_pylist()
+            taken = self.table.take(pa.array(present, pa.int64())).to_pylist()
+            rows[measure.label] = [{**row, "note": in_shell_words(row["note"])} for row in taken]
         return rows

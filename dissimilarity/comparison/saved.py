@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -29,6 +30,16 @@ IDS = "sample_ids"
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
+
+
+def is_saved(name: str) -> bool:
+    """Return whether a name is one of files of activations, rather than of a model.
+
+    Example:
+        >>> is_saved("layers.npy"), is_saved("hf:model")
+        (True, False)
+    """
+    return name.endswith((".npy", ".safetensors")) or (Path(name).is_dir() and any(Path(name).glob("*.npy")))
 
 
 @dataclass(frozen=True)
@@ -275,21 +286,30 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file. It maps the file again for each read, which releases the pages read before."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = _mapped(path)
-        return [np.array(mapped[start:stop]) for start, stop in parts]
+        array = mapped(path)
+        return [np.array(array[start:stop]) for start, stop in parts]
 
-    mapped = _mapped(path)
-    return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+    array = mapped(path)
+    return ArrayReader(array.shape, str(array.dtype), _is_floating(array.dtype), read)
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """Memory-map the array of a .npy file."""
+def mapped(path: Path) -> np.ndarray:
+    """Memory-map the array of a .npy file.
+
+    Raises:
+        ValueError: it is none, or holds objects.
+    """
     if not path.is_file():
         raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "no such file")
-    array = np.load(path, mmap_mode="r")
-    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
-        raise ValueError("expected the one array of np.save, found the archive of np.savez")
-    return array
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC_PREFIX))
+    if start != MAGIC_PREFIX:  # np.load looks at the content, not at the name
+        kind = "the archive of np.savez" if start.startswith(b"PK") else "another kind of file"
+        raise ValueError(f"expected the one array of np.save, found {kind}")
+    try:
+        return np.load(path, mmap_mode="r")
+    except (EOFError, SyntaxError, TypeError) as error:
+        raise ValueError(f"it is damaged ({error}); copy it again") from error
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

@@ -109,7 +109,7 @@ def load_folder(
             ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
-        model, report = from_files(load) if block_by_block else load()
+        model, report = from_files(kind, config, weights, load) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dissimilarity.cli import sides
+from dissimilarity.cli import memory
 from dissimilarity.cli.command import main
 
 transformers = pytest.importorskip("transformers")
@@ -224,9 +224,9 @@ def test_a_mistake_is_explained(
 
 
 def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sides, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     code, _, err = compare(capsys, folders["model"], folders["seed"])
-    assert code == 2 and "0.0 GB are free; save the activations" in err
+    assert code == 2 and "0.0 GB are free; type --block-by-block" in err
 
 
 def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: Any, folders: dict[str, Path]) -> None:
