@@ -76,8 +76,7 @@ class Offloaded:
             for tensors in (module._parameters, module._buffers):
                 for name, tensor in tensors.items():
                     if tensor is not None and not tensor.is_meta:
-                        moved = tensor.to(device)
-                        tensors[name] = _fixed(moved) if isinstance(tensor, nn.Parameter) else moved
+                        tensors[name] = _like(tensor, tensor.to(device))
         self.device = device
 
     def release(self) -> None:
@@ -154,8 +153,7 @@ def _exchanged(model: nn.Module, change: Callable[[Tensor], Tensor], with_buffer
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_floating_point() and not tensor.is_meta:
                     own.append((tensors, name, tensor))
-                    new = changed.setdefault(id(tensor), change(tensor.detach()))
-                    tensors[name] = _fixed(new) if isinstance(tensor, nn.Parameter) else new
+                    tensors[name] = _like(tensor, changed.setdefault(id(tensor), change(tensor.detach())))
     if weights is not None:
         weights.change = change
     try:
@@ -165,6 +163,11 @@ def _exchanged(model: nn.Module, change: Callable[[Tensor], Tensor], with_buffer
             weights.change = _unchanged
         for tensors, name, tensor in own:
             tensors[name] = tensor
+
+
+def _like(tensor: Tensor, other: Tensor) -> Any:
+    """Return another tensor in the place of a weight or of a buffer."""
+    return _fixed(other) if isinstance(tensor, nn.Parameter) else other
 
 
 def _fixed(weight: Tensor) -> nn.Parameter:

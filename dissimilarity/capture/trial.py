@@ -215,7 +215,8 @@ def _read(
         calls[path].times += 1
         return None
     value = first_argument(args, kwargs)
-    calls[path] = Call(len(calls), reads=whole(value.detach()).clone() if isinstance(value, Tensor) else None)
+    is_read = isinstance(value, Tensor) and not value.is_meta
+    calls[path] = Call(len(calls), reads=whole(value.detach()).clone() if is_read else None)
     return None if instead is None else with_first_argument(args, kwargs, instead.clone())
 
 
@@ -229,7 +230,7 @@ def _returned(
 ) -> Any:
     """Record what a module returns at its first call, and change it: a hook."""
     value = first_result(output)
-    if calls[path].times > 1 or not isinstance(value, Tensor):
+    if calls[path].times > 1 or not isinstance(value, Tensor) or value.is_meta:
         return None
     calls[path].returns, calls[path].shell = whole(value.detach()).clone(), _shell(output)
     return None if change is None else with_first_result(output, change(value))

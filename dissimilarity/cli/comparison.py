@@ -13,14 +13,14 @@ from rich.console import Console
 from torch import nn
 
 from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.cli.command import LENGTH, SEQUENCES
+from dissimilarity.cli.memory import check_memory
 from dissimilarity.cli.output import show, write
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.command import LENGTH, SEQUENCES
-from dissimilarity.cli.memory import check_memory
 from dissimilarity.cli.sides import Side, find_side, labels_of, open_side
 from dissimilarity.comparison.compare import compare
-from dissimilarity.comparison.elementwise import Differences, elementwise
+from dissimilarity.comparison.elementwise import Differences
 from dissimilarity.comparison.in_step import compare_in_step
 from dissimilarity.comparison.saved import mapped, open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
@@ -79,44 +79,43 @@ def _check_pairs(options: argparse.Namespace) -> None:
         ValueError: all pairs of two models that are never in memory at one time.
     """
     if options.block_by_block and options.pairs == "all":
-        raise ValueError(
-            "--pairs all needs all layers at one time, and --block-by-block has one; leave one of them out"
-        )
+        raise ValueError("--pairs all needs all layers at one time, --block-by-block has one; leave one of them out")
     if options.pairs is None:
         options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
-    a, b = sides
-    sites = options.sites
-    sites_a, sites_b = (sites_of(open_source(side.source, side.label), sites) for side in sides)
-    matched = matched_pairs(sites_a, sites_b)
-    differences, dtype = None, _coarsest(sides)
-    are_alike = a.model is not None and b.model is not None and _sizes(a.model) == _sizes(b.model)
+    a, b = (side.source for side in sides)
+    sites, nulls, influence = options.sites, options.nulls, options.influence
+    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
+    collected = Differences() if _can_be_subtracted(sides, probe) else None
     if options.block_by_block and probe.inputs is not None:
-        collected = Differences() if are_alike and probe.tokens is not None else None
-        more = (options.nulls, options.influence, collected)
-        table = compare_in_step(a.source, b.source, probe.inputs, sites, measures, *more)
-        if collected is not None:
-            differences = collected.result(a.model, b.model, probe.tokens, dtype)
+        table = compare_in_step(a, b, probe.inputs, sites, measures, nulls, influence, collected)
     else:
-        extra: dict[str, Any] = {"influence": True} if options.influence else {}
-        table = compare(a.source, b.source, probe.inputs, sites, measures, options.pairs, nulls=options.nulls, **extra)
-        if are_alike and probe.tokens is not None:
-            differences = elementwise(a.model, b.model, probe.tokens, matched, dtype)
+        table = compare(a, b, probe.inputs, sites, measures, options.pairs, nulls=nulls, influence=influence)
+    differences = None
+    if collected is not None and isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None:
+        if not options.block_by_block:
+            collected.add_models(a, b, probe.tokens, matched)
+        differences = collected.result(a, b, probe.tokens, _coarsest(sides))
     return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+
+
+def _can_be_subtracted(sides: Sequence[Side], probe: Probe) -> bool:
+    """Return whether both sides are models of the same depth and width that read the same tokens."""
+    sizes = {_sizes(side.model) for side in sides if side.model is not None}
+    return probe.tokens is not None and len(sizes) == 1 and all(side.model is not None for side in sides)
+
+
+def _sizes(model: nn.Module) -> tuple[Any, ...]:
+    config = getattr(model, "config", model)
+    return tuple(getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
 
 
 def _coarsest(sides: Sequence[Side]) -> torch.dtype:
     """Return the coarsest precision of the weights of both sides in their files."""
     dtypes = [side.dtype for side in sides if side.dtype is not None]
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
-
-
-def _sizes(model: nn.Module) -> tuple[Any, ...]:
-    """Return the depth and width of a model, by which the numbers of two models can be subtracted."""
-    config = getattr(model, "config", model)
-    return tuple(getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
 
 
 def _measures(names: Sequence[str]) -> dict[str, Measure]:

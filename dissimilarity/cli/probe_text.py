@@ -1,7 +1,6 @@
 """What two models are compared on: a text in the tokens of each, or tokens from a file."""
 
 import hashlib
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,8 +86,9 @@ def probe_of(
             )
     name, words = _read(text)
     notes = {"text": name, "sha256": hashlib.sha256(words.encode()).hexdigest()}
-    context = min((most for side in models if (most := context_of(side.model)) is not None), default=math.inf)
-    return _of_text(models, words, notes, sequences or SEQUENCES, min(length or LENGTH, context))
+    length = length or LENGTH
+    context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
+    return _of_text(models, words, notes, sequences or SEQUENCES, min(length, context))
 
 
 def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences: int, length: int) -> Probe:

@@ -114,12 +114,7 @@ def elementwise(
         True
     """
     differences = Differences()
-    passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
-    for one, other in zip(*passes, strict=True):
-        for site_a, site_b in pairs:
-            differences.add((site_a, site_b), one[site_a], other[site_b])
-        if LOGITS in one and LOGITS in other:
-            differences.add_outputs(one[LOGITS], other[LOGITS])
+    differences.add_models(a, b, tokens, pairs)
     return differences.result(a, b, tokens, dtype)
 
 
@@ -130,6 +125,19 @@ class Differences:
         self.sums: dict[SitePair, _Sums] = {}
         self.divergences: list[Tensor] = []
         self.largest = 0.0
+
+    def add_models(self, a: nn.Module, b: nn.Module, tokens: Tensor, pairs: Sequence[SitePair]) -> None:
+        """Run both models, and add their activations at pairs of sites and their logits.
+
+        Raises:
+            ValueError: sites of different widths.
+        """
+        passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
+        for one, other in zip(*passes, strict=True):
+            for site_a, site_b in pairs:
+                self.add((site_a, site_b), one[site_a], other[site_b])
+            if LOGITS in one and LOGITS in other:
+                self.add_outputs(one[LOGITS], other[LOGITS])
 
     def add(self, pair: SitePair, one: Tensor, other: Tensor) -> None:
         """Add the activations of both models at a pair of sites.

@@ -26,7 +26,6 @@ from dissimilarity.comparison.saved import (
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.probe.alignment import Alignment, Reading
-from dissimilarity.probe.batches import Inputs
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.sampling import sampled_positions
@@ -67,6 +66,8 @@ def compare_in_step(
     computable, records = computable_on(probe, measures)
     of_sites = [measure for measure in computable if not isinstance(measure, OutputMeasure)]
     of_outputs = [measure for measure in computable if isinstance(measure, OutputMeasure)]
+    assert isinstance(probe.inputs_a, (Tensor, Reading)) and isinstance(probe.inputs_b, (Tensor, Reading))
+    last = torch.empty(0), torch.empty(0)
     with ExitStack() as stack:
         one, other = (
             stack.enter_context(_Passing(source, inputs, [pair[place] for pair in pairs]))
@@ -74,19 +75,21 @@ def compare_in_step(
         )
         for number, (x, y) in enumerate(pairs):
             acts_a, acts_b = one.at(x), other.at(y)
-            later = pairs[number + 1 :]
+            later, last = pairs[number + 1 :], (acts_a, acts_b)
             one.forget({x for x, _ in later})
             other.forget({y for _, y in later})
             if differences is not None:
                 differences.add((x, y), acts_a, acts_b)
             sides = _saved(x, acts_a), _saved(y, acts_b)
-            records += records_of(*sides, [(x, y)], of_sites, make_plan(probe, of_sites), nulls, influence)
+            plan = make_plan(probe, of_sites)
+            records += records_of(sides[0], sides[1], [(x, y)], of_sites, plan, nulls, influence)
         if of_outputs or differences is not None:
             plan = make_plan(probe, of_outputs) if of_outputs else None
             logits = _outputs(one, other, plan, differences)
             if plan is not None and logits is not None:
-                sides = [_saved(LOGITS, side) for side in logits]
-                records += records_of(*sides, [(LOGITS, LOGITS)], of_outputs, plan, nulls, influence)
+                (x, y), (one_side, other_side) = pairs[-1], last
+                sides = _saved(x, one_side, logits[0]), _saved(y, other_side, logits[1])
+                records += records_of(sides[0], sides[1], [(x, y)], of_outputs, plan, nulls, influence)
     return table_of(records, pairs, measures, influence)
 
 
@@ -102,12 +105,11 @@ class _Passing:
     """
 
     source: nn.Module | SavedActivations
-    inputs: Inputs | None
+    inputs: Tensor | Reading
     sites: list[str]
     waiting: dict[str, Tensor] = field(default_factory=dict)
 
     def __enter__(self) -> "_Passing":
-        assert isinstance(self.inputs, (Tensor, Reading))
         self.groups = groups_of(self.inputs)
         self._stack = ExitStack()
         if isinstance(self.source, nn.Module):
@@ -125,8 +127,7 @@ class _Passing:
             RuntimeError: the model does not pass the site.
         """
         if isinstance(self.source, SavedActivations):
-            count = sum(len(places) for places, _ in self.groups)
-            return self.source.sequences(site, [(0, count)], count)
+            return self.source.sequences(site, [(0, len(self.inputs))], len(self.inputs))
         while site not in self.waiting:
             if self.steps.has_ended:
                 raise RuntimeError(f"the forward pass did not reach {site}; choose another site")
@@ -141,9 +142,9 @@ class _Passing:
         """Yield the logits of one group of sequences after another; None for a model without logits."""
         if isinstance(self.source, SavedActivations):
             self.source.check_logits([LOGITS])
-            for places, tokens in self.groups:
+            for places, _ in self.groups:
                 part = [(int(places[0]), int(places[-1]) + 1)]
-                yield self.source.sequences(LOGITS, part, sum(len(places) for places, _ in self.groups))
+                yield self.source.sequences(LOGITS, part, len(self.inputs))
             return
         while not (self.steps.is_at_head or self.steps.has_ended):
             self.steps.step()
@@ -165,9 +166,10 @@ class _Passing:
         return joined
 
 
-def _saved(site: str, acts: Tensor) -> tuple[SavedActivations, None, list[str]]:
-    """Return activations as one side of a comparison of saved activations."""
-    return SavedActivations(site, {site: array_reader(acts)}, None), None, [site]
+def _saved(site: str, acts: Tensor, logits: Tensor | None = None) -> tuple[SavedActivations, None, list[str]]:
+    """Return activations, and logits where measures read them, as one side of a comparison of saved activations."""
+    arrays = {site: array_reader(acts)} | ({} if logits is None else {LOGITS: array_reader(logits)})
+    return SavedActivations(site, arrays, None), None, [site]
 
 
 def _outputs(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from dissimilarity.capture.offloaded import offload
 
@@ -106,13 +106,13 @@ def _by_transformers(load: Callable[..., Loaded]) -> Readable:
     try:
         log.setLevel(logging.ERROR)  # it says of each model that weights are on the meta device
         model, report = load(device_map={"": "disk"}, offload_folder=folder)
-    except BaseException:
+        maps = (getattr(getattr(module, "_hf_hook", None), "weights_map", None) for module in model.modules())
+        weights = next(weights.dataset for weights in maps if weights is not None)
+        remove_hook_from_submodules(model)
+    except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
+        raise ValueError(f"its weights cannot be read block by block ({error}); leave --block-by-block out") from error
     finally:
         log.setLevel(level)
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
-    weights = next(hook.weights_map.dataset for hook in hooks if getattr(hook, "weights_map", None) is not None)
-    remove_hook_from_submodules(model)
     return model, weights.__getitem__, report

@@ -26,7 +26,7 @@ from dissimilarity.probe.padded_inputs import PaddedInputs
 TOKENS_PER_PASS = 1024
 """Tokens that pass a block together: enough to make reading its weights a small part of the time."""
 
-Group = tuple[Int[Tensor, " sequences"], Int[Tensor, "sequences positions"]]
+Group = tuple[Int[Tensor, "_"], Int[Tensor, "_ _"]]
 """Places of some sequences in the probe set, and their tokens."""
 
 
@@ -76,7 +76,8 @@ class Steps:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Set the hooks that pause the model and read it, and remove them afterwards."""
-        with undisturbed(self.model), held(self.model) as self._release, ExitStack() as stack:
+        with undisturbed(self.model), held(self.model) as release, ExitStack() as stack:
+            self._release = release
             for module in [*blocks_of(self.model), *([] if self._head is None else [self._head])]:
                 stack.callback(module.register_forward_pre_hook(self._pause, prepend=True).remove)
             for site, point in self.points.items():
@@ -93,7 +94,8 @@ class Steps:
         """
         self.acts = [{} for _ in self.groups]
         ended = set()
-        for self._current, paused in enumerate(self._passes):
+        for number, paused in enumerate(self._passes):
+            self._current = number
             ended.add(paused.resume())
         self._release()
         if len(ended) > 1:
@@ -113,7 +115,13 @@ class Steps:
         return result
 
     def _run(self, number: int) -> Any:
-        return call(self.model, self.groups[number][1].to(device_of(self.model)))
+        try:
+            return call(self.model, self.groups[number][1].to(device_of(self.model)))
+        except NotImplementedError as error:  # torch, of a weight that is not there
+            raise ValueError(
+                f"{type(self.model).__name__} reads weights of a block outside of it ({str(error)[:80]}); compare it "
+                "without --block-by-block"
+            ) from error
 
     def _pause(self, module: nn.Module, args: tuple) -> None:
         self.is_at_head = module is self._head
@@ -138,7 +146,7 @@ class Steps:
             return
         self._seen[self._current].add(site)
         expected = tuple(self.groups[self._current][1].shape)
-        if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != expected:
+        if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != expected or value.is_meta:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"expected activations {(*expected, 'd')} at {site}, found {shape}; compare without --block-by-block, "
