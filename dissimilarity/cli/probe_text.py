@@ -2,10 +2,11 @@
 
 import hashlib
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +19,12 @@ from dissimilarity.comparison.saved import SavedActivations, mapped, open_source
 from dissimilarity.loading.context import context_of
 from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
+from dissimilarity.tables.files import sha256_of
 
+WHOLE = 2**22
+"""Bytes up to which a text is read as a whole."""
+BYTES_PER_TOKEN = 16
+"""More than a token of any language has on average."""
 SAMPLE = 20_000
 """Characters from which the length of a token is estimated."""
 
@@ -84,11 +90,11 @@ def probe_of(
                 f"{side.label} has no tokenizer.json, so it cannot read text; pass --tokens FILE.npy, integers "
                 "(sequences, positions), or write it: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
             )
-    name, words = _read(text)
-    notes = {"text": name, "sha256": hashlib.sha256(words.encode()).hexdigest()}
-    length = length or LENGTH
+    sequences, length = sequences or SEQUENCES, length or LENGTH
+    name, words, digest = _read(text, sequences, length)
+    notes = {"text": name, "sha256": digest}
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
-    return _of_text(models, words, notes, sequences or SEQUENCES, min(length, context))
+    return _of_text(models, words, notes, sequences, min(length, context))
 
 
 def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences: int, length: int) -> Probe:
@@ -154,17 +160,37 @@ def _vocabulary(side: Side) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _read(path: Path | None) -> tuple[str, str]:
-    """Return the name of a text, and the text: without a file, the manual that comes with Python."""
+def _read(path: Path | None, sequences: int, length: int) -> tuple[str, str, str]:
+    """Return the name of a text, the text, and its sha256: without a file, the manual that comes with Python.
+
+    Of a long file, evenly spaced parts are read, which together are several times what models read.
+    """
     if path is None:
         from pydoc_data.topics import topics
 
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return f"the manual of Python {version}", "\n\n".join(topics[name] for name in sorted(topics))
+        text = "\n\n".join(topics[name] for name in sorted(topics))
+        return f"the manual of Python {version}", text, hashlib.sha256(text.encode()).hexdigest()
     try:
-        return str(path), path.read_text(encoding="utf-8")
+        size, part = path.stat().st_size, BYTES_PER_TOKEN * length
+        if size <= max(WHOLE, 2 * sequences * part):
+            text = path.read_text(encoding="utf-8")
+            return str(path), text, hashlib.sha256(text.encode()).hexdigest()
+        with path.open("rb") as file:
+            parts = [_part(file, size * number // sequences, part) for number in range(sequences)]
+        return f"{sequences} parts of {path}", "\n\n".join(parts), sha256_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--text {path}: {error}; expected a file of text in UTF-8") from error
+
+
+def _part(file: BinaryIO, start: int, size: int) -> str:
+    """Return a part of a text without the characters and words that it cuts."""
+    file.seek(start)
+    text = file.read(size)
+    while start and text and text[0] & 0xC0 == 0x80:  # within a character
+        text = text[1:]
+    words = getincrementaldecoder("utf-8")().decode(text).split(maxsplit=1 if start else 0)
+    return "".join(words[-1:]).rpartition(" ")[0].strip() or "".join(words[-1:])
 
 
 @panics_as_errors("the tokenizer of a model is broken")

@@ -6,6 +6,7 @@ Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), 
 that identify the samples.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 Source = nn.Module | str | Path | Mapping[str, Any]
 
 IDS = "sample_ids"
+TEXT = "tokens_sha256"
+"""Key of the metadata of a file with the digest of the tokens that the model read."""
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
@@ -61,11 +64,19 @@ class ArrayReader:
 
 @dataclass(frozen=True)
 class SavedActivations:
-    """Saved activations: their name in messages, the sites, and the ids of the samples if those were saved too."""
+    """Saved activations of one model.
+
+    Attributes:
+        name: their name in messages.
+        sites: site -> array.
+        ids: ids of the samples, if those were saved too.
+        text: digest of the tokens that the model read, where the file has it; see `digest_of`.
+    """
 
     name: str
     sites: dict[str, ArrayReader]
     ids: ArrayReader | None
+    text: str | None = None
 
     def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int, channels: Channels = None) -> Tensor:
         """Read some sequences of a site as (sequences, positions, d), or (sequences, d) without positions.
@@ -121,7 +132,7 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
         name, arrays = str(source), _in_files(Path(source))
     else:
         raise ValueError(f"{side}: expected {KINDS}, found {type(source).__name__}")
-    ids = arrays.pop(IDS, None)
+    ids, text = arrays.pop(IDS, None), _text_in(source)
     if not arrays:
         raise ValueError(f"{name} holds no activations: expected {KINDS}")
     for site, array in arrays.items():
@@ -137,7 +148,31 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
                 f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
                 "save them as float32, or as bfloat16 in a .safetensors file"
             )
-    return SavedActivations(name, arrays, ids)
+    return SavedActivations(name, arrays, ids, text)
+
+
+def digest_of(inputs: Tensor, mask: Tensor | None = None) -> str:
+    """Return a digest of tokens at real positions, by which files of activations are held to what models read.
+
+    Example:
+        >>> digest_of(torch.tensor([[1, 2]])) == digest_of(torch.tensor([[1, 2]], dtype=torch.int32))
+        True
+    """
+    numbers = inputs if inputs.is_floating_point() else inputs.long()
+    digest = hashlib.sha256(repr(tuple(inputs.shape)).encode())
+    if mask is not None and not bool(mask.all()):
+        digest.update(mask.cpu().numpy().tobytes())
+        numbers = numbers[mask.to(numbers.device)]
+    digest.update(numbers.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text_in(source: Source) -> str | None:
+    """Return the digest of the tokens in the metadata of a file of activations; None without one."""
+    if not (isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors"):
+        return None
+    with safe_open(source, "pt") as file:
+        return (file.metadata() or {}).get(TEXT)
 
 
 def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None) -> list[str]:
@@ -198,6 +233,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
                 "save both on one probe set, in one order"
             )
     _check_ids([source for source in saved if source.ids is not None], sequences, sequences * length)
+    _check_text(saved, probe)
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
@@ -205,6 +241,20 @@ def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return the device on which sums are computed: that of the models."""
     models = [source for source in sources if isinstance(source, nn.Module)]
     return device_of(models[0]) if models else torch.device("cpu")
+
+
+def _check_text(saved: Sequence[SavedActivations], probe: ProbeSet) -> None:
+    """Check that saved activations are of the tokens that the other side read, where files tell."""
+    texts = {source.name: source.text for source in saved if source.text is not None}
+    if isinstance(probe.inputs, Tensor):
+        texts["the tokens"] = digest_of(probe.inputs, probe.mask)
+    first = next(iter(texts.values()), None)
+    others = [name for name, text in texts.items() if text != first]
+    if others:
+        raise ValueError(
+            f"expected the same text on both sides, found other tokens, or another mask of padding, in "
+            f"{next(iter(texts))} and {others[0]}; save both on one probe set, and pass its tokens and mask"
+        )
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:

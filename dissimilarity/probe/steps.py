@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.call import call
@@ -26,8 +25,8 @@ from dissimilarity.probe.padded_inputs import PaddedInputs
 TOKENS_PER_PASS = 1024
 """Tokens that pass a block together: enough to make reading its weights a small part of the time."""
 
-Group = tuple[Int[Tensor, "_"], Int[Tensor, "_ _"]]
-"""Places of some sequences in the probe set, and their tokens."""
+Group = tuple[Tensor, Tensor]
+"""Places of some sequences in the probe set, and their tokens (sequences, positions), which are equally many."""
 
 
 def groups_of(inputs: Tensor | Reading) -> list[Group]:
