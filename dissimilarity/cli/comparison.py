@@ -12,7 +12,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.capture.call import call
+from dissimilarity.capture.forward import undisturbed
+from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.sites import matched_pairs, site_table
 from dissimilarity.cli.command import LENGTH, SEQUENCES
 from dissimilarity.cli.memory import check_memory
 from dissimilarity.cli.output import show, write
@@ -85,6 +88,8 @@ def _check_pairs(options: argparse.Namespace) -> None:
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
+    for side in sides:
+        _check_runs(side, probe)
     a, b = (side.source for side in sides)
     sites, nulls, influence = options.sites, options.nulls, options.influence
     matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
@@ -99,6 +104,21 @@ def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], optio
             collected.add_models(a, b, probe.tokens, matched)
         differences = collected.result(a, b, probe.tokens, _coarsest(sides))
     return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+
+
+def _check_runs(side: Side, probe: Probe) -> None:
+    """Check that a model without named sites runs at all, which would be the reason for it.
+
+    Raises:
+        ValueError: it does not; says why.
+    """
+    if side.model is None or probe.tokens is None or site_table(side.model):
+        return
+    try:
+        with undisturbed(side.model):
+            call(side.model, probe.tokens[:1].to(device_of(side.model)))
+    except Exception as error:  # whatever a model raises
+        raise ValueError(f"{side.label} does not run on this machine: {type(error).__name__}: {error}") from error
 
 
 def _can_be_subtracted(sides: Sequence[Side], probe: Probe) -> bool:

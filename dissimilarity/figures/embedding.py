@@ -5,8 +5,8 @@ import pyarrow as pa
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.tables.curves import distinct, select
+from dissimilarity.tables.equal_depth import at_equal_depth
 
 
 def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarray]:
@@ -37,18 +37,10 @@ def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarra
     for (a, b), values in by_models.items():
         if a != b:
             cell = labels.index(a), labels.index(b)
-            mean = np.mean([values[pair] for pair in at_equal_depth(list(values))])
+            numbers = list(values.values())
+            mean = np.mean([numbers[place] for place in at_equal_depth(list(values))])
             distances[cell] = distances[cell[::-1]] = mean
     return labels, distances
-
-
-def at_equal_depth(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of sites of two models at equal relative depth; the outputs if there are no other sites."""
-    if pairs == [(LOGITS, LOGITS)]:
-        return pairs
-    sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    matched = set(matched_pairs([s for s in sites_a if s != LOGITS], [s for s in sites_b if s != LOGITS]))
-    return [pair for pair in pairs if pair in matched]
 
 
 def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
