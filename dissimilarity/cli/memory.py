@@ -175,11 +175,24 @@ def _free_of_containers() -> Iterator[int]:
             for around in (folder, *folder.parents):
                 if not around.is_relative_to(root):
                     break
-                try:
-                    free = int((around / limit).read_text()) - int((around / used).read_text())
-                    yield max(0, free + _cached(around / "memory.stat"))
-                except (OSError, ValueError):  # no such folder inside of the container, or a limit of "max"
-                    continue
+                free = free_of_container(around, limit, used)
+                if free is not None:
+                    yield free
+
+
+def free_of_container(folder: Path, limit: str, used: str) -> int | None:
+    """Return the memory that the limit of a container leaves; None without a limit.
+
+    Args:
+        folder: its folder below /sys/fs/cgroup.
+        limit: name of the file with its limit.
+        used: name of the file with its use.
+    """
+    try:
+        free = int((folder / limit).read_text()) - int((folder / used).read_text())
+        return max(0, free + _cached(folder / "memory.stat"))
+    except (OSError, ValueError):  # no such folder inside of the container, or a limit of "max"
+        return None
 
 
 def _cached(statistics: Path) -> int:

@@ -72,7 +72,12 @@ class Place:
     @cached_property
     def size(self) -> Size | None:
         """The sizes of the model; None if no files tell them."""
-        return None if self.is_saved or self.path is None else size_of(self.path)
+        if self.is_saved or self.path is None:
+            return None
+        from dissimilarity.loading import adapters, pretrained  # optional packages
+
+        is_adapter = self.path.is_dir() and adapters.is_adapter(self.path)
+        return size_of(pretrained.base_folder(self.path, self.uri) if is_adapter else self.path)
 
 
 def find_side(argument: str) -> Place:

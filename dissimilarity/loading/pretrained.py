@@ -86,6 +86,12 @@ def load_folder(
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     if adapters.is_adapter(folder):
+        if block_by_block:
+            raise ValueError(
+                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out, "
+                f"or merge it: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+                ".save_pretrained(FOLDER)"
+            )
         return _with_adapter(folder, uri)
     weights = check_model_folder(folder, uri)
     _require_transformers(uri)
@@ -120,8 +126,12 @@ def load_folder(
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
-    """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
+def base_folder(folder: Path, uri: str) -> Path:
+    """Return the folder of the base of an adapter.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
     name = adapters.base_of(folder, uri)
     place = Path(name) if Path(name).is_dir() else downloaded(name)
     if place is None or adapters.is_adapter(place):
@@ -129,7 +139,12 @@ def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, 
             f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
             f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
         )
-    model, tokenizer, file, digest = load_folder(place, uri)
+    return place
+
+
+def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
+    model, tokenizer, file, digest = load_folder(base_folder(folder, uri), uri)
     model = adapters.merged(model, folder, uri)
     own = folder.resolve() / "tokenizer.json"
     if own.is_file():

@@ -352,6 +352,24 @@ def test_of_a_long_text_evenly_spaced_parts_are_read(
     assert set(text.split()) - set(map(str, numbers)) == {"naïve", "things", "of", "日本語"}
 
 
+def test_sizes_come_from_the_headers_of_files(folders: dict[str, Path]) -> None:
+    size = memory.size_of(folders["model"])
+    block = 4 * 16 * 16 + 3 * 16 * 32 + 2 * 16
+    assert size == memory.Size(3 * block + 2 * 300 * 16 + 16, max(block, 300 * 16), 16, 3, 300)
+    need = memory.memory_of_all([size, size], 1024, matched=True)
+    assert need["weights in float32"] == 8 * size.weights
+    assert sum(memory.memory_of_blocks([size, size], 64).values()) < sum(need.values())
+    assert memory.available_memory() is None or memory.available_memory() > 0
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"memory.max": "5000", "memory.current": "3000", "memory.stat": "inactive_file 500\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert memory.free_of_container(tmp_path, "memory.max", "memory.current") == 2500
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_of_container(tmp_path, "memory.max", "memory.current") is None
+
+
 def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     code, _, err = compare(capsys, folders["model"], folders["seed"])
