@@ -153,7 +153,8 @@ def compare(
     computable, records = measures, []
     if probe.is_aligned:
         computable, unavailable = across_tokenizers(measures)
-        extra = {"first_pc_a": math.nan, "first_pc_b": math.nan, "nulls": torch.full((1,), math.nan)}
+        extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
+        extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
         records += [record | extra for record in unavailable]
     plan = make_plan(probe, computable)
     check_nulls(max(nulls, 1), probe.extent.sequences)

@@ -388,7 +388,7 @@ class Tracker(Ticker):
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         nulls = self.nulls if heatmap else 0
-        records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False)
+        records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False, p_values=False)
         for record in records:
             del record["nulls"]
         return [*records, *map(dict, inputs.records)]
