@@ -199,7 +199,7 @@ class Messenger(Logger):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alerts": "collaps"}, "alerts: expected rule nearest, move, collapse, found 'collaps'"),
+        ({"alerts": "shrink"}, "alerts: expected rule nearest, move, collapse, found 'shrink'"),
         ({"alerts": ["collapse"], "references": []}, "without references that is nothing"),
         ({"alerts": ["collapse"], "measures": []}, "without measures that is nothing"),
     ],
