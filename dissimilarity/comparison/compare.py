@@ -207,7 +207,8 @@ def computable_on(probe: ProbeSet, measures: Sequence[Measure]) -> tuple[Sequenc
     if not probe.is_aligned:
         return measures, []
     computable, unavailable = across_tokenizers(measures)
-    extra = {"first_pc_a": math.nan, "first_pc_b": math.nan, "nulls": torch.full((1,), math.nan)}
+    extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
+    extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
     return computable, [record | extra for record in unavailable]
 
 

@@ -159,8 +159,8 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     sequences, length = probe.extent
     if probe.n_units is not None and probe.n_units > max(1, sequences // 2):
         raise ValueError(
-            f"n_units={probe.n_units}: {sequences} sequences make at most {sequences // 2} units, because the null moves "
-            "the sequences of a unit and needs two; leave n_units out, and each sequence is a unit of the error bars"
+            f"n_units={probe.n_units}: {sequences} sequences make at most {sequences // 2} units, because the null "
+            "moves the sequences of a unit and needs two; leave n_units out, and each sequence is a unit"
         )
     slices = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
     if probe.sample_counts is not None and probe.pool == "none":

@@ -88,7 +88,7 @@ def load_folder(
     if adapters.is_adapter(folder):
         if block_by_block:
             raise ValueError(
-                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out, "
+                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out "
                 f"or merge it: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
                 ".save_pretrained(FOLDER)"
             )

@@ -57,8 +57,8 @@ class ProbeSet:
             follows from the mask.
 
     Raises:
-        ValueError: an unknown pool, no whole number above 0, a mask that does not fit or leaves no position of a sequence, a
-            mask beside an alignment or beside ``positions``.
+        ValueError: an unknown pool, no whole number above 0, a mask that does not fit or leaves no position of a
+            sequence, a mask beside an alignment or beside ``positions``.
 
     >>> import torch
     >>> probe = ProbeSet(torch.zeros(8, 16, dtype=torch.long), pool="mean", n_units=4)
