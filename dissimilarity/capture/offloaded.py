@@ -144,6 +144,20 @@ def rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
+def nudged(model: nn.Module) -> Iterator[None]:
+    """Run a model in float32 with every weight one rounding away from what it is, up or down."""
+    with _exchanged(model, _one_rounding_away, with_buffers=False):
+        yield
+
+
+def _one_rounding_away(weight: Tensor) -> Tensor:
+    if weight.dtype != torch.float32:
+        return weight
+    sign = 2 * (torch.arange(weight.numel(), device=weight.device) % 2).reshape(weight.shape) - 1
+    return weight * (1 + sign * torch.finfo(torch.float32).eps)
+
+
+@contextmanager
 def _exchanged(model: nn.Module, change: Callable[[Tensor], Tensor], with_buffers: bool) -> Iterator[None]:
     """Run a model with other floating-point weights, also those that are yet to be read."""
     weights, own = offloaded(model), []

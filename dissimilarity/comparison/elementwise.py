@@ -17,7 +17,7 @@ from dissimilarity.capture.call import call
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.offloaded import in_float64, rounded
+from dissimilarity.capture.offloaded import in_float64, nudged, rounded
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.measures.kl import kl_per_sample
 from dissimilarity.moments.cross import SitePair
@@ -176,7 +176,8 @@ def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype
     """Return the relative error that rounding makes at each site.
 
     It is that of the arithmetic, against the same model in float64, or that of rounding the weights to a coarser
-    precision than float32 if that is more.
+    precision than float32 if that is more. Where a model does not run in float64, one rounding of each weight stands for
+    the arithmetic.
 
     Args:
         model: a model in float32.
@@ -185,8 +186,12 @@ def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype
         dtype: precision of the weights.
     """
     own = _read(model, tokens, sites)
-    with in_float64(model):
-        others = [_read(model, tokens, sites)]
+    try:
+        with in_float64(model):
+            others = [_read(model, tokens, sites)]
+    except (RuntimeError, ValueError):  # a model that computes parts of it in float32 whatever its weights are
+        with nudged(model):
+            others = [_read(model, tokens, sites)]
     if dtype not in (torch.float32, torch.float64):
         with rounded(model, dtype):
             others.append(_read(model, tokens, sites))
