@@ -99,12 +99,12 @@ def offload(model: nn.Module, read: Callable[[str], Tensor], device: torch.devic
 
     Example:
         >>> with torch.device("meta"):
-        ...     model = nn.Linear(300, 300)
-        >>> offload(model, lambda name: torch.ones(300, 300)[: 300 if name == "weight" else 1].squeeze(0), "cpu")
+        ...     model = nn.Linear(300, 300, bias=False)
+        >>> offload(model, lambda name: torch.ones(300, 300), torch.device("cpu"))
         >>> model(torch.ones(1, 300)).sum().item(), model.weight.is_meta
-        (90300.0, True)
+        (90000.0, True)
     """
-    weights = Offloaded(model, read, torch.device(device))
+    weights = Offloaded(model, read, device)
     for module in model.modules():
         _offloaded[module] = weights
 

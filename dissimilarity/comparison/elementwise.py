@@ -176,8 +176,8 @@ def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype
     """Return the relative error that rounding makes at each site.
 
     It is that of the arithmetic, against the same model in float64, or that of rounding the weights to a coarser
-    precision than float32 if that is more. Where a model does not run in float64, one rounding of each weight stands for
-    the arithmetic.
+    precision than float32 if that is more. Where a model does not run in float64, one rounding of each weight stands
+    for the arithmetic.
 
     Args:
         model: a model in float32.

@@ -1,6 +1,7 @@
 """Models that read the weights of one block at a time score what they score in memory."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def opened(folder: Path, block_by_block: bool) -> Any:
     return load_folder(folder, f"hf:{folder}", block_by_block)[0].eval()
 
 
+def both(folders: Sequence[Path], block_by_block: bool) -> tuple[Any, Any]:
+    return opened(folders[0], block_by_block), opened(folders[1], block_by_block)
+
+
 def assert_equal_tables(one: Any, other: Any) -> None:
     assert one["measure"].to_pylist() == other["measure"].to_pylist()
     for column in ("site_a", "site_b", "probe", "n_units"):
@@ -67,17 +72,18 @@ def assert_equal_tables(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("second", [1, 2])
 def test_values_are_those_of_models_in_memory(folders: list[Path], second: int) -> None:
     pair = folders[0], folders[second]
-    whole = compare(*(opened(folder, False) for folder in pair), TOKENS, None, MEASURES, "matched", nulls=20)
-    stepped = compare_in_step(*(opened(folder, True) for folder in pair), TOKENS, None, MEASURES, 20)
+    whole = compare(*both(pair, False), TOKENS, None, MEASURES, "matched", nulls=20)
+    stepped = compare_in_step(*both(pair, True), TOKENS, None, MEASURES, 20)
     assert_equal_tables(whole, stepped)
 
 
 def test_differences_number_by_number_are_those_of_models_in_memory(folders: list[Path]) -> None:
-    a, b = (opened(folder, True) for folder in folders[:2])
+    a, b = both(folders, True)
     collected = Differences()
     compare_in_step(a, b, TOKENS, "blocks.*.resid_*", [CKA()], differences=collected)
-    pairs = [(f"blocks.{layer}.{site}",) * 2 for layer in range(3) for site in ("resid_pre", "resid_mid", "resid_post")]
-    whole = elementwise(*(opened(folder, False) for folder in folders[:2]), TOKENS, pairs)
+    sites = [f"blocks.{layer}.{site}" for layer in range(3) for site in ("resid_pre", "resid_mid", "resid_post")]
+    pairs = [(site, site) for site in sites]
+    whole = elementwise(*both(folders[:2], False), TOKENS, pairs)
     stepped = collected.result(a, b, TOKENS, torch.float32)
     assert [site.site_a for site in stepped.sites] == [site for site, _ in pairs]
     for one, other in zip(whole.sites, stepped.sites, strict=True):
@@ -121,8 +127,8 @@ def test_texts_in_other_tokens_are_compared_at_the_same_words(folders: list[Path
         return Tokenized(tokens, spans, mask)
 
     alignment = align(tokenized(0), tokenized(1), texts)
-    whole = compare(*(opened(folder, False) for folder in folders[:2]), alignment, None, MEASURES[:3], "matched")
-    stepped = compare_in_step(*(opened(folder, True) for folder in folders[:2]), alignment, None, MEASURES[:3])
+    whole = compare(*both(folders[:2], False), alignment, None, MEASURES[:3], "matched")
+    stepped = compare_in_step(*both(folders[:2], True), alignment, None, MEASURES[:3])
     assert_equal_tables(whole, stepped)
 
 
