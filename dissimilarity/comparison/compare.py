@@ -127,7 +127,8 @@ def compare(
         token_index, the place of each sample in ``tokens.flatten()`` of the first model (that of the sequence's first
         token where each sequence is one sample). The influence of a sample is the derivative of the dissimilarity with
         respect to its weight: positive = it makes the models look more different, negative = more alike. Those of a
-        sequence add up to the influence of that sequence. ``influential_text`` finds the text.
+        sequence add up to the influence of that sequence on Procrustes, Bures and R^2. The standard errors of other
+        measures leave a sequence out as a whole, which is another number. ``influential_text`` finds the text.
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -156,7 +157,7 @@ def compare(
         extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
         extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
         records += [record | extra for record in unavailable]
-    plan = make_plan(probe, computable)
+    plan = make_plan(probe, computable, null)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
@@ -166,9 +167,9 @@ def compare(
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
         records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, nulls)
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
-        plan = make_plan(plan.probe, computable)
+        plan = make_plan(plan.probe, computable, null)
     for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), nulls, influence)
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group, null), nulls, influence)
     ordered = in_order(records, site_pairs, measures)
     table = as_table(ordered, COLUMNS)
     for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():

@@ -96,7 +96,7 @@ def compare_many(
         labels = {label for couple in captured for label in couple}
         with TemporaryDirectory(prefix="activations-") as folder:
             needed = {label: model for label, model in models.items() if label in labels}
-            stores = _captured(needed, probe, sites, measures, DiskSpill(Path(folder)), on_progress)
+            stores = _captured(needed, probe, sites, measures, null, DiskSpill(Path(folder)), on_progress)
             records = _compared(SiteBlockCache(stores), captured, measures, pairs, nulls if null else 0, on_progress)
     for a, b in streamed:
         on_progress(f"{a} and {b}")
@@ -111,6 +111,7 @@ def _captured(
     probe: ProbeSet,
     sites: str | Sequence[str] | None,
     measures: Sequence[Measure],
+    null: bool,
     spill: DiskSpill,
     on_progress: OnProgress,
 ) -> dict[str, ModelActivations]:
@@ -120,7 +121,7 @@ def _captured(
     def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:
         on_progress(f"{label} on the probe set")
         source = open_source(_loaded(models[label]), label)
-        fitted = make_plan(fitted_to_sources(probe, source), measures)
+        fitted = make_plan(fitted_to_sources(probe, source), measures, null)
         try:
             return source, sites_of(source, sites), plan or fitted
         except ValueError as error:

@@ -25,7 +25,7 @@ from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
-from dissimilarity.tracking.alerts import AlertRules, Rule
+from dissimilarity.tracking.alerts import AlertRules, Rule, check_possible
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.probe_reader import ProbeReader
@@ -160,9 +160,7 @@ class Tracker(Ticker):
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
         self.alert_rules = AlertRules(alerts, self.groups, every)
-        if self.alert_rules.rules and not (sources and self.measures):
-            missing = "references" if self.measures else "measures"
-            raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
+        check_possible(self.alert_rules.rules, sources, self.measures, self.groups, errors=n_units != 1)
         self._ranks: list[dict[str, Any]] = []
         self._heatmap: list[dict[str, Any]] = []
 
