@@ -60,6 +60,8 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
     left = sequences - int(side.units.bincount().max())
     if measure.by_sequence and left < measure.minimum_samples:
         return f"without one unit {left} sequences are left, and it needs {measure.minimum_samples}: pass more"
+    if isinstance(measure, SampleMeasure):
+        return "without some of its units too few samples are left: pass more sequences"
     return "its derivative in the samples is not finite"
 
 

@@ -37,9 +37,7 @@ def unit_numbers(units: ArrayLike | None, n: int) -> Tensor | None:
             "sequence for each of its samples"
         )
     if names.dtype.kind == "f" and not (np.isfinite(names) & (names == np.round(names))).all():
-        raise ValueError(
-            "expected whole numbers or names as units, the sequence of each sample, found fractions or NaN"
-        )
+        raise ValueError("expected the sequence of each sample as units, whole numbers or names, found others")
     numbers = np.unique(names, return_inverse=True)[1]
     return None if numbers.max() == n - 1 else torch.from_numpy(numbers)
 
