@@ -25,7 +25,7 @@ INSTRUMENT = {
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
     "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables", "inference"},
+    "figures": {"capture", "tables", "inference", "measures"},
     "loading": {"capture", "tables"},
     "tracking": {
         *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),

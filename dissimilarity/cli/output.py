@@ -23,7 +23,8 @@ from dissimilarity.cli.sides import Side
 from dissimilarity.cli.verdict import ROUNDING, with_interval
 from dissimilarity.comparison.elementwise import Elementwise
 from dissimilarity.figures.comparison import comparison_figure
-from dissimilarity.figures.style import short_names, write_figure
+from dissimilarity.figures.figure import write_figure
+from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width

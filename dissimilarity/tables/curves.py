@@ -32,7 +32,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,11 @@ def select(table: pa.Table, **equal: Any) -> pa.Table:
     for column, value in equal.items():
         table = table.filter(pc.field(column) == value)
     return table
+
+
+def rows_with(table: pa.Table, column: str, values: Sequence[Any]) -> pa.Table:
+    """Return the rows with any of some values in a column."""
+    return table.filter(pc.field(column).isin(pa.array(values, table.schema.field(column).type)))
 
 
 def distinct(table: pa.Table, column: str) -> list[Any]:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dissimilarity.figures.style import STYLE, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
 from dissimilarity.inference.coverage import SEEDS
 from studies.asymmetry.differences import Term, difference
 from studies.asymmetry.numbers import (
@@ -40,7 +41,7 @@ Shape = tuple[int, int]
 def figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
     """Return every figure by file name."""
     drawn = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         drawn["stitches"] = _stitches(findings)
         drawn["asymmetry"] = _asymmetry(findings)
         if len({record["step"] for record in same_shape(findings["records"], "direct")}) > 1:
@@ -206,7 +207,7 @@ def _capacity(findings: Mapping[str, Any]) -> Figure:
 
 
 def _grid(rows: int, columns: int, width: float = 1.7, height: float = 1.7, **share: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.6 + width * columns, 0.5 + height * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.6 + width * columns, 0.5 + height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 

@@ -87,7 +87,7 @@ def claim(folder: Path, cfg: DictConfig) -> None:
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Write results into `folder` and remove the figures of an earlier command that they do not replace."""
     # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
-    from dissimilarity.figures.style import write_figure
+    from dissimilarity.figures.figure import write_figure
     from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)

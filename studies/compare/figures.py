@@ -6,7 +6,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from dissimilarity.figures.comparison import comparison_figure
-from dissimilarity.figures.models import models_figure
+from dissimilarity.figures.models import model_pages, models_figure
 from dissimilarity.figures.style import file_name
 from dissimilarity.tables.curves import distinct
 
@@ -28,12 +28,6 @@ def figures(table: pa.Table, tables: Mapping[tuple[str, str], pa.Table]) -> dict
             on_page = pa.array([measure in page for measure in pair["measure"].to_pylist()], pa.bool_())
             number = [str(1 + first // MEASURES_PER_FIGURE)] if first else []
             drawn[file_name(["heatmap", a, b, *number], drawn)] = comparison_figure(pair.filter(on_page), a, b)
-    return drawn | (_models(table) if len(tables) > 1 else {})
-
-
-def _models(table: pa.Table) -> dict[str, Figure]:
-    """Return the tree and the map of the models, or nothing if a value that they need is missing."""
-    try:
-        return {"models": models_figure(table)}
-    except ValueError:
-        return {}
+    for number, page in enumerate(model_pages(table) if len(tables) > 1 else [], 1):
+        drawn[file_name(["models", *([str(number)] if number > 1 else [])], drawn)] = models_figure(page)
+    return drawn

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,9 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list
 
 from dissimilarity.figures.embedding import tree
-from dissimilarity.figures.style import STYLE, short_names, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.style import short_names
 from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
 from studies.common.format import p_value
 from studies.common.jackknife import LEVEL
@@ -33,7 +34,7 @@ TITLES = {"ari": "adjusted Rand index", "auc": "AUC, across vs. within", "spearm
 def figures(findings: Findings) -> dict[str, Figure]:
     """Return every figure by file name."""
     drawn: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         drawn["layers"] = _layers(findings)
         if len(findings.stitched) > 1:
             drawn["stitched_elsewhere"] = _stitched(findings)
@@ -49,7 +50,7 @@ def _layers(findings: Findings) -> Figure:
     """Draw, in distribution, the accuracy of stitched models by layers in front, and each measure by layer."""
     split = next(iter(findings.stitched), None)
     count = len(findings.measures) + (split is not None)
-    figure = Figure(figsize=(1.6 + 2.3 * count, 2.5), layout="constrained")
+    figure = PaperFigure(figsize=(1.6 + 2.3 * count, 2.5), layout="constrained")
     axes: Any = figure.subplots(1, count, squeeze=False)[0]
     if split is not None:
         _curves(axes[0], findings.stitched[split])
@@ -92,7 +93,7 @@ def _stitched(findings: Findings) -> Figure:
     splits = list(findings.stitched)[1:]
     columns = min(3, len(splits))
     rows = math.ceil(len(splits) / columns)
-    figure = Figure(figsize=(1.7 + 2.1 * columns, 0.5 + 1.75 * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.7 + 2.1 * columns, 0.5 + 1.75 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for panel, split in zip(axes, splits, strict=False):
         _curves(panel, findings.stitched[split])
@@ -134,7 +135,7 @@ def _band(panel: Axes, values: np.ndarray, color: str, name: str) -> None:
 def _distances(findings: Findings) -> Figure:
     """Draw the distances over all layers by each criterion: the matrix, and the pairs within and across groups."""
     count = len(findings.criteria)
-    figure = Figure(figsize=(1.2 + 1.9 * count, 4.1), layout="constrained")
+    figure = PaperFigure(figsize=(1.2 + 1.9 * count, 4.1), layout="constrained")
     axes: Any = figure.subplots(2, count, squeeze=False, height_ratios=(1, 1))
     rng = np.random.default_rng(0)
     for column, criterion in enumerate(findings.criteria):
@@ -183,7 +184,7 @@ def _pairs(panel: Axes, findings: Findings, criterion: str, rng: np.random.Gener
 def _accuracies(findings: Findings) -> Figure:
     """Draw accuracy in and out of distribution, one panel per criterion: shape = reference group, color = cluster."""
     in_distribution = next(iter(findings.accuracies.values()))
-    figure = Figure(figsize=(1.5 + 1.9 * len(findings.criteria), 2.3), layout="constrained")
+    figure = PaperFigure(figsize=(1.5 + 1.9 * len(findings.criteria), 2.3), layout="constrained")
     axes: Any = figure.subplots(1, len(findings.criteria), squeeze=False, sharex=True, sharey=True)[0]
     for panel, criterion in zip(axes, findings.criteria, strict=True):
         scores = findings.scores[criterion, ALL]
@@ -266,7 +267,7 @@ def _steps(findings: Findings) -> Figure:
 
 
 def _row_of_statistics() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.4 + 2.2 * len(TITLES), 2.4), layout="constrained")
+    figure = PaperFigure(figsize=(1.4 + 2.2 * len(TITLES), 2.4), layout="constrained")
     return figure, figure.subplots(1, len(TITLES), squeeze=False)[0]
 
 

@@ -3,16 +3,18 @@
 import math
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dissimilarity.figures.models import models_figure
-from dissimilarity.figures.style import MEANING, STYLE, file_name, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.models import model_pages, models_figure
+from dissimilarity.figures.style import file_name
 from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.measures.titles import dissimilarity_title
 from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
@@ -32,7 +34,7 @@ def figures(findings: Findings, table: pa.Table) -> dict[str, Figure]:
         table: the comparison without outlier control.
     """
     drawn: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         for measure in findings.measures:
             for control in findings.controls:
                 end = [control.replace(" ", "_")] if control != findings.controls[0] else []
@@ -41,7 +43,8 @@ def figures(findings: Findings, table: pa.Table) -> dict[str, Figure]:
         drawn["regions"] = _regions(findings)
         drawn["losses"] = _losses(findings)
     sizes = {model.label: name for name, members in findings.sizes.items() for model in members}
-    drawn["models"] = models_figure(table, sizes)
+    for number, page in enumerate(model_pages(table), 1):
+        drawn[file_name(["models", *([str(number)] if number > 1 else [])], drawn)] = models_figure(page, sizes)
     return drawn
 
 
@@ -54,7 +57,7 @@ def _heatmaps(findings: Findings, control: str, measure: str) -> Figure:
     names = list(findings.sizes)
     count = len(names)
     side = [max(PANEL, CELL * members[0].depth) for members in findings.sizes.values()]
-    figure = Figure(figsize=(1.9 + sum(side) + max(side) + 0.1 * count, 0.9 + sum(side)), layout="constrained")
+    figure = PaperFigure(figsize=(1.9 + sum(side) + max(side) + 0.1 * count, 0.9 + sum(side)), layout="constrained")
     axes: Any = figure.subplots(count, count + 1, squeeze=False, width_ratios=[*side, max(side)], height_ratios=side)
     null = findings.null[control, measure]
     maps = {key: values for key, values in (findings.maps | findings.floors).items() if key[:2] == (control, measure)}
@@ -80,7 +83,7 @@ def _heatmaps(findings: Findings, control: str, measure: str) -> Figure:
                 line(layers.start - 0.5, color="white", linewidth=0.9)
         panel.set_title("with itself" if row == 0 else "")
     bar = figure.colorbar(image, ax=list(axes[:, count]), aspect=24, pad=0.04)
-    bar.set_label(f"{measure}, {MEANING}")
+    bar.set_label(f"{dissimilarity_title(measure)}, 0 = same")
     bar.ax.spines[:].set_visible(False)
     if math.isfinite(null):
         bar.ax.axhline(null, color="0.35", linewidth=0.8)
@@ -189,7 +192,7 @@ def _losses(findings: Findings) -> Figure:
 
 
 def _grid(rows: int, columns: int, width: float, height: float, **share: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.5 + width * columns, 0.5 + height * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.5 + width * columns, 0.5 + height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
