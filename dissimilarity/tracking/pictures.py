@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dissimilarity.figures.figure import pixels_of
 from dissimilarity.figures.heatmaps import heatmap_figure, heatmap_pages
-from dissimilarity.figures.maps import Dark, Scale
+from dissimilarity.figures.options import PNG, FigureOptions
 from dissimilarity.tables.curves import OPTIONAL, distinct, select
 
 DPI = 120.0
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def heatmap_pictures(
-    records: Sequence[Mapping[str, Any]], model: str, scale: Scale = "null", dark: Dark = "same"
+    records: Sequence[Mapping[str, Any]], model: str, options: FigureOptions = PNG
 ) -> dict[str, NDArray[np.uint8]]:
     """Return an image (height, width, 3) per reference that is compared at all pairs of sites; more with many measures.
 
@@ -31,8 +31,7 @@ def heatmap_pictures(
     Args:
         records: records of the curves of one tick.
         model: name of the model in training, for the axis.
-        scale: as for `heatmap_figure`.
-        dark: as for `heatmap_figure`.
+        options: the colors.
 
     Example:
         >>> row = {"step": 1, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
@@ -45,6 +44,6 @@ def heatmap_pictures(
     pictures = {}
     for reference in distinct(table, "reference") if records else ():
         for number, page in enumerate(heatmap_pages(select(table, reference=reference)), 1):
-            figure = heatmap_figure(page, model, scale=scale, dark=dark)
+            figure = heatmap_figure(page, model, scale=options.scale, dark=options.dark)
             pictures[f"{reference}_{number}" if number > 1 else reference] = pixels_of(figure, DPI)
     return pictures

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.figures.options import as_figure_options
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
@@ -85,7 +86,7 @@ def compare_models(
     return Results(
         table=table,
         summary=summary(tables, measures, notes, aligned) + "".join(f"{line}\n" for line in lines),
-        figures=figures(table, tables) | drawn,
+        figures=figures(table, tables, as_figure_options(cfg.figures)) | drawn,
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
