@@ -23,7 +23,7 @@ INSTRUMENT = {
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
-    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base"},
+    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "figures"},
     "stitching": {"capture", "probe", "moments"},
     "figures": {"capture", "tables", "inference", "measures"},
     "loading": {"capture", "tables"},

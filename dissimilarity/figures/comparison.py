@@ -31,6 +31,7 @@ from dissimilarity.figures.style import short_names
 from dissimilarity.measures.titles import title
 from dissimilarity.tables.curves import distinct, grid, select
 from dissimilarity.tables.curves import scale as scale_of
+from dissimilarity.tables.result import AnyTable, as_arrow
 
 WIDTH = 7.8
 """Width in inches, about that of a page of a paper."""
@@ -38,7 +39,7 @@ WIDTH = 7.8
 
 @in_style()
 def comparison_figure(
-    table: pa.Table,
+    table: AnyTable,
     name_a: str,
     name_b: str,
     *,
@@ -74,6 +75,7 @@ def comparison_figure(
         >>> comparison_figure(table, "solu", "gelu").axes[0].get_title()
         'CKA'
     """
+    table = as_arrow(table)
     if not table.num_rows:
         raise ValueError("expected the table of a comparison, found one without records; pass what compare() returns")
     of_sites = table.filter(pa.array([site != LOGITS for site in table["site_a"].to_pylist()], pa.bool_()))
@@ -129,7 +131,7 @@ def _grid_of_maps(count: int, sites: tuple[int, int], figsize: Size | None) -> t
 def _draw(
     figure: Figure,
     panel: Axes,
-    table: pa.Table,
+    table: AnyTable,
     sites_a: list[str],
     sites_b: list[str],
     scale: Scale,

@@ -18,6 +18,7 @@ from dissimilarity.figures.layout import Ax, Frame, Legend, Size, make_panels, w
 from dissimilarity.figures.style import GROUP_COLORS
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.tables.curves import distinct, rows_with
+from dissimilarity.tables.result import AnyTable, as_arrow
 
 WIDTH, LEAF = 2.5, 0.13
 """Inches of a panel, and per model in the tree."""
@@ -30,7 +31,7 @@ NAMED = 12
 
 @in_style()
 def models_figure(
-    table: pa.Table,
+    table: AnyTable,
     kinds: Mapping[str, str] | None = None,
     *,
     figsize: Size | None = None,
@@ -53,7 +54,7 @@ def models_figure(
         >>> models_figure(table).axes[0].get_xlabel()
         '1 - CKA, mean at equal depth'
     """
-    complete = _complete(table)
+    complete = _complete(as_arrow(table))
     if not complete:
         raise ValueError("expected a table with every pair of models, found no measure that has all distances")
     labels = next(iter(complete.values()))[0]
@@ -75,8 +76,9 @@ def models_figure(
     return figure
 
 
-def model_pages(table: pa.Table) -> list[pa.Table]:
+def model_pages(table: AnyTable) -> list[pa.Table]:
     """Return the table of `compare_many` with as many measures at a time as one figure has space for."""
+    table = as_arrow(table)
     complete = _complete(table)
     names = max((labels for labels, _ in complete.values()), key=len, default=[])
     count, measures = max(1, int(HIGHEST / (_height(len(names)) + 0.5))), list(complete)
