@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.figure import in_style
-from dissimilarity.figures.heatmaps import fill_beside, holds_null, label_maps
+from dissimilarity.figures.heatmaps import fill_beside, height_beside, holds_null, label_maps
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
 from dissimilarity.figures.maps import (
     BAR,
@@ -95,7 +95,7 @@ def comparison_figure(
     titles = [fill(title(measure), max(14, int(16 * (cell * len(sites_b) + 0.5)))) for measure in measures]
     lines = max(text.count("\n") + 1 for text in titles)
     size = max(cell * len(sites_b), 0.3), max(cell * len(sites_a), 0.7)
-    left = fill_beside(f"{name_a}: {kind_a}", rows * (size[1] + 0.2) if figsize is None else figsize[1] - 1)
+    left = fill_beside(f"{name_a}: {kind_a}", height_beside(rows * (size[1] + 0.2), figsize, ax))
     frame = Frame(
         left=0.1 + LINE * (left.count("\n") + 1) + name_left + strip,
         right=BAR,

@@ -45,6 +45,9 @@ def curves_figure(
         figsize: width and height in inches; a column of a paper is 3.25 wide.
         ax: axes of your own figure, one per measure and reference; `ax.legend()` names the sites.
 
+    Raises:
+        ValueError: a table without records.
+
     Returns:
         A figure of measures (rows) by references (columns). Lines connect the steps that have values. Steps without a
         value at any site are ticked at the bottom of the panel. The null is the range over the sites, with its median
@@ -58,6 +61,8 @@ def curves_figure(
         >>> curves_figure(table, figsize=(3.25, 2)).axes[0].get_title()
         'vs init'
     """
+    if not table.num_rows:
+        raise ValueError("expected records of curves, found none; pass what read_curves() returns")
     references = distinct(table, "reference") if references is None else list(references)
     measures, colors = distinct(table, "measure"), colors_of(distinct(table, "site_a"))
     lines = {
@@ -166,7 +171,7 @@ def _legend(colors: dict[str, Any], rows: int, any_moved: bool, any_missing: boo
         ("null (all sites)", nulls),
     ]
     if any_moved:
-        entries.append(("differs from first tick", Line2D([], [], color="0.35", **MOVED)))
+        entries.append(("moves", Line2D([], [], color="0.35", **MOVED)))
     if any_missing:
         entries.append(("not measured", Line2D([], [], linestyle="", marker="|", color="0.6", markersize=4)))
     return Legend(title, entries)

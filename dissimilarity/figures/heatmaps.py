@@ -67,6 +67,9 @@ def heatmap_figure(
         figsize: width and height in inches; a column of a paper is 3.25 wide.
         ax: axes of your own figure, one per measure and step.
 
+    Raises:
+        ValueError: records of several references, or no step with all pairs of sites.
+
     Returns:
         A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which marks the
         mean null of the last map. Both models begin at the lower left corner. Cells are hatched where the 95 % interval
@@ -79,8 +82,7 @@ def heatmap_figure(
         >>> heatmap_figure(table, "solu").axes[0].get_title()
         'step 8'
     """
-    first = select(table, measure=table["measure"][0].as_py())
-    every_step = _steps(first) or heatmap_steps(first)
+    every_step = _steps_to_draw(table)
     last, measures = select(table, step=every_step[-1]), distinct(table, "measure")
     sites_a, sites_b = distinct(last, "site_a"), distinct(last, "site_b")
     cell = min(0.6, max(0.08, 2.3 / max(len(sites_a), len(sites_b))))
@@ -97,7 +99,7 @@ def heatmap_figure(
     lines = "\n".join(below).count("\n") + 1
     name_left, name_below = space_for_names(names_a, names_b)
     panel_size = width, max(height, LOWEST)
-    left = fill_beside(f"{model}: {kind_a}", panel_size[1] * len(measures) if figsize is None else figsize[1] - 1)
+    left = fill_beside(f"{model}: {kind_a}", height_beside(panel_size[1] * len(measures), figsize, ax))
     frame = Frame(
         left=0.1 + LINE * (left.count("\n") + 1) + name_left + strip,
         right=BAR,
@@ -119,6 +121,13 @@ def heatmap_figure(
         panel.set_title(f"step {step:,}")
     label_maps(figure, axes, left, "\n".join(below), names_a, names_b, ax is not None)
     return figure
+
+
+def height_beside(panels: float, figsize: Size | None, ax: Ax | None) -> float:
+    """Return the inches that a label beside panels has, given those of the panels if nothing else is."""
+    if ax is not None:
+        return 4.0
+    return panels if figsize is None else figsize[1] - 1
 
 
 def fill_beside(label: str, height: float) -> str:
@@ -154,6 +163,29 @@ def heatmap_pages(table: pa.Table) -> list[pa.Table]:
     measures = [name for name in distinct(table, "measure") if _steps(select(table, measure=name))]
     pages = (measures[first : first + MEASURES] for first in range(0, len(measures), MEASURES))
     return [rows_with(table, "measure", page) for page in pages]
+
+
+def _steps_to_draw(table: pa.Table) -> list[int]:
+    """Return the steps with all pairs of sites; where the reference is the model itself only if there are no others.
+
+    Raises:
+        ValueError: records of another number of references than one, or no step with all pairs.
+    """
+    references = distinct(table, "reference")
+    if len(references) != 1:
+        raise ValueError(
+            f"expected records of one reference, found {', '.join(references) or 'none'}; take them with "
+            'select(table, reference="init")'
+        )
+    first = select(table, measure=table["measure"][0].as_py())
+    if steps := _steps(first) or heatmap_steps(first):
+        return steps
+    if len(distinct(first, "site_a")) == len(distinct(first, "site_b")) == 1 and first.num_rows:
+        return sorted(distinct(first, "step"))
+    raise ValueError(
+        f"no step has all pairs of sites of {references[0]}; those of heat maps do (schedule.heatmap_every, or "
+        "heatmap_every of a tracker), and curves_figure draws the others"
+    )
 
 
 def _steps(table: pa.Table) -> list[int]:

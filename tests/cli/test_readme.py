@@ -81,7 +81,7 @@ def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.Mo
     names = {"x": torch.randn(200, 6), "y": torch.randn(200, 9), "model": family_net("solu"), **_two_models()}
     exec(text, names)
     assert len([line for line in text.splitlines() if line.strip()]) <= 12
-    assert names["activations"] and (tmp_path / "a_b.png").exists()
+    assert names["activations"] and (tmp_path / "a_b.pdf").exists()
 
 
 def test_the_lines_on_differences_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_the_first_step_that_differs_is_marked():
     (mark,) = (line for line in marks if line.get_markerfacecolor() == "white" and np.size(line.get_xdata()))
     assert [*np.asarray(mark.get_xydata())[0]] == [4, np.asarray(drawn[posts(2)[0]].get_xydata())[3, 1]]
     assert (np.array(mark.get_color()) == np.array(drawn[posts(2)[0]].get_color())).all()
-    assert "differs from first tick" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "moves" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_one_panel_per_measure_and_reference_and_one_line_per_pair():
