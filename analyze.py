@@ -71,7 +71,7 @@ def analyze(cfg: DictConfig) -> Path:
         with taken_back(created, _holds_no_results):
             results = study(cfg)
         write_results(results, folder, cfg)
-    show_results(results, folder)
+    show_results(results, folder, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     return folder
 
 

@@ -27,7 +27,6 @@ from benchmarks.verdicts.verdict import NOMINAL
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from launch.cli.compose import compose
 
-DRAWS, INTERVAL_DRAWS, NULL_DRAWS = 400, 100, 200
 DESIGNS = [
     Design(sequences, length, width, kind)
     for sequences, length, width in ((32, 64, 64), (32, 16, 100), (128, 16, 32), (128, 8, 200))
@@ -66,24 +65,28 @@ def covered(design: Design, draws: int) -> list[dict[str, str]]:
     ]
 
 
-def run(draws: int = DRAWS, interval_draws: int = INTERVAL_DRAWS, null_draws: int = NULL_DRAWS) -> None:
-    """Print the tables."""
+def run(draws: int = 400) -> None:
+    """Print the tables.
+
+    Args:
+        draws: simulations of each verdict; half as many of each null, and a quarter of each interval.
+    """
     processes = ProcessPoolExecutor(
         mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
     with processes as pool:
         show(list(pool.map(partial(measured, draws=draws), range(len(VERDICTS)))))
-        show([row for rows in pool.map(partial(covered, draws=interval_draws), DESIGNS) for row in rows])
+        show([row for rows in pool.map(partial(covered, draws=draws // 4), DESIGNS) for row in rows])
         show(
             [
                 row
                 for rows in pool.map(
-                    partial(calibrated.rows_of, draws=null_draws), *zip(*calibrated.CASES, strict=True)
+                    partial(calibrated.rows_of, draws=draws // 2), *zip(*calibrated.CASES, strict=True)
                 )
                 for row in rows
             ]
         )
-    show(calibrated.rule(null_draws))
+    show(calibrated.rule(draws // 2))
     show(truths())
     for table in (probe_sizes, paired_errors):
         print(f"\n{(table.__doc__ or '').splitlines()[0]}")

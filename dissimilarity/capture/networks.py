@@ -84,14 +84,15 @@ def _is_in_shard(path: str, modules: dict[str, nn.Module]) -> bool:
 
 
 def _untried(path: str, modules: dict[str, nn.Module]) -> Stream:
-    """Return the stream of blocks that do not run on tokens alone, which are taken at their names."""
+    """Return the stream of blocks that do not run on tokens alone, which are taken to run in order.
+
+    The stream is what the next block reads, or the norm after the last one: a block may return only what it adds.
+    """
+    prefix, names = path.removesuffix("blocks"), [f"{path}.{name}" for name, _ in modules[path].named_children()]
+    embed, final = (prefix + name if prefix + name in modules else None for name in ("embed", "ln_final"))
     blocks = []
-    for name, _ in modules[path].named_children():
-        block = f"{path}.{name}"
-        sites = {"resid_pre": ModulePoint(block, "input"), "resid_post": ModulePoint(block, "output")}
-        blocks.append(Block(block, Parts(), sites))
-    prefix = path.removesuffix("blocks")
-    embed, final = (
-        ModulePoint(prefix + name, "output") if prefix + name in modules else None for name in ("embed", "ln_final")
-    )
-    return Stream(path, blocks, embed, final)
+    for name, following in zip(names, [*names[1:], final], strict=True):
+        after = ModulePoint(name, "output") if following is None else ModulePoint(following, "input")
+        blocks.append(Block(name, Parts(), {"resid_pre": ModulePoint(name, "input"), "resid_post": after}))
+    at_embed, at_final = (None if name is None else ModulePoint(name, "output") for name in (embed, final))
+    return Stream(path, blocks, at_embed, at_final)

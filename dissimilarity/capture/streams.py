@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.parts import Parts, equal, parts_of, sites_of_parts
 from dissimilarity.capture.points import ModulePoint
-from dissimilarity.capture.trial import SHAPE, Call, Trial
+from dissimilarity.capture.trial import Call, Trial
 
 ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp.pre", "mlp.mid", "mlp.post", "mlp_out", "resid_post")
 """The sites of a block, in depth order."""
@@ -67,7 +67,7 @@ def streams_of(trial: Trial) -> list[Stream]:
         if any(path.startswith(f"{stream.path}.") for stream in streams) or not is_list_of_blocks(path, module):
             continue
         blocks = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_children()]
-        if _is_chain([trial.calls.get(block) for block in blocks]):
+        if _is_chain([trial.calls.get(block) for block in blocks], tuple(trial.tokens.shape)):
             streams.append(_stream(trial, path, blocks))
     if len(streams) == 1:
         _test(trial, streams[0])
@@ -82,8 +82,8 @@ def is_list_of_blocks(path: str, module: nn.Module) -> bool:
     return path.rpartition(".")[2] == "blocks" or all(any(child.children()) for child in children)
 
 
-def _is_chain(calls: list[Call | None]) -> bool:
-    """Return whether modules ran once each, in order, on tensors (batch, pos, d) of one shape."""
+def _is_chain(calls: list[Call | None], tokens: tuple[int, ...]) -> bool:
+    """Return whether modules ran once each, in order, on tensors (batch, pos, d) of one shape, that of the tokens."""
     shapes, orders = set(), []
     for call in calls:
         if call is None or call.times > 1 or call.reads is None or call.returns is None:
@@ -91,7 +91,7 @@ def _is_chain(calls: list[Call | None]) -> bool:
         orders.append(call.order)
         shapes |= {call.reads.shape, call.returns.shape}
     shape = tuple(shapes.pop())
-    return not shapes and orders == sorted(orders) and len(shape) == 3 and shape[:2] in (SHAPE, SHAPE[::-1])
+    return not shapes and orders == sorted(orders) and len(shape) == 3 and shape[:2] in (tokens, tokens[::-1])
 
 
 def _stream(trial: Trial, path: str, paths: list[str]) -> Stream:
@@ -140,7 +140,7 @@ def _test(trial: Trial, stream: Stream) -> None:
     """
     blocks = stream.blocks
     first = trial.calls[blocks[0].path].reads
-    if first is None or first.shape[:2] != SHAPE:  # positions first: what is entered is (batch, pos, d)
+    if first is None or first.shape[:2] != trial.tokens.shape:  # positions first: what is entered is (batch, pos, d)
         return
     follows, follows_from_the_middle = [False] * len(blocks), [False] * len(blocks)
     for half in (0, 1):

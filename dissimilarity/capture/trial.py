@@ -23,8 +23,10 @@ from dissimilarity.capture.forward import (
 )
 from dissimilarity.capture.sharding import is_sharded, whole
 
-SHAPE = (2, 3)
-"""Sequences and tokens of a trial; they differ, so that a transposed stream shows."""
+LENGTH = 3
+"""Tokens per sequence of a trial, unless the network takes another number only."""
+LONGEST = 4096
+"""The longest other number that is tried."""
 LARGE = 1e3
 """No weight of a model that has not diverged."""
 VECTOR = 2**20
@@ -98,22 +100,43 @@ def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
     embedding = _embedding(network)
     if embedding is None or any(weight.is_meta for weight in network.parameters()):
         return None
+    for length in (LENGTH, *_sizes(network, embedding)):
+        try:
+            return _tried(network, modules, embedding, length)
+        except (TypeError, AttributeError, NotImplementedError):  # no length would help
+            return None
+        except Exception:  # whatever a network raises that wants other inputs
+            continue
+    return None
+
+
+def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, length: int) -> Trial:
+    """Run a network on a few random sequences of a length."""
     generator = torch.Generator().manual_seed(0)
     vocabulary, padding = len(embedding.weight), embedding.padding_idx
-    tokens = torch.randint(vocabulary, SHAPE, generator=generator)
+    # Another number of sequences than of tokens, so that a transposed stream shows.
+    tokens = torch.randint(vocabulary, (2 if length != 2 else 3, length), generator=generator)
     if padding is not None:
         tokens[tokens == padding] = (padding + 1) % vocabulary
     tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
     is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
     tried = Trial(network, modules, tokens, weights, is_encoder_decoder, {}, None)
-    try:
+    calls, result = tried.run({}, {})
+    if isinstance(result, Tensor) and result.is_floating_point() and not result.isfinite().all():
+        weights |= _in_place_of_diverged(network, weights, generator)
         calls, result = tried.run({}, {})
-        if isinstance(result, Tensor) and result.is_floating_point() and not result.isfinite().all():
-            weights |= _in_place_of_diverged(network, weights, generator)
-            calls, result = tried.run({}, {})
-    except Exception:  # whatever a network raises that wants other inputs
-        return None
     return replace(tried, calls=calls, result=result)
+
+
+def _sizes(network: nn.Module, embedding: Any) -> list[int]:
+    """Return the lengths that a network may be made for: those of its tables of positions and of its masks."""
+    width = embedding.weight.shape[1]
+    tables = [module.weight for module in network.modules() if isinstance(module, nn.Embedding)]
+    tables += [weight for part in network.modules() if any(part.children()) for weight in part.parameters(False)]
+    sizes = [table.shape[-2] for table in tables if table.ndim > 1 and table.shape[-1] == width]
+    sizes += [mask.shape[-1] for mask in network.buffers() if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]]
+    vocabulary = len(embedding.weight)
+    return [size for size in dict.fromkeys(sizes) if 1 < size <= LONGEST and size not in (LENGTH, vocabulary)]
 
 
 def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_encoder_decoder: bool) -> Any:

@@ -155,7 +155,8 @@ def compare(
     computable, records = measures, []
     if probe.is_aligned:
         computable, unavailable = across_tokenizers(measures)
-        extra = {"first_pc_a": math.nan, "first_pc_b": math.nan, "nulls": torch.full((1,), math.nan)}
+        extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
+        extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
         records += [record | extra for record in unavailable]
     plan = make_plan(probe, computable)
     check_nulls(max(nulls, 1), probe.extent.sequences)
@@ -268,7 +269,7 @@ def _compared_by_samples(
         group = [measure for measure in measures if (measure.max_samples, measure.seed) == (max_samples, seed)]
         subset = draw(plan.probe.extent.sequences, max_samples, seed)
         sides = [(thinned(source, sites, plan, subset), None, sites) for source, sites in ((a, sites_a), (b, sites_b))]
-        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=plan.probe.n_units), group)
+        small = make_plan(ProbeSet(Extent(max_samples, 1), n_units=None if plan.probe.n_units is None else 1), group)
         drawn_from = subset, plan.probe.extent.sequences
         small = replace(small, slices=slices_of_subset(plan.slices, subset), drawn_from=drawn_from)
         records += _compared(sides[0], sides[1], pairs, group, small, nulls)

@@ -24,6 +24,7 @@ def compare_pair(
     nulls: int = 1,
     first_components: bool = True,
     token_influence: bool = False,
+    p_values: bool = True,
 ) -> list[dict[str, Any]]:
     """Compare two models at pairs of sites.
 
@@ -36,6 +37,8 @@ def compare_pair(
             which the activations must not be streamed.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
         token_influence: whether records have the influence of each sample.
+        p_values: whether records have ``exchanged``, the values from which p values follow: the nulls, or, where
+            sequences have unequal lengths, those of as many exchanges of similar ones.
 
     Returns:
         records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
@@ -56,6 +59,8 @@ def compare_pair(
         add_circled(null, x, y, circle)
     cross, null = cross.close(), null.close()
     several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
+    exchange = p_values and nulls > 1 and plan.lengths.uneven
+    exchanged = rearranged_values(measures, x, y, pairs, nulls, exchange) if exchange else {}
 
     def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
         """Yield the chunks of both models, and those of x as they meet those of y in the null."""
@@ -69,5 +74,8 @@ def compare_pair(
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)
     for record in records:
+        if p_values:
+            key = record["measure"], (record["site_a"], record["site_b"])
+            record["exchanged"] = exchanged.get(key, record["nulls"])
         record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -141,6 +141,11 @@ def _result(
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
     elif (sequences := len(side.lengths.units)) < 4:
         note = f"{measure.label} has no standard error: it needs 4 sequences in 2 units and has {sequences}: pass more"
+    elif side.stored and side.lengths.n_units == 1 and side.lengths.counts is not None:
+        note = (
+            f"{measure.label} has no standard error: it needs 2 units and has 1, because one sequence has "
+            f"{int(side.lengths.counts.max())} of {side.n} samples: shorten it, or pass more"
+        )
     nulls = torch.tensor([null], dtype=torch.float64)
     null_result = {"nulls": nulls, "null_influence": null_influence}
     return {"value": value, "influence": influence, **null_result, "n_samples": n, "note": note}

@@ -62,7 +62,12 @@ def circled(
 
 
 def rearranged_values(
-    measures: Sequence[Measure], x: ModelActivations, y: ModelActivations, pairs: Sequence[SitePair], nulls: int
+    measures: Sequence[Measure],
+    x: ModelActivations,
+    y: ModelActivations,
+    pairs: Sequence[SitePair],
+    nulls: int,
+    exchange: bool = False,
 ) -> Nulls:
     """Return the value of every measure at every pair of sites in each rearrangement; NaN where it has none.
 
@@ -74,11 +79,13 @@ def rearranged_values(
         y: activations of the second model.
         pairs: pairs of sites.
         nulls: number of rearrangements.
+        exchange: whether sequences of similar length exchange places, and not along circles of all sequences.
 
     Raises:
         ValueError: more rearrangements than there are.
     """
-    sync, places = x.side.sync, circles(len(x.plan.lengths.units), nulls)
+    sync, lengths = x.side.sync, x.plan.lengths
+    places = lengths.exchanges(nulls) if exchange else circles(len(lengths.units), nulls)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if sync else (0, 1)
     share = range(rank, nulls, processes)
     comparable = [pair for pair in pairs if not (x.side.problem(pair[0]) or y.side.problem(pair[1]))]
@@ -87,42 +94,43 @@ def rearranged_values(
     of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure) and not measure.crossfit]
     with together(sync):
         for group in _groups(comparable, x, y) if of_sums else []:
-            values |= _of_sums(of_sums, x, y, group, places, share)
+            values |= _of_sums(of_sums, x, y, group, places, share, exchange)
         for measure in measures:
             if isinstance(measure, SampleMeasure):
                 for pair in pairs_of(measure, comparable):
-                    values[measure.label, pair] = _of_samples(measure, x, y, pair, places, share)
+                    values[measure.label, pair] = _of_samples(measure, x, y, pair, places, share, exchange)
     return _joined(gathered(values, sync), processes)
 
 
 def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]) -> list[dict[str, Any]]:
     """Return the records of two models with what their rearrangements say, in place of the nulls themselves.
 
-    ``null_sd`` is the spread of the nulls and ``p`` the p value of the pair of sites alone. ``null_best`` is the null
-    of the best of all pairs of sites, chosen again in each rearrangement, and ``p_best`` the p value of a pair against
-    it, which holds for whichever pair was picked.
+    ``null_sd`` is the spread of the nulls, and ``null_best`` their mean for the best of all pairs of sites, chosen
+    again in each rearrangement. ``p`` is the p value of the pair of sites alone, and ``p_best`` that against the best
+    of all pairs, which holds for whichever pair was picked; both follow from ``exchanged``.
 
     Args:
-        records: records of ``evaluate`` of all pairs of sites, with ``nulls``.
+        records: records of ``evaluate`` of all pairs of sites, with ``nulls`` and ``exchanged``.
         measures: the measures.
     """
     for measure in measures:
         group = [record for record in records if record["measure"] == measure.label]
-        present = [record["nulls"] for record in group if not bool(record["nulls"].isnan().any())]
-        most = max((len(nulls) for nulls in present), default=1)
-        near = (
-            torch.stack([-measure.to_dissimilarity(nulls) for nulls in present if len(nulls) == most])
-            if present
-            else None
-        )
-        best = torch.full((1,), math.nan) if near is None else near.amax(0)
+        best, best_exchanged = (_nearest(measure, [record[key] for record in group]) for key in ("nulls", "exchanged"))
         for record in group:
-            nulls, nearness = record.pop("nulls"), -record["dissimilarity"]
+            nulls, others, nearness = record.pop("nulls"), record.pop("exchanged"), -record["dissimilarity"]
             record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
-            record["p"] = p_value(nearness, -measure.to_dissimilarity(nulls))
+            record["p"] = p_value(nearness, -measure.to_dissimilarity(others))
             record["null_best"] = _value_of(measure, -best.mean().item())
-            record["p_best"] = p_value(nearness, best)
+            record["p_best"] = p_value(nearness, best_exchanged)
     return records
+
+
+def _nearest(measure: Measure, nulls: Sequence[Tensor]) -> Float[Tensor, " nulls"]:
+    """Return minus the dissimilarity of the most similar pair of sites in each rearrangement."""
+    present = [values for values in nulls if not bool(values.isnan().any())]
+    most = max(map(len, present), default=1)
+    near = [-measure.to_dissimilarity(values) for values in present if len(values) == most]
+    return torch.stack(near).amax(0) if near else torch.full((1,), math.nan)
 
 
 def _value_of(measure: Measure, dissimilarity: float) -> float:
@@ -157,6 +165,7 @@ def _of_sums(
     pairs: Sequence[SitePair],
     places: Int[Tensor, "nulls sequences"],
     share: range,
+    exchange: bool,
 ) -> Nulls:
     """Return the values of moment measures in a share of the rearrangements; in all of them where kernels serve."""
     values: Nulls = {}
@@ -164,14 +173,15 @@ def _of_sums(
     quick = [
         measure
         for measure in measures
-        if measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, len(places))
+        if not exchange and measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, len(places))
     ]
     if quick:
         values |= _of_kernels(quick, x, y, (first, second), pairs, places)
     others = [measure for measure in measures if measure not in quick]
     for number in share if others else ():
         null = Cross(pairs)
-        null.add(first.rearranged(first.circled(places[number])), second)
+        order = first.exchanged(places[number]) if exchange else first.circled(places[number])
+        null.add(first.rearranged(order), second)
         for measure in others:
             for pair, value in moment_values(measure, x.side, y.side, null, list(pairs)):
                 row = values.setdefault((measure.label, pair), torch.full((len(places),), math.nan).double())
@@ -203,13 +213,20 @@ def _of_kernels(
 
 
 def _of_samples(
-    measure: SampleMeasure, x: ModelActivations, y: ModelActivations, pair: SitePair, places: Tensor, share: range
+    measure: SampleMeasure,
+    x: ModelActivations,
+    y: ModelActivations,
+    pair: SitePair,
+    places: Int[Tensor, "nulls sequences"],
+    share: range,
+    exchange: bool,
 ) -> Float[Tensor, " nulls"]:
     """Return the value of a sample measure at one pair of sites in a share of the rearrangements."""
     values = torch.full((len(places),), math.nan, dtype=torch.float64)
     try:
         first, second, subset = prepared_pair(measure, x.side, y.side, pair)
-        orders = subset.order(places[share.start :: share.step])
+        own = places[share.start :: share.step]
+        orders = subset.exchanged(own) if exchange else subset.order(own)
         if orders is not None and len(orders):
             values[share.start :: share.step] = measure.rearranged_values(first, second, orders).cpu().double()
     except (ValueError, RuntimeError):

@@ -150,13 +150,18 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     """Plan how a probe set is cut and read for some measures.
 
     Raises:
-        ValueError: measures with the same label, which tables could not tell apart; fewer than 2 sequences; a mask that
-            leaves one sequence with most of the samples.
+        ValueError: measures with the same label, which tables could not tell apart; fewer than 2 sequences, or
+            than 2 per unit; a mask that leaves one sequence with most of the samples.
     """
     labels = [measure.label for measure in measures]
     if len(set(labels)) < len(labels):
         raise ValueError(f"expected measures of different labels, found {labels}; leave out the duplicates")
     sequences, length = probe.extent
+    if probe.n_units is not None and probe.n_units > max(1, sequences // 2):
+        raise ValueError(
+            f"n_units={probe.n_units}: {sequences} sequences make at most {sequences // 2} units, because the null "
+            "moves the sequences of a unit and needs two; leave n_units out, and each sequence is a unit"
+        )
     slices = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
     if probe.sample_counts is not None and probe.pool == "none":
         slices = merge_short_units(slices, probe.sample_counts)

@@ -14,7 +14,7 @@ from dissimilarity.moments.sequences import (
     squares_of_products,
     within_grams,
 )
-from dissimilarity.probe.rearrangement import rearranged
+from dissimilarity.probe.rearrangement import exchanged, rearranged
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,10 @@ class Chunk:
         if order is None:
             raise ValueError("the null rearranges sequences, and one has more than half of all samples; pass more")
         return order
+
+    def exchanged(self, taken: Int[Tensor, " sequences"]) -> Int[Tensor, " all"]:
+        """Return the order of a chunk of all sequences under a permutation of them."""
+        return exchanged(*self.labels, taken)
 
     def meeting(self, other: "Chunk", start: int, order: Int[Tensor, " all"]) -> "Chunk":
         """Return the samples of this chunk of all sequences that meet those of a chunk of the other model.

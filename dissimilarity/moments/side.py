@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.chunk import Chunk, squares_of, with_sequences
-from dissimilarity.moments.finite import count_not_finite
+from dissimilarity.moments.finite import not_finite_by
 from dissimilarity.moments.halves import as_first_half, in_first_half
 from dissimilarity.moments.pair import Moments, in_range, side_moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, remove_offset, squared_norms
@@ -121,7 +121,7 @@ class Side:
         per_unit = 0
         for site, samples in chunk.samples.items():
             per_unit = samples.shape[1]
-            self._count_not_finite(site, samples, units)
+            self._not_finite.setdefault(site, Counter()).update(not_finite_by(chunk.labels[0], samples))
             if self.moments:
                 self._add_sums(chunk, site)
         if self.lengths.max_samples:
@@ -129,12 +129,6 @@ class Side:
                 self._keep_sampled(site, activation, units.start, before)
         self.samples_per_unit[units.start : units.stop] += per_unit
         return chunk
-
-    def _count_not_finite(self, site: str, samples: Tensor, units: range) -> None:
-        """Count the values at a site that are NaN or infinite, by unit."""
-        counts = self._not_finite.setdefault(site, Counter())
-        if count_not_finite(samples):
-            counts.update({unit: count_not_finite(part) for unit, part in zip(units, samples, strict=True)})
 
     def _add_sums(self, chunk: Chunk, site: str) -> None:
         """Add the samples of a chunk at a site to its sums."""
@@ -249,15 +243,16 @@ class Side:
             self._not_finite = {site: sum((part[1][site] for part in parts), Counter()) for site in self._not_finite}
         return self
 
-    def _place_of(self, units: list[int]) -> str:
-        """Return where some units are in the probe set, and what to do; empty if they are half of all or more."""
-        if 2 * len(units) >= self.lengths.n_units:
+    def _place_of(self, faulty: list[int]) -> str:
+        """Return which sequences are faulty, and what to do; empty if they are half of all or more."""
+        sequences = len(self.lengths.units)
+        if 2 * len(faulty) >= sequences:
             return ""
-        sequences = torch.isin(self.lengths.units, torch.tensor(units)).nonzero()[:, 0]
-        return (
-            f", all of them in {len(units)} of {self.lengths.n_units} units (from sequence {int(sequences[0])} to "
-            f"{int(sequences[-1])}): leave those sequences out, or look for overflow in the model"
-        )
+        one = len(faulty) == 1
+        place = f"sequence{'' if one else 's'} {' and '.join(map(str, faulty))} of {sequences}"
+        if len(faulty) > 2:
+            place = f"{len(faulty)} of {sequences} sequences, such as {faulty[0]}"
+        return f", all of them in {place}: leave {'it' if one else 'them'} out, or look for overflow in the model"
 
     def problem(self, site: str) -> str:
         """Return what prevents a site from being compared; empty if nothing does."""

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import circles, rearranged
+from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, rearranged
 from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
@@ -49,6 +49,10 @@ class SampledSubset:
     def order(self, place: Int[Tensor, "*nulls sequences"] | None = None) -> Int[Tensor, "*nulls n"] | None:
         """Return how the null rearranges the samples: along circles, or by default within each chunk."""
         return rearranged(self.sequence, self.position, place, self.chunk if place is None else None)
+
+    def exchanged(self, taken: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls n"]:
+        """Return how permutations of sequences rearrange the samples."""
+        return exchanged(self.sequence, self.position, taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +123,10 @@ class SequenceLengths:
         The few sequences of a chunk share all positions only where sequences have samples at the same ones.
         """
         return circles(len(self.units), 1)[0] if self.uneven else None
+
+    def exchanges(self, count: int) -> Int[Tensor, "count sequences"]:
+        """Draw permutations of sequences of similar length, for p values."""
+        return exchanges(torch.zeros_like(self.units) if self.counts is None else self.counts, count)
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:

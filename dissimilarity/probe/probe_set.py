@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -56,8 +57,8 @@ class ProbeSet:
             follows from the mask.
 
     Raises:
-        ValueError: an unknown pool, a number below 1, a mask that does not fit or leaves no position of a sequence, a
-            mask beside an alignment or beside ``positions``.
+        ValueError: an unknown pool, no whole number above 0, a mask that does not fit or leaves no position of a
+            sequence, a mask beside an alignment or beside ``positions``.
 
     >>> import torch
     >>> probe = ProbeSet(torch.zeros(8, 16, dtype=torch.long), pool="mean", n_units=4)
@@ -81,9 +82,12 @@ class ProbeSet:
             raise ValueError(f"expected pool {', '.join(choices[:-1])} or {choices[-1]}, found {self.pool!r}")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
-        if self.n_units is not None and self.n_units < 1:
+        if self.n_units is not None and (
+            isinstance(self.n_units, bool) or not isinstance(self.n_units, Integral) or self.n_units < 1
+        ):
             raise ValueError(
-                f"expected at least 1 unit for the error bars, found n_units={self.n_units}; None is usual"
+                f"expected a whole number of units, 1 or more, for the error bars, found n_units={self.n_units!r}; "
+                "None, one unit per sequence, is usual"
             )
         if self.is_aligned:
             object.__setattr__(self, "starts", None)

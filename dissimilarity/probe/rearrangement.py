@@ -3,6 +3,10 @@
 Each sequence takes the place of the one before it in a circle of all sequences. Where sequences have unequal lengths, a
 position takes the sample of the next sequence in the circle that has that position. So every sample stays at its
 position, which models know of whatever text they read, and each sample is used once.
+
+A p value needs rearrangements among which the actual order could be one of many. Along a circle of unequal lengths it
+could not: a long sequence meets several short ones, whose samples depend on each other less than those of the sequence
+that it met. So for p values, sequences of similar length exchange places at random, and some stay in theirs.
 """
 
 import itertools
@@ -51,6 +55,53 @@ def following(place: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls seq
     [2, 0, 1]
     """
     return place.argsort(-1).roll(-1, -1).gather(-1, place)
+
+
+EXCHANGED = 4
+"""Sequences of similar length that exchange places: fewer differ less in length, more stay in place less often."""
+
+
+def exchanges(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
+    """Draw permutations within groups of sequences of similar length: which sequence takes the place of each.
+
+    They are always the same ones. Sequences of equal length are in other groups each time.
+
+    >>> exchanges(torch.tensor([9, 3, 9, 3, 9, 3, 3, 9]), 2).tolist()
+    [[0, 6, 2, 3, 4, 1, 5, 7], [0, 1, 7, 6, 2, 5, 3, 4]]
+    """
+    sequences = len(lengths)
+    group = torch.arange(sequences) * max(1, sequences // EXCHANGED) // sequences
+    drawn = []
+    for start in range(0, 2 * count * sequences, 2 * sequences):
+        by_chance = priorities(start, sequences, sequences).argsort()
+        ordered = by_chance[lengths[by_chance].argsort(stable=True)]
+        by_chance = priorities(start + sequences, sequences, sequences).argsort()
+        taken = ordered[by_chance[group[by_chance].argsort(stable=True)]]
+        drawn.append(torch.empty_like(ordered).scatter_(0, ordered, taken))
+    return torch.stack(drawn)
+
+
+def exchanged(
+    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], taken: Int[Tensor, "*nulls sequences"]
+) -> Int[Tensor, "*nulls n"]:
+    """Return which sample takes the place of each sample under permutations of sequences.
+
+    Where the sequence that takes a place lacks the position, the one that takes its own place follows, and so on.
+
+    Args:
+        sequence: the sequence of each sample.
+        position: its position in the sequence.
+        taken: which sequence takes the place of each, in a permutation or in each of several.
+
+    >>> exchanged(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 0, 1]), torch.tensor([1, 2, 0])).tolist()
+    [2, 4, 3, 0, 1]
+    """
+    sample = torch.full((taken.shape[-1], int(position.max()) + 1), -1)
+    sample[sequence, position] = torch.arange(len(sequence))
+    follower = taken[..., sequence]
+    while bool((missing := sample[follower, position] < 0).any()):
+        follower = torch.where(missing, taken.gather(-1, follower), follower)
+    return sample[follower, position]
 
 
 def check_nulls(nulls: int, sequences: int | None = None) -> None:

@@ -222,7 +222,7 @@ class AlertRules:
     """
 
     def __init__(
-        self, alerts: Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]], every: int
+        self, alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]], every: int
     ) -> None:
         self.rules, self.groups, self.every = rules_of(alerts, groups), groups, every
 
@@ -262,7 +262,7 @@ class AlertRules:
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Nearest, Move, Collapse)}
 
 
-def rules_of(alerts: Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]]) -> list[Rule]:
+def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]]) -> list[Rule]:
     """Return rules, given as such, by name, or as mappings of ``rule`` and its numbers.
 
     Raises:
@@ -273,7 +273,7 @@ def rules_of(alerts: Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[s
         [Move(level=0.01, stop=False, by=0.05), Collapse(level=0.01, stop=True, below=0.3)]
     """
     rules = []
-    for alert in alerts:
+    for alert in [alerts] if isinstance(alerts, str) else alerts:
         if isinstance(alert, Rule):
             _check(alert.name, vars(alert))
             rules.append(alert)

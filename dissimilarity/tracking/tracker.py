@@ -90,7 +90,7 @@ class Tracker(Ticker):
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
-        alerts: Sequence[str | Mapping[str, Any] | Rule] = (),
+        alerts: str | Sequence[str | Mapping[str, Any] | Rule] = (),
         figures: FigureOptions | Mapping[str, Any] = PNG,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
@@ -165,6 +165,9 @@ class Tracker(Ticker):
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
         self.alert_rules = AlertRules(alerts, self.groups, every)
+        if self.alert_rules.rules and not (sources and self.measures):
+            missing = "references" if self.measures else "measures"
+            raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
         self._ranks: list[dict[str, Any]] = []
         self._heatmap: list[dict[str, Any]] = []
 
@@ -393,7 +396,7 @@ class Tracker(Ticker):
         inputs = self.reader.inputs_for(label)
         pairs = [(a, b) for a in model.sites for b in reference.sites] if heatmap else self.references.matched(label)
         nulls = self.nulls if heatmap else 0
-        records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False)
+        records = compare_pair(model, reference, pairs, inputs.measures, nulls, first_components=False, p_values=False)
         for record in records:
             del record["nulls"]
         return [*records, *map(dict, inputs.records)]

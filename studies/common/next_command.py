@@ -37,3 +37,25 @@ def models_override(uris: Sequence[str]) -> str:
     """
     override = f"models=[{','.join(uris)}]"
     return shlex.quote(override) if " " in override else override
+
+
+def with_typed(command: str, typed: Sequence[str]) -> str:
+    """Return a command with the overrides that the user typed, where it repeats their study and does not change them.
+
+    Args:
+        command: `python analyze.py study=...`.
+        typed: the overrides of the command that has just run.
+
+    Example:
+        >>> with_typed("python analyze.py study=scaling size=medium", ["study=scaling", "size=small", "device=cpu"])
+        'python analyze.py study=scaling size=medium device=cpu'
+    """
+    changes = shlex.split(command)[2:]
+    changed = {_key(change) for change in changes} | {"name", "overwrite"}
+    same_study = [override for override in typed if _key(override) == "study"] == changes[:1]
+    reused = [override for override in typed if same_study and _key(override) not in changed]
+    return " ".join([command, *map(shlex.quote, reused)])
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from launch.run.contents import listed, run_config
 from launch.run.folder import differing, read_json, resolved, write_json, write_text
 from launch.run.provenance import origin, this_start
+from studies.common.next_command import with_typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,8 +112,14 @@ def _figures_of(names: Any, folder: Path) -> list[Path]:
     return [path for path in files if isinstance(names, list) and path.stem in names]
 
 
-def show_results(results: Results, folder: Path) -> None:
-    """Print the findings, where the files are, and what to run next."""
+def show_results(results: Results, folder: Path, typed: Sequence[str] = ()) -> None:
+    """Print the findings, where the files are, and what to run next.
+
+    Args:
+        results: the results.
+        folder: where they were written.
+        typed: the overrides of the command line, which the next command repeats.
+    """
     terminal = Console(highlight=False)
     for part in results.shown:
         terminal.print(part)
@@ -123,6 +130,6 @@ def show_results(results: Results, folder: Path) -> None:
     if results.figures:
         lines["figures"] = escape(str(folder / "figures"))
     if results.next_command is not None:
-        lines["next"] = f"[cyan]{escape(results.next_command)}[/cyan]"
+        lines["next"] = f"[cyan]{escape(with_typed(results.next_command, typed))}[/cyan]"
     for key, value in lines.items():
         terminal.print(f"  [dim]{key:<8}[/dim] {value}", soft_wrap=True)

@@ -32,6 +32,7 @@ from studies.common.inputs import (
     sites_of_config,
     with_probe,
 )
+from studies.common.jackknife import ENOUGH
 from studies.common.next_command import larger, models_override
 from studies.common.primary import check_primary
 from studies.common.results import Results
@@ -113,7 +114,7 @@ def dynamics(
         provenance=notes,
         shown=terminal_tables(numbers),
         next_command=_next_command(cfg, uris),
-        coverage=SEEDS,
+        coverage=SEEDS if len(uris) >= ENOUGH else "",
     )
 
 

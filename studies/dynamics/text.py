@@ -83,6 +83,7 @@ def _half(arrival: Arrival) -> float:
 def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
     counts = "; ".join(f"{run} {len(steps)}" for run, steps in findings.steps.items())
+    covered = f"{SEEDS} " if len(findings.steps) >= ENOUGH else ""
     return [
         f"Checkpoints: {counts}, compared on {probe['sequences']} sequences of {probe['length']} tokens from the "
         f"{probe['split']} split. A layer is `halfway` from the step at which its dissimilarity to the run's last "
@@ -91,7 +92,7 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "and those of the other runs. Between checkpoints, curves are straight lines over log2(1 + step); brackets "
         "show the checkpoints on both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so "
         "the run is the unit: its least-squares slope of log2(1 + step) on depth is tested over runs (t test). "
-        f"{SEEDS} {CHECKPOINTS} Fewer than {ENOUGH} runs have no interval and no verdict.",
+        f"{covered}{CHECKPOINTS} Fewer than {ENOUGH} runs have no interval and no verdict.",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from dissimilarity.capture.enter import enterable_sites
 from dissimilarity.capture.hooks import capture
@@ -299,3 +299,41 @@ def test_no_common_site_lists_both_models():
 def test_describe_is_short():
     assert describe(["embed", *posts(12), "ln_final"]) == "embed, blocks.{0-11}.resid_post, ln_final"
     assert describe([f"m{i}" for i in range(40)]).endswith("m15, and 24 kinds more")
+
+
+class Branches(nn.Module):
+    """Blocks that return only what they add to the stream, in a model that takes texts of one length."""
+
+    def __init__(self, takes: int, table: bool) -> None:
+        super().__init__()
+        self.takes, self.embed = takes, nn.Embedding(50, 8)
+        if table:
+            self.positions = nn.Parameter(torch.randn(takes, 8))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+        self.ln_final = nn.LayerNorm(8)
+        self.streams: list[Tensor] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert tokens.shape[1] == self.takes
+        x = self.embed(tokens) + (self.positions if hasattr(self, "positions") else 0)
+        self.streams = [x]
+        for block in self.blocks:
+            x = x + block(x)
+            self.streams.append(x)
+        return self.ln_final(x)
+
+
+@pytest.mark.parametrize("takes", [2, 7])
+def test_a_model_of_one_length_is_tried_at_that_length(takes: int) -> None:
+    """Its weights show the length; blocks that return a branch have no names, as in models of any length."""
+    assert not site_table(Branches(takes, table=True))
+
+
+def test_a_model_of_a_hidden_length_is_read_where_the_next_block_reads() -> None:
+    torch.manual_seed(0)
+    net = Branches(7, table=False)
+    sites = [f"blocks.{number}.resid_post" for number in range(3)]
+    with capture(net, sites) as acts:
+        net(torch.randint(50, (5, 7)))
+    for site, stream in zip(sites, net.streams[1:], strict=True):
+        assert torch.equal(acts[site], stream), site

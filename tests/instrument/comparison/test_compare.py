@@ -185,7 +185,8 @@ def test_too_few_samples_are_a_note() -> None:
     [
         ({"sites": "blocks.9.resid_post"}, "blocks.9.resid_post"),
         ({"tokens": tokens(1)}, "at least 2 sequences.*found 1"),
-        ({"n_units": 0}, "at least 1 unit for the error bars, found n_units=0"),
+        *(({"n_units": units}, f"whole number of units, .*found n_units={units!r}") for units in (0, True)),
+        ({"n_units": 11}, "n_units=11: 21 sequences make at most 10 units"),
         ({"measures": [MutualKNN(k=3), MutualKNN(k=3, max_samples=64)]}, "different labels.*mutual_knn_3"),
     ],
 )

@@ -21,12 +21,12 @@ from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import make_plan
 from dissimilarity.comparison.saved import open_source
-from dissimilarity.functional import cka
+from dissimilarity.functional import cka, procrustes
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.probe.batches import slices_of_process
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.probe_set import Extent, ProbeSet
-from dissimilarity.probe.rearrangement import circles, rearranged
+from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, rearranged
 
 S, T, D = 12, 5, 8
 MASK = torch.arange(T) < torch.tensor([5, 2, 3, 5, 1, 4, 4, 2, 5, 3, 3, 4])[:, None]
@@ -71,6 +71,55 @@ def test_every_sample_meets_one_of_another_sequence_at_its_own_position(lengths:
         members = [int(s) for s in place.argsort() if counts[s] > at]
         meets = {int(a): int(b) for a, b in zip(sequence[position == at], sequence[order][position == at], strict=True)}
         assert meets == {a: b for a, b in zip(members, members[1:] + members[:1], strict=True)}
+
+
+def exchanged_by_hand(lengths: list[int], taken: list[int]) -> list[tuple[int, int]]:
+    """Return the sample (sequence, position) that takes the place of each one, by walking along the permutation."""
+    order = []
+    for sequence, length in enumerate(lengths):
+        for position in range(length):
+            other = taken[sequence]
+            while lengths[other] <= position:
+                other = taken[other]
+            order.append((other, position))
+    return order
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=13), seed=st.integers(0, 3))
+def test_exchanged_samples_stay_at_their_positions_and_among_similar_lengths(lengths: list[int], seed: int) -> None:
+    counts = torch.tensor(lengths)
+    sequence = torch.arange(len(lengths)).repeat_interleave(counts)
+    position = torch.cat([torch.arange(length) for length in lengths])
+    permutations = exchanges(counts, 8)
+    assert torch.equal(permutations, exchanges(counts, 8))
+    rank = counts.double().argsort(stable=True).argsort()
+    for taken, order in zip(permutations, exchanged(sequence, position, permutations), strict=True):
+        assert sorted(taken.tolist()) == list(range(len(lengths)))
+        samples = list(zip(sequence[order].tolist(), position[order].tolist(), strict=True))
+        assert samples == exchanged_by_hand(lengths, taken.tolist())
+        if len(set(lengths)) == len(lengths):
+            assert int((rank[taken] - rank).abs().max()) <= 6
+
+
+def test_exchanges_of_a_group_are_equally_frequent() -> None:
+    """All 24 orders of four sequences, the actual one among them, by a chi-squared test at 1 in 1,000."""
+    permutations = exchanges(torch.tensor([3, 5, 4, 9]), 2400).tolist()
+    counts = [permutations.count(list(order)) for order in itertools.permutations(range(4))]
+    assert sum(counts) == 2400 and stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_p_of_unequal_lengths_is_that_of_exchanged_sequences() -> None:
+    x, y = sides(related=0.0)
+    lengths = MASK.sum(1)
+    rows = compare(x, y, measures=[Procrustes()], mask=MASK, nulls=39).to_pylist()
+    for row in rows:
+        a, b = (side[row[site]].double() for side, site in ((x, "site_a"), (y, "site_b")))
+        value = procrustes(a[MASK], b[MASK]).item()
+        assert row["value"] == pytest.approx(value, rel=1e-6)
+        orders = [exchanged_by_hand(lengths.tolist(), taken) for taken in exchanges(lengths, 39).tolist()]
+        nulls = [procrustes(a[tuple(torch.tensor(order).T)], b[MASK]).item() for order in orders]
+        assert row["p"] == pytest.approx((1 + sum(null <= value + 1e-9 for null in nulls)) / 40)
 
 
 def test_circles_are_different_and_always_the_same() -> None:

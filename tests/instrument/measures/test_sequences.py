@@ -198,7 +198,7 @@ def test_values_that_are_not_finite_in_one_unit_are_a_note(kind: str) -> None:
     x, y = independent(8, 0.1, 0, 8, 6)
     x[3, 2, 1] = torch.nan
     (row,) = compared(x, y, MEASURES[kind]())
-    place = "all of them in 1 of 4 units (from sequence 2 to 3): leave those sequences out, or look for overflow"
+    place = "all of them in sequence 3 of 8: leave it out, or look for overflow in the model"
     assert np.isnan(row["value"]) and row["note"].startswith(f"1 values at s are NaN or infinite, {place}")
 
 

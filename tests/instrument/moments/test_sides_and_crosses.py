@@ -229,7 +229,7 @@ def test_values_that_are_not_finite_leave_a_note_at_their_site_alone(value: floa
     for row in measured(x, y, [CKA(), Procrustes(), MutualKNN(k=4)]):
         if row["site_b"] == "middle":
             assert all(math.isnan(row[key]) for key in ("value", "dissimilarity", "stderr", "null"))
-            assert row["note"].startswith("1 values at middle are NaN or infinite, all of them in 1 of")
+            assert row["note"].startswith("1 values at middle are NaN or infinite, all of them in sequence 3 of")
         else:
             assert math.isfinite(row["value"]) and (not row["note"] or BIASED in row["note"])
 

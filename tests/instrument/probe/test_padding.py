@@ -511,3 +511,12 @@ def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: P
         DissimilarityTracker(["init"], **options | {"measures": [CKA()], "probe": tokens()[:3], "mask": None})
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
+
+
+def test_a_sequence_that_leaves_one_unit_is_the_reason_for_no_error_bar() -> None:
+    mask = torch.zeros(6, 40, dtype=torch.bool)
+    mask[:, :10], mask[2] = True, True
+    x, y = torch.randn(2, 6, 40, 8)
+    for row in compare({"s": x}, {"s": y}, mask=mask).to_pylist():
+        assert math.isfinite(row["value"]) and math.isnan(row["stderr"])
+        assert "needs 2 units and has 1, because one sequence has 40 of 90 samples: shorten it" in row["note"]

@@ -196,6 +196,20 @@ class Messenger(Logger):
         pass
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alerts": "shrink"}, "alerts: expected rule nearest, move, collapse, found 'shrink'"),
+        ({"alerts": ["collapse"], "references": []}, "without references that is nothing"),
+        ({"alerts": ["collapse"], "measures": []}, "without measures that is nothing"),
+    ],
+)
+def test_alerts_that_could_never_be_raised_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"references": ["init"], "measures": [CKA()], "folder": tmp_path}
+    with pytest.raises(ValueError, match=message):
+        Tracker(**{**arguments, **options, "probe": torch.randn(8, 4), "sites": "*"})
+
+
 def test_a_lightning_training_ends_and_says_why(tmp_path: Path) -> None:
     logger = Messenger()
     alerts = [{"rule": "collapse", "stop": True}]

@@ -204,7 +204,7 @@ def test_a_small_probe_set_has_one_warning_per_kind_that_names_all_measures(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     measures = [CKA(), Procrustes(), CCA(), LinearRegression()]
-    fit(tracker_for(tmp_path, measures=measures, probe=tokens(0, 5, 4)), Layered())
+    fit(tracker_for(tmp_path, measures=measures, probe=tokens(0, 5, 4), n_units=2), Layered())
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     biased = [message for message in warnings if "biased toward similar" in message]
     assert len(biased) == 1 and "procrustes is biased" in biased[0] and "(so for cca, linear_regression)" in biased[0]
