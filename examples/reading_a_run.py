@@ -23,6 +23,7 @@ from dissimilarity import changes, curves_figure, difference, heatmap_figure, re
 
 # %%
 RUN = Path("runs/solu-w64-d2-s0")
+OUT = Path("results/reading_a_run")
 
 # %%
 if not RUN.exists():
@@ -108,5 +109,6 @@ one = select(curves, reference=reference, measure=measures[0])
 curves_figure(one, ax=left)
 left.legend(fontsize=6)
 heatmap_figure(select(one, step=steps[-1]), RUN.name, ax=right)
-figure.savefig(RUN / "figures" / "mine.pdf")
+OUT.mkdir(parents=True, exist_ok=True)
+figure.savefig(OUT / "mine.pdf")
 plt.close(figure)

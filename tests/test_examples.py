@@ -86,7 +86,7 @@ def test_a_run_is_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert in_process(tiny(place)) == 0
     names = run("reading_a_run", RUN=place / "runs" / "tiny")
     assert names["steps"][-1] == 11 and names["summary"]["status"] == "finished"
-    assert (place / "runs" / "tiny" / "figures" / "mine.pdf").exists()
+    assert (place / "results" / "reading_a_run" / "mine.pdf").exists()
     out = capsys.readouterr().out
     assert "rows: " in out and "minus step" in out and ("on" in out or "never" in out)
 
