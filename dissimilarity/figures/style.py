@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.capture.sites import split_layer
@@ -65,6 +66,12 @@ def spread(items: list[Any], limit: int) -> list[Any]:
     if len(items) <= limit:
         return items
     return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def name_layers(axis: Axis, names: Sequence[str]) -> None:
+    """Label the ticks of an axis on which layers are 0, 1, 2, ... with their names, thinned if there are many."""
+    shown = spread(list(enumerate(names)), 12)
+    axis.set_ticks([place for place, _ in shown], [name for _, name in shown])
 
 
 def style_step_axis(panel: Axes, last: int) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.figures.figure import PaperFigure, in_style
 from dissimilarity.figures.layout import write_coverage
-from dissimilarity.figures.style import colors_of, file_name, short_names, spread
+from dissimilarity.figures.style import colors_of, file_name, name_layers, short_names, spread
 from dissimilarity.inference.coverage import CHECKPOINTS
 from dissimilarity.measures.titles import dissimilarity_title
 from studies.dynamics.numbers import Findings
@@ -88,9 +88,9 @@ def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figur
             if row == 0:
                 panel.set_title(run)
             if number == 0:
-                panel.set_ylabel(f"{measure}\nto the last checkpoint")
+                panel.set_ylabel(f"{dissimilarity_title(measure)}\nto the last checkpoint")
         _halfway(axes[row, -1], findings, measure)
-        axes[row, -1].set_xticks(range(len(names)), names)
+        name_layers(axes[row, -1].xaxis, names)
     axes[-2, -1].set_xlabel(kind)
     for number, run in enumerate(runs):
         panel = axes[-1, number]

@@ -13,8 +13,9 @@ from scipy.cluster.hierarchy import leaves_list
 from dissimilarity.figures.embedding import tree
 from dissimilarity.figures.figure import PaperFigure, in_style
 from dissimilarity.figures.layout import write_coverage
-from dissimilarity.figures.style import short_names
+from dissimilarity.figures.style import GROUP_COLORS, name_layers, short_names, spread
 from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
+from dissimilarity.measures.titles import dissimilarity_title
 from studies.common.format import p_value
 from studies.common.jackknife import LEVEL
 from studies.generalization.agreement import Agreement
@@ -22,8 +23,8 @@ from studies.generalization.numbers import ALL, Findings, Scores, band
 from studies.generalization.parting import Parting
 from studies.generalization.truth import pairs_by_kind
 
-GOOD, BAD, ACROSS, BACK = "#3b528b", "#d1495b", "#edae49", "#66a182"
-COLORS = (GOOD, BAD, ACROSS, BACK, "#8d6a9f", "#2e4057")
+COLORS = GROUP_COLORS
+GOOD, BAD, ACROSS, BACK = COLORS[:4]
 NONE = "0.6"
 SCIENTIFIC = (-2, 3)
 """Powers of ten beyond which the numbers of an axis share a factor: barriers may be around 1e-4."""
@@ -67,10 +68,10 @@ def _layers(findings: Findings) -> Figure:
                 a, b = np.array(members).T
                 _band(panel, findings.distances[measure][:, a, b].T, color, name)
         _mark_parting(panel, findings.parting.get(measure))
-        panel.set_xticks(range(len(names)), names)
+        name_layers(panel.xaxis, names)
         panel.set_xlabel(kind)
         panel.set_ylim(bottom=0)
-        panel.set_title(measure)
+        panel.set_title(dissimilarity_title(measure))
     panels[0].set_ylabel("dissimilarity, in distribution")
     handles, labels = axes[-1].get_legend_handles_labels()
     if handles:
@@ -235,7 +236,8 @@ def _agreement(findings: Findings) -> Figure:
             over_all = [findings.scores[criterion, ALL].agreement[statistic]]
             _points(panel, [len(names) + 0.5 + offset], over_all, color, None if is_measure else criterion)
         _chance(panel, statistic)
-        panel.set_xticks([*range(len(names)), len(names) + 0.5], [*names, "all"])
+        shown = [*spread(list(enumerate(names)), 12), (len(names) + 0.5, "all")]
+        panel.set_xticks([place for place, _ in shown], [name for _, name in shown])
         panel.set_xlabel(kind)
         panel.set_title(title)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from dissimilarity.figures.figure import PaperFigure, in_style
 from dissimilarity.figures.layout import write_coverage
 from dissimilarity.figures.models import model_pages, models_figure
-from dissimilarity.figures.style import file_name
+from dissimilarity.figures.style import GROUP_COLORS, file_name
 from dissimilarity.inference.coverage import SEEDS
 from dissimilarity.measures.titles import dissimilarity_title
 from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
-COLORS = {"seed": "0.55", "width": "#3b528b", "depth": "#d1495b", "both": "#edae49"}
+COLORS = {"seed": "0.55", "width": GROUP_COLORS[0], "depth": GROUP_COLORS[1], "both": GROUP_COLORS[4]}
 LEGEND = {"seed": "seeds of one size", "width": "width alone", "depth": "depth alone", "both": "both"}
 CELL = 0.11
 """Inches per layer in the heat maps."""
@@ -128,7 +128,7 @@ def _sizes(findings: Findings) -> Figure:
                 panel.annotate("null", (1, level), **corner)
             panel.set_ylim(bottom=0)
             if row == 0:
-                panel.set_title(measure)
+                panel.set_title(dissimilarity_title(measure))
             if row == len(rows) - 1:
                 panel.set_xlabel("doublings of the blocks' parameters")
             if column == 0:
@@ -157,7 +157,7 @@ def _regions(findings: Findings) -> Figure:
             panel.set_xticks(range(len(REGIONS)), REGIONS)
             panel.set_ylim(bottom=0)
             if row == 0:
-                panel.set_title(measure)
+                panel.set_title(dissimilarity_title(measure))
             if column == 0:
                 panel.set_ylabel(f"dissimilarity\n{control}")
     _legend(figure, findings)
@@ -186,7 +186,7 @@ def _losses(findings: Findings) -> Figure:
         right.plot([gap], [between.values[key].mean], "o", markersize=3, color=COLORS[between.kind])
     right.set_ylim(bottom=0)
     right.set_xlabel("gap between the losses, nats/token")
-    right.set_ylabel(f"{findings.measures[0]}, dissimilarity")
+    right.set_ylabel(dissimilarity_title(findings.measures[0]))
     _legend(figure, findings)
     return figure
 
