@@ -26,6 +26,8 @@ STRIP, SLIM, GAP = 0.19, 0.08, 0.03
 """Width in inches of a strip with values in it, of a strip without, and of the gap between strip and map."""
 WRITTEN = 0.19
 """Inches of the smallest cell in which values are written."""
+MARK = 0.2
+"""Inches between two marks of a color bar."""
 BAR = 1.1
 """Inches beside a map for its color bar, the mark of the null and the label."""
 NO_NULL = "hatched: the 95 % interval holds the null"
@@ -115,6 +117,13 @@ def draw_map(panel: Axes, values: Floats, colors: Palette, hatched: NDArray[np.b
         write_values(panel, values, colors.colors(colors.norm(values)), min(6.5, 24 * cell))
 
 
+def height_of(panel: Axes) -> float:
+    """Return the inches of a panel from top to bottom."""
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    return float(panel.get_position().height * figure.get_figheight())
+
+
 def cell_of(panel: Axes, shape: tuple[int, ...]) -> float:
     """Return the inches of a cell in a panel."""
     figure = panel.get_figure(root=True)
@@ -161,8 +170,20 @@ def draw_bar(figure: Figure, panel: Axes, colors: Palette, label: str, is_caller
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     arrow = {"arrowstyle": "-|>", "mutation_scale": 5, "linewidth": 0.5, "color": "0.35", "shrinkA": 0, "shrinkB": 0}
     near: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
-    for name, value in colors.marks.items():
-        bar.ax.annotate(name, (0, value), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **near)
+    span = float(np.ptp(colors.norm.inverse(np.array([0.0, 1.0]))))
+    for names, value in _apart(colors.marks, span * MARK / max(MARK, height_of(panel))):
+        bar.ax.annotate(names, (0, value), (-7, 0), ha="right", va="center", fontsize=6, color="0.35", **near)
+
+
+def _apart(marks: dict[str, float], least: float) -> list[tuple[str, float]]:
+    """Return the marks of a bar with their values; those that would be printed over each other share one."""
+    apart: list[tuple[str, float]] = []
+    for name, value in sorted(marks.items(), key=lambda mark: mark[1]):
+        if apart and value - apart[-1][1] < least:
+            apart[-1] = f"{name}\n{apart[-1][0]}", apart[-1][1]
+        else:
+            apart.append((name, value))
+    return apart
 
 
 def margin(cell: float) -> float:

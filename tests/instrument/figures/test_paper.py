@@ -248,6 +248,7 @@ def test_colors_can_be_told_apart_by_color_blind_readers(kind: str) -> None:
         (lambda: heatmap_figure(records((48, 12), (1, 4)), LONG.format(0)), "deep model"),
         (lambda: heatmap_figure(records((1, 2)), LONG.format(0)), "one layer"),
         (lambda: heatmap_figure(records(references=(LONG.format(1),)), LONG.format(0)), "long names"),
+        (lambda: comparison_figure(records(null=0.1, null_best=0.1001), "a", "b"), "marks in one place"),
         (lambda: comparison_figure(records((12, 48)), LONG.format(0), LONG.format(1)), "comparison"),
         (lambda: curves_figure(records(steps=tuple(range(30)), references=("init", LONG.format(1)))), "30 ticks"),
         (lambda: curves_figure(records(steps=(0,)), model=LONG.format(0)), "one tick"),
