@@ -1,6 +1,7 @@
 """Figures of the study `scaling`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dissimilarity.figures.figure import PaperFigure, in_style
-from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.labels import place_labels
+from dissimilarity.figures.layout import widest, write_coverage
 from dissimilarity.figures.models import model_pages, models_figure
 from dissimilarity.figures.style import GROUP_COLORS, file_name
 from dissimilarity.inference.coverage import SEEDS
@@ -168,13 +170,12 @@ def _losses(findings: Findings) -> Figure:
     """Draw the loss of every model against its size, and dissimilarity against the gap between losses."""
     figure, axes = _grid(1, 2, 2.9, 2.1)
     left, right = axes[0]
+    highest = {}
     for name, members in findings.sizes.items():
         parameters, losses = [model.parameters for model in members], [model.loss for model in members]
         left.plot(parameters, losses, "o", markersize=3, color="0.3")
-        top = max(losses)
-        if math.isfinite(top):
-            above: Any = {"textcoords": "offset points", "fontsize": 5.5, "ha": "center"}
-            left.annotate(name, (parameters[0], top), (0, 4), **above)
+        if math.isfinite(max(losses)):
+            highest[name] = parameters[0], max(losses)
     left.set_xscale("log")
     left.margins(0.12, 0.15)
     left.set_xlabel("approximate parameter count of the blocks")
@@ -188,7 +189,21 @@ def _losses(findings: Findings) -> Figure:
     right.set_xlabel("gap between the losses, nats/token")
     right.set_ylabel(dissimilarity_title(findings.measures[0]))
     _legend(figure, findings)
+    name_points(figure, left, highest)
     return figure
+
+
+def name_points(figure: Figure, panel: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points of a finished figure, none of them over another."""
+    if not points:
+        return
+    figure.draw_without_rendering()
+    box = np.divide(panel.bbox.size, figure.dpi)
+    inches = (panel.transData.transform(np.array(list(points.values()))) - panel.bbox.p0) / figure.dpi
+    sizes = np.array([(widest([name], 5.5) + 0.02, 0.09) for name in points])
+    for name, (x, y) in zip(points, place_labels(inches, sizes, box) / box, strict=True):
+        if math.isfinite(x):
+            panel.text(x, y, name, transform=panel.transAxes, ha="center", va="center", fontsize=5.5)
 
 
 def _grid(rows: int, columns: int, width: float, height: float, **share: Any) -> tuple[Figure, Any]:
