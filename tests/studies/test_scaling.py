@@ -188,7 +188,7 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
 
 
 def test_sizes_of_one_loss_are_named_beside_each_other() -> None:
-    figure = PaperFigure(figsize=(3, 2))
+    figure = PaperFigure(figsize=(3, 2), layout="constrained")
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1])
     name_points(figure, panel, {f"w{width} d2": (0.5, 0.5) for width in (16, 32, 64, 128)})
