@@ -16,6 +16,7 @@ from dissimilarity.comparison.activations import DiskSpill, ModelActivations, Sa
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import with_significance
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
+from dissimilarity.comparison.result import ComparisonTable, names_of
 from dissimilarity.comparison.saved import (
     SavedActivations,
     Source,
@@ -80,7 +81,7 @@ def compare(
     nulls: int = 1,
     influence: bool = False,
     **options: Unpack[ProbeOptions],
-) -> pa.Table:
+) -> ComparisonTable:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
     Memory is that of the sums (some matrices per pair of sites, and one vector per sequence and site, whatever the
@@ -115,7 +116,8 @@ def compare(
             ``{"conv.*": "first"}``.
 
     Returns:
-        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
+        a tidy table, a ``pyarrow.Table`` that shows itself in a notebook and has ``to_csv()``, ``to_latex()`` and
+        ``figure()``: one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
         rearrangements), null_sd (their spread), p (the share of rearrangements that are at least as similar, counting
         the value itself), null_best and p_best (the null of the most similar of all pairs of sites, and p against it,
         which holds for a pair that was picked), calibrated (1 = identical, 0 = as far as the null),
@@ -175,7 +177,7 @@ def compare(
     for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
         lists = [record.get(column, []) for record in ordered]
         table = table.append_column(column, pa.array(lists, pa.list_(kind)))
-    return table
+    return ComparisonTable(table, names_of(a, b))
 
 
 def _check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:

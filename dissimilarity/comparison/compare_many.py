@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Unpack
 
-import pyarrow as pa
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, as_table, compare, in_order, pairs_between
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
+from dissimilarity.comparison.result import ManyModelsTable
 from dissimilarity.comparison.saved import (
     SavedActivations,
     Source,
@@ -50,7 +50,7 @@ def compare_many(
     couples: Sequence[Couple] | None = None,
     on_progress: OnProgress = lambda message: None,
     **options: Unpack[ProbeOptions],
-) -> pa.Table:
+) -> ManyModelsTable:
     """Compare every two models with every measure at every pair of sites.
 
     Args:
@@ -103,7 +103,7 @@ def compare_many(
         table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null, nulls=nulls)
         records[a, b] = table.to_pylist()
     rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
-    return as_table(rows, ("model_a", "model_b", *COLUMNS))
+    return ManyModelsTable(as_table(rows, ("model_a", "model_b", *COLUMNS)))
 
 
 def _captured(

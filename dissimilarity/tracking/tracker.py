@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import LOGITS, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.figures.options import PNG, FigureOptions, as_figure_options
 from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
@@ -90,6 +91,7 @@ class Tracker(Ticker):
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
         alerts: str | Sequence[str | Mapping[str, Any] | Rule] = (),
+        figures: FigureOptions | Mapping[str, Any] = PNG,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -127,6 +129,8 @@ class Tracker(Ticker):
             alerts: rules that look at each tick: names or mappings such as ``{"rule": "collapse", "stop": True}``
                 (``dissimilarity.tracking.alerts``). What they raise goes to the log, to ``folder/alerts.jsonl`` and, by
                 a trainer, to W&B.
+            figures: formats and colors of the figures, or their values by name, such as ``{"formats": ["png", "pdf"]}``
+                (``dissimilarity.figures.options``). Loggers show PNG.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
         check_nulls(nulls)
@@ -150,7 +154,8 @@ class Tracker(Ticker):
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, sources)
         weights_at = partial(step_weights, self.folder / "checkpoints")
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
-        self.tables = Tables(self.folder, self.groups)
+        self.figures = as_figure_options(figures)
+        self.tables = Tables(self.folder, self.groups, self.figures)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))
         self.schedule = Thinning(self.folder / "schedule.json", self.budget, every, heatmap_every)
         self.references = TrackedReferences(sources, sites, load, self.store, every)
@@ -254,7 +259,7 @@ class Tracker(Ticker):
         """Return the heat maps of the last tick as images, by reference."""
         with self.budget.charged():
             try:
-                return heatmap_pictures(self._heatmap, self.folder.resolve().name)
+                return heatmap_pictures(self._heatmap, self.folder.resolve().name, self.figures)
             except Exception as error:
                 log.warning("no images of heat maps: %s", described(error))
                 return {}
