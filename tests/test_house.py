@@ -23,9 +23,9 @@ INSTRUMENT = {
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
-    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base"},
+    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "figures"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables", "inference"},
+    "figures": {"capture", "tables", "inference", "measures"},
     "loading": {"capture", "tables"},
     "tracking": {
         *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
@@ -48,6 +48,7 @@ APPLICATION = {
     "studies": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
+    "examples": {"dissimilarity"},
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "studies", "train"},
 }
 """Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.

@@ -17,7 +17,7 @@ SEQUENCES, LENGTH = 128, 64
 """How much of a text is read."""
 LEAST = 4
 """Sequences that a measure with an error bar needs."""
-NO_MEASURES = ("base", "catalog", "intrinsic", "numerics")
+NO_MEASURES = ("base", "catalog", "intrinsic", "numerics", "titles")
 EXAMPLES = """examples:
   dissimilarity compare hf:FOLDER_A hf:FOLDER_B --text notes.txt
   dissimilarity compare hf:model hf:model-Q4_K_M.gguf --out results

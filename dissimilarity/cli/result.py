@@ -14,6 +14,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.tables.curves import select
 from dissimilarity.tables.equal_depth import at_equal_depth
+from dissimilarity.tables.result import AnyTable
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Comparison:
     """
 
     labels: tuple[str, str]
-    table: pa.Table
+    table: AnyTable
     measures: list[Measure]
     matched: list[SitePair]
     differences: Elementwise | None

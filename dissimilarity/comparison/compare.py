@@ -16,6 +16,7 @@ from dissimilarity.comparison.activations import DiskSpill, ModelActivations, Sa
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import with_significance
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
+from dissimilarity.comparison.result import ComparisonTable, names_of
 from dissimilarity.comparison.saved import (
     SavedActivations,
     Source,
@@ -80,7 +81,7 @@ def compare(
     nulls: int = 1,
     influence: bool = False,
     **options: Unpack[ProbeOptions],
-) -> pa.Table:
+) -> ComparisonTable:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
     Memory is that of the sums (some matrices per pair of sites, and one vector per sequence and site, whatever the
@@ -115,7 +116,8 @@ def compare(
             ``{"conv.*": "first"}``.
 
     Returns:
-        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
+        a tidy table, a ``pyarrow.Table`` that shows itself in a notebook and has ``to_csv()``, ``to_latex()`` and
+        ``figure()``: one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
         rearrangements), null_sd (their spread), p (the share of rearrangements that are at least as similar, counting
         the value itself), null_best and p_best (the null of the most similar of all pairs of sites, and p against it,
         which holds for a pair that was picked), calibrated (1 = identical, 0 = as far as the null),
@@ -127,7 +129,8 @@ def compare(
         token_index, the place of each sample in ``tokens.flatten()`` of the first model (that of the sequence's first
         token where each sequence is one sample). The influence of a sample is the derivative of the dissimilarity with
         respect to its weight: positive = it makes the models look more different, negative = more alike. Those of a
-        sequence add up to the influence of that sequence. ``influential_text`` finds the text.
+        sequence add up to the influence of that sequence on Procrustes, Bures and R^2. The standard errors of other
+        measures leave a sequence out as a whole, which is another number. ``influential_text`` finds the text.
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -151,12 +154,12 @@ def compare(
     x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
     site_pairs = pairs_between(sites_a, sites_b, pairs)
     computable, records = computable_on(probe, measures)
-    plan = make_plan(probe, computable)
+    plan = make_plan(probe, computable, null)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     records += records_of(x, y, site_pairs, computable, plan, nulls, influence)
-    return table_of(records, site_pairs, measures, influence)
+    return ComparisonTable(table_of(records, site_pairs, measures, influence), names_of(a, b))
 
 
 def records_of(
@@ -186,9 +189,9 @@ def records_of(
         sample_measures = [measure for measure in measures if isinstance(measure, SampleMeasure)]
         records += _compared_by_samples(a, b, pairs, sample_measures, plan, nulls)
         measures = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
-        plan = make_plan(plan.probe, measures)
+        plan = make_plan(plan.probe, measures, nulls > 0)
     for group in _groups(measures, [x, y], plan) if measures else []:
-        records += _compared(x, y, pairs, group, make_plan(plan.probe, group), nulls, influence)
+        records += _compared(x, y, pairs, group, make_plan(plan.probe, group, nulls > 0), nulls, influence)
     return records
 
 

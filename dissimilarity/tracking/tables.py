@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
 from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
@@ -23,10 +24,11 @@ class Tables:
     Args:
         folder: folder of the tables.
         groups: labels of references by group.
+        figures: which files and colors figures have.
     """
 
-    def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
-        self.folder, self.groups = folder, groups
+    def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]], figures: FigureOptions) -> None:
+        self.folder, self.groups, self.figures = folder, groups, figures
         self.curves, self._intrinsic = Curves(folder), Journal(folder / INTRINSIC)
         self._alerts = Journal(folder / ALERTS)
         self._outboxes = {
@@ -90,7 +92,7 @@ class Tables:
         if not self.fold():
             return [], []
         try:
-            figures = draw_run(self.folder, formats=["png"])
+            figures = draw_run(self.folder, **vars(self.figures))
             return figures, read_curves(self.folder).drop_columns(["influence"]).to_pylist()
         except Exception as error:
             log.warning("could not draw the figures of %s: %s", self.folder, described(error))
