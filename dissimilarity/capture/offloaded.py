@@ -97,7 +97,7 @@ def offload(model: nn.Module, read: Callable[[str], Tensor], device: torch.devic
         read: returns a weight by its name in the model.
         device: where the model runs.
 
-    Example:
+    Examples:
         >>> with torch.device("meta"):
         ...     model = nn.Linear(300, 300, bias=False)
         >>> offload(model, lambda name: torch.ones(300, 300), torch.device("cpu"))

@@ -21,7 +21,7 @@ class PausedCall:
     Args:
         function: what is called; it calls ``pause`` of this object where it pauses.
 
-    Example:
+    Examples:
         >>> steps = []
         >>> call = PausedCall(lambda: [steps.append(1), call.pause(), steps.append(2)])
         >>> call.resume(), steps

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; with ``--fail-over`` 3 if a dissimilarity is larger; 2 for a mistake, which standard error explains.
 
-    Example:
+    Examples:
         >>> main(["compare", "nowhere.npy", "nowhere.npy"])
         2
     """

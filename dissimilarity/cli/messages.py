@@ -27,7 +27,7 @@ WORDS = {
 def in_shell_words(message: str) -> str:
     """Return a message of the library for somebody at a command line.
 
-    Example:
+    Examples:
         >>> in_shell_words("nulls=1000: 2 sequences make 1 circle; pass at most nulls=1")
         '--nulls 1000: 2 sequences make 1 circle; pass at most --nulls 1'
     """

@@ -137,11 +137,12 @@ def compare(
             samples, a file that holds no activations, ``influence`` with a cross-fitted measure or a number of
             ``n_units``, or anything that ``ProbeSet`` rejects.
 
-    >>> import torch
-    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
-    >>> round(table["value"][0].as_py(), 6)
-    1.0
+    Examples:
+        >>> import torch
+        >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
+        >>> round(table["value"][0].as_py(), 6)
+        1.0
     """
     check_nulls(nulls)
     nulls = nulls if null else 0

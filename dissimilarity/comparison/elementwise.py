@@ -107,7 +107,7 @@ def elementwise(
     Raises:
         ValueError: sites of different widths.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
         >>> tokens = torch.arange(8).reshape(2, 4)
         >>> elementwise(model, model, tokens, [("0", "0"), ("1", "1")]).is_identical

@@ -26,7 +26,7 @@ class ComparisonTable(ResultTable):
         table: the table.
         names: names of the two models, for the figure.
 
-    Example:
+    Examples:
         >>> row = {"measure": "cka", "site_a": "x", "site_b": "y", "value": 0.5, "stderr": 0.1, "n_units": 8}
         >>> rows = ComparisonTable(pa.Table.from_pylist([row]), ("a", "b")).rows()
         >>> round(rows[0]["low"], 2), round(rows[0]["high"], 2)
@@ -109,7 +109,7 @@ class ManyModelsTable(ResultTable):
 def names_of(a: Any, b: Any) -> tuple[str, str]:
     """Return names of two sources: those of files or of their weights, ``a`` and ``b`` if they have none.
 
-    Example:
+    Examples:
         >>> names_of("runs/solu.safetensors", {"x": None}), names_of("x/a.npy", "y/a.npy")
         (('solu.safetensors', 'b'), ('a', 'b'))
     """

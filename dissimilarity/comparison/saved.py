@@ -38,7 +38,7 @@ KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a
 def is_saved(name: str) -> bool:
     """Return whether a name is one of files of activations, rather than of a model.
 
-    Example:
+    Examples:
         >>> is_saved("layers.npy"), is_saved("hf:model")
         (True, False)
     """
@@ -154,7 +154,7 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
 def digest_of(inputs: Tensor, mask: Tensor | None = None) -> str:
     """Return a digest of tokens at real positions, by which files of activations are held to what models read.
 
-    Example:
+    Examples:
         >>> digest_of(torch.tensor([[1, 2]])) == digest_of(torch.tensor([[1, 2]], dtype=torch.int32))
         True
     """

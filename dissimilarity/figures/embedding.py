@@ -19,7 +19,7 @@ def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarra
     Returns:
         the models' labels, and (models, models), symmetric, 0 on the diagonal, NaN where a value is missing.
 
-    Example:
+    Examples:
         >>> record = {"measure": "cka", "site_a": "embed", "site_b": "embed", "dissimilarity": 0.25}
         >>> table = pa.Table.from_pylist([{"model_a": "solu", "model_b": "gelu", **record}])
         >>> labels, distances = model_distances(table, "cka")
@@ -52,7 +52,7 @@ def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Args:
         distances: symmetric (n, n), 0 on the diagonal.
 
-    Example:
+    Examples:
         >>> values, _ = principal_coordinates(np.array([[0.0, 2.0], [2.0, 0.0]]))
         >>> values.round(6).tolist()
         [2.0, 0.0]
@@ -72,7 +72,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
         points (n, 2), and the share of the squared distances that the plane holds: 1 = all. The part that no flat space
         holds, the negative eigenvalues, counts against it.
 
-    Example:
+    Examples:
         >>> points, share = plane(np.array([[0.0, 3.0, 4.0], [3.0, 0.0, 5.0], [4.0, 5.0, 0.0]]))
         >>> round(float(np.linalg.norm(points[0] - points[2])), 6), round(share, 6)
         (4.0, 1.0)
@@ -89,7 +89,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
 def tree(distances: np.ndarray) -> np.ndarray:
     """Return the tree of models by average linkage in the form of scipy's `linkage`, with similar leaves adjacent.
 
-    Example:
+    Examples:
         >>> tree(np.array([[0.0, 1.0, 4.0], [1.0, 0.0, 4.0], [4.0, 4.0, 0.0]]))[:, 2].tolist()
         [1.0, 4.0]
     """

@@ -44,7 +44,7 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     Raises:
         ValueError: no such folder, model or revision, or the hub cannot be reached.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     folder_of(f"hf:{folder}") == (Path(folder), None)

@@ -32,7 +32,7 @@ Group = tuple[Tensor, Tensor]
 def groups_of(inputs: Tensor | Reading) -> list[Group]:
     """Divide the sequences of a probe set into groups of equal length, without padding.
 
-    Example:
+    Examples:
         >>> [tuple(tokens.shape) for _, tokens in groups_of(torch.zeros(20, 256, dtype=torch.long))]
         [(4, 256), (4, 256), (4, 256), (4, 256), (4, 256)]
     """

@@ -11,7 +11,7 @@ def at_equal_depth(pairs: Sequence[tuple[str, str]]) -> list[int]:
     Sides that share no kind of site are paired in the order of appearance. The outputs are paired where a table has
     nothing else.
 
-    Example:
+    Examples:
         >>> at_equal_depth([("blocks.0.resid_post", "blocks.0.resid_post"), ("logits", "logits")])
         [0]
         >>> at_equal_depth([("logits", "logits")])

@@ -7,7 +7,7 @@ UNTRAINED = "untrained"
 def name_of(uri: str) -> str:
     """Return the last part of a URI, and that it is untrained.
 
-    Example:
+    Examples:
         >>> name_of("runs/a"), name_of("hf:model"), name_of("untrained:runs/a")
         ('a', 'model', 'untrained-a')
     """

@@ -29,7 +29,7 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
     Raises:
         ValueError: a module has no label, or a reference is neither a URI nor a module, or there twice.
 
-    Example:
+    Examples:
         >>> list(named_references(["init", "runs/a", "x/b", "y/b"]))
         ['init', 'a', 'x/b', 'y/b']
     """
@@ -90,7 +90,7 @@ def untrained(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: parameters belong to modules that cannot draw them.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> fresh = untrained(model)
         >>> bool((fresh[0].weight == model[0].weight).any())

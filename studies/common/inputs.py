@@ -116,7 +116,7 @@ def is_saved(uri: str) -> bool:
 def short_labels(uris: Sequence[str]) -> list[str]:
     """Return the last part of each URI if it is unique, else the whole URI.
 
-    Example:
+    Examples:
         >>> short_labels(["runs/a", "runs/b", "old/b"])
         ['a', 'runs/b', 'old/b']
     """
