@@ -27,9 +27,10 @@ OUT = Path("results/reading_a_run")
 
 # %%
 if not RUN.exists():
-    program = next(
-        folder / "train.py" for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "train.py").exists()
-    )
+    around = [Path.cwd(), *Path.cwd().parents]
+    program = next((folder / "train.py" for folder in around if (folder / "train.py").exists()), None)
+    if program is None:
+        raise SystemExit(f"there is no run {RUN}; give the folder of one, or start in a clone of the repository")
     subprocess.run(
         [sys.executable, program, "experiment=tiny", f"name={RUN.name}", f"runs_dir={RUN.parent}"], check=True
     )

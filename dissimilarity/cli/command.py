@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
@@ -40,16 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     options = parser().parse_args(arguments)
-    from dissimilarity.cli.comparison import run_compare
-    from dissimilarity.cli.messages import in_shell_words
-
     try:
+        from dissimilarity.cli.comparison import run_compare
+
         return DIFFERENT if run_compare(options) else ALIKE
     except ValueError as error:
-        print(f"dissimilarity: {in_shell_words(str(error))}", file=sys.stderr)
-        return MISTAKE
+        from dissimilarity.cli.messages import in_shell_words
+
+        problem = in_shell_words(str(error))
+    except OSError as error:
+        problem = f"{error.filename or 'output'}: {error.strerror}"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        problem = "there is not enough memory; type --block-by-block, or fewer --sequences"
     except KeyboardInterrupt:
         return INTERRUPTED
+    print(f"dissimilarity: {problem}", file=sys.stderr)
+    return MISTAKE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="dissimilarity", description="Compare language models from the inside.", allow_abbrev=False
     )
+    command.add_argument("--version", action="version", version=f"%(prog)s {version('dissimilarity')}")
     commands = command.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser(
         "compare",

@@ -18,10 +18,11 @@ from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import matched_pairs, site_table
 from dissimilarity.cli.command import LENGTH, SEQUENCES
 from dissimilarity.cli.memory import check_memory
-from dissimilarity.cli.output import show, write
+from dissimilarity.cli.output import claimed, show, write
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
 from dissimilarity.cli.sides import Side, find_side, labels_of, open_side
+from dissimilarity.cli.verdict import sites_in_words
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.elementwise import Differences
 from dissimilarity.comparison.in_step import compare_in_step
@@ -39,11 +40,9 @@ def run_compare(options: argparse.Namespace) -> bool:
     limits = dict(options.fail_over)
     by_name = _measures([*options.measures, *limits])
     _check_pairs(options)
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out}: it is a file; give a folder")
+    _check_device(options.device)
     _be_quiet()
-    terminal = Console(stderr=True)
-    with terminal.status("") as status:
+    with claimed(options.out), Console(stderr=True).status("loading the libraries") as status:
         places = [find_side(argument) for argument in (options.a, options.b)]
         sizes = [place.size for place in places if place.size is not None]
         matched = options.pairs == "matched"
@@ -164,9 +163,21 @@ def _exceeds(result: Comparison, measure: Measure, limit: float) -> bool:
         raise ValueError(f"--fail-over {measure.label}: a layer has no value ({note})")
     worst = max(rows, key=lambda row: row["dissimilarity"])
     if worst["dissimilarity"] > limit:
-        where = f"{worst['site_a']} and {worst['site_b']}"
-        print(f"{measure.label}: {worst['dissimilarity']:.4g} at {where} is over {limit:g}", file=sys.stderr)
+        found = f"{measure.label} differs by {worst['dissimilarity']:.4g} at {sites_in_words(worst)}"
+        print(f"dissimilarity: {found}, more than {limit:g}", file=sys.stderr)
     return worst["dissimilarity"] > limit
+
+
+def _check_device(name: str) -> None:
+    """Check that there is such a device.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: there is no such device here; type cpu, or cuda on a GPU") from error
 
 
 def _be_quiet() -> None:

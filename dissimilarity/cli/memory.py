@@ -23,6 +23,8 @@ COPIES = 4
 """Activations of a block at one time: what it reads, what it returns, and both in the order of the probe set."""
 MATRICES = 12
 """Matrices of d x d numbers that the measures of one pair of sites hold at most."""
+LIBRARIES = 300_000_000
+"""Bytes that the libraries for models take, beside torch, which is loaded by then."""
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
 CGROUPS = {"0::": ("memory.max", "memory.current"), "memory:": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 """Files with the limit and the use of a container, in version 2 and version 1, by its kind in /proc/self/cgroup."""
@@ -80,8 +82,11 @@ def memory_of_all(sizes: Sequence[Size], tokens: int, matched: bool) -> dict[str
     batch = min(tokens, TOKENS_PER_BATCH)
     a, b = (min(size.width, tokens) for size in sizes)
     pairs = max(size.depth for size in sizes) if matched else sizes[0].depth * sizes[1].depth
+    subtracted = len({(size.width, size.depth) for size in sizes}) == 1 and all(size.weights for size in sizes)
     return {
+        "libraries": LIBRARIES,
         "weights in float32": SINGLE * sum(size.weights for size in sizes),
+        "one of them in float64, to measure rounding": DOUBLE * max(size.weights for size in sizes) * subtracted,
         "activations": SINGLE * batch * sum(size.width * size.depth + size.vocabulary for size in sizes),
         "sums over pairs of layers": DOUBLE * (2 * pairs * a * b + sum(size.depth * size.width**2 for size in sizes)),
     }
@@ -91,7 +96,9 @@ def memory_of_blocks(sizes: Sequence[Size], tokens: int) -> dict[str, int]:
     """Return the bytes that a comparison block by block takes, by what takes them."""
     width = max(min(size.width, tokens) for size in sizes)
     return {
-        "a block": DOUBLE * max(size.largest for size in sizes),  # in float64, to measure rounding
+        "libraries": LIBRARIES,
+        # that of each model, and one of them in float64, to measure rounding
+        "blocks": SINGLE * sum(size.largest for size in sizes) + DOUBLE * max(size.largest for size in sizes),
         "activations": SINGLE
         * sum(COPIES * tokens * size.width + 2 * min(tokens, TOKENS_PER_PASS) * size.vocabulary for size in sizes),
         "sums of a pair of layers": DOUBLE * MATRICES * width**2,

@@ -7,9 +7,11 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from dissimilarity.figures.figure import write_figure
 from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
 from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tables.export import as_csv, as_latex, cell
@@ -106,6 +109,32 @@ def differing_text(result: Comparison) -> list[str]:
     return [" ".join(passage.text.split())[:160] for passage in passages]
 
 
+@contextmanager
+def claimed(folder: Path | None) -> Iterator[None]:
+    """Make a folder for results before the work begins; take it back if there are none.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written into it.
+    """
+    if folder is None:
+        yield
+        return
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot write there ({error.strerror}); give a folder") from error
+    try:
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+        raise
+
+
 def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     """Write table, summary, figures and provenance into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +188,8 @@ def _show_table(result: Comparison) -> None:
         start = "on text like: " if result.probe.tokenizer is not None else "most in "
         terminal.print(f"  {start}{passage}", style="dim", markup=False)
     terminal.print()
-    terminal.print(_layers(result))
+    for measures in _side_by_side(result, terminal):
+        terminal.print(_layers(result, measures))
     if result.differences is not None:
         terminal.print()
         terminal.print(_numbers(result.differences))
@@ -167,25 +197,35 @@ def _show_table(result: Comparison) -> None:
     terminal.print(f"\non {_probe_in_words(result)}. {PROBE_TEXT}", style="dim", markup=False)
 
 
-def _layers(result: Comparison) -> Table:
-    """Return the values and nulls of each measure at matched sites."""
+def _side_by_side(result: Comparison, terminal: Console) -> list[list[Measure]]:
+    """Return the measures in groups whose tables are as narrow as the terminal."""
+    groups: list[list[Measure]] = []
+    for measure in result.measures:
+        wider = [*(groups[-1] if groups else []), measure]
+        if groups and terminal.measure(_layers(result, wider)).maximum <= terminal.width:
+            groups[-1] = wider
+        else:
+            groups.append([measure])
+    return groups
+
+
+def _layers(result: Comparison, measures: Sequence[Measure]) -> Table:
+    """Return the values and nulls of some measures at matched sites."""
     kind, names = _names(result.matched)
     rows = {
-        (measure.label, row["site_a"], row["site_b"]): row
-        for measure in result.measures
-        for row in result.at_matched(measure)
+        (measure.label, row["site_a"], row["site_b"]): row for measure in measures for row in result.at_matched(measure)
     }
     has_p = any(math.isfinite(row["p"]) for row in rows.values())
     table = Table(show_edge=False, pad_edge=False)
     table.add_column(kind)
-    for measure in result.measures:
-        table.add_column(measure.label, justify="right")
+    for measure in measures:
+        table.add_column(measure.label, justify="right", no_wrap=True)
         table.add_column("null", justify="right", style="dim")
         if has_p:
             table.add_column("p", justify="right")
     for pair in dict.fromkeys((a, b) for _, a, b in rows):
         cells = []
-        for measure in result.measures:
+        for measure in measures:
             row = rows.get((measure.label, *pair))
             numbers = [""] * 3 if row is None else [with_interval(row), cell(row["null"]), cell(row["p"])]
             cells += numbers if has_p else numbers[:2]
@@ -197,7 +237,7 @@ def _numbers(differences: Elementwise) -> Table:
     """Return the differences number by number."""
     kind, names = _names([(site.site_a, site.site_b) for site in differences.sites])
     table = Table(show_edge=False, pad_edge=False)
-    for name in (kind, "relative error", "of rounding", "cosine", "largest"):
+    for name in (kind, "relative error", "by rounding", "cosine", "largest difference"):
         table.add_column(name, justify="left" if name == kind else "right")
     for site in differences.sites:
         numbers = f"{site.relative_error:.1e}", f"{site.noise:.1e}", f"{site.cosine:.6f}", f"{site.largest:.1e}"

@@ -87,8 +87,9 @@ def probe_of(
     for side in models:
         if side.tokenizer is None:
             raise ValueError(
-                f"{side.label} has no tokenizer.json, so it cannot read text; pass --tokens FILE.npy, integers "
-                "(sequences, positions), or write it: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+                f"{side.label} has no tokenizer.json, so it cannot read text; write it beside the weights: "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER); or, for models of one vocabulary, pass "
+                "--tokens FILE.npy, integers (sequences, positions)"
             )
     sequences, length = sequences or SEQUENCES, length or LENGTH
     name, words, digest = _read(text, sequences, length)
@@ -135,7 +136,10 @@ def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
     known = {label: size for label, size in sizes.items() if size is not None}
     if len(set(known.values())) > 1:
         listed = ", ".join(f"{label} {size}" for label, size in known.items())
-        raise ValueError(f"the models have vocabularies of different sizes ({listed}); pass --text FILE instead")
+        raise ValueError(
+            f"the models have vocabularies of different sizes ({listed}), so the same tokens are other text; pass "
+            "--text FILE, for which each needs its tokenizer.json"
+        )
     tokens = torch.from_numpy(array.astype(np.int64))
     for label, size in known.items():
         if int(tokens.min()) < 0 or int(tokens.max()) >= size:
@@ -179,8 +183,10 @@ def _read(path: Path | None, sequences: int, length: int) -> tuple[str, str, str
         with path.open("rb") as file:
             parts = [_part(file, size * number // sequences, part) for number in range(sequences)]
         return f"{sequences} parts of {path}", "\n\n".join(parts), sha256_of(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--text {path}: {error}; expected a file of text in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--text {path}: it is no UTF-8; convert it, such as with iconv -t utf-8") from error
+    except OSError as error:
+        raise ValueError(f"--text {path}: {error.strerror}; give a file of text in UTF-8") from error
 
 
 def _part(file: BinaryIO, start: int, size: int) -> str:
@@ -247,7 +253,8 @@ def _between_words(text: str, start: int, stop: int) -> str:
 
 
 def _too_short(tokens: int, rows: int, length: int) -> str:
+    shorter = f", or --length {tokens // LEAST}" if tokens >= 2 * LEAST else ""
     return (
-        f"the text has {tokens} tokens, which are {rows} sequences of {length}; expected {LEAST} or more: pass a "
-        f"longer text, or --length {max(2, tokens // LEAST)}"
+        f"the text has {tokens} tokens, enough for {rows} of at least {LEAST} sequences of {length}: pass a longer "
+        f"text{shorter}"
     )

@@ -11,6 +11,12 @@ from dissimilarity.measures.base.measure import Measure
 NEAR = 0.5
 """Mean cosine at the first site above which two models are versions of one, whose numbers can be subtracted."""
 
+NAMED = 3
+"""Pairs of layers that a sentence names."""
+
+MOST = 0.5
+"""Share of the variance in one direction above which the verdict mentions it."""
+
 SAME = 5e-4
 """Dissimilarity below which values are the same to three digits."""
 
@@ -64,19 +70,30 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str) 
         return f"{subject} have no value by {measure.label}: {rows[0]['note']}." if rows else ""
     near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
     if far["dissimilarity"] < SAME:
-        return f"By {measure.label} they are the same at every layer to three digits."
+        return f"{measure.label} is {measure.identical:g} at every layer to three digits."
     if len(finite) == 1:
-        return f"{subject}: {measure.label} {with_interval(near)} at {_sites(near)}."
+        return f"{subject}: {measure.label} {with_interval(near)} at {sites_in_words(near)}."
     words = (
-        f"{subject} are most alike at {_sites(near)} ({measure.label} {with_interval(near)}) and differ most at "
-        f"{_sites(far)} ({with_interval(far)}; {measure.identical:g} is identical, other text scores "
+        f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ most "
+        f"at {sites_in_words(far)} ({with_interval(far)}; {measure.identical:g} is identical, other text scores "
         f"{_number(far['null'])})."
     )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row)]
     if unrelated:
-        where = ", ".join(_sites(row) for row in unrelated)
-        words += f" At {where} they are no more alike than models that read other text."
-    return words
+        where = ", ".join(map(sites_in_words, unrelated[:NAMED]))
+        others = f" and {len(unrelated) - NAMED} other pairs of layers" if len(unrelated) > NAMED else ""
+        words += f" At {where}{others}, {measure.label} cannot tell them from models that read other text."
+    return " ".join(filter(None, [words, *(_one_direction(row, measure) for row in (near, far))]))
+
+
+def _one_direction(row: dict[str, Any], measure: Measure) -> str:
+    """Say that a site varies along little more than one direction, which decides the value there; empty if not."""
+    shares = {row[f"site_{side}"]: row.get(f"first_pc_{side}", math.nan) for side in ("a", "b")}
+    site = max(shares, key=lambda name: shares[name] if math.isfinite(shares[name]) else -1.0)
+    if not shares[site] > MOST:
+        return ""
+    share = shares[site]
+    return f"At {site}, one direction has {share:.0%} of the variance and decides {measure.label}."
 
 
 def _is_as_far_as_the_null(row: dict[str, Any]) -> bool:
@@ -86,7 +103,8 @@ def _is_as_far_as_the_null(row: dict[str, Any]) -> bool:
     return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
 
 
-def _sites(row: dict[str, Any]) -> str:
+def sites_in_words(row: dict[str, Any]) -> str:
+    """Return the pair of sites of a row, or their one name."""
     a, b = row["site_a"], row["site_b"]
     return a if a == b else f"{a} ~ {b}"
 
@@ -108,7 +126,7 @@ def _error(site: SiteDifference) -> str:
 
 
 ROUNDING = (
-    f"Differences count from {MARGIN:g} times what rounding makes: that of float32 arithmetic, or of the weights to "
-    "the precision of the file."
+    f"A layer differs if its relative error is more than {MARGIN:g} times that of rounding: of float32 arithmetic, or "
+    "of weights rounded to the precision of the files."
 )
 """What `alike to within rounding` means, for summaries."""

@@ -149,7 +149,7 @@ def test_exit_codes_tell_ci_what_to_do(capsys: Any, folders: dict[str, Path]) ->
     arguments = (folders["model"], folders["seed"], "--text", folders["text"], *FEW, "--measures", "cka", "--fail-over")
     assert compare(capsys, *arguments, "cka=2")[0] == 0
     code, _, err = compare(capsys, *arguments, "cka=0.01")
-    assert code == 3 and "is over 0.01" in err
+    assert code == 3 and "more than 0.01" in err
     # a limit on a measure that was not asked for computes it
     assert compare(capsys, *arguments, "procrustes=0.01")[0] == 3
 
@@ -191,7 +191,11 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
     arguments = ("--tokens", tmp_path / "tokens.npy", "--measures", "cka")
     assert compare(capsys, folders["model"], folders["seed"], *arguments)[0] == 0
     code, _, err = compare(capsys, folders["model"], folders["vocabulary"], *arguments)
-    assert code == 2 and "vocabularies of different sizes (model 300, vocabulary 320); pass --text FILE" in err
+    assert (
+        code == 2
+        and "vocabularies of different sizes (model 300, vocabulary 320), so the same tokens are other text; pass --text FILE"
+        in err
+    )
     np.save(tmp_path / "tokens.npy", np.full((8, 12), 300))
     code, _, err = compare(capsys, folders["model"], folders["seed"], *arguments)
     assert code == 2 and "expected tokens 0 to 299" in err
@@ -204,8 +208,8 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
         (["hf:org/model@main", "{model}"], "was not downloaded before.*HF_HUB_OFFLINE"),
         (["{model}", "{seed}", "--measures", "ckaa"], "no measure ckaa; choose from .*cka"),
         (["{model}", "{seed}", "--sites", "blocks.*.nothing"], "nothing"),
-        (["{model}", "{seed}", "--text", "{short}"], "which are 0 sequences of 16; expected 4 or more"),
-        (["{model}", "{seed}", "--text", "{model}"], "expected a file of text"),
+        (["{model}", "{seed}", "--text", "{short}"], "enough for 0 of at least 4 sequences of 16"),
+        (["{model}", "{seed}", "--text", "{model}"], "Is a directory; give a file of text in UTF-8"),
         (["{model}", "{no_tokenizer}"], "has no tokenizer.json.*--tokens FILE.npy"),
         (["{model}", "{activations}"], "pass its tokens with --tokens FILE.npy"),
         (["{activations}", "{activations}", "--text", "{short}"], "which need no --text"),
@@ -375,11 +379,11 @@ def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], mo
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     code, _, err = compare(capsys, folders["model"], folders["seed"])
     assert code == 2 and "0.0 GB are free; type --block-by-block with a small number of --sequences" in err
-    monkeypatch.setattr(memory, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
     monkeypatch.setattr(memory, "memory_of_all", lambda *sizes: {"weights in float32": 54 * 10**9})
     code, _, err = compare(capsys, folders["model"], folders["seed"], *FEW)
-    assert code == 2 and "takes about 54.0 GB of memory (weights in float32 54.0 GB), and 0.0 GB are free; type " in err
-    assert "--block-by-block, which takes about 0.0 GB" in err
+    assert code == 2 and "takes about 54.0 GB of memory (weights in float32 54.0 GB), and 1.0 GB are free; type " in err
+    assert "--block-by-block, which takes about 0.3 GB" in err
 
 
 def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: Any, folders: dict[str, Path]) -> None:
