@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
-RESULT_FILES = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+RESULT_FILES = (
+    ".lock",
+    "rows.jsonl",
+    "table.parquet",
+    "summary.md",
+    "provenance.json",
+    "config.yaml",
+    "figures",
+    "report.html",
+)
 STUDY_KEYS = {"study", "models", "measures", "probe", "results_dir"}
 """Root keys in the config.yaml of every results folder, none of them in that of a run."""
 
@@ -89,6 +98,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Write results into `folder` and remove the figures of an earlier command that they do not replace."""
     # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
     from dissimilarity.figures.style import write_figure
+    from dissimilarity.report import page
     from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
@@ -104,6 +114,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name)
     write_text(folder / "summary.md", results.summary)
+    page.refresh(folder)
 
 
 def _figures_of(names: Any, folder: Path) -> list[Path]:
@@ -127,6 +138,8 @@ def show_results(results: Results, folder: Path, typed: Sequence[str] = ()) -> N
     if results.coverage:
         terminal.print(f"  [dim]{results.coverage}[/dim]")
     lines = {"summary": escape(str(folder / "summary.md")), "table": escape(str(folder / "table.parquet"))}
+    if (folder / "report.html").exists():
+        lines["page"] = escape(str(folder / "report.html"))
     if results.figures:
         lines["figures"] = escape(str(folder / "figures"))
     if results.next_command is not None:
