@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.status import Status
 
 import settings
 from launch.cli.command import run
@@ -67,23 +69,31 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.name = settings.run_name(cfg)
     folder = Path(cfg.runs_dir) / cfg.name
-    initial = resolve_init(cfg, typed_overrides(), folder)
-    if not is_first():
-        finished = read_json(folder / "summary.json")
-        return finished if is_over(finished) and not cfg.overwrite else fit(cfg, folder, initial)
-    refuse_links(folder)
-    new_folders = absent(folder)
-    with locked(folder), taken_back(new_folders, lambda folder: not (folder / "checkpoints").exists()):
-        if cfg.overwrite or not (folder / "config.yaml").exists():
-            rehearse(cfg, folder)
-        state = open_run(folder, cfg)
-        if state != "finished":
-            fit(cfg, folder, initial)
-        return read_summary(folder) | {"run": folder.name, "state": state}
+    with Console(stderr=True, quiet=not is_first()).status("loading the libraries") as status:
+        initial = resolve_init(cfg, typed_overrides(), folder)
+        if not is_first():
+            finished = read_json(folder / "summary.json")
+            return finished if is_over(finished) and not cfg.overwrite else fit(cfg, folder, initial, status)
+        refuse_links(folder)
+        new_folders = absent(folder)
+        with locked(folder), taken_back(new_folders, lambda folder: not (folder / "checkpoints").exists()):
+            if cfg.overwrite or not (folder / "config.yaml").exists():
+                rehearse(cfg, folder)
+            state = open_run(folder, cfg)
+            if state != "finished":
+                fit(cfg, folder, initial, status)
+            return read_summary(folder) | {"run": folder.name, "state": state}
 
 
-def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[str, Any]:
-    """Build the parts and train. The folder is locked and holds config.yaml."""
+def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None, status: Status) -> dict[str, Any]:
+    """Build the parts and train. The folder is locked and holds config.yaml.
+
+    Args:
+        cfg: the config.
+        folder: the run folder.
+        initial: the weights that the model begins with, if they are given.
+        status: the line that says what is being done until training begins.
+    """
     start_time = time.monotonic()
     from launch.cli.quiet import silence
     from launch.machine import keep_freed_memory
@@ -106,13 +116,16 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
     silence()
     last = checkpoint_of(folder)
     pl.seed_everything(cfg.seed, verbose=False)
+    status.update("reading the text (the first time it also trains the tokenizer, about 10 s)")
     data = settings.instantiate(cfg.data, **tokenizer_of(cfg, folder))
     data.prepare_data()
     data.setup("fit")
     module = build_module(cfg, data)
     if initial is not None:
         load_into(module.net, initial.weights)
+    status.update("timing a training step")
     notes = record.begin(folder, cfg, data, module, initial, sweep_id())
+    status.update("loading the references")
     find_references = partial(find, cfg, folder, data.tokenizer)
     context = Run(cfg, folder, notes, data, module, find_references, beside_others=side_by_side())
     loggers, callbacks = build_loggers(context), build_callbacks(context)
@@ -121,6 +134,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None) -> dict[s
         signals.end_with_this(trainer.strategy.launcher.kill)
     if notes["compile"]["chosen"]:
         module.net.compile()
+    status.stop()
     if is_first():
         summary.show_start(folder, cfg, data, module, notes, continued=last is not None)
         if message := waiting(trainer):

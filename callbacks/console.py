@@ -1,6 +1,7 @@
 """Progress of a training: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections import deque
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from callbacks.run import Run
+
+RECENT = 30.0
+"""Seconds whose pace decides how much time is left."""
 
 
 class Console(pl.Callback):
@@ -47,7 +51,7 @@ class Console(pl.Callback):
         self._shown = self._started = 0.0
         self._first_step = 0
         self._evaluation = ""
-        self._loss: Any = None
+        self._passed: deque[tuple[float, int]] = deque()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
@@ -55,6 +59,7 @@ class Console(pl.Callback):
             return
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.global_step
+        self._passed = deque([(0.0, self._first_step)])
         if self.bar if self.bar is not None else self._terminal.is_terminal:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -105,12 +110,20 @@ class Console(pl.Callback):
         step, last = trainer.global_step, trainer.max_steps
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         rate = self.tokens / max(self.seconds, 1e-9)
-        seconds_left = (last - step) * self.seconds / max(step - self._first_step, 1)
-        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {clock(seconds_left)} left"
+        left = clock((last - step) * self._seconds_per_step(step))
+        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {left} left"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
             self._terminal.print(f"{self.label} {step}/{last}  {numbers}", soft_wrap=True)
+
+    def _seconds_per_step(self, step: int) -> float:
+        """Return the pace over the last seconds: the first steps are slower, with compiling and more ticks."""
+        self._passed.append((self.seconds, step))
+        while len(self._passed) > 2 and self.seconds - self._passed[1][0] > RECENT:
+            self._passed.popleft()
+        seconds, first = self._passed[0]
+        return (self.seconds - seconds) / max(step - first, 1)
 
     def _close(self, trainer: pl.Trainer) -> None:
         if self._progress is not None and self._task is not None:

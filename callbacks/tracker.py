@@ -5,12 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from callbacks.interrupted import Interrupted
 from callbacks.run import Run
 from dissimilarity.inference.changes import moves
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import read_curves
+from dissimilarity.tables.final import final_values
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking.alerts import ALERTS
 from dissimilarity.tracking.logger_keys import site_key
@@ -43,11 +46,15 @@ class RunTracker(DissimilarityTracker):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of the time that tracking took, the group that the model drifted to, its moves, and alerts.
+        """Return the share of the time that tracking took, the group that the model drifted to, its curves, and alerts.
 
-        `moves` has, by reference, measure and site, the first step at which the curve differs from its first tick.
+        `final` has the last value of each curve. `moves` has, by reference, measure and site, the first step at which
+        the curve differs from its first tick.
         """
-        numbers = {"tracking_share": float(self.share), "drift": self.drift, "moves": self._moves()}
+        numbers = {"tracking_share": float(self.share), "drift": self.drift, "final": [], "moves": {}}
+        with suppress(ValueError):  # the curves cannot be read, and a warning said so when they were folded
+            curves = read_curves(self.folder)
+            numbers |= {"final": final_values(curves), "moves": _moves(curves)}
         return numbers | {"alerts": self._alerts()}
 
     def _alerts(self) -> list[str]:
@@ -55,9 +62,9 @@ class RunTracker(DissimilarityTracker):
             return [f"step {row['step']}: {row['text']}" for row in Journal(self.folder / ALERTS).read()]
         return []
 
-    def _moves(self) -> dict[str, dict[str, dict[str, int | None]]]:
-        entries: dict[str, dict[str, dict[str, int | None]]] = {}
-        with suppress(ValueError):  # the curves cannot be read, and a warning said so when they were folded
-            for (reference, measure, site_a, site_b), step in moves(read_curves(self.folder)).items():
-                entries.setdefault(reference, {}).setdefault(measure, {})[site_key(site_a, site_b)] = step
-        return entries
+
+def _moves(curves: pa.Table) -> dict[str, dict[str, dict[str, int | None]]]:
+    entries: dict[str, dict[str, dict[str, int | None]]] = {}
+    for (reference, measure, site_a, site_b), step in moves(curves).items():
+        entries.setdefault(reference, {}).setdefault(measure, {})[site_key(site_a, site_b)] = step
+    return entries

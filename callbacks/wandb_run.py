@@ -96,6 +96,7 @@ class WandbRun(WandbLogger):
         if self.where is None and not getattr(run, "disabled", True):
             folder = Path(run.dir).parent
             self.where = run.url if self.mode != "offline" else f"wandb sync {os.path.relpath(folder)}"
+            run.define_metric("val/loss", step_metric=STEP_AXIS, step_sync=True, summary="min,last")
         return run
 
     def _fall_back(self, mode: str, error: Exception) -> None:

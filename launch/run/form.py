@@ -48,6 +48,18 @@ def _is_drift(value: Any) -> bool:
     return isinstance(value, dict) and all(rule.fits(value.get(key)) for key, rule in DRIFT.items())
 
 
+FINAL = dict.fromkeys(("reference", "measure", "site_a", "site_b"), LINE) | {
+    "step": whole(0),
+    "n_units": whole(0),
+    **dict.fromkeys(("value", "stderr", "null", "calibrated"), NUMBER),
+    "curve": items(NUMBER, "numbers"),
+}
+
+
+def _is_final(value: Any) -> bool:
+    return isinstance(value, dict) and all(rule.fits(value.get(key)) for key, rule in FINAL.items())
+
+
 SUMMARY = {
     "status": LINE,
     "why": or_null(LINE),
@@ -60,6 +72,8 @@ SUMMARY = {
     "splits": or_null(mapping(NUMBER, "accuracies")),
     "labels": or_null(items(LINE, "[yes,no]")),
     "drift": or_null(mapping(Rule(("groups",), _is_drift), "nearest groups")),
+    "parameters": or_null(whole(0)),
+    "final": or_null(items(Rule(("final values",), _is_final), "final values")),
     "moves": or_null(mapping(mapping(mapping(STEP, "steps"), "sites"), "measures")),
     "wandb": or_null(LINE),
 }

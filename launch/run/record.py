@@ -117,6 +117,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         **ended(trainer),
         "run": folder.name,
         "steps": trainer.global_step,
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
         "seconds": round(seconds, 1),
         **_of_callbacks(trainer),
@@ -142,7 +143,7 @@ def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: 
 
 def _of_callbacks(trainer: pl.Trainer) -> dict[str, Any]:
     """Return what the callbacks say of the run."""
-    entries: dict[str, Any] = {"tokens_per_second": None, "tracking_share": None, "drift": {}, "moves": {}}
+    entries: dict[str, Any] = {"tokens_per_second": None, "tracking_share": None, "drift": {}, "final": [], "moves": {}}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Summarized):
             entries |= callback.summary()

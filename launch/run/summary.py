@@ -11,6 +11,7 @@ from rich.markup import escape
 
 import settings
 from dissimilarity.inference.coverage import FIRST_TICK, REFERENCES
+from launch.run.distances import final_table
 from launch.run.folder import read_json
 
 terminal = Console(highlight=False)
@@ -102,14 +103,22 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     files = {"page": "report.html", "figures": "figures", "curves": "curves.parquet", "metrics": "metrics.csv"}
     for key, name in files.items():
         if (folder / name).exists():
-            rows[key] = escape(str(folder / name))
+            rows[key] = _link(folder / name)
     if summary.get("wandb"):
         rows["W&B"] = escape(summary["wandb"])
     rows["next"] = f"[cyan]{escape(next_command)}[/cyan]"
     color = "green" if summary["status"] == "finished" else "red"
     name, ending = escape(folder.name), "" if color == "green" else f", [red]{_ending(summary)}[/red]"
-    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{ending}", soft_wrap=True)
+    size = "" if summary.get("parameters") is None else f", {summary['parameters'] / 1e6:.2f} M parameters"
+    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{size}{ending}", soft_wrap=True)
+    if summary.get("final"):
+        terminal.print(final_table(summary["final"]))
     _show(rows)
+
+
+def _link(path: Path) -> str:
+    """Return a path that a terminal opens at a click."""
+    return f"[link={path.resolve().as_uri()}]{escape(str(path))}[/link]"
 
 
 def _ending(summary: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def test_curves_against_an_encoder_are_those_of_the_aligned_comparison(tmp_path:
     data.setup("fit")
     alignment = ProbeText(data.probe(16, 16), ours.tokenizer, "word", "last").aligned(None, reference)
     assert (note["units"], note["sequences"]) == (alignment.units, len(alignment.rows)) and note["share_a"] > 0.1
-    expected = compare(ours.model, reference.model, alignment, "blocks.*.resid_post", [CKA()], n_units=16).to_pylist()
+    expected = compare(ours.model, reference.model, alignment, "blocks.*.resid_post", [CKA()], n_units=8).to_pylist()
     by_site = {row["site_b"]: row for row in rows if row["measure"] == "cka"}
     assert len(by_site) == len(expected) == 2
     for row in expected:

@@ -19,9 +19,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from scipy import stats
 
 import train
-from dissimilarity.inference.coverage import FIRST_TICK, REFERENCES
+from dissimilarity.inference.coverage import FIRST_TICK, PROBE_TEXT, REFERENCES
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
 from launch.cli.rules import Rule
@@ -616,6 +617,15 @@ FINISHED: dict[str, Any] = {
     **dict.fromkeys(("val_loss", "unigram_loss", "bits_per_byte", "unigram_bits_per_byte", "perplexity"), 1.0),
     **dict.fromkeys(("accuracy", "tokens_per_second", "tracking_share"), 0.5),
     "drift": {"CKA": {"nearest": "a", "next": "b", "site": "s", "difference": 1.0, "stderr": None, "differs": True}},
+    "parameters": 1_234_567,
+    "final": [
+        {
+            **{"reference": "init", "measure": "cka", "site_a": f"blocks.{layer}.resid_post", "site_b": "[red]s"},
+            **{"step": 3, "value": 0.5 + layer, "stderr": 0.1, "n_units": 8, "null": None, "calibrated": 0.25},
+            "curve": [0.0, None, 0.5],
+        }
+        for layer in (0, 1)
+    ],
     "moves": {"init": {"cka": {"blocks.0.resid_post": 1, "blocks.1.resid_post": None}}},
     "wandb": None,
 }
@@ -648,6 +658,35 @@ def test_moves_of_another_form_are_one_message(tmp_path: Path) -> None:
     for moves in ({}, {"init": {}}, {"init": {"cka": {}}}):
         (tmp_path / "summary.json").write_text(json.dumps({**FINISHED, "moves": moves}))
         show_end(tmp_path, {**read_summary(tmp_path), "run": "x"}, "next")
+
+
+def test_final_values_of_another_form_are_one_message_or_shown(tmp_path: Path) -> None:
+    (first, second), shown = FINISHED["final"], 0
+    for key in first:
+        for value in (*OTHERS, math.nan, [math.nan], []):
+            (tmp_path / "summary.json").write_text(json.dumps({**FINISHED, "final": [{**first, key: value}, second]}))
+            try:
+                summary = read_summary(tmp_path)
+            except ValueError as error:
+                assert re.search(r"summary\.json: final.*: expected", str(error))
+                continue
+            shown += 1
+            show_end(tmp_path, {**summary, "run": "x"}, "next")
+    assert shown > 5
+
+
+def test_the_summary_says_where_curves_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "curves.parquet").touch()
+    show_end(tmp_path, {**FINISHED, "run": "x"}, "next")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{tmp_path.name} 3 steps, 1.23 M parameters" and lines[2] == "against references at step 3"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    half = stats.t.ppf(0.975, 7) * 0.1
+    assert cells == [
+        ["init", "0", f"0.500 ± {half:.3f}", "", "0.25", "▁ █"],
+        ["", "1", f"1.500 ± {half:.3f}", "", "0.25", "▁ █"],
+    ]
+    assert PROBE_TEXT in " ".join(" ".join(lines).split())
 
 
 def test_the_summary_says_where_curves_move(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

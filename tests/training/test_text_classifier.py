@@ -260,7 +260,7 @@ def test_two_classifiers_are_compared_on_their_texts_without_the_padding(folder:
     for include, mask in ((False, first.real(tokens)), (True, None)):  # type: ignore
         options = [f"include_padding={include}", f"name={include}"]
         rows = pq.read_table(analyze(compose([*places, *options], "analyze")) / "table.parquet").to_pylist()
-        expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], n_units=16, mask=mask).to_pylist()
+        expected = compare(first, second, tokens, "blocks.*.resid_post", [CKA()], n_units=8, mask=mask).to_pylist()
         (value,) = {row["value"] for row in rows if row["measure"] == "cka"}
         assert value == pytest.approx(expected[0]["value"], abs=1e-6), include
     with pytest.raises(ValueError, match="runs/tuned: a classifier, whose head other libraries do not have"):

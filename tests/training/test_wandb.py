@@ -87,6 +87,14 @@ def test_each_curve_has_its_axis_by_exact_name(folder: Path, records: list[dict[
         assert f'"{sectioned(key)}"' in text, f"no axis was defined for {key}"
 
 
+def test_the_best_loss_is_in_the_summary(records: list[dict[str, Any]]) -> None:
+    """A table of runs then sorts by the best loss, and still has the last one."""
+    defined = [
+        json.dumps(record) for record in records if "val/loss" in json.dumps(record) and "min" in json.dumps(record)
+    ]
+    assert any(STEP_AXIS in line for line in defined)
+
+
 def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: list[dict[str, Any]]) -> None:
     media = next(folder.glob("wandb/offline-run-*/files/media"))
     assert list(media.rglob("*.png")), "no picture was logged"
