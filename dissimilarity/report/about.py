@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from dissimilarity.report.elements import is_number
 from dissimilarity.report.folders import Folder
-from dissimilarity.report.panels import final_rows
+from dissimilarity.tables.final import final_values
 
 UNFINISHED = "in progress or cut short"
 FACTS = (
@@ -45,8 +45,8 @@ def facts_of(folder: Folder) -> dict[str, str]:
     entries = {}
     if isinstance(model := folder.config.get("model"), dict) and "width" in folder.config:
         entries["model"] = f"{model.get('family')}, width {folder.config['width']}, depth {folder.config.get('depth')}"
-    if is_number(provenance.get("parameters")):
-        entries["parameters"] = f"{provenance['parameters']:,}"
+    if is_number(parameters := provenance.get("parameters")):
+        entries["parameters"] = f"{parameters:,}"
     entries |= {name: form.format(summary[key]) for key, name, form in FACTS if is_number(summary.get(key))}
     if isinstance(verdict := summary.get("verdict"), str):
         entries["verdict"] = verdict
@@ -92,8 +92,8 @@ def row_of(folder: Folder, place: Path, references: Sequence[str], measure: str 
     """
     page = folder.path / "report.html"
     link = quote(relpath(page, place)) if page.exists() else None
-    rows = [] if folder.curves is None else final_rows(folder.curves)
-    final = {row["reference"]: row["dissimilarity"] for row in rows if row["measure"] == measure}
+    rows = [] if folder.curves is None else final_values(folder.curves)
+    final = {row["reference"]: row["curve"][-1] for row in rows if row["measure"] == measure}
     state = folder.summary.get("status", UNFINISHED) if folder.kind == "run" else state_of(folder)
     numbers = [folder.summary.get("val_loss"), folder.provenance.get("parameters"), folder.summary.get("seconds")]
     known = [value if is_number(value) else None for value in numbers]

@@ -16,8 +16,9 @@ from dissimilarity.report import sections
 from dissimilarity.report.about import facts_of, row_of, state_of
 from dissimilarity.report.folders import Folder
 from dissimilarity.report.groups import groups_of, mean_curves
-from dissimilarity.report.panels import Panel, final_rows, panels_of, short
+from dissimilarity.report.panels import Panel, panels_of, short
 from dissimilarity.report.specs import specs
+from dissimilarity.tables.final import final_values
 
 LOSS_POINTS = 1500
 COLUMN_TITLES = {
@@ -66,7 +67,7 @@ def content_of(folders: Sequence[Folder], place: Path) -> Content:
 def _of_run(folder: Folder) -> Content:
     """Return what a page shows of one run."""
     panels = {} if folder.curves is None else panels_of(folder.curves)
-    final = [] if folder.curves is None else final_rows(folder.curves)
+    final = [] if folder.curves is None else final_values(folder.curves)
     data, blocks = _data("run", [folder], {key: [panel] for key, panel in panels.items()})
     data |= {"losses": losses(folder), "intrinsic": intrinsic(folder)}
     parts = [

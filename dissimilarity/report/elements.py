@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 DASH = "–"
@@ -39,9 +40,19 @@ def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numb
     )
 
 
-def select(name: str, items: Sequence[str], chosen: int | None) -> str:
-    """Return a list to choose one item from, or all (None)."""
-    options = [_option("", "all", chosen is None)]
+def select(
+    name: str, items: Sequence[str], chosen: int | None, special: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return a list to choose one item from, or all (None).
+
+    Args:
+        name: its id and label.
+        items: texts; the value of each is its number.
+        chosen: number of the item that is chosen first.
+        special: texts by value of further choices, of which the first is chosen first.
+    """
+    options = [_option(value, text, False) for value, text in special.items()]
+    options += [_option("", "all", chosen is None and not special)]
     options += [_option(str(index), item, index == chosen) for index, item in enumerate(items)]
     return f'<label>{name} <select id="{name}">{"".join(options)}</select></label>'
 

@@ -1,4 +1,4 @@
-"""Columns of short numbers that a page draws, from tables: curves, heat maps, final values."""
+"""Columns of short numbers that a page draws, from tables: curves and heat maps."""
 
 import math
 from collections.abc import Iterable
@@ -43,29 +43,6 @@ def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
             rows = select(records, reference=reference)
             panels[reference, measure] = _panel(rows, slope, offset)
     return panels
-
-
-def final_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the last value of each curve of a table as a row with the ends of its interval, `low` and `high`.
-
-    A curve without any value has its last row, whose note says why.
-    """
-    rows = []
-    for reference in distinct(table, "reference"):
-        of_reference = select(table, reference=reference)
-        for measure in distinct(of_reference, "measure"):
-            records = select(of_reference, measure=measure)
-            pairs = matched_pairs(distinct(records, "site_a"), distinct(records, "site_b"))
-            last: dict[tuple[str, str], Any] = {}
-            for row in records.sort_by("step").to_pylist():
-                pair = (row["site_a"], row["site_b"])
-                if math.isfinite(row["dissimilarity"]) or not math.isfinite(last.get(pair, row)["dissimilarity"]):
-                    last[pair] = row
-            for pair in pairs:
-                if pair in last:
-                    half, value = half_width(last[pair]["stderr"], last[pair]["n_units"]), last[pair]["value"]
-                    rows.append({**last[pair], "low": value - half, "high": value + half})
-    return rows
 
 
 def site_name(site_a: str, site_b: str) -> str:

@@ -1,7 +1,6 @@
 """The HTML of a page, section by section. Everything that comes from a file is escaped."""
 
 import base64
-import math
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,6 +9,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
 from dissimilarity.report.elements import DASH, facts, number, select, table
 from dissimilarity.report.folders import Folder
@@ -75,18 +75,16 @@ def nothing(folder: Folder) -> str:
 
 
 def final_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of the last value of each curve."""
-    lines = [
-        [
-            *(row["reference"], row["measure"], site_name(row["site_a"], row["site_b"]), row["step"], row["value"]),
-            f"{number(row['low'])} to {number(row['high'])}" if math.isfinite(row["low"]) else DASH,
-            *(row["null"], row["calibrated"], row["dissimilarity"]),
-            "" if math.isfinite(row["value"]) else row["note"],
-        ]
-        for row in rows
-    ]
+    """Return the table of the last value of each curve, from rows as `final_values` returns them."""
     names = ["reference", "measure", "site", "step", "value", "95 % interval", "null", "calibrated", "dissimilarity"]
-    content = table("final", [*names, "note"], lines)
+    lines = []
+    for row in rows:
+        half, site = half_width(row["stderr"], row["n_units"]), site_name(row["site_a"], row["site_b"])
+        low, high = number(row["value"] - half), number(row["value"] + half)
+        interval = DASH if low == DASH else f"{low} to {high}"
+        numbers = (row["step"], row["value"], interval, row["null"], row["calibrated"], row["curve"][-1])
+        lines.append([row["reference"], row["measure"], site, *numbers])
+    content = table("final", names, lines)
     return f'<section><h2>Where it ended</h2><p class="soft">{PROBE_TEXT}</p>{content}</section>'
 
 
@@ -102,7 +100,9 @@ def choices(data: Mapping[str, Any]) -> str:
     lists = (
         select("measure", data["measures"], 0),
         select("reference", data["references"], 0 if many else None),
-        select("site", [data["labels"][site] for site in data["sites"]], len(data["sites"]) - 1 if many else None),
+        select(
+            "site", [data["labels"][site] for site in data["sites"]], None, {"last": "last of each"} if many else {}
+        ),
     )
     return f'<nav id="choices" aria-label="what the figures show">{"".join(lists)}{STEPS}</nav>'
 

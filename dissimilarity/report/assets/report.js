@@ -27,14 +27,15 @@ function rowsOf(reference, measure, sites) {
     high: sum(curve.d[i], curve.h ? curve.h[i] : null), n: curve.n ? curve.n[i] : null, c: curve.c ? curve.c[i] : null,
     kind, id,
   });
-  const names = new Set(sites.map((index) => page.sites[index]));
+  const names = new Set(sites === "last" ? [] : sites.map((index) => page.sites[index]));
+  const isShown = (curve, curves) => (sites === "last" ? curve === last(curves) : names.has(curve.site));
   data.runs.forEach((run, index) => {
     if (!run || !shown.has(index)) return;
     const name = page.kind === "run" ? null : page.groups[index];
     const alone = name === null || page.groups.filter((group) => group === name).length === 1;
     const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / 20000));
     for (const curve of run.curves) {
-      if (!names.has(curve.site)) continue;
+      if (!isShown(curve, run.curves)) continue;
       run.steps.forEach((step, i) => {
         if (i % stride && i !== run.steps.length - 1) return;
         const { low, high, ...line } = row(curve, i, step, name ?? page.labels[curve.site], alone ? "curve" : "run",
@@ -46,7 +47,7 @@ function rowsOf(reference, measure, sites) {
   for (const [group, curves] of Object.entries(data.means || {})) {
     if (!page.groups.some((name, index) => name === group && shown.has(index))) continue;
     for (const curve of curves) {
-      if (names.has(curve.site)) curve.steps.forEach((step, i) => rows.push(row(curve, i, step, group, "mean", group)));
+      if (isShown(curve, curves)) curve.steps.forEach((step, i) => rows.push(row(curve, i, step, group, "mean", group)));
     }
   }
   return rows;
@@ -59,16 +60,21 @@ function topOf(rows) {
   return 1.05 * (lowest <= 3 * highest ? Math.max(highest, ...nulls) : highest);
 }
 
+// The sites of each panel: one panel for all sites of a run, one per site for several runs.
+function siteGroups() {
+  if ($("site").value === "last") return ["last"];
+  return page.kind === "run" ? [chosen("site", page.sites)] : chosen("site", page.sites).map((site) => [site]);
+}
+
 function drawCurves() {
   const grid = $("curves");
   clear(grid);
   const panels = [];
   for (const measure of chosen("measure", page.measures)) {
     for (const reference of chosen("reference", page.references)) {
-      const groups = page.kind === "run" ? [chosen("site", page.sites)] : chosen("site", page.sites).map((site) => [site]);
-      for (const sites of groups) {
+      for (const sites of siteGroups()) {
         const rows = rowsOf(reference, measure, sites);
-        const where = page.kind === "runs" ? `, ${page.sites[sites[0]]}` : "";
+        const where = page.kind === "run" ? "" : sites === "last" ? ", last site" : `, ${page.sites[sites[0]]}`;
         if (rows.length) panels.push({ measure, title: `${page.measures[measure]} vs ${page.references[reference]}${where}`, rows });
       }
     }
