@@ -34,14 +34,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.fixture(scope="session", autouse=True)
 def no_figures() -> Iterator[Any]:
     """Draw nothing at the end of a training, which takes longer than the training; return what would draw."""
-    from dissimilarity.report import page
     from dissimilarity.tracking import tables
 
     with pytest.MonkeyPatch.context() as patch:
         draw = tables.draw_run
         patch.setattr(tables, "draw_run", lambda folder, formats: [])
-        patch.setattr(page, "refresh", lambda folder: None)
         yield draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_refresh() -> Iterator[Any]:
+    """Write no page during trainings and studies; return what would write it."""
+    from dissimilarity.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        refresh = page.refresh
+        patch.setattr(page, "refresh", lambda folder: None)
+        yield refresh
 
 
 @pytest.fixture

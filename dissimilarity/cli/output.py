@@ -29,7 +29,7 @@ from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.report.page import refresh
+from dissimilarity.report import page
 from dissimilarity.tables.influential_text import influential_text
 
 Rows = list[dict[str, Any]]
@@ -136,7 +136,7 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
         tokens, tokenizer, mask = _read_by_a(result)
         title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
         write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
-    refresh(folder)
+    page.refresh(folder)
 
 
 def _farthest(result: Comparison) -> dict[str, Any] | None:

@@ -147,7 +147,13 @@ def _data(
         blocks[f"panel-{references.index(reference)}-{measures.index(measure)}"] = block
     data = {
         **{"kind": kind, "runs": [folder.name for folder in folders], "groups": groups, "references": references},
-        **{"measures": measures, "sites": sites, "labels": labels_of(sites), "palette": COLORS, "specs": specs()},
+        **{
+            "measures": measures,
+            "sites": sites,
+            "labels": _labels(sites, present),
+            "palette": COLORS,
+            "specs": specs(),
+        },
         **{"columns": COLUMN_TITLES, "losses": [], "intrinsic": {}},
     }
     return data, blocks
@@ -156,6 +162,17 @@ def _data(
 def _without_maps(panel: Panel) -> Panel:
     curves = [{name: curve[name] for name in ("site", "d")} for curve in panel["curves"]]
     return {"steps": panel["steps"], "curves": curves}
+
+
+def _labels(sites: Sequence[str], panels: Sequence[Panel]) -> dict[str, str]:
+    """Return the short names of the sites of the model, and of those that only references have."""
+    labels = labels_of(sites)
+    for panel in panels:
+        names = [*(panel["maps"] or {"a": [], "b": []})["a"], *(curve["b"] for curve in panel["curves"])]
+        for axis in (names, (panel["maps"] or {"b": []})["b"]):
+            new = labels_of(list(dict.fromkeys(axis)))
+            labels = {**{site: site if name in labels.values() else name for site, name in new.items()}, **labels}
+    return labels
 
 
 def labels_of(sites: Sequence[str]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def facts(entries: Mapping[str, Any]) -> str:
     return f"<dl>{lines}</dl>" if lines else ""
 
 
-def number(value: float | None) -> str:
+def number(value: int | float | None) -> str:
     """Return a number as a reader wants to see it.
 
     Example:

@@ -14,7 +14,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 HEIGHT = 230
 COLUMNS = {
     "lines": ("series", "step", "b", "d", "low", "high", "n", "c", "kind", "id"),
-    "maps": ("a", "b", "step", "d", "h", "n", "chosen"),
+    "maps": ("a", "b", "row", "column", "step", "d", "h", "n", "chosen"),
     "values": ("series", "step", "d", "low", "high", "kind", "id"),
 }
 """Columns of the data of each figure."""
@@ -68,10 +68,11 @@ def values() -> Spec:
 
 def maps() -> Spec:
     """Return the heat map of all pairs of sites; both models begin at the lower left corner."""
-    sites = {"type": "ordinal", "sort": None}
+    axis = {"labelLimit": 140, "labelOverlap": True}
+    sites = {"type": "ordinal", "sort": None, "title": None, "axis": axis}
     cells = {
-        "x": {"field": "b", **sites, "title": None, "axis": {"labelLimit": 140, "labelOverlap": True}},
-        "y": {"field": "a", **sites, "title": None, "axis": {"labelLimit": 140, "labelOverlap": True}},
+        "x": {"field": "column", **sites, "axis": {**axis, "labelAngle": 0}},
+        "y": {"field": "row", **sites, "scale": {"reverse": True}},
     }
     color = {
         "field": "d",

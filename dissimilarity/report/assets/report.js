@@ -113,7 +113,7 @@ function legend(series) {
 }
 // ---- heat maps
 
-const tick = { index: 0, timer: null };
+const tick = { index: Infinity, timer: null }; // the last map, until the reader moves the slider
 const mapsOf = (reference, measure) => panel(reference, measure)?.runs[0]?.maps ?? null;
 const mapPanels = () => chosen("measure", page.measures).flatMap((measure) => chosen("reference", page.references)
   .map((reference) => ({ reference, measure, maps: mapsOf(reference, measure) }))).filter(({ maps }) => maps);
@@ -127,7 +127,7 @@ function cellsOf(maps, step, isChosen) {
   const at = maps.steps.findLastIndex((one) => one <= step);
   return maps.a.flatMap((a, i) => maps.b.map((b, j) => {
     const place = i * maps.b.length + j, value = (name) => (at < 0 ? null : maps[name][at][place]);
-    return { a, b, step: at < 0 ? null : maps.steps[at], d: value("d"), h: value("h"), n: value("n"), chosen: isChosen(a, b) };
+    return { a, b, row: page.labels[a], column: page.labels[b], step: at < 0 ? null : maps.steps[at], d: value("d"), h: value("h"), n: value("n"), chosen: isChosen(a, b) };
   }));
 }
 
@@ -142,7 +142,6 @@ function drawMaps() {
     const isChosen = (a, b) => Boolean(pair) && pair.reference === reference && pair.a === a && pair.b === b;
     const all = maps.d.flat().filter((d) => d !== null);
     const rows = cellsOf(maps, steps[tick.index], isChosen);
-    const short = (site) => page.labels[site] ?? site;
     const height = Math.max(100, Math.min(360, 30 * maps.a.length));
     const signals = { top: Math.max(1e-6, ...all), ink: isDark() ? "#ffffff" : "#d55e00" };
     const options = {
@@ -214,9 +213,9 @@ function choosePair({ reference, measure, a, b }) {
   const name = a === b ? a : `${a} ~ ${b}`;
   const rows = maps.steps.map((step, i) => {
     const [d, h, n, c] = ["d", "h", "n", "c"].map((column) => maps[column][i][place]);
-    return { series: name, step, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
+    return { series: page.labels[a], step, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
   });
-  const options = { series: [name], steps: maps.steps };
+  const options = { series: [page.labels[a]], steps: maps.steps };
   clear($("pair"));
   draw($("pair"), `${page.measures[measure]} vs ${page.references[reference]}: ${name}`, "lines", rows, { top: topOf(rows) },
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));
