@@ -10,7 +10,6 @@ from dissimilarity.capture.sites import split_layer
 from dissimilarity.figures.drift import COLORS
 from dissimilarity.figures.intrinsic import NAMES
 from dissimilarity.figures.style import without_layer
-from dissimilarity.inference.coverage import PROBE_TEXT, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report import sections
 from dissimilarity.report.about import facts_of, row_of, state_of
@@ -79,7 +78,7 @@ def _of_run(folder: Folder) -> Content:
         parts.append(sections.final_table(final))
     if panels or data["losses"]:
         parts.append(sections.choices(data))
-        parts.append(sections.curves("Loss and dissimilarity" if data["losses"] else "Dissimilarity", PROBE_TEXT))
+        parts.append(sections.curves("Loss and dissimilarity" if data["losses"] else "Dissimilarity", sections.OF_ONE))
         parts.append(sections.HEAT_MAPS)
     else:
         parts.append(sections.nothing(folder))
@@ -121,7 +120,7 @@ def _of_runs(folders: Sequence[Folder], place: Path) -> Content:
     ]
     if panels:
         parts.append(sections.choices(data))
-        parts.append(sections.curves("Dissimilarity", SEEDS))
+        parts.append(sections.curves("Dissimilarity", sections.OF_SEVERAL))
     parts += [sections.foot()]
     return Content(title, parts, {"page": data, **blocks})
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.coverage import PROBE_TEXT, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
 from dissimilarity.report.elements import DASH, facts, number, select, table
 from dissimilarity.report.folders import Folder
+from dissimilarity.report.groups import FEWEST
 from dissimilarity.report.panels import site_name
 from dissimilarity.tables.curves import TABLE
 
@@ -34,6 +35,10 @@ choose the pair whose curve is drawn below, at the steps that have all pairs.</p
 INTRINSIC = f"""<section><h2>The model alone</h2>
 <p class="soft">Dashed: the reference. {PROBE_TEXT}</p>
 <div id="intrinsic" class="grid"></div></section>"""
+OF_ONE = f"""Shaded: 95 % intervals. Dashed: null, the median over the sites. Ticks at the bottom: not measured.
+{PROBE_TEXT}"""
+OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95 % interval where there are
+{FEWEST} or more; thin: these runs. {SEEDS}"""
 STEPS = """<label>steps <select id="steps"><option value="log">logarithmic</option>
 <option value="linear">linear</option></select></label>"""
 
@@ -98,7 +103,7 @@ def choices(data: Mapping[str, Any]) -> str:
         return ""
     many = data["kind"] == "runs"
     lists = (
-        select("measure", data["measures"], 0),
+        select("measure", data["measures"], None if many else 0),
         select("reference", data["references"], 0 if many else None),
         select(
             "site", [data["labels"][site] for site in data["sites"]], None, {"last": "last of each"} if many else {}
@@ -107,12 +112,11 @@ def choices(data: Mapping[str, Any]) -> str:
     return f'<nav id="choices" aria-label="what the figures show">{"".join(lists)}{STEPS}</nav>'
 
 
-def curves(title: str, coverage: str) -> str:
+def curves(title: str, caption: str) -> str:
     """Return the place of the curves."""
     return (
         f'<section><h2>{title}</h2><div id="legend" aria-hidden="true"></div><div id="curves" class="grid"></div>'
-        f'<p class="soft">Shaded: 95 % intervals. Dashed: null, the median over the sites. Ticks at the bottom: not '
-        f"measured. {coverage}</p></section>"
+        f'<p class="soft">{caption}</p></section>'
     )
 
 

@@ -295,6 +295,7 @@ STUDIES = {
         "sizes.*.stitch_steps": SIZE,
         "sizes.*.train": OVERRIDES,
     },
+    "report.study.report": {},
     "export.study.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
     "generalization.study.generalization": {
         "family": NAME,

@@ -46,6 +46,7 @@ class Results:
         shown: what the terminal shows.
         next_command: the command that a reader would want to run next; None if there is none.
         coverage: what the intervals that the terminal shows cover; empty if there are none.
+        page_of: the folders that report.html shows; empty: the results themselves.
     """
 
     table: "pa.Table"
@@ -55,6 +56,7 @@ class Results:
     shown: Sequence[RenderableType]
     next_command: str | None
     coverage: str = ""
+    page_of: Sequence[Path] = ()
 
 
 def check_folder(folder: Path, cfg: DictConfig) -> None:
@@ -114,7 +116,10 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name)
     write_text(folder / "summary.md", results.summary)
-    page.refresh(folder)
+    if results.page_of:
+        page.write_page(results.page_of, folder / page.FILE)
+    else:
+        page.refresh(folder)
 
 
 def _figures_of(names: Any, folder: Path) -> list[Path]:
