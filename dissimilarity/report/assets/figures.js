@@ -5,7 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const json = (id) => JSON.parse($(id).textContent);
 const page = json("page");
-const few = 3000; // rows up to which every point can be hovered
+const few = 3000; // rows up to which a figure is drawn as SVG, and each of its points can be hovered
 
 function make(tag, text = "", properties = {}) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -77,7 +77,7 @@ function fill(details, rows) {
 }
 
 // Return the Vega specification of a figure for the choices of the reader.
-function compiled(name, { series = [], dark = isDark(), steps = [], height = null, legend = false, exported = false, title = "" }) {
+function compiled(name, { series = [], dark = isDark(), steps = [], height = null, legend = false, many = false, exported = false, title = "" }) {
   const ticks = [0];
   for (let tick = 1; tick <= Math.max(1, ...steps); tick *= 10) ticks.push(tick);
   const spec = JSON.parse(JSON.stringify(page.specs[name]), (key, value) => {
@@ -89,6 +89,11 @@ function compiled(name, { series = [], dark = isDark(), steps = [], height = nul
     }
     return value;
   });
+  // Every channel of every row is interpreted, so many rows get by with bands and lines.
+  if (many) {
+    spec.layer = spec.layer.filter(({ mark, params }) => !params && ["area", "line"].includes(mark.type) && !mark.strokeDash);
+    for (const { encoding } of spec.layer) delete encoding.strokeDash;
+  }
   if (height !== null) spec.height = height;
   if (exported) Object.assign(spec, { width: 420, title, autosize: "pad" });
   return vegaLite.compile(spec, { config: config(dark) }).spec;
@@ -108,6 +113,7 @@ async function embed(host, spec, rows, signals, options = {}) {
 }
 
 const waiting = new Set();
+let drawing = Promise.resolve(); // one figure after the other, so that the page answers in between
 const whenSeen = new IntersectionObserver(
   (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)),
   { rootMargin: "150px" },
@@ -116,7 +122,8 @@ const whenSeen = new IntersectionObserver(
 function show(figure) {
   if (!waiting.delete(figure)) return;
   whenSeen.unobserve(figure);
-  figure.drawing = figure.draw().catch((error) => { figure.caption.textContent = String(error); });
+  const draw = () => figure.draw().catch((error) => { figure.caption.textContent = String(error); });
+  drawing = drawing.then(() => new Promise((resolve) => setTimeout(() => resolve(figure.isConnected && draw()))));
 }
 
 // What is not on the screen is drawn when there is time, so that it can be printed.
@@ -134,8 +141,7 @@ function draw(grid, title, name, rows, signals, options, text) {
   figure.plot.setAttribute("role", "img");
   figure.plot.setAttribute("aria-label", `${title}. ${text}`);
   figure.draw = async () => {
-    const drawn = rows.length > few ? { ...signals, few: false } : signals;
-    figure.view = await embed(figure.plot, options.spec(), rows, drawn);
+    figure.view = await embed(figure.plot, options.spec(), rows, signals);
     if (options.click) figure.view.addEventListener("click", (_, item) => item && item.datum && options.click(item.datum));
   };
   grid.append(figure);

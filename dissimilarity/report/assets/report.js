@@ -1,6 +1,7 @@
 // What a page shows for the choices of its reader: curves, heat maps, measures of one model, the table of runs.
 
 const read = new Map();
+const most = 4000; // points of the runs of a figure; of more, every n-th is drawn
 
 // The columns of one reference and one measure, parsed when they are first shown; null if there are none.
 function panel(reference, measure) {
@@ -33,7 +34,7 @@ function rowsOf(reference, measure, sites) {
     if (!run || !shown.has(index)) return;
     const name = page.kind === "run" ? null : page.groups[index];
     const alone = name === null || page.groups.filter((group) => group === name).length === 1;
-    const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / 20000));
+    const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / most));
     for (const curve of run.curves) {
       if (!isShown(curve, run.curves)) continue;
       run.steps.forEach((step, i) => {
@@ -44,10 +45,15 @@ function rowsOf(reference, measure, sites) {
       });
     }
   });
-  for (const [group, curves] of Object.entries(data.means || {})) {
-    if (!page.groups.some((name, index) => name === group && shown.has(index))) continue;
+  const groups = Object.keys(data.means).filter((group) => page.groups.some((name, i) => name === group && shown.has(i)));
+  for (const group of groups) {
+    const curves = data.means[group];
     for (const curve of curves) {
-      if (isShown(curve, curves)) curve.steps.forEach((step, i) => rows.push(row(curve, i, step, group, "mean", group)));
+      if (!isShown(curve, curves)) continue;
+      const stride = Math.ceil((curve.steps.length * groups.length) / most);
+      curve.steps.forEach((step, i) => {
+        if (i % stride === 0 || i === curve.steps.length - 1) rows.push(row(curve, i, step, group, "mean", group));
+      });
     }
   }
   return rows;
@@ -90,7 +96,7 @@ function drawCurves() {
     draw(grid, "loss", "values", page.losses, { top: Math.max(...range) }, options, sentence(page.losses));
   }
   let spec = null;
-  const options = { series, steps, spec: () => (spec ??= compiled("lines", { series, steps })) };
+  const options = { series, steps, many: panels.some(({ rows }) => rows.length > few), spec: () => (spec ??= compiled("lines", options)) };
   for (const { measure, title, rows } of panels.slice(0, 48)) {
     const top = topOf(panels.filter((one) => one.measure === measure).flatMap((one) => one.rows));
     const nulls = rows.map((row) => row.n).filter((n) => n !== null && n !== undefined);
