@@ -1,10 +1,12 @@
 """What a page shows of its folders: sections as HTML, and the data of the figures."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from dissimilarity.capture.sites import split_layer
 from dissimilarity.figures.drift import COLORS
@@ -33,6 +35,10 @@ COLUMN_TITLES = {
     "id": "of",
 }
 """What the columns of the data are called where people read them."""
+
+
+PAIRS = {"measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "calibrated", "n_units"}
+"""Columns that the tables of all comparisons have."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,14 @@ def _of_run(folder: Folder) -> Content:
 
 def _of_results(folder: Folder) -> Content:
     """Return what a page shows of the results of a study or comparison, or of any other folder."""
-    data, blocks = _data("results", [folder], {})
+    pairs = pairs_of(folder)
+    panels = {} if pairs is None else {key: [panel] for key, panel in panels_of(pairs).items()}
+    data, blocks = _data("comparison" if panels else "results", [folder], panels)
     parts = [
         sections.head(folder.name, state_of(folder), facts_of(folder)),
         sections.problems(folder.problems),
+        *([sections.choices(data), sections.curves("Layer by layer", sections.OF_PAIRS)] if panels else []),
+        *([sections.HEAT_MAPS] if panels else []),
         sections.summary(folder),
         sections.figures(folder),
         sections.results_table(folder),
@@ -102,6 +112,20 @@ def _of_results(folder: Folder) -> Content:
         sections.foot(),
     ]
     return Content(folder.name, parts, {"page": data, **blocks})
+
+
+def pairs_of(folder: Folder) -> pa.Table | None:
+    """Return the table of a comparison with its pairs of models as references; None for other tables."""
+    if folder.table is None or not set(folder.table.column_names) >= PAIRS:
+        return None
+    table = folder.table
+    a, b = (folder.summary.get(name, name.upper()) for name in ("a", "b"))
+    names = [f"{a} and {b}"] * table.num_rows
+    if {"model_a", "model_b"} <= set(table.column_names):
+        models = (table["model_a"].to_pylist(), table["model_b"].to_pylist())
+        names = [f"{first} and {second}" for first, second in zip(*models, strict=True)]
+    columns = {name: table[name] for name in sorted(PAIRS)}
+    return pa.table({**columns, "reference": names, "step": pa.array([0] * table.num_rows, pa.int64())})
 
 
 def _of_runs(folders: Sequence[Folder], place: Path) -> Content:
@@ -126,7 +150,7 @@ def _of_runs(folders: Sequence[Folder], place: Path) -> Content:
 
 
 def _data(
-    kind: str, folders: Sequence[Folder], panels: dict[tuple[str, str], list[Panel | None]]
+    kind: str, folders: Sequence[Folder], panels: Mapping[tuple[str, str], Sequence[Panel | None]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the data of a page, and a block per reference and measure, which a browser reads when it shows them."""
     references = list(dict.fromkeys(reference for reference, _ in panels))

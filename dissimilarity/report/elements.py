@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from types import MappingProxyType
 from typing import Any
 
 DASH = "–"
+LONG = 50
+"""Characters from which a cell gets the width for a text."""
 
 
 def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numbered: bool = False) -> str:
@@ -40,21 +41,20 @@ def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numb
     )
 
 
-def select(
-    name: str, items: Sequence[str], chosen: int | None, special: Mapping[str, str] = MappingProxyType({})
-) -> str:
+def select(name: str, label: str, items: Sequence[str], chosen: int | None, special: str = "") -> str:
     """Return a list to choose one item from, or all (None).
 
     Args:
-        name: its id and label.
+        name: its id.
+        label: what stands before it.
         items: texts; the value of each is its number.
         chosen: number of the item that is chosen first.
-        special: texts by value of further choices, of which the first is chosen first.
+        special: text of another choice, which is chosen first; its value is its first word.
     """
-    options = [_option(value, text, False) for value, text in special.items()]
+    options = [_option(special.split()[0], special, False)] if special else []
     options += [_option("", "all", chosen is None and not special)]
     options += [_option(str(index), item, index == chosen) for index, item in enumerate(items)]
-    return f'<label>{name} <select id="{name}">{"".join(options)}</select></label>'
+    return f'<label>{label} <select id="{name}">{"".join(options)}</select></label>'
 
 
 def facts(entries: Mapping[str, Any]) -> str:
@@ -87,7 +87,8 @@ def _cell(value: Any, kind: str) -> str:
     if kind == "number":
         known = repr(value) if value is not None and math.isfinite(value) else ""
         return f'<td class="number" data-value="{known}">{number(value)}</td>'
-    return f"<td>{escape('' if value is None else str(value))}</td>"
+    text = "" if value is None else str(value)
+    return f"<td{' class=long' if len(text) > LONG else ''}>{escape(text)}</td>"
 
 
 def _option(value: str, text: str, chosen: bool) -> str:

@@ -19,6 +19,8 @@ from dissimilarity.tables.curves import TABLE
 
 LARGEST_LINK = 2**19
 """Bytes of a table up to which a page holds it as a link."""
+FEW_PAIRS = 6
+"""Pairs of models up to which a page of comparisons shows all of them at first."""
 ROWS = 2000
 """Rows of a table that a page shows."""
 
@@ -37,6 +39,7 @@ INTRINSIC = f"""<section><h2>The model alone</h2>
 <div id="intrinsic" class="grid"></div></section>"""
 OF_ONE = f"""Shaded: 95 % intervals. Dashed: null, the median over the sites. Ticks at the bottom: not measured.
 {PROBE_TEXT}"""
+OF_PAIRS = f"""Layers at equal relative depth. Bars: 95 % intervals. Dashed: null. {PROBE_TEXT}"""
 OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95 % interval where there are
 {FEWEST} or more; thin: these runs. {SEEDS}"""
 STEPS = """<label>steps <select id="steps"><option value="log">logarithmic</option>
@@ -101,15 +104,25 @@ def choices(data: Mapping[str, Any]) -> str:
     """
     if not data["measures"]:
         return ""
-    many = data["kind"] == "runs"
-    lists = (
-        select("measure", data["measures"], None if many else 0),
-        select("reference", data["references"], 0 if many else None),
-        select(
-            "site", [data["labels"][site] for site in data["sites"]], None, {"last": "last of each"} if many else {}
-        ),
-    )
-    return f'<nav id="choices" aria-label="what the figures show">{"".join(lists)}{STEPS}</nav>'
+    kind, references, sites = data["kind"], data["references"], [data["labels"][site] for site in data["sites"]]
+    if kind == "comparison":
+        first = None if len(references) <= FEW_PAIRS else 0
+        lists = [select("measure", "measure", data["measures"], None), select("reference", "models", references, first)]
+    elif kind == "runs":
+        lists = [
+            select("measure", "measure", data["measures"], None),
+            select("reference", "reference", references, 0),
+            select("site", "site", sites, None, "last of each"),
+            STEPS,
+        ]
+    else:
+        lists = [
+            select("measure", "measure", data["measures"], 0),
+            select("reference", "reference", references, None),
+            select("site", "site", sites, None),
+            STEPS,
+        ]
+    return f'<nav id="choices" aria-label="what the figures show">{"".join(lists)}</nav>'
 
 
 def curves(title: str, caption: str) -> str:

@@ -14,6 +14,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 HEIGHT = 230
 COLUMNS = {
     "lines": ("series", "step", "b", "d", "low", "high", "n", "c", "kind", "id"),
+    "layers": ("row", "a", "b", "d", "low", "high", "n", "c"),
     "maps": ("a", "b", "row", "column", "step", "d", "h", "n", "chosen"),
     "values": ("series", "step", "d", "low", "high", "kind", "id"),
 }
@@ -22,7 +23,7 @@ COLUMNS = {
 
 def specs() -> dict[str, Spec]:
     """Return every specification by name."""
-    return {"lines": lines(), "maps": maps(), "values": values()}
+    return {"lines": lines(), "layers": layers(), "maps": maps(), "values": values()}
 
 
 def lines() -> Spec:
@@ -64,6 +65,39 @@ def values() -> Spec:
         if "y" in layer["encoding"]:
             layer["encoding"]["y"] = {**layer["encoding"]["y"], "scale": {"zero": False}, "title": None}
     return spec
+
+
+def layers() -> Spec:
+    """Return dissimilarity by layer with its intervals, and the null dashed."""
+    x = {
+        "field": "row",
+        "type": "ordinal",
+        "sort": None,
+        "title": None,
+        "axis": {"labelAngle": 0, "labelOverlap": True},
+    }
+    y = {**_height("d"), "title": MEANING}
+    hover = [
+        _tip("a", "site of the first model", "nominal"),
+        _tip("b", "site of the second model", "nominal"),
+        _tip("d", "dissimilarity"),
+        _tip("low", "95 % from"),
+        _tip("high", "95 % to"),
+        _tip("n", "null"),
+        _tip("c", "calibrated"),
+    ]
+    null = {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.1, "color": {"expr": "gray"}, "clip": True}
+    interval = {"x": x, "y": _height("low"), "y2": {"field": "high"}}
+    blue = {"color": {"expr": "blue"}}
+    figure = _figure()
+    figure["params"] = [*figure["params"], {"name": "blue", "value": "#0072b2"}]
+    figure["layer"] = [
+        {"transform": [{"filter": "isValid(datum.n)"}], "mark": null, "encoding": {"x": x, "y": _height("n")}},
+        {"transform": [{"filter": "isValid(datum.low)"}], "mark": {"type": "rule", **blue}, "encoding": interval},
+        {"mark": {"type": "line", "strokeWidth": 1.2, **blue}, "encoding": {"x": x, "y": y}},
+        {"mark": {"type": "point", "filled": True, "size": 60, **blue}, "encoding": {"x": x, "y": y, "tooltip": hover}},
+    ]
+    return figure
 
 
 def maps() -> Spec:

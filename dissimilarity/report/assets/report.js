@@ -66,10 +66,34 @@ function topOf(rows) {
   return 1.05 * (lowest <= 3 * highest ? Math.max(highest, ...nulls) : highest);
 }
 
+function titleOf(measure, reference) {
+  return `${page.measures[measure]}${page.kind === "comparison" ? ": " : " vs "}${page.references[reference]}`;
+}
+
 // The sites of each panel: one panel for all sites of a run, one per site for several runs.
 function siteGroups() {
   if ($("site").value === "last") return ["last"];
   return page.kind === "run" ? [chosen("site", page.sites)] : chosen("site", page.sites).map((site) => [site]);
+}
+
+// Comparisons have layers in place of steps.
+function drawLayers() {
+  const grid = $("curves"), all = [];
+  clear(grid);
+  for (const measure of chosen("measure", page.measures)) {
+    for (const reference of chosen("reference", page.references)) {
+      const curves = panel(reference, measure)?.runs[0].curves ?? [];
+      const rows = curves.map(({ site, b, d: [d], h: [h], n: [n], c: [c] }) => (
+        { row: page.labels[site], a: site, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c }));
+      if (rows.length) all.push({ measure, title: titleOf(measure, reference), rows });
+    }
+  }
+  for (const { title, rows } of all.slice(0, 48)) {
+    const ends = [rows[0], last(rows)].map(({ row, d }) => `${row} ${digits(d)}`);
+    const options = { spec: () => compiled("layers", {}) };
+    draw(grid, title, "layers", rows, { top: topOf(rows), blue: isDark() ? "#56b4e9" : "#0072b2" }, options, ends.join(" to "));
+  }
+  idle(drawRest);
 }
 
 function drawCurves() {
@@ -81,7 +105,7 @@ function drawCurves() {
       for (const sites of siteGroups()) {
         const rows = rowsOf(reference, measure, sites);
         const where = page.kind === "run" ? "" : sites === "last" ? ", last site" : `, ${page.sites[sites[0]]}`;
-        if (rows.length) panels.push({ measure, title: `${page.measures[measure]} vs ${page.references[reference]}${where}`, rows });
+        if (rows.length) panels.push({ measure, title: `${titleOf(measure, reference)}${where}`, rows });
       }
     }
   }
@@ -140,6 +164,7 @@ function cellsOf(maps, step, isChosen) {
 function drawMaps() {
   const steps = mapSteps(), panels = mapPanels(), grid = $("maps");
   $("heatmaps").hidden = !steps.length;
+  $("heatmaps").classList.toggle("still", steps.length < 2);
   clear(grid);
   if (!steps.length) return;
   tick.index = Math.min(tick.index, steps.length - 1);
@@ -155,7 +180,7 @@ function drawMaps() {
       spec: () => compiled("maps", { height }),
       click: (cell) => choosePair({ reference, measure, a: cell.a, b: cell.b }),
     };
-    const title = `${page.measures[measure]} vs ${page.references[reference]}`;
+    const title = titleOf(measure, reference);
     const figure = draw(grid, title, "maps", rows, signals, options, "");
     figure.update = () => {
       const step = steps[tick.index];
@@ -213,6 +238,7 @@ function fillPairs(panels) {
 }
 
 function choosePair({ reference, measure, a, b }) {
+  if (mapSteps().length < 2) return;
   pair = { reference, measure, a, b };
   for (const figure of $("maps").querySelectorAll("figure.plot")) figure.update?.();
   const maps = mapsOf(reference, measure), place = maps.a.indexOf(a) * maps.b.length + maps.b.indexOf(b);
@@ -223,7 +249,7 @@ function choosePair({ reference, measure, a, b }) {
   });
   const options = { series: [page.labels[a]], steps: maps.steps };
   clear($("pair"));
-  draw($("pair"), `${page.measures[measure]} vs ${page.references[reference]}: ${name}`, "lines", rows, { top: topOf(rows) },
+  draw($("pair"), `${titleOf(measure, reference)}: ${name}`, "lines", rows, { top: topOf(rows) },
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));
 }
 
@@ -285,7 +311,7 @@ function searchable(input, table) {
 // ---- the page
 
 function drawAll() {
-  if ($("curves")) drawCurves();
+  if ($("curves")) (page.kind === "comparison" ? drawLayers : drawCurves)();
   if ($("maps")) drawMaps();
   drawIntrinsic();
 }
