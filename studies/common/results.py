@@ -24,6 +24,7 @@ RESULT_FILES = (
     ".lock",
     "rows.jsonl",
     "table.parquet",
+    "table.csv",
     "summary.md",
     "provenance.json",
     "config.yaml",

@@ -5,14 +5,17 @@ from typing import Any
 
 import pyarrow as pa
 from omegaconf import DictConfig
+from pyarrow import csv
 
+import settings
 from dissimilarity.report.about import UNFINISHED, last_step
 from dissimilarity.report.folders import Folder, found_in, read_folder
+from dissimilarity.tables.files import replacing
 from dissimilarity.tables.final import final_values
 from launch.cli.tables import FittedTable
 from studies.common.format import number, table_head, table_row
 from studies.common.next_command import models_override
-from studies.common.results import Results
+from studies.common.results import Results, claim
 
 COLUMNS = ("run", "state", "step", "loss", "curves")
 FINAL = pa.schema(
@@ -42,10 +45,14 @@ def report(cfg: DictConfig) -> Results:
         shown.add_column(column)
     for line in lines:
         shown.add_row(*line)
-    rows = [row for folder in folders for row in _rows(folder)]
+    table = pa.Table.from_pylist([row for folder in folders for row in _rows(folder)], schema=FINAL)
+    home = Path(cfg.results_dir) / settings.study_name(cfg)
+    claim(home, cfg)
+    with replacing(home / "table.csv") as part:
+        csv.write_csv(table, part)
     text = ["# Runs", "", *table_head(*COLUMNS), *(table_row(*line) for line in lines), ""]
     return Results(
-        table=pa.Table.from_pylist(rows, schema=FINAL),
+        table=table,
         summary="\n".join(text),
         figures={},
         provenance={"folders": [str(path.absolute()) for path in paths]},
