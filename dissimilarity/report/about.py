@@ -33,6 +33,8 @@ def state_of(folder: Folder) -> str:
         return f"results of {command}" if command else "results"
     steps = folder.summary.get("steps", last_step(folder))
     at = f" at step {steps:,}" if isinstance(steps, int) else ""
+    if not folder.summary and (folder.path / "summary.json").exists():
+        return f"unknown state{at}: summary.json cannot be read"
     if not folder.summary:
         return f"{UNFINISHED}{at}: there is no summary.json yet"
     why = f": {folder.summary['why']}" if folder.summary.get("why") else ""

@@ -183,7 +183,11 @@ def _step() -> Spec:
         "type": "quantitative",
         "title": "training step",
         "scale": {"type": "symlog", "constant": 1, "nice": False},
-        "axis": {"grid": False, "labelOverlap": True, "format": "~s"},
+        "axis": {
+            "grid": False,
+            "labelOverlap": True,
+            "labelExpr": "datum.value < 1000 ? datum.value : format(datum.value, '~s')",
+        },
     }
 
 

@@ -82,7 +82,7 @@ function compiled(name, { series = [], dark = isDark(), steps = [], height = nul
   for (let tick = 1; tick <= Math.max(1, ...steps); tick *= 10) ticks.push(tick);
   const spec = JSON.parse(JSON.stringify(page.specs[name]), (key, value) => {
     if (value && key === "scale" && value.type === "symlog" && !isLog()) return { type: "linear", nice: false };
-    if (value && key === "axis" && value.format === "~s" && isLog()) return { ...value, values: ticks };
+    if (value && key === "axis" && value.labelExpr && isLog()) return { ...value, values: ticks };
     if (value && key === "color" && value.field === "series") {
       const shown = { orient: "top", columns: 4, title: null, symbolType: "stroke", symbolOpacity: 1, symbolStrokeWidth: 2, labelLimit: 200 };
       return { ...value, scale: { domain: series, range: colors(series, dark) }, legend: legend || exported ? shown : null };

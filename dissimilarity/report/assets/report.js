@@ -1,7 +1,7 @@
 // What a page shows for the choices of its reader: curves, heat maps, measures of one model, the table of runs.
 
 const read = new Map();
-const most = 4000; // points of the runs of a figure; of more, every n-th is drawn
+const enough = 4000; // points of the runs of a figure; of more, every n-th is drawn
 
 // The columns of one reference and one measure, parsed when they are first shown; null if there are none.
 function panel(reference, measure) {
@@ -34,7 +34,7 @@ function rowsOf(reference, measure, sites) {
     if (!run || !shown.has(index)) return;
     const name = page.kind === "run" ? null : page.groups[index];
     const alone = name === null || page.groups.filter((group) => group === name).length === 1;
-    const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / most));
+    const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / enough));
     for (const curve of run.curves) {
       if (!isShown(curve, run.curves)) continue;
       run.steps.forEach((step, i) => {
@@ -50,7 +50,7 @@ function rowsOf(reference, measure, sites) {
     const curves = data.means[group];
     for (const curve of curves) {
       if (!isShown(curve, curves)) continue;
-      const stride = Math.ceil((curve.steps.length * groups.length) / most);
+      const stride = Math.ceil((curve.steps.length * groups.length) / enough);
       curve.steps.forEach((step, i) => {
         if (i % stride === 0 || i === curve.steps.length - 1) rows.push(row(curve, i, step, group, "mean", group));
       });
@@ -59,11 +59,12 @@ function rowsOf(reference, measure, sites) {
   return rows;
 }
 
+// Return the upper end of the axis: intervals and nulls that are far above the curves do not flatten them.
 function topOf(rows) {
-  const highest = Math.max(1e-6, ...rows.map((row) => row.high ?? row.d ?? 0));
-  const nulls = rows.map((row) => row.n).filter((n) => n !== null && n !== undefined);
-  const lowest = nulls.length ? Math.min(...nulls) : Infinity;
-  return 1.05 * (lowest <= 3 * highest ? Math.max(highest, ...nulls) : highest);
+  const most = (values) => values.reduce((a, b) => (b !== null && b > a ? b : a), 1e-6);
+  const curve = most(rows.map((row) => row.d)), nulls = rows.map((row) => row.n ?? null).filter((n) => n !== null);
+  const high = Math.min(most(rows.map((row) => row.high)), 1.5 * curve), lowest = Math.min(...nulls, Infinity);
+  return 1.05 * Math.max(curve, high, lowest <= 3 * curve ? most(nulls) : 0);
 }
 
 function titleOf(measure, reference) {

@@ -56,7 +56,16 @@ def with_strange_values(folder: Path) -> None:
         (of_another_version, ["is no curves table: expected columns", "'distance'"]),
         (with_damage, ["line 1 is damaged"]),
         (without_rows, ["finished at step 8"]),
-        (with_broken_json, ["summary.json: it is damaged", "anchor", "metrics.jsonl, line 1 is damaged", "cka"]),
+        (
+            with_broken_json,
+            [
+                "unknown state at step 8",
+                "summary.json: it is damaged",
+                "anchor",
+                "metrics.jsonl, line 1 is damaged",
+                "cka",
+            ],
+        ),
         (with_strange_values, ["a", "cka"]),
     ],
 )
