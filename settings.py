@@ -72,6 +72,15 @@ class Checkpoints:
 
 
 @dataclass
+class Figures:
+    """Files and colors of figures; see dissimilarity/figures/options.py."""
+
+    formats: list[str] = MISSING
+    scale: str | None = None
+    dark: str = MISSING
+
+
+@dataclass
 class Settings:
     """Types of the root keys of train.py; conf/train.yaml has their values and meanings."""
 
@@ -95,6 +104,7 @@ class Settings:
     align: Align = MISSING
     track: Track = MISSING
     checkpoints: Checkpoints = MISSING
+    figures: Figures = MISSING
     optimized_metric: str = MISSING
     runs_dir: str = MISSING
     task: Any = MISSING
@@ -131,6 +141,7 @@ class Analysis:
     include_padding: bool = MISSING
     control: Control = MISSING
     align: Align = MISSING
+    figures: Figures = MISSING
     data_seed: int = MISSING
     runs_dir: str = MISSING
     results_dir: str = MISSING

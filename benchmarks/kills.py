@@ -245,7 +245,7 @@ def _start(cfg: DictConfig, before: Callable[[], None] = lambda: None) -> Any:
 
 def _train(cfg: DictConfig, before: Callable[[], None]) -> None:
     signals.take_over()
-    tables.draw_run = lambda folder, formats: []
+    tables.draw_run = lambda folder, **options: []
     Path(cfg.runs_dir).mkdir(parents=True, exist_ok=True)
     with open(Path(cfg.runs_dir) / "output.txt", "a") as output:
         os.dup2(output.fileno(), 1)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from dissimilarity.comparison.intrinsic import intrinsic as intrinsic
     from dissimilarity.comparison.save import save_activations as save_activations
     from dissimilarity.figures.comparison import comparison_figure as comparison_figure
+    from dissimilarity.figures.curves import curves_figure as curves_figure
+    from dissimilarity.figures.heatmaps import heatmap_figure as heatmap_figure
+    from dissimilarity.figures.models import models_figure as models_figure
     from dissimilarity.figures.run import draw_run as draw_run
     from dissimilarity.figures.text import text_figure as text_figure
     from dissimilarity.inference.changes import changes as changes
@@ -109,11 +112,14 @@ _MODULES = {
     "compare": "dissimilarity.comparison.compare",
     "compare_many": "dissimilarity.comparison.compare_many",
     "comparison_figure": "dissimilarity.figures.comparison",
+    "curves_figure": "dissimilarity.figures.curves",
     "difference": "dissimilarity.inference.paired",
     "direct_penalties": "dissimilarity.stitching.direct",
     "draw_run": "dissimilarity.figures.run",
+    "heatmap_figure": "dissimilarity.figures.heatmaps",
     "influential_text": "dissimilarity.tables.influential_text",
     "intrinsic": "dissimilarity.comparison.intrinsic",
+    "models_figure": "dissimilarity.figures.models",
     "read_curves": "dissimilarity.tables.curves",
     "save_activations": "dissimilarity.comparison.save",
     "select": "dissimilarity.tables.curves",

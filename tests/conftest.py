@@ -38,7 +38,7 @@ def no_figures() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         draw = tables.draw_run
-        patch.setattr(tables, "draw_run", lambda folder, formats: [])
+        patch.setattr(tables, "draw_run", lambda folder, **options: [])
         yield draw
 
 

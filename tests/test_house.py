@@ -23,11 +23,11 @@ INSTRUMENT = {
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"moments", "inference", "measures/numerics", "measures/base"},
-    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base"},
+    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "figures"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables", "inference"},
+    "figures": {"capture", "tables", "inference", "measures"},
     "loading": {"capture", "tables"},
-    "report": {"capture", "tables", "inference", "figures", "loading"},
+    "report": {"capture", "tables", "inference", "measures", "figures", "loading"},
     "tracking": {
         *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
         "report",
@@ -50,6 +50,7 @@ APPLICATION = {
     "studies": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
+    "examples": {"dissimilarity"},
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "studies", "train"},
 }
 """Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.

@@ -68,10 +68,10 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
         if _takes_keywords_alone(model):
             return model(**{"pixel_values" if inputs.is_floating_point() else "input_ids": inputs}, **keywords)
         return model(inputs, **keywords)
-    except (IndexError, RuntimeError, TypeError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         is_lookup = any(text in str(error) for text in ("out of range in self", "out of bounds"))
         if inputs.is_floating_point() or inputs.ndim != 2 or not is_lookup:
-            if isinstance(error, TypeError) or any(text in str(error) for text in MISMATCHES):
+            if isinstance(error, (AssertionError, TypeError)) or any(text in str(error) for text in MISMATCHES):
                 raise ValueError(
                     f"{type(model).__name__}.forward({_parameters(model)}) cannot read inputs "
                     f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"

@@ -229,7 +229,7 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
     if not pairs:
         raise ValueError(
             f"no site in common: one model has {describe(sites_a) or 'none'}, the other {describe(sites_b) or 'none'};"
-            " choose `sites` that exist in both"
+            " choose sites that exist in both, or those of each with a bar between: 'blocks.*.resid_post|layers.*'"
         )
     return pairs
 

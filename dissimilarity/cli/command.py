@@ -13,7 +13,7 @@ from typing import Any
 
 ALIKE, MISTAKE, DIFFERENT, INTERRUPTED = 0, 2, 3, 130
 """Exit codes; ``DIFFERENT`` only with ``--fail-over``."""
-NO_MEASURES = ("base", "catalog", "intrinsic", "numerics")
+NO_MEASURES = ("base", "catalog", "intrinsic", "numerics", "titles")
 EXAMPLES = """examples:
   dissimilarity compare hf:FOLDER_A hf:FOLDER_B --text notes.txt
   dissimilarity compare hf:model hf:model-Q4_K_M.gguf --out results

@@ -1,7 +1,5 @@
 """What the command prints, and the files that it writes."""
 
-import csv
-import io
 import json
 import math
 import platform
@@ -13,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
@@ -22,14 +21,16 @@ from dissimilarity.cli.result import Comparison
 from dissimilarity.cli.sides import Side
 from dissimilarity.cli.verdict import ROUNDING, with_interval
 from dissimilarity.comparison.elementwise import Elementwise
+from dissimilarity.comparison.result import shown_columns, with_ends
 from dissimilarity.figures.comparison import comparison_figure
-from dissimilarity.figures.style import short_names, write_figure
+from dissimilarity.figures.figure import write_figure
+from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
 from dissimilarity.inference.coverage import PROBE_TEXT
-from dissimilarity.inference.jackknife import half_width
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
+from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influential_text
 
 Rows = list[dict[str, Any]]
@@ -47,7 +48,7 @@ def show(result: Comparison, kind: str) -> None:
     elif kind == "csv":
         print(as_csv(matched_rows(result)), end="")
     elif kind == "latex":
-        print(as_latex(matched_rows(result)), end="")
+        print(_latex(matched_rows(result)), end="")
     else:
         _show_table(result)
 
@@ -59,12 +60,14 @@ def matched_rows(result: Comparison) -> Rows:
     rows = []
     for measure in result.measures:
         for row in result.at_matched(measure):
-            width = half_width(row["stderr"], row["n_units"])
-            interval = {"low": row["value"] - width, "high": row["value"] + width}
             difference = errors.get((row["site_a"], row["site_b"]))
             numbers = {key: getattr(difference, key, math.nan) for key in ("relative_error", "cosine", "largest")}
-            rows.append({name: {**row, **interval}[name] for name in names} | (numbers if errors else {}))
+            rows.append({name: with_ends(row)[name] for name in names} | (numbers if errors else {}))
     return rows
+
+
+def _latex(rows: Rows) -> str:
+    return as_latex(rows, shown_columns(rows))
 
 
 def summary_of(result: Comparison) -> dict[str, Any]:
@@ -81,30 +84,6 @@ def summary_of(result: Comparison) -> dict[str, Any]:
     }
 
 
-def as_csv(rows: Rows) -> str:
-    """Return rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def as_latex(rows: Rows) -> str:
-    r"""Return rows as a LaTeX table with the rules of booktabs."""
-    names = ["measure", "site_a", "site_b", "value", "low", "high", "null", "calibrated"]
-    lines = [
-        rf"\begin{{tabular}}{{lll{'r' * (len(names) - 3)}}}",
-        r"\toprule",
-        " & ".join(map(_escaped, names)) + r" \\",
-    ]
-    lines.append(r"\midrule")
-    for row in rows:
-        cells = [_escaped(row[name]) if isinstance(row[name], str) else _cell(row[name]) for name in names]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
 def differing_text(result: Comparison) -> list[str]:
     """Return the passages that make the models differ most by the first measure; empty without influences."""
     row = _farthest(result)
@@ -118,7 +97,7 @@ def differing_text(result: Comparison) -> list[str]:
 def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     """Write table, summary, figures, provenance and the page that shows them into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(result.table, folder / "table.parquet")
+    pq.write_table(pa.table(result.table), folder / "table.parquet")
     (folder / "layers.csv").write_text(as_csv(matched_rows(result)))
     (folder / "summary.json").write_text(json.dumps(summary_of(result), indent=2) + "\n")
     origin = {
@@ -186,7 +165,7 @@ def _layers(result: Comparison) -> Table:
         cells = []
         for measure in result.measures:
             row = rows.get((measure.label, *pair))
-            cells += ["", ""] if row is None else [with_interval(row), _cell(row["null"])]
+            cells += ["", ""] if row is None else [with_interval(row), cell(row["null"])]
         table.add_row(names.get(pair, "outputs"), *cells)
     return table
 
@@ -226,11 +205,3 @@ def _probe_in_words(result: Comparison) -> str:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\textbackslash{}").replace("_", r"\_").replace("&", r"\&").replace("%", r"\%")

@@ -12,6 +12,7 @@ from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.elementwise import Elementwise
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
+from dissimilarity.tables.result import AnyTable
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Comparison:
     """
 
     labels: tuple[str, str]
-    table: pa.Table
+    table: AnyTable
     measures: list[Measure]
     matched: list[SitePair]
     differences: Elementwise | None

@@ -16,6 +16,7 @@ from dissimilarity.comparison.activations import DiskSpill, ModelActivations, Sa
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import with_significance
 from dissimilarity.comparison.plan import Plan, is_rotatable, make_plan
+from dissimilarity.comparison.result import ComparisonTable, names_of
 from dissimilarity.comparison.saved import (
     SavedActivations,
     Source,
@@ -80,7 +81,7 @@ def compare(
     nulls: int = 1,
     influence: bool = False,
     **options: Unpack[ProbeOptions],
-) -> pa.Table:
+) -> ComparisonTable:
     """Compare two models, or their saved activations, with every measure at every pair of sites.
 
     Memory is that of the sums (some matrices per pair of sites, and one vector per sequence and site, whatever the
@@ -115,7 +116,8 @@ def compare(
             ``{"conv.*": "first"}``.
 
     Returns:
-        a tidy table, one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
+        a tidy table, a ``pyarrow.Table`` that shows itself in a notebook and has ``to_csv()``, ``to_latex()`` and
+        ``figure()``: one row per (measure, site_a, site_b), with value, dissimilarity, stderr, null (its mean over
         rearrangements), null_sd (their spread), p (the share of rearrangements that are at least as similar, counting
         the value itself), null_best and p_best (the null of the most similar of all pairs of sites, and p against it,
         which holds for a pair that was picked), calibrated (1 = identical, 0 = as far as the null),
@@ -127,7 +129,8 @@ def compare(
         token_index, the place of each sample in ``tokens.flatten()`` of the first model (that of the sequence's first
         token where each sequence is one sample). The influence of a sample is the derivative of the dissimilarity with
         respect to its weight: positive = it makes the models look more different, negative = more alike. Those of a
-        sequence add up to the influence of that sequence. ``influential_text`` finds the text.
+        sequence add up to the influence of that sequence on Procrustes, Bures and R^2. The standard errors of other
+        measures leave a sequence out as a whole, which is another number. ``influential_text`` finds the text.
 
     Raises:
         ValueError: a site that a side lacks (lists those it has), too few sequences, sides that do not hold the same
@@ -156,7 +159,7 @@ def compare(
         extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
         extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
         records += [record | extra for record in unavailable]
-    plan = make_plan(probe, computable)
+    plan = make_plan(probe, computable, null)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
@@ -166,15 +169,15 @@ def compare(
         sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
         records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, nulls)
         computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
-        plan = make_plan(plan.probe, computable)
+        plan = make_plan(plan.probe, computable, null)
     for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group), nulls, influence)
+        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group, null), nulls, influence)
     ordered = in_order(records, site_pairs, measures)
     table = as_table(ordered, COLUMNS)
     for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
         lists = [record.get(column, []) for record in ordered]
         table = table.append_column(column, pa.array(lists, pa.list_(kind)))
-    return table
+    return ComparisonTable(table, names_of(a, b))
 
 
 def _check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:

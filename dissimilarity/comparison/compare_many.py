@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Unpack
 
-import pyarrow as pa
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
 from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, as_table, compare, in_order, pairs_between
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
+from dissimilarity.comparison.result import ManyModelsTable
 from dissimilarity.comparison.saved import (
     SavedActivations,
     Source,
@@ -50,7 +50,7 @@ def compare_many(
     couples: Sequence[Couple] | None = None,
     on_progress: OnProgress = lambda message: None,
     **options: Unpack[ProbeOptions],
-) -> pa.Table:
+) -> ManyModelsTable:
     """Compare every two models with every measure at every pair of sites.
 
     Args:
@@ -96,14 +96,14 @@ def compare_many(
         labels = {label for couple in captured for label in couple}
         with TemporaryDirectory(prefix="activations-") as folder:
             needed = {label: model for label, model in models.items() if label in labels}
-            stores = _captured(needed, probe, sites, measures, DiskSpill(Path(folder)), on_progress)
+            stores = _captured(needed, probe, sites, measures, null, DiskSpill(Path(folder)), on_progress)
             records = _compared(SiteBlockCache(stores), captured, measures, pairs, nulls if null else 0, on_progress)
     for a, b in streamed:
         on_progress(f"{a} and {b}")
         table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null, nulls=nulls)
         records[a, b] = table.to_pylist()
     rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
-    return as_table(rows, ("model_a", "model_b", *COLUMNS))
+    return ManyModelsTable(as_table(rows, ("model_a", "model_b", *COLUMNS)))
 
 
 def _captured(
@@ -111,6 +111,7 @@ def _captured(
     probe: ProbeSet,
     sites: str | Sequence[str] | None,
     measures: Sequence[Measure],
+    null: bool,
     spill: DiskSpill,
     on_progress: OnProgress,
 ) -> dict[str, ModelActivations]:
@@ -120,7 +121,7 @@ def _captured(
     def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:
         on_progress(f"{label} on the probe set")
         source = open_source(_loaded(models[label]), label)
-        fitted = make_plan(fitted_to_sources(probe, source), measures)
+        fitted = make_plan(fitted_to_sources(probe, source), measures, null)
         try:
             return source, sites_of(source, sites), plan or fitted
         except ValueError as error:

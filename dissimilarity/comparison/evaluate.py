@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
+from dissimilarity.comparison.missing import CROSSFIT_UNITS, overfitted, samples_of, too_few, without_error
 from dissimilarity.inference.calibration import calibrate
 from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
@@ -25,9 +26,6 @@ from dissimilarity.probe.padding import SampledSubset
 
 BATCH_NUMBERS = 2**20
 """Numbers in the cross products of the pairs that are evaluated together."""
-
-SAMPLES_PER_DIMENSION = 10
-"""Samples per dimension below which the map between two sides fits noise: values are biased by about one in these."""
 
 OUTPUT_PAIRS = [(LOGITS, LOGITS)]
 
@@ -78,6 +76,9 @@ def evaluate(
                 result = _failed(measure, x, pair[0], problems[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
+                if nulls and measure.crossfit:
+                    single = f"{measure.label} has the null of one rearrangement, and so no p"
+                    result["note"] = "; ".join(filter(None, [result["note"], single]))
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
                 records.append({**names, **result, **_derived(measure, x, result)})
                 del records[-1]["null_influence"]
@@ -119,51 +120,31 @@ def pairs_of(measure: Measure, pairs: Sequence[SitePair]) -> Sequence[SitePair]:
     return OUTPUT_PAIRS if isinstance(measure, OutputMeasure) else pairs
 
 
-def _samples_of(measure: Measure, side: Side, site: str) -> int:
-    """Return how many samples a measure reads."""
-    if isinstance(measure, SampleMeasure):
-        return len(side.subset(site, measure.max_samples, measure.seed).index)
-    return side.n
-
-
 def _failed(measure: Measure, side: Side, site: str, note: str) -> Result:
-    n, unknown = _samples_of(measure, side, site), torch.full((side.n_units,), math.nan)
+    n, unknown = samples_of(measure, side, site), torch.full((side.n_units,), math.nan)
     nothing = {"influence": unknown, "nulls": unknown[:1], "null_influence": unknown}
     return {"value": math.nan, **nothing, "n_samples": n, "note": note}
 
 
 def _result(
-    measure: Measure, side: Side, pair: SitePair, value: float, influence: Tensor, null: float, null_influence: Tensor
+    measure: Measure,
+    side: Side,
+    pair: SitePair,
+    value: float,
+    influence: Tensor,
+    null: float,
+    null_influence: Tensor,
+    forced: bool = False,
 ) -> Result:
-    n = _samples_of(measure, side, pair[0])
+    n = samples_of(measure, side, pair[0])
     note = ""
     if math.isnan(value):
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
-    elif (sequences := len(side.lengths.units)) < 4:
-        note = f"{measure.label} has no standard error: it needs 4 sequences in 2 units and has {sequences}: pass more"
-    elif side.stored and side.lengths.n_units == 1 and side.lengths.counts is not None:
-        note = (
-            f"{measure.label} has no standard error: it needs 2 units and has 1, because one sequence has "
-            f"{int(side.lengths.counts.max())} of {side.n} samples: shorten it, or pass more"
-        )
+    elif missing := without_error(measure, side, influence, forced):
+        note = f"{measure.label} has no standard error: {missing}"
     nulls = torch.tensor([null], dtype=torch.float64)
     null_result = {"nulls": nulls, "null_influence": null_influence}
     return {"value": value, "influence": influence, **null_result, "n_samples": n, "note": note}
-
-
-def _too_few(measure: Measure, side: Side, site: str) -> str:
-    """Return the note for too few samples or sequences; empty if there are enough."""
-    n, sequences = _samples_of(measure, side, site), len(side.lengths.units)
-    if n < measure.minimum_samples:
-        return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
-    if measure.crossfit and side.lengths.n_units < 2:
-        return f"{measure.label} needs 2 units of sequences, one per half, and has 1: pass more sequences or n_units=2"
-    if measure.by_sequence and sequences < measure.minimum_samples:
-        return (
-            f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
-            "take the measure with units='sample'"
-        )
-    return ""
 
 
 def _from_sums(
@@ -179,7 +160,7 @@ def _from_sums(
     results: dict[tuple[str, SitePair], Result] = {}
     waiting: list[tuple[MomentMeasure, list[SitePair]]] = []
     for measure in measures if pairs else ():
-        if note := _too_few(measure, x, pairs[0][0]):
+        if note := too_few(measure, x, pairs[0][0]):
             results |= {(measure.label, pair): _failed(measure, x, pair[0], note) for pair in pairs}
         else:
             waiting += [(measure, batch) for batch in _batches(x, cross, pairs)]
@@ -187,7 +168,7 @@ def _from_sums(
         failed = []
         for (measure, batch), outcome in zip(waiting, _estimated(waiting, x, y, cross, null, again), strict=True):
             if not isinstance(outcome, Exception):
-                rows = zip(batch, _results(measure, x, cross, null, batch, *outcome), strict=True)
+                rows = zip(batch, _results(measure, x, y, cross, null, batch, *outcome), strict=True)
                 results |= {(measure.label, pair): row for pair, row in rows}
             elif len(batch) > 1:
                 failed += [(measure, [pair]) for pair in batch]
@@ -266,9 +247,18 @@ def _mixes_halves(measure: MomentMeasure, x: Side) -> bool:
     return measure.crossfit and x.lengths.circle is not None
 
 
+def _is_forced(measure: MomentMeasure, x: Side, y: Side, pair: SitePair) -> bool:
+    """Return whether a value would be that of identical models whatever the data."""
+    first, second = x.totals(pair[0]), y.totals(pair[1])
+    if len(first["x"]) + len(second["x"]) < x.n:
+        return False
+    return measure.is_forced(x.counts()[0] | first, y.counts()[0] | second)
+
+
 def _results(
     measure: MomentMeasure,
     x: Side,
+    y: Side,
     cross: Cross,
     null: Cross | None,
     pairs: list[SitePair],
@@ -278,12 +268,16 @@ def _results(
     """Return the results of a moment measure at pairs of one site with partners of one width."""
     value, influence = estimated
     nulls, null_influence = of_null or (torch.full_like(value, math.nan), torch.full_like(influence, math.nan))
+    if measure.crossfit and x.lengths.n_units < CROSSFIT_UNITS:
+        influence, null_influence = (torch.full_like(values, math.nan) for values in (influence, null_influence))
+    forced = [_is_forced(measure, x, y, pair) for pair in pairs]
+    influence = influence.masked_fill(torch.tensor(forced, device=influence.device), math.nan)
     columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
     is_mixed = null is not None and _mixes_halves(measure, x)
     note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
-    note = note or _overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
+    note = note or overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
     rows = zip(pairs, zip(*columns, strict=True), strict=True)
-    results = [_result(measure, x, pair, *row) for pair, row in rows]
+    results = [_result(measure, x, pair, *row, forced=own) for (pair, row), own in zip(rows, forced, strict=True)]
     return [{**result, "note": result["note"] or note} for result in results]
 
 
@@ -299,16 +293,6 @@ def _with_influence(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pair
     return measure.estimate(_joined(x, y, cross, pairs), units, *_terms_of(measure, x, y, pairs))
 
 
-def _overfitted(measure: MomentMeasure, n: int, width: int) -> str:
-    """Return the note for a map that is scored on the few samples that it was fitted to; empty where there is none."""
-    if not measure.fits_map or measure.crossfit or n >= SAMPLES_PER_DIMENSION * width:
-        return ""
-    return (
-        f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
-        f"{width} dimensions; pass more text, or take it cross-fitted (crossfit=True)"
-    )
-
-
 def _plain(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Float[Tensor, " pairs"]:
     """Return the values of pairs of one site with partners of one width, without influences."""
     return measure.from_terms(_joined(x, y, cross, pairs), *_terms_of(measure, x, y, pairs))
@@ -318,7 +302,7 @@ def moment_values(
     measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]
 ) -> Iterator[tuple[SitePair, float]]:
     """Yield the value of a moment measure at each pair that has one, from sums without units."""
-    if _too_few(measure, x, pairs[0][0]):
+    if too_few(measure, x, pairs[0][0]):
         return
     for batch in _batches(x, cross, pairs):
         try:
@@ -359,7 +343,7 @@ def _from_samples(
 ) -> Iterator[tuple[SitePair, Result]]:
     """Evaluate a sample measure pair by pair; each side is prepared once."""
     for pair in pairs:
-        note = _too_few(measure, x, pair[0])
+        note = too_few(measure, x, pair[0])
         try:
             yield pair, _failed(measure, x, pair[0], note) if note else _compared(measure, x, y, with_null, pair)
         except (ValueError, RuntimeError) as error:

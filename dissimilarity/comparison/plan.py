@@ -39,6 +39,7 @@ class Plan:
         by_sequence: whether a measure reads sums over sequences.
         halves: whether a measure reads sums over halves of the units.
         drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
+        merged: whether there are fewer units than there would be without a long sequence.
     """
 
     probe: ProbeSet
@@ -50,13 +51,14 @@ class Plan:
     by_sequence: bool
     halves: bool
     drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
+    merged: bool = False
 
     @cached_property
     def lengths(self) -> SequenceLengths:
         """Units and lengths of the sequences, and the sample budget."""
         probe = self.probe
         lengths = SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
-        return replace(lengths, drawn_from=self.drawn_from)
+        return replace(lengths, drawn_from=self.drawn_from, merged=self.merged)
 
     @property
     def stored(self) -> bool:
@@ -146,8 +148,13 @@ def is_rotatable(measure: Measure) -> bool:
     return "orthogonal" in measure.invariant_to or isinstance(measure, OutputMeasure)
 
 
-def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
+def make_plan(probe: ProbeSet, measures: Sequence[Measure], null: bool = True) -> Plan:
     """Plan how a probe set is cut and read for some measures.
+
+    Args:
+        probe: the probe set.
+        measures: the measures.
+        null: whether there is a null, for which no sequence may have most of the samples of a unit.
 
     Raises:
         ValueError: measures with the same label, which tables could not tell apart; fewer than 2 sequences, or
@@ -162,9 +169,9 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
             f"n_units={probe.n_units}: {sequences} sequences make at most {sequences // 2} units, because the null "
             "moves the sequences of a unit and needs two; leave n_units out, and each sequence is a unit"
         )
-    slices = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
-    if probe.sample_counts is not None and probe.pool == "none":
-        slices = merge_short_units(slices, probe.sample_counts)
+    slices = cut = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
+    if null and probe.sample_counts is not None and probe.pool == "none":
+        slices = merge_short_units(cut, probe.sample_counts)
     return Plan(
         probe=probe,
         slices=slices,
@@ -174,4 +181,5 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
         rotatable=all(map(is_rotatable, measures)),
         by_sequence=any(isinstance(measure, MomentMeasure) and measure.by_sequence for measure in measures),
         halves=any(measure.crossfit for measure in measures),
+        merged=slices[-1][2] < cut[-1][2],
     )

@@ -5,77 +5,236 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
-from matplotlib.axes import Axes
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
-from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from dissimilarity.figures.style import MEANING, STYLE, short_names, spread
-from dissimilarity.tables.curves import distinct, grid, heatmap_steps, scale, select
+from dissimilarity.figures.figure import in_style
+from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
+from dissimilarity.figures.maps import (
+    BAR,
+    NO_NULL,
+    STRIPS,
+    Dark,
+    Floats,
+    Palette,
+    Scale,
+    draw_bar,
+    draw_map,
+    draw_shares,
+    has_strips,
+    is_upright,
+    margin,
+    name_sites,
+    palette,
+    space_for_names,
+)
+from dissimilarity.figures.style import short_names, spread
+from dissimilarity.inference.jackknife import half_width
+from dissimilarity.measures.titles import dissimilarity_title
+from dissimilarity.tables.curves import distinct, grid, heatmap_steps, rows_with, select
+from dissimilarity.tables.curves import scale as scale_of
 
-LABEL = 1.35
+LOWEST = 1.35
 """Inches that the label of a map's color bar takes."""
-STRIP, SLIM, GAP = 0.19, 0.08, 0.03
-"""Width in inches of a strip with values in it, of a strip without, and of the gap between strip and map."""
-STRIPS = "strips: share of variance in the first principal component (PC1)"
+MEASURES = 5
+"""Rows of one figure, which is 15 inches high at most."""
 
 
-def heatmap_figure(table: pa.Table, model: str, shares: Sequence[Mapping[str, Any]] = ()) -> Figure:
+@in_style()
+def heatmap_figure(
+    table: pa.Table,
+    model: str,
+    shares: Sequence[Mapping[str, Any]] = (),
+    *,
+    scale: Scale = "null",
+    dark: Dark = "same",
+    figsize: Size | None = None,
+    ax: Ax | None = None,
+) -> Figure:
     """Draw all pairs of sites of one reference, at some of the steps that have them, including the first and the last.
+
+    A step at which the reference is the model itself is left out if there are others.
 
     Args:
         table: records of the curves schema, of one reference, with at least one step that has all pairs.
         model: name of the model in training, for the vertical axis.
         shares: records with `step, reference, of, site, share`, with `of` the model or the reference: the share of
-            variance in the first principal component, drawn as strips beside the maps.
+            variance in the first principal component, drawn as strips beside the maps if one is above 0.5.
+        scale: `null`: colors from identical to the null; `data`: from the smallest value to the largest.
+        dark: whether dark cells are the `same` or `different`.
+        figsize: width and height in inches; a column of a paper is 3.25 wide.
+        ax: axes of your own figure, one per measure and step.
+
+    Raises:
+        ValueError: records of several references, or no step with all pairs of sites.
 
     Returns:
-        A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which begins at 0
-        and includes the mean null of the last map, marked on it. Both models begin at the lower left corner.
+        A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which marks the
+        mean null of the last map. Both models begin at the lower left corner. Cells are hatched where the 95 % interval
+        holds the null.
 
     Example:
         >>> sites = ["blocks.0.resid_post", "blocks.1.resid_post"]
-        >>> run = {"step": 0, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
+        >>> run = {"step": 8, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
         >>> table = pa.Table.from_pylist([{**run, "site_a": a, "site_b": b} for a in sites for b in sites])
         >>> heatmap_figure(table, "solu").axes[0].get_title()
-        'step 0'
+        'step 8'
     """
-    every_step = heatmap_steps(select(table, measure=table["measure"][0].as_py()))
+    every_step = _steps_to_draw(table)
     last, measures = select(table, step=every_step[-1]), distinct(table, "measure")
     sites_a, sites_b = distinct(last, "site_a"), distinct(last, "site_b")
     cell = min(0.6, max(0.08, 2.3 / max(len(sites_a), len(sites_b))))
-    reference, strip = table["reference"][0].as_py(), margin(cell) if shares else 0.0
-    width, height = strip + cell * len(sites_b), strip + cell * len(sites_a)
-    steps = spread(every_step, min(5, max(2, int(7.5 / (width + 0.15)))))
+    width, height = cell * len(sites_b), cell * len(sites_a)
+    available = 7.5 if figsize is None else figsize[0] - 1.2
+    steps = spread(every_step, min(5, max(1 if figsize else 2, int(available / (width + 0.15)))))
+    reference = table["reference"][0].as_py()
+    shares_at = {step: _shares_at(shares, step, reference, sites_a, sites_b) for step in steps}
+    strip = margin(cell) if has_strips(*(values for pair in shares_at.values() for values in pair)) else 0.0
+    rows = [_row(table, measure, steps, sites_a, sites_b, scale, dark) for measure in measures]
     (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
-    left, below = (0.06 * max(map(len, names)) for names in (names_a, names_b))
-    # A single map has its bar further away; a map of few sites is no taller than the label of its bar.
-    across = (1.6 if len(steps) > 1 else 2.1) + left + (width + 0.15) * len(steps)
-    size = (across, 0.7 + below + (max(height, LABEL) + 0.15) * len(measures))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(measures), len(steps), squeeze=False, sharex=True, sharey=True)
-        for row, measure in enumerate(measures):
-            records = select(table, measure=measure)
-            maps = [grid(select(records, step=step), "dissimilarity", sites_a, sites_b) for step in steps]
-            slope, offset = scale(records)
-            null = offset + slope * grid(select(records, step=steps[-1]), "null", sites_a, sites_b)
-            draw_maps(figure, list(axes[row]), maps, null, f"{measure}\n{MEANING}", cell)
-            for panel, step in zip(axes[row], steps, strict=True) if shares else ():
-                draw_shares(panel, *_shares_at(shares, step, reference, sites_a, sites_b), cell)
-        for panel, step in zip(axes[0], steps, strict=True):
-            panel.set_title(f"step {step:,}")
-        name_sites(axes[0, 0], list(axes[-1]), names_a, names_b, cell)
-        figure.supylabel(fill(f"{model}: {kind_a}", max(20, int(14 * size[1]))), fontsize=8)
-        figure.supxlabel(f"{reference}: {kind_b}" + (f"\n{STRIPS}" if shares else ""), fontsize=8)
+    below = [fill(f"{reference}: {kind_b}", max(24, int(15 * (width * len(steps) + 1))))]
+    below += [STRIPS] * bool(strip) + [NO_NULL] * any(hatched.any() for row in rows for hatched in row[2])
+    lines = "\n".join(below).count("\n") + 1
+    name_left, name_below = space_for_names(names_a, names_b)
+    panel_size = width, max(height, LOWEST)
+    left = fill_beside(f"{model}: {kind_a}", height_beside(panel_size[1] * len(measures), figsize, ax))
+    frame = Frame(
+        left=0.1 + LINE * (left.count("\n") + 1) + name_left + strip,
+        right=BAR,
+        bottom=name_below + strip + LINE * lines + 0.08,
+        top=0.28,
+        across=0.12 + strip,
+        between=0.16 + strip,
+    )
+    shared = {"sharex": True, "sharey": True}
+    figure, axes = make_panels(len(measures), len(steps), panel_size, frame, figsize, ax, **shared)
+    for panels, measure, (colors, maps, hatches) in zip(axes, measures, rows, strict=True):
+        for panel, step, values, hatched in zip(panels, steps, maps, hatches, strict=True):
+            draw_map(panel, values, colors, hatched)
+            if strip:
+                draw_shares(panel, *shares_at[step])
+        label = f"{fill(dissimilarity_title(measure), 24)}\n(0 = same)"
+        draw_bar(figure, panels[-1], colors, label, ax is not None)
+    for panel, step in zip(axes[0], steps, strict=True):
+        panel.set_title(f"step {step:,}")
+    label_maps(figure, axes, left, "\n".join(below), names_a, names_b, ax is not None)
     return figure
+
+
+def height_beside(panels: float, figsize: Size | None, ax: Ax | None) -> float:
+    """Return the inches that a label beside panels has, given those of the panels if nothing else is."""
+    if ax is not None:
+        return 4.0
+    return panels if figsize is None else figsize[1] - 1
+
+
+def fill_beside(label: str, height: float) -> str:
+    """Return a label broken into lines that fit beside panels of a height in inches."""
+    return fill(label, max(20, int(14 * height)))
+
+
+def label_maps(
+    figure: Figure, axes: Any, left: str, below: str, names_a: list[str], names_b: list[str], is_callers: bool
+) -> None:
+    """Name the sites of maps and both models: once per figure, or at each of the caller's axes."""
+    for panel in axes.flat if is_callers else axes.flat[:1]:
+        name_sites(panel, names_a, names_b)
+    for panel in (axes if is_callers else axes[-1:]).flat:
+        panel.tick_params(axis="x", rotation=90 if is_upright(names_b) else 0, labelbottom=True)
+        if is_callers:
+            panel.set(xlabel=below, ylabel=left)
+    if not is_callers:
+        width, height = figure.get_size_inches()
+        places = [panel.get_position() for panel in axes.flat]
+        x = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
+        y = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
+        figure.supylabel(left, x=0.06 / width, y=y, linespacing=1.1)
+        figure.supxlabel(below, y=0.05 / height, x=max(x, 0.5) if x < 0.5 else x, va="bottom", linespacing=1.1)
+
+
+def heatmap_pages(table: pa.Table) -> list[pa.Table]:
+    """Return what is drawn of one reference, with some of its measures per figure; nothing if there is nothing.
+
+    These are the measures with all pairs of sites at a step at which the reference is another model: at step 0, a model
+    and its start are one.
+    """
+    measures = [name for name in distinct(table, "measure") if _steps(select(table, measure=name))]
+    pages = (measures[first : first + MEASURES] for first in range(0, len(measures), MEASURES))
+    return [rows_with(table, "measure", page) for page in pages]
+
+
+def _steps_to_draw(table: pa.Table) -> list[int]:
+    """Return the steps with all pairs of sites; where the reference is the model itself only if there are no others.
+
+    Raises:
+        ValueError: records of another number of references than one, or no step with all pairs.
+    """
+    references = distinct(table, "reference")
+    if len(references) != 1:
+        raise ValueError(
+            f"expected records of one reference, found {', '.join(references) or 'none'}; take them with "
+            'select(table, reference="init")'
+        )
+    first = select(table, measure=table["measure"][0].as_py())
+    if steps := _steps(first) or heatmap_steps(first):
+        return steps
+    if len(distinct(first, "site_a")) == len(distinct(first, "site_b")) == 1 and first.num_rows:
+        return sorted(distinct(first, "step"))
+    raise ValueError(
+        f"no step has all pairs of sites of {references[0]}; those of heat maps do (schedule.heatmap_every, or "
+        "heatmap_every of a tracker), and curves_figure draws the others"
+    )
+
+
+def _steps(table: pa.Table) -> list[int]:
+    """Return the steps of one reference and one measure with all pairs of sites, where it is another model."""
+    itself = set[int]()
+    if "reference_step" in table.column_names:
+        itself = set(distinct(table.filter(pc.field("step") == pc.field("reference_step")), "step"))
+    return [step for step in heatmap_steps(table) if step not in itself]
+
+
+def _row(
+    table: pa.Table,
+    measure: str,
+    steps: Sequence[int],
+    sites_a: list[str],
+    sites_b: list[str],
+    scale: Scale,
+    dark: Dark,
+) -> tuple[Palette, list[Floats], list[Any]]:
+    """Return the colors of one measure, its maps at some steps, and the cells to hatch in each."""
+    records = select(table, measure=measure)
+    at_steps = [select(records, step=step) for step in steps]
+    maps = [grid(at_step, "dissimilarity", sites_a, sites_b) for at_step in at_steps]
+    slope, offset = scale_of(records)
+    nulls = offset + slope * grid(at_steps[-1], "null", sites_a, sites_b)
+    level = float(np.nanmean(nulls)) if np.isfinite(nulls).any() else math.nan
+    colors = palette(maps, 0.0, False, {"null": level}, scale, dark)
+    return colors, maps, [holds_null(at_step, sites_a, sites_b) for at_step in at_steps]
+
+
+def holds_null(table: pa.Table, sites_a: list[str], sites_b: list[str]) -> Any:
+    """Return for each pair of sites whether the 95 % interval of the value holds the null; nowhere without errors.
+
+    Args:
+        table: records of one measure at one step, or of one comparison.
+        sites_a: sites of the first model.
+        sites_b: sites of the second model.
+    """
+    if not {"stderr", "n_units"}.issubset(table.column_names):
+        return np.zeros((len(sites_a), len(sites_b)), bool)
+    value, null, stderr, n_units = (
+        grid(table, column, sites_a, sites_b) for column in ("value", "null", "stderr", "n_units")
+    )
+    return np.abs(value - null) <= half_width(stderr, n_units)
 
 
 def _shares_at(
     shares: Sequence[Mapping[str, Any]], step: int, reference: str, sites_a: list[str], sites_b: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Floats, Floats]:
     """Return the shares of the model's and the reference's sites at one step, NaN where there is none."""
     by_site = {
         (record["of"], record["site"]): record["share"]
@@ -87,131 +246,3 @@ def _shares_at(
         for owner, sites in (("model", sites_a), ("reference", sites_b))
     )
     return model, other
-
-
-def draw_maps(
-    figure: Figure,
-    panels: list[Axes],
-    maps: list[np.ndarray],
-    null: np.ndarray,
-    label: str,
-    cell: float,
-    same: float = 0.0,
-    falls: bool = False,
-    best_null: float = math.nan,
-) -> None:
-    """Draw maps (site_a, site_b) of one measure on one color scale, dark = same, with values in cells that fit them.
-
-    Args:
-        figure: where to draw.
-        panels: one panel per map.
-        maps: the values.
-        null: values of the null, whose mean is marked on the color bar.
-        label: label of the color bar.
-        cell: inches per cell.
-        same: the value of identical representations, one end of the scale.
-        falls: whether values fall from there, as those of a similarity do.
-        best_null: the null of the most similar pair of sites, also marked.
-    """
-    level = float(np.nanmean(null)) if np.isfinite(null).any() else math.nan
-    shown = np.concatenate(
-        [np.ravel(values) for values in maps] + [[same, same + (-1e-3 if falls else 1e-3), level, best_null]]
-    )
-    bottom, top = float(np.nanmin(shown)), float(np.nanmax(shown))
-    image = None
-    for panel, values in zip(panels, maps, strict=True):
-        image = panel.imshow(values, origin="lower", cmap="viridis_r" if falls else "viridis", vmin=bottom, vmax=top)
-        panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
-        if cell > 0.19:
-            dark, light = (top, bottom) if falls else (bottom, top)
-            _write_values(panel, values, dark, light, min(6.5, 24 * cell))
-    assert image is not None
-    if len(panels) > 1:
-        bar = figure.colorbar(image, ax=panels, aspect=14, pad=0.02)
-    else:  # as tall as the map, with space for the mark of the null between them
-        width = cell * maps[0].shape[1]
-        bar = figure.colorbar(image, cax=panels[0].inset_axes((1 + 0.3 / width, 0, 0.07 / width, 1)))
-    bar.set_label(label)
-    bar.ax.spines[:].set_visible(False)
-    for name, mark in (("null", level), ("best", best_null)):
-        if not math.isfinite(mark):
-            continue
-        arrow = {
-            "arrowstyle": "-|>",
-            "mutation_scale": 5,
-            "linewidth": 0.5,
-            "color": "0.35",
-            "shrinkA": 0,
-            "shrinkB": 0,
-        }
-        place: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
-        bar.ax.annotate(name, (0, mark), (-9, 0), ha="right", va="center", fontsize=6, color="0.35", **place)
-
-
-def margin(cell: float) -> float:
-    """Return the width in inches of a strip beside a map, including its gap."""
-    return GAP + (STRIP if cell > 0.19 else SLIM)
-
-
-def draw_shares(panel: Axes, shares_a: np.ndarray, shares_b: np.ndarray, cell: float) -> None:
-    """Draw strips beside and below a map: each site's share of variance in its first principal component, 1 = black.
-
-    Args:
-        panel: the map. Its site names move to make space for the strips.
-        shares_a: shares of the sites on the vertical axis.
-        shares_b: shares of the sites on the horizontal axis.
-        cell: inches per cell.
-    """
-    strip, outside = margin(cell) - GAP, margin(cell)
-    figure = panel.get_figure()
-    assert figure is not None
-    # Across: in inches from the corner of the map, whatever its size. Along: the whole length of the map.
-    along: Any = panel.transAxes
-    inches = figure.dpi_scale_trans + ScaledTranslation(0, 0, along)
-    places = (
-        ((-outside, 0, strip, 1), blended_transform_factory(inches, along), shares_a[:, None]),
-        ((0, -outside, 1, strip), blended_transform_factory(along, inches), shares_b[None]),
-    )
-    for bounds, transform, shares in places:
-        beside = panel.inset_axes(bounds, transform=transform)
-        beside.imshow(shares, origin="lower", cmap="Grays", vmin=0, vmax=1, aspect="auto")
-        beside.set_axis_off()
-        if cell > 0.19:
-            _write_values(beside, shares, 1.0, 0.0, min(5.5, 24 * cell))
-        if cell > 0.19 and transform is places[0][1]:
-            corner: Any = {"ha": "center", "va": "center", "fontsize": 4.5, "color": "0.35"}
-            beside.text(strip / 2 - outside, strip / 2 - outside, "PC1", transform=inches, **corner)
-    panel.tick_params(pad=72 * outside + 1.5)
-
-
-def name_sites(first: Axes, lowest: list[Axes], names_a: list[str], names_b: list[str], cell: float) -> None:
-    """Label the ticks with site names, as many as fit, evenly spaced, and rotate long names below the maps.
-
-    Args:
-        first: the panel whose axes all panels share.
-        lowest: the panels with names below them.
-        names_a: names of the sites on the vertical axis.
-        names_b: names of the sites on the horizontal axis.
-        cell: inches per cell.
-    """
-    upright = max(map(len, names_b)) > 2
-    for axis, names, spacing in (
-        (first.xaxis, names_b, 0.11 if upright else 0.15),
-        (first.yaxis, names_a, 0.11),
-    ):
-        shown = range(0, len(names), math.ceil(spacing / cell))
-        axis.set_ticks(shown, [names[index] for index in shown])
-    if upright:
-        for panel in lowest:
-            panel.tick_params(axis="x", rotation=90)
-
-
-def _write_values(panel: Axes, values: np.ndarray, dark: float, light: float, size: float) -> None:
-    """Write the value into each cell, dark on light colors and light on dark ones."""
-    for (row, column), value in np.ndenumerate(values):
-        if math.isfinite(value):
-            color = "black" if (value - dark) / (light - dark) > 0.55 else "white"
-            text = f"{round(value, 2) + 0.0:.2f}"
-            text = text.replace("0.", ".", 1) if abs(value) < 0.995 else text
-            panel.text(column, row, text, ha="center", va="center", fontsize=size, color=color)

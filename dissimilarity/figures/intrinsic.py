@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dissimilarity.figures.style import STYLE, colors_of, short_names, spread, style_step_axis
+from dissimilarity.figures.figure import in_style
+from dissimilarity.figures.layout import ENTRY, LINE, Ax, Frame, Legend, Size, make_panels
+from dissimilarity.figures.style import colors_of, short_names, spread, style_step_axis
 from dissimilarity.inference.jackknife import half_width
 
 NAMES = {
@@ -23,15 +24,22 @@ NAMES = {
 }
 """What the vertical axis of each measure says."""
 
+PANEL = (1.85, 1.25)
 REFERENCES = 4
 """Columns of the figure: the first references."""
 
 
-def intrinsic_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+@in_style()
+def intrinsic_figure(
+    records: Sequence[Mapping[str, Any]], model: str = "", *, figsize: Size | None = None, ax: Ax | None = None
+) -> Figure:
     """Draw measures of one model alone by training step, one line per site, with those of references dashed.
 
     Args:
         records: records of the journal `intrinsic.jsonl`.
+        model: name of the model in training, for the title.
+        figsize: width and height in inches; a column of a paper is 3.25 wide.
+        ax: axes of your own figure, one per measure and reference.
 
     Returns:
         A figure of measures (rows) by references (columns), with 95 % intervals over the probe text. Sites of a
@@ -46,20 +54,26 @@ def intrinsic_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     measures, references = _distinct(records, "measure"), _distinct(records, "reference")[:REFERENCES]
     sites = _distinct([record for record in records if record["of"] == "model"], "site")
     colors = colors_of(sites)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.3 + 2.3 * len(references), 0.5 + 1.5 * len(measures)), layout="constrained")
-        axes = figure.subplots(len(measures), len(references), squeeze=False, sharex=True, sharey="row")
-        for row, measure in enumerate(measures):
-            for column, reference in enumerate(references):
-                panel = axes[row, column]
-                _draw(panel, [r for r in records if (r["measure"], r["reference"]) == (measure, reference)], colors)
-                if row == 0:
-                    panel.set_title(fill(f"beside {reference}", 36))
-            axes[row, 0].set_ylabel(NAMES.get(measure, measure))
-        for panel in axes[-1]:
-            panel.set_xlabel("training step")
-        style_step_axis(axes[0, 0], max(record["step"] for record in records))
-        _add_legend(figure, colors)
+    titles = [fill(f"beside {reference}", 30) for reference in references]
+    frame = Frame(
+        left=0.9,
+        top=0.1 + LINE * max(title.count("\n") + 1 for title in titles),
+        title=model,
+        legends=[_legend(colors, len(measures))],
+    )
+    shared = {"sharex": True, "sharey": "row"}
+    figure, axes = make_panels(len(measures), len(references), PANEL, frame, figsize, ax, **shared)
+    for row, measure in enumerate(measures):
+        for column, reference in enumerate(references):
+            in_panel = [r for r in records if (r["measure"], r["reference"]) == (measure, reference)]
+            _draw(axes[row, column], in_panel, colors)
+        axes[row, 0].set_ylabel(NAMES.get(measure, measure))
+    for panel, title in zip(axes[0], titles, strict=True):
+        panel.set_title(title)
+    for panel in axes[-1]:
+        panel.set_xlabel("training step")
+    for panel in axes.flat if ax is not None else axes.flat[:1]:
+        style_step_axis(panel, max(record["step"] for record in records))
     return figure
 
 
@@ -80,17 +94,17 @@ def _draw(panel: Axes, records: list[Mapping[str, Any]], colors: Mapping[str, An
             panel.plot(step, value, style, color=color, marker=marker, markersize=2, linewidth=1.2 if marker else 0.8)
 
 
-def _add_legend(figure: Figure, colors: Mapping[str, Any]) -> None:
-    """Add a legend beside the panels: sites by color, evenly thinned if there are many, then everything else."""
-    sites = list(colors)
-    title, names = short_names(sites)
-    shown = spread(sites, max(3, int((figure.get_figheight() - 1.1) / 0.16)))
-    handles: list[Any] = [Line2D([], [], color=colors[site], label=names[sites.index(site)]) for site in shown]
-    handles += [
-        Patch(color=colors[sites[0]], alpha=0.2, linewidth=0, label="95 % interval (probe text)"),
-        Line2D([], [], color="0.35", linestyle="--", linewidth=0.8, label="reference"),
+def _legend(colors: Mapping[str, Any], rows: int) -> Legend:
+    """Return sites by color, evenly thinned if there are many, then everything else."""
+    title, names = short_names(list(colors))
+    fitting = int((PANEL[1] * rows - 0.2) / ENTRY) - 3
+    shown = spread(list(zip(names, colors.values(), strict=True)), max(3, fitting))
+    entries: list[tuple[str, Any]] = [(name, Line2D([], [], color=color)) for name, color in shown]
+    entries += [
+        ("95 % interval (probe text)", Patch(color=shown[0][1], alpha=0.2, linewidth=0)),
+        ("reference", Line2D([], [], color="0.35", linestyle="--", linewidth=0.8)),
     ]
-    figure.legend(handles=handles, title=title, loc="outside right upper", frameon=False, alignment="left")
+    return Legend(title, entries)
 
 
 def _distinct(records: Sequence[Mapping[str, Any]], key: str) -> list[Any]:

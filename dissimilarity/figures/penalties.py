@@ -3,18 +3,21 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dissimilarity.figures.style import STYLE, colors_of, short_names, write_coverage, write_figure
+from dissimilarity.figures.figure import Format, in_style, write_figure
+from dissimilarity.figures.layout import ENTRY, LINE, Ax, Frame, Legend, Size, make_panels
+from dissimilarity.figures.style import colors_of, short_names, spread
 from dissimilarity.inference.coverage import HELD_OUT_TEXT
 from dissimilarity.inference.jackknife import half_width
 
+PANEL = (1.85, 1.5)
 DIRECTIONS: dict[str, dict[str, Any]] = {
     "into": {"linestyle": "-", "marker": "o"},
     "from": {"linestyle": ":", "marker": "o", "markerfacecolor": "white"},
@@ -22,27 +25,37 @@ DIRECTIONS: dict[str, dict[str, Any]] = {
 
 
 def draw_penalties(
-    records: Sequence[Mapping[str, Any]], folder: Path, formats: Sequence[str] = ("png", "pdf")
+    records: Sequence[Mapping[str, Any]], folder: Path, formats: Sequence[Format] = ("png", "pdf"), model: str = ""
 ) -> list[Path]:
-    """Write `penalties.png`, `.pdf` or both into a folder and return their paths; none without values.
+    """Write the figure `penalties` into a folder and return the paths of its files; none without values.
 
     Args:
         records: mappings with step, reference, fit (`direct` or `task`), direction (`into`: the model is the front and
             the reference the back, or `from`), site_front, value, stderr and sequences. Records without a value are
             left out.
         folder: the folder.
-        formats: `png`, `pdf` or both.
+        formats: any of `png`, `pdf` and `svg`.
+        model: name of the model in training, for the title.
 
     Example:
         >>> draw_penalties([{"step": 1, "value": math.nan}], Path("unused"))
         []
     """
     measured = [record for record in records if math.isfinite(record.get("value", math.nan))]
-    return write_figure(penalties_figure(measured), folder, "penalties", formats) if measured else []
+    return write_figure(penalties_figure(measured, model), folder, "penalties", formats) if measured else []
 
 
-def penalties_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+@in_style()
+def penalties_figure(
+    records: Sequence[Mapping[str, Any]], model: str = "", *, figsize: Size | None = None, ax: Ax | None = None
+) -> Figure:
     """Draw penalties by training step, with 95 % intervals over held-out sequences as bars.
+
+    Args:
+        records: as for `draw_penalties`, with values.
+        model: name of the model in training, for the title.
+        figsize: width and height in inches; a column of a paper is 3.25 wide.
+        ax: axes of your own figure, one per fit and reference.
 
     Example:
         >>> curve = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed"}
@@ -54,29 +67,34 @@ def penalties_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         list(dict.fromkeys(record[key] for record in records)) for key in ("reference", "fit", "site_front")
     )
     colors = colors_of(sites)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.5 + 2.3 * len(references), 0.5 + 1.9 * len(fits)), layout="constrained")
-        axes = figure.subplots(len(fits), len(references), squeeze=False, sharex=True)
-        for line, fit in enumerate(fits):
-            for column, reference in enumerate(references):
-                panel = axes[line, column]
-                in_panel = [record for record in records if (record["fit"], record["reference"]) == (fit, reference)]
-                _draw(panel, in_panel, colors)
-                if line == 0:
-                    panel.set_title(f"vs {reference}")
-                if column == 0:
-                    panel.set_ylabel(f"penalty, {fit} stitch\nnats per token")
-        for panel in axes[-1]:
-            panel.set_xlabel("training step")
-        last = max(1, *(record["step"] for record in records))
-        axes[0, 0].set_xlim(-0.06 * last, 1.06 * last)
-        axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        title, names = short_names(sites)
-        handles: list[Any] = [Line2D([], [], color=colors[site]) for site in sites]
-        handles += [Line2D([], [], color="0.35", markersize=3, **style) for style in DIRECTIONS.values()]
-        labels = [*names, "into the reference", "from the reference"]
-        figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, alignment="left")
-        write_coverage(figure, HELD_OUT_TEXT)
+    title, names = short_names(sites)
+    fitting = int((PANEL[1] * len(fits) - 0.2) / ENTRY) - 3
+    shown = spread(list(zip(names, colors.values(), strict=True)), max(3, fitting))
+    entries: list[tuple[str, Any]] = [(name, Line2D([], [], color=color)) for name, color in shown]
+    for direction, style in DIRECTIONS.items():
+        entries.append((f"{direction} the reference", Line2D([], [], color="0.35", markersize=3, **style)))
+    titles = [fill(f"vs {reference}", 30) for reference in references]
+    frame = Frame(
+        left=0.82,
+        top=0.1 + LINE * max(text.count("\n") + 1 for text in titles),
+        title=model,
+        notes=[HELD_OUT_TEXT],
+        legends=[Legend(title, entries)],
+    )
+    figure, axes = make_panels(len(fits), len(references), PANEL, frame, figsize, ax, sharex=True)
+    for line, fit in enumerate(fits):
+        for column, reference in enumerate(references):
+            in_panel = [record for record in records if (record["fit"], record["reference"]) == (fit, reference)]
+            _draw(axes[line, column], in_panel, colors)
+        axes[line, 0].set_ylabel(f"penalty, {fit} stitch\n(nats per token)")
+    for panel, text in zip(axes[0], titles, strict=True):
+        panel.set_title(text)
+    for panel in axes[-1]:
+        panel.set_xlabel("training step")
+    last = max(1, *(record["step"] for record in records))
+    for panel in axes.flat if ax is not None else axes.flat[:1]:
+        panel.set_xlim(-0.06 * last, 1.06 * last)
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     return figure
 
 

@@ -1,106 +1,22 @@
-"""The common style of all figures: fonts, names of sites, colors, the scale of dissimilarity."""
+"""What all figures have in common: names of files and sites, colors, the axis of steps."""
 
 import re
 from collections.abc import Container, Sequence
-from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from dissimilarity.capture.sites import split_layer
-from dissimilarity.tables.files import replacing
 
-STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "xtick.minor.size": 1.5,
-    "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,
-    "figure.dpi": 200,
-}
-SMALL, LETTERS, LINE = 5.5, 26, 0.1
-"""Size of small letters, how many of them fit into an inch, and inches per line of them."""
-MEANING = "dissimilarity (0 = same)"
-
-
-def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write a figure into a folder as NAME.png, NAME.pdf or both, and return the paths.
-
-    Each file is replaced in one step.
-
-    Args:
-        figure: the figure.
-        folder: created if it does not exist.
-        name: file name without its suffix.
-        formats: `png`, `pdf` or both.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     [path.name for path in write_figure(Figure(), Path(folder), "empty", ["png"])]
-        ['empty.png']
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{suffix}" for suffix in formats]
-    # `savefig` would lay out each figure twice and draw it four times.
-    with mpl.rc_context(STYLE):
-        for path in paths:
-            with replacing(path) as part:
-                if path.suffix == ".png":
-                    FigureCanvasAgg(figure).print_png(part)
-                else:
-                    FigureCanvasPdf(figure).print_pdf(part)
-            figure.set_layout_engine("none")
-    return paths
-
-
-def write_coverage(figure: Figure, *sentences: str) -> None:
-    """Write below a finished figure what its intervals cover, in small gray letters on a strip of its own.
-
-    Args:
-        figure: a figure with the layout `constrained`, its legends included, and no label below all of its panels. It
-            becomes taller by the strip.
-        sentences: from `inference.coverage`.
-
-    Example:
-        >>> figure = Figure(figsize=(4, 2), layout="constrained")
-        >>> write_coverage(figure, "Intervals cover other text of this kind.")
-        >>> round(float(figure.get_figheight()), 2)
-        2.18
-    """
-    width, height = figure.get_size_inches()
-    # A second legend reaches the lower corner.
-    beside = max(legend.get_window_extent().width for legend in figure.legends) if len(figure.legends) > 1 else 0.0
-    letters = max(24, int(LETTERS * (width - beside / figure.dpi)))
-    lines = [line for sentence in sentences for line in wrap(sentence, letters)]
-    strip = 0.08 + LINE * len(lines)
-    figure.set_figheight(height + strip)
-    share = strip / (height + strip)
-    layout = figure.get_layout_engine()
-    assert isinstance(layout, ConstrainedLayoutEngine)
-    layout.set(rect=(0, share, 1, 1 - share))
-    note = figure.text(0.04 / width, 0.2 * share, "\n".join(lines), va="bottom", fontsize=SMALL, color="0.45")
-    note.set_in_layout(False)
+GROUP_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colors of groups that color-blind readers can tell apart (Okabe & Ito 2008)."""
+MARKED_POINTS = 24
+"""Points of a curve that have marks; a curve with more is a line."""
 
 
 def file_name(parts: list[str], taken: Container[str]) -> str:
@@ -150,6 +66,12 @@ def spread(items: list[Any], limit: int) -> list[Any]:
     if len(items) <= limit:
         return items
     return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def name_layers(axis: Axis, names: Sequence[str]) -> None:
+    """Label the ticks of an axis on which layers are 0, 1, 2, ... with their names, thinned if there are many."""
+    shown = spread(list(enumerate(names)), 12)
+    axis.set_ticks([place for place, _ in shown], [name for _, name in shown])
 
 
 def style_step_axis(panel: Axes, last: int) -> None:

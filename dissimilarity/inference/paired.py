@@ -19,6 +19,7 @@ from scipy import special
 
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import distinct, scale, select
+from dissimilarity.tables.result import AnyTable, ResultTable, as_arrow
 
 ROUNDING = 1e-6
 """Differences up to this may come from the rounding of float32 activations."""
@@ -68,7 +69,7 @@ def paired_difference(difference: float, influence: ArrayLike) -> Difference:
     return Difference(difference, stderr, difference - half, difference + half, p, n_units)
 
 
-def difference(a: pa.Table, b: pa.Table) -> pa.Table:
+def difference(a: AnyTable, b: AnyTable) -> ResultTable:
     """Return the dissimilarities of one table minus those of another on the same probe set, with paired errors.
 
     Both are selections from curves (``read_curves``) or from the tables of ``compare`` and ``compare_many``. They
@@ -104,6 +105,7 @@ def difference(a: pa.Table, b: pa.Table) -> pa.Table:
                 f"expected rows with measure, dissimilarity and influence on the {side} side, found {table.num_rows} "
                 f"rows with {', '.join(table.column_names)}; select from read_curves(...) or the table of compare(...)"
             )
+    a, b = as_arrow(a), as_arrow(b)
     columns = _paired_columns(a, b)
     first, second = _by_key(a, columns, "first"), _by_key(b, columns, "second")
     slopes = slopes_of([a, b])
@@ -116,7 +118,7 @@ def difference(a: pa.Table, b: pa.Table) -> pa.Table:
         raise ValueError(
             f"expected rows with the same {', '.join(columns)} on both sides, found none; select other rows"
         )
-    return pa.Table.from_pylist(results)
+    return ResultTable(pa.Table.from_pylist(results))
 
 
 def slopes_of(tables: Iterable[pa.Table]) -> dict[str, float]:

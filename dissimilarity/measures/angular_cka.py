@@ -1,6 +1,6 @@
 """The angle whose cosine is linear CKA, and the distance between whole models that follows from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -94,6 +94,7 @@ class AngularCKA(MomentMeasure):
     invariant_to: ClassVar[frozenset[str]] = CKA.invariant_to
     minimum_samples: int = CKA.minimum_samples
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {"angular_cka": "angular CKA (rad)"}
     formula: ClassVar[str] = "arccos(HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))), K = X X', L = Y Y'"
     cost: ClassVar[str] = CKA.cost
     source: ClassVar[str] = "Williams et al. 2021; sum over layers: Brown et al. 2023"

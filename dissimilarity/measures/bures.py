@@ -1,5 +1,6 @@
 """Normalized Bures similarity: the cosine of the Procrustes angle."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -64,6 +65,7 @@ class Bures(FittedMeasure):
     invariant_to: ClassVar[frozenset[str]] = Procrustes.invariant_to
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"bures": "Bures similarity"}
     formula: ClassVar[str] = "|K^1/2 L^1/2|_* / sqrt(tr K tr L), K = Xc Xc', L = Yc Yc'"
     cost: ClassVar[str] = Procrustes.cost
     source: ClassVar[str] = "Muzellec & Cuturi 2018; Harvey et al. 2024"

@@ -1,5 +1,6 @@
 """Canonical correlations, exact over any number of samples."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
 from jaxtyping import Float
@@ -113,6 +114,11 @@ class CCA(FittedMeasure, WhitenedMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {
+        "cca": "mean CCA correlation",
+        "cca_mean_square": "mean squared CCA correlation",
+        "cca_r2": "CCA R²",
+    }
     formula: ClassVar[str] = "mean of rho or rho^2, or sum rho^2 / rank X; rho = singular values of Qx'Qy"
     cost: ClassVar[str] = "n (p q + p^2 + q^2), p^3 + q^3"
     source: ClassVar[str] = "Hotelling 1936; Raghu et al. 2017"

@@ -1,6 +1,6 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -108,6 +108,7 @@ class CKA(MomentMeasure):
     )
     minimum_samples: int = 4
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"cka": "CKA"}
     formula: ClassVar[str] = "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = X X', L = Y Y'"
     cost: ClassVar[str] = "n (p q + p^2 + q^2)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"

@@ -1,5 +1,6 @@
 """Disagreement of predictions."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -49,6 +50,7 @@ class Disagreement(OutputMeasure):
     invariant_to: frozenset[str] = frozenset({"isotropic_scaling"})
     minimum_samples: int = 1
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {"disagreement": "disagreement"}
     formula: ClassVar[str] = "mean over samples of [argmax x != argmax y]"
     cost: ClassVar[str] = "n classes"
     source: ClassVar[str] = "Klabunde et al. 2023"

@@ -1,5 +1,6 @@
 """Distance correlation."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, get_args
 
@@ -86,6 +87,7 @@ class DistanceCorrelation(SampleMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"distance_correlation": "distance correlation"}
     formula: ClassVar[str] = "sqrt(<A, B> / sqrt(<A, A> <B, B>)), A, B = centered distances; debiased: without the root"
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Szekely et al. 2007; unbiased: Szekely & Rizzo 2014"

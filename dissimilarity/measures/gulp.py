@@ -1,5 +1,6 @@
 """How far the predictions of ridge regressions from two representations differ."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -73,6 +74,7 @@ class GULP(WhitenedMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {"gulp": "squared GULP distance"}
     formula: ClassVar[str] = "|Kx (Kx + l)^-1 - Ky (Ky + l)^-1|_F^2, K = Xc Xc' / |Xc|_F^2"
     cost: ClassVar[str] = "n (p q + p^2 + q^2), p^3 + q^3"
     source: ClassVar[str] = "Boix-Adsera et al. 2022"

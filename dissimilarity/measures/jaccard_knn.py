@@ -1,5 +1,6 @@
 """Jaccard similarity of neighborhoods."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -59,6 +60,7 @@ class JaccardKNN(NeighborMeasure):
         own_sequence: whether other samples of its own sequence may be neighbors of a sample.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {"jaccard_knn": "Jaccard kNN"}
     formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / |N_x(i) or N_y(i)|, N as in mutual kNN"
     source: ClassVar[str] = "Wang et al. 2022"
 

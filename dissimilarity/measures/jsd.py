@@ -1,6 +1,7 @@
 """Jensen-Shannon divergence of model outputs."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -57,6 +58,7 @@ class JSD(OutputMeasure):
     invariant_to: frozenset[str] = frozenset()
     minimum_samples: int = 1
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {"jsd": "JSD (bits)"}
     formula: ClassVar[str] = "mean over samples of (KL(p || m) + KL(q || m)) / 2 in bits, m = (p + q) / 2"
     cost: ClassVar[str] = "n classes"
     source: ClassVar[str] = "Lin 1991"

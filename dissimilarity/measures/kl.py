@@ -1,5 +1,6 @@
 """Kullback-Leibler divergence of model outputs."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -51,6 +52,7 @@ class KL(OutputMeasure):
     invariant_to: frozenset[str] = frozenset()
     minimum_samples: int = 1
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {"kl": "KL (nats)"}
     formula: ClassVar[str] = "mean over samples of sum p (log p - log q), p, q = softmax of the outputs"
     cost: ClassVar[str] = "n classes"
     source: ClassVar[str] = "Kullback & Leibler 1951"

@@ -1,6 +1,7 @@
 """How much of y a linear map of x predicts."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -90,6 +91,7 @@ class LinearRegression(FittedMeasure, WhitenedMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"linear_regression": "regression R²"}
     formula: ClassVar[str] = "|Qx'Yc|_F^2 / |Yc|_F^2"
     cost: ClassVar[str] = "n (p q + p^2), p^3 + p^2 q"
     source: ClassVar[str] = "Kornblith et al. 2019"

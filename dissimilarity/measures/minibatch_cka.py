@@ -1,5 +1,6 @@
 """Debiased linear CKA in minibatches of samples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, get_args
 
@@ -120,6 +121,10 @@ class MinibatchCKA(SampleMeasure):
     invariant_to: frozenset[str] = frozenset({"orthogonal", "isotropic_scaling", "translation", "permutation"})
     minimum_samples: int = 4
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {
+        "cka_ratio_of_means": "minibatch CKA",
+        "cka_mean_of_ratios": "mean of minibatch CKA",
+    }
     formula: ClassVar[str] = "debiased CKA over minibatches: ratio of the mean HSICs, or mean of the ratios"
     cost: ClassVar[str] = "n batch (p + q)"
     source: ClassVar[str] = "Nguyen et al. 2021; Brown et al. 2023"

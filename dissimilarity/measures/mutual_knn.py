@@ -1,5 +1,6 @@
 """Mutual k nearest neighbors."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -62,6 +63,7 @@ class MutualKNN(NeighborMeasure):
         own_sequence: whether other samples of its own sequence may be neighbors of a sample.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {"mutual_knn": "mutual kNN"}
     formula: ClassVar[str] = "mean over i of |N_x(i) & N_y(i)| / k, N(i) the k samples of largest cosine with sample i"
     source: ClassVar[str] = "Huh et al. 2024"
 

@@ -1,5 +1,6 @@
 """Procrustes distance after the best permutation of neurons."""
 
+from collections.abc import Mapping
 from typing import ClassVar, get_args
 
 import numpy as np
@@ -72,6 +73,10 @@ class PermutationProcrustes(MomentMeasure):
     invariant_to: ClassVar[frozenset[str]] = frozenset({"isotropic_scaling", "translation", "permutation"})
     minimum_samples: int = 2
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {
+        "permutation_procrustes": "permutation Procrustes angle (rad)",
+        "permutation_procrustes_squared": "squared permutation Procrustes distance",
+    }
     formula: ClassVar[str] = "arccos c or 2 - 2c, c = max over P of tr(P' Xc'Yc) / (|Xc|_F |Yc|_F)"
     cost: ClassVar[str] = "n p q, one assignment of p to q: up to p^3"
     source: ClassVar[str] = "Williams et al. 2021"

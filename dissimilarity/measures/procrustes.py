@@ -1,5 +1,6 @@
 """Orthogonal Procrustes distance, as an angle or squared."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -112,6 +113,10 @@ class Procrustes(FittedMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 0.0
+    titles: ClassVar[Mapping[str, str]] = {
+        "procrustes": "Procrustes angle (rad)",
+        "procrustes_squared": "squared Procrustes distance",
+    }
     formula: ClassVar[str] = "arccos c or 2 - 2c, c = |Xc'Yc|_* / (|Xc|_F |Yc|_F)"
     cost: ClassVar[str] = "n p q, one SVD of p x q"
     source: ClassVar[str] = "angular: Williams et al. 2021; squared: Ding et al. 2021"

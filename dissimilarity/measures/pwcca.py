@@ -1,5 +1,6 @@
 """Canonical correlations weighted by how much of x each accounts for."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -100,6 +101,7 @@ class PWCCA(FittedMeasure, WhitenedMeasure):
     invariant_to: ClassVar[frozenset[str]] = frozenset({"isotropic_scaling", "translation", "permutation"})
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"pwcca": "PWCCA"}
     formula: ClassVar[str] = "sum alpha_i rho_i, alpha_i = sum_j |<h_i, x_j>| up to a factor, sum alpha = 1"
     cost: ClassVar[str] = "n (p q + p^2 + q^2), p^3 + q^3"
     source: ClassVar[str] = "Morcos et al. 2018"

@@ -1,5 +1,6 @@
 """CKA with a Gaussian kernel."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, get_args
 
@@ -98,6 +99,7 @@ class RBFCKA(SampleMeasure):
     )
     minimum_samples: int = 4
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"rbf_cka": "RBF CKA"}
     formula: ClassVar[str] = "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = exp(-distance^2 / (2 (median distance)^2))"
     cost: ClassVar[str] = "n^2 (p + q)"
     source: ClassVar[str] = "Kornblith et al. 2019; unbiased HSIC: Song et al. 2012"

@@ -1,5 +1,6 @@
 """Representational similarity analysis."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -112,6 +113,7 @@ class RSA(SampleMeasure):
     invariant_to: frozenset[str] = frozenset({"isotropic_scaling", "permutation"})
     minimum_samples: int = 3
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"rsa": "RSA"}
     formula: ClassVar[str] = (
         "corr over pairs of samples of D_x and D_y, D = 1 - correlation of samples or squared distance"
     )

@@ -1,5 +1,6 @@
 """Canonical correlations of the leading principal components."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -104,6 +105,7 @@ class SVCCA(FittedMeasure, WhitenedMeasure):
     )
     minimum_samples: int = 2
     identical: ClassVar[float] = 1.0
+    titles: ClassVar[Mapping[str, str]] = {"svcca": "SVCCA"}
     formula: ClassVar[str] = "mean of rho over the fewest components that hold a share of the variance"
     cost: ClassVar[str] = "n (p q + p^2 + q^2), p^3 + q^3"
     source: ClassVar[str] = "Raghu et al. 2017"

@@ -252,12 +252,14 @@ class Side:
         place = f"sequence{'' if one else 's'} {' and '.join(map(str, faulty))} of {sequences}"
         if len(faulty) > 2:
             place = f"{len(faulty)} of {sequences} sequences, such as {faulty[0]}"
-        return f", all of them in {place}: leave {'it' if one else 'them'} out, or look for overflow in the model"
+        return f", in {place}: leave {'it' if one else 'them'} out, or look for overflow in the model"
 
     def problem(self, site: str) -> str:
         """Return what prevents a site from being compared; empty if nothing does."""
         if counts := +self._not_finite[site]:
-            return f"{counts.total()} values at {site} are NaN or infinite{self._place_of(sorted(counts))}"
+            values = "1 value" if counts.total() == 1 else f"{counts.total()} values"
+            are = "is" if counts.total() == 1 else "are"
+            return f"{values} at {site} {are} NaN or infinite{self._place_of(sorted(counts))}"
         if not self.moments:
             samples = self.samples[site]
             return f"zero variance at {site}" if bool((samples == samples[:1]).all()) else ""

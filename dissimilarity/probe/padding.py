@@ -66,6 +66,7 @@ class SequenceLengths:
         chunks: the chunk of each sequence; None if each unit is one.
         positions: the position of each sample in its sequence, over all sequences; None if they count from 0 in each.
         drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
+        merged: whether there are fewer units than there would be without a long sequence.
     """
 
     units: Int[Tensor, " sequences"]
@@ -74,6 +75,7 @@ class SequenceLengths:
     chunks: Int[Tensor, " sequences"] | None = None
     positions: Int[Tensor, " samples"] | None = None
     drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
+    merged: bool = False
 
     @classmethod
     def of_slices(

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from dissimilarity.capture.sites import split_layer
-from dissimilarity.figures.drift import COLORS
 from dissimilarity.figures.intrinsic import NAMES
-from dissimilarity.figures.style import without_layer
+from dissimilarity.figures.style import GROUP_COLORS, without_layer
 from dissimilarity.inference.jackknife import half_width
+from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.report import sections
 from dissimilarity.report.about import facts_of, row_of, state_of
 from dissimilarity.report.folders import Folder
@@ -174,10 +174,15 @@ def _data(
             "measures": measures,
             "sites": sites,
             "labels": _labels(sites, present),
-            "palette": COLORS,
+            "palette": GROUP_COLORS,
             "specs": specs(),
         },
-        **{"columns": COLUMN_TITLES, "losses": [], "intrinsic": {}},
+        **{
+            "titles": [dissimilarity_title(measure) for measure in measures],
+            "columns": COLUMN_TITLES,
+            "losses": [],
+            "intrinsic": {},
+        },
     }
     return data, blocks
 

@@ -20,7 +20,8 @@ Content = TypeVar("Content")
 RUN_FILES = (JOURNAL, TABLE, "metrics.jsonl", "metrics.csv", "tokenizer.json")
 RESULT_FILES = ("table.parquet", "summary.md")
 ALERTS = "alerts.jsonl"
-PNG = b"\x89PNG\r\n"
+IMAGES = {".svg": (b"<?xml", b"<svg"), ".png": (b"\x89PNG\r\n",)}
+"""Kinds of pictures that a page can show, and how their files begin."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Folder:
         provenance: provenance.json.
         config: config.yaml as plain values.
         texts: the texts of summary.md and config.yaml, by file name.
-        figures: PNG files by name.
+        figures: pictures by file name.
         problems: what could not be read, and why.
     """
 
@@ -153,6 +154,11 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> Losses:
 
 
 def _figures(folder: Path) -> dict[str, bytes]:
-    """Return the PNG files of a folder of figures, and nothing that only has such a name."""
-    files = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png")) if path.is_file()}
-    return {name: content for name, content in files.items() if content.startswith(PNG)}
+    """Return the pictures of a folder of figures, each in one format, and nothing that only has such a name."""
+    files: dict[str, tuple[str, bytes]] = {}
+    for suffix, starts in IMAGES.items():
+        for path in sorted(folder.glob(f"*{suffix}")):
+            content = path.read_bytes() if path.is_file() else b""
+            if content.startswith(starts):
+                files[path.stem] = path.name, content
+    return dict(files[stem] for stem in sorted(files))

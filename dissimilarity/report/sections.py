@@ -4,6 +4,7 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -176,9 +177,10 @@ def summary(folder: Folder) -> str:
 
 def figures(folder: Folder) -> str:
     """Return the pictures of a study."""
+    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
     pictures = "".join(
-        f'<figure class="plot"><h3>{escape(name)}</h3><img alt="{escape(name)}" '
-        f'src="data:image/png;base64,{base64.b64encode(content).decode()}"></figure>'
+        f'<figure class="plot"><h3>{escape(Path(name).stem)}</h3><img alt="{escape(Path(name).stem)}" '
+        f'src="data:{kinds[Path(name).suffix]};base64,{base64.b64encode(content).decode()}"></figure>'
         for name, content in folder.figures.items()
     )
     return f"<section><h2>Figures</h2>{pictures}</section>" if pictures else ""

@@ -1,17 +1,17 @@
 """The figures of a page as Vega-Lite specifications.
 
 Each draws the data that the page puts under the name `rows`, in the columns that `COLUMNS` names. What depends on the
-choices of the reader (`top`, `log`, colors) is filled in by the page.
+choices of the reader (measure, scale of steps, colors) is filled in by the page.
 """
 
 from typing import Any
-
-from dissimilarity.figures.style import MEANING
 
 Spec = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 HEIGHT = 230
+MEANING = "dissimilarity"
+"""What the page replaces by the name of a measure, such as 1 - CKA."""
 COLUMNS = {
     "lines": ("series", "step", "b", "d", "low", "high", "n", "c", "kind", "id"),
     "layers": ("row", "a", "b", "d", "low", "high", "n", "c"),
@@ -42,7 +42,7 @@ def lines() -> Spec:
         _tip("series", "curve", "nominal"),
         _tip("b", "site of the reference", "nominal"),
         _tip("step", "step", form=","),
-        _tip("d", "dissimilarity"),
+        _tip("d", MEANING),
         _tip("low", "95 % from"),
         _tip("high", "95 % to"),
         _tip("n", "null"),
@@ -80,7 +80,7 @@ def layers() -> Spec:
     hover = [
         _tip("a", "site of the first model", "nominal"),
         _tip("b", "site of the second model", "nominal"),
-        _tip("d", "dissimilarity"),
+        _tip("d", MEANING),
         _tip("low", "95 % from"),
         _tip("high", "95 % to"),
         _tip("n", "null"),
@@ -117,7 +117,7 @@ def maps() -> Spec:
     hover = [
         _tip("a", "site of the model", "nominal"),
         _tip("b", "site of the reference", "nominal"),
-        _tip("d", "dissimilarity"),
+        _tip("d", MEANING),
         _tip("h", "± (95 %)"),
         _tip("n", "null"),
     ]

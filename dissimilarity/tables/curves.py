@@ -32,7 +32,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from dissimilarity.capture.sites import matched_pairs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.influence import INFLUENCE, short
 from dissimilarity.tables.journal import Journal, Mark, as_lines
+from dissimilarity.tables.result import AnyTable
 from dissimilarity.tables.seal import read_table, write_table
 
 INTRINSIC = "intrinsic.jsonl"
@@ -236,14 +237,19 @@ def read_curves(path: str | Path) -> pa.Table:
     return _as_table(rows) if rows or not table.exists() else _read(table)
 
 
-def select(table: pa.Table, **equal: Any) -> pa.Table:
+def select(table: AnyTable, **equal: Any) -> Any:
     """Return the rows whose columns have these values: `select(table, reference="init", step=512)`."""
     for column, value in equal.items():
         table = table.filter(pc.field(column) == value)
     return table
 
 
-def distinct(table: pa.Table, column: str) -> list[Any]:
+def rows_with(table: pa.Table, column: str, values: Sequence[Any]) -> pa.Table:
+    """Return the rows with any of some values in a column."""
+    return table.filter(pc.field(column).isin(pa.array(values, table.schema.field(column).type)))
+
+
+def distinct(table: AnyTable, column: str) -> list[Any]:
     """Return the values of a column, each once, in order of first appearance."""
     return table[column].unique().to_pylist()
 

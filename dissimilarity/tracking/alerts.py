@@ -294,12 +294,40 @@ def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Map
     return rules
 
 
+def check_possible(
+    rules: Sequence[Rule], sources: Mapping[str, Any], measures: Sequence[Any], groups: Mapping[str, Any], errors: bool
+) -> None:
+    """Check that each rule could raise an alert.
+
+    Args:
+        rules: the rules.
+        sources: references by label.
+        measures: the measures.
+        groups: labels of references by group.
+        errors: whether values have error bars.
+
+    Raises:
+        ValueError: nothing is measured that a rule looks at.
+    """
+    if rules and not (sources and measures):
+        missing = "references" if measures else "measures"
+        raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
+    for rule in rules:
+        if isinstance(rule, Move) and set(sources.values()) == {"previous"}:
+            raise ValueError("alerts: move needs a reference that stays, such as init, and previous is new each time")
+        alone = isinstance(rule, Nearest) and any(len(labels) < 3 for labels in groups.values())
+        if not errors and (isinstance(rule, Move) or alone):
+            raise ValueError(f"alerts: {rule.name} needs error bars, which n_units=1 leaves out; leave n_units out")
+
+
 def _check(name: str, options: Mapping[str, Any]) -> None:
     """Check the numbers of a rule."""
     for key in ("level", "by", "below"):
         value = options.get(key, 0.5)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"alerts: {name}: expected {key} of 0 or more and below 1, found {value!r}")
+        least = 0 if key == "by" else 1e-12
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1:
+            bound = "of 0 or more" if key == "by" else "above 0"
+            raise ValueError(f"alerts: {name}: expected {key} {bound} and below 1, found {value!r}")
     if not isinstance(options.get("stop", False), bool):
         raise ValueError(f"alerts: {name}: expected stop true or false, found {options['stop']!r}")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.sharding import is_sharded
 from dissimilarity.capture.sites import matched_pairs, resolve
+from dissimilarity.figures.figure import Format
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
@@ -64,6 +65,7 @@ class PenaltyTracker(Ticker):
         kind: Kind = "affine",
         budget: float | None = None,
         load: Callable[[str], nn.Module] | None = None,
+        formats: Sequence[Format] = ("png",),
     ) -> None:
         """Prepare the measurements; no reference is loaded before ``start``.
 
@@ -79,6 +81,7 @@ class PenaltyTracker(Ticker):
             kind: kind of map, as for ``stitching.Stitch``.
             budget: maximum share of the training time for direct stitches, as for ``Tracker``.
             load: turns a URI into a module.
+            formats: files of the figure, any of `png`, `pdf` and `svg`. Loggers show PNG.
         """
         if sequences < 14:
             raise ValueError(f"sequences: expected at least 14, found {sequences}")
@@ -89,6 +92,7 @@ class PenaltyTracker(Ticker):
         self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
+        self.formats = formats
         self.kind: Kind = kind
         self.budget = Budget(budget)
         self.schedule = Thinning(self.folder / "stitching_schedule.json", self.budget, every)
@@ -183,7 +187,8 @@ class PenaltyTracker(Ticker):
         self.outbox.send()
         with self.budget.charged():
             try:
-                return draw_penalties(self.journal.read(), self.folder / "figures", ["png"]), []
+                records, model = self.journal.read(), self.folder.resolve().name
+                return draw_penalties(records, self.folder / "figures", self.formats, model), []
             except Exception as error:
                 log.warning("could not draw the penalties of %s: %s", self.folder, described(error))
                 return [], []

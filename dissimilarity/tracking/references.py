@@ -28,7 +28,7 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
     """Return references by label: the last part of a URI if that is unique, else the whole URI.
 
     Raises:
-        ValueError: a module has no label, or a reference is neither a URI nor a module.
+        ValueError: a module has no label, or a reference is neither a URI nor a module, or there twice.
 
     Example:
         >>> list(named_references(["init", "runs/a", "x/b", "y/b"]))
@@ -38,12 +38,14 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
         return {label: _checked(source) for label, source in references.items()}
     if isinstance(references, nn.Module):
         raise ValueError(f"references: a {type(references).__name__} has no label; pass {{'teacher': module}}")
-    uris = list(dict.fromkeys([references] if isinstance(references, str) else references))
+    uris = [references] if isinstance(references, str) else list(references)
     for uri in uris:
         if not isinstance(_checked(uri), str):
             raise ValueError(
                 f"references: a {type(uri).__name__} has no label; pass {{'init': 'init', 'teacher': module}}"
             )
+    if repeated := [uri for number, uri in enumerate(uris) if uri in uris[:number]]:
+        raise ValueError(f"references: {repeated[0]} is there twice; leave one out")
     names = [name_of(uri) for uri in uris]
     return {
         uri if names.count(name) > 1 or (name in OWN and uri != name) else name: uri

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
 from dissimilarity.report import page
 from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
@@ -28,10 +29,11 @@ class Tables:
     Args:
         folder: folder of the tables.
         groups: labels of references by group.
+        figures: which files and colors figures have.
     """
 
-    def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
-        self.folder, self.groups = folder, groups
+    def __init__(self, folder: Path, groups: Mapping[str, Sequence[str]], figures: FigureOptions) -> None:
+        self.folder, self.groups, self.figures = folder, groups, figures
         self.curves, self._intrinsic = Curves(folder), Journal(folder / INTRINSIC)
         self._alerts = Journal(folder / ALERTS)
         self._page_due = 0.0
@@ -104,7 +106,7 @@ class Tables:
         if not self.fold():
             return [], []
         try:
-            figures = draw_run(self.folder, formats=["png"])
+            figures = draw_run(self.folder, **vars(self.figures))
             page.refresh(self.folder)
             return figures, read_curves(self.folder).drop_columns(["influence"]).to_pylist()
         except Exception as error:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import LOGITS, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
+from dissimilarity.figures.options import PNG, FigureOptions, as_figure_options
 from dissimilarity.measures.base.measure import Measure, as_measures
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
@@ -25,7 +26,7 @@ from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.curves import JOURNAL
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
-from dissimilarity.tracking.alerts import AlertRules, Rule
+from dissimilarity.tracking.alerts import AlertRules, Rule, check_possible
 from dissimilarity.tracking.budget import Budget
 from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.probe_reader import ProbeReader
@@ -90,6 +91,7 @@ class Tracker(Ticker):
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
         alerts: str | Sequence[str | Mapping[str, Any] | Rule] = (),
+        figures: FigureOptions | Mapping[str, Any] = PNG,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
 
@@ -127,6 +129,8 @@ class Tracker(Ticker):
             alerts: rules that look at each tick: names or mappings such as ``{"rule": "collapse", "stop": True}``
                 (``dissimilarity.tracking.alerts``). What they raise goes to the log, to ``folder/alerts.jsonl`` and, by
                 a trainer, to W&B.
+            figures: formats and colors of the figures, or their values by name, such as ``{"formats": ["png", "pdf"]}``
+                (``dissimilarity.figures.options``). Loggers show PNG.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
         check_nulls(nulls)
@@ -150,7 +154,8 @@ class Tracker(Ticker):
         self.groups = groups_of_references.labels_by_group(reference_groups or {}, sources)
         weights_at = partial(step_weights, self.folder / "checkpoints")
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
-        self.tables = Tables(self.folder, self.groups)
+        self.figures = as_figure_options(figures)
+        self.tables = Tables(self.folder, self.groups, self.figures)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))
         self.schedule = Thinning(self.folder / "schedule.json", self.budget, every, heatmap_every)
         self.references = TrackedReferences(sources, sites, load, self.store, every)
@@ -160,9 +165,7 @@ class Tracker(Ticker):
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
         self.alert_rules = AlertRules(alerts, self.groups, every)
-        if self.alert_rules.rules and not (sources and self.measures):
-            missing = "references" if self.measures else "measures"
-            raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
+        check_possible(self.alert_rules.rules, sources, self.measures, self.groups, errors=n_units != 1)
         self._ranks: list[dict[str, Any]] = []
         self._heatmap: list[dict[str, Any]] = []
 
@@ -256,7 +259,7 @@ class Tracker(Ticker):
         """Return the heat maps of the last tick as images, by reference."""
         with self.budget.charged():
             try:
-                return heatmap_pictures(self._heatmap, self.folder.resolve().name)
+                return heatmap_pictures(self._heatmap, self.folder.resolve().name, self.figures)
             except Exception as error:
                 log.warning("no images of heat maps: %s", described(error))
                 return {}

@@ -52,6 +52,11 @@ ALERTS = items(
 COLUMNS = or_null(names(items(NAME, "[label]", minimum=1), "files with lists of columns, such as {hans: [gold_label]}"))
 LABELS = or_null(names(either(TEXT, whole(0), FLAG), "labels with labels, such as {neutral: non-entailment}"))
 
+FIGURES = {
+    "formats": items(one_of("png", "pdf", "svg"), "[png,pdf]", minimum=1, distinct=True),
+    "scale": or_null(one_of("data")),
+    "dark": one_of("same", "different"),
+}
 CONTROL = {
     "skip_first": whole(0),
     "drop_top_norm": whole(0),
@@ -142,6 +147,7 @@ TRACKERS = {
         "reference_groups": GROUPS,
         "alerts": ALERTS,
         **{f"control.{key}": rule for key, rule in CONTROL.items()},
+        **{f"figures.{key}": rule for key, rule in FIGURES.items()},
     },
     "stitching.RunStitching": {
         "sequences": whole(14),
@@ -149,6 +155,7 @@ TRACKERS = {
         "task_at": items(whole(0), "[100,400]"),
         "task_steps": whole(1),
         "kind": one_of("identity", "scale_shift", "orthogonal", "affine", "affine_ln"),
+        "formats": FIGURES["formats"],
         "budget": or_null(PART_OF_ALL),
         "sites": SITES,
         "folder": FOLDER,

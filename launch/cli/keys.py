@@ -1,6 +1,6 @@
 """Rules for the keys of the root, by command; launch/cli/arguments.py holds those for the arguments of parts."""
 
-from launch.cli.arguments import ALERTS, CONTROL, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
+from launch.cli.arguments import ALERTS, CONTROL, FIGURES, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
 from launch.cli.rules import (
     FLAG,
     FOLDER,
@@ -22,6 +22,7 @@ from launch.cli.rules import (
 
 COMPARED = {
     **{f"control.{key}": rule for key, rule in CONTROL.items()},
+    **{f"figures.{key}": rule for key, rule in FIGURES.items()},
     "align.unit": one_of("word", "token"),
     "align.take": one_of("last", "mean"),
     "include_padding": FLAG,

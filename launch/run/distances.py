@@ -37,12 +37,21 @@ def final_table(finals: Sequence[dict[str, Any]]) -> FittedTable:
     for reference, rows in by_reference.items():
         shown = names[reference][1] if layer != "site" else [row["site_a"] for row in rows]
         for number, (name, row) in enumerate(spread(list(zip(shown, rows, strict=True)), SITES_SHOWN)):
-            cells = (_value(row), _number(row["null"], 2), _number(row["calibrated"], 2), blocks(row["curve"]))
+            cells = (
+                _value(row),
+                _number(row["null"], 2),
+                _number(row["calibrated"], 2),
+                _shape(row),
+            )
             table.add_row("" if number else escape(reference), escape(name), *cells)
         table.add_section()
     also = f" Also measured: {escape(', '.join(others))} (summary.json)." if others else ""
     table.caption, table.caption_justify = f"curve: the dissimilarity, from 0 up.{also} {PROBE_TEXT}", "left"
     return table
+
+
+def _shape(row: dict[str, Any]) -> str:
+    return blocks([None if value is None else float(value) for value in row["curve"]])
 
 
 def _value(row: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dissimilarity.figures.style import STYLE, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.style import GROUP_COLORS, name_layers
 from dissimilarity.inference.coverage import SEEDS
 from studies.asymmetry.differences import Term, difference
 from studies.asymmetry.numbers import (
@@ -33,14 +34,13 @@ FITS = {
     "task": ("penalty", "trained\npenalty"),
     "direct": ("penalty", "direct\npenalty"),
 }
-COLORS = ("#3b528b", "#d1495b", "#edae49", "#2a9d8f")
 Shape = tuple[int, int]
 
 
 def figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
     """Return every figure by file name."""
     drawn = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         drawn["stitches"] = _stitches(findings)
         drawn["asymmetry"] = _asymmetry(findings)
         if len({record["step"] for record in same_shape(findings["records"], "direct")}) > 1:
@@ -78,7 +78,7 @@ def _stitches(findings: Mapping[str, Any]) -> Figure:
                     if (record["family_front"], record["family_back"]) == kind
                 ]
                 offset = 0.06 * (number - 1.5)
-                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", COLORS[number], offset)
+                _layers(panel, pairs, reading, f"{kind[0]} -> {kind[1]}", GROUP_COLORS[number], offset)
             _layer_axis(panel, shape, row == len(FITS) - 1)
             if row == 0:
                 pairs_of = kinship if kinship == "independent" else "siblings, self"
@@ -105,7 +105,7 @@ def _layers(panel: Axes, records: Sequence[Record], reading: str, label: str, co
 
 
 def _layer_axis(panel: Axes, shape: Shape, is_labeled: bool) -> None:
-    panel.set_xticks(range(shape[1]))
+    name_layers(panel.xaxis, [str(layer) for layer in range(shape[1])])
     panel.set_xlim(-0.5, shape[1] - 0.5)
     panel.set_xlabel("layer" if is_labeled else "")
 
@@ -145,7 +145,7 @@ def _differences(panel: Axes, differences: Sequence[Record]) -> None:
     """Draw the mean difference per layer, and each pair of models beside it."""
     for layer in sorted({layer_of(record["cell"][2]) for record in differences}):
         terms = terms_of([record for record in differences if layer_of(record["cell"][2]) == layer])
-        _curve(panel, [layer], [difference(terms)], COLORS[0], "")
+        _curve(panel, [layer], [difference(terms)], GROUP_COLORS[0], "")
         values = [term.value for term in terms]
         panel.plot([layer + 0.12] * len(values), values, ".", color="0.6", markersize=3)
 
@@ -161,7 +161,7 @@ def _over_training(findings: Mapping[str, Any]) -> Figure:
             members = [record for record in differences if record["cell"][:2] == shape]
             steps = sorted({record["step"] for record in members})
             means = [difference(terms_of(select(members, step=step))) for step in steps]
-            color, label = COLORS[number % len(COLORS)], f"width {shape[0]}, depth {shape[1]}"
+            color, label = GROUP_COLORS[number % len(GROUP_COLORS)], f"width {shape[0]}, depth {shape[1]}"
             _curve(top, steps, means, color, label)
             gaps, values = ([record[key] for record in members] for key in ("gap", "difference"))
             bottom.plot(gaps, values, ".", color=color, markersize=4, label=label)
@@ -196,7 +196,7 @@ def _capacity(findings: Mapping[str, Any]) -> Figure:
             for number, family in enumerate(dict.fromkeys(model["family"] for model in models)):
                 members = select(models, family=family)
                 x, y = ([model[name] for model in members] for name in (key, target))
-                panel.plot(x, y, "o", color=mpl.colormaps["tab10"](number), markersize=4, label=family)
+                panel.plot(x, y, "o", color=GROUP_COLORS[number % len(GROUP_COLORS)], markersize=4, label=family)
             if column == 0:
                 panel.set_ylabel(f"{label}\nnats/token")
             if row == 1:
@@ -206,7 +206,7 @@ def _capacity(findings: Mapping[str, Any]) -> Figure:
 
 
 def _grid(rows: int, columns: int, width: float = 1.7, height: float = 1.7, **share: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.6 + width * columns, 0.5 + height * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.6 + width * columns, 0.5 + height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 

@@ -100,7 +100,7 @@ def claim(folder: Path, cfg: DictConfig) -> None:
 def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Write results into `folder` and remove the figures of an earlier command that they do not replace."""
     # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
-    from dissimilarity.figures.style import write_figure
+    from dissimilarity.figures.figure import write_figure
     from dissimilarity.report import page
     from dissimilarity.tables.seal import write_table
 
@@ -112,10 +112,10 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     )
     write_table(results.table, folder / "table.parquet")
     for path in _figures_of(before, folder / "figures"):
-        if path.stem not in names:
+        if path.stem not in names or path.suffix[1:] not in cfg.figures.formats:
             path.unlink()
     for name, figure in results.figures.items():
-        write_figure(figure, folder / "figures", name)
+        write_figure(figure, folder / "figures", name, cfg.figures.formats)
     write_text(folder / "summary.md", results.summary)
     if results.page_of:
         page.write_page(results.page_of, folder / page.FILE)
@@ -125,7 +125,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
 
 def _figures_of(names: Any, folder: Path) -> list[Path]:
     """Return the files in a folder of figures that have one of `names`, which come from an untrusted file."""
-    files = [path for kind in ("png", "pdf") for path in folder.glob(f"*.{kind}") if path.is_file()]
+    files = [path for kind in ("png", "pdf", "svg") for path in folder.glob(f"*.{kind}") if path.is_file()]
     return [path for path in files if isinstance(names, list) and path.stem in names]
 
 

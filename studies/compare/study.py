@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.compare_many import compare_many
+from dissimilarity.figures.options import as_figure_options
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
@@ -85,7 +86,7 @@ def compare_models(
     return Results(
         table=table,
         summary=summary(tables, measures, notes, aligned) + "".join(f"{line}\n" for line in lines),
-        figures=figures(table, tables) | drawn,
+        figures=figures(table, tables, as_figure_options(cfg.figures)) | drawn,
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
@@ -111,13 +112,14 @@ def _compare(
     else:
         models = {subject.label: subject.source for subject in subjects}
     if len(subjects) > 2 and probe.text is None and not settings.get("influence"):
-        table = compare_many(models, probe.tokens, *options, on_progress=on_progress, mask=probe.mask, **settings)
+        table = compare_many(models, probe.tokens, *options, on_progress=on_progress, mask=probe.mask, **settings).arrow
         return {(a, b): select(table, model_a=a, model_b=b).drop_columns(["model_a", "model_b"]) for a, b in inputs}
     tables = {}
     for (a, b), text in inputs.items():
         on_progress(f"{a} and {b}")
         mask = probe.mask if text is probe.tokens else None  # aligned positions are never padding
-        tables[a, b] = compare(_loaded(models[a]), _loaded(models[b]), text, *options, mask=mask, **settings)
+        sides = _loaded(models[a]), _loaded(models[b])
+        tables[a, b] = compare(*sides, text, *options, mask=mask, **settings).arrow
     return tables
 
 

@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dissimilarity.figures.style import MEANING, STYLE, colors_of, file_name, short_names, spread, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.style import colors_of, file_name, name_layers, short_names, spread
 from dissimilarity.inference.coverage import CHECKPOINTS
+from dissimilarity.measures.titles import dissimilarity_title
 from studies.dynamics.numbers import Findings
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -20,7 +22,7 @@ GRAYS = ("0.2", "0.6", "0.4", "0.75", "0.3", "0.5")
 def figures(findings: Findings, losses: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
     """Return every figure by file name."""
     drawn: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         for measure in findings.measures:
             drawn[file_name(["steps", measure], drawn)] = _steps(findings, measure)
         drawn["arrival"] = _arrival(findings, losses)
@@ -34,7 +36,7 @@ def _steps(findings: Findings, measure: str) -> Figure:
     kind, names = short_names(findings.sites)
     layers = spread(list(range(len(findings.sites))), 8)
     side = 1.05
-    figure = Figure(figsize=(1.9 + side * len(layers), 0.9 + (side + 0.12) * len(pairs)), layout="constrained")
+    figure = PaperFigure(figsize=(1.9 + side * len(layers), 0.9 + (side + 0.12) * len(pairs)), layout="constrained")
     axes: Any = figure.subplots(len(pairs), len(layers), squeeze=False)
     top = max(float(np.nanmax(findings.maps[measure, a, b])) for a, b in pairs)
     null = findings.nulls[measure]
@@ -57,7 +59,7 @@ def _steps(findings: Findings, measure: str) -> Figure:
         axes[row, len(layers) // 2].set_xlabel(f"step of {b}", fontsize=6.5)
     assert image is not None
     bar = figure.colorbar(image, ax=list(axes.flat), aspect=20, pad=0.01)
-    bar.set_label(f"{measure}, {MEANING}")
+    bar.set_label(f"{dissimilarity_title(measure)}, 0 = same")
     bar.ax.spines[:].set_visible(False)
     if math.isfinite(null):
         bar.ax.axhline(null, color="0.35", linewidth=0.8)
@@ -76,7 +78,7 @@ def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figur
     """Draw the distance of each layer from its final form, one row per measure; when it is halfway; the loss below."""
     runs = list(findings.steps)
     rows, columns = len(findings.measures) + 1, len(runs) + 1
-    figure = Figure(figsize=(1.3 + 2.3 * columns, 0.5 + 1.55 * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.3 + 2.3 * columns, 0.5 + 1.55 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     kind, names = short_names(findings.sites)
     for row, measure in enumerate(findings.measures):
@@ -86,9 +88,9 @@ def _arrival(findings: Findings, losses: Mapping[str, Sequence[float]]) -> Figur
             if row == 0:
                 panel.set_title(run)
             if number == 0:
-                panel.set_ylabel(f"{measure}\nto the last checkpoint")
+                panel.set_ylabel(f"{dissimilarity_title(measure)}\nto the last checkpoint")
         _halfway(axes[row, -1], findings, measure)
-        axes[row, -1].set_xticks(range(len(names)), names)
+        name_layers(axes[row, -1].xaxis, names)
     axes[-2, -1].set_xlabel(kind)
     for number, run in enumerate(runs):
         panel = axes[-1, number]

@@ -175,7 +175,7 @@ def _compare(
         on_progress=on_progress,
         mask=probe.mask,
     )
-    return Measured(table, probe.notes, hashes, losses)
+    return Measured(table.arrow, probe.notes, hashes, losses)
 
 
 def _couples(runs: list[list[str]]) -> list[tuple[str, str]]:

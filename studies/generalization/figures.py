@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,8 +11,11 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list
 
 from dissimilarity.figures.embedding import tree
-from dissimilarity.figures.style import STYLE, short_names, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.layout import write_coverage
+from dissimilarity.figures.style import GROUP_COLORS, name_layers, short_names, spread
 from dissimilarity.inference.coverage import FINE_TUNINGS, PAIRS
+from dissimilarity.measures.titles import dissimilarity_title
 from studies.common.format import p_value
 from studies.common.jackknife import LEVEL
 from studies.generalization.agreement import Agreement
@@ -21,8 +23,8 @@ from studies.generalization.numbers import ALL, Findings, Scores, band
 from studies.generalization.parting import Parting
 from studies.generalization.truth import pairs_by_kind
 
-GOOD, BAD, ACROSS, BACK = "#3b528b", "#d1495b", "#edae49", "#66a182"
-COLORS = (GOOD, BAD, ACROSS, BACK, "#8d6a9f", "#2e4057")
+COLORS = GROUP_COLORS
+GOOD, BAD, ACROSS, BACK = COLORS[:4]
 NONE = "0.6"
 SCIENTIFIC = (-2, 3)
 """Powers of ten beyond which the numbers of an axis share a factor: barriers may be around 1e-4."""
@@ -33,7 +35,7 @@ TITLES = {"ari": "adjusted Rand index", "auc": "AUC, across vs. within", "spearm
 def figures(findings: Findings) -> dict[str, Figure]:
     """Return every figure by file name."""
     drawn: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         drawn["layers"] = _layers(findings)
         if len(findings.stitched) > 1:
             drawn["stitched_elsewhere"] = _stitched(findings)
@@ -49,7 +51,7 @@ def _layers(findings: Findings) -> Figure:
     """Draw, in distribution, the accuracy of stitched models by layers in front, and each measure by layer."""
     split = next(iter(findings.stitched), None)
     count = len(findings.measures) + (split is not None)
-    figure = Figure(figsize=(1.6 + 2.3 * count, 2.5), layout="constrained")
+    figure = PaperFigure(figsize=(1.6 + 2.3 * count, 2.5), layout="constrained")
     axes: Any = figure.subplots(1, count, squeeze=False)[0]
     if split is not None:
         _curves(axes[0], findings.stitched[split])
@@ -66,10 +68,10 @@ def _layers(findings: Findings) -> Figure:
                 a, b = np.array(members).T
                 _band(panel, findings.distances[measure][:, a, b].T, color, name)
         _mark_parting(panel, findings.parting.get(measure))
-        panel.set_xticks(range(len(names)), names)
+        name_layers(panel.xaxis, names)
         panel.set_xlabel(kind)
         panel.set_ylim(bottom=0)
-        panel.set_title(measure)
+        panel.set_title(dissimilarity_title(measure))
     panels[0].set_ylabel("dissimilarity, in distribution")
     handles, labels = axes[-1].get_legend_handles_labels()
     if handles:
@@ -92,7 +94,7 @@ def _stitched(findings: Findings) -> Figure:
     splits = list(findings.stitched)[1:]
     columns = min(3, len(splits))
     rows = math.ceil(len(splits) / columns)
-    figure = Figure(figsize=(1.7 + 2.1 * columns, 0.5 + 1.75 * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.7 + 2.1 * columns, 0.5 + 1.75 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for panel, split in zip(axes, splits, strict=False):
         _curves(panel, findings.stitched[split])
@@ -134,7 +136,7 @@ def _band(panel: Axes, values: np.ndarray, color: str, name: str) -> None:
 def _distances(findings: Findings) -> Figure:
     """Draw the distances over all layers by each criterion: the matrix, and the pairs within and across groups."""
     count = len(findings.criteria)
-    figure = Figure(figsize=(1.2 + 1.9 * count, 4.1), layout="constrained")
+    figure = PaperFigure(figsize=(1.2 + 1.9 * count, 4.1), layout="constrained")
     axes: Any = figure.subplots(2, count, squeeze=False, height_ratios=(1, 1))
     rng = np.random.default_rng(0)
     for column, criterion in enumerate(findings.criteria):
@@ -183,7 +185,7 @@ def _pairs(panel: Axes, findings: Findings, criterion: str, rng: np.random.Gener
 def _accuracies(findings: Findings) -> Figure:
     """Draw accuracy in and out of distribution, one panel per criterion: shape = reference group, color = cluster."""
     in_distribution = next(iter(findings.accuracies.values()))
-    figure = Figure(figsize=(1.5 + 1.9 * len(findings.criteria), 2.3), layout="constrained")
+    figure = PaperFigure(figsize=(1.5 + 1.9 * len(findings.criteria), 2.3), layout="constrained")
     axes: Any = figure.subplots(1, len(findings.criteria), squeeze=False, sharex=True, sharey=True)[0]
     for panel, criterion in zip(axes, findings.criteria, strict=True):
         scores = findings.scores[criterion, ALL]
@@ -234,7 +236,8 @@ def _agreement(findings: Findings) -> Figure:
             over_all = [findings.scores[criterion, ALL].agreement[statistic]]
             _points(panel, [len(names) + 0.5 + offset], over_all, color, None if is_measure else criterion)
         _chance(panel, statistic)
-        panel.set_xticks([*range(len(names)), len(names) + 0.5], [*names, "all"])
+        shown = [*spread(list(enumerate(names)), 12), (len(names) + 0.5, "all")]
+        panel.set_xticks([place for place, _ in shown], [name for _, name in shown])
         panel.set_xlabel(kind)
         panel.set_title(title)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -266,7 +269,7 @@ def _steps(findings: Findings) -> Figure:
 
 
 def _row_of_statistics() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.4 + 2.2 * len(TITLES), 2.4), layout="constrained")
+    figure = PaperFigure(figsize=(1.4 + 2.2 * len(TITLES), 2.4), layout="constrained")
     return figure, figure.subplots(1, len(TITLES), squeeze=False)[0]
 
 

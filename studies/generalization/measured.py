@@ -154,7 +154,7 @@ def _distances(
             control=control_of(cfg.control),
             on_progress=lambda message: on_progress(f"{message}{suffix}"),
             mask=mask,
-        )
+        ).arrow
 
     table = compared(dict(zip(inputs.labels, inputs.models, strict=True)), "")
     earlier = {}

@@ -1,22 +1,26 @@
 """Figures of the study `scaling`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dissimilarity.figures.models import models_figure
-from dissimilarity.figures.style import MEANING, STYLE, file_name, write_coverage
+from dissimilarity.figures.figure import PaperFigure, in_style
+from dissimilarity.figures.labels import place_labels
+from dissimilarity.figures.layout import widest, write_coverage
+from dissimilarity.figures.models import model_pages, models_figure
+from dissimilarity.figures.style import GROUP_COLORS, file_name
 from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.measures.titles import dissimilarity_title
 from studies.common.regions import REGIONS
 from studies.scaling.numbers import Findings
 
-COLORS = {"seed": "0.55", "width": "#3b528b", "depth": "#d1495b", "both": "#edae49"}
+COLORS = {"seed": "0.55", "width": GROUP_COLORS[0], "depth": GROUP_COLORS[1], "both": GROUP_COLORS[4]}
 LEGEND = {"seed": "seeds of one size", "width": "width alone", "depth": "depth alone", "both": "both"}
 CELL = 0.11
 """Inches per layer in the heat maps."""
@@ -32,7 +36,7 @@ def figures(findings: Findings, table: pa.Table) -> dict[str, Figure]:
         table: the comparison without outlier control.
     """
     drawn: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with in_style():
         for measure in findings.measures:
             for control in findings.controls:
                 end = [control.replace(" ", "_")] if control != findings.controls[0] else []
@@ -41,7 +45,8 @@ def figures(findings: Findings, table: pa.Table) -> dict[str, Figure]:
         drawn["regions"] = _regions(findings)
         drawn["losses"] = _losses(findings)
     sizes = {model.label: name for name, members in findings.sizes.items() for model in members}
-    drawn["models"] = models_figure(table, sizes)
+    for number, page in enumerate(model_pages(table), 1):
+        drawn[file_name(["models", *([str(number)] if number > 1 else [])], drawn)] = models_figure(page, sizes)
     return drawn
 
 
@@ -54,7 +59,7 @@ def _heatmaps(findings: Findings, control: str, measure: str) -> Figure:
     names = list(findings.sizes)
     count = len(names)
     side = [max(PANEL, CELL * members[0].depth) for members in findings.sizes.values()]
-    figure = Figure(figsize=(1.9 + sum(side) + max(side) + 0.1 * count, 0.9 + sum(side)), layout="constrained")
+    figure = PaperFigure(figsize=(1.9 + sum(side) + max(side) + 0.1 * count, 0.9 + sum(side)), layout="constrained")
     axes: Any = figure.subplots(count, count + 1, squeeze=False, width_ratios=[*side, max(side)], height_ratios=side)
     null = findings.null[control, measure]
     maps = {key: values for key, values in (findings.maps | findings.floors).items() if key[:2] == (control, measure)}
@@ -80,7 +85,7 @@ def _heatmaps(findings: Findings, control: str, measure: str) -> Figure:
                 line(layers.start - 0.5, color="white", linewidth=0.9)
         panel.set_title("with itself" if row == 0 else "")
     bar = figure.colorbar(image, ax=list(axes[:, count]), aspect=24, pad=0.04)
-    bar.set_label(f"{measure}, {MEANING}")
+    bar.set_label(f"{dissimilarity_title(measure)}, 0 = same")
     bar.ax.spines[:].set_visible(False)
     if math.isfinite(null):
         bar.ax.axhline(null, color="0.35", linewidth=0.8)
@@ -125,7 +130,7 @@ def _sizes(findings: Findings) -> Figure:
                 panel.annotate("null", (1, level), **corner)
             panel.set_ylim(bottom=0)
             if row == 0:
-                panel.set_title(measure)
+                panel.set_title(dissimilarity_title(measure))
             if row == len(rows) - 1:
                 panel.set_xlabel("doublings of the blocks' parameters")
             if column == 0:
@@ -154,7 +159,7 @@ def _regions(findings: Findings) -> Figure:
             panel.set_xticks(range(len(REGIONS)), REGIONS)
             panel.set_ylim(bottom=0)
             if row == 0:
-                panel.set_title(measure)
+                panel.set_title(dissimilarity_title(measure))
             if column == 0:
                 panel.set_ylabel(f"dissimilarity\n{control}")
     _legend(figure, findings)
@@ -165,13 +170,12 @@ def _losses(findings: Findings) -> Figure:
     """Draw the loss of every model against its size, and dissimilarity against the gap between losses."""
     figure, axes = _grid(1, 2, 2.9, 2.1)
     left, right = axes[0]
+    highest = {}
     for name, members in findings.sizes.items():
         parameters, losses = [model.parameters for model in members], [model.loss for model in members]
         left.plot(parameters, losses, "o", markersize=3, color="0.3")
-        top = max(losses)
-        if math.isfinite(top):
-            above: Any = {"textcoords": "offset points", "fontsize": 5.5, "ha": "center"}
-            left.annotate(name, (parameters[0], top), (0, 4), **above)
+        if math.isfinite(max(losses)):
+            highest[name] = parameters[0], max(losses)
     left.set_xscale("log")
     left.margins(0.12, 0.15)
     left.set_xlabel("approximate parameter count of the blocks")
@@ -183,13 +187,27 @@ def _losses(findings: Findings) -> Figure:
         right.plot([gap], [between.values[key].mean], "o", markersize=3, color=COLORS[between.kind])
     right.set_ylim(bottom=0)
     right.set_xlabel("gap between the losses, nats/token")
-    right.set_ylabel(f"{findings.measures[0]}, dissimilarity")
+    right.set_ylabel(dissimilarity_title(findings.measures[0]))
     _legend(figure, findings)
+    name_points(figure, left, highest)
     return figure
 
 
+def name_points(figure: Figure, panel: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points of a finished figure, none of them over another."""
+    if not points:
+        return
+    figure.draw_without_rendering()
+    box = np.divide(panel.bbox.size, figure.dpi)
+    inches = (panel.transData.transform(np.array(list(points.values()))) - panel.bbox.p0) / figure.dpi
+    sizes = np.array([(widest([name], 5.5) + 0.02, 0.09) for name in points])
+    for name, (x, y) in zip(points, place_labels(inches, sizes, box) / box, strict=True):
+        if math.isfinite(x):
+            panel.text(x, y, name, transform=panel.transAxes, ha="center", va="center", fontsize=5.5)
+
+
 def _grid(rows: int, columns: int, width: float, height: float, **share: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(1.5 + width * columns, 0.5 + height * rows), layout="constrained")
+    figure = PaperFigure(figsize=(1.5 + width * columns, 0.5 + height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 

@@ -155,7 +155,7 @@ def _compare(
         report = (lambda message, name=name: on_progress(f"{message} ({name})")) if len(controls) > 1 else on_progress
         tables[name] = compare_many(
             loaders, tokens, sites, measures, control=control, couples=couples, on_progress=report, **options
-        )
+        ).arrow
     return tables, [_model(subject, sites, widths[subject.label], losses[subject.label]) for subject in ordered]
 
 

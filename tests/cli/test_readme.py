@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
-from dissimilarity import Tokenized, align
+from dissimilarity import CKA, Tokenized, align, compare
 from dissimilarity.cli.command import parser
 from dissimilarity.tables.curves import Curves
 from launch.cli.check import check
@@ -82,7 +82,7 @@ def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.Mo
     names = {"x": torch.randn(200, 6), "y": torch.randn(200, 9), "model": family_net("solu"), **_two_models()}
     exec(text, names)
     assert len([line for line in text.splitlines() if line.strip()]) <= 12
-    assert names["activations"] and (tmp_path / "a_b.png").exists()
+    assert names["activations"] and (tmp_path / "a_b.pdf").exists()
 
 
 def test_the_lines_on_differences_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,14 @@ def test_the_lines_on_other_tokenizers_run() -> None:
     alignment = align(Tokenized(tokens, all_spans), Tokenized(tokens, all_spans), texts)
     names |= {"fit": alignment, "held_out": alignment, "front": names["model_a"], "back": names["model_b"]}
     exec(block("docs/comparing.md", "Stitching", "python"), names)
+
+
+def test_the_lines_on_notebooks_and_papers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = _two_models()
+    table = compare(models["model_a"], models["model_b"], models["tokens"], measures=[CKA()])  # pyright: ignore
+    exec(block("docs/comparing.md", "In a notebook and a paper", "python"), {"table": table})
+    assert {path.name for path in tmp_path.iterdir()} == {"table.tex", "table.csv", "map.pdf"}
 
 
 def test_the_lines_on_padding_run() -> None:

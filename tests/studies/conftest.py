@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dissimilarity.figures import style
+from dissimilarity.figures import figure as figures
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,6 +21,6 @@ def blank_figures() -> Iterator[Any]:
         return paths
 
     with pytest.MonkeyPatch.context() as patch:
-        write_figure = style.write_figure
-        patch.setattr(style, "write_figure", write_blank)
+        write_figure = figures.write_figure
+        patch.setattr(figures, "write_figure", write_blank)
         yield write_figure

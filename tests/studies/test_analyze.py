@@ -53,7 +53,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_compares_two_runs(home: Path, blank_figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dissimilarity.figures.style.write_figure", blank_figures)
+    monkeypatch.setattr("dissimilarity.figures.figure.write_figure", blank_figures)
     done = command(home, "study=compare", "models=[runs/a,runs/b]")
     assert done.returncode == 0, done.stderr
     for text in ("a and b: resid_post of block", "procrustes", "results/compare/summary.md", "measures=all"):

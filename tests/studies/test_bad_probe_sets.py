@@ -45,7 +45,7 @@ def test_three_sequences_have_no_value_of_cka_and_no_error_bars(tmp_path: Path) 
 def test_a_nan_in_one_sequence_is_named(tmp_path: Path) -> None:
     rows, summary = compared(tmp_path, 8, broken=True, nulls=3)
     assert all(math.isnan(row["value"]) and math.isnan(row["p"]) for row in rows.values())
-    assert "1 values at s are NaN or infinite, all of them in sequence" in summary and "leave it out" in summary
+    assert "1 value at s is NaN or infinite, in sequence" in summary and "leave it out" in summary
 
 
 def test_more_rearrangements_than_there_are_are_refused(tmp_path: Path) -> None:

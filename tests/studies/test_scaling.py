@@ -10,11 +10,13 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from dissimilarity.figures.figure import PaperFigure
 from dissimilarity.inference.coverage import SEEDS
-from studies.scaling.figures import figures
+from studies.scaling.figures import figures, name_points
 from studies.scaling.numbers import Findings, findings
 from studies.scaling.sizes import SizedModel
 from studies.scaling.text import summary, terminal_tables
+from tests.helpers.drawn import misprints
 from tests.helpers.intervals import check_figures, sentences_in, sentences_of
 
 SHAPES = ((32, 2), (32, 6), (64, 6), (128, 6))
@@ -185,9 +187,18 @@ def test_the_summary_says_what_was_planted(grown: Findings) -> None:
     assert shown.row_count == 10
 
 
+def test_sizes_of_one_loss_are_named_beside_each_other() -> None:
+    figure = PaperFigure(figsize=(3, 2), layout="constrained")
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1])
+    name_points(figure, panel, {f"w{width} d2": (0.5, 0.5) for width in (16, 32, 64, 128)})
+    assert len(panel.texts) == 4 and not misprints(figure)
+
+
 def test_there_is_a_map_of_every_two_sizes(grown: Findings) -> None:
     drawn = figures(grown, table(models(), by_ratio))
     check_figures(drawn.values())
+    assert not [line for figure in drawn.values() for line in misprints(figure)]
     assert sentences_of(drawn["sizes"]) == [SEEDS]
     assert set(drawn) == {"heatmaps_cka", "heatmaps_cka_some", "sizes", "regions", "losses", "models"}
     # Four sizes give the triangle with its diagonal, a column of models with themselves, and the color bar.

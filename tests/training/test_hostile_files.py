@@ -431,6 +431,7 @@ def test_a_custom_family_must_be_named_by_the_command(runs: Runs, monkeypatch: p
     with naming(["payload.Net"]), pytest.raises(ValueError, match="cannot be built here"):
         references.load(str(path))
     assert canary.exists(), "named, it is imported"
+    del sys.modules["payload"]
 
 
 @pytest.fixture(scope="module")

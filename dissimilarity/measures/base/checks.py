@@ -26,7 +26,7 @@ def unit_numbers(units: ArrayLike | None, n: int) -> Tensor | None:
     """Return the number of the unit of each sample, from 0; None where each sample is its own.
 
     Raises:
-        ValueError: not one unit per sample.
+        ValueError: not one unit per sample, or no whole numbers or names.
     """
     if units is None:
         return None
@@ -36,6 +36,8 @@ def unit_numbers(units: ArrayLike | None, n: int) -> Tensor | None:
             f"expected units of shape ({n},), the sequence of each sample, found {names.shape}; repeat the number of a "
             "sequence for each of its samples"
         )
+    if names.dtype.kind == "f" and not (np.isfinite(names) & (names == np.round(names))).all():
+        raise ValueError("expected the sequence of each sample as units, whole numbers or names, found others")
     numbers = np.unique(names, return_inverse=True)[1]
     return None if numbers.max() == n - 1 else torch.from_numpy(numbers)
 

@@ -33,6 +33,7 @@ class Measure(Metric):
         by_sequence: whether whole sequences are its independent units, wherever they are known.
         crossfit: whether a map is fitted to one half of the units and scored on the other.
         identical: the value of a representation compared with itself.
+        titles: what figures call it, by the beginning of its labels; a label without a title is shown as it is.
         formula: the value as a formula in plain text, one line.
         cost: number of operations for n samples of widths p and q, one line.
         source: the paper, one line. All three appear in docs/measures.md.
@@ -49,6 +50,7 @@ class Measure(Metric):
     by_sequence: bool = False
     crossfit: bool = False
     identical: ClassVar[float]
+    titles: ClassVar[Mapping[str, str]] = {}
     formula: ClassVar[str]
     cost: ClassVar[str]
     source: ClassVar[str]

@@ -89,9 +89,9 @@ function drawLayers() {
       if (rows.length) all.push({ measure, title: titleOf(measure, reference), rows });
     }
   }
-  for (const { title, rows } of all.slice(0, 48)) {
+  for (const { measure, title, rows } of all.slice(0, 48)) {
     const ends = [rows[0], last(rows)].map(({ row, d }) => `${row} ${digits(d)}`);
-    const options = { spec: () => compiled("layers", {}) };
+    const options = { measure, spec: () => compiled("layers", { measure }) };
     draw(grid, title, "layers", rows, { top: topOf(rows), blue: isDark() ? "#56b4e9" : "#0072b2" }, options, ends.join(" to "));
   }
   idle(drawRest);
@@ -120,9 +120,10 @@ function drawCurves() {
     options.spec = () => compiled("values", options);
     draw(grid, "loss", "values", page.losses, { top: Math.max(...range) }, options, sentence(page.losses));
   }
-  let spec = null;
-  const options = { series, steps, many: panels.some(({ rows }) => rows.length > few), spec: () => (spec ??= compiled("lines", options)) };
+  const many = panels.some(({ rows }) => rows.length > few), specs = new Map();
   for (const { measure, title, rows } of panels.slice(0, 48)) {
+    const options = { series, steps, many, measure };
+    options.spec = () => specs.get(measure) ?? specs.set(measure, compiled("lines", options)).get(measure);
     const top = topOf(panels.filter((one) => one.measure === measure).flatMap((one) => one.rows));
     const nulls = rows.map((row) => row.n).filter((n) => n !== null && n !== undefined);
     const above = nulls.length && Math.min(...nulls) > top ? `; the null is above, at ${digits(last(nulls))}` : "";
@@ -178,7 +179,8 @@ function drawMaps() {
     const signals = { top: Math.max(1e-6, ...all), ink: isDark() ? "#ffffff" : "#d55e00" };
     const options = {
       height,
-      spec: () => compiled("maps", { height }),
+      measure,
+      spec: () => compiled("maps", { height, measure }),
       click: (cell) => choosePair({ reference, measure, a: cell.a, b: cell.b }),
     };
     const title = titleOf(measure, reference);
@@ -248,7 +250,7 @@ function choosePair({ reference, measure, a, b }) {
     const [d, h, n, c] = ["d", "h", "n", "c"].map((column) => maps[column][i][place]);
     return { series: page.labels[a], step, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
   });
-  const options = { series: [page.labels[a]], steps: maps.steps };
+  const options = { series: [page.labels[a]], steps: maps.steps, measure };
   clear($("pair"));
   draw($("pair"), `${titleOf(measure, reference)}: ${name}`, "lines", rows, { top: topOf(rows) },
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));

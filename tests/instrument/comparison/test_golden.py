@@ -132,7 +132,7 @@ if __name__ == "__main__":
     from tempfile import TemporaryDirectory
 
     torch.set_num_threads(1)
-    tables.draw_run = lambda folder, formats: []
+    tables.draw_run = lambda folder, **options: []
     with TemporaryDirectory() as folder:
         content = {name: part() for name, part in PARTS.items()} | {"tracked": tracked(Path(folder))}
     golden = []

@@ -10,7 +10,7 @@ import pytest
 
 from dissimilarity import CKA, Procrustes, compare
 from dissimilarity.figures.comparison import WIDTH, comparison_figure
-from dissimilarity.figures.style import write_figure
+from dissimilarity.figures.figure import write_figure
 from tests.instrument.comparison.test_compare import model, tokens
 
 
@@ -35,29 +35,32 @@ def test_values_stand_where_the_sites_are() -> None:
     a, b = model(16, 2), model(24, 3, seed=1)
     table = compare(a, b, tokens(), measures=[CKA(), Procrustes()])
     figure = comparison_figure(table, "first", "second")
-    assert [panel.get_title() for panel in maps(figure)] == ["cka", "procrustes"]
+    assert [panel.get_title() for panel in maps(figure)] == ["CKA", "Procrustes angle (rad)"]
     for panel, measure in zip(maps(figure), ("cka", "procrustes"), strict=True):
         expected = np.array([row["value"] for row in table.to_pylist() if row["measure"] == measure]).reshape(2, 3)
         assert np.asarray(panel.images[0].get_array()) == pytest.approx(expected)
         assert len(panel.texts) == 6 and panel.texts[0].get_text().lstrip("-0") == f"{expected[0, 0]:.2f}".lstrip("-0")
-    assert figure.get_supylabel() == "first: resid_post of block"
+    assert figure.get_supylabel().split() == "first: resid_post of block".split()
     assert figure.get_supxlabel().split("\n")[0] == "second: resid_post of block"
     assert not plt.get_fignums()
 
 
 def test_strips_show_the_share_of_the_first_component_beside_each_site() -> None:
-    a, b = model(16, 2), model(24, 3, seed=1)
-    table = compare(a, b, tokens(), measures=[CKA(), Procrustes()], pairs="matched")
-    figure = comparison_figure(table, "first", "second")
-    by_site = {row[f"site_{side}"]: row[f"first_pc_{side}"] for row in table.to_pylist() for side in "ab"}
+    rows = made(["cka", "procrustes"]).to_pylist()
+    shares = {"a": (0.2, 0.6), "b": (0.1, 0.3, 0.4)}
+    for row in rows:
+        row |= {f"first_pc_{side}": shares[side][int(row[f"site_{side}"].split(".")[1])] for side in "ab"}
+    figure = comparison_figure(pa.Table.from_pylist(rows), "first", "second")
     for panel in maps(figure):
         strips = [axes for axes in panel.child_axes if axes.images and axes.images[0].get_cmap().name == "Grays"]
         upwards, rightwards = (np.asarray(strip.images[0].get_array()) for strip in strips)
         assert upwards.shape == (2, 1) and rightwards.shape[0] == 1
-        assert upwards[0, 0] == pytest.approx(table["first_pc_a"][0].as_py())
-        assert rightwards[0, -1] == pytest.approx(by_site["blocks.2.resid_post"])
+        assert upwards[0, 0] == 0.2
+        assert rightwards[0, -1] == 0.4
         assert all(strip.images[0].get_clim() == (0, 1) for strip in strips)
     assert "share of variance in the first" in figure.get_supxlabel()
+    low = pa.Table.from_pylist([row | {"first_pc_a": 0.2} for row in rows])
+    assert "share" not in comparison_figure(low, "first", "second").get_supxlabel()
 
 
 def test_dark_is_the_same_and_the_bar_says_which_end_and_where_the_null_is() -> None:
@@ -93,7 +96,7 @@ def test_a_measure_without_values_says_why_and_outputs_stand_below(tmp_path: Any
     rows.append(rows[0] | dict(measure="kl", site_a="logits", site_b="logits", value=0.2, null=1.4))
     figure = comparison_figure(pa.Table.from_pylist(rows), "a", "b")
     assert "broken has 3" in maps(figure)[1].texts[0].get_text()
-    assert figure.get_supxlabel().endswith("\nkl 0.200 (null 1.400)")
+    assert figure.get_supxlabel().endswith("\nKL (nats) 0.200 (null 1.400)")
     paths = write_figure(figure, tmp_path / "figures", "a")
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"%PDF"]
     with pytest.raises(ValueError, match="without records"):

@@ -10,8 +10,8 @@ from scipy.cluster.hierarchy import fcluster
 from scipy.spatial.distance import cdist
 
 from dissimilarity.figures.embedding import model_distances, plane, tree
+from dissimilarity.figures.figure import write_figure
 from dissimilarity.figures.models import models_figure
-from dissimilarity.figures.style import write_figure
 
 
 def table(distances: np.ndarray, layers: int = 2, measure: str = "cka") -> pa.Table:

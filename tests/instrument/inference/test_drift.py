@@ -255,7 +255,8 @@ def test_the_figure_has_one_panel_per_measure_and_the_difference_below(drawn: tu
     table = read_groups(drawn[0])
     axes = groups_figure(table).get_axes()
     titles = [panel.get_title().splitlines() for panel in axes[:2]]
-    assert titles == [["cka", "at layers of block 1"], ["procrustes", "at layers of block 1"]]
+    at = "at layers of block 1"
+    assert titles == [["1 - CKA", at], ["Procrustes angle (rad)", at]]
     assert len(axes) == 4
     line = axes[0].get_lines()[0]
     shown = select(table, group="good", measure="cka", site="layers.1")["dissimilarity"].to_numpy()

@@ -31,7 +31,7 @@ from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, generator, make
 from tests.helpers.oracles import Array
 
-SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 6, 5
+SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 8, 5
 OFFSET = 1e3
 """Offset of the means, in units of the spread."""
 LENGTHS = torch.arange(SEQUENCES) % 4 + 3

@@ -180,3 +180,14 @@ def test_error_bars_are_the_spread_over_fresh_samples(relation: str) -> None:
     for pairs in results.values():
         value, stderr = np.array(pairs).T
         assert 0.75 < stderr.mean() / value.std() < 1.6
+
+
+def test_few_units_have_no_error_bar_and_say_so() -> None:
+    """With two units the influences are zero, with three half of what they should be."""
+    acts = [{"s": torch.from_numpy(z).unflatten(0, (24, -1))} for z in planted("half", "flat", 10, 0, sequences=24)]
+    for n_units in (2, 3, 7, 8):
+        (row,) = compare(acts[0], acts[1], measures=[Procrustes(crossfit=True)], n_units=n_units).to_pylist()
+        note = f"has no standard error: a cross-fitted value needs 8 units and has {n_units}: pass more sequences"
+        assert math.isfinite(row["value"]) and math.isnan(row["stderr"]) == (note in row["note"]) == (n_units < 8)
+    (row,) = compare(acts[0], acts[1], measures=[Procrustes(crossfit=True)], nulls=9).to_pylist()
+    assert math.isnan(row["p"]) and "has the null of one rearrangement, and so no p" in row["note"]

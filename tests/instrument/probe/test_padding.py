@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dissimilarity import CKA, JSD, RBFCKA, MutualKNN, Procrustes, compare
+from dissimilarity import CCA, CKA, JSD, PWCCA, RBFCKA, SVCCA, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.plan import make_plan
-from dissimilarity.functional import cka, mutual_knn
+from dissimilarity.functional import cka, mutual_knn, procrustes
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
@@ -511,6 +511,28 @@ def test_the_tracker_refuses_masks_and_drops_norms_of_real_positions(tmp_path: P
         DissimilarityTracker(["init"], **options | {"measures": [CKA()], "probe": tokens()[:3], "mask": None})
     with pytest.raises(ValueError, match="sequence 5 with 1; lower them"):
         tracked(tmp_path, math.nan, 0, control={"drop_top_norm": 1})
+
+
+def test_without_a_null_a_sequence_may_have_most_of_the_samples() -> None:
+    mask = torch.zeros(9, 60, dtype=torch.bool)
+    mask[:, :4], mask[2] = True, True
+    x, y = torch.randn(2, 9, 60, 3).unbind(0)
+    with pytest.raises(ValueError, match="because the null rolls sequences"):
+        compare({"s": x}, {"s": y}, mask=mask)
+    (row,) = compare({"s": x}, {"s": y}, measures=[Procrustes()], mask=mask, null=False).to_pylist()
+    assert row["value"] == pytest.approx(procrustes(x[mask].double(), y[mask].double()).item(), abs=1e-6)
+    assert math.isfinite(row["stderr"]) and row["n_units"] == 9 and not row["note"]
+
+
+def test_each_missing_error_bar_has_its_reason() -> None:
+    x, y = torch.randn(2, 4, 20, 3).unbind(0)
+    (row,) = compare({"s": x}, {"s": y}, measures=[CKA()]).to_pylist()
+    assert math.isfinite(row["value"]) and math.isnan(row["stderr"])
+    assert "has no standard error: without one unit 3 sequences are left, and it needs 4: pass more" in row["note"]
+    x, y = torch.randn(8, 2, 40), torch.randn(8, 2, 5)
+    for row in compare({"s": x}, {"s": y}, measures=[CCA(), SVCCA(), PWCCA()]).to_pylist():
+        assert row["value"] == pytest.approx(1, abs=0.05) and math.isnan(row["stderr"])
+        assert "so many dimensions that they agree in any 16 samples" in row["note"]
 
 
 def test_a_sequence_that_leaves_one_unit_is_the_reason_for_no_error_bar() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from tests.helpers.report_folders import SITES, curve_row, page_of
 def test_values_are_those_of_the_table(tmp_path: Path, with_models: bool) -> None:
     folder, models = tmp_path / "compare", (("x", "y"), ("x", "z")) if with_models else (("x", "y"),)
     folder.mkdir()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {**curve_row(0, a, b), "dissimilarity": 0.1 * index + 0.01 * number, "null": 0.2, "calibrated": 0.3}
         | ({"model_a": first, "model_b": second} if with_models else {})
         for number, (first, second) in enumerate(models)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 
-from dissimilarity.figures.style import write_figure
+from dissimilarity.figures.figure import write_figure
 from dissimilarity.report.folders import found_in
 from dissimilarity.tables.curves import TABLE, Curves
 from tests.helpers.report_folders import SITES, curve_row, page_of, write_run
@@ -99,7 +99,8 @@ def results(tmp_path: Path) -> Path:
     )
     (folder / "provenance.json").write_text(json.dumps({"start": {"command": "python analyze.py study=compare"}}))
     with mpl.rc_context({"figure.dpi": 20}):
-        write_figure(Figure(), folder / "figures", "heatmap", ["png"])
+        write_figure(Figure(), folder / "figures", "heatmap", ["png", "pdf"])
+        write_figure(Figure(), folder / "figures", "tree", ["svg"])
     (folder / "figures" / "secret.png").write_text("a key")
     return folder
 
@@ -108,8 +109,9 @@ def test_results_have_their_summary_figures_and_table(results: Path) -> None:
     page = page_of(results)
     assert "results of python analyze.py study=compare" in page.text and "<img src=x>" in page.text
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert [picture["alt"] for picture in pictures] == ["heatmap"]
+    assert [picture["alt"] for picture in pictures] == ["heatmap", "tree"]
     assert str(pictures[0]["src"]).startswith("data:image/png;base64,")
+    assert str(pictures[1]["src"]).startswith("data:image/svg+xml;base64,")
     assert "h1" in {tag for tag, _ in page.elements} and SITES[1] in page.text
     assert "influence" not in page.text and "<i>" in page.text
 

@@ -155,7 +155,7 @@ def test_alerts_continue_from_a_checkpoint() -> None:
     [
         ("sudden", "expected rule nearest, move, collapse, found 'sudden'"),
         ({"rule": "move", "above": 1}, "move: unknown key above; expected some of level, stop, by"),
-        ({"rule": "collapse", "below": 2}, "collapse: expected below of 0 or more and below 1, found 2"),
+        ({"rule": "collapse", "below": 2}, "collapse: expected below above 0 and below 1, found 2"),
         ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop true or false, found 'yes'"),
         ("nearest", "nearest needs two groups of references or more"),
     ],
@@ -196,12 +196,23 @@ class Messenger(Logger):
         pass
 
 
+GROUPS_OF_TWO = {"start": ["init"], "other": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"alerts": "shrink"}, "alerts: expected rule nearest, move, collapse, found 'shrink'"),
         ({"alerts": ["collapse"], "references": []}, "without references that is nothing"),
         ({"alerts": ["collapse"], "measures": []}, "without measures that is nothing"),
+        ({"alerts": ["move"], "references": ["previous"]}, "move needs a reference that stays"),
+        ({"alerts": ["move"], "n_units": 1}, "move needs error bars, which n_units=1 leaves out"),
+        (
+            {"alerts": ["nearest"], "references": ["init", "a"], "reference_groups": GROUPS_OF_TWO, "n_units": 1},
+            "nearest needs error bars",
+        ),
+        ({"alerts": [{"rule": "move", "level": 0}]}, "move: expected level above 0 and below 1, found 0"),
+        ({"references": ["init", "init"]}, "references: init is there twice; leave one out"),
     ],
 )
 def test_alerts_that_could_never_be_raised_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

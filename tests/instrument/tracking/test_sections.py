@@ -90,6 +90,6 @@ def test_curves_have_sections_and_heat_maps_a_slider(tmp_path: Path) -> None:
         sections = {key.partition("/")[0] for key in workspace.keys if "layers" in key}
         pairs = {f"dissimilarity {name} {label}" for name in ("init", "previous") for label in ("cka", "procrustes")}
         assert pairs <= sections and not any("/" in key.partition("/")[2] for key in workspace.keys)
-        assert workspace.images["heatmaps/init"] == [(0, 3, True), (2, 3, True), (3, 3, True)]
+        assert workspace.images["heatmaps/init"] == [(2, 3, True), (3, 3, True)]  # at step 0, it is the model
         assert [step for step, *_ in workspace.images["heatmaps/previous"]] == [2, 3]
     assert "dissimilarity init cka/layers.0" in wandb.axes and not table.__dict__.get("images")

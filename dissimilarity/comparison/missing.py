@@ -1,0 +1,75 @@
+"""Why a measure has no value, no standard error, or one that is biased; and what to do."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.sample_measure import SampleMeasure
+from dissimilarity.moments.side import Side
+
+SAMPLES_PER_DIMENSION = 10
+"""Samples per dimension below which the map between two sides fits noise: values are biased by about one in these."""
+
+CROSSFIT_UNITS = 8
+"""Units below which cross-fitted values have no standard error: with 3 of them it would be half of the true one.
+
+The influence of a unit misses what it has in common with the few others of its half.
+"""
+
+
+def samples_of(measure: Measure, side: Side, site: str) -> int:
+    """Return how many samples a measure reads."""
+    if isinstance(measure, SampleMeasure):
+        return len(side.subset(site, measure.max_samples, measure.seed).index)
+    return side.n
+
+
+def too_few(measure: Measure, side: Side, site: str) -> str:
+    """Return the note for too few samples or sequences; empty if there are enough."""
+    n, sequences = samples_of(measure, side, site), len(side.lengths.units)
+    if n < measure.minimum_samples:
+        return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
+    if measure.crossfit and side.lengths.n_units < 2:
+        why = ", because one is too long" if side.lengths.merged else ""
+        return f"{measure.label} needs 2 units of sequences, one per half, and has 1{why}: pass more sequences"
+    if measure.by_sequence and sequences < measure.minimum_samples:
+        return (
+            f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
+            "take the measure with units='sample'"
+        )
+    return ""
+
+
+def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"], forced: bool = False) -> str:
+    """Return why a value has no standard error, and what to do; empty if it has one, or none was asked for."""
+    lengths, sequences = side.lengths, len(side.lengths.units)
+    if sequences < 4:
+        return f"it needs 4 sequences in 2 units and has {sequences}: pass more"
+    if lengths.merged and lengths.n_units == 1 and lengths.counts is not None:
+        return (
+            f"it needs 2 units and has 1, because one sequence has {int(lengths.counts.max())} of {side.n} samples: "
+            "shorten it, or pass more"
+        )
+    if side.n_units == 1 or bool(influence.isfinite().all()):
+        return ""
+    if forced:
+        return f"the two sides have so many dimensions that they agree in any {side.n} samples: pass more"
+    if measure.crossfit and lengths.n_units < CROSSFIT_UNITS:
+        return f"a cross-fitted value needs {CROSSFIT_UNITS} units and has {lengths.n_units}: pass more sequences"
+    left = sequences - int(side.units.bincount().max())
+    if measure.by_sequence and left < measure.minimum_samples:
+        return f"without one unit {left} sequences are left, and it needs {measure.minimum_samples}: pass more"
+    if isinstance(measure, SampleMeasure):
+        return "without some of its units too few samples are left: pass more sequences"
+    return "its derivative in the samples is not finite"
+
+
+def overfitted(measure: MomentMeasure, n: int, width: int) -> str:
+    """Return the note for a map that is scored on the few samples that it was fitted to; empty where there is none."""
+    if not measure.fits_map or measure.crossfit or n >= SAMPLES_PER_DIMENSION * width:
+        return ""
+    return (
+        f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
+        f"{width} dimensions; pass more text, or take it cross-fitted (crossfit=True)"
+    )
