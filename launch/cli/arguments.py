@@ -302,6 +302,7 @@ STUDIES = {
         "sizes.*.stitch_steps": SIZE,
         "sizes.*.train": OVERRIDES,
     },
+    "curves.study.curves": {},
     "report.study.report": {},
     "export.study.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
     "generalization.study.generalization": {

@@ -25,7 +25,9 @@ const isDark = () => {
 };
 
 function colors(names, dark) {
-  if (page.kind === "runs" && names.length <= page.palette.length) return page.palette.slice(0, names.length);
+  const [blue, ...others] = page.palette, sky = last(others);
+  const palette = dark ? [sky, ...others.slice(0, -1), blue] : page.palette;
+  if (page.kind === "runs" && names.length <= palette.length) return palette.slice(0, names.length);
   const scheme = vega.scheme("viridis"); // without its end that is hard to see
   const [from, to] = dark ? [0.25, 1] : [0, 0.88];
   return names.map((_, i) => scheme(from + ((to - from) * i) / Math.max(1, names.length - 1)));
