@@ -162,7 +162,7 @@ def register() -> None:
 def root_keys(command: str) -> list[str]:
     """Return the root keys of `train` or `analyze`.
 
-    Example:
+    Examples:
         >>> root_keys("analyze")[:3]
         ['models', 'size', 'sizes']
     """

@@ -28,7 +28,7 @@ class Console(pl.Callback):
         tokens: tokens of the batches so far.
         seconds: seconds of training so far.
 
-    Example:
+    Examples:
         >>> Console(label="small").summary()  # before the first step
         {}
     """
@@ -137,7 +137,7 @@ class Console(pl.Callback):
 def tokens_in(batch: Any) -> int:
     """Return the number of tokens in a batch: the targets, or all tokens if labels come with them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> tokens_in(torch.zeros(2, 17)), tokens_in((torch.zeros(2, 17), torch.zeros(2)))
         (32, 34)
@@ -148,7 +148,7 @@ def tokens_in(batch: Any) -> int:
 def clock(seconds: float) -> str:
     """Return a time as text.
 
-    Example:
+    Examples:
         >>> clock(9), clock(185), clock(7800)
         ('9 s', '3:05 min', '2:10 h')
     """

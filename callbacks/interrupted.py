@@ -6,7 +6,7 @@ import signal
 class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
     """The end of a training between two steps after a signal, with the state after ``step`` updates.
 
-    Example:
+    Examples:
         >>> str(Interrupted(signal.SIGTERM, 12))
         'SIGTERM after step 12'
     """
@@ -20,7 +20,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
 class OutOfTime(Interrupted):
     """The end of a training between two steps when `trainer.max_time` is over: like a signal, but on request.
 
-    Example:
+    Examples:
         >>> str(OutOfTime(12))
         'trainer.max_time after step 12'
     """

@@ -36,7 +36,7 @@ class GuardedLogger(Logger):
         logger: any logger for Lightning; what it has beyond their interface (`log_image`, ...) is here too.
         seconds: longest time for one call.
 
-    Example:
+    Examples:
         >>> from callbacks.metrics import MetricsLogger
         >>> GuardedLogger(MetricsLogger("runs/x")).name
         'metrics'

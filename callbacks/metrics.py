@@ -27,7 +27,7 @@ class MetricsLogger(Logger):
     Args:
         folder: folder of the run.
 
-    Example:
+    Examples:
         >>> MetricsLogger("runs/x").save_dir
         'runs/x'
     """

@@ -169,7 +169,7 @@ class WandbRun(WandbLogger):
 def chosen_mode(mode: str | None) -> str:
     """Return the mode: the one asked for, WANDB_MODE, online with a key, or offline.
 
-    Example:
+    Examples:
         >>> chosen_mode("disabled")
         'disabled'
     """

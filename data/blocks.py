@@ -17,7 +17,7 @@ WINDOW = 256
 def count_blocks(n_tokens: int, n_ctx: int) -> int:
     """Return the number of whole blocks in `n_tokens` tokens.
 
-    Example:
+    Examples:
         >>> count_blocks(257, 128)
         2
     """
@@ -49,7 +49,7 @@ def rank_rows(batch_size: int, rank: int, world_size: int) -> slice:
     Raises:
         ValueError: If the batch cannot be divided evenly.
 
-    Example:
+    Examples:
         >>> rank_rows(8, rank=1, world_size=2)
         slice(4, 8, None)
     """

@@ -25,7 +25,7 @@ def draw_probe(
     Raises:
         ValueError: If there are too few pieces.
 
-    Example:
+    Examples:
         >>> draw_probe(np.arange(12), sequences=2, length=3, split="val")
         tensor([[0, 1, 2],
                 [6, 7, 8]])

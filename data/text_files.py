@@ -21,7 +21,7 @@ JSON = (".jsonl", ".ndjson", ".json")
 def suffix_of(file: Path) -> str:
     """Return the suffix of a file name in lower case, without that of its compression.
 
-    Example:
+    Examples:
         >>> suffix_of(Path("notes.JSONL")), suffix_of(Path("notes.tsv.gz"))
         ('.jsonl', '.tsv')
     """

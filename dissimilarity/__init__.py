@@ -8,7 +8,7 @@ The public interface is this module, ``dissimilarity.functional`` (every measure
 Trainer of transformers). Names here are imported on first use, so that the command line answers without torch and
 curves are read without matplotlib.
 
-Example:
+Examples:
     >>> import torch
     >>> from dissimilarity import CKA, compare
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -62,7 +62,7 @@ class DissimilarityCallback(TrainerCallback):
         load: turns any other URI into a module.
         options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
 
-    Example:
+    Examples:
         >>> tokens = torch.randint(50, (8, 16))
         >>> callback = DissimilarityCallback(tokens, references=["init", "base"], every=100)
         >>> callback.tracker is None

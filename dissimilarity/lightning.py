@@ -159,7 +159,7 @@ class TickerCallback(Ticker, pl.Callback):
 class DissimilarityTracker(Tracker, TickerCallback):
     """Lightning callback that measures how dissimilar the model in training is to reference models.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dissimilarity import CKA
         >>> probe = torch.randint(50, (8, 16))
@@ -172,7 +172,7 @@ class DissimilarityTracker(Tracker, TickerCallback):
 class StitchingTracker(PenaltyTracker, TickerCallback):
     """Lightning callback that measures what it costs to stitch the model in training into references, and the reverse.
 
-    Example:
+    Examples:
         >>> import torch
         >>> tracker = StitchingTracker(["init"], lambda n: torch.zeros(n, 8, dtype=torch.long), "tracked", every=100)
         >>> tracker.is_due(8, last_step=1000), tracker.is_due(100, last_step=1000)

@@ -29,7 +29,7 @@ class HuggingFace(nn.Module):
     Raises:
         ValueError: a config that this version of transformers does not support.
 
-    Example:
+    Examples:
         >>> config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 11}
         >>> net = HuggingFace(config=config, head=True, d_vocab=11)
         >>> tuple(net(torch.zeros(2, 5, dtype=torch.long)).shape), net.d_model

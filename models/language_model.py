@@ -119,7 +119,7 @@ class LanguageModel(RecipeModule):
 def cross_entropy(logits: Float[Tensor, "batch pos d_vocab"], targets: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
     """Return the mean over tokens in nats, computed in float32 for logits of any precision.
 
-    Example:
+    Examples:
         >>> round(cross_entropy(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.long)).item(), 4)
         0.6931
     """

@@ -50,7 +50,7 @@ def lr_factor(step: int, max_steps: int, warmup: float, final: float) -> float:
 
     It rises linearly to 1 over the first `warmup * max_steps` steps and then falls along half a cosine to `final`.
 
-    Example:
+    Examples:
         >>> [lr_factor(step, 10, 0.2, 0.1) for step in (0, 1, 2, 10)]
         [0.5, 1.0, 1.0, 0.1]
     """

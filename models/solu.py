@@ -7,7 +7,7 @@ from torch import Tensor, nn
 def solu(x: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_mlp"]:
     """Return x * softmax(x), with the softmax over the last axis (all neurons of one layer at one position).
 
-    Example:
+    Examples:
         >>> import torch
         >>> solu(torch.tensor([1.0, 1.0]))
         tensor([0.5000, 0.5000])

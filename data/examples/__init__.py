@@ -50,7 +50,7 @@ def digest(examples: Sequence[Example]) -> str:
 def label_name(value: Any) -> str:
     """Return a label as text, the same for every spelling: other blanks, 0 or 0.0, composed or decomposed accents.
 
-    Example:
+    Examples:
         >>> label_name(" yes"), label_name(0.0), label_name("0.0"), label_name(True)
         ('yes', '0', '0', 'true')
     """
@@ -64,7 +64,7 @@ def label_name(value: Any) -> str:
 def split_name(*parts: str) -> str:
     """Return the name of a split such as HEURISTIC.LABEL; characters that keys cannot have become _.
 
-    Example:
+    Examples:
         >>> split_name("lexical_overlap", "non-entailment")
         'lexical_overlap.non_entailment'
     """

@@ -83,7 +83,7 @@ def rounds(kinds: Sequence[Step], count: int, chance: Random) -> list[Step]:
 def share_of(count: int, share: float) -> int:
     """Return the share `share` of `count`, rounded down.
 
-    Example:
+    Examples:
         >>> share_of(100, 0.29)
         29
     """

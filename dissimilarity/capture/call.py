@@ -43,7 +43,7 @@ def call(model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | Non
     Raises:
         ValueError: if the inputs are outside of an embedding of the model, or of another kind than it takes.
 
-    Example:
+    Examples:
         >>> class Masked(nn.Module):
         ...     def forward(self, tokens, attention_mask=None):
         ...         return attention_mask

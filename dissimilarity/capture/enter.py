@@ -75,7 +75,7 @@ def enter(
         ValueError: the model cannot be entered there, or the activation does not belong to the tokens.
         RuntimeError: the forward pass did not reach the site.
 
-    Example:
+    Examples:
         >>> from collections import OrderedDict
         >>> blocks = nn.Sequential(nn.Identity(), nn.Tanh())
         >>> model = nn.Sequential(OrderedDict(embed=nn.Embedding(5, 3), blocks=blocks))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def first_result(value: Any) -> Any:
     """Return the first of a module's results, from a tuple, a list or a Hugging Face output; return a tensor unchanged.
 
-    Example:
+    Examples:
         >>> first_result(("stream", "weights"))
         'stream'
     """
@@ -23,7 +23,7 @@ def first_result(value: Any) -> Any:
 def with_first_result(value: Any, tensor: Tensor) -> Any:
     """Return a module's result with another tensor in place of `first_result`.
 
-    Example:
+    Examples:
         >>> with_first_result(("stream", "weights"), torch.ones(1))
         (tensor([1.]), 'weights')
     """
@@ -59,7 +59,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         model: the model.
         gradients: whether to record gradients inside.
 
-    Example:
+    Examples:
         >>> model = nn.Dropout(0.5)
         >>> with undisturbed(model):
         ...     model(torch.ones(3))

@@ -43,7 +43,7 @@ def capture(model: nn.Module, sites: str | Sequence[str]) -> Iterator[dict[str, 
         ValueError: the model does not have a site.
         RuntimeError: a site was not reached.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> with capture(model, ["0", "1"]) as acts:
         ...     _ = model(torch.zeros(3, 4))
@@ -137,11 +137,11 @@ class _Recorder:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters; the CPU if it has none.
 
-    Example:
+    Examples:
         >>> device_of(nn.Linear(2, 2))
         device(type='cpu')
     """
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
 
 
 def _not_reached(missing: list[str], passes: int) -> str:

@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from dissimilarity.capture.parts import Parts
-from dissimilarity.capture.points import ModulePoint, named_modules
+from dissimilarity.capture.points import ModulePoint, is_list_of_blocks, named_modules
 from dissimilarity.capture.sharding import is_gathered
-from dissimilarity.capture.streams import Block, Stream, is_list_of_blocks, streams_of
+from dissimilarity.capture.streams import Block, Stream, streams_of
 from dissimilarity.capture.trial import Trial, trial
 
 _found: WeakKeyDictionary[nn.Module, tuple[object, dict[str, Stream]]] = WeakKeyDictionary()

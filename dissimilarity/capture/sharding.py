@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a forward pass of the model needs other processes.
 
-    Example:
+    Examples:
         >>> is_sharded(nn.Linear(2, 2))
         False
     """
@@ -28,7 +28,7 @@ def is_gathered(module: nn.Module) -> bool:
 def whole(activation: Tensor) -> Tensor:
     """Return an activation of which each process has a part (DTensor), or a term of a sum, as one tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> whole(torch.ones(2)).tolist()
         [1.0, 1.0]

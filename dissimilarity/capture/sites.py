@@ -93,7 +93,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     Raises:
         ValueError: a pattern matches nothing. The message lists what the model has.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> resolve(model, ["0", "1.input"])
         ['0', '1.input']
@@ -164,7 +164,7 @@ def _glob_of_layers(model: nn.Module, paths: dict[str, str]) -> str:
 def describe(sites: Iterable[str], limit: int = 16) -> str:
     """Return sites as one short line, at most `limit` kinds and then a count.
 
-    Example:
+    Examples:
         >>> describe(["embed", *(f"blocks.{layer}.resid_post" for layer in range(6)), "ln_final"])
         'embed, blocks.{0-5}.resid_post, ln_final'
     """
@@ -183,7 +183,7 @@ def describe(sites: Iterable[str], limit: int = 16) -> str:
 def split_layer(site: str) -> tuple[str, int | None]:
     """Return the kind and the layer of a site.
 
-    Example:
+    Examples:
         >>> split_layer("blocks.3.mlp.pre"), split_layer("embed")
         (('blocks.{}.mlp.pre', 3), ('embed', None))
     """
@@ -209,7 +209,7 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
     Raises:
         ValueError: no site of a has a partner. The message lists the sites of both.
 
-    Example:
+    Examples:
         >>> shallow = [f"blocks.{layer}.resid_post" for layer in range(2)]
         >>> deep = [f"blocks.{layer}.resid_post" for layer in range(4)]
         >>> matched_pairs(shallow, deep)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.parts import Parts, equal, parts_of, sites_of_parts
-from dissimilarity.capture.points import ModulePoint
+from dissimilarity.capture.points import ModulePoint, is_list_of_blocks
 from dissimilarity.capture.trial import Call, Trial
 
 ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp.pre", "mlp.mid", "mlp.post", "mlp_out", "resid_post")
@@ -69,17 +70,9 @@ def streams_of(trial: Trial) -> list[Stream]:
         blocks = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_children()]
         if _is_chain([trial.calls.get(block) for block in blocks], tuple(trial.tokens.shape)):
             streams.append(_stream(trial, path, blocks))
-    if len(streams) == 1:
+    if len(streams) == 1 and offloaded(trial.network) is None:  # whose weights each run reads again
         _test(trial, streams[0])
     return [stream for stream in streams if _is_passed_on(trial, stream)]
-
-
-def is_list_of_blocks(path: str, module: nn.Module) -> bool:
-    """Return whether a module may be a list of blocks: modules with parts of their own, or a list called `blocks`."""
-    children = list(module.children())
-    if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not children:
-        return False
-    return path.rpartition(".")[2] == "blocks" or all(any(child.children()) for child in children)
 
 
 def _is_chain(calls: list[Call | None], tokens: tuple[int, ...]) -> bool:

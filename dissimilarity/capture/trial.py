@@ -21,6 +21,7 @@ from dissimilarity.capture.forward import (
     with_first_argument,
     with_first_result,
 )
+from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.sharding import is_sharded, whole
 
 LENGTH = 3
@@ -98,7 +99,8 @@ def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
         modules: those of its modules that are recorded, by the path that they get in the result.
     """
     embedding = _embedding(network)
-    if embedding is None or any(weight.is_meta for weight in network.parameters()):
+    is_empty = offloaded(network) is None and any(weight.is_meta for weight in network.parameters())
+    if embedding is None or is_empty:
         return None
     for length in (LENGTH, *_sizes(network, embedding)):
         try:
@@ -118,7 +120,8 @@ def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, le
     tokens = torch.randint(vocabulary, (2 if length != 2 else 3, length), generator=generator)
     if padding is not None:
         tokens[tokens == padding] = (padding + 1) % vocabulary
-    tokens, weights = tokens.to(embedding.weight.device), _other_weights(network, generator)
+    device = next((weight.device for weight in network.parameters() if not weight.is_meta), torch.device("cpu"))
+    tokens, weights = tokens.to(device), _other_weights(network, generator)
     is_encoder_decoder = bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
     tried = Trial(network, modules, tokens, weights, is_encoder_decoder, {}, None)
     calls, result = tried.run({}, {})
@@ -164,7 +167,7 @@ def _other_weights(network: nn.Module, generator: torch.Generator) -> dict[str, 
         return {}
     weights = {}
     for name, weight in network.named_parameters():
-        if weight.is_floating_point() and (_is_vector(weight) or _begins_with_zeros(weight)):
+        if weight.is_floating_point() and not weight.is_meta and (_is_vector(weight) or _begins_with_zeros(weight)):
             weights[name] = _scaled(weight, generator) + _like(
                 weight, 0.1 * torch.randn(weight.shape, generator=generator)
             )
@@ -181,7 +184,7 @@ def _in_place_of_diverged(
     diverged = {}
     for name, weight in network.named_parameters():
         values = weights.get(name, weight.detach())
-        if values.is_floating_point() and not (values.abs() < LARGE).all():
+        if values.is_floating_point() and not values.is_meta and not (values.abs() < LARGE).all():
             diverged[name] = _like(weight, 0.1 * torch.randn(weight.shape, generator=generator))
     return diverged
 
@@ -235,7 +238,8 @@ def _read(
         calls[path].times += 1
         return None
     value = first_argument(args, kwargs)
-    calls[path] = Call(len(calls), reads=whole(value.detach()).clone() if isinstance(value, Tensor) else None)
+    is_read = isinstance(value, Tensor) and not value.is_meta
+    calls[path] = Call(len(calls), reads=whole(value.detach()).clone() if is_read else None)
     return None if instead is None else with_first_argument(args, kwargs, instead.clone())
 
 
@@ -249,7 +253,7 @@ def _returned(
 ) -> Any:
     """Record what a module returns at its first call, and change it: a hook."""
     value = first_result(output)
-    if calls[path].times > 1 or not isinstance(value, Tensor):
+    if calls[path].times > 1 or not isinstance(value, Tensor) or value.is_meta:
         return None
     calls[path].returns, calls[path].shell = whole(value.detach()).clone(), _shell(output)
     return None if change is None else with_first_result(output, change(value))

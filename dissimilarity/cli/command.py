@@ -4,6 +4,7 @@ Nothing heavy is imported here, so ``--help`` answers at once.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,6 +14,10 @@ from typing import Any
 
 ALIKE, MISTAKE, DIFFERENT, INTERRUPTED = 0, 2, 3, 130
 """Exit codes; ``DIFFERENT`` only with ``--fail-over``."""
+SEQUENCES, LENGTH = 128, 64
+"""How much of a text is read."""
+LEAST = 4
+"""Sequences that a measure with an error bar needs."""
 NO_MEASURES = ("base", "catalog", "intrinsic", "numerics", "titles")
 EXAMPLES = """examples:
   dissimilarity compare hf:FOLDER_A hf:FOLDER_B --text notes.txt
@@ -31,11 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; with ``--fail-over`` 3 if a dissimilarity is larger; 2 for a mistake, which standard error explains.
 
-    Example:
+    Examples:
         >>> main(["compare", "nowhere.npy", "nowhere.npy"])
         2
     """
     options = parser().parse_args(arguments)
+    from dissimilarity.cli.messages import in_shell_words
+
     try:
         if options.command == "report":
             from dissimilarity.cli.pages import run_report
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return DIFFERENT if run_compare(options) else ALIKE
     except ValueError as error:
-        print(f"dissimilarity: {error}", file=sys.stderr)
+        print(f"dissimilarity: {in_shell_words(str(error))}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -73,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
     text = compare.add_mutually_exclusive_group()
     text.add_argument("--text", type=Path, metavar="FILE", help="text to compare on; default: Python's own manual")
     text.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens (sequences, positions) for both models")
-    compare.add_argument("--sequences", type=_positive, default=128, help="sequences of the text (default: 128)")
-    compare.add_argument("--length", type=_positive, default=64, help="tokens per sequence (default: 64)")
+    compare.add_argument("--sequences", type=_at_least_four, help=f"sequences of the text (default: {SEQUENCES})")
+    compare.add_argument("--length", type=_positive, help=f"tokens per sequence (default: {LENGTH})")
     compare.add_argument("--sites", type=_list, metavar="GLOB,...", help="default: blocks.*.resid_post")
     compare.add_argument(
         "--measures",
@@ -83,7 +90,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"default: cka,procrustes,mutual_knn; the first one decides the verdict; of {', '.join(measure_names())}",
     )
-    compare.add_argument("--pairs", choices=("all", "matched"), default="all", help="pairs of layers in the files")
+    compare.add_argument(
+        "--pairs", choices=("all", "matched"), help="pairs of layers that are compared; default: all with --out"
+    )
+    compare.add_argument(
+        "--block-by-block",
+        action="store_true",
+        help="for models larger than memory: read the weights of one block at a time, and compare matched layers",
+    )
     compare.add_argument("--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null")
     compare.add_argument("--influence", action="store_true", help="find the text that makes the models differ")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="write table, figures and provenance there")
@@ -122,21 +136,31 @@ def measure_names() -> list[str]:
     return sorted(name for name in names if name not in NO_MEASURES)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, found {text}")
+def _positive(text: str, least: int = 1) -> int:
+    number = int(text) if text.strip().lstrip("+-").isdecimal() else least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number, {least} or more, found {text}")
     return number
 
 
+def _at_least_four(text: str) -> int:
+    return _positive(text, LEAST)
+
+
 def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected one or more names, found none")
+    return names
 
 
 def _limit(text: str) -> tuple[str, float]:
     name, is_given, value = text.partition("=")
     try:
-        return name, float(value)
+        limit = float(value)
     except ValueError:
+        limit = math.nan
+    if not limit >= 0:
         found = text if is_given else f"{text} without ="
-        raise argparse.ArgumentTypeError(f"expected MEASURE=VALUE such as cka=0.05, found {found}") from None
+        raise argparse.ArgumentTypeError(f"expected MEASURE=VALUE such as cka=0.05, found {found}")
+    return name, limit

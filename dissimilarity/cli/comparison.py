@@ -12,17 +12,22 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.capture.call import call
+from dissimilarity.capture.forward import undisturbed
+from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.sites import matched_pairs, site_table
+from dissimilarity.cli.command import LENGTH, SEQUENCES
+from dissimilarity.cli.memory import check_memory
 from dissimilarity.cli.output import show, write
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.sides import Side, labels_of, open_side
+from dissimilarity.cli.sides import Side, find_side, labels_of, open_side
 from dissimilarity.comparison.compare import compare
-from dissimilarity.comparison.elementwise import Elementwise, elementwise
-from dissimilarity.comparison.saved import open_source, sites_of
+from dissimilarity.comparison.elementwise import Differences
+from dissimilarity.comparison.in_step import compare_in_step
+from dissimilarity.comparison.saved import mapped, open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.catalog import measure_classes
-from dissimilarity.moments.cross import SitePair
 
 
 def run_compare(options: argparse.Namespace) -> bool:
@@ -33,15 +38,20 @@ def run_compare(options: argparse.Namespace) -> bool:
     """
     limits = dict(options.fail_over)
     by_name = _measures([*options.measures, *limits])
+    _check_pairs(options)
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out}: it is a file; give a folder")
     _be_quiet()
     terminal = Console(stderr=True)
     with terminal.status("") as status:
+        places = [find_side(argument) for argument in (options.a, options.b)]
+        sizes = [place.size for place in places if place.size is not None]
+        matched = options.pairs == "matched"
+        check_memory(sizes, _tokens_read(options), matched, options.block_by_block)
         sides = []
-        for argument in (options.a, options.b):
-            status.update(f"loading {argument}")
-            sides.append(open_side(argument, options.device))
+        for place in places:
+            status.update(f"loading {place.argument}")
+            sides.append(open_side(place, options.device, options.block_by_block))
         status.update("comparing")
         probe = probe_of(sides, options.text, options.tokens, options.sequences, options.length)
         result = _compare(sides, probe, list(by_name.values()), options)
@@ -55,30 +65,77 @@ def run_compare(options: argparse.Namespace) -> bool:
     return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
 
 
-def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
-    a, b = sides
-    sites = options.sites
-    extra: dict[str, Any] = {"influence": True} if options.influence else {}
-    table = compare(a.source, b.source, probe.inputs, sites, measures, options.pairs, nulls=options.nulls, **extra)
-    sites_a, sites_b = (sites_of(open_source(side.source, side.label), sites) for side in sides)
-    matched = matched_pairs(sites_a, sites_b)
-    return Comparison(labels_of(sides), table, measures, matched, _differences(a, b, probe, matched), probe)
-
-
-def _differences(a: Side, b: Side, probe: Probe, matched: list[SitePair]) -> Elementwise | None:
-    """Return differences number by number, where both models read the same tokens and have the same sizes."""
-    if a.model is None or b.model is None or probe.tokens is None or _depth(a.model) != _depth(b.model):
-        return None
-    dtypes = [side.dtype for side in (a, b) if side.dtype is not None]
-    dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+def _tokens_read(options: argparse.Namespace) -> int:
+    """Return how many tokens models read at most."""
+    if options.tokens is None:
+        return (options.sequences or SEQUENCES) * (options.length or LENGTH)
     try:
-        return elementwise(a.model, b.model, probe.tokens, matched, dtype)
-    except ValueError:  # other widths
-        return None
+        return mapped(options.tokens).size
+    except (OSError, ValueError):  # `probe_of` explains it
+        return 0
 
 
-def _depth(model: nn.Module) -> int | None:
-    return getattr(getattr(model, "config", model), "num_hidden_layers", None)
+def _check_pairs(options: argparse.Namespace) -> None:
+    """Choose the pairs of layers: those that are shown, and all of them where a file takes them.
+
+    Raises:
+        ValueError: all pairs of two models that are never in memory at one time.
+    """
+    if options.block_by_block and options.pairs == "all":
+        raise ValueError("--pairs all needs all layers at one time, --block-by-block has one; leave one of them out")
+    if options.pairs is None:
+        options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
+
+
+def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
+    for side in sides:
+        _check_runs(side, probe)
+    a, b = (side.source for side in sides)
+    sites, nulls, influence = options.sites, options.nulls, options.influence
+    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
+    collected = Differences() if _can_be_subtracted(sides, probe) else None
+    if options.block_by_block and probe.inputs is not None:
+        table = compare_in_step(a, b, probe.inputs, sites, measures, nulls, influence, collected)
+    else:
+        table = compare(a, b, probe.inputs, sites, measures, options.pairs, nulls=nulls, influence=influence)
+    differences = None
+    if collected is not None and isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None:
+        if not options.block_by_block:
+            collected.add_models(a, b, probe.tokens, matched)
+        differences = collected.result(a, b, probe.tokens, _coarsest(sides))
+    return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+
+
+def _check_runs(side: Side, probe: Probe) -> None:
+    """Check that a model without named sites runs at all, which would be the reason for it.
+
+    Raises:
+        ValueError: it does not; says why.
+    """
+    if side.model is None or probe.tokens is None or site_table(side.model):
+        return
+    try:
+        with undisturbed(side.model):
+            call(side.model, probe.tokens[:1].to(device_of(side.model)))
+    except Exception as error:  # whatever a model raises
+        raise ValueError(f"{side.label} does not run on this machine: {type(error).__name__}: {error}") from error
+
+
+def _can_be_subtracted(sides: Sequence[Side], probe: Probe) -> bool:
+    """Return whether both sides are models of the same depth and width that read the same tokens."""
+    sizes = {_sizes(side.model) for side in sides if side.model is not None}
+    return probe.tokens is not None and len(sizes) == 1 and all(side.model is not None for side in sides)
+
+
+def _sizes(model: nn.Module) -> tuple[Any, ...]:
+    config = getattr(model, "config", model)
+    return tuple(getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+
+
+def _coarsest(sides: Sequence[Side]) -> torch.dtype:
+    """Return the coarsest precision of the weights of both sides in their files."""
+    dtypes = [side.dtype for side in sides if side.dtype is not None]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
 def _measures(names: Sequence[str]) -> dict[str, Measure]:

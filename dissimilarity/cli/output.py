@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -43,14 +45,19 @@ def show(result: Comparison, kind: str) -> None:
         result: the comparison.
         kind: table, json, csv or latex; the last two print the rows alone.
     """
-    if kind == "json":
-        print(json.dumps(summary_of(result), indent=2))
-    elif kind == "csv":
-        print(as_csv(matched_rows(result)), end="")
-    elif kind == "latex":
-        print(_latex(matched_rows(result)), end="")
-    else:
-        _show_table(result)
+    texts = {
+        "json": lambda: json.dumps(summary_of(result), indent=2) + "\n",
+        "csv": lambda: as_csv(matched_rows(result)),
+        "latex": lambda: _latex(matched_rows(result)),
+    }
+    try:
+        if kind in texts:
+            print(texts[kind](), end="")
+        else:
+            _show_table(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as under `| head`: files and the exit code still count
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def matched_rows(result: Comparison) -> Rows:
@@ -85,10 +92,16 @@ def summary_of(result: Comparison) -> dict[str, Any]:
 
 
 def differing_text(result: Comparison) -> list[str]:
-    """Return the passages that make the models differ most by the first measure; empty without influences."""
+    """Return the passages that make the models differ most by the first measure; empty without influences.
+
+    Where tokens are not text, these are the numbers of the sequences.
+    """
     row = _farthest(result)
     if row is None:
         return []
+    if result.probe.tokenizer is None:
+        totals = np.bincount(np.asarray(row["token_index"]) // result.probe.length, row["token_influence"])
+        return [f"sequence {number}" for number in np.argsort(-totals, kind="stable")[:3].tolist()]
     tokens, tokenizer, mask = _read_by_a(result)
     passages = influential_text(row, tokens, tokenizer, top=3, mask=mask).sequences
     return [" ".join(passage.text.split())[:160] for passage in passages]
@@ -111,7 +124,7 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     }
     (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
-    if (row := _farthest(result)) is not None:
+    if (row := _farthest(result)) is not None and result.probe.tokenizer is not None:
         tokens, tokenizer, mask = _read_by_a(result)
         title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
         write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
@@ -122,8 +135,7 @@ def _farthest(result: Comparison) -> dict[str, Any] | None:
     """Return the row with influences of tokens at which the models differ most by the first measure."""
     rows = [row for row in result.at_matched(result.measures[0]) if row.get("token_influence")]
     finite = [row for row in rows if math.isfinite(row["dissimilarity"])]
-    readable = result.probe.tokenizer is not None
-    return max(finite, key=lambda row: row["dissimilarity"]) if finite and readable else None
+    return max(finite, key=lambda row: row["dissimilarity"], default=None)
 
 
 def _read_by_a(result: Comparison) -> tuple[Any, Any, Any]:
@@ -134,11 +146,20 @@ def _read_by_a(result: Comparison) -> tuple[Any, Any, Any]:
     return inputs, result.probe.tokenizer, None
 
 
+class _Terminal(Console):
+    """A console that leaves it to the caller what happens when nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again."""
+        raise BrokenPipeError
+
+
 def _show_table(result: Comparison) -> None:
-    terminal = Console(highlight=False)
+    terminal = _Terminal(highlight=False)
     terminal.print(result.verdict, markup=False)
     for passage in differing_text(result):
-        terminal.print(f"  on text like: {passage}", style="dim", markup=False)
+        start = "on text like: " if result.probe.tokenizer is not None else "most in "
+        terminal.print(f"  {start}{passage}", style="dim", markup=False)
     terminal.print()
     terminal.print(_layers(result))
     if result.differences is not None:
@@ -151,21 +172,25 @@ def _show_table(result: Comparison) -> None:
 def _layers(result: Comparison) -> Table:
     """Return the values and nulls of each measure at matched sites."""
     kind, names = _names(result.matched)
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column(kind)
-    for measure in result.measures:
-        table.add_column(measure.label, justify="right")
-        table.add_column("null", justify="right", style="dim")
     rows = {
         (measure.label, row["site_a"], row["site_b"]): row
         for measure in result.measures
         for row in result.at_matched(measure)
     }
+    has_p = any(math.isfinite(row["p"]) for row in rows.values())
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column(kind)
+    for measure in result.measures:
+        table.add_column(measure.label, justify="right")
+        table.add_column("null", justify="right", style="dim")
+        if has_p:
+            table.add_column("p", justify="right")
     for pair in dict.fromkeys((a, b) for _, a, b in rows):
         cells = []
         for measure in result.measures:
             row = rows.get((measure.label, *pair))
-            cells += ["", ""] if row is None else [with_interval(row), cell(row["null"])]
+            numbers = [""] * 3 if row is None else [with_interval(row), cell(row["null"]), cell(row["p"])]
+            cells += numbers if has_p else numbers[:2]
         table.add_row(names.get(pair, "outputs"), *cells)
     return table
 

@@ -2,23 +2,29 @@
 
 import hashlib
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES
 from dissimilarity.cli.sides import Side
+from dissimilarity.comparison.saved import SavedActivations, mapped, open_source
 from dissimilarity.loading.context import context_of
 from dissimilarity.loading.untrusted import panics_as_errors
 from dissimilarity.probe.alignment import Alignment, Tokenized, align
+from dissimilarity.tables.files import sha256_of
 
-LEAST = 4
-"""Sequences that a measure with an error bar needs."""
+WHOLE = 2**22
+"""Bytes up to which a text is read as a whole."""
+BYTES_PER_TOKEN = 16
+"""More than a token of any language has on average."""
 SAMPLE = 20_000
 """Characters from which the length of a token is estimated."""
 
@@ -31,11 +37,13 @@ class Probe:
         inputs: tokens that both models read, or the alignment of two tokenizers; None for saved activations alone.
         tokenizer: the tokenizer of the first model's tokens; None if they are not text.
         notes: the entry in provenance.json.
+        length: tokens of a sequence, counting padding.
     """
 
     inputs: Tensor | Alignment | None
     tokenizer: Any
     notes: dict[str, Any]
+    length: int = 1
 
     @property
     def tokens(self) -> Tensor | None:
@@ -43,26 +51,33 @@ class Probe:
         return self.inputs if isinstance(self.inputs, Tensor) else None
 
 
-def probe_of(sides: Sequence[Side], text: Path | None, tokens: Path | None, sequences: int, length: int) -> Probe:
+def probe_of(
+    sides: Sequence[Side], text: Path | None, tokens: Path | None, sequences: int | None, length: int | None
+) -> Probe:
     """Return what two sides are compared on.
 
     Args:
         sides: the two sides.
         text: a text file; None for Python's own manual.
         tokens: a file of tokens in place of a text.
-        sequences: most sequences to take from the text.
-        length: tokens per sequence.
+        sequences: most sequences to take from the text; None for the default.
+        length: tokens per sequence; None for the default.
 
     Raises:
         ValueError: a model without a tokenizer and no file of tokens, a text that is too short, tokens that a model
             does not have.
     """
     models = [side for side in sides if side.model is not None]
+    given = {"--text": text, "--tokens": tokens, "--sequences": sequences, "--length": length}
+    unused = [name for name, value in given.items() if value is not None]
     if not models:
-        if text or tokens:
-            raise ValueError("both sides are saved activations, which need no --text and no --tokens; leave it out")
-        return Probe(None, None, {})
+        if unused:
+            raise ValueError(f"both sides are saved activations, which need no {' and no '.join(unused)}; leave it out")
+        return Probe(None, None, {}, _positions(sides))
     if tokens is not None:
+        if len(unused) > 1:
+            others = " and no ".join(name for name in unused if name != "--tokens")
+            raise ValueError(f"--tokens has all that models read, which needs no {others}; leave it out")
         return _of_tokens(models, tokens)
     if len(models) < 2:
         (model,) = models
@@ -75,11 +90,11 @@ def probe_of(sides: Sequence[Side], text: Path | None, tokens: Path | None, sequ
                 f"{side.label} has no tokenizer.json, so it cannot read text; pass --tokens FILE.npy, integers "
                 "(sequences, positions), or write it: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
             )
-    name, words = _read(text)
-    notes = {"text": name, "sha256": hashlib.sha256(words.encode()).hexdigest()}
+    sequences, length = sequences or SEQUENCES, length or LENGTH
+    name, words, digest = _read(text, sequences, length)
+    notes = {"text": name, "sha256": digest}
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
-    length = min(length, context)
-    return _of_text(models, words, notes, sequences, length)
+    return _of_text(models, words, notes, sequences, min(length, context))
 
 
 def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences: int, length: int) -> Probe:
@@ -88,7 +103,7 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     assert a is not None and b is not None
     if a.to_str() == b.to_str():
         rows = _packed(text, a, sequences, length)
-        return Probe(rows, a, {**notes, "sequences": len(rows), "length": rows.shape[1]})
+        return Probe(rows, a, {**notes, "sequences": len(rows), "length": rows.shape[1]}, rows.shape[1])
     from dissimilarity.loading.texts import encoded  # tokenizers are optional
 
     pieces = _pieces(text, a, sequences, length)
@@ -101,12 +116,13 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
                 f"{reading.tokens.shape[1]} of them; type --length {max(1, length * most // reading.tokens.shape[1])}"
             )
     shares = {"share_a": round(aligned.share_a, 4), "share_b": round(aligned.share_b, 4), "words": aligned.units}
-    return Probe(aligned, a, {**notes, "sequences": len(aligned.rows), "length": length, **shares})
+    notes = {**notes, "sequences": len(aligned.rows), "length": length, **shares}
+    return Probe(aligned, a, notes, aligned.a.tokens.shape[1])
 
 
 def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = mapped(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokens {path}: {error}; expected a .npy file of integers") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -128,7 +144,14 @@ def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
                 f"{int(tokens.max())}"
             )
     digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return Probe(tokens, None, {"tokens": str(path), "sha256": digest, "sequences": len(tokens)})
+    return Probe(tokens, None, {"tokens": str(path), "sha256": digest, "sequences": len(tokens)}, tokens.shape[1])
+
+
+def _positions(sides: Sequence[Side]) -> int:
+    """Return the positions of a sequence of saved activations; 1 if each row is one."""
+    sources = (open_source(side.source, side.label) for side in sides)
+    arrays = (array for source in sources if isinstance(source, SavedActivations) for array in source.sites.values())
+    return next((array.shape[1] for array in arrays if len(array.shape) > 2), 1)
 
 
 def _vocabulary(side: Side) -> int | None:
@@ -137,17 +160,37 @@ def _vocabulary(side: Side) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _read(path: Path | None) -> tuple[str, str]:
-    """Return the name of a text, and the text: without a file, the manual that comes with Python."""
+def _read(path: Path | None, sequences: int, length: int) -> tuple[str, str, str]:
+    """Return the name of a text, the text, and its sha256: without a file, the manual that comes with Python.
+
+    Of a long file, evenly spaced parts are read, which together are several times what models read.
+    """
     if path is None:
         from pydoc_data.topics import topics
 
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return f"the manual of Python {version}", "\n\n".join(topics[name] for name in sorted(topics))
+        text = "\n\n".join(topics[name] for name in sorted(topics))
+        return f"the manual of Python {version}", text, hashlib.sha256(text.encode()).hexdigest()
     try:
-        return str(path), path.read_text(encoding="utf-8")
+        size, part = path.stat().st_size, BYTES_PER_TOKEN * length
+        if size <= max(WHOLE, 2 * sequences * part):
+            text = path.read_text(encoding="utf-8")
+            return str(path), text, hashlib.sha256(text.encode()).hexdigest()
+        with path.open("rb") as file:
+            parts = [_part(file, size * number // sequences, part) for number in range(sequences)]
+        return f"{sequences} parts of {path}", "\n\n".join(parts), sha256_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--text {path}: {error}; expected a file of text in UTF-8") from error
+
+
+def _part(file: BinaryIO, start: int, size: int) -> str:
+    """Return a part of a text without the characters and words that it cuts."""
+    file.seek(start)
+    text = file.read(size)
+    while start and text and text[0] & 0xC0 == 0x80:  # within a character
+        text = text[1:]
+    words = getincrementaldecoder("utf-8")().decode(text).split(maxsplit=1 if start else 0)
+    return "".join(words[-1:]).rpartition(" ")[0].strip() or "".join(words[-1:])
 
 
 @panics_as_errors("the tokenizer of a model is broken")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from dissimilarity.capture.sites import LOGITS
+from dissimilarity.cli.messages import in_shell_words
 from dissimilarity.cli.probe_text import Probe
 from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.elementwise import Elementwise
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
+from dissimilarity.tables.curves import select
+from dissimilarity.tables.equal_depth import at_equal_depth
 from dissimilarity.tables.result import AnyTable
 
 
@@ -48,11 +50,10 @@ class Comparison:
     @cached_property
     def _matched_rows(self) -> dict[str, list[dict[str, Any]]]:
         """The rows at matched sites by measure; only they are turned into Python, with the influences of tokens."""
-        names = zip(*(self.table[name].to_pylist() for name in ("measure", "site_a", "site_b")), strict=True)
-        places = {name: place for place, name in enumerate(names)}
-        pairs = [*self.matched, (LOGITS, LOGITS)]
         rows = {}
         for measure in self.measures:
-            present = [places[measure.label, *pair] for pair in pairs if (measure.label, *pair) in places]
-            rows[measure.label] = self.table.take(pa.array(present, pa.int64())).to_pylist()
+            table = select(self.table, measure=measure.label)
+            pairs = list(zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True))
+            taken = table.take(pa.array(at_equal_depth(pairs), pa.int64())).to_pylist()
+            rows[measure.label] = [{**row, "note": in_shell_words(row["note"])} for row in taken]
         return rows

@@ -3,7 +3,8 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,16 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from dissimilarity.comparison.saved import Source
+from dissimilarity.capture.offloaded import offloaded
+from dissimilarity.cli.memory import Size, size_of
+from dissimilarity.cli.messages import FORMS
+from dissimilarity.comparison.saved import Source, is_saved
 from dissimilarity.tables.files import sha256_of
+from dissimilarity.tables.names import name_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 """Precisions by their names in safetensors files."""
-GGUF_GROWTH = 8
-"""Size of weights in float32 over that of a GGUF file, whose weights have about four bits."""
-FORMS = (
-    "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, saved activations (.safetensors, .npy, a folder of .npy files), "
-    "or runs/NAME in a clone of the repository"
-)
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,95 @@ class Side:
         return self.source if isinstance(self.source, nn.Module) else None
 
 
-def open_side(argument: str, device: str) -> Side:
-    """Load the model, or find the saved activations, that an argument names.
+@dataclass(frozen=True)
+class Place:
+    """Where a side is.
+
+    Attributes:
+        argument: what was typed.
+        path: the folder or file; None for a run of the application.
+        commit: the revision on the hub; None for local files.
+        is_saved: whether it holds activations and not a model.
+    """
+
+    argument: str
+    path: Path | None
+    commit: str | None = None
+    is_saved: bool = False
+
+    @property
+    def uri(self) -> str:
+        """The argument as the reference that it stands for."""
+        return self.argument if self.argument.startswith("hf:") else f"hf:{self.argument}"
+
+    @cached_property
+    def size(self) -> Size | None:
+        """The sizes of the model; None if no files tell them."""
+        if self.is_saved or self.path is None:
+            return None
+        from dissimilarity.loading import adapters, pretrained  # optional packages
+
+        is_adapter = self.path.is_dir() and adapters.is_adapter(self.path)
+        return size_of(pretrained.base_folder(self.path, self.uri) if is_adapter else self.path)
+
+
+def find_side(argument: str) -> Place:
+    """Find the model, or the saved activations, that an argument names; a model of the hub is downloaded.
 
     Args:
         argument: what was typed.
-        device: where the model goes.
 
     Raises:
         ValueError: it names nothing that can be read.
     """
     path = Path(argument)
-    if argument.endswith((".npy", ".safetensors")) or (path.is_dir() and any(path.glob("*.npy"))):
-        return _saved(argument, path)
+    if is_saved(argument):
+        if not path.exists():
+            raise ValueError(f"{argument}: there is no {path.absolute()}")
+        return Place(argument, path, is_saved=True)
     if argument.startswith("runs/") or argument.endswith(".ckpt"):
-        return _run(argument, device)
-    uri = argument if argument.startswith("hf:") else _as_uri(argument, path)
+        return Place(argument, None)
+    if not argument.startswith("hf:") and not path.exists():
+        raise ValueError(f"{argument}: there is no {path.absolute()}; expected {FORMS}")
     try:  # optional packages
-        from dissimilarity.loading import gguf, pretrained
+        from dissimilarity.loading import pretrained
     except ImportError as error:
         raise ValueError(f"{argument} needs Hugging Face transformers: pip install 'dissimilarity[hf]'") from error
-    place, commit = pretrained.folder_of(uri)
-    dtype = None if place.is_file() else stored_dtype(place)
-    _check_memory(argument, place, dtype)
-    load = gguf.load_file if place.is_file() else pretrained.load_folder
-    model, tokenizer, _, digest = load(place, uri)
-    provenance = {"uri": uri, "path": str(place.resolve()), "sha256": digest, "commit": commit}
-    return Side(_label(uri), _ready(model, device), tokenizer, dtype, provenance)
+    place = Place(argument, None)
+    folder, commit = pretrained.folder_of(place.uri)
+    return replace(place, path=folder, commit=commit)
+
+
+def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
+    """Load a model, or take saved activations as they are.
+
+    Args:
+        place: where it is.
+        device: where the model goes.
+        block_by_block: whether weights stay in their files until a block that has them runs.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if place.is_saved:
+        return _saved(place)
+    if place.path is None:
+        return _run(place.argument, device)
+    from dissimilarity.loading import gguf, pretrained
+
+    if place.path.is_file():
+        model, tokenizer, _, digest = gguf.load_file(place.path, place.uri)
+        dtype = None
+    else:
+        model, tokenizer, _, digest = pretrained.load_folder(place.path, place.uri, block_by_block)
+        dtype = stored_dtype(place.path)
+    provenance = {
+        "uri": place.uri,
+        "path": str(place.path.resolve()),
+        "sha256": digest,
+        "commit": place.commit,
+    }
+    return Side(name_of(place.uri), _ready(model, device), tokenizer, dtype, provenance)
 
 
 def labels_of(sides: Sequence[Side]) -> tuple[str, str]:
@@ -94,43 +155,11 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return max(precisions, key=lambda dtype: torch.finfo(dtype).eps, default=None)
 
 
-def _check_memory(argument: str, place: Path, dtype: torch.dtype | None) -> None:
-    """Raise ValueError if the weights in float32 do not fit into the memory that is free."""
-    if place.is_file():
-        need = GGUF_GROWTH * place.stat().st_size
-    else:
-        growth = 1 if dtype is None else torch.float32.itemsize / dtype.itemsize
-        need = growth * sum(path.stat().st_size for path in place.glob("*.safetensors"))
-    have = available_memory()
-    if have is not None and need > have:
-        raise ValueError(
-            f"{argument} takes {need / 1e9:.1f} GB in float32, and {have / 1e9:.1f} GB are free; save the activations "
-            "of each model by itself (dissimilarity.save_activations), and compare the files"
-        )
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that can be used without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(sizes["MemAvailable"].split()[0]) if "MemAvailable" in sizes else None
-
-
-def _as_uri(argument: str, path: Path) -> str:
-    """Return the URI of a model that was typed as a path."""
-    if path.exists():
-        return f"hf:{argument}"
-    raise ValueError(f"{argument}: there is no {path.absolute()}; expected {FORMS}")
-
-
-def _saved(argument: str, path: Path) -> Side:
-    if not path.exists():
-        raise ValueError(f"{argument}: there is no {path.absolute()}")
-    files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
-    return Side(path.stem, argument, None, None, {"uri": argument, "path": str(path), "sha256": sha256_of(*files)})
+def _saved(place: Place) -> Side:
+    assert place.path is not None
+    files = sorted(place.path.glob("*.npy")) if place.path.is_dir() else [place.path]
+    provenance = {"uri": place.argument, "path": str(place.path), "sha256": sha256_of(*files)}
+    return Side(place.path.stem, place.argument, None, None, provenance)
 
 
 def _run(argument: str, device: str) -> Side:
@@ -145,16 +174,15 @@ def _run(argument: str, device: str) -> Side:
         sys.path.append(str(clone))
     reference = importlib.import_module("models.references").load(argument)
     model = _ready(reference.model, device)
-    return Side(_label(argument), model, reference.tokenizer, torch.float32, reference.provenance)
+    return Side(name_of(argument), model, reference.tokenizer, torch.float32, reference.provenance)
 
 
 def _ready(model: nn.Module, device: str) -> nn.Module:
+    weights = offloaded(model)
     try:
+        if weights is not None:
+            weights.to(torch.device(device))
+            return model.eval()
         return model.to(device).eval().requires_grad_(False)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use --device {device}: {error}") from error
-
-
-def _label(uri: str) -> str:
-    """Return the last part of a URI."""
-    return uri.removeprefix("hf:").rstrip("/").rpartition("/")[2] or uri

@@ -137,50 +137,86 @@ def compare(
             samples, a file that holds no activations, ``influence`` with a cross-fitted measure or a number of
             ``n_units``, or anything that ``ProbeSet`` rejects.
 
-    >>> import torch
-    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
-    >>> round(table["value"][0].as_py(), 6)
-    1.0
+    Examples:
+        >>> import torch
+        >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> table = compare({"x": x}, {"y": 3 * x + 1}, measures=[CKA()])
+        >>> round(table["value"][0].as_py(), 6)
+        1.0
     """
     check_nulls(nulls)
     nulls = nulls if null else 0
     measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
     if influence:
-        _check_influence(measures, as_probe_set(tokens, **options))
+        check_influence(measures, as_probe_set(tokens, **options))
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
     sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
     x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
     site_pairs = pairs_between(sites_a, sites_b, pairs)
-    computable, records = measures, []
-    if probe.is_aligned:
-        computable, unavailable = across_tokenizers(measures)
-        extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
-        extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
-        records += [record | extra for record in unavailable]
+    computable, records = computable_on(probe, measures)
     plan = make_plan(probe, computable, null)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
-    fewer_samples = not influence and plan.lengths.counts is None and probe.extent.sequences > plan.max_samples > 0
-    if fewer_samples and isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations):
+    records += records_of(x, y, site_pairs, computable, plan, nulls, influence)
+    return ComparisonTable(table_of(records, site_pairs, measures, influence), names_of(a, b))
+
+
+def records_of(
+    x: Opened,
+    y: Opened,
+    pairs: list[SitePair],
+    measures: Sequence[Measure],
+    plan: Plan,
+    nulls: int,
+    influence: bool = False,
+) -> Records:
+    """Compare two sides at pairs of sites, in as many passes as the measures need.
+
+    Args:
+        x: the first side.
+        y: the second side.
+        pairs: pairs of sites.
+        measures: the measures.
+        plan: how the probe set is cut and read for them.
+        nulls: number of rearrangements of the null; 0 for none.
+        influence: whether records have the influence of each sample.
+    """
+    records, a, b = [], x[0], y[0]
+    fewer_samples = not influence and plan.lengths.counts is None and plan.probe.extent.sequences > plan.max_samples > 0
+    if fewer_samples and isinstance(a, SavedActivations) and isinstance(b, SavedActivations):
         # One sample per sequence is more than sample measures use, so these read their samples in a separate pass.
-        sample_measures = [measure for measure in computable if isinstance(measure, SampleMeasure)]
-        records += _compared_by_samples(source_a, source_b, site_pairs, sample_measures, plan, nulls)
-        computable = [measure for measure in computable if not isinstance(measure, SampleMeasure)]
-        plan = make_plan(plan.probe, computable, null)
-    for group in _groups(computable, [x, y], plan) if computable else []:
-        records += _compared(x, y, site_pairs, group, make_plan(plan.probe, group, null), nulls, influence)
-    ordered = in_order(records, site_pairs, measures)
+        sample_measures = [measure for measure in measures if isinstance(measure, SampleMeasure)]
+        records += _compared_by_samples(a, b, pairs, sample_measures, plan, nulls)
+        measures = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
+        plan = make_plan(plan.probe, measures, nulls > 0)
+    for group in _groups(measures, [x, y], plan) if measures else []:
+        records += _compared(x, y, pairs, group, make_plan(plan.probe, group, nulls > 0), nulls, influence)
+    return records
+
+
+def table_of(records: Records, pairs: list[SitePair], measures: Sequence[Measure], influence: bool = False) -> pa.Table:
+    """Return the table of a comparison, as `compare` describes it."""
+    ordered = in_order(records, pairs, measures)
     table = as_table(ordered, COLUMNS)
     for column, kind in zip(INFLUENCE_COLUMNS, (pa.float32(), pa.int64()), strict=True) if influence else ():
         lists = [record.get(column, []) for record in ordered]
         table = table.append_column(column, pa.array(lists, pa.list_(kind)))
-    return ComparisonTable(table, names_of(a, b))
+    return table
 
 
-def _check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:
+def computable_on(probe: ProbeSet, measures: Sequence[Measure]) -> tuple[Sequence[Measure], Records]:
+    """Return the measures that can be computed on a probe set, and the records of the others."""
+    if not probe.is_aligned:
+        return measures, []
+    computable, unavailable = across_tokenizers(measures)
+    extra = dict.fromkeys(("first_pc_a", "first_pc_b"), math.nan)
+    extra |= dict.fromkeys(("nulls", "exchanged"), torch.full((1,), math.nan))
+    return computable, [record | extra for record in unavailable]
+
+
+def check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:
     """Check that samples have influences.
 
     Raises:

@@ -2,10 +2,9 @@
 
 Measures of representations forget coordinates, and models that differ by rounding all score 1. Here activations are
 subtracted, so both models must read the same tokens and have sites of the same width. What rounding alone does is
-measured: the same model in float64 for float32 weights, or with its weights rounded to the precision of the file.
+measured: the same model in float64, and with its weights rounded to the precision of the file.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from dissimilarity.capture.call import call
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.offloaded import in_float64, nudged, rounded
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.measures.kl import kl_per_sample
 from dissimilarity.moments.cross import SitePair
@@ -29,6 +29,8 @@ NOISE_SEQUENCES = 4
 MARGIN = 4.0
 """Factor by which a difference must exceed the effect of rounding, which other sequences and processors vary."""
 QUANTILE = 0.999
+ROWS = 1024
+"""Positions that are subtracted in float64 at one time."""
 
 
 @dataclass(frozen=True)
@@ -105,41 +107,77 @@ def elementwise(
     Raises:
         ValueError: sites of different widths.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
         >>> tokens = torch.arange(8).reshape(2, 4)
         >>> elementwise(model, model, tokens, [("0", "0"), ("1", "1")]).is_identical
         True
     """
-    sums = [_Sums() for _ in pairs]
-    divergences, largest = [], 0.0
-    passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
-    for one, other in zip(*passes, strict=True):
-        for place, (site_a, site_b) in enumerate(pairs):
-            sums[place].add(one[site_a], other[site_b], (site_a, site_b))
-        if LOGITS in one and LOGITS in other and one[LOGITS].shape == other[LOGITS].shape:
-            for logits_a, logits_b in zip(one[LOGITS], other[LOGITS], strict=True):
-                p, q = (logits.double().log_softmax(-1) for logits in (logits_a, logits_b))
-                divergences.append(kl_per_sample(p, q))
-                largest = max(largest, (logits_a - logits_b).abs().max().item())
-    few = tokens[:NOISE_SEQUENCES]
-    noise_a = rounding_noise(a, few, [x for x, _ in pairs], dtype)
-    noise_b = rounding_noise(b, few, [y for _, y in pairs], dtype)
-    sites = [
-        SiteDifference(x, y, *part.differences(), max(noise_a[x], noise_b[y]))
-        for (x, y), part in zip(pairs, sums, strict=True)
-    ]
-    if not divergences:
-        return Elementwise(sites, None)
-    kl = torch.cat(divergences).cpu().numpy()
-    return Elementwise(sites, OutputDifference(kl.mean().item(), np.quantile(kl, QUANTILE).item(), largest))
+    differences = Differences()
+    differences.add_models(a, b, tokens, pairs)
+    return differences.result(a, b, tokens, dtype)
+
+
+class Differences:
+    """Differences of two models, summed over the sequences that they read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[SitePair, _Sums] = {}
+        self.divergences: list[Tensor] = []
+        self.largest = 0.0
+
+    def add_models(self, a: nn.Module, b: nn.Module, tokens: Tensor, pairs: Sequence[SitePair]) -> None:
+        """Run both models, and add their activations at pairs of sites and their logits.
+
+        Raises:
+            ValueError: sites of different widths.
+        """
+        passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
+        for one, other in zip(*passes, strict=True):
+            for site_a, site_b in pairs:
+                self.add((site_a, site_b), one[site_a], other[site_b])
+            if LOGITS in one and LOGITS in other:
+                self.add_outputs(one[LOGITS], other[LOGITS])
+
+    def add(self, pair: SitePair, one: Tensor, other: Tensor) -> None:
+        """Add the activations of both models at a pair of sites.
+
+        Raises:
+            ValueError: they have different widths.
+        """
+        self.sums.setdefault(pair, _Sums()).add(one, other, pair)
+
+    def add_outputs(self, one: Tensor, other: Tensor) -> None:
+        """Add the logits of both models, unless their vocabularies differ."""
+        if one.shape != other.shape:
+            return
+        for logits_a, logits_b in zip(one, other, strict=True):
+            p, q = (logits.double().log_softmax(-1) for logits in (logits_a, logits_b))
+            self.divergences.append(kl_per_sample(p, q))
+            self.largest = max(self.largest, (logits_a - logits_b).abs().max().item())
+
+    def result(self, a: nn.Module, b: nn.Module, tokens: Tensor, dtype: torch.dtype) -> Elementwise:
+        """Return the differences beside what rounding does to either model; arguments are those of `elementwise`."""
+        few = tokens[:NOISE_SEQUENCES]
+        noise_a, noise_b = (
+            rounding_noise(model, few, sites, dtype)
+            for model, sites in zip((a, b), zip(*self.sums, strict=True), strict=True)
+        )
+        sites = [
+            SiteDifference(x, y, *part.differences(), max(noise_a[x], noise_b[y])) for (x, y), part in self.sums.items()
+        ]
+        if not self.divergences:
+            return Elementwise(sites, None)
+        kl = torch.cat(self.divergences).cpu().numpy()
+        return Elementwise(sites, OutputDifference(kl.mean().item(), np.quantile(kl, QUANTILE).item(), self.largest))
 
 
 def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype: torch.dtype) -> dict[str, float]:
     """Return the relative error that rounding makes at each site.
 
-    For float32 it is that of the arithmetic, against the same model in float64; for a coarser precision, that of
-    rounding the weights to it.
+    It is that of the arithmetic, against the same model in float64, or that of rounding the weights to a coarser
+    precision than float32 if that is more. Where a model does not run in float64, one rounding of each weight stands
+    for the arithmetic.
 
     Args:
         model: a model in float32.
@@ -147,25 +185,29 @@ def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype
         sites: its sites.
         dtype: precision of the weights.
     """
-    if dtype in (torch.float32, torch.float64):
-        exact, rounded = copy.deepcopy(model).double(), model
-    else:
-        exact, rounded = model, _rounded(model, dtype)
-    sums = {site: _Sums() for site in sites}
-    for one, other in zip(_passes(rounded, tokens, sites), _passes(exact, tokens, sites), strict=True):
+    own = _read(model, tokens, sites)
+    try:
+        with in_float64(model):
+            others = [_read(model, tokens, sites)]
+    except (RuntimeError, ValueError):  # a model that computes parts of it in float32 whatever its weights are
+        with nudged(model):
+            others = [_read(model, tokens, sites)]
+    if dtype not in (torch.float32, torch.float64):
+        with rounded(model, dtype):
+            others.append(_read(model, tokens, sites))
+    noise = dict.fromkeys(sites, torch.finfo(torch.float32).eps)
+    for other in others:
         for site in sites:
-            sums[site].add(one[site], other[site], (site, site))
-    least = torch.finfo(torch.float32).eps
-    return {site: max(least, part.differences()[0]) for site, part in sums.items()}
+            sums = _Sums()
+            sums.add(other[site], own[site], (site, site))
+            noise[site] = max(noise[site], sums.differences()[0])
+    return noise
 
 
-def _rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a model whose weights are rounded to a precision."""
-    rounded = copy.deepcopy(model)
-    for weight in rounded.parameters():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(dtype).to(weight.dtype)
-    return rounded
+def _read(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+    """Return the activations of a few sequences."""
+    with undisturbed(model):
+        return SiteReader(model, tokens, list(dict.fromkeys(sites))).read(slice(None))
 
 
 class _Sums:
@@ -180,13 +222,15 @@ class _Sums:
                 f"expected activations of the same shape at {pair[0]} and {pair[1]}, found {tuple(one.shape)} and "
                 f"{tuple(other.shape)}; only models of the same sizes can be compared number by number"
             )
-        x, y = one.flatten(0, -2).double(), other.flatten(0, -2).double()
-        difference = x - y
-        self.square += difference.square().sum().item()
-        self.norm += y.square().sum().item()
-        self.cosine += nn.functional.cosine_similarity(x, y, dim=-1).sum().item()
-        self.count += len(x)
-        self.largest = max(self.largest, difference.abs().max().item())
+        parts = (side.flatten(0, -2).split(ROWS) for side in (one, other))
+        for x, y in zip(*parts, strict=True):
+            x, y = x.double(), y.double()
+            difference = x - y
+            self.square += difference.square().sum().item()
+            self.norm += y.square().sum().item()
+            self.cosine += nn.functional.cosine_similarity(x, y, dim=-1).sum().item()
+            self.count += len(x)
+            self.largest = max(self.largest, difference.abs().max().item())
 
     def differences(self) -> tuple[float, float, float]:
         """Return the relative error, the mean cosine and the largest difference."""
@@ -198,19 +242,19 @@ def _passes(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> Iterator[
     """Yield the activations of some sequences at a time, with the logits of a model that has them."""
     device = device_of(model)
     with undisturbed(model):
-        names = [*dict.fromkeys(sites), *([LOGITS] if _has_logits(call(model, tokens[:1].to(device))) else [])]
+        has_logits = predictions_of(call(model, tokens[:1].to(device))) is not None
+        names = [*dict.fromkeys(sites), *([LOGITS] if has_logits else [])]
         reader = SiteReader(model, tokens, names)
         size = sequences_per_batch(tokens.shape[1])
         for start in range(0, len(tokens), size):
             yield reader.read(slice(start, start + size))
 
 
-def _has_logits(output: Any) -> bool:
-    """Return whether a model predicts tokens: Hugging Face bodies return their last hidden state alone."""
+def predictions_of(output: Any) -> Tensor | None:
+    """Return the logits in a model's result; None if it predicts no tokens, as the bodies of transformers."""
     if hasattr(output, "last_hidden_state") and not hasattr(output, "logits"):
-        return False
+        return None
     try:
-        logits_of(output)
+        return logits_of(output)
     except ValueError:
-        return False
-    return True
+        return None

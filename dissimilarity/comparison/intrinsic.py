@@ -38,7 +38,7 @@ def intrinsic(
     Raises:
         ValueError: as for ``compare``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> table = intrinsic({"x": x})

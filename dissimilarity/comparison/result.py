@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.tables.curves import distinct, select
+from dissimilarity.tables.equal_depth import at_equal_depth
 from dissimilarity.tables.export import as_html
 from dissimilarity.tables.result import ResultTable
 
@@ -25,7 +26,7 @@ class ComparisonTable(ResultTable):
         table: the table.
         names: names of the two models, for the figure.
 
-    Example:
+    Examples:
         >>> row = {"measure": "cka", "site_a": "x", "site_b": "y", "value": 0.5, "stderr": 0.1, "n_units": 8}
         >>> rows = ComparisonTable(pa.Table.from_pylist([row]), ("a", "b")).rows()
         >>> round(rows[0]["low"], 2), round(rows[0]["high"], 2)
@@ -39,7 +40,7 @@ class ComparisonTable(ResultTable):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per measure and matched pair of sites, with the ends of its 95 % interval."""
         rows = without_lists(self.arrow)
-        matched = {*matched_of(rows), (LOGITS, LOGITS)}
+        matched = _matched(rows)
         order = distinct(self.arrow, "measure")
         at_matched = [with_ends(row) for row in rows if (row["site_a"], row["site_b"]) in matched]
         return sorted(at_matched, key=lambda row: order.index(row["measure"]))
@@ -78,7 +79,7 @@ class ManyModelsTable(ResultTable):
             for row in without_lists(select(self.arrow, measure=measure)):
                 by_models.setdefault((row["model_a"], row["model_b"]), []).append(row)
             for (a, b), of_pair in by_models.items():
-                matched = {*matched_of(of_pair), (LOGITS, LOGITS)}
+                matched = _matched(of_pair)
                 values = [row["dissimilarity"] for row in of_pair if (row["site_a"], row["site_b"]) in matched]
                 entry = {"measure": measure, "model_a": a, "model_b": b, "pairs_of_sites": len(values)}
                 rows.append({**entry, "dissimilarity": math.fsum(values) / len(values)})
@@ -108,7 +109,7 @@ class ManyModelsTable(ResultTable):
 def names_of(a: Any, b: Any) -> tuple[str, str]:
     """Return names of two sources: those of files or of their weights, ``a`` and ``b`` if they have none.
 
-    Example:
+    Examples:
         >>> names_of("runs/solu.safetensors", {"x": None}), names_of("x/a.npy", "y/a.npy")
         (('solu.safetensors', 'b'), ('a', 'b'))
     """
@@ -134,11 +135,10 @@ def without_lists(table: pa.Table) -> list[dict[str, Any]]:
     return table.drop_columns([field.name for field in table.schema if pa.types.is_list(field.type)]).to_pylist()
 
 
-def matched_of(rows: Sequence[Mapping[str, Any]]) -> list[SitePair]:
-    """Return the pairs of sites at equal relative depth, without the outputs."""
-    pairs = [(row["site_a"], row["site_b"]) for row in rows if row["site_a"] != LOGITS]
-    sites_a, sites_b = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
-    return matched_pairs(sites_a, sites_b) if pairs else []
+def _matched(rows: Sequence[Mapping[str, Any]]) -> set[SitePair]:
+    """Return the pairs of sites at equal relative depth, and the outputs."""
+    pairs = [(row["site_a"], row["site_b"]) for row in rows]
+    return {*(pairs[place] for place in at_equal_depth(pairs)), (LOGITS, LOGITS)}
 
 
 def with_ends(row: Mapping[str, Any]) -> dict[str, Any]:

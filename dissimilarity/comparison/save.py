@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import resolve
-from dissimilarity.comparison.saved import DEFAULT_SITES
+from dissimilarity.comparison.saved import DEFAULT_SITES, TEXT, digest_of
 from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
 from dissimilarity.probe.probe_set import ProbeOptions, Tokens, as_probe_set
 from dissimilarity.probe.site_layout import Channels
@@ -30,7 +30,8 @@ def save_activations(
     """Write the activations of a model at some sites to a .safetensors file, which `compare` reads.
 
     They are written while the model runs, in its own precision (integers as float32), so the file may be larger than
-    memory. An older file is replaced in one step.
+    memory. An older file is replaced in one step. A digest of the tokens and the mask goes with them: `compare` refuses
+    two files, or a file and a model, of other text.
 
     Args:
         model: called as ``model(tokens)``.
@@ -58,9 +59,11 @@ def save_activations(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() recognizes the file by it")
     options: ProbeOptions = {} if mask is None else {"mask": mask}
-    inputs = as_probe_set(tokens, **options).inputs_a
+    probe = as_probe_set(tokens, **options)
+    inputs = probe.inputs_a
     if inputs is None:
         raise ValueError("expected tokens to run the model on, found none; pass tokens")
+    text = digest_of(probe.inputs, probe.mask) if isinstance(probe.inputs, Tensor) else ""
     sequences, length = extent(inputs)
     batch = sequences_per_batch(length)
     slices = [(start, min(start + batch, sequences), 0) for start in range(0, sequences, batch)]
@@ -69,7 +72,7 @@ def save_activations(
     with replacing(path) as part, part.open("wb") as file:
         written = 0
         for acts, _ in capture_chunks(model, inputs, names, slices, channels=channels):
-            places = places or _write_header(file, acts, sequences)
+            places = places or _write_header(file, acts, sequences, text)
             for site, activation in acts.items():
                 file.seek(places[site] + written * activation[0].nbytes)
                 file.write(activation.cpu().contiguous().view(torch.uint8).numpy().data)
@@ -77,9 +80,10 @@ def save_activations(
     return path
 
 
-def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int) -> dict[str, int]:
+def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int, text: str) -> dict[str, int]:
     """Write the header of the safetensors format, and return where in the file each tensor begins."""
-    header, begins, end = {}, {}, 0
+    header: dict[str, Any] = {"__metadata__": {TEXT: text}} if text else {}
+    begins, end = {}, 0
     for site, activation in acts.items():
         size = activation[0].nbytes * sequences
         header[site] = {
@@ -88,7 +92,7 @@ def _write_header(file: BinaryIO, acts: dict[str, Tensor], sequences: int) -> di
             "data_offsets": [end, end + size],
         }
         begins[site], end = end, end + size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    return {site: 8 + len(text) + begin for site, begin in begins.items()}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    file.write(len(encoded).to_bytes(8, "little") + encoded)
+    return {site: 8 + len(encoded) + begin for site, begin in begins.items()}

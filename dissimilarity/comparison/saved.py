@@ -6,6 +6,7 @@ Saved activations are a mapping site -> array, or files: `NAME.npy` (one site), 
 that identify the samples.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import LOGITS, describe, resolve
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
@@ -25,9 +28,21 @@ from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 Source = nn.Module | str | Path | Mapping[str, Any]
 
 IDS = "sample_ids"
+TEXT = "tokens_sha256"
+"""Key of the metadata of a file with the digest of the tokens that the model read."""
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
 KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
+
+
+def is_saved(name: str) -> bool:
+    """Return whether a name is one of files of activations, rather than of a model.
+
+    Examples:
+        >>> is_saved("layers.npy"), is_saved("hf:model")
+        (True, False)
+    """
+    return name.endswith((".npy", ".safetensors")) or (Path(name).is_dir() and any(Path(name).glob("*.npy")))
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,19 @@ class ArrayReader:
 
 @dataclass(frozen=True)
 class SavedActivations:
-    """Saved activations: their name in messages, the sites, and the ids of the samples if those were saved too."""
+    """Saved activations of one model.
+
+    Attributes:
+        name: their name in messages.
+        sites: site -> array.
+        ids: ids of the samples, if those were saved too.
+        text: digest of the tokens that the model read, where the file has it; see `digest_of`.
+    """
 
     name: str
     sites: dict[str, ArrayReader]
     ids: ArrayReader | None
+    text: str | None = None
 
     def sequences(self, site: str, parts: Sequence[tuple[int, int]], count: int, channels: Channels = None) -> Tensor:
         """Read some sequences of a site as (sequences, positions, d), or (sequences, d) without positions.
@@ -109,7 +132,7 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
         name, arrays = str(source), _in_files(Path(source))
     else:
         raise ValueError(f"{side}: expected {KINDS}, found {type(source).__name__}")
-    ids = arrays.pop(IDS, None)
+    ids, text = arrays.pop(IDS, None), _text_in(source)
     if not arrays:
         raise ValueError(f"{name} holds no activations: expected {KINDS}")
     for site, array in arrays.items():
@@ -125,7 +148,31 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
                 f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
                 "save them as float32, or as bfloat16 in a .safetensors file"
             )
-    return SavedActivations(name, arrays, ids)
+    return SavedActivations(name, arrays, ids, text)
+
+
+def digest_of(inputs: Tensor, mask: Tensor | None = None) -> str:
+    """Return a digest of tokens at real positions, by which files of activations are held to what models read.
+
+    Examples:
+        >>> digest_of(torch.tensor([[1, 2]])) == digest_of(torch.tensor([[1, 2]], dtype=torch.int32))
+        True
+    """
+    numbers = inputs if inputs.is_floating_point() else inputs.long()
+    digest = hashlib.sha256(repr(tuple(inputs.shape)).encode())
+    if mask is not None and not bool(mask.all()):
+        digest.update(mask.cpu().numpy().tobytes())
+        numbers = numbers[mask.to(numbers.device)]
+    digest.update(numbers.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text_in(source: Source) -> str | None:
+    """Return the digest of the tokens in the metadata of a file of activations; None without one."""
+    if not (isinstance(source, (str, Path)) and Path(source).suffix == ".safetensors"):
+        return None
+    with safe_open(source, "pt") as file:
+        return (file.metadata() or {}).get(TEXT)
 
 
 def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None) -> list[str]:
@@ -186,13 +233,28 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
                 "save both on one probe set, in one order"
             )
     _check_ids([source for source in saved if source.ids is not None], sequences, sequences * length)
+    _check_text(saved, probe)
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe
 
 
 def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
     """Return the device on which sums are computed: that of the models."""
     models = [source for source in sources if isinstance(source, nn.Module)]
-    return next((tensor.device for model in models for tensor in model.parameters()), torch.device("cpu"))
+    return device_of(models[0]) if models else torch.device("cpu")
+
+
+def _check_text(saved: Sequence[SavedActivations], probe: ProbeSet) -> None:
+    """Check that saved activations are of the tokens that the other side read, where files tell."""
+    texts = {source.name: source.text for source in saved if source.text is not None}
+    if isinstance(probe.inputs, Tensor):
+        texts["the tokens"] = digest_of(probe.inputs, probe.mask)
+    first = next(iter(texts.values()), None)
+    others = [name for name, text in texts.items() if text != first]
+    if others:
+        raise ValueError(
+            f"expected the same text on both sides, found other tokens, or another mask of padding, in "
+            f"{next(iter(texts))} and {others[0]}; save both on one probe set, and pass its tokens and mask"
+        )
 
 
 def _check_ids(sources: Sequence[SavedActivations], sequences: int, samples: int) -> None:
@@ -274,21 +336,30 @@ def _npy(path: Path) -> ArrayReader:
     """Return a reader of a .npy file. It maps the file again for each read, which releases the pages read before."""
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        mapped = _mapped(path)
-        return [np.array(mapped[start:stop]) for start, stop in parts]
+        array = mapped(path)
+        return [np.array(array[start:stop]) for start, stop in parts]
 
-    mapped = _mapped(path)
-    return ArrayReader(mapped.shape, str(mapped.dtype), _is_floating(mapped.dtype), read)
+    array = mapped(path)
+    return ArrayReader(array.shape, str(array.dtype), _is_floating(array.dtype), read)
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """Memory-map the array of a .npy file."""
+def mapped(path: Path) -> np.ndarray:
+    """Memory-map the array of a .npy file.
+
+    Raises:
+        ValueError: it is none, or holds objects.
+    """
     if not path.is_file():
         raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "no such file")
-    array = np.load(path, mmap_mode="r")
-    if not isinstance(array, np.ndarray):  # np.load looks at the content, not at the name
-        raise ValueError("expected the one array of np.save, found the archive of np.savez")
-    return array
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC_PREFIX))
+    if start != MAGIC_PREFIX:  # np.load looks at the content, not at the name
+        kind = "the archive of np.savez" if start.startswith(b"PK") else "another kind of file"
+        raise ValueError(f"expected the one array of np.save, found {kind}")
+    try:
+        return np.load(path, mmap_mode="r")
+    except (EOFError, SyntaxError, TypeError) as error:
+        raise ValueError(f"it is damaged ({error}); copy it again") from error
 
 
 def _safetensors(path: Path) -> dict[str, ArrayReader]:

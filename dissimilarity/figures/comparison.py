@@ -68,7 +68,7 @@ def comparison_figure(
     Raises:
         ValueError: a table without records, or another number of axes than measures.
 
-    Example:
+    Examples:
         >>> sites = ["blocks.0.resid_post", "blocks.1.resid_post"]
         >>> cka = {"measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2, "note": ""}
         >>> table = pa.Table.from_pylist([{**cka, "site_a": a, "site_b": b} for a in sites for b in sites])

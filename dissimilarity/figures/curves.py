@@ -54,7 +54,7 @@ def curves_figure(
         dashed. If it is far above the curves, the panel states where it is. A ring marks the first step at which a
         curve differs from its first tick (`changes`).
 
-    Example:
+    Examples:
         >>> at = {"tokens": 0, "reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "note": ""}
         >>> values = {"value": 0.9, "dissimilarity": 0.1, "stderr": 0.01, "n_units": 16, "null": 0.2}
         >>> table = pa.Table.from_pylist([{"step": step, **at, **values} for step in (0, 1, 2)])

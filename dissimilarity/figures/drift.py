@@ -46,7 +46,7 @@ def groups_figure(table: pa.Table, model: str = "", *, figsize: Size | None = No
         A figure with 95 % intervals over references, for groups of three or more. The difference is drawn at every
         site, at the last site with its interval. Below 0 the model is nearer to the first group.
 
-    Example:
+    Examples:
         >>> at = {"tokens": 0, "measure": "cka", "site": "embed", "low": 0.1, "high": 0.6, "references": 3}
         >>> records = [{"step": s, "group": "solu", "dissimilarity": 0.5 / s, **at} for s in (1, 2, 4)]
         >>> groups_figure(pa.Table.from_pylist(records)).axes[0].get_title()

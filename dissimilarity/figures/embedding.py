@@ -5,8 +5,8 @@ import pyarrow as pa
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
 from dissimilarity.tables.curves import distinct, select
+from dissimilarity.tables.equal_depth import at_equal_depth
 
 
 def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarray]:
@@ -19,7 +19,7 @@ def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarra
     Returns:
         the models' labels, and (models, models), symmetric, 0 on the diagonal, NaN where a value is missing.
 
-    Example:
+    Examples:
         >>> record = {"measure": "cka", "site_a": "embed", "site_b": "embed", "dissimilarity": 0.25}
         >>> table = pa.Table.from_pylist([{"model_a": "solu", "model_b": "gelu", **record}])
         >>> labels, distances = model_distances(table, "cka")
@@ -37,18 +37,10 @@ def model_distances(table: pa.Table, measure: str) -> tuple[list[str], np.ndarra
     for (a, b), values in by_models.items():
         if a != b:
             cell = labels.index(a), labels.index(b)
-            mean = np.mean([values[pair] for pair in at_equal_depth(list(values))])
+            numbers = list(values.values())
+            mean = np.mean([numbers[place] for place in at_equal_depth(list(values))])
             distances[cell] = distances[cell[::-1]] = mean
     return labels, distances
-
-
-def at_equal_depth(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of sites of two models at equal relative depth; the outputs if there are no other sites."""
-    if pairs == [(LOGITS, LOGITS)]:
-        return pairs
-    sites_a, sites_b = (list(dict.fromkeys(sites)) for sites in zip(*pairs, strict=True))
-    matched = set(matched_pairs([s for s in sites_a if s != LOGITS], [s for s in sites_b if s != LOGITS]))
-    return [pair for pair in pairs if pair in matched]
 
 
 def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +52,7 @@ def principal_coordinates(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Args:
         distances: symmetric (n, n), 0 on the diagonal.
 
-    Example:
+    Examples:
         >>> values, _ = principal_coordinates(np.array([[0.0, 2.0], [2.0, 0.0]]))
         >>> values.round(6).tolist()
         [2.0, 0.0]
@@ -80,7 +72,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
         points (n, 2), and the share of the squared distances that the plane holds: 1 = all. The part that no flat space
         holds, the negative eigenvalues, counts against it.
 
-    Example:
+    Examples:
         >>> points, share = plane(np.array([[0.0, 3.0, 4.0], [3.0, 0.0, 5.0], [4.0, 5.0, 0.0]]))
         >>> round(float(np.linalg.norm(points[0] - points[2])), 6), round(share, 6)
         (4.0, 1.0)
@@ -97,7 +89,7 @@ def plane(distances: np.ndarray) -> tuple[np.ndarray, float]:
 def tree(distances: np.ndarray) -> np.ndarray:
     """Return the tree of models by average linkage in the form of scipy's `linkage`, with similar leaves adjacent.
 
-    Example:
+    Examples:
         >>> tree(np.array([[0.0, 1.0, 4.0], [1.0, 0.0, 4.0], [4.0, 4.0, 0.0]]))[:, 2].tolist()
         [1.0, 4.0]
     """

@@ -27,7 +27,7 @@ PIXELS = 3000
 def in_style() -> Iterator[None]:
     """Draw with the settings of matplotlib that our figures have, whatever those of the user are.
 
-    Example:
+    Examples:
         >>> with in_style():
         ...     mpl.rcParams["pdf.fonttype"]
         42
@@ -41,7 +41,7 @@ class PaperFigure(Figure):
 
     It belongs to no window and not to pyplot.
 
-    Example:
+    Examples:
         >>> PaperFigure(figsize=(3.25, 2)).get_dpi()
         200.0
     """
@@ -69,7 +69,7 @@ class PaperFigure(Figure):
 def png_of(figure: Figure) -> bytes:
     r"""Return a figure as a PNG file.
 
-    Example:
+    Examples:
         >>> png_of(PaperFigure(figsize=(1, 1)))[:4]
         b'\x89PNG'
     """
@@ -98,7 +98,7 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]
         name: file name without its suffix.
         formats: any of `png`, `pdf` and `svg`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     [path.name for path in write_figure(PaperFigure(), Path(folder), "empty", ["png", "svg"])]

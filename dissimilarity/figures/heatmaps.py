@@ -75,7 +75,7 @@ def heatmap_figure(
         mean null of the last map. Both models begin at the lower left corner. Cells are hatched where the 95 % interval
         holds the null.
 
-    Example:
+    Examples:
         >>> sites = ["blocks.0.resid_post", "blocks.1.resid_post"]
         >>> run = {"step": 8, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
         >>> table = pa.Table.from_pylist([{**run, "site_a": a, "site_b": b} for a in sites for b in sites])

@@ -45,7 +45,7 @@ def intrinsic_figure(
         A figure of measures (rows) by references (columns), with 95 % intervals over the probe text. Sites of a
         reference that the model has too share its color, others are gray.
 
-    Example:
+    Examples:
         >>> site = {"reference": "init", "of": "model", "site": "embed", "measure": "rankme"}
         >>> values = {"value": 4.0, "stderr": 0.1, "n_units": 8}
         >>> intrinsic_figure([{"step": step, **site, **values} for step in (0, 8)]).axes[0].get_title()

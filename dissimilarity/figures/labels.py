@@ -20,7 +20,7 @@ def place_labels(points: Inches, sizes: Inches, box: Inches) -> Inches:
         sizes: width and height of each label, (n, 2).
         box: width and height of the box that labels stay in.
 
-    Example:
+    Examples:
         >>> place_labels(np.array([[1.0, 1.0]]), np.array([[0.4, 0.1]]), np.array([2.0, 2.0])).round(3).tolist()
         [[1.265, 1.0]]
     """

@@ -94,7 +94,7 @@ def make_panels(
     Raises:
         ValueError: another number of axes than panels, or a size without space for panels.
 
-    Example:
+    Examples:
         >>> figure, axes = make_panels(1, 2, (1.5, 1.0), Frame(left=0.5, right=0.5, across=0.5, bottom=0.4))
         >>> figure.get_size_inches().tolist(), axes.shape
         ([4.5, 1.5], (1, 2))
@@ -138,7 +138,7 @@ def write_coverage(figure: Figure, *sentences: str) -> None:
             becomes taller by the strip.
         sentences: from `inference.coverage`.
 
-    Example:
+    Examples:
         >>> figure = Figure(figsize=(4, 2), layout="constrained")
         >>> write_coverage(figure, "Intervals cover other text of this kind.")
         >>> round(float(figure.get_figheight()), 2)
@@ -166,7 +166,7 @@ def _width(text: str, points: float) -> float:
 def widest(texts: Sequence[str], points: float = 7.0) -> float:
     """Return the inches that the widest of some texts takes; 0 without any.
 
-    Example:
+    Examples:
         >>> round(widest(["resid_post", "a"]), 1)
         0.5
     """

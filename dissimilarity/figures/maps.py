@@ -194,7 +194,7 @@ def margin(cell: float) -> float:
 def has_strips(*shares: Floats) -> bool:
     """Return whether a first principal component has so much of the variance that strips are drawn.
 
-    Example:
+    Examples:
         >>> has_strips(np.array([0.2, 0.3])), has_strips(np.array([0.2]), np.array([0.6, math.nan]))
         (False, True)
     """

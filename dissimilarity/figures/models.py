@@ -48,7 +48,7 @@ def models_figure(
     Raises:
         ValueError: no measure has all distances.
 
-    Example:
+    Examples:
         >>> record = {"measure": "cka", "site_a": "embed", "site_b": "embed", "dissimilarity": 0.25}
         >>> table = pa.Table.from_pylist([{"model_a": "solu", "model_b": "gelu", **record}])
         >>> models_figure(table).axes[0].get_xlabel()

@@ -29,7 +29,7 @@ PNG = FigureOptions()
 def as_figure_options(options: FigureOptions | Mapping[str, Any]) -> FigureOptions:
     """Return options, which may be given by name; None stands for the default.
 
-    Example:
+    Examples:
         >>> as_figure_options({"formats": ["svg"], "scale": None})
         FigureOptions(formats=['svg'], scale='null', dark='same')
     """

@@ -37,7 +37,7 @@ def draw_penalties(
         formats: any of `png`, `pdf` and `svg`.
         model: name of the model in training, for the title.
 
-    Example:
+    Examples:
         >>> draw_penalties([{"step": 1, "value": math.nan}], Path("unused"))
         []
     """
@@ -57,7 +57,7 @@ def penalties_figure(
         figsize: width and height in inches; a column of a paper is 3.25 wide.
         ax: axes of your own figure, one per fit and reference.
 
-    Example:
+    Examples:
         >>> curve = {"reference": "init", "fit": "direct", "direction": "into", "site_front": "embed"}
         >>> curve |= {"stderr": 0.1, "sequences": 16}
         >>> penalties_figure([{"step": step, "value": 1 / step, **curve} for step in (1, 2)]).axes[0].get_title()

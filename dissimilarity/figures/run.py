@@ -48,7 +48,7 @@ def draw_run(
         scale: as for `heatmap_figure`.
         dark: as for `heatmap_figure`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     draw_run(folder)

@@ -22,7 +22,7 @@ MARKED_POINTS = 24
 def file_name(parts: list[str], taken: Container[str]) -> str:
     """Return a file name that is not taken, with characters that every file system allows.
 
-    Example:
+    Examples:
         >>> file_name(["heatmap", "runs/solu w64"], taken=[])
         'heatmap_runs-solu-w64'
     """
@@ -40,7 +40,7 @@ def without_layer(kind: str) -> str:
 def short_names(sites: list[str]) -> tuple[str, list[str]]:
     """Return a title and a short name per site: the layer if all sites are of one kind, else the name.
 
-    Example:
+    Examples:
         >>> short_names(["blocks.0.resid_post", "blocks.1.resid_post"])
         ('resid_post of block', ['0', '1'])
     """
@@ -59,7 +59,7 @@ def colors_of(sites: Sequence[str]) -> dict[str, Any]:
 def spread(items: list[Any], limit: int) -> list[Any]:
     """Return at most `limit` of the items, evenly spaced, including the first and the last.
 
-    Example:
+    Examples:
         >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
         [0, 3, 6]
     """

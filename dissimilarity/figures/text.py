@@ -56,7 +56,7 @@ def text_figure(
     Raises:
         ValueError: a row without influences, or tokens that do not fit it.
 
-    Example:
+    Examples:
         >>> row = {"token_influence": [0.1, -0.2, 0.4, 0.1], "token_index": [0, 1, 2, 3]}
         >>> figure = text_figure(row, [[5, 6], [7, 8]], lambda tokens: " ".join(map(str, tokens)))
         >>> [text.get_text() for text in figure.axes[0].texts][-2:]

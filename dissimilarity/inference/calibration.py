@@ -48,7 +48,7 @@ def calibrate(
         influence: influences of the units on the value.
         null_influence: influences of the units on the null of one rearrangement within units.
 
-    Example:
+    Examples:
         >>> import torch
         >>> unit = torch.tensor([0.01, -0.01, 0.02, -0.02])
         >>> result = calibrate(0.6, torch.tensor([0.2]), 1.0, unit, unit / 2)
@@ -74,7 +74,7 @@ def p_value(statistic: float, null: Float[Tensor, " nulls"]) -> float:
 
     It is never 0, and NaN for a single null, which can show nothing. Values that differ by rounding are equal.
 
-    Example:
+    Examples:
         >>> import torch
         >>> p_value(0.7, torch.tensor([0.1, 0.2, 0.3, 0.7]))
         0.4

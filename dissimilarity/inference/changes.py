@@ -29,7 +29,7 @@ Moves = dict[tuple[str, str, str, str], int | None]
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return p values adjusted for their number (Holm 1979): those below 0.05 hold together at 95 %. NaN stays NaN.
 
-    Example:
+    Examples:
         >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
         [0.03, 0.06, nan, 0.06]
     """
@@ -52,7 +52,7 @@ def changes(table: pa.Table) -> pa.Table:
         tick), step, difference, stderr, low, high, p and n_units as from ``difference``, and p_holm, adjusted over the
         ticks of the curve. Ticks on another probe set than the first are left out.
 
-    Example:
+    Examples:
         >>> at = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "probe": ""}
         >>> values = {0: (0.0, [0.0, 0.0, 0.0]), 1: (0.1, [0.01, -0.01, 0.0]), 2: (0.2, [0.01, 0.0, -0.01])}
         >>> rows = [

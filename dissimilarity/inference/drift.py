@@ -72,7 +72,7 @@ Groups = Mapping[str, Sequence[str]]
 def between(a: str, b: str) -> str:
     """Return the name of the difference of two groups.
 
-    Example:
+    Examples:
         >>> between("solu", "gelu")
         'solu-gelu'
     """
@@ -91,7 +91,7 @@ def group_records(records: Iterable[Mapping[str, Any]], groups: Groups) -> list[
         records: records of any steps, references and measures. Records without a value are ignored.
         groups: name -> labels of its references.
 
-    Example:
+    Examples:
         >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site_a": "embed", "stderr": 0.0}
         >>> curves = [{**at, "reference": label, "dissimilarity": d} for label, d in (("s0", 0.1), ("s1", 0.3))]
         >>> [record["dissimilarity"] for record in group_records(curves, {"solu": ["s0", "s1"]})]
@@ -220,7 +220,7 @@ def drift(table: pa.Table) -> dict[str, dict[str, Any]]:
         the smallest group), and `differs`: whether p is below 0.05. If not, `nearest` means nothing. Below three
         references in a group, p is NaN. Measures with values of fewer than two groups are left out.
 
-    Example:
+    Examples:
         >>> at = {"step": 1, "tokens": 64, "measure": "cka", "site": "embed"}
         >>> at |= {"stderr": 0.01, "freedom": 2.0, "references": 3}
         >>> means = {"solu": 0.1, "gelu": 0.4, "solu-gelu": -0.3}

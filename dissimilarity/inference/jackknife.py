@@ -36,7 +36,7 @@ LEFT_OUT_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
 def stderr_of_influence(influence: Float[Tensor, " units *pairs"]) -> Float[Tensor, "*pairs"]:
     """Return the standard error from the units' influences; NaN with fewer than two units.
 
-    Example:
+    Examples:
         >>> print(f"{stderr_of_influence(torch.tensor([0.1, -0.2, 0.1])):.3f}")
         0.300
     """
@@ -49,7 +49,7 @@ def stderr_of_influence(influence: Float[Tensor, " units *pairs"]) -> Float[Tens
 def influence_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tensor, " units *pairs"]:
     """Return the units' influences from the values without each unit in turn.
 
-    Example:
+    Examples:
         The jackknife of a mean is the usual standard error of the mean.
 
         >>> x = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64)
@@ -63,7 +63,7 @@ def influence_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tenso
 def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndarray | float:
     """Return half of the 95 % interval of values: Student's t with one degree of freedom fewer than there are units.
 
-    Example:
+    Examples:
         >>> half_width(np.array([0.1]), np.array([1000, 16, 1])).round(3).tolist()
         [0.196, 0.213, nan]
     """
@@ -196,7 +196,7 @@ def estimate_weighted(
         formula: a differentiable function of float64 weights.
         unit: the unit of each sample, integers from 0.
 
-    Example:
+    Examples:
         >>> x = torch.arange(6, dtype=torch.float64)
         >>> unit = torch.tensor([0, 0, 1, 1, 2, 2])
         >>> value, influence = estimate_weighted(lambda weight: weight @ x / weight.sum(), unit)

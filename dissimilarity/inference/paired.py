@@ -49,7 +49,7 @@ class Difference(NamedTuple):
 def paired_difference(difference: float, influence: ArrayLike) -> Difference:
     """Return the error of a difference from the influences of the units on it.
 
-    Example:
+    Examples:
         >>> result = paired_difference(0.3, [0.1, -0.2, 0.1])
         >>> round(result.stderr, 3), round(result.p, 3)
         (0.3, 0.423)
@@ -89,7 +89,7 @@ def difference(a: AnyTable, b: AnyTable) -> ResultTable:
         ValueError: rows without influences, of different probe sets or units, of measures on different scales, or that
             cannot be paired one to one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dissimilarity import CKA, compare, difference, select
         >>> g = torch.Generator().manual_seed(0)

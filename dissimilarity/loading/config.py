@@ -33,7 +33,7 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
     Raises:
         ValueError: If it has no config or weights, or `check_folder` or `check_config` rejects it.
 
-    Example:
+    Examples:
         >>> check_model_folder(Path("nowhere"), "hf:nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         ValueError: reference 'hf:nowhere': cannot load .../nowhere: it is not a model: ...

@@ -11,7 +11,7 @@ def context_of(model: Any) -> int | None:
     RoBERTa and its relatives count positions from the one after that of padding, so the first rows of their table stand
     for no token.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> context_of(SimpleNamespace(n_ctx=128))
         128

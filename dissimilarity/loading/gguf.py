@@ -35,7 +35,7 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
     Raises:
         ValueError: a package is missing, the file is broken, or transformers does not support its architecture.
 
-    Example:
+    Examples:
         >>> load_file(Path("missing.gguf"), "hf:missing.gguf")  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         ValueError: reference 'hf:missing.gguf': cannot load .../missing.gguf: ...

@@ -5,6 +5,7 @@ and weights are read as safetensors or as pickles that hold tensors alone.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from dissimilarity.loading import adapters
 from dissimilarity.loading.config import WEIGHTS, check_model_folder, weights_in
+from dissimilarity.loading.from_files import from_files
 from dissimilarity.loading.hub import download, downloaded
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
@@ -42,7 +44,7 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     Raises:
         ValueError: no such folder, model or revision, or the hub cannot be reached.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     folder_of(f"hf:{folder}") == (Path(folder), None)
@@ -67,7 +69,9 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
     return folder, commit
 
 
-def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+def load_folder(
+    folder: Path, uri: str, block_by_block: bool = False
+) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
     """Return the float32 model in a folder, its tokenizer, the file of the tokenizer, and the sha256 of its weights.
 
     A model for next-token prediction is loaded with its head, any other without. The folder of a peft adapter is its
@@ -76,11 +80,18 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     Args:
         folder: a folder that `save_pretrained` wrote, of a model or of an adapter.
         uri: the reference as the user wrote it, for messages.
+        block_by_block: whether weights stay in their files until a block that has them runs.
 
     Raises:
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     if adapters.is_adapter(folder):
+        if block_by_block:
+            raise ValueError(
+                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out "
+                f"or merge it: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+                ".save_pretrained(FOLDER)"
+            )
         return _with_adapter(folder, uri)
     weights = check_model_folder(folder, uri)
     _require_transformers(uri)
@@ -94,7 +105,8 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
         causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
         encoder = any(name.endswith("EncoderModel") for name in config.architectures or [])
         kind: Any = AutoModelForCausalLM if causal else body_class(config, encoder)
-        model, report = kind.from_pretrained(
+        load = partial(
+            kind.from_pretrained,
             folder,
             config=config,
             trust_remote_code=False,
@@ -103,6 +115,7 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
             ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
+        model, report = from_files(kind, config, weights, load) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
@@ -113,8 +126,12 @@ def load_folder(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Pa
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
-    """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
+def base_folder(folder: Path, uri: str) -> Path:
+    """Return the folder of the base of an adapter.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
     name = adapters.base_of(folder, uri)
     place = Path(name) if Path(name).is_dir() else downloaded(name)
     if place is None or adapters.is_adapter(place):
@@ -122,7 +139,12 @@ def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, 
             f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
             f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
         )
-    model, tokenizer, file, digest = load_folder(place, uri)
+    return place
+
+
+def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
+    model, tokenizer, file, digest = load_folder(base_folder(folder, uri), uri)
     model = adapters.merged(model, folder, uri)
     own = folder.resolve() / "tokenizer.json"
     if own.is_file():

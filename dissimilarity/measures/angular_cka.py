@@ -33,7 +33,7 @@ def angular_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayL
         float64 scalar in radians; 0 = same. Debiased: in [0, pi], about pi / 2 for independent data. Biased: in
         [0, pi / 2].
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{angular_cka(x, x):.4f} {angular_cka(x, y):.4f}")
@@ -56,7 +56,7 @@ def product_distance(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], debiased:
     Raises:
         ValueError: no layers, or different numbers of layers.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{product_distance([x, x], [x, y]):.4f}")

@@ -34,7 +34,7 @@ def bures(x: ArrayLike, y: ArrayLike, crossfit: bool = False, units: ArrayLike |
         float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = same up to rotation, scale and translation. Rises with
         p / n, cross-fitted it falls.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5]]
         >>> print(f"{bures(x, x):.4f} {bures(x, y):.4f}")

@@ -33,7 +33,7 @@ INITIALS |= {"invertible_linear": "L"}
 def measure_classes() -> dict[type[Measure], str]:
     """Return every concrete measure class, with the name of the module in dissimilarity/measures that defines it.
 
-    Example:
+    Examples:
         >>> from dissimilarity import CKA
         >>> measure_classes()[CKA]
         'cka'

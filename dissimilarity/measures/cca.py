@@ -46,7 +46,7 @@ def cca(
         float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = one is an invertible linear map of the other (``r2``: x
         is one of y). Rises with p / n, cross-fitted it falls.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{cca(x, x):.4f} {cca(x, y):.4f}")

@@ -46,7 +46,7 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | No
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1], rises with
         p / n.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{cka(x, x):.4f} {cka(x, y):.4f}")

@@ -22,7 +22,7 @@ def disagreement(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar in [0, 1]; 0 = same predictions.
 
-    Example:
+    Examples:
         >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
         >>> print(f"{disagreement(x, y):.2f}")
         0.50

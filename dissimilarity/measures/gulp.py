@@ -27,7 +27,7 @@ def gulp(x: ArrayLike, y: ArrayLike, ridge: float = 1e-2) -> Float[Tensor, ""]:
     Returns:
         float64 scalar in [0, 1 / (2 l)]; 0 = ridge regression predicts the same from both.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{gulp(x, x):.4f} {gulp(x, y):.4f}")

@@ -41,7 +41,7 @@ def rankme(x: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar from 1 to the rank of the centered samples.
 
-    Example:
+    Examples:
         >>> print(f"{rankme([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):.3f}")
         2.000
     """
@@ -57,7 +57,7 @@ def participation_ratio(x: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar from 1 to the rank of the centered samples.
 
-    Example:
+    Examples:
         >>> print(f"{participation_ratio([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):.3f}")
         1.471
     """
@@ -73,7 +73,7 @@ def alpha_req(x: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar, 0 or more; NaN for a single eigenvalue.
 
-    Example:
+    Examples:
         >>> print(f"{alpha_req([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):.3f}")
         2.000
     """
@@ -89,7 +89,7 @@ def first_component_share(x: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar above 0, at most 1.
 
-    Example:
+    Examples:
         >>> print(f"{first_component_share([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):.3f}")
         0.800
     """

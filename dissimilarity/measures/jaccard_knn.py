@@ -30,7 +30,7 @@ def jaccard_knn(
     Returns:
         float64 scalar in [0, 1]; 1 = same neighborhoods.
 
-    Example:
+    Examples:
         >>> x = [[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 1.0], [1.0, 1.0]]
         >>> y = [[1.0, 0.1], [0.1, 1.0], [1.0, 0.3], [0.4, 1.0], [0.5, 1.0]]
         >>> print(f"{jaccard_knn(x, x, k=2):.2f} {jaccard_knn(x, y, k=2):.2f}")

@@ -24,7 +24,7 @@ def jsd(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar in [0, 1]; 0 = same distributions, 1 = distributions that share no class.
 
-    Example:
+    Examples:
         >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
         >>> print(f"{jsd(x, x):.4f} {jsd(x, y):.4f}")
         0.0000 0.2113

@@ -22,7 +22,7 @@ def kl(x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
     Returns:
         float64 scalar, 0 or more; 0 = same distributions.
 
-    Example:
+    Examples:
         >>> x, y = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
         >>> print(f"{kl(x, x):.4f} {kl(x, y):.4f}")
         0.0000 0.6805

@@ -35,7 +35,7 @@ def linear_regression(
         float64 scalar in [0, 1], cross-fitted at most 1; 1 = y is an affine map of x. Rises with p / n, cross-fitted it
         falls.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{linear_regression(x, y):.4f} {linear_regression(y, x):.4f}")

@@ -53,7 +53,7 @@ def minibatch_cka(
     Returns:
         float64 scalar in [-1, 1]; 1 = same, about 0 for independent data.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0], [1.0, 3.0], [0.0, -2.0], [5.0, 1.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0], [2.0], [1.0], [0.5]]
         >>> print(f"{minibatch_cka(x, x, batch=4):.4f} {minibatch_cka(x, y, batch=4):.4f}")

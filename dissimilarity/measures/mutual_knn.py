@@ -31,7 +31,7 @@ def mutual_knn(
         float64 scalar in [0, 1]; 1 = same neighborhoods. By chance it is k / (n - 1) for independent samples, and far
         more for tokens of sequences, whose neighbors are tokens of the same sequence in any model.
 
-    Example:
+    Examples:
         >>> x = [[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 1.0], [1.0, 1.0]]
         >>> y = [[1.0, 0.1], [0.1, 1.0], [1.0, 0.3], [0.4, 1.0], [0.5, 1.0]]
         >>> print(f"{mutual_knn(x, x, k=2):.2f} {mutual_knn(x, y, k=2):.2f}")

@@ -31,7 +31,7 @@ def permutation_procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -
     Returns:
         float64 scalar; 0 = same up to the order of neurons, scale and translation.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
         >>> swapped = [[b, a] for a, b in x]
         >>> y = [[2.0], [1.5], [3.0], [0.5]]

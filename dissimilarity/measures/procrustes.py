@@ -38,7 +38,7 @@ def procrustes(
     Returns:
         float64 scalar; 0 = same up to rotation, scale and translation. Falls with p / n, cross-fitted it rises.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0]]
         >>> turned = [[-b, a] for a, b in x]
         >>> y = [[2.0], [1.5], [3.0], [0.5]]

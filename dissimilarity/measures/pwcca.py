@@ -33,7 +33,7 @@ def pwcca(x: ArrayLike, y: ArrayLike, crossfit: bool = False, units: ArrayLike |
         float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = one is an invertible linear map of the other. Rises with
         p / n, cross-fitted it falls.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0, 0.0], [1.5, 1.0], [3.0, 0.5], [0.5, 2.0], [0.0, 0.0]]
         >>> print(f"{pwcca(x, x):.4f} {pwcca(x, y):.4f} {pwcca(y, x):.4f}")

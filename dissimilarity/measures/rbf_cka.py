@@ -43,7 +43,7 @@ def rbf_cka(
     Returns:
         float64 scalar; 1 = same. Debiased: in [-1, 1], about 0 for independent data. Biased: in [0, 1].
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{rbf_cka(x, x):.4f} {rbf_cka(x, y):.4f}")

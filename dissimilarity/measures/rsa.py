@@ -36,7 +36,7 @@ def rsa(x: ArrayLike, y: ArrayLike, rdm: RDM = "correlation", compare: Compare =
     Returns:
         float64 scalar in [-1, 1]; 1 = same geometry, up to what the correlations ignore.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0, 3.0], [1.0, 0.5, 0.0], [2.0, 2.0, 1.0], [3.0, -1.0, 0.0]]
         >>> y = [[2.0, 0.0, 1.0], [1.5, 1.0, 0.0], [3.0, 0.5, 2.0], [0.5, 2.0, 3.0]]
         >>> print(f"{rsa(x, x):.4f} {rsa(x, y):.4f} {rsa(x, y, rdm='sqeuclidean'):.4f}")

@@ -35,7 +35,7 @@ def svcca(
         float64 scalar in [0, 1], cross-fitted in [-1, 1]; 1 = same span of the leading components of the narrower
         side.
 
-    Example:
+    Examples:
         >>> x = [[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, -1.0], [4.0, 0.0]]
         >>> y = [[2.0], [1.5], [3.0], [0.5], [0.0]]
         >>> print(f"{svcca(x, x):.4f} {svcca(x, y):.4f} {svcca(x, y, variance=0.6):.4f}")

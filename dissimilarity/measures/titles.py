@@ -9,7 +9,7 @@ from dissimilarity.measures.catalog import measure_classes
 def title(label: str) -> str:
     """Return what figures call the value of a measure.
 
-    Example:
+    Examples:
         >>> title("cka_biased"), title("procrustes_crossfit"), title("mine")
         ('CKA (biased)', 'Procrustes angle (rad, crossfit)', 'mine')
     """
@@ -26,7 +26,7 @@ def title(label: str) -> str:
 def dissimilarity_title(label: str) -> str:
     """Return what figures call the dissimilarity by a measure.
 
-    Example:
+    Examples:
         >>> dissimilarity_title("cka"), dissimilarity_title("procrustes"), dissimilarity_title("mine")
         ('1 - CKA', 'Procrustes angle (rad)', 'dissimilarity by mine')
     """

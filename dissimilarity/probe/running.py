@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.call import MASKS, call, mask_argument
-from dissimilarity.capture.hooks import capture
+from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.sites import describe
 from dissimilarity.probe.padded_inputs import PaddedInputs
 from dissimilarity.probe.site_layout import Channels, Layout, is_plain, layouts_of
@@ -41,7 +41,7 @@ class SiteReader:
         self.channels: Channels = channels
         tensor = inputs.inputs if isinstance(inputs, PaddedInputs) else inputs
         self.has_tokens = tensor.ndim == 2 and not tensor.is_floating_point()
-        self.device = next((weight.device for weight in model.parameters()), tensor.device)
+        self.device = device_of(model) if any(True for _ in model.parameters()) else tensor.device
         self.together: Together = self._together(inputs) if isinstance(inputs, PaddedInputs) else "batches"
         self.layouts: dict[str, Layout] = {}
 

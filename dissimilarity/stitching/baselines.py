@@ -46,7 +46,7 @@ def baselines(
 def shuffled(model: nn.Module) -> nn.Module:
     """Return a model with shared weights that reads, in place of each sequence of a batch, its neighbor.
 
-    Example:
+    Examples:
         >>> shuffled(nn.Identity())(torch.tensor([[1, 1], [2, 2], [3, 3]])).tolist()
         [[3, 3], [1, 1], [2, 2]]
     """
@@ -65,7 +65,7 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
         model: the model, which is not changed.
         seed: seed of the random order.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(2, 2)
         >>> bool((randomized(layer).weight.sort().values.sum() - layer.weight.sum()).abs() < 1e-6)
         True

@@ -48,7 +48,7 @@ def barrier(model_a: nn.Module, model_b: nn.Module, tokens: Int[Tensor, "sequenc
     Raises:
         ValueError: weights with different names or shapes, integer buffers that differ, or fewer than 3 points.
 
-    Example:
+    Examples:
         >>> import torch
         >>> embed = lambda: nn.Sequential(nn.Embedding(5, 5))
         >>> a, b = embed(), embed()
@@ -111,7 +111,7 @@ def scores_between(
 def barrier_of(losses: Float[Tensor, "points sequences"]) -> Barrier:
     """Return the barrier in the losses, or errors, of sequences at equally spaced points.
 
-    Example:
+    Examples:
         >>> losses = torch.tensor([[1.0, 1.0], [2.0, 3.0], [1.0, 1.0]], dtype=torch.float64)
         >>> barrier_of(losses).value, barrier_of(losses).at
         (1.5, 0.5)

@@ -19,7 +19,7 @@ def sequence_losses(
         logits: logits of the next token at every position; the last position is not used.
         tokens: the sequences.
 
-    Example:
+    Examples:
         >>> uniform = torch.zeros(2, 5, 8)
         >>> print([f"{loss:.4f}" for loss in sequence_losses(uniform, torch.ones(2, 5, dtype=torch.long))])
         ['2.0794', '2.0794']

@@ -107,7 +107,7 @@ def penalties(
 def paired(losses: Float[Tensor, " n"], baseline: Float[Tensor, " n"]) -> tuple[float, float]:
     """Return the mean difference of two losses of the same sequences, and its standard error.
 
-    Example:
+    Examples:
         >>> mean, stderr = paired(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0]))
         >>> print(f"{mean:.2f} {stderr:.2f}")
         1.50 0.50

@@ -36,7 +36,7 @@ class Stitch:
     Raises:
         ValueError: a site that the front model lacks or at which the back model cannot be entered.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from collections import OrderedDict
         >>> blocks = nn.Sequential(nn.Linear(4, 4), nn.Tanh())

@@ -21,7 +21,7 @@ LATEX = {
 def as_csv(rows: Rows) -> str:
     r"""Return rows as CSV; lists are left out.
 
-    Example:
+    Examples:
         >>> as_csv([{"measure": "cka", "value": 0.5, "influence": [0.1]}])
         'measure,value\ncka,0.5\n'
     """
@@ -40,7 +40,7 @@ def as_latex(rows: Rows, columns: Sequence[str] = ()) -> str:
         rows: the rows.
         columns: names of the columns to show; by default all but lists.
 
-    Example:
+    Examples:
         >>> print(as_latex([{"model": "R&D_1", "value": 0.5}]), end="")
         \begin{tabular}{lr}
         \toprule
@@ -66,7 +66,7 @@ def as_html(rows: Rows, columns: Sequence[str] = (), most: int = 60) -> str:
         columns: names of the columns to show; by default all but lists.
         most: more rows are counted below the table.
 
-    Example:
+    Examples:
         >>> as_html([{"model": "<b>"}])
         '<table><thead><tr><th>model</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
     """
@@ -82,7 +82,7 @@ def as_html(rows: Rows, columns: Sequence[str] = (), most: int = 60) -> str:
 def escape_latex(text: str) -> str:
     r"""Return a text in which LaTeX finds no commands.
 
-    Example:
+    Examples:
         >>> escape_latex("50 % of <a_b>")
         '50 \\% of \\textless{}a\\_b\\textgreater{}'
     """
@@ -92,7 +92,7 @@ def escape_latex(text: str) -> str:
 def cell(value: Any) -> str:
     """Return a value as a reader sees it in a table; a dash for a number that there is not.
 
-    Example:
+    Examples:
         >>> cell(0.12345), cell(2e-7), cell(math.nan), cell(12)
         ('0.123', '2.0e-07', '-', '12')
     """

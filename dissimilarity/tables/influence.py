@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 1.2e-38, 3.4e38
 def short(influence: Iterable[float]) -> list[float]:
     """Return influences to 6 digits, which survive float32 and JSON alike; none unless all of them are finite.
 
-    Example:
+    Examples:
         >>> short([0.123456789, -2.5, 1e-300]), short([0.5, float("nan")])
         ([0.123457, -2.5, 0.0], [])
     """

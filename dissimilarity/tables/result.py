@@ -19,7 +19,7 @@ class ResultTable:
     Attributes:
         arrow: the table itself, for functions that take nothing else.
 
-    Example:
+    Examples:
         >>> result = ResultTable(pa.table({"measure": ["cka"], "value": [0.5]}))
         >>> result.num_rows, result["value"][0].as_py()
         (1, 0.5)

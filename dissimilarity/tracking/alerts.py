@@ -268,7 +268,7 @@ def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Map
     Raises:
         ValueError: an unknown rule or number, or ``nearest`` without groups.
 
-    Example:
+    Examples:
         >>> rules_of(["move", {"rule": "collapse", "below": 0.3, "stop": True}], {})
         [Move(level=0.01, stop=False, by=0.05), Collapse(level=0.01, stop=True, below=0.3)]
     """

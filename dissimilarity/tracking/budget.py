@@ -19,7 +19,7 @@ class Budget:
     Attributes:
         spent: seconds of tracking so far, over all sessions of a training.
 
-    Example:
+    Examples:
         >>> Budget(0.03).distance(50, step=50, last=800)
         50
     """

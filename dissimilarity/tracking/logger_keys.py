@@ -33,7 +33,7 @@ STEP_AXIS = "trainer/global_step"
 def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return the dissimilarities of records by key, without those that could not be computed.
 
-    Example:
+    Examples:
         >>> record = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed"}
         >>> by_key([{**record, "dissimilarity": 0.25}])
         {'dissimilarity/init/cka/embed': 0.25}
@@ -51,7 +51,7 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def of_model(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return the measures of the model alone by key, without those that could not be computed.
 
-    Example:
+    Examples:
         >>> of_model([{"of": "model", "measure": "rankme", "site": "embed", "value": 7.5}])
         {'intrinsic/rankme/embed': 7.5}
     """
@@ -65,7 +65,7 @@ def of_model(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def site_key(site_a: str, site_b: str) -> str:
     """Return the name of a pair of sites in keys.
 
-    Example:
+    Examples:
         >>> site_key("embed", "embed"), site_key("blocks.0.resid_post", "blocks.1.resid_post")
         ('embed', 'blocks.0.resid_post~blocks.1.resid_post')
     """
@@ -75,7 +75,7 @@ def site_key(site_a: str, site_b: str) -> str:
 def sectioned(key: str) -> str:
     """Return a key as workspaces show it that begin a section at the first slash: one per reference and measure.
 
-    Example:
+    Examples:
         >>> sectioned("dissimilarity/init/cka/embed"), sectioned("dissimilarity/seconds")
         ('dissimilarity init cka/embed', 'dissimilarity/seconds')
     """
@@ -86,7 +86,7 @@ def sectioned(key: str) -> str:
 def names_of(folders: Sequence[Path]) -> list[str]:
     """Return a name for each tracker of a trainer: the end of the path of its folder; nothing if there is only one.
 
-    Example:
+    Examples:
         >>> names_of([Path("tracked/train"), Path("tracked/val")]), names_of([Path("a/x"), Path("b/x")])
         (['train', 'val'], ['a/x', 'b/x'])
         >>> names_of([Path("tracked")])
@@ -104,7 +104,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def named(key: str, name: str) -> str:
     """Return the key of one of several trackers.
 
-    Example:
+    Examples:
         >>> named("dissimilarity/seconds", "val"), named("dissimilarity/seconds", "")
         ('dissimilarity/val/seconds', 'dissimilarity/seconds')
     """

@@ -19,7 +19,7 @@ class Outbox:
     Attributes:
         waiting: records that are not written yet.
 
-    Example:
+    Examples:
         >>> table = []
         >>> outbox = Outbox(table.extend, "curves")
         >>> outbox.send([{"step": 0}])

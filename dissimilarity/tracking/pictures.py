@@ -33,7 +33,7 @@ def heatmap_pictures(
         model: name of the model in training, for the axis.
         options: the colors.
 
-    Example:
+    Examples:
         >>> row = {"step": 1, "reference": "init", "measure": "cka", "value": 0.9, "dissimilarity": 0.1, "null": 0.2}
         >>> pairs = [(a, b) for a in ("layers.0", "layers.1") for b in ("layers.0", "layers.1")]
         >>> heatmap_pictures([{**row, "site_a": a, "site_b": b} for a, b in pairs], "solu")["init"].shape[-1]

@@ -43,7 +43,7 @@ def agreed(records: list[dict[str, Any]], sync: bool) -> list[dict[str, Any]]:
     Returns:
         The records; in place of such a value stands the other process's note.
 
-    Example:
+    Examples:
         >>> agreed([{"measure": "cka", "site_a": "a", "site_b": "a", "value": 0.5, "note": ""}], sync=False)
         [{'measure': 'cka', 'site_a': 'a', 'site_b': 'a', 'value': 0.5, 'note': ''}]
     """
@@ -89,7 +89,7 @@ def kinds_of_notes(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str,
     Returns:
         Kind of a note -> label of the first reference that has it, and the note with all measures that have it.
 
-    Example:
+    Examples:
         >>> at = {"reference": "init", "site_a": "embed", "site_b": "embed"}
         >>> notes = {"cka": "cka has 3 samples", "svcca": "svcca has 4 samples", "rsa": ""}
         >>> kinds_of_notes({**at, "measure": measure, "note": note} for measure, note in notes.items())
@@ -112,7 +112,7 @@ def kinds_of_notes(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str,
 def kind_of(note: str, measure: str = "") -> str:
     """Return what notes of one kind have in common: all but the measure that they begin with and numbers.
 
-    Example:
+    Examples:
         >>> kind_of("cka has 3 samples", "cka")
         ' has # samples'
     """
@@ -133,7 +133,7 @@ def effective_ranks(model: ModelActivations) -> list[dict[str, Any]]:
 def described(error: Exception) -> str:
     """Return an error as a note.
 
-    Example:
+    Examples:
         >>> described(ValueError("no samples"))
         'ValueError: no samples'
     """
@@ -143,7 +143,7 @@ def described(error: Exception) -> str:
 def advice(note: str) -> str:
     """Return what to do about a record without a value, if its note does not say it.
 
-    Example:
+    Examples:
         >>> advice('Module [Net] is missing the required "forward" function')
         ' (the tracker calls the module with the probe set: define `forward`)'
     """

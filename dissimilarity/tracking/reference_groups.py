@@ -32,7 +32,7 @@ def labels_by_group(
         ValueError: a name has other characters than letters, digits and _; a group is empty; a member is not a
             reference, or is in two groups.
 
-    Example:
+    Examples:
         >>> labels_by_group({"good": ["runs/a", "b"]}, {"a": "runs/a", "b": "runs/b", "init": "init"})
         {'good': ['a', 'b']}
     """

@@ -7,11 +7,10 @@ from typing import TypeGuard
 import torch
 from torch import nn
 
+from dissimilarity.tables.names import UNTRAINED, name_of
+
 OWN = ("init", "previous")
 """The model's own states: at step 0, and a fixed number of steps before a tick."""
-
-UNTRAINED = "untrained"
-"""The model with other initial weights, before any training."""
 
 SEED = 987_654_321
 """Seed of those weights where layers draw them."""
@@ -30,7 +29,7 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
     Raises:
         ValueError: a module has no label, or a reference is neither a URI nor a module, or there twice.
 
-    Example:
+    Examples:
         >>> list(named_references(["init", "runs/a", "x/b", "y/b"]))
         ['init', 'a', 'x/b', 'y/b']
     """
@@ -51,18 +50,6 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
         uri if names.count(name) > 1 or (name in OWN and uri != name) else name: uri
         for uri, name in zip(uris, names, strict=True)
     }
-
-
-def name_of(uri: str) -> str:
-    """Return the last part of a URI, and that it is untrained.
-
-    Example:
-        >>> name_of("runs/a"), name_of("untrained:runs/a")
-        ('a', 'untrained-a')
-    """
-    prefix = f"{UNTRAINED}:"
-    last = uri.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
-    return f"{UNTRAINED}-{last}" if uri.startswith(prefix) else last
 
 
 def as_module(source: Source, load: Callable[[str], nn.Module] | None, model: nn.Module) -> nn.Module:
@@ -103,7 +90,7 @@ def untrained(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: parameters belong to modules that cannot draw them.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> fresh = untrained(model)
         >>> bool((fresh[0].weight == model[0].weight).any())

@@ -36,7 +36,7 @@ def is_due(step: int, every: int, last: int | None = None, thinned: Thinned | No
         last: step at which training ends, which is always due; None if unknown.
         thinned: what replaces the even part, if a budget does not pay for all of it.
 
-    Example:
+    Examples:
         >>> [step for step in range(30) if is_due(step, every=10, last=25)]
         [0, 1, 2, 4, 8, 10, 20, 25]
         >>> [step for step in range(66) if is_due(step, every=10, last=65, thinned=Thinned(after=10, every=30))]
@@ -54,7 +54,7 @@ def check_distance(**steps: int) -> None:
     Raises:
         ValueError: if one of them is less than 1.
 
-    Example:
+    Examples:
         >>> check_distance(every=0)
         Traceback (most recent call last):
         ValueError: expected every >= 1, a number of steps, found 0
@@ -67,7 +67,7 @@ def check_distance(**steps: int) -> None:
 def ticks(every: int, last: int) -> list[int]:
     """Return all steps of the schedule from 0 to ``last``, ascending.
 
-    Example:
+    Examples:
         >>> ticks(10, 25)
         [0, 1, 2, 4, 8, 10, 20, 25]
     """
@@ -86,7 +86,7 @@ def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
         keep: ``all``; ``every``: powers of two, and at most `EVENLY` multiples of ``every``, evenly spaced: when there
             are more, every second one goes; ``last``: no others.
 
-    Example:
+    Examples:
         >>> sorted(kept_steps(ticks(4, 12), every=4, keep="last"))
         [0, 12]
     """
@@ -105,7 +105,7 @@ def kept_steps(steps: Iterable[int], every: int, keep: str) -> set[int]:
 def previous_step(step: int, every: int) -> int:
     """Return the step of ``previous`` at a tick: half of its step in the dense start, and ``every`` less after it.
 
-    Example:
+    Examples:
         >>> [previous_step(step, every=10) for step in (1, 2, 4, 8, 10, 20, 25)]
         [0, 1, 2, 4, 0, 10, 15]
     """
@@ -115,7 +115,7 @@ def previous_step(step: int, every: int) -> int:
 def is_previous_of_a_tick(step: int, every: int, last: int | None = None, thinned: Thinned | None = None) -> bool:
     """Return whether the model at ``step`` is the ``previous`` of a later tick.
 
-    Example:
+    Examples:
         >>> [step for step in range(26) if is_previous_of_a_tick(step, every=10, last=25)]
         [0, 1, 2, 4, 10, 15]
     """

@@ -24,7 +24,7 @@ class TrainingState:
         world_size: number of processes that train the model together.
         autocast: returns the context in which the model runs as it trains.
 
-    Example:
+    Examples:
         >>> state = TrainingState(nn.Linear(2, 2), step=3, rank=1, world_size=2)
         >>> state.is_first, state.sync
         (False, True)

@@ -8,7 +8,7 @@ import torch
 def step_file(folder: Path, step: int) -> Path:
     """Return the file of the weights after a number of updates.
 
-    Example:
+    Examples:
         >>> step_file(Path("checkpoints"), 512).name
         'step_0000512.ckpt'
     """

@@ -68,7 +68,7 @@ def run(hydra_main: Callable[..., None], config_name: str) -> int:
 def flags_first(arguments: list[str]) -> list[str]:
     """Move `-m` to the front, because Hydra's parser accepts flags before or after the overrides but not among them.
 
-    Example:
+    Examples:
         >>> flags_first(["width=64", "-m", "seed=0,1"])
         ['-m', 'width=64', 'seed=0,1']
     """
@@ -79,7 +79,7 @@ def flags_first(arguments: list[str]) -> list[str]:
 def with_overrides(arguments: list[str], more: list[str], overrides: list[str]) -> list[str]:
     """Put overrides beside those of a command line, for the same reason.
 
-    Example:
+    Examples:
         >>> with_overrides(["-m", "seed=0,1", "--config-dir", "x"], ["name=a"], ["seed=0,1"])
         ['-m', 'name=a', 'seed=0,1', '--config-dir', 'x']
     """

@@ -25,7 +25,7 @@ def compose(overrides: list[str], config_name: str = "train", with_hydra: bool =
     Raises:
         hydra.errors.HydraException: If the overrides do not compose.
 
-    Example:
+    Examples:
         >>> compose(["model=gelu", "width=256"]).model.family
         'gelu'
     """
@@ -38,7 +38,7 @@ def compose(overrides: list[str], config_name: str = "train", with_hydra: bool =
 def groups(config_name: str = "train") -> list[str]:
     """Return the config groups of a command.
 
-    Example:
+    Examples:
         >>> groups("analyze")
         ['study', 'data', 'measures']
     """

@@ -55,7 +55,7 @@ def report(error: Exception, overrides: Sequence[str], config_name: str = "train
 def harmless(text: str) -> str:
     r"""Return text in which characters from a file cannot command the terminal.
 
-    Example:
+    Examples:
         >>> print(harmless(chr(27) + "[2J"))
         \x1b[2J
     """

@@ -64,7 +64,7 @@ def documented_keys(path: Path, prefix: str = "") -> list[Key]:
         path: The file.
         prefix: What precedes the names: the group of the file, with a dot.
 
-    Example:
+    Examples:
         >>> [key.name for key in documented_keys(CONF / "data/tokenizer/hub.yaml", "data.tokenizer.")]
         ['data.tokenizer.name', 'data.tokenizer.revision']
     """
@@ -87,7 +87,7 @@ def documented_keys(path: Path, prefix: str = "") -> list[Key]:
 def description(path: Path) -> str:
     """Return the comment at the head of a YAML file as one line.
 
-    Example:
+    Examples:
         >>> description(CONF / "model/relu.yaml")
         'ReLU instead of GELU.'
     """
@@ -98,7 +98,7 @@ def description(path: Path) -> str:
 def choices(group: str, folders: Iterable[Path] = (CONF,)) -> dict[str, Path]:
     """Return the choices of a config group and their files, in alphabetical order.
 
-    Example:
+    Examples:
         >>> list(choices("data/tokenizer"))
         ['bpe', 'file', 'hub']
     """

@@ -28,7 +28,8 @@ def rehearse(cfg: DictConfig, folder: Path) -> None:
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import Logger
 
-    from dissimilarity.tracking.references import OWN, UNTRAINED
+    from dissimilarity.tables.names import UNTRAINED
+    from dissimilarity.tracking.references import OWN
     from launch.cli.quiet import silence
     from launch.run.references import compares
     from models import references

@@ -38,7 +38,7 @@ def renamed_key(key: str, keys: Collection[str]) -> str | None:
     Returns:
         The present name, or None if `key` is not a former key or the command does not have the present one.
 
-    Example:
+    Examples:
         >>> renamed_key("groups.good", ["width", "reference_groups"])
         'reference_groups.good'
         >>> renamed_key("widht", ["width"]) is None
@@ -54,7 +54,7 @@ def renamed_key(key: str, keys: Collection[str]) -> str | None:
 def renamed_value(key: str, value: Any) -> str | None:
     """Return the present name of a former value of `key`, or None.
 
-    Example:
+    Examples:
         >>> renamed_value("study", "generalisation")
         'generalization'
     """

@@ -33,7 +33,7 @@ class Rule:
 def whole(minimum: int, maximum: int | None = None) -> Rule:
     """Return the rule for a whole number; true and 64.0 are not whole numbers.
 
-    Example:
+    Examples:
         >>> whole(1).fits(3), whole(1).fits(3.0), whole(1).expected
         (True, False, 'a whole number, 1 or more')
     """
@@ -59,7 +59,7 @@ def number(words: str, fits: Callable[[float], bool]) -> Rule:
 def one_of(*choices: str) -> Rule:
     """Return the rule for one of a few words.
 
-    Example:
+    Examples:
         >>> one_of("word", "token").expected
         'word or token'
     """
@@ -135,7 +135,7 @@ def _may_be_folder(value: Any) -> bool:
 def is_folder_name(name: str) -> bool:
     """Return whether `name` can be a folder, a part of a reference, and a value on the command line.
 
-    Example:
+    Examples:
         >>> is_folder_name("solu-w128"), is_folder_name("a/b")
         (True, False)
     """
@@ -145,7 +145,7 @@ def is_folder_name(name: str) -> bool:
 def shown(value: Any) -> str:
     """Return a value as it is typed.
 
-    Example:
+    Examples:
         >>> shown([1, None, True])
         '[1,null,true]'
     """

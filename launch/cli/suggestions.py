@@ -26,7 +26,7 @@ def suggestions(key: str, cfg: DictConfig, keys: list[str]) -> list[str]:
         cfg: The config of the command.
         keys: The dotted names of its keys and groups.
 
-    Example:
+    Examples:
         >>> tree = OmegaConf.create({"width": 8, "trainer": {"max_steps": 3}, "model": {"d_model": "${width}"}})
         >>> [suggestions(key, tree, dotted_keys(tree)) for key in ("max_steps", "d_model", "widht")]
         [['trainer.max_steps'], ['width'], ['width']]

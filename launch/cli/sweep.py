@@ -75,7 +75,7 @@ def job_name(cfg: DictConfig) -> str:
 def _part(key: str, value: str) -> str:
     """Return a key and its value as part of a name; a value that a name cannot hold is represented by its hash.
 
-    Example:
+    Examples:
         >>> _part("batch_size", "8"), _part("optim", "adamw"), _part("lr", "0.006340793668367881")
         ('batch_size8', 'optim-adamw', 'lr0.00634079')
     """

@@ -74,7 +74,7 @@ class FittedTable(Table):
 def shortened(names: Sequence[str], marks: str = BETWEEN) -> list[str]:
     """Return names with … for the parts that all of them share; what differs stays.
 
-    Example:
+    Examples:
         >>> shortened(["gelu-w64-d6-s0", "gelu-w64-d6-s1", "gelu-w64-d2-s1"])
         ['…d6-s0', '…d6-s1', '…d2-s1']
         >>> shortened(["runs/base-s0", "runs/base-s0-long"])
@@ -110,7 +110,7 @@ def _collapsed(words: Sequence[str], agreeing: Sequence[bool]) -> Iterator[str]:
 def inner_first(columns: Sequence[Any]) -> list[Any]:
     """Return the columns between the first and the last in an order in which leaving them out keeps the rest even.
 
-    Example:
+    Examples:
         >>> inner_first([0, 1, 2, 3, 4])
         [1, 3, 2]
     """

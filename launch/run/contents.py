@@ -113,7 +113,7 @@ def empty(folder: Path, keep: Container[str] = ()) -> None:
 def listed(names: list[str]) -> str:
     """Return the first five names, and how many more there are.
 
-    Example:
+    Examples:
         >>> listed(["a", "b"])
         'a, b'
     """

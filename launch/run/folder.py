@@ -125,7 +125,7 @@ def without_missing(node: DictConfig) -> dict[str, Any]:
 def differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Return the keys outside of `EXEMPT` whose values differ, as (dotted key, old, new), `ABSENT` for no value.
 
-    Example:
+    Examples:
         >>> differing({"width": 64, "runs_dir": "a"}, {"width": 128, "runs_dir": "b"})
         [('width', 64, 128)]
     """

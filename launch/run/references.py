@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dissimilarity.loading.untrusted import shown
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.tracking.references import OWN, UNTRAINED
+from dissimilarity.tables.names import UNTRAINED
+from dissimilarity.tracking.references import OWN
 from dissimilarity.tracking.schedule import PINNED
 from launch.run.alignment import ProbeText, alignment_summary
 from launch.run.folder import is_over, read_json, write_json

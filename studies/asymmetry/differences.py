@@ -48,7 +48,7 @@ def difference(terms: Sequence[Term], others: Sequence[Term] | None = None) -> D
 
     Means are taken in each cell and then over cells.
 
-    Example:
+    Examples:
         >>> difference([Term((("", 64, 2, "0"),), (64, 2, "blocks.0.resid_post"), 0.5)]).mean
         0.5
     """

@@ -53,7 +53,7 @@ def text_of_run(folder: Path, cache_dir: str, fit: int, held_out: int, length: i
 def divided(tokens: Tensor, held_out: int, bytes_per_token: float) -> HeldOutText:
     """Divide sequences: `held_out` evenly spaced ones measure penalties, the others fit maps.
 
-    Example:
+    Examples:
         >>> text = divided(torch.arange(6)[:, None], 2, 4.0)
         >>> text.held_out.flatten().tolist(), text.fit.flatten().tolist()
         ([0, 3], [1, 2, 4, 5])

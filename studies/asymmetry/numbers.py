@@ -74,7 +74,7 @@ def with_self(records: Sequence[Record]) -> list[Record]:
 def select(records: Iterable[Record], **values: Any) -> list[Record]:
     """Return the records with these values.
 
-    Example:
+    Examples:
         >>> select([{"fit": "task"}, {"fit": "direct"}], fit="task")
         [{'fit': 'task'}]
     """
@@ -101,7 +101,7 @@ def cell_of(record: Record) -> Cell:
 def layer_of(site: str) -> int:
     """Return the number of a site's block.
 
-    Example:
+    Examples:
         >>> layer_of("blocks.3.resid_post")
         3
     """

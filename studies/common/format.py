@@ -41,7 +41,7 @@ class Estimate(Bounds, Protocol):
 def number(value: float, digits: int = 3, sign: bool = True) -> str:
     """Return a number with its sign, or a dash if it is not finite.
 
-    Example:
+    Examples:
         >>> number(0.25), number(0.25, 1, sign=False), number(float("nan"))
         ('+0.250', '0.2', '–')
     """
@@ -53,7 +53,7 @@ def number(value: float, digits: int = 3, sign: bool = True) -> str:
 def p_value(p: float, digits: int = 3) -> str:
     """Return `p = 0.017`, or a bound below the smallest number with these digits.
 
-    Example:
+    Examples:
         >>> p_value(0.0171), p_value(2e-5), p_value(float("nan"))
         ('p = 0.017', 'p < 0.001', 'p = –')
     """
@@ -64,7 +64,7 @@ def p_value(p: float, digits: int = 3) -> str:
 def plus_minus(mean: float, half: float, form: str = ".3f") -> str:
     """Return `1.234 ± 0.100`, or the mean alone without a finite half-width.
 
-    Example:
+    Examples:
         >>> plus_minus(1.0, 0.1), plus_minus(1.0, float("nan"))
         ('1.000 ± 0.100', '1.000')
     """
@@ -89,7 +89,7 @@ def interval_in_words(bounds: Bounds) -> str:
 def listed(words: Sequence[str]) -> str:
     """Join words with commas and a final "and".
 
-    Example:
+    Examples:
         >>> listed(["a", "b", "c"])
         'a, b and c'
     """
@@ -99,7 +99,7 @@ def listed(words: Sequence[str]) -> str:
 def table_head(*columns: str) -> list[str]:
     """Return the two lines that open a Markdown table.
 
-    Example:
+    Examples:
         >>> table_head("a", "b")
         ['| a | b |', '| --- | --- |']
     """

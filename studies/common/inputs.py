@@ -17,6 +17,7 @@ from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import site_table
+from dissimilarity.comparison import saved
 from dissimilarity.comparison.saved import Source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
@@ -24,7 +25,7 @@ from dissimilarity.probe.pooling import real_positions
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
-from dissimilarity.tracking.references import name_of
+from dissimilarity.tables.names import name_of
 from launch.cli.quiet import silence
 from launch.machine import training_device
 from launch.run.alignment import ProbeText
@@ -109,15 +110,13 @@ def check_uris(uris: Sequence[str], runs_dir: str) -> None:
 
 def is_saved(uri: str) -> bool:
     """Return whether a URI names saved activations rather than a model."""
-    if uri.endswith(".safetensors"):
-        return not holds_net(Path(uri))
-    return uri.endswith(".npy") or (Path(uri).is_dir() and any(Path(uri).glob("*.npy")))
+    return saved.is_saved(uri) and not (uri.endswith(".safetensors") and holds_net(Path(uri)))
 
 
 def short_labels(uris: Sequence[str]) -> list[str]:
     """Return the last part of each URI if it is unique, else the whole URI.
 
-    Example:
+    Examples:
         >>> short_labels(["runs/a", "runs/b", "old/b"])
         ['a', 'runs/b', 'old/b']
     """

@@ -52,7 +52,7 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
         The interval; without one for fewer than `ENOUGH` models on a side, an estimate that some draw does not have, or
         models that do not differ at all.
 
-    Example:
+    Examples:
         >>> values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
         >>> interval = jackknife(3.0, [np.array([np.delete(values, i).mean() for i in range(5)])])
         >>> round(interval.low, 3), round(interval.high, 3)
@@ -76,7 +76,7 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
 def over_units(values: Sequence[float]) -> Interval:
     """Return the mean of one value per model with its interval by the one-sample t test.
 
-    Example:
+    Examples:
         >>> over_units([1.0, 2.0, 3.0]).models
         3
     """
@@ -94,7 +94,7 @@ def over_units(values: Sequence[float]) -> Interval:
 def no_interval(models: int) -> str:
     """Say why there is no interval.
 
-    Example:
+    Examples:
         >>> no_interval(3)
         '3 seeds: no interval'
     """

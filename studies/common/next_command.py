@@ -20,7 +20,7 @@ def with_all_measures(cfg: DictConfig, study: str, uris: Sequence[str]) -> str |
 def larger(cfg: DictConfig, study: str) -> str | None:
     """Return the command of the next larger size of a study that trains its models; None for the largest.
 
-    Example:
+    Examples:
         >>> larger(DictConfig({"size": "small"}), "scaling")
         'python analyze.py study=scaling size=medium name=scaling_medium'
     """
@@ -31,7 +31,7 @@ def larger(cfg: DictConfig, study: str) -> str | None:
 def models_override(uris: Sequence[str]) -> str:
     """Return `models=[...]`, quoted for the shell if a URI has blanks.
 
-    Example:
+    Examples:
         >>> models_override(["runs/a", "runs/b"])
         'models=[runs/a,runs/b]'
     """
@@ -46,7 +46,7 @@ def with_typed(command: str, typed: Sequence[str]) -> str:
         command: `python analyze.py study=...`.
         typed: the overrides of the command that has just run.
 
-    Example:
+    Examples:
         >>> with_typed("python analyze.py study=scaling size=medium", ["study=scaling", "size=small", "device=cpu"])
         'python analyze.py study=scaling size=medium device=cpu'
     """

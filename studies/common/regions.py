@@ -23,7 +23,7 @@ def contiguous_blocks(similarity: np.ndarray, count: int) -> list[range]:
     Raises:
         ValueError: More blocks than layers, or a similarity that is not finite.
 
-    Example:
+    Examples:
         >>> contiguous_blocks(np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]]), 2)
         [range(0, 2), range(2, 3)]
     """
@@ -50,7 +50,7 @@ def contiguous_blocks(similarity: np.ndarray, count: int) -> list[range]:
 def explained(similarity: np.ndarray, blocks: Sequence[range]) -> float:
     """Return the share of the layers' scatter that a cut explains: 0 = none, 1 = each block is homogeneous.
 
-    Example:
+    Examples:
         >>> explained(np.eye(2), [range(0, 1), range(1, 2)])
         1.0
     """
@@ -71,7 +71,7 @@ def walk_shares(layers: int, blocks: int = len(REGIONS), walks: int = 999) -> np
         blocks: number of blocks, at most the number of layers.
         walks: number of walks.
 
-    Example:
+    Examples:
         >>> bool(np.median(walk_shares(8)) > 0.6)
         True
     """
@@ -86,7 +86,7 @@ def walk_shares(layers: int, blocks: int = len(REGIONS), walks: int = 999) -> np
 def regions(similarity: np.ndarray) -> dict[str, range]:
     """Return the first, middle and last block of a model; no middle for two layers, the last alone for one.
 
-    Example:
+    Examples:
         >>> regions(np.eye(2))
         {'first': range(0, 1), 'last': range(1, 2)}
     """

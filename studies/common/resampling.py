@@ -42,7 +42,7 @@ def resamples_of(models: int, count: int, seed: int) -> Resamples:
 def percentile_interval(resampled: np.ndarray, total: int) -> tuple[float, float]:
     """Return the middle 95 % of the finite resampled values; NaN if no more than half of `total` are finite.
 
-    Example:
+    Examples:
         >>> percentile_interval(np.arange(101.0), 101)
         (2.5, 97.5)
     """
@@ -56,7 +56,7 @@ def percentile_interval(resampled: np.ndarray, total: int) -> tuple[float, float
 def one_sided_p(value: np.ndarray | float, permuted: np.ndarray, tolerance: float = 1e-12) -> np.ndarray:
     """Return how often permuted values reach `value`: (1 + count) / (1 + permutations), along the first axis.
 
-    Example:
+    Examples:
         >>> float(one_sided_p(2.0, np.array([0.0, 1.0, 2.0])))
         0.5
     """
@@ -66,7 +66,7 @@ def one_sided_p(value: np.ndarray | float, permuted: np.ndarray, tolerance: floa
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of the finite values and half of its 95 % interval by Student's t; NaN for too few.
 
-    Example:
+    Examples:
         >>> mean_interval([1.0, 2.0, 3.0, 4.0])
         (2.5, nan)
     """
@@ -82,7 +82,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def finite_mean(values: Sequence[float] | np.ndarray) -> float:
     """Return the mean of the finite values; NaN if there are none.
 
-    Example:
+    Examples:
         >>> finite_mean([1.0, math.nan, 3.0])
         2.0
     """
@@ -103,7 +103,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], permutations: int, 
     Returns:
         rho and p; NaN for too few points, values that are not finite, or a constant side.
 
-    Example:
+    Examples:
         >>> rho, p = rank_correlation([1, 2, 3, 4], [1, 4, 9, 16], 999, min_points=4)
         >>> round(rho, 6), round(p, 6)
         (1.0, 0.083333)

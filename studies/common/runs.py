@@ -49,7 +49,7 @@ def entry(config: dict[str, Any], key: str, kind: type[Kind], folder: Path) -> K
     Raises:
         ValueError: The key is missing or its value has another type.
 
-    Example:
+    Examples:
         >>> entry({"model": {"family": "gelu"}}, "model.family", str, Path("runs/a"))
         'gelu'
     """

@@ -17,7 +17,7 @@ from dissimilarity.tables.curves import select
 from dissimilarity.tables.influential_text import Passage, influential_text
 from studies.common.format import table_head, table_row
 from studies.common.inputs import SharedProbe, Subject
-from studies.compare.text import at_equal_depth
+from studies.compare.text import matched_records
 
 TOP = 5
 """Sequences and tokens of each measure and pair of models."""
@@ -51,7 +51,7 @@ def text_of(probe: SharedProbe, subject: Subject, inputs: Tensor | Alignment | N
 
 def farthest(table: pa.Table, measure: Measure) -> dict[str, Any] | None:
     """Return the row of a measure at the pair of sites of equal depth where the models differ most; None if none is."""
-    rows = at_equal_depth(select(table, measure=measure.label).to_pylist())
+    rows = matched_records(select(table, measure=measure.label).to_pylist())
     rows = [row for row in rows if math.isfinite(row["dissimilarity"]) and row["token_influence"]]
     return max(rows, key=lambda row: row["dissimilarity"], default=None)
 

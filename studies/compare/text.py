@@ -7,12 +7,13 @@ from typing import Any
 import pyarrow as pa
 from rich.markup import escape
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.style import short_names, spread
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
+from dissimilarity.tables.equal_depth import at_equal_depth
 from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import table_head, table_row
 from studies.common.resampling import finite_mean
@@ -90,7 +91,7 @@ def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Mea
     shown.add_column("calibrated", justify="right")
     for measure in measures:
         for (a, b), table in tables.items():
-            records = at_equal_depth(select(table, measure=measure.label).to_pylist())
+            records = matched_records(select(table, measure=measure.label).to_pylist())
             mean = _number(finite_mean([record["calibrated"] for record in records]), 2)
             shown.add_row(measure.label, escape(a), escape(b), mean)
         shown.add_section()
@@ -99,11 +100,14 @@ def _overview(tables: Mapping[tuple[str, str], pa.Table], measures: Sequence[Mea
 
 def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> FittedTable:
     """Return one line per measure: values at matched layers, and the means of their nulls and calibrated values."""
+    pairs = list(zip(table["site_a"].to_pylist(), table["site_b"].to_pylist(), strict=True))
     sites_a, sites_b = (
         [site for site in distinct(table, column) if site != LOGITS] or [LOGITS] for column in ("site_a", "site_b")
     )
     (kind, names_a), (_, names_b) = short_names(sites_a), short_names(sites_b)
-    matched = spread(_matched(sites_a, sites_b), 3 if max(map(len, names_a + names_b)) < 4 else 2)
+    matched = spread(
+        [pairs[place] for place in at_equal_depth(pairs)], 3 if max(map(len, names_a + names_b)) < 4 else 2
+    )
     columns = []
     for site_a, site_b in matched:
         names = names_a[sites_a.index(site_a)], names_b[sites_b.index(site_b)]
@@ -117,7 +121,7 @@ def _pair(table: pa.Table, measures: Sequence[Measure], a: str, b: str) -> Fitte
     outputs = (LOGITS, LOGITS)
     for measure in measures:
         records = select(table, measure=measure.label).to_pylist()
-        by_sites = {(record["site_a"], record["site_b"]): record for record in records}
+        by_sites = {_pair_of(record): record for record in records}
         cells = [_interval(by_sites[pair]) if pair in by_sites else "" for pair in matched]
         label = measure.label
         if outputs in by_sites and cells and not any(cells):
@@ -165,7 +169,7 @@ def _first_components(table: pa.Table, a: str, b: str) -> list[str]:
 
 def _measure(records: list[dict[str, Any]]) -> list[str]:
     """Return the lines of one measure of one pair of models."""
-    matched = at_equal_depth(records)
+    matched = matched_records(records)
     lines = table_head("site a", "site b", "value", "null", "p", "calibrated")
     for record in matched:
         calibrated = _interval(record, "calibrated", "calibrated_stderr")
@@ -196,20 +200,13 @@ def _spread(record: dict[str, Any]) -> str:
     return f"{_number(record['null'])}{spread}"
 
 
-def at_equal_depth(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def matched_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the records of one measure at matched sites."""
-    by_sites = {(record["site_a"], record["site_b"]): record for record in records}
-    matched = _matched([a for a, _ in by_sites], [b for _, b in by_sites])
-    return [by_sites[pair] for pair in matched if pair in by_sites]
+    return [records[place] for place in at_equal_depth([_pair_of(record) for record in records])]
 
 
-def _matched(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[str, str]]:
-    """Return sites at equal relative depth, or in order of appearance if the sides share no kind of site."""
-    sites_a, sites_b = list(dict.fromkeys(sites_a)), list(dict.fromkeys(sites_b))
-    try:
-        return matched_pairs(sites_a, sites_b)
-    except ValueError:
-        return list(zip(sites_a, sites_b, strict=False))
+def _pair_of(record: dict[str, Any]) -> tuple[str, str]:
+    return record["site_a"], record["site_b"]
 
 
 def _direction(measure: Measure) -> str:

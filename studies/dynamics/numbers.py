@@ -160,7 +160,7 @@ def stays_below(values: np.ndarray, steps: np.ndarray, level: float) -> tuple[fl
 
     Values are interpolated over log2(1 + step). The step is NaN for a level that is not above 0.
 
-    Example:
+    Examples:
         >>> stays_below(np.array([1.0, 0.0]), np.array([0, 3]), 0.5)
         (1.0, (0, 3))
     """
@@ -183,7 +183,7 @@ def order(arrivals: Mapping[str, Sequence[float]]) -> Order:
     Args:
         arrivals: run -> the step at which each layer arrives.
 
-    Example:
+    Examples:
         >>> round(order({"a": [1, 2, 4, 8, 16]}).rhos["a"], 6)
         1.0
     """

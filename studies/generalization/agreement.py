@@ -93,7 +93,7 @@ def _smallest_side(name: str, evidence: Evidence) -> int:
 def statistic(name: str, evidence: Evidence) -> float:
     """Return one statistic over the pairs of models; NaN without two reference groups, or without two values.
 
-    Example:
+    Examples:
         >>> far = np.array([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 1], [5, 5, 1, 0]])
         >>> groups = np.array([0, 0, 1, 1])
         >>> statistic("ari", Evidence(far, groups, groups, groups * 0.5))

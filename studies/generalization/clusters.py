@@ -71,7 +71,7 @@ def find_clusters(distances: np.ndarray, level: float = LEVEL, seed: int = 0) ->
     Raises:
         ValueError: Fewer than four models, or distances that are not finite or not symmetric.
 
-    Example:
+    Examples:
         >>> points = np.array([0.0, 0.1, 0.2, 0.3, 9.0, 9.1, 9.2, 9.3])
         >>> find_clusters(np.abs(points[:, None] - points)).labels.tolist()
         [0, 0, 0, 0, 1, 1, 1, 1]
@@ -187,7 +187,7 @@ def ward(frames: np.ndarray, count: int) -> np.ndarray:
     Returns:
         (draws, points), the first point of each point's cluster.
 
-    Example:
+    Examples:
         >>> ward(np.array([[[0.0], [5.0], [0.1], [5.1]]]), 2)
         array([[0, 1, 0, 1]])
     """

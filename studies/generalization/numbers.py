@@ -190,7 +190,7 @@ def over_layers(measure: str, distances: np.ndarray) -> np.ndarray:
 
     CKA enters by its arc cosine, a metric (Williams et al. 2021), as in Figure 8 of arXiv 2310.14993.
 
-    Example:
+    Examples:
         >>> over_layers("procrustes", np.array([[[3.0]], [[4.0]]]))
         array([[5.]])
     """

@@ -60,7 +60,7 @@ def truth_of(
         share: share of the models in the top and in the bottom group (the paper: 0.1); None for the clusters of the
             accuracies, or a quarter each if there are none.
 
-    Example:
+    Examples:
         >>> accuracies = {"val": np.ones(4), "far": np.array([0.9, 0.8, 0.1, 0.2])}
         >>> truth_of(["a", "b", "c", "d"], accuracies, None, {}, 0.5).labels.tolist()
         [0, 0, 1, 1]

@@ -19,7 +19,7 @@ def without_each(counts: Mapping[str, int]) -> dict[str, np.ndarray]:
     Args:
         counts: size -> number of its models.
 
-    Example:
+    Examples:
         >>> without_each({"a": 2, "b": 1})["a"].tolist()
         [[True, True], [False, True], [True, False], [True, True]]
     """
@@ -66,7 +66,7 @@ def excess_of(values: LeftOut) -> LeftOut:
     any ratio of widths. This is exact for cosines such as CKA; Spearman (1904) called it the correction for
     attenuation. It is NaN where a similarity is not above 0.
 
-    Example:
+    Examples:
         >>> values = {("a", "a"): np.array([0.36]), ("a", "b"): np.array([0.52]), ("b", "b"): np.array([0.64])}
         >>> excess_of(values)[("a", "b")].round(9)
         array([0.])

@@ -61,7 +61,7 @@ class Between:
 def by_size(models: Sequence[SizedModel]) -> dict[str, list[SizedModel]]:
     """Group models by size, smaller sizes first; name sizes by width and depth, and by family if there are several.
 
-    Example:
+    Examples:
         >>> model = SizedModel("a", "gelu", 64, 2, 0, 5.0, 0.1)
         >>> list(by_size([model]))
         ['w64 d2']

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
+import dissimilarity
 from dissimilarity import CKA, Tokenized, align, compare
 from dissimilarity.cli.command import parser
 from dissimilarity.tables.curves import Curves
@@ -83,6 +84,19 @@ def test_the_ten_lines_of_the_library_run(tmp_path: Path, monkeypatch: pytest.Mo
     exec(text, names)
     assert len([line for line in text.splitlines() if line.strip()]) <= 12
     assert names["activations"] and (tmp_path / "a_b.pdf").exists()
+
+
+def test_the_minute_of_the_first_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block("docs/index.md", "In a minute", "python"), {})
+    assert "cka 0." in capsys.readouterr().out
+
+
+def test_the_page_of_the_interface_has_all_of_it_and_the_site_has_all_pages() -> None:
+    shown = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert {f"{module}.{name}" for name, module in dissimilarity._MODULES.items()} <= set(shown)
+    assert len(shown) == len(set(shown))
+    nav = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(nav) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_the_lines_on_differences_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

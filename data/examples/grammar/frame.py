@@ -42,7 +42,7 @@ def clause_of(words: Words) -> Clause:
 def were(noun_phrase: str) -> str:
     """Return "was" or "were", whichever agrees with a noun phrase.
 
-    Example:
+    Examples:
         >>> were("the nurses")
         'were'
     """

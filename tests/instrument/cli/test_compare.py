@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dissimilarity.cli import sides
+from dissimilarity.capture import offloaded
+from dissimilarity.cli import memory, probe_text
 from dissimilarity.cli.command import main
+from dissimilarity.comparison.save import save_activations
 
 transformers = pytest.importorskip("transformers")
 
@@ -206,6 +209,10 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
         (["{model}", "{no_tokenizer}"], "has no tokenizer.json.*--tokens FILE.npy"),
         (["{model}", "{activations}"], "pass its tokens with --tokens FILE.npy"),
         (["{activations}", "{activations}", "--text", "{short}"], "which need no --text"),
+        (["{activations}", "{activations}", "--block-by-block", "--pairs", "all"], "leave one of them out"),
+        (["{model}", "{text_as_array}", "--tokens", "{tokens}"], "expected the one array of np.save, found another"),
+        (["{model}", "{model}", "--tokens", "{text_as_array}"], "found another kind of file; expected a .npy file of"),
+        (["{images}", "{images}"], r"features at images; reshape it to \(sequences, positions, features\)$"),
     ],
 )
 def test_a_mistake_is_explained(
@@ -215,18 +222,164 @@ def test_a_mistake_is_explained(
     shutil.copytree(folders["model"], tmp_path / "bare")
     (tmp_path / "bare" / "tokenizer.json").unlink()
     np.save(tmp_path / "a.npy", np.zeros((64, 8)) + np.eye(8)[np.arange(64) % 8])
+    (tmp_path / "text.npy").write_text("too short")
+    np.save(tmp_path / "images.npy", np.ones((8, 3, 4, 4)))
+    np.save(tmp_path / "tokens.npy", np.ones((8, 8), dtype=int))
     places = {**folders, "short": tmp_path / "short.txt", "no_tokenizer": tmp_path / "bare"}
-    filled = [argument.format(**places, activations=tmp_path / "a.npy") for argument in arguments]
-    text = [] if "--text" in filled or "activations" in "".join(arguments) else ["--text", folders["text"]]
-    code, out, err = compare(capsys, *filled, *FEW, *text)
+    files = {"activations": "a.npy", "text_as_array": "text.npy", "images": "images.npy", "tokens": "tokens.npy"}
+    places |= {name: tmp_path / file for name, file in files.items()}
+    filled = [argument.format(**places) for argument in arguments]
+    reads_text = not any(name in "".join(arguments) for name in ("--tokens", "activations", "images"))
+    text = ["--text", folders["text"]] if reads_text and "--text" not in filled else []
+    code, out, err = compare(capsys, *filled, *(FEW if reads_text else []), *text)
     assert code == 2 and not out
-    assert re.search(message, err, re.DOTALL), err
+    assert re.search(message, err.strip(), re.DOTALL), err
+    assert "pickle" not in err and "nn.Module" not in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--sequences", "3"], "--sequences: expected a whole number, 4 or more, found 3"),
+        (["--length", "x"], "--length: expected a whole number, 1 or more, found x"),
+        (["--measures", ""], "--measures: expected one or more names"),
+        (["--fail-over", "cka=nan"], "expected MEASURE=VALUE such as cka=0.05, found cka=nan"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_refused(capsys: Any, more: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "a", "b", *more])
+    assert message in capsys.readouterr().err
+
+
+def test_what_two_files_of_activations_do_not_need_is_refused(capsys: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(64, 8)))
+    code, _, err = compare(capsys, tmp_path / "a.npy", tmp_path / "a.npy", "--sequences", 8, "--length", 8)
+    assert code == 2 and "which need no --sequences and no --length" in err
+
+
+def test_the_sequences_that_make_files_of_activations_differ_are_named(capsys: Any, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(32, 4, 8))
+    y = x.copy()
+    y[17] = np.random.default_rng(1).normal(size=(4, 8)) * 3
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", y)
+    arguments = (tmp_path / "a.npy", tmp_path / "b.npy", "--influence", "--measures", "cka")
+    assert json.loads(compare(capsys, *arguments, "--format", "json")[1])["text"][0] == "sequence 17"
+    assert "most in sequence 17" in compare(capsys, *arguments)[1]
+
+
+def test_p_values_are_in_every_form(capsys: Any, folders: dict[str, Path]) -> None:
+    arguments = (folders["model"], folders["seed"], "--text", folders["text"], *FEW, "--measures", "cka")
+    assert " p\n" in re.sub(" +", " ", compare(capsys, *arguments, "--nulls", 19)[1].replace("┃", " "))
+    assert "& p &" in compare(capsys, *arguments, "--nulls", 19, "--format", "latex")[1]
+    rows = csv.DictReader(io.StringIO(compare(capsys, *arguments, "--nulls", 19, "--format", "csv")[1]))
+    assert all(0 < float(row["p"]) <= 1 for row in rows)
+    assert "& p &" not in compare(capsys, *arguments, "--format", "latex")[1]
+
+
+def test_nobody_reads_on(folders: dict[str, Path]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "dissimilarity",
+        "compare",
+        *[folders["model"]] * 2,
+        "--text",
+        folders["text"],
+        *FEW,
+    ]
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([*map(str, command)], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert run.returncode == 0 and not run.stderr
+
+
+def test_saved_activations_are_held_to_the_tokens(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["model"]).eval()
+    tokens = torch.randint(300, (8, 12), generator=torch.Generator().manual_seed(0))
+    for name, read in (("a", tokens), ("b", tokens.flip(0))):
+        save_activations(model, read, tmp_path / f"{name}.safetensors")
+        np.save(tmp_path / f"{name}.npy", read.numpy())
+    saved, more = tmp_path / "a.safetensors", ("--measures", "cka")
+    assert compare(capsys, folders["model"], saved, "--tokens", tmp_path / "a.npy", *more)[0] == 0
+    code, _, err = compare(capsys, folders["model"], saved, "--tokens", tmp_path / "b.npy", *more)
+    assert code == 2 and "expected the same text on both sides, found other tokens" in err
+    assert compare(capsys, saved, tmp_path / "b.safetensors", *more)[0] == 2
+    assert compare(capsys, saved, saved, *more)[0] == 0
+
+
+def test_block_by_block_prints_the_same(capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offloaded, "RESIDENT", 64)
+    arguments = ("model", "planted", "--measures", "cka,kl", "--pairs", "matched")
+    whole = as_json(capsys, folders, *arguments)
+    monkeypatch.setattr(memory, "memory_of_all", lambda *sizes: {"weights in float32": 10**15})
+    stepped = as_json(capsys, folders, *arguments, "--block-by-block")
+    assert stepped["verdict"] == whole["verdict"] and "differ from blocks.1.resid_post on" in stepped["verdict"]
+    for one, other in zip(stepped["rows"], whole["rows"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_another_order_of_summation_is_rounding(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+
+    def permuted(name: str, weight: torch.Tensor) -> torch.Tensor:
+        if "_proj" not in name or "mlp" not in name:
+            return weight
+        return weight[:, order].contiguous() if "down" in name else weight[order]
+
+    changed(folders["rounded"], tmp_path / "permuted", permuted)
+    places = {**folders, "permuted": tmp_path / "permuted"}
+    result = as_json(capsys, places, "rounded", "permuted", "--measures", "cka")
+    assert "alike to within rounding at all 3 sites" in result["verdict"]
+    assert max(row["relative_error"] for row in result["rows"]) > 0
+
+
+def test_of_a_long_text_evenly_spaced_parts_are_read(
+    capsys: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_text, "WHOLE", 1000)
+    (tmp_path / "long.txt").write_text("".join(f"naïve things of {number} 日本語 " for number in range(3000)))
+    arguments = (folders["model"], folders["seed"], "--text", tmp_path / "long.txt", *FEW, "--measures", "cka")
+    code, out, err = compare(capsys, *arguments, "--format", "json")
+    assert code == 0, err
+    probe = json.loads(out)["probe"]
+    assert probe["text"] == f"16 parts of {tmp_path / 'long.txt'}" and probe["sequences"] == 16
+    _, text, _ = probe_text._read(tmp_path / "long.txt", 16, 16)
+    numbers = [int(word) for word in text.split() if word.isdecimal()]
+    assert numbers == sorted(numbers) and max(numbers) - min(numbers) > 2700 and len(text) < 16 * 16 * 16
+    assert set(text.split()) - set(map(str, numbers)) == {"naïve", "things", "of", "日本語"}
+
+
+def test_sizes_come_from_the_headers_of_files(folders: dict[str, Path]) -> None:
+    size = memory.size_of(folders["model"])
+    block = 4 * 16 * 16 + 3 * 16 * 32 + 2 * 16
+    assert size == memory.Size(3 * block + 2 * 300 * 16 + 16, max(block, 300 * 16), 16, 3, 300)
+    need = memory.memory_of_all([size, size], 1024, matched=True)
+    assert need["weights in float32"] == 8 * size.weights
+    assert sum(memory.memory_of_blocks([size, size], 64).values()) < sum(need.values())
+    available = memory.available_memory()
+    assert available is None or available > 0
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"memory.max": "5000", "memory.current": "3000", "memory.stat": "inactive_file 500\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert memory.free_of_container(tmp_path, "memory.max", "memory.current") == 2500
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_of_container(tmp_path, "memory.max", "memory.current") is None
 
 
 def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sides, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     code, _, err = compare(capsys, folders["model"], folders["seed"])
-    assert code == 2 and "0.0 GB are free; save the activations" in err
+    assert code == 2 and "0.0 GB are free; type --block-by-block with a small number of --sequences" in err
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(memory, "memory_of_all", lambda *sizes: {"weights in float32": 54 * 10**9})
+    code, _, err = compare(capsys, folders["model"], folders["seed"], *FEW)
+    assert code == 2 and "takes about 54.0 GB of memory (weights in float32 54.0 GB), and 0.0 GB are free; type " in err
+    assert "--block-by-block, which takes about 0.0 GB" in err
 
 
 def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: Any, folders: dict[str, Path]) -> None:
