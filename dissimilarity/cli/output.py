@@ -32,6 +32,7 @@ from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
+from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influential_text
 
@@ -124,10 +125,13 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     }
     (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
+    texts = []
     if (row := _farthest(result)) is not None and result.probe.tokenizer is not None:
         tokens, tokenizer, mask = _read_by_a(result)
         title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
         write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
+        texts = [colored_text(row, tokens, tokenizer, title, mask=mask)]
+    write_texts(texts, folder)
     page.refresh(folder)
 
 

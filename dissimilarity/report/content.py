@@ -104,6 +104,7 @@ def _of_results(folder: Folder) -> Content:
         sections.problems(folder.problems),
         *([sections.choices(data), sections.curves("Layer by layer", sections.OF_PAIRS)] if panels else []),
         *([sections.HEAT_MAPS] if panels else []),
+        sections.colored_texts(folder),
         sections.summary(folder),
         sections.figures(folder),
         sections.results_table(folder),

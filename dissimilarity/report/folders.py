@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 
 from dissimilarity.loading.untrusted import CONTROLS, read_json, read_yaml, text_of
+from dissimilarity.tables import colored_text
 from dissimilarity.tables.curves import INTRINSIC, JOURNAL, TABLE, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tables.seal import read_table
@@ -40,6 +41,7 @@ class Folder:
         provenance: provenance.json.
         config: config.yaml as plain values.
         texts: the texts of summary.md and config.yaml, by file name.
+        colored: texts that are colored by influence, as `colored_text` returns them.
         figures: pictures by file name.
         problems: what could not be read, and why.
     """
@@ -55,6 +57,7 @@ class Folder:
     provenance: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    colored: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -117,6 +120,7 @@ def read_folder(path: Path) -> Folder:
         provenance=read("provenance.json", read_json, {}),
         config=read("config.yaml", read_yaml, {}),
         texts={name: text for name in ("summary.md", "config.yaml") if (text := read(name, _text, ""))},
+        colored=read(colored_text.FILE, _colored, []),
         figures=_figures(path / "figures") if kind == "results" else {},
         problems=problems,
     )
@@ -124,6 +128,32 @@ def read_folder(path: Path) -> Folder:
 
 def _curves(path: Path) -> pa.Table:
     return read_curves(path).drop_columns(["influence"])
+
+
+def _colored(path: Path) -> list[dict[str, Any]]:
+    """Return texts in the form of `colored_text`.
+
+    Raises:
+        ValueError: The file has another form.
+    """
+    texts = read_json(path).get("texts")
+    try:
+        return [
+            {
+                "title": str(text["title"]),
+                "sequences": [
+                    {
+                        "sequence": int(sequence["sequence"]),
+                        "influence": float(sequence["influence"]),
+                        "pieces": [(str(piece), None if v is None else float(v)) for piece, v in sequence["pieces"]],
+                    }
+                    for sequence in text["sequences"]
+                ],
+            }
+            for text in texts or ()
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected texts with influences, found another form ({error})") from error
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

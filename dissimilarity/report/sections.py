@@ -18,6 +18,7 @@ from dissimilarity.report.groups import FEWEST
 from dissimilarity.report.panels import site_name
 from dissimilarity.tables.curves import TABLE
 
+COLORS = "Red tokens make the models look more different, blue ones more alike; the strongest one has the full color."
 LARGEST_LINK = 2**19
 """Bytes of a table up to which a page holds it as a link."""
 FEW_PAIRS = 6
@@ -175,6 +176,23 @@ def summary(folder: Folder) -> str:
     return f"<section>{markdown.render(text)}</section>"
 
 
+def colored_texts(folder: Folder) -> str:
+    """Return the texts that differ most, each token on the color of its influence, which hovering shows."""
+    parts = []
+    for text in folder.colored:
+        pieces = [value for sequence in text["sequences"] for _, value in sequence["pieces"] if value is not None]
+        most = max(map(abs, pieces), default=0.0) or 1.0
+        lines = "".join(
+            f'<p class="text"><span class="soft">sequence {sequence["sequence"]}: {sequence["influence"]:+.2g}</span> '
+            f"{''.join(_piece(piece, value, most) for piece, value in sequence['pieces'])}</p>"
+            for sequence in text["sequences"]
+        )
+        parts.append(f"<h3>{escape(text['title'])}</h3>{lines}")
+    return (
+        f'<section><h2>Which text differs</h2><p class="soft">{COLORS}</p>{"".join(parts)}</section>' if parts else ""
+    )
+
+
 def figures(folder: Folder) -> str:
     """Return the pictures of a study."""
     kinds = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -203,6 +221,13 @@ def runs_table(rows: Sequence[Sequence[Any]], references: Sequence[str], measure
     names = ["name", "state", "step", "loss", "parameters", "seconds", *(f"vs {name}" for name in references)]
     by = f'<p class="soft">vs: final dissimilarity by {escape(measure)} at the last site.</p>' if measure else ""
     return f"<section><h2>Runs</h2>{table('runs', names, rows, numbered=True)}{by}</section>"
+
+
+def _piece(text: str, value: float | None, most: float) -> str:
+    if value is None:
+        return escape(text)
+    color, share = ("202, 0, 32" if value > 0 else "5, 113, 176"), 0.65 * min(1.0, abs(value) / most)
+    return f'<span style="background: rgba({color}, {share:.2f})" title="{value:+.2g}">{escape(text)}</span>'
 
 
 def _items(texts: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
+    from dissimilarity.tables.colored_text import ColoredText
+
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
 RESULT_FILES = (
@@ -25,6 +27,7 @@ RESULT_FILES = (
     "rows.jsonl",
     "table.parquet",
     "table.csv",
+    "texts.json",
     "summary.md",
     "provenance.json",
     "config.yaml",
@@ -47,6 +50,7 @@ class Results:
         shown: what the terminal shows.
         next_command: the command that a reader would want to run next; None if there is none.
         coverage: what the intervals that the terminal shows cover; empty if there are none.
+        texts: texts that are colored by influence, for the page.
         page_of: the folders that report.html shows; empty: the results themselves.
     """
 
@@ -57,6 +61,7 @@ class Results:
     shown: Sequence[RenderableType]
     next_command: str | None
     coverage: str = ""
+    texts: "Sequence[ColoredText]" = ()
     page_of: Sequence[Path] = ()
 
 
@@ -102,6 +107,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
     from dissimilarity.figures.figure import write_figure
     from dissimilarity.report import page
+    from dissimilarity.tables.colored_text import write_texts
     from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
@@ -117,6 +123,7 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name, cfg.figures.formats)
     write_text(folder / "summary.md", results.summary)
+    write_texts(results.texts, folder)
     if results.page_of:
         page.write_page(results.page_of, folder / page.FILE)
     else:

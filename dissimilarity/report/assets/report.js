@@ -190,7 +190,7 @@ function drawMaps() {
       figure.rows = cellsOf(maps, step, isChosen);
       const values = figure.rows.map((row) => row.d).filter((d) => d !== null);
       figure.caption.textContent = values.length
-        ? `step ${figure.rows[0].step}: from ${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : "no values";
+        ? `${page.kind === "comparison" ? "" : `step ${figure.rows[0].step}: `}from ${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : "no values";
       figure.plot.setAttribute("aria-label", `${title}, ${figure.caption.textContent}`);
       if (figure.view) figure.view.data("rows", figure.rows).runAsync();
     };
