@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass, fields
+from glob import escape, glob
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig
@@ -11,6 +13,8 @@ PUBLISHED = {
     "tl": ("tl:{}", ("solu-3l", "gelu-3l", "solu-4l", "gelu-4l")),
 }
 """Published models for `models=`, by families with one tokenizer: a pattern of URIs, and the values of `sizes=`."""
+FILES = (".ckpt", ".safetensors", ".npy")
+"""Endings of files that a glob in `models=` may match."""
 SMALL = ("tl",)
 """Families that stand for all their models if no sizes are given."""
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -213,11 +217,38 @@ def _initial_name(uri: str) -> str:
 
 
 def models_of(cfg: DictConfig) -> list[str]:
-    """Return the URIs of the models of a study: those listed, or some sizes of a published family."""
+    """Return the URIs of the models of a study: those listed, or some sizes of a published family.
+
+    Globs such as `runs/solu-*` stand for the runs and files that match, each once, with numbers in their order.
+
+    Raises:
+        ValueError: Nothing matches a glob.
+    """
     if isinstance(cfg.models, str):
         pattern, sizes = PUBLISHED[cfg.models]
         return [pattern.format(size) for size in cfg.sizes or sizes]
-    return list(cfg.models)
+    return list(dict.fromkeys(model for uri in cfg.models for model in _matching(uri, cfg.runs_dir)))
+
+
+def _matching(uri: str, runs_dir: str) -> list[str]:
+    """Return the models that match a glob, with what precedes and follows its path; any other URI as it is."""
+    scheme, colon, rest = uri.rpartition(":")
+    path, at, step = rest.partition("@")
+    if not re.search(r"[*?\[]", path) or scheme not in ("", "untrained"):
+        return [uri]
+    in_runs = path.startswith("runs/")
+    found = [Path(name) for name in glob(f"{escape(runs_dir)}/{path.removeprefix('runs/')}" if in_runs else path)]
+    models = [place for place in found if place.suffix in FILES or (place / "config.yaml").is_file()]
+    if not models:
+        where = f"{runs_dir}/{path.removeprefix('runs/')}" if in_runs else path
+        raise ValueError(f"models=[{uri}]: no run matches {where}; type the names of runs, such as models=[runs/a]")
+    names = [f"runs/{place.relative_to(runs_dir).as_posix()}" if in_runs else place.as_posix() for place in models]
+    return [f"{scheme}{colon}{name}{at}{step}" for name in sorted(names, key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts `s2` before `s10`."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def study_name(cfg: DictConfig) -> str:

@@ -42,6 +42,17 @@ def no_figures() -> Iterator[Any]:
         yield draw
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_refresh() -> Iterator[Any]:
+    """Write no page during trainings and studies; return what would write it."""
+    from dissimilarity.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        refresh = page.refresh
+        patch.setattr(page, "refresh", lambda folder: None)
+        yield refresh
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Turn off the shape checks, so that tests get the code's own errors as users do."""

@@ -27,12 +27,14 @@ INSTRUMENT = {
     "stitching": {"capture", "probe", "moments"},
     "figures": {"capture", "tables", "inference", "measures"},
     "loading": {"capture", "tables"},
+    "report": {"capture", "tables", "inference", "measures", "figures", "loading"},
     "tracking": {
         *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
+        "report",
     },
     "cli": {
         *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "comparison", "figures"),
-        "loading",
+        *("loading", "report"),
     },
 }
 """Which rooms of `dissimilarity/` a room imports, beside its own files."""

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 ALIKE, MISTAKE, DIFFERENT, INTERRUPTED = 0, 2, 3, 130
 """Exit codes; ``DIFFERENT`` only with ``--fail-over``."""
@@ -42,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
+        if options.command == "report":
+            from dissimilarity.cli.pages import run_report
+
+            run_report(options)
+            return ALIKE
         from dissimilarity.cli.comparison import run_compare
 
         return DIFFERENT if run_compare(options) else ALIKE
@@ -67,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
         prog="dissimilarity", description="Compare language models from the inside.", allow_abbrev=False
     )
     command.add_argument("--version", action="version", version=f"%(prog)s {version('dissimilarity')}")
-    commands = command.add_subparsers(required=True, metavar="COMMAND")
+    commands = command.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_report(commands)
     compare = commands.add_parser(
         "compare",
         help="say how different two models are, at which layers, and on which text",
@@ -114,6 +121,20 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--device", default="cpu", help="where models run, such as cuda (default: cpu)")
     return command
+
+
+def _add_report(commands: Any) -> None:
+    """Add the command that writes a page."""
+    report = commands.add_parser(
+        "report",
+        help="write a page that shows runs, studies or comparisons in a browser",
+        description="Write one file that shows runs, the results of a study or of a comparison in any browser.",
+        allow_abbrev=False,
+    )
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="a run, results, or a folder with runs in it"
+    )
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder that holds them")
 
 
 def measure_names() -> list[str]:

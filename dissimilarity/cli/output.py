@@ -34,6 +34,8 @@ from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.report import page
+from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influential_text
 
@@ -136,7 +138,7 @@ def claimed(folder: Path | None) -> Iterator[None]:
 
 
 def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
-    """Write table, summary, figures and provenance into a folder."""
+    """Write table, summary, figures, provenance and the page that shows them into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(result.table), folder / "table.parquet")
     (folder / "layers.csv").write_text(as_csv(matched_rows(result)))
@@ -152,10 +154,14 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     }
     (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
+    texts = []
     if (row := _farthest(result)) is not None and result.probe.tokenizer is not None:
         tokens, tokenizer, mask = _read_by_a(result)
         title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
         write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
+        texts = [colored_text(row, tokens, tokenizer, title, mask=mask)]
+    write_texts(texts, folder)
+    page.refresh(folder)
 
 
 def _farthest(result: Comparison) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
+from dissimilarity.tables.colored_text import pieces_of
 from dissimilarity.tables.influential_text import decoder, influence_grid, real_positions
 
 COLUMNS = 116
@@ -76,7 +77,7 @@ def text_figure(
     columns = int(COLUMNS * width / WIDTH)
     blocks = []
     for sequence in order:
-        pieces = _pieces(grid[sequence][real[sequence]].tolist(), decode)
+        pieces = pieces_of(grid[sequence][real[sequence]].tolist(), decode)
         lines = _lines(pieces, influence[sequence][real[sequence]], columns)
         lines = lines[: max(1, int(min(lines_free, 99) - 1.6))]
         lines_free -= len(lines) + 1.6
@@ -126,16 +127,6 @@ def _draw_bar(figure: Figure, shown: ScalarMappable, most: float, words: str) ->
 
 
 Piece = tuple[str, float]
-
-
-def _pieces(tokens: list[int], decode: Any) -> list[str]:
-    """Return the text of each token, so that they add up to the text of all where prefixes do."""
-    texts, before = [], ""
-    for stop in range(1, len(tokens) + 1):
-        through = decode(tokens[:stop])
-        texts.append(through[len(before) :] if through.startswith(before) else decode(tokens[stop - 1 : stop]))
-        before = through
-    return texts
 
 
 def _lines(pieces: list[str], influence: np.ndarray, columns: int) -> list[list[Piece]]:

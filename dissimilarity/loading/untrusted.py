@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-MAX_BYTES = {".json": 2**24, ".yaml": 2**20}
+MAX_BYTES = {".json": 2**24, ".yaml": 2**20, ".md": 2**24}
 """The largest files of settings and records that are parsed; real ones hold kilobytes."""
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
@@ -20,6 +22,7 @@ MAX_TOKEN_ID = 2**22
 """Above every real vocabulary; what has a row for each id would fill the memory."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that begin a command to the terminal on which the text is shown; tabs and line ends do not."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SCALARS = (type(None), bool, int, float, str)
 TRIAL = (
     'The quick brown fox, 12345 times; "naïve" façade — 日本語 🙂\n\n\tdef f(x):\n        return x\n' + 60 * "a" + "!"
@@ -113,6 +116,47 @@ def parse_json(text: str, file: str | Path) -> dict[str, Any]:
         raise ValueError(f"{file}: expected a JSON object, found {type(content).__name__}")
     check_plain(content, file)
     return content
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file.
+
+    Raises:
+        ValueError: it is no YAML mapping of plain values, uses anchors or tags, or is beyond the limits.
+    """
+    text = text_of(path, ".yaml")
+    try:
+        check_events(text)
+        content = yaml.load(text, LOADER)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: it is damaged or not a config ({first_line(error)}); copy it again") from error
+    if type(content) is not dict:
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
+    check_plain(content, path)
+    return content
+
+
+def check_events(text: str) -> None:
+    """Reject anchors, a few lines of which can expand to gigabytes, tags and deep nesting before anything is built.
+
+    Raises:
+        ValueError: YAML has one of them; names the line.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        line = event.start_mark.line + 1
+        if getattr(event, "anchor", None) is not None:
+            raise ValueError(f"line {line} has an anchor or alias, which no config of this project has")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {line} has the tag {shown(event.tag)}, and tags are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH} levels")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a message, or the name of the error."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def text_of(path: Path, kind: str) -> str:

@@ -1,6 +1,7 @@
-"""The tables of a tracked training, written by its first process: curves, intrinsic measures, groups, figures."""
+"""The tables of a tracked training, written by its first process, and what shows them: figures and the page."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 
 from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
+from dissimilarity.report import page
 from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import ALERTS, Alert
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
+
+PAGE_SHARE = 0.01
+"""Largest share of the time between two heat maps that the page of the folder may take."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,7 @@ class Tables:
         self.folder, self.groups, self.figures = folder, groups, figures
         self.curves, self._intrinsic = Curves(folder), Journal(folder / INTRINSIC)
         self._alerts = Journal(folder / ALERTS)
+        self._page_due = 0.0
         self._outboxes = {
             "curves": Outbox(self.curves.append, "curves"),
             "intrinsic": Outbox(self._intrinsic.append, "intrinsic measures"),
@@ -84,8 +90,16 @@ class Tables:
             return False
         return True
 
+    def refresh_page(self) -> None:
+        """Bring `report.html` up to date, unless the last time took longer than it may."""
+        started = time.monotonic()
+        if started >= self._page_due:
+            page.refresh(self.folder)
+            ended = time.monotonic()
+            self._page_due = ended + (ended - started) / PAGE_SHARE
+
     def draw(self) -> tuple[list[Path], list[dict[str, Any]]]:
-        """Draw the figures, and return their files and all records; neither if the tables cannot be read.
+        """Draw the figures and the page; return the figures and all records, neither if the tables cannot be read.
 
         Records are for loggers, which need no influences.
         """
@@ -93,6 +107,7 @@ class Tables:
             return [], []
         try:
             figures = draw_run(self.folder, **vars(self.figures))
+            page.refresh(self.folder)
             return figures, read_curves(self.folder).drop_columns(["influence"]).to_pylist()
         except Exception as error:
             log.warning("could not draw the figures of %s: %s", self.folder, described(error))

@@ -325,6 +325,7 @@ class Tracker(Ticker):
                 self.tables.add(records)
                 if fold:
                     self.tables.fold(if_grown=True)
+                    self.tables.refresh_page()
         self.last_tick = training.step
         return self._metrics(records, time.monotonic() - started)
 

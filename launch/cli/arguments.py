@@ -302,6 +302,8 @@ STUDIES = {
         "sizes.*.stitch_steps": SIZE,
         "sizes.*.train": OVERRIDES,
     },
+    "curves.study.curves": {},
+    "report.study.report": {},
     "export.study.export": {"to": one_of("huggingface", "transformer_lens", "safetensors")},
     "generalization.study.generalization": {
         "family": NAME,

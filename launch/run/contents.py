@@ -27,6 +27,7 @@ BEFORE_STEP_0: Contents = {
 }
 TABLES = (
     "summary.json",
+    "report.html",
     "metrics.csv",
     "metrics.jsonl",
     "curves.jsonl",

@@ -14,6 +14,7 @@ from callbacks.run import Summarized
 from data.module import TextDataModule
 from data.probe import probe_hash
 from data.text_classification import TextClassificationDataModule
+from dissimilarity.report import page
 from dissimilarity.tables.files import sha256_of
 from launch.machine import choose_compile, choose_precision, kept_precision, training_device
 from launch.run.ending import broken_off, ended
@@ -64,6 +65,7 @@ def begin(
                 **({"truncated": data.truncated} if isinstance(data, TextClassificationDataModule) else {}),
             },
             **({} if initial is None else {"init_from": initial.provenance}),
+            "parameters": _parameters(module),
             "references": {},
             **_choices(cfg, data, module),
             "starts": [],
@@ -104,20 +106,25 @@ def _choices(
 
 
 def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[Any], seconds: float) -> dict[str, Any]:
-    """Write summary.json of a run that has ended, and return its content; empty in processes other than the first."""
+    """Write summary.json and report.html of a run that has ended.
+
+    Returns:
+        The content of summary.json; empty in processes other than the first.
+    """
     if not trainer.is_global_zero:
         return {}
     summary: dict[str, Any] = {
         **ended(trainer),
         "run": folder.name,
         "steps": trainer.global_step,
-        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        "parameters": _parameters(module),
         **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
         "seconds": round(seconds, 1),
         **_of_callbacks(trainer),
         "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
     }
     write_json(folder / "summary.json", summary)
+    page.refresh(folder)
     return summary
 
 
@@ -131,6 +138,11 @@ def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: 
     summary = {**broken_off(error), "run": folder.name, "steps": trainer.global_step, "seconds": round(seconds, 1)}
     with suppress(OSError):
         write_json(folder / "summary.json", summary)
+        page.refresh(folder)
+
+
+def _parameters(module: RecipeModule) -> int:
+    return sum(parameter.numel() for parameter in module.net.parameters())
 
 
 def _of_callbacks(trainer: pl.Trainer) -> dict[str, Any]:

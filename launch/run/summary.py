@@ -100,7 +100,8 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
         rows["alerts"] = f"\n  {'':<10} ".join(map(escape, summary["alerts"]))
     if summary.get("tokens_per_second") is not None:  # the console callback counts them
         rows["speed"] = _speed(summary)
-    for key, name in (("figures", "figures"), ("curves", "curves.parquet"), ("metrics", "metrics.csv")):
+    files = {"page": "report.html", "figures": "figures", "curves": "curves.parquet", "metrics": "metrics.csv"}
+    for key, name in files.items():
         if (folder / name).exists():
             rows[key] = _link(folder / name)
     if summary.get("wandb"):

@@ -18,9 +18,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
+    from dissimilarity.tables.colored_text import ColoredText
+
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("results_dir", "device")
-RESULT_FILES = (".lock", "rows.jsonl", "table.parquet", "summary.md", "provenance.json", "config.yaml", "figures")
+RESULT_FILES = (
+    ".lock",
+    "rows.jsonl",
+    "table.parquet",
+    "table.csv",
+    "texts.json",
+    "summary.md",
+    "provenance.json",
+    "config.yaml",
+    "figures",
+    "report.html",
+)
 STUDY_KEYS = {"study", "models", "measures", "probe", "results_dir"}
 """Root keys in the config.yaml of every results folder, none of them in that of a run."""
 
@@ -37,6 +50,8 @@ class Results:
         shown: what the terminal shows.
         next_command: the command that a reader would want to run next; None if there is none.
         coverage: what the intervals that the terminal shows cover; empty if there are none.
+        texts: texts that are colored by influence, for the page.
+        page_of: the folders that report.html shows; empty: the results themselves.
     """
 
     table: "pa.Table"
@@ -46,6 +61,8 @@ class Results:
     shown: Sequence[RenderableType]
     next_command: str | None
     coverage: str = ""
+    texts: "Sequence[ColoredText]" = ()
+    page_of: Sequence[Path] = ()
 
 
 def check_folder(folder: Path, cfg: DictConfig) -> None:
@@ -89,6 +106,8 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     """Write results into `folder` and remove the figures of an earlier command that they do not replace."""
     # `analyze.py --help` imports this module, and matplotlib and pyarrow take time.
     from dissimilarity.figures.figure import write_figure
+    from dissimilarity.report import page
+    from dissimilarity.tables.colored_text import write_texts
     from dissimilarity.tables.seal import write_table
 
     claim(folder, cfg)
@@ -104,6 +123,11 @@ def write_results(results: Results, folder: Path, cfg: DictConfig) -> None:
     for name, figure in results.figures.items():
         write_figure(figure, folder / "figures", name, cfg.figures.formats)
     write_text(folder / "summary.md", results.summary)
+    write_texts(results.texts, folder)
+    if results.page_of:
+        page.write_page(results.page_of, folder / page.FILE)
+    else:
+        page.refresh(folder)
 
 
 def _figures_of(names: Any, folder: Path) -> list[Path]:
@@ -127,6 +151,8 @@ def show_results(results: Results, folder: Path, typed: Sequence[str] = ()) -> N
     if results.coverage:
         terminal.print(f"  [dim]{results.coverage}[/dim]")
     lines = {"summary": escape(str(folder / "summary.md")), "table": escape(str(folder / "table.parquet"))}
+    if (folder / "report.html").exists():
+        lines["page"] = escape(str(folder / "report.html"))
     if results.figures:
         lines["figures"] = escape(str(folder / "figures"))
     if results.next_command is not None:

@@ -13,6 +13,7 @@ from dissimilarity.figures.style import file_name
 from dissimilarity.figures.text import text_figure
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.tables.colored_text import ColoredText, colored_text
 from dissimilarity.tables.curves import select
 from dissimilarity.tables.influential_text import Passage, influential_text
 from studies.common.format import table_head, table_row
@@ -60,8 +61,8 @@ def differing_text(
     tables: Mapping[tuple[str, str], pa.Table],
     texts: Mapping[tuple[str, str], TextOfModel | None],
     measures: Sequence[Measure],
-) -> tuple[list[str], dict[str, Figure]]:
-    """Return lines of the summary, and figures of text colored by influence by file name.
+) -> tuple[list[str], dict[str, Figure], list[ColoredText]]:
+    """Return lines of the summary, figures of text colored by influence by file name, and these texts for the page.
 
     Args:
         tables: the table of each pair of models, with influences.
@@ -77,6 +78,7 @@ def differing_text(
         "sites of equal depth where the models differ most.",
     ]
     drawn: dict[str, Figure] = {}
+    colored: list[ColoredText] = []
     for (a, b), table in tables.items():
         text = texts[a, b]
         if text is None:
@@ -92,7 +94,8 @@ def differing_text(
             lines += ["", *_table("token", passages.tokens)] if passages.tokens else []
             name = file_name(["text", a, b, measure.label], drawn)
             drawn[name] = text_figure(row, text.tokens, _decoder(text), TOP, place, text.mask)
-    return lines, drawn
+            colored.append(colored_text(row, text.tokens, _decoder(text), place, TOP, text.mask))
+    return lines, drawn, colored
 
 
 def _decoder(text: TextOfModel) -> Any:

@@ -78,11 +78,11 @@ def compare_models(
     aligned = {labels: alignment_summary(text) for labels, text in inputs.items() if isinstance(text, Alignment)}
     if aligned:
         notes["alignments"] = [{"model_a": a, "model_b": b, **entry} for (a, b), entry in aligned.items()]
-    lines, drawn = [], {}
+    lines, drawn, colored = [], {}, []
     if influence:
         by_label = {subject.label: subject for subject in subjects}
         texts = {(a, b): text_of(probe, by_label[a], read) for (a, b), read in inputs.items()}
-        lines, drawn = differing_text(tables, texts, measures)
+        lines, drawn, colored = differing_text(tables, texts, measures)
     return Results(
         table=table,
         summary=summary(tables, measures, notes, aligned) + "".join(f"{line}\n" for line in lines),
@@ -91,6 +91,7 @@ def compare_models(
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
         coverage=PROBE_TEXT,
+        texts=colored,
     )
 
 

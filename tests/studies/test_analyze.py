@@ -291,7 +291,7 @@ def test_help_shows_the_defaults_in_force(tmp_path: Path) -> None:
     shown = command(tmp_path, "--help").stdout
     for text in (
         "python analyze.py study=compare models=[runs/",
-        "study            asymmetry, compare, dynamics, export, generalization, scaling",
+        "study            asymmetry, compare, curves, dynamics, export, generalization, report, scaling",
         "all, default, fast",
     ):
         assert text in shown

@@ -81,6 +81,11 @@ def test_the_wheel_holds_the_instrument_and_needs_no_application(site: Path) -> 
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         needs = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dissimilarity"}
+    assets = ["LICENSES.txt", "figures.js", "report.css", "report.js"]
+    assets += [f"{name}.min.js" for name in ("vega", "vega-embed", "vega-lite")]
+    assert sorted(Path(name).name for name in names if name.startswith("dissimilarity/report/assets/")) == sorted(
+        assets
+    )
     assert "dissimilarity/lightning.py" in names and "dissimilarity/measures/cka.py" in names
     always = {re.split(r"[<>=;~ \[]", need)[0].lower() for need in needs if "extra ==" not in need}
     assert always >= {"torch", "pytorch-lightning", "scipy"}

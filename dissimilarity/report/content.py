@@ -1,0 +1,252 @@
+"""What a page shows of its folders: sections as HTML, and the data of the figures."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dissimilarity.capture.sites import split_layer
+from dissimilarity.figures.intrinsic import NAMES
+from dissimilarity.figures.style import GROUP_COLORS, without_layer
+from dissimilarity.inference.jackknife import half_width
+from dissimilarity.measures.titles import dissimilarity_title
+from dissimilarity.report import sections
+from dissimilarity.report.about import facts_of, row_of, state_of
+from dissimilarity.report.folders import Folder
+from dissimilarity.report.groups import groups_of, mean_curves
+from dissimilarity.report.panels import Panel, panels_of, short
+from dissimilarity.report.specs import specs
+from dissimilarity.tables.final import final_values
+
+LOSS_POINTS = 1500
+COLUMN_TITLES = {
+    "series": "curve",
+    "d": "dissimilarity",
+    "low": "low (95 %)",
+    "high": "high (95 %)",
+    "h": "± (95 %)",
+    "n": "null",
+    "c": "calibrated",
+    "a": "site of the model",
+    "b": "site of the reference",
+    "id": "of",
+}
+"""What the columns of the data are called where people read them."""
+
+
+PAIRS = {"measure", "site_a", "site_b", "value", "dissimilarity", "stderr", "null", "calibrated", "n_units"}
+"""Columns that the tables of all comparisons have."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page shows.
+
+    Attributes:
+        title: its title.
+        sections: its HTML.
+        blocks: its data, by the id of the element that holds it.
+    """
+
+    title: str
+    sections: list[str]
+    blocks: dict[str, Any]
+
+
+def content_of(folders: Sequence[Folder], place: Path) -> Content:
+    """Return what a page shows of its folders.
+
+    Args:
+        folders: what was read.
+        place: the folder that the page is written into, from which links to other pages lead.
+    """
+    if len(folders) == 1:
+        (folder,) = folders
+        return _of_run(folder) if folder.kind == "run" else _of_results(folder)
+    return _of_runs(folders, place)
+
+
+def _of_run(folder: Folder) -> Content:
+    """Return what a page shows of one run."""
+    panels = {} if folder.curves is None else panels_of(folder.curves)
+    final = [] if folder.curves is None else final_values(folder.curves)
+    data, blocks = _data("run", [folder], {key: [panel] for key, panel in panels.items()})
+    data |= {"losses": losses(folder), "intrinsic": intrinsic(folder)}
+    parts = [
+        sections.head(folder.name, state_of(folder), facts_of(folder)),
+        sections.problems(folder.problems),
+        sections.notes(folder),
+    ]
+    if final:
+        parts.append(sections.final_table(final))
+    if panels or data["losses"]:
+        parts.append(sections.choices(data))
+        parts.append(sections.curves("Loss and dissimilarity" if data["losses"] else "Dissimilarity", sections.OF_ONE))
+        parts.append(sections.HEAT_MAPS)
+    else:
+        parts.append(sections.nothing(folder))
+    if data["intrinsic"]:
+        parts.append(sections.INTRINSIC)
+    parts += [sections.alerts(folder.alerts), sections.provenance(folder), sections.downloads(folder), sections.foot()]
+    return Content(folder.name, parts, {"page": data, **blocks})
+
+
+def _of_results(folder: Folder) -> Content:
+    """Return what a page shows of the results of a study or comparison, or of any other folder."""
+    pairs = pairs_of(folder)
+    panels = {} if pairs is None else {key: [panel] for key, panel in panels_of(pairs).items()}
+    data, blocks = _data("comparison" if panels else "results", [folder], panels)
+    parts = [
+        sections.head(folder.name, state_of(folder), facts_of(folder)),
+        sections.problems(folder.problems),
+        *([sections.choices(data), sections.curves("Layer by layer", sections.OF_PAIRS)] if panels else []),
+        *([sections.HEAT_MAPS] if panels else []),
+        sections.colored_texts(folder),
+        sections.summary(folder),
+        sections.figures(folder),
+        sections.results_table(folder),
+        sections.provenance(folder) if folder.kind == "results" else sections.nothing(folder),
+        sections.downloads(folder),
+        sections.foot(),
+    ]
+    return Content(folder.name, parts, {"page": data, **blocks})
+
+
+def pairs_of(folder: Folder) -> pa.Table | None:
+    """Return the table of a comparison with its pairs of models as references; None for other tables."""
+    if folder.table is None or not set(folder.table.column_names) >= PAIRS:
+        return None
+    table = folder.table
+    a, b = (folder.summary.get(name, name.upper()) for name in ("a", "b"))
+    names = [f"{a} and {b}"] * table.num_rows
+    if {"model_a", "model_b"} <= set(table.column_names):
+        models = (table["model_a"].to_pylist(), table["model_b"].to_pylist())
+        names = [f"{first} and {second}" for first, second in zip(*models, strict=True)]
+    columns = {name: table[name] for name in sorted(PAIRS)}
+    return pa.table({**columns, "reference": names, "step": pa.array([0] * table.num_rows, pa.int64())})
+
+
+def _of_runs(folders: Sequence[Folder], place: Path) -> Content:
+    """Return what a page shows of several folders: the table of all, and the curves of the runs."""
+    by_folder = [panels_of(folder.curves) if folder.curves is not None else {} for folder in folders]
+    keys = dict.fromkeys(key for panels in by_folder for key in panels)
+    panels = {key: [panels.get(key) for panels in by_folder] for key in keys}
+    data, blocks = _data("runs", folders, panels)
+    title = f"{len(folders)} runs"
+    measure = next(iter(data["measures"]), None)
+    rows = [row_of(folder, place, data["references"], measure) for folder in folders]
+    parts = [
+        sections.head(title, time.strftime("written %Y-%m-%d %H:%M"), {}),
+        sections.problems([f"{folder.name}: {text}" for folder in folders for text in folder.problems]),
+        sections.runs_table(rows, data["references"], measure),
+    ]
+    if panels:
+        parts.append(sections.choices(data))
+        parts.append(sections.curves("Dissimilarity", sections.OF_SEVERAL))
+    parts += [sections.foot()]
+    return Content(title, parts, {"page": data, **blocks})
+
+
+def _data(
+    kind: str, folders: Sequence[Folder], panels: Mapping[tuple[str, str], Sequence[Panel | None]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the data of a page, and a block per reference and measure, which a browser reads when it shows them."""
+    references = list(dict.fromkeys(reference for reference, _ in panels))
+    measures = list(dict.fromkeys(measure for _, measure in panels))
+    present = [panel for row in panels.values() for panel in row if panel is not None]
+    sites = list(dict.fromkeys(curve["site"] for panel in present for curve in panel["curves"]))
+    groups = groups_of(folders) if kind == "runs" else [folder.name for folder in folders]
+    blocks = {}
+    for (reference, measure), row in panels.items():
+        block: dict[str, Any] = {"runs": row, "means": {}}
+        if kind == "runs":
+            block["runs"] = [None if panel is None else _without_maps(panel) for panel in row]
+            for group in dict.fromkeys(groups):
+                members = [panel for panel, name in zip(row, groups, strict=True) if name == group and panel]
+                if len(members) > 1:
+                    block["means"][group] = mean_curves(members)
+        blocks[f"panel-{references.index(reference)}-{measures.index(measure)}"] = block
+    data = {
+        **{"kind": kind, "runs": [folder.name for folder in folders], "groups": groups, "references": references},
+        **{
+            "measures": measures,
+            "sites": sites,
+            "labels": _labels(sites, present),
+            "palette": GROUP_COLORS,
+            "specs": specs(),
+        },
+        **{
+            "titles": [dissimilarity_title(measure) for measure in measures],
+            "columns": COLUMN_TITLES,
+            "losses": [],
+            "intrinsic": {},
+        },
+    }
+    return data, blocks
+
+
+def _without_maps(panel: Panel) -> Panel:
+    curves = [{name: curve[name] for name in ("site", "d")} for curve in panel["curves"]]
+    return {"steps": panel["steps"], "curves": curves}
+
+
+def _labels(sites: Sequence[str], panels: Sequence[Panel]) -> dict[str, str]:
+    """Return the short names of the sites of the model, and of those that only references have."""
+    labels = labels_of(sites)
+    for panel in panels:
+        names = [*(panel["maps"] or {"a": [], "b": []})["a"], *(curve["b"] for curve in panel["curves"])]
+        for axis in (names, (panel["maps"] or {"b": []})["b"]):
+            new = labels_of(list(dict.fromkeys(axis)))
+            labels = {**{site: site if name in labels.values() else name for site, name in new.items()}, **labels}
+    return labels
+
+
+def labels_of(sites: Sequence[str]) -> dict[str, str]:
+    """Return a short name of each site for legends: the block, with its kind if there are several.
+
+    Example:
+        >>> labels_of(["blocks.0.resid_post", "ln_final"])
+        {'blocks.0.resid_post': 'block 0', 'ln_final': 'ln_final'}
+    """
+    split = {site: split_layer(site) for site in sites}
+    kinds = {kind for kind, layer in split.values() if layer is not None}
+    names = {}
+    for site, (kind, layer) in split.items():
+        if layer is None or " ~ " in site:
+            names[site] = site
+        else:
+            names[site] = f"block {layer}" if len(kinds) == 1 else f"block {layer} {without_layer(kind)}"
+    return names
+
+
+def losses(folder: Folder) -> list[dict[str, Any]]:
+    """Return the losses of a run as rows of a figure, every so-many-th step of long ones."""
+    rows = []
+    for name, (steps, values) in folder.losses.items():
+        stride = -(-len(steps) // LOSS_POINTS)
+        for step, value in zip(steps[::stride], short(values[::stride]), strict=True):
+            rows.append({"series": name, "step": step, "d": value, "low": None, "high": None, "kind": "curve"})
+    return rows
+
+
+def intrinsic(folder: Folder) -> dict[str, list[dict[str, Any]]]:
+    """Return the measures of the model and of each reference alone as rows of a figure, by name."""
+    figures: dict[str, list[dict[str, Any]]] = {}
+    records = folder.intrinsic
+    first = records[0]["reference"] if records else None
+    labels = labels_of(list(dict.fromkeys(record["site"] for record in records)))
+    for record in records:
+        of_model = record["of"] == "model"
+        if of_model and record["reference"] != first:
+            continue  # the model is the same beside every reference
+        value, half = float(record["value"]), float(half_width(float(record["stderr"]), record["n_units"]))
+        low, high = short([value - half, value + half])
+        row = {"series": labels[record["site"]], "step": record["step"], "d": short([value])[0]}
+        row |= {"low": low, "high": high}
+        kind = {"kind": "curve" if of_model else "reference", "id": folder.name if of_model else record["reference"]}
+        name = str(NAMES.get(record["measure"], record["measure"])).replace("\n", " ")
+        figures.setdefault(name, []).append(row | kind)
+    return figures

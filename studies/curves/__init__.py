@@ -1,0 +1,1 @@
+"""study=curves: draw the curves of any runs in one figure."""

@@ -1,0 +1,1 @@
+"""study=report: show any runs on one page."""

@@ -1,0 +1,38 @@
+"""The page of a comparison draws its table layer by layer, whoever wrote it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.report_folders import SITES, curve_row, page_of
+
+
+@pytest.mark.parametrize("with_models", [True, False])
+def test_values_are_those_of_the_table(tmp_path: Path, with_models: bool) -> None:
+    folder, models = tmp_path / "compare", (("x", "y"), ("x", "z")) if with_models else (("x", "y"),)
+    folder.mkdir()
+    rows: list[dict[str, Any]] = [
+        {**curve_row(0, a, b), "dissimilarity": 0.1 * index + 0.01 * number, "null": 0.2, "calibrated": 0.3}
+        | ({"model_a": first, "model_b": second} if with_models else {})
+        for number, (first, second) in enumerate(models)
+        for index, (a, b) in enumerate((a, b) for a in SITES for b in SITES)
+    ]
+    for row in rows:
+        row["value"] = 1 - row["dissimilarity"]
+        del row["step"], row["reference"]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
+    (folder / "summary.json").write_text(json.dumps({"a": "x", "b": "y", "verdict": "they differ <b>"}))
+    (folder / "provenance.json").write_text(json.dumps({"command": "dissimilarity compare x y"}))
+    page = page_of(folder)
+    assert page.data["page"]["kind"] == "comparison"
+    assert page.data["page"]["references"] == [f"{first} and {second}" for first, second in models]
+    for number in range(len(models)):
+        (panel,) = page.data[f"panel-{number}-0"]["runs"]
+        assert [curve["d"] for curve in panel["curves"]] == [[0.01 * number], [round(0.3 + 0.01 * number, 5)]]
+        assert panel["curves"][0]["n"] == [0.8] and panel["curves"][0]["h"][0] > 0
+        assert panel["maps"]["d"] == [[round(0.1 * index + 0.01 * number, 5) for index in range(4)]]
+    assert "they differ <b>" in page.text and "dissimilarity compare x y" in page.text
