@@ -59,3 +59,10 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """Check that nothing leaves gradients off, which would end the trainings of whoever calls it."""
+    yield
+    assert torch.is_grad_enabled()

@@ -48,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_report(options)
             return ALIKE
+        if options.command in ("list", "watch"):
+            from dissimilarity.cli.runs import run_list, run_watch
+
+            run_list(options) if options.command == "list" else run_watch(options)
+            return ALIKE
         from dissimilarity.cli.comparison import run_compare
 
         return DIFFERENT if run_compare(options) else ALIKE
@@ -75,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--version", action="version", version=f"%(prog)s {version('dissimilarity')}")
     commands = command.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_report(commands)
+    _add_runs(commands)
     compare = commands.add_parser(
         "compare",
         help="say how different two models are, at which layers, and on which text",
@@ -135,6 +141,17 @@ def _add_report(commands: Any) -> None:
         "folders", nargs="+", type=Path, metavar="FOLDER", help="a run, results, or a folder with runs in it"
     )
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder that holds them")
+
+
+def _add_runs(commands: Any) -> None:
+    """Add the commands that say which runs there are, and how one goes on."""
+    listing = commands.add_parser(
+        "list", help="list runs: state, loss, and how far from each reference they ended", allow_abbrev=False
+    )
+    default = [Path("runs")]
+    listing.add_argument("folders", nargs="*", type=Path, default=default, metavar="FOLDER", help="default: runs")
+    watch = commands.add_parser("watch", help="show a run as it goes on, until it ends", allow_abbrev=False)
+    watch.add_argument("folder", type=Path, metavar="FOLDER", help="a run")
 
 
 def measure_names() -> list[str]:

@@ -58,7 +58,7 @@ def compare_pair(
     if with_null and circle is not None:
         add_circled(null, x, y, circle)
     cross, null = cross.close(), null.close()
-    several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else {}
+    several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else None
     exchange = p_values and nulls > 1 and plan.lengths.uneven
     exchanged = rearranged_values(measures, x, y, pairs, nulls, exchange) if exchange else {}
 

@@ -246,8 +246,10 @@ def _passes(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> Iterator[
         names = [*dict.fromkeys(sites), *([LOGITS] if has_logits else [])]
         reader = SiteReader(model, tokens, names)
         size = sequences_per_batch(tokens.shape[1])
-        for start in range(0, len(tokens), size):
-            yield reader.read(slice(start, start + size))
+    for start in range(0, len(tokens), size):
+        with undisturbed(model):  # not around the yield: two models take turns, and modes must end in order
+            acts = reader.read(slice(start, start + size))
+        yield acts
 
 
 def predictions_of(output: Any) -> Tensor | None:

@@ -76,7 +76,7 @@ def evaluate(
                 result = _failed(measure, x, pair[0], problems[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
-                if nulls and measure.crossfit:
+                if nulls is not None and measure.crossfit:
                     single = f"{measure.label} has the null of one rearrangement, and so no p"
                     result["note"] = "; ".join(filter(None, [result["note"], single]))
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
@@ -278,7 +278,7 @@ def _results(
     note = note or overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
     rows = zip(pairs, zip(*columns, strict=True), strict=True)
     results = [_result(measure, x, pair, *row, forced=own) for (pair, row), own in zip(rows, forced, strict=True)]
-    return [{**result, "note": result["note"] or note} for result in results]
+    return [{**result, "note": "; ".join(filter(None, [result["note"], note]))} for result in results]
 
 
 def _with_influence(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Estimated:

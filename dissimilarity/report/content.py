@@ -207,7 +207,7 @@ def _labels(sites: Sequence[str], panels: Sequence[Panel]) -> dict[str, str]:
 def labels_of(sites: Sequence[str]) -> dict[str, str]:
     """Return a short name of each site for legends: the block, with its kind if there are several.
 
-    Example:
+    Examples:
         >>> labels_of(["blocks.0.resid_post", "ln_final"])
         {'blocks.0.resid_post': 'block 0', 'ln_final': 'ln_final'}
     """

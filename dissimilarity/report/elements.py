@@ -66,7 +66,7 @@ def facts(entries: Mapping[str, Any]) -> str:
 def number(value: int | float | None) -> str:
     """Return a number as a reader wants to see it.
 
-    Example:
+    Examples:
         >>> number(12345), number(0.123456), number(float("nan"))
         ('12,345', '0.1235', '–')
     """

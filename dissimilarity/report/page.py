@@ -32,7 +32,7 @@ def write_page(folders: Sequence[Path], path: Path) -> Path:
         folders: folders of runs, or of the results of a study or a comparison.
         path: the file.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_page([Path(folder)], Path(folder) / "report.html").name
@@ -94,7 +94,7 @@ def policy(scripts: Sequence[str]) -> str:
 def as_json(data: Any) -> str:
     r"""Return data as JSON that cannot end the element that it stands in.
 
-    Example:
+    Examples:
         >>> as_json({"name": "</script>"})
         '{"name":"\\u003c/script>"}'
     """

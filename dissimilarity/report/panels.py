@@ -29,7 +29,7 @@ def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
         dissimilarity) and `c` (calibrated). A map has these lists per step, row by row of sites `a` by sites `b`. What
         is missing is None.
 
-    Example:
+    Examples:
         >>> at = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed"}
         >>> values = {"dissimilarity": 0.1, "value": 0.9, "stderr": 0.01, "n_units": 16, "null": 0.2, "calibrated": 0.9}
         >>> panels_of(pa.Table.from_pylist([{"step": 4, **at, **values}]))["init", "cka"]["curves"]
@@ -48,7 +48,7 @@ def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
 def site_name(site_a: str, site_b: str) -> str:
     """Return the name of a pair of sites: one name where both are equal.
 
-    Example:
+    Examples:
         >>> site_name("embed", "embed"), site_name("blocks.0.resid_post", "layers.1")
         ('embed', 'blocks.0.resid_post ~ layers.1')
     """
@@ -58,7 +58,7 @@ def site_name(site_a: str, site_b: str) -> str:
 def short(values: Iterable[float]) -> list[float | None]:
     """Return numbers to 5 significant digits, None for those that are not finite.
 
-    Example:
+    Examples:
         >>> short([0.123456789, float("nan"), 2e-9])
         [0.12346, None, 2e-09]
     """

@@ -191,11 +191,7 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
     arguments = ("--tokens", tmp_path / "tokens.npy", "--measures", "cka")
     assert compare(capsys, folders["model"], folders["seed"], *arguments)[0] == 0
     code, _, err = compare(capsys, folders["model"], folders["vocabulary"], *arguments)
-    assert (
-        code == 2
-        and "vocabularies of different sizes (model 300, vocabulary 320), so the same tokens are other text; pass --text FILE"
-        in err
-    )
+    assert code == 2 and "vocabularies of different sizes (model 300, vocabulary 320), so the same tokens" in err
     np.save(tmp_path / "tokens.npy", np.full((8, 12), 300))
     code, _, err = compare(capsys, folders["model"], folders["seed"], *arguments)
     assert code == 2 and "expected tokens 0 to 299" in err

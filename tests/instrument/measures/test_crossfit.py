@@ -100,14 +100,14 @@ def test_the_truth_lies_between_the_plug_in_and_the_cross_fitted_value(relation:
 
 
 def test_few_samples_per_dimension_are_noted_at_the_plug_in_value_and_what_to_do() -> None:
-    x, y = (torch.from_numpy(z) for z in planted("half", "flat", 24, 0, sequences=14))
-    acts = [{"s": z.unflatten(0, (14, LENGTH))} for z in (x, y)]
+    x, y = (torch.from_numpy(z) for z in planted("half", "flat", 26, 0, sequences=16))
+    acts = [{"s": z.unflatten(0, (16, LENGTH))} for z in (x, y)]
     measures = [kind(**options, crossfit=crossfit) for kind, _, options in KINDS.values() for crossfit in (False, True)]
     for row in compare(acts[0], acts[1], measures=[*measures, CKA()]).to_pylist():
         is_plug_in = not row["measure"].endswith("crossfit") and row["measure"] != "cka"
         assert math.isfinite(row["value"]) and math.isfinite(row["stderr"])
         assert (
-            "224 samples are fewer than 10 for each of 24 dimensions; pass more text, or take it cross-fitted"
+            "256 samples are fewer than 10 for each of 26 dimensions; pass more text, or take it cross-fitted"
             in row["note"]
             if is_plug_in
             else row["note"] == ""

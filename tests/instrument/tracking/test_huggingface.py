@@ -156,4 +156,4 @@ def test_the_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, Any] = {"probe_tokens": PROBE, "lora_model": adapted(), "args": args}
     names["train_dataset"] = [{"input_ids": part, "labels": part} for part in tokens(2, 40)]
     exec(snippets()["huggingface"].replace("hf:other/model", "hf:other"), names)
-    assert {reference for _, reference, *_ in curves(tmp_path / "out")} == {"init", "base", "previous", "hf:other"}
+    assert {reference for _, reference, *_ in curves(tmp_path / "out")} == {"init", "base", "previous", "other"}

@@ -1,0 +1,117 @@
+"""The commands ``dissimilarity list`` and ``dissimilarity watch``: which runs there are, and how one goes on."""
+
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from dissimilarity.inference.jackknife import half_width
+from dissimilarity.report.about import UNFINISHED, last_step
+from dissimilarity.report.folders import Folder, found_in, read_folder
+from dissimilarity.tables.final import blocks, final_values
+
+SECONDS = 2.0
+"""Seconds between two looks at a run."""
+
+
+def run_list(options: argparse.Namespace) -> None:
+    """Print a line per run: state, steps, loss, final value against each reference, and time.
+
+    Raises:
+        ValueError: a folder does not exist, or there is no run in it.
+    """
+    folders = [folder for path in found_in(options.folders) if (folder := read_folder(path)).kind == "run"]
+    if not folders:
+        raise ValueError(f"no run in {', '.join(map(str, options.folders))}; give folders of runs, such as runs")
+    Console(highlight=False).print(list_of(folders))
+
+
+def run_watch(options: argparse.Namespace) -> None:
+    """Show a run as it goes on, until it has ended or Ctrl-C.
+
+    Raises:
+        ValueError: the folder is no run.
+    """
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        while True:
+            folder = read_folder(found_in([options.folder])[0])
+            if folder.kind != "run":
+                raise ValueError(f"{options.folder} is no run; give the folder of one, such as runs/a")
+            live.update(state_of(folder), refresh=True)
+            if folder.summary:
+                return
+            time.sleep(SECONDS)
+
+
+def list_of(folders: Sequence[Folder]) -> Table:
+    """Return a table with a line per run."""
+    ends = {folder.path: _ends(folder) for folder in folders}
+    references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "steps", "val loss", *references, "minutes"):
+        table.add_column(escape(column), justify="left" if column in ("run", "state") else "right")
+    for folder in folders:
+        summary, rows = folder.summary, ends[folder.path]
+        values = [_value(rows[reference]) if reference in rows else "" for reference in references]
+        table.add_row(
+            escape(folder.name),
+            escape(str(summary.get("status", UNFINISHED))),
+            str(last_step(folder) or 0),
+            _number(summary.get("val_loss", _last(folder, "val/loss")), 3),
+            *values,
+            _number(_minutes(summary), 1),
+        )
+    measures = sorted({row["measure"] for rows in ends.values() for row in rows.values()})
+    if measures:
+        table.caption = f"last layer against each reference, by {escape(', '.join(measures))}, with 95 % intervals"
+        table.caption_justify = "left"
+    return table
+
+
+def state_of(folder: Folder) -> Group:
+    """Return what there is to say of a run: step and loss, and each layer against each reference."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("against", "site", "measure", "value", "curve"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    finals = [] if folder.curves is None else final_values(folder.curves)
+    shown = finals[0]["measure"] if finals else ""
+    for row in finals:
+        if row["measure"] == shown:
+            names = (row["reference"], row["site_a"], row["measure"])
+            table.add_row(*map(escape, names), _value(row), blocks(row["curve"]))
+    losses = [f"{name} {_number(values[-1], 3)}" for name, (_, values) in folder.losses.items() if values]
+    state = folder.summary.get("status", UNFINISHED)
+    head = f"{folder.name}: {state}, step {last_step(folder) or 0}" + "".join(f", {loss}" for loss in losses)
+    return Group(escape(head), table, *map(escape, folder.problems))
+
+
+def _ends(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Return the last value of the last layer by the first measure, by reference."""
+    finals = [] if folder.curves is None else final_values(folder.curves)
+    measure = finals[0]["measure"] if finals else ""
+    return {row["reference"]: row for row in finals if row["measure"] == measure}
+
+
+def _last(folder: Folder, name: str) -> float | None:
+    values = folder.losses.get(name, ([], []))[1]
+    return values[-1] if values else None
+
+
+def _minutes(summary: Mapping[str, Any]) -> float | None:
+    seconds = summary.get("seconds")
+    return seconds / 60 if isinstance(seconds, (int, float)) else None
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    half = float(half_width(float(row["stderr"]), row["n_units"]))
+    return _number(row["value"], 3) + (f" ± {half:.3f}" if math.isfinite(half) else "")
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) and math.isfinite(value) else ""

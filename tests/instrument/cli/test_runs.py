@@ -1,0 +1,62 @@
+"""`dissimilarity list` and `watch`: what the files of runs say, finished or not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dissimilarity.cli import runs
+from dissimilarity.cli.command import main
+from dissimilarity.report.folders import read_folder
+from tests.helpers.report_folders import write_run
+
+
+def shown(table: Any) -> list[str]:
+    """Return the lines of a table as a wide terminal shows them."""
+    with (console := Console(width=200)).capture() as capture:
+        console.print(table)
+    return [" ".join(line.split()) for line in capture.get().splitlines()]
+
+
+def test_runs_are_listed_with_where_they_ended(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name) for name in ("a", "[b]")]
+    (folders[1] / "summary.json").unlink()
+    lines = shown(runs.list_of([read_folder(folder) for folder in folders]))
+    assert lines[0] == "run state steps val loss init minutes"
+    assert lines[1].startswith("a finished 8 4.500") and lines[2].startswith("[b] in progress or cut short 8")
+    end = read_folder(folders[0]).curves
+    assert end is not None
+    (last,) = [
+        row
+        for row in end.to_pylist()
+        if (row["step"], row["site_a"], row["site_b"]) == (8, "blocks.1.resid_post", "blocks.1.resid_post")
+    ]
+    assert f" {last['value']:.3f} ± " in lines[1]
+
+
+def test_a_run_is_watched_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "a")
+    ended = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            (folder / "summary.json").write_text(json.dumps(ended))
+
+    monkeypatch.setattr(runs.time, "sleep", wait)
+    assert main(["watch", str(folder)]) == 0 and len(waits) == 2
+    assert "a: finished, step 8, train/loss 3.000" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("list", "watch"):
+        assert main([command, str(tmp_path)]) == 2
+        assert "no run" in capsys.readouterr().err
+        assert main([command, str(tmp_path / "gone")]) == 2
+        assert "does not exist" in capsys.readouterr().err
