@@ -122,6 +122,8 @@ def comparison_figure(
 def _grid_of_maps(count: int, sites: tuple[int, int], figsize: Size | None) -> tuple[float, int, int]:
     """Return the inches of a cell, and the rows and columns of maps."""
     across = WIDTH - 0.4 if figsize is None else figsize[0] - 0.6
+    if sites[1] >= 2 * sites[0]:  # wide maps would be strips side by side
+        return min(0.6, max(0.05, (across - BAR) / sites[1])), count, 1
     available = across / min(3, count) - BAR if count <= 3 else 1.35
     cell = min(0.6, max(0.05, min(2.2, available) / max(sites)))
     rows = math.ceil(count / max(1, int(across / (cell * sites[1] + BAR) + 0.01)))
