@@ -53,13 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_list(options) if options.command == "list" else run_watch(options)
             return ALIKE
+        _check_names(options)
         from dissimilarity.cli.comparison import run_compare
 
         return DIFFERENT if run_compare(options) else ALIKE
     except ValueError as error:
-        from dissimilarity.cli.messages import in_shell_words
+        problem = str(error)
+        if "torch" in sys.modules:  # else it is our own, and at once
+            from dissimilarity.cli.messages import in_shell_words
 
-        problem = in_shell_words(str(error))
+            problem = in_shell_words(problem)
     except OSError as error:
         problem = f"{error.filename or 'output'}: {error.strerror}"
     except (MemoryError, RuntimeError) as error:
@@ -70,6 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     print(f"dissimilarity: {problem}", file=sys.stderr)
     return MISTAKE
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Check what can be checked before anything heavy is imported.
+
+    Raises:
+        ValueError: there is no such measure or file.
+    """
+    measures = measure_names()
+    if unknown := [name for name in [*options.measures, *dict(options.fail_over)] if name not in measures]:
+        raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(measures)}")
+    files = {"--text": options.text, "--tokens": options.tokens}
+    for option, path in files.items():
+        if path is not None and not path.exists():
+            raise ValueError(f"{option} {path}: there is no such file")
+    for name in (options.a, options.b):
+        if name.endswith((".npy", ".gguf", ".safetensors")) and not Path(name.removeprefix("hf:")).exists():
+            raise ValueError(f"{name}: there is no such file")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -390,6 +390,16 @@ def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: A
     assert all(name in out for name in ("cka", "procrustes", "mutual_knn", "relative error"))
 
 
+def test_names_are_checked_before_torch_is_loaded() -> None:
+    for arguments in (["a.npy", "b.npy"], ["a", "b", "--measures", "cca,ckka"], ["a", "b", "--text", "gone.txt"]):
+        code = f"import sys; from dissimilarity.cli.command import main; assert main(['compare', *{arguments}]) == 2; "
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}assert 'torch' not in sys.modules"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "there is no" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_answers_without_torch() -> None:
     code = "import sys; from dissimilarity.cli.command import main, parser; parser(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
