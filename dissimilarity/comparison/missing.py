@@ -48,15 +48,18 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
         return f"it needs 4 sequences in 2 units and has {sequences}: pass more"
     if lengths.merged and lengths.n_units == 1 and lengths.counts is not None:
         return (
-            f"it needs 2 units and has 1, because one sequence has {int(lengths.counts.max())} of {side.n} samples: "
-            "shorten it, or pass more"
+            "it needs 2 units and has 1, because sequences are merged until none has most of a unit (the longest has "
+            f"{int(lengths.counts.max())} of {side.n} samples): cut long ones, or pass more"
         )
     if side.n_units == 1 or bool(influence.isfinite().all()):
         return ""
     if forced:
         return f"the two sides have so many dimensions that they agree in any {side.n} samples: pass more"
     if measure.crossfit and lengths.n_units < CROSSFIT_UNITS:
-        return f"a cross-fitted value needs {CROSSFIT_UNITS} units and has {lengths.n_units}: pass more sequences"
+        return (
+            f"a cross-fitted value needs {CROSSFIT_UNITS} units and has {lengths.n_units}: pass more sequences, and "
+            "leave n_units out"
+        )
     left = sequences - int(side.units.bincount().max())
     if measure.by_sequence and left < measure.minimum_samples:
         return f"without one unit {left} sequences are left, and it needs {measure.minimum_samples}: pass more"

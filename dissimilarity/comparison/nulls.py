@@ -170,14 +170,15 @@ def _of_sums(
     """Return the values of moment measures in a share of the rearrangements; in all of them where kernels serve."""
     values: Nulls = {}
     first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*pairs, strict=True), strict=True))
-    quick = [
-        measure
+    quick = {
+        measure.label: measure
         for measure in measures
         if not exchange and measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, len(places))
-    ]
+    }
     if quick:
-        values |= _of_kernels(quick, x, y, (first, second), pairs, places)
-    others = [measure for measure in measures if measure not in quick]
+        values |= _of_kernels(list(quick.values()), x, y, (first, second), pairs, places)
+    # By label: metrics of torchmetrics are never unequal.
+    others = [measure for measure in measures if measure.label not in quick]
     for number in share if others else ():
         null = Cross(pairs)
         order = first.exchanged(places[number]) if exchange else first.circled(places[number])

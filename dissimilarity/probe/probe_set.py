@@ -89,6 +89,8 @@ class ProbeSet:
                 f"expected a whole number of units, 1 or more, for the error bars, found n_units={self.n_units!r}; "
                 "None, one unit per sequence, is usual"
             )
+        if self.n_units is not None:
+            object.__setattr__(self, "n_units", int(self.n_units))
         if self.is_aligned:
             object.__setattr__(self, "starts", None)
         if self.mask is None or self.inputs is None:

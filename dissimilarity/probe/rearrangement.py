@@ -13,6 +13,7 @@ import itertools
 import math
 from collections import Counter
 from functools import cache
+from numbers import Integral
 
 import torch
 from jaxtyping import Int
@@ -114,7 +115,7 @@ def check_nulls(nulls: int, sequences: int | None = None) -> None:
     Raises:
         ValueError: no whole number above 0, or more than there are.
     """
-    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 1:
+    if isinstance(nulls, bool) or not isinstance(nulls, Integral) or nulls < 1:
         raise ValueError(f"nulls: expected a whole number of rearrangements, 1 or more, found {nulls!r}")
     most = math.factorial(sequences - 1) if sequences is not None and sequences <= 20 else math.inf
     if nulls > most:

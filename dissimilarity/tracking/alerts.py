@@ -29,6 +29,9 @@ from dissimilarity.inference.changes import holm
 from dissimilarity.inference.drift import SCHEMA, drift, group_records
 from dissimilarity.inference.paired import difference_of_rows
 
+ONE = 1.001
+"""Effective rank up to which a missing error bar means that there is one direction."""
+
 ALERTS = "alerts.jsonl"
 """Name of the table."""
 
@@ -197,7 +200,7 @@ class Collapse(Rule):
             site, rank, stderr = record["site"], record["value"], record["stderr"]
             if "zero variance" in record["note"]:
                 rank, stderr = 0.0, 0.0
-            if not math.isfinite(rank):
+            if not math.isfinite(rank) or (not math.isfinite(stderr) and rank > ONE):
                 continue
             if not math.isfinite(stderr):  # at rank 1 it has no derivative
                 stderr = 0.0
@@ -316,7 +319,7 @@ def check_possible(
         if isinstance(rule, Move) and set(sources.values()) == {"previous"}:
             raise ValueError("alerts: move needs a reference that stays, such as init, and previous is new each time")
         alone = isinstance(rule, Nearest) and any(len(labels) < 3 for labels in groups.values())
-        if not errors and (isinstance(rule, Move) or alone):
+        if not errors and (isinstance(rule, (Move, Collapse)) or alone):
             raise ValueError(f"alerts: {rule.name} needs error bars, which n_units=1 leaves out; leave n_units out")
 
 

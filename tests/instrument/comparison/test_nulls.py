@@ -122,6 +122,20 @@ def test_p_of_unequal_lengths_is_that_of_exchanged_sequences() -> None:
         assert row["p"] == pytest.approx((1 + sum(null <= value + 1e-9 for null in nulls)) / 40)
 
 
+def test_measures_beside_one_that_reads_kernels_keep_their_nulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics of torchmetrics compare as equal, so none may be looked up among others."""
+    monkeypatch.setattr(MomentMeasure, "prefers_kernels", staticmethod(lambda *sizes: True))
+    x, y = sides()
+    measures = [Procrustes(), CKA(), CCA()]
+    together = compare(x, y, measures=measures, nulls=9).to_pylist()
+    alone = [row for measure in measures for row in compare(x, y, measures=[measure], nulls=9).to_pylist()]
+    by_place = {(row["measure"], row["site_a"], row["site_b"]): row for row in alone}
+    for row in together:
+        other = by_place[row["measure"], row["site_a"], row["site_b"]]
+        assert math.isfinite(row["p"]) and math.isfinite(row["null_sd"])
+        assert all(row[key] == pytest.approx(other[key], rel=1e-6, nan_ok=True) for key in NUMBERS)
+
+
 def test_circles_are_different_and_always_the_same() -> None:
     for sequences, count in ((4, 6), (7, 100), (9, 500), (32, 200)):
         drawn = circles(sequences, count).argsort(1)

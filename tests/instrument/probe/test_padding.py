@@ -542,4 +542,7 @@ def test_a_sequence_that_leaves_one_unit_is_the_reason_for_no_error_bar() -> Non
     x, y = torch.randn(2, 6, 40, 8)
     for row in compare({"s": x}, {"s": y}, mask=mask).to_pylist():
         assert math.isfinite(row["value"]) and math.isnan(row["stderr"])
-        assert "needs 2 units and has 1, because one sequence has 40 of 90 samples: shorten it" in row["note"]
+        assert (
+            "needs 2 units and has 1, because sequences are merged" in row["note"]
+            and "has 40 of 90 samples" in row["note"]
+        )

@@ -1,6 +1,7 @@
 """Rules raise an alert for what is planted, within two ticks, and none in quiet trainings."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA
 from dissimilarity.lightning import DissimilarityTracker
-from dissimilarity.tracking.alerts import AlertRules, Move, Tick, rules_of
+from dissimilarity.tracking.alerts import AlertRules, Collapse, Move, Tick, rules_of
 from dissimilarity.tracking.tracker import Tracker
 
 PROBE = torch.randint(40, (24, 4), generator=torch.Generator().manual_seed(1))
@@ -196,6 +197,13 @@ class Messenger(Logger):
         pass
 
 
+def test_a_rank_without_an_error_bar_has_not_collapsed() -> None:
+    rule = Collapse()
+    for step, rank in ((50, 10.0), (100, 4.9), (150, 2.0)):
+        record = {"site": "s", "measure": "rankme", "value": rank, "stderr": math.nan, "note": ""}
+        assert not rule.raised(Tick(step, [], [record], {}, 50))
+
+
 GROUPS_OF_TWO = {"start": ["init"], "other": ["a"]}
 
 
@@ -207,6 +215,7 @@ GROUPS_OF_TWO = {"start": ["init"], "other": ["a"]}
         ({"alerts": ["collapse"], "measures": []}, "without measures that is nothing"),
         ({"alerts": ["move"], "references": ["previous"]}, "move needs a reference that stays"),
         ({"alerts": ["move"], "n_units": 1}, "move needs error bars, which n_units=1 leaves out"),
+        ({"alerts": ["collapse"], "n_units": 1}, "collapse needs error bars, which n_units=1 leaves out"),
         (
             {"alerts": ["nearest"], "references": ["init", "a"], "reference_groups": GROUPS_OF_TWO, "n_units": 1},
             "nearest needs error bars",
