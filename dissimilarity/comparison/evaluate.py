@@ -249,10 +249,18 @@ def _mixes_halves(measure: MomentMeasure, x: Side) -> bool:
 
 def _is_forced(measure: MomentMeasure, x: Side, y: Side, pair: SitePair) -> bool:
     """Return whether a value would be that of identical models whatever the data."""
-    first, second = x.totals(pair[0]), y.totals(pair[1])
-    if len(first["x"]) + len(second["x"]) < x.n:
+    sides = list(zip((x, y), pair, strict=True))
+    if sum(len(side.sums.totals[site]["x"]) for side, site in sides) < x.n:
         return False
-    return measure.is_forced(x.counts()[0] | first, y.counts()[0] | second)
+    ranks = [_rank(measure, side, site) for side, site in sides]
+    return None not in ranks and sum(filter(None, ranks)) >= x.n
+
+
+def _rank(measure: MomentMeasure, side: Side, site: str) -> int | None:
+    """Return the rank of a site's whitening, computed once per side: it takes a decomposition."""
+    if (measure.label, site) not in side.ranks:
+        side.ranks[measure.label, site] = measure.rank(side.counts()[0] | side.totals(site))
+    return side.ranks[measure.label, site]
 
 
 def _results(

@@ -39,6 +39,7 @@ class Side:
         samples_per_unit: number of samples of each unit.
         prepared: what measures computed from this side alone, by measure and site.
         prepared_again: the same with what each sequence adds, from samples that were read again.
+        ranks: ranks of whitened sites, by measure and site.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Side:
         self.samples: dict[str, Tensor] = {}
         self.prepared: dict[tuple[str, str], Any] = {}
         self.prepared_again: dict[tuple[str, str], Any] = {}
+        self.ranks: dict[tuple[str, str], int | None] = {}
         self.offset: dict[str, Tensor] = {}
         self.closed = False
         self._not_finite: dict[str, Counter[int]] = {}

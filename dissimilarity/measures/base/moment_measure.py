@@ -159,9 +159,11 @@ class MomentMeasure(Measure):
         """
         return estimate_again(self.from_moments, totals)
 
-    def is_forced(self, x: Moments, y: Moments) -> bool:
-        """Return whether the value would be that of identical models whatever the data, from sums over each side."""
-        return False
+    def rank(self, side: Moments) -> int | None:
+        """Return how many dimensions of a side are whitened, from its sums; None if not both sides are.
+
+        Where those of two sides are as many as the samples, their spans meet whatever the data.
+        """
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
@@ -231,15 +233,10 @@ class WhitenedMeasure(MomentMeasure):
     def whitened(self, side: Moments) -> Whitening | None:
         """Return the whitening of each side, from its sums; None where only one side is whitened, or in part."""
 
-    def is_forced(self, x: Moments, y: Moments) -> bool:
-        """Return whether the spans of both sides fill that of n centered samples, and so meet whatever the data."""
-        ranks = 0
-        for side in (x, y):
-            white = self.whitened({key: value[None] for key, value in side.items()})
-            if white is None:
-                return False
-            ranks += int(white.rank)
-        return ranks >= int(x["n"])
+    def rank(self, side: Moments) -> int | None:
+        """Return the rank of the whitening of a side."""
+        white = self.whitened({key: value[None] for key, value in side.items()})
+        return None if white is None else int(white.rank)
 
     def terms_again(self, totals: Moments) -> SecondPass[Leverage] | None:
         """Return how far single sequences decide the whitening of a side."""
