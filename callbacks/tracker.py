@@ -12,10 +12,9 @@ from callbacks.run import Run
 from dissimilarity.inference.changes import moves
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.measures.base.measure import Measure
-from dissimilarity.tables.curves import read_curves
+from dissimilarity.tables.curves import ALERTS, read_curves
 from dissimilarity.tables.final import final_values
 from dissimilarity.tables.journal import Journal
-from dissimilarity.tracking.alerts import ALERTS
 from dissimilarity.tracking.logger_keys import site_key
 
 

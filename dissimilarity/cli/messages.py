@@ -19,7 +19,6 @@ WORDS = {
     r"choose other sites": "choose other --sites",
     r"choose `sites` that": "choose --sites that",
     r"influence=True": "--influence",
-    r" or n_units=\d+": "",
 }
 """Parts of messages that name arguments of Python, as patterns, and what to type instead."""
 

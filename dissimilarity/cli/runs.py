@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from dissimilarity.inference.jackknife import half_width
+from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.report.about import UNFINISHED, last_step
 from dissimilarity.report.folders import Folder, found_in, read_folder
 from dissimilarity.tables.final import blocks, final_values
@@ -51,7 +51,8 @@ def run_watch(options: argparse.Namespace) -> None:
 
 def list_of(folders: Sequence[Folder]) -> Table:
     """Return a table with a line per run."""
-    ends = {folder.path: _ends(folder) for folder in folders}
+    # Rows come in order of depth, so that the last layer of each reference stays.
+    ends = {folder.path: {row["reference"]: row for row in _finals(folder)} for folder in folders}
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
     table = Table(box=None, pad_edge=False)
     for column in ("run", "state", "steps", "val loss", *references, "minutes"):
@@ -79,23 +80,19 @@ def state_of(folder: Folder) -> Group:
     table = Table(box=None, pad_edge=False)
     for column in ("against", "site", "measure", "value", "curve"):
         table.add_column(column, justify="right" if column == "value" else "left")
-    finals = [] if folder.curves is None else final_values(folder.curves)
-    shown = finals[0]["measure"] if finals else ""
-    for row in finals:
-        if row["measure"] == shown:
-            names = (row["reference"], row["site_a"], row["measure"])
-            table.add_row(*map(escape, names), _value(row), blocks(row["curve"]))
+    for row in _finals(folder):
+        names = (row["reference"], row["site_a"], row["measure"])
+        table.add_row(*map(escape, names), _value(row), blocks(row["curve"]))
     losses = [f"{name} {_number(values[-1], 3)}" for name, (_, values) in folder.losses.items() if values]
     state = folder.summary.get("status", UNFINISHED)
     head = f"{folder.name}: {state}, step {last_step(folder) or 0}" + "".join(f", {loss}" for loss in losses)
     return Group(escape(head), table, *map(escape, folder.problems))
 
 
-def _ends(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Return the last value of the last layer by the first measure, by reference."""
+def _finals(folder: Folder) -> list[dict[str, Any]]:
+    """Return where the curves of the first measure end."""
     finals = [] if folder.curves is None else final_values(folder.curves)
-    measure = finals[0]["measure"] if finals else ""
-    return {row["reference"]: row for row in finals if row["measure"] == measure}
+    return [row for row in finals if row["measure"] == finals[0]["measure"]]
 
 
 def _last(folder: Folder, name: str) -> float | None:
@@ -109,8 +106,7 @@ def _minutes(summary: Mapping[str, Any]) -> float | None:
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    half = float(half_width(float(row["stderr"]), row["n_units"]))
-    return _number(row["value"], 3) + (f" ± {half:.3f}" if math.isfinite(half) else "")
+    return _number(row["value"], 3) + plus_minus(row["stderr"], row["n_units"])
 
 
 def _number(value: Any, digits: int) -> str:

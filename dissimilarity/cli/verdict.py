@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dissimilarity.comparison.elementwise import MARGIN, Elementwise, SiteDifference
-from dissimilarity.inference.jackknife import half_width
+from dissimilarity.inference.jackknife import half_width, plus_minus
 from dissimilarity.measures.base.measure import Measure
 
 NEAR = 0.5
@@ -113,8 +113,7 @@ def with_interval(row: dict[str, Any]) -> str:
     """Return the value of a row with half of its 95 % interval; a dash if it has none."""
     if not math.isfinite(row["value"]):
         return "-"
-    error = f" ± {half_width(row['stderr'], row['n_units']):.3f}" if math.isfinite(row["stderr"]) else ""
-    return f"{row['value']:.3f}{error}"
+    return f"{row['value']:.3f}{plus_minus(row['stderr'], row['n_units'])}"
 
 
 def _number(value: float) -> str:

@@ -15,6 +15,7 @@ Influences on one probe set can be added: that of a difference of two values is 
 the difference has a standard error of its own, without what both values have in common.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -58,6 +59,16 @@ def influence_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tenso
         1.3229 1.3229
     """
     return (values.mean(0) - values) * (len(values) - 1) / len(values)
+
+
+def plus_minus(stderr: float, n_units: int) -> str:
+    """Return half of a 95 % interval as it follows a value of three digits; empty without an error.
+
+    >>> "0.500" + plus_minus(0.1, 8), plus_minus(math.nan, 8)
+    ('0.500 ± 0.236', '')
+    """
+    half = float(half_width(stderr, n_units))
+    return f" ± {half:.3f}" if math.isfinite(half) else ""
 
 
 def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndarray | float:

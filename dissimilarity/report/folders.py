@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dissimilarity.loading.untrusted import CONTROLS, read_json, read_yaml, text_of
 from dissimilarity.tables import colored_text
-from dissimilarity.tables.curves import INTRINSIC, JOURNAL, TABLE, read_curves
+from dissimilarity.tables.curves import ALERTS, INTRINSIC, JOURNAL, TABLE, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tables.seal import read_table
 
@@ -20,7 +20,6 @@ Content = TypeVar("Content")
 
 RUN_FILES = (JOURNAL, TABLE, "metrics.jsonl", "metrics.csv", "tokenizer.json")
 RESULT_FILES = ("table.parquet", "summary.md")
-ALERTS = "alerts.jsonl"
 IMAGES = {".svg": (b"<?xml", b"<svg"), ".png": (b"\x89PNG\r\n",)}
 """Kinds of pictures that a page can show, and how their files begin."""
 

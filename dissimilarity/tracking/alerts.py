@@ -32,9 +32,6 @@ from dissimilarity.inference.paired import difference_of_rows
 ONE = 1.001
 """Effective rank up to which a missing error bar means that there is one direction."""
 
-ALERTS = "alerts.jsonl"
-"""Name of the table."""
-
 log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
 from dissimilarity.report import page
-from dissimilarity.tables.curves import INTRINSIC, Curves, read_curves
+from dissimilarity.tables.curves import ALERTS, INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
-from dissimilarity.tracking.alerts import ALERTS, Alert
+from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
 

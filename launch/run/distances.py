@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 
 from dissimilarity.inference.coverage import PROBE_TEXT
-from dissimilarity.inference.jackknife import half_width
+from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.tables.final import blocks
 from launch.cli.tables import FittedTable
 
@@ -58,8 +58,7 @@ def _value(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return "no value"
     stderr = math.nan if row["stderr"] is None else float(row["stderr"])
-    half = float(half_width(stderr, row["n_units"]))
-    return _number(row["value"], 3) + (f" ± {half:.3f}" if math.isfinite(half) else "")
+    return _number(row["value"], 3) + plus_minus(stderr, row["n_units"])
 
 
 def _number(value: float | None, digits: int) -> str:
