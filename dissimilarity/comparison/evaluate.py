@@ -12,7 +12,15 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
-from dissimilarity.comparison.missing import CROSSFIT_UNITS, overfitted, samples_of, too_few, without_error
+from dissimilarity.comparison.missing import (
+    CROSSFIT_UNITS,
+    agreeing,
+    overfitted,
+    samples_of,
+    too_few,
+    without_calibrated,
+    without_error,
+)
 from dissimilarity.inference.calibration import calibrate
 from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
@@ -90,13 +98,12 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     value, nulls, note = result["value"], result["nulls"], result["note"]
     # In the null, the samples of a sequence meet those of another one of its group.
     of_groups = (_of_groups(result[name], side) for name in ("influence", "null_influence"))
-    calibration = calibrate(value, nulls, measure.identical, *of_groups)
+    influence, null_influence = of_groups
+    has_errors = side.stored or side.n_units > 1
+    calibration = calibrate(value, nulls, measure.identical, influence, null_influence, has_errors)
     null = nulls.mean().item()
     if calibration is None:
-        missing = (
-            f"{measure.label} has no calibrated value: its null, {null:.4g}, cannot be told apart from the value of "
-            f"identical models, {measure.identical:g}: pass more sequences"
-        )
+        missing = without_calibrated(measure, null, bool(null_influence.isfinite().all()))
         note = "; ".join(filter(None, [note, missing]))
     return {
         "dissimilarity": measure.to_dissimilarity(value),
@@ -136,11 +143,25 @@ def _result(
     null_influence: Tensor,
     forced: bool = False,
 ) -> Result:
+    """Return the result of a measure at a pair of sites, with the note for what it lacks.
+
+    Args:
+        measure: the measure.
+        side: the first side.
+        pair: the pair of sites.
+        value: the value.
+        influence: influences of the units on it.
+        null: the null.
+        null_influence: influences of the units on the null.
+        forced: whether the value is that of identical models, in part at least, whatever the data.
+    """
     n = samples_of(measure, side, pair[0])
     note = ""
     if math.isnan(value):
         note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
-    elif missing := without_error(measure, side, influence, forced):
+    elif forced:
+        note = agreeing(measure, n)
+    elif missing := without_error(measure, side, influence):
         note = f"{measure.label} has no standard error: {missing}"
     nulls = torch.tensor([null], dtype=torch.float64)
     null_result = {"nulls": nulls, "null_influence": null_influence}
@@ -248,12 +269,14 @@ def _mixes_halves(measure: MomentMeasure, x: Side) -> bool:
 
 
 def _is_forced(measure: MomentMeasure, x: Side, y: Side, pair: SitePair) -> bool:
-    """Return whether a value would be that of identical models whatever the data."""
+    """Return whether a value is that of identical models, in part at least, whatever the data."""
     sides = list(zip((x, y), pair, strict=True))
-    if sum(len(side.sums.totals[site]["x"]) for side, site in sides) < x.n:
+    # Ranks take decompositions, and are no more than the widths.
+    x_width, y_width = (len(side.sums.totals[site]["x"]) for side, site in sides)
+    if not measure.is_forced(x_width, y_width, x.n):
         return False
-    ranks = [_rank(measure, side, site) for side, site in sides]
-    return None not in ranks and sum(filter(None, ranks)) >= x.n
+    x_rank, y_rank = (_rank(measure, side, site) for side, site in sides)
+    return x_rank is not None and y_rank is not None and measure.is_forced(x_rank, y_rank, x.n)
 
 
 def _rank(measure: MomentMeasure, side: Side, site: str) -> int | None:
@@ -283,10 +306,13 @@ def _results(
     columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
     is_mixed = null is not None and _mixes_halves(measure, x)
     note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
-    note = note or overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
-    rows = zip(pairs, zip(*columns, strict=True), strict=True)
-    results = [_result(measure, x, pair, *row, forced=own) for (pair, row), own in zip(rows, forced, strict=True)]
-    return [{**result, "note": "; ".join(filter(None, [result["note"], note]))} for result in results]
+    few = overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
+    results = []
+    for pair, row, own in zip(pairs, zip(*columns, strict=True), forced, strict=True):
+        result = _result(measure, x, pair, *row, forced=own)
+        notes = [result["note"], note, "" if own or note else few]
+        results.append({**result, "note": "; ".join(filter(None, notes))})
+    return results
 
 
 def _with_influence(measure: MomentMeasure, x: Side, y: Side, cross: Cross, pairs: list[SitePair]) -> Estimated:
@@ -388,8 +414,12 @@ def prepared_pair(measure: SampleMeasure, x: Side, y: Side, pair: SitePair) -> t
 def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
     """Return the prepared samples of a measure at a site, computed once per side."""
     if (measure.label, site) not in side.prepared:
-        samples = side.samples[site]
-        samples = samples[subset.index.to(samples.device)]
-        prepared = measure.prepare(samples) if subset.most == 1 else measure.prepare_sequences(samples, subset.sequence)
-        side.prepared[measure.label, site] = prepared
+        side.prepared[measure.label, site] = prepared_samples(measure, side, site, subset)
     return side.prepared[measure.label, site]
+
+
+def prepared_samples(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
+    """Return some samples of a site as a measure reads them."""
+    samples = side.samples[site]
+    samples = samples[subset.index.to(samples.device)]
+    return measure.prepare(samples) if subset.most == 1 else measure.prepare_sequences(samples, subset.sequence)
