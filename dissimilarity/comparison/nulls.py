@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import moment_values, pairs_of, self_terms
+from dissimilarity.comparison.evaluate import pairs_of
+from dissimilarity.comparison.of_sums import moment_values, self_terms
 from dissimilarity.comparison.rearranged import Rearrangements, Samples
 from dissimilarity.inference.calibration import p_value
 from dissimilarity.measures.base.measure import Measure

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import prepared_pair, prepared_samples
+from dissimilarity.comparison.of_samples import prepared_pair, prepared_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.chunk import Chunk, as_one
