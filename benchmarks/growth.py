@@ -90,7 +90,7 @@ def tick(models: list[dict[str, Tensor]], measures: list[Measure]) -> None:
 
 WORK: dict[str, Callable[[list[dict[str, Tensor]], list[Measure]], object]] = {
     "tick": tick,
-    "compare": lambda models, measures: compare(*models, measures=measures),
+    "compare": lambda models, measures: compare(models[0], models[1], measures=measures),
     "compare_many": lambda models, measures: compare_many(
         {f"model {number}": model for number, model in enumerate(models)}, measures=measures
     ),
