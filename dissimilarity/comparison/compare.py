@@ -155,7 +155,7 @@ def compare(
     x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
     site_pairs = pairs_between(sites_a, sites_b, pairs)
     computable, records = computable_on(probe, measures)
-    plan = make_plan(probe, computable, null)
+    plan = make_plan(probe, computable)
     check_nulls(max(nulls, 1), probe.extent.sequences)
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
@@ -190,9 +190,9 @@ def records_of(
         sample_measures = [measure for measure in measures if isinstance(measure, SampleMeasure)]
         records += _compared_by_samples(a, b, pairs, sample_measures, plan, nulls)
         measures = [measure for measure in measures if not isinstance(measure, SampleMeasure)]
-        plan = make_plan(plan.probe, measures, nulls > 0)
+        plan = make_plan(plan.probe, measures)
     for group in _groups(measures, [x, y], plan) if measures else []:
-        records += _compared(x, y, pairs, group, make_plan(plan.probe, group, nulls > 0), nulls, influence)
+        records += _compared(x, y, pairs, group, make_plan(plan.probe, group), nulls, influence)
     return records
 
 

@@ -121,7 +121,7 @@ def _captured(
     def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:
         on_progress(f"{label} on the probe set")
         source = open_source(_loaded(models[label]), label)
-        fitted = make_plan(fitted_to_sources(probe, source), measures, null)
+        fitted = make_plan(fitted_to_sources(probe, source), measures)
         try:
             return source, sites_of(source, sites), plan or fitted
         except ValueError as error:

@@ -1,5 +1,6 @@
 """The one loop over the activations of two models: sums over pairs of sites, sums of the null, and their values."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.estimates import ReadAgain
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
+from dissimilarity.comparison.missing import without_null
 from dissimilarity.comparison.nulls import rearranged_values
 from dissimilarity.comparison.rearranged import Circles, Exchanges, add_circled, circled
 from dissimilarity.comparison.token_influence import with_token_influence
@@ -50,7 +52,9 @@ def compare_pair(
     plan, sync = x.plan, x.side.sync
     n_units = 0 if plan.stored else plan.n_units
     cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))
-    with_null, circle = bool(nulls and plan.moments), plan.lengths.circle
+    dominated, circle = plan.lengths.dominated, plan.lengths.circle
+    asked, nulls = nulls, 0 if dominated else nulls
+    with_null = bool(nulls and plan.moments)
     if plan.stored or nulls > 1 or (with_null and circle is not None):
         x.share()
         y.share()
@@ -64,9 +68,10 @@ def compare_pair(
     cross, null = cross.close(), null.close()
     of_outputs = [measure for measure in measures if isinstance(measure, OutputMeasure)]
     several = rearranged_values(measures, x, y, pairs, Circles(plan.lengths, nulls)) if nulls > 1 else None
-    uneven = measures if plan.lengths.uneven else of_outputs if plan.lengths.vary else []
-    exchange = p_values and nulls > 1 and uneven
-    exchanged = rearranged_values(uneven, x, y, pairs, Exchanges(plan.lengths, nulls)) if exchange else {}
+    moved = measures if plan.lengths.exchange else of_outputs if plan.lengths.vary else []
+    exchanged = {}
+    if p_values and nulls > 1 and moved:
+        exchanged = rearranged_values(moved, x, y, pairs, Exchanges(plan.lengths, nulls))
 
     def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
         """Yield the chunks of both models, and those of x as they meet those of y in the null."""
@@ -80,6 +85,9 @@ def compare_pair(
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)
     for record in records:
+        if asked and dominated and not math.isnan(record["value"]):
+            measure = next(measure for measure in measures if measure.label == record["measure"])
+            record["note"] = "; ".join(filter(None, [record["note"], without_null(measure, dominated, x.side.n)]))
         if p_values:
             key, actual = (record["measure"], (record["site_a"], record["site_b"])), torch.tensor([record["value"]])
             record["exchanged"] = exchanged.get(key, torch.cat([actual, record["nulls"]]))

@@ -1,6 +1,5 @@
 """Values, error bars and nulls of every measure at every pair of sites, as records of one tidy table."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from dissimilarity.comparison.missing import without_calibrated
 from dissimilarity.comparison.of_samples import from_samples
 from dissimilarity.comparison.of_sums import from_sums
 from dissimilarity.comparison.outcome import Result, failed
-from dissimilarity.inference.calibration import calibrate
-from dissimilarity.inference.jackknife import stderr_of_influence
+from dissimilarity.inference.calibration import UNKNOWN, calibrate
+from dissimilarity.inference.jackknife import half_width, stderr_of_influence
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
@@ -67,40 +66,48 @@ def evaluate(
                 result = failed(measure, x, pair[0], problems[pair])
             if result is not None:
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
-                if nulls is not None and measure.crossfit:
+                if nulls is not None and measure.crossfit and not bool(result["nulls"].isnan().any()):
                     single = f"{measure.label} has the null of one rearrangement, and so no p"
                     result["note"] = "; ".join(filter(None, [result["note"], single]))
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
-                records.append({**names, **result, **_derived(measure, x, result)})
-                del records[-1]["null_influence"]
+                record = names | result | _derived(measure, x, result)
+                del record["null_influence"], record["forced"]
+                records.append(record)
     return records
 
 
 def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     """Return what follows from a result: dissimilarity, standard errors, and the calibrated value."""
     value, nulls, note = result["value"], result["nulls"], result["note"]
-    # In the null, the samples of a sequence meet those of another one of its group.
-    of_groups = (_of_groups(result[name], side) for name in ("influence", "null_influence"))
-    influence, null_influence = of_groups
-    has_errors = side.stored or side.n_units > 1
+    influence, null_influence = (_of_groups(result[name], side) for name in ("influence", "null_influence"))
+    n_units, has_errors = len(result["influence"]), side.stored or side.n_units > 1
     calibration = calibrate(value, nulls, measure.identical, influence, null_influence, has_errors)
     null = nulls.mean().item()
-    if calibration is None:
+    if result["forced"]:
+        calibration = UNKNOWN
+    elif calibration is None:
         missing = without_calibrated(measure, null, bool(null_influence.isfinite().all()))
-        note = "; ".join(filter(None, [note, missing]))
+        note, calibration = "; ".join(filter(None, [note, missing])), UNKNOWN
+    # Groups have fewer degrees of freedom than the units that the record names.
+    wider = half_width(1.0, len(influence)) / half_width(1.0, n_units)
     return {
         "dissimilarity": measure.to_dissimilarity(value),
         "stderr": stderr_of_influence(result["influence"]).item(),
-        "n_units": len(result["influence"]),
+        "n_units": n_units,
         "null": null,
-        "calibrated": math.nan if calibration is None else calibration.value,
-        "calibrated_stderr": math.nan if calibration is None else calibration.stderr,
+        "calibrated": calibration.value,
+        "calibrated_stderr": float(calibration.stderr * wider),
         "note": note,
     }
 
 
 def _of_groups(influence: Tensor, side: Side) -> Tensor:
-    """Return the influences of the groups of whole sequences within which the null rearranges them."""
+    """Return influences of the groups of sequences within which the null rearranges them; as they are without groups.
+
+    In the null, the samples of a sequence meet those of another one of its group.
+    """
+    if side.lengths.circle is not None:
+        return influence
     groups = side.lengths.units.new_zeros(len(influence)).scatter_(0, side.units, side.lengths.units)
     return influence.new_zeros(side.lengths.n_units).index_add_(0, groups, influence)
 

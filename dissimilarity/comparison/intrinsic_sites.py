@@ -49,11 +49,13 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
         else:
             values = intrinsic_from_sums(totals)
             note = f"no standard error: {why}" if (why := too_few_units(side)) else ""
-    numbers = zip(INTRINSIC, values.tolist(), errors.tolist(), strict=True)
-    context = {"n_samples": n, "n_units": n_units, "note": note}
-    return [
-        {"measure": name, "site": site, "value": value, "stderr": error, **context} for name, value, error in numbers
-    ]
+    records = []
+    for name, value, error in zip(INTRINSIC, values.tolist(), errors.tolist(), strict=True):
+        is_undefined = math.isnan(value) and not note
+        context = {"n_samples": n, "n_units": n_units, "note": f"{name} needs 2 components" if is_undefined else note}
+        stderr = math.nan if math.isnan(value) else error
+        records.append({"measure": name, "site": site, "value": value, "stderr": stderr, **context})
+    return records
 
 
 def _sums(side: Side, site: str) -> tuple[Moments, Moments]:

@@ -31,8 +31,7 @@ def too_few(measure: Measure, side: Side, site: str) -> str:
     if n < measure.minimum_samples:
         return f"{measure.label} has {n} samples and needs {measure.minimum_samples}: pass more or longer sequences"
     if measure.crossfit and side.lengths.n_units < 2:
-        why = ", because one is too long" if side.lengths.merged else ""
-        return f"{measure.label} needs 2 units of sequences, one per half, and has 1{why}: pass more sequences"
+        return f"{measure.label} needs 2 units of sequences, one per half, and has 1: pass more sequences"
     if measure.by_sequence and sequences < measure.minimum_samples:
         return (
             f"{measure.label} has {sequences} sequences and needs {measure.minimum_samples}: pass more sequences, or "
@@ -43,15 +42,8 @@ def too_few(measure: Measure, side: Side, site: str) -> str:
 
 def too_few_units(side: Side) -> str:
     """Return why nothing on a probe set has a standard error, and what to do; empty if there are enough units."""
-    lengths, sequences = side.lengths, len(side.lengths.units)
-    if sequences < 4:
-        return f"it needs 4 sequences in 2 units and has {sequences}: pass more"
-    if lengths.merged and lengths.n_units == 1 and lengths.counts is not None:
-        return (
-            "it needs 2 units and has 1, because sequences are merged until none has most of a unit (the longest has "
-            f"{int(lengths.counts.max())} of {side.n} samples): cut long ones, or pass more"
-        )
-    return ""
+    sequences = len(side.lengths.units)
+    return "" if sequences >= 4 else f"it needs 4 sequences in 2 units and has {sequences}: pass more"
 
 
 def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"]) -> str:
@@ -88,11 +80,24 @@ def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
     return f"{measure.label} has no calibrated value: {why}: pass more sequences"
 
 
-def agreeing(measure: Measure, n: int) -> str:
-    """Return the note for a value that is that of identical models, in part at least, whatever the data."""
+def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> str:
+    """Return the note for a value that is that of identical models in some directions whatever the data."""
     return (
-        f"{measure.label} says nothing of the models: the sides have so many dimensions that they agree in any {n} "
-        "samples; pass more text"
+        f"{measure.label} says {'nothing' if forced == directions else 'little'} of the models: in any {n} samples, "
+        f"{forced} of {directions} directions agree; pass more text"
+    )
+
+
+def without_null(measure: Measure, most: int, n: int) -> str:
+    """Return the note for a null that cannot be, because one sequence has most of the samples."""
+    return f"{measure.label} has no null: {most} of its {n} samples are from one sequence; cut it, or pass more"
+
+
+def without_p(measure: Measure) -> str:
+    """Return the note for a missing p value, where no sequences can exchange places."""
+    return (
+        f"{measure.label} has no p: too few sequences of similar length share positions at which they could exchange "
+        "places; pass more"
     )
 
 

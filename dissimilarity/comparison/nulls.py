@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import pairs_of
+from dissimilarity.comparison.missing import without_p
 from dissimilarity.comparison.of_sums import moment_values, self_terms
 from dissimilarity.comparison.rearranged import Rearrangements, Samples
 from dissimilarity.inference.calibration import p_value
@@ -94,6 +95,8 @@ def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]
         best_exchanged = _nearest(measure, [record["exchanged"][1:] for record in group])
         for record in group:
             nulls, nearness = record.pop("nulls"), -measure.to_dissimilarity(record.pop("exchanged"))
+            if len(nulls) > 1 and bool(nearness.isnan().any() or len(nearness) < 3) and not math.isnan(record["value"]):
+                record["note"] = "; ".join(filter(None, [record["note"], without_p(measure)]))
             record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
             record["p"] = p_value(nearness[0].item(), nearness[1:])
             record["null_best"] = _value_of(measure, -best.mean().item())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dissimilarity.comparison.missing import too_few
+from dissimilarity.comparison.missing import too_few, without_null
 from dissimilarity.comparison.outcome import Result, failed, outcome
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import SitePair
@@ -42,7 +42,7 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
     if order is not None:
         null, null_influence = estimated(measure.rearrange(first, order.to(units.device)))
     elif with_null:
-        note = f"{measure.label} has no null: {subset.most} of its {len(units)} samples are from one sequence"
+        note = without_null(measure, subset.most, len(units))
     result = outcome(measure, x, pair, value, influence, null, null_influence)
     return {**result, "note": result["note"] or note}
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
-from dissimilarity.comparison.missing import CROSSFIT_UNITS, overfitted, too_few
+from dissimilarity.comparison.missing import CROSSFIT_UNITS, agreeing, overfitted, too_few
 from dissimilarity.comparison.outcome import Result, failed, outcome
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
@@ -122,15 +122,15 @@ def _mixes_halves(measure: MomentMeasure, x: Side) -> bool:
     return measure.crossfit and x.lengths.circle is not None
 
 
-def _is_forced(measure: MomentMeasure, x: Side, y: Side, pair: SitePair) -> bool:
-    """Return whether a value is that of identical models, in part at least, whatever the data."""
+def _forced(measure: MomentMeasure, x: Side, y: Side, pair: SitePair) -> tuple[int, int]:
+    """Return in how many directions two sides agree whatever the data, and of how many that a measure compares."""
     sides = list(zip((x, y), pair, strict=True))
     # Ranks take decompositions, and are no more than the widths.
     x_width, y_width = (len(side.sums.totals[site]["x"]) for side, site in sides)
-    if not measure.is_forced(x_width, y_width, x.n):
-        return False
+    if not measure.forced(x_width, y_width, x.n):
+        return 0, 0
     x_rank, y_rank = (_rank(measure, side, site) for side, site in sides)
-    return x_rank is not None and y_rank is not None and measure.is_forced(x_rank, y_rank, x.n)
+    return (0, 0) if x_rank is None or y_rank is None else (measure.forced(x_rank, y_rank, x.n), min(x_rank, y_rank))
 
 
 def _rank(measure: MomentMeasure, side: Side, site: str) -> int | None:
@@ -155,17 +155,22 @@ def _results(
     nulls, null_influence = of_null or (torch.full_like(value, math.nan), torch.full_like(influence, math.nan))
     if measure.crossfit and x.lengths.n_units < CROSSFIT_UNITS:
         influence, null_influence = (torch.full_like(values, math.nan) for values in (influence, null_influence))
-    forced = [_is_forced(measure, x, y, pair) for pair in pairs]
-    influence = influence.masked_fill(torch.tensor(forced, device=influence.device), math.nan)
+    forced = [_forced(measure, x, y, pair) for pair in pairs]
+    is_forced = torch.tensor([count > 0 for count, _ in forced], device=influence.device)
+    influence = influence.masked_fill(is_forced, math.nan)
     columns = value.tolist(), influence.cpu().unbind(1), nulls.tolist(), null_influence.cpu().unbind(1)
-    is_mixed = null is not None and _mixes_halves(measure, x)
-    note = f"{measure.label} has no null for sequences of unequal length" if is_mixed else ""
+    note = ""
+    if null is not None and _mixes_halves(measure, x):
+        note = f"{measure.label} has no null for sequences of unequal length"
     few = overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
     results = []
-    for pair, row, own in zip(pairs, zip(*columns, strict=True), forced, strict=True):
-        result = outcome(measure, x, pair, *row, forced=own)
-        notes = [result["note"], note, "" if own or note else few]
-        results.append({**result, "note": "; ".join(filter(None, notes))})
+    for pair, row, (count, directions) in zip(pairs, zip(*columns, strict=True), forced, strict=True):
+        result = outcome(measure, x, pair, *row)
+        if count and not math.isnan(result["value"]):
+            result |= {"note": agreeing(measure, count, directions, x.n), "forced": True}
+        else:
+            result["note"] = "; ".join(filter(None, [result["note"], note or few]))
+        results.append(result)
     return results
 
 

@@ -17,7 +17,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.batches import Slice, cut_sequences, sequences_per_batch
-from dissimilarity.probe.padding import SequenceLengths, merge_short_units
+from dissimilarity.probe.padding import SequenceLengths
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.probe.sampling import sampled_positions
 
@@ -39,7 +39,6 @@ class Plan:
         by_sequence: whether a measure reads sums over sequences.
         halves: whether a measure reads sums over halves of the units.
         drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
-        merged: whether there are fewer units than there would be without a long sequence.
     """
 
     probe: ProbeSet
@@ -51,14 +50,14 @@ class Plan:
     by_sequence: bool
     halves: bool
     drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
-    merged: bool = False
 
     @cached_property
     def lengths(self) -> SequenceLengths:
         """Units and lengths of the sequences, and the sample budget."""
-        probe = self.probe
-        lengths = SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
-        return replace(lengths, drawn_from=self.drawn_from, merged=self.merged, pooled=probe.pool != "none")
+        probe, pooled = self.probe, self.probe.pool != "none"
+        counts = None if pooled and not self.outputs else probe.sample_counts
+        lengths = SequenceLengths.of_slices(self.slices, counts, self.max_samples, probe.sample_positions)
+        return replace(lengths, drawn_from=self.drawn_from, pooled=pooled)
 
     @property
     def stored(self) -> bool:
@@ -148,17 +147,16 @@ def is_rotatable(measure: Measure) -> bool:
     return "orthogonal" in measure.invariant_to or isinstance(measure, OutputMeasure)
 
 
-def make_plan(probe: ProbeSet, measures: Sequence[Measure], null: bool = True) -> Plan:
+def make_plan(probe: ProbeSet, measures: Sequence[Measure]) -> Plan:
     """Plan how a probe set is cut and read for some measures.
 
     Args:
         probe: the probe set.
         measures: the measures.
-        null: whether there is a null, for which no sequence may have most of the samples of a unit.
 
     Raises:
         ValueError: measures with the same label, which tables could not tell apart; fewer than 2 sequences, or
-            than 2 per unit; a mask that leaves one sequence with most of the samples.
+            than 2 per unit.
     """
     labels = [measure.label for measure in measures]
     if len(set(labels)) < len(labels):
@@ -169,17 +167,13 @@ def make_plan(probe: ProbeSet, measures: Sequence[Measure], null: bool = True) -
             f"n_units={probe.n_units}: {sequences} sequences make at most {sequences // 2} units, because the null "
             "moves the sequences of a unit and needs two; leave n_units out, and each sequence is a unit"
         )
-    slices = cut = cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length))
-    if null and probe.sample_counts is not None and probe.pool == "none":
-        slices = merge_short_units(cut, probe.sample_counts)
     return Plan(
         probe=probe,
-        slices=slices,
+        slices=cut_sequences(sequences, probe.n_units or CUTS, sequences_per_batch(length)),
         max_samples=max((measure.max_samples for measure in measures if isinstance(measure, SampleMeasure)), default=0),
         moments=any(isinstance(measure, MomentMeasure) for measure in measures),
         outputs=any(isinstance(measure, OutputMeasure) for measure in measures),
         rotatable=all(map(is_rotatable, measures)),
         by_sequence=any(isinstance(measure, MomentMeasure) and measure.by_sequence for measure in measures),
         halves=any(measure.crossfit for measure in measures),
-        merged=slices[-1][2] < cut[-1][2],
     )

@@ -33,6 +33,10 @@ class Calibration:
     stderr: float
 
 
+UNKNOWN = Calibration(math.nan, math.nan)
+"""The one that is not defined."""
+
+
 def calibrate(
     value: float,
     nulls: Float[Tensor, " nulls"],
@@ -63,7 +67,7 @@ def calibrate(
     null = nulls.mean().item()
     span = identical - null
     if math.isnan(value) or math.isnan(null):
-        return Calibration(math.nan, math.nan)
+        return UNKNOWN
     error = stderr_of_influence(null_influence).item()
     if abs(span) <= ROUNDING or (checked and not abs(span) > half_width(error, len(null_influence))):
         return None

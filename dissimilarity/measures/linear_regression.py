@@ -115,6 +115,6 @@ class LinearRegression(FittedMeasure, WhitenedMeasure):
         side = {key: value[None] for key, value in side.items()}
         return int(whitening(centered_self(side), side["xx"], side["eps_x"] / side["n"]).rank)
 
-    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
-        """Return whether x predicts whatever y is: centered samples have n - 1 dimensions."""
-        return x_rank >= n - 1
+    def forced(self, x_rank: int, y_rank: int, n: int) -> int:
+        """Return in how many directions x predicts whatever y is: centered samples have n - 1 dimensions."""
+        return min(x_rank, y_rank) if x_rank >= n - 1 else 0

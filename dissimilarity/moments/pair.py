@@ -93,17 +93,27 @@ def side_moments(
     return {**{key: value.sum(0) for key, value in units.items() if key not in sums}, **sums}, units
 
 
+VANISHING = 1e-280
+"""Sum of fourth powers below which digits are lost in float64."""
+
+
 def in_range(side: Moments) -> bool:
-    """Return whether the sums of one side are right: float32 products overflow above 1e12 and vanish below 1e-19."""
+    """Return whether the sums of one side are right: float32 products overflow above 1e12 and vanish below 1e-19.
+
+    Sums in float64 are squared once more, which vanishes below 1e-75.
+    """
     # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix.
     finite = all(bool(torch.isfinite(side[key]).all()) for key in ("x", "a", "aa", "xa"))
-    return finite and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
+    vanishes = bool(((side["aa"] < VANISHING) & (side["a"] > 0)).any())
+    return finite and not vanishes and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
 
 
 def check_range(side: Moments) -> None:
     """Raise ValueError unless the sums of one side are right."""
     if not in_range(side):
-        raise ValueError("values are too large or too small for float32 sums; pass them as .double()")
+        raise ValueError(
+            "values are too large or too small for their products; scale them to about 1, or use .double()"
+        )
 
 
 def cross_moments(

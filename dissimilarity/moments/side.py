@@ -267,7 +267,7 @@ class Side:
             return f"zero variance at {site}" if bool((samples == samples[:1]).all()) else ""
         sums = self.sums.totals[site]
         if not in_range(sums):
-            return f"values at {site} are too large or too small for float32 sums"
+            return f"values at {site} are too large or too small for their products: scale them to about 1"
         # Relative to the second moment about the first chunk's mean, which float64 samples may miss by a rounding.
         if bool(sums["a"] - sums["x"] @ sums["x"] / self.n <= 1e-12 * sums["a"]):
             return f"zero variance at {site}"

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import circles, exchanged, rearranged, shared, similar
+from dissimilarity.probe.rearrangement import MANY, circles, exchanged, rearranged, shared, similar
 from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
@@ -71,7 +71,6 @@ class SequenceLengths:
         chunks: the chunk of each sequence; None if each unit is one.
         positions: the position of each sample in its sequence, over all sequences; None if they count from 0 in each.
         drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
-        merged: whether there are fewer units than there would be without a long sequence.
         pooled: whether sites have one sample per sequence, and only outputs have a sample per position.
     """
 
@@ -81,7 +80,6 @@ class SequenceLengths:
     chunks: Int[Tensor, " sequences"] | None = None
     positions: Int[Tensor, " samples"] | None = None
     drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
-    merged: bool = False
     pooled: bool = False
 
     @classmethod
@@ -134,9 +132,23 @@ class SequenceLengths:
         return circles(len(self.units), 1)[0] if self.uneven else None
 
     @cached_property
+    def dominated(self) -> int:
+        """Number of samples of a sequence that has more than half of all, so that there is no null; 0 without one."""
+        if self.counts is None or self.pooled or 2 * int(self.counts.max()) <= int(self.counts.sum()):
+            return 0
+        return int(self.counts.max())
+
+    @property
+    def exchange(self) -> bool:
+        """Whether p values follow from exchanges, and not from the circles of the null."""
+        return self.uneven or len(self.units) < MANY
+
+    @cached_property
     def group(self) -> Int[Tensor, " sequences"]:
-        """The group of each sequence, of those of similar length."""
-        return similar(torch.zeros_like(self.units) if self.counts is None else self.counts)
+        """The group of each sequence: those of similar length, or all where they have the same positions."""
+        if not (self.uneven or self.vary):
+            return torch.zeros_like(self.units)
+        return similar(torch.ones_like(self.units) if self.counts is None else self.counts)
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
@@ -223,7 +235,8 @@ class SequenceLengths:
     @cached_property
     def _cell(self) -> Int[Tensor, " samples"]:
         """The position of each sample in its group of sequences, where lengths vary."""
-        return self.group[self._sequence] * (1 + int(self._position.max())) + self._position
+        assert self.counts is not None
+        return similar(self.counts)[self._sequence] * (1 + int(self._position.max())) + self._position
 
     @cached_property
     def _sequence(self) -> Int[Tensor, " samples"]:
@@ -268,50 +281,3 @@ def check_mask(mask: Tensor, sequences: int, length: int | None) -> None:
             f"expected a real position in every sequence, found none in {len(empty)} of them, such as "
             f"sequence {empty[0]}; leave them out of the probe set"
         )
-
-
-def merge_short_units(slices: Sequence[Slice], counts: Int[Tensor, " sequences"]) -> list[Slice]:
-    """Merge chunks in which one sequence has more than half of the samples.
-
-    The null rolls the samples of a chunk by the length of the longest sequence of its unit, and no sample may meet one
-    of the same sequence. Units are merged first, which leaves fewer of them, and then the chunks within each unit.
-    Chunks that need no merging stay as they are.
-
-    Raises:
-        ValueError: one sequence has more than half of all samples.
-    """
-
-    def suffices(chunks: Sequence[Slice], longest: int) -> bool:
-        return int(counts[chunks[0][0] : chunks[-1][1]].sum()) >= 2 * longest
-
-    def longest_in(chunks: Sequence[Slice]) -> int:
-        return int(counts[chunks[0][0] : chunks[-1][1]].max())
-
-    units: list[list[Slice]] = []
-    for chunk in slices:
-        # The chunks of a unit stay together, and a unit that cannot stand alone takes in the next one.
-        if units and (chunk[2] == units[-1][-1][2] or not suffices(units[-1], longest_in(units[-1]))):
-            units[-1].append(chunk)
-        else:
-            units.append([chunk])
-    while not suffices(units[-1], longest_in(units[-1])):
-        if len(units) == 1:
-            raise ValueError(
-                f"expected no sequence with more than half of all real positions, because the null rolls sequences "
-                f"against each other; found one with {longest_in(units[0])} of {int(counts.sum())}; pass more sequences"
-            )
-        last = units.pop()
-        units[-1] += last
-    merged: list[Slice] = []
-    for unit, chunks in enumerate(units):
-        longest, joined = longest_in(chunks), []
-        for chunk in chunks:
-            if joined and not suffices(joined[-1], longest):
-                joined[-1].append(chunk)
-            else:
-                joined.append([chunk])
-        if len(joined) > 1 and not suffices(joined[-1], longest):
-            last = joined.pop()
-            joined[-1] += last
-        merged += [(parts[0][0], parts[-1][1], unit) for parts in joined]
-    return merged

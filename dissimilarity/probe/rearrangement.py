@@ -6,8 +6,9 @@ position, which models know of whatever text they read, and each sample is used 
 
 A p value needs rearrangements among which the actual order could be one of many. Along a circle of unequal lengths it
 could not: a long sequence meets several short ones, whose samples depend on each other less than those of the sequence
-that it met. So for p values, sequences of similar length exchange places at random, cut to positions that they share.
-Where sequences of a group could have come in any order, p is exact, however the samples of one depend on each other.
+that it met. Nor could it along circles of a few sequences, none of which leaves any in place. There, for p values,
+sequences of similar length exchange places at random, at the positions that they share. If sequences of a group could
+have come in any order, p has its level whatever the samples of one have in common, on average over what is drawn.
 """
 
 import itertools
@@ -62,20 +63,31 @@ def following(place: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls seq
 GROUPED = 4
 """Sequences of similar length that exchange places: fewer lose fewer samples, more make more orders."""
 
+MANY = 16
+"""Sequences from which on circles serve for p values: with fewer, orders without any sequence in place are too few."""
+
 
 def similar(lengths: Int[Tensor, " sequences"]) -> Int[Tensor, " sequences"]:
-    """Divide sequences into groups of similar length, with four sequences or more; return the group of each.
+    """Divide sequences into groups of similar length; return the group of each.
 
+    A group has four sequences or a few more, and fewer where these would be less than half as long as its longest one.
     Those of equal length are divided by chance, always in the same way.
 
-    >>> similar(torch.tensor([9, 2, 8, 3, 9, 3, 2, 8])).tolist()
-    [1, 0, 1, 0, 1, 0, 0, 1]
+    >>> similar(torch.tensor([9, 2, 8, 3, 9, 3, 2, 8, 30])).tolist()
+    [1, 0, 1, 0, 1, 0, 0, 1, 2]
     """
-    sequences = len(lengths)
-    by_chance = priorities(0, sequences, 0).argsort()
+    by_chance = priorities(0, len(lengths), 0).argsort()
     ordered = by_chance[lengths[by_chance].argsort(stable=True)]
-    group = torch.arange(sequences) * max(1, sequences // GROUPED) // sequences
-    return torch.empty_like(ordered).scatter_(0, ordered, group)
+    groups: list[list[int]] = [[]]
+    for place, sequence in enumerate(ordered.tolist()):
+        is_full = len(groups[-1]) >= GROUPED and len(lengths) - place >= GROUPED
+        if groups[-1] and (is_full or lengths[sequence] > 2 * lengths[groups[-1][0]]):
+            groups.append([])
+        groups[-1].append(sequence)
+    group = torch.empty_like(ordered)
+    for number, members in enumerate(groups):
+        group[members] = number
+    return group
 
 
 def shared(
@@ -91,19 +103,25 @@ def shared(
 
 
 def exchanges(group: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
-    """Draw permutations of the sequences of each group: which sequence takes the place of each.
+    """Draw different permutations of the sequences of each group: which sequence takes the place of each.
 
-    They are always the same ones.
+    They are always the same ones, and leave at least two sequences out of place. Where there are fewer, these are all.
 
-    >>> exchanges(torch.tensor([0, 0, 1, 1, 1]), 2).tolist()
-    [[0, 1, 2, 4, 3], [1, 0, 4, 2, 3]]
+    >>> exchanges(torch.tensor([0, 0, 1]), 2).tolist()
+    [[1, 0, 2]]
     """
-    sequences, ordered, drawn = len(group), group.argsort(stable=True), []
-    for start in range(sequences, (count + 1) * sequences, sequences):
+    sequences, ordered = len(group), group.argsort(stable=True)
+    count = min(count, math.prod(map(math.factorial, group.bincount().tolist())) - 1)
+    unique: dict[tuple[int, ...], None] = {}
+    for start in itertools.count(sequences, sequences):
+        if len(unique) == count:
+            return torch.tensor(list(unique), dtype=torch.int64).view(-1, sequences)
         by_chance = priorities(start, sequences, sequences).argsort()
         taken = by_chance[group[by_chance].argsort(stable=True)]
-        drawn.append(torch.empty_like(ordered).scatter_(0, ordered, taken))
-    return torch.stack(drawn)
+        drawn = torch.empty_like(ordered).scatter_(0, ordered, taken)
+        if bool((drawn != torch.arange(sequences)).any()):
+            unique[tuple(drawn.tolist())] = None
+    raise AssertionError
 
 
 def exchanged(

@@ -162,9 +162,9 @@ class MomentMeasure(Measure):
     def rank(self, side: Moments) -> int | None:
         """Return the rank of a side's whitening, from its sums; None if nothing is whitened, or in part."""
 
-    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
-        """Return whether n samples of sides of these ranks agree whatever the data, in some directions at least."""
-        return False
+    def forced(self, x_rank: int, y_rank: int, n: int) -> int:
+        """Return in how many directions n samples of sides of these ranks agree whatever the data."""
+        return 0
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
@@ -239,9 +239,9 @@ class WhitenedMeasure(MomentMeasure):
         white = self.whitened({key: value[None] for key, value in side.items()})
         return None if white is None else int(white.rank)
 
-    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
-        """Return whether the spans of both sides meet whatever the data: centered samples have n - 1 dimensions."""
-        return x_rank + y_rank >= n
+    def forced(self, x_rank: int, y_rank: int, n: int) -> int:
+        """Return in how many directions the spans of both sides meet: centered samples have n - 1 dimensions."""
+        return min(x_rank, y_rank, max(0, x_rank + y_rank - (n - 1)))
 
     def terms_again(self, totals: Moments) -> SecondPass[Leverage] | None:
         """Return how far single sequences decide the whitening of a side."""

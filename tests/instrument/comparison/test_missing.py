@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from dissimilarity import CCA, CKA, PWCCA, SVCCA, LinearRegression, MutualKNN, Procrustes, compare
 from dissimilarity.comparison.intrinsic import intrinsic
 from dissimilarity.functional import jaccard_knn, mutual_knn
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.probe.outliers import Control
 
 
 def noise(*shape: int) -> list[Tensor]:
@@ -34,15 +36,15 @@ def test_sides_that_agree_whatever_the_data_have_no_error_and_a_note(
     (row,) = compare(
         {"x": x[:, : widths[0]]}, {"y": y[:, : widths[1]]}, measures=[measure], n_units=n_units
     ).to_pylist()
-    assert math.isnan(row["stderr"]) and "so many dimensions that they agree in any 24 samples" in row["note"]
+    assert math.isnan(row["stderr"]) and "in any 24 samples" in row["note"] and math.isnan(row["calibrated"])
     (row,) = compare({"x": x[:, :3]}, {"y": y[:, :3]}, measures=[measure], n_units=n_units).to_pylist()
-    assert "agree in any" not in row["note"] and math.isfinite(row["stderr"]) == (n_units != 1)
+    assert "in any" not in row["note"] and math.isfinite(row["stderr"]) == (n_units != 1)
 
 
 def test_few_dimensions_of_y_alone_force_no_prediction() -> None:
     x, y = noise(24, 40)
     (row,) = compare({"x": x[:, :3]}, {"y": y}, measures=[LinearRegression()]).to_pylist()
-    assert row["value"] < 0.5 and math.isfinite(row["stderr"]) and "agree in any" not in row["note"]
+    assert row["value"] < 0.5 and math.isfinite(row["stderr"]) and "in any" not in row["note"]
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -88,3 +90,82 @@ def test_a_missing_error_of_one_model_alone_has_a_note() -> None:
     x, _ = noise(4, 30, 3)
     rows = intrinsic({"x": x}).to_pylist()
     assert not any(row["note"] for row in rows) and all(math.isfinite(row["stderr"]) for row in rows)
+
+
+def test_a_value_that_is_forced_in_part_says_in_how_many_directions() -> None:
+    """12 centered samples have 11 dimensions, which two times 6 exceed by one."""
+    x, y = noise(12, 6)
+    (row,) = compare({"x": x}, {"y": y}, measures=[CCA()]).to_pylist()
+    assert row["note"] == "cca says little of the models: in any 12 samples, 1 of 6 directions agree; pass more text"
+    assert torch.linalg.svdvals(torch.linalg.qr(x - x.mean(0)).Q.T @ torch.linalg.qr(y - y.mean(0)).Q)[:2].tolist() == [
+        pytest.approx(1, abs=1e-9),
+        pytest.approx(0.9, abs=0.0999),
+    ]
+
+
+def padded(lengths: list[int], width: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    x, y = noise(len(lengths), max(lengths), width)
+    return x, y, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize("lengths", [[3, 4, 4, 5, 5, 6], [4, 4, 5, 4], [10, 10, 40, 10, 10, 10]])
+@pytest.mark.parametrize("n_units", [None, 2])
+def test_unequal_lengths_leave_every_unit_of_error_bars(lengths: list[int], n_units: int | None) -> None:
+    x, y, mask = padded(lengths)
+    for null in (True, False):
+        (row,) = compare({"x": x}, {"y": y}, measures=[Procrustes()], mask=mask, null=null, n_units=n_units).to_pylist()
+        assert row["n_units"] == (n_units or len(lengths)) and math.isfinite(row["stderr"])
+        assert math.isfinite(row["null"]) == null
+
+
+def test_a_sequence_with_most_of_the_samples_leaves_no_null_and_a_note() -> None:
+    x, y, mask = padded([2, 2, 2, 2, 2, 20])
+    rows = compare({"x": x}, {"y": y}, measures=[CKA(), MutualKNN(k=3)], mask=mask, nulls=9).to_pylist()
+    for row in rows:
+        label = row["measure"]
+        assert math.isfinite(row["value"]) and math.isfinite(row["stderr"]) and math.isnan(row["null"])
+        assert row["note"] == f"{label} has no null: 20 of its 30 samples are from one sequence; cut it, or pass more"
+
+
+def test_the_interval_of_a_calibrated_value_has_the_degrees_of_freedom_of_its_groups() -> None:
+    """8 sequences make 4 groups for the null; the interval is meant for t with as many units as the record names."""
+    x, y = noise(8, 20, 3)
+    y = y + x
+    (row,) = compare({"x": x}, {"y": y}, measures=[Procrustes()]).to_pylist()
+    (grouped,) = compare({"x": x}, {"y": y}, measures=[Procrustes()], n_units=4).to_pylist()
+    assert (row["n_units"], grouped["n_units"]) == (8, 4)
+    wider = stats.t.ppf(0.975, 3) / stats.t.ppf(0.975, 7)
+    assert row["calibrated_stderr"] == pytest.approx(wider * grouped["calibrated_stderr"], rel=0.15)
+
+
+def test_sequences_too_different_in_length_stay_in_place() -> None:
+    """Two pairs exchange places, in 4 orders with the actual one, and the others lose no position to them."""
+    x, y, mask = padded([2, 5, 11, 12, 30, 31])
+    (row,) = compare({"x": x}, {"y": y}, measures=[Procrustes()], mask=mask, nulls=9).to_pylist()
+    assert row["p"] in (0.25, 0.5, 0.75, 1)
+    (row,) = compare({"x": x}, {"y": x}, measures=[Procrustes()], mask=mask, nulls=9).to_pylist()
+    assert row["p"] == 0.25 and not row["note"]
+
+
+def test_no_p_has_a_note() -> None:
+    """No two of the sequences that could exchange places have a position in common."""
+    x, y, _ = padded([2] * 8)
+    for at in range(8):
+        x[at, at % 2] *= 50
+    measures = [Procrustes(), MutualKNN(k=2)]
+    rows = compare({"x": x}, {"y": y}, measures=measures, nulls=9, control=Control(drop_top_norm=1)).to_pylist()
+    for row in rows:
+        assert math.isnan(row["p"]) and f"{row['measure']} has no p: too few sequences of similar length" in row["note"]
+
+
+def test_a_spectrum_of_one_component_has_no_decay_and_says_so() -> None:
+    x, _ = noise(6, 3, 1)
+    by_name = {row["measure"]: row for row in intrinsic({"x": x}).to_pylist()}
+    assert math.isnan(by_name["alpha_req"]["stderr"]) and by_name["alpha_req"]["note"] == "alpha_req needs 2 components"
+    assert math.isfinite(by_name["rankme"]["value"]) and not by_name["rankme"]["note"]
+
+
+def test_values_too_small_to_square_are_named() -> None:
+    x, y = noise(12, 4, 3)
+    for row in compare({"x": x * 1e-150}, {"y": y}, measures=[CKA(), Procrustes()]).to_pylist():
+        assert row["note"] == "values at x are too large or too small for their products: scale them to about 1"

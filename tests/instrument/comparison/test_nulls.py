@@ -83,15 +83,18 @@ def test_sequences_exchange_places_with_similar_ones_at_positions_they_share(len
     group = similar(counts)
     sizes = group.bincount().tolist()
     members = [(group == number).nonzero()[:, 0].tolist() for number in range(len(sizes))]
-    assert min(sizes) >= min(4, len(lengths)) and max(sizes) < 8
+    assert max(sizes) < 8
+    assert all(max(lengths[s] for s in own) <= 2 * min(lengths[s] for s in own) for own in members)
     longest = [max(lengths[s] for s in own) for own in members]
     assert all(min(lengths[s] for s in own) >= before for own, before in zip(members[1:], longest, strict=False))
     have = [set(position[sequence == s].tolist()) for s in range(len(lengths))]
     common = [set.intersection(*(have[other] for other in members[number])) for number in group.tolist()]
     is_shared = shared(sequence, position, group)
     assert is_shared.tolist() == [int(at) in common[s] for s, at in zip(sequence.tolist(), position, strict=True)]
-    permutations = exchanges(group, 8)
-    assert torch.equal(permutations, exchanges(group, 8)) and torch.equal(group[permutations], group.expand(8, -1))
+    permutations, orders = exchanges(group, 8), math.prod(math.factorial(size) for size in sizes)
+    assert torch.equal(permutations, exchanges(group, 8)) and len(permutations) == min(8, orders - 1)
+    assert len({tuple(taken) for taken in [list(range(len(lengths))), *permutations.tolist()]}) == len(permutations) + 1
+    assert bool((group[permutations] == group).all())
     sequence, position = sequence[is_shared], position[is_shared]
     for taken in permutations if len(position) else ():
         order = exchanged(sequence, position, taken)
@@ -100,10 +103,12 @@ def test_sequences_exchange_places_with_similar_ones_at_positions_they_share(len
 
 
 def test_exchanges_of_a_group_are_equally_frequent() -> None:
-    """All 24 orders of four sequences, the actual one among them, by a chi-squared test at 1 in 1,000."""
-    permutations = exchanges(similar(torch.tensor([3, 5, 4, 9])), 2400).tolist()
-    counts = [permutations.count(list(order)) for order in itertools.permutations(range(4))]
-    assert sum(counts) == 2400 and stats.chisquare(counts).pvalue > 1e-3
+    """All 23 others of four sequences; of 5,000 with seven, each as often in each place, at 1 in 1,000."""
+    group = similar(torch.tensor([3, 5, 4, 6]))
+    assert sorted(exchanges(group, 2400).tolist()) == sorted(map(list, itertools.permutations(range(4))))[1:]
+    drawn = exchanges(torch.zeros(7, dtype=torch.int64), 4000)
+    counts = [(drawn[:, place] == sequence).sum().item() for place in range(7) for sequence in range(7)]
+    assert stats.chisquare(counts, ddof=12).pvalue > 1e-3
 
 
 def exchanged_by_hand(x: Tensor, y: Tensor, nulls: int) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -214,7 +219,8 @@ def test_p_is_that_of_scipy_over_all_rearrangements() -> None:
     single = [order for order in itertools.permutations(range(5)) if cycle(order) == 5]
     null = np.array([statistic(order) for order in single])
     assert row["null"] == pytest.approx(null.mean()) and row["null_sd"] == pytest.approx(null.std(ddof=1))
-    assert row["p"] == (1 + (null >= result.statistic - 1e-12).sum()) / 25
+    exchanged = [statistic(order) for order in exchanges(torch.zeros(5, dtype=torch.int64), 24).tolist()]
+    assert row["p"] == (1 + sum(value >= result.statistic - 1e-12 for value in exchanged)) / 25
 
 
 def cycle(order: tuple[int, ...]) -> int:
@@ -341,7 +347,7 @@ def test_p_is_uniform_for_models_that_share_positions_alone_and_small_for_relate
             p.append(rows[0]["p"])
         shares[related] = np.array(p)
     assert stats.kstest(shares[0.0] - 0.025, "uniform").pvalue > 0.01
-    assert (shares[1.0] <= 0.05).mean() > 0.7
+    assert (shares[1.0] <= 0.05).mean() > 0.5
 
 
 @pytest.mark.parametrize(
