@@ -15,7 +15,8 @@ from torch import nn
 from dissimilarity.capture.call import call
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.sites import matched_pairs, site_table
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import site_table
 from dissimilarity.cli.command import LENGTH, SEQUENCES
 from dissimilarity.cli.memory import check_memory
 from dissimilarity.cli.output import claimed, show, write

@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.compare import check_influence, computable_on, records_of, table_of
 from dissimilarity.comparison.elementwise import Differences, predictions_of
 from dissimilarity.comparison.plan import Plan, make_plan

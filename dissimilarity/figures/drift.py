@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dissimilarity.capture.sites import split_layer
+from dissimilarity.capture.site_names import split_layer
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import LINE, Ax, Frame, Legend, Size, make_panels
 from dissimilarity.figures.style import (

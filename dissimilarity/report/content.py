@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dissimilarity.capture.sites import split_layer
+from dissimilarity.capture.site_names import split_layer
 from dissimilarity.figures.intrinsic import NAMES
 from dissimilarity.figures.style import GROUP_COLORS, without_layer
 from dissimilarity.inference.jackknife import half_width

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import distinct, scale, select
 
