@@ -53,16 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_list(options) if options.command == "list" else run_watch(options)
             return ALIKE
-        _check_names(options)
-        from dissimilarity.cli.comparison import run_compare
-
-        return DIFFERENT if run_compare(options) else ALIKE
+        return _compare(options)
     except ValueError as error:
-        problem = str(error)
-        if "torch" in sys.modules:  # else it is our own, and at once
-            from dissimilarity.cli.messages import in_shell_words
+        from dissimilarity.cli.messages import in_shell_words
 
-            problem = in_shell_words(problem)
+        problem = in_shell_words(str(error))
     except OSError as error:
         problem = f"{error.filename or 'output'}: {error.strerror}"
     except (MemoryError, RuntimeError) as error:
@@ -75,22 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return MISTAKE
 
 
-def _check_names(options: argparse.Namespace) -> None:
-    """Check what can be checked before anything heavy is imported.
+def _compare(options: argparse.Namespace) -> int:
+    """Compare two models: what names and files tell is checked before torch is loaded."""
+    from dissimilarity.cli.early import checked_places, claimed
 
-    Raises:
-        ValueError: there is no such measure or file.
-    """
-    measures = measure_names()
-    if unknown := [name for name in [*options.measures, *dict(options.fail_over)] if name not in measures]:
-        raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(measures)}")
-    files = {"--text": options.text, "--tokens": options.tokens}
-    for option, path in files.items():
-        if path is not None and not path.exists():
-            raise ValueError(f"{option} {path}: there is no such file")
-    for name in (options.a, options.b):
-        if name.endswith((".npy", ".gguf", ".safetensors")) and not Path(name.removeprefix("hf:")).exists():
-            raise ValueError(f"{name}: there is no such file")
+    with claimed(options.out):
+        places = checked_places(options)
+        from dissimilarity.cli.comparison import run_compare
+
+        return DIFFERENT if run_compare(options, places) else ALIKE
 
 
 def parser() -> argparse.ArgumentParser:

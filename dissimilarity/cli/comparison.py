@@ -17,43 +17,43 @@ from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.capture.sites import site_table
-from dissimilarity.cli.command import LENGTH, SEQUENCES
-from dissimilarity.cli.memory import check_memory
-from dissimilarity.cli.output import claimed, show, write
+from dissimilarity.cli.output import show, write
+from dissimilarity.cli.places import Place
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.sides import Side, find_side, labels_of, open_side
+from dissimilarity.cli.sides import Side, labels_of, open_side
 from dissimilarity.cli.verdict import sites_in_words
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.elementwise import Differences
 from dissimilarity.comparison.in_step import compare_in_step
-from dissimilarity.comparison.saved import mapped, open_source, sites_of
+from dissimilarity.comparison.saved import open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.catalog import measure_classes
 
 
-def run_compare(options: argparse.Namespace) -> bool:
+def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
     """Compare two models as the command line says, and return whether they differ by more than it allows.
+
+    Args:
+        options: the command line.
+        places: where the two are.
 
     Raises:
         ValueError: something on the command line cannot be had, and what to type; or no layer has a value.
     """
     limits = dict(options.fail_over)
     by_name = _measures([*options.measures, *limits])
-    _check_pairs(options)
+    if options.pairs is None:
+        options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
     _check_device(options.device)
     _be_quiet()
-    with claimed(options.out), Console(stderr=True).status("loading the libraries") as status:
-        places = [find_side(argument) for argument in (options.a, options.b)]
-        sizes = [place.size for place in places if place.size is not None]
-        matched = options.pairs == "matched"
-        check_memory(sizes, _tokens_read(options), matched, options.block_by_block)
+    with Console(stderr=True).status("loading the libraries") as status:
         sides = []
         for place in places:
             status.update(f"loading {place.argument}")
             sides.append(open_side(place, options.device, options.block_by_block))
         status.update("comparing")
-        probe = probe_of(sides, options.text, options.tokens, options.sequences, options.length)
+        probe = probe_of(sides, options)
         result = _compare(sides, probe, list(by_name.values()), options)
     show(result, options.format)
     if options.out is not None:
@@ -63,28 +63,6 @@ def run_compare(options: argparse.Namespace) -> bool:
     if rows and all(math.isnan(row["dissimilarity"]) for row in rows):
         raise ValueError(f"nothing was compared: {rows[0]['note']}")
     return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
-
-
-def _tokens_read(options: argparse.Namespace) -> int:
-    """Return how many tokens models read at most."""
-    if options.tokens is None:
-        return (options.sequences or SEQUENCES) * (options.length or LENGTH)
-    try:
-        return mapped(options.tokens).size
-    except (OSError, ValueError):  # `probe_of` explains it
-        return 0
-
-
-def _check_pairs(options: argparse.Namespace) -> None:
-    """Choose the pairs of layers: those that are shown, and all of them where a file takes them.
-
-    Raises:
-        ValueError: all pairs of two models that are never in memory at one time.
-    """
-    if options.block_by_block and options.pairs == "all":
-        raise ValueError("--pairs all needs all layers at one time, --block-by-block has one; leave one of them out")
-    if options.pairs is None:
-        options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:

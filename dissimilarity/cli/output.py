@@ -7,11 +7,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -109,32 +107,6 @@ def differing_text(result: Comparison) -> list[str]:
     tokens, tokenizer, mask = _read_by_a(result)
     passages = influential_text(row, tokens, tokenizer, top=3, mask=mask).sequences
     return [" ".join(passage.text.split())[:160] for passage in passages]
-
-
-@contextmanager
-def claimed(folder: Path | None) -> Iterator[None]:
-    """Make a folder for results before the work begins; take it back if there are none.
-
-    Raises:
-        ValueError: it cannot be made, or nothing can be written into it.
-    """
-    if folder is None:
-        yield
-        return
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot write there ({error.strerror}); give a folder") from error
-    try:
-        yield
-    except BaseException:
-        for place in missing:
-            with suppress(OSError):
-                place.rmdir()
-        raise
 
 
 def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
@@ -264,12 +236,13 @@ def _probe_in_words(result: Comparison) -> str:
         return "saved activations"
     if "tokens" in notes:
         return f"{notes['sequences']} sequences of {notes['tokens']}"
-    words = f"{notes['sequences']} sequences of {notes['length']} tokens from {notes['text']}"
+    count = f"{notes['sequences']} of {notes['asked']}" if "asked" in notes else notes["sequences"]
+    words = f"{count} sequences of {notes['length']} tokens from {notes['text']}"
     if "share_a" in notes:
         words += (
             f", at {notes['words']} ends of words in each ({notes['share_a']:.0%} and {notes['share_b']:.0%} of tokens)"
         )
-    return words
+    return f"{words} ({notes['why_fewer']})" if "asked" in notes else words
 
 
 def _plain(value: Any) -> Any:

@@ -21,9 +21,7 @@ from dissimilarity.capture.points import ModulePoint, blocks_of
 from dissimilarity.capture.sites import locate
 from dissimilarity.probe.alignment import Reading
 from dissimilarity.probe.padded_inputs import PaddedInputs
-
-TOKENS_PER_PASS = 1024
-"""Tokens that pass a block together: enough to make reading its weights a small part of the time."""
+from dissimilarity.probe.together import TOKENS_PER_PASS
 
 Group = tuple[Tensor, Tensor]
 """Places of some sequences in the probe set, and their tokens (sequences, positions), which are equally many."""
