@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """Compare two models: what names and files tell is checked before torch is loaded."""
     from dissimilarity.cli.early import checked_places, claimed
+    from dissimilarity.cli.quiet import quiet
 
-    with claimed(options.out):
+    with quiet(options.verbose), claimed(options.out):
         places = checked_places(options)
         from dissimilarity.cli.comparison import run_compare
 
@@ -135,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
         help="exit with 3 if the dissimilarity at any matched layer is larger; may be repeated",
     )
     compare.add_argument("--device", default="cpu", help="where models run, such as cuda (default: cpu)")
+    compare.add_argument("--verbose", action="store_true", help="show what the libraries that load models say")
     return command
 
 

@@ -2,9 +2,7 @@
 
 import argparse
 import math
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +44,6 @@ def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
     if options.pairs is None:
         options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
     _check_device(options.device)
-    _be_quiet()
     with Console(stderr=True).status("loading the libraries") as status:
         sides = []
         for place in places:
@@ -150,10 +147,3 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: there is no such device here; type cpu, or cuda on a GPU") from error
-
-
-def _be_quiet() -> None:
-    """Keep bars, notices and warnings of the libraries that load models out of the terminal."""
-    warnings.filterwarnings("ignore", module=r"transformers|peft|huggingface_hub")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

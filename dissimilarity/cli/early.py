@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from rich.console import Console
+
 from dissimilarity.capture.site_names import ORDER, describe, matched_pairs
 from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES, measure_names
 from dissimilarity.cli.memory import check_memory, shapes_in
@@ -72,7 +74,8 @@ def checked_places(options: argparse.Namespace) -> list[Place]:
             raise ValueError(f"{option} {path}: there is no such file")
     if options.text is not None:
         read_text(options.text, LEAST, LENGTH)
-    places = [find_place(argument) for argument in (options.a, options.b)]
+    with Console(stderr=True).status("finding the models"):  # which may take a download
+        places = [find_place(argument) for argument in (options.a, options.b)]
     for place in places:
         _check_saved(place, options.sites) if place.is_saved else _check_model(place, options)
     if all(place.is_saved for place in places):
@@ -135,7 +138,7 @@ def _check_model(place: Place, options: argparse.Namespace) -> None:
         )
     if options.sites and files[0].suffix == ".safetensors" and place.size is not None:
         # whether or not the names in the file begin with that of the body of the model
-        modules = {part for path in files for name in shapes_in(path) for part in name.split(".")[:2]}
+        modules = {part for path in files for name in shapes_in(path) for part in name.split(".")[:-1][:2]}
         for pattern in options.sites:
             _check_glob(place.label, pattern, place.size.depth, modules)
 

@@ -1,8 +1,10 @@
 """Mistakes that names and files tell are explained before torch and transformers are loaded."""
 
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+
+from dissimilarity.cli.quiet import quiet
 
 RUN = """
 import json, sys
@@ -119,3 +123,16 @@ def test_what_only_a_loaded_model_tells_is_left_to_it(tmp_path: Path) -> None:
     here = model(tmp_path / "model")
     for sites in ("rotary_emb", "layers.*.mlp.act_fn", "*.mlp", "blocks.*.mlp.pre", "logits", "nothing|model.layers.*"):
         assert len(checked_places(parser().parse_args(["compare", here, here, "--sites", sites]))) == 2
+
+
+def test_only_our_own_warnings_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn(module: str) -> None:
+        warnings.warn_explicit(f"from {module}", UserWarning, f"{module}.py", 1, module=module)
+        logging.getLogger(module).warning("a line of %s", module)
+
+    with quiet():
+        warn("transformers.modeling_utils")
+        warn("dissimilarity.probe.running")
+    assert capsys.readouterr().err == "dissimilarity: from dissimilarity.probe.running\n"
+    with quiet(is_verbose=True), pytest.warns(UserWarning, match="from transformers"):
+        warn("transformers.modeling_utils")
