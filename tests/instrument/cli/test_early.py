@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+import dissimilarity
 from dissimilarity.cli.quiet import quiet
 
 RUN = """
@@ -136,3 +138,19 @@ def test_only_our_own_warnings_are_seen(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "dissimilarity: from dissimilarity.probe.running\n"
     with quiet(is_verbose=True), pytest.warns(UserWarning, match="from transformers"):
         warn("transformers.modeling_utils")
+
+
+@pytest.mark.parametrize("command", [["-m", "dissimilarity"], ["-P", "-m", "dissimilarity"]])
+def test_nothing_in_the_current_folder_is_imported(tmp_path: Path, command: list[str]) -> None:
+    for name in ("torch", "numpy", "safetensors", "rich", "csv", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "text.npy").write_text("no array")
+    done = subprocess.run(
+        [sys.executable, *command, "compare", "text.npy", "text.npy"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(dissimilarity.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "expected the one array of np.save" in done.stderr
