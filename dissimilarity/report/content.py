@@ -25,9 +25,9 @@ LOSS_POINTS = 1500
 COLUMN_TITLES = {
     "series": "curve",
     "d": "dissimilarity",
-    "low": "low (95 %)",
-    "high": "high (95 %)",
-    "h": "± (95 %)",
+    "low": "low (95%)",
+    "high": "high (95%)",
+    "h": "± (95%)",
     "n": "null",
     "c": "calibrated",
     "a": "site of the model",

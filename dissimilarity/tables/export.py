@@ -83,8 +83,8 @@ def escape_latex(text: str) -> str:
     r"""Return a text in which LaTeX finds no commands.
 
     Examples:
-        >>> escape_latex("50 % of <a_b>")
-        '50 \\% of \\textless{}a\\_b\\textgreater{}'
+        >>> escape_latex("50% of <a_b>")
+        '50\\% of \\textless{}a\\_b\\textgreater{}'
     """
     return re.sub(r"[\\&%$#_{}~^<>|\"\n]", lambda letter: LATEX[letter.group()], text)
 

@@ -386,7 +386,7 @@ def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: A
     _, out, _ = compare(capsys, folders["model"], folders["planted"], "--text", folders["text"], *FEW)
     words = " ".join(out.split())
     assert words.startswith("model and planted are alike to within rounding up to blocks.0.resid_post")
-    assert "16 sequences of 16 tokens from" in words and "95 % intervals cover other text" in words
+    assert "16 sequences of 16 tokens from" in words and "95% intervals cover other text" in words
     assert all(name in out for name in ("cka", "procrustes", "mutual_knn", "relative error"))
 
 
