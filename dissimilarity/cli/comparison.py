@@ -27,6 +27,9 @@ from dissimilarity.comparison.in_step import compare_in_step
 from dissimilarity.comparison.saved import open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.catalog import measure_classes
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.probe.steps import NotInStepsError
+from dissimilarity.tables.result import AnyTable
 
 
 def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
@@ -62,23 +65,61 @@ def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
     return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
 
 
+Compared = tuple[AnyTable, Differences | None]
+"""The table of a comparison, and the differences number by number where they make sense."""
+
+
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
     for side in sides:
         _check_runs(side, probe)
-    a, b = (side.source for side in sides)
-    sites, nulls, influence = options.sites, options.nulls, options.influence
-    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
-    collected = Differences() if _can_be_subtracted(sides, probe) else None
-    if options.block_by_block and probe.inputs is not None:
-        table = compare_in_step(a, b, probe.inputs, sites, measures, nulls, influence, collected)
-    else:
-        table = compare(a, b, probe.inputs, sites, measures, options.pairs, nulls=nulls, influence=influence)
+    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), options.sites) for side in sides))
+    compared = _compare_in_step(sides, probe, measures, options)
+    table, collected = compared or _compare_whole(sides, probe, measures, options, matched)
     differences = None
-    if collected is not None and isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None:
-        if not options.block_by_block:
-            collected.add_models(a, b, probe.tokens, matched)
-        differences = collected.result(a, b, probe.tokens, _coarsest(sides))
+    if collected is not None:
+        (a, b), tokens = (side.model for side in sides), probe.tokens
+        assert a is not None and b is not None and tokens is not None
+        differences = collected.result(a, b, tokens, _coarsest(sides))
     return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+
+
+def _compare_in_step(
+    sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace
+) -> Compared | None:
+    """Compare matched layers in one pass of each model, with the activations of one block at a time.
+
+    Returns:
+        None if all layers are to be compared, or a model in memory does not run block by block.
+    """
+    if probe.inputs is None or options.pairs != "matched":
+        return None
+    a, b = (side.source for side in sides)
+    collected = Differences() if _can_be_subtracted(sides, probe) else None
+    more = (options.nulls, options.influence, collected)
+    try:
+        return compare_in_step(a, b, probe.inputs, options.sites, measures, *more), collected
+    except NotInStepsError:
+        if options.block_by_block:
+            raise
+    return None
+
+
+def _compare_whole(
+    sides: Sequence[Side],
+    probe: Probe,
+    measures: list[Measure],
+    options: argparse.Namespace,
+    matched: Sequence[SitePair],
+) -> Compared:
+    """Compare layers with the activations of all of them at one time."""
+    (a, b), more = (side.source for side in sides), {"nulls": options.nulls, "influence": options.influence}
+    table = compare(a, b, probe.inputs, options.sites, measures, options.pairs, **more)
+    if not _can_be_subtracted(sides, probe):
+        return table, None
+    assert isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None
+    collected = Differences()
+    collected.add_models(a, b, probe.tokens, matched)
+    return table, collected
 
 
 def _check_runs(side: Side, probe: Probe) -> None:

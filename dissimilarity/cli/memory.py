@@ -88,30 +88,38 @@ def shapes_in(path: Path) -> dict[str, list[int]]:
 
 def memory_of_all(sizes: Sequence[Size], tokens: int, matched: bool) -> dict[str, int]:
     """Return the bytes that a comparison takes of models that are in memory, by what takes them."""
-    batch = min(tokens, TOKENS_PER_BATCH)
-    a, b = (min(size.width, tokens) for size in sizes)
-    pairs = max(size.depth for size in sizes) if matched else sizes[0].depth * sizes[1].depth
     subtracted = len({(size.width, size.depth) for size in sizes}) == 1 and all(size.weights for size in sizes)
-    return {
+    weights = {
         "libraries": LIBRARIES,
         "weights in float32": SINGLE * sum(size.weights for size in sizes),
         "one of them in float64, to measure rounding": DOUBLE * max(size.weights for size in sizes) * subtracted,
+    }
+    if matched:  # which run in step
+        return weights | memory_of_a_block(sizes, tokens)
+    batch = min(tokens, TOKENS_PER_BATCH)
+    (a, b), (depth_a, depth_b) = (min(size.width, tokens) for size in sizes), (size.depth for size in sizes)
+    sums = 2 * depth_a * depth_b * a * b + sum(size.depth * size.width**2 for size in sizes)
+    return weights | {
         "activations": SINGLE * batch * sum(size.width * size.depth + size.vocabulary for size in sizes),
-        "sums over pairs of layers": DOUBLE * (2 * pairs * a * b + sum(size.depth * size.width**2 for size in sizes)),
+        "sums over pairs of layers": DOUBLE * sums,
+    }
+
+
+def memory_of_a_block(sizes: Sequence[Size], tokens: int) -> dict[str, int]:
+    """Return the bytes that the activations of one block take, and what is computed of them, by what takes them."""
+    width = max(min(size.width, tokens) for size in sizes)
+    return {
+        "activations": SINGLE
+        * sum(COPIES * tokens * size.width + 2 * min(tokens, TOKENS_PER_PASS) * size.vocabulary for size in sizes),
+        "sums of a pair of layers": DOUBLE * MATRICES * width**2,
     }
 
 
 def memory_of_blocks(sizes: Sequence[Size], tokens: int) -> dict[str, int]:
     """Return the bytes that a comparison block by block takes, by what takes them."""
-    width = max(min(size.width, tokens) for size in sizes)
-    return {
-        "libraries": LIBRARIES,
-        # that of each model, and one of them in float64, to measure rounding
-        "blocks": SINGLE * sum(size.largest for size in sizes) + DOUBLE * max(size.largest for size in sizes),
-        "activations": SINGLE
-        * sum(COPIES * tokens * size.width + 2 * min(tokens, TOKENS_PER_PASS) * size.vocabulary for size in sizes),
-        "sums of a pair of layers": DOUBLE * MATRICES * width**2,
-    }
+    # that of each model, and one of them in float64, to measure rounding
+    blocks = SINGLE * sum(size.largest for size in sizes) + DOUBLE * max(size.largest for size in sizes)
+    return {"libraries": LIBRARIES, "blocks": blocks} | memory_of_a_block(sizes, tokens)
 
 
 def check_memory(sizes: Sequence[Size], tokens: int, matched: bool, block_by_block: bool) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dissimilarity.cli.texts import NO_TOKENIZER, is_same, packed, pieces, read_
 from dissimilarity.comparison.saved import SavedActivations, open_source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import SEQUENCES_LOST, Alignment, Tokenized, align
+from dissimilarity.tables.token_texts import between
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,28 @@ class Probe:
         tokenizer: the tokenizer of the first model's tokens; None if they are not text.
         notes: the entry in provenance.json.
         length: tokens of a sequence, counting padding.
+        sources: the text that each sequence is from; none if tokens are not text.
+        spans: where each token starts and ends in it (sequences, positions, 2).
     """
 
     inputs: Tensor | Alignment | None
     tokenizer: Any
     notes: dict[str, Any]
     length: int = 1
+    sources: Sequence[str] = ()
+    spans: Any = ()
 
     @property
     def tokens(self) -> Tensor | None:
         """The tokens that both models read; None if each has its own."""
         return self.inputs if isinstance(self.inputs, Tensor) else None
+
+    @cached_property
+    def texts(self) -> list[list[str]] | None:
+        """The text of each of the first model's tokens by sequence, as it stands in the text; None without text."""
+        if not self.sources:
+            return None
+        return [between(source, spans) for source, spans in zip(self.sources, self.spans, strict=True)]
 
 
 def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
@@ -73,13 +86,15 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     a, b = (side.tokenizer for side in models)
     assert a is not None and b is not None
     if is_same(a, b):
-        rows = torch.tensor(packed(text, a, sequences, length))
-        notes |= {"sequences": len(rows), "length": rows.shape[1]}
-        return Probe(rows, a, notes | _why_fewer(len(rows), sequences), rows.shape[1])
+        ids, spans = packed(text, a, sequences, length)
+        rows = torch.tensor(ids)
+        notes |= {"sequences": len(rows), "length": rows.shape[1]} | _why_fewer(len(rows), sequences)
+        return Probe(rows, a, notes, rows.shape[1], [text] * len(rows), spans)
     from dissimilarity.loading.texts import encoded  # tokenizers are optional
 
     parts = pieces(text, a, math.ceil(sequences / (1 - SEQUENCES_LOST)), length)
-    aligned = align(Tokenized(*encoded(parts, a)), Tokenized(*encoded(parts, b)), parts)
+    readings = Tokenized(*encoded(parts, a)), Tokenized(*encoded(parts, b))
+    aligned = align(*readings, parts)
     lost = len(parts) - len(aligned.rows)
     if len(aligned.rows) > sequences:
         aligned = aligned.part([place * len(aligned.rows) // sequences for place in range(sequences)])
@@ -92,7 +107,11 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
             )
     shares = {"share_a": round(aligned.share_a, 4), "share_b": round(aligned.share_b, 4), "words": aligned.units}
     notes |= {"sequences": len(aligned.rows), "length": length, **shares}
-    return Probe(aligned, a, notes | _why_fewer(len(aligned.rows), sequences, lost), aligned.a.tokens.shape[1])
+    notes |= _why_fewer(len(aligned.rows), sequences, lost)
+    taken, spans = list(aligned.rows), readings[0].spans
+    return Probe(
+        aligned, a, notes, aligned.a.tokens.shape[1], [parts[row] for row in taken], [spans[row] for row in taken]
+    )
 
 
 def _why_fewer(count: int, asked: int, lost: int = 0) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from dissimilarity.comparison.array_files import mapped
 from dissimilarity.loading.untrusted import panics_as_errors, prepare
 from dissimilarity.tables.files import sha256_of
 
+Span = tuple[int, int]
+"""Where a token starts and ends in a text, in characters; equal for a token without text."""
 WHOLE = 2**22
 """Bytes up to which a text is read as a whole."""
 BYTES_PER_TOKEN = 16
@@ -74,8 +76,8 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 @panics_as_errors("the tokenizer of a model is broken")
-def packed(text: str, tokenizer: Any, sequences: int, length: int) -> list[list[int]]:
-    """Return evenly spaced rows of a text, each with the tokens that the tokenizer puts around a text.
+def packed(text: str, tokenizer: Any, sequences: int, length: int) -> tuple[list[list[int]], list[list[Span]]]:
+    """Return evenly spaced rows of a text, each with the tokens that the tokenizer puts around a text, and their spans.
 
     Args:
         text: the text.
@@ -89,12 +91,17 @@ def packed(text: str, tokenizer: Any, sequences: int, length: int) -> list[list[
     tokenizer = _copied(tokenizer)
     before, after = _around(tokenizer)
     inside = length - len(before) - len(after)
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    ids, spans = encoding.ids, encoding.offsets
     rows = len(ids) // inside if inside > 0 else 0
     if rows < LEAST:
         raise ValueError(_too_short(len(ids), rows, length))
-    starts = np.arange(min(sequences, rows)) * rows // min(sequences, rows) * inside
-    return [[*before, *ids[start : start + inside], *after] for start in starts.tolist()]
+    starts = (np.arange(min(sequences, rows)) * rows // min(sequences, rows) * inside).tolist()
+    around = [(0, 0)] * len(before), [(0, 0)] * len(after)
+    return (
+        [[*before, *ids[start : start + inside], *after] for start in starts],
+        [[*around[0], *spans[start : start + inside], *around[1]] for start in starts],
+    )
 
 
 @panics_as_errors("the tokenizer of a model is broken")

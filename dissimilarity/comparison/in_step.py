@@ -4,8 +4,9 @@ Only sites at equal relative depth are paired, because a pair needs both of its 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -56,7 +57,8 @@ def compare_in_step(
         differences: collects differences number by number, of models of the same sizes that read the same tokens.
 
     Raises:
-        ValueError: as `compare`; or a model that does not run block by block.
+        ValueError: as `compare`.
+        NotInStepsError: a model does not run block by block.
     """
     check_nulls(nulls)
     if influence:
@@ -115,6 +117,7 @@ class _Passing:
         self._stack = ExitStack()
         if isinstance(self.source, nn.Module):
             self.steps = Steps(self.source, self.groups, list(dict.fromkeys(self.sites)))
+            self._stack.enter_context(_without_cache(self.source))
             self._stack.enter_context(self.steps.attached())
         return self
 
@@ -165,6 +168,22 @@ class _Passing:
                 ]
             joined[site] = torch.cat(parts)[index.to(parts[0].device)]
         return joined
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Run a model of transformers without its cache: keys and values of all blocks and sequences would pile up."""
+    config: Any = getattr(model, "config", None)
+    get = getattr(config, "get_text_config", None)
+    parts = [] if get is None else [part for part in (config, get()) if hasattr(part, "use_cache")]
+    before = [part.use_cache for part in parts]
+    for part in parts:
+        part.use_cache = False
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.use_cache = value
 
 
 def _saved(site: str, acts: Tensor, logits: Tensor | None = None) -> tuple[SavedActivations, None, list[str]]:

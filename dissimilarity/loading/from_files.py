@@ -43,8 +43,6 @@ def from_files(kind: Any, config: Any, files: Sequence[Path], load: Callable[...
     if any(path.suffix != ".safetensors" for path in files):
         raise ValueError("its weights are pickles, which are read as a whole; save it again as safetensors")
     model, read, report = _by_name(kind, config, files) or _by_transformers(load)
-    for part in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
-        part.use_cache = False  # keys and values of all blocks would pile up
     offload(model, read, torch.device("cpu"))
     return model, report
 

@@ -100,7 +100,7 @@ def cell(value: Any) -> str:
         return "-" if value is None else str(value)
     if not math.isfinite(value):
         return "-"
-    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:z.3f}"
 
 
 def _columns(rows: Rows) -> list[str]:
