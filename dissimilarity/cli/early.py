@@ -21,6 +21,7 @@ from dissimilarity.comparison.array_files import IDS, arrays_in, check_arrays, m
 from dissimilarity.loading import adapters
 from dissimilarity.loading.config import check_gguf_file, check_model_folder
 from dissimilarity.loading.context import KEYS
+from dissimilarity.loading.lora import check_plain
 from dissimilarity.loading.places import require_transformers
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 
@@ -125,7 +126,7 @@ def _check_model(place: Place, options: argparse.Namespace) -> None:
     if place.path.is_file():
         check_gguf_file(place.path, place.uri)
         return
-    if adapters.is_adapter(place.path) and find_spec("peft") is None:
+    if adapters.is_adapter(place.path) and not options.block_by_block and find_spec("peft") is None:
         raise ValueError(f"reference {place.uri!r} is an adapter and needs peft: pip install 'dissimilarity[hf]'")
     folder = place.folder
     assert folder is not None
@@ -136,6 +137,8 @@ def _check_model(place: Place, options: argparse.Namespace) -> None:
             f"{place.argument}: its weights are pickles, which are read as a whole; save it again as safetensors, or "
             "leave --block-by-block out"
         )
+    if options.block_by_block and adapters.is_adapter(place.path):
+        check_plain(place.path, place.argument)
     if options.sites and files[0].suffix == ".safetensors" and place.size is not None:
         # whether or not the names in the file begin with that of the body of the model
         modules = {part for path in files for name in shapes_in(path) for part in name.split(".")[:-1][:2]}

@@ -15,6 +15,7 @@ from torch import nn
 from dissimilarity.loading import adapters
 from dissimilarity.loading.config import check_model_folder
 from dissimilarity.loading.from_files import from_files
+from dissimilarity.loading.lora import check_plain
 from dissimilarity.loading.places import base_folder, require_transformers
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
@@ -38,13 +39,14 @@ def load_folder(
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     if adapters.is_adapter(folder):
-        if block_by_block:
-            raise ValueError(
-                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out "
-                f"or merge it: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-                ".save_pretrained(FOLDER)"
-            )
-        return _with_adapter(folder, uri)
+        return _with_adapter(folder, uri, block_by_block)
+    return _load(folder, uri, block_by_block)
+
+
+def _load(
+    folder: Path, uri: str, block_by_block: bool, adapter: Path | None = None
+) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """Load a folder that is no adapter; an adapter is merged block by block."""
     weights = check_model_folder(folder, uri)
     require_transformers(uri)
     import torch
@@ -67,7 +69,7 @@ def load_folder(
             ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
-        model, report = from_files(kind, config, weights, load) if block_by_block else load()
+        model, report = from_files(kind, config, weights, load, adapter) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
@@ -78,10 +80,15 @@ def load_folder(
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+def _with_adapter(folder: Path, uri: str, block_by_block: bool) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
     """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
-    model, tokenizer, file, digest = load_folder(base_folder(folder, uri), uri)
-    model = adapters.merged(model, folder, uri)
+    base = base_folder(folder, uri)
+    if block_by_block:
+        check_plain(folder, uri)
+        model, tokenizer, file, digest = _load(base, uri, True, folder)
+    else:
+        model, tokenizer, file, digest = _load(base, uri, False)
+        model = adapters.merged(model, folder, uri)
     own = folder.resolve() / "tokenizer.json"
     if own.is_file():
         tokenizer, file = read_tokenizer(own), own
