@@ -1,9 +1,9 @@
 """What verdicts, p values and intervals claim, beside a known truth: tables from simulations.
 
 1. Verdicts of the studies. Each draw simulates records and calls the study's own functions on them. `false positives`
-   is the share of draws without an effect in which the verdict claims one; it may be 7 % at a nominal 5 %. `power` is
+   is the share of draws without an effect in which the verdict claims one; it may be 7% at a nominal 5%. `power` is
    the same share under a planted effect.
-2. Coverage: how often 95 % intervals over probe text hold the expectation of the estimator (92 to 97 %), and the size
+2. Coverage: how often 95% intervals over probe text hold the expectation of the estimator (92 to 97%), and the size
    of the standard error in units of the true one.
 3. Plug-in and cross-fitted values of planted relations: the truth lies between the two, up to the error of the mean.
 4. Probe sizes, paired errors, and p values of the null with calibrated values.

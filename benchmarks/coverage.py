@@ -1,4 +1,4 @@
-"""Coverage of 95 % intervals over probe text, for the expectation of each measure's estimator.
+"""Coverage of 95% intervals over probe text, for the expectation of each measure's estimator.
 
 Tokens of a sequence depend on each other (correlation 0.3). Two models see a latent of spectrum 1/i through maps of
 their own, with little noise (near), some (half) or much (far), or each of them sees another latent (independent). The

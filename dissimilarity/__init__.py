@@ -20,7 +20,6 @@ Examples:
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -128,13 +127,10 @@ _MODULES = {
 
 __all__ = [*_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
-try:
-    __version__ = version("dissimilarity")
-except PackageNotFoundError:  # in a clone that is not installed
-    __version__ = "0+unknown"
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
@@ -142,3 +138,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dissimilarity")
+    except PackageNotFoundError:  # in a clone that is not installed
+        return "0+unknown"

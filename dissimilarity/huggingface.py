@@ -16,7 +16,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-from dissimilarity.loading.pretrained import folder_of, load_folder
+from dissimilarity.loading.places import folder_of
+from dissimilarity.loading.pretrained import load_folder
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes

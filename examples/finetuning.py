@@ -76,7 +76,7 @@ trainer.train()
 # %% [markdown]
 # ## The curves
 #
-# One line per block. Bands are 95 % intervals over the probe text: other text of this kind, not other seeds. The
+# One line per block. Bands are 95% intervals over the probe text: other text of this kind, not other seeds. The
 # dashed line is the null, the value of models that read different text: as far apart as two readings can be. Against
 # `base`, curves rise as the adapters take effect; against `previous`, they show how fast the model moves at each
 # time.

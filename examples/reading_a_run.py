@@ -56,7 +56,7 @@ print({key: summary[key] for key in ("status", "val_loss") if key in summary})
 # ## Curves
 #
 # Columns are references, rows are measures, lines are layers. Training steps are on a logarithmic axis, because most
-# happens at the start. Bands are 95 % intervals: other text of this kind, not other seeds. A ring marks the first
+# happens at the start. Bands are 95% intervals: other text of this kind, not other seeds. A ring marks the first
 # step at which a layer has moved beyond noise.
 
 # %%

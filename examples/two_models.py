@@ -61,7 +61,7 @@ table
 # **How to read it.** Rows of a heat map are the blocks of A, columns those of B; dark means the same.
 #
 # - *value*: CKA and mutual kNN are 1 for equal representations, the Procrustes angle is 0.
-# - *low, high*: the 95 % interval. Other text of this kind would give a value in it. It says nothing about other
+# - *low, high*: the 95% interval. Other text of this kind would give a value in it. It says nothing about other
 #   seeds.
 # - *null*: the value if A and B read *different* text. Two models share positions and frequent tokens, so it is not
 #   0. A cell is hatched where the interval holds the null: there the models have no more in common than that.

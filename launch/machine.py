@@ -22,7 +22,7 @@ from launch.run.provenance import cpu_name
 BF16_PAYS = 0.9
 # torch.compile on two AVX2 cores, torch 2.13, SoLU of depth 2, batches of 8 x 128 tokens: 50 s to compile at width 128
 # and 31 s at width 512; a float32 step took 0.98 and 1.01 times as long as an eager one. In bf16 on AMX processors
-# the compiled net reached 13,100 tokens/s and the eager one 11,500: 12 % of a step saved.
+# the compiled net reached 13,100 tokens/s and the eager one 11,500: 12% of a step saved.
 CPU_COMPILE_SECONDS = 50.0
 CPU_BF16_SAVED = 0.12
 # An estimate, not a measurement: about a minute to compile, a third of a step saved, at half a second per step.
@@ -219,7 +219,7 @@ def _pass(net: Any, batch: Batch, dtype: torch.dtype | None) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc serve large tensors from memory that the process holds; saves about 7 % of a training step on a CPU.
+    """Make glibc serve large tensors from memory that the process holds; saves about 7% of a training step on a CPU.
 
     By default glibc maps each large block again, and the kernel fills it with zeros page by page. Other C libraries
     stay as they are.

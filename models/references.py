@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from dissimilarity.loading import gguf, pretrained
+from dissimilarity.loading import gguf, places, pretrained
 from dissimilarity.loading.untrusted import read_json, read_tokenizer
 from dissimilarity.tables.files import sha256_of
 from dissimilarity.tracking.weights import step_files
@@ -119,7 +119,7 @@ def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
 
 
 def _load_pretrained(uri: str) -> Reference:
-    place, commit = pretrained.folder_of(uri)
+    place, commit = places.folder_of(uri)
     pinned = f"hf:{place.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
     if saved.holds_net(place / "model.safetensors"):
         return _load_saved(uri, place / "model.safetensors", pinned)
@@ -182,7 +182,7 @@ def resolve(uri: str, runs_dir: str | Path = "runs") -> Path:
             "knows: name it in references=[...], or type untrained:runs/NAME for that of a run"
         )
     if uri.startswith(FOREIGN):
-        look_up = {"hf": pretrained.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}
+        look_up = {"hf": places.folder_of, "tl": toys.folder_of, "wandb": artifacts.file_of}
         return look_up[uri.partition(":")[0]](uri)[0]
     if uri.endswith(FILES):
         path = Path(uri)

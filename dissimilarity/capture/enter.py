@@ -20,7 +20,8 @@ from dissimilarity.capture.call import call
 from dissimilarity.capture.forward import first_result, undisturbed, with_first_argument, with_first_result
 from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
-from dissimilarity.capture.sites import describe, site_table
+from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.sites import site_table
 from dissimilarity.capture.streams import Stream
 
 SITE = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_post)|embed|ln_final")

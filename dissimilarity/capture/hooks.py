@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.forward import first_argument, first_result, undisturbed
 from dissimilarity.capture.points import ModulePoint
 from dissimilarity.capture.sharding import is_sharded, reshard, whole
-from dissimilarity.capture.sites import describe, locate, resolve
+from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.sites import locate, resolve
 
 
 class _Complete(BaseException):

@@ -16,6 +16,7 @@ from torch import nn
 
 from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
+from dissimilarity.capture.site_names import by_kind, describe, split_layer
 from dissimilarity.capture.trial import trial
 
 LOGITS = "logits"
@@ -157,86 +158,5 @@ def _glob_of_layers(model: nn.Module, paths: dict[str, str]) -> str:
     ran = [path for path in paths if path]
     if tried is not None:
         ran = [path for path, call in tried.calls.items() if call.returns is not None]
-    kinds = _by_kind([path for path in ran if split_layer(path)[1] is not None] or ran)
+    kinds = by_kind([path for path in ran if split_layer(path)[1] is not None] or ran)
     return max(kinds, key=lambda kind: (len(kinds[kind]), -kind.count(".")), default="").replace("{}", "*")
-
-
-def describe(sites: Iterable[str], limit: int = 16) -> str:
-    """Return sites as one short line, at most `limit` kinds and then a count.
-
-    Examples:
-        >>> describe(["embed", *(f"blocks.{layer}.resid_post" for layer in range(6)), "ln_final"])
-        'embed, blocks.{0-5}.resid_post, ln_final'
-    """
-    layers: dict[str, list[int]] = {}
-    for site in sites:
-        kind, layer = split_layer(site)
-        layers.setdefault(kind, []).extend([] if layer is None else [layer])
-    texts = []
-    for kind, numbers in layers.items():
-        span = f"{{{min(numbers)}-{max(numbers)}}}" if len(numbers) > 1 else str(numbers[0]) if numbers else ""
-        texts.append(kind.replace("{}", span))
-    omitted = f", and {len(texts) - limit} kinds more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + omitted
-
-
-def split_layer(site: str) -> tuple[str, int | None]:
-    """Return the kind and the layer of a site.
-
-    Examples:
-        >>> split_layer("blocks.3.mlp.pre"), split_layer("embed")
-        (('blocks.{}.mlp.pre', 3), ('embed', None))
-    """
-    parts = site.split(".")
-    for index, part in enumerate(parts):
-        if part.isdecimal():
-            return ".".join([*parts[:index], "{}", *parts[index + 1 :]]), int(part)
-    return site, None
-
-
-def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[str, str]]:
-    """Pair each site of a with the site of b of the same kind at the nearest relative depth, in the order of a.
-
-    Depth counts among the given sites: layer i of L is paired with layer round(i (L' - 1) / (L - 1)) of L', halves
-    rounded up. A single layer is paired with the last. A site without a layer (`embed`, `ln_final`) is paired with the
-    site of the same name. Sites whose kind b lacks are left out. If each model has sites of one kind, these are
-    paired, whatever they are called.
-
-    Args:
-        sites_a: sites of one model.
-        sites_b: sites of the other.
-
-    Raises:
-        ValueError: no site of a has a partner. The message lists the sites of both.
-
-    Examples:
-        >>> shallow = [f"blocks.{layer}.resid_post" for layer in range(2)]
-        >>> deep = [f"blocks.{layer}.resid_post" for layer in range(4)]
-        >>> matched_pairs(shallow, deep)
-        [('blocks.0.resid_post', 'blocks.0.resid_post'), ('blocks.1.resid_post', 'blocks.3.resid_post')]
-    """
-    layers_a, layers_b = _by_kind(sites_a), _by_kind(sites_b)
-    if len(layers_a) == len(layers_b) == 1:
-        layers_b = {kind: layers for kind, layers in zip(layers_a, layers_b.values(), strict=True)}
-    pairs = []
-    for site in sites_a:
-        kind, _ = split_layer(site)
-        layers, partners = layers_a[kind], layers_b.get(kind)
-        if partners:
-            last, last_partner = len(layers) - 1, len(partners) - 1
-            depth = (2 * layers.index(site) * last_partner + last) // (2 * last) if last else last_partner
-            pairs.append((site, partners[depth]))
-    if not pairs:
-        raise ValueError(
-            f"no site in common: one model has {describe(sites_a) or 'none'}, the other {describe(sites_b) or 'none'};"
-            " choose sites that exist in both, or those of each with a bar between: 'blocks.*.resid_post|layers.*'"
-        )
-    return pairs
-
-
-def _by_kind(sites: Sequence[str]) -> dict[str, list[str]]:
-    """Map each kind to its sites, from the first layer to the last."""
-    by_kind: dict[str, list[str]] = {}
-    for site in sorted(dict.fromkeys(sites), key=lambda site: split_layer(site)[1] or 0):
-        by_kind.setdefault(split_layer(site)[0], []).append(site)
-    return by_kind

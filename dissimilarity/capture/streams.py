@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.parts import Parts, equal, parts_of, sites_of_parts
 from dissimilarity.capture.points import ModulePoint, is_list_of_blocks
+from dissimilarity.capture.site_names import ORDER
 from dissimilarity.capture.trial import Call, Trial
-
-ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp.pre", "mlp.mid", "mlp.post", "mlp_out", "resid_post")
-"""The sites of a block, in depth order."""
 
 
 @dataclass

@@ -53,16 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_list(options) if options.command == "list" else run_watch(options)
             return ALIKE
-        _check_names(options)
-        from dissimilarity.cli.comparison import run_compare
-
-        return DIFFERENT if run_compare(options) else ALIKE
+        return _compare(options)
     except ValueError as error:
-        problem = str(error)
-        if "torch" in sys.modules:  # else it is our own, and at once
-            from dissimilarity.cli.messages import in_shell_words
+        from dissimilarity.cli.messages import in_shell_words
 
-            problem = in_shell_words(problem)
+        problem = in_shell_words(str(error))
     except OSError as error:
         problem = f"{error.filename or 'output'}: {error.strerror}"
     except (MemoryError, RuntimeError) as error:
@@ -75,22 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return MISTAKE
 
 
-def _check_names(options: argparse.Namespace) -> None:
-    """Check what can be checked before anything heavy is imported.
+def _compare(options: argparse.Namespace) -> int:
+    """Compare two models: what names and files tell is checked before torch is loaded."""
+    from dissimilarity.cli.early import checked_places, claimed
+    from dissimilarity.cli.quiet import quiet
 
-    Raises:
-        ValueError: there is no such measure or file.
-    """
-    measures = measure_names()
-    if unknown := [name for name in [*options.measures, *dict(options.fail_over)] if name not in measures]:
-        raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(measures)}")
-    files = {"--text": options.text, "--tokens": options.tokens}
-    for option, path in files.items():
-        if path is not None and not path.exists():
-            raise ValueError(f"{option} {path}: there is no such file")
-    for name in (options.a, options.b):
-        if name.endswith((".npy", ".gguf", ".safetensors")) and not Path(name.removeprefix("hf:")).exists():
-            raise ValueError(f"{name}: there is no such file")
+    with quiet(options.verbose), claimed(options.out):
+        places = checked_places(options)
+        from dissimilarity.cli.comparison import run_compare
+
+        return DIFFERENT if run_compare(options, places) else ALIKE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
         help="exit with 3 if the dissimilarity at any matched layer is larger; may be repeated",
     )
     compare.add_argument("--device", default="cpu", help="where models run, such as cuda (default: cpu)")
+    compare.add_argument("--verbose", action="store_true", help="show what the libraries that load models say")
     return command
 
 

@@ -2,9 +2,7 @@
 
 import argparse
 import math
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,44 +13,47 @@ from torch import nn
 from dissimilarity.capture.call import call
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.sites import matched_pairs, site_table
-from dissimilarity.cli.command import LENGTH, SEQUENCES
-from dissimilarity.cli.memory import check_memory
-from dissimilarity.cli.output import claimed, show, write
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import site_table
+from dissimilarity.cli.output import show, write
+from dissimilarity.cli.places import Place
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.sides import Side, find_side, labels_of, open_side
+from dissimilarity.cli.sides import Side, labels_of, open_side
 from dissimilarity.cli.verdict import sites_in_words
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.elementwise import Differences
 from dissimilarity.comparison.in_step import compare_in_step
-from dissimilarity.comparison.saved import mapped, open_source, sites_of
+from dissimilarity.comparison.saved import open_source, sites_of
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.catalog import measure_classes
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.probe.steps import NotInStepsError
+from dissimilarity.tables.result import AnyTable
 
 
-def run_compare(options: argparse.Namespace) -> bool:
+def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
     """Compare two models as the command line says, and return whether they differ by more than it allows.
+
+    Args:
+        options: the command line.
+        places: where the two are.
 
     Raises:
         ValueError: something on the command line cannot be had, and what to type; or no layer has a value.
     """
     limits = dict(options.fail_over)
     by_name = _measures([*options.measures, *limits])
-    _check_pairs(options)
+    if options.pairs is None:
+        options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
     _check_device(options.device)
-    _be_quiet()
-    with claimed(options.out), Console(stderr=True).status("loading the libraries") as status:
-        places = [find_side(argument) for argument in (options.a, options.b)]
-        sizes = [place.size for place in places if place.size is not None]
-        matched = options.pairs == "matched"
-        check_memory(sizes, _tokens_read(options), matched, options.block_by_block)
+    with Console(stderr=True).status("loading the libraries") as status:
         sides = []
         for place in places:
             status.update(f"loading {place.argument}")
             sides.append(open_side(place, options.device, options.block_by_block))
         status.update("comparing")
-        probe = probe_of(sides, options.text, options.tokens, options.sequences, options.length)
+        probe = probe_of(sides, options)
         result = _compare(sides, probe, list(by_name.values()), options)
     show(result, options.format)
     if options.out is not None:
@@ -64,45 +65,61 @@ def run_compare(options: argparse.Namespace) -> bool:
     return any(_exceeds(result, by_name[name], limit) for name, limit in limits.items())
 
 
-def _tokens_read(options: argparse.Namespace) -> int:
-    """Return how many tokens models read at most."""
-    if options.tokens is None:
-        return (options.sequences or SEQUENCES) * (options.length or LENGTH)
-    try:
-        return mapped(options.tokens).size
-    except (OSError, ValueError):  # `probe_of` explains it
-        return 0
-
-
-def _check_pairs(options: argparse.Namespace) -> None:
-    """Choose the pairs of layers: those that are shown, and all of them where a file takes them.
-
-    Raises:
-        ValueError: all pairs of two models that are never in memory at one time.
-    """
-    if options.block_by_block and options.pairs == "all":
-        raise ValueError("--pairs all needs all layers at one time, --block-by-block has one; leave one of them out")
-    if options.pairs is None:
-        options.pairs = "all" if options.out is not None and not options.block_by_block else "matched"
+Compared = tuple[AnyTable, Differences | None]
+"""The table of a comparison, and the differences number by number where they make sense."""
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
     for side in sides:
         _check_runs(side, probe)
-    a, b = (side.source for side in sides)
-    sites, nulls, influence = options.sites, options.nulls, options.influence
-    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
-    collected = Differences() if _can_be_subtracted(sides, probe) else None
-    if options.block_by_block and probe.inputs is not None:
-        table = compare_in_step(a, b, probe.inputs, sites, measures, nulls, influence, collected)
-    else:
-        table = compare(a, b, probe.inputs, sites, measures, options.pairs, nulls=nulls, influence=influence)
+    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), options.sites) for side in sides))
+    compared = _compare_in_step(sides, probe, measures, options)
+    table, collected = compared or _compare_whole(sides, probe, measures, options, matched)
     differences = None
-    if collected is not None and isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None:
-        if not options.block_by_block:
-            collected.add_models(a, b, probe.tokens, matched)
-        differences = collected.result(a, b, probe.tokens, _coarsest(sides))
+    if collected is not None:
+        (a, b), tokens = (side.model for side in sides), probe.tokens
+        assert a is not None and b is not None and tokens is not None
+        differences = collected.result(a, b, tokens, _coarsest(sides))
     return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+
+
+def _compare_in_step(
+    sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace
+) -> Compared | None:
+    """Compare matched layers in one pass of each model, with the activations of one block at a time.
+
+    Returns:
+        None if all layers are to be compared, or a model in memory does not run block by block.
+    """
+    if probe.inputs is None or options.pairs != "matched":
+        return None
+    a, b = (side.source for side in sides)
+    collected = Differences() if _can_be_subtracted(sides, probe) else None
+    more = (options.nulls, options.influence, collected)
+    try:
+        return compare_in_step(a, b, probe.inputs, options.sites, measures, *more), collected
+    except NotInStepsError:
+        if options.block_by_block:
+            raise
+    return None
+
+
+def _compare_whole(
+    sides: Sequence[Side],
+    probe: Probe,
+    measures: list[Measure],
+    options: argparse.Namespace,
+    matched: Sequence[SitePair],
+) -> Compared:
+    """Compare layers with the activations of all of them at one time."""
+    (a, b), more = (side.source for side in sides), {"nulls": options.nulls, "influence": options.influence}
+    table = compare(a, b, probe.inputs, options.sites, measures, options.pairs, **more)
+    if not _can_be_subtracted(sides, probe):
+        return table, None
+    assert isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None
+    collected = Differences()
+    collected.add_models(a, b, probe.tokens, matched)
+    return table, collected
 
 
 def _check_runs(side: Side, probe: Probe) -> None:
@@ -171,10 +188,3 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: there is no such device here; type cpu, or cuda on a GPU") from error
-
-
-def _be_quiet() -> None:
-    """Keep bars, notices and warnings of the libraries that load models out of the terminal."""
-    warnings.filterwarnings("ignore", module=r"transformers|peft|huggingface_hub")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,16 +1,16 @@
 """Foresee the memory that a comparison takes, from the headers of the files, before anything is loaded."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dissimilarity.loading.config import weights_in
 from dissimilarity.loading.untrusted import read_json
-from dissimilarity.probe.batches import TOKENS_PER_BATCH
-from dissimilarity.probe.steps import TOKENS_PER_PASS
+from dissimilarity.probe.together import TOKENS_PER_BATCH, TOKENS_PER_PASS
 
 WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -23,8 +23,8 @@ COPIES = 4
 """Activations of a block at one time: what it reads, what it returns, and both in the order of the probe set."""
 MATRICES = 12
 """Matrices of d x d numbers that the measures of one pair of sites hold at most."""
-LIBRARIES = 300_000_000
-"""Bytes that the libraries for models take, beside torch, which is loaded by then."""
+LIBRARIES = 500_000_000
+"""Bytes that torch and the libraries for models take."""
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
 CGROUPS = {"0::": ("memory.max", "memory.current"), "memory:": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 """Files with the limit and the use of a container, in version 2 and version 1, by its kind in /proc/self/cgroup."""
@@ -59,14 +59,10 @@ def size_of(place: Path) -> Size:
         if path.suffix != ".safetensors":
             parts[path.name] = path.stat().st_size // SINGLE
             continue
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                block = BLOCK.match(name)
-                count = 1
-                for size in file.get_slice(name).get_shape():
-                    count *= size
-                part = block[1] if block else name
-                parts[part] = parts.get(part, 0) + count
+        for name, shape in shapes_in(path).items():
+            block = BLOCK.match(name)
+            part = block[1] if block else name
+            parts[part] = parts.get(part, 0) + math.prod(shape)
     config = read_json(place / "config.json") if (place / "config.json").is_file() else {}
     config = config.get("text_config") or config
 
@@ -77,32 +73,53 @@ def size_of(place: Path) -> Size:
     return Size(sum(parts.values()), max(parts.values(), default=0), *sizes)
 
 
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the weights in a safetensors file, by their names.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: it is damaged ({error}); copy it again") from error
+
+
 def memory_of_all(sizes: Sequence[Size], tokens: int, matched: bool) -> dict[str, int]:
     """Return the bytes that a comparison takes of models that are in memory, by what takes them."""
-    batch = min(tokens, TOKENS_PER_BATCH)
-    a, b = (min(size.width, tokens) for size in sizes)
-    pairs = max(size.depth for size in sizes) if matched else sizes[0].depth * sizes[1].depth
     subtracted = len({(size.width, size.depth) for size in sizes}) == 1 and all(size.weights for size in sizes)
-    return {
+    weights = {
         "libraries": LIBRARIES,
         "weights in float32": SINGLE * sum(size.weights for size in sizes),
         "one of them in float64, to measure rounding": DOUBLE * max(size.weights for size in sizes) * subtracted,
+    }
+    if matched:  # which run in step
+        return weights | memory_of_a_block(sizes, tokens)
+    batch = min(tokens, TOKENS_PER_BATCH)
+    (a, b), (depth_a, depth_b) = (min(size.width, tokens) for size in sizes), (size.depth for size in sizes)
+    sums = 2 * depth_a * depth_b * a * b + sum(size.depth * size.width**2 for size in sizes)
+    return weights | {
         "activations": SINGLE * batch * sum(size.width * size.depth + size.vocabulary for size in sizes),
-        "sums over pairs of layers": DOUBLE * (2 * pairs * a * b + sum(size.depth * size.width**2 for size in sizes)),
+        "sums over pairs of layers": DOUBLE * sums,
+    }
+
+
+def memory_of_a_block(sizes: Sequence[Size], tokens: int) -> dict[str, int]:
+    """Return the bytes that the activations of one block take, and what is computed of them, by what takes them."""
+    width = max(min(size.width, tokens) for size in sizes)
+    return {
+        "activations": SINGLE
+        * sum(COPIES * tokens * size.width + 2 * min(tokens, TOKENS_PER_PASS) * size.vocabulary for size in sizes),
+        "sums of a pair of layers": DOUBLE * MATRICES * width**2,
     }
 
 
 def memory_of_blocks(sizes: Sequence[Size], tokens: int) -> dict[str, int]:
     """Return the bytes that a comparison block by block takes, by what takes them."""
-    width = max(min(size.width, tokens) for size in sizes)
-    return {
-        "libraries": LIBRARIES,
-        # that of each model, and one of them in float64, to measure rounding
-        "blocks": SINGLE * sum(size.largest for size in sizes) + DOUBLE * max(size.largest for size in sizes),
-        "activations": SINGLE
-        * sum(COPIES * tokens * size.width + 2 * min(tokens, TOKENS_PER_PASS) * size.vocabulary for size in sizes),
-        "sums of a pair of layers": DOUBLE * MATRICES * width**2,
-    }
+    # that of each model, and one of them in float64, to measure rounding
+    blocks = SINGLE * sum(size.largest for size in sizes) + DOUBLE * max(size.largest for size in sizes)
+    return {"libraries": LIBRARIES, "blocks": blocks} | memory_of_a_block(sizes, tokens)
 
 
 def check_memory(sizes: Sequence[Size], tokens: int, matched: bool, block_by_block: bool) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from dissimilarity.comparison.saved import KINDS
+from dissimilarity.comparison.array_files import KINDS
 
 FORMS = (
     "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, saved activations (.safetensors, .npy, a folder of .npy files), "

@@ -7,11 +7,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dissimilarity.cli.result import Comparison
+from dissimilarity.cli.rows import latex_columns, matched_rows, notes_of
 from dissimilarity.cli.sides import Side
 from dissimilarity.cli.verdict import ROUNDING, with_interval
 from dissimilarity.comparison.elementwise import Elementwise
-from dissimilarity.comparison.result import shown_columns, with_ends
 from dissimilarity.figures.comparison import comparison_figure
 from dissimilarity.figures.figure import write_figure
 from dissimilarity.figures.style import short_names
@@ -37,9 +35,11 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
 from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
-from dissimilarity.tables.influential_text import influential_text
+from dissimilarity.tables.influential_text import influence_grid, influential_text
+from dissimilarity.tables.token_texts import around
 
-Rows = list[dict[str, Any]]
+CONTEXT = 12
+"""Tokens on each side of the one that makes two models differ most, in a line of the terminal."""
 
 
 def show(result: Comparison, kind: str) -> None:
@@ -47,13 +47,16 @@ def show(result: Comparison, kind: str) -> None:
 
     Args:
         result: the comparison.
-        kind: table, json, csv or latex; the last two print the rows alone.
+        kind: table, json, csv or latex; of csv, notes that hold for all rows go to standard error.
     """
     texts = {
         "json": lambda: json.dumps(summary_of(result), indent=2) + "\n",
         "csv": lambda: as_csv(matched_rows(result)),
-        "latex": lambda: _latex(matched_rows(result)),
+        "latex": lambda: _latex(result),
     }
+    if kind == "csv":
+        for note in notes_of(result):
+            print(f"note: {note}", file=sys.stderr)
     try:
         if kind in texts:
             print(texts[kind](), end="")
@@ -64,21 +67,10 @@ def show(result: Comparison, kind: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def matched_rows(result: Comparison) -> Rows:
-    """Return one row per measure and matched pair of sites, with plain numbers."""
-    names = ("measure", "site_a", "site_b", "value", "low", "high", "null", "p", "calibrated", "dissimilarity", "note")
-    errors = {} if result.differences is None else {(d.site_a, d.site_b): d for d in result.differences.sites}
-    rows = []
-    for measure in result.measures:
-        for row in result.at_matched(measure):
-            difference = errors.get((row["site_a"], row["site_b"]))
-            numbers = {key: getattr(difference, key, math.nan) for key in ("relative_error", "cosine", "largest")}
-            rows.append({name: with_ends(row)[name] for name in names} | (numbers if errors else {}))
-    return rows
-
-
-def _latex(rows: Rows) -> str:
-    return as_latex(rows, shown_columns(rows))
+def _latex(result: Comparison) -> str:
+    rows = matched_rows(result)
+    notes = "".join(f"% {note}\n" for note in notes_of(result))
+    return notes + as_latex(rows, latex_columns(rows))
 
 
 def summary_of(result: Comparison) -> dict[str, Any]:
@@ -89,6 +81,7 @@ def summary_of(result: Comparison) -> dict[str, Any]:
         "a": result.labels[0],
         "b": result.labels[1],
         "probe": result.probe.notes,
+        "notes": notes_of(result),
         "rows": [{key: _plain(value) for key, value in row.items()} for row in matched_rows(result)],
         "outputs": None if outputs is None else vars(outputs),
         "text": differing_text(result),
@@ -96,45 +89,26 @@ def summary_of(result: Comparison) -> dict[str, Any]:
 
 
 def differing_text(result: Comparison) -> list[str]:
-    """Return the passages that make the models differ most by the first measure; empty without influences.
+    """Return what stands around the tokens that make the models differ most in the three sequences that do so most.
+
+    It is empty without influences, which are those of the first measure.
 
     Where tokens are not text, these are the numbers of the sequences.
     """
     row = _farthest(result)
     if row is None:
         return []
-    if result.probe.tokenizer is None:
+    if result.probe.texts is None:
         totals = np.bincount(np.asarray(row["token_index"]) // result.probe.length, row["token_influence"])
         return [f"sequence {number}" for number in np.argsort(-totals, kind="stable")[:3].tolist()]
     tokens, tokenizer, mask = _read_by_a(result)
-    passages = influential_text(row, tokens, tokenizer, top=3, mask=mask).sequences
-    return [" ".join(passage.text.split())[:160] for passage in passages]
-
-
-@contextmanager
-def claimed(folder: Path | None) -> Iterator[None]:
-    """Make a folder for results before the work begins; take it back if there are none.
-
-    Raises:
-        ValueError: it cannot be made, or nothing can be written into it.
-    """
-    if folder is None:
-        yield
-        return
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot write there ({error.strerror}); give a folder") from error
-    try:
-        yield
-    except BaseException:
-        for place in missing:
-            with suppress(OSError):
-                place.rmdir()
-        raise
+    places, texts = np.nan_to_num(influence_grid(row, tokens), nan=-np.inf), result.probe.texts
+    passages = []
+    for passage in influential_text(row, tokens, tokenizer, top=3, mask=mask, texts=texts).sequences:
+        words, position = texts[passage.sequence], int(places[passage.sequence].argmax())
+        before, after = around(words, position, CONTEXT)
+        passages.append(" ".join(f"{before}{words[position]}{after}".split()))
+    return passages
 
 
 def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
@@ -155,11 +129,12 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
     texts = []
-    if (row := _farthest(result)) is not None and result.probe.tokenizer is not None:
+    if (row := _farthest(result)) is not None and result.probe.texts is not None:
         tokens, tokenizer, mask = _read_by_a(result)
         title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
-        write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
-        texts = [colored_text(row, tokens, tokenizer, title, mask=mask)]
+        shown: dict[str, Any] = {"title": title, "mask": mask, "texts": result.probe.texts}
+        write_figure(text_figure(row, tokens, tokenizer, **shown), folder / "figures", "text")
+        texts = [colored_text(row, tokens, tokenizer, **shown)]
     write_texts(texts, folder)
     page.refresh(folder)
 
@@ -191,11 +166,13 @@ def _show_table(result: Comparison) -> None:
     terminal = _Terminal(highlight=False)
     terminal.print(result.verdict, markup=False)
     for passage in differing_text(result):
-        start = "on text like: " if result.probe.tokenizer is not None else "most in "
+        start = "on text like: " if result.probe.texts is not None else "most in "
         terminal.print(f"  {start}{passage}", style="dim", markup=False)
     terminal.print()
     for measures in _side_by_side(result, terminal):
         terminal.print(_layers(result, measures))
+    for note in notes_of(result):
+        terminal.print(f"note: {note}", style="dim", markup=False)
     if result.differences is not None:
         terminal.print()
         terminal.print(_numbers(result.differences))
@@ -264,12 +241,13 @@ def _probe_in_words(result: Comparison) -> str:
         return "saved activations"
     if "tokens" in notes:
         return f"{notes['sequences']} sequences of {notes['tokens']}"
-    words = f"{notes['sequences']} sequences of {notes['length']} tokens from {notes['text']}"
+    count = f"{notes['sequences']} of {notes['asked']}" if "asked" in notes else notes["sequences"]
+    words = f"{count} sequences of {notes['length']} tokens from {notes['text']}"
     if "share_a" in notes:
         words += (
             f", at {notes['words']} ends of words in each ({notes['share_a']:.0%} and {notes['share_b']:.0%} of tokens)"
         )
-    return words
+    return f"{words} ({notes['why_fewer']})" if "asked" in notes else words
 
 
 def _plain(value: Any) -> Any:

@@ -70,7 +70,7 @@ def list_of(folders: Sequence[Folder]) -> Table:
         )
     measures = sorted({row["measure"] for rows in ends.values() for row in rows.values()})
     if measures:
-        table.caption = f"last layer against each reference, by {escape(', '.join(measures))}, with 95 % intervals"
+        table.caption = f"last layer against each reference, by {escape(', '.join(measures))}, with 95% intervals"
         table.caption_justify = "left"
     return table
 

@@ -3,8 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from dissimilarity.capture.offloaded import offloaded
-from dissimilarity.cli.memory import Size, size_of
-from dissimilarity.cli.messages import FORMS
-from dissimilarity.comparison.saved import Source, is_saved
+from dissimilarity.cli.places import CLONE, Place
+from dissimilarity.comparison.saved import Source
 from dissimilarity.tables.files import sha256_of
 from dissimilarity.tables.names import name_of
 
@@ -48,65 +46,6 @@ class Side:
         return self.source if isinstance(self.source, nn.Module) else None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a side is.
-
-    Attributes:
-        argument: what was typed.
-        path: the folder or file; None for a run of the application.
-        commit: the revision on the hub; None for local files.
-        is_saved: whether it holds activations and not a model.
-    """
-
-    argument: str
-    path: Path | None
-    commit: str | None = None
-    is_saved: bool = False
-
-    @property
-    def uri(self) -> str:
-        """The argument as the reference that it stands for."""
-        return self.argument if self.argument.startswith("hf:") else f"hf:{self.argument}"
-
-    @cached_property
-    def size(self) -> Size | None:
-        """The sizes of the model; None if no files tell them."""
-        if self.is_saved or self.path is None:
-            return None
-        from dissimilarity.loading import adapters, pretrained  # optional packages
-
-        is_adapter = self.path.is_dir() and adapters.is_adapter(self.path)
-        return size_of(pretrained.base_folder(self.path, self.uri) if is_adapter else self.path)
-
-
-def find_side(argument: str) -> Place:
-    """Find the model, or the saved activations, that an argument names; a model of the hub is downloaded.
-
-    Args:
-        argument: what was typed.
-
-    Raises:
-        ValueError: it names nothing that can be read.
-    """
-    path = Path(argument)
-    if is_saved(argument):
-        if not path.exists():
-            raise ValueError(f"{argument}: there is no {path.absolute()}")
-        return Place(argument, path, is_saved=True)
-    if argument.startswith("runs/") or argument.endswith(".ckpt"):
-        return Place(argument, None)
-    if not argument.startswith("hf:") and not path.exists():
-        raise ValueError(f"{argument}: there is no {path.absolute()}; expected {FORMS}")
-    try:  # optional packages
-        from dissimilarity.loading import pretrained
-    except ImportError as error:
-        raise ValueError(f"{argument} needs Hugging Face transformers: pip install 'dissimilarity[hf]'") from error
-    place = Place(argument, None)
-    folder, commit = pretrained.folder_of(place.uri)
-    return replace(place, path=folder, commit=commit)
-
-
 def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
     """Load a model, or take saved activations as they are.
 
@@ -136,7 +75,7 @@ def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
         "sha256": digest,
         "commit": place.commit,
     }
-    return Side(name_of(place.uri), _ready(model, device), tokenizer, dtype, provenance)
+    return Side(place.label, _ready(model, device), tokenizer, dtype, provenance)
 
 
 def labels_of(sides: Sequence[Side]) -> tuple[str, str]:
@@ -159,19 +98,13 @@ def _saved(place: Place) -> Side:
     assert place.path is not None
     files = sorted(place.path.glob("*.npy")) if place.path.is_dir() else [place.path]
     provenance = {"uri": place.argument, "path": str(place.path), "sha256": sha256_of(*files)}
-    return Side(place.path.stem, place.argument, None, None, provenance)
+    return Side(place.label, place.argument, None, None, provenance)
 
 
 def _run(argument: str, device: str) -> Side:
     """Load a run of the application, which is there in a clone: beside the package."""
-    clone = Path(__file__).parents[2]
-    if not (clone / "models" / "references.py").is_file():
-        raise ValueError(
-            f"{argument}: runs are read in a clone of the repository (pip install -e .); export this one there with "
-            "python analyze.py study=export study.to=huggingface, and give hf:FOLDER"
-        )
-    if str(clone) not in sys.path:
-        sys.path.append(str(clone))
+    if str(CLONE) not in sys.path:
+        sys.path.append(str(CLONE))
     reference = importlib.import_module("models.references").load(argument)
     model = _ready(reference.model, device)
     return Side(name_of(argument), model, reference.tokenizer, torch.float32, reference.provenance)

@@ -110,14 +110,14 @@ def sites_in_words(row: dict[str, Any]) -> str:
 
 
 def with_interval(row: dict[str, Any]) -> str:
-    """Return the value of a row with half of its 95 % interval; a dash if it has none."""
+    """Return the value of a row with half of its 95% interval; a dash if it has none."""
     if not math.isfinite(row["value"]):
         return "-"
-    return f"{row['value']:.3f}{plus_minus(row['stderr'], row['n_units'])}"
+    return f"{row['value']:z.3f}{plus_minus(row['stderr'], row['n_units'])}"
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "nothing"
+    return f"{value:z.3f}" if math.isfinite(value) else "nothing"
 
 
 def _error(site: SiteDifference) -> str:

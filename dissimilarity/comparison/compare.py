@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SavedChunks, read_chunks, thinned
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import with_significance

@@ -4,14 +4,16 @@ Only sites at equal relative depth are paired, because a pair needs both of its 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.compare import check_influence, computable_on, records_of, table_of
 from dissimilarity.comparison.elementwise import Differences, predictions_of
 from dissimilarity.comparison.plan import Plan, make_plan
@@ -55,7 +57,8 @@ def compare_in_step(
         differences: collects differences number by number, of models of the same sizes that read the same tokens.
 
     Raises:
-        ValueError: as `compare`; or a model that does not run block by block.
+        ValueError: as `compare`.
+        NotInStepsError: a model does not run block by block.
     """
     check_nulls(nulls)
     if influence:
@@ -114,6 +117,7 @@ class _Passing:
         self._stack = ExitStack()
         if isinstance(self.source, nn.Module):
             self.steps = Steps(self.source, self.groups, list(dict.fromkeys(self.sites)))
+            self._stack.enter_context(_without_cache(self.source))
             self._stack.enter_context(self.steps.attached())
         return self
 
@@ -164,6 +168,22 @@ class _Passing:
                 ]
             joined[site] = torch.cat(parts)[index.to(parts[0].device)]
         return joined
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Run a model of transformers without its cache: keys and values of all blocks and sequences would pile up."""
+    config: Any = getattr(model, "config", None)
+    get = getattr(config, "get_text_config", None)
+    parts = [] if get is None else [part for part in (config, get()) if hasattr(part, "use_cache")]
+    before = [part.use_cache for part in parts]
+    for part in parts:
+        part.use_cache = False
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.use_cache = value
 
 
 def _saved(site: str, acts: Tensor, logits: Tensor | None = None) -> tuple[SavedActivations, None, list[str]]:

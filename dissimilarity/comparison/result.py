@@ -38,7 +38,7 @@ class ComparisonTable(ResultTable):
         self.names = names
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per measure and matched pair of sites, with the ends of its 95 % interval."""
+        """Return one row per measure and matched pair of sites, with the ends of its 95% interval."""
         rows = without_lists(self.arrow)
         matched = _matched(rows)
         order = distinct(self.arrow, "measure")
@@ -142,7 +142,7 @@ def _matched(rows: Sequence[Mapping[str, Any]]) -> set[SitePair]:
 
 
 def with_ends(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with the ends of the 95 % interval of its value, `low` and `high`."""
+    """Return a row with the ends of the 95% interval of its value, `low` and `high`."""
     half = float(half_width(row.get("stderr", math.nan), row.get("n_units", 0)))
     return {**row, "low": row["value"] - half, "high": row["value"] + half}
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.sites import resolve
-from dissimilarity.comparison.saved import DEFAULT_SITES, TEXT, digest_of
+from dissimilarity.comparison.array_files import TEXT
+from dissimilarity.comparison.saved import DEFAULT_SITES, digest_of
 from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
 from dissimilarity.probe.probe_set import ProbeOptions, Tokens, as_probe_set
 from dissimilarity.probe.site_layout import Channels

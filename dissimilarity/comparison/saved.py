@@ -7,59 +7,36 @@ that identify the samples.
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import MAGIC_PREFIX
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.sites import LOGITS, describe, resolve
+from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.sites import LOGITS, resolve
+from dissimilarity.comparison.array_files import (
+    IDS,
+    KINDS,
+    TEXT,
+    ArrayReader,
+    arrays_in,
+    check_arrays,
+    is_floating,
+    matching_sites,
+)
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 
 Source = nn.Module | str | Path | Mapping[str, Any]
 
-IDS = "sample_ids"
-TEXT = "tokens_sha256"
-"""Key of the metadata of a file with the digest of the tokens that the model read."""
 IDS_PER_READ = 2**20
 DEFAULT_SITES = "blocks.*.resid_post"
-KINDS = "an nn.Module, a .npy or .safetensors file, a folder of .npy files, or a mapping of sites to arrays"
-
-
-def is_saved(name: str) -> bool:
-    """Return whether a name is one of files of activations, rather than of a model.
-
-    Examples:
-        >>> is_saved("layers.npy"), is_saved("hf:model")
-        (True, False)
-    """
-    return name.endswith((".npy", ".safetensors")) or (Path(name).is_dir() and any(Path(name).glob("*.npy")))
-
-
-@dataclass(frozen=True)
-class ArrayReader:
-    """An array in memory or in a file, which is read in parts.
-
-    Attributes:
-        shape: its shape.
-        dtype: the name of its dtype.
-        floating: whether it holds floating-point numbers.
-        read: returns copies of the parts [start, stop) of its first dimension.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    floating: bool
-    read: Callable[[Sequence[tuple[int, int]]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -129,25 +106,11 @@ def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
     if isinstance(source, Mapping):
         name, arrays = side, {str(site): array_reader(value) for site, value in source.items()}
     elif isinstance(source, (str, Path)):
-        name, arrays = str(source), _in_files(Path(source))
+        name, arrays = str(source), arrays_in(Path(source))
     else:
         raise ValueError(f"{side}: expected {KINDS}, found {type(source).__name__}")
     ids, text = arrays.pop(IDS, None), _text_in(source)
-    if not arrays:
-        raise ValueError(f"{name} holds no activations: expected {KINDS}")
-    for site, array in arrays.items():
-        if not site.isprintable():
-            raise ValueError(f"{name}: expected names of sites, found {site!r} with control characters")
-        if len(array.shape) < 2 or 0 in array.shape:
-            raise ValueError(
-                f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "
-                "reshape them, or choose other sites"
-            )
-        if not array.floating:
-            raise ValueError(
-                f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
-                "save them as float32, or as bfloat16 in a .safetensors file"
-            )
+    check_arrays(name, arrays)
     return SavedActivations(name, arrays, ids, text)
 
 
@@ -185,16 +148,7 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
         return resolve(source, DEFAULT_SITES if patterns is None else patterns)
     if patterns is None:
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
-    matching = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        by_alternative = [
-            [site for site in source.sites if site == glob or fnmatchcase(site, glob)] for glob in pattern.split("|")
-        ]
-        matches = next((matches for matches in by_alternative if matches), [])
-        if not matches:
-            raise ValueError(f"no site of {source.name} matches {pattern!r}; it has {describe(source.sites)}")
-        matching.update(matches)
-    return [site for site in source.sites if site in matching]
+    return matching_sites(source.name, list(source.sites), patterns)
 
 
 def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -> ProbeSet:
@@ -307,81 +261,9 @@ def array_reader(value: Any) -> ArrayReader:
     """Return a reader of a tensor, an array, or anything with a shape, a dtype and slices (HDF5, memory maps)."""
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
         value = np.asarray(value)
-    floating = value.is_floating_point() if isinstance(value, Tensor) else _is_floating(np.dtype(value.dtype))
+    floating = value.is_floating_point() if isinstance(value, Tensor) else is_floating(np.dtype(value.dtype))
 
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
         return [value[start:stop] for start, stop in parts]
 
     return ArrayReader(tuple(int(size) for size in value.shape), str(value.dtype), floating, read)
-
-
-def _is_floating(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
-
-
-def _in_files(path: Path) -> dict[str, ArrayReader]:
-    try:
-        if path.suffix == ".npy":
-            return {path.stem: _npy(path)}
-        if path.suffix == ".safetensors":
-            return _safetensors(path)
-        if path.is_dir():
-            return {file.stem: _npy(file) for file in sorted(path.glob("*.npy"), key=lambda file: _natural(file.stem))}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read {path}: {error}; pass {KINDS}") from error
-    raise ValueError(f"{path}: {'unknown kind of file' if path.exists() else 'no such file'}; pass {KINDS}")
-
-
-def _npy(path: Path) -> ArrayReader:
-    """Return a reader of a .npy file. It maps the file again for each read, which releases the pages read before."""
-
-    def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-        array = mapped(path)
-        return [np.array(array[start:stop]) for start, stop in parts]
-
-    array = mapped(path)
-    return ArrayReader(array.shape, str(array.dtype), _is_floating(array.dtype), read)
-
-
-def mapped(path: Path) -> np.ndarray:
-    """Memory-map the array of a .npy file.
-
-    Raises:
-        ValueError: it is none, or holds objects.
-    """
-    if not path.is_file():
-        raise ValueError("expected a file, found a folder, a pipe or a device" if path.exists() else "no such file")
-    with path.open("rb") as file:
-        start = file.read(len(MAGIC_PREFIX))
-    if start != MAGIC_PREFIX:  # np.load looks at the content, not at the name
-        kind = "the archive of np.savez" if start.startswith(b"PK") else "another kind of file"
-        raise ValueError(f"expected the one array of np.save, found {kind}")
-    try:
-        return np.load(path, mmap_mode="r")
-    except (EOFError, SyntaxError, TypeError) as error:
-        raise ValueError(f"it is damaged ({error}); copy it again") from error
-
-
-def _safetensors(path: Path) -> dict[str, ArrayReader]:
-    """Return readers of the tensors of a .safetensors file, which is mapped again for each read as in `_npy`."""
-    with safe_open(path, "pt") as file:
-        slices = {key: file.get_slice(key) for key in sorted(file.keys(), key=_natural)}
-        shapes = {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
-
-    def reader(key: str) -> Callable[[Sequence[tuple[int, int]]], list[Any]]:
-        def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
-            with safe_open(path, "pt") as file:
-                tensor = file.get_slice(key)
-                return [tensor[start:stop].clone() for start, stop in parts]
-
-        return read
-
-    return {
-        key: ArrayReader(shape, dtype, dtype.startswith(("F", "BF")), reader(key))
-        for key, (shape, dtype) in shapes.items()
-    }
-
-
-def _natural(name: str) -> list[Any]:
-    """Return a key that sorts names by the numbers in them: blocks.2 before blocks.10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -52,7 +52,7 @@ def comparison_figure(
 
     Each measure shows its values as in the literature, on its own color scale, with dark = same. The color bar marks
     the value of identical representations, the mean null, and that of the most similar pair of sites in each
-    rearrangement (best). Cells are hatched where the 95 % interval holds the null. Strips beside the site names show
+    rearrangement (best). Cells are hatched where the 95% interval holds the null. Strips beside the site names show
     each site's share of variance in its first principal component if one is above 0.5. Output measures have one value,
     written below.
 

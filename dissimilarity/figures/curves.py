@@ -36,7 +36,7 @@ def curves_figure(
     figsize: Size | None = None,
     ax: Ax | None = None,
 ) -> Figure:
-    """Draw the curves of a table: dissimilarity by training step, with 95 % intervals and null.
+    """Draw the curves of a table: dissimilarity by training step, with 95% intervals and null.
 
     Args:
         table: records of the curves schema, of any references and measures.
@@ -167,7 +167,7 @@ def _legend(colors: dict[str, Any], rows: int, any_moved: bool, any_missing: boo
     nulls = Patch(color="0.5", alpha=0.25, linewidth=0), Line2D([], [], color="0.35", linestyle="--", linewidth=0.9)
     entries: list[tuple[str, Any]] = [(name, Line2D([], [], color=color)) for name, color in shown]
     entries += [
-        ("95 % interval", Patch(color=shown[0][1] if shown else "0.5", alpha=0.2, linewidth=0)),
+        ("95% interval", Patch(color=shown[0][1] if shown else "0.5", alpha=0.2, linewidth=0)),
         ("null (all sites)", nulls),
     ]
     if any_moved:

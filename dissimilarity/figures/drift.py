@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dissimilarity.capture.sites import split_layer
+from dissimilarity.capture.site_names import split_layer
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import LINE, Ax, Frame, Legend, Size, make_panels
 from dissimilarity.figures.style import (
@@ -43,7 +43,7 @@ def groups_figure(table: pa.Table, model: str = "", *, figsize: Size | None = No
         ax: axes of your own figure: one per measure, and below each of them one for the difference of two groups.
 
     Returns:
-        A figure with 95 % intervals over references, for groups of three or more. The difference is drawn at every
+        A figure with 95% intervals over references, for groups of three or more. The difference is drawn at every
         site, at the last site with its interval. Below 0 the model is nearer to the first group.
 
     Examples:
@@ -111,7 +111,7 @@ def _legends(table: pa.Table, groups: Sequence[str], sites: list[str]) -> list[L
     for name, color in zip(groups, _colors(groups), strict=True):
         count = max(distinct(select(table, group=name), "references"), default=0)
         entries.append((f"{name} ({count} reference{'s' if count > 1 else ''})", Line2D([], [], color=color)))
-    entries.append(("95 % interval over references", Patch(color="0.5", alpha=0.3, linewidth=0)))
+    entries.append(("95% interval over references", Patch(color="0.5", alpha=0.3, linewidth=0)))
     legends = [Legend("group", entries)]
     if len(sites) > 1:
         title, short = short_names(sites)

@@ -72,7 +72,7 @@ def heatmap_figure(
 
     Returns:
         A figure of measures (rows) by steps (columns). The maps of a measure share one color scale, which marks the
-        mean null of the last map. Both models begin at the lower left corner. Cells are hatched where the 95 % interval
+        mean null of the last map. Both models begin at the lower left corner. Cells are hatched where the 95% interval
         holds the null.
 
     Examples:
@@ -217,7 +217,7 @@ def _row(
 
 
 def holds_null(table: pa.Table, sites_a: list[str], sites_b: list[str]) -> Any:
-    """Return for each pair of sites whether the 95 % interval of the value holds the null; nowhere without errors.
+    """Return for each pair of sites whether the 95% interval of the value holds the null; nowhere without errors.
 
     Args:
         table: records of one measure at one step, or of one comparison.

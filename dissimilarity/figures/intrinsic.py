@@ -42,7 +42,7 @@ def intrinsic_figure(
         ax: axes of your own figure, one per measure and reference.
 
     Returns:
-        A figure of measures (rows) by references (columns), with 95 % intervals over the probe text. Sites of a
+        A figure of measures (rows) by references (columns), with 95% intervals over the probe text. Sites of a
         reference that the model has too share its color, others are gray.
 
     Examples:
@@ -101,7 +101,7 @@ def _legend(colors: Mapping[str, Any], rows: int) -> Legend:
     shown = spread(list(zip(names, colors.values(), strict=True)), max(3, fitting))
     entries: list[tuple[str, Any]] = [(name, Line2D([], [], color=color)) for name, color in shown]
     entries += [
-        ("95 % interval (probe text)", Patch(color=shown[0][1], alpha=0.2, linewidth=0)),
+        ("95% interval (probe text)", Patch(color=shown[0][1], alpha=0.2, linewidth=0)),
         ("reference", Line2D([], [], color="0.35", linestyle="--", linewidth=0.8)),
     ]
     return Legend(title, entries)

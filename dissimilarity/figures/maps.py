@@ -30,7 +30,7 @@ MARK = 0.2
 """Inches between two marks of a color bar."""
 BAR = 1.1
 """Inches beside a map for its color bar, the mark of the null and the label."""
-NO_NULL = "hatched: the 95 % interval holds the null"
+NO_NULL = "hatched: the 95% interval holds the null"
 STRIPS = "strips: share of variance in the first principal component (PC1)"
 MOST = 0.5
 """Share of the variance in one component above which values reflect little else, so that strips show it."""

@@ -49,7 +49,7 @@ def draw_penalties(
 def penalties_figure(
     records: Sequence[Mapping[str, Any]], model: str = "", *, figsize: Size | None = None, ax: Ax | None = None
 ) -> Figure:
-    """Draw penalties by training step, with 95 % intervals over held-out sequences as bars.
+    """Draw penalties by training step, with 95% intervals over held-out sequences as bars.
 
     Args:
         records: as for `draw_penalties`, with values.

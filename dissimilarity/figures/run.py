@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from dissimilarity.capture.sites import split_layer
+from dissimilarity.capture.site_names import split_layer
 from dissimilarity.figures.curves import curves_figure
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.figures.figure import Format, write_figure

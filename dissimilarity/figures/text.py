@@ -1,7 +1,7 @@
 """The figure of text colored by its influence on the dissimilarity of two models."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
-from dissimilarity.tables.colored_text import pieces_of
-from dissimilarity.tables.influential_text import decoder, influence_grid, real_positions
+from dissimilarity.tables.influential_text import influence_grid, real_positions, texts_of_tokens
 
 COLUMNS = 116
 """Characters per line."""
@@ -35,6 +34,7 @@ def text_figure(
     top: int = 5,
     title: str = "",
     mask: Any = None,
+    texts: Sequence[Sequence[str]] | None = None,
     *,
     figsize: Size | None = None,
     ax: Ax | None = None,
@@ -51,6 +51,7 @@ def text_figure(
         top: how many sequences.
         title: title of the figure.
         mask: true at real positions; None if all are.
+        texts: the text of each token of each sequence; by default what the tokenizer makes of the tokens.
         figsize: width and height in inches; by default as high as the text. Narrow figures have shorter lines.
         ax: axes of your own figure, which get the text alone.
 
@@ -63,8 +64,9 @@ def text_figure(
         >>> [text.get_text() for text in figure.axes[0].texts][-2:]
         ['5', ' 6']
     """
-    grid, decode = np.asarray(tokens), decoder(tokenizer)
+    grid = np.asarray(tokens)
     influence, real = influence_grid(row, grid), real_positions(grid, mask)
+    text_of = texts_of_tokens(grid, real, tokenizer, texts)
     if np.isfinite(influence).sum(1).max() == 1:
         influence = np.repeat(np.nansum(influence, 1, keepdims=True), grid.shape[1], 1)
         totals = influence[:, 0]
@@ -77,7 +79,7 @@ def text_figure(
     columns = int(COLUMNS * width / WIDTH)
     blocks = []
     for sequence in order:
-        pieces = pieces_of(grid[sequence][real[sequence]].tolist(), decode)
+        pieces = np.array(text_of(int(sequence)), object)[real[sequence]].tolist()
         lines = _lines(pieces, influence[sequence][real[sequence]], columns)
         lines = lines[: max(1, int(min(lines_free, 99) - 1.6))]
         lines_free -= len(lines) + 1.6

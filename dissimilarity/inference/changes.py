@@ -27,7 +27,7 @@ Moves = dict[tuple[str, str, str, str], int | None]
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return p values adjusted for their number (Holm 1979): those below 0.05 hold together at 95 %. NaN stays NaN.
+    """Return p values adjusted for their number (Holm 1979): those below 0.05 hold together at 95%. NaN stays NaN.
 
     Examples:
         >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()

@@ -11,7 +11,7 @@ record of the curves remains one measurement of one reference.
 | dissimilarity | float64 | mean over the group's references; for `a-b` that of a minus that of b: < 0 = nearer to a |
 | stderr | float64 | standard error of the dissimilarity |
 | freedom | float64 | degrees of freedom of stderr; NaN below three references per group |
-| low, high | float64 | 95 % interval over references; NaN below three references per group |
+| low, high | float64 | 95% interval over references; NaN below three references per group |
 | references | int64 | number of references behind it |
 
 **Standard error.** The references of a group are a sample of their kind: n values of variance S^2. Their mean also has
@@ -146,7 +146,7 @@ class _Mean(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval."""
+        """Return the 95% interval."""
         half = float(special.stdtrit(self.freedom, 1 - LEVEL / 2)) * self.stderr
         return self.value - half, self.value + half
 

@@ -62,7 +62,7 @@ def influence_of_left_out(values: Float[Tensor, " units *pairs"]) -> Float[Tenso
 
 
 def plus_minus(stderr: float, n_units: int) -> str:
-    """Return half of a 95 % interval as it follows a value of three digits; empty without an error.
+    """Return half of a 95% interval as it follows a value of three digits; empty without an error.
 
     >>> "0.500" + plus_minus(0.1, 8), plus_minus(math.nan, 8)
     ('0.500 ± 0.236', '')
@@ -72,7 +72,7 @@ def plus_minus(stderr: float, n_units: int) -> str:
 
 
 def half_width(stderr: np.ndarray | float, n_units: np.ndarray | int) -> np.ndarray | float:
-    """Return half of the 95 % interval of values: Student's t with one degree of freedom fewer than there are units.
+    """Return half of the 95% interval of values: Student's t with one degree of freedom fewer than there are units.
 
     Examples:
         >>> half_width(np.array([0.1]), np.array([1000, 16, 1])).round(3).tolist()

@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 
 
 class Difference(NamedTuple):
-    """A difference of two dissimilarities with its standard error, 95 % interval and two-sided p of no difference.
+    """A difference of two dissimilarities with its standard error, 95% interval and two-sided p of no difference.
 
     All but the difference are NaN with fewer than two units.
     """
@@ -82,7 +82,7 @@ def difference(a: AnyTable, b: AnyTable) -> ResultTable:
 
     Returns:
         one row per pair, with the columns in which its rows agree, difference (of dissimilarities, a minus b), stderr,
-        low and high (95 % interval), p (of no difference; 1 up to 1e-6, which is rounding) and n_units. They cover
+        low and high (95% interval), p (of no difference; 1 up to 1e-6, which is rounding) and n_units. They cover
         other text of this kind, for these models. A pair without a value is NaN.
 
     Raises:

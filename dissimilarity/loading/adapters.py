@@ -8,11 +8,12 @@ code, load further models, repeat layers or match names by expressions of unlimi
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from dissimilarity.loading.untrusted import read_json, shown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +52,7 @@ def base_of(folder: Path, uri: str) -> str:
     return config["base_model_name_or_path"]
 
 
-def merged(base: nn.Module, folder: Path, uri: str) -> nn.Module:
+def merged(base: "nn.Module", folder: Path, uri: str) -> "nn.Module":
     """Return a model with an adapter merged into its weights.
 
     Args:

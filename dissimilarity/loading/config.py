@@ -1,12 +1,15 @@
 """Check the folder and the config of a model of Hugging Face transformers before anything is built from them."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dissimilarity.loading.untrusted import read_json, shown
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+NEEDED_BY_GGUF = ("transformers", "gguf", "accelerate")
+PART = re.compile(r"-(\d{5})-of-(?!00001)(\d{5})(?=\.gguf$)", re.IGNORECASE)
 LAYERS = 512
 """Layers that settings may ask for though the file holds fewer tensors: some configs count what is not there."""
 TENSOR_BYTES = 256
@@ -51,6 +54,23 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
     except ValueError as error:
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
     return weights
+
+
+def check_gguf_file(path: Path, uri: str) -> None:
+    """Reject a file that is no GGUF file, or a part of one, and say which packages reading it needs.
+
+    Raises:
+        ValueError: one of these; says what to do.
+    """
+    missing = [name for name in NEEDED_BY_GGUF if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install 'dissimilarity[hf]'")
+    if part := PART.search(path.name):
+        raise ValueError(
+            f"reference {uri!r}: {path.absolute()} is part {int(part[1])} of {int(part[2])}, and a model is one file; "
+            f"merge the parts with llama.cpp: llama-gguf-split --merge {path.name[: part.start()]}-00001-of-{part[2]}"
+            f"{path.suffix} MERGED.gguf"
+        )
 
 
 def weights_in(folder: Path) -> list[Path]:

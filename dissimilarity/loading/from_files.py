@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dissimilarity.capture.offloaded import offload
+from dissimilarity.loading.lora import with_lora
 
 Loaded = tuple[Any, dict[str, Any]]
 """A model, and the loading info of ``from_pretrained``."""
@@ -28,7 +29,9 @@ Readable = tuple[Any, Callable[[str], Tensor], dict[str, Any]]
 """A model without weights, a reader of them, and the loading info."""
 
 
-def from_files(kind: Any, config: Any, files: Sequence[Path], load: Callable[..., Loaded]) -> Loaded:
+def from_files(
+    kind: Any, config: Any, files: Sequence[Path], load: Callable[..., Loaded], adapter: Path | None = None
+) -> Loaded:
     """Return a model that reads the weights of a block when the block runs, and the loading info.
 
     Args:
@@ -36,6 +39,7 @@ def from_files(kind: Any, config: Any, files: Sequence[Path], load: Callable[...
         config: the config of the model.
         files: its files of weights.
         load: ``from_pretrained`` of that class with everything but the placement.
+        adapter: the folder of a plain LoRA adapter that is merged; None without one.
 
     Raises:
         ValueError: the weights are in pickles.
@@ -43,9 +47,7 @@ def from_files(kind: Any, config: Any, files: Sequence[Path], load: Callable[...
     if any(path.suffix != ".safetensors" for path in files):
         raise ValueError("its weights are pickles, which are read as a whole; save it again as safetensors")
     model, read, report = _by_name(kind, config, files) or _by_transformers(load)
-    for part in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
-        part.use_cache = False  # keys and values of all blocks would pile up
-    offload(model, read, torch.device("cpu"))
+    offload(model, read if adapter is None else with_lora(model, read, adapter), torch.device("cpu"))
     return model, report
 
 

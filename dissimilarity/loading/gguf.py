@@ -4,7 +4,6 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,13 +11,11 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder
+from dissimilarity.loading.config import TENSOR_BYTES, check_config, check_folder, check_gguf_file
 from dissimilarity.loading.untrusted import panics_as_errors, read_tokenizer
 from dissimilarity.loading.weights import check_loaded
 from dissimilarity.tables.files import replacing, sha256_of
 
-NEEDED = ("transformers", "gguf", "accelerate")
-PART = re.compile(r"-(\d{5})-of-(?!00001)(\d{5})(?=\.gguf$)", re.IGNORECASE)
 BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
@@ -40,20 +37,12 @@ def load_file(path: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path |
         Traceback (most recent call last):
         ValueError: reference 'hf:missing.gguf': cannot load .../missing.gguf: ...
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install -e '.[hf]'")
+    check_gguf_file(path, uri)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    if part := PART.search(path.name):
-        raise ValueError(
-            f"reference {uri!r}: {path.absolute()} is part {int(part[1])} of {int(part[2])}, and a model is one file; "
-            f"merge the parts with llama.cpp: llama-gguf-split --merge {path.name[: part.start()]}-00001-of-{part[2]}"
-            f"{path.suffix} MERGED.gguf"
-        )
     try:
         check_folder(path.parent)
         # disable_progress_bar does not affect the bar of the conversion, which is tqdm's own.

@@ -13,60 +13,13 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dissimilarity.loading import adapters
-from dissimilarity.loading.config import WEIGHTS, check_model_folder, weights_in
+from dissimilarity.loading.config import check_model_folder
 from dissimilarity.loading.from_files import from_files
-from dissimilarity.loading.hub import download, downloaded
+from dissimilarity.loading.lora import check_plain
+from dissimilarity.loading.places import base_folder, require_transformers
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
-
-FILES = [
-    "config.json",
-    "adapter_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "generation_config.json",
-]
-"""Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
-GGUF = ".gguf"
-
-
-def folder_of(uri: str) -> tuple[Path, str | None]:
-    """Return the folder of a Hugging Face URI, downloaded if needed, and its commit.
-
-    Args:
-        uri: `hf:FOLDER`, `hf:FOLDER/FILE.gguf`, `hf:ORG/MODEL` or `hf:ORG/MODEL@REVISION`.
-
-    Returns:
-        the folder, or the GGUF file; and the full hash of the revision on the hub, None for a local folder.
-
-    Raises:
-        ValueError: no such folder, model or revision, or the hub cannot be reached.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     folder_of(f"hf:{folder}") == (Path(folder), None)
-        True
-    """
-    name = uri.removeprefix("hf:")
-    is_gguf = name.lower().endswith(GGUF)
-    if Path(name).is_dir() or (is_gguf and Path(name).is_file()):
-        return Path(name), None
-    model, _, revision = name.partition("@")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or is_gguf:
-        kind = "file" if is_gguf else "folder"
-        raise ValueError(
-            f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
-            "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION for a model on the Hugging Face hub"
-        )
-    _require_transformers(uri)
-    instead = "give the folder of a copy, hf:FOLDER"
-    folder, commit = download(model, revision or None, FILES, uri, instead)
-    if not weights_in(folder):
-        folder, commit = download(model, commit, [*FILES, WEIGHTS[1], "*.bin.index.json"], uri, instead)
-    return folder, commit
 
 
 def load_folder(
@@ -86,15 +39,16 @@ def load_folder(
         ValueError: weights are missing, broken or contain code, or transformers does not support the architecture.
     """
     if adapters.is_adapter(folder):
-        if block_by_block:
-            raise ValueError(
-                f"reference {uri!r} is an adapter, which is merged into its base in memory; leave --block-by-block out "
-                f"or merge it: AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-                ".save_pretrained(FOLDER)"
-            )
-        return _with_adapter(folder, uri)
+        return _with_adapter(folder, uri, block_by_block)
+    return _load(folder, uri, block_by_block)
+
+
+def _load(
+    folder: Path, uri: str, block_by_block: bool, adapter: Path | None = None
+) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+    """Load a folder that is no adapter; an adapter is merged block by block."""
     weights = check_model_folder(folder, uri)
-    _require_transformers(uri)
+    require_transformers(uri)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -115,7 +69,7 @@ def load_folder(
             ignore_mismatched_sizes=True,  # reported, and rejected below
             output_loading_info=True,
         )
-        model, report = from_files(kind, config, weights, load) if block_by_block else load()
+        model, report = from_files(kind, config, weights, load, adapter) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
@@ -126,26 +80,15 @@ def load_folder(
     return model, read_tokenizer(file), file, sha256_of(*weights)
 
 
-def base_folder(folder: Path, uri: str) -> Path:
-    """Return the folder of the base of an adapter.
-
-    Raises:
-        ValueError: it is not on this machine.
-    """
-    name = adapters.base_of(folder, uri)
-    place = Path(name) if Path(name).is_dir() else downloaded(name)
-    if place is None or adapters.is_adapter(place):
-        raise ValueError(
-            f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
-            f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
-        )
-    return place
-
-
-def _with_adapter(folder: Path, uri: str) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
+def _with_adapter(folder: Path, uri: str, block_by_block: bool) -> tuple[nn.Module, Tokenizer | None, Path | None, str]:
     """Return a base model with an adapter merged; its tokenizer is the adapter's, if that has one."""
-    model, tokenizer, file, digest = load_folder(base_folder(folder, uri), uri)
-    model = adapters.merged(model, folder, uri)
+    base = base_folder(folder, uri)
+    if block_by_block:
+        check_plain(folder, uri)
+        model, tokenizer, file, digest = _load(base, uri, True, folder)
+    else:
+        model, tokenizer, file, digest = _load(base, uri, False)
+        model = adapters.merged(model, folder, uri)
     own = folder.resolve() / "tokenizer.json"
     if own.is_file():
         tokenizer, file = read_tokenizer(own), own
@@ -159,10 +102,3 @@ def body_class(config: Any, is_encoder: bool) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     return AutoModelForTextEncoding if is_encoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-
-
-def _require_transformers(uri: str) -> None:
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"reference {uri!r} needs Hugging Face transformers: pip install -e '.[hf]'") from error

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from dissimilarity.loading.untrusted import panics_as_errors
+from dissimilarity.loading.untrusted import panics_as_errors, prepare
 
 BETWEEN = "\n\n"
 """Text that stands for a token without text, such as the end of a document, in the tokens of another model."""
@@ -85,13 +85,6 @@ def encoded(
         spans[row, :count] = offsets.masked_fill(is_special[:, None], 0)
         mask[row, :count] = True
     return tokens, spans, mask
-
-
-def prepare(tokenizer: Tokenizer) -> Tokenizer:
-    """Turn off truncation and padding, which many published tokenizers enable and which would lose text."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _padding(tokenizer: Tokenizer) -> int:

@@ -187,9 +187,7 @@ def load_tokenizer(load: Callable[[], "Tokenizer"], failure: str) -> "Tokenizer"
     """
     try:
         with _quiet_stderr(), panics_as_errors("it is broken"):
-            tokenizer = load()
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+            tokenizer = prepare(load())
             largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
             if largest > MAX_TOKEN_ID:
                 raise ValueError(f"its largest id is {largest}, expected at most {MAX_TOKEN_ID}")
@@ -198,6 +196,13 @@ def load_tokenizer(load: Callable[[], "Tokenizer"], failure: str) -> "Tokenizer"
                     tokenizer.decode(tokenizer.encode(TRIAL, add_special_tokens=add_special_tokens).ids)
     except Exception as error:  # tokenizers raises bare Exception
         raise ValueError(f"{failure}: {error}; copy it again from where it came") from error
+    return tokenizer
+
+
+def prepare(tokenizer: "Tokenizer") -> "Tokenizer":
+    """Turn off truncation and padding, which many published tokenizers enable and which would lose text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 

@@ -84,11 +84,11 @@ class SVCCA(FittedMeasure, WhitenedMeasure):
 
     Columns are centered. Each side contributes the fewest components whose squared singular values hold a share
     ``variance`` of the total, k_x and k_y of them. The value is sum rho_i / min(k_x, k_y). A few outlier dimensions can
-    hold 99 % of the variance of a language model's activations, and then k = 1.
+    hold 99% of the variance of a language model's activations, and then k = 1.
 
     Numbers of components are whole, so the value jumps where the share crosses a component. Rounding there may cost
     2e-5 and more. The standard error holds these numbers fixed. Where they differ from one draw of text to the next,
-    95 % intervals cover about 83 % in simulations (32 sequences). ``CCA`` says what ``crossfit`` does; components are
+    95% intervals cover about 83% in simulations (32 sequences). ``CCA`` says what ``crossfit`` does; components are
     then those of the half that the directions are fitted to.
 
     Args:

@@ -10,6 +10,7 @@ from dissimilarity.probe.alignment import Reading
 from dissimilarity.probe.padded_inputs import PaddedInputs
 from dissimilarity.probe.running import SiteReader
 from dissimilarity.probe.site_layout import Channels
+from dissimilarity.probe.together import TOKENS_PER_BATCH
 
 Slice = tuple[int, int, int]
 """A chunk of sequences: start, stop, unit."""
@@ -17,8 +18,6 @@ Slice = tuple[int, int, int]
 Inputs = Tensor | PaddedInputs | Reading
 """Inputs of a model: (sequences, ...), also with padding, or a text in its own tokens with the units by which it is
 compared."""
-
-TOKENS_PER_BATCH = 4096
 
 
 def cut_sequences(sequences: int, n_units: int, max_per_chunk: int) -> list[Slice]:

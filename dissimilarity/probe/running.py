@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.call import MASKS, call, mask_argument
 from dissimilarity.capture.hooks import capture, device_of
-from dissimilarity.capture.sites import describe
+from dissimilarity.capture.site_names import describe
 from dissimilarity.probe.padded_inputs import PaddedInputs
 from dissimilarity.probe.site_layout import Channels, Layout, is_plain, layouts_of
 

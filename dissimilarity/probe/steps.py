@@ -21,9 +21,12 @@ from dissimilarity.capture.points import ModulePoint, blocks_of
 from dissimilarity.capture.sites import locate
 from dissimilarity.probe.alignment import Reading
 from dissimilarity.probe.padded_inputs import PaddedInputs
+from dissimilarity.probe.together import TOKENS_PER_PASS
 
-TOKENS_PER_PASS = 1024
-"""Tokens that pass a block together: enough to make reading its weights a small part of the time."""
+
+class NotInStepsError(ValueError):
+    """A model does not run block by block; it can still be run as a whole."""
+
 
 Group = tuple[Tensor, Tensor]
 """Places of some sequences in the probe set, and their tokens (sequences, positions), which are equally many."""
@@ -89,7 +92,7 @@ class Steps:
         """Run every group up to the next block, and return what they passed: per group, site -> activations.
 
         Raises:
-            ValueError: the passes do not meet the same blocks.
+            NotInStepsError: the passes do not meet the same blocks.
         """
         self.acts = [{} for _ in self.groups]
         ended = set()
@@ -98,7 +101,7 @@ class Steps:
             ended.add(paused.resume())
         self._release()
         if len(ended) > 1:
-            raise ValueError(
+            raise NotInStepsError(
                 f"{type(self.model).__name__} does not run the same blocks on all sequences; compare it without "
                 "--block-by-block"
             )
@@ -117,7 +120,7 @@ class Steps:
         try:
             return call(self.model, self.groups[number][1].to(device_of(self.model)))
         except NotImplementedError as error:  # torch, of a weight that is not there
-            raise ValueError(
+            raise NotInStepsError(
                 f"{type(self.model).__name__} reads weights of a block outside of it ({str(error)[:80]}); compare it "
                 "without --block-by-block"
             ) from error
@@ -147,7 +150,7 @@ class Steps:
         expected = tuple(self.groups[self._current][1].shape)
         if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != expected or value.is_meta:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
+            raise NotInStepsError(
                 f"expected activations {(*expected, 'd')} at {site}, found {shape}; compare without --block-by-block, "
                 "or choose other sites"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dissimilarity.capture.sites import split_layer
+from dissimilarity.capture.site_names import split_layer
 from dissimilarity.figures.intrinsic import NAMES
 from dissimilarity.figures.style import GROUP_COLORS, without_layer
 from dissimilarity.inference.jackknife import half_width
@@ -25,9 +25,9 @@ LOSS_POINTS = 1500
 COLUMN_TITLES = {
     "series": "curve",
     "d": "dissimilarity",
-    "low": "low (95 %)",
-    "high": "high (95 %)",
-    "h": "± (95 %)",
+    "low": "low (95%)",
+    "high": "high (95%)",
+    "h": "± (95%)",
     "n": "null",
     "c": "calibrated",
     "a": "site of the model",

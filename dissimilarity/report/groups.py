@@ -47,7 +47,7 @@ def mean_curves(panels: Sequence[Panel]) -> list[dict[str, Any]]:
         panels: the panel of each run, of one reference and one measure.
 
     Returns:
-        Curves with `site`, `steps`, `d` (mean dissimilarity) and `h` (half of its 95 % interval over the runs; None for
+        Curves with `site`, `steps`, `d` (mean dissimilarity) and `h` (half of its 95% interval over the runs; None for
         fewer than five).
     """
     by_site = [{curve["site"]: curve["d"] for curve in panel["curves"]} for panel in panels]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import distinct, scale, select
 
@@ -25,7 +25,7 @@ def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
     Returns:
         Panels with `steps`, `curves` (pairs of sites at equal relative depth) and `maps` (all pairs, at the `steps`
         that have them; None without such a step). Each curve has the `site` of the model, `b` of the reference, and a
-        list per column, along `steps`: `d` (dissimilarity), `h` (half of its 95 % interval), `n` (null, as a
+        list per column, along `steps`: `d` (dissimilarity), `h` (half of its 95% interval), `n` (null, as a
         dissimilarity) and `c` (calibrated). A map has these lists per step, row by row of sites `a` by sites `b`. What
         is missing is None.
 

@@ -39,10 +39,10 @@ choose the pair whose curve is drawn below, at the steps that have all pairs.</p
 INTRINSIC = f"""<section><h2>The model alone</h2>
 <p class="soft">Dashed: the reference. {PROBE_TEXT}</p>
 <div id="intrinsic" class="grid"></div></section>"""
-OF_ONE = f"""Shaded: 95 % intervals. Dashed: null, the median over the sites. Ticks at the bottom: not measured.
+OF_ONE = f"""Shaded: 95% intervals. Dashed: null, the median over the sites. Ticks at the bottom: not measured.
 {PROBE_TEXT}"""
-OF_PAIRS = f"""Layers at equal relative depth. Bars: 95 % intervals. Dashed: null. {PROBE_TEXT}"""
-OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95 % interval where there are
+OF_PAIRS = f"""Layers at equal relative depth. Bars: 95% intervals. Dashed: null. {PROBE_TEXT}"""
+OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95% interval where there are
 {FEWEST} or more; thin: these runs. {SEEDS}"""
 STEPS = """<label>steps <select id="steps"><option value="log">logarithmic</option>
 <option value="linear">linear</option></select></label>"""
@@ -86,7 +86,7 @@ def nothing(folder: Folder) -> str:
 
 def final_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of the last value of each curve, from rows as `final_values` returns them."""
-    names = ["reference", "measure", "site", "step", "value", "95 % interval", "null", "calibrated", "dissimilarity"]
+    names = ["reference", "measure", "site", "step", "value", "95% interval", "null", "calibrated", "dissimilarity"]
     lines = []
     for row in rows:
         half, site = half_width(row["stderr"], row["n_units"]), site_name(row["site_a"], row["site_b"])

@@ -43,8 +43,8 @@ def lines() -> Spec:
         _tip("b", "site of the reference", "nominal"),
         _tip("step", "step", form=","),
         _tip("d", MEANING),
-        _tip("low", "95 % from"),
-        _tip("high", "95 % to"),
+        _tip("low", "95% from"),
+        _tip("high", "95% to"),
         _tip("n", "null"),
         _tip("c", "calibrated"),
     ]
@@ -57,8 +57,8 @@ def values() -> Spec:
         _tip("series", "curve", "nominal"),
         _tip("step", "step", form=","),
         _tip("d", "value"),
-        _tip("low", "95 % from"),
-        _tip("high", "95 % to"),
+        _tip("low", "95% from"),
+        _tip("high", "95% to"),
     ]
     spec = {**_figure(), "layer": [_band(), *_curve(hover)]}
     for layer in spec["layer"]:
@@ -81,8 +81,8 @@ def layers() -> Spec:
         _tip("a", "site of the first model", "nominal"),
         _tip("b", "site of the second model", "nominal"),
         _tip("d", MEANING),
-        _tip("low", "95 % from"),
-        _tip("high", "95 % to"),
+        _tip("low", "95% from"),
+        _tip("high", "95% to"),
         _tip("n", "null"),
         _tip("c", "calibrated"),
     ]
@@ -118,7 +118,7 @@ def maps() -> Spec:
         _tip("a", "site of the model", "nominal"),
         _tip("b", "site of the reference", "nominal"),
         _tip("d", MEANING),
-        _tip("h", "± (95 %)"),
+        _tip("h", "± (95%)"),
         _tip("n", "null"),
     ]
     chosen = {"condition": {"test": "datum.chosen", "value": 2.5}, "value": 0}

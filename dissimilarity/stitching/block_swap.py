@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.enter import check_enterable, enter
 from dissimilarity.capture.forward import first_result
 from dissimilarity.capture.hooks import capture, device_of
-from dissimilarity.capture.sites import describe, site_table
+from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.sites import site_table
 
 
 def front_sites(model: nn.Module) -> list[str]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.enter import check_enterable
 from dissimilarity.capture.hooks import capture, device_of
-from dissimilarity.capture.sites import locate, matched_pairs, resolve
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import locate, resolve
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.products import as_samples, choose_offset, find_outlier_rows, products, remove_offset
 from dissimilarity.stitching.closed_form import solve

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dissimilarity.tables.files import replacing
-from dissimilarity.tables.influential_text import Decode, decoder, influence_grid, real_positions
+from dissimilarity.tables.influential_text import influence_grid, real_positions, texts_of_tokens
 
 FILE = "texts.json"
 ColoredText = dict[str, Any]
@@ -18,7 +18,13 @@ ColoredText = dict[str, Any]
 
 
 def colored_text(
-    row: Mapping[str, Any], tokens: Any, tokenizer: Any, title: str, top: int = 5, mask: Any = None
+    row: Mapping[str, Any],
+    tokens: Any,
+    tokenizer: Any,
+    title: str,
+    top: int = 5,
+    mask: Any = None,
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> ColoredText:
     """Return the sequences that make two models differ most, token by token.
 
@@ -29,6 +35,7 @@ def colored_text(
         title: what is compared.
         top: how many sequences.
         mask: true at real positions; None if all are.
+        texts: the text of each token of each sequence; by default what the tokenizer makes of the tokens.
 
     Raises:
         ValueError: a row without influences, or tokens that do not fit it.
@@ -39,26 +46,17 @@ def colored_text(
         >>> text["sequences"]
         [{'sequence': 1, 'influence': 0.5, 'pieces': [['7', 0.4], [' 8', 0.1]]}]
     """
-    grid, decode = np.asarray(tokens), decoder(tokenizer)
+    grid = np.asarray(tokens)
     influence, real = influence_grid(row, grid), real_positions(grid, mask)
+    text_of = texts_of_tokens(grid, real, tokenizer, texts)
     totals = np.nansum(influence, 1)
     sequences = []
     for index in np.argsort(-totals, kind="stable")[:top].tolist():
         values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in influence[index][real[index]]]
-        pieces = zip(pieces_of(grid[index][real[index]].tolist(), decode), values, strict=True)
+        pieces = zip(np.array(text_of(index), object)[real[index]].tolist(), values, strict=True)
         total = float(f"{totals[index]:.5g}")
         sequences.append({"sequence": index, "influence": total, "pieces": [[_shown(text), v] for text, v in pieces]})
     return {"title": title, "sequences": sequences}
-
-
-def pieces_of(tokens: list[int], decode: Decode) -> list[str]:
-    """Return the text of each token, so that they add up to the text of all where prefixes do."""
-    texts, before = [], ""
-    for stop in range(1, len(tokens) + 1):
-        through = decode(tokens[:stop])
-        texts.append(through[len(before) :] if through.startswith(before) else decode(tokens[stop - 1 : stop]))
-        before = through
-    return texts
 
 
 def write_texts(texts: Sequence[ColoredText], folder: Path) -> None:

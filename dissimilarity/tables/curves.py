@@ -42,7 +42,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dissimilarity.capture.sites import matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.influence import INFLUENCE, short
 from dissimilarity.tables.journal import Journal, Mark, as_lines

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import LOGITS
 
 
 def at_equal_depth(pairs: Sequence[tuple[str, str]]) -> list[int]:

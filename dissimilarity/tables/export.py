@@ -83,8 +83,8 @@ def escape_latex(text: str) -> str:
     r"""Return a text in which LaTeX finds no commands.
 
     Examples:
-        >>> escape_latex("50 % of <a_b>")
-        '50 \\% of \\textless{}a\\_b\\textgreater{}'
+        >>> escape_latex("50% of <a_b>")
+        '50\\% of \\textless{}a\\_b\\textgreater{}'
     """
     return re.sub(r"[\\&%$#_{}~^<>|\"\n]", lambda letter: LATEX[letter.group()], text)
 
@@ -100,7 +100,7 @@ def cell(value: Any) -> str:
         return "-" if value is None else str(value)
     if not math.isfinite(value):
         return "-"
-    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:z.3f}"
 
 
 def _columns(rows: Rows) -> list[str]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-Decode = Callable[[list[int]], str]
-"""Turns tokens into text."""
+from dissimilarity.tables.token_texts import around, decoded, decoder
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def influential_text(
     top: int = 5,
     context: int = 8,
     mask: Any = None,
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> InfluentialText:
     """Return the sequences and tokens that make two models differ most.
 
@@ -61,6 +62,7 @@ def influential_text(
         top: how many sequences and tokens.
         context: tokens of text on each side of a token.
         mask: true at real positions; None if all are.
+        texts: the text of each token of each sequence; by default what the tokenizer makes of the tokens.
 
     Raises:
         ValueError: a row without influences, or tokens that do not fit it.
@@ -70,35 +72,39 @@ def influential_text(
     >>> text.sequences[0].text, round(text.sequences[0].influence, 6), text.tokens[0].after
     ('7 8', 0.5, ' 8')
     """
-    grid, decode = np.asarray(tokens), decoder(tokenizer)
+    grid = np.asarray(tokens)
     places, real = influence_grid(row, grid), real_positions(grid, mask)
+    text_of = texts_of_tokens(grid, real, tokenizer, texts)
     totals = np.nansum(places, 1)
     sequences = [
-        Passage(index, None, float(totals[index]), "", decode(grid[index][real[index]].tolist()), "")
-        for index in _largest(totals, top)
+        Passage(index, None, float(totals[index]), "", "".join(text_of(index)), "") for index in _largest(totals, top)
     ]
     if np.isfinite(places).sum(1).max() == 1:
         return InfluentialText(sequences, [])
-    found = []
+    passages = []
     for place in _largest(places.flatten(), top):
         sequence, position = divmod(place, grid.shape[1])
-        line, start = grid[sequence], max(0, position - context)
-        before, through, after = (
-            decode(line[start:stop][real[sequence, start:stop]].tolist())
-            for stop in (position, position + 1, position + 1 + context)
-        )
-        # Text up to a token is cut off the text through it, because a token alone may decode otherwise.
-        found.append(
-            Passage(
-                sequence,
-                position,
-                float(places[sequence, position]),
-                before,
-                through[len(before) :] if through.startswith(before) else decode([int(line[position])]),
-                after[len(through) :] if after.startswith(through) else "",
-            )
-        )
-    return InfluentialText(sequences, found)
+        before, after = around(text_of(sequence), position, context)
+        influence = float(places[sequence, position])
+        passages.append(Passage(sequence, position, influence, before, text_of(sequence)[position], after))
+    return InfluentialText(sequences, passages)
+
+
+def texts_of_tokens(
+    tokens: np.ndarray, real: np.ndarray, tokenizer: Any, texts: Sequence[Sequence[str]] | None
+) -> Callable[[int], Sequence[str]]:
+    """Return a function that returns the text of each token of a sequence: the given one, or what its tokens decode to.
+
+    Args:
+        tokens: the tokens (sequences, positions).
+        real: which positions are text.
+        tokenizer: a tokenizer with ``decode``, or a function that turns a list of tokens into text.
+        texts: the text of each token of each sequence; None without it.
+    """
+    if texts is not None:
+        return texts.__getitem__
+    decode = decoder(tokenizer)
+    return cache(lambda sequence: decoded(tokens[sequence].tolist(), real[sequence].tolist(), decode))
 
 
 def influence_grid(row: Mapping[str, Any], tokens: Any) -> np.ndarray:
@@ -118,11 +124,6 @@ def influence_grid(row: Mapping[str, Any], tokens: Any) -> np.ndarray:
         )
     grid.reshape(-1)[index] = row["token_influence"]
     return grid
-
-
-def decoder(tokenizer: Any) -> Decode:
-    """Return a function that turns tokens into text."""
-    return tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer
 
 
 def real_positions(tokens: np.ndarray, mask: Any) -> np.ndarray:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dissimilarity.capture.sharding import is_sharded
-from dissimilarity.capture.sites import matched_pairs, resolve
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import resolve
 from dissimilarity.figures.figure import Format
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
-from dissimilarity.capture.sites import matched_pairs, resolve
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import SitePair

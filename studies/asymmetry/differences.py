@@ -26,7 +26,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A mean difference in nats per token with its 95 % interval over models.
+    """A mean difference in nats per token with its 95% interval over models.
 
     Attributes:
         cells, positive: number of cells (width, depth, site), and of those whose mean is above 0.

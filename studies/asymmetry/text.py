@@ -54,7 +54,7 @@ def summary(findings: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
 def terminal_tables(findings: Mapping[str, Any]) -> list[FittedTable]:
     """Return the claims by every criterion."""
     table = FittedTable("the paper's claims: mean difference, nats/token", drop=["cells above 0"])
-    for column in ("claim", "models", "fit, reading", "verdict", "difference [95 % interval]", "cells above 0"):
+    for column in ("claim", "models", "fit, reading", "verdict", "difference [95% interval]", "cells above 0"):
         table.add_column(column)
     last = ("", "")
     for (name, kinship, *criterion), claim in findings["claims"].items():
@@ -114,7 +114,7 @@ def _cost(families: Sequence[str], kinship: str, claim: Difference, words: str) 
 
 def _losses(records: Sequence[Record]) -> list[str]:
     """Return the losses of the models themselves, by family, width and depth."""
-    lines = table_head("family", "width", "depth", "loss, nats/token, mean over seeds and 95 % half-width")
+    lines = table_head("family", "width", "depth", "loss, nats/token, mean over seeds and 95% half-width")
     by_shape: dict[tuple[str, int, int], dict[str, float]] = {}
     for record in records:
         if record["last"]:
@@ -146,7 +146,7 @@ def _claims(findings: Mapping[str, Any]) -> list[str]:
     lines = [f"- {name}: {text.format(*families)}." for name, (text, _) in CLAIMS.items()]
     lines += [
         "",
-        "Nats per token, averaged over layers and depths, [95 % interval over models], and the number of cells (depth "
+        "Nats per token, averaged over layers and depths, [95% interval over models], and the number of cells (depth "
         "x layer) whose mean is above 0. A claim `holds` or is `reversed` if the interval excludes 0. C is tested in "
         "both directions: its interval spans those of the two, and its mean is that of the cheaper one. For "
         "independent models, B and C use stitches between models of one family instead of self-stitches. For "

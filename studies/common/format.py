@@ -83,7 +83,7 @@ def interval_in_words(bounds: Bounds) -> str:
     """Return the interval as part of a sentence, or why there is none."""
     if not math.isfinite(bounds.low):
         return no_interval(bounds.models)
-    return f"95 % interval {number(bounds.low)} to {number(bounds.high)}"
+    return f"95% interval {number(bounds.low)} to {number(bounds.high)}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval over models; NaN if there is none.
+    """An estimate with its 95% interval over models; NaN if there is none.
 
     Attributes:
         mean: the estimate.

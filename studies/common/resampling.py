@@ -10,7 +10,7 @@ from scipy import stats
 from studies.common.jackknife import ENOUGH
 
 MIDDLE = (2.5, 97.5)
-"""Percentiles of a 95 % interval."""
+"""Percentiles of a 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def resamples_of(models: int, count: int, seed: int) -> Resamples:
 
 
 def percentile_interval(resampled: np.ndarray, total: int) -> tuple[float, float]:
-    """Return the middle 95 % of the finite resampled values; NaN if no more than half of `total` are finite.
+    """Return the middle 95% of the finite resampled values; NaN if no more than half of `total` are finite.
 
     Examples:
         >>> percentile_interval(np.arange(101.0), 101)
@@ -64,7 +64,7 @@ def one_sided_p(value: np.ndarray | float, permuted: np.ndarray, tolerance: floa
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of the finite values and half of its 95 % interval by Student's t; NaN for too few.
+    """Return the mean of the finite values and half of its 95% interval by Student's t; NaN for too few.
 
     Examples:
         >>> mean_interval([1.0, 2.0, 3.0, 4.0])

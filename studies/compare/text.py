@@ -39,7 +39,7 @@ def summary(
     """
     lines = ["# How similar are the models, layer by layer?", "", *_models(provenance), ""]
     lines += [
-        "Values are the literature's, with 95 % intervals (Student's t over units of sequences).",
+        "Values are the literature's, with 95% intervals (Student's t over units of sequences).",
         PROBE_TEXT,
         "The null is the value after the sequences of one side are rearranged so that none meets itself, which is what",
         "models score that read other text; calibrated is (value - null) / (identical - null): 1 = identical, 0 = as",

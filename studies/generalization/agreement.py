@@ -31,7 +31,7 @@ class Agreement:
 
     Attributes:
         value: the statistic of the models as they are.
-        low, high: 95 % bootstrap interval over models.
+        low, high: 95% bootstrap interval over models.
         p: one-sided, how often permuted models reach the value; at least 1/500. NaN for too few models.
         chance: mean over permutations.
         adjusted: p over all measures, layers and steps (false discovery rate).

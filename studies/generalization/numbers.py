@@ -200,6 +200,6 @@ def over_layers(measure: str, distances: np.ndarray) -> np.ndarray:
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean and the middle 95 % over pairs of (pairs, layers)."""
+    """Return the mean and the middle 95% over pairs of (pairs, layers)."""
     low, high = np.percentile(values, MIDDLE, axis=0)
     return values.mean(0), low, high

@@ -2,7 +2,7 @@
 
 The contrast of a layer is the mean distance of two models of different groups minus that of two models of one group.
 Its p value is how often permuted models reach it, adjusted over all measures and layers (Benjamini and Hochberg 1995).
-The groups part at the first layer from which it stays below 5 %, up to the last layer; draws of models with replacement
+The groups part at the first layer from which it stays below 5%, up to the last layer; draws of models with replacement
 say how certain that layer is. Groups of fewer than five models have contrasts and no verdict.
 """
 
@@ -24,12 +24,12 @@ class Parting:
 
     Attributes:
         contrast: (layers,) mean distance across minus within.
-        low, high: (layers,) its 95 % bootstrap interval over models.
+        low, high: (layers,) its 95% bootstrap interval over models.
         p: (layers,) one-sided, how often permuted models reach the contrast.
         adjusted: (layers,) the same over all measures and layers.
         models: number of models in the smallest group.
         first: the layer from which the contrast is beyond chance; None if it is not at the last layer.
-        earliest, latest: 95 % bootstrap interval of `first`; None = never.
+        earliest, latest: 95% bootstrap interval of `first`; None = never.
         shares: (layers + 1,) share of the draws in which the groups part at each layer; the last entry means never.
     """
 

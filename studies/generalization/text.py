@@ -33,7 +33,7 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
 
 def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return the scores of every criterion over all layers."""
-    title = "from in-distribution inputs, over all layers [95 % interval]"
+    title = "from in-distribution inputs, over all layers [95% interval]"
     table = FittedTable(title, drop=["Spearman with the gap", "AUC"])
     for column in ("measure", "clusters", "p, cloud", "p, hull", "adjusted Rand index", "AUC", "Spearman with the gap"):
         table.add_column(column, justify="left" if column == "measure" else "right")
@@ -140,7 +140,7 @@ def _models(findings: Findings) -> list[str]:
     return [
         *lines,
         "",
-        "± is the standard deviation over models; for a difference, half its 95 % interval (Welch).",
+        "± is the standard deviation over models; for a difference, half its 95% interval (Welch).",
         FINE_TUNINGS,
     ]
 
@@ -155,7 +155,7 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "evenly over a hull (a line, a circle, a shell); it is computed only where the cloud does not explain the cut. "
         f"Clusters are accepted if both are below 0.05 / {len(findings.criteria)}, since each measure may err. "
         "Adjusted Rand index: clusters and reference groups. AUC: two models of different groups are farther apart "
-        "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95 % bootstrap "
+        "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95% bootstrap "
         "intervals over models, followed by one-sided p values from "
         "permuting models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
         f"{ENOUGH} models have neither. {FINE_TUNINGS}",
@@ -179,7 +179,7 @@ def _layers(findings: Findings) -> list[str]:
         "that within exceeds that of permuted models: p below 0.05, adjusted over all measures and layers (false "
         "discovery rate). The interval is over draws of models.",
         "",
-        *table_head("measure", "the groups part", "95 % interval", "adjusted p at the last layer"),
+        *table_head("measure", "the groups part", "95% interval", "adjusted p at the last layer"),
     ]
     for measure, parting in findings.parting.items():
         if not parting.has_verdict:
@@ -244,7 +244,7 @@ def _where(findings: Findings, parting: Parting) -> str:
     if parting.first is None:
         return "at no layer: at the last one, the distance across is no larger than among permuted models"
     ends = f"{_layer(findings, parting.earliest)} to {_layer(findings, parting.latest)}"
-    return f"from {findings.sites[parting.first]} on (95 % interval {ends})"
+    return f"from {findings.sites[parting.first]} on (95% interval {ends})"
 
 
 def _layer(findings: Findings, layer: int | None) -> str:

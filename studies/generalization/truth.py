@@ -107,7 +107,7 @@ def pairs_by_kind(truth: Truth) -> dict[str, list[tuple[int, int]]]:
 
 
 def gap_between(truth: Truth, values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of the best group minus that of the worst, and half its 95 % interval over models (Welch).
+    """Return the mean of the best group minus that of the worst, and half its 95% interval over models (Welch).
 
     Groups that were made from the accuracies differ in them by construction: they have no interval, and neither have
     groups of fewer than five models.

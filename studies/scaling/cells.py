@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dissimilarity.capture.sites import LOGITS, matched_pairs
+from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.capture.sites import LOGITS
 from studies.scaling.sizes import SizedModel
 
 SCALES = {"dissimilarity": "dissimilarity", "relative": "1 - calibrated"}

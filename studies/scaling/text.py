@@ -43,7 +43,7 @@ def summary(findings: Findings, notes: Mapping[str, Any]) -> str:
 def terminal_tables(findings: Findings) -> list[FittedTable]:
     """Return every two sizes by the first measure, without outlier control."""
     control, measure = findings.controls[0], findings.measures[0]
-    title = f"{measure}: mean dissimilarity at equal depth [95 % interval]"
+    title = f"{measure}: mean dissimilarity at equal depth [95% interval]"
     table = FittedTable(title, names=COLUMNS[:1], drop=("doublings", "differ in", "1 - calibrated"))
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
@@ -84,7 +84,7 @@ def _answer(findings: Findings) -> str:
         sentences.append(f"On average, two sizes lack {number(mean)} of the similarity of seeds of the same sizes.")
         with_interval = [excess for excess in tested if math.isfinite(excess.p)]
         sentences.append(
-            f"That is above 0 in {len(findings.above)} of {len(tested)} pairs of sizes (false discovery rate 5 %)."
+            f"That is above 0 in {len(findings.above)} of {len(tested)} pairs of sizes (false discovery rate 5%)."
             if with_interval
             else f"Whether that is more than chance is open ({no_interval(min(excess.models for excess in tested))})."
         )
@@ -123,7 +123,7 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
     lines = [
         f"Losses are on the text of the comparison, {probe['sequences']} sequences of {probe['length']} tokens from "
-        f"the {probe['split']} split, with 95 % half-widths over seeds. Layers are compared at equal relative depth "
+        f"the {probe['split']} split, with 95% half-widths over seeds. Layers are compared at equal relative depth "
         "unless a region is named. `more than seeds` is the share of the similarity between seeds that two sizes lack: "
         "1 - s(a, b) / sqrt(s(a, a) s(b, b)), where s is 1 - dissimilarity (or `calibrated`) and seeds of one size are "
         "the floors. A narrow model shows less of a common representation, to seeds of its size too; the floors take "
@@ -176,10 +176,10 @@ def _blocks(findings: Findings) -> list[str]:
         f"model with itself, by {findings.measures[0]} and averaged over seeds. They are the exact best cut into three "
         "(kernel change-point detection). Any layers can be cut: a random walk, in which each layer adds something "
         "independent, has no blocks, and the cut explains that much of it. Blocks are there if the cut explains more "
-        "than in 95 % of walks. The second table averages the dissimilarity over each region.",
+        "than in 95% of walks. The second table averages the dissimilarity over each region.",
         "",
         *table_head(
-            "size", *REGIONS, "share of the scatter explained by the cut", "random walk: median, 95 %", "blocks"
+            "size", *REGIONS, "share of the scatter explained by the cut", "random walk: median, 95%", "blocks"
         ),
     ]
     for name, blocks in findings.blocks.items():
@@ -272,7 +272,7 @@ def _layers(layers: range) -> str:
 
 def _in_words(value: Interval) -> str:
     mean, low, high = (number(part, sign=False) for part in (value.mean, value.low, value.high))
-    return f"{mean} (95 % interval {low} to {high})" if math.isfinite(value.low) else mean
+    return f"{mean} (95% interval {low} to {high})" if math.isfinite(value.low) else mean
 
 
 def _plain(value: Interval) -> str:

@@ -89,7 +89,7 @@ def test_planted_groups_are_found_and_the_layer_where_they_part(apart: Findings)
         "The reference groups are disambiguated and ambiguous (given)",
         "By the primary measure, cka over all layers, there are 2 clusters",
         "From in-distribution inputs alone, the groups are found by",
-        "By cka the groups part from blocks.2.resid_post on (95 % interval blocks.",
+        "By cka the groups part from blocks.2.resid_post on (95% interval blocks.",
         "found from step 64 on",
     ):
         assert words in text

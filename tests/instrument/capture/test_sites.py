@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dissimilarity.capture.enter import enterable_sites
 from dissimilarity.capture.hooks import capture
 from dissimilarity.capture.points import ModulePoint
-from dissimilarity.capture.sites import describe, locate, matched_pairs, resolve, site_table
+from dissimilarity.capture.site_names import describe, matched_pairs
+from dissimilarity.capture.sites import locate, resolve, site_table
 from dissimilarity.comparison.compare import compare
 from dissimilarity.measures.cka import CKA
 from models.transformer import Transformer

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dissimilarity.capture import offloaded
-from dissimilarity.cli import memory, probe_text
+from dissimilarity.cli import comparison, memory, texts
 from dissimilarity.cli.command import main
 from dissimilarity.comparison.save import save_activations
+from dissimilarity.probe.steps import NotInStepsError
 
 transformers = pytest.importorskip("transformers")
 
@@ -128,7 +129,12 @@ def test_files_hold_the_table_the_figures_and_where_they_come_from(
 ) -> None:
     more = ("--measures", "cka", "--influence", "--out", tmp_path / "out")
     result = as_json(capsys, folders, "model", "seed", *more)
-    assert len(result["text"]) == 3 and "of" in result["text"][0]
+    source = folders["text"].read_text()
+    assert len(result["text"]) == 3 and all(f" {passage} " in f" {source} " for passage in result["text"])
+    assert all(len(passage.split()) > 3 for passage in result["text"])
+    (text,) = json.loads((tmp_path / "out" / "texts.json").read_text())["texts"]
+    whole = ["".join(piece for piece, _ in sequence["pieces"]) for sequence in text["sequences"]]
+    assert all(f" {words.strip()} " in f" {source} " for words in whole)
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert names >= {"table.parquet", "layers.csv", "summary.json", "provenance.json", "figures/comparison.pdf"}
     assert "figures/text.png" in names
@@ -142,7 +148,7 @@ def test_csv_and_latex_have_a_line_per_layer(capsys: Any, folders: dict[str, Pat
     assert [row["site_a"] for row in rows] == [BLOCK.format(layer) for layer in range(3)]
     lines = compare(capsys, *arguments, "latex")[1].splitlines()
     cells = [line for line in lines if line.startswith("cka")]
-    assert len(cells) == 3 and all(line.count("&") == 7 and r"resid\_post" in line for line in cells)
+    assert len(cells) == 3 and all(line.count("&") == 11 and r"resid\_post" in line for line in cells)
 
 
 def test_exit_codes_tell_ci_what_to_do(capsys: Any, folders: dict[str, Path]) -> None:
@@ -321,6 +327,24 @@ def test_block_by_block_prints_the_same(capsys: Any, folders: dict[str, Path], m
         assert one == pytest.approx(other, abs=1e-6)
 
 
+def test_a_model_that_does_not_run_in_step_is_run_as_a_whole(
+    capsys: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("model", "planted", "--measures", "cka,kl", "--influence")
+    stepped = as_json(capsys, folders, *arguments)
+    steps = comparison.compare_in_step
+
+    def broken(*more: Any) -> Any:
+        steps(*more)
+        raise NotInStepsError("no blocks")
+
+    monkeypatch.setattr(comparison, "compare_in_step", broken)
+    whole = as_json(capsys, folders, *arguments)
+    assert whole["verdict"] == stepped["verdict"] and whole["text"] == stepped["text"]
+    for one, other in zip(whole["rows"], stepped["rows"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
 def test_another_order_of_summation_is_rounding(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
 
@@ -339,14 +363,14 @@ def test_another_order_of_summation_is_rounding(capsys: Any, folders: dict[str, 
 def test_of_a_long_text_evenly_spaced_parts_are_read(
     capsys: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_text, "WHOLE", 1000)
+    monkeypatch.setattr(texts, "WHOLE", 1000)
     (tmp_path / "long.txt").write_text("".join(f"naïve things of {number} 日本語 " for number in range(3000)))
     arguments = (folders["model"], folders["seed"], "--text", tmp_path / "long.txt", *FEW, "--measures", "cka")
     code, out, err = compare(capsys, *arguments, "--format", "json")
     assert code == 0, err
     probe = json.loads(out)["probe"]
     assert probe["text"] == f"16 parts of {tmp_path / 'long.txt'}" and probe["sequences"] == 16
-    _, text, _ = probe_text._read(tmp_path / "long.txt", 16, 16)
+    _, text, _ = texts.read_text(tmp_path / "long.txt", 16, 16)
     numbers = [int(word) for word in text.split() if word.isdecimal()]
     assert numbers == sorted(numbers) and max(numbers) - min(numbers) > 2700 and len(text) < 16 * 16 * 16
     assert set(text.split()) - set(map(str, numbers)) == {"naïve", "things", "of", "日本語"}
@@ -379,27 +403,29 @@ def test_too_little_memory_is_foreseen(capsys: Any, folders: dict[str, Path], mo
     monkeypatch.setattr(memory, "memory_of_all", lambda *sizes: {"weights in float32": 54 * 10**9})
     code, _, err = compare(capsys, folders["model"], folders["seed"], *FEW)
     assert code == 2 and "takes about 54.0 GB of memory (weights in float32 54.0 GB), and 1.0 GB are free; type " in err
-    assert "--block-by-block, which takes about 0.3 GB" in err
+    assert "--block-by-block, which takes about 0.5 GB" in err
 
 
 def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: Any, folders: dict[str, Path]) -> None:
     _, out, _ = compare(capsys, folders["model"], folders["planted"], "--text", folders["text"], *FEW)
     words = " ".join(out.split())
     assert words.startswith("model and planted are alike to within rounding up to blocks.0.resid_post")
-    assert "16 sequences of 16 tokens from" in words and "95 % intervals cover other text" in words
+    assert "16 sequences of 16 tokens from" in words and "95% intervals cover other text" in words
     assert all(name in out for name in ("cka", "procrustes", "mutual_knn", "relative error"))
-
-
-def test_names_are_checked_before_torch_is_loaded() -> None:
-    for arguments in (["a.npy", "b.npy"], ["a", "b", "--measures", "cca,ckka"], ["a", "b", "--text", "gone.txt"]):
-        code = f"import sys; from dissimilarity.cli.command import main; assert main(['compare', *{arguments}]) == 2; "
-        done = subprocess.run(
-            [sys.executable, "-c", f"{code}assert 'torch' not in sys.modules"], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert "there is no" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_answers_without_torch() -> None:
     code = "import sys; from dissimilarity.cli.command import main, parser; parser(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_note_for_all_layers_is_said_once(capsys: Any, folders: dict[str, Path]) -> None:
+    arguments = (folders["model"], folders["planted"], "--text", folders["text"], "--sequences", 4, "--length", 4)
+    _, out, err = compare(capsys, *arguments, "--measures", "cka,procrustes", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert "pass more text" not in rows[-1]["note"] and err.count("procrustes is biased toward similar") == 1, rows
+    assert float(rows[1]["relative_error"]) > 0 and float(rows[1]["noise"]) > 0
+    told = json.loads(compare(capsys, *arguments, "--measures", "cka,procrustes", "--format", "json")[1])
+    assert [f"note: {note}" for note in told["notes"]] == err.splitlines()
+    latex = compare(capsys, *arguments, "--measures", "cka,procrustes", "--format", "latex")[1]
+    assert latex.count(told["notes"][0]) == 1 and r"relative\_error & noise & cosine & largest" in latex

@@ -139,7 +139,7 @@ def test_one_panel_per_measure_and_reference_and_one_line_per_pair():
     assert labels == ["1 - CKA\n(0 = same)", "Procrustes angle (rad)\n(0 = same)"]
     assert figure.axes[-1].get_xlabel() == "training step (64 tokens each)"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["0", "1", "95 % interval", "null (all sites)"]
+    assert names == ["0", "1", "95% interval", "null (all sites)"]
 
 
 def test_pairs_of_unequal_depth_are_the_matched_ones():

@@ -35,7 +35,7 @@ def sizes() -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("label", ["cka", "procrustes", "cca", "pwcca"])
 def test_the_error_bar_is_as_large_as_the_spread(label: str, sizes: dict[str, tuple[float, float]]) -> None:
-    """Within three standard errors of the spread itself, which is known to 13 %."""
+    """Within three standard errors of the spread itself, which is known to 13%."""
     share, size = sizes[label]
     assert 0.7 < size < 1.5
     assert share > 0.83

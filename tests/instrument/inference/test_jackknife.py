@@ -56,10 +56,10 @@ def draw(sequences: int, p: int, q: int, seed: int, dependence: float = 0.5) -> 
 
 
 def graded(sequences: int, p: int, q: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw as `draw` does, with canonical correlations from 0.9 to 0.3, and a last direction of 0.3 % on each side.
+    """Draw as `draw` does, with canonical correlations from 0.9 to 0.3, and a last direction of 0.3% on each side.
 
     Where a correlation is none but for noise, or two are alike, no derivative tells what leaving out a sixteenth of the
-    samples does; nor where the number of components that hold 99 % of the variance is about to change.
+    samples does; nor where the number of components that hold 99% of the variance is about to change.
     """
     g = torch.Generator().manual_seed(seed)
 

@@ -86,7 +86,7 @@ def test_paired_errors_are_those_of_repeated_draws_and_far_smaller_than_two_band
             unpaired.append(math.hypot(*(part["stderr"][0].as_py() for part in (first, second))))
         ratio = np.sqrt(np.mean(np.square(paired))) / np.std(gaps, ddof=1)
         # With 32 sequences a jackknife may err to the safe side, because it counts twice what depends on two of them.
-        # The standard deviation of 30 draws is known to 13 %.
+        # The standard deviation of 30 draws is known to 13%.
         assert 0.75 < ratio < 1.6, (measure, ratio)
         assert np.mean(np.abs(gaps) / paired > 2.131) < 0.14, measure
         assert np.mean(unpaired) > 3 * np.mean(paired), measure

@@ -138,7 +138,7 @@ def test_each_rho_is_one_where_the_samples_are_no_more_than_the_dimensions() -> 
 
 
 def test_svcca_counts_components() -> None:
-    """Three shares of variance need one, two and three of the directions with variances 90, 9.5 and 0.5 %."""
+    """Three shares of variance need one, two and three of the directions with variances 90, 9.5 and 0.5%."""
     g = generator(0)
     axes = torch.linalg.qr(torch.randn(100, 9, generator=g, dtype=torch.float64) - 0.0).Q
     axes = torch.linalg.qr(axes - axes.mean(0)).Q

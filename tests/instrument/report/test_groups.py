@@ -79,4 +79,4 @@ def test_the_page_of_several_runs(page: Page) -> None:
     assert block["runs"][3]["curves"][1]["d"] == [float(f"{0.1 * step + 9 / 50:.5g}") for step in STEPS]
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
     assert links == ["gelu-w16-d2-s0/report.html"]
-    assert "diverged" in page.text and "95 % intervals cover other seeds" in page.text
+    assert "diverged" in page.text and "95% intervals cover other seeds" in page.text

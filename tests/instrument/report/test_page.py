@@ -64,7 +64,7 @@ def test_the_page_says_what_the_run_is(page: Page) -> None:
     for number in (last["value"], last["null"], last["calibrated"], last["dissimilarity"]):
         assert f"{number:.4g}" in page.text
     assert f"{last['value'] - half:.4g} to {last['value'] + half:.4g}" in page.text
-    assert "95 % intervals cover other text of this kind" in page.text
+    assert "95% intervals cover other text of this kind" in page.text
     losses = [(row["step"], row["d"]) for row in page.data["page"]["losses"]]
     assert losses == [(step, 5 - step / 4) for step in STEPS[1:]]
     (rankme,) = page.data["page"]["intrinsic"].values()

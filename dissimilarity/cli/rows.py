@@ -1,0 +1,51 @@
+"""The matched layers of a comparison as plain rows, and the notes that hold for all of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dissimilarity.cli.result import Comparison
+from dissimilarity.comparison.result import shown_columns, with_ends
+
+Rows = list[dict[str, Any]]
+
+COLUMNS = ("measure", "site_a", "site_b", "value", "low", "high", "null", "p", "calibrated", "dissimilarity", "note")
+NUMBERS = ("relative_error", "noise", "cosine", "largest")
+"""Columns of models that are also compared number by number; see `SiteDifference`."""
+BETWEEN = "; "
+"""What stands between the notes of a row."""
+
+
+def matched_rows(result: Comparison) -> Rows:
+    """Return one row per measure and matched pair of sites, with plain numbers and the notes of that row alone."""
+    errors = {} if result.differences is None else {(d.site_a, d.site_b): d for d in result.differences.sites}
+    rows = []
+    for measure in result.measures:
+        own = result.at_matched(measure)
+        shared = _shared([row["note"] for row in own])
+        for row in own:
+            difference = errors.get((row["site_a"], row["site_b"]))
+            numbers = {key: getattr(difference, key, math.nan) for key in NUMBERS} if errors else {}
+            note = BETWEEN.join(part for part in row["note"].split(BETWEEN) if part not in shared)
+            rows.append({**{name: with_ends(row)[name] for name in COLUMNS}, "note": note, **numbers})
+    return rows
+
+
+def notes_of(result: Comparison) -> list[str]:
+    """Return what the notes of all rows of a measure say, each once, with the measures of which it is said."""
+    measures: dict[str, list[str]] = {}
+    for measure in result.measures:
+        if note := BETWEEN.join(_shared([row["note"] for row in result.at_matched(measure)])):
+            measures.setdefault(note, []).append(measure.label)
+    return [note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()]
+
+
+def latex_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of a table for a paper."""
+    return [*shown_columns(rows), *(name for name in NUMBERS if rows and name in rows[0])]
+
+
+def _shared(notes: Sequence[str]) -> list[str]:
+    """Return the parts that are in every note, in order."""
+    first, *others = [note.split(BETWEEN) for note in notes] or [[]]
+    return [part for part in first if part and all(part in other for other in others)]

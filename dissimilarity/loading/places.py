@@ -1,0 +1,85 @@
+"""Find the folder of a model of Hugging Face transformers: here, in the cache of the hub, or on the hub.
+
+Nothing here needs torch or transformers, so a command line can say at once that there is no such model.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from dissimilarity.loading import adapters
+from dissimilarity.loading.config import WEIGHTS, weights_in
+from dissimilarity.loading.hub import download, downloaded
+
+FILES = [
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "generation_config.json",
+]
+"""Files to download of a model. If it has no safetensors, a second request downloads its pickles."""
+GGUF = ".gguf"
+
+
+def folder_of(uri: str) -> tuple[Path, str | None]:
+    """Return the folder of a Hugging Face URI, downloaded if needed, and its commit.
+
+    Args:
+        uri: `hf:FOLDER`, `hf:FOLDER/FILE.gguf`, `hf:ORG/MODEL` or `hf:ORG/MODEL@REVISION`.
+
+    Returns:
+        the folder, or the GGUF file; and the full hash of the revision on the hub, None for a local folder.
+
+    Raises:
+        ValueError: no such folder, model or revision, or the hub cannot be reached.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     folder_of(f"hf:{folder}") == (Path(folder), None)
+        True
+    """
+    name = uri.removeprefix("hf:")
+    is_gguf = name.lower().endswith(GGUF)
+    if Path(name).is_dir() or (is_gguf and Path(name).is_file()):
+        return Path(name), None
+    model, _, revision = name.partition("@")
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or is_gguf:
+        kind = "file" if is_gguf else "folder"
+        raise ValueError(
+            f"reference {uri!r}: there is no {kind} {Path(name).absolute()}; give hf:FOLDER, as save_pretrained wrote "
+            "it, hf:FOLDER/FILE.gguf, or hf:ORG/MODEL@REVISION for a model on the Hugging Face hub"
+        )
+    require_transformers(uri)
+    instead = "give the folder of a copy, hf:FOLDER"
+    folder, commit = download(model, revision or None, FILES, uri, instead)
+    if not weights_in(folder):
+        folder, commit = download(model, commit, [*FILES, WEIGHTS[1], "*.bin.index.json"], uri, instead)
+    return folder, commit
+
+
+def base_folder(folder: Path, uri: str) -> Path:
+    """Return the folder of the base of an adapter.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
+    name = adapters.base_of(folder, uri)
+    place = Path(name) if Path(name).is_dir() else downloaded(name)
+    if place is None or adapters.is_adapter(place):
+        raise ValueError(
+            f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
+            f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
+        )
+    return place
+
+
+def require_transformers(uri: str) -> None:
+    """Check that transformers is installed.
+
+    Raises:
+        ValueError: it is not; says what to type.
+    """
+    if find_spec("transformers") is None:
+        raise ValueError(f"reference {uri!r} needs Hugging Face transformers: pip install 'dissimilarity[hf]'")

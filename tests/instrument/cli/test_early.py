@@ -1,0 +1,156 @@
+"""Mistakes that names and files tell are explained before torch and transformers are loaded."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+import dissimilarity
+from dissimilarity.cli.quiet import quiet
+
+RUN = """
+import json, sys
+from dissimilarity.cli.command import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(["compare", *arguments]) == 2, arguments
+    assert not {"torch", "transformers"} & set(sys.modules), arguments
+    print(file=sys.stderr)
+"""
+
+
+def model(folder: Path, has_weights: bool = True, has_tokenizer: bool = True, **more: int) -> str:
+    """Write a folder that looks like a model from outside, with weights of three blocks."""
+    folder.mkdir()
+    config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 3, "vocab_size": 300} | more
+    (folder / "config.json").write_text(json.dumps(config))
+    if has_tokenizer:
+        words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1}, unk_token="[UNK]"))
+        words.save(str(folder / "tokenizer.json"))
+    if has_weights:
+        blocks = {f"model.layers.{layer}.mlp.up_proj.weight": np.ones((8, 8), "float32") for layer in range(3)}
+        save_file({**blocks, "lm_head.weight": np.ones((300, 8), "float32")}, folder / "model.safetensors")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], str]]:
+    """What is typed, and a part of the answer, by the kind of mistake."""
+    root = tmp_path_factory.mktemp("early")
+    good = model(root / "model")
+    damaged = model(root / "damaged")
+    (root / "damaged" / "model.safetensors").write_bytes(b"not weights")
+    (root / "short.txt").write_text("too short")
+    (root / "latin.txt").write_bytes("na\xefve text ".encode("latin-1") * 99)
+    (root / "file").write_text("")
+    (root / "base").mkdir()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(root / "nowhere"), "r": 2}
+    (root / "base" / "adapter_config.json").write_text(json.dumps(adapter))
+    (root / "base" / "adapter_model.safetensors").touch()
+    (root / "model-00002-of-00003.gguf").touch()
+    for name, array in {
+        "a": np.eye(64, 8),
+        "b": np.eye(32, 8),
+        "numbers": np.ones((64, 8), int),
+        "tokens": np.full((8, 12), 300),
+        "few": np.ones((3, 12), int),
+    }.items():
+        np.save(root / f"{name}.npy", array)
+    a, tokens = str(root / "a.npy"), str(root / "tokens.npy")
+    (root / "text.npy").write_text("no array")
+    both = [good, good]
+    cases: dict[str, tuple[list[str], str]] = {
+        "missing folder": ([str(root / "modle"), good], f"did you mean {good}?"),
+        "missing hf folder": ([f"hf:{root / 'modle'}", good], f"did you mean {good}?"),
+        "name of the hub": (["org/name", good], "for a model of the Hugging Face hub, type hf:org/name"),
+        "revision of the hub": (["org/name@main", good], "type hf:org/name@main"),
+        "offline": (["hf:org/name", good], "HF_HUB_OFFLINE is set"),
+        "no weights": ([model(root / "bare", has_weights=False), good], "expected config.json and model.safetensors"),
+        "damaged weights": ([damaged, good], "it is damaged"),
+        "no tokenizer": ([good, model(root / "mute", has_tokenizer=False)], "mute has no tokenizer.json"),
+        "no base": ([str(root / "base"), good], "is neither a folder of a model here nor in the cache"),
+        "part of a file": ([str(root / "model-00002-of-00003.gguf"), good], "part 2 of 3"),
+        "no file": (["gone.npy", a], "there is no file"),
+        "no run": (["runs/gone", good], "there is no"),
+        "text in Latin 1": ([*both, "--text", str(root / "latin.txt")], "it is no UTF-8"),
+        "text is a folder": ([*both, "--text", str(root)], "give a file of text in UTF-8"),
+        "no text": ([*both, "--text", "gone.txt"], "there is no such file"),
+        "short text": ([*both, "--text", str(root / "short.txt")], "enough for 0 of at least 4 sequences of 64"),
+        "few tokens": ([*both, "--tokens", str(root / "few.npy")], "expected 4 sequences or more, found 3"),
+        "unknown tokens": ([*both, "--tokens", tokens], "expected tokens 0 to 299, those of model"),
+        "other vocabulary": ([good, model(root / "other", vocab_size=320), "--tokens", tokens], "model 300, other 320"),
+        "no array of tokens": ([*both, "--tokens", str(root / "text.npy")], "expected the one array of np.save"),
+        "text and tokens": ([*both, "--tokens", tokens, "--length", "8"], "needs no --length"),
+        "activations need no text": ([a, a, "--length", "8"], "which need no --length"),
+        "model beside activations": ([good, a], "pass its tokens with --tokens"),
+        "no array": ([str(root / "text.npy"), a], "expected the one array of np.save"),
+        "no activations": ([str(root / "numbers.npy"), a], "expected floating-point activations"),
+        "no such site of a file": ([a, a, "--sites", "c"], "matches 'c'; it has a"),
+        "no site in common": ([a, a, "--sites", "a|c,d"], "matches 'd'; it has a"),
+        "measure": ([*both, "--measures", "cca,ckka"], "there is no measure ckka; choose from"),
+        "limit": ([*both, "--fail-over", "ckka=1"], "there is no measure ckka; choose from"),
+        "site": ([*both, "--sites", "blocks.*.resid_pots"], "choose from embed, blocks.{0-2}.resid_pre"),
+        "layer": ([*both, "--sites", "blocks.3.resid_post"], "no site of model matches"),
+        "module": ([*both, "--sites", "encoder.layers.*"], "begins with layers, lm_head, model"),
+        "out": ([*both, "--out", str(root / "file" / "out")], "cannot write there"),
+        "device": ([*both, "--device", "gpu"], "--device gpu: expected cpu, cuda"),
+        "pairs": ([*both, "--block-by-block", "--pairs", "all"], "leave one of them out"),
+    }
+    if sys.platform == "linux" and not [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("kfd")]:
+        cases["no GPU"] = ([*both, "--device", "cuda"], "--device cuda: there is no such device here; type cpu")
+    return cases
+
+
+def test_mistakes_are_explained_without_torch(mistakes: dict[str, tuple[list[str], str]]) -> None:
+    typed = json.dumps([arguments for arguments, _ in mistakes.values()])
+    done = subprocess.run([sys.executable, "-c", RUN, typed], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = done.stderr.strip().split("\n\n")
+    for (kind, (_, message)), answer in zip(mistakes.items(), answers, strict=True):
+        assert message in answer and "\n" not in answer, f"{kind}: {answer}"
+
+
+def test_what_only_a_loaded_model_tells_is_left_to_it(tmp_path: Path) -> None:
+    from dissimilarity.cli.command import parser
+    from dissimilarity.cli.early import checked_places
+
+    here = model(tmp_path / "model")
+    for sites in ("rotary_emb", "layers.*.mlp.act_fn", "*.mlp", "blocks.*.mlp.pre", "logits", "nothing|model.layers.*"):
+        assert len(checked_places(parser().parse_args(["compare", here, here, "--sites", sites]))) == 2
+
+
+def test_only_our_own_warnings_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn(module: str) -> None:
+        warnings.warn_explicit(f"from {module}", UserWarning, f"{module}.py", 1, module=module)
+        logging.getLogger(module).warning("a line of %s", module)
+
+    with quiet():
+        warn("transformers.modeling_utils")
+        warn("dissimilarity.probe.running")
+    assert capsys.readouterr().err == "dissimilarity: from dissimilarity.probe.running\n"
+    with quiet(is_verbose=True), pytest.warns(UserWarning, match="from transformers"):
+        warn("transformers.modeling_utils")
+
+
+@pytest.mark.parametrize("command", [["-m", "dissimilarity"], ["-P", "-m", "dissimilarity"]])
+def test_nothing_in_the_current_folder_is_imported(tmp_path: Path, command: list[str]) -> None:
+    for name in ("torch", "numpy", "safetensors", "rich", "csv", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "text.npy").write_text("no array")
+    done = subprocess.run(
+        [sys.executable, *command, "compare", "text.npy", "text.npy"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(dissimilarity.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "expected the one array of np.save" in done.stderr
