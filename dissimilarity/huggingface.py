@@ -20,6 +20,7 @@ from dissimilarity.loading.pretrained import folder_of, load_folder
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import dumps, loads
 from dissimilarity.tracking.logger_keys import HEATMAPS, sectioned
@@ -62,6 +63,9 @@ class DissimilarityCallback(TrainerCallback):
         load: turns any other URI into a module.
         options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
 
+    Raises:
+        ValueError: an argument that no training could have.
+
     Examples:
         >>> tokens = torch.randint(50, (8, 16))
         >>> callback = DissimilarityCallback(tokens, references=["init", "base"], every=100)
@@ -78,10 +82,14 @@ class DissimilarityCallback(TrainerCallback):
         load: Callable[[str], nn.Module] | None = None,
         **options: Any,
     ) -> None:
-        self.probe, self.folder, self.load, self.options = probe, folder, load, options
+        self.probe, mask = as_inputs(probe)
+        self.folder, self.load = folder, load
+        self.options = options if mask is None else {"mask": mask, **options}
         self.references = named_references(references)
         self.measures = [CKA(), Procrustes()] if measures is None else measures
         self.tracker: Tracker | None = None
+        # what no training could have is refused now, and not once a Trainer has loaded everything
+        Tracker(self.references, self.measures, self.probe, folder or "dissimilarity", load=load, **self.options)
         self._reporters: list[TrainerCallback] = []
 
     def on_train_begin(

@@ -91,7 +91,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
         patterns: globs or names.
 
     Raises:
-        ValueError: a pattern matches nothing. The message lists what the model has.
+        ValueError: a pattern matches nothing, and the message lists what the model has; or there is no pattern.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -100,7 +100,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     """
     table, paths = site_table(model), named_modules(model)
     table_sites, module_sites = set(), set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in as_patterns(patterns):
         for alternative in pattern.split("|"):
             matching = [site for site in table if fnmatchcase(site, alternative)]
             modules = [] if matching else _matching_modules(alternative, paths)
@@ -117,6 +117,24 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
         module_sites, key=lambda site: (order.get(site, order.get(site.rpartition(".")[0], 0)), site)
     )
     return [site for site in table if site in table_sites] + by_definition
+
+
+def as_patterns(patterns: str | Sequence[str]) -> list[str]:
+    """Return one glob, or several, as a list.
+
+    Raises:
+        ValueError: something else, or none.
+
+    Examples:
+        >>> as_patterns("blocks.*"), as_patterns(("embed", "ln_final"))
+        (['blocks.*'], ['embed', 'ln_final'])
+    """
+    listed = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Sequence) else []
+    if not listed or not all(isinstance(pattern, str) for pattern in listed):
+        raise ValueError(
+            f"expected sites as a glob such as 'blocks.*.resid_post', or several in a list, found {patterns!r}"
+        )
+    return listed
 
 
 def _matching_modules(pattern: str, paths: dict[str, str]) -> list[str]:

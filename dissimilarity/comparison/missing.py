@@ -41,8 +41,8 @@ def too_few(measure: Measure, side: Side, site: str) -> str:
     return ""
 
 
-def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"], forced: bool = False) -> str:
-    """Return why a value has no standard error, and what to do; empty if it has one, or none was asked for."""
+def without_units(side: Side) -> str:
+    """Return why there are no units for the standard error of any value; empty if there are, or none were asked for."""
     lengths, sequences = side.lengths, len(side.lengths.units)
     if sequences < 4:
         return f"it needs 4 sequences in 2 units and has {sequences}: pass more"
@@ -51,6 +51,14 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
             "it needs 2 units and has 1, because sequences are merged until none has most of a unit (the longest has "
             f"{int(lengths.counts.max())} of {side.n} samples): cut long ones, or pass more"
         )
+    return ""
+
+
+def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"], forced: bool = False) -> str:
+    """Return why a value has no standard error, and what to do; empty if it has one, or none was asked for."""
+    lengths, sequences = side.lengths, len(side.lengths.units)
+    if reason := without_units(side):
+        return reason
     if side.n_units == 1 or bool(influence.isfinite().all()):
         return ""
     if forced:

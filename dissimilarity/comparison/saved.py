@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.sites import LOGITS, describe, resolve
+from dissimilarity.capture.sites import LOGITS, as_patterns, describe, resolve
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 
@@ -186,7 +186,7 @@ def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str]
     if patterns is None:
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     matching = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in as_patterns(patterns):
         by_alternative = [
             [site for site in source.sites if site == glob or fnmatchcase(site, glob)] for glob in pattern.split("|")
         ]
