@@ -14,23 +14,27 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dissimilarity.capture.networks import networks_of
+from dissimilarity.capture.networks import failures_of, networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
-from dissimilarity.capture.trial import trial
+from dissimilarity.capture.trial import Trial, trial
 
 LOGITS = "logits"
 """The model's result, in any model: the site of output measures."""
 
 
-def site_table(model: nn.Module) -> dict[str, ModulePoint]:
+def site_table(model: nn.Module, length: int | None = None) -> dict[str, ModulePoint]:
     """Return every named site of a model and where it is read, in depth order; empty if none is found.
 
     The blocks are found inside any wrapper (a LightningModule's `net`, a `...ForCausalLM`). If a model holds several
     networks, their sites carry the path that tells them apart: `net.blocks.0.resid_post` and
     `teacher.blocks.0.resid_post`.
+
+    Args:
+        model: the model.
+        length: tokens per sequence of what it will read, for a model that takes no other number.
     """
     actual, table = named_modules(model), {}
-    for label, stream in networks_of(model).items():
+    for label, stream in networks_of(model, length).items():
         sites = {"embed": stream.embed}
         for number, block in enumerate(stream.blocks):
             sites |= {f"blocks.{number}.{site}": point for site, point in block.sites.items()}
@@ -75,7 +79,7 @@ def _module_point(site: str, paths: dict[str, str]) -> ModulePoint | None:
     return None
 
 
-def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
+def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None = None) -> list[str]:
     """Return the sites of a model that match a glob or any of several, each once, in depth order.
 
     A pattern is first matched with the names of the model's table, where `*` stands for any text: `blocks.*` is every
@@ -89,6 +93,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     Args:
         model: the model.
         patterns: globs or names.
+        length: as in `site_table`.
 
     Raises:
         ValueError: a pattern matches nothing, and the message lists what the model has; or there is no pattern.
@@ -98,7 +103,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
         >>> resolve(model, ["0", "1.input"])
         ['0', '1.input']
     """
-    table, paths = site_table(model), named_modules(model)
+    table, paths = site_table(model, length), named_modules(model)
     table_sites, module_sites = set(), set()
     for pattern in as_patterns(patterns):
         for alternative in pattern.split("|"):
@@ -160,8 +165,11 @@ def _not_found(model: nn.Module, pattern: str, table: dict[str, ModulePoint], pa
     if table:
         return f"{start}it has {describe(table)}, and every module path is a site too"
     example = _glob_of_layers(model, paths)
+    failures = failures_of(model)
+    reason = f"{failures[-1]}" if failures else "no list of blocks in it passes on one stream (batch, pos, d)"
+    length = "if it takes another number, pass such a probe set, and else " if failures else ""
     return (
-        f"{start}it has no named sites here, because no list of blocks in it passes on one stream (batch, pos, d), so "
+        f"{start}it has no named sites here, because {reason}, so {length}"
         f"give module paths (optionally with .input or .output): sites='{example}' for this model alone, or "
         f"sites='{pattern}|{example}' beside models that have named sites; it has "
         f"{describe([path for path in paths if path])}"
@@ -173,7 +181,7 @@ def _glob_of_layers(model: nn.Module, paths: dict[str, str]) -> str:
     modules = dict(model.named_modules())
     tried = trial(model, {path: modules[actual] for path, actual in paths.items() if path})
     ran = [path for path in paths if path]
-    if tried is not None:
+    if isinstance(tried, Trial):
         ran = [path for path, call in tried.calls.items() if call.returns is not None]
     kinds = _by_kind([path for path in ran if split_layer(path)[1] is not None] or ran)
     return max(kinds, key=lambda kind: (len(kinds[kind]), -kind.count(".")), default="").replace("{}", "*")

@@ -91,12 +91,12 @@ def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], optio
         _check_runs(side, probe)
     a, b = (side.source for side in sides)
     sites, nulls, influence = options.sites, options.nulls, options.influence
-    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
     collected = Differences() if _can_be_subtracted(sides, probe) else None
     if options.block_by_block and probe.inputs is not None:
         table = compare_in_step(a, b, probe.inputs, sites, measures, nulls, influence, collected)
     else:
         table = compare(a, b, probe.inputs, sites, measures, options.pairs, nulls=nulls, influence=influence)
+    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), sites) for side in sides))
     differences = None
     if collected is not None and isinstance(a, nn.Module) and isinstance(b, nn.Module) and probe.tokens is not None:
         if not options.block_by_block:
@@ -111,7 +111,7 @@ def _check_runs(side: Side, probe: Probe) -> None:
     Raises:
         ValueError: it does not; says why.
     """
-    if side.model is None or probe.tokens is None or site_table(side.model):
+    if side.model is None or probe.tokens is None or site_table(side.model, probe.tokens.shape[1]):
         return
     try:
         with undisturbed(side.model):

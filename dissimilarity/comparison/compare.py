@@ -150,7 +150,7 @@ def compare(
         check_influence(measures, as_probe_set(tokens, **options))
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
-    sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
+    sites_a, sites_b = sites_of(source_a, sites, probe.inputs_a), sites_of(source_b, sites, probe.inputs_b)
     x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
     site_pairs = pairs_between(sites_a, sites_b, pairs)
     computable, records = computable_on(probe, measures)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -120,7 +120,7 @@ def _couples(couples: Sequence[Couple]) -> list[Couple]:
     Raises:
         ValueError: something else.
     """
-    listed = list(couples) if isinstance(couples, Sequence) and not isinstance(couples, str) else [couples]
+    listed: list[Any] = list(couples) if isinstance(couples, Sequence) and not isinstance(couples, str) else [couples]
     for couple in listed:
         if not isinstance(couple, Sequence) or isinstance(couple, str) or len(couple) != 2:
             raise ValueError(f"expected couples as pairs of labels such as [('a', 'b')], found {shown(couple)}")
@@ -144,7 +144,7 @@ def _captured(
         source = open_source(_loaded(models[label]), label)
         fitted = make_plan(fitted_to_sources(probe, source), measures, null)
         try:
-            return source, sites_of(source, sites), plan or fitted
+            return source, sites_of(source, sites, probe.inputs_a), plan or fitted
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
 

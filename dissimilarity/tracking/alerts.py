@@ -306,9 +306,9 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         >>> rules_of({"rule": "move", "by": 0.1}, {})
         [Move(level=0.01, stop=False, by=0.1)]
     """
-    is_list = isinstance(alerts, Sequence) and not isinstance(alerts, str)
+    listed: Sequence[Any] = alerts if isinstance(alerts, Sequence) and not isinstance(alerts, str) else [alerts]
     rules = []
-    for alert in [] if alerts is None else alerts if is_list else [alerts]:
+    for alert in [] if alerts is None else listed:
         if isinstance(alert, Rule):
             _check(alert.name, vars(alert))
             rules.append(alert)

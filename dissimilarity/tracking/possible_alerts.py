@@ -46,8 +46,8 @@ def check_possible(
     if not rules:
         return
     if not (sources and reader.inputs[0].measures):
-        missing = "references" if reader.inputs[0].measures else "measures"
-        raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
+        lacking = "references" if reader.inputs[0].measures else "measures"
+        raise ValueError(f"alerts look at what a tick measures, and without {lacking} that is nothing; pass some")
     staying = [label for label, source in sources.items() if source != "previous"]
     small = [label for labels in groups.values() if len(labels) < ENOUGH for label in labels]
 

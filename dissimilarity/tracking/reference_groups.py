@@ -38,8 +38,9 @@ def labels_by_group(
         {'good': ['a', 'b']}
     """
     labels = {source: label for label, source in references.items() if isinstance(source, str)}
+    mapping("reference_groups", groups, "{'good': ['runs/a', 'runs/b']}")
     members_by_group: dict[str, list[str]] = {}
-    for name, members in mapping("reference_groups", groups, "{'good': ['runs/a', 'runs/b']}").items():
+    for name, members in groups.items():
         if not isinstance(members, Sequence) or isinstance(members, str):
             raise ValueError(f"reference_groups.{name}: expected a list of references, found {shown(members)}")
         if not isinstance(name, str) or not re.fullmatch(r"\w+", name):

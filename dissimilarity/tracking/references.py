@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
     if isinstance(references, nn.Module):
         raise ValueError(f"references: a {type(references).__name__} has no label; pass {{'teacher': module}}")
     is_list = isinstance(references, Sequence) and not isinstance(references, str)
-    uris = list(references) if is_list else [references]
+    uris: list[Any] = list(references) if is_list else [references]
     for uri in uris:
         if not isinstance(_checked(uri), str):
             raise ValueError(

@@ -202,7 +202,7 @@ class Tracker(Ticker):
         if training.is_first:
             self.alert_rules.begin(training.last_step)
         with self.budget.charged(), together(training.sync):
-            self.references.sites = resolve(training.model, self.patterns)
+            self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:
                 # what was measured where a training ended between two ticks is not part of a continued curve
                 is_scheduled = training.step and training.step == self._last_scheduled

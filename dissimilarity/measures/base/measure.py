@@ -100,8 +100,8 @@ def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -
     """
     if isinstance(measures, Mapping):
         measures = measures.values()
-    is_several = isinstance(measures, Iterable) and not isinstance(measures, (Measure, str, type))
-    listed = list(measures) if is_several else [measures]
+    is_one = isinstance(measures, (Measure, str, type)) or not hasattr(measures, "__iter__")
+    listed: list[Any] = [measures] if is_one else list(measures)
     for measure in listed:
         if not isinstance(measure, Measure):
             raise ValueError(f"measures: expected measures such as CKA(), found {measure!r}")

@@ -111,7 +111,7 @@ ODD: Mapping[str, Any] = {"flag": True, "none": None, "negative": -1, "fraction"
 ODD = {**ODD, "mapping": {"a": 1}, "object": object(), "nan": float("nan"), "class": CKA, "tensor": torch.ones(3, 2)}
 CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "compare": (
-        lambda **arguments: compare(A, B, TOKENS, **{"sites": "layers.*", "measures": [CKA()], **arguments}),
+        lambda **arguments: compare(A, B, TOKENS, **({"sites": "layers.*", "measures": [CKA()]} | arguments)),
         ("sites", "measures", "pairs", "null", "nulls", "influence", "mask", "pool", "positions", "control", "n_units"),
     ),
     "Tracker": (
