@@ -64,9 +64,8 @@ def _networks(model: nn.Module, length: int | None) -> Networks:
     is_complete = known is not None and bool(known.streams) and not known.failures
     if known is None or known.structure != structure or (lengths != before and not is_complete):
         streams, failures = _streams(modules, lengths)
-        known = _known[model] = Networks(
-            structure, lengths, dict(zip(_labels(streams), streams, strict=True)), failures
-        )
+        by_label = dict(zip(_labels(streams), streams, strict=True))
+        known = _known[model] = Networks(structure, lengths, by_label, failures)
     known.lengths = lengths
     return known
 
@@ -99,15 +98,11 @@ def _streams(modules: dict[str, nn.Module], lengths: Sequence[int]) -> tuple[lis
                 streams += matching
                 break
         else:
+            failures |= {name: tried for name in around if isinstance(tried := trials[name], Failure)}
+            has_run = any(isinstance(trials[name], Trial) for name in around)
             runs = not any(isinstance(block, nn.ModuleList) for block in module.children())
-            if (
-                path.rpartition(".")[2] == "blocks"
-                and runs
-                and not any(isinstance(trials[name], Trial) for name in around)
-            ):
+            if path.rpartition(".")[2] == "blocks" and runs and not has_run:
                 streams.append(_untried(path, modules))
-            else:
-                failures |= {name: tried for name in around if isinstance(tried := trials[name], Failure)}
     return streams, list(failures.values())
 
 

@@ -65,9 +65,9 @@ def extent(inputs: Inputs) -> tuple[int, int]:
 
 def tokens_per_sequence(inputs: Inputs | None) -> int | None:
     """Return how many tokens, with padding, a model reads in each sequence; None for inputs that are not tokens."""
-    tokens = (
-        inputs.tokens if isinstance(inputs, Reading) else inputs.inputs if isinstance(inputs, PaddedInputs) else inputs
-    )
+    if isinstance(inputs, Reading):
+        return inputs.tokens.shape[1]
+    tokens = inputs.inputs if isinstance(inputs, PaddedInputs) else inputs
     return tokens.shape[1] if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point() else None
 
 
