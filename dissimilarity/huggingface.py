@@ -23,7 +23,8 @@ from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import dumps, loads
-from dissimilarity.tracking.logger_keys import HEATMAPS, sectioned
+from dissimilarity.tracking.lines import Line
+from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, sectioned
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
@@ -172,7 +173,7 @@ class DissimilarityCallback(TrainerCallback):
             if not reporter._initialized:
                 reporter.setup(args, state, model)
             images = {key: wandb.Image(picture) for key, picture in self._heatmaps()}
-            wandb.log({**sections, **images, "train/global_step": step})
+            wandb.log({**sections, **images, **self._charts(wandb), "train/global_step": step})
             for alert in self._tracker.alerts:
                 wandb.alert(title=alert.rule, text=f"step {step}: {alert.text}")
             return True
@@ -185,6 +186,12 @@ class DissimilarityCallback(TrainerCallback):
             writer.add_scalar(key, value, step)
         for key, picture in self._heatmaps():
             writer.add_image(key, picture, step, dataformats="HWC")
+        layout = {
+            title: ["Multiline", [sectioned(f"dissimilarity/{reference}/{measure}/{site}") for site in sites]]
+            for title, (reference, measure), sites in self._lines()
+        }
+        if layout and hasattr(writer, "add_custom_scalars"):
+            writer.add_custom_scalars({LAYERS: layout})
         writer.flush()
         return True
 
@@ -192,6 +199,20 @@ class DissimilarityCallback(TrainerCallback):
         """Return key and image of each heat map of a tick."""
         pictures = self._tracker.pictures()
         return [(sectioned(f"{HEATMAPS}/{reference}"), picture) for reference, picture in pictures.items()]
+
+    def _lines(self) -> list[tuple[str, tuple[str, str], dict[str, Line]]]:
+        """Return title, reference and measure, and lines of each chart of layers of a tick."""
+        lines = self._tracker.lines()
+        return [(f"{key[0].replace('/', ' ')} {key[1]}", key, sites) for key, sites in lines.items()]
+
+    def _charts(self, wandb: Any) -> dict[str, Any]:
+        """Return the charts of a tick by key, with all layers as lines."""
+        charts = {}
+        for title, _, sites in self._lines() if hasattr(wandb, "plot") else ():
+            steps, values = zip(*sites.values(), strict=True)
+            chart = wandb.plot.line_series(steps, values, list(sites), title, "train/global_step", split_table=True)
+            charts[f"{LAYERS}/{title}"] = chart
+        return charts
 
     def _load(self, uri: str) -> nn.Module:
         """Return the module of a URI."""

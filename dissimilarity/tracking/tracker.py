@@ -25,11 +25,12 @@ from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.site_layout import Channels
-from dissimilarity.tables.curves import JOURNAL
+from dissimilarity.tables.curves import JOURNAL, read_curves
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import AlertRules, Alerts
 from dissimilarity.tracking.budget import Budget
+from dissimilarity.tracking.lines import Lines, lines_of
 from dissimilarity.tracking.pictures import heatmap_pictures
 from dissimilarity.tracking.possible_alerts import check_possible
 from dissimilarity.tracking.probe_reader import ProbeReader
@@ -278,6 +279,15 @@ class Tracker(Ticker):
                 log.warning("no images of heat maps: %s", described(error))
                 return {}
 
+    def lines(self) -> Lines:
+        """Return the curves up to the last tick, by reference and measure; none unless it compared all pairs."""
+        with self.budget.charged():
+            try:
+                return lines_of(read_curves(self.folder)) if self._heatmap else {}
+            except Exception as error:
+                log.warning("no charts of layers: %s", described(error))
+                return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
@@ -349,7 +359,8 @@ class Tracker(Ticker):
         times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
         intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
         self._intrinsic = []
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+        values = logger_keys.by_key(matched) | logger_keys.beside(matched)
+        return values | groups_of_references.by_key(matched, self.groups) | intrinsic | times
 
     def _at_equal_depth(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the records of sites at equal depth, and of the outputs."""

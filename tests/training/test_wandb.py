@@ -106,6 +106,54 @@ def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: l
     assert "heatmap_every" in everything
 
 
+def test_each_reference_and_measure_has_a_chart_of_all_layers(folder: Path) -> None:
+    """The newest table of each chart holds the curves of the run up to the last heat map."""
+    media = next(folder.glob("wandb/offline-run-*/files/media/table"))
+    matched = [row for row in read_curves(folder).to_pylist() if row["site_a"] == row["site_b"]]
+    for reference, measure in {(row["reference"], row["measure"]) for row in matched}:
+        rows = [row for row in matched if (row["reference"], row["measure"]) == (reference, measure)]
+        tables = media.rglob(f"{reference} {measure}_table_*.table.json")
+        newest = max(tables, key=lambda path: len(json.loads(path.read_text())["data"]))
+        points = {(step, site): value for step, site, value in json.loads(newest.read_text())["data"]}
+        expected = {(row["step"], row["site_a"]): row["dissimilarity"] for row in rows}
+        assert points == pytest.approx(expected, abs=1e-12) and len({site for _, site in points}) == 2
+
+
+def test_error_bars_and_calibrated_values_are_live(folder: Path, records: list[dict[str, Any]]) -> None:
+    steps = history(records)
+    for row in read_curves(folder).to_pylist():
+        if row["site_a"] != row["site_b"]:
+            continue
+        for column in ("stderr", "calibrated"):
+            key = f"{column} {row['reference']} {row['measure']}/{row['site_a']}"
+            if math.isfinite(row[column]):
+                assert steps[row["step"]][key] == pytest.approx(row[column], abs=1e-12)
+            else:
+                assert key not in steps[row["step"]]
+
+
+def test_config_has_each_value_once_and_none_that_is_missing(folder: Path, records: list[dict[str, Any]]) -> None:
+    everything = json.dumps(records)
+    assert "???" not in everything
+    logged = config(records)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert logged.keys() - {"provenance", "_wandb"} == settings.keys()  # and none of the module
+    assert logged["width"] == settings["width"] and "width" not in logged["model"]
+
+
+def test_summary_has_the_parameters_and_the_run_its_tags(folder: Path, records: list[dict[str, Any]]) -> None:
+    parameters = json.loads((folder / "summary.json").read_text())["parameters"]
+    summaries = [json.dumps(record) for record in records if record.get("type") == "summary"]
+    assert any('"parameters"' in text and str(parameters) in text for text in summaries)
+    tags = [record for record in records if "tags" in json.dumps(record)]
+    assert any('"depth 2"' in json.dumps(record) for record in tags)
+
+
+def test_the_console_is_kept(folder: Path) -> None:
+    log = next(folder.glob("wandb/offline-run-*/files/output.log")).read_text()
+    assert "loss" in log
+
+
 @pytest.mark.slow
 def test_the_newest_folder_of_a_killed_run_holds_all_of_it(tmp_path: Path) -> None:
     cfg = tiny(tmp_path, logger="wandb")

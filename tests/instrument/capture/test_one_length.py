@@ -239,9 +239,7 @@ def test_other_entries_have_the_sites_too(read: Callable[[nn.Module, Path], obje
 
 
 def test_a_model_that_does_not_run_says_what_was_tried() -> None:
-    with pytest.raises(
-        ValueError, match=r"Code does not run on 3, 10 or 8 random tokens \(AssertionError.*, so if"
-    ):
+    with pytest.raises(ValueError, match=r"Code does not run on 3, 10 or 8 random tokens \(AssertionError.*, so if"):
         compare(Code(0), Code(1), TOKENS[:, :10])
     with pytest.raises(ValueError, match=r"does not run on 3 or 8 random tokens .*sites='layers\.\*' for this model"):
         resolve(Code(), "blocks.*")
