@@ -12,7 +12,6 @@ import torch
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
-from dissimilarity.comparison.missing import without_units
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.inference.drift import ENOUGH
 from dissimilarity.measures.base.measure import Measure
@@ -106,11 +105,10 @@ def _without_error(inputs: ReferenceInputs, measure: Measure) -> str:
 
 def _rank_without_error(plan: Plan) -> str:
     """Return why effective ranks have no error bar; empty if they have one."""
-    activations = _noise(plan, 0)
-    record = next(record for record in activations.intrinsic if record["measure"] == "rankme")
+    record = next(record for record in _noise(plan, 0).intrinsic if record["measure"] == "rankme")
     if math.isfinite(record["stderr"]):
         return ""
-    return _reason(plan, f"the effective rank has no standard error: {without_units(activations.side)}")
+    return _reason(plan, f"the effective rank has {record['note']}")
 
 
 def _reason(plan: Plan, note: str) -> str:
