@@ -14,6 +14,7 @@ import pytest
 
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key, sectioned
+from launch.run.config_file import read_yaml
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -135,9 +136,10 @@ def test_error_bars_and_calibrated_values_are_live(folder: Path, records: list[d
 def test_config_has_each_value_once_and_none_that_is_missing(folder: Path, records: list[dict[str, Any]]) -> None:
     everything = json.dumps(records)
     assert "???" not in everything
-    logged = config(records)
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    assert logged.keys() - {"provenance", "_wandb"} == settings.keys()  # and none of the module
+    settings = read_yaml(folder / "config.yaml")
+    updates = [record["config"]["update"] for record in records if record.get("type") == "config"]
+    logged = {key: value for update in updates for key, value in update.items() if not key.startswith("_wandb")}
+    assert {"width", "model", "provenance"} <= logged.keys() <= settings.keys() | {"provenance"}  # none of the module
     assert logged["width"] == settings["width"] and "width" not in logged["model"]
 
 
@@ -145,8 +147,8 @@ def test_summary_has_the_parameters_and_the_run_its_tags(folder: Path, records: 
     parameters = json.loads((folder / "summary.json").read_text())["parameters"]
     summaries = [json.dumps(record) for record in records if record.get("type") == "summary"]
     assert any('"parameters"' in text and str(parameters) in text for text in summaries)
-    tags = [record for record in records if "tags" in json.dumps(record)]
-    assert any('"depth 2"' in json.dumps(record) for record in tags)
+    (run,) = [record["run"] for record in records if record.get("type") == "run"]
+    assert run["tags"][1:] == ["width 16", "depth 2"]
 
 
 def test_the_console_is_kept(folder: Path) -> None:
