@@ -103,21 +103,20 @@ class Failure:
     """A network that reads tokens, and ran on none of the random ones.
 
     Attributes:
-        network: the network.
+        network: name of its class; the network itself would stay in memory with this.
         lengths: tokens per sequence that were tried.
-        error: what the last of these raised.
+        error: what the last of these raised, as text.
     """
 
-    network: nn.Module
+    network: str
     lengths: tuple[int, ...]
-    error: Exception
+    error: str
 
     def __str__(self) -> str:
         """Return this as a part of a sentence."""
         *others, last = map(str, self.lengths)
         tried = f"{', '.join(others)} or {last}" if others else last
-        error = f"{type(self.error).__name__}: {self.error}".strip(": ").splitlines()[0]
-        return f"{type(self.network).__name__} does not run on {tried} random tokens ({error})"
+        return f"{self.network} does not run on {tried} random tokens ({self.error})"
 
 
 def trial(
@@ -136,15 +135,17 @@ def trial(
     if embedding is None or is_empty:
         return None
     first = (*([LENGTH] if short else []), *lengths)
-    errors: dict[int, Exception] = {}
+    errors: dict[int, str] = {}
+    wants_more = False
     for length in dict.fromkeys((*first, *_sizes(network, embedding))):
-        if length not in first and any(isinstance(error, NO_MATTER_OF_LENGTH) for error in errors.values()):
+        if length not in first and wants_more:
             break
         try:
             return _tried(network, modules, embedding, length)
         except Exception as error:  # whatever a network raises that wants other inputs
-            errors[length] = error
-    return Failure(network, tuple(errors), list(errors.values())[-1])
+            wants_more |= isinstance(error, NO_MATTER_OF_LENGTH)
+            errors[length] = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+    return Failure(type(network).__name__, tuple(errors), list(errors.values())[-1])
 
 
 def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, length: int) -> Trial:

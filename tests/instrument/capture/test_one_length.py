@@ -1,5 +1,7 @@
 """Models that take texts of one length have their sites, wherever that length is written."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,3 +245,12 @@ def test_a_model_that_does_not_run_says_what_was_tried() -> None:
         compare(Code(0), Code(1), TOKENS[:, :10])
     with pytest.raises(ValueError, match=r"does not run on 3 or 8 random tokens .*sites='layers\.\*' for this model"):
         resolve(Code(), "blocks.*")
+
+
+def test_what_is_remembered_of_a_model_does_not_keep_it_in_memory() -> None:
+    model = Code()
+    assert not site_table(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
