@@ -94,14 +94,13 @@ def test_what_is_refused_is_what_has_no_error_in_a_training(measure: Measure, se
 
 
 def test_what_only_the_model_decides_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With more dimensions than samples, two whitened sides agree whatever they are, and no value has an error."""
-    from dissimilarity import CCA
-
-    tokens = torch.randperm(20)[:16].view(8, 2)
-    tracker = Tracker({"other": Net(1, 40)}, CCA(), tokens, tmp_path, sites="embed", every=1, alerts="move")
+    """Only the model knows how many positions its sites have: none here, so that too few samples are left."""
+    vectors = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    other = nn.Sequential(nn.Linear(4, 3))
+    tracker = Tracker({"other": other}, MutualKNN(), vectors, tmp_path, sites="0", every=1, alerts="move")
     with caplog.at_level(logging.WARNING):
         for step in range(3):
-            tracker.follow(Net(0, 40), step)
+            tracker.follow(nn.Sequential(nn.Linear(4, 3)), step)
     warnings = [message for message in caplog.messages if "move cannot be raised" in message]
     assert len(warnings) == 1 and warnings[0].startswith("step 1: ") and "no standard error" in warnings[0]
 
