@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run with W&B offline, in a process of its own, as a user starts it."""
     place = tmp_path_factory.mktemp("wandb")
-    overrides = [entry for entry in tiny_overrides(place, logger="wandb", depth=2) if not entry.startswith("hydra")]
+    options = {"depth": 2, "callbacks.console.every_seconds": 0.001}
+    overrides = [entry for entry in tiny_overrides(place, logger="wandb", **options) if not entry.startswith("hydra")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *overrides], cwd=place, capture_output=True, text=True, timeout=240
     )
