@@ -25,7 +25,7 @@ from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
 from launch.cli.validate import validate
-from launch.run.folder import is_over, open_run, read_json, resolved
+from launch.run.folder import chosen, is_over, open_run, read_json
 from launch.run.form import read_summary
 from launch.run.initial_weights import InitialWeights, resolve_init, tokenizer_of
 from launch.run.links import refuse_links
@@ -140,7 +140,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None, status: S
         if message := waiting(trainer):
             print(message, flush=True)
     for logger in loggers:
-        logger.log_hyperparams({**resolved(cfg), "provenance": notes})
+        logger.log_hyperparams({**chosen(cfg), "provenance": notes})
     if last is not None:
         check_checkpoint(last)
     try:

@@ -26,6 +26,7 @@ class WandbRun(WandbLogger):
         folder: folder of the run; W&B's files go to its `wandb/`.
         run_id: id of the W&B run, the same when the run continues.
         project, entity, tags: as in W&B.
+        console: whether the Logs tab has what the terminal shows.
         group: as in W&B; by default the sweep.
         mode: offline, online, shared or disabled; None: WANDB_MODE, else online if WANDB_API_KEY is set, else offline.
             If W&B cannot start online, the run is offline and a message says so.
@@ -53,6 +54,7 @@ class WandbRun(WandbLogger):
         mode: str | None = None,
         log_model: bool | Literal["all"] = False,
         finish_timeout: float = 60.0,
+        console: bool = True,
         run: Run | None = None,
     ) -> None:
         self.mode = chosen_mode(mode)
@@ -60,6 +62,7 @@ class WandbRun(WandbLogger):
             raise ValueError(f"logger.wandb.log_model={log_model}: expected false, true or all")
         if run is not None:
             run_id, group = run.provenance["wandb_id"], group or run.provenance["sweep"]
+        self.parameters = None if run is None else run.provenance.get("parameters")
         super().__init__(
             name=name,
             save_dir=folder,
@@ -70,7 +73,7 @@ class WandbRun(WandbLogger):
             tags=list(tags or []),
             log_model=log_model,
             mode=self.mode,
-            settings=_settings(finish_timeout),
+            settings=_settings(finish_timeout, console),
         )
         self._wandb_init["resume"] = "allow" if self.mode in ("online", "shared") else None
         # deprecated in W&B: merely passing it brings a warning
@@ -97,6 +100,8 @@ class WandbRun(WandbLogger):
             folder = Path(run.dir).parent
             self.where = run.url if self.mode != "offline" else f"wandb sync {os.path.relpath(folder)}"
             run.define_metric("val/loss", step_metric=STEP_AXIS, step_sync=True, summary="min,last")
+            if self.parameters is not None:
+                run.summary["parameters"] = self.parameters
         return run
 
     def _fall_back(self, mode: str, error: Exception) -> None:
@@ -124,6 +129,21 @@ class WandbRun(WandbLogger):
                 self.experiment.define_metric(sections[key], step_metric=STEP_AXIS)
         for step, row in steps.items():
             self.log_metrics({sections[key]: value for key, value in row.items() if key != "step"}, step=step)
+
+    def log_lines(self, key: str, lines: Mapping[str, tuple[list[int], list[float]]], step: int) -> None:
+        """Draw several lines in one chart, which replaces an earlier one of the same key.
+
+        Args:
+            key: the key; its first part is the section.
+            lines: steps and values of each line, by its name.
+            step: the step up to which they go.
+        """
+        import wandb
+
+        steps, values = zip(*lines.values(), strict=True)
+        title = key.rpartition("/")[2]
+        chart = wandb.plot.line_series(steps, values, list(lines), title, STEP_AXIS, split_table=True)
+        self.experiment.log({key: chart, STEP_AXIS: step})
 
     def log_checkpoint(self, path: Path, step: int, last: bool) -> None:
         """Keep a checkpoint as a version of the artifact NAME, with tokenizer and config, if `log_model` asks for it.
@@ -180,8 +200,8 @@ def chosen_mode(mode: str | None) -> str:
     return current_name
 
 
-def _settings(finish_timeout: float) -> Any:
+def _settings(finish_timeout: float, console: bool) -> Any:
     import wandb
 
     times = {"init_timeout": INIT_SECONDS, "finish_timeout": finish_timeout, "finish_timeout_raises": True}
-    return wandb.Settings(silent=True, console="off", **times)
+    return wandb.Settings(silent=True, console="wrap" if console else "off", **times)

@@ -21,9 +21,11 @@ from dissimilarity.loading.pretrained import load_folder
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import dumps, loads
-from dissimilarity.tracking.logger_keys import HEATMAPS, sectioned
+from dissimilarity.tracking.lines import Line
+from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, sectioned
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
@@ -63,6 +65,9 @@ class DissimilarityCallback(TrainerCallback):
         load: turns any other URI into a module.
         options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
 
+    Raises:
+        ValueError: an argument that no training could have.
+
     Examples:
         >>> tokens = torch.randint(50, (8, 16))
         >>> callback = DissimilarityCallback(tokens, references=["init", "base"], every=100)
@@ -79,10 +84,14 @@ class DissimilarityCallback(TrainerCallback):
         load: Callable[[str], nn.Module] | None = None,
         **options: Any,
     ) -> None:
-        self.probe, self.folder, self.load, self.options = probe, folder, load, options
+        self.probe, mask = as_inputs(probe)
+        self.folder, self.load = folder, load
+        self.options = options if mask is None else {"mask": mask, **options}
         self.references = named_references(references)
         self.measures = [CKA(), Procrustes()] if measures is None else measures
         self.tracker: Tracker | None = None
+        # what no training could have is refused now, and not once a Trainer has loaded everything
+        Tracker(self.references, self.measures, self.probe, folder or "dissimilarity", load=load, **self.options)
         self._reporters: list[TrainerCallback] = []
 
     def on_train_begin(
@@ -165,7 +174,7 @@ class DissimilarityCallback(TrainerCallback):
             if not reporter._initialized:
                 reporter.setup(args, state, model)
             images = {key: wandb.Image(picture) for key, picture in self._heatmaps()}
-            wandb.log({**sections, **images, "train/global_step": step})
+            wandb.log({**sections, **images, **self._charts(wandb), "train/global_step": step})
             for alert in self._tracker.alerts:
                 wandb.alert(title=alert.rule, text=f"step {step}: {alert.text}")
             return True
@@ -178,6 +187,12 @@ class DissimilarityCallback(TrainerCallback):
             writer.add_scalar(key, value, step)
         for key, picture in self._heatmaps():
             writer.add_image(key, picture, step, dataformats="HWC")
+        layout = {
+            title: ["Multiline", [sectioned(f"dissimilarity/{reference}/{measure}/{site}") for site in sites]]
+            for title, (reference, measure), sites in self._lines()
+        }
+        if layout and hasattr(writer, "add_custom_scalars"):
+            writer.add_custom_scalars({LAYERS: layout})
         writer.flush()
         return True
 
@@ -185,6 +200,20 @@ class DissimilarityCallback(TrainerCallback):
         """Return key and image of each heat map of a tick."""
         pictures = self._tracker.pictures()
         return [(sectioned(f"{HEATMAPS}/{reference}"), picture) for reference, picture in pictures.items()]
+
+    def _lines(self) -> list[tuple[str, tuple[str, str], dict[str, Line]]]:
+        """Return title, reference and measure, and lines of each chart of layers of a tick."""
+        lines = self._tracker.lines()
+        return [(f"{key[0].replace('/', ' ')} {key[1]}", key, sites) for key, sites in lines.items()]
+
+    def _charts(self, wandb: Any) -> dict[str, Any]:
+        """Return the charts of a tick by key, with all layers as lines."""
+        charts = {}
+        for title, _, sites in self._lines() if hasattr(wandb, "plot") else ():
+            steps, values = zip(*sites.values(), strict=True)
+            chart = wandb.plot.line_series(steps, values, list(sites), title, "train/global_step", split_table=True)
+            charts[f"{LAYERS}/{title}"] = chart
+        return charts
 
     def _load(self, uri: str) -> nn.Module:
         """Return the module of a URI."""

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from dissimilarity.tracking.alerts import Alert
-from dissimilarity.tracking.logger_keys import HEATMAPS, STEP_AXIS, named, names_of, sectioned
+from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, STEP_AXIS, named, names_of, sectioned
 from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracker import Tracker
@@ -30,6 +31,7 @@ class TickerCallback(Ticker, pl.Callback):
     _step: int = 0
     _is_training: bool = False
     _keys_with_axis: frozenset[str] = frozenset()
+    _layout: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def state_key(self) -> str:
@@ -134,6 +136,7 @@ class TickerCallback(Ticker, pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(sections if _has_sections(logger) else metrics, step=trainer.global_step)
             self._log_heatmaps(trainer)
+            self._log_lines(trainer)
             log_alerts(trainer, self.alerts)
         if self.why_to_stop:
             trainer.should_stop = True
@@ -148,6 +151,25 @@ class TickerCallback(Ticker, pl.Callback):
                     log_image(key=key, images=[picture], step=trainer.global_step)
                 else:
                     logger.experiment.add_image(key, picture, trainer.global_step, dataformats="HWC")  # pyright: ignore
+
+    def _log_lines(self, trainer: pl.Trainer) -> None:
+        """Send the curves so far to the loggers that draw several lines in one chart."""
+        loggers = [logger for logger in trainer.loggers if _draws_lines(logger)]
+        lines = self.lines() if loggers else {}
+        section, layout = named(LAYERS, self._name).replace("/", " "), {}
+        for (reference, measure), sites in lines.items():
+            title = f"{reference.replace('/', ' ')} {measure}"
+            tags = [sectioned(named(f"dissimilarity/{reference}/{measure}/{site}", self._name)) for site in sites]
+            layout[title] = ["Multiline", tags]
+            for logger in loggers:
+                if (log_lines := getattr(logger, "log_lines", None)) is not None:
+                    log_lines(key=f"{section}/{title}", lines=sites, step=trainer.global_step)
+        if not layout or layout == self._layout:
+            return
+        for logger in loggers:
+            if not hasattr(logger, "log_lines"):
+                logger.experiment.add_custom_scalars({section: layout})  # pyright: ignore
+        self._layout = layout
 
     def _publish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.last_tick is not None:
@@ -210,6 +232,13 @@ def _has_sections(logger: Logger) -> bool:
     """Return whether a logger shows curves and images in sections: W&B and TensorBoard, which have these methods."""
     with suppress(Exception):  # as below
         return hasattr(logger.experiment, "define_metric") or hasattr(logger.experiment, "add_image")  # pyright: ignore
+    return False
+
+
+def _draws_lines(logger: Logger) -> bool:
+    """Return whether a logger draws several lines in one chart: W&B as the application sets it up, and TensorBoard."""
+    with suppress(Exception):  # as above
+        return hasattr(logger, "log_lines") or hasattr(logger.experiment, "add_custom_scalars")  # pyright: ignore
     return False
 
 

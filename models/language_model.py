@@ -47,7 +47,7 @@ class LanguageModel(RecipeModule):
         init_seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get the config
         self.optim = optim
         self.bytes_per_token = bytes_per_token
         self.net = build_net(net, d_vocab, init_seed)

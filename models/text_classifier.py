@@ -56,7 +56,7 @@ class TextClassifier(RecipeModule):
         init_seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get the config
         if len(labels) < 2:
             raise ValueError(f"expected two labels or more, found {list(labels)}; choose other data")
         self.optim = optim

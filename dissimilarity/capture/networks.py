@@ -1,6 +1,7 @@
 """The networks inside a model, each with its residual stream, found once per model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from weakref import WeakKeyDictionary
 
@@ -10,26 +11,63 @@ from dissimilarity.capture.parts import Parts
 from dissimilarity.capture.points import ModulePoint, is_list_of_blocks, named_modules
 from dissimilarity.capture.sharding import is_gathered
 from dissimilarity.capture.streams import Block, Stream, streams_of
-from dissimilarity.capture.trial import Trial, trial
-
-_found: WeakKeyDictionary[nn.Module, tuple[object, dict[str, Stream]]] = WeakKeyDictionary()
+from dissimilarity.capture.trial import Failure, Trial, trial
 
 
-def networks_of(model: nn.Module) -> dict[str, Stream]:
+@dataclass
+class Networks:
+    """What is known of a model's networks.
+
+    Attributes:
+        structure: its modules.
+        lengths: numbers of tokens per sequence that its networks may want.
+        streams: their streams, by what comes before the names of their sites.
+        failures: networks around lists of blocks that ran on no tokens.
+    """
+
+    structure: object
+    lengths: tuple[int, ...]
+    streams: dict[str, Stream]
+    failures: list[Failure]
+
+
+_known: WeakKeyDictionary[nn.Module, Networks] = WeakKeyDictionary()
+
+
+def networks_of(model: nn.Module, length: int | None = None) -> dict[str, Stream]:
     """Return the streams of a model's networks, with paths in the model, by what comes before the names of their sites.
 
     That is nothing if there is one network, and otherwise its path inside the module around all of them: `teacher.`,
     `decoder.`, whatever wraps the model. The first call runs each network a few
     times on a handful of random tokens, which leaves no trace in it; later calls remember, until modules change.
+
+    Args:
+        model: the model.
+        length: tokens per sequence of what it will read, for one that takes no other number.
     """
+    return _networks(model, length).streams
+
+
+def failures_of(model: nn.Module) -> list[Failure]:
+    """Return the networks of a model that hold lists of blocks and ran on no tokens, so that they have no stream."""
+    return _networks(model, None).failures
+
+
+def _networks(model: nn.Module, length: int | None) -> Networks:
     actual = named_modules(model)
     by_path = dict(model.named_modules())
     modules = {path: by_path[actual[path]] for path in actual}
     structure = tuple((path, id(module)) for path, module in modules.items())
-    if model not in _found or _found[model][0] != structure:
-        streams = _streams(modules)
-        _found[model] = structure, dict(zip(_labels(streams), streams, strict=True))
-    return _found[model][1]
+    known = _known.get(model)
+    before = () if known is None else known.lengths
+    lengths = before if length is None or length in before else (*before, length)
+    is_complete = known is not None and bool(known.streams) and not known.failures
+    if known is None or known.structure != structure or (lengths != before and not is_complete):
+        streams, failures = _streams(modules, lengths)
+        by_label = dict(zip(_labels(streams), streams, strict=True))
+        known = _known[model] = Networks(structure, lengths, by_label, failures)
+    known.lengths = lengths
+    return known
 
 
 def _labels(streams: list[Stream]) -> list[str]:
@@ -39,10 +77,14 @@ def _labels(streams: list[Stream]) -> list[str]:
     return [".".join([*path[shared:], ""]) for path in paths]
 
 
-def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
-    """Return the streams of all networks: those of the smallest modules around their blocks that run on tokens."""
+def _streams(modules: dict[str, nn.Module], lengths: Sequence[int]) -> tuple[list[Stream], list[Failure]]:
+    """Return the streams of all networks, and those that have none because they do not run.
+
+    The networks are the smallest modules around blocks that run on tokens.
+    """
     streams: list[Stream] = []
-    trials: dict[str, Trial | None] = {}
+    failures: dict[str, Failure] = {}
+    trials: dict[str, Trial | Failure | None] = {}
     streams_by_name: dict[str, list[Stream]] = {}
     for path, module in modules.items():
         if not is_list_of_blocks(path, module) or any(f"{path}.".startswith(f"{s.path}.") for s in streams):
@@ -51,16 +93,29 @@ def _streams(modules: dict[str, nn.Module]) -> list[Stream]:
         for name in around:
             if name not in trials:
                 inside = {inner: part for inner, part in modules.items() if _is_inside(inner, name)}
-                trials[name] = tried = trial(modules[name], inside)
-                streams_by_name[name] = [] if tried is None else streams_of(tried)
+                trials[name], streams_by_name[name] = _tried(modules[name], inside, lengths)
             if matching := [stream for stream in streams_by_name[name] if stream.path == path]:
                 streams += matching
                 break
         else:
+            failures |= {name: tried for name in around if isinstance(tried := trials[name], Failure)}
+            has_run = any(isinstance(trials[name], Trial) for name in around)
             runs = not any(isinstance(block, nn.ModuleList) for block in module.children())
-            if path.rpartition(".")[2] == "blocks" and runs and all(trials[name] is None for name in around):
+            if path.rpartition(".")[2] == "blocks" and runs and not has_run:
                 streams.append(_untried(path, modules))
-    return streams
+    return streams, list(failures.values())
+
+
+def _tried(
+    network: nn.Module, modules: dict[str, nn.Module], lengths: Sequence[int]
+) -> tuple[Trial | Failure | None, list[Stream]]:
+    """Return a trial of a network and its streams: on a few tokens, or on as many as it will read."""
+    tried = trial(network, modules, lengths)
+    streams = streams_of(tried) if isinstance(tried, Trial) else []
+    if isinstance(tried, Trial) and lengths and not streams:  # it may bring its input to one length
+        longer = trial(network, modules, lengths, short=False)
+        return tried, streams_of(longer) if isinstance(longer, Trial) else []
+    return tried, streams
 
 
 def _around(path: str, modules: dict[str, nn.Module]) -> Iterator[str]:

@@ -14,24 +14,28 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dissimilarity.capture.networks import networks_of
+from dissimilarity.capture.networks import failures_of, networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
 from dissimilarity.capture.site_names import by_kind, describe, split_layer
-from dissimilarity.capture.trial import trial
+from dissimilarity.capture.trial import Trial, trial
 
 LOGITS = "logits"
 """The model's result, in any model: the site of output measures."""
 
 
-def site_table(model: nn.Module) -> dict[str, ModulePoint]:
+def site_table(model: nn.Module, length: int | None = None) -> dict[str, ModulePoint]:
     """Return every named site of a model and where it is read, in depth order; empty if none is found.
 
     The blocks are found inside any wrapper (a LightningModule's `net`, a `...ForCausalLM`). If a model holds several
     networks, their sites carry the path that tells them apart: `net.blocks.0.resid_post` and
     `teacher.blocks.0.resid_post`.
+
+    Args:
+        model: the model.
+        length: tokens per sequence of what it will read, for a model that takes no other number.
     """
     actual, table = named_modules(model), {}
-    for label, stream in networks_of(model).items():
+    for label, stream in networks_of(model, length).items():
         sites = {"embed": stream.embed}
         for number, block in enumerate(stream.blocks):
             sites |= {f"blocks.{number}.{site}": point for site, point in block.sites.items()}
@@ -76,7 +80,7 @@ def _module_point(site: str, paths: dict[str, str]) -> ModulePoint | None:
     return None
 
 
-def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
+def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None = None) -> list[str]:
     """Return the sites of a model that match a glob or any of several, each once, in depth order.
 
     A pattern is first matched with the names of the model's table, where `*` stands for any text: `blocks.*` is every
@@ -90,18 +94,19 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
     Args:
         model: the model.
         patterns: globs or names.
+        length: as in `site_table`.
 
     Raises:
-        ValueError: a pattern matches nothing. The message lists what the model has.
+        ValueError: a pattern matches nothing, and the message lists what the model has; or there is no pattern.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> resolve(model, ["0", "1.input"])
         ['0', '1.input']
     """
-    table, paths = site_table(model), named_modules(model)
+    table, paths = site_table(model, length), named_modules(model)
     table_sites, module_sites = set(), set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in as_patterns(patterns):
         for alternative in pattern.split("|"):
             matching = [site for site in table if fnmatchcase(site, alternative)]
             modules = [] if matching else _matching_modules(alternative, paths)
@@ -118,6 +123,24 @@ def resolve(model: nn.Module, patterns: str | Sequence[str]) -> list[str]:
         module_sites, key=lambda site: (order.get(site, order.get(site.rpartition(".")[0], 0)), site)
     )
     return [site for site in table if site in table_sites] + by_definition
+
+
+def as_patterns(patterns: str | Sequence[str]) -> list[str]:
+    """Return one glob, or several, as a list.
+
+    Raises:
+        ValueError: something else, or none.
+
+    Examples:
+        >>> as_patterns("blocks.*"), as_patterns(("embed", "ln_final"))
+        (['blocks.*'], ['embed', 'ln_final'])
+    """
+    listed = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Sequence) else []
+    if not listed or not all(isinstance(pattern, str) for pattern in listed):
+        raise ValueError(
+            f"expected sites as a glob such as 'blocks.*.resid_post', or several in a list, found {patterns!r}"
+        )
+    return listed
 
 
 def _matching_modules(pattern: str, paths: dict[str, str]) -> list[str]:
@@ -143,8 +166,11 @@ def _not_found(model: nn.Module, pattern: str, table: dict[str, ModulePoint], pa
     if table:
         return f"{start}it has {describe(table)}, and every module path is a site too"
     example = _glob_of_layers(model, paths)
+    failures = failures_of(model)
+    reason = f"{failures[-1]}" if failures else "no list of blocks in it passes on one stream (batch, pos, d)"
+    length = "if it takes another number, pass such a probe set, and else " if failures else ""
     return (
-        f"{start}it has no named sites here, because no list of blocks in it passes on one stream (batch, pos, d), so "
+        f"{start}it has no named sites here, because {reason}, so {length}"
         f"give module paths (optionally with .input or .output): sites='{example}' for this model alone, or "
         f"sites='{pattern}|{example}' beside models that have named sites; it has "
         f"{describe([path for path in paths if path])}"
@@ -156,7 +182,7 @@ def _glob_of_layers(model: nn.Module, paths: dict[str, str]) -> str:
     modules = dict(model.named_modules())
     tried = trial(model, {path: modules[actual] for path, actual in paths.items() if path})
     ran = [path for path in paths if path]
-    if tried is not None:
+    if isinstance(tried, Trial):
         ran = [path for path, call in tried.calls.items() if call.returns is not None]
     kinds = by_kind([path for path in ran if split_layer(path)[1] is not None] or ran)
     return max(kinds, key=lambda kind: (len(kinds[kind]), -kind.count(".")), default="").replace("{}", "*")

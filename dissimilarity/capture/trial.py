@@ -5,7 +5,8 @@ initialization do not count (a scale of 1, an output of 0), the trial runs with 
 biases and zero weights. The network keeps its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,10 +29,16 @@ LENGTH = 3
 """Tokens per sequence of a trial, unless the network takes another number only."""
 LONGEST = 4096
 """The longest other number that is tried."""
+TRIES = 16
+"""The most other numbers that are tried."""
+LENGTHS = re.compile(r"len|pos|ctx|context|block|seq|token", re.IGNORECASE)
+"""What is in the name of an attribute that says how many tokens a network takes."""
 LARGE = 1e3
 """No weight of a model that has not diverged."""
 VECTOR = 2**20
 """The most numbers in a scale or a bias."""
+NO_MATTER_OF_LENGTH = (TypeError, AttributeError, NotImplementedError)
+"""Errors of a network that wants more than tokens."""
 
 
 @dataclass
@@ -91,25 +98,54 @@ class Trial:
             return calls, first_result(_run(self.network, self.weights, self.tokens, self.is_encoder_decoder))
 
 
-def trial(network: nn.Module, modules: dict[str, nn.Module]) -> Trial | None:
-    """Run a network on a few random tokens; None if it does not run on tokens alone.
+@dataclass(frozen=True)
+class Failure:
+    """A network that reads tokens, and ran on none of the random ones.
+
+    Attributes:
+        network: name of its class; the network itself would stay in memory with this.
+        lengths: tokens per sequence that were tried.
+        error: what the last of these raised, as text.
+    """
+
+    network: str
+    lengths: tuple[int, ...]
+    error: str
+
+    def __str__(self) -> str:
+        """Return this as a part of a sentence."""
+        *others, last = map(str, self.lengths)
+        tried = f"{', '.join(others)} or {last}" if others else last
+        return f"{self.network} does not run on {tried} random tokens ({self.error})"
+
+
+def trial(
+    network: nn.Module, modules: dict[str, nn.Module], lengths: Sequence[int] = (), short: bool = True
+) -> Trial | Failure | None:
+    """Run a network on a few random tokens; None if it reads none, or has no weights.
 
     Args:
         network: any module.
         modules: those of its modules that are recorded, by the path that they get in the result.
+        lengths: numbers of tokens per sequence that it may want.
+        short: whether it is tried on a few tokens first.
     """
     embedding = _embedding(network)
     is_empty = offloaded(network) is None and any(weight.is_meta for weight in network.parameters())
     if embedding is None or is_empty:
         return None
-    for length in (LENGTH, *_sizes(network, embedding)):
+    first = (*([LENGTH] if short else []), *lengths)
+    errors: dict[int, str] = {}
+    wants_more = False
+    for length in dict.fromkeys((*first, *_sizes(network, embedding))):
+        if length not in first and wants_more:
+            break
         try:
             return _tried(network, modules, embedding, length)
-        except (TypeError, AttributeError, NotImplementedError):  # no length would help
-            return None
-        except Exception:  # whatever a network raises that wants other inputs
-            continue
-    return None
+        except Exception as error:  # whatever a network raises that wants other inputs
+            wants_more |= isinstance(error, NO_MATTER_OF_LENGTH)
+            errors[length] = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+    return Failure(type(network).__name__, tuple(errors), list(errors.values())[-1])
 
 
 def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, length: int) -> Trial:
@@ -132,14 +168,26 @@ def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, le
 
 
 def _sizes(network: nn.Module, embedding: Any) -> list[int]:
-    """Return the lengths that a network may be made for: those of its tables of positions and of its masks."""
+    """Return the lengths that a network may be made for, by its tensors and numbers, the likeliest first."""
     width = embedding.weight.shape[1]
-    tables = [module.weight for module in network.modules() if isinstance(module, nn.Embedding)]
-    tables += [weight for part in network.modules() if any(part.children()) for weight in part.parameters(False)]
-    sizes = [table.shape[-2] for table in tables if table.ndim > 1 and table.shape[-1] == width]
-    sizes += [mask.shape[-1] for mask in network.buffers() if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]]
-    vocabulary = len(embedding.weight)
-    return [size for size in dict.fromkeys(sizes) if 1 < size <= LONGEST and size not in (LENGTH, vocabulary)]
+    tables, mixed, named = [], [], []
+    for module in network.modules():
+        tensors = [*module.parameters(False), *module.buffers(False)]
+        if module is not embedding and not isinstance(module, nn.Linear):  # positions, in any kind of module
+            tables += [tensor.shape[-2] for tensor in tensors if tensor.ndim > 1 and tensor.shape[-1] == width]
+        for buffer in module.buffers(False):
+            is_mask = buffer.ndim > 1 and buffer.shape[-1] == buffer.shape[-2]
+            tables += [buffer.shape[-1]] if is_mask or (buffer.ndim > 0 and not buffer.is_floating_point()) else []
+        if isinstance(module, (nn.Linear, nn.Conv1d)):  # which may mix tokens, or read all of them at once
+            size = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+            mixed += [size, size // width]
+        if isinstance(module, nn.LayerNorm):
+            mixed.append(module.normalized_shape[0])
+        words = {**vars(module), **getattr(getattr(module, "config", None), "__dict__", {})}
+        named += [value for name, value in words.items() if type(value) is int and LENGTHS.search(name)]
+    mixed = [size for size in mixed if size != width] + [width] * (width in mixed)
+    sizes = [size for size in dict.fromkeys([*tables, *named, *mixed]) if 1 < size <= LONGEST and size != LENGTH]
+    return sizes[:TRIES]
 
 
 def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_encoder_decoder: bool) -> Any:

@@ -72,7 +72,8 @@ Compared = tuple[AnyTable, Differences | None]
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
     for side in sides:
         _check_runs(side, probe)
-    matched = matched_pairs(*(sites_of(open_source(side.source, side.label), options.sites) for side in sides))
+    sources = (open_source(side.source, side.label) for side in sides)
+    matched = matched_pairs(*(sites_of(source, options.sites, probe.tokens) for source in sources))
     compared = _compare_in_step(sides, probe, measures, options)
     table, collected = compared or _compare_whole(sides, probe, measures, options, matched)
     differences = None
@@ -128,7 +129,7 @@ def _check_runs(side: Side, probe: Probe) -> None:
     Raises:
         ValueError: it does not; says why.
     """
-    if side.model is None or probe.tokens is None or site_table(side.model):
+    if side.model is None or probe.tokens is None or site_table(side.model, probe.tokens.shape[1]):
         return
     try:
         with undisturbed(side.model):

@@ -1,11 +1,11 @@
 """Compare two models, or saved activations, on one probe set, site by site."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import pyarrow as pa
 import torch
@@ -28,12 +28,13 @@ from dissimilarity.comparison.saved import (
 )
 from dissimilarity.comparison.token_influence import COLUMNS as INFLUENCE_COLUMNS
 from dissimilarity.comparison.wide_sites import wide_sites
-from dissimilarity.measures.base.measure import Measure, as_measures
+from dissimilarity.measures.base.measure import Measure, as_measures, check_any
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.moments.cross import SitePair
+from dissimilarity.probe.arguments import choice, flag
 from dissimilarity.probe.batches import Inputs, slices_of_subset
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import Extent, ProbeOptions, ProbeSet, Tokens, as_probe_set
@@ -145,14 +146,12 @@ def compare(
         >>> round(table["value"][0].as_py(), 6)
         1.0
     """
-    check_nulls(nulls)
-    nulls = nulls if null else 0
-    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
-    if influence:
+    nulls, measures = checked(pairs, null, nulls, measures)
+    if flag("influence", influence):
         check_influence(measures, as_probe_set(tokens, **options))
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source_a, source_b)
-    sites_a, sites_b = sites_of(source_a, sites), sites_of(source_b, sites)
+    sites_a, sites_b = sites_of(source_a, sites, probe.inputs_a), sites_of(source_b, sites, probe.inputs_b)
     x, y = (source_a, probe.inputs_a, sites_a), (source_b, probe.inputs_b, sites_b)
     site_pairs = pairs_between(sites_a, sites_b, pairs)
     computable, records = computable_on(probe, measures)
@@ -162,6 +161,21 @@ def compare(
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     records += records_of(x, y, site_pairs, computable, plan, nulls, influence)
     return ComparisonTable(table_of(records, site_pairs, measures, influence), names_of(a, b))
+
+
+def checked(
+    pairs: Pairs, null: bool, nulls: int, measures: Measure | Iterable[Measure] | Mapping[str, Measure] | None
+) -> tuple[int, list[Measure]]:
+    """Check arguments that `compare` and `compare_many` share, and return the number of rearrangements and measures.
+
+    Raises:
+        ValueError: a value that is not accepted, or no measure.
+    """
+    choice("pairs", pairs, get_args(Pairs))
+    check_nulls(nulls)
+    listed = [CKA(), Procrustes()] if measures is None else as_measures(measures)
+    check_any(listed)
+    return int(nulls) if flag("null", null) else 0, listed
 
 
 def records_of(

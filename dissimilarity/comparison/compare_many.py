@@ -8,12 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
-from dissimilarity.comparison.compare import COLUMNS, Pairs, Records, as_table, compare, in_order, pairs_between
+from dissimilarity.comparison.compare import (
+    COLUMNS,
+    Pairs,
+    Records,
+    as_table,
+    checked,
+    compare,
+    in_order,
+    pairs_between,
+)
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan, make_plan
 from dissimilarity.comparison.result import ManyModelsTable
@@ -25,13 +34,11 @@ from dissimilarity.comparison.saved import (
     open_source,
     sites_of,
 )
-from dissimilarity.measures.base.measure import Measure, as_measures
+from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import OutputMeasure
-from dissimilarity.measures.cka import CKA
-from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.probe.arguments import function, mapping, shown
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeOptions, ProbeSet, Tokens, as_probe_set
-from dissimilarity.probe.rearrangement import check_nulls
 
 Couple = tuple[str, str]
 ModelSource = Source | Callable[[], nn.Module]
@@ -79,13 +86,14 @@ def compare_many(
     >>> table.select(["model_a", "model_b"]).to_pylist()[-1]
     {'model_a': 'b', 'model_b': 'c'}
     """
-    couples = list(combinations(models, 2)) if couples is None else list(dict.fromkeys(couples))
+    mapping("models", models, "{'a': model_a, 'b': model_b}")
+    function("on_progress", on_progress, "print")
+    couples = list(combinations(models, 2)) if couples is None else _couples(couples)
     unknown = sorted({label for couple in couples for label in couple} - set(models))
     if unknown or not couples:
         problem = f"couples with {', '.join(unknown)}" if unknown else f"{len(models)} and no couple"
         raise ValueError(f"expected two models or more and couples of their labels, found {problem}")
-    check_nulls(nulls)
-    measures = [CKA(), Procrustes()] if measures is None else as_measures(measures)
+    rearrangements, measures = checked(pairs, null, nulls, measures)
     probe = as_probe_set(tokens, **options)
     saved = {label for label, model in models.items() if not callable(model)}
     # Two files need no model run, and an alignment belongs to two models: `compare` streams these.
@@ -97,13 +105,26 @@ def compare_many(
         with TemporaryDirectory(prefix="activations-") as folder:
             needed = {label: model for label, model in models.items() if label in labels}
             stores = _captured(needed, probe, sites, measures, null, DiskSpill(Path(folder)), on_progress)
-            records = _compared(SiteBlockCache(stores), captured, measures, pairs, nulls if null else 0, on_progress)
+            records = _compared(SiteBlockCache(stores), captured, measures, pairs, rearrangements, on_progress)
     for a, b in streamed:
         on_progress(f"{a} and {b}")
         table = compare(_loaded(models[a]), _loaded(models[b]), probe, sites, measures, pairs, null=null, nulls=nulls)
         records[a, b] = table.to_pylist()
     rows = [{"model_a": a, "model_b": b, **record} for a, b in couples for record in records[a, b]]
     return ManyModelsTable(as_table(rows, ("model_a", "model_b", *COLUMNS)))
+
+
+def _couples(couples: Sequence[Couple]) -> list[Couple]:
+    """Return pairs of labels, each once.
+
+    Raises:
+        ValueError: something else.
+    """
+    listed: list[Any] = list(couples) if isinstance(couples, Sequence) and not isinstance(couples, str) else [couples]
+    for couple in listed:
+        if not isinstance(couple, Sequence) or isinstance(couple, str) or len(couple) != 2:
+            raise ValueError(f"expected couples as pairs of labels such as [('a', 'b')], found {shown(couple)}")
+    return list(dict.fromkeys((a, b) for a, b in listed))
 
 
 def _captured(
@@ -123,7 +144,7 @@ def _captured(
         source = open_source(_loaded(models[label]), label)
         fitted = make_plan(fitted_to_sources(probe, source), measures)
         try:
-            return source, sites_of(source, sites), plan or fitted
+            return source, sites_of(source, sites, probe.inputs_a), plan or fitted
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
 

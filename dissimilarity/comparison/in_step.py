@@ -65,7 +65,7 @@ def compare_in_step(
         check_influence(measures, ProbeSet(tokens))
     source_a, source_b = open_source(a, "a"), open_source(b, "b")
     probe = fitted_to_sources(ProbeSet(tokens), source_a, source_b)
-    pairs = matched_pairs(sites_of(source_a, sites), sites_of(source_b, sites))
+    pairs = matched_pairs(sites_of(source_a, sites, probe.inputs_a), sites_of(source_b, sites, probe.inputs_b))
     computable, records = computable_on(probe, measures)
     of_sites = [measure for measure in computable if not isinstance(measure, OutputMeasure)]
     of_outputs = [measure for measure in computable if isinstance(measure, OutputMeasure)]

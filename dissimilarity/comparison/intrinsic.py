@@ -49,7 +49,7 @@ def intrinsic(
     """
     source = open_source(model, "model")
     probe = fitted_to_sources(as_probe_set(tokens, **options), source)
-    names, device = sites_of(source, sites), device_of_sources(source)
+    names, device = sites_of(source, sites, probe.inputs_a), device_of_sources(source)
     plan = replace(make_plan(probe, []), moments=True)
     if probe.control.drop_top_norm:
         chunks = read_chunks(source, probe.inputs_a, names, plan.for_norms(), device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.sites import resolve
 from dissimilarity.comparison.array_files import TEXT
 from dissimilarity.comparison.saved import DEFAULT_SITES, digest_of
-from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch
+from dissimilarity.probe.batches import capture_chunks, extent, sequences_per_batch, tokens_per_sequence
 from dissimilarity.probe.probe_set import ProbeOptions, Tokens, as_probe_set
 from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables.files import replacing
@@ -56,7 +56,7 @@ def save_activations(
     ...     save_activations(model, torch.randn(8, 3), f"{folder}/net.safetensors", sites="0").name
     'net.safetensors'
     """
-    path, names = Path(path), resolve(model, sites)
+    path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a path that ends in .safetensors; compare() recognizes the file by it")
     options: ProbeOptions = {} if mask is None else {"mask": mask}
@@ -64,6 +64,7 @@ def save_activations(
     inputs = probe.inputs_a
     if inputs is None:
         raise ValueError("expected tokens to run the model on, found none; pass tokens")
+    names = resolve(model, sites, tokens_per_sequence(inputs))
     text = digest_of(probe.inputs, probe.mask) if isinstance(probe.inputs, Tensor) else ""
     sequences, length = extent(inputs)
     batch = sequences_per_batch(length)

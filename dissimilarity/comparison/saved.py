@@ -30,6 +30,7 @@ from dissimilarity.comparison.array_files import (
     is_floating,
     matching_sites,
 )
+from dissimilarity.probe.batches import Inputs, tokens_per_sequence
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.site_layout import Channels, layout_of_place, place_at
 
@@ -138,14 +139,21 @@ def _text_in(source: Source) -> str | None:
         return (file.metadata() or {}).get(TEXT)
 
 
-def sites_of(source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None) -> list[str]:
+def sites_of(
+    source: nn.Module | SavedActivations, patterns: str | Sequence[str] | None, inputs: Inputs | None = None
+) -> list[str]:
     """Return the sites that match globs; by default the streams after a model's blocks, or all saved sites.
+
+    Args:
+        source: the model or saved activations.
+        patterns: the globs.
+        inputs: what the model will read, for one that takes one number of tokens only.
 
     Raises:
         ValueError: a pattern matches no site; the message lists the sites.
     """
     if isinstance(source, nn.Module):
-        return resolve(source, DEFAULT_SITES if patterns is None else patterns)
+        return resolve(source, DEFAULT_SITES if patterns is None else patterns, tokens_per_sequence(inputs))
     if patterns is None:
         return [site for site in source.sites if site != LOGITS] or [LOGITS]
     return matching_sites(source.name, list(source.sites), patterns)

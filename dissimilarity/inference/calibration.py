@@ -8,14 +8,9 @@ c = (v - m) / (i - m). Influences of units on v and on m are on one probe set, s
 which holds what v and m have in common. U_m is that of a single rearrangement and so includes the spread between
 rearrangements, of which a mean over several has less: then the error is somewhat too large.
 
-<<<<<<< HEAD
-A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the 95% interval of the
-null holds the value of identical models. So where the two are the same in truth, 5% have a value all the same.
-=======
 A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the 95% interval of the
 null holds the value of identical models, or is not known. So where the two are the same in truth, 5% have a value
 all the same.
->>>>>>> main
 """
 
 import math

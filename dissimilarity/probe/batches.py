@@ -62,6 +62,14 @@ def extent(inputs: Inputs) -> tuple[int, int]:
     return len(inputs), inputs[0].numel() if len(inputs) and not inputs.is_floating_point() else 1
 
 
+def tokens_per_sequence(inputs: Inputs | None) -> int | None:
+    """Return how many tokens, with padding, a model reads in each sequence; None for inputs that are not tokens."""
+    if isinstance(inputs, Reading):
+        return inputs.tokens.shape[1]
+    tokens = inputs.inputs if isinstance(inputs, PaddedInputs) else inputs
+    return tokens.shape[1] if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point() else None
+
+
 def sequences_per_batch(length: int) -> int:
     """Return how many sequences of this many tokens run together."""
     return max(1, TOKENS_PER_BATCH // max(1, length))

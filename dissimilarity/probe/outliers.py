@@ -78,10 +78,12 @@ def control_of(values: Control | Mapping[str, Any]) -> Control:
     """Return a control, given as such or by its values by name.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: neither, or an unknown name.
     """
     if isinstance(values, Control):
         return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected control as Control(...) or a mapping such as {{'skip_first': 1}}, found {values!r}")
     names = [field.name for field in fields(Control)]
     unknown = sorted(str(key) for key in values if key not in names)
     if unknown:

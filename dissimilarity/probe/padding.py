@@ -12,11 +12,13 @@ weigh units by the inverse of their sizes, which suits independent samples; toke
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dissimilarity.probe.arguments import shown
 from dissimilarity.probe.batches import Slice
 from dissimilarity.probe.rearrangement import MANY, circles, exchanged, rearranged, shared, similar
 from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
@@ -257,6 +259,18 @@ class SequenceLengths:
 def _positions(activation: Tensor) -> int:
     """Return the positions per sequence of activations (sequences, ..., d); 1 where they have none."""
     return activation[..., 0].numel() // len(activation) if activation.ndim > 1 else 1
+
+
+def as_mask(mask: Any) -> Tensor:
+    """Return a mask as a tensor, also an array or nested lists.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        return torch.as_tensor(mask)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"expected a boolean mask (sequences, positions), found {shown(mask)}") from error
 
 
 def check_mask(mask: Tensor, sequences: int, length: int | None) -> None:

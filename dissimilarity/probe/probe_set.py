@@ -12,14 +12,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.arguments import whole
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.batches import Inputs, extent
-from dissimilarity.probe.outliers import NO_CONTROL, Control, normalized, without_top_norms
+from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of, normalized, without_top_norms
 from dissimilarity.probe.padded_inputs import PaddedInputs, rolled, text_starts
-from dissimilarity.probe.padding import check_mask
+from dissimilarity.probe.padding import as_mask, check_mask
 from dissimilarity.probe.pooling import pool
 from dissimilarity.probe.sampling import sampled_positions
-from dissimilarity.probe.site_layout import Channels
+from dissimilarity.probe.site_layout import Channels, place_at
 
 Pool = Literal["none", "mean", "first", "last"]
 
@@ -80,8 +81,9 @@ class ProbeSet:
         if self.pool not in get_args(Pool):
             choices = get_args(Pool)
             raise ValueError(f"expected pool {', '.join(choices[:-1])} or {choices[-1]}, found {self.pool!r}")
-        if self.positions is not None and self.positions < 1:
-            raise ValueError(f"expected positions None or a whole number, 1 or more, found {self.positions}")
+        if self.positions is not None:
+            object.__setattr__(self, "positions", whole("positions", self.positions, of="a whole number, or None"))
+        object.__setattr__(self, "control", control_of(self.control))
         if self.n_units is not None and (
             isinstance(self.n_units, bool) or not isinstance(self.n_units, Integral) or self.n_units < 1
         ):
@@ -91,6 +93,8 @@ class ProbeSet:
             )
         if self.n_units is not None:
             object.__setattr__(self, "n_units", int(self.n_units))
+        for site in self.channels if isinstance(self.channels, Mapping) else ("every site",):
+            place_at(site, self.channels)
         if self.is_aligned:
             object.__setattr__(self, "starts", None)
         if self.mask is None or self.inputs is None:
@@ -98,6 +102,7 @@ class ProbeSet:
         if self.is_aligned:
             raise ValueError("expected no mask beside an alignment, whose units are all real; leave it out")
         sequences, length = extent(self.inputs) if isinstance(self.inputs, Tensor) else self.extent
+        object.__setattr__(self, "mask", as_mask(self.mask))
         check_mask(self.mask, sequences, length if length > 1 else None)
         # Without padding, every number is that of a probe set without a mask, to the last bit.
         object.__setattr__(self, "mask", None if bool(self.mask.all()) else self.mask.cpu())
@@ -294,8 +299,6 @@ def as_probe_set(tokens: Tokens, **options: Unpack[ProbeOptions]) -> ProbeSet:
         raise TypeError(f"{unknown[0]}: unknown argument; expected {', '.join(ProbeOptions.__annotations__)}")
     if isinstance(tokens, np.ndarray):
         tokens = torch.from_numpy(tokens)
-    if isinstance(mask := options.get("mask"), np.ndarray):
-        options["mask"] = torch.from_numpy(mask)
     if tokens is not None and not isinstance(tokens, (Tensor, Alignment, ProbeSet)):
         tokens, mask = as_inputs(tokens)
         options = {"mask": mask, **options}

@@ -91,7 +91,7 @@ def aligned_penalties(
         ValueError: as for `direct_penalties`, or positions pooled by the mean, which are not a stream at a position.
     """
     _check_text(fit, held_out, kind)
-    pairs = site_pairs(front, back, sites)
+    pairs = site_pairs(front, back, sites, fit.a.tokens.shape[1], fit.b.tokens.shape[1])
     selecting = [index for index in range(len(fit.a)) if index % SELECT_EVERY == SELECT_EVERY - 1]
     fitting = [index for index in range(len(fit.a)) if index % SELECT_EVERY != SELECT_EVERY - 1]
     first = sums_over(_common_positions(front, back, fit.part(fitting), pairs), pairs, False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.enter import check_enterable
 from dissimilarity.capture.hooks import capture, device_of
+from dissimilarity.capture.networks import networks_of
 from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.capture.sites import locate, resolve
 from dissimilarity.moments.pair import Moments
@@ -54,15 +55,27 @@ def direct_penalties(
         ValueError: sites that a model lacks or at which `back` cannot be entered, unequal vocabularies, widths that the
             kind cannot connect, too few tokens, or activations that are not finite.
     """
-    pairs = site_pairs(front, back, sites)
+    pairs = site_pairs(front, back, sites, tokens.shape[1], tokens.shape[1])
     check_tokens(held_out, 2, "held-out tokens")
     check_vocabularies(front, back, held_out)
     check_positions(front, [site for site, _ in pairs], held_out)
     return penalties(front, back, fit_direct(front, back, tokens, pairs, kind, rank), held_out, bytes_per_token)
 
 
-def site_pairs(front: nn.Module, back: nn.Module, sites: str | Sequence[str] | Sequence[Pair]) -> list[Pair]:
-    """Return the pairs (front site, back site) that globs, names or given pairs select, checked for both models."""
+def site_pairs(
+    front: nn.Module, back: nn.Module, sites: str | Sequence[str] | Sequence[Pair], length: int, back_length: int
+) -> list[Pair]:
+    """Return the pairs (front site, back site) that globs, names or given pairs select, checked for both models.
+
+    Args:
+        front: the front model.
+        back: the back model.
+        sites: globs, names or pairs.
+        length: tokens per sequence that the front model reads, if it takes one number only.
+        back_length: the same of the back model.
+    """
+    for model, tokens in ((front, length), (back, back_length)):
+        networks_of(model, tokens)  # remembered by all that follows
     if not isinstance(sites, str) and all(isinstance(pair, tuple) for pair in sites):
         pairs = [(site, back_site) for site, back_site in sites]
     else:

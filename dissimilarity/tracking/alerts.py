@@ -26,8 +26,9 @@ import pyarrow as pa
 from scipy import special, stats
 
 from dissimilarity.inference.changes import holm
-from dissimilarity.inference.drift import SCHEMA, drift, group_records
+from dissimilarity.inference.drift import ENOUGH, SCHEMA, drift, group_records
 from dissimilarity.inference.paired import difference_of_rows
+from dissimilarity.probe.arguments import is_real, shown
 
 ONE = 1.001
 """Effective rank up to which a missing error bar means that there is one direction."""
@@ -89,6 +90,8 @@ class Rule(ABC):
     """A condition that is tested at each tick.
 
     Attributes:
+        needs_ranks: whether it looks at effective ranks.
+        looks_after: whether it compares ticks after the dense start.
         level: probability of a false alarm in a whole training.
         stop: whether an alert ends the training.
         state: what it remembers of earlier ticks, in plain values.
@@ -96,9 +99,14 @@ class Rule(ABC):
 
     name: ClassVar[str]
     needs_ranks: ClassVar[bool] = False
+    looks_after: ClassVar[bool] = True
     level: float = 0.01
     stop: bool = False
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def blind(self, tick: Tick) -> str:
+        """Return why nothing that a tick measured can be told from noise; empty if something can."""
+        return _without_error(tick.records)
 
     @abstractmethod
     def tested(self, tick: Tick) -> list[Alert]:
@@ -122,6 +130,11 @@ class Nearest(Rule):
     """Another group of references is the nearest one, at the last layer."""
 
     name = "nearest"
+    looks_after = False
+
+    def blind(self, tick: Tick) -> str:
+        """Return why no group can be told from another; three references of each tell without error bars."""
+        return super().blind(tick) if any(len(labels) < ENOUGH for labels in tick.groups.values()) else ""
 
     def tested(self, tick: Tick) -> list[Alert]:
         """Test where the nearest group is not the one that was nearest."""
@@ -189,6 +202,10 @@ class Collapse(Rule):
     needs_ranks = True
     below: float = 0.5
 
+    def blind(self, tick: Tick) -> str:
+        """Return why no rank can be told from noise; one of 1 needs no error bar."""
+        return _without_error([record for record in tick.ranks if record["value"] > ONE])
+
     def tested(self, tick: Tick) -> list[Alert]:
         """Test each layer; one without any variance has collapsed."""
         highest: dict[str, list[float]] = self.state.setdefault("highest", {})
@@ -221,15 +238,23 @@ class AlertRules:
         every: steps between ticks after the dense start.
     """
 
-    def __init__(
-        self, alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]], every: int
-    ) -> None:
+    def __init__(self, alerts: "Alerts", groups: Mapping[str, Sequence[str]], every: int) -> None:
         self.rules, self.groups, self.every = rules_of(alerts, groups), groups, every
+        self._blind: set[str] = set()
 
     @property
     def need_ranks(self) -> bool:
         """Whether a rule looks at effective ranks."""
         return any(rule.needs_ranks for rule in self.rules)
+
+    def begin(self, last_step: int | None) -> None:
+        """Warn of rules that no tick can raise, because training ends too early."""
+        names = [rule.name for rule in self.rules if rule.looks_after]
+        if names and last_step is not None and last_step <= self.every:
+            log.warning(
+                "alerts: %s: no tick after step %d, from which on they compare; lower every",
+                *(", ".join(names), self.every),
+            )
 
     def raised(self, step: int, records: Sequence[Record], ranks: Sequence[Record]) -> list[Alert]:
         """Return the alerts of a tick; a fault in a rule is a warning.
@@ -240,9 +265,13 @@ class AlertRules:
             ranks: effective rank of the model in training, one record per site.
         """
         alerts: list[Alert] = []
+        tick = Tick(step, records, ranks, self.groups, self.every)
         for rule in self.rules:
             try:
-                alerts += rule.raised(Tick(step, records, ranks, self.groups, self.every))
+                alerts += rule.raised(tick)
+                if step >= self.every and rule.name not in self._blind and (note := rule.blind(tick)):
+                    self._blind.add(rule.name)
+                    log.warning("step %d: %s cannot be raised: %s", step, rule.name, note)
             except Exception as error:
                 log.warning("step %d: no alerts by %s: %s: %s", step, rule.name, type(error).__name__, error)
         for alert in alerts:
@@ -259,11 +288,14 @@ class AlertRules:
             rule.state = dict(state)
 
 
+Alerts = str | Rule | Mapping[str, Any] | Sequence[str | Rule | Mapping[str, Any]] | None
+"""Rules as users pass them."""
+
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Nearest, Move, Collapse)}
 
 
-def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Mapping[str, Sequence[str]]) -> list[Rule]:
-    """Return rules, given as such, by name, or as mappings of ``rule`` and its numbers.
+def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
+    """Return rules, given as such, by name, or as mappings of ``rule`` and its numbers: one, or several in a list.
 
     Raises:
         ValueError: an unknown rule or number, or ``nearest`` without groups.
@@ -271,17 +303,24 @@ def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Map
     Examples:
         >>> rules_of(["move", {"rule": "collapse", "below": 0.3, "stop": True}], {})
         [Move(level=0.01, stop=False, by=0.05), Collapse(level=0.01, stop=True, below=0.3)]
+        >>> rules_of({"rule": "move", "by": 0.1}, {})
+        [Move(level=0.01, stop=False, by=0.1)]
     """
+    listed: Sequence[Any] = alerts if isinstance(alerts, Sequence) and not isinstance(alerts, str) else [alerts]
     rules = []
-    for alert in [alerts] if isinstance(alerts, str) else alerts:
+    for alert in [] if alerts is None else listed:
         if isinstance(alert, Rule):
             _check(alert.name, vars(alert))
             rules.append(alert)
             continue
-        options: dict[str, Any] = {"rule": alert} if isinstance(alert, str) else dict(alert)
-        rule = RULES.get(str(options.pop("rule", None)))
+        options: dict[str, Any] = dict(alert) if isinstance(alert, Mapping) else {"rule": alert}
+        name = options.pop("rule", None)
+        rule = RULES.get(name) if isinstance(name, str) else None
         if rule is None:
-            raise ValueError(f"alerts: expected rule {', '.join(RULES)}, found {alert!r}")
+            raise ValueError(
+                f"alerts: expected rule {', '.join(RULES)}, found {shown(alert)}; pass names, or mappings such as "
+                "{'rule': 'collapse', 'stop': True}"
+            )
         names = [entry.name for entry in fields(rule) if entry.init]
         if unknown := sorted(options.keys() - set(names)):
             raise ValueError(f"alerts: {rule.name}: unknown key {unknown[0]}; expected some of {', '.join(names)}")
@@ -294,42 +333,24 @@ def rules_of(alerts: str | Sequence[str | Mapping[str, Any] | Rule], groups: Map
     return rules
 
 
-def check_possible(
-    rules: Sequence[Rule], sources: Mapping[str, Any], measures: Sequence[Any], groups: Mapping[str, Any], errors: bool
-) -> None:
-    """Check that each rule could raise an alert.
-
-    Args:
-        rules: the rules.
-        sources: references by label.
-        measures: the measures.
-        groups: labels of references by group.
-        errors: whether values have error bars.
-
-    Raises:
-        ValueError: nothing is measured that a rule looks at.
-    """
-    if rules and not (sources and measures):
-        missing = "references" if measures else "measures"
-        raise ValueError(f"alerts look at what a tick measures, and without {missing} that is nothing; pass some")
-    for rule in rules:
-        if isinstance(rule, Move) and set(sources.values()) == {"previous"}:
-            raise ValueError("alerts: move needs a reference that stays, such as init, and previous is new each time")
-        alone = isinstance(rule, Nearest) and any(len(labels) < 3 for labels in groups.values())
-        if not errors and (isinstance(rule, (Move, Collapse)) or alone):
-            raise ValueError(f"alerts: {rule.name} needs error bars, which n_units=1 leaves out; leave n_units out")
-
-
 def _check(name: str, options: Mapping[str, Any]) -> None:
     """Check the numbers of a rule."""
     for key in ("level", "by", "below"):
         value = options.get(key, 0.5)
         least = 0 if key == "by" else 1e-12
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1:
+        if not is_real(value) or not least <= value < 1:
             bound = "of 0 or more" if key == "by" else "above 0"
             raise ValueError(f"alerts: {name}: expected {key} {bound} and below 1, found {value!r}")
-    if not isinstance(options.get("stop", False), bool):
+    if not isinstance(options.get("stop", False), (bool, np.bool_)):
         raise ValueError(f"alerts: {name}: expected stop true or false, found {options['stop']!r}")
+
+
+def _without_error(records: Sequence[Record]) -> str:
+    """Return the note of a value without an error bar if no value has one; empty otherwise, or without any value."""
+    values = [record for record in records if math.isfinite(record["value"])]
+    if not values or any(math.isfinite(record.get("stderr", 0.0)) for record in values):
+        return ""
+    return values[0]["note"] or "no value has an error bar"
 
 
 def _curve(record: Record) -> tuple[str, str, str, str]:

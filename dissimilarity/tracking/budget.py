@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from dissimilarity.probe.arguments import is_real
+
 
 class Budget:
     """A limit on the share of the training time that tracking takes.
@@ -25,9 +27,9 @@ class Budget:
     """
 
     def __init__(self, share: float | None, closing: float = 0.0) -> None:
-        if share is not None and not 0 < share <= 1:
+        if share is not None and not (is_real(share) and 0 < share <= 1):
             raise ValueError(
-                f"expected 0 < budget <= 1, a share of the training time, or None for no limit, found {share}"
+                f"expected 0 < budget <= 1, a share of the training time, or None for no limit, found {share!r}"
             )
         self.share, self.closing = share, closing
         self.spent = 0.0

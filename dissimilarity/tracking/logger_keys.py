@@ -4,12 +4,15 @@
 | --- | --- |
 | ``dissimilarity/<reference>/<measure>/<site>`` | dissimilarity; ``<site>~<the reference's site>`` if they differ |
 | ``dissimilarity/<reference>/reference_step`` | step of ``previous`` |
+| ``stderr/<reference>/<measure>/<site>`` | standard error of the value, over the text of the probe set |
+| ``calibrated/<reference>/<measure>/<site>`` | 1 for identical models, 0 for the null; at the steps of heat maps |
 | ``intrinsic/<measure>/<site>`` | a measure of the model alone, at the steps of heat maps |
 | ``dissimilarity/seconds`` | seconds that the tick took |
 | ``dissimilarity/share`` | share of the training time so far that tracking took |
 
 W&B and TensorBoard get them as ``dissimilarity <reference> <measure>/<site>``: one section per reference and measure
-(``sectioned``), and the heat maps of each reference as images by step (``heatmaps/<reference>``).
+(``sectioned``), the heat maps of each reference as images by step (``heatmaps/<reference>``), and one chart per
+reference and measure with all of its sites as lines (``layers/<reference> <measure>``).
 
 If several trackers of one kind share a trainer, the name of its folder is part of the keys of each:
 ``dissimilarity/<folder>/<reference>/<measure>/<site>``.
@@ -20,11 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-KINDS = ("dissimilarity/", "intrinsic/", "groups/", "penalty/")
+KINDS = ("dissimilarity/", "stderr/", "calibrated/", "intrinsic/", "groups/", "penalty/")
 """Beginnings of the keys of trackers."""
 
 HEATMAPS = "heatmaps"
 """First part of the keys of images."""
+
+LAYERS = "layers"
+"""First part of the keys of charts with all sites as lines."""
 
 STEP_AXIS = "trainer/global_step"
 """Key of the x axis of all of them."""
@@ -46,6 +52,22 @@ def by_key(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         if record.get("reference_step", -1) > 0:
             values[f"dissimilarity/{record['reference']}/reference_step"] = float(record["reference_step"])
     return values
+
+
+def beside(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the standard errors and the calibrated values of records by key, without those that have none.
+
+    Examples:
+        >>> record = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed"}
+        >>> beside([{**record, "stderr": 0.01, "calibrated": math.nan}])
+        {'stderr/init/cka/embed': 0.01}
+    """
+    return {
+        f"{column}/{record['reference']}/{record['measure']}/{site_key(record['site_a'], record['site_b'])}": number
+        for record in records
+        for column in ("stderr", "calibrated")
+        if math.isfinite(number := record.get(column, math.nan))
+    }
 
 
 def of_model(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -275,10 +275,10 @@ class PenaltyTracker(Ticker):
         return {stitch.pair: stitch.fit(tokens).penalty(held_out) for stitch in stitches}
 
     def _pairs(self, front: nn.Module, back: nn.Module) -> list[tuple[str, str]]:
+        length = self.sequences.shape[1]
+        sites, back_sites = (resolve(model, self.patterns, length) for model in (front, back))
         enterable = enterable_sites(back)
-        return matched_pairs(
-            resolve(front, self.patterns), [site for site in resolve(back, self.patterns) if site in enterable]
-        )
+        return matched_pairs(sites, [site for site in back_sites if site in enterable])
 
     def _reference(self, training: TrainingState, label: str) -> nn.Module:
         """Return a reference; an earlier state of the model is read from its file or the checkpoint of that step."""

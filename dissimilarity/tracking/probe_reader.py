@@ -18,7 +18,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.batches import Inputs, Slice, of_units, slices_of_process
+from dissimilarity.probe.batches import Inputs, Slice, of_units, slices_of_process, tokens_per_sequence
 from dissimilarity.probe.outliers import norms_of
 from dissimilarity.probe.probe_set import ProbeSet
 from dissimilarity.tables.seal import read_tensors, write_tensors
@@ -87,6 +87,15 @@ class ProbeReader:
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
                 digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return int.from_bytes(digest.digest()[:7])
+
+    @property
+    def length(self) -> int | None:
+        """Tokens per sequence that the model in training reads; None for inputs that are not tokens."""
+        return tokens_per_sequence(self.inputs[0].plan.probe.inputs_a)
+
+    def length_for(self, label: str) -> int | None:
+        """Return how many tokens per sequence a reference reads."""
+        return tokens_per_sequence(self.inputs_for(label).plan.probe.inputs_b)
 
     def number(self, label: str) -> int:
         """Return the number of the inputs on which a reference is compared; 0 for the probe set itself."""

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from dissimilarity.inference.drift import FILE, drift, group_records, read_groups, write_groups
+from dissimilarity.probe.arguments import mapping, shown
 
 
 def labels_by_group(
@@ -37,9 +38,12 @@ def labels_by_group(
         {'good': ['a', 'b']}
     """
     labels = {source: label for label, source in references.items() if isinstance(source, str)}
+    mapping("reference_groups", groups, "{'good': ['runs/a', 'runs/b']}")
     members_by_group: dict[str, list[str]] = {}
     for name, members in groups.items():
-        if not re.fullmatch(r"\w+", name):
+        if not isinstance(members, Sequence) or isinstance(members, str):
+            raise ValueError(f"reference_groups.{name}: expected a list of references, found {shown(members)}")
+        if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
             raise ValueError(
                 f"reference_groups: {name!r}: expected a name of letters, digits and _, because keys contain it"
             )

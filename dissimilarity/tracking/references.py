@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
-from dissimilarity.tables.names import UNTRAINED, name_of
+from dissimilarity.probe.arguments import shown
+from dissimilarity.tables.names import UNTRAINED, name_of, normal_form
 
 OWN = ("init", "previous")
 """The model's own states: at step 0, and a fixed number of steps before a tick."""
@@ -34,17 +35,22 @@ def named_references(references: str | Sequence[str] | Mapping[str, Source]) -> 
         ['init', 'a', 'x/b', 'y/b']
     """
     if isinstance(references, Mapping):
-        return {label: _checked(source) for label, source in references.items()}
+        for label in references:
+            if not isinstance(label, str) or not label:
+                raise ValueError(f"references: expected a label such as 'teacher' for each, found {shown(label)}")
+        sources = {label: _checked(source) for label, source in references.items()}
+        _check_distinct([source for source in sources.values() if not is_own(source)])
+        return sources
     if isinstance(references, nn.Module):
         raise ValueError(f"references: a {type(references).__name__} has no label; pass {{'teacher': module}}")
-    uris = [references] if isinstance(references, str) else list(references)
+    is_list = isinstance(references, Sequence) and not isinstance(references, str)
+    uris: list[Any] = list(references) if is_list else [references]
     for uri in uris:
         if not isinstance(_checked(uri), str):
             raise ValueError(
                 f"references: a {type(uri).__name__} has no label; pass {{'init': 'init', 'teacher': module}}"
             )
-    if repeated := [uri for number, uri in enumerate(uris) if uri in uris[:number]]:
-        raise ValueError(f"references: {repeated[0]} is there twice; leave one out")
+    _check_distinct(uris)
     names = [name_of(uri) for uri in uris]
     return {
         uri if names.count(name) > 1 or (name in OWN and uri != name) else name: uri
@@ -122,7 +128,19 @@ def untrained(model: nn.Module) -> nn.Module:
     return fresh.eval().requires_grad_(False)
 
 
+def _check_distinct(sources: Sequence[Source]) -> None:
+    """Check that no model is there twice, where its weights would count twice."""
+    before: dict[object, Source] = {}
+    for source in sources:
+        key = source if isinstance(source, nn.Module) else normal_form(source)
+        if key in before:
+            first, second = (shown(uri).strip("'") for uri in (before[key], source))
+            also = f", also as {first}" if first != second else ""
+            raise ValueError(f"references: {second} is there twice{also}; leave one out")
+        before[key] = source
+
+
 def _checked(source: Source) -> Source:
     if not isinstance(source, (str, nn.Module)):
-        raise ValueError(f"references: expected {', '.join(OWN)}, {UNTRAINED}, URIs or modules, found {source!r}")
+        raise ValueError(f"references: expected {', '.join(OWN)}, {UNTRAINED}, URIs or modules, found {shown(source)}")
     return source

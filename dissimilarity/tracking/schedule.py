@@ -6,6 +6,9 @@ It is dense where models change fast and even afterwards, like the checkpoints o
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from dissimilarity.probe.arguments import whole
 
 KEEP = ("all", "every", "last")
 PINNED = ".pinned"
@@ -48,11 +51,11 @@ def is_due(step: int, every: int, last: int | None = None, thinned: Thinned | No
     return step % every == 0 or (step < every and power_of_two) or step == last
 
 
-def check_distance(**steps: int) -> None:
+def check_distance(**steps: Any) -> None:
     """Check distances between ticks, by the names of their arguments.
 
     Raises:
-        ValueError: if one of them is less than 1.
+        ValueError: one of them is no whole number, or less than 1.
 
     Examples:
         >>> check_distance(every=0)
@@ -60,8 +63,7 @@ def check_distance(**steps: int) -> None:
         ValueError: expected every >= 1, a number of steps, found 0
     """
     for name, distance in steps.items():
-        if distance < 1:
-            raise ValueError(f"expected {name} >= 1, a number of steps, found {distance}")
+        whole(name, distance, of="a number of steps")
 
 
 def ticks(every: int, last: int) -> list[int]:

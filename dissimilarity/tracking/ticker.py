@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dissimilarity.tracking.alerts import Alert
+from dissimilarity.tracking.lines import Lines
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -73,6 +74,10 @@ class Ticker(ABC):
 
     def pictures(self) -> dict[str, NDArray[np.uint8]]:
         """Return the heat maps of the last tick as images, by reference; none where it has none."""
+        return {}
+
+    def lines(self) -> Lines:
+        """Return the curves so far, by reference and measure; none where loggers get no new chart of them."""
         return {}
 
     @abstractmethod

@@ -58,7 +58,7 @@ class TrackedReferences:
         for label, source in self.sources.items():
             if not is_own(source):
                 reference = as_module(source, self.load, model)
-                yield label, reference, resolve(reference, self.patterns)
+                yield label, reference, resolve(reference, self.patterns, self.store.reader.length_for(label))
 
     def read_frozen(self, training: TrainingState) -> None:
         """Read the references that are not states of the model; one that cannot run has a fault.
@@ -70,7 +70,7 @@ class TrackedReferences:
             if is_own(source):
                 continue
             model = as_module(source, self.load, training.model)
-            sites = self._frozen_sites[label] = resolve(model, self.patterns)
+            sites = self._frozen_sites[label] = resolve(model, self.patterns, self.store.reader.length_for(label))
             matched_pairs(self.sites, sites)
             if label in self.faults:
                 continue

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dissimilarity.capture.sites import LOGITS, resolve
+from dissimilarity.capture.sites import LOGITS, as_patterns, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.figures.options import PNG, FigureOptions, as_figure_options
-from dissimilarity.measures.base.measure import Measure, as_measures
+from dissimilarity.measures.base.measure import Measure, as_measures, check_any
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.probe.arguments import function, shown, whole
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.site_layout import Channels
-from dissimilarity.tables.curves import JOURNAL
+from dissimilarity.tables.curves import JOURNAL, read_curves
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
-from dissimilarity.tracking.alerts import AlertRules, Rule, check_possible
+from dissimilarity.tracking.alerts import AlertRules, Alerts
 from dissimilarity.tracking.budget import Budget
+from dissimilarity.tracking.lines import Lines, lines_of
 from dissimilarity.tracking.pictures import heatmap_pictures
+from dissimilarity.tracking.possible_alerts import check_possible
 from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.records import (
     advice,
@@ -90,7 +94,7 @@ class Tracker(Ticker):
         mask: Tensor | None = None,
         reference_groups: Mapping[str, Sequence[str]] | None = None,
         channels: Channels = None,
-        alerts: str | Sequence[str | Mapping[str, Any] | Rule] = (),
+        alerts: Alerts = (),
         figures: FigureOptions | Mapping[str, Any] = PNG,
     ) -> None:
         """Prepare the measurements; nothing is read before ``start``.
@@ -126,18 +130,25 @@ class Tracker(Ticker):
             reference_groups: name -> URIs or labels of references that behave alike, to see which of them the model
                 drifts to (``dissimilarity.tracking.reference_groups``).
             channels: where features are at sites whose modules do not determine it, as in ``ProbeSet``.
-            alerts: rules that look at each tick: names or mappings such as ``{"rule": "collapse", "stop": True}``
-                (``dissimilarity.tracking.alerts``). What they raise goes to the log, to ``folder/alerts.jsonl`` and, by
-                a trainer, to W&B.
+            alerts: rules that look at each tick, one or several: names, or mappings such as
+                ``{"rule": "collapse", "stop": True}`` (``dissimilarity.tracking.alerts``). What they raise goes to the
+                log, to ``folder/alerts.jsonl`` and, by a trainer, to W&B.
             figures: formats and colors of the figures, or their values by name, such as ``{"formats": ["png", "pdf"]}``
                 (``dissimilarity.figures.options``). Loggers show PNG.
         """
         check_distance(every=every, heatmap_every=heatmap_every)
         check_nulls(nulls)
+        whole("tokens_per_step", tokens_per_step, 0)
+        function("align", align, "lambda label: None")
+        if load is not None:
+            function("load", load, "torch.load")
         sources = named_references(references)
         self.measures = as_measures(measures)
+        if not isinstance(folder, (str, PathLike)) or not str(folder):
+            raise ValueError(f"expected folder as a path such as 'tracked', found {shown(folder)}")
         self.control, self.folder = control_of(control), Path(folder)
-        self.patterns, self.every, self.heatmap_every = sites, every, heatmap_every
+        self.patterns = as_patterns(sites)
+        self.every, self.heatmap_every = int(every), int(heatmap_every)
         self.tokens_per_step = tokens_per_step
         aligned = {
             label: alignment
@@ -151,7 +162,8 @@ class Tracker(Ticker):
         self.nulls = nulls
         for reading in self.reader.inputs:
             check_nulls(nulls, reading.plan.probe.extent.sequences)
-        self.groups = groups_of_references.labels_by_group(reference_groups or {}, sources)
+        groups = {} if reference_groups is None else reference_groups
+        self.groups = groups_of_references.labels_by_group(groups, sources)
         weights_at = partial(step_weights, self.folder / "checkpoints")
         self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
         self.figures = as_figure_options(figures)
@@ -164,8 +176,9 @@ class Tracker(Ticker):
         self.fault = ""
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
-        self.alert_rules = AlertRules(alerts, self.groups, every)
-        check_possible(self.alert_rules.rules, sources, self.measures, self.groups, errors=n_units != 1)
+        self.alert_rules = AlertRules(alerts, self.groups, self.every)
+        check_possible(self.alert_rules.rules, sources, self.reader, self.groups)
+        check_any(self.measures)
         self._ranks: list[dict[str, Any]] = []
         self._heatmap: list[dict[str, Any]] = []
 
@@ -187,8 +200,10 @@ class Tracker(Ticker):
             self._states_to_recall.clear()
         self.budget.begin()
         self.schedule.begin(training)
+        if training.is_first:
+            self.alert_rules.begin(training.last_step)
         with self.budget.charged(), together(training.sync):
-            self.references.sites = resolve(training.model, self.patterns)
+            self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:
                 # what was measured where a training ended between two ticks is not part of a continued curve
                 is_scheduled = training.step and training.step == self._last_scheduled
@@ -264,6 +279,15 @@ class Tracker(Ticker):
                 log.warning("no images of heat maps: %s", described(error))
                 return {}
 
+    def lines(self) -> Lines:
+        """Return the curves up to the last tick, by reference and measure; none unless it compared all pairs."""
+        with self.budget.charged():
+            try:
+                return lines_of(read_curves(self.folder)) if self._heatmap else {}
+            except Exception as error:
+                log.warning("no charts of layers: %s", described(error))
+                return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
@@ -335,7 +359,8 @@ class Tracker(Ticker):
         times = {"dissimilarity/seconds": seconds, "dissimilarity/share": self.budget.taken}
         intrinsic = {} if not self._intrinsic else logger_keys.of_model(self._intrinsic)
         self._intrinsic = []
-        return logger_keys.by_key(matched) | groups_of_references.by_key(matched, self.groups) | intrinsic | times
+        values = logger_keys.by_key(matched) | logger_keys.beside(matched)
+        return values | groups_of_references.by_key(matched, self.groups) | intrinsic | times
 
     def _at_equal_depth(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the records of sites at equal depth, and of the outputs."""

@@ -129,6 +129,7 @@ CALLBACKS = {
         "tags": items(matching(r".{1,64}", "a text of 1 to 64 characters"), "[first,small]"),
         "mode": or_null(one_of("offline", "online", "shared", "disabled")),
         "finish_timeout": POSITIVE,
+        "console": FLAG,
         "log_model": either(FLAG, one_of("all")),
     },
 }

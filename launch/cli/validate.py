@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import settings
 from dissimilarity.loading.config import check_model_folder
+from dissimilarity.tables.names import normal_form
 from launch.cli.arguments import CLASS_ARGUMENTS, HYDRA_ARGUMENTS
 from launch.cli.keys import OPTIONAL, REQUIRED, ROOTS
 from launch.cli.renamed import renamed_value
@@ -204,8 +205,17 @@ def _groups(cfg: DictConfig) -> Iterator[str]:
 def _twice(cfg: DictConfig) -> Iterator[str]:
     key = "references" if "references" in cfg else "models"
     uris = list(cfg[key]) if isinstance(cfg[key], ListConfig) else []
-    if twice := sorted({uri for uri in uris if uris.count(uri) > 1}):
-        yield f"{key}=[{','.join(uris)}]: {', '.join(twice)} is listed twice; list it once"
+    runs_dir = f"{cfg.runs_dir}/"
+    forms = [normal_form(uri.replace("runs/", runs_dir, 1) if uri.startswith("runs/") else uri) for uri in uris]
+    if twice := list(dict.fromkeys(uri for uri, form in zip(uris, forms, strict=True) if forms.count(form) > 1)):
+        which = f"{twice[0]} is" if len(twice) == 1 else f"{' and '.join(twice)} are the same model,"
+        yield f"{key}=[{','.join(uris)}]: {which} listed twice; list it once"
+
+
+def _measures(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line if a tracker has no measure."""
+    if not cfg.measures and any("measures" in node for node in (cfg.callbacks or {}).values()):
+        yield "measures: expected one measure or more, found none; type measures=none +measure@measures.cka=cka"
 
 
 def _folders(cfg: DictConfig) -> Iterator[str]:
@@ -319,6 +329,7 @@ ACROSS = {
         _optimized,
         _groups,
         _twice,
+        _measures,
         _folders,
         _probe,
         _control,

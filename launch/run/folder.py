@@ -1,6 +1,7 @@
 """The folder of a run: which run it belongs to, whether that is new, continued or finished, and atomic files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ EXEMPT = {
 OVER = ("finished", "diverged", "stopped early")
 """Statuses of a run with nothing left to do; one that was interrupted, ran out of time or failed continues."""
 ABSENT = "(absent)"
+COPY = re.compile(r"\$\{[\w.@/]+\}")
+"""A value that is that of another key."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -115,6 +118,27 @@ def resolved(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def chosen(cfg: DictConfig) -> dict[str, Any]:
+    """Return the config as plain values, each once: no copies of other keys, nothing that the data fills in later.
+
+    Examples:
+        >>> model = {"width": "${width}", "d_vocab": "???", "path": "a/${width}"}
+        >>> chosen(OmegaConf.create({"width": 64, "model": model, "sites": ["embed"]}))
+        {'width': 64, 'model': {'path': 'a/64'}, 'sites': ['embed']}
+    """
+    values: dict[str, Any] = {}
+    for key in cfg:
+        is_copy = COPY.fullmatch(str(cfg._get_node(key)._value()))  # pyright: ignore
+        if not is_copy and not OmegaConf.is_missing(cfg, key):
+            value = cfg[key]
+            values[str(key)] = chosen(value) if isinstance(value, DictConfig) else _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
 
 
 def without_missing(node: DictConfig) -> dict[str, Any]:

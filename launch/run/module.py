@@ -23,5 +23,5 @@ def build_module(cfg: DictConfig, data: Any) -> "RecipeModule":
     module = task(data, net=without_missing(cfg.model), optim=without_missing(cfg.optim), init_seed=cfg.init_seed)
     for node in (cfg.callbacks or {}).values():
         if (sites := node.get("sites")) is not None:
-            resolve(module, sites if isinstance(sites, str) else list(sites))
+            resolve(module, sites if isinstance(sites, str) else list(sites), cfg.probe.length)
     return module

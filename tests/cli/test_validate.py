@@ -111,6 +111,8 @@ def test_a_number_is_rejected_outside_of_its_range_and_nowhere_else(choice: str)
         (["data=hub"], "data.source.name: a value is required: expected organization/name"),
         (["data=files", "data.source.paths=x"], "a file, a folder or a pattern; type data.source.paths=[x]"),
         (["references=[runs/a,init,runs/a]"], "runs/a is listed twice; list it once"),
+        (["references=[runs/a,./runs//a]"], "runs/a and ./runs//a are the same model, listed twice; list it once"),
+        (["measures=none"], "measures: expected one measure or more, found none; type measures=none +measure@"),
         (["references=['']"], "references=['']: expected a list such as [init,runs/a]"),
         (["trainer.devices=0"], "trainer.devices=0: expected auto, -1, a whole number, 1 or more, or a list such as"),
         (["trainer.devices=[0,0,0]", "data.batch_size=4"], "divided among 3 processes"),

@@ -14,6 +14,7 @@ import pytest
 
 from dissimilarity.tables.curves import read_curves
 from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key, sectioned
+from launch.run.config_file import read_yaml
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run with W&B offline, in a process of its own, as a user starts it."""
     place = tmp_path_factory.mktemp("wandb")
-    overrides = [entry for entry in tiny_overrides(place, logger="wandb", depth=2) if not entry.startswith("hydra")]
+    options = {"depth": 2, "callbacks.console.every_seconds": 0.001}
+    overrides = [entry for entry in tiny_overrides(place, logger="wandb", **options) if not entry.startswith("hydra")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *overrides], cwd=place, capture_output=True, text=True, timeout=240
     )
@@ -104,6 +106,55 @@ def test_pictures_table_config_and_provenance_are_in_it(folder: Path, records: l
     notes = json.loads((folder / "provenance.json").read_text())
     assert notes["data"]["fingerprint"] in everything
     assert "heatmap_every" in everything
+
+
+def test_each_reference_and_measure_has_a_chart_of_all_layers(folder: Path) -> None:
+    """The newest table of each chart holds the curves of the run up to the last heat map."""
+    media = next(folder.glob("wandb/offline-run-*/files/media/table"))
+    matched = [row for row in read_curves(folder).to_pylist() if row["site_a"] == row["site_b"]]
+    for reference, measure in {(row["reference"], row["measure"]) for row in matched}:
+        rows = [row for row in matched if (row["reference"], row["measure"]) == (reference, measure)]
+        tables = media.rglob(f"{reference} {measure}_table_*.table.json")
+        newest = max(tables, key=lambda path: len(json.loads(path.read_text())["data"]))
+        points = {(step, site): value for step, site, value in json.loads(newest.read_text())["data"]}
+        expected = {(row["step"], row["site_a"]): row["dissimilarity"] for row in rows}
+        assert points == pytest.approx(expected, abs=1e-12) and len({site for _, site in points}) == 2
+
+
+def test_error_bars_and_calibrated_values_are_live(folder: Path, records: list[dict[str, Any]]) -> None:
+    steps = history(records)
+    for row in read_curves(folder).to_pylist():
+        if row["site_a"] != row["site_b"]:
+            continue
+        for column in ("stderr", "calibrated"):
+            key = f"{column} {row['reference']} {row['measure']}/{row['site_a']}"
+            if math.isfinite(row[column]):
+                assert steps[row["step"]][key] == pytest.approx(row[column], abs=1e-12)
+            else:
+                assert key not in steps[row["step"]]
+
+
+def test_config_has_each_value_once_and_none_that_is_missing(folder: Path, records: list[dict[str, Any]]) -> None:
+    everything = json.dumps(records)
+    assert "???" not in everything
+    settings = read_yaml(folder / "config.yaml")
+    updates = [record["config"]["update"] for record in records if record.get("type") == "config"]
+    logged = {key: value for update in updates for key, value in update.items() if not key.startswith("_wandb")}
+    assert {"width", "model", "provenance"} <= logged.keys() <= settings.keys() | {"provenance"}  # none of the module
+    assert logged["width"] == settings["width"] and "width" not in logged["model"]
+
+
+def test_summary_has_the_parameters_and_the_run_its_tags(folder: Path, records: list[dict[str, Any]]) -> None:
+    parameters = json.loads((folder / "summary.json").read_text())["parameters"]
+    summaries = [json.dumps(record) for record in records if record.get("type") == "summary"]
+    assert any('"parameters"' in text and str(parameters) in text for text in summaries)
+    (run,) = [record["run"] for record in records if record.get("type") == "run"]
+    assert run["tags"][1:] == ["width 16", "depth 2"]
+
+
+def test_the_console_is_kept(folder: Path) -> None:
+    log = next(folder.glob("wandb/offline-run-*/files/output.log")).read_text()
+    assert "loss" in log
 
 
 @pytest.mark.slow

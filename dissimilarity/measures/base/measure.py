@@ -7,7 +7,7 @@ compares two prepared sides.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -82,6 +82,16 @@ class Measure(Metric):
         return self.identical - value if self.higher_is_more_similar else value - self.identical
 
 
+def check_any(measures: Sequence[Measure]) -> None:
+    """Check that there is a measure.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not measures:
+        raise ValueError("expected one measure or more, found none; pass some, such as measures=[CKA()]")
+
+
 def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -> list[Measure]:
     """Return one measure, or several in a list or by name, as a list.
 
@@ -90,7 +100,8 @@ def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -
     """
     if isinstance(measures, Mapping):
         measures = measures.values()
-    listed = [measures] if isinstance(measures, (Measure, str, type)) else list(measures)
+    is_one = isinstance(measures, (Measure, str, type)) or not hasattr(measures, "__iter__")
+    listed: list[Any] = [measures] if is_one else list(measures)  # pyright: ignore[reportArgumentType]
     for measure in listed:
         if not isinstance(measure, Measure):
             raise ValueError(f"measures: expected measures such as CKA(), found {measure!r}")

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import pydoc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, compare
 from dissimilarity.functional import cka
+from dissimilarity.tracking.tracker import Tracker
 from tests.instrument.tracking.test_references import Wrapped
-from tests.instrument.tracking.test_tracker import Layered, fit, loader_of, rows_of, tracker_for
+from tests.instrument.tracking.test_tracker import Layered, fit, loader_of, rows_of, tokens, tracker_for
 
 
 class Headless(pl.LightningModule):
@@ -110,3 +113,52 @@ def test_numbers_in_another_precision(precision: Any, dtype: torch.dtype, tmp_pa
         assert rows[2, label]["value"] == pytest.approx(value, abs=1e-6)
     (row,) = compare(module.layers, teacher.layers, numbers, "2", CKA()).to_pylist()
     assert row["value"] == pytest.approx(expected["teacher"], abs=1e-6)
+
+
+class OddError(Exception):
+    """An error of no other kind, which whatever catches only some kinds lets through."""
+
+
+FAULTS: dict[str, int] = {
+    "dissimilarity.tracking.tracker.compare_pair": 1,
+    "dissimilarity.tracking.probe_reader.ProbeReader.read": 6,
+    "dissimilarity.tracking.probe_reader.read_chunks": 3,  # between two ticks, for `previous` of the last one
+    "dissimilarity.tracking.tracker.heatmap_pictures": 4,
+    "dissimilarity.tracking.alerts.Collapse.tested": 4,
+    "dissimilarity.comparison.activations.intrinsic_of_site": 4,
+    "dissimilarity.tables.curves.Curves.append": 2,
+    "dissimilarity.tracking.tables.groups_of_references.fold": 9,
+}
+
+
+def _with_fault(faulty: Callable[..., Any], place: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: faulty(place, function, *args, **kwargs)
+
+
+def test_a_fault_of_any_kind_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a part of a tick raises: the tick has a note or its values, and the others have theirs."""
+    now, raised = -1, []
+
+    def faulty(place: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if now == FAULTS[place]:
+            raised.append(place)
+            raise OddError("in a part of a tick")
+        return function(*args, **kwargs)
+
+    for place in FAULTS:
+        owner, _, name = place.rpartition(".")
+        target = pydoc.locate(owner)
+        monkeypatch.setattr(target, name, _with_fault(faulty, place, getattr(target, name)))
+    model, references = Layered(), {"init": "init", "previous": "previous", "other": Layered(seed=5)}
+    options: dict[str, Any] = {"sites": "layers.*", "every": 6, "heatmap_every": 4, "alerts": ["collapse"]}
+    tracker = Tracker(references, CKA(), tokens(0, 8, 6), tmp_path, **options)
+    for now in range(10):
+        tracker.follow(model, now, last_step=9)
+        tracker.pictures()
+        for weights in model.parameters():
+            weights.data += 0.01 * torch.randn_like(weights)
+    assert set(raised) == set(FAULTS)
+    rows = rows_of(tmp_path)
+    assert {row["step"] for row in rows} == {0, 1, 2, 4, 6, 9}
+    notes = {row["step"]: row["note"] for row in rows if math.isnan(row["value"])}
+    assert notes == dict.fromkeys((1, 6), "OddError: in a part of a tick")

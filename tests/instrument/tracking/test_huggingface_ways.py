@@ -69,6 +69,11 @@ class Wandb:
         def __init__(self, image: Any) -> None:
             self.shape = image.shape
 
+    class plot:  # noqa: N801
+        @staticmethod
+        def line_series(xs: Any, ys: Any, keys: Any, title: str, xname: str, split_table: bool) -> Any:
+            return {"title": title, "lines": dict(zip(keys, zip(xs, ys, strict=True), strict=True))}
+
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.alerts: list[str] = []
@@ -106,4 +111,7 @@ def test_wandb_has_sections_heat_maps_and_alerts_that_end_a_training(
     assert trainer.state.global_step == 2
     assert [row["train/global_step"] for row in wandb.rows] == [0, 1, 2]
     assert all("dissimilarity init cka/embed" in row for row in wandb.rows)
+    chart = wandb.rows[-1]["layers/init cka"]
+    steps, values = chart["lines"]["embed"]
+    assert steps == [0, 1, 2] and values == [row["dissimilarity init cka/embed"] for row in wandb.rows]
     assert len(wandb.alerts) == 1 and wandb.alerts[0].startswith("collapse: step 2: the effective rank of embed fell")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, Procrustes
 from dissimilarity.lightning import DissimilarityTracker
+from dissimilarity.tables.curves import read_curves
 
 PROBE = torch.randint(20, (8, 5), generator=torch.Generator().manual_seed(1))
 
@@ -58,6 +59,11 @@ class Wandb(Recorder):
         super().__init__()
         self.axes: set[str] = set()
         self.images: dict[str, list[Any]] = defaultdict(list)
+        self.lines: dict[str, dict[str, Any]] = {}
+
+    def log_lines(self, key: str, lines: dict[str, Any], step: int) -> None:
+        self.lines[key] = lines
+        assert all(steps[-1] == step and len(steps) == len(values) for steps, values in lines.values())
 
     def define_metric(self, key: str, step_metric: str) -> None:
         self.axes.add(key)
@@ -72,6 +78,10 @@ class TensorBoard(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.images: dict[str, list[Any]] = defaultdict(list)
+        self.layouts: list[Any] = []
+
+    def add_custom_scalars(self, layout: Any) -> None:
+        self.layouts.append(layout)
 
     def add_image(self, key: str, picture: Any, step: int, dataformats: str) -> None:
         self.images[key].append((step, picture.shape["HWC".index("C")], dataformats == "HWC"))
@@ -93,3 +103,19 @@ def test_curves_have_sections_and_heat_maps_a_slider(tmp_path: Path) -> None:
         assert workspace.images["heatmaps/init"] == [(2, 3, True), (3, 3, True)]  # at step 0, it is the model
         assert [step for step, *_ in workspace.images["heatmaps/previous"]] == [2, 3]
     assert "dissimilarity init cka/layers.0" in wandb.axes and not table.__dict__.get("images")
+    for sections in ("stderr previous cka", "calibrated init procrustes"):
+        assert {f"{sections}/layers.0", f"{sections}/layers.1"} <= wandb.keys & board.keys
+    titles = {f"{reference} {label}" for reference in ("init", "previous") for label in ("cka", "procrustes")}
+    assert wandb.lines.keys() == {f"layers/{title}" for title in titles}
+    curves = read_curves(tmp_path).to_pylist()
+    for key, lines in wandb.lines.items():
+        assert lines.keys() == {"layers.0", "layers.1"}
+        for site, line in lines.items():
+            rows = [row for row in curves if f"layers/{row['reference']} {row['measure']}" == key]
+            rows = [row for row in rows if row["site_a"] == row["site_b"] == site and row["step"] <= line[0][-1]]
+            assert line == ([row["step"] for row in rows], [row["dissimilarity"] for row in rows])
+    layout = board.layouts[-1]
+    assert len(board.layouts) == 2  # at step 0 there is no previous; later it does not change
+    tags = [f"dissimilarity init cka/layers.{layer}" for layer in (0, 1)]
+    assert layout["layers"].keys() == titles and layout["layers"]["init cka"] == ["Multiline", tags]
+    assert set(tags) <= board.keys

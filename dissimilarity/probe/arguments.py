@@ -1,0 +1,91 @@
+"""Arguments as users pass them: a value of another kind than expected is one message, which says what is accepted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+
+def whole(name: str, value: Any, least: int = 1, of: str = "a whole number") -> int:
+    """Return a whole number, also one of numpy.
+
+    Args:
+        name: the argument.
+        value: its value.
+        least: the smallest number that is accepted.
+        of: what the number counts, for the message.
+
+    Raises:
+        ValueError: something else, or less.
+
+    Examples:
+        >>> whole("every", np.int64(5))
+        5
+        >>> whole("every", True)
+        Traceback (most recent call last):
+        ValueError: expected every >= 1, a whole number, found True
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"expected {name} >= {least}, {of}, found {shown(value)}")
+    return int(value)
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is a number, also one of numpy, and no flag.
+
+    Examples:
+        >>> is_real(np.float32(0.05)), is_real(True), is_real("1")
+        (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False, also one of numpy.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"expected {name} True or False, found {shown(value)}")
+    return bool(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return one of several words.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"expected {name} {', '.join(choices[:-1])} or {choices[-1]}, found {shown(value)}")
+    return value
+
+
+def mapping(name: str, value: Any, example: str) -> Mapping[Any, Any]:
+    """Return a mapping.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected {name} as a mapping such as {example}, found {shown(value)}")
+    return value
+
+
+def function(name: str, value: Any, example: str) -> Callable[..., Any]:
+    """Return a function.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not callable(value):
+        raise ValueError(f"expected {name} as a function such as {example}, found {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: short, and tensors and modules by their type."""
+    text = repr(value) if isinstance(value, (str, int, float, list, tuple, dict, type(None), np.generic)) else ""
+    return text if 0 < len(text) <= 80 else f"a {type(value).__name__}"
