@@ -32,9 +32,11 @@ from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
+from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influential_text
@@ -157,7 +159,9 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     texts = []
     if (row := _farthest(result)) is not None and result.probe.tokenizer is not None:
         tokens, tokenizer, mask = _read_by_a(result)
-        title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
+        a, b = result.labels
+        measured = dissimilarity_title(result.measures[0].label)
+        title = f"{measured} of {a} and {b} at {site_name(row['site_a'], row['site_b'])}"
         write_figure(text_figure(row, tokens, tokenizer, title=title, mask=mask), folder / "figures", "text")
         texts = [colored_text(row, tokens, tokenizer, title, mask=mask)]
     write_texts(texts, folder)
