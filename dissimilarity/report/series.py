@@ -42,8 +42,7 @@ def intrinsic(folder: Folder) -> dict[str, Rows]:
         half = float(half_width(float(record["stderr"]), record["n_units"]))
         kind = {"kind": "curve" if of_model else "reference", "id": folder.name if of_model else record["reference"]}
         row = _row(labels[record["site"]], record["step"], float(record["value"]), half) | kind
-        if of_model and (text := alerts.get(("", record["measure"], record["site"], record["step"]))):
-            row["alert"] = text
+        row["alert"] = alerts.get(("", record["measure"], record["site"], record["step"])) if of_model else None
         name = str(NAMES.get(record["measure"], record["measure"])).replace("\n", " ")
         figures.setdefault(name, []).append(row)
     return figures
@@ -79,8 +78,7 @@ def reference_groups(folder: Folder) -> dict[str, Rows]:
             continue
         numbers = dict(zip(("d", "low", "high"), short(float(record[key]) for key in keys[-3:]), strict=True))
         row = {"series": group, "step": record["step"], **numbers, "kind": "curve", "id": folder.name}
-        if text := alerts.get((group, measure, site, record["step"])):
-            row["alert"] = text
+        row["alert"] = alerts.get((group, measure, site, record["step"]))
         figures.setdefault(f"{dissimilarity_title(measure)} at {labels_of([site])[site]}", []).append(row)
     return figures
 

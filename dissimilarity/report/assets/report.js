@@ -21,9 +21,11 @@ let pair = null; // reference, a, b: the cell whose curve is drawn
 // ---- curves
 
 const alerts = new Map(page.alerts.map(([...place]) => [JSON.stringify(place.slice(0, 4)), place[4]]));
+const members = new Map(); // runs of each group
+page.groups.forEach((group) => members.set(group, 1 + (members.get(group) ?? 0)));
 function alertAt(reference, measure, site, step) {
-  const text = alerts.get(JSON.stringify([page.references[reference], page.measures[measure], site, step]));
-  return alerts.size ? { alert: text ?? null } : {};
+  if (!alerts.size) return null;
+  return alerts.get(JSON.stringify([page.references[reference], page.measures[measure], site, step])) ?? null;
 }
 
 function rowsOf(reference, measure, sites) {
@@ -32,22 +34,22 @@ function rowsOf(reference, measure, sites) {
   const row = (curve, i, step, series, kind, id) => ({
     series, step, b: curve.b ?? "", d: curve.d[i], low: sum(curve.d[i], curve.h && curve.h[i] !== null ? -curve.h[i] : null),
     high: sum(curve.d[i], curve.h ? curve.h[i] : null), n: curve.n ? curve.n[i] : null, c: curve.c ? curve.c[i] : null,
-    kind, id, ...alertAt(reference, measure, curve.site, step),
+    kind, id, alert: alertAt(reference, measure, curve.site, step),
   });
   const names = new Set(sites === "last" ? [] : sites.map((index) => page.sites[index]));
   const isShown = (curve, curves) => (sites === "last" ? curve === last(curves) : names.has(curve.site));
   data.runs.forEach((run, index) => {
     if (!run || !shown.has(index)) return;
     const name = page.kind === "run" ? null : page.groups[index];
-    const alone = name === null || page.groups.filter((group) => group === name).length === 1;
+    const alone = name === null || members.get(name) === 1;
     const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / enough));
     for (const curve of run.curves) {
       if (!isShown(curve, run.curves)) continue;
       run.steps.forEach((step, i) => {
         if (i % stride && i !== run.steps.length - 1) return;
-        const { low, high, ...line } = row(curve, i, step, name ?? page.labels[curve.site], alone ? "curve" : "run",
-          page.runs[index]);
-        rows.push(page.kind === "run" ? { ...line, low, high } : { ...line, low: null, high: null, n: null });
+        const line = row(curve, i, step, name ?? page.labels[curve.site], alone ? "curve" : "run", page.runs[index]);
+        if (page.kind !== "run") line.low = line.high = line.n = null;
+        rows.push(line);
       });
     }
   });

@@ -73,7 +73,7 @@ def test_alerts_stand_at_their_curve_and_step(page: Page) -> None:
         for part in ("drift", "intrinsic")
         for name, rows in series[part].items()
         for row in rows
-        if "alert" in row
+        if row["alert"]
     ]
     assert rings == [("1 - CKA at block 1", "x", 2, "at 2"), ("RankMe (effective rank)", "block 1", 8, "at 8")]
 
