@@ -1,15 +1,19 @@
-"""Run benchmarks by name: `python -m benchmarks train_loop tracker`."""
+"""Run benchmarks by name: `python -m benchmarks train_loop tracker`, or `all` of those that measure time and memory."""
 
 import argparse
 import pkgutil
 from importlib import import_module
 from inspect import signature
+from pathlib import Path
 
 import benchmarks
-from benchmarks.timing import machine
+from benchmarks import record, timing
 from launch.machine import keep_freed_memory
 
-NOT_BENCHMARKS = ("__main__", "apart", "coverage", "nets", "peers", "timing", "truths", "verdicts")
+NOT_BENCHMARKS = ("__main__", "apart", "coverage", "nets", "peers", "record", "timing", "truths", "verdicts")
+
+SIMULATIONS = ("calibrated", "calibration", "kills", "paired_errors", "probe_sizes")
+"""Benchmarks that measure neither time nor memory, and take long."""
 
 OPTIONS = {
     "draws": "simulations that `calibration` and `calibrated` draw",
@@ -26,17 +30,34 @@ def names() -> list[str]:
 def main() -> None:
     """Run the named benchmarks, each a module of this package with a `run()` that prints its table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
-    parser.add_argument("names", nargs="+", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument(
+        "names", nargs="+", choices=["all", *names()], metavar="NAME", help=f"all, {', '.join(names())}"
+    )
     for option, what in OPTIONS.items():
         parser.add_argument(f"--{option}", type=int, help=what)
-    keep_freed_memory()  # as the commands do
-    print(machine())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all tables to a file")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="show what changed since such a file")
     options = vars(parser.parse_args())
-    for name in options["names"]:
+    try:
+        then, before = record.read(options["against"]) if options["against"] else ("", {})
+    except ValueError as error:
+        parser.error(str(error))
+    keep_freed_memory()  # as the commands do
+    print(machine := timing.machine())
+    chosen = [name for name in names() if name not in SIMULATIONS] if "all" in options["names"] else options["names"]
+    tables: dict[str, record.Tables] = {}
+    for name in chosen:
         benchmark = import_module(f"benchmarks.{name}")
         print(f"\n{name}: {(benchmark.__doc__ or '').splitlines()[0]}")
         accepted = signature(benchmark.run).parameters
+        timing.SHOWN.clear()
         benchmark.run(**{option: options[option] for option in accepted if options[option] is not None})
+        tables[name] = list(timing.SHOWN)
+        if options["json"]:
+            record.write(options["json"], machine, tables)
+    if options["against"]:
+        print(f"\nagainst {options['against']}, measured on {then}:")
+        timing.show(record.changes(before, tables) or [{"": f"nothing changed by more than {record.CHANGE:.0%}"}])
 
 
 if __name__ == "__main__":

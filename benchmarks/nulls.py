@@ -15,6 +15,7 @@ from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.nulls import rearranged_values
 from dissimilarity.comparison.plan import make_plan
+from dissimilarity.comparison.rearranged import Circles
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 
@@ -47,7 +48,7 @@ def run() -> None:
             def nulls(
                 x: ModelActivations = x, y: ModelActivations = y, measure: Measure = measure, count: int = count
             ) -> None:
-                rearranged_values([measure], x, y, PAIRS, count)
+                rearranged_values([measure], x, y, PAIRS, Circles(x.plan.lengths, count))
 
             figures = interleaved({"value": lambda: seconds(value), "nulls": lambda: seconds(nulls)}, rounds=7)
             one, many = (statistics.median(figures[name]) for name in ("value", "nulls"))

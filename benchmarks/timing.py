@@ -64,8 +64,13 @@ def ratio(figures: Mapping[str, list[float]], name: str, base: str) -> tuple[flo
     return min(ratios), statistics.median(ratios), max(ratios)
 
 
+SHOWN: list[list[dict[str, str]]] = []
+"""The tables that were shown."""
+
+
 def show(rows: list[dict[str, str]]) -> None:
-    """Print rows as a table; the keys of the first row are the columns."""
+    """Print rows as a table, and keep it in `SHOWN`; the keys of the first row are the columns."""
+    SHOWN.append(rows)
     table = Table(show_edge=False, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")

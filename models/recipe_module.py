@@ -37,6 +37,11 @@ class RecipeModule(pl.LightningModule):
     prefix: ClassVar[str] = "net."
 
     @property
+    def n_parameters(self) -> int:
+        """Number of parameters of the net."""
+        return sum(parameter.numel() for parameter in self.net.parameters())
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What provenance.json records about the task."""
         raise NotImplementedError

@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.estimates import ReadAgain
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
-from dissimilarity.comparison.nulls import add_circled, circled, rearranged_values
+from dissimilarity.comparison.nulls import rearranged_values
+from dissimilarity.comparison.rearranged import Circles, Exchanges, add_circled, circled
 from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
 from dissimilarity.moments.second_pass import Meeting
@@ -37,8 +41,8 @@ def compare_pair(
             which the activations must not be streamed.
         first_components: whether records have ``first_pc_a`` and ``first_pc_b``.
         token_influence: whether records have the influence of each sample.
-        p_values: whether records have ``exchanged``, the values from which p values follow: the nulls, or, where
-            sequences have unequal lengths, those of as many exchanges of similar ones.
+        p_values: whether records have ``exchanged``, from which p values follow: the value and the nulls, or, where
+            sequences have unequal lengths, the value in their actual order and in as many exchanges of similar ones.
 
     Returns:
         records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
@@ -58,9 +62,11 @@ def compare_pair(
     if with_null and circle is not None:
         add_circled(null, x, y, circle)
     cross, null = cross.close(), null.close()
-    several = rearranged_values(measures, x, y, pairs, nulls) if nulls > 1 else None
-    exchange = p_values and nulls > 1 and plan.lengths.uneven
-    exchanged = rearranged_values(measures, x, y, pairs, nulls, exchange) if exchange else {}
+    of_outputs = [measure for measure in measures if isinstance(measure, OutputMeasure)]
+    several = rearranged_values(measures, x, y, pairs, Circles(plan.lengths, nulls)) if nulls > 1 else None
+    uneven = measures if plan.lengths.uneven else of_outputs if plan.lengths.vary else []
+    exchange = p_values and nulls > 1 and uneven
+    exchanged = rearranged_values(uneven, x, y, pairs, Exchanges(plan.lengths, nulls)) if exchange else {}
 
     def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
         """Yield the chunks of both models, and those of x as they meet those of y in the null."""
@@ -75,7 +81,7 @@ def compare_pair(
         records = with_token_influence(records, measures, x, y, cross)
     for record in records:
         if p_values:
-            key = record["measure"], (record["site_a"], record["site_b"])
-            record["exchanged"] = exchanged.get(key, record["nulls"])
+            key, actual = (record["measure"], (record["site_a"], record["site_b"])), torch.tensor([record["value"]])
+            record["exchanged"] = exchanged.get(key, torch.cat([actual, record["nulls"]]))
         record |= {"influence": short(record["influence"].tolist()), "probe": plan.fingerprint}
     return with_shares(records, x.first_components, y.first_components) if first_components else records

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dissimilarity.comparison.missing import too_few_units
 from dissimilarity.inference.jackknife import stderr_of_influence
 from dissimilarity.measures.intrinsic import (
     INTRINSIC,
@@ -24,7 +25,7 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
     """Return a record per measure of one model alone at a site, from the sums of a closed side.
 
     Without sums, the measures are those of the samples that sample measures read. Where the site cannot be compared,
-    values are NaN, and the note says why.
+    values are NaN, and the note says why; so it does where they have no standard error.
 
     Args:
         side: the side.
@@ -47,6 +48,7 @@ def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list
             errors = stderr_of_influence(influence)
         else:
             values = intrinsic_from_sums(totals)
+            note = f"no standard error: {why}" if (why := too_few_units(side)) else ""
     numbers = zip(INTRINSIC, values.tolist(), errors.tolist(), strict=True)
     context = {"n_samples": n, "n_units": n_units, "note": note}
     return [

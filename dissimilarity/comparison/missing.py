@@ -41,8 +41,8 @@ def too_few(measure: Measure, side: Side, site: str) -> str:
     return ""
 
 
-def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"], forced: bool = False) -> str:
-    """Return why a value has no standard error, and what to do; empty if it has one, or none was asked for."""
+def too_few_units(side: Side) -> str:
+    """Return why nothing on a probe set has a standard error, and what to do; empty if there are enough units."""
     lengths, sequences = side.lengths, len(side.lengths.units)
     if sequences < 4:
         return f"it needs 4 sequences in 2 units and has {sequences}: pass more"
@@ -51,10 +51,16 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
             "it needs 2 units and has 1, because sequences are merged until none has most of a unit (the longest has "
             f"{int(lengths.counts.max())} of {side.n} samples): cut long ones, or pass more"
         )
+    return ""
+
+
+def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units"]) -> str:
+    """Return why a value has no standard error, and what to do; empty if it has one, or none was asked for."""
+    lengths, sequences = side.lengths, len(side.lengths.units)
+    if few := too_few_units(side):
+        return few
     if side.n_units == 1 or bool(influence.isfinite().all()):
         return ""
-    if forced:
-        return f"the two sides have so many dimensions that they agree in any {side.n} samples: pass more"
     if measure.crossfit and lengths.n_units < CROSSFIT_UNITS:
         return (
             f"a cross-fitted value needs {CROSSFIT_UNITS} units and has {lengths.n_units}: pass more sequences, and "
@@ -66,6 +72,28 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
     if isinstance(measure, SampleMeasure):
         return "without some of its units too few samples are left: pass more sequences"
     return "its derivative in the samples is not finite"
+
+
+def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
+    """Return why there is no calibrated value, where null and identical models may be the same.
+
+    Args:
+        measure: the measure.
+        null: its null.
+        has_error: whether the null has a standard error.
+    """
+    why = f"its null, {null:.4g}, cannot be told apart from the value of identical models, {measure.identical:g}"
+    if not has_error:
+        why = f"its null, {null:.4g}, has no standard error"
+    return f"{measure.label} has no calibrated value: {why}: pass more sequences"
+
+
+def agreeing(measure: Measure, n: int) -> str:
+    """Return the note for a value that is that of identical models, in part at least, whatever the data."""
+    return (
+        f"{measure.label} says nothing of the models: the sides have so many dimensions that they agree in any {n} "
+        "samples; pass more text"
+    )
 
 
 def overfitted(measure: MomentMeasure, n: int, width: int) -> str:

@@ -7,7 +7,8 @@ cheaper form (``measures.numerics.rearranged_hsic``).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,16 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.evaluate import moment_values, pairs_of, prepared_pair, self_terms
+from dissimilarity.comparison.evaluate import pairs_of
+from dissimilarity.comparison.of_sums import moment_values, self_terms
+from dissimilarity.comparison.rearranged import Rearrangements, Samples
 from dissimilarity.inference.calibration import p_value
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.agreement import gathered, together
-from dissimilarity.moments.chunk import Chunk, as_one
+from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.cross import Cross, SitePair
-from dissimilarity.probe.padding import SequenceLengths
-from dissimilarity.probe.rearrangement import circles, following
 
 Nulls = dict[tuple[str, SitePair], Float[Tensor, " nulls"]]
 """Label of a measure, pair of sites -> the value in each rearrangement."""
@@ -34,40 +35,12 @@ SITES_TOGETHER = 2**30
 """Bytes of activations up to which all sites are rearranged together; beyond, pair by pair."""
 
 
-def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"]) -> None:
-    """Add the sums of the null along one circle of all sequences, with those of the second model's units.
-
-    Args:
-        null: the sums.
-        x: activations of the first model, whose sequences are rearranged.
-        y: activations of the second model, on this process's share of the probe set.
-        place: the place of each sequence in the circle.
-    """
-    with together(x.side.sync):
-        for first, second in zip(circled(x, y.at(), place, [site for site, _ in null.pairs]), y.at(), strict=True):
-            null.add(first, second)
-
-
-def circled(
-    x: ModelActivations, chunks: Iterable[Chunk], place: Int[Tensor, " sequences"], sites: Sequence[str]
-) -> Iterator[Chunk]:
-    """Yield the samples of the first model that meet each chunk of the second along one circle of all sequences."""
-    first = whole(x, sites)
-    order, start = first.circled(place), None
-    for chunk in chunks:
-        # The chunk is a part of the whole: its first sample is the first one with its first label.
-        start = int((first.labels[0] < chunk.labels[0][0]).sum()) if start is None else start
-        yield first.meeting(chunk, start, order)
-        start += len(chunk.labels[0])
-
-
 def rearranged_values(
     measures: Sequence[Measure],
     x: ModelActivations,
     y: ModelActivations,
     pairs: Sequence[SitePair],
-    nulls: int,
-    exchange: bool = False,
+    rearrangements: Rearrangements,
 ) -> Nulls:
     """Return the value of every measure at every pair of sites in each rearrangement; NaN where it has none.
 
@@ -78,27 +51,28 @@ def rearranged_values(
         x: activations of the first model, whose sequences are rearranged, with their sums.
         y: activations of the second model.
         pairs: pairs of sites.
-        nulls: number of rearrangements.
-        exchange: whether sequences of similar length exchange places, and not along circles of all sequences.
-
-    Raises:
-        ValueError: more rearrangements than there are.
+        rearrangements: the orders of the sequences.
     """
-    sync, lengths = x.side.sync, x.plan.lengths
-    places = lengths.exchanges(nulls) if exchange else circles(len(lengths.units), nulls)
+    sync, nulls = x.side.sync, len(rearrangements)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if sync else (0, 1)
     share = range(rank, nulls, processes)
     comparable = [pair for pair in pairs if not (x.side.problem(pair[0]) or y.side.problem(pair[1]))]
-    values: Nulls = {}
-    # The halves of a cross-fitted measure are of units, which a circle of all sequences mixes.
+    # The halves of a cross-fitted measure are of units, which rearrangements of all sequences mix.
     of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure) and not measure.crossfit]
+    unknown = torch.full((nulls,), math.nan, dtype=torch.float64)
+    values: Nulls = {(measure.label, pair): unknown.clone() for measure in of_sums for pair in comparable}
     with together(sync):
         for group in _groups(comparable, x, y) if of_sums else []:
-            values |= _of_sums(of_sums, x, y, group, places, share, exchange)
+            if (samples := rearrangements.of_sums(x, y, group)) is not None:
+                values |= _of_sums(of_sums, samples, group, share, nulls)
         for measure in measures:
             if isinstance(measure, SampleMeasure):
                 for pair in pairs_of(measure, comparable):
-                    values[measure.label, pair] = _of_samples(measure, x, y, pair, places, share, exchange)
+                    row = unknown.clone()
+                    with suppress(ValueError, RuntimeError):  # the record of the value says why
+                        parts = rearrangements.of_samples(measure, x.side, y.side, pair, _as_slice(share))
+                        row[_as_slice(share)] = _of_samples(measure, *parts)
+                    values[measure.label, pair] = row
     return _joined(gathered(values, sync), processes)
 
 
@@ -110,18 +84,20 @@ def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]
     of all pairs, which holds for whichever pair was picked; both follow from ``exchanged``.
 
     Args:
-        records: records of ``evaluate`` of all pairs of sites, with ``nulls`` and ``exchanged``.
+        records: records of ``evaluate`` of all pairs of sites, with ``nulls``, and ``exchanged``: the value in the
+            actual order and in each rearrangement from which p follows.
         measures: the measures.
     """
     for measure in measures:
         group = [record for record in records if record["measure"] == measure.label]
-        best, best_exchanged = (_nearest(measure, [record[key] for record in group]) for key in ("nulls", "exchanged"))
+        best = _nearest(measure, [record["nulls"] for record in group])
+        best_exchanged = _nearest(measure, [record["exchanged"][1:] for record in group])
         for record in group:
-            nulls, others, nearness = record.pop("nulls"), record.pop("exchanged"), -record["dissimilarity"]
+            nulls, nearness = record.pop("nulls"), -measure.to_dissimilarity(record.pop("exchanged"))
             record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
-            record["p"] = p_value(nearness, -measure.to_dissimilarity(others))
+            record["p"] = p_value(nearness[0].item(), nearness[1:])
             record["null_best"] = _value_of(measure, -best.mean().item())
-            record["p_best"] = p_value(nearness, best_exchanged)
+            record["p_best"] = p_value(nearness[0].item(), best_exchanged)
     return records
 
 
@@ -144,95 +120,68 @@ def _groups(pairs: Sequence[SitePair], x: ModelActivations, y: ModelActivations)
     return [list(pairs)] if x.nbytes() + y.nbytes() <= SITES_TOGETHER else [[pair] for pair in pairs]
 
 
-def whole(model: ModelActivations, sites: Sequence[str]) -> Chunk:
-    """Return the samples of some sites over all sequences and processes, once these are shared, as one chunk."""
-    names = list(dict.fromkeys(sites))
-    return as_one(list(model.of_all(names)), names)
-
-
-def _prefer_kernels(lengths: SequenceLengths, x: Chunk, y: Chunk, nulls: int) -> bool:
-    """Return whether kernels of pairs of sequences serve, and take less work: sequences move as a whole."""
-    if lengths.uneven or x.sequences is None:
+def _prefer_kernels(x: Chunk, y: Chunk, nulls: int) -> bool:
+    """Return whether kernels of pairs of sequences take less work."""
+    if x.sequences is None:
         return False
     widths = [max(samples.shape[-1] for samples in chunk.samples.values()) for chunk in (x, y)]
     return MomentMeasure.prefers_kernels(x.sequences.count, int(x.sequences.lengths[0]), (widths[0], widths[1]), nulls)
 
 
 def _of_sums(
-    measures: Sequence[MomentMeasure],
-    x: ModelActivations,
-    y: ModelActivations,
-    pairs: Sequence[SitePair],
-    places: Int[Tensor, "nulls sequences"],
-    share: range,
-    exchange: bool,
+    measures: Sequence[MomentMeasure], samples: Samples, pairs: Sequence[SitePair], share: range, nulls: int
 ) -> Nulls:
     """Return the values of moment measures in a share of the rearrangements; in all of them where kernels serve."""
     values: Nulls = {}
-    first, second = (whole(model, sites) for model, sites in zip((x, y), zip(*pairs, strict=True), strict=True))
-    quick = {
-        measure.label: measure
-        for measure in measures
-        if not exchange and measure.reads_kernels and _prefer_kernels(x.plan.lengths, first, second, len(places))
-    }
-    if quick:
-        values |= _of_kernels(list(quick.values()), x, y, (first, second), pairs, places)
+    (x, y), (first, second) = samples.sides, samples.chunks
+    quick: dict[str, MomentMeasure] = {}
+    if samples.moved is not None and _prefer_kernels(first, second, nulls):
+        quick = {measure.label: measure for measure in measures if measure.reads_kernels}
+        values |= _of_kernels(list(quick.values()), samples, pairs, samples.moved)
     # By label: metrics of torchmetrics are never unequal.
     others = [measure for measure in measures if measure.label not in quick]
     for number in share if others else ():
         null = Cross(pairs)
-        order = first.exchanged(places[number]) if exchange else first.circled(places[number])
-        null.add(first.rearranged(order), second)
+        null.add(first.rearranged(samples.order(number)), second)
         for measure in others:
-            for pair, value in moment_values(measure, x.side, y.side, null, list(pairs)):
-                row = values.setdefault((measure.label, pair), torch.full((len(places),), math.nan).double())
+            for pair, value in moment_values(measure, x, y, null, list(pairs)):
+                row = values.setdefault((measure.label, pair), torch.full((nulls,), math.nan).double())
                 row[number] = value
     return values
 
 
 def _of_kernels(
     measures: Sequence[MomentMeasure],
-    x: ModelActivations,
-    y: ModelActivations,
-    chunks: tuple[Chunk, Chunk],
+    samples: Samples,
     pairs: Sequence[SitePair],
-    places: Int[Tensor, "nulls sequences"],
+    moved: Int[Tensor, "nulls sequences"],
 ) -> Nulls:
     """Return the values of measures that read kernels, in all rearrangements."""
-    order = following(places)
     kernels: list[dict[str, Any]] = [{}, {}]
-    for side, chunk, sites in zip(kernels, chunks, zip(*pairs, strict=True), strict=True):
-        for site in dict.fromkeys(sites):
-            side[site] = MomentMeasure.kernel(chunk.samples[site][0].unflatten(0, (len(order[0]), -1)))
+    for side, chunk, sites in zip(kernels, samples.chunks, zip(*pairs, strict=True), strict=True):
+        for site in dict.fromkeys(sites) if measures else ():
+            side[site] = MomentMeasure.kernel(chunk.samples[site][0].unflatten(0, (moved.shape[1], -1)))
     values: Nulls = {}
     for measure in measures:
         for pair in pairs:
-            terms = [self_terms(measure, model.side, site) for model, site in zip((x, y), pair, strict=True)]
-            null = measure.of_kernels(kernels[0][pair[0]], kernels[1][pair[1]], order, *terms)
+            terms = [self_terms(measure, side, site) for side, site in zip(samples.sides, pair, strict=True)]
+            null = measure.of_kernels(kernels[0][pair[0]], kernels[1][pair[1]], moved, *terms)
             values[measure.label, pair] = null.cpu().double()
     return values
 
 
 def _of_samples(
-    measure: SampleMeasure,
-    x: ModelActivations,
-    y: ModelActivations,
-    pair: SitePair,
-    places: Int[Tensor, "nulls sequences"],
-    share: range,
-    exchange: bool,
-) -> Float[Tensor, " nulls"]:
-    """Return the value of a sample measure at one pair of sites in a share of the rearrangements."""
-    values = torch.full((len(places),), math.nan, dtype=torch.float64)
-    try:
-        first, second, subset = prepared_pair(measure, x.side, y.side, pair)
-        own = places[share.start :: share.step]
-        orders = subset.exchanged(own) if exchange else subset.order(own)
-        if orders is not None and len(orders):
-            values[share.start :: share.step] = measure.rearranged_values(first, second, orders).cpu().double()
-    except (ValueError, RuntimeError):
-        return values  # the record of the value says why
-    return values
+    measure: SampleMeasure, x: Any, y: Any, orders: Int[Tensor, "nulls n"] | None
+) -> Float[Tensor, "*nulls"]:
+    """Return the value of a sample measure in some orders; NaN if there are none."""
+    if orders is None:
+        return torch.tensor(math.nan)
+    return measure.rearranged_values(x, y, orders).cpu().double() if len(orders) else torch.empty(0)
+
+
+def _as_slice(share: range) -> slice:
+    """Return a range as a slice."""
+    return slice(share.start, share.stop, share.step)
 
 
 def _joined(parts: list[Nulls], processes: int) -> Nulls:

@@ -58,7 +58,7 @@ class Plan:
         """Units and lengths of the sequences, and the sample budget."""
         probe = self.probe
         lengths = SequenceLengths.of_slices(self.slices, probe.sample_counts, self.max_samples, probe.sample_positions)
-        return replace(lengths, drawn_from=self.drawn_from, merged=self.merged)
+        return replace(lengths, drawn_from=self.drawn_from, merged=self.merged, pooled=probe.pool != "none")
 
     @property
     def stored(self) -> bool:

@@ -9,7 +9,8 @@ which holds what v and m have in common. U_m is that of a single rearrangement a
 rearrangements, of which a mean over several has less: then the error is somewhat too large.
 
 A ratio says nothing where its denominator may be zero (Fieller 1954): c is not defined where the 95 % interval of the
-null holds the value of identical models. So where the two are the same in truth, 5 % have a value all the same.
+null holds the value of identical models, or is not known. So where the two are the same in truth, 5 % have a value
+all the same.
 """
 
 import math
@@ -38,6 +39,7 @@ def calibrate(
     identical: float,
     influence: Float[Tensor, " units"],
     null_influence: Float[Tensor, " units"],
+    checked: bool = True,
 ) -> Calibration | None:
     """Return the calibrated value; None where null and identical models cannot be told apart.
 
@@ -47,6 +49,7 @@ def calibrate(
         identical: the value of identical models.
         influence: influences of the units on the value.
         null_influence: influences of the units on the null of one rearrangement within units.
+        checked: whether there must be an interval of the null; False where no error bars were asked for.
 
     Examples:
         >>> import torch
@@ -62,7 +65,7 @@ def calibrate(
     if math.isnan(value) or math.isnan(null):
         return Calibration(math.nan, math.nan)
     error = stderr_of_influence(null_influence).item()
-    if abs(span) <= ROUNDING or abs(span) <= half_width(error, len(null_influence)):
+    if abs(span) <= ROUNDING or (checked and not abs(span) > half_width(error, len(null_influence))):
         return None
     slope = (value - identical) / span**2
     stderr = stderr_of_influence(influence / span + slope * null_influence).item()

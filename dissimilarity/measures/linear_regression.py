@@ -14,7 +14,7 @@ from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import check_ranks, cross_fitted, directions
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import whitening
-from dissimilarity.moments.pair import Moments, centered, traces
+from dissimilarity.moments.pair import Moments, centered, centered_self, traces
 
 
 def linear_regression(
@@ -109,3 +109,12 @@ class LinearRegression(FittedMeasure, WhitenedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return R^2 from sums."""
         return linear_regression_from_moments(m, self.crossfit)
+
+    def rank(self, side: Moments) -> int:
+        """Return the rank of a side."""
+        side = {key: value[None] for key, value in side.items()}
+        return int(whitening(centered_self(side), side["xx"], side["eps_x"] / side["n"]).rank)
+
+    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
+        """Return whether x predicts whatever y is: centered samples have n - 1 dimensions."""
+        return x_rank >= n - 1

@@ -20,7 +20,7 @@ def mutual_knn(
     Symmetric; invariant to orthogonal maps and isotropic scaling of either side. See ``MutualKNN``.
 
     Args:
-        x: more than k samples, (n, p): a tensor, numpy array or nested list. All samples are compared: n^2 (p + q)
+        x: at least k + 2 samples, (n, p): a tensor, numpy array or nested list. All samples are compared: n^2 (p + q)
             operations.
         y: the same samples in the other representation, (n, q).
         k: neighbors per sample.
@@ -37,7 +37,7 @@ def mutual_knn(
         >>> print(f"{mutual_knn(x, x, k=2):.2f} {mutual_knn(x, y, k=2):.2f}")
         1.00 0.60
     """
-    x, y = paired_samples(x, y, k + 1)
+    x, y = paired_samples(x, y, k + 2)
     sequence = None if own_sequence else unit_numbers(units, len(x))
     first, second = (nearest_neighbors(side, k, sequence=sequence) for side in (x, y))
     return mutual_share(common_neighbors(first, second), k).mean()

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, rearranged
-from dissimilarity.probe.sampling import draw, sampled_positions, sampled_samples
+from dissimilarity.probe.rearrangement import circles, exchanged, rearranged, shared, similar
+from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
 """Units of an error bar, beyond which more would add nothing: Student's t has as many degrees of freedom."""
@@ -50,8 +50,13 @@ class SampledSubset:
         """Return how the null rearranges the samples: along circles, or by default within each chunk."""
         return rearranged(self.sequence, self.position, place, self.chunk if place is None else None)
 
+    def shared(self, group: Int[Tensor, " sequences"]) -> "SampledSubset":
+        """Return the samples at positions that all sequences of a group share."""
+        is_shared = shared(self.sequence, self.position, group)
+        return SampledSubset(*(labels[is_shared] for labels in (self.index, self.sequence, self.position, self.chunk)))
+
     def exchanged(self, taken: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls n"]:
-        """Return how permutations of sequences rearrange the samples."""
+        """Return how permutations of sequences rearrange the samples, at positions that they share."""
         return exchanged(self.sequence, self.position, taken)
 
 
@@ -67,6 +72,7 @@ class SequenceLengths:
         positions: the position of each sample in its sequence, over all sequences; None if they count from 0 in each.
         drawn_from: places of the sequences in a larger probe set, and its number of sequences; None for the whole set.
         merged: whether there are fewer units than there would be without a long sequence.
+        pooled: whether sites have one sample per sequence, and only outputs have a sample per position.
     """
 
     units: Int[Tensor, " sequences"]
@@ -76,6 +82,7 @@ class SequenceLengths:
     positions: Int[Tensor, " samples"] | None = None
     drawn_from: tuple[Int[Tensor, " sequences"], int] | None = None
     merged: bool = False
+    pooled: bool = False
 
     @classmethod
     def of_slices(
@@ -115,7 +122,7 @@ class SequenceLengths:
     def uneven(self) -> bool:
         """Whether sequences have samples at different positions."""
         if self.vary or self.positions is None:
-            return self.vary
+            return self.vary and not self.pooled
         return bool(self.positions.view(len(self.units), -1).diff(dim=0).any())
 
     @cached_property
@@ -126,9 +133,10 @@ class SequenceLengths:
         """
         return circles(len(self.units), 1)[0] if self.uneven else None
 
-    def exchanges(self, count: int) -> Int[Tensor, "count sequences"]:
-        """Draw permutations of sequences of similar length, for p values."""
-        return exchanges(torch.zeros_like(self.units) if self.counts is None else self.counts, count)
+    @cached_property
+    def group(self) -> Int[Tensor, " sequences"]:
+        """The group of each sequence, of those of similar length."""
+        return similar(torch.zeros_like(self.units) if self.counts is None else self.counts)
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
@@ -194,7 +202,7 @@ class SequenceLengths:
             seed: seed of the draw.
         """
         if varying:
-            index = draw(held, max_samples, seed)
+            index = draw_cells(self._cell[self.drawn], max_samples, seed)
             sequence, position = (labels[self.drawn[index]] for labels in (self._sequence, self._position))
         else:
             length = held // len(self.units)
@@ -206,9 +214,16 @@ class SequenceLengths:
 
     @cached_property
     def drawn(self) -> Int[Tensor, " drawn"]:
-        """The samples drawn for sample measures, by their indices among all samples, ascending."""
-        assert self.counts is not None
-        return draw(int(self.counts.sum()), self.max_samples, 0)
+        """The samples drawn for sample measures, by their indices among all samples, ascending.
+
+        Sequences of similar length are drawn at the same positions, as far as they share them.
+        """
+        return draw_cells(self._cell, self.max_samples, 0)
+
+    @cached_property
+    def _cell(self) -> Int[Tensor, " samples"]:
+        """The position of each sample in its group of sequences, where lengths vary."""
+        return self.group[self._sequence] * (1 + int(self._position.max())) + self._position
 
     @cached_property
     def _sequence(self) -> Int[Tensor, " samples"]:

@@ -6,7 +6,8 @@ position, which models know of whatever text they read, and each sample is used 
 
 A p value needs rearrangements among which the actual order could be one of many. Along a circle of unequal lengths it
 could not: a long sequence meets several short ones, whose samples depend on each other less than those of the sequence
-that it met. So for p values, sequences of similar length exchange places at random, and some stay in theirs.
+that it met. So for p values, sequences of similar length exchange places at random, cut to positions that they share.
+Where sequences of a group could have come in any order, p is exact, however the samples of one depend on each other.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from functools import cache
 from numbers import Integral
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dissimilarity.probe.sampling import priorities
@@ -58,26 +59,49 @@ def following(place: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls seq
     return place.argsort(-1).roll(-1, -1).gather(-1, place)
 
 
-EXCHANGED = 4
-"""Sequences of similar length that exchange places: fewer differ less in length, more stay in place less often."""
+GROUPED = 4
+"""Sequences of similar length that exchange places: fewer lose fewer samples, more make more orders."""
 
 
-def exchanges(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
-    """Draw permutations within groups of sequences of similar length: which sequence takes the place of each.
+def similar(lengths: Int[Tensor, " sequences"]) -> Int[Tensor, " sequences"]:
+    """Divide sequences into groups of similar length, with four sequences or more; return the group of each.
 
-    They are always the same ones. Sequences of equal length are in other groups each time.
+    Those of equal length are divided by chance, always in the same way.
 
-    >>> exchanges(torch.tensor([9, 3, 9, 3, 9, 3, 3, 9]), 2).tolist()
-    [[0, 6, 2, 3, 4, 1, 5, 7], [0, 1, 7, 6, 2, 5, 3, 4]]
+    >>> similar(torch.tensor([9, 2, 8, 3, 9, 3, 2, 8])).tolist()
+    [1, 0, 1, 0, 1, 0, 0, 1]
     """
     sequences = len(lengths)
-    group = torch.arange(sequences) * max(1, sequences // EXCHANGED) // sequences
-    drawn = []
-    for start in range(0, 2 * count * sequences, 2 * sequences):
+    by_chance = priorities(0, sequences, 0).argsort()
+    ordered = by_chance[lengths[by_chance].argsort(stable=True)]
+    group = torch.arange(sequences) * max(1, sequences // GROUPED) // sequences
+    return torch.empty_like(ordered).scatter_(0, ordered, group)
+
+
+def shared(
+    sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], group: Int[Tensor, " sequences"]
+) -> Bool[Tensor, " n"]:
+    """Return whether all sequences of the group of a sample's sequence have a sample at its position.
+
+    >>> shared(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 0, 1]), torch.tensor([0, 0, 1])).tolist()
+    [True, False, True, True, True]
+    """
+    cell = group[sequence] * (1 + int(position.max())) + position
+    return cell.bincount()[cell] == group.bincount()[group[sequence]]
+
+
+def exchanges(group: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
+    """Draw permutations of the sequences of each group: which sequence takes the place of each.
+
+    They are always the same ones.
+
+    >>> exchanges(torch.tensor([0, 0, 1, 1, 1]), 2).tolist()
+    [[0, 1, 2, 4, 3], [1, 0, 4, 2, 3]]
+    """
+    sequences, ordered, drawn = len(group), group.argsort(stable=True), []
+    for start in range(sequences, (count + 1) * sequences, sequences):
         by_chance = priorities(start, sequences, sequences).argsort()
-        ordered = by_chance[lengths[by_chance].argsort(stable=True)]
-        by_chance = priorities(start + sequences, sequences, sequences).argsort()
-        taken = ordered[by_chance[group[by_chance].argsort(stable=True)]]
+        taken = by_chance[group[by_chance].argsort(stable=True)]
         drawn.append(torch.empty_like(ordered).scatter_(0, ordered, taken))
     return torch.stack(drawn)
 
@@ -85,24 +109,21 @@ def exchanges(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "co
 def exchanged(
     sequence: Int[Tensor, " n"], position: Int[Tensor, " n"], taken: Int[Tensor, "*nulls sequences"]
 ) -> Int[Tensor, "*nulls n"]:
-    """Return which sample takes the place of each sample under permutations of sequences.
-
-    Where the sequence that takes a place lacks the position, the one that takes its own place follows, and so on.
+    """Return which sample takes the place of each sample under permutations of sequences that share all positions.
 
     Args:
         sequence: the sequence of each sample.
         position: its position in the sequence.
         taken: which sequence takes the place of each, in a permutation or in each of several.
 
-    >>> exchanged(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 0, 1]), torch.tensor([1, 2, 0])).tolist()
-    [2, 4, 3, 0, 1]
+    >>> exchanged(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 0, 1]), torch.tensor([2, 1, 0])).tolist()
+    [3, 4, 2, 0, 1]
     """
-    sample = torch.full((taken.shape[-1], int(position.max()) + 1), -1)
+    sample = torch.full((taken.shape[-1], 1 + int(position.max())), -1)
     sample[sequence, position] = torch.arange(len(sequence))
-    follower = taken[..., sequence]
-    while bool((missing := sample[follower, position] < 0).any()):
-        follower = torch.where(missing, taken.gather(-1, follower), follower)
-    return sample[follower, position]
+    order = sample[taken[..., sequence], position]
+    assert not bool((order < 0).any())
+    return order
 
 
 def check_nulls(nulls: int, sequences: int | None = None) -> None:

@@ -28,6 +28,22 @@ def draw(count: int, limit: int, seed: int) -> Int[Tensor, " drawn"]:
     return priorities(0, count, seed).argsort()[:limit].sort().values
 
 
+def draw_cells(cell: Int[Tensor, " n"], limit: int, seed: int) -> Int[Tensor, " drawn"]:
+    """Draw at most ``limit`` samples, ascending: all of a cell before any of another one.
+
+    Args:
+        cell: the cell of each sample, integers from 0.
+        limit: maximum number of samples.
+        seed: selects the cells.
+
+    >>> draw_cells(torch.tensor([0, 1, 0, 2, 1, 2]), 4, seed=0).tolist()
+    [0, 2, 3, 5]
+    """
+    if len(cell) <= limit:
+        return torch.arange(len(cell))
+    return priorities(0, 1 + int(cell.max()), seed)[cell].argsort(stable=True)[:limit].sort().values
+
+
 def keep_sampled(parts: list[Tensor], max_samples: int) -> list[Tensor]:
     """Keep the entries of lowest priority, in the order of the stream; the last part holds the priorities."""
     if len(parts[-1]) <= max_samples:

@@ -65,7 +65,7 @@ def begin(
                 **({"truncated": data.truncated} if isinstance(data, TextClassificationDataModule) else {}),
             },
             **({} if initial is None else {"init_from": initial.provenance}),
-            "parameters": _parameters(module),
+            "parameters": module.n_parameters,
             "references": {},
             **_choices(cfg, data, module),
             "starts": [],
@@ -117,7 +117,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         **ended(trainer),
         "run": folder.name,
         "steps": trainer.global_step,
-        "parameters": _parameters(module),
+        "parameters": module.n_parameters,
         **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
         "seconds": round(seconds, 1),
         **_of_callbacks(trainer),
@@ -139,10 +139,6 @@ def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: 
     with suppress(OSError):
         write_json(folder / "summary.json", summary)
         page.refresh(folder)
-
-
-def _parameters(module: RecipeModule) -> int:
-    return sum(parameter.numel() for parameter in module.net.parameters())
 
 
 def _of_callbacks(trainer: pl.Trainer) -> dict[str, Any]:

@@ -33,10 +33,9 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
     from launch.machine import device_name, training_device
     from launch.run.references import compares, with_step
 
-    parameters = sum(parameter.numel() for parameter in module.net.parameters())
-    precision, compiled = notes["precision"], notes["compile"]
+    precision, compiled, millions = notes["precision"], notes["compile"], module.n_parameters / 1e6
     rows = {
-        "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {parameters / 1e6:.2f} M parameters",
+        "model": f"{cfg.model.family}, width {cfg.width}, depth {cfg.depth}, {millions:.2f} M parameters",
         **({} if cfg.init_from is None else {"init from": with_step(cfg.init_from, notes["init_from"])}),
         "data": ", ".join([settings.data_name(cfg), *_amounts(cfg, data)]),
         **_cut(cfg, notes["data"].get("truncated", {})),

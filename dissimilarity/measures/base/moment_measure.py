@@ -160,10 +160,11 @@ class MomentMeasure(Measure):
         return estimate_again(self.from_moments, totals)
 
     def rank(self, side: Moments) -> int | None:
-        """Return how many dimensions of a side are whitened, from its sums; None if not both sides are.
+        """Return the rank of a side's whitening, from its sums; None if nothing is whitened, or in part."""
 
-        Where those of two sides are as many as the samples, their spans meet whatever the data.
-        """
+    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
+        """Return whether n samples of sides of these ranks agree whatever the data, in some directions at least."""
+        return False
 
     def sample_influence(self, totals: Moments, samples: PairedSamples) -> Float[Tensor, "samples pairs"]:
         """Return the derivative of the value with respect to the weight of each sample, sequence after sequence."""
@@ -237,6 +238,10 @@ class WhitenedMeasure(MomentMeasure):
         """Return the rank of the whitening of a side."""
         white = self.whitened({key: value[None] for key, value in side.items()})
         return None if white is None else int(white.rank)
+
+    def is_forced(self, x_rank: int, y_rank: int, n: int) -> bool:
+        """Return whether the spans of both sides meet whatever the data: centered samples have n - 1 dimensions."""
+        return x_rank + y_rank >= n
 
     def terms_again(self, totals: Moments) -> SecondPass[Leverage] | None:
         """Return how far single sequences decide the whitening of a side."""

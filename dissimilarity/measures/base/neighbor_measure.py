@@ -46,7 +46,7 @@ class NeighborMeasure(SampleMeasure):
     is_symmetric: ClassVar[bool] = True
     is_metric: bool = False
     invariant_to: frozenset[str] = frozenset({"orthogonal", "isotropic_scaling", "permutation"})
-    minimum_samples: int = 11
+    minimum_samples: int = 12
     identical: ClassVar[float] = 1.0
     cost: ClassVar[str] = "n^2 (p + q)"
 
@@ -55,7 +55,7 @@ class NeighborMeasure(SampleMeasure):
         if not 0 < k < max_samples:
             raise ValueError(f"expected 0 < k < max_samples, found k={k} and max_samples={max_samples}")
         self.k, self.own_sequence = k, own_sequence
-        self.minimum_samples = k + 1
+        self.minimum_samples = k + 2
 
     @abstractmethod
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:
@@ -116,7 +116,7 @@ class NeighborMeasure(SampleMeasure):
         is_left_out[:, n_units:].scatter_(0, pairs.T, True)
         remains = ~is_left_out[unit]
         remaining = remains.sum(0)
-        if int(remaining.min()) - (len(unit) - others(len(unit), x.sequence)) < self.k:
+        if int(remaining.min()) - (len(unit) - others(len(unit), x.sequence)) <= self.k:
             return value, value.new_full((n_units,), float("nan"))
         common = self._common_without(x, y, unit, pairs, remains)
         values = (self.share(common) * remains).sum(0) / remaining

@@ -51,13 +51,13 @@ def others(n: int, sequence: Int[Tensor, " n"] | None) -> int:
 
 
 def check_neighbors(n: int, k: int, sequence: Int[Tensor, " n"] | None = None) -> None:
-    """Raise ValueError unless there are k other samples."""
-    if n <= k:
-        raise ValueError(f"too few samples: have {n}, {k} nearest neighbors need at least {k + 1}")
-    if (others_of_sequence := others(n, sequence)) < k:
+    """Raise ValueError unless there are more than k other samples, so that they are not the neighbors in any model."""
+    if n < k + 2:
+        raise ValueError(f"too few samples: have {n}, {k} nearest neighbors need at least {k + 2}")
+    if (others_of_sequence := others(n, sequence)) <= k:
         raise ValueError(
-            f"too few samples of other sequences: have {others_of_sequence}, {k} nearest neighbors need {k}; pass more "
-            "sequences, or take neighbors of the own sequence too (own_sequence=True)"
+            f"too few samples of other sequences: have {others_of_sequence}, {k} nearest neighbors need {k + 1}; pass "
+            "more sequences, or take neighbors of the own sequence too (own_sequence=True)"
         )
 
 

@@ -21,12 +21,12 @@ from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import make_plan
 from dissimilarity.comparison.saved import open_source
-from dissimilarity.functional import cka, procrustes
+from dissimilarity.functional import cka, mutual_knn, procrustes
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.probe.batches import slices_of_process
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.probe_set import Extent, ProbeSet
-from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, rearranged
+from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, rearranged, shared, similar
 
 S, T, D = 12, 5, 8
 MASK = torch.arange(T) < torch.tensor([5, 2, 3, 5, 1, 4, 4, 2, 5, 3, 3, 4])[:, None]
@@ -73,53 +73,104 @@ def test_every_sample_meets_one_of_another_sequence_at_its_own_position(lengths:
         assert meets == {a: b for a, b in zip(members, members[1:] + members[:1], strict=True)}
 
 
-def exchanged_by_hand(lengths: list[int], taken: list[int]) -> list[tuple[int, int]]:
-    """Return the sample (sequence, position) that takes the place of each one, by walking along the permutation."""
-    order = []
-    for sequence, length in enumerate(lengths):
-        for position in range(length):
-            other = taken[sequence]
-            while lengths[other] <= position:
-                other = taken[other]
-            order.append((other, position))
-    return order
-
-
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=13), seed=st.integers(0, 3))
-def test_exchanged_samples_stay_at_their_positions_and_among_similar_lengths(lengths: list[int], seed: int) -> None:
+def test_sequences_exchange_places_with_similar_ones_at_positions_they_share(lengths: list[int], seed: int) -> None:
     counts = torch.tensor(lengths)
     sequence = torch.arange(len(lengths)).repeat_interleave(counts)
-    position = torch.cat([torch.arange(length) for length in lengths])
-    permutations = exchanges(counts, 8)
-    assert torch.equal(permutations, exchanges(counts, 8))
-    rank = counts.double().argsort(stable=True).argsort()
-    for taken, order in zip(permutations, exchanged(sequence, position, permutations), strict=True):
-        assert sorted(taken.tolist()) == list(range(len(lengths)))
-        samples = list(zip(sequence[order].tolist(), position[order].tolist(), strict=True))
-        assert samples == exchanged_by_hand(lengths, taken.tolist())
-        if len(set(lengths)) == len(lengths):
-            assert int((rank[taken] - rank).abs().max()) <= 6
+    start = seed * torch.arange(len(lengths)).remainder(2)[sequence]
+    position = start + torch.cat([torch.arange(length) for length in lengths])
+    group = similar(counts)
+    sizes = group.bincount().tolist()
+    members = [(group == number).nonzero()[:, 0].tolist() for number in range(len(sizes))]
+    assert min(sizes) >= min(4, len(lengths)) and max(sizes) < 8
+    longest = [max(lengths[s] for s in own) for own in members]
+    assert all(min(lengths[s] for s in own) >= before for own, before in zip(members[1:], longest, strict=False))
+    have = [set(position[sequence == s].tolist()) for s in range(len(lengths))]
+    common = [set.intersection(*(have[other] for other in members[number])) for number in group.tolist()]
+    is_shared = shared(sequence, position, group)
+    assert is_shared.tolist() == [int(at) in common[s] for s, at in zip(sequence.tolist(), position, strict=True)]
+    permutations = exchanges(group, 8)
+    assert torch.equal(permutations, exchanges(group, 8)) and torch.equal(group[permutations], group.expand(8, -1))
+    sequence, position = sequence[is_shared], position[is_shared]
+    for taken in permutations if len(position) else ():
+        order = exchanged(sequence, position, taken)
+        assert sorted(order.tolist()) == list(range(len(sequence)))
+        assert torch.equal(sequence[order], taken[sequence]) and torch.equal(position[order], position)
 
 
 def test_exchanges_of_a_group_are_equally_frequent() -> None:
     """All 24 orders of four sequences, the actual one among them, by a chi-squared test at 1 in 1,000."""
-    permutations = exchanges(torch.tensor([3, 5, 4, 9]), 2400).tolist()
+    permutations = exchanges(similar(torch.tensor([3, 5, 4, 9])), 2400).tolist()
     counts = [permutations.count(list(order)) for order in itertools.permutations(range(4))]
     assert sum(counts) == 2400 and stats.chisquare(counts).pvalue > 1e-3
 
 
+def exchanged_by_hand(x: Tensor, y: Tensor, nulls: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Return both sides cut to the shortest sequence of each group: the actual order, and with x exchanged."""
+    group, lengths = similar(MASK.sum(1)), MASK.sum(1)
+    cut = [int(lengths[group == group[s]].min()) for s in range(S)]
+    orders = [torch.arange(S), *exchanges(group, nulls)]
+    rows = [torch.cat([x[taken[s], : cut[s]] for s in range(S)]) for taken in orders]
+    return rows[0], rows[1:], torch.cat([y[s, : cut[s]] for s in range(S)])
+
+
 def test_p_of_unequal_lengths_is_that_of_exchanged_sequences() -> None:
+    """By hand: every sequence cut to the shortest of its group, in the actual order and in the exchanges."""
     x, y = sides(related=0.0)
-    lengths = MASK.sum(1)
-    rows = compare(x, y, measures=[Procrustes()], mask=MASK, nulls=39).to_pylist()
+    units = torch.cat([torch.full((int(MASK.sum(1)[similar(MASK.sum(1)) == g].min()),), s) for s, g in
+                       enumerate(similar(MASK.sum(1)))])  # fmt: skip
+    functions = {
+        "cka": lambda a, b: -cka(a, b, units=units),
+        "procrustes": procrustes,
+        "mutual_knn_4": lambda a, b: -mutual_knn(a, b, k=4),
+    }
+    rows = compare(x, y, measures=MEASURES, mask=MASK, nulls=39).to_pylist()
     for row in rows:
+        distance = functions[row["measure"]]
         a, b = (side[row[site]].double() for side, site in ((x, "site_a"), (y, "site_b")))
-        value = procrustes(a[MASK], b[MASK]).item()
-        assert row["value"] == pytest.approx(value, rel=1e-6)
-        orders = [exchanged_by_hand(lengths.tolist(), taken) for taken in exchanges(lengths, 39).tolist()]
-        nulls = [procrustes(a[tuple(torch.tensor(order).T)], b[MASK]).item() for order in orders]
-        assert row["p"] == pytest.approx((1 + sum(null <= value + 1e-9 for null in nulls)) / 40)
+        actual, others, fixed = exchanged_by_hand(a, b, 39)
+        value, nulls = distance(actual, fixed), [distance(other, fixed) for other in others]
+        assert row["p"] == pytest.approx((1 + sum(bool(null <= value + 1e-9) for null in nulls)) / 40)
+    assert len({row["p"] for row in rows}) > 3
+
+
+def test_p_of_unequal_lengths_keeps_its_level_where_tokens_are_nearly_the_same() -> None:
+    """16 sequences of 3 to 16 tokens that correlate at 0.9: p is at or below 0.25 in a quarter of unrelated models."""
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.linspace(3, 16, 16).round().long()
+    mask, draws = torch.arange(16) < lengths[:, None], 120
+    small = 0
+    for _ in range(draws):
+        x, y = (
+            {"s": 0.95 * torch.randn(16, 1, 4, generator=g) + 0.3 * torch.randn(16, 16, 4, generator=g)} for _ in "xy"
+        )
+        (row,) = compare(x, y, measures=[Procrustes()], mask=mask, nulls=3).to_pylist()
+        small += row["p"] <= 0.25
+    assert stats.binomtest(small, draws, 0.25).pvalue > 0.01
+
+
+def test_a_group_that_shares_no_position_is_left_out_of_p() -> None:
+    """Four sequences that each lost another of their two positions have none in common."""
+    x, y = sides(related=0.0)
+    x = {"a": x["a"][:, :2].clone()}
+    for at in range(S):
+        x["a"][at, at % 2] *= 50
+    (row,) = compare(x, {"c": y["c"][:, :2]}, measures=[Procrustes()], nulls=19,
+                     control=Control(drop_top_norm=1)).to_pylist()  # fmt: skip
+    assert math.isnan(row["p"]) or 0.05 <= row["p"] <= 1
+
+
+def test_a_mask_beside_pooling_is_no_unequal_length() -> None:
+    """Each sequence is one sample: the null, and the p value, are those of the pooled samples themselves."""
+    x, y = sides(related=0.0)
+    a, b = ({"s": (acts * MASK[..., None]).sum(1) / MASK.sum(1, keepdim=True)} for acts in (x["a"], y["c"]))
+    measures = [CKA(), Procrustes(crossfit=True)]
+    expected = compare(a, b, measures=measures, nulls=9).to_pylist()
+    rows = compare({"s": x["a"]}, {"s": y["c"]}, measures=measures, mask=MASK, pool="mean", nulls=9).to_pylist()
+    for row, other in zip(rows, expected, strict=True):
+        assert row["note"] == other["note"] and math.isfinite(row["null"])
+        assert all(row[key] == pytest.approx(other[key], rel=1e-5, nan_ok=True) for key in NUMBERS)
 
 
 def test_measures_beside_one_that_reads_kernels_keep_their_nulls(monkeypatch: pytest.MonkeyPatch) -> None:

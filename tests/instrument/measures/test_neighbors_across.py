@@ -60,5 +60,5 @@ def test_the_table_is_the_function_with_the_sequences_as_units_and_has_an_error_
 
 def test_too_few_other_sequences_are_named() -> None:
     x = tokens(0)[:2].flatten(0, 1)
-    with pytest.raises(ValueError, match="other sequences: have 16, 20 nearest neighbors need 20; pass more sequences"):
+    with pytest.raises(ValueError, match="other sequences: have 16, 20 nearest neighbors need 21; pass more sequences"):
         mutual_knn(x, x, 20, own_sequence=False, units=SEQUENCE[: len(x)])

@@ -24,7 +24,7 @@ from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.padding import merge_short_units
 from dissimilarity.probe.probe_set import ProbeSet
-from dissimilarity.probe.rearrangement import circles
+from dissimilarity.probe.rearrangement import circles, similar
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from tests.helpers import oracles, sample_oracles
@@ -361,8 +361,10 @@ def test_sample_measures_read_a_seeded_subset_of_the_real_samples() -> None:
     x, y = torch.randn(2, SEQUENCES, POSITIONS, 4).unbind(0)
     measures = [MutualKNN(k=3, max_samples=40), MutualKNN(k=4, max_samples=30, seed=7)]
     rows = compare({"s": x}, {"s": y}, measures=measures, mask=MASK).to_pylist()
-    held = priorities(0, int(LENGTHS.sum()), 0).argsort()[:40].sort().values
-    subset = held[priorities(0, 40, 7).argsort()[:30].sort().values]
+    sequence, position = MASK.nonzero().unbind(1)
+    cell = similar(LENGTHS)[sequence] * POSITIONS + position  # those of a group are drawn at the same positions
+    held = priorities(0, int(cell.max()) + 1, 0)[cell].argsort(stable=True)[:40].sort().values
+    subset = held[priorities(0, int(cell.max()) + 1, 7)[cell[held]].argsort(stable=True)[:30].sort().values]
     for row, index, k in zip(rows, (held, subset), (3, 4), strict=True):
         assert row["value"] == pytest.approx(mutual_knn(x[MASK][index], y[MASK][index], k=k).item(), abs=1e-6)
         assert row["n_samples"] == len(index)

@@ -1,0 +1,57 @@
+"""The result of one measure at one pair of sites: its value with influences and null, or why it has none."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dissimilarity.comparison.missing import agreeing, samples_of, without_error
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.moments.side import Side
+
+Result = dict[str, Any]
+"""Result of a measure at a pair of sites: value, influence, nulls, null_influence, n_samples, note."""
+
+
+def failed(measure: Measure, side: Side, site: str, note: str) -> Result:
+    """Return the result of a measure that has no value at a pair of sites."""
+    n, unknown = samples_of(measure, side, site), torch.full((side.n_units,), math.nan)
+    nothing = {"influence": unknown, "nulls": unknown[:1], "null_influence": unknown}
+    return {"value": math.nan, **nothing, "n_samples": n, "note": note}
+
+
+def outcome(
+    measure: Measure,
+    side: Side,
+    pair: SitePair,
+    value: float,
+    influence: Tensor,
+    null: float,
+    null_influence: Tensor,
+    forced: bool = False,
+) -> Result:
+    """Return the result of a measure at a pair of sites, with the note for what it lacks.
+
+    Args:
+        measure: the measure.
+        side: the first side.
+        pair: the pair of sites.
+        value: the value.
+        influence: influences of the units on it.
+        null: the null.
+        null_influence: influences of the units on the null.
+        forced: whether the value is that of identical models, in part at least, whatever the data.
+    """
+    n = samples_of(measure, side, pair[0])
+    note = ""
+    if math.isnan(value):
+        note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
+    elif forced:
+        note = agreeing(measure, n)
+    elif missing := without_error(measure, side, influence):
+        note = f"{measure.label} has no standard error: {missing}"
+    nulls = torch.tensor([null], dtype=torch.float64)
+    null_result = {"nulls": nulls, "null_influence": null_influence}
+    return {"value": value, "influence": influence, **null_result, "n_samples": n, "note": note}
