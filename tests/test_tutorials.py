@@ -62,6 +62,7 @@ def run_block(block: Block, home: Path, names: dict[str, object]) -> None:
             run_line(line, home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS)
 def test_a_tutorial_runs(page: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page == "finetuning.md":
