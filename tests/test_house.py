@@ -51,6 +51,7 @@ APPLICATION = {
     "train": {"settings", "trusted", "dissimilarity", "data", "models", "callbacks", "launch"},
     "analyze": {"settings", "trusted", "callbacks", "launch", "studies"},
     "examples": {"dissimilarity"},
+    "docs": set(),
     "benchmarks": {"settings", "dissimilarity", "data", "models", "callbacks", "launch", "studies", "train"},
 }
 """Which packages and modules of the repository one imports, beside itself; tests import all, and nothing imports them.

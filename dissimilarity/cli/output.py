@@ -30,9 +30,11 @@ from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
+from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influence_grid, influential_text
@@ -131,7 +133,9 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     texts = []
     if (row := _farthest(result)) is not None and result.probe.texts is not None:
         tokens, tokenizer, mask = _read_by_a(result)
-        title = f"{result.measures[0].label} at {row['site_a']} and {row['site_b']}"
+        a, b = result.labels
+        measured = dissimilarity_title(result.measures[0].label)
+        title = f"{measured} of {a} and {b} at {site_name(row['site_a'], row['site_b'])}"
         shown: dict[str, Any] = {"title": title, "mask": mask, "texts": result.probe.texts}
         write_figure(text_figure(row, tokens, tokenizer, **shown), folder / "figures", "text")
         texts = [colored_text(row, tokens, tokenizer, **shown)]

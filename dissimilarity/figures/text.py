@@ -88,7 +88,9 @@ def text_figure(
         blocks.append((f"sequence {sequence}: {totals[sequence]:+.2g}", lines))
     height = sum(len(lines) + 1.6 for _, lines in blocks)
     words = fill(f"influence on the dissimilarity: {MEANING}", columns)
-    frame = Frame(left=0.15, bottom=0.3 + LINE * (words.count("\n") + 1), top=0.22 if title else 0.05)
+    title = fill(title, int(15 * width))
+    above = 0.08 + LINE * (title.count("\n") + 1) if title else 0.05
+    frame = Frame(left=0.15, bottom=0.3 + LINE * (words.count("\n") + 1), top=above)
     figure, axes = make_panels(1, 1, (WIDTH, TEXT_LINE * height), frame, figsize, ax)
     panel: Axes = axes[0, 0]
     panel.set(xlim=(0, columns), ylim=(height, 0))
@@ -124,7 +126,8 @@ def _draw_bar(figure: Figure, shown: ScalarMappable, most: float, words: str) ->
     width, height = figure.get_size_inches()
     bar = figure.add_axes((0.15 / width, 0.2 / height, 0.25, 0.08 / height))
     figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[-most, 0, most])
-    bar.set_xticklabels([f"{-most:.1g}", "0", f"{most:.1g}"])
+    lowest, *_ = bar.set_xticklabels([f"\N{MINUS SIGN}{most:.1g}", "0", f"{most:.1g}"])
+    lowest.set_horizontalalignment("left")  # centered, it would not fit beside the edge of the figure
     figure.text(0.15 / width, 0.34 / height, words, fontsize=7)
 
 

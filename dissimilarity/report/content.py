@@ -8,20 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from dissimilarity.capture.site_names import split_layer
-from dissimilarity.figures.intrinsic import NAMES
-from dissimilarity.figures.style import GROUP_COLORS, without_layer
-from dissimilarity.inference.jackknife import half_width
+from dissimilarity.figures.style import GROUP_COLORS
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.report import sections
 from dissimilarity.report.about import facts_of, row_of, state_of
 from dissimilarity.report.folders import Folder
 from dissimilarity.report.groups import groups_of, mean_curves
-from dissimilarity.report.panels import Panel, panels_of, short
+from dissimilarity.report.panels import Panel, panels_of
+from dissimilarity.report.series import alerts_by_place, intrinsic, labels_of, losses, penalties, reference_groups
 from dissimilarity.report.specs import specs
 from dissimilarity.tables.final import final_values
 
-LOSS_POINTS = 1500
 COLUMN_TITLES = {
     "series": "curve",
     "d": "dissimilarity",
@@ -33,6 +30,7 @@ COLUMN_TITLES = {
     "a": "site of the model",
     "b": "site of the reference",
     "id": "of",
+    "alert": "alert",
 }
 """What the columns of the data are called where people read them."""
 
@@ -74,7 +72,9 @@ def _of_run(folder: Folder) -> Content:
     panels = {} if folder.curves is None else panels_of(folder.curves)
     final = [] if folder.curves is None else final_values(folder.curves)
     data, blocks = _data("run", [folder], {key: [panel] for key, panel in panels.items()})
-    data |= {"losses": losses(folder), "intrinsic": intrinsic(folder)}
+    series = {"intrinsic": intrinsic(folder), "penalties": penalties(folder), "drift": reference_groups(folder)}
+    alerts = [[*place, text] for place, text in alerts_by_place(folder).items()]
+    data |= {"losses": losses(folder), "series": series, "alerts": alerts}
     parts = [
         sections.head(folder.name, state_of(folder), facts_of(folder)),
         sections.problems(folder.problems),
@@ -88,8 +88,7 @@ def _of_run(folder: Folder) -> Content:
         parts.append(sections.HEAT_MAPS)
     else:
         parts.append(sections.nothing(folder))
-    if data["intrinsic"]:
-        parts.append(sections.INTRINSIC)
+    parts += [text for name, text in sections.SERIES.items() if series[name]]
     parts += [sections.alerts(folder.alerts), sections.provenance(folder), sections.downloads(folder), sections.foot()]
     return Content(folder.name, parts, {"page": data, **blocks})
 
@@ -182,7 +181,8 @@ def _data(
             "titles": [dissimilarity_title(measure) for measure in measures],
             "columns": COLUMN_TITLES,
             "losses": [],
-            "intrinsic": {},
+            "series": {},
+            "alerts": [],
         },
     }
     return data, blocks
@@ -202,51 +202,3 @@ def _labels(sites: Sequence[str], panels: Sequence[Panel]) -> dict[str, str]:
             new = labels_of(list(dict.fromkeys(axis)))
             labels = {**{site: site if name in labels.values() else name for site, name in new.items()}, **labels}
     return labels
-
-
-def labels_of(sites: Sequence[str]) -> dict[str, str]:
-    """Return a short name of each site for legends: the block, with its kind if there are several.
-
-    Examples:
-        >>> labels_of(["blocks.0.resid_post", "ln_final"])
-        {'blocks.0.resid_post': 'block 0', 'ln_final': 'ln_final'}
-    """
-    split = {site: split_layer(site) for site in sites}
-    kinds = {kind for kind, layer in split.values() if layer is not None}
-    names = {}
-    for site, (kind, layer) in split.items():
-        if layer is None or " ~ " in site:
-            names[site] = site
-        else:
-            names[site] = f"block {layer}" if len(kinds) == 1 else f"block {layer} {without_layer(kind)}"
-    return names
-
-
-def losses(folder: Folder) -> list[dict[str, Any]]:
-    """Return the losses of a run as rows of a figure, every so-many-th step of long ones."""
-    rows = []
-    for name, (steps, values) in folder.losses.items():
-        stride = -(-len(steps) // LOSS_POINTS)
-        for step, value in zip(steps[::stride], short(values[::stride]), strict=True):
-            rows.append({"series": name, "step": step, "d": value, "low": None, "high": None, "kind": "curve"})
-    return rows
-
-
-def intrinsic(folder: Folder) -> dict[str, list[dict[str, Any]]]:
-    """Return the measures of the model and of each reference alone as rows of a figure, by name."""
-    figures: dict[str, list[dict[str, Any]]] = {}
-    records = folder.intrinsic
-    first = records[0]["reference"] if records else None
-    labels = labels_of(list(dict.fromkeys(record["site"] for record in records)))
-    for record in records:
-        of_model = record["of"] == "model"
-        if of_model and record["reference"] != first:
-            continue  # the model is the same beside every reference
-        value, half = float(record["value"]), float(half_width(float(record["stderr"]), record["n_units"]))
-        low, high = short([value - half, value + half])
-        row = {"series": labels[record["site"]], "step": record["step"], "d": short([value])[0]}
-        row |= {"low": low, "high": high}
-        kind = {"kind": "curve" if of_model else "reference", "id": folder.name if of_model else record["reference"]}
-        name = str(NAMES.get(record["measure"], record["measure"])).replace("\n", " ")
-        figures.setdefault(name, []).append(row | kind)
-    return figures

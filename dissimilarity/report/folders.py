@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
+from dissimilarity.inference.drift import FILE as GROUPS
 from dissimilarity.loading.untrusted import CONTROLS, read_json, read_yaml, text_of
 from dissimilarity.tables import colored_text
-from dissimilarity.tables.curves import ALERTS, INTRINSIC, JOURNAL, TABLE, read_curves
+from dissimilarity.tables.curves import ALERTS, INTRINSIC, JOURNAL, PENALTIES, TABLE, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tables.seal import read_table
 
@@ -36,6 +37,8 @@ class Folder:
         intrinsic: records of measures of one model alone.
         losses: (steps, values) by name.
         alerts: what rules raised.
+        penalties: records of stitching penalties.
+        reference_groups: records of the distances to groups of references.
         summary: summary.json of a run, or of a comparison.
         provenance: provenance.json.
         config: config.yaml as plain values.
@@ -52,6 +55,8 @@ class Folder:
     intrinsic: list[dict[str, Any]] = field(default_factory=list)
     losses: Losses = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    penalties: list[dict[str, Any]] = field(default_factory=list)
+    reference_groups: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -115,6 +120,8 @@ def read_folder(path: Path) -> Folder:
         intrinsic=read(INTRINSIC, _rows, []),
         losses=read("metrics.jsonl", _losses_of_journal, {}) or read("metrics.csv", _losses_of_table, {}),
         alerts=read(ALERTS, _rows, []),
+        penalties=read(PENALTIES, _rows, []),
+        reference_groups=read(GROUPS, lambda path: read_table(path).to_pylist(), []),
         summary=read("summary.json", read_json, {}),
         provenance=read("provenance.json", read_json, {}),
         config=read("config.yaml", read_yaml, {}),

@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from dissimilarity.inference.coverage import PROBE_TEXT, SEEDS
+from dissimilarity.inference.coverage import HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
 from dissimilarity.report.elements import DASH, facts, number, select, table
@@ -36,10 +36,21 @@ choose the pair whose curve is drawn below, at the steps that have all pairs.</p
 <div class="row"><label>row <select id="row"></select></label> <label>column <select id="column"></select></label></div>
 <div id="pair" class="grid"></div>
 </section>"""
-INTRINSIC = f"""<section><h2>The model alone</h2>
+SERIES = {
+    "drift": f"""<section><h2>Reference groups</h2>
+<p class="soft">Mean dissimilarity to the references of each group. {REFERENCES}</p>
+<div id="drift" class="grid"></div></section>""",
+    "intrinsic": f"""<section><h2>The model alone</h2>
 <p class="soft">Dashed: the reference. {PROBE_TEXT}</p>
-<div id="intrinsic" class="grid"></div></section>"""
-OF_ONE = f"""Shaded: 95% intervals. Dashed: null, the median over the sites. Ticks at the bottom: not measured.
+<div id="intrinsic" class="grid"></div></section>""",
+    "penalties": f"""<section><h2>Stitching penalties</h2>
+<p class="soft">Loss of the stitched model minus that of the back model: into the reference, and dashed from it.
+{HELD_OUT_TEXT}</p>
+<div id="penalties" class="grid"></div></section>""",
+}
+"""Sections of quantities that a run may have, by the name of their data."""
+OF_ONE = f"""Shaded: 95% intervals. Dashed: null, the median over the sites. Ring: an alert. Ticks at the bottom: not
+measured.
 {PROBE_TEXT}"""
 OF_PAIRS = f"""Layers at equal relative depth. Bars: 95% intervals. Dashed: null. {PROBE_TEXT}"""
 OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95% interval where there are

@@ -13,10 +13,10 @@ HEIGHT = 230
 MEANING = "dissimilarity"
 """What the page replaces by the name of a measure, such as 1 - CKA."""
 COLUMNS = {
-    "lines": ("series", "step", "b", "d", "low", "high", "n", "c", "kind", "id"),
+    "lines": ("series", "step", "b", "d", "low", "high", "n", "c", "kind", "id", "alert"),
     "layers": ("row", "a", "b", "d", "low", "high", "n", "c"),
     "maps": ("a", "b", "row", "column", "step", "d", "h", "n", "chosen"),
-    "values": ("series", "step", "d", "low", "high", "kind", "id"),
+    "values": ("series", "step", "d", "low", "high", "kind", "id", "alert"),
 }
 """Columns of the data of each figure."""
 
@@ -156,7 +156,7 @@ def _band() -> Spec:
 
 
 def _curve(hover: list[Spec]) -> list[Spec]:
-    """Return the lines of curves, and the point of the nearest one."""
+    """Return the lines of curves, the point of the nearest one, and rings where there was an alert."""
     valid = [{"filter": "isValid(datum.d)"}]
     at = {"x": _step(), "y": _height("d"), "color": _series()}
     dash = {"condition": {"test": "datum.kind === 'reference'", "value": [3, 3]}, "value": [1, 0]}
@@ -174,7 +174,12 @@ def _curve(hover: list[Spec]) -> list[Spec]:
         "mark": {"type": "point", "filled": True, "size": 55},
         "encoding": {**at, "opacity": seen, "tooltip": hover},
     }
-    return [line, point]
+    ring = {
+        "transform": [{"filter": "isValid(datum.alert)"}],
+        "mark": {"type": "point", "filled": False, "size": 130, "strokeWidth": 1.8},
+        "encoding": {**at, "tooltip": [_tip("alert", "alert", "nominal"), _tip("step", "step", form=",")]},
+    }
+    return [line, point, ring]
 
 
 def _step() -> Spec:

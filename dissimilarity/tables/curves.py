@@ -52,6 +52,9 @@ from dissimilarity.tables.seal import read_table, write_table
 ALERTS = "alerts.jsonl"
 """The journal beside the curves with what alert rules raised."""
 
+PENALTIES = "penalties.jsonl"
+"""The journal beside the curves with stitching penalties."""
+
 INTRINSIC = "intrinsic.jsonl"
 """The journal beside the curves with measures of one model alone, at the steps of heat maps: `step, reference, of,
 site, measure, value, stderr, n_units`, `of` the model or the reference."""

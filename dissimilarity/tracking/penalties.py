@@ -19,6 +19,7 @@ from dissimilarity.figures.figure import Format
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
+from dissimilarity.tables.curves import PENALTIES
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tables.seal import read_tensors, write_tensors
 from dissimilarity.tracking.budget import Budget
@@ -34,7 +35,6 @@ from dissimilarity.tracking.weights import step_weights
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "penalties.jsonl"
 SHARDED = "stitches need a whole model in one process, and this one is sharded (FSDP, tensor parallel)"
 TOO_LONG = (
     "reference previous: it is the model %d steps before, and training ends at step %d, so nothing is stitched with "
@@ -51,7 +51,7 @@ class PenaltyTracker(Ticker):
     first process measures. A fault leaves a record with a note; training continues.
     """
 
-    journal_name = JOURNAL
+    journal_name = PENALTIES
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class PenaltyTracker(Ticker):
         self.budget = Budget(budget)
         self.schedule = Thinning(self.folder / "stitching_schedule.json", self.budget, every)
         self.owner = Owner(self.folder / "references" / "weights-training.safetensors")
-        self.journal = Journal(self.folder / JOURNAL)
+        self.journal = Journal(self.folder / PENALTIES)
         self.outbox = Outbox(self.journal.append, "penalties")
         self.models: dict[str, nn.Module] = {}
         self.checkpointed: list[int] = []

@@ -17,7 +17,7 @@ from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.sites import site_table
-from dissimilarity.comparison import saved
+from dissimilarity.comparison import array_files
 from dissimilarity.comparison.saved import Source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
@@ -110,7 +110,7 @@ def check_uris(uris: Sequence[str], runs_dir: str) -> None:
 
 def is_saved(uri: str) -> bool:
     """Return whether a URI names saved activations rather than a model."""
-    return saved.is_saved(uri) and not (uri.endswith(".safetensors") and holds_net(Path(uri)))
+    return array_files.is_saved(uri) and not (uri.endswith(".safetensors") and holds_net(Path(uri)))
 
 
 def short_labels(uris: Sequence[str]) -> list[str]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from dissimilarity.figures.style import file_name
 from dissimilarity.figures.text import text_figure
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.probe.alignment import Alignment
+from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import ColoredText, colored_text
 from dissimilarity.tables.curves import select
 from dissimilarity.tables.influential_text import Passage, influential_text
@@ -89,7 +91,7 @@ def differing_text(
             if row is None:
                 continue
             passages = influential_text(row, text.tokens, _decoder(text), TOP, mask=text.mask)
-            place = f"{measure.label} of {a} and {b} at {row['site_a']} and {row['site_b']}"
+            place = f"{dissimilarity_title(measure.label)} of {a} and {b} at {site_name(row['site_a'], row['site_b'])}"
             lines += ["", f"### {place}", "", *_table("sequence", passages.sequences)]
             lines += ["", *_table("token", passages.tokens)] if passages.tokens else []
             name = file_name(["text", a, b, measure.label], drawn)

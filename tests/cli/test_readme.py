@@ -43,7 +43,7 @@ SHELL = [
 def test_each_command_of_the_library_parses(command: str) -> None:
     _, *arguments = shlex.split(command, comments=True)
     options = parser().parse_args(arguments)
-    assert options.folders if options.command == "report" else options.a
+    assert options.a if options.command == "compare" else options.folders
 
 
 def test_every_code_block_has_a_language() -> None:
@@ -96,7 +96,8 @@ def test_the_page_of_the_interface_has_all_of_it_and_the_site_has_all_pages() ->
     assert {f"{module}.{name}" for name, module in dissimilarity._MODULES.items()} <= set(shown)
     assert len(shown) == len(set(shown))
     nav = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(nav) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    pages = (ROOT / "docs").rglob("*.md")
+    assert sorted(nav) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in pages)
 
 
 def test_the_lines_on_differences_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from analyze import analyze
+from dissimilarity.inference.coverage import SEEDS
 from dissimilarity.report.folders import read_folder
 from dissimilarity.tables.seal import read_table
 from launch.cli.compose import compose
@@ -39,6 +40,16 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ]
         write_run(root / "runs" / f"s{seed}", rows, seed=seed)
     return root, study(root)
+
+
+def test_a_figure_explains_the_interval_that_it_has(tmp_path: Path) -> None:
+    """Fewer than five runs that differ in their seeds have a mean and no interval."""
+    for seed in range(5):
+        write_run(tmp_path / f"s{seed}", [curve_row(step, site, site) for step in STEPS for site in SITES], seed=seed)
+    folders = [read_folder(tmp_path / f"s{seed}") for seed in range(5)]
+    for count, is_there in ((3, False), (5, True)):
+        (figure,) = figures(folders[:count]).values()
+        assert any(SEEDS in text.get_text().replace("\n", " ") for text in figure.texts) == is_there
 
 
 def test_differences_from_the_first_run_have_paired_errors(drawn: tuple[Path, Path]) -> None:

@@ -166,7 +166,7 @@ function sentence(rows) {
   const ends = new Map();
   for (const row of rows) {
     if (row.d === null || row.kind === "run") continue;
-    const key = row.kind === "reference" ? `${row.series} of the reference` : row.series;
+    const key = row.kind === "reference" ? `${row.series} (${row.id})` : row.series;
     if (!ends.has(key)) ends.set(key, [row, row]);
     ends.get(key)[1] = row;
   }

@@ -20,28 +20,36 @@ let pair = null; // reference, a, b: the cell whose curve is drawn
 
 // ---- curves
 
+const alerts = new Map(page.alerts.map(([...place]) => [JSON.stringify(place.slice(0, 4)), place[4]]));
+const members = new Map(); // runs of each group
+page.groups.forEach((group) => members.set(group, 1 + (members.get(group) ?? 0)));
+function alertAt(reference, measure, site, step) {
+  if (!alerts.size) return null;
+  return alerts.get(JSON.stringify([page.references[reference], page.measures[measure], site, step])) ?? null;
+}
+
 function rowsOf(reference, measure, sites) {
   const data = panel(reference, measure), rows = [];
   if (!data) return rows;
   const row = (curve, i, step, series, kind, id) => ({
     series, step, b: curve.b ?? "", d: curve.d[i], low: sum(curve.d[i], curve.h && curve.h[i] !== null ? -curve.h[i] : null),
     high: sum(curve.d[i], curve.h ? curve.h[i] : null), n: curve.n ? curve.n[i] : null, c: curve.c ? curve.c[i] : null,
-    kind, id,
+    kind, id, alert: alertAt(reference, measure, curve.site, step),
   });
   const names = new Set(sites === "last" ? [] : sites.map((index) => page.sites[index]));
   const isShown = (curve, curves) => (sites === "last" ? curve === last(curves) : names.has(curve.site));
   data.runs.forEach((run, index) => {
     if (!run || !shown.has(index)) return;
     const name = page.kind === "run" ? null : page.groups[index];
-    const alone = name === null || page.groups.filter((group) => group === name).length === 1;
+    const alone = name === null || members.get(name) === 1;
     const stride = Math.max(1, Math.ceil((run.steps.length * shown.size) / enough));
     for (const curve of run.curves) {
       if (!isShown(curve, run.curves)) continue;
       run.steps.forEach((step, i) => {
         if (i % stride && i !== run.steps.length - 1) return;
-        const { low, high, ...line } = row(curve, i, step, name ?? page.labels[curve.site], alone ? "curve" : "run",
-          page.runs[index]);
-        rows.push(page.kind === "run" ? { ...line, low, high } : { ...line, low: null, high: null, n: null });
+        const line = row(curve, i, step, name ?? page.labels[curve.site], alone ? "curve" : "run", page.runs[index]);
+        if (page.kind !== "run") line.low = line.high = line.n = null;
+        rows.push(line);
       });
     }
   });
@@ -256,19 +264,19 @@ function choosePair({ reference, measure, a, b }) {
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));
 }
 
-// ---- measures of one model alone
+// ---- measures of one model alone, penalties, reference groups
 
-function drawIntrinsic() {
-  if (!$("intrinsic")) return;
-  clear($("intrinsic"));
+function drawSeries(id) {
+  if (!$(id)) return;
+  clear($(id));
   const reference = page.references[choice("reference") ?? 0];
-  for (const [name, rows] of Object.entries(page.intrinsic)) {
-    const mine = rows.filter((row) => row.kind === "curve" || row.id === reference);
-    const series = [...new Set(mine.map((row) => row.series))], steps = mine.map((row) => row.step);
-    const high = Math.max(...mine.map((row) => row.high ?? row.d ?? 0));
-    const options = { series, steps };
-    draw($("intrinsic"), name, "values", mine, { top: 1.02 * high },
-      { ...options, spec: () => compiled("values", options) }, sentence(mine));
+  for (const [name, all] of Object.entries(page.series[id])) {
+    const rows = id === "intrinsic" ? all.filter((row) => row.kind === "curve" || row.id === reference) : all;
+    const series = [...new Set(rows.map((row) => row.series))], steps = rows.map((row) => row.step);
+    const high = Math.max(...rows.map((row) => row.high ?? row.d ?? 0));
+    const options = { series, steps, legend: id === "drift" };
+    draw($(id), name, "values", rows, { top: 1.02 * high },
+      { ...options, spec: () => compiled("values", options) }, sentence(rows));
   }
 }
 
@@ -316,7 +324,7 @@ function searchable(input, table) {
 function drawAll() {
   if ($("curves")) (page.kind === "comparison" ? drawLayers : drawCurves)();
   if ($("maps")) drawMaps();
-  drawIntrinsic();
+  Object.keys(page.series).forEach(drawSeries);
 }
 
 document.querySelectorAll("table.sortable").forEach(sortable);

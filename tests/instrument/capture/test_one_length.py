@@ -54,6 +54,7 @@ class Buffer(Model):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
+        self.table: Tensor
         self.register_buffer("table", torch.randn(1, LENGTH, WIDTH))
 
     def positions(self, ids: Tensor) -> Tensor:
@@ -65,6 +66,7 @@ class Sinusoids(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.table: Tensor
         self.register_buffer("table", torch.randn(LENGTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:

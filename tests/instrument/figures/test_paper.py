@@ -103,7 +103,7 @@ def groups() -> pa.Table:
 
 def text(**options: Any) -> Figure:
     row = {"token_influence": [0.1, -0.2, 0.4, 0.1], "token_index": [0, 1, 2, 3]}
-    return text_figure(row, [[5, 6], [7, 8]], lambda tokens: " ".join(map(str, tokens)), title="cka", **options)
+    return text_figure(row, [[5, 6], [7, 8]], lambda tokens: " ".join(map(str, tokens)), **{"title": "cka", **options})
 
 
 POINTS = np.random.default_rng(0).normal(size=(6, 2))
@@ -256,6 +256,7 @@ def test_colors_can_be_told_apart_by_color_blind_readers(kind: str) -> None:
         (lambda: curves_figure(records(**NOTHING, note="too few samples for it " * 3)), "NaN"),
         (lambda: heatmap_figure(records(**NOTHING, note="too few samples for it"), "solu"), "NaN in maps"),
         (lambda: intrinsic_figure(intrinsic(("rankme", "alpha_req"), 48), LONG.format(0)), "intrinsic"),
+        (lambda: text(title=LONG.format(0) * 3), "text"),
         (lambda: models_figure(between_models(POINTS, LONG)), "6 models"),
         (lambda: models_figure(between_models(np.random.default_rng(1).normal(size=(40, 2)), LONG)), "40 models"),
         (lambda: models_figure(between_models(np.repeat(POINTS[:2], 20, 0), LONG)), "20 in one place"),

@@ -67,7 +67,7 @@ def test_the_page_says_what_the_run_is(page: Page) -> None:
     assert "95% intervals cover other text of this kind" in page.text
     losses = [(row["step"], row["d"]) for row in page.data["page"]["losses"]]
     assert losses == [(step, 5 - step / 4) for step in STEPS[1:]]
-    (rankme,) = page.data["page"]["intrinsic"].values()
+    (rankme,) = page.data["page"]["series"]["intrinsic"].values()
     assert [row["d"] for row in rankme if row["series"] == "block 0"] == [9.0, 5.0, 1.0]
 
 
