@@ -28,11 +28,13 @@ from dissimilarity.capture.sharding import is_sharded, whole
 LENGTH = 3
 """Tokens per sequence of a trial, unless the network takes another number only."""
 LONGEST = 4096
-"""The longest other number that is tried."""
-TRIES = 16
+"""The longest other number that is tried if positions or masks show it."""
+LONGEST_GUESS = 512
+"""The longest that is tried otherwise: a model that fails for another reason should not cost much."""
+TRIES = 8
 """The most other numbers that are tried."""
-LENGTHS = re.compile(r"len|pos|ctx|context|block|seq|token", re.IGNORECASE)
-"""What is in the name of an attribute that says how many tokens a network takes."""
+LENGTHS = re.compile("(len|length|seq|pos|positions?|position_embeddings|ctx|context|(block|context)_size|tokens)$", re.I)
+"""How the name of an attribute ends that says how many tokens a network takes; that of a token does not."""
 LARGE = 1e3
 """No weight of a model that has not diverged."""
 VECTOR = 2**20
@@ -186,8 +188,9 @@ def _sizes(network: nn.Module, embedding: Any) -> list[int]:
         words = {**vars(module), **getattr(getattr(module, "config", None), "__dict__", {})}
         named += [value for name, value in words.items() if type(value) is int and LENGTHS.search(name)]
     mixed = [size for size in mixed if size != width] + [width] * (width in mixed)
-    sizes = [size for size in dict.fromkeys([*tables, *named, *mixed]) if 1 < size <= LONGEST and size != LENGTH]
-    return sizes[:TRIES]
+    sizes = [size for size in tables if size <= LONGEST]
+    sizes += [size for size in [*named, *mixed] if size <= LONGEST_GUESS]
+    return [size for size in dict.fromkeys(sizes) if 1 < size != LENGTH][:TRIES]
 
 
 def _run(network: nn.Module, weights: dict[str, Tensor], tokens: Tensor, is_encoder_decoder: bool) -> Any:
