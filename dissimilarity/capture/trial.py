@@ -33,7 +33,7 @@ LONGEST_GUESS = 512
 """The longest that is tried otherwise: a model that fails for another reason should not cost much."""
 TRIES = 8
 """The most other numbers that are tried."""
-LENGTHS = re.compile("(len|length|seq|pos|positions?|position_embeddings|ctx|context|(block|context)_size|tokens)$", re.I)
+LENGTHS = re.compile("(len|length|seq|pos|positions?|embeddings|ctx|context|(block|context)_size|tokens)$", re.I)
 """How the name of an attribute ends that says how many tokens a network takes; that of a token does not."""
 LARGE = 1e3
 """No weight of a model that has not diverged."""
