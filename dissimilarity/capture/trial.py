@@ -33,7 +33,7 @@ LONGEST_GUESS = 512
 """The longest that is tried otherwise: a model that fails for another reason should not cost much."""
 TRIES = 8
 """The most other numbers that are tried."""
-LENGTHS = re.compile("(len|length|seq|pos|positions?|embeddings|ctx|context|(block|context)_size|tokens)$", re.I)
+LENGTHS = re.compile("(len|length|seq|pos|positions?|ctx|context|(block|context)_size|tokens)$", re.IGNORECASE)
 """How the name of an attribute ends that says how many tokens a network takes; that of a token does not."""
 LARGE = 1e3
 """No weight of a model that has not diverged."""
@@ -185,8 +185,7 @@ def _sizes(network: nn.Module, embedding: Any) -> list[int]:
             mixed += [size, size // width]
         if isinstance(module, nn.LayerNorm):
             mixed.append(module.normalized_shape[0])
-        words = {**vars(module), **getattr(getattr(module, "config", None), "__dict__", {})}
-        named += [value for name, value in words.items() if type(value) is int and LENGTHS.search(name)]
+        named += [value for name, value in vars(module).items() if type(value) is int and LENGTHS.search(name)]
     mixed = [size for size in mixed if size != width] + [width] * (width in mixed)
     sizes = [size for size in tables if size <= LONGEST]
     sizes += [size for size in [*named, *mixed] if size <= LONGEST_GUESS]

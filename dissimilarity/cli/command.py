@@ -123,10 +123,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="for models larger than memory: read the weights of one block at a time, and compare matched layers",
     )
-    compare.add_argument("--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null")
+    compare.add_argument(
+        "--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null; p values take 19 or more"
+    )
     compare.add_argument("--influence", action="store_true", help="find the text that makes the models differ")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="write table, figures and provenance there")
-    compare.add_argument("--format", choices=("table", "json", "csv", "latex"), default="table", help="of the output")
+    compare.add_argument("--format", choices=("table", "json", "csv", "latex"), default="table", help="output format")
     compare.add_argument(
         "--fail-over",
         type=_limit,

@@ -188,4 +188,4 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: there is no such device here; type cpu, or cuda on a GPU") from error
+        raise ValueError(f"--device {name}: there is no such device here; use cpu, or cuda on a GPU") from error

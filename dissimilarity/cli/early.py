@@ -48,7 +48,9 @@ def claimed(folder: Path | None) -> Iterator[None]:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"--out {folder}: cannot write there ({error.strerror}); give a folder") from error
+        if folder.is_file():
+            raise ValueError(f"--out {folder}: it is a file; give a folder") from error
+        raise ValueError(f"--out {folder}: cannot write there ({error.strerror}); give another folder") from error
     try:
         yield
     except BaseException:
@@ -95,7 +97,7 @@ def _check_device(name: str) -> None:
         raise ValueError(f"--device {name}: expected cpu, cuda, cuda:1 or mps")
     has_none = sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in GPUS)
     if (kind[1] == "cuda" and has_none) or (kind[1] == "mps" and sys.platform != "darwin"):
-        raise ValueError(f"--device {name}: there is no such device here; type cpu")
+        raise ValueError(f"--device {name}: there is no such device here; use cpu")
 
 
 def _saved_sites(place: Place, patterns: Sequence[str] | None) -> list[str]:

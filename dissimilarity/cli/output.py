@@ -131,6 +131,8 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
     texts = []
+    for old in (folder / "figures").glob("text.*"):  # of an earlier command
+        old.unlink()
     if (row := _farthest(result)) is not None and result.probe.texts is not None:
         tokens, tokenizer, mask = _read_by_a(result)
         a, b = result.labels
@@ -174,14 +176,24 @@ def _show_table(result: Comparison) -> None:
         terminal.print(f"  {start}{passage}", style="dim", markup=False)
     terminal.print()
     for measures in _side_by_side(result, terminal):
-        terminal.print(_layers(result, measures))
+        _print_whole(terminal, _layers(result, measures))
     for note in notes_of(result):
         terminal.print(f"note: {note}", style="dim", markup=False)
     if result.differences is not None:
         terminal.print()
-        terminal.print(_numbers(result.differences))
+        _print_whole(terminal, _numbers(result.differences))
         terminal.print(ROUNDING, style="dim", markup=False)
     terminal.print(f"\non {_probe_in_words(result)}. {PROBE_TEXT}", style="dim", markup=False)
+
+
+def _width(table: Table) -> int:
+    """Return the width of a table in which nothing is cut."""
+    return Console(width=10**4).measure(table).maximum
+
+
+def _print_whole(terminal: Console, table: Table) -> None:
+    """Print a table without cutting a name or a number, even where it is wider than the terminal."""
+    terminal.print(table, width=max(terminal.width, _width(table)), crop=False)
 
 
 def _side_by_side(result: Comparison, terminal: Console) -> list[list[Measure]]:
@@ -189,7 +201,7 @@ def _side_by_side(result: Comparison, terminal: Console) -> list[list[Measure]]:
     groups: list[list[Measure]] = []
     for measure in result.measures:
         wider = [*(groups[-1] if groups else []), measure]
-        if groups and terminal.measure(_layers(result, wider)).maximum <= terminal.width:
+        if groups and _width(_layers(result, wider)) <= terminal.width:
             groups[-1] = wider
         else:
             groups.append([measure])

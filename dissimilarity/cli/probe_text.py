@@ -78,6 +78,8 @@ def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
     name, words, digest = read_text(options.text, sequences, length)
     notes = {"text": name, "sha256": digest}
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
+    if options.length is not None and length > context:
+        raise ValueError(f"--length {length}: the models read at most {context} tokens; type --length {context}")
     return _of_text(models, words, notes, sequences, min(length, context))
 
 
@@ -119,7 +121,7 @@ def _why_fewer(count: int, asked: int, lost: int = 0) -> dict[str, Any]:
     if count >= asked:
         return {}
     without = f", and {lost} with fewer words are left out" if lost else ""
-    return {"asked": asked, "why_fewer": f"the text has no more{without}"}
+    return {"asked": asked, "why_fewer": f"the text is too short for more{without}"}
 
 
 def _of_tokens(models: Sequence[Side], path: Path) -> Probe:

@@ -56,7 +56,8 @@ def list_of(folders: Sequence[Folder]) -> Table:
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
     table = Table(box=None, pad_edge=False)
     for column in ("run", "state", "steps", "val loss", *references, "minutes"):
-        table.add_column(escape(column), justify="left" if column in ("run", "state") else "right")
+        is_name = column in ("run", "state")
+        table.add_column(escape(column), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for folder in folders:
         summary, rows = folder.summary, ends[folder.path]
         values = [_value(rows[reference]) if reference in rows else "" for reference in references]

@@ -55,9 +55,9 @@ def read_text(path: Path | None, sequences: int, length: int) -> tuple[str, str,
             parts = [_part(file, size * number // sequences, part) for number in range(sequences)]
         return f"{sequences} parts of {path}", "\n\n".join(parts), sha256_of(path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text {path}: it is no UTF-8; convert it, such as with iconv -t utf-8") from error
+        raise ValueError(f"--text {path}: it is not UTF-8; convert it, for example with iconv -t utf-8") from error
     except OSError as error:
-        raise ValueError(f"--text {path}: {error.strerror}; give a file of text in UTF-8") from error
+        raise ValueError(f"--text {path}: {error.strerror}; give a UTF-8 text file") from error
 
 
 def _part(file: BinaryIO, start: int, size: int) -> str:
@@ -95,7 +95,7 @@ def packed(text: str, tokenizer: Any, sequences: int, length: int) -> tuple[list
     ids, spans = encoding.ids, encoding.offsets
     rows = len(ids) // inside if inside > 0 else 0
     if rows < LEAST:
-        raise ValueError(_too_short(len(ids), rows, length))
+        raise ValueError(_too_short(len(ids), length))
     starts = (np.arange(min(sequences, rows)) * rows // min(sequences, rows) * inside).tolist()
     around = [(0, 0)] * len(before), [(0, 0)] * len(after)
     return (
@@ -116,7 +116,7 @@ def pieces(text: str, tokenizer: Any, sequences: int, length: int) -> list[str]:
     characters = max(1, len(sample) * length // max(1, count))
     rows = len(text) // characters
     if rows < LEAST:
-        raise ValueError(_too_short(count * len(text) // max(1, len(sample)), rows, length))
+        raise ValueError(_too_short(count * len(text) // max(1, len(sample)), length))
     starts = np.arange(min(sequences, rows)) * rows // min(sequences, rows) * characters
     return [_between_words(text, start, start + characters) for start in starts.tolist()]
 
@@ -180,9 +180,9 @@ def _between_words(text: str, start: int, stop: int) -> str:
     return piece.strip()
 
 
-def _too_short(tokens: int, rows: int, length: int) -> str:
-    shorter = f", or --length {tokens // LEAST}" if tokens >= 2 * LEAST else ""
-    return (
-        f"the text has {tokens} tokens, enough for {rows} of at least {LEAST} sequences of {length}: pass a longer "
-        f"text{shorter}"
-    )
+def _too_short(tokens: int, length: int) -> str:
+    if not tokens:
+        return "the text is empty: pass a longer text"
+    shorter = f", or type --length {tokens // LEAST}" if tokens >= 2 * LEAST else ""
+    needed = f"{LEAST} sequences of {length} are needed ({LEAST * length} tokens)"
+    return f"the text has {tokens} tokens, and at least {needed}: pass a longer text{shorter}"

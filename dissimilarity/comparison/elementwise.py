@@ -40,7 +40,7 @@ class SiteDifference:
     Attributes:
         site_a: site of the first model.
         site_b: site of the second model.
-        relative_error: norm of the difference over the norm of the second model's activations.
+        relative_error: norm of the difference over the norm of the first model's activations.
         cosine: mean cosine of the angle between the two vectors of a position.
         largest: largest absolute difference of two numbers.
         noise: relative error that rounding alone makes.
@@ -227,7 +227,7 @@ class _Sums:
             x, y = x.double(), y.double()
             difference = x - y
             self.square += difference.square().sum().item()
-            self.norm += y.square().sum().item()
+            self.norm += x.square().sum().item()
             self.cosine += nn.functional.cosine_similarity(x, y, dim=-1).sum().item()
             self.count += len(x)
             self.largest = max(self.largest, difference.abs().max().item())

@@ -107,5 +107,5 @@ def overfitted(measure: MomentMeasure, n: int, width: int) -> str:
         return ""
     return (
         f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
-        f"{width} dimensions; pass more text, or take it cross-fitted (crossfit=True)"
+        f"{width} dimensions; pass more text, or compare cross-fitted values"
     )

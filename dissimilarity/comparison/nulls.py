@@ -94,27 +94,27 @@ def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]
         best = _nearest(measure, [record["nulls"] for record in group])
         best_exchanged = _nearest(measure, [record["exchanged"][1:] for record in group])
         for record in group:
-            nulls, nearness = record.pop("nulls"), -measure.to_dissimilarity(record.pop("exchanged"))
+            nulls, nearness = record.pop("nulls"), _nearness(measure, record.pop("exchanged"))
             if len(nulls) > 1 and bool(nearness.isnan().any() or len(nearness) < 3) and not math.isnan(record["value"]):
                 record["note"] = "; ".join(filter(None, [record["note"], without_p(measure)]))
             record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
             record["p"] = p_value(nearness[0].item(), nearness[1:])
-            record["null_best"] = _value_of(measure, -best.mean().item())
+            record["null_best"] = _nearness(measure, best).mean().item()
             record["p_best"] = p_value(nearness[0].item(), best_exchanged)
     return records
 
 
 def _nearest(measure: Measure, nulls: Sequence[Tensor]) -> Float[Tensor, " nulls"]:
-    """Return minus the dissimilarity of the most similar pair of sites in each rearrangement."""
+    """Return the nearness of the most similar pair of sites in each rearrangement."""
     present = [values for values in nulls if not bool(values.isnan().any())]
     most = max(map(len, present), default=1)
-    near = [-measure.to_dissimilarity(values) for values in present if len(values) == most]
+    near = [_nearness(measure, values) for values in present if len(values) == most]
     return torch.stack(near).amax(0) if near else torch.full((1,), math.nan)
 
 
-def _value_of(measure: Measure, dissimilarity: float) -> float:
-    """Return the value with a dissimilarity."""
-    return measure.identical + (-dissimilarity if measure.higher_is_more_similar else dissimilarity)
+def _nearness(measure: Measure, values: Tensor) -> Tensor:
+    """Return values, or minus values, so that more similar is larger; and the values of such numbers."""
+    return values if measure.higher_is_more_similar else -values
 
 
 def _groups(pairs: Sequence[SitePair], x: ModelActivations, y: ModelActivations) -> list[list[SitePair]]:

@@ -24,6 +24,9 @@ from dissimilarity.inference.jackknife import half_width, stderr_of_influence
 ROUNDING = 1e-6
 """Distance from the value of identical models that rounding explains."""
 
+TIES = 1e-6
+"""Relative difference of values that rounding explains, of float32 samples too."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -88,4 +91,4 @@ def p_value(statistic: float, null: Float[Tensor, " nulls"]) -> float:
     """
     if math.isnan(statistic) or len(null) < 2 or bool(null.isnan().any()):
         return math.nan
-    return (1 + int((null >= statistic - 1e-12 * abs(statistic)).sum())) / (len(null) + 1)
+    return (1 + int((null >= statistic - TIES * abs(statistic)).sum())) / (len(null) + 1)

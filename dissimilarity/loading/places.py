@@ -68,9 +68,11 @@ def base_folder(folder: Path, uri: str) -> Path:
     name = adapters.base_of(folder, uri)
     place = Path(name) if Path(name).is_dir() else downloaded(name)
     if place is None or adapters.is_adapter(place):
+        is_folder = name.count("/") != 1 or name.startswith((".", "~"))
+        where = f"run the command in the folder that has {name!r}" if is_folder else f"download it by naming hf:{name}"
         raise ValueError(
             f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
-            f"cache of the hub; download it by naming it, hf:{name}, or merge the adapter into its base with peft"
+            f"cache of the hub; {where}, or merge the adapter into its base with peft"
         )
     return place
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dissimilarity.probe.arguments import whole
+
 Normalize = Literal["none", "layer_norm", "unit_norm"]
 
 
@@ -42,9 +44,7 @@ class Control:
 
     def __post_init__(self) -> None:
         for key, minimum in (("skip_first", 0), ("drop_top_norm", 0), ("every", 1)):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ValueError(f"control.{key}={value}: expected a whole number, {minimum} or more")
+            object.__setattr__(self, key, whole(f"control.{key}", getattr(self, key), minimum))
         if self.normalize not in get_args(Normalize):
             choices = ", ".join(get_args(Normalize))
             raise ValueError(f"control.normalize={self.normalize}: expected one of {choices}")

@@ -294,6 +294,11 @@ Alerts = str | Rule | Mapping[str, Any] | Sequence[str | Rule | Mapping[str, Any
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Nearest, Move, Collapse)}
 
 
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers as Python's, which tables of JSON take."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
+
+
 def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
     """Return rules, given as such, by name, or as mappings of ``rule`` and its numbers: one, or several in a list.
 
@@ -307,13 +312,16 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         [Move(level=0.01, stop=False, by=0.1)]
     """
     listed: Sequence[Any] = alerts if isinstance(alerts, Sequence) and not isinstance(alerts, str) else [alerts]
-    rules = []
+    rules: list[Rule] = []
+    options: dict[str, Any]
     for alert in [] if alerts is None else listed:
         if isinstance(alert, Rule):
-            _check(alert.name, vars(alert))
-            rules.append(alert)
+            options = {entry.name: getattr(alert, entry.name) for entry in fields(alert) if entry.init}
+            _check(alert.name, options)
+            # A new one: what a rule remembers is of one training.
+            rules.append(replace(alert, **_plain(options)))
             continue
-        options: dict[str, Any] = dict(alert) if isinstance(alert, Mapping) else {"rule": alert}
+        options = dict(alert) if isinstance(alert, Mapping) else {"rule": alert}
         name = options.pop("rule", None)
         rule = RULES.get(name) if isinstance(name, str) else None
         if rule is None:
@@ -325,7 +333,7 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         if unknown := sorted(options.keys() - set(names)):
             raise ValueError(f"alerts: {rule.name}: unknown key {unknown[0]}; expected some of {', '.join(names)}")
         _check(rule.name, options)
-        rules.append(rule(**options))
+        rules.append(rule(**_plain(options)))
     if any(isinstance(rule, Nearest) for rule in rules) and len(groups) < 2:
         raise ValueError(
             "alerts: nearest needs two groups of references or more: reference_groups={a: [...], b: [...]}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dissimilarity.probe.arguments import shown, whole
 from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.lines import Lines
 from dissimilarity.tracking.training_state import TrainingState
@@ -53,6 +54,10 @@ class Ticker(ABC):
         Returns:
             the numbers of the tick for your logger, by key; empty without a tick.
         """
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"expected the model in training, a torch.nn.Module, found {shown(model)}")
+        step = whole("step", step, 0)
+        last_step = None if last_step is None else whole("last_step", last_step, 0)
         model = model.module if isinstance(model, DistributedDataParallel) else model
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         connected = dist.is_available() and dist.is_initialized()

@@ -21,6 +21,7 @@ NEEDED = {
     "data=pairs_file": ["data.source.files={train: mine.tsv}"],
     "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
     "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
+    "measures=none": ["+measure@measures.cka=cka"],
 }
 """Keys that some choices require."""
 

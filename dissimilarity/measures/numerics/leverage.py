@@ -25,6 +25,9 @@ from dissimilarity.moments.second_pass import SecondPass
 LEAST = 1e-3
 """Smallest share of a direction's variance that counts as left without a sequence."""
 
+ROUNDING = 10.0
+"""Rounding of eigenvalues, in units of that of a sum over the samples of a sequence."""
+
 
 @dataclass(frozen=True)
 class Leverage:
@@ -70,7 +73,10 @@ def leverage(white: Whitening, mean: Float[Tensor, " p"]) -> SecondPass[Leverage
         grams = (rows @ rows.mT if wide else rows.mT @ rows).to(sum_device(x.device)).double()
         values, vectors = torch.linalg.eigh(grams)
         if not wide:
-            vectors = rows.double() @ (vectors * values.clamp(min=1e-30).rsqrt()[:, None])
+            # Directions that a sequence of lower rank lacks have eigenvalues of rounding, of either sign.
+            least = ROUNDING * torch.finfo(x.dtype).eps * rows.shape[1] * values.amax(1, keepdim=True)
+            sizes = torch.where(values > least, values, torch.inf)
+            vectors = rows.double() @ (vectors * sizes.rsqrt()[:, None])
         result.directions.append(vectors.to(x))
         result.gains.append(((1 - values).clamp(min=LEAST) ** -0.25 - 1).to(x))
         return {}

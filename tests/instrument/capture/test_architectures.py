@@ -21,7 +21,6 @@ NO_STREAM = {
     "deepseek_v4": "several streams",
     "dory": "its blocks read more than one stream",
     "flaubert": "its layers are not modules",
-    "funnel": "its blocks shorten the stream",
     "hrm_text": "its blocks run several times",
     "hy_v4": "several streams",
     "longformer": "runs on whole windows",

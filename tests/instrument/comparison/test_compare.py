@@ -177,7 +177,7 @@ def test_a_layer_without_variance_is_named() -> None:
 
 def test_too_few_samples_are_a_note() -> None:
     (row,) = table(model(depth=1), model(depth=1, seed=1), tokens(4), measures=[MutualKNN(k=100)])
-    assert math.isnan(row["value"]) and "has 32 samples and needs 101" in row["note"]
+    assert math.isnan(row["value"]) and "has 32 samples and needs 102" in row["note"]
 
 
 @pytest.mark.parametrize(

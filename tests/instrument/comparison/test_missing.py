@@ -169,3 +169,28 @@ def test_values_too_small_to_square_are_named() -> None:
     x, y = noise(12, 4, 3)
     for row in compare({"x": x * 1e-150}, {"y": y}, measures=[CKA(), Procrustes()]).to_pylist():
         assert row["note"] == "values at x are too large or too small for their products: scale them to about 1"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_sequences_of_low_rank_have_the_errors_of_float64(dtype: torch.dtype, repeated: bool) -> None:
+    """Padding and repeated tokens leave directions without any samples of a sequence, of which rounding decides."""
+    x, y = noise(12, 20, 6)
+    mask = torch.arange(20) < torch.tensor([5, 2, 3, 4, 20, 3, 2, 4, 6, 3, 3, 9])[:, None]
+    if repeated:
+        words, mask = torch.randint(5, (12, 20), generator=torch.Generator().manual_seed(1)), torch.ones(12, 20).bool()
+        x = x.flatten(0, 1)[words]
+    x, y = x.to(dtype), y.to(dtype)
+    measures = [CCA(), PWCCA(), SVCCA()]
+    exact = compare({"x": x.double()}, {"y": y.double()}, measures=measures, mask=mask).to_pylist()
+    for row, other in zip(compare({"x": x}, {"y": y}, measures=measures, mask=mask).to_pylist(), exact, strict=True):
+        assert row["stderr"] == pytest.approx(other["stderr"], rel=0.01), row["measure"]
+
+
+def test_p_of_values_that_agree_whatever_the_data_is_1() -> None:
+    """The values of rearrangements differ by rounding alone."""
+    for seed in range(10):
+        g = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(8, 20, generator=g), torch.randn(8, 3, generator=g)
+        rows = compare({"x": x}, {"y": y}, measures=[CCA(), LinearRegression()], nulls=19).to_pylist()
+        assert [row["p"] for row in rows] == [1, 1]

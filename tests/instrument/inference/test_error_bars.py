@@ -34,7 +34,7 @@ from tests.helpers.oracles import Array
 SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 8, 5
 OFFSET = 1e3
 """Offset of the means, in units of the spread."""
-LENGTHS = torch.arange(SEQUENCES) % 4 + 3
+LENGTHS = torch.arange(SEQUENCES) // 6 % 4 + 3  # the sequences of a unit have one length
 MEASURES = {setting: make(setting) for setting in SETTINGS}
 
 

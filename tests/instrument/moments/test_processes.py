@@ -75,7 +75,7 @@ def rows_of_sides(slices: list[tuple[int, int, int]], n_units: int, sync: bool) 
 
 def masked_rows(rank: int, world: int) -> list[dict[str, Any]]:
     """Compare sequences of unequal lengths."""
-    lengths = torch.tensor([6, 2, 4, 5, 1, 3, 6, 4, 4, 2, 6, 5, 3])
+    lengths = torch.tensor([6, 6, 4, 5, 1, 3, 3, 4, 4, 2, 6, 5, 3])
     measures = [make(setting) for setting in (*REPRESENTATION_SETTINGS, *OUTPUT_SETTINGS)]
     probe = ProbeSet(Extent(SEQUENCES, LENGTH), torch.arange(LENGTH) < lengths[:, None], n_units=5)
     plan = replace(make_plan(probe, measures), max_samples=30)

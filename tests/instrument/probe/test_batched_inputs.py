@@ -56,6 +56,7 @@ def test_texts_and_masks_are_those_of_the_batches(form: str) -> None:
     assert all(torch.equal(row[real], text) for row, real, text in zip(tokens, mask, expected, strict=True))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_arrays_are_taken_where_tensors_are() -> None:
     net = net_of("decoder, rotary", 1)
     tokens, mask = padded(3, "right")

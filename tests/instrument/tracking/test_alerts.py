@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -239,3 +240,33 @@ def test_a_lightning_training_ends_and_says_why(tmp_path: Path) -> None:
     trainer.fit(Module(), torch.utils.data.DataLoader(range(9)))  # pyright: ignore[reportArgumentType]
     assert trainer.global_step == 4 and len(logger.texts) == 1
     assert logger.texts[0].startswith("collapse: step 4: the effective rank of head fell to 1.")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_rule_begins_anew_with_each_tracker_and_takes_numbers_of_numpy(tmp_path: Path) -> None:
+    """What it remembers is of one training; its alerts are written as JSON."""
+    rule = Collapse(below=0.9)
+    model = Net()
+    first = tracker(tmp_path / "first", model, rule)
+    raised(first, model, 3, lambda step: None)
+    small = Net(1)
+    with torch.no_grad():
+        small.embed.weight[:, 2:] = 0
+    second = tracker(tmp_path / "second", small, rule)
+    assert raised(second, small, 3, lambda step: None) == []
+
+    numbers = {"rule": "collapse", "stop": np.True_, "level": np.float64(0.05)}
+    third = tracker(tmp_path / "third", model, numbers)
+    assert raised(third, model, 4, lambda step: jitter(model)) == []
+    with torch.no_grad():
+        model.head.weight[1:] *= 0.001
+    third.follow(model, np.int64(4), last_step=np.int64(4))
+    lines = [json.loads(line) for line in (tmp_path / "third" / "alerts.jsonl").read_text().splitlines()]
+    assert {line["rule"] for line in lines} == {"collapse"} and all(line["stops"] is True for line in lines)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("arguments", [(None, 0), (Net(), True), (Net(), -1), (Net(), 0.5), (Net(), 0, "9")])
+def test_a_step_that_is_none_is_refused(arguments: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        tracker(tmp_path, Net()).follow(*arguments)
