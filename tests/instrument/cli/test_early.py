@@ -68,8 +68,8 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
     (root / "text.npy").write_text("no array")
     both = [good, good]
     cases: dict[str, tuple[list[str], str]] = {
-        "missing folder": ([str(root / "modle"), good], f"did you mean {good}?"),
-        "missing hf folder": ([f"hf:{root / 'modle'}", good], f"did you mean {good}?"),
+        "missing folder": ([str(root / "modlr"), good], f"did you mean {good}?"),
+        "missing hf folder": ([f"hf:{root / 'modlr'}", good], f"did you mean {good}?"),
         "name of the hub": (["org/name", good], "for a model of the Hugging Face hub, type hf:org/name"),
         "revision of the hub": (["org/name@main", good], "type hf:org/name@main"),
         "offline": (["hf:org/name", good], "HF_HUB_OFFLINE is set"),

@@ -260,7 +260,7 @@ def test_a_rule_begins_anew_with_each_tracker_and_takes_numbers_of_numpy(tmp_pat
     assert raised(third, model, 4, lambda step: jitter(model)) == []
     with torch.no_grad():
         model.head.weight[1:] *= 0.001
-    third.follow(model, np.int64(4), last_step=np.int64(4))
+    third.follow(model, np.int64(4), last_step=np.int64(4))  # pyright: ignore[reportArgumentType]
     lines = [json.loads(line) for line in (tmp_path / "third" / "alerts.jsonl").read_text().splitlines()]
     assert {line["rule"] for line in lines} == {"collapse"} and all(line["stops"] is True for line in lines)
 
