@@ -67,7 +67,7 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str) 
     """Say where two models are nearest and farthest by a measure, and where they are as far apart as other text."""
     finite = [row for row in rows if math.isfinite(row["dissimilarity"])]
     if not finite:
-        return f"No layer of {subject} has a value by {measure.label}: {rows[0]['note']}." if rows else ""
+        return f"{subject} have no value by {measure.label}: {rows[0]['note']}." if rows else ""
     near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
     if far["dissimilarity"] < SAME:
         return f"{measure.label} is {measure.identical:g} at every layer to three digits."

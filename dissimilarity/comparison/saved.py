@@ -191,7 +191,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     for name, site, shape in shapes:
         if shape[0] != sequences and not (len(shape) == 2 and shape[0] == sequences * length):
             raise ValueError(
-                f"expected the same samples on both sides, found {expected} and {name} at {site}: {shape}; "
+                f"expected the same samples on both sides, found {expected} and, at {site} of {name}, {shape}; "
                 "save both on one probe set, in one order"
             )
     _check_ids([source for source in saved if source.ids is not None], sequences, sequences * length)

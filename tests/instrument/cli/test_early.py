@@ -80,10 +80,13 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "part of a file": ([str(root / "model-00002-of-00003.gguf"), good], "part 2 of 3"),
         "no file": (["gone.npy", a], "there is no file"),
         "no run": (["runs/gone", good], "there is no"),
-        "text in Latin 1": ([*both, "--text", str(root / "latin.txt")], "it is no UTF-8"),
-        "text is a folder": ([*both, "--text", str(root)], "give a file of text in UTF-8"),
+        "text in Latin 1": ([*both, "--text", str(root / "latin.txt")], "it is not UTF-8"),
+        "text is a folder": ([*both, "--text", str(root)], "give a UTF-8 text file"),
         "no text": ([*both, "--text", "gone.txt"], "there is no such file"),
-        "short text": ([*both, "--text", str(root / "short.txt")], "enough for 0 of at least 4 sequences of 64"),
+        "short text": (
+            [*both, "--text", str(root / "short.txt")],
+            "at least 4 sequences of 64 are needed (256 tokens)",
+        ),
         "few tokens": ([*both, "--tokens", str(root / "few.npy")], "expected 4 sequences or more, found 3"),
         "unknown tokens": ([*both, "--tokens", tokens], "expected tokens 0 to 299, those of model"),
         "other vocabulary": ([good, model(root / "other", vocab_size=320), "--tokens", tokens], "model 300, other 320"),
@@ -105,7 +108,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "pairs": ([*both, "--block-by-block", "--pairs", "all"], "leave one of them out"),
     }
     if sys.platform == "linux" and not [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("kfd")]:
-        cases["no GPU"] = ([*both, "--device", "cuda"], "--device cuda: there is no such device here; type cpu")
+        cases["no GPU"] = ([*both, "--device", "cuda"], "--device cuda: there is no such device here; use cpu")
     return cases
 
 
