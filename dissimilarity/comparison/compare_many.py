@@ -81,6 +81,7 @@ def compare_many(
         ValueError: as for `compare`, naming the model; fewer than two models, or a couple with an unknown label.
 
     >>> import torch
+    >>> from dissimilarity import CKA
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> table = compare_many({"a": {"x": x}, "b": {"x": 2 * x}, "c": {"x": x[:, :4]}}, measures=[CKA()])
     >>> table.select(["model_a", "model_b"]).to_pylist()[-1]

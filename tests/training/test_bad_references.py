@@ -82,6 +82,6 @@ def test_a_reference_without_the_wanted_site_lists_its_own(finished: Path) -> No
 
 
 def test_a_probe_too_small_for_a_measure_says_what_to_raise(finished: Path) -> None:
-    with pytest.raises(ValueError, match=r"mutual_knn needs 11 samples.* has 8: pass more or longer sequences"):
+    with pytest.raises(ValueError, match=r"mutual_knn needs 12 samples.* has 8: pass more or longer sequences"):
         train.train(tiny(finished, name="small", probe__sequences=2, probe__length=4))
     assert not (finished / "runs" / "small" / "checkpoints").exists()
