@@ -13,6 +13,7 @@ from dissimilarity.measures.numerics.crossfit import Directions, canonical_direc
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import (
     Whitening,
+    at_most_one,
     both_sides,
     is_exact,
     sum_of_correlations,
@@ -67,7 +68,7 @@ def cca_from_moments(m: Moments, reduction: Reduction, crossfit: bool = False) -
         value = sum_of_correlations(between, rank, is_exact(m)) / rank
     else:
         divisor = x.rank if reduction == "r2" else rank
-        value = (between.square().sum((-2, -1)) / divisor).clamp(max=1)
+        value = at_most_one(between.square().sum((-2, -1)) / divisor)
     return exact_where_same(m, value, CCA.identical)
 
 

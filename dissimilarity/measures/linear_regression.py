@@ -13,7 +13,7 @@ from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedM
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import check_ranks, cross_fitted, directions
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import whitening
+from dissimilarity.measures.numerics.whitening import at_most_one, whitening
 from dissimilarity.moments.pair import Moments, centered, centered_self, traces
 
 
@@ -50,7 +50,7 @@ def linear_regression_from_moments(m: Moments, crossfit: bool = False) -> Float[
         return exact_where_same(m, cross_fitted(m, _coefficients, _share_predicted), LinearRegression.identical)
     xx, yy, xy = centered(m)
     predicted = whitening(xx, m["xx"], m["eps_x"] / m["n"])(xy)
-    value = (predicted.square().sum((-2, -1)) / traces(yy)).clamp(max=1)
+    value = at_most_one(predicted.square().sum((-2, -1)) / traces(yy))
     return exact_where_same(m, value, LinearRegression.identical)
 
 

@@ -12,7 +12,15 @@ from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedM
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
 from dissimilarity.measures.numerics.exact import exact_where_same
-from dissimilarity.measures.numerics.whitening import Whitening, among_largest, both_sides, is_exact, turning, whitening
+from dissimilarity.measures.numerics.whitening import (
+    Whitening,
+    among_largest,
+    at_most_one,
+    both_sides,
+    is_exact,
+    turning,
+    whitening,
+)
 from dissimilarity.moments.pair import Moments, centered, centered_self
 from dissimilarity.moments.products import full_float32
 
@@ -52,7 +60,7 @@ def pwcca_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pa
     if is_exact(m) or squares.requires_grad:
         vectors = turning(squares, values, vectors, noise=m["n"].detach()[..., None, None].rsqrt())
         # Lengths instead of roots of the eigenvalues, which would lose half the digits of small correlations.
-        rho = torch.linalg.vector_norm(between.mT @ vectors, dim=-2).clamp(max=1)
+        rho = at_most_one(torch.linalg.vector_norm(between.mT @ vectors, dim=-2))
         weights = (root @ vectors).abs().sum(-2)
     else:
         rho = values.clamp(0, 1).sqrt()

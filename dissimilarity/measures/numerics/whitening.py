@@ -179,6 +179,17 @@ def is_exact(m: Moments) -> bool:
     return bool((torch.maximum(m["eps_x"], m["eps_y"]) < 1e-10 * m["n"]).all())
 
 
+def at_most_one(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Return correlations of which rounding puts some above 1; these keep their derivative, so that it decides nothing.
+
+    >>> x = torch.tensor([0.5, 1 + 1e-7], requires_grad=True)
+    >>> at_most_one(x).sum().backward()
+    >>> x.grad.tolist()
+    [1.0, 1.0]
+    """
+    return values - (values - 1).clamp(min=0).detach()
+
+
 def sum_of_correlations(
     between: Float[Tensor, "*pairs k l"], rank: Float[Tensor, "*pairs"], exact: bool
 ) -> Float[Tensor, "*pairs"]:
@@ -190,7 +201,7 @@ def sum_of_correlations(
         exact: whether correlations below 1e-6 matter. If not, the eigenvalues of the square are twice as fast.
     """
     if exact or between.requires_grad:
-        return torch.linalg.svdvals(between).clamp(max=1).sum(-1)
+        return at_most_one(torch.linalg.svdvals(between)).sum(-1)
     wide = between.shape[-2] < between.shape[-1]
     squares = torch.linalg.eigvalsh(between @ between.mT if wide else between.mT @ between)
     return (squares.clamp(0, 1).sqrt() * among_largest(squares, rank)).sum(-1)

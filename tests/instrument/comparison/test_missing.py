@@ -194,3 +194,16 @@ def test_p_of_values_that_agree_whatever_the_data_is_1() -> None:
         x, y = torch.randn(8, 20, generator=g), torch.randn(8, 3, generator=g)
         rows = compare({"x": x}, {"y": y}, measures=[CCA(), LinearRegression()], nulls=19).to_pylist()
         assert [row["p"] for row in rows] == [1, 1]
+
+
+def test_rounding_of_perfect_correlations_decides_no_error() -> None:
+    """A repeated sequence and token leave correlations of 1, of which rounding puts some above it."""
+    x, y = noise(6, 10, 30)
+    y = y + x
+    x[1], y[1], x[:, 2], y[:, 2] = x[0].clone(), y[0].clone(), x[:, 1].clone(), y[:, 1].clone()
+    for measure in (SVCCA(), CCA()):
+        pairs = [(x, y), (3 * x, y), (x.flip(0), y.flip(0)), (x.float(), y.float())]
+        rows = [compare({"x": a}, {"y": b}, measures=[measure]).to_pylist()[0] for a, b in pairs]
+        for row in rows[1:]:
+            assert row["value"] == pytest.approx(rows[0]["value"], rel=1e-5)
+            assert row["stderr"] == pytest.approx(rows[0]["stderr"], rel=1e-3, nan_ok=True)
