@@ -159,9 +159,9 @@ def test_samples_are_normalized() -> None:
 @pytest.mark.parametrize(
     ("control", "message"),
     [
-        ({"skip_first": -1}, "control.skip_first=-1: expected a whole number, 0 or more"),
-        ({"every": 0}, "control.every=0: expected a whole number, 1 or more"),
-        ({"drop_top_norm": 1.5}, "control.drop_top_norm=1.5"),
+        ({"skip_first": -1}, "expected control.skip_first >= 0, a whole number, found -1"),
+        ({"every": 0}, "expected control.every >= 1, a whole number, found 0"),
+        ({"drop_top_norm": 1.5}, "control.drop_top_norm >= 0, a whole number, found 1.5"),
         ({"normalize": "batch"}, "control.normalize=batch: expected one of none, layer_norm, unit_norm"),
         ({"skip_last": 1}, "control.skip_last: unknown key; expected skip_first"),
     ],
