@@ -105,7 +105,7 @@ def compare_many(
         labels = {label for couple in captured for label in couple}
         with TemporaryDirectory(prefix="activations-") as folder:
             needed = {label: model for label, model in models.items() if label in labels}
-            stores = _captured(needed, probe, sites, measures, null, DiskSpill(Path(folder)), on_progress)
+            stores = _captured(needed, probe, sites, measures, DiskSpill(Path(folder)), on_progress)
             records = _compared(SiteBlockCache(stores), captured, measures, pairs, rearrangements, on_progress)
     for a, b in streamed:
         on_progress(f"{a} and {b}")
@@ -133,7 +133,6 @@ def _captured(
     probe: ProbeSet,
     sites: str | Sequence[str] | None,
     measures: Sequence[Measure],
-    null: bool,
     spill: DiskSpill,
     on_progress: OnProgress,
 ) -> dict[str, ModelActivations]:

@@ -10,7 +10,7 @@ from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.estimates import ReadAgain
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
-from dissimilarity.comparison.missing import without_null
+from dissimilarity.comparison.missing import joined, without_null
 from dissimilarity.comparison.nulls import rearranged_values
 from dissimilarity.comparison.rearranged import Circles, Exchanges, add_circled, circled
 from dissimilarity.comparison.token_influence import with_token_influence
@@ -87,7 +87,7 @@ def compare_pair(
     for record in records:
         if asked and dominated and not math.isnan(record["value"]):
             measure = next(measure for measure in measures if measure.label == record["measure"])
-            record["note"] = "; ".join(filter(None, [record["note"], without_null(measure, dominated, x.side.n)]))
+            record["note"] = joined(record["note"], without_null(measure, dominated, x.side.n))
         if p_values:
             key, actual = (record["measure"], (record["site_a"], record["site_b"])), torch.tensor([record["value"]])
             record["exchanged"] = exchanged.get(key, torch.cat([actual, record["nulls"]]))

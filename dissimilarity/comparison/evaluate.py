@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.estimates import ReadAgain
-from dissimilarity.comparison.missing import without_calibrated
+from dissimilarity.comparison.missing import joined, without_calibrated
 from dissimilarity.comparison.of_samples import from_samples
 from dissimilarity.comparison.of_sums import from_sums
 from dissimilarity.comparison.outcome import Result, failed
@@ -68,7 +68,7 @@ def evaluate(
                 names = {"measure": measure.label, "site_a": pair[0], "site_b": pair[1]}
                 if nulls is not None and measure.crossfit and not bool(result["nulls"].isnan().any()):
                     single = f"{measure.label} has the null of one rearrangement, and so no p"
-                    result["note"] = "; ".join(filter(None, [result["note"], single]))
+                    result["note"] = joined(result["note"], single)
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
                 record = names | result | _derived(measure, x, result)
                 del record["null_influence"], record["forced"]
@@ -87,7 +87,7 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
         calibration = UNKNOWN
     elif calibration is None:
         missing = without_calibrated(measure, null, bool(null_influence.isfinite().all()))
-        note, calibration = "; ".join(filter(None, [note, missing])), UNKNOWN
+        note, calibration = joined(note, missing), UNKNOWN
     # Groups have fewer degrees of freedom than the units that the record names.
     wider = half_width(1.0, len(influence)) / half_width(1.0, n_units)
     return {

@@ -18,6 +18,11 @@ The influence of a unit misses what it has in common with the few others of its 
 """
 
 
+def joined(*notes: str) -> str:
+    """Return notes as one, without those that are empty."""
+    return "; ".join(filter(None, notes))
+
+
 def samples_of(measure: Measure, side: Side, site: str) -> int:
     """Return how many samples a measure reads."""
     if isinstance(measure, SampleMeasure):

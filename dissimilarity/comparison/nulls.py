@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.evaluate import pairs_of
-from dissimilarity.comparison.missing import without_p
+from dissimilarity.comparison.missing import joined, without_p
 from dissimilarity.comparison.of_sums import moment_values, self_terms
 from dissimilarity.comparison.rearranged import Rearrangements, Samples
 from dissimilarity.inference.calibration import p_value
@@ -96,7 +96,7 @@ def with_significance(records: list[dict[str, Any]], measures: Sequence[Measure]
         for record in group:
             nulls, nearness = record.pop("nulls"), _nearness(measure, record.pop("exchanged"))
             if len(nulls) > 1 and bool(nearness.isnan().any() or len(nearness) < 3) and not math.isnan(record["value"]):
-                record["note"] = "; ".join(filter(None, [record["note"], without_p(measure)]))
+                record["note"] = joined(record["note"], without_p(measure))
             record["null_sd"] = nulls.std().item() if len(nulls) > 1 else math.nan
             record["p"] = p_value(nearness[0].item(), nearness[1:])
             record["null_best"] = _nearness(measure, best).mean().item()
@@ -113,7 +113,7 @@ def _nearest(measure: Measure, nulls: Sequence[Tensor]) -> Float[Tensor, " nulls
 
 
 def _nearness(measure: Measure, values: Tensor) -> Tensor:
-    """Return values, or minus values, so that more similar is larger; and the values of such numbers."""
+    """Return values, or minus values, so that more similar is larger; its own inverse."""
     return values if measure.higher_is_more_similar else -values
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
-from dissimilarity.comparison.missing import CROSSFIT_UNITS, agreeing, overfitted, too_few
+from dissimilarity.comparison.missing import CROSSFIT_UNITS, agreeing, joined, overfitted, too_few
 from dissimilarity.comparison.outcome import Result, failed, outcome
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.moments.cross import Cross, SitePair, stacked
@@ -169,7 +169,7 @@ def _results(
         if count and not math.isnan(result["value"]):
             result |= {"note": agreeing(measure, count, directions, x.n), "forced": True}
         else:
-            result["note"] = "; ".join(filter(None, [result["note"], note or few]))
+            result["note"] = joined(result["note"], note or few)
         results.append(result)
     return results
 
