@@ -107,14 +107,14 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def check(records: Records, name: str) -> None:
+def check(records: Records, name: str, tolerance: float = 1e-9) -> None:
     golden = json.loads(GOLDEN.read_text())[name]
     assert len(records) == len(golden["records"]) > 0
     for record, expected in zip(records, golden["records"], strict=True):
         for column, before in zip(golden["columns"], expected, strict=True):
             after = plain(record[column])
-            if isinstance(before, float) and after is not None:
-                assert after == pytest.approx(before, rel=1e-9, abs=1e-9), (name, column, record)
+            if isinstance(before, (float, list)) and after is not None:
+                assert after == pytest.approx(before, rel=tolerance, abs=tolerance), (name, column, record)
             else:
                 assert after == before, (name, column, record)
 
@@ -125,7 +125,8 @@ def test_values_are_what_they_were(name: str) -> None:
 
 
 def test_curves_are_what_they_were(tmp_path: Path) -> None:
-    check(tracked(tmp_path), "tracked")
+    """The loss is float32, which processors round differently: 1e-6 after 11 steps."""
+    check(tracked(tmp_path), "tracked", 1e-4)
 
 
 if __name__ == "__main__":
