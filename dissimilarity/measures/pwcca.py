@@ -1,6 +1,7 @@
 """Canonical correlations weighted by how much of x each accounts for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from dissimilarity.measures.numerics.whitening import (
     at_most_one,
     both_sides,
     is_exact,
+    principal_turns,
+    ties,
     turning,
     whitening,
 )
@@ -57,6 +60,9 @@ def pwcca_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pa
     x, y, between, xx = both_sides(m)
     root, squares = x.root(xx), between @ between.mT
     values, vectors = torch.linalg.eigh(squares.detach())
+    counted = among_largest(values, x.rank.minimum(y.rank))
+    if (group := ties(values, counted, _tolerance(m))) is not None:
+        vectors = vectors @ principal_turns(group, root.detach() @ vectors)
     if is_exact(m) or squares.requires_grad:
         vectors = turning(squares, values, vectors, noise=m["n"].detach()[..., None, None].rsqrt())
         # Lengths instead of roots of the eigenvalues, which would lose half the digits of small correlations.
@@ -66,13 +72,24 @@ def pwcca_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pa
         rho = values.clamp(0, 1).sqrt()
         with full_float32(root.device):
             weights = (root.float() @ vectors.float()).abs().sum(-2, dtype=torch.float64)
-    weights = weights * among_largest(values, x.rank.minimum(y.rank))
+    weights = weights * counted
     return exact_where_same(m, (weights * rho).sum(-1) / weights.sum(-1), PWCCA.identical)
 
 
+def _tolerance(m: Moments) -> float:
+    """Return the difference up to which squared correlations are tied: rounding, with room."""
+    return 1e-9 if is_exact(m) else 1e-5
+
+
 def _best_directions(m: Moments) -> Directions:
-    """Return the canonical directions of a half."""
-    return canonical_directions(m, *both_sides(m)[:3])
+    """Return the canonical directions of a half; tied ones are those along which x varies most."""
+    maps = canonical_directions(m, *both_sides(m)[:3])
+    rho = correlations(maps, m)
+    counted = torch.arange(rho.shape[-1], device=rho.device) < maps.rank[..., None]
+    if (group := ties(rho.square(), counted, _tolerance(m))) is None:
+        return maps
+    turns = principal_turns(group, centered(m)[0] @ maps.x)
+    return replace(maps, x=maps.x @ turns, y=maps.y @ turns)
 
 
 def _weighted_correlation(maps: Directions, m: Moments) -> Float[Tensor, "*pairs"]:
@@ -91,8 +108,9 @@ class PWCCA(FittedMeasure, WhitenedMeasure):
     min(rank x, rank y) of them), x_j the centered columns of x, and sum alpha = 1, whatever the widths. The value is
     seen from x: swapping the sides changes it. The weights make it depend on the basis of x, but not on that of y.
 
-    If canonical correlations are tied (some are exactly 1 when n <= p + q), their variates are defined only up to
-    rotation, and so are the weights. Unless all correlations are 1, the data do not determine the value then.
+    If canonical correlations are tied (some are exactly 1 when n <= p + q, or when the models share features), the
+    definition leaves their variates open up to rotation, and with them the weights. Here they are those along which x
+    varies most, so that the value depends neither on rounding nor on the basis of y.
 
     The accuracy is that of ``CCA``. The standard error treats variates as fixed if their correlations differ by less
     than their sampling error, 1 / sqrt(n). ``CCA`` says what ``crossfit`` does; weights are then those of the half that

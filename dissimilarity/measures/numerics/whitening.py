@@ -9,7 +9,7 @@ is full, and an eigendecomposition with a relative cut if it is not.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from dissimilarity.moments.pair import Moments, centered
@@ -136,6 +136,38 @@ def turning(
     slope = slope if toward is None else slope * toward
     inside = vectors.mT @ symmetric @ vectors
     return vectors + vectors @ (slope * (inside - inside.detach()))
+
+
+def ties(
+    values: Float[Tensor, "*pairs p"], counted: Bool[Tensor, "*pairs p"], tolerance: float
+) -> Int[Tensor, "*pairs p"] | None:
+    """Number the groups of equal values; None if all differ.
+
+    Args:
+        values: sorted values.
+        counted: those that matter; each other is a group of its own.
+        tolerance: difference up to which neighbors are equal.
+
+    >>> ties(torch.tensor([0.5, 1.0, 1.0]), torch.tensor([True, True, True]), tolerance=1e-6)
+    tensor([0, 1, 1])
+    """
+    apart = (values.diff(dim=-1).abs() > tolerance) | ~(counted[..., 1:] & counted[..., :-1])
+    return None if bool(apart.all()) else torch.nn.functional.pad(apart.cumsum(-1), (1, 0))
+
+
+def principal_turns(
+    group: Int[Tensor, "*pairs p"], rows: Float[Tensor, "*pairs q p"]
+) -> Float[Tensor, "*pairs p p"]:
+    """Return the rotation of the columns of a matrix, within each group, to principal directions.
+
+    >>> principal_turns(torch.tensor([0, 0]), torch.tensor([[3.0, 3.0]])).abs()
+    tensor([[0.7071, 0.7071],
+            [0.7071, 0.7071]])
+    """
+    inside = rows.mT @ rows * (group[..., None, :] == group[..., :, None])
+    # Steps between groups that are larger than all eigenvalues keep their order.
+    steps = 2 * rows.square().sum((-2, -1))[..., None] * group
+    return torch.linalg.eigh(inside + torch.diag_embed(steps)).eigenvectors
 
 
 def _on_basis(scale: Tensor, values: Tensor, vectors: Tensor, selected: Tensor) -> Whitening:

@@ -137,6 +137,36 @@ def test_each_rho_is_one_where_the_samples_are_no_more_than_the_dimensions() -> 
             assert pwcca(x, y).item() == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.parametrize(("n", "p", "q"), [(400, 10, 10), (400, 10, 7), (400, 7, 10), (30, 20, 20)])
+def test_tied_variates_are_those_along_which_x_varies_most(n: int, p: int, q: int) -> None:
+    """Sides that share features, so that correlations of 1 are tied, or have too few samples not to."""
+    g = generator(0)
+    x = torch.randn(n, p, generator=g, dtype=torch.float64) @ torch.diag(torch.linspace(1, 0.1, p)).double()
+    y = torch.cat([x[:, :4], torch.randn(n, q - 4, generator=g, dtype=torch.float64)], 1)
+    own, other = oracles.basis(x.numpy()), oracles.basis(y.numpy())
+    left, rho, _ = np.linalg.svd(own.T @ other)
+    tied = own @ left[:, : (rho > 1 - 1e-9).sum()]
+    first = tied @ np.linalg.svd(tied.T @ oracles.centered(x.numpy()))[0]
+    rest = own @ left[:, first.shape[1] : len(rho)]
+    weights = np.abs(np.concatenate([first, rest], 1).T @ oracles.centered(x.numpy())).sum(1)
+    expected = float(np.average(rho, weights=weights))
+
+    for _ in range(3):
+        turn = torch.linalg.qr(torch.randn(q, q, generator=g, dtype=torch.float64)).Q
+        order = torch.randperm(n, generator=g)
+        assert pwcca(x[order], (y @ turn)[order]).item() == pytest.approx(expected, abs=1e-7)
+        assert pwcca(x.float(), (y @ turn).float()).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_tied_directions_of_a_half_are_those_along_which_x_varies_most() -> None:
+    g = generator(0)
+    x = torch.randn(400, 10, generator=g, dtype=torch.float64) @ torch.diag(torch.linspace(1, 0.1, 10)).double()
+    y = torch.cat([x[:, :4], torch.randn(400, 6, generator=g, dtype=torch.float64)], 1)
+    turns = [torch.linalg.qr(torch.randn(10, 10, generator=g, dtype=torch.float64)).Q for _ in range(3)]
+    values = [pwcca(x, y @ turn, crossfit=True).item() for turn in turns]
+    assert values == pytest.approx([values[0]] * 3, abs=1e-7)
+
+
 def test_svcca_counts_components() -> None:
     """Three shares of variance need one, two and three of the directions with variances 90, 9.5 and 0.5%."""
     g = generator(0)
