@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dissimilarity.cli.result import Comparison
+from dissimilarity.comparison.missing import BETWEEN, joined
 from dissimilarity.comparison.result import shown_columns, with_ends
 
 Rows = list[dict[str, Any]]
@@ -12,8 +13,6 @@ Rows = list[dict[str, Any]]
 COLUMNS = ("measure", "site_a", "site_b", "value", "low", "high", "null", "p", "calibrated", "dissimilarity", "note")
 NUMBERS = ("relative_error", "noise", "cosine", "largest")
 """Columns of models that are also compared number by number; see `SiteDifference`."""
-BETWEEN = "; "
-"""What stands between the notes of a row."""
 
 
 def matched_rows(result: Comparison) -> Rows:
@@ -26,7 +25,7 @@ def matched_rows(result: Comparison) -> Rows:
         for row in own:
             difference = errors.get((row["site_a"], row["site_b"]))
             numbers = {key: getattr(difference, key, math.nan) for key in NUMBERS} if errors else {}
-            note = BETWEEN.join(part for part in row["note"].split(BETWEEN) if part not in shared)
+            note = joined(*(part for part in row["note"].split(BETWEEN) if part not in shared))
             rows.append({**{name: with_ends(row)[name] for name in COLUMNS}, "note": note, **numbers})
     return rows
 
@@ -35,7 +34,7 @@ def notes_of(result: Comparison) -> list[str]:
     """Return what the notes of all rows of a measure say, each once, with the measures of which it is said."""
     measures: dict[str, list[str]] = {}
     for measure in result.measures:
-        if note := BETWEEN.join(_shared([row["note"] for row in result.at_matched(measure)])):
+        if note := joined(*_shared([row["note"] for row in result.at_matched(measure)])):
             measures.setdefault(note, []).append(measure.label)
     return [note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()]
 

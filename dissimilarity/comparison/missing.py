@@ -17,10 +17,13 @@ CROSSFIT_UNITS = 8
 The influence of a unit misses what it has in common with the few others of its half.
 """
 
+BETWEEN = "; "
+"""What stands between the notes of a row."""
+
 
 def joined(*notes: str) -> str:
     """Return notes as one, without those that are empty."""
-    return "; ".join(filter(None, notes))
+    return BETWEEN.join(filter(None, notes))
 
 
 def samples_of(measure: Measure, side: Side, site: str) -> int:

@@ -1,9 +1,13 @@
-"""What each kind of interval covers and what it does not, in one sentence, for figures, summaries and pages.
+"""When there are intervals, and what each kind covers and does not, in one sentence for figures, summaries and pages.
 
 An interval answers one question: what could have come out differently? Whatever shows an interval takes its sentence
 from here.
 """
 
+FEWEST_MODELS = 5
+"""Models per side below which there is neither an interval over models nor a verdict."""
+FEWEST_REFERENCES = 3
+"""References per group below which there is neither an interval over references nor a verdict."""
 PROBE_TEXT = (
     "95% intervals cover other text of this kind for these two models, but not other seeds or other kinds of text."
 )

@@ -40,6 +40,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import special
 
+from dissimilarity.inference.coverage import FEWEST_REFERENCES
 from dissimilarity.inference.paired import paired_difference
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
 from dissimilarity.tables.seal import read_table, write_table
@@ -60,8 +61,6 @@ SCHEMA = pa.schema(
         ("references", pa.int64()),
     ]
 )
-ENOUGH = 3
-"""References per group below which there is neither an interval nor a verdict."""
 LEVEL = 0.05
 LARGE = 1e6
 """Degrees of freedom that stand for any number of them."""
@@ -139,7 +138,7 @@ class _Mean(NamedTuple):
     @property
     def freedom(self) -> float:
         """Return Satterthwaite's degrees of freedom; NaN below three references in a group."""
-        if min(freedom for _, freedom in self.spread) < ENOUGH - 1:
+        if min(freedom for _, freedom in self.spread) < FEWEST_REFERENCES - 1:
             return math.nan
         uncertainty = sum(variance**2 / freedom for variance, freedom in (*self.spread, self.probe))
         return min(self.stderr**4 / uncertainty, LARGE) if uncertainty else LARGE

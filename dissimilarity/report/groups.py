@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.inference.coverage import FEWEST_MODELS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.folders import Folder
 from dissimilarity.report.panels import Panel, short
 
-FEWEST = 5
-"""Runs below which a group has no interval."""
 TRAINING = ("width", "depth", "init_from", "task", "model", "data", "optim", "trainer")
 """Parts of a config that say how a run trains."""
 SEEDS = {"seed", "init_seed", "data_seed"}
@@ -60,7 +59,8 @@ def mean_curves(panels: Sequence[Panel]) -> list[dict[str, Any]]:
         values = np.array(
             [[sites[site][place] for place in places] for sites, places in zip(by_site, at, strict=True)], dtype=float
         )
-        error = values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) >= FEWEST else np.full(len(steps), np.nan)
+        enough = len(values) >= FEWEST_MODELS
+        error = values.std(0, ddof=1) / math.sqrt(len(values)) if enough else np.full(len(steps), np.nan)
         half = np.asarray(half_width(error, np.full(len(steps), len(values))))
         curves.append({"site": site, "steps": steps, "d": short(values.mean(0)), "h": short(half)})
     return curves

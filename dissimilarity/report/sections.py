@@ -9,12 +9,11 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from dissimilarity.inference.coverage import HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
+from dissimilarity.inference.coverage import FEWEST_MODELS, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
 from dissimilarity.report.elements import DASH, facts, number, select, table
 from dissimilarity.report.folders import Folder
-from dissimilarity.report.groups import FEWEST
 from dissimilarity.report.panels import site_name
 from dissimilarity.tables.curves import TABLE
 
@@ -54,7 +53,7 @@ measured.
 {PROBE_TEXT}"""
 OF_PAIRS = f"""Layers at equal relative depth. Bars: 95% intervals. Dashed: null. {PROBE_TEXT}"""
 OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95% interval where there are
-{FEWEST} or more; thin: these runs. {SEEDS}"""
+{FEWEST_MODELS} or more; thin: these runs. {SEEDS}"""
 STEPS = """<label>steps <select id="steps"><option value="log">logarithmic</option>
 <option value="linear">linear</option></select></label>"""
 

@@ -26,7 +26,8 @@ import pyarrow as pa
 from scipy import special, stats
 
 from dissimilarity.inference.changes import holm
-from dissimilarity.inference.drift import ENOUGH, SCHEMA, drift, group_records
+from dissimilarity.inference.coverage import FEWEST_REFERENCES
+from dissimilarity.inference.drift import SCHEMA, drift, group_records
 from dissimilarity.inference.paired import difference_of_rows
 from dissimilarity.probe.arguments import is_real, shown
 
@@ -134,7 +135,7 @@ class Nearest(Rule):
 
     def blind(self, tick: Tick) -> str:
         """Return why no group can be told from another; three references of each tell without error bars."""
-        return super().blind(tick) if any(len(labels) < ENOUGH for labels in tick.groups.values()) else ""
+        return super().blind(tick) if any(len(labels) < FEWEST_REFERENCES for labels in tick.groups.values()) else ""
 
     def tested(self, tick: Tick) -> list[Alert]:
         """Test where the nearest group is not the one that was nearest."""

@@ -13,7 +13,7 @@ import torch
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import Plan
-from dissimilarity.inference.drift import ENOUGH
+from dissimilarity.inference.coverage import FEWEST_REFERENCES
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.tracking.alerts import Collapse, Move, Nearest, Rule
@@ -48,7 +48,7 @@ def check_possible(
         lacking = "references" if reader.inputs[0].measures else "measures"
         raise ValueError(f"alerts look at what a tick measures, and without {lacking} that is nothing; pass some")
     staying = [label for label, source in sources.items() if source != "previous"]
-    small = [label for labels in groups.values() if len(labels) < ENOUGH for label in labels]
+    small = [label for labels in groups.values() if len(labels) < FEWEST_REFERENCES for label in labels]
 
     @cache
     def reason(number: int, measure: int) -> str:

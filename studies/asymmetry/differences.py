@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from studies.common.jackknife import ENOUGH, Interval, jackknife
+from dissimilarity.inference.coverage import FEWEST_MODELS
+from studies.common.jackknife import Interval, jackknife
 
 Cell = tuple[int, int, str]
 """Width, depth, site."""
@@ -38,7 +39,7 @@ class Difference(Interval):
     @property
     def verdict(self) -> str:
         """Return `holds` or `reversed` if the interval excludes 0, else `open`; `no verdict` for too few models."""
-        if self.models < ENOUGH:
+        if self.models < FEWEST_MODELS:
             return "no verdict"
         return {"above": "holds", "below": "reversed", "open": "open"}[super().verdict]
 
@@ -92,5 +93,6 @@ def over_models(units: Sequence[tuple[Unit, ...]], estimate: Callable[[np.ndarra
     left_out = []
     for side in with_unit.values():
         masks = [~np.isin(np.arange(len(units)), places) for places in side.values()]
-        left_out.append(np.array([estimate(mask) for mask in masks]) if len(side) >= ENOUGH else np.zeros(len(side)))
+        enough = len(side) >= FEWEST_MODELS
+        left_out.append(np.array([estimate(mask) for mask in masks]) if enough else np.zeros(len(side)))
     return jackknife(estimate(everything) if len(units) else math.nan, left_out)

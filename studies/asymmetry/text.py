@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
 from launch.cli.tables import FittedTable
 from studies.asymmetry.capacity import capacity_lines
 from studies.asymmetry.differences import Difference
@@ -24,7 +24,6 @@ from studies.asymmetry.numbers import (
 )
 from studies.asymmetry.stability import stability_lines
 from studies.common.format import interval, interval_in_words, number, plus_minus, table_head, table_row
-from studies.common.jackknife import ENOUGH
 from studies.common.resampling import mean_interval
 
 DIRECTIONS = {
@@ -137,7 +136,7 @@ def _methods(notes: Mapping[str, Any]) -> list[str]:
         f"until the loss stops falling on held-out sequences, for at most {steps} steps. `paper` is affine + LayerNorm "
         f"from random weights, trained for {steps} steps by the paper's recipe, which took 2,000. Intervals are over "
         f"models. {SEEDS} Each model (for siblings, each seed) is left out in turn (jackknife, Student's t). Fewer "
-        f"than {ENOUGH} per family have no interval and no verdict.",
+        f"than {FEWEST_MODELS} per family have no interval and no verdict.",
     ]
 
 

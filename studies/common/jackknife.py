@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-ENOUGH = 5
-"""Models per side below which there is neither an interval nor a verdict."""
+from dissimilarity.inference.coverage import FEWEST_MODELS
+
 LEVEL = 0.05
 
 
@@ -49,8 +49,8 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
         left_out: for each side, the estimate without each of its models in turn.
 
     Returns:
-        The interval; without one for fewer than `ENOUGH` models on a side, an estimate that some draw does not have, or
-        models that do not differ at all.
+        The interval; without one for fewer than `FEWEST_MODELS` models on a side, an estimate that some draw does not
+        have, or models that do not differ at all.
 
     Examples:
         >>> values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -61,7 +61,7 @@ def jackknife(value: float, left_out: Iterable[np.ndarray]) -> Interval:
     sides = [np.asarray(side, float) for side in left_out]
     counts = np.array([len(side) for side in sides])
     smallest = int(counts.min()) if sides else 0
-    if smallest < ENOUGH or not all(np.isfinite(side).all() for side in sides):
+    if smallest < FEWEST_MODELS or not all(np.isfinite(side).all() for side in sides):
         return Interval(value, models=smallest)
     variances = np.array([(len(side) - 1) * side.var() for side in sides])
     total = variances.sum()
@@ -82,7 +82,7 @@ def over_units(values: Sequence[float]) -> Interval:
     """
     count = len(values)
     mean = float(np.mean(values)) if count else math.nan
-    if count < ENOUGH:
+    if count < FEWEST_MODELS:
         return Interval(mean, models=count)
     if np.ptp(values) == 0:
         return Interval(mean, mean, mean, float(mean == 0), count)

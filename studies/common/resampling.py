@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from studies.common.jackknife import ENOUGH
+from dissimilarity.inference.coverage import FEWEST_MODELS
 
 MIDDLE = (2.5, 97.5)
 """Percentiles of a 95% interval."""
@@ -73,7 +73,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return math.nan, math.nan
-    if len(values) < ENOUGH:
+    if len(values) < FEWEST_MODELS:
         return float(np.mean(values)), math.nan
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     return float(np.mean(values)), float(half)

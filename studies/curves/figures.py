@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import Frame, Legend, make_panels
 from dissimilarity.figures.style import GROUP_COLORS, colors_of, file_name, spread, style_step_axis
-from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.report.folders import Folder
-from dissimilarity.report.groups import FEWEST, groups_of, mean_curves
+from dissimilarity.report.groups import groups_of, mean_curves
 from dissimilarity.report.panels import Panel, panels_of
 
 PANEL, ACROSS = (2.3, 1.7), 3
@@ -53,7 +53,7 @@ def _figure(reference: str, measures: dict[str, Runs], colors: Mapping[str, Any]
     entries = [(name, Line2D([], [], color=colors[name])) for name in spread(present, NAMED)]
     notes = ["One line per run, at its last site; thick: the mean of runs that differ in their seeds alone."]
     largest = max(Counter(group for group, _ in runs).most_common(1)[0][1] for runs in measures.values())
-    notes += [SEEDS] * (largest >= FEWEST)
+    notes += [SEEDS] * (largest >= FEWEST_MODELS)
     around = {"left": 0.6, "across": 0.75, "between": 0.6}
     frame = Frame(**around, title=f"vs {reference}", notes=notes, legends=[Legend("runs", entries)])
     rows, columns = -(-len(measures) // ACROSS), min(ACROSS, len(measures))

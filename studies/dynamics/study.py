@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.comparison.saved import sites_of
 from dissimilarity.figures.style import spread
-from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
 from dissimilarity.probe.outliers import control_of
 from launch.machine import training_device
 from models import references
@@ -32,7 +32,6 @@ from studies.common.inputs import (
     sites_of_config,
     with_probe,
 )
-from studies.common.jackknife import ENOUGH
 from studies.common.next_command import larger, models_override
 from studies.common.primary import check_primary
 from studies.common.results import Results
@@ -114,7 +113,7 @@ def dynamics(
         provenance=notes,
         shown=terminal_tables(numbers),
         next_command=_next_command(cfg, uris),
-        coverage=SEEDS if len(uris) >= ENOUGH else "",
+        coverage=SEEDS if len(uris) >= FEWEST_MODELS else "",
     )
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dissimilarity.figures.style import short_names
-from dissimilarity.inference.coverage import CHECKPOINTS, SEEDS
+from dissimilarity.inference.coverage import CHECKPOINTS, FEWEST_MODELS, SEEDS
 from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import DASH, interval, listed, number, p_value, table_head, table_row
-from studies.common.jackknife import ENOUGH, no_interval
+from studies.common.jackknife import no_interval
 from studies.dynamics.numbers import Arrival, Findings, Order
 
 READINGS = {"half": "halfway", "seed": "closer than another seed"}
@@ -83,7 +83,7 @@ def _half(arrival: Arrival) -> float:
 def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
     probe = notes["probe"]
     counts = "; ".join(f"{run} {len(steps)}" for run, steps in findings.steps.items())
-    covered = f"{SEEDS} " if len(findings.steps) >= ENOUGH else ""
+    covered = f"{SEEDS} " if len(findings.steps) >= FEWEST_MODELS else ""
     return [
         f"Checkpoints: {counts}, compared on {probe['sequences']} sequences of {probe['length']} tokens from the "
         f"{probe['split']} split. A layer is `halfway` from the step at which its dissimilarity to the run's last "
@@ -92,7 +92,7 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "and those of the other runs. Between checkpoints, curves are straight lines over log2(1 + step); brackets "
         "show the checkpoints on both sides. Dissimilarity: 0 = the same. Layers of one run depend on each other, so "
         "the run is the unit: its least-squares slope of log2(1 + step) on depth is tested over runs (t test). "
-        f"{covered}{CHECKPOINTS} Fewer than {ENOUGH} runs have no interval and no verdict.",
+        f"{covered}{CHECKPOINTS} Fewer than {FEWEST_MODELS} runs have no interval and no verdict.",
     ]
 
 

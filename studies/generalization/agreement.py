@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from studies.common.jackknife import ENOUGH
+from dissimilarity.inference.coverage import FEWEST_MODELS
 from studies.common.resampling import Resamples, one_sided_p, percentile_interval, resamples_of
 
 DRAWS = 499
@@ -76,7 +76,7 @@ def agreement(evidence: Evidence, statistics: Sequence[str] = STATISTICS, seed: 
 
 def _tested(name: str, evidence: Evidence, resamples: Resamples) -> Agreement:
     value = statistic(name, evidence)
-    if math.isnan(value) or _smallest_side(name, evidence) < ENOUGH:
+    if math.isnan(value) or _smallest_side(name, evidence) < FEWEST_MODELS:
         return Agreement(value)
     permuted = permuted_statistics(name, evidence, resamples.permutations)
     low, high = percentile_interval(drawn_statistics(name, evidence, resamples.draws), len(resamples.draws))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from studies.common.jackknife import ENOUGH, LEVEL
+from dissimilarity.inference.coverage import FEWEST_MODELS
+from studies.common.jackknife import LEVEL
 from studies.common.resampling import MIDDLE, one_sided_p, resamples_of
 
 DRAWS = 999
@@ -47,7 +48,7 @@ class Parting:
     @property
     def has_verdict(self) -> bool:
         """Return whether the groups have enough models."""
-        return self.models >= ENOUGH
+        return self.models >= FEWEST_MODELS
 
 
 def partings(distances: Mapping[str, np.ndarray], truth: np.ndarray, seed: int = 0) -> dict[str, Parting]:
@@ -105,7 +106,7 @@ def _parting(
     drawn = drawn[np.isfinite(drawn).all(1)]
     firsts = np.array([_first(draw > cutoff) for draw in drawn])
     shares = np.bincount(firsts, minlength=layers + 1) / len(firsts)
-    if smallest < ENOUGH:
+    if smallest < FEWEST_MODELS:
         missing = np.full(layers, np.nan)
         return Parting(contrast, missing, missing, missing, missing, smallest, None, None, None, shares)
     earliest, latest = np.quantile(firsts, (0.025, 0.975), method="closest_observation").astype(int)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dissimilarity.inference.coverage import FINE_TUNINGS
+from dissimilarity.inference.coverage import FEWEST_MODELS, FINE_TUNINGS
 from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
-from studies.common.jackknife import ENOUGH, LEVEL, no_interval
+from studies.common.jackknife import LEVEL, no_interval
 from studies.generalization.agreement import STATISTICS, Agreement
 from studies.generalization.numbers import ALL, QUICK, Findings, Scores
 from studies.generalization.parting import Parting
@@ -158,7 +158,7 @@ def _clusters(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "than two of one. Correlations: distance and the gap between accuracies. Brackets hold 95% bootstrap "
         "intervals over models, followed by one-sided p values from "
         "permuting models, adjusted over all measures, layers and steps (false discovery rate). Groups of fewer than "
-        f"{ENOUGH} models have neither. {FINE_TUNINGS}",
+        f"{FEWEST_MODELS} models have neither. {FINE_TUNINGS}",
         "",
         *table_head("measure", *SCORES, "Kendall"),
     ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from dissimilarity.inference.coverage import FEWEST_MODELS
 from studies.common.format import p_value
-from studies.common.jackknife import ENOUGH
 from studies.generalization.clusters import find_clusters
 
 GIVEN = "given"
@@ -117,7 +117,7 @@ def gap_between(truth: Truth, values: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     best, worst = (values[truth.labels == group] for group in groups)
     difference = float(best.mean() - worst.mean())
-    if truth.origin != GIVEN or min(len(best), len(worst)) < ENOUGH or np.ptp(best) + np.ptp(worst) == 0:
+    if truth.origin != GIVEN or min(len(best), len(worst)) < FEWEST_MODELS or np.ptp(best) + np.ptp(worst) == 0:
         return difference, math.nan
     with (
         warnings.catch_warnings()

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dissimilarity.inference.coverage import SEEDS
+from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
 from launch.cli.tables import FittedTable
 from studies.common.format import DASH, interval, interval_in_words, listed, number, plus_minus, table_head, table_row
-from studies.common.jackknife import ENOUGH, Interval, no_interval
+from studies.common.jackknife import Interval, no_interval
 from studies.common.regions import REGIONS
 from studies.common.resampling import finite_mean, mean_interval
 from studies.scaling.cells import SCALES
@@ -129,8 +129,8 @@ def _methods(findings: Findings, notes: Mapping[str, Any]) -> list[str]:
         "the floors. A narrow model shows less of a common representation, to seeds of its size too; the floors take "
         "that out, exactly for cosines such as CKA. Intervals are over models: "
         f"each model is left out in turn (jackknife, Student's t), because pairs share models. {SEEDS} Fewer than "
-        f"{ENOUGH} models per size have no interval and no verdict. `1 - calibrated` is 0 = the same, 1 = as different "
-        "as the null.",
+        f"{FEWEST_MODELS} models per size have no interval and no verdict. `1 - calibrated` is 0 = the same, 1 = as "
+        "different as the null.",
     ]
     if findings.same_data_order:
         lines.append(

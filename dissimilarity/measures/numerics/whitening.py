@@ -141,7 +141,7 @@ def turning(
 def ties(
     values: Float[Tensor, "*pairs p"], counted: Bool[Tensor, "*pairs p"], tolerance: float
 ) -> Int[Tensor, "*pairs p"] | None:
-    """Number the groups of equal values; None if all differ.
+    """Return the number of each value's group of equal ones; None if all differ.
 
     Args:
         values: sorted values.
@@ -155,9 +155,7 @@ def ties(
     return None if bool(apart.all()) else torch.nn.functional.pad(apart.cumsum(-1), (1, 0))
 
 
-def principal_turns(
-    group: Int[Tensor, "*pairs p"], rows: Float[Tensor, "*pairs q p"]
-) -> Float[Tensor, "*pairs p p"]:
+def principal_turns(group: Int[Tensor, "*pairs p"], rows: Float[Tensor, "*pairs q p"]) -> Float[Tensor, "*pairs p p"]:
     """Return the rotation of the columns of a matrix, within each group, to principal directions.
 
     >>> principal_turns(torch.tensor([0, 0]), torch.tensor([[3.0, 3.0]])).abs()
