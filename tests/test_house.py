@@ -22,10 +22,10 @@ INSTRUMENT = {
     "inference": {"tables", "moments"},
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
-    "measures": {"moments", "inference", "measures/numerics", "measures/base"},
+    "measures": {"probe", "moments", "inference", "measures/numerics", "measures/base"},
     "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "figures"},
     "stitching": {"capture", "probe", "moments"},
-    "figures": {"capture", "tables", "inference", "measures"},
+    "figures": {"capture", "tables", "probe", "inference", "measures"},
     "loading": {"capture", "tables"},
     "report": {"capture", "tables", "inference", "measures", "figures", "loading"},
     "tracking": {

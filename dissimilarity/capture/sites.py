@@ -136,7 +136,7 @@ def as_patterns(patterns: str | Sequence[str]) -> list[str]:
         (['blocks.*'], ['embed', 'ln_final'])
     """
     listed = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Sequence) else []
-    if not listed or not all(isinstance(pattern, str) for pattern in listed):
+    if not listed or not all(isinstance(pattern, str) and pattern for pattern in listed):
         raise ValueError(
             f"expected sites as a glob such as 'blocks.*.resid_post', or several in a list, found {patterns!r}"
         )

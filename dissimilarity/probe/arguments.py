@@ -86,6 +86,13 @@ def function(name: str, value: Any, example: str) -> Callable[..., Any]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: short, and tensors and modules by their type."""
+    """Return a value as a message shows it: short, classes by their name, and tensors and modules by their type.
+
+    Examples:
+        >>> shown([1, 2]), shown(bool), shown(np.zeros(3))
+        ('[1, 2]', 'the class bool', 'a ndarray')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     text = repr(value) if isinstance(value, (str, int, float, list, tuple, dict, type(None), np.generic)) else ""
     return text if 0 < len(text) <= 80 else f"a {type(value).__name__}"

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.arguments import whole
+from dissimilarity.probe.arguments import shown, whole
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.batches import Inputs, extent
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of, normalized, without_top_norms
@@ -94,6 +94,8 @@ class ProbeSet:
         if self.n_units is not None:
             object.__setattr__(self, "n_units", int(self.n_units))
         for site in self.channels if isinstance(self.channels, Mapping) else ("every site",):
+            if not isinstance(site, str):
+                raise ValueError(f"channels: expected sites such as 'blocks.*.resid_post' as keys, found {shown(site)}")
             place_at(site, self.channels)
         if self.is_aligned:
             object.__setattr__(self, "starts", None)

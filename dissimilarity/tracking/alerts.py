@@ -312,7 +312,8 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         >>> rules_of({"rule": "move", "by": 0.1}, {})
         [Move(level=0.01, stop=False, by=0.1)]
     """
-    listed: Sequence[Any] = alerts if isinstance(alerts, Sequence) and not isinstance(alerts, str) else [alerts]
+    is_list = isinstance(alerts, Sequence) and not isinstance(alerts, (str, bytes))
+    listed: Any = alerts if is_list else [alerts]
     rules: list[Rule] = []
     options: dict[str, Any]
     for alert in [] if alerts is None else listed:
@@ -327,8 +328,8 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         rule = RULES.get(name) if isinstance(name, str) else None
         if rule is None:
             raise ValueError(
-                f"alerts: expected rule {', '.join(RULES)}, found {shown(alert)}; pass names, or mappings such as "
-                "{'rule': 'collapse', 'stop': True}"
+                f"alerts: expected rule {', '.join(RULES)}, found {shown(alert)}; pass names, mappings such as "
+                "{'rule': 'collapse', 'stop': True}, or rules such as Collapse(stop=True)"
             )
         names = [entry.name for entry in fields(rule) if entry.init]
         if unknown := sorted(options.keys() - set(names)):

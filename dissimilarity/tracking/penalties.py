@@ -16,6 +16,7 @@ from dissimilarity.capture.sharding import is_sharded
 from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.capture.sites import resolve
 from dissimilarity.figures.figure import Format
+from dissimilarity.figures.options import check_formats
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
@@ -93,6 +94,7 @@ class PenaltyTracker(Ticker):
         self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
+        check_formats("formats", formats)
         self.formats = formats
         self.kind: Kind = kind
         self.budget = Budget(budget)

@@ -41,7 +41,8 @@ def labels_by_group(
     mapping("reference_groups", groups, "{'good': ['runs/a', 'runs/b']}")
     members_by_group: dict[str, list[str]] = {}
     for name, members in groups.items():
-        if not isinstance(members, Sequence) or isinstance(members, str):
+        is_list = isinstance(members, Sequence) and not isinstance(members, str)
+        if not is_list or not all(isinstance(member, str) for member in members):
             raise ValueError(f"reference_groups.{name}: expected a list of references, found {shown(members)}")
         if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
             raise ValueError(

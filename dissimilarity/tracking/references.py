@@ -141,6 +141,6 @@ def _check_distinct(sources: Sequence[Source]) -> None:
 
 
 def _checked(source: Source) -> Source:
-    if not isinstance(source, (str, nn.Module)):
+    if not isinstance(source, (str, nn.Module)) or source == "":
         raise ValueError(f"references: expected {', '.join(OWN)}, {UNTRAINED}, URIs or modules, found {shown(source)}")
     return source

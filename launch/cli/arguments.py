@@ -11,6 +11,7 @@ from launch.cli.rules import (
     NOT_NEGATIVE,
     PART,
     PART_OF_ALL,
+    PARTS,
     POSITIVE,
     SEED,
     SHARE,
@@ -43,14 +44,27 @@ DURATION = matching(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", "days, hours, minutes and 
 GROUPS = or_null(
     names(items(TEXT, "[runs/a]", minimum=1), "names with lists of models, such as {good:[runs/a],bad:[runs/b]}")
 )
+REFERENCES = items(text("init, previous, untrained, runs/NAME or another reference"), "[init,runs/a]")
+ALERT_KEYS = {"nearest": ("level", "stop"), "move": ("level", "stop", "by"), "collapse": ("level", "stop", "below")}
 ALERTS = items(
     either(
-        one_of("nearest", "move", "collapse"), names(ANYTHING, "a mapping such as {rule:collapse,below:0.3,stop:true}")
+        one_of(*ALERT_KEYS),
+        Rule(
+            ("a mapping such as {rule:collapse,below:0.3} of rule, level, stop, and by (move) or below (collapse)",),
+            lambda value: (
+                isinstance(value, dict)
+                and value.keys() <= {"rule", *ALERT_KEYS.get(str(value.get("rule")), ())}
+                and value.get("rule") in ALERT_KEYS
+            ),
+        ),
     ),
     "[move,collapse]",
 )
+ALERT = {"alerts.*.level": INNER, "alerts.*.stop": FLAG, "alerts.*.by": FRACTION, "alerts.*.below": INNER}
 COLUMNS = or_null(names(items(NAME, "[label]", minimum=1), "files with lists of columns, such as {hans: [gold_label]}"))
 LABELS = or_null(names(either(TEXT, whole(0), FLAG), "labels with labels, such as {neutral: non-entailment}"))
+
+VALUES_BY_NAME = names(ANYTHING, "values by name")
 
 FIGURES = {
     "formats": items(one_of("png", "pdf", "svg"), "[png,pdf]", minimum=1, distinct=True),
@@ -147,6 +161,10 @@ TRACKERS = {
         "folder": FOLDER,
         "reference_groups": GROUPS,
         "alerts": ALERTS,
+        **ALERT,
+        "references": REFERENCES,
+        "measures": PARTS,
+        **dict.fromkeys(("control", "figures"), VALUES_BY_NAME),
         **{f"control.{key}": rule for key, rule in CONTROL.items()},
         **{f"figures.{key}": rule for key, rule in FIGURES.items()},
     },

@@ -45,8 +45,9 @@ def check(args: argparse.Namespace, config_name: str = "train") -> list[str]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         group = override.key_or_group
-        if (CONF / group).is_dir() and group != "hparams_search" and override.value() is None:
-            _refuse_null(override)
+        is_name = override.is_sweep_override() or isinstance(override.value(), str | list | dict)
+        if (CONF / group).is_dir() and group != "hparams_search" and not is_name:
+            _refuse_value(override)
         if group in SWEEPING and not args.multirun:
             typed = shlex.join(overrides)
             raise ValueError(f"{override.input_line}: this is for sweeps; type python train.py -m {typed}")
@@ -56,12 +57,12 @@ def check(args: argparse.Namespace, config_name: str = "train") -> list[str]:
     return []
 
 
-def _refuse_null(override: Override) -> None:
-    """Raise ValueError for `group=null`, which Hydra does not accept."""
+def _refuse_value(override: Override) -> None:
+    """Raise ValueError for a group with a value that is no name, such as `group=null`, which Hydra does not accept."""
     group = override.key_or_group
     if not override.is_delete():
         names = ", ".join(choices(group))
-        raise ValueError(f"{group}=null: expected one of {names}; leave {group}= out for the default")
+        raise ValueError(f"{override.input_line}: expected one of {names}; leave {group}= out for the default")
 
 
 def _check_sweep(typed: list[Override]) -> list[str]:

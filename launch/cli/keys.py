@@ -1,6 +1,18 @@
 """Rules for the keys of the root, by command; launch/cli/arguments.py holds those for the arguments of parts."""
 
-from launch.cli.arguments import ALERTS, CONTROL, FIGURES, FRACTION, GROUPS, NAME, READ_IN, SITES, TEXT
+from launch.cli.arguments import (
+    ALERT,
+    ALERTS,
+    CONTROL,
+    FIGURES,
+    FRACTION,
+    GROUPS,
+    NAME,
+    READ_IN,
+    REFERENCES,
+    SITES,
+    TEXT,
+)
 from launch.cli.rules import (
     FLAG,
     FOLDER,
@@ -40,9 +52,10 @@ ROOTS: dict[str, dict[str, Rule]] = {
         "init_seed": SEED,
         "init_from": or_null(text("a reference such as runs/NAME")),
         "compile": either(one_of("auto"), FLAG),
-        "references": items(text("init, previous, untrained, runs/NAME or another reference"), "[init,runs/a]"),
+        "references": REFERENCES,
         "reference_groups": GROUPS,
         "alerts": ALERTS,
+        **ALERT,
         "sites": SITES,
         "schedule.every": whole(1),
         "schedule.heatmap_every": whole(1),

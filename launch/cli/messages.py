@@ -7,19 +7,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dissimilarity.loading.untrusted import CONTROLS
 from launch.cli.compose import CONF, compose, groups
+from launch.cli.keys import OPTIONAL, ROOTS
 from launch.cli.reference import choices
 from launch.cli.renamed import renamed_key, renamed_value
+from launch.cli.rules import PART
 from launch.cli.suggestions import dotted_keys, nearest, suggestions
+from launch.cli.validate import fault, rule_of
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 EXAMPLES = {"train": "width=256 or model=gelu", "analyze": "study=compare or models=[runs/a,runs/b]"}
 PLUGINS = ("joblib", "optuna", "submitit_local", "submitit_slurm")
+
+OF_ANOTHER_KIND = (
+    r"Error merging override \+*([^=\n]+)=(.*)\n"
+    r"(?:Invalid type assigned|Cannot merge|Invalid value assigned: .* is not a ListConfig)"
+)
+"""What Hydra raises for a value in place of a list, or of keys."""
 
 USER_ERROR = 2
 
@@ -75,15 +85,14 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str = "trai
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error)
     message = f"{error}\n{error.__cause__ or ''}"
-    if match := re.search(r"Could not (?:override|delete|append|rename)\b.*?'(?:\+*)([^'@=]+)", message):
-        return _no_key(match.group(1), overrides, config_name)
-    if match := re.search(r"Key '([^']+)' (?:is not in struct|not in 'Settings'|not in '\w+')", message):
-        full = re.search(r"full_key: (\S+)", message)
-        return _no_key(full.group(1) if full else match.group(1), overrides, config_name)
     if match := re.search(
-        r"Error merging override (\+*)([^=\n]+)=(.*)\nInvalid value assigned: .* is not a ListConfig", message
+        r"Could not (?:override|delete|append|rename)\b.*?'(?:\+*)([^'@=]+)|Key '([^']+)' (?:is not in|not in '\w+')",
+        message,
     ):
-        return f"{match.group(2)}={match.group(3)}: expected a list, such as {match.group(2)}=[{match.group(3)}]"
+        full = re.search(r"full_key: (\S+)", message)
+        return _no_key(full[1] if full else match[1] or match[2], overrides, config_name)
+    if match := re.search(OF_ANOTHER_KIND, message):
+        return _of_another_kind(match[1], match[2], overrides, config_name)
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
         return _several_values(match[1], match[2], overrides, config_name)
     if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message, re.DOTALL):
@@ -147,7 +156,7 @@ def _unreadable(error: OverrideParseException, config_name: str) -> str:
 def _no_choice(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
     group, _, choice = path.rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted(error.options or choices(group))
     if not group:
         return str(error).splitlines()[0]
     if not options and not (CONF / group).is_dir():
@@ -165,7 +174,8 @@ def _no_choice(error: MissingConfigException) -> str:
 
 
 def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
-    argument = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    typed = {override.lstrip("+~").split("=")[0].split("@")[0]: override for override in reversed(overrides)}
+    argument = typed.get(key) or typed.get(key.rpartition(".")[0]) or key
     cfg = _with_choices(overrides, config_name)
     keys = list(dict.fromkeys([*dotted_keys(cfg), *groups(config_name)]))
     if present := renamed_key(key, keys):
@@ -188,6 +198,16 @@ def _no_key(key: str, overrides: Sequence[str], config_name: str) -> str:
     if parent and not near:
         message += f"\nTo pass an argument that the config file does not list, put + before the key: +{key}=..."
     return message
+
+
+def _of_another_kind(key: str, text: str, overrides: Sequence[str], config_name: str) -> str:
+    """Return a message for a value that cannot take the place of a list, or of keys."""
+    rule = rule_of(key, {**ROOTS[config_name], **OPTIONAL})
+    if rule is not None and rule is not PART:
+        return fault(key, OverridesParser.create().parse_override(f"{key}={text}").value(), rule)
+    keys = OmegaConf.select(_with_choices(overrides, config_name), key) or ()
+    names = ", ".join(str(name) for name in keys if not str(name).startswith("_"))
+    return f"{key}={text}: expected values one by one, such as {key}.KEY=...; keys are {names}"
 
 
 def _several_values(key: str, value: str, overrides: Sequence[str], config_name: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def entries(
         value, name = node._get_node(key), f"{inside}{key}"
         if _is_made_of_others(value):
             continue
-        yield f"{path}{key}", _rule_of(name, rules), node, key
+        yield f"{path}{key}", rule_of(name, rules), node, key
         if not isinstance(value, DictConfig | ListConfig) or value._is_none() or value._is_missing():
             continue
         if isinstance(value, DictConfig) and "_target_" in value:
@@ -60,7 +61,7 @@ def entries(
             yield from entries(value, rules, f"{name}.", f"{path}{key}.")
 
 
-def _rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
+def rule_of(key: str, rules: Mapping[str, Rule]) -> Rule | None:
     """Return the rule for a dotted key; `*` in the name of a rule stands for any one part."""
     if key in rules:
         return rules[key]
@@ -92,8 +93,8 @@ def fault(key: str, value: Any, rule: Rule) -> str:
         hint = f"; {shown(value)} is now {present}"
     elif isinstance(value, float) and value.is_integer() and rule.fits(int(value)):
         hint = f"; type {key}={int(value)}"
-    elif not isinstance(value, list | dict) and rule.fits([value]) and len(rule.words) == 1:
-        hint = f"; type {key}=[{shown(value)}]"
+    elif not isinstance(value, list) and rule.fits([value]) and len(rule.words) == 1:
+        hint = f"; type {shlex.quote(f'{key}=[{shown(value)}]')}"
     return f"{key}={shown(value)}: expected {rule.expected}{hint}"
 
 
@@ -188,7 +189,10 @@ def _optimized(cfg: DictConfig) -> Iterator[str]:
 
 
 def _groups(cfg: DictConfig) -> Iterator[str]:
-    """Yield a line per reference group with an unusable name, an unlisted member, or a member of another group."""
+    """Yield a line per reference group with an unusable name, an unlisted member, or a member of another group.
+
+    And one for an alert that needs two groups.
+    """
     listed = ",".join(cfg.references)
     member_of: dict[str, str] = {}
     for name, members in (cfg.reference_groups or {}).items():
@@ -200,6 +204,9 @@ def _groups(cfg: DictConfig) -> Iterator[str]:
             if uri in member_of:
                 yield f"reference_groups.{name}: {uri} is in {member_of[uri]} already; leave it in one of them"
             member_of[uri] = str(name)
+    names = [alert.rule if isinstance(alert, DictConfig) else alert for alert in cfg.alerts]
+    if "nearest" in names and len(cfg.reference_groups or {}) < 2:
+        yield "alerts: nearest needs two groups of references or more; type 'reference_groups={a:[...],b:[...]}'"
 
 
 def _twice(cfg: DictConfig) -> Iterator[str]:

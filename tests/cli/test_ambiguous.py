@@ -1,10 +1,12 @@
-"""Values with commas, and keys with dashes: what to type instead."""
+"""Values with commas or of another kind, and keys with dashes: what to type instead."""
 
 import re
+from argparse import Namespace
 
 import pytest
 from hydra.errors import HydraException
 
+from launch.cli.check import check
 from launch.cli.compose import compose
 from launch.cli.messages import explain, unknown_flag
 
@@ -29,6 +31,28 @@ def test_a_value_with_a_comma(override: str, command: str, message: str) -> None
     with pytest.raises(HydraException) as raised:
         compose([override], command)
     assert re.match(message, explain(raised.value, [override], command))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("alerts={rule:collapse}", "expected a list such as .*; type 'alerts=\\[{rule:collapse}\\]'$"),
+        ("alerts={rule:colapse}", r"expected a list such as .* below \(collapse\)$"),
+        ("references={a:init}", r"expected a list such as \[init,runs/a\], each init, .* another reference$"),
+        ("references=init", "expected a list such as .*; type 'references=\\[init\\]'$"),
+        ("figures.formats={a:b}", r"expected a list such as \[png,pdf\], each png, pdf or svg, none twice$"),
+        ("control=5", r"expected values one by one, such as control.KEY=...; keys are skip_first, drop_top_norm,"),
+        ("control=[5]", r"expected values one by one, such as control.KEY=...; keys are skip_first, drop_top_norm,"),
+        ("control={a:1}", r"there is no key control.a"),
+        ("measures={a:1}", r"there is no key measures.a; did you mean measures.cka\?"),
+        ("measures=5", "expected one of all, default, fast, none"),
+        ("measures.cka=[5]", r"expected values one by one, such as measures.cka.KEY=...; keys are debiased, units$"),
+    ],
+)
+def test_a_value_of_another_kind(override: str, message: str) -> None:
+    with pytest.raises((HydraException, ValueError)) as raised:
+        check(Namespace(multirun=False, overrides=[override], config_dir=None))
+    assert re.match(re.escape(override) + f": {message}", explain(raised.value, [override]))
 
 
 @pytest.mark.parametrize(

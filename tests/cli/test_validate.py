@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from dataclasses import fields
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analyze import analyze
+from dissimilarity.tracking.alerts import RULES
+from launch.cli.arguments import ALERT_KEYS
 from launch.cli.compose import CONF, compose
 from launch.cli.keys import OPTIONAL, ROOTS
 from launch.cli.rehearsal import absent, taken_back
@@ -109,9 +112,23 @@ def test_a_number_is_rejected_outside_of_its_range_and_nowhere_else(choice: str)
         (["trainer.max_steps=1e3"], "expected a whole number from 1 to 1000000000; type trainer.max_steps=1000"),
         (["~optim.betas"], "optim.betas: this key is required: expected a list"),
         (["data=hub"], "data.source.name: a value is required: expected organization/name"),
-        (["data=files", "data.source.paths=x"], "a file, a folder or a pattern; type data.source.paths=[x]"),
+        (["data=files", "data.source.paths=x"], "a file, a folder or a pattern; type 'data.source.paths=[x]'"),
         (["references=[runs/a,init,runs/a]"], "runs/a is listed twice; list it once"),
         (["references=[runs/a,./runs//a]"], "runs/a and ./runs//a are the same model, listed twice; list it once"),
+        (
+            ["alerts=[movd]"],
+            "alerts=[movd]: expected a list such as [move,collapse], each nearest, move, collapse or a",
+        ),
+        (["alerts=move"], "or below (collapse); type 'alerts=[move]'"),
+        (["alerts=[{rule:movd}]"], "alerts=[{rule:movd}]: expected a list such as [move,collapse]"),
+        (["alerts=[{by:0.1}]"], "alerts=[{by:0.1}]: expected a list such as [move,collapse]"),
+        (["alerts=[{rule:move,below:0.1}]"], "of rule, level, stop, and by (move) or below (collapse)"),
+        (["alerts=[move,{rule:move,by:x}]"], "alerts.1.by=x: expected a number of 0 or more and below 1"),
+        (
+            ["alerts=[{rule:nearest}]"],
+            "alerts: nearest needs two groups of references or more; type 'reference_groups=",
+        ),
+        (["callbacks.tracker.references={a:init}"], "callbacks.tracker.references={a:init}: expected a list such as"),
         (["measures=none"], "measures: expected one measure or more, found none; type measures=none +measure@"),
         (["references=['']"], "references=['']: expected a list such as [init,runs/a]"),
         (["trainer.devices=0"], "trainer.devices=0: expected auto, -1, a whole number, 1 or more, or a list such as"),
@@ -141,6 +158,11 @@ def test_messages_say_what_is_expected(overrides: list[str], message: str) -> No
     command = "analyze" if overrides[0].startswith("study=") else "train"
     with pytest.raises(ValueError, match=re.escape(message)):
         validate(compose(overrides, command), command)
+
+
+def test_alerts_have_the_keys_of_their_rules() -> None:
+    names = {name: {field.name for field in fields(rule) if field.init} for name, rule in RULES.items()}
+    assert {name: set(keys) for name, keys in ALERT_KEYS.items()} == names
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "a\tb", "a=b", "a,b", "x" * 201, ""])

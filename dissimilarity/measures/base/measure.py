@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
+from dissimilarity.probe.arguments import shown
 
 INVARIANCES = ("orthogonal", "isotropic_scaling", "translation", "permutation", "invertible_linear")
 
@@ -104,5 +105,5 @@ def as_measures(measures: Measure | Iterable[Measure] | Mapping[str, Measure]) -
     listed: list[Any] = [measures] if is_one else list(measures)  # pyright: ignore[reportArgumentType]
     for measure in listed:
         if not isinstance(measure, Measure):
-            raise ValueError(f"measures: expected measures such as CKA(), found {measure!r}")
+            raise ValueError(f"measures: expected measures such as CKA(), found {shown(measure)}")
     return listed

@@ -54,6 +54,21 @@ A, B = Net(0), Net(1)
         ),
         ({"references": ["hf:x", "hf:./x"]}, "hf:./x is there twice, also as hf:x; leave one out"),
         ({"references": {1: A}}, "expected a label such as 'teacher' for each, found 1"),
+        ({"references": ""}, "references: expected init, previous, untrained, URIs or modules, found ''"),
+        ({"references": [Net]}, "URIs or modules, found the class Net"),
+        ({"sites": ["layers.*", ""]}, "expected sites as a glob such as 'blocks.*.resid_post', or several in a list"),
+        ({"measures": CKA}, "measures: expected measures such as CKA(), found the class CKA"),
+        ({"reference_groups": {"a": [5]}}, "reference_groups.a: expected a list of references, found [5]"),
+        ({"channels": {5: "first"}}, "channels: expected sites such as 'blocks.*.resid_post' as keys, found 5"),
+        ({"figures": {"formats": "png"}}, "expected figures.formats as a list of some of png, pdf, svg, found 'png'"),
+        ({"figures": {"dark": True}}, "expected figures.dark same or different, found True"),
+        ({"alerts": Move}, "expected rule nearest, move, collapse, found the class Move; pass names, mappings such as"),
+        ({"alerts": b"move"}, "found a bytes; pass names, mappings such as"),
+        ({"alerts": ["movd"]}, "alerts: expected rule nearest, move, collapse, found 'movd'"),
+        (
+            {"alerts": {"rule": "move", "below": 0.1}},
+            "alerts: move: unknown key below; expected some of level, stop, by",
+        ),
         ({"alerts": [{"rule": "move", "level": True}]}, "move: expected level above 0 and below 1, found True"),
         ({"folder": None}, "expected folder as a path such as 'tracked', found None"),
     ],
@@ -70,7 +85,7 @@ def test_a_tracker_refuses(arguments: dict[str, Any], message: str, tmp_path: Pa
             DissimilarityCallback(**{**usual, **arguments})
 
 
-@pytest.mark.parametrize(("argument", "value"), [("every", 0), ("every", True), ("budget", 0.0)])
+@pytest.mark.parametrize(("argument", "value"), [("every", 0), ("every", True), ("budget", 0.0), ("formats", "png")])
 def test_a_tracker_of_stitches_refuses(argument: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected .*{argument}"):
         StitchingTracker(["init"], lambda n: torch.zeros(n, 4, dtype=torch.long), tmp_path, **{argument: value})
