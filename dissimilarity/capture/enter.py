@@ -23,6 +23,7 @@ from dissimilarity.capture.points import ModulePoint, named_modules
 from dissimilarity.capture.site_names import describe
 from dissimilarity.capture.sites import site_table
 from dissimilarity.capture.streams import Stream
+from dissimilarity.capture.trial import lengths_explained
 
 SITE = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<part>resid_pre|resid_mid|resid_post)|embed|ln_final")
 
@@ -97,7 +98,7 @@ def enter(
     with undisturbed(model, gradients), _frozen(model):
         # A copy, because a model may overwrite its stream in place.
         reached: list[bool] = []
-        with _rerouted(model, entrance, stream.clone(), reached):
+        with lengths_explained(model, tokens), _rerouted(model, entrance, stream.clone(), reached):
             output = call(model, tokens, mask)
     if not reached:
         raise RuntimeError(

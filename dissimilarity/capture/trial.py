@@ -116,9 +116,7 @@ class Failure:
 
     def __str__(self) -> str:
         """Return this as a part of a sentence."""
-        *others, last = map(str, self.lengths)
-        tried = f"{', '.join(others)} or {last}" if others else last
-        return f"{self.network} does not run on {tried} random tokens ({self.error})"
+        return f"{self.network} does not run on {_alternatives(self.lengths)} random tokens ({self.error})"
 
 
 def trial(
@@ -146,8 +144,66 @@ def trial(
             return _tried(network, modules, embedding, length)
         except Exception as error:  # whatever a network raises that wants other inputs
             wants_more |= isinstance(error, NO_MATTER_OF_LENGTH)
-            errors[length] = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+            errors[length] = _first_line(error)
     return Failure(type(network).__name__, tuple(errors), list(errors.values())[-1])
+
+
+@contextmanager
+def lengths_explained(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Run a model on tokens, and if it takes other numbers of them only, raise an error that says which.
+
+    Args:
+        model: any module.
+        inputs: what it runs on inside.
+
+    Raises:
+        ValueError: the model runs on another number of random tokens, and not on this one.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 2))
+        >>> tokens = torch.zeros(2, 5, dtype=torch.long)
+        >>> with lengths_explained(model, tokens):
+        ...     model(tokens)
+        Traceback (most recent call last):
+        ValueError: Sequential cannot read 5 tokens: it runs on 6 random tokens, not on 5, 3 or 24 \
+(RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x20 and 24x2)); pass sequences of 6 tokens
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a network raises
+        embedding = _embedding(model)
+        if inputs.ndim != 2 or inputs.is_floating_point() or embedding is None or is_sharded(model):
+            raise
+        length = inputs.shape[1]
+        lengths = dict.fromkeys((length, LENGTH, *_sizes(model, embedding)))
+        failed = [other for other in lengths if not _runs(model, embedding, other)]
+        runs = [other for other in lengths if other not in failed]
+        if length in runs or not runs:
+            raise
+        nearest = min(runs, key=lambda other: abs(other - length))
+        advice = "shorter sequences" if LENGTH in runs else f"sequences of {nearest} tokens"
+        raise ValueError(
+            f"{type(model).__name__} cannot read {length} tokens: it runs on {_alternatives(sorted(runs))} random "
+            f"tokens, not on {_alternatives(failed)} ({_first_line(error.__cause__ or error)}); pass {advice}"
+        ) from error
+
+
+def _runs(network: nn.Module, embedding: Any, length: int) -> bool:
+    """Return whether a network runs on random sequences of a length."""
+    try:
+        _tried(network, {}, embedding, length)
+    except Exception:  # as above
+        return False
+    return True
+
+
+def _alternatives(lengths: Sequence[int]) -> str:
+    *others, last = map(str, lengths)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
 
 
 def _tried(network: nn.Module, modules: dict[str, nn.Module], embedding: Any, length: int) -> Trial:
@@ -180,6 +236,7 @@ def _sizes(network: nn.Module, embedding: Any) -> list[int]:
         for buffer in module.buffers(False):
             is_mask = buffer.ndim > 1 and buffer.shape[-1] == buffer.shape[-2]
             tables += [buffer.shape[-1]] if is_mask or (buffer.ndim > 0 and not buffer.is_floating_point()) else []
+            mixed += buffer.shape[-2:] if buffer.ndim > 1 else ()  # a mask or a bias for queries and keys apart
         if isinstance(module, (nn.Linear, nn.Conv1d)):  # which may mix tokens, or read all of them at once
             size = module.in_features if isinstance(module, nn.Linear) else module.in_channels
             mixed += [size, size // width]

@@ -19,6 +19,7 @@ from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.offloaded import in_float64, nudged, rounded
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.capture.trial import lengths_explained
 from dissimilarity.measures.kl import kl_per_sample
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.batches import sequences_per_batch
@@ -242,7 +243,8 @@ def _passes(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> Iterator[
     """Yield the activations of some sequences at a time, with the logits of a model that has them."""
     device = device_of(model)
     with undisturbed(model):
-        has_logits = predictions_of(call(model, tokens[:1].to(device))) is not None
+        with lengths_explained(model, tokens):
+            has_logits = predictions_of(call(model, tokens[:1].to(device))) is not None
         names = [*dict.fromkeys(sites), *([LOGITS] if has_logits else [])]
         reader = SiteReader(model, tokens, names)
         size = sequences_per_batch(tokens.shape[1])

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dissimilarity.capture.call import call
+from dissimilarity.capture.trial import lengths_explained
 from dissimilarity.probe.padded_inputs import PaddedInputs
 
 Unit = Literal["word", "token"]
@@ -82,7 +83,8 @@ class Reading:
     def run(self, model: nn.Module, sequences: slice, device: torch.device) -> None:
         """Run the model on some of the sequences, with a mask of their padding if it takes one."""
         tokens, mask = self.rows(sequences)
-        call(model, tokens.to(device), mask)
+        with lengths_explained(model, tokens):
+            call(model, tokens.to(device), mask)
 
     def rows(self, sequences: slice) -> tuple[Tensor, Tensor | None]:
         """Return the tokens of some of the sequences, up to the longest of them, and which of them are real."""

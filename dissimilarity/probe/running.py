@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dissimilarity.capture.call import MASKS, call, mask_argument
 from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.trial import lengths_explained
 from dissimilarity.probe.padded_inputs import PaddedInputs
 from dissimilarity.probe.site_layout import Channels, Layout, is_plain, layouts_of
 
@@ -64,7 +65,7 @@ class SiteReader:
     def _read(self, inputs: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Run the model once."""
         inputs = inputs.to(self.device)
-        with capture(self.model, self.sites) as acts:
+        with lengths_explained(self.model, inputs), capture(self.model, self.sites) as acts:
             call(self.model, inputs, mask)
         count, length = len(inputs), inputs.shape[1] if self.has_tokens else None
         if not self.layouts:

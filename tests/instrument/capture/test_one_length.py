@@ -1,6 +1,7 @@
 """Models that take texts of one length have their sites, wherever that length is written."""
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,91 @@ def test_a_model_that_does_not_run_says_what_was_tried() -> None:
         compare(Code(0), Code(1), TOKENS[:, :10])
     with pytest.raises(ValueError, match=r"does not run on 3 or 8 random tokens .*sites='layers\.\*' for this model"):
         resolve(Code(), "blocks.*")
+
+
+class Attention(nn.Module):
+    """Attention with a mask in a module of its own, by a function of torch or by hand."""
+
+    def __init__(self, mask: Tensor, kind: str) -> None:
+        super().__init__()
+        self.kind, self.queries = kind, mask.shape[-2]
+        self.read = nn.MultiheadAttention(WIDTH, 1, batch_first=True)
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = x if self.mask.shape[-1] == self.queries else torch.cat([x, x[:, :2]], 1)  # two more keys than queries
+        is_real = self.mask if self.mask.dtype == torch.bool else self.mask == 0
+        if self.kind == "module":
+            return self.read(x, keys, keys, attn_mask=~is_real)[0]
+        if self.kind == "function":
+            return nn.functional.scaled_dot_product_attention(x, keys, keys, attn_mask=self.mask)
+        weight = x @ keys.mT
+        weight = (
+            torch.where(is_real, weight, -torch.inf) if self.kind == "where" else weight.masked_fill(~is_real, -9.0)
+        )
+        return weight.softmax(-1) @ keys
+
+
+class MaskedBlock(Block):
+    def __init__(self, mask: Tensor, kind: str) -> None:
+        super().__init__()
+        self.attention = Attention(mask, kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.attention(x))
+
+
+class Masked(Model):
+    """Its blocks have masks for seven tokens."""
+
+    def __init__(self, mask: Tensor, kind: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MaskedBlock(mask, kind) for _ in range(2))
+
+
+TRIANGLE = torch.ones(7, 7, dtype=torch.bool).tril()
+MASKS = {"bool": TRIANGLE, "float": torch.zeros(7, 7).masked_fill(~TRIANGLE, -torch.inf)}
+MASKS |= {f"{name} wide": nn.functional.pad(mask, (0, 2)) for name, mask in MASKS.items()}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", ["function", "module", "where", "masked_fill"])
+def test_a_mask_says_how_many_tokens_a_model_takes(mask: str, kind: str, tmp_path: Path) -> None:
+    model = Masked(MASKS[mask], kind)
+    assert list(site_table(model)) == SITES
+    compare(model, model, TOKENS[:, :7], measures=[CKA()], null=False)
+    message = (
+        r"Masked cannot read 5 tokens: it runs on 7 random tokens, not on 5, 3.* \(.*\); pass sequences of 7 tokens$"
+    )
+    for sites in (SITES[-1], "layers.*"):
+        with pytest.raises(ValueError, match=message):
+            compare(model, model, TOKENS[:, :5], sites, measures=[CKA()], null=False)
+    tracker = Tracker("init", CKA(), TOKENS[:, :5], tmp_path, every=1)
+    tracker.follow(model, 0)
+    (note,) = {row["note"] for row in read_curves(tmp_path).to_pylist()}
+    assert re.search(message, note)
+
+
+def test_a_mask_that_is_cut_says_what_is_too_long() -> None:
+    class Cut(Model):
+        def positions(self, ids: Tensor) -> Tensor:
+            x, mask = self.embed(ids), TRIANGLE[: ids.shape[1], : ids.shape[1]]
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+    message = "Cut cannot read 9 tokens: it runs on 3 random tokens, not on 9.*; pass shorter sequences$"
+    model = Cut()
+    with pytest.raises(ValueError, match=message):
+        compare(model, model, TOKENS[:, :9], measures=[CKA()], null=False)
+
+
+def test_a_fault_at_any_length_stays_what_it_is() -> None:
+    class Broken(Model):
+        def positions(self, ids: Tensor) -> Tensor:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="^broken$"):
+        compare(Broken(), Broken(), TOKENS, "layers.*", measures=[CKA()], null=False)
 
 
 def test_what_is_remembered_of_a_model_does_not_keep_it_in_memory() -> None:
