@@ -102,7 +102,7 @@ class AngularCKA(MomentMeasure):
     def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
         self._cosine = CKA(debiased, units)
-        self.debiased, self.by_sequence = debiased, self._cosine.by_sequence
+        self.debiased, self.by_sequence = self._cosine.debiased, self._cosine.by_sequence
         self.units: Units = units
         self.bounds = (0.0, torch.pi if debiased else torch.pi / 2)
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, check_choice
+from dissimilarity.measures.base.checks import ArrayLike
 from dissimilarity.measures.base.fitted_measure import WHITENED_MINIMUM, FittedMeasure, fitted_moments_of
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.crossfit import Directions, canonical_directions, correlations, cross_fitted
@@ -20,6 +20,7 @@ from dissimilarity.measures.numerics.whitening import (
     whitening,
 )
 from dissimilarity.moments.pair import Moments, centered_self
+from dissimilarity.probe.arguments import choice
 
 Reduction = Literal["mean", "mean_square", "r2"]
 
@@ -53,7 +54,7 @@ def cca(
         >>> print(f"{cca(x, x):.4f} {cca(x, y):.4f}")
         1.0000 0.9257
     """
-    check_choice("reduction", reduction, get_args(Reduction))
+    choice("reduction", reduction, get_args(Reduction))
     return cca_from_moments(fitted_moments_of(x, y, crossfit, units), reduction, crossfit)
 
 
@@ -126,7 +127,7 @@ class CCA(FittedMeasure, WhitenedMeasure):
 
     def __init__(self, reduction: Reduction = "mean", crossfit: bool = False) -> None:
         super().__init__(crossfit)
-        check_choice("reduction", reduction, get_args(Reduction))
+        choice("reduction", reduction, get_args(Reduction))
         self.reduction: Reduction = reduction
         self.is_symmetric = reduction != "r2"
         self.bounds = (-1.0 if crossfit else 0.0, 1.0)

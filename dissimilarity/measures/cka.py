@@ -12,7 +12,6 @@ from dissimilarity.inference.jackknife import influence_of_left_out, left_out, w
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
-    check_choice,
     paired_samples,
     unit_numbers,
     units_suffix,
@@ -27,6 +26,7 @@ from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 from dissimilarity.moments.paired_samples import PairedSamples
 from dissimilarity.moments.second_pass import SecondPass
+from dissimilarity.probe.arguments import choice, flag
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:
@@ -52,6 +52,7 @@ def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | No
         >>> print(f"{cka(x, x):.4f} {cka(x, y):.4f}")
         1.0000 0.6648
     """
+    flag("debiased", debiased)
     x, y = paired_samples(x, y, CKA.minimum_samples)
     numbers = unit_numbers(units, len(x)) if debiased else None
     if numbers is None:
@@ -115,8 +116,8 @@ class CKA(MomentMeasure):
 
     def __init__(self, debiased: bool = True, units: Units = "sequence") -> None:
         super().__init__()
-        check_choice("units", units, get_args(Units))
-        self.debiased = debiased
+        choice("units", units, get_args(Units))
+        self.debiased = flag("debiased", debiased)
         self.units: Units = units
         self.bounds = (-1.0 if debiased else 0.0, 1.0)
 

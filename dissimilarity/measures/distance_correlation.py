@@ -12,7 +12,6 @@ from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
-    check_choice,
     paired_samples,
     unit_numbers,
     units_suffix,
@@ -20,6 +19,7 @@ from dissimilarity.measures.base.checks import (
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import Matrix, aligned_without, alignment, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
+from dissimilarity.probe.arguments import choice, flag
 
 
 def distance_correlation(
@@ -48,7 +48,7 @@ def distance_correlation(
         >>> print(f"{distance_correlation(x, x):.4f} {distance_correlation(x, y):.4f}")
         1.0000 0.9388
     """
-    x, y = paired_samples(x, y, 4 if debiased else 2)
+    x, y = paired_samples(x, y, 4 if flag("debiased", debiased) else 2)
     distances = replace(distance_matrix(x), sequence=unit_numbers(units, len(x)))
     return rooted(alignment(distances, distance_matrix(y), debiased), debiased)
 
@@ -96,8 +96,8 @@ class DistanceCorrelation(SampleMeasure):
         self, debiased: bool = False, max_samples: int = 1024, seed: int = 0, units: Units = "sequence"
     ) -> None:
         super().__init__(max_samples, seed)
-        check_choice("units", units, get_args(Units))
-        self.debiased = debiased
+        choice("units", units, get_args(Units))
+        self.debiased = flag("debiased", debiased)
         self.units: Units = units
         self.by_sequence = debiased and units == "sequence"
         self.bounds = (-1.0 if debiased else 0.0, 1.0)

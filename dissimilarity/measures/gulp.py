@@ -11,6 +11,7 @@ from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure, whitened_moments_of
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.moments.pair import Moments, centered, traces
+from dissimilarity.probe.arguments import number
 
 
 def gulp(x: ArrayLike, y: ArrayLike, ridge: float = 1e-2) -> Float[Tensor, ""]:
@@ -49,8 +50,7 @@ def gulp_from_moments(m: Moments, ridge: float) -> Float[Tensor, "*pairs"]:
 
 def check_ridge(ridge: float) -> None:
     """Raise ValueError unless the ridge is positive."""
-    if not ridge > 0:
-        raise ValueError(f"expected ridge above 0, found {ridge}; without a ridge use cca, reduction mean_square")
+    number("ridge", ridge, hint="without a ridge use cca, reduction mean_square")
 
 
 class GULP(WhitenedMeasure):

@@ -9,6 +9,7 @@ from torch import Tensor
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples, unit_numbers
 from dissimilarity.measures.base.neighbor_measure import NeighborMeasure
 from dissimilarity.measures.numerics.neighbors import common_neighbors, nearest_neighbors
+from dissimilarity.probe.arguments import flag, whole
 
 
 def jaccard_knn(
@@ -36,8 +37,8 @@ def jaccard_knn(
         >>> print(f"{jaccard_knn(x, x, k=2):.2f} {jaccard_knn(x, y, k=2):.2f}")
         1.00 0.47
     """
-    x, y = paired_samples(x, y, k + 2)
-    sequence = None if own_sequence else unit_numbers(units, len(x))
+    x, y = paired_samples(x, y, whole("k", k) + 2)
+    sequence = None if flag("own_sequence", own_sequence) else unit_numbers(units, len(x))
     first, second = (nearest_neighbors(side, k, sequence=sequence) for side in (x, y))
     return jaccard_share(common_neighbors(first, second), k).mean()
 

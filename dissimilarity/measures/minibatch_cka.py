@@ -13,7 +13,6 @@ from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
     as_tensors,
-    check_choice,
     check_count,
     check_pair,
     check_samples,
@@ -26,6 +25,7 @@ from dissimilarity.measures.numerics.blocks import Blocks, block_hsic
 from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
 from dissimilarity.measures.numerics.hsic import MINIMUM
 from dissimilarity.moments.products import sum_device
+from dissimilarity.probe.arguments import choice, whole
 
 Reduction = Literal["ratio_of_means", "mean_of_ratios"]
 
@@ -59,7 +59,8 @@ def minibatch_cka(
         >>> print(f"{minibatch_cka(x, x, batch=4):.4f} {minibatch_cka(x, y, batch=4):.4f}")
         1.0000 0.5479
     """
-    check_options(reduction, batch)
+    choice("reduction", reduction, get_args(Reduction))
+    batch = whole("batch", batch, MINIMUM, "samples of a minibatch")
     x, y = as_tensors(x, y)
     check_pair(x, y, MinibatchCKA.minimum_samples)
     sequence = unit_numbers(units, len(x))
@@ -68,13 +69,6 @@ def minibatch_cka(
         return _reduced(_terms_of_sequences(first, second)[..., 0], reduction)
     sums, x, y = _add_complete(torch.zeros(5, dtype=torch.float64, device=x.device), x, y, batch)
     return _value(sums, x, y, reduction)
-
-
-def check_options(reduction: str, batch: int) -> None:
-    """Raise ValueError for an unknown reduction or minibatches that are too small."""
-    check_choice("reduction", reduction, get_args(Reduction))
-    if batch < 4:
-        raise ValueError(f"expected minibatches of at least 4 samples, found batch={batch}")
 
 
 @dataclass(frozen=True)
@@ -138,12 +132,12 @@ class MinibatchCKA(SampleMeasure):
         units: Units = "sequence",
     ) -> None:
         super().__init__(max_samples, seed)
-        check_options(reduction, batch)
-        check_choice("units", units, get_args(Units))
+        choice("reduction", reduction, get_args(Reduction))
+        choice("units", units, get_args(Units))
         self.units: Units = units
         self.by_sequence = units == "sequence"
         self.reduction: Reduction = reduction
-        self.batch = batch
+        self.batch = whole("batch", batch, MINIMUM, "samples of a minibatch")
         # Over the complete minibatches so far: cross term, both self terms, ratios, and the number of minibatches.
         self.add_state("sums", torch.zeros(5, dtype=torch.float64), dist_reduce_fx="sum")
         self._widths: tuple[int, int] | None = None

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.moment_measure import MomentMeasure
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.measures.procrustes import Kind
 from dissimilarity.moments.pair import Moments, centered, moments_of, traces
+from dissimilarity.probe.arguments import choice
 
 
 def permutation_procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -> Float[Tensor, ""]:
@@ -38,7 +39,7 @@ def permutation_procrustes(x: ArrayLike, y: ArrayLike, kind: Kind = "angular") -
         >>> print(f"{permutation_procrustes(x, swapped):.4f} {permutation_procrustes(x, y):.4f}")
         0.0000 0.8085
     """
-    check_choice("kind", kind, get_args(Kind))
+    choice("kind", kind, get_args(Kind))
     samples = paired_samples(x, y, PermutationProcrustes.minimum_samples)
     return permutation_procrustes_from_moments(moments_of(*samples, dual=False), kind)
 
@@ -83,7 +84,7 @@ class PermutationProcrustes(MomentMeasure):
 
     def __init__(self, kind: Kind = "angular") -> None:
         super().__init__()
-        check_choice("kind", kind, get_args(Kind))
+        choice("kind", kind, get_args(Kind))
         self.kind: Kind = kind
         self.is_metric = kind == "angular"
         self.bounds = (0.0, torch.pi if kind == "angular" else 4.0)

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.fitted_measure import FittedMeasure, halved_moments_of
 from dissimilarity.measures.numerics.crossfit import cross_fitted
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.moments.pair import Moments, centered_cross, centered_squares, moment_side, moments_of
+from dissimilarity.probe.arguments import choice, flag
 
 Kind = Literal["angular", "squared"]
 
@@ -45,13 +46,13 @@ def procrustes(
         >>> print(f"{procrustes(x, turned):.4f} {procrustes(x, y):.4f}")
         0.0000 0.7369
     """
-    check_choice("kind", kind, get_args(Kind))
+    choice("kind", kind, get_args(Kind))
     return procrustes_from_moments(procrustes_moments_of(x, y, crossfit, units), kind, crossfit)
 
 
 def procrustes_moments_of(x: ArrayLike, y: ArrayLike, crossfit: bool, units: ArrayLike | None) -> Moments:
     """Return the moments of two sides, with sums over halves where these are needed."""
-    if not crossfit:
+    if not flag("crossfit", crossfit):
         return moments_of(*paired_samples(x, y, Procrustes.minimum_samples))
     x, y = paired_samples(x, y, CROSSFIT_MINIMUM)
     return halved_moments_of(moment_side(x.double(), True), moment_side(y.double(), True), units)
@@ -123,7 +124,7 @@ class Procrustes(FittedMeasure):
 
     def __init__(self, kind: Kind = "angular", crossfit: bool = False) -> None:
         super().__init__(crossfit)
-        check_choice("kind", kind, get_args(Kind))
+        choice("kind", kind, get_args(Kind))
         self.kind: Kind = kind
         self.is_metric = kind == "angular" and not crossfit
         self.bounds = (0.0, (1 + crossfit) * (torch.pi / 2 if kind == "angular" else 2.0))

@@ -13,7 +13,6 @@ from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import (
     ArrayLike,
     Units,
-    check_choice,
     paired_samples,
     unit_numbers,
     units_suffix,
@@ -21,6 +20,7 @@ from dissimilarity.measures.base.checks import (
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.centered import Matrix, aligned_without, alignment, matrix
 from dissimilarity.measures.numerics.distances import about_mean, pair_distances
+from dissimilarity.probe.arguments import choice, flag, number
 
 
 def rbf_cka(
@@ -49,8 +49,8 @@ def rbf_cka(
         >>> print(f"{rbf_cka(x, x):.4f} {rbf_cka(x, y):.4f}")
         1.0000 0.8564
     """
-    check_bandwidth(bandwidth)
-    x, y = paired_samples(x, y, 4 if debiased else 2)
+    number("bandwidth", bandwidth)
+    x, y = paired_samples(x, y, 4 if flag("debiased", debiased) else 2)
     a, b = (kernel_matrix(side, debiased, bandwidth) for side in (x, y))
     return alignment(replace(a, sequence=unit_numbers(units, len(x))), b, debiased)
 
@@ -66,12 +66,6 @@ def kernel_matrix(x: Float[Tensor, "n p"], debiased: bool, bandwidth: float) -> 
     middle = torch.exp(rate * median**2).item()
     kernel = pairs.mul_(rate.to(pairs.dtype)).exp_().sub_(middle)
     return matrix(kernel, len(x), 0.0 if debiased else 1 - middle, middle)
-
-
-def check_bandwidth(bandwidth: float) -> None:
-    """Raise ValueError unless the bandwidth is positive and finite."""
-    if not 0 < bandwidth < float("inf"):
-        raise ValueError(f"expected a bandwidth above 0, found {bandwidth}")
 
 
 class RBFCKA(SampleMeasure):
@@ -113,9 +107,8 @@ class RBFCKA(SampleMeasure):
         units: Units = "sequence",
     ) -> None:
         super().__init__(max_samples, seed)
-        check_bandwidth(bandwidth)
-        check_choice("units", units, get_args(Units))
-        self.debiased, self.bandwidth = debiased, bandwidth
+        choice("units", units, get_args(Units))
+        self.debiased, self.bandwidth = flag("debiased", debiased), number("bandwidth", bandwidth)
         self.units: Units = units
         self.by_sequence = debiased and units == "sequence"
         self.bounds = (-1.0 if debiased else 0.0, 1.0)

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import influence_of_left_out
-from dissimilarity.measures.base.checks import ArrayLike, check_choice, paired_samples
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.distances import about_mean, condensed, dot, pair_distances, rearranged, row_sums
 from dissimilarity.measures.numerics.ranks import Ranks, below, exact_ranks, quick_ranks, ranks_among
 from dissimilarity.moments.products import sum_device
+from dissimilarity.probe.arguments import choice
 
 RDM = Literal["correlation", "sqeuclidean"]
 Compare = Literal["spearman", "pearson"]
@@ -87,8 +88,8 @@ def correlation(x: Geometry, y: Geometry, weight: Float[Tensor, " n"] | None = N
 
 def check_options(rdm: str, compare: str) -> None:
     """Raise ValueError for an unknown dissimilarity or correlation."""
-    check_choice("rdm", rdm, get_args(RDM))
-    check_choice("compare", compare, get_args(Compare))
+    choice("rdm", rdm, get_args(RDM))
+    choice("compare", compare, get_args(Compare))
 
 
 class RSA(SampleMeasure):

@@ -13,6 +13,7 @@ from dissimilarity.measures.numerics.crossfit import Directions, canonical_direc
 from dissimilarity.measures.numerics.exact import exact_where_same
 from dissimilarity.measures.numerics.whitening import Whitening, canonical, is_exact, leading, sum_of_correlations
 from dissimilarity.moments.pair import Moments, centered, centered_self
+from dissimilarity.probe.arguments import number
 
 
 def svcca(
@@ -75,8 +76,7 @@ def _mean_correlation(maps: Directions, m: Moments) -> Float[Tensor, "*pairs"]:
 
 def check_variance(variance: float) -> None:
     """Raise ValueError unless the share of the variance is between 0 and 1."""
-    if not 0 < variance < 1:
-        raise ValueError(f"expected variance above 0 and below 1, found {variance}; cca takes all components")
+    number("variance", variance, below=1.0, hint="cca takes all components")
 
 
 class SVCCA(FittedMeasure, WhitenedMeasure):

@@ -1,5 +1,6 @@
 """Arguments as users pass them: a value of another kind than expected is one message, which says what is accepted."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -29,6 +30,30 @@ def whole(name: str, value: Any, least: int = 1, of: str = "a whole number") -> 
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"expected {name} >= {least}, {of}, found {shown(value)}")
     return int(value)
+
+
+def number(name: str, value: Any, above: float = 0.0, below: float = math.inf, hint: str = "") -> float:
+    """Return a finite number between two others, also one of numpy.
+
+    Args:
+        name: the argument.
+        value: its value.
+        above: a bound that is too small.
+        below: a bound that is too large.
+        hint: what to do instead, for the message.
+
+    Raises:
+        ValueError: something else, or outside of the bounds.
+
+    Examples:
+        >>> number("ridge", float("nan"))
+        Traceback (most recent call last):
+        ValueError: expected ridge above 0, a number, found nan
+    """
+    if not is_real(value) or not above < value < below:
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"expected {name} above {above:g}{bound}, a number, found {shown(value)}{hint and '; '}{hint}")
+    return float(value)
 
 
 def is_real(value: Any) -> bool:

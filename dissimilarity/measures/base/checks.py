@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dissimilarity.moments.finite import count_not_finite
 from dissimilarity.moments.products import as_samples
+from dissimilarity.probe.arguments import shown
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
 """Samples as a tensor, a numpy array or a nested list."""
@@ -43,11 +44,21 @@ def unit_numbers(units: ArrayLike | None, n: int) -> Tensor | None:
 
 
 def as_tensors(*arrays: ArrayLike) -> tuple[Tensor, ...]:
-    """Return tensors as they are, and numpy arrays and nested lists as tensors of the same precision."""
-    return tuple(
-        array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        for array in arrays
-    )
+    """Return tensors as they are, and numpy arrays and nested lists as tensors of the same precision.
+
+    Raises:
+        ValueError: something else.
+    """
+    return tuple(array if isinstance(array, Tensor) else _as_tensor(array) for array in arrays)
+
+
+def _as_tensor(array: Any) -> Tensor:
+    try:
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected samples as a tensor, an array or a nested list of numbers, found {shown(array)}"
+        ) from error
 
 
 def paired_samples(x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[Tensor, Tensor]:
@@ -123,12 +134,6 @@ def check_widths(expected: tuple[int, int], x: Tensor, y: Tensor) -> None:
             f"expected batches of widths {expected[0]} and {expected[1]} like the first one, found {x.shape[1]} and "
             f"{y.shape[1]}; reset() the measure before another pair of representations"
         )
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError if an option is not one of its choices."""
-    if value not in choices:
-        raise ValueError(f"expected {name} {', '.join(choices[:-1])} or {choices[-1]}, found {value!r}")
 
 
 def no_variance(name: str) -> ValueError:

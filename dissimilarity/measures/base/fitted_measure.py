@@ -24,6 +24,7 @@ from dissimilarity.measures.base.moment_measure import (
 from dissimilarity.moments import metric_state
 from dissimilarity.moments.halves import SUMS_OF_HALVES, as_first_half, in_first_half
 from dissimilarity.moments.pair import Moments, PreparedSide, moments_of_sides, prepare_side
+from dissimilarity.probe.arguments import flag
 
 WHITENED_MINIMUM = 6
 """Smallest number of samples whose halves determine a map of one dimension to another."""
@@ -62,7 +63,7 @@ def fitted_moments_of(
         units: as for ``halved_moments_of``.
         dual: as for ``whitened_moments_of``.
     """
-    if not crossfit:
+    if not flag("crossfit", crossfit):
         return whitened_moments_of(*paired_samples(x, y, 2), dual)
     x, y = paired_samples(x, y, WHITENED_MINIMUM)
     return halved_moments_of(whitened_side(x.double(), dual), whitened_side(y.double(), dual), units)
@@ -90,7 +91,7 @@ class FittedMeasure(MomentMeasure):
 
     def __init__(self, crossfit: bool = False) -> None:
         super().__init__()
-        self.crossfit = crossfit
+        self.crossfit = flag("crossfit", crossfit)
         if crossfit:
             # The state of the second half; ``packed`` is then that of the first.
             self.add_state("packed_second", [], dist_reduce_fx="cat")

@@ -17,6 +17,7 @@ from dissimilarity.measures.numerics.neighbors import (
     others,
     ranked_neighbors,
 )
+from dissimilarity.probe.arguments import flag, whole
 
 SPARE = 64
 """Maximum number of neighbors listed beyond 2 k. The jackknife needs them, because it leaves some samples out."""
@@ -52,10 +53,10 @@ class NeighborMeasure(SampleMeasure):
 
     def __init__(self, k: int = 10, max_samples: int = 1024, seed: int = 0, own_sequence: bool = True) -> None:
         super().__init__(max_samples, seed)
-        if not 0 < k < max_samples:
+        self.k, self.own_sequence = whole("k", k), flag("own_sequence", own_sequence)
+        if self.k >= self.max_samples:
             raise ValueError(f"expected 0 < k < max_samples, found k={k} and max_samples={max_samples}")
-        self.k, self.own_sequence = k, own_sequence
-        self.minimum_samples = k + 2
+        self.minimum_samples = self.k + 2
 
     @abstractmethod
     def share(self, common: Int[Tensor, "*times n"]) -> Float[Tensor, "*times n"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dissimilarity.inference.jackknife import estimate_weighted
 from dissimilarity.measures.base.checks import ArrayLike, as_tensors, check_count, check_samples, check_widths
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.probe.arguments import whole
 from dissimilarity.probe.sampling import keep_sampled, priorities
 
 
@@ -26,7 +27,7 @@ class SampleMeasure(Measure):
 
     def __init__(self, max_samples: int = 1024, seed: int = 0) -> None:
         super().__init__()
-        self.max_samples, self.seed = max_samples, seed
+        self.max_samples, self.seed = whole("max_samples", max_samples, 2), whole("seed", seed, 0)
         self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
         for name in ("x", "y", "priority"):
             self.add_state(name, [], dist_reduce_fx="cat")
