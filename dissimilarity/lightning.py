@@ -4,6 +4,7 @@ The measurements are those of ``dissimilarity.tracking``; this module connects t
 """
 
 import math
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -164,12 +165,13 @@ class TickerCallback(Ticker, pl.Callback):
             for logger in loggers:
                 if (log_lines := getattr(logger, "log_lines", None)) is not None:
                     log_lines(key=f"{section}/{title}", lines=sites, step=trainer.global_step)
-        if not layout or layout == self._layout:
+        if not layout or self._layout == {section: layout}:
             return
+        self._layout = {section: layout}
+        layouts = [tracker._layout for tracker in _trackers(trainer)]  # TensorBoard shows the last one that it gets
         for logger in loggers:
             if not hasattr(logger, "log_lines"):
-                logger.experiment.add_custom_scalars({section: layout})  # pyright: ignore
-        self._layout = layout
+                logger.experiment.add_custom_scalars(dict(ChainMap(*map(dict, layouts))))  # pyright: ignore
 
     def _publish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.last_tick is not None:

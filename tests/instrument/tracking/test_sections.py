@@ -87,13 +87,41 @@ class TensorBoard(Recorder):
         self.images[key].append((step, picture.shape["HWC".index("C")], dataformats == "HWC"))
 
 
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+
+
+def test_two_trackers_of_a_trainer_show_both(tmp_path: Path) -> None:
+    """What one logs is also there beside another, under its own keys, and the last layout has the charts of both."""
+    options: dict[str, Any] = {"sites": "layers.*", "every": 2, "heatmap_every": 2}
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for names in (["train"], ["val"], ["train", "val"]):
+        trackers = [
+            DissimilarityTracker("init", CKA(), PROBE[number:], tmp_path / name, **options)
+            for number, name in enumerate(names)
+        ]
+        wandb, board = Wandb(), TensorBoard()
+        trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=[wandb, board], callbacks=list(trackers), **QUIET)
+        trainer.fit(Module(), torch.utils.data.DataLoader(range(3)))  # pyright: ignore[reportArgumentType]
+        shown["+".join(names)] = [wandb.lines, wandb.images, board.images, board.layouts[-1]]
+        tags = {tag for charts in board.layouts[-1].values() for _, chart in charts.values() for tag in chart}
+        assert tags <= board.keys and len(tags) == 2 * len(names)
+        assert len([key for key in wandb.keys if key.startswith("dissimilarity") and "/layers" in key]) == len(tags)
+    for alone, together in zip(shown["train"], shown["train+val"], strict=True):
+        assert len(together) == 2 * len(alone) > 0
+    lines = shown["train+val"][0]
+    assert lines.keys() == {"layers train/init cka", "layers val/init cka"}
+    for name in ("train", "val"):
+        rows = [row for row in read_curves(tmp_path / name).to_pylist() if row["step"] == 3]
+        ends = [row["dissimilarity"] for row in rows if row["site_a"] == row["site_b"] == "layers.1"]
+        assert lines[f"layers {name}/init cka"]["layers.1"][1][-1] == ends[-1]
+
+
 def test_curves_have_sections_and_heat_maps_a_slider(tmp_path: Path) -> None:
     table, wandb, board = loggers = Recorder(), Wandb(), TensorBoard()
     measures = [CKA(), Procrustes()]
     options: dict[str, Any] = {"sites": "layers.*", "every": 2, "heatmap_every": 2}
     tracker = DissimilarityTracker(["init", "previous"], measures, PROBE, tmp_path, **options)
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=list(loggers), callbacks=[tracker], **quiet)
+    trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=list(loggers), callbacks=[tracker], **QUIET)
     trainer.fit(Module(), torch.utils.data.DataLoader(range(3)))  # pyright: ignore[reportArgumentType]
     assert {"dissimilarity/init/cka/layers.0", "dissimilarity/previous/procrustes/layers.1"} <= table.keys
     for workspace in (wandb, board):
