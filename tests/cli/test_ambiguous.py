@@ -37,7 +37,7 @@ def test_a_value_with_a_comma(override: str, command: str, message: str) -> None
     ("override", "message"),
     [
         ("alerts={rule:collapse}", "expected a list such as .*; type 'alerts=\\[{rule:collapse}\\]'$"),
-        ("alerts={rule:colapse}", r"expected a list such as .* below \(collapse\)$"),
+        ("alerts={rule:other}", r"expected a list such as .* below \(collapse\)$"),
         ("references={a:init}", r"expected a list such as \[init,runs/a\], each init, .* another reference$"),
         ("references=init", "expected a list such as .*; type 'references=\\[init\\]'$"),
         ("figures.formats={a:b}", r"expected a list such as \[png,pdf\], each png, pdf or svg, none twice$"),
