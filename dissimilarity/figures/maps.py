@@ -77,16 +77,30 @@ def palette(
         if value not in choices.__args__:
             raise ValueError(f"{name}: expected {' or '.join(choices.__args__)}, found {value!r}")
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
-    values = np.concatenate([np.ravel(values) for values in maps])
-    values = values[np.isfinite(values)]
-    if scale == "null" or not values.size:
-        values = np.append(values, [same, *marks.values()])
-    low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9:  # one value
-        low, high = (low - 1e-3, high) if falls else (low, high + 1e-3)
+    low, high = color_limits(maps, same, falls, list(marks.values()), scale)
     marks = {name: value for name, value in marks.items() if low <= value <= high}
     is_dark_low = falls == (dark == "different")
     return Palette(Normalize(low, high), mpl.colormaps["viridis" if is_dark_low else "viridis_r"], marks)
+
+
+def color_limits(
+    maps: Sequence[Floats], same: float, falls: bool, marks: Sequence[float], scale: Scale = "null"
+) -> tuple[float, float]:
+    """Return the values at the two ends of the colors; arguments are those of `palette`, with finite marks.
+
+    Examples:
+        >>> maps = [np.array([[0.1, 0.2]])]
+        >>> color_limits(maps, 0.0, False, [0.9]), color_limits(maps, 0.0, False, [0.9], "data")
+        ((0.0, 0.9), (0.1, 0.2))
+    """
+    values = np.concatenate([np.ravel(values) for values in maps])
+    values = values[np.isfinite(values)]
+    if scale == "null" or not values.size:
+        values = np.append(values, [same, *marks])
+    low, high = float(values.min()), float(values.max())
+    if high - low < 1e-9:  # one value
+        return (low - 1e-3, high) if falls else (low, high + 1e-3)
+    return low, high
 
 
 def draw_map(panel: Axes, values: Floats, colors: Palette, hatched: NDArray[np.bool_]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.style import GROUP_COLORS
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.report import sections
@@ -69,7 +70,8 @@ def content_of(folders: Sequence[Folder], place: Path) -> Content:
 
 def _of_run(folder: Folder) -> Content:
     """Return what a page shows of one run."""
-    panels = {} if folder.curves is None else panels_of(folder.curves)
+    colors = colors_of(folder)
+    panels = {} if folder.curves is None else panels_of(folder.curves, colors.scale)
     final = [] if folder.curves is None else final_values(folder.curves)
     data, blocks = _data("run", [folder], {key: [panel] for key, panel in panels.items()})
     series = {"intrinsic": intrinsic(folder), "penalties": penalties(folder), "drift": reference_groups(folder)}
@@ -85,7 +87,7 @@ def _of_run(folder: Folder) -> Content:
     if panels or data["losses"]:
         parts.append(sections.choices(data))
         parts.append(sections.curves("Loss and dissimilarity" if data["losses"] else "Dissimilarity", sections.OF_ONE))
-        parts.append(sections.HEAT_MAPS)
+        parts.append(sections.heat_maps(colors.scale))
     else:
         parts.append(sections.nothing(folder))
     parts += [text for name, text in sections.SERIES.items() if series[name]]
@@ -95,14 +97,14 @@ def _of_run(folder: Folder) -> Content:
 
 def _of_results(folder: Folder) -> Content:
     """Return what a page shows of the results of a study or comparison, or of any other folder."""
-    pairs = pairs_of(folder)
-    panels = {} if pairs is None else {key: [panel] for key, panel in panels_of(pairs).items()}
+    pairs, colors = pairs_of(folder), colors_of(folder)
+    panels = {} if pairs is None else {key: [panel] for key, panel in panels_of(pairs, colors.scale).items()}
     data, blocks = _data("comparison" if panels else "results", [folder], panels)
     parts = [
         sections.head(folder.name, state_of(folder), facts_of(folder)),
         sections.problems(folder.problems),
         *([sections.choices(data), sections.curves("Layer by layer", sections.OF_PAIRS)] if panels else []),
-        *([sections.HEAT_MAPS] if panels else []),
+        *([sections.heat_maps(colors.scale)] if panels else []),
         sections.colored_texts(folder),
         sections.summary(folder),
         sections.figures(folder),
@@ -112,6 +114,16 @@ def _of_results(folder: Folder) -> Content:
         sections.foot(),
     ]
     return Content(folder.name, parts, {"page": data, **blocks})
+
+
+def colors_of(folder: Folder) -> FigureOptions:
+    """Return the colors of heat maps that the config of a folder chooses, as for its figures."""
+    figures = folder.config.get("figures")
+    chosen = figures if isinstance(figures, dict) else {}
+    return FigureOptions(
+        scale="data" if chosen.get("scale") == "data" else "null",
+        dark="different" if chosen.get("dark") == "different" else "same",
+    )
 
 
 def pairs_of(folder: Folder) -> pa.Table | None:
@@ -175,7 +187,7 @@ def _data(
             "sites": sites,
             "labels": _labels(sites, present),
             "palette": GROUP_COLORS,
-            "specs": specs(),
+            "specs": specs(colors_of(folders[0]).dark),
         },
         **{
             "titles": [dissimilarity_title(measure) for measure in measures],

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dissimilarity.capture.site_names import matched_pairs
+from dissimilarity.figures.maps import Scale, color_limits
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.tables.curves import distinct, scale, select
 
@@ -16,18 +17,19 @@ Panel = dict[str, Any]
 """Everything of one reference and one measure; its keys are one letter, because pages hold thousands of them."""
 
 
-def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
+def panels_of(table: pa.Table, colors: Scale = "null") -> dict[tuple[str, str], Panel]:
     """Return the panel of each (reference, measure) of a curves table.
 
     Args:
         table: records of the curves schema; the column `influence` is not needed.
+        colors: what the colors of maps run over, as the scale of `heatmap_figure`.
 
     Returns:
         Panels with `steps`, `curves` (pairs of sites at equal relative depth) and `maps` (all pairs, at the `steps`
         that have them; None without such a step). Each curve has the `site` of the model, `b` of the reference, and a
         list per column, along `steps`: `d` (dissimilarity), `h` (half of its 95% interval), `n` (null, as a
-        dissimilarity) and `c` (calibrated). A map has these lists per step, row by row of sites `a` by sites `b`. What
-        is missing is None.
+        dissimilarity) and `c` (calibrated). A map has these lists per step, row by row of sites `a` by sites `b`, and
+        `limits`, the values at the two ends of the colors of all steps. What is missing is None.
 
     Examples:
         >>> at = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed"}
@@ -41,7 +43,7 @@ def panels_of(table: pa.Table) -> dict[tuple[str, str], Panel]:
         slope, offset = scale(records)
         for reference in distinct(records, "reference"):
             rows = select(records, reference=reference)
-            panels[reference, measure] = _panel(rows, slope, offset)
+            panels[reference, measure] = _panel(rows, slope, offset, colors)
     return panels
 
 
@@ -65,7 +67,7 @@ def short(values: Iterable[float]) -> list[float | None]:
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
 
 
-def _panel(rows: pa.Table, slope: float, offset: float) -> Panel:
+def _panel(rows: pa.Table, slope: float, offset: float, colors: Scale) -> Panel:
     """Return the panel of one reference and one measure."""
     steps, at_step = np.unique(rows["step"].to_numpy(), return_inverse=True)
     sites_a, sites_b = distinct(rows, "site_a"), distinct(rows, "site_b")
@@ -89,6 +91,9 @@ def _panel(rows: pa.Table, slope: float, offset: float) -> Panel:
     panel = {"steps": steps.tolist(), "curves": curves, "maps": None}
     if len(full) and len(sites_a) * len(sites_b) > 1:
         panel["maps"] = {"steps": steps[full].tolist(), "a": sites_a, "b": sites_b, **_maps(cubes, full)}
+        nulls = cubes["n"][:, :, full[-1]]
+        marks = [float(np.nanmean(nulls))] if np.isfinite(nulls).any() else []
+        panel["maps"]["limits"] = short(color_limits([cubes["d"][:, :, full]], 0.0, False, marks, colors))
     return panel
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from dissimilarity.figures.maps import Scale
 from dissimilarity.inference.coverage import FEWEST_MODELS, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
@@ -24,17 +25,6 @@ FEW_PAIRS = 6
 """Pairs of models up to which a page of comparisons shows all of them at first."""
 ROWS = 2000
 """Rows of a table that a page shows."""
-
-HEAT_MAPS = """<section id="heatmaps">
-<h2>All pairs of layers</h2>
-<div class="row"><button type="button" id="play">play</button>
-<label>step <input type="range" id="tick" min="0" max="0" value="0"></label> <span id="at"></span></div>
-<div id="maps" class="grid"></div>
-<p class="soft">Rows are the sites of the model, columns those of the reference. A click on a cell, or the two lists,
-choose the pair whose curve is drawn below, at the steps that have all pairs.</p>
-<div class="row"><label>row <select id="row"></select></label> <label>column <select id="column"></select></label></div>
-<div id="pair" class="grid"></div>
-</section>"""
 SERIES = {
     "drift": f"""<section><h2>Reference groups</h2>
 <p class="soft">Mean dissimilarity to the references of each group. {REFERENCES}</p>
@@ -143,6 +133,21 @@ def curves(title: str, caption: str) -> str:
         f'<section><h2>{title}</h2><div id="legend" aria-hidden="true"></div><div id="curves" class="grid"></div>'
         f'<p class="soft">{caption}</p></section>'
     )
+
+
+def heat_maps(scale: Scale) -> str:
+    """Return the place of the heat maps, and what their colors run over."""
+    colors = "Colors run from 0 (the same) to the null." if scale == "null" else "Colors run over the values."
+    return f"""<section id="heatmaps">
+<h2>All pairs of layers</h2>
+<div class="row"><button type="button" id="play">play</button>
+<label>step <input type="range" id="tick" min="0" max="0" value="0"></label> <span id="at"></span></div>
+<div id="maps" class="grid"></div>
+<p class="soft">{colors} Rows are the sites of the model, columns those of the reference. A click on a cell, or the two
+lists, choose the pair whose curve is drawn below, at the steps that have all pairs.</p>
+<div class="row"><label>row <select id="row"></select></label> <label>column <select id="column"></select></label></div>
+<div id="pair" class="grid"></div>
+</section>"""
 
 
 def alerts(records: Sequence[Mapping[str, Any]]) -> str:

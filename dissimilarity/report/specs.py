@@ -6,6 +6,8 @@ choices of the reader (measure, scale of steps, colors) is filled in by the page
 
 from typing import Any
 
+from dissimilarity.figures.maps import Dark
+
 Spec = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
@@ -21,9 +23,13 @@ COLUMNS = {
 """Columns of the data of each figure."""
 
 
-def specs() -> dict[str, Spec]:
-    """Return every specification by name."""
-    return {"lines": lines(), "layers": layers(), "maps": maps(), "values": values()}
+def specs(dark: Dark = "same") -> dict[str, Spec]:
+    """Return every specification by name.
+
+    Args:
+        dark: what dark cells of heat maps are.
+    """
+    return {"lines": lines(), "layers": layers(), "maps": maps(dark), "values": values()}
 
 
 def lines() -> Spec:
@@ -100,7 +106,7 @@ def layers() -> Spec:
     return figure
 
 
-def maps() -> Spec:
+def maps(dark: Dark) -> Spec:
     """Return the heat map of all pairs of sites; both models begin at the lower left corner."""
     axis = {"labelLimit": 140, "labelOverlap": True}
     sites = {"type": "ordinal", "sort": None, "title": None, "axis": axis}
@@ -111,7 +117,12 @@ def maps() -> Spec:
     color = {
         "field": "d",
         "type": "quantitative",
-        "scale": {"scheme": "viridis", "domain": [0, {"expr": "top"}], "clamp": True},
+        "scale": {
+            "scheme": "viridis",
+            "reverse": dark == "different",
+            "domain": [{"expr": "low"}, {"expr": "top"}],
+            "clamp": True,
+        },
         "legend": {"title": MEANING, "orient": "bottom", "gradientLength": 180, "titleLimit": 240},
     }
     hover = [
@@ -124,7 +135,7 @@ def maps() -> Spec:
     chosen = {"condition": {"test": "datum.chosen", "value": 2.5}, "value": 0}
     return {
         **_figure(),
-        "params": [{"name": "top", "value": 1}, {"name": "ink", "value": "#d55e00"}],
+        "params": [{"name": "low", "value": 0}, {"name": "top", "value": 1}, {"name": "ink", "value": "#d55e00"}],
         "layer": [
             {
                 "mark": {"type": "rect", "stroke": {"expr": "ink"}, "cursor": "pointer"},

@@ -181,10 +181,10 @@ function drawMaps() {
   Object.assign($("tick"), { max: steps.length - 1, value: tick.index });
   for (const { reference, measure, maps } of panels.slice(0, 24)) {
     const isChosen = (a, b) => Boolean(pair) && pair.reference === reference && pair.a === a && pair.b === b;
-    const all = maps.d.flat().filter((d) => d !== null);
     const rows = cellsOf(maps, steps[tick.index], isChosen);
     const height = Math.max(100, Math.min(360, 30 * maps.a.length));
-    const signals = { top: Math.max(1e-6, ...all), ink: isDark() ? "#ffffff" : "#d55e00" };
+    const [low, top] = maps.limits;
+    const signals = { low, top, ink: isDark() ? "#ffffff" : "#d55e00" };
     const options = {
       height,
       measure,

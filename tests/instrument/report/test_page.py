@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from dissimilarity.figures.heatmaps import heatmap_figure
 from dissimilarity.report.page import write_page
 from dissimilarity.report.specs import COLUMNS, specs
-from dissimilarity.tables.curves import Curves
+from dissimilarity.tables.curves import Curves, read_curves
 from tests.helpers.report_folders import HEATMAPS, SITES, STEPS, Page, curve_row, curve_rows, page_of, write_run
 
 REFERENCES, MEASURES = ["init", "runs/b"], ["cka", "mutual_knn"]
@@ -37,6 +38,11 @@ def five(value: float) -> float:
     return float(f"{value:.5g}")
 
 
+def ends_of(maps: list[list[float]]) -> list[float]:
+    """Return the smallest and the largest value of maps."""
+    return [min(map(min, maps)), max(map(max, maps))]
+
+
 @pytest.mark.parametrize("reference", range(2))
 @pytest.mark.parametrize("measure", range(2))
 def test_curves_and_heat_maps_are_those_of_the_table(page: Page, reference: int, measure: int) -> None:
@@ -54,6 +60,20 @@ def test_curves_and_heat_maps_are_those_of_the_table(page: Page, reference: int,
     assert (maps["steps"], maps["a"], maps["b"]) == (list(HEATMAPS), list(SITES), list(SITES))
     for values, step in zip(maps["d"], HEATMAPS, strict=True):
         assert values == [five(curve_row(step, a, b, **names)["dissimilarity"]) for a in SITES for b in SITES]
+
+
+@pytest.mark.parametrize(("scale", "dark", "words"), [(None, "same", "to the null"), ("data", "different", "values")])
+def test_heat_maps_have_the_colors_of_the_figures(tmp_path: Path, scale: Any, dark: Any, words: str) -> None:
+    rows = [row for row in curve_rows() if row["step"] in (0, HEATMAPS[-1])]
+    folder = write_run(tmp_path / "a", rows, figures={"scale": scale, "dark": dark})
+    page = page_of(folder)
+    (panel,) = page.data["panel-0-0"]["runs"]
+    figure = heatmap_figure(read_curves(folder), "a", scale=scale or "null", dark=dark)
+    image = figure.axes[0].images[0]
+    assert panel["maps"]["limits"] == [five(limit) for limit in image.get_clim()]
+    assert panel["maps"]["limits"] == ([0, five(1 - 0.031234567)] if scale is None else ends_of(panel["maps"]["d"]))
+    color = page.data["page"]["specs"]["maps"]["layer"][0]["encoding"]["color"]["scale"]
+    assert color["reverse"] == image.get_cmap().name.endswith("_r") and f"{words}." in page.text
 
 
 def test_the_page_says_what_the_run_is(page: Page) -> None:
