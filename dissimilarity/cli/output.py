@@ -28,7 +28,7 @@ from dissimilarity.figures.comparison import comparison_figure
 from dissimilarity.figures.figure import write_figure
 from dissimilarity.figures.style import short_names
 from dissimilarity.figures.text import text_figure
-from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.moments.cross import SitePair
@@ -95,14 +95,16 @@ def differing_text(result: Comparison) -> list[str]:
 
     It is empty without influences, which are those of the first measure.
 
-    Where tokens are not text, these are the numbers of the sequences.
+    Where tokens are not text, these are the numbers of the sequences, or of the rows of arrays (n, d), from 0 as in
+    Python.
     """
     row = _farthest(result)
     if row is None:
         return []
     if result.probe.texts is None:
         totals = np.bincount(np.asarray(row["token_index"]) // result.probe.length, row["token_influence"])
-        return [f"sequence {number}" for number in np.argsort(-totals, kind="stable")[:3].tolist()]
+        noun = "row" if result.are_arrays and result.probe.length == 1 else "sequence"
+        return [f"{noun} {number}" for number in np.argsort(-totals, kind="stable")[:3].tolist()]
     tokens, tokenizer, mask = _read_by_a(result)
     places, texts = np.nan_to_num(influence_grid(row, tokens), nan=-np.inf), result.probe.texts
     passages = []
@@ -172,8 +174,8 @@ def _show_table(result: Comparison) -> None:
     terminal = _Terminal(highlight=False)
     terminal.print(result.verdict, markup=False)
     for passage in differing_text(result):
-        start = "on text like: " if result.probe.texts is not None else "most in "
-        terminal.print(f"  {start}{passage}", style="dim", markup=False)
+        words = f"on text like: {passage}" if result.probe.texts is not None else f"most in {passage}, counted from 0"
+        terminal.print(f"  {words}", style="dim", markup=False)
     terminal.print()
     for measures in _side_by_side(result, terminal):
         _print_whole(terminal, _layers(result, measures))
@@ -183,7 +185,8 @@ def _show_table(result: Comparison) -> None:
         terminal.print()
         _print_whole(terminal, _numbers(result.differences))
         terminal.print(ROUNDING, style="dim", markup=False)
-    terminal.print(f"\non {_probe_in_words(result)}. {PROBE_TEXT}", style="dim", markup=False)
+    coverage = SAMPLES if result.are_arrays else PROBE_TEXT
+    terminal.print(f"\non {_probe_in_words(result)}. {coverage}", style="dim", markup=False)
 
 
 def _width(table: Table) -> int:

@@ -41,7 +41,12 @@ class Comparison:
     def verdict(self) -> str:
         """What came out, in words."""
         first = self.measures[0]
-        return verdict(self.at_matched(first), first, self.differences, *self.labels)
+        return verdict(self.at_matched(first), first, self.differences, *self.labels, self.are_arrays)
+
+    @property
+    def are_arrays(self) -> bool:
+        """Whether both sides are saved activations, which need not be of text or of models."""
+        return self.probe.inputs is None
 
     def at_matched(self, measure: Measure) -> list[dict[str, Any]]:
         """Return the rows of a measure at matched sites, in depth order."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dissimilarity.comparison.elementwise import MARGIN, Elementwise, SiteDifference
 from dissimilarity.inference.jackknife import half_width, plus_minus
@@ -21,8 +21,24 @@ SAME = 5e-4
 """Dissimilarity below which values are the same to three digits."""
 
 
+class Null(NamedTuple):
+    """Words for the null: whose value it is, and what scores it."""
+
+    scores: str
+    what: str
+
+
+OF_TEXT = Null("other text scores", "models that read other text")
+OF_SAMPLES = Null("other samples score", "representations of other samples")
+
+
 def verdict(
-    rows: Sequence[dict[str, Any]], measure: Measure, differences: Elementwise | None, name_a: str, name_b: str
+    rows: Sequence[dict[str, Any]],
+    measure: Measure,
+    differences: Elementwise | None,
+    name_a: str,
+    name_b: str,
+    are_arrays: bool = False,
 ) -> str:
     """Return what came out, in one to three sentences.
 
@@ -32,6 +48,7 @@ def verdict(
         differences: number by number; None where that makes no sense.
         name_a: name of the first model.
         name_b: name of the second model.
+        are_arrays: whether both are saved activations, which need not be of text or of models.
     """
     sentences = []
     if differences is not None and differences.sites:
@@ -39,7 +56,8 @@ def verdict(
             return f"{name_a} and {name_b} are identical: all activations agree to the last bit."
         if differences.sites[0].cosine > NEAR:
             sentences += _nearly_equal(differences, name_a, name_b)
-    sentences.append(_by_measure(rows, measure, "They" if sentences else f"{name_a} and {name_b}"))
+    subject = "They" if sentences else f"{name_a} and {name_b}"
+    sentences.append(_by_measure(rows, measure, subject, are_arrays))
     return " ".join(filter(None, sentences))
 
 
@@ -63,27 +81,51 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
     return [words, told]
 
 
-def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str) -> str:
-    """Say where two models are nearest and farthest by a measure, and where they are as far apart as other text."""
+def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, are_arrays: bool) -> str:
+    """Say where two models are nearest and farthest by a measure, and where they are as far apart as the null."""
     finite = [row for row in rows if math.isfinite(row["dissimilarity"])]
+    null = OF_SAMPLES if are_arrays else OF_TEXT
     if not finite:
         return f"{subject} have no value by {measure.label}: {rows[0]['note']}." if rows else ""
+    if len(finite) == 1:
+        return " ".join(filter(None, [_of_one(finite[0], measure, subject, null), _one_direction(finite[0], measure)]))
     near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
     if far["dissimilarity"] < SAME:
         return f"{measure.label} is {measure.identical:g} at every layer to three digits."
-    if len(finite) == 1:
-        return f"{subject}: {measure.label} {with_interval(near)} at {sites_in_words(near)}."
     words = (
         f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ most "
-        f"at {sites_in_words(far)} ({with_interval(far)}; {measure.identical:g} is identical, other text scores "
-        f"{_number(far['null'])})."
+        f"at {sites_in_words(far)} ({with_interval(far)}; {_scale(far, measure, null)})."
     )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row)]
     if unrelated:
         where = ", ".join(map(sites_in_words, unrelated[:NAMED]))
         others = f" and {len(unrelated) - NAMED} other pairs of layers" if len(unrelated) > NAMED else ""
-        words += f" At {where}{others}, {measure.label} cannot tell them from models that read other text."
+        words += f" At {where}{others}, {measure.label} cannot tell them from {null.what}."
     return " ".join(filter(None, [words, *(_one_direction(row, measure) for row in (near, far))]))
+
+
+def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> str:
+    """Say whether two models are alike at their one pair of sites, as far as the interval tells."""
+    half = float(half_width(row["stderr"], row["n_units"]))
+    found = f"{with_interval(row)} ({_scale(row, measure, null)})"
+    where = f"by {measure.label} at {sites_in_words(row)}"
+    if row["dissimilarity"] < SAME:
+        return f"{subject} are alike {where}: {found}."
+    if not math.isfinite(half):
+        return f"{subject} have no interval {where}, so whether they differ is unknown: {found}."
+    is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row)
+    if is_alike and is_unrelated:
+        return f"{subject} may be identical or unrelated, within noise, {where}: {found}."
+    if is_alike:
+        return f"{subject} are alike to within noise {where}: {found}."
+    if is_unrelated:
+        return f"{subject} are to within noise as different as {null.what} {where}: {found}."
+    return f"{subject} differ by more than noise {where}: {found}."
+
+
+def _scale(row: dict[str, Any], measure: Measure, null: Null) -> str:
+    """Return the two values between which that of a row is seen."""
+    return f"{measure.identical:g} is identical, {null.scores} {_number(row['null'])}"
 
 
 def _one_direction(row: dict[str, Any], measure: Measure) -> str:

@@ -28,6 +28,7 @@ from dissimilarity.comparison.saved import (
 )
 from dissimilarity.comparison.token_influence import COLUMNS as INFLUENCE_COLUMNS
 from dissimilarity.comparison.wide_sites import wide_sites
+from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.measures.base.measure import Measure, as_measures, check_any
 from dissimilarity.measures.base.output_measure import across_tokenizers
 from dissimilarity.measures.base.sample_measure import SampleMeasure
@@ -160,7 +161,9 @@ def compare(
     if probe.control.drop_top_norm:
         plan = plan.with_positions(probe.remaining_positions(_norms(x, plan, "a") | _norms(y, plan, "b")))
     records += records_of(x, y, site_pairs, computable, plan, nulls, influence)
-    return ComparisonTable(table_of(records, site_pairs, measures, influence), names_of(a, b))
+    are_saved = isinstance(source_a, SavedActivations) and isinstance(source_b, SavedActivations)
+    table = table_of(records, site_pairs, measures, influence)
+    return ComparisonTable(table, names_of(a, b), SAMPLES if are_saved else PROBE_TEXT)
 
 
 def checked(

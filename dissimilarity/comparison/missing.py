@@ -92,7 +92,7 @@ def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> st
     """Return the note for a value that is that of identical models in some directions whatever the data."""
     return (
         f"{measure.label} says {'nothing' if forced == directions else 'little'} of the models: in any {n} samples, "
-        f"{forced} of {directions} directions agree; pass more text"
+        f"{forced} of {directions} directions agree; pass more samples"
     )
 
 
@@ -115,5 +115,5 @@ def overfitted(measure: MomentMeasure, n: int, width: int) -> str:
         return ""
     return (
         f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
-        f"{width} dimensions; pass more text, or compare cross-fitted values"
+        f"{width} dimensions; pass more samples, or compare cross-fitted values"
     )

@@ -25,6 +25,7 @@ class ComparisonTable(ResultTable):
     Args:
         table: the table.
         names: names of the two models, for the figure.
+        coverage: what its intervals cover, in one sentence.
 
     Examples:
         >>> row = {"measure": "cka", "site_a": "x", "site_b": "y", "value": 0.5, "stderr": 0.1, "n_units": 8}
@@ -33,9 +34,9 @@ class ComparisonTable(ResultTable):
         (0.26, 0.74)
     """
 
-    def __init__(self, table: pa.Table, names: tuple[str, str] = ("a", "b")) -> None:
+    def __init__(self, table: pa.Table, names: tuple[str, str] = ("a", "b"), coverage: str = PROBE_TEXT) -> None:
         super().__init__(table)
-        self.names = names
+        self.names, self.coverage = names, coverage
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per measure and matched pair of sites, with the ends of its 95% interval."""
@@ -59,13 +60,13 @@ class ComparisonTable(ResultTable):
         if not self.arrow.num_rows:
             return super()._repr_html_()
         words = f"Heat map of {self.names[0]} (rows) and {self.names[1]} (columns), by measure"
-        return _picture(self.figure(), words) + as_html(self.rows(), self._columns()) + _note(PROBE_TEXT)
+        return _picture(self.figure(), words) + as_html(self.rows(), self._columns()) + _note(self.coverage)
 
     def _columns(self) -> list[str]:
         return shown_columns(self.rows())
 
     def _again(self, table: pa.Table) -> ResultTable:
-        return type(self)(table, self.names)
+        return type(self)(table, self.names, self.coverage)
 
 
 class ManyModelsTable(ResultTable):

@@ -12,6 +12,11 @@ PROBE_TEXT = (
     "95% intervals cover other text of this kind for these two models, but not other seeds or other kinds of text."
 )
 """Intervals over units of the probe set."""
+SAMPLES = (
+    "95% intervals cover other samples of this kind for these two representations, but not other kinds of samples or "
+    "other seeds of what made them."
+)
+"""Intervals over units of saved activations, which need not be of text or of models."""
 FIRST_TICK = (
     "Changes since the first tick (paired over text, Holm at 5% per curve) hold for other text of this kind in "
     "this one training, but not for other seeds or other kinds of text."

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.style import GROUP_COLORS
+from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.report import sections
 from dissimilarity.report.about import facts_of, row_of, state_of
@@ -103,7 +104,11 @@ def _of_results(folder: Folder) -> Content:
     parts = [
         sections.head(folder.name, state_of(folder), facts_of(folder)),
         sections.problems(folder.problems),
-        *([sections.choices(data), sections.curves("Layer by layer", sections.OF_PAIRS)] if panels else []),
+        *(
+            [sections.choices(data), sections.curves("Layer by layer", f"{sections.OF_PAIRS} {coverage_of(folder)}")]
+            if panels
+            else []
+        ),
         *([sections.heat_maps(colors.scale)] if panels else []),
         sections.colored_texts(folder),
         sections.summary(folder),
@@ -124,6 +129,11 @@ def colors_of(folder: Folder) -> FigureOptions:
         scale="data" if chosen.get("scale") == "data" else "null",
         dark="different" if chosen.get("dark") == "different" else "same",
     )
+
+
+def coverage_of(folder: Folder) -> str:
+    """Return what the intervals of a comparison cover: a probe text, or where none was read, samples."""
+    return SAMPLES if folder.provenance.get("probe") == {} else PROBE_TEXT
 
 
 def pairs_of(folder: Folder) -> pa.Table | None:

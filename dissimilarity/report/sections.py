@@ -41,7 +41,7 @@ SERIES = {
 OF_ONE = f"""Shaded: 95% intervals. Dashed: null, the median over the sites. Ring: an alert. Ticks at the bottom: not
 measured.
 {PROBE_TEXT}"""
-OF_PAIRS = f"""Layers at equal relative depth. Bars: 95% intervals. Dashed: null. {PROBE_TEXT}"""
+OF_PAIRS = "Layers at equal relative depth. Bars: 95% intervals. Dashed: null."
 OF_SEVERAL = f"""Thick: the mean of runs that differ in their seeds alone, with its 95% interval where there are
 {FEWEST_MODELS} or more; thin: these runs. {SEEDS}"""
 STEPS = """<label>steps <select id="steps"><option value="log">logarithmic</option>

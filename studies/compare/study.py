@@ -11,7 +11,7 @@ from rich.console import Console
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.compare_many import compare_many
 from dissimilarity.figures.options import as_figure_options
-from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.outliers import control_of
@@ -90,7 +90,7 @@ def compare_models(
         provenance=notes,
         shown=terminal_tables(tables, measures, aligned),
         next_command=_next_command(cfg, subjects),
-        coverage=PROBE_TEXT,
+        coverage=PROBE_TEXT if probe.notes else SAMPLES,
         texts=colored,
     )
 

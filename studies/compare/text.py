@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.style import short_names, spread
-from dissimilarity.inference.coverage import PROBE_TEXT
+from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
@@ -40,7 +40,7 @@ def summary(
     lines = ["# How similar are the models, layer by layer?", "", *_models(provenance), ""]
     lines += [
         "Values are the literature's, with 95% intervals (Student's t over units of sequences).",
-        PROBE_TEXT,
+        PROBE_TEXT if provenance["probe"] else SAMPLES,
         "The null is the value after the sequences of one side are rearranged so that none meets itself, which is what",
         "models score that read other text; calibrated is (value - null) / (identical - null): 1 = identical, 0 = as",
         "different as the null. p is the share of rearrangements that are at least as similar.",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -20,8 +21,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from dissimilarity.capture import offloaded
 from dissimilarity.cli import comparison, memory, texts
 from dissimilarity.cli.command import main
+from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.save import save_activations
+from dissimilarity.measures.cka import CKA
 from dissimilarity.probe.steps import NotInStepsError
+from tests.helpers.report_folders import page_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -173,7 +177,28 @@ def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", 2 * x + 1)
     code, out, _ = compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--measures", "cka", "--format", "json")
     assert code == 0 and json.loads(out)["rows"][0]["value"] == pytest.approx(1)
-    assert "saved activations" in compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy")[1]
+    words = " ".join(compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--out", tmp_path / "out")[1].split())
+    assert "on saved activations" in words and "for these two representations" in words
+    for shown in (words, " ".join(page_of(tmp_path / "out").text.split())):
+        assert "other samples of this kind" in shown and "these two models" not in shown
+
+
+VERDICTS = {
+    (1.0, 0.01, 0.9): "a and b are alike by cka at x: 1.000 ± 0.021 (1 is identical, other samples score 0.100).",
+    (0.9, 0.1, 0.9): "a and b are alike to within noise by cka at x: 0.900 ± 0.213",
+    (0.9, 0.01, 0.9): "a and b differ by more than noise by cka at x: 0.900 ± 0.021",
+    (0.1, 0.01, 0.0): "a and b are to within noise as different as representations of other samples by cka at x: 0.100",
+    (0.4, 0.4, 0.1): "a and b may be identical or unrelated, within noise, by cka at x: 0.400 ± 0.853",
+    (0.9, math.nan, 0.9): "a and b have no interval by cka at x, so whether they differ is unknown: 0.900 (1 is",
+}
+
+
+@pytest.mark.parametrize("numbers", VERDICTS)
+def test_one_pair_of_sites_has_a_verdict(numbers: tuple[float, float, float]) -> None:
+    value, stderr, calibrated = numbers
+    row = {"site_a": "x", "site_b": "x", "value": value, "dissimilarity": 1 - value, "stderr": stderr, "n_units": 16}
+    row |= {"null": 0.1, "calibrated": calibrated, "calibrated_stderr": stderr, "note": ""}
+    assert verdict([row], CKA(), None, "a", "b", True).startswith(VERDICTS[numbers])
 
 
 def test_values_that_are_all_missing_are_a_mistake(capsys: Any, tmp_path: Path) -> None:
@@ -272,7 +297,10 @@ def test_the_sequences_that_make_files_of_activations_differ_are_named(capsys: A
     np.save(tmp_path / "b.npy", y)
     arguments = (tmp_path / "a.npy", tmp_path / "b.npy", "--influence", "--measures", "cka")
     assert json.loads(compare(capsys, *arguments, "--format", "json")[1])["text"][0] == "sequence 17"
-    assert "most in sequence 17" in compare(capsys, *arguments)[1]
+    assert "most in sequence 17, counted from 0" in compare(capsys, *arguments)[1]
+    for name, rows in {"a": x, "b": y}.items():
+        np.save(tmp_path / f"{name}.npy", rows[:, 0])
+    assert "most in row 17, counted from 0" in compare(capsys, *arguments)[1]
 
 
 def test_p_values_are_in_every_form(capsys: Any, folders: dict[str, Path]) -> None:
@@ -423,7 +451,7 @@ def test_a_note_for_all_layers_is_said_once(capsys: Any, folders: dict[str, Path
     arguments = (folders["model"], folders["planted"], "--text", folders["text"], "--sequences", 4, "--length", 4)
     _, out, err = compare(capsys, *arguments, "--measures", "cka,procrustes", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert "pass more text" not in rows[-1]["note"] and err.count("procrustes is biased toward similar") == 1, rows
+    assert "pass more samples" not in rows[-1]["note"] and err.count("procrustes is biased toward similar") == 1, rows
     assert float(rows[1]["relative_error"]) > 0 and float(rows[1]["noise"]) > 0
     told = json.loads(compare(capsys, *arguments, "--measures", "cka,procrustes", "--format", "json")[1])
     assert [f"note: {note}" for note in told["notes"]] == err.splitlines()
