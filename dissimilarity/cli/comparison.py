@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from dissimilarity.capture.call import call
@@ -50,7 +51,7 @@ def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
     with Console(stderr=True).status("loading the libraries") as status:
         sides = []
         for place in places:
-            status.update(f"loading {place.argument}")
+            status.update(escape(f"loading {place.argument}"))
             sides.append(open_side(place, options.device, options.block_by_block))
         status.update("comparing")
         probe = probe_of(sides, options)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dissimilarity.cli.result import Comparison
@@ -38,7 +39,7 @@ from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell
 from dissimilarity.tables.influential_text import influence_grid, influential_text
-from dissimilarity.tables.token_texts import around
+from dissimilarity.tables.token_texts import around, printable
 
 CONTEXT = 12
 """Tokens on each side of the one that makes two models differ most, in a line of the terminal."""
@@ -71,7 +72,7 @@ def show(result: Comparison, kind: str) -> None:
 
 def _latex(result: Comparison) -> str:
     rows = matched_rows(result)
-    notes = "".join(f"% {note}\n" for note in notes_of(result))
+    notes = "".join(f"% {' '.join(note.split())}\n" for note in notes_of(result))
     return notes + as_latex(rows, latex_columns(rows))
 
 
@@ -111,7 +112,7 @@ def differing_text(result: Comparison) -> list[str]:
     for passage in influential_text(row, tokens, tokenizer, top=3, mask=mask, texts=texts).sequences:
         words, position = texts[passage.sequence], int(places[passage.sequence].argmax())
         before, after = around(words, position, CONTEXT)
-        passages.append(" ".join(f"{before}{words[position]}{after}".split()))
+        passages.append(" ".join(printable(f"{before}{words[position]}{after}").split()))
     return passages
 
 
@@ -119,8 +120,8 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     """Write table, summary, figures, provenance and the page that shows them into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(result.table), folder / "table.parquet")
-    (folder / "layers.csv").write_text(as_csv(matched_rows(result)))
-    (folder / "summary.json").write_text(json.dumps(summary_of(result), indent=2) + "\n")
+    (folder / "layers.csv").write_text(as_csv(matched_rows(result)), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary_of(result), indent=2) + "\n", encoding="utf-8")
     origin = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(["dissimilarity", *sys.argv[1:]]),
@@ -130,7 +131,7 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
         "models": {label: side.provenance for label, side in zip(result.labels, sides, strict=True)},
         "probe": result.probe.notes,
     }
-    (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n")
+    (folder / "provenance.json").write_text(json.dumps(origin, indent=2, default=str) + "\n", encoding="utf-8")
     write_figure(comparison_figure(result.table, *result.labels), folder / "figures", "comparison")
     texts = []
     for old in (folder / "figures").glob("text.*"):  # of an earlier command
@@ -171,7 +172,7 @@ class _Terminal(Console):
 
 
 def _show_table(result: Comparison) -> None:
-    terminal = _Terminal(highlight=False)
+    terminal = _Terminal(highlight=False, emoji=False)
     terminal.print(result.verdict, markup=False)
     for passage in differing_text(result):
         words = f"on text like: {passage}" if result.probe.texts is not None else f"most in {passage}, counted from 0"
@@ -191,7 +192,7 @@ def _show_table(result: Comparison) -> None:
 
 def _width(table: Table) -> int:
     """Return the width of a table in which nothing is cut."""
-    return Console(width=10**4).measure(table).maximum
+    return Console(width=10**4, emoji=False).measure(table).maximum
 
 
 def _print_whole(terminal: Console, table: Table) -> None:
@@ -219,7 +220,7 @@ def _layers(result: Comparison, measures: Sequence[Measure]) -> Table:
     }
     has_p = any(math.isfinite(row["p"]) for row in rows.values())
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column(kind)
+    table.add_column(escape(kind))
     for measure in measures:
         table.add_column(measure.label, justify="right", no_wrap=True)
         table.add_column("null", justify="right", style="dim")
@@ -231,7 +232,7 @@ def _layers(result: Comparison, measures: Sequence[Measure]) -> Table:
             row = rows.get((measure.label, *pair))
             numbers = [""] * 3 if row is None else [with_interval(row), cell(row["null"]), cell(row["p"])]
             cells += numbers if has_p else numbers[:2]
-        table.add_row(names.get(pair, "outputs"), *cells)
+        table.add_row(escape(names.get(pair, "outputs")), *cells)
     return table
 
 
@@ -240,10 +241,12 @@ def _numbers(differences: Elementwise) -> Table:
     kind, names = _names([(site.site_a, site.site_b) for site in differences.sites])
     table = Table(show_edge=False, pad_edge=False)
     for name in (kind, "relative error", "by rounding", "cosine", "largest difference"):
-        table.add_column(name, justify="left" if name == kind else "right")
+        table.add_column(escape(name), justify="left" if name == kind else "right")
     for site in differences.sites:
         numbers = f"{site.relative_error:.1e}", f"{site.noise:.1e}", f"{site.cosine:.6f}", f"{site.largest:.1e}"
-        table.add_row(names[site.site_a, site.site_b], *numbers, style="bold" if site == differences.first else None)
+        table.add_row(
+            escape(names[site.site_a, site.site_b]), *numbers, style="bold" if site == differences.first else None
+        )
     return table
 
 

@@ -19,6 +19,8 @@ from dissimilarity.tables.files import replacing
 
 Format = Literal["png", "pdf", "svg"]
 STYLE: Any = mpl.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
+NO_MATH: Any = {"text.parse_math": False}
+"""Names and texts are those of the user, in which a dollar is a dollar."""
 PIXELS = 3000
 """Rows of pixels in an image; a taller figure has fewer per inch."""
 
@@ -32,7 +34,7 @@ def in_style() -> Iterator[None]:
         ...     mpl.rcParams["pdf.fonttype"]
         42
     """
-    with matplotlib.style.context(["default", STYLE]):
+    with matplotlib.style.context(["default", STYLE, NO_MATH]):
         yield
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from dissimilarity.figures.figure import in_style
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
 from dissimilarity.tables.influential_text import influence_grid, real_positions, texts_of_tokens
+from dissimilarity.tables.token_texts import printable
 
 COLUMNS = 116
 """Characters per line."""
@@ -140,7 +141,7 @@ def _lines(pieces: list[str], influence: np.ndarray, columns: int) -> list[list[
     room, peak = columns, 0
     strongest = int(np.nanargmax(np.abs(influence))) if np.isfinite(influence).any() else 0
     for index, (piece, value) in enumerate(zip(pieces, influence.tolist(), strict=True)):
-        shown = piece.replace("\n", "⏎").replace("\t", " ").replace("$", r"\$")
+        shown = printable(piece).replace("\n", "⏎").replace("\t", " ")
         while shown:
             if len(shown) > room and room < min(len(shown), columns):
                 lines.append([])

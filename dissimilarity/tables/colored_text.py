@@ -10,6 +10,7 @@ import numpy as np
 
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.influential_text import influence_grid, real_positions, texts_of_tokens
+from dissimilarity.tables.token_texts import printable
 
 FILE = "texts.json"
 ColoredText = dict[str, Any]
@@ -55,7 +56,8 @@ def colored_text(
         values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in influence[index][real[index]]]
         pieces = zip(np.array(text_of(index), object)[real[index]].tolist(), values, strict=True)
         total = float(f"{totals[index]:.5g}")
-        sequences.append({"sequence": index, "influence": total, "pieces": [[_shown(text), v] for text, v in pieces]})
+        shown = [[printable(text), value] for text, value in pieces]
+        sequences.append({"sequence": index, "influence": total, "pieces": shown})
     return {"title": title, "sequences": sequences}
 
 
@@ -66,10 +68,3 @@ def write_texts(texts: Sequence[ColoredText], folder: Path) -> None:
         return
     with replacing(folder / FILE) as part:
         part.write_text(json.dumps({"texts": list(texts)}, ensure_ascii=False), encoding="utf-8")
-
-
-def _shown(text: str) -> str:
-    """Return a text without control characters, which no reader of it takes."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )

@@ -6,10 +6,22 @@ from typing import Any
 
 import numpy as np
 
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Characters that command a terminal, that no XML holds, that end a line unseen, or that UTF-8 does not encode."""
 Decode = Callable[[list[int]], str]
 """Turns tokens into text."""
 WORD_START, WORD_END = re.compile(r"\s"), re.compile(r"\s\S*$")
 """White space before the first whole word of a text, and after the last; languages without spaces have none."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text as it can be shown anywhere: a replacement character for each control character.
+
+    Examples:
+        >>> printable("na\u00efve\x1b[31m\r\n")
+        'naïve�[31m\n'
+    """
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r", ""))
 
 
 def decoder(tokenizer: Any) -> Decode:

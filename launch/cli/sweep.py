@@ -162,7 +162,9 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
     terminal.print(table)
     for status in statuses:
         if status.get("status") == "failed":
-            terminal.print(f"[red]{status.get('run')}[/red]: {escape(str(status.get('message')))}", soft_wrap=True)
+            terminal.print(
+                f"[red]{escape(str(status.get('run')))}[/red]: {escape(str(status.get('message')))}", soft_wrap=True
+            )
 
 
 def _print_best(results: dict[str, Any]) -> None:

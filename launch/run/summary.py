@@ -49,7 +49,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         aligned = [_aligned(uri, origin["alignment"]) for uri, origin in references.items() if "alignment" in origin]
         if aligned:
             rows["aligned"] = f"\n  {'':<10} ".join(aligned)
-    terminal.print(f"[bold]{folder}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
+    terminal.print(f"[bold]{escape(str(folder))}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from dissimilarity.capture.hooks import capture, device_of
 from dissimilarity.stitching.penalty import batches_of
@@ -63,7 +64,7 @@ def capacity(
     records: list[Record] = []
     models = []
     for place, model in enumerate((*main, *others), 1):
-        with terminal.status(f"capacity of {model.run} ({place} of {len(main) + len(others)})"):
+        with terminal.status(f"capacity of {escape(model.run)} ({place} of {len(main) + len(others)})"):
             into_base, from_base = [], []
             for partner in bases:
                 if partner.run != model.run and partner.init_seed != model.init_seed:

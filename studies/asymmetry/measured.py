@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from dissimilarity.stitching import barrier
@@ -30,7 +31,9 @@ def main_records(
     initial_nets: dict[str, nn.Module] = {}
     seeds = sorted({model.init_seed for model in (steps[0] for steps in models)})
     for number, (front, back) in enumerate(jobs, 1):
-        with terminal.status(f"stitching {front.run} into {back.run}, step {back.step} ({number} of {len(jobs)})"):
+        with terminal.status(
+            escape(f"stitching {front.run} into {back.run}, step {back.step} ({number} of {len(jobs)})")
+        ):
             records += stitches.direct(front, back, "affine", [(site, site) for site in back.sites])
             if not back.last or not _is_trained(front, back, families, seeds):
                 continue

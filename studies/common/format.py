@@ -1,6 +1,7 @@
 """Formatting of numbers and tables in the summaries of studies."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -94,6 +95,18 @@ def listed(words: Sequence[str]) -> str:
         'a, b and c'
     """
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def as_code(text: str) -> str:
+    r"""Return a text as code in a Markdown table, where nothing in it is markup.
+
+    Examples:
+        >>> as_code("a *b* | c"), as_code("`x`")
+        ('`a *b* \\| c`', '`` `x` ``')
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
 
 
 def table_head(*columns: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 
 import settings
 from callbacks import signals
@@ -106,7 +107,8 @@ def train_missing(sweeps: Sequence[Sweep], runs_dir: Path) -> None:
     terminal = Console(stderr=True, highlight=False)
     minutes = sum(_seconds(sweep, count) for sweep, count in missing.items()) / 60
     terminal.print(
-        f"{sum(missing.values())} models to train first, under {runs_dir}: about {minutes:.0f} min on this processor",
+        f"{sum(missing.values())} models to train first, under {escape(str(runs_dir))}: about {minutes:.0f} min on "
+        "this processor",
         soft_wrap=True,
     )
     for sweep in missing:

@@ -18,7 +18,8 @@ from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import ColoredText, colored_text
 from dissimilarity.tables.curves import select
 from dissimilarity.tables.influential_text import Passage, influential_text
-from studies.common.format import table_head, table_row
+from dissimilarity.tables.token_texts import printable
+from studies.common.format import as_code, table_head, table_row
 from studies.common.inputs import SharedProbe, Subject
 from studies.compare.text import matched_records
 
@@ -114,6 +115,6 @@ def _table(kind: str, passages: Sequence[Passage]) -> list[str]:
             place = f"{passage.sequence}, {passage.position}"
             before, after = passage.before[-CHARACTERS // 2 :], passage.after[: CHARACTERS // 2]
             shown = f"{before}【{passage.text}】{after}"
-        shown = " ".join(shown.replace("|", "\\|").replace("`", "'").split())
-        lines.append(table_row(place, f"{passage.influence:+.2g}", shown))
+        shown = " ".join(printable(shown).split())
+        lines.append(table_row(place, f"{passage.influence:+.2g}", as_code(shown) if shown else ""))
     return lines

@@ -30,6 +30,7 @@ from studies.common.inputs import (
     source_of,
 )
 from studies.common.next_command import ALL_MEASURES, models_override
+from studies.common.progress import progress_of
 from studies.common.results import Results
 from studies.compare.differing_text import differing_text, text_of
 from studies.compare.figures import figures
@@ -67,12 +68,12 @@ def compare_models(
         if len(uris) == 2:
             subjects = load_subjects(uris, cfg.runs_dir, cfg.device)
         else:
-            subjects = load_without_weights(uris, cfg.runs_dir, status.update)
+            subjects = load_without_weights(uris, cfg.runs_dir, progress_of(status))
         probe = shared_probe(cfg, subjects)
         inputs = {(a.label, b.label): probe.between(a, b) for a, b in combinations(subjects, 2)}
         options = {"nulls": nulls, "n_units": n_units, "control": control_of(cfg.control), "channels": channels}
         options |= {"influence": True} if influence else {}
-        tables = _compare(cfg, subjects, probe, inputs, measures, pairs, options, status.update)
+        tables = _compare(cfg, subjects, probe, inputs, measures, pairs, options, progress_of(status))
     table = pa.concat_tables([_with_labels(pair, *labels) for labels, pair in tables.items()])
     notes = {"models": {subject.label: subject.provenance for subject in subjects}, "probe": probe.notes}
     aligned = {labels: alignment_summary(text) for labels, text in inputs.items() if isinstance(text, Alignment)}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
@@ -38,7 +39,7 @@ def curves(cfg: DictConfig) -> Results:
         shown.add_column(column)
     for row in last:
         if row["measure"] == last[0]["measure"]:
-            shown.add_row(*_line(row))
+            shown.add_row(*map(escape, _line(row)))
     text = [
         *(
             "# Curves",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from dissimilarity.figures.figure import PaperFigure, in_style
 from dissimilarity.figures.layout import write_coverage
@@ -147,3 +148,4 @@ def _log(panel: Axes, name: str) -> None:
     (panel.set_xscale if name == "x" else panel.set_yscale)("log", base=2)
     axis = panel.xaxis if name == "x" else panel.yaxis
     axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter(NullFormatter())

@@ -34,6 +34,7 @@ from studies.common.inputs import (
 )
 from studies.common.next_command import larger, models_override
 from studies.common.primary import check_primary
+from studies.common.progress import progress_of
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
 from studies.dynamics.figures import figures
@@ -97,7 +98,7 @@ def dynamics(
     labels = {names[uri]: [(f"{names[uri]}@{step}", step) for step in steps[uri]] for uri in uris}
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the runs") as status:
-        measured = _compare(with_probe(cfg, sequences, length), uris, labels, n_units, status.update)
+        measured = _compare(with_probe(cfg, sequences, length), uris, labels, n_units, progress_of(status))
     numbers = findings(measured.table, labels, primary_measure)
     losses = {run: [measured.losses[label] for label, _ in points] for run, points in labels.items()}
     notes = {

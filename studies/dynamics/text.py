@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
+
 from dissimilarity.figures.style import short_names
 from dissimilarity.inference.coverage import CHECKPOINTS, FEWEST_MODELS, SEEDS
 from launch.cli.tables import FittedTable, inner_first
@@ -47,7 +49,7 @@ def terminal_tables(findings: Findings) -> list[FittedTable]:
         table.add_column(column, justify="left" if column in ("measure", "run") else "right")
     for (measure, run), arrivals in findings.arrivals.items():
         cells = [_step(arrival.half) for arrival in arrivals]
-        table.add_row(measure, run, *cells, number(findings.orders[measure, "half"].rhos[run], 2))
+        table.add_row(measure, escape(run), *cells, number(findings.orders[measure, "half"].rhos[run], 2))
     return [table]
 
 

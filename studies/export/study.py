@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from omegaconf import DictConfig
+from rich.markup import escape
 from torch import Tensor, nn
 
 import settings
@@ -57,7 +58,7 @@ def export(cfg: DictConfig, to: str) -> Results:
         shown.add_column(column)
     for record in records:
         difference = f"{record['largest_difference']:.1e}"
-        shown.add_row(record["model"], record["reference"], difference, record["reader"])
+        shown.add_row(escape(record["model"]), escape(record["reference"]), difference, record["reader"])
     compared = models_override([records[0]["model"], records[0]["reference"]])
     return Results(
         table=pa.Table.from_pylist(records),

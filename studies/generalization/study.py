@@ -13,6 +13,7 @@ from rich.console import Console
 from dissimilarity.inference.coverage import FINE_TUNINGS
 from studies.common.next_command import SIZES, larger, with_all_measures
 from studies.common.primary import check_primary
+from studies.common.progress import progress_of
 from studies.common.results import Results
 from studies.common.trainings import Sweep, size_of, trained
 from studies.generalization.clusters import MIN_MODELS
@@ -74,7 +75,7 @@ def generalization(
     primary = primary_measure, primary_layer
     options = Options(groups, ood, share, examples, sequences, stitched, pairs, points, checkpoints, primary)
     with Console(stderr=True, highlight=False).status("loading the models") as status:
-        measured = measure(cfg, uris, options, status.update)
+        measured = measure(cfg, uris, options, progress_of(status))
     return Results(
         table=measured.table,
         summary=summary(measured.findings, measured.notes),

@@ -1,6 +1,7 @@
 """The study `report`: one page for any set of runs, and a table of where their curves end."""
 
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from dissimilarity.report.about import UNFINISHED, last_step
 from dissimilarity.report.folders import Folder
@@ -29,7 +30,7 @@ def report(cfg: DictConfig) -> Results:
     for column in COLUMNS:
         shown.add_column(column)
     for line in lines:
-        shown.add_row(*line)
+        shown.add_row(*map(escape, line))
     table = ends_of(folders)
     write_csv(table, cfg)
     text = ["# Runs", "", *table_head(*COLUMNS), *(table_row(*line) for line in lines), ""]

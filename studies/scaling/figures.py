@@ -9,6 +9,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from dissimilarity.figures.figure import PaperFigure, in_style
 from dissimilarity.figures.labels import place_labels
@@ -177,6 +178,8 @@ def _losses(findings: Findings) -> Figure:
         if math.isfinite(max(losses)):
             highest[name] = parameters[0], max(losses)
     left.set_xscale("log")
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.margins(0.12, 0.15)
     left.set_xlabel("approximate parameter count of the blocks")
     left.set_ylabel("loss, nats/token")

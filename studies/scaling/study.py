@@ -34,6 +34,7 @@ from studies.common.inputs import (
 )
 from studies.common.next_command import larger, with_all_measures
 from studies.common.primary import check_primary
+from studies.common.progress import progress_of
 from studies.common.results import Results
 from studies.common.runs import config_of, entry
 from studies.common.trainings import Sweep, size_of, trained
@@ -81,13 +82,13 @@ def scaling(
         )
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the models") as status:
-        subjects = load_without_weights(uris, cfg.runs_dir, status.update)
+        subjects = load_without_weights(uris, cfg.runs_dir, progress_of(status))
         _check(subjects)
         probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
         controls = {PLAIN: control_of(cfg.control)}
         if controlled is not None:
             controls[CONTROLLED] = control_of(controlled)
-        tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, status.update)
+        tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, progress_of(status))
     table = pa.concat_tables([_with_control(part, control) for control, part in tables.items()])
     numbers = findings(table, models, primary_measure, primary_layer)
     notes = {
