@@ -83,10 +83,12 @@ def summary_of(result: Comparison) -> dict[str, Any]:
         "verdict": result.verdict,
         "a": result.labels[0],
         "b": result.labels[1],
+        "measured_on": _probe_in_words(result),
         "probe": result.probe.notes,
         "notes": notes_of(result),
         "rows": [{key: _plain(value) for key, value in row.items()} for row in matched_rows(result)],
         "outputs": None if outputs is None else vars(outputs),
+        "rounding": None if result.differences is None else ROUNDING,
         "text": differing_text(result),
     }
 

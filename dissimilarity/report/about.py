@@ -50,8 +50,9 @@ def facts_of(folder: Folder) -> dict[str, str]:
     if is_number(parameters := provenance.get("parameters")):
         entries["parameters"] = f"{parameters:,}"
     entries |= {name: form.format(summary[key]) for key, name, form in FACTS if is_number(summary.get(key))}
-    if isinstance(verdict := summary.get("verdict"), str):
-        entries["verdict"] = verdict
+    for key, name in (("verdict", "verdict"), ("measured_on", "measured on")):
+        if isinstance(text := summary.get(key), str):
+            entries[name] = text
     if isinstance(created := provenance.get("created"), str):
         entries["begun" if folder.kind == "run" else "written"] = created
     return entries

@@ -19,6 +19,7 @@ from dissimilarity.report.groups import groups_of, mean_curves
 from dissimilarity.report.panels import Panel, panels_of
 from dissimilarity.report.series import alerts_by_place, intrinsic, labels_of, losses, penalties, reference_groups
 from dissimilarity.report.specs import specs
+from dissimilarity.report.subtracted import subtracted
 from dissimilarity.tables.final import final_values
 
 COLUMN_TITLES = {
@@ -110,6 +111,7 @@ def _of_results(folder: Folder) -> Content:
             else []
         ),
         *([sections.heat_maps(colors.scale)] if panels else []),
+        subtracted(folder.summary),
         sections.colored_texts(folder),
         sections.summary(folder),
         sections.figures(folder),

@@ -146,6 +146,24 @@ def test_files_hold_the_table_the_figures_and_where_they_come_from(
     assert set(origin["models"]) == {"model", "seed"} and len(origin["models"]["seed"]["sha256"]) == 64
 
 
+def test_the_page_says_what_the_terminal_says(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    """The text is too short for the sequences that are asked for."""
+    arguments = [folders["model"], folders["planted"], "--text", folders["text"], "--measures", "cka"]
+    arguments += ["--sequences", 4000, "--length", 16, "--out", tmp_path / "out"]
+    code, out, err = compare(capsys, *arguments)
+    assert code == 0, err
+    page = page_of(tmp_path / "out")
+    text, words = " ".join(page.text.split()), " ".join(out.split())
+    used = re.search(r"on (\d+ of 4000 sequences of 16 tokens from .*?\(the text is too short for more\))", words)
+    assert used is not None and used[1] in text
+    rows = [line.split("│") for line in out.split("relative error", 2)[-1].splitlines() if line.count("│") == 4]
+    assert len(rows) == 3
+    cells = [data for name, *numbers in rows for data in (BLOCK.format(name.strip()), *(n.strip() for n in numbers))]
+    assert " ".join(cells).replace(" ", "") in text.replace(" ", "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert f"KL divergence {summary['outputs']['kl']:.1e} nats" in text and "A layer differs if" in text
+
+
 def test_csv_and_latex_have_a_line_per_layer(capsys: Any, folders: dict[str, Path]) -> None:
     arguments = (folders["model"], folders["seed"], "--text", folders["text"], *FEW, "--measures", "cka", "--format")
     rows = list(csv.DictReader(io.StringIO(compare(capsys, *arguments, "csv")[1])))

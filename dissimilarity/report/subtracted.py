@@ -1,0 +1,49 @@
+"""The section of a page on two models that are subtracted number by number, from the summary of their comparison."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from dissimilarity.report.elements import is_number, table
+from dissimilarity.report.panels import site_name
+
+COLUMNS = {
+    "relative_error": ("relative error", "{:.1e}"),
+    "noise": ("by rounding", "{:.1e}"),
+    "cosine": ("cosine", "{:.6f}"),
+    "largest": ("largest difference", "{:.1e}"),
+}
+"""Keys of rows of the summary, with their names and forms; those of the terminal."""
+OUTPUTS = ("kl", "kl_high", "largest")
+
+
+def subtracted(summary: Mapping[str, Any]) -> str:
+    """Return the differences of activations and predictions; nothing for models that cannot be subtracted.
+
+    Args:
+        summary: summary.json of a comparison.
+    """
+    rows = summary.get("rows")
+    lines = {}
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and all(is_number(row.get(key)) for key in COLUMNS):
+            name = site_name(str(row.get("site_a")), str(row.get("site_b")))
+            lines[name] = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+    if not lines:
+        return ""
+    titles = ["site", *(title for title, _ in COLUMNS.values())]
+    content = table("subtracted", titles, [[name, *cells] for name, cells in lines.items()])
+    words = [_of_predictions(summary.get("outputs")), str(summary.get("rounding") or "")]
+    note = escape(" ".join(filter(None, words)))
+    return f'<section><h2>Number by number</h2>{content}<p class="soft">{note}</p></section>'
+
+
+def _of_predictions(outputs: Any) -> str:
+    """Say how far the predictions of the two are apart."""
+    if not isinstance(outputs, dict) or not all(is_number(outputs.get(key)) for key in OUTPUTS):
+        return ""
+    kl, high, largest = (outputs[key] for key in OUTPUTS)
+    return (
+        f"Predictions: KL divergence {kl:.1e} nats, its 99.9th percentile {high:.1e}, largest difference of two logits "
+        f"{largest:.1e}."
+    )
