@@ -5,6 +5,8 @@ Nothing here needs torch.
 
 from collections.abc import Iterable, Sequence
 
+LOGITS = "logits"
+"""The model's result, in any model: the site of output measures."""
 ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp.pre", "mlp.mid", "mlp.post", "mlp_out", "resid_post")
 """The sites of a block, in depth order."""
 

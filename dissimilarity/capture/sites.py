@@ -16,11 +16,8 @@ from torch import nn
 
 from dissimilarity.capture.networks import failures_of, networks_of
 from dissimilarity.capture.points import ModulePoint, named_modules
-from dissimilarity.capture.site_names import by_kind, describe, split_layer
+from dissimilarity.capture.site_names import LOGITS, by_kind, describe, split_layer
 from dissimilarity.capture.trial import Trial, trial
-
-LOGITS = "logits"
-"""The model's result, in any model: the site of output measures."""
 
 
 def site_table(model: nn.Module, length: int | None = None) -> dict[str, ModulePoint]:

@@ -20,6 +20,8 @@ SEQUENCES, LENGTH = 128, 64
 LEAST = 4
 """Sequences that a measure with an error bar needs."""
 NO_MEASURES = ("base", "catalog", "intrinsic", "numerics", "titles")
+OUTPUT_MEASURES = ("disagreement", "jsd", "kl")
+"""Measures of what models predict, which files of activations have at one site alone."""
 EXAMPLES = """examples:
   dissimilarity compare hf:FOLDER_A hf:FOLDER_B --text notes.txt
   dissimilarity compare hf:model hf:model-Q4_K_M.gguf --out results

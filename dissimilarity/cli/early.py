@@ -13,11 +13,21 @@ from tempfile import TemporaryFile
 from rich.console import Console
 
 from dissimilarity.capture.site_names import ORDER, describe, matched_pairs
-from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES, measure_names
+from dissimilarity.cli.command import LEAST, LENGTH, OUTPUT_MEASURES, SEQUENCES, measure_names
 from dissimilarity.cli.memory import check_memory, shapes_in
 from dissimilarity.cli.places import Place, find_place
 from dissimilarity.cli.texts import BYTES_PER_TOKEN, NO_TOKENIZER, is_same, packed, pieces, read_text, tokens_in
-from dissimilarity.comparison.array_files import IDS, arrays_in, check_arrays, mapped, matching_sites
+from dissimilarity.comparison.array_files import (
+    IDS,
+    Shapes,
+    arrays_in,
+    check_arrays,
+    check_extents,
+    check_logits,
+    extent_of,
+    mapped,
+    matching_sites,
+)
 from dissimilarity.loading import adapters
 from dissimilarity.loading.config import check_gguf_file, check_model_folder
 from dissimilarity.loading.context import KEYS
@@ -80,10 +90,10 @@ def checked_places(options: argparse.Namespace) -> list[Place]:
     with Console(stderr=True).status("finding the models"):  # which may take a download
         places = [find_place(argument) for argument in (options.a, options.b)]
     for place in places:
-        _check_saved(place, options.sites) if place.is_saved else _check_model(place, options)
-    if all(place.is_saved for place in places):
-        matched_pairs(*(_saved_sites(place, options.sites) for place in places))
-    _check_reading(places, options)
+        if not place.is_saved:
+            _check_model(place, options)
+    shapes = _check_saved([place for place in places if place.is_saved], options)
+    _check_reading(places, options, shapes)
     matched = options.pairs == "matched" or (options.pairs is None and options.out is None)
     sizes = [place.size for place in places if place.size is not None]
     check_memory(sizes, _tokens_read(options), matched, options.block_by_block)
@@ -100,21 +110,32 @@ def _check_device(name: str) -> None:
         raise ValueError(f"--device {name}: there is no such device here; use cpu")
 
 
-def _saved_sites(place: Place, patterns: Sequence[str] | None) -> list[str]:
-    """Return the sites of saved activations that are compared.
+def _check_saved(places: Sequence[Place], options: argparse.Namespace) -> Shapes:
+    """Check that saved activations are there at the sites that are compared, and of the same samples on both sides.
+
+    Returns:
+        Their shapes.
 
     Raises:
-        ValueError: a file cannot be read or holds something else, or a glob matches no site.
+        ValueError: a file cannot be read or holds something else, a glob matches no site, logits are missing, or there
+            are other numbers of samples.
     """
-    assert place.path is not None
-    arrays = arrays_in(place.path)
-    arrays.pop(IDS, None)
-    check_arrays(place.argument, arrays)
-    return list(arrays) if patterns is None else matching_sites(place.argument, list(arrays), patterns)
-
-
-def _check_saved(place: Place, patterns: Sequence[str] | None) -> None:
-    _saved_sites(place, patterns)
+    sites: list[list[str]] = []
+    shapes: list[tuple[str, str, tuple[int, ...]]] = []
+    for place in places:
+        assert place.path is not None
+        arrays = arrays_in(place.path)
+        arrays.pop(IDS, None)
+        check_arrays(place.argument, arrays)
+        named = list(arrays)
+        sites.append(named if options.sites is None else matching_sites(place.argument, named, options.sites))
+        shapes += [(place.argument, site, array.shape) for site, array in arrays.items()]
+        if {*options.measures, *dict(options.fail_over)} & set(OUTPUT_MEASURES):
+            check_logits(place.argument, named)
+    if len(sites) == 2:
+        matched_pairs(*sites)
+        check_extents(shapes, *extent_of(shapes))
+    return shapes
 
 
 def _check_model(place: Place, options: argparse.Namespace) -> None:
@@ -163,17 +184,18 @@ def _check_glob(label: str, pattern: str, depth: int, modules: set[str]) -> None
     )
 
 
-def _check_reading(places: Sequence[Place], options: argparse.Namespace) -> None:
+def _check_reading(places: Sequence[Place], options: argparse.Namespace, shapes: Shapes) -> None:
     """Check what the models are to read: a text, tokens from a file, or nothing for saved activations.
 
     Raises:
-        ValueError: it does not fit the models, or is too short.
+        ValueError: it does not fit the models or the shapes of saved activations, or is too short.
     """
     models = [place for place in places if not place.is_saved]
     check_needed(options, [place.label for place in models], len(places))
     if options.tokens is not None:
         sizes = {place.label: place.size.vocabulary for place in models if place.size is not None}
-        tokens_in(options.tokens, {label: size for label, size in sizes.items() if size})
+        tokens = tokens_in(options.tokens, {label: size for label, size in sizes.items() if size})
+        check_extents(shapes, f"the tokens: {tokens.shape}", *tokens.shape)
         return
     for place in models:
         if place.folder is not None and place.tokenizer is None:

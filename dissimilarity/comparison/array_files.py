@@ -4,7 +4,7 @@ Nothing here needs torch until an array of a safetensors file is read, so that a
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from safetensors import SafetensorError, safe_open
 
-from dissimilarity.capture.site_names import describe
+from dissimilarity.capture.site_names import LOGITS, describe
 
 IDS = "sample_ids"
 TEXT = "tokens_sha256"
@@ -70,6 +70,55 @@ def check_arrays(name: str, arrays: Mapping[str, ArrayReader]) -> None:
                 f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
                 "save them as float32, or as bfloat16 in a .safetensors file"
             )
+
+
+Shapes = Sequence[tuple[str, str, tuple[int, ...]]]
+"""Name of a source, site and shape of each array of a comparison."""
+
+
+def extent_of(shapes: Shapes) -> tuple[str, int, int]:
+    """Return the array that tells the number of samples, its sequences, and its positions; 1 if rows are sequences.
+
+    Examples:
+        >>> extent_of([("a.npy", "a", (32, 8)), ("b.npy", "b", (8, 4, 6))])
+        ('b.npy: (8, 4, 6)', 8, 4)
+    """
+    name, _, shape = next((entry for entry in shapes if len(entry[2]) > 2), shapes[0])
+    sequences, *inner = shape
+    return f"{name}: {shape}", sequences, inner[0] if len(inner) > 1 else 1
+
+
+def check_extents(shapes: Shapes, expected: str, sequences: int, length: int) -> None:
+    """Check that arrays have the samples of all sequences.
+
+    Args:
+        shapes: the arrays.
+        expected: what tells how many there are, for the message.
+        sequences: number of sequences.
+        length: positions of a sequence.
+
+    Raises:
+        ValueError: one has others.
+    """
+    for name, site, shape in shapes:
+        if shape[0] != sequences and not (len(shape) == 2 and shape[0] == sequences * length):
+            raise ValueError(
+                f"expected the same samples on both sides, found {expected} and, at {site} of {name}, {shape}; "
+                "save both on one probe set, in one order"
+            )
+
+
+def check_logits(name: str, sites: Iterable[str]) -> None:
+    """Check that there are logits among the sites of saved activations.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if LOGITS not in sites:
+        raise ValueError(
+            f"{name}: expected model outputs at the site {LOGITS!r}, which an output measure compares, found "
+            f"{describe(list(sites))}; save the logits too, or leave that measure out"
+        )
 
 
 def matching_sites(name: str, sites: Sequence[str], patterns: str | Sequence[str]) -> list[str]:

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from dissimilarity.capture.hooks import device_of
-from dissimilarity.capture.site_names import describe
 from dissimilarity.capture.sites import LOGITS, resolve
 from dissimilarity.comparison.array_files import (
     IDS,
@@ -27,6 +26,9 @@ from dissimilarity.comparison.array_files import (
     ArrayReader,
     arrays_in,
     check_arrays,
+    check_extents,
+    check_logits,
+    extent_of,
     is_floating,
     matching_sites,
 )
@@ -84,11 +86,8 @@ class SavedActivations:
 
     def check_logits(self, sites: Sequence[str]) -> None:
         """Check that the logits were saved if they are among the sites to read."""
-        if LOGITS in sites and LOGITS not in self.sites:
-            raise ValueError(
-                f"{self.name}: expected model outputs at the site {LOGITS!r}, which an output measure compares, found "
-                f"{describe(self.sites)}; save the logits too, or leave that measure out"
-            )
+        if LOGITS in sites:
+            check_logits(self.name, self.sites)
 
 
 def open_source(source: Source, side: str) -> nn.Module | SavedActivations:
@@ -178,9 +177,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
         raise ValueError("expected tokens to run the model on, found none; pass those of the saved activations")
     shapes = [(source.name, site, array.shape) for source in saved for site, array in source.sites.items()]
     if probe.inputs is None:
-        first, _, shape = next((entry for entry in shapes if len(entry[2]) > 2), shapes[0])
-        sequences, *inner = shape
-        expected, length = f"{first}: {shape}", inner[0] if len(inner) > 1 else 1
+        expected, sequences, length = extent_of(shapes)
     elif isinstance(probe.inputs, Tensor):
         tokens = probe.inputs
         sequences, length = len(tokens), int(tokens[0].numel()) if len(tokens) and tokens.ndim > 1 else 1
@@ -188,12 +185,7 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
     else:
         sequences, length = probe.extent
         expected = f"a probe set of {sequences} sequences of {length} tokens"
-    for name, site, shape in shapes:
-        if shape[0] != sequences and not (len(shape) == 2 and shape[0] == sequences * length):
-            raise ValueError(
-                f"expected the same samples on both sides, found {expected} and, at {site} of {name}, {shape}; "
-                "save both on one probe set, in one order"
-            )
+    check_extents(shapes, expected, sequences, length)
     _check_ids([source for source in saved if source.ids is not None], sequences, sequences * length)
     _check_text(saved, probe)
     return replace(probe, inputs=Extent(sequences, length)) if probe.inputs is None else probe

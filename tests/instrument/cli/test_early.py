@@ -60,7 +60,9 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "a": np.eye(64, 8),
         "b": np.eye(32, 8),
         "numbers": np.ones((64, 8), int),
+        "inner": np.ones((16, 8, 8)),
         "tokens": np.full((8, 12), 300),
+        "some": np.ones((8, 12), int),
         "few": np.ones((3, 12), int),
     }.items():
         np.save(root / f"{name}.npy", array)
@@ -94,6 +96,11 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "text and tokens": ([*both, "--tokens", tokens, "--length", "8"], "needs no --length"),
         "activations need no text": ([a, a, "--length", "8"], "which need no --length"),
         "model beside activations": ([good, a], "pass its tokens with --tokens"),
+        "other shapes": ([a, str(root / "b.npy")], "found " + a + ": (64, 8) and, at b of "),
+        "other positions": ([a, str(root / "inner.npy")], "inner.npy: (16, 8, 8) and, at a of "),
+        "activations of other tokens": ([good, a, "--tokens", str(root / "some.npy")], "found the tokens: (8, 12) and"),
+        "predictions of activations": ([a, a, "--measures", "cka,kl"], "save the logits too"),
+        "limit on predictions": ([a, a, "--fail-over", "jsd=1"], "save the logits too"),
         "no array": ([str(root / "text.npy"), a], "expected the one array of np.save"),
         "no activations": ([str(root / "numbers.npy"), a], "expected floating-point activations"),
         "no such site of a file": ([a, a, "--sites", "c"], "matches 'c'; it has a"),
@@ -119,6 +126,15 @@ def test_mistakes_are_explained_without_torch(mistakes: dict[str, tuple[list[str
     answers = done.stderr.strip().split("\n\n")
     for (kind, (_, message)), answer in zip(mistakes.items(), answers, strict=True):
         assert message in answer and "\n" not in answer, f"{kind}: {answer}"
+
+
+def test_the_output_measures_are_those_of_the_catalog() -> None:
+    from dissimilarity.cli.command import OUTPUT_MEASURES
+    from dissimilarity.measures.base.output_measure import OutputMeasure
+    from dissimilarity.measures.catalog import measure_classes
+
+    classes = {name for kind, name in measure_classes().items() if issubclass(kind, OutputMeasure)}
+    assert classes == set(OUTPUT_MEASURES)
 
 
 def test_what_only_a_loaded_model_tells_is_left_to_it(tmp_path: Path) -> None:
