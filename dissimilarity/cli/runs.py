@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.report.about import UNFINISHED, last_step
 from dissimilarity.report.folders import Folder, found_in, read_folder
@@ -29,7 +29,7 @@ def run_list(options: argparse.Namespace) -> None:
     folders = [folder for path in found_in(options.folders) if (folder := read_folder(path)).kind == "run"]
     if not folders:
         raise ValueError(f"no run in {', '.join(map(str, options.folders))}; give folders of runs, such as runs")
-    Console(highlight=False).print(list_of(folders))
+    Console(highlight=False, emoji=False).print(list_of(folders), crop=False)
 
 
 def run_watch(options: argparse.Namespace) -> None:
@@ -38,7 +38,7 @@ def run_watch(options: argparse.Namespace) -> None:
     Raises:
         ValueError: the folder is no run.
     """
-    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+    with Live(console=Console(highlight=False, emoji=False), auto_refresh=False) as live:
         while True:
             folder = read_folder(found_in([options.folder])[0])
             if folder.kind != "run":
@@ -49,15 +49,16 @@ def run_watch(options: argparse.Namespace) -> None:
             time.sleep(SECONDS)
 
 
-def list_of(folders: Sequence[Folder]) -> Table:
-    """Return a table with a line per run."""
+def list_of(folders: Sequence[Folder]) -> FittedTable:
+    """Return a table with a line per run. Names are whole, so that they can be typed; other columns go before that."""
     # Rows come in order of depth, so that the last layer of each reference stays.
     ends = {folder.path: {row["reference"]: row for row in _finals(folder)} for folder in folders}
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "steps", "val loss", *references, "minutes"):
-        is_name = column in ("run", "state")
-        table.add_column(escape(column), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    columns = [*map(escape, references)]
+    table = FittedTable("", drop=["minutes", "steps", *columns[::-1], "val loss", "state"])
+    table.box, table.pad_edge = None, False
+    for column in ("run", "state", "steps", "val loss", *columns, "minutes"):
+        table.add_column(column, justify="left" if column in ("run", "state") else "right")
     for folder in folders:
         summary, rows = folder.summary, ends[folder.path]
         values = [_value(rows[reference]) if reference in rows else "" for reference in references]
@@ -78,7 +79,8 @@ def list_of(folders: Sequence[Folder]) -> Table:
 
 def state_of(folder: Folder) -> Group:
     """Return what there is to say of a run: step and loss, and each layer against each reference."""
-    table = Table(box=None, pad_edge=False)
+    table = FittedTable("", names=["against", "site"], drop=["measure", "curve"])
+    table.box, table.pad_edge = None, False
     for column in ("against", "site", "measure", "value", "curve"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for row in _finals(folder):

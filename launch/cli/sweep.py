@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import settings
-from launch.cli.tables import FittedTable
+from dissimilarity.cli.fitted_table import FittedTable
 from launch.run.config_file import read_yaml
 from launch.run.folder import read_json, write_json, write_text
 
@@ -159,7 +159,7 @@ def print_table(statuses: list[dict[str, Any]], title: str) -> None:
         )
     terminal = Console(highlight=False)
     terminal.print()
-    terminal.print(table)
+    terminal.print(table, crop=False)
     for status in statuses:
         if status.get("status") == "failed":
             terminal.print(

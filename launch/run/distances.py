@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.markup import escape
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.tables.final import blocks
-from launch.cli.tables import FittedTable
 
 SITES_SHOWN = 4
 

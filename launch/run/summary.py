@@ -111,7 +111,7 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     size = "" if summary.get("parameters") is None else f", {summary['parameters'] / 1e6:.2f} M parameters"
     terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{size}{ending}", soft_wrap=True)
     if summary.get("final"):
-        terminal.print(final_table(summary["final"]))
+        terminal.print(final_table(summary["final"]), crop=False)
     _show(rows)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
-from launch.cli.tables import FittedTable
 from studies.asymmetry.capacity import capacity_lines
 from studies.asymmetry.differences import Difference
 from studies.asymmetry.numbers import (

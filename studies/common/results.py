@@ -146,7 +146,7 @@ def show_results(results: Results, folder: Path, typed: Sequence[str] = ()) -> N
     """
     terminal = Console(highlight=False)
     for part in results.shown:
-        terminal.print(part)
+        terminal.print(part, crop=False)
         terminal.print()
     if results.coverage:
         terminal.print(f"  [dim]{results.coverage}[/dim]")

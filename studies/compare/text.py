@@ -8,13 +8,13 @@ import pyarrow as pa
 from rich.markup import escape
 
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.cli.fitted_table import FittedTable, inner_first
 from dissimilarity.figures.style import short_names, spread
 from dissimilarity.inference.coverage import PROBE_TEXT, SAMPLES
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.tables.curves import distinct, select
 from dissimilarity.tables.equal_depth import at_equal_depth
-from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import table_head, table_row
 from studies.common.resampling import finite_mean
 

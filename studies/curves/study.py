@@ -7,9 +7,9 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.markup import escape
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
-from launch.cli.tables import FittedTable
 from studies.common.format import DASH, number, p_value, plus_minus, table_head, table_row
 from studies.common.next_command import models_override
 from studies.common.results import Results

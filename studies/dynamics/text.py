@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.markup import escape
 
+from dissimilarity.cli.fitted_table import FittedTable, inner_first
 from dissimilarity.figures.style import short_names
 from dissimilarity.inference.coverage import CHECKPOINTS, FEWEST_MODELS, SEEDS
-from launch.cli.tables import FittedTable, inner_first
 from studies.common.format import DASH, interval, listed, number, p_value, table_head, table_row
 from studies.common.jackknife import no_interval
 from studies.dynamics.numbers import Arrival, Findings, Order

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import settings
 from data.tokenizers import boundary_id
-from launch.cli.tables import FittedTable
+from dissimilarity.cli.fitted_table import FittedTable
 from models import references
 from models.exchange import from_huggingface
 from models.exchange.folders import write_huggingface, write_safetensors, write_transformer_lens
@@ -53,7 +53,7 @@ def export(cfg: DictConfig, to: str) -> Results:
         folder.mkdir(parents=True, exist_ok=True)
         records.append({"model": uri, "to": to, **_write(reference, to, folder)})
         notes[label] = reference.provenance
-    shown = FittedTable(f"exported: {to}", names=["model", "reference"], drop=["read by"])
+    shown = FittedTable(f"exported: {to}", drop=["read by"])
     for column in ("model", "reference", "logits differ by", "read by"):
         shown.add_column(column)
     for record in records:

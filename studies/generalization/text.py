@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import FEWEST_MODELS, FINE_TUNINGS
-from launch.cli.tables import FittedTable
 from studies.common.format import DASH, listed, number, table_head, table_row
 from studies.common.jackknife import LEVEL, no_interval
 from studies.generalization.agreement import STATISTICS, Agreement

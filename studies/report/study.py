@@ -3,10 +3,10 @@
 from omegaconf import DictConfig
 from rich.markup import escape
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.report.about import UNFINISHED, last_step
 from dissimilarity.report.folders import Folder
 from dissimilarity.tables.final import final_values
-from launch.cli.tables import FittedTable
 from studies.common.format import number, table_head, table_row
 from studies.common.next_command import models_override
 from studies.common.results import Results

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import FEWEST_MODELS, SEEDS
-from launch.cli.tables import FittedTable
 from studies.common.format import DASH, interval, interval_in_words, listed, number, plus_minus, table_head, table_row
 from studies.common.jackknife import Interval, no_interval
 from studies.common.regions import REGIONS

@@ -10,7 +10,7 @@ from rich.console import Console
 from dissimilarity.cli import runs
 from dissimilarity.cli.command import main
 from dissimilarity.report.folders import read_folder
-from tests.helpers.report_folders import write_run
+from tests.helpers.report_folders import curve_rows, write_run
 
 
 def shown(table: Any) -> list[str]:
@@ -34,6 +34,23 @@ def test_runs_are_listed_with_where_they_ended(tmp_path: Path) -> None:
         if (row["step"], row["site_a"], row["site_b"]) == (8, "blocks.1.resid_post", "blocks.1.resid_post")
     ]
     assert f" {last['value']:.3f} ± " in lines[1]
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 30])
+def test_names_and_values_are_whole_in_any_terminal(tmp_path: Path, width: int) -> None:
+    names = [f"solu-w64-d2-s{seed}-lr_matrices0.0146" for seed in range(2)]
+    folders = [write_run(tmp_path / name, curve_rows(["init", "runs/gelu-w64-d2-s0"])) for name in names]
+    (folders[1] / "summary.json").unlink()
+    with (console := Console(width=width)).capture() as capture:
+        console.print(runs.list_of([read_folder(folder) for folder in folders]), crop=False)
+    text = capture.get()
+    lines = [line for line in text.splitlines() if line.startswith("solu")]
+    assert [line.split()[0] for line in lines] == names and "…" not in text
+    assert ("in progress or cut short" in lines[1]) == (width > 30)
+    assert ("runs/gelu-w64-d2-s0" in text.splitlines()[0]) == (width == 200)
+    assert all(len(line.rstrip()) <= max(width, len(names[0])) for line in lines)
+    words = " ".join(text.split())
+    assert width == 200 or ("a wider terminal also shows:" in words and "minutes" in words)
 
 
 def test_a_run_is_watched_until_it_ends(

@@ -6,7 +6,8 @@ from copy import copy
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,8 @@ class FittedTable(Table):
     """A table that becomes narrower where it is wider than the terminal.
 
     First names are shortened where they agree, then columns are left out, and a line below says which. Then names are
-    shortened where their words agree. What is still too wide is folded, never cut.
+    shortened where their words agree. What is still too wide is wider than the terminal; printed with `crop=False`,
+    nothing is cut or broken over lines.
 
     Args:
         title: Shown above the table.
@@ -35,12 +37,12 @@ class FittedTable(Table):
         self._names = names
         self._drop = drop
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType | Segment]:
         """Render the widest form that fits."""
         table = copy(self)
         table.columns = [copy(column) for column in self.columns]
         for column in table.columns:
-            column.overflow = "fold"
+            column.no_wrap = True
         table.title = None
         if not table._fits(console, options):
             table._shorten_names()
@@ -49,19 +51,24 @@ class FittedTable(Table):
             if table._fits(console, options):
                 break
             table.columns = [column for column in table.columns if column.header != header]
+            for index, column in enumerate(table.columns):
+                column._index = index  # by which rich finds the first and the last, whose padding differs
             dropped.append(header)
         if not table._fits(console, options):
             table._shorten_names(WITHIN)
         if self.title:
             yield Text.from_markup(str(self.title), style="italic")
-        yield from Table.__rich_console__(table, console, options)
+        whole = max(options.max_width, table._whole_width(console, options))
+        yield from Table.__rich_console__(table, console, options.update(max_width=whole))
         present = [str(column.header) for column in self.columns if column.header in dropped]
         if present:
             yield Text(f"a wider terminal also shows: {', '.join(present)}", style="dim")
 
     def _fits(self, console: Console, options: ConsoleOptions) -> bool:
-        measured = Table.__rich_measure__(self, console, options.update(max_width=UNLIMITED))
-        return measured.maximum <= options.max_width
+        return self._whole_width(console, options) <= options.max_width
+
+    def _whole_width(self, console: Console, options: ConsoleOptions) -> int:
+        return Table.__rich_measure__(self, console, options.update(max_width=UNLIMITED)).maximum
 
     def _shorten_names(self, marks: str = BETWEEN) -> None:
         columns = [column for column in self.columns if column.header in self._names]
