@@ -60,21 +60,28 @@ def folder_of(uri: str) -> tuple[Path, str | None]:
 
 
 def base_folder(folder: Path, uri: str) -> Path:
-    """Return the folder of the base of an adapter.
+    """Return the folder of the base of an adapter: from the current folder, that of the adapter, or the hub's cache.
 
     Raises:
-        ValueError: it is not on this machine.
+        ValueError: it is not on this machine; names the places.
     """
     name = adapters.base_of(folder, uri)
-    place = Path(name) if Path(name).is_dir() else downloaded(name)
-    if place is None or adapters.is_adapter(place):
+    places = list(dict.fromkeys([Path(name).absolute(), (folder / name).absolute()]))
+    cached = None if any(place.is_dir() for place in places) else downloaded(name)
+    base = next((place for place in (*places, cached) if place is not None and _is_model(place)), None)
+    if base is None:
         is_folder = name.count("/") != 1 or name.startswith((".", "~"))
-        where = f"run the command in the folder that has {name!r}" if is_folder else f"download it by naming hf:{name}"
+        where = "put it there" if is_folder else f"download it by naming hf:{name}"
+        tried = " or ".join(map(str, places))
         raise ValueError(
-            f"reference {uri!r}: the base of this adapter, {name!r}, is neither a folder of a model here nor in the "
+            f"reference {uri!r}: the base of this adapter, {name!r}, is no folder of a model at {tried}, nor in the "
             f"cache of the hub; {where}, or merge the adapter into its base with peft"
         )
-    return place
+    return base
+
+
+def _is_model(folder: Path) -> bool:
+    return folder.is_dir() and not adapters.is_adapter(folder)
 
 
 def require_transformers(uri: str) -> None:

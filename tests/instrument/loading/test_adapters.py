@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dissimilarity.loading.places import base_folder
 from models.references import load
 from tests.instrument.loading.test_pretrained import saved
 
@@ -39,6 +40,17 @@ def test_an_adapter_is_its_base_with_the_adapter_merged(tmp_path: Path) -> None:
     assert not any(weight.requires_grad for weight in reference.model.parameters())
 
 
+def test_a_relative_base_is_looked_for_here_and_beside_the_adapter(tmp_path: Path, monkeypatch: Any) -> None:
+    base, _ = saved(tmp_path / "models" / "base")
+    folder = adapter(tmp_path / "models" / "adapter", base, base_model_name_or_path="../base")
+    monkeypatch.chdir(tmp_path)
+    assert base_folder(folder, "adapter").samefile(base) and load("hf:models/adapter").model is not None
+    near, _ = saved(tmp_path / "base")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert base_folder(folder, "adapter").samefile(near)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -54,7 +66,7 @@ def test_an_adapter_is_its_base_with_the_adapter_merged(tmp_path: Path) -> None:
         ({"base_model_name_or_path": None}, "base_model_name_or_path=None"),
         (
             {"base_model_name_or_path": "evil/model"},
-            "'evil/model', is neither a folder of a model here nor in the cache",
+            "'evil/model', is no folder of a model at .*/evil/model or .*/adapter/evil/model, nor in the cache",
         ),
     ],
 )
