@@ -171,13 +171,18 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _between_words(text: str, start: int, stop: int) -> str:
-    """Return a part of the text without the words that it cuts."""
-    piece = text[start:stop]
-    if start and not text[start - 1].isspace():
-        piece = piece[len(piece.split(maxsplit=1)[0]) :] if piece.split() else piece
-    if stop < len(text) and not text[stop].isspace():
-        piece = piece.rsplit(maxsplit=1)[0] if len(piece.split()) > 1 else piece
-    return piece.strip()
+    """Return a part of the text without the words that it cuts, unless it is within one word."""
+    words = text[start:stop].split()
+    piece = text[start:stop].strip()
+    if len(words) > 1 and _is_within_word(text, start):
+        piece = piece.removeprefix(words[0]).lstrip()
+    if len(words) > 1 and _is_within_word(text, stop):
+        piece = piece.removesuffix(words[-1]).rstrip() or piece
+    return piece
+
+
+def _is_within_word(text: str, place: int) -> bool:
+    return 0 < place < len(text) and not (text[place - 1].isspace() or text[place].isspace())
 
 
 def _too_short(tokens: int, length: int) -> str:

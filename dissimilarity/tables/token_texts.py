@@ -84,6 +84,8 @@ def between(text: str, spans: Any) -> list[str]:
 def around(texts: Sequence[str], position: int, context: int) -> tuple[str, str]:
     """Return the text before and after a token, without the words that are cut where it ends.
 
+    A word that holds the token and is longer than the context is whole, unless it is twice as long.
+
     Args:
         texts: the text of each token of a sequence.
         position: position of the token.
@@ -94,9 +96,16 @@ def around(texts: Sequence[str], position: int, context: int) -> tuple[str, str]
         (' river', ' things')
         >>> around(["the", " ri", "ver", " of", " th", "ings"], 2, 2)
         ('the ri', ' of')
+        >>> around(["a", " ri", "v", "e", "r", "s", " of"], 3, 1)
+        (' riv', 'rs')
     """
-    start, stop = max(0, position - context), position + 1 + context
+    start, stop = max(0, position - context), min(len(texts), position + 1 + context)
     before, after = "".join(texts[start:position]), "".join(texts[position + 1 : stop])
+    least, most = max(0, position - 2 * context), min(len(texts), position + 1 + 2 * context)
+    while start > least and _is_cut(texts[start - 1], before) and not WORD_START.search(before):
+        start, before = start - 1, texts[start - 1] + before
+    while stop < most and _is_cut(after, texts[stop]) and not WORD_START.search(after):
+        stop, after = stop + 1, after + texts[stop]
     if _is_cut("".join(texts[:start]), before) and (inner := WORD_START.search(before)):
         before = before[inner.start() :]
     if _is_cut(after, "".join(texts[stop:])) and (inner := WORD_END.search(after)):

@@ -1,6 +1,7 @@
 """Which text makes two models differ most, in the study `compare`: lines of the summary and figures."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,12 +110,20 @@ def _table(kind: str, passages: Sequence[Passage]) -> list[str]:
     lines = table_head(kind, "influence", "text")
     for passage in passages:
         if passage.position is None:
-            place, shown = str(passage.sequence), passage.text[:CHARACTERS]
+            place, shown = str(passage.sequence), _beginning(passage.text, CHARACTERS)
             shown += "..." if len(passage.text) > CHARACTERS else ""
         else:
             place = f"{passage.sequence}, {passage.position}"
-            before, after = passage.before[-CHARACTERS // 2 :], passage.after[: CHARACTERS // 2]
+            before = _beginning(passage.before[::-1], CHARACTERS // 2)[::-1]
+            after = _beginning(passage.after, CHARACTERS // 2)
             shown = f"{before}【{passage.text}】{after}"
         shown = " ".join(printable(shown).split())
         lines.append(table_row(place, f"{passage.influence:+.2g}", as_code(shown) if shown else ""))
     return lines
+
+
+def _beginning(text: str, most: int) -> str:
+    """Return the whole words within the first characters of a text, or where there are no spaces, these characters."""
+    if len(text) <= most or text[most].isspace():
+        return text[:most]
+    return re.sub(r"\s+\S*$", "", text[:most])

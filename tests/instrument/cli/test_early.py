@@ -1,8 +1,10 @@
 """Mistakes that names and files tell are explained before torch and transformers are loaded."""
 
+import itertools
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -16,6 +18,7 @@ from tokenizers.models import WordLevel
 
 import dissimilarity
 from dissimilarity.cli.quiet import quiet
+from dissimilarity.cli.texts import _between_words
 
 RUN = """
 import json, sys
@@ -126,6 +129,16 @@ def test_mistakes_are_explained_without_torch(mistakes: dict[str, tuple[list[str
     answers = done.stderr.strip().split("\n\n")
     for (kind, (_, message)), answer in zip(mistakes.items(), answers, strict=True):
         assert message in answer and "\n" not in answer, f"{kind}: {answer}"
+
+
+@pytest.mark.parametrize("text", ["to be  or not\nto be", " a bc  def ", "whether 'tis nobler"])
+def test_parts_of_a_text_have_its_whole_words_and_no_others(text: str) -> None:
+    words = [(word.start(), word.end(), word[0]) for word in re.finditer(r"\S+", text)]
+    for start, stop in itertools.combinations(range(len(text) + 1), 2):
+        whole = [word for first, last, word in words if start <= first and last <= stop]
+        touched = [word for first, last, word in words if first < stop and last > start]
+        if len(touched) > 1 and whole:
+            assert _between_words(text, start, stop).split() == whole, (start, stop)
 
 
 def test_the_output_measures_are_those_of_the_catalog() -> None:
