@@ -200,16 +200,24 @@ def _outputs(
     Raises:
         ValueError: an output measure, and a model without logits.
     """
-    samples: tuple[list[Tensor], list[Tensor]] = [], []
-    for logits_a, logits_b in zip(one.logits(), other.logits(), strict=True):
-        if logits_a is None or logits_b is None:
-            if plan is None:
-                return None
-            raise ValueError("expected models that predict tokens, which measures of outputs compare; leave those out")
-        if differences is not None:
-            differences.add_outputs(logits_a, logits_b)
-        if plan is not None:
-            positions = sampled_positions(*plan.probe.extent, plan.max_samples)
-            samples[0].append(logits_a[:, positions])
-            samples[1].append(logits_b[:, positions])
-    return None if plan is None else (torch.cat(samples[0]), torch.cat(samples[1]))
+    first, second = one.logits(), other.logits()
+    # No name here holds logits, which are larger than all activations: one group's are gone before the next one's come.
+    parts = [_outputs_of_group(next(first), next(second), plan, differences) for _ in one.groups]
+    samples = [part for part in parts if part is not None]
+    return (torch.cat([a for a, _ in samples]), torch.cat([b for _, b in samples])) if samples else None
+
+
+def _outputs_of_group(
+    logits_a: Tensor | None, logits_b: Tensor | None, plan: Plan | None, differences: Differences | None
+) -> tuple[Tensor, Tensor] | None:
+    """Subtract the logits of a group of sequences, and return copies at the positions that output measures read."""
+    if logits_a is None or logits_b is None:
+        if plan is None:
+            return None
+        raise ValueError("expected models that predict tokens, which measures of outputs compare; leave those out")
+    if differences is not None:
+        differences.add_outputs(logits_a, logits_b)
+    if plan is None:
+        return None
+    positions = sampled_positions(*plan.probe.extent, plan.max_samples)
+    return logits_a[:, positions], logits_b[:, positions]
