@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.inference import coverage
 
-SENTENCES = [sentence for name, sentence in vars(coverage).items() if name.isupper()]
+SENTENCES = [value for name, value in vars(coverage).items() if name.isupper() and isinstance(value, str)]
 
 
 def sentences_in(text: str) -> list[str]:
