@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        problem = "there is not enough memory; type --block-by-block, or fewer --sequences"
+        problem = "there is not enough memory; type --block-by-block, or a smaller number of --sequences"
     except KeyboardInterrupt:
         return INTERRUPTED
     print(f"dissimilarity: {problem}", file=sys.stderr)
@@ -101,9 +101,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    models = "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, an adapter folder of peft, runs/NAME in a clone, or "
+    models = "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, the folder of a peft adapter, runs/NAME in a clone, or "
     compare.add_argument("a", metavar="A", help=f"{models}saved activations (.safetensors, .npy, a folder of .npy)")
-    compare.add_argument("b", metavar="B", help="the other model, of any of these kinds")
+    compare.add_argument("b", metavar="B", help="the other model, in any of these forms")
     text = compare.add_mutually_exclusive_group()
     text.add_argument("--text", type=Path, metavar="FILE", help="text to compare on; default: Python's own manual")
     text.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens (sequences, positions) for both models")
@@ -115,10 +115,11 @@ def parser() -> argparse.ArgumentParser:
         type=_list,
         default=["cka", "procrustes", "mutual_knn"],
         metavar="NAME,...",
-        help=f"default: cka,procrustes,mutual_knn; the first one decides the verdict; of {', '.join(measure_names())}",
+        help="default: cka,procrustes,mutual_knn; the first one decides the verdict; "
+        f"choose from {', '.join(measure_names())}",
     )
     compare.add_argument(
-        "--pairs", choices=("all", "matched"), help="pairs of layers that are compared; default: all with --out"
+        "--pairs", choices=("all", "matched"), help="pairs of layers to compare; default: all with --out, else matched"
     )
     compare.add_argument(
         "--block-by-block",
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         help="for models larger than memory: read the weights of one block at a time, and compare matched layers",
     )
     compare.add_argument(
-        "--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null; p values take 19 or more"
+        "--nulls", type=_positive, default=1, metavar="K", help="rearrangements of the null; 2 or more give p values"
     )
     compare.add_argument("--influence", action="store_true", help="find the text that makes the models differ")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="write table, figures and provenance there")
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         help="exit with 3 if the dissimilarity at any matched layer is larger; may be repeated",
     )
     compare.add_argument("--device", default="cpu", help="where models run, such as cuda (default: cpu)")
-    compare.add_argument("--verbose", action="store_true", help="show what the libraries that load models say")
+    compare.add_argument("--verbose", action="store_true", help="show messages of the libraries that load models")
     return command
 
 
@@ -149,7 +150,7 @@ def _add_report(commands: Any) -> None:
     report = commands.add_parser(
         "report",
         help="write a page that shows runs, studies or comparisons in a browser",
-        description="Write one file that shows runs, the results of a study or of a comparison in any browser.",
+        description="Write one file that shows runs, or the results of studies or comparisons, in any browser.",
         allow_abbrev=False,
     )
     report.add_argument(
@@ -161,11 +162,11 @@ def _add_report(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     """Add the commands that say which runs there are, and how one goes on."""
     listing = commands.add_parser(
-        "list", help="list runs: state, loss, and how far from each reference they ended", allow_abbrev=False
+        "list", help="list runs: state, loss, and how far each ended from its references", allow_abbrev=False
     )
     default = [Path("runs")]
     listing.add_argument("folders", nargs="*", type=Path, default=default, metavar="FOLDER", help="default: runs")
-    watch = commands.add_parser("watch", help="show a run as it goes on, until it ends", allow_abbrev=False)
+    watch = commands.add_parser("watch", help="show a run while it trains, until it ends", allow_abbrev=False)
     watch.add_argument("folder", type=Path, metavar="FOLDER", help="a run")
 
 

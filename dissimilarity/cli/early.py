@@ -80,7 +80,7 @@ def checked_places(options: argparse.Namespace) -> list[Place]:
     if unknown := [name for name in [*options.measures, *dict(options.fail_over)] if name not in measures]:
         raise ValueError(f"there is no measure {', '.join(unknown)}; choose from {', '.join(measures)}")
     if options.block_by_block and options.pairs == "all":
-        raise ValueError("--pairs all needs all layers at one time, --block-by-block has one; leave one of them out")
+        raise ValueError("--pairs all needs all layers at once, and --block-by-block keeps one; leave one of them out")
     _check_device(options.device)
     for option, path in {"--text": options.text, "--tokens": options.tokens}.items():
         if path is not None and not path.exists():
@@ -157,8 +157,8 @@ def _check_model(place: Place, options: argparse.Namespace) -> None:
     require_transformers(place.uri)
     if options.block_by_block and files[0].suffix != ".safetensors":
         raise ValueError(
-            f"{place.argument}: its weights are pickles, which are read as a whole; save it again as safetensors, or "
-            "leave --block-by-block out"
+            f"{place.argument}: its weights are pickles, which can only be read whole; save it again as safetensors, "
+            "or leave --block-by-block out"
         )
     if options.block_by_block and adapters.is_adapter(place.path):
         check_plain(place.path, place.argument)
@@ -180,7 +180,7 @@ def _check_glob(label: str, pattern: str, depth: int, modules: set[str]) -> None
             return
     raise ValueError(
         f"no site of {label} matches {pattern!r}; choose from {describe(named)}, or give the path of a module, "
-        f"which begins with {', '.join(sorted(modules)[:8])}"
+        f"which starts with {', '.join(sorted(modules)[:8])}"
     )
 
 
@@ -218,13 +218,13 @@ def check_needed(options: argparse.Namespace, models: Sequence[str], sides: int)
     names = ("text", "tokens", "sequences", "length")
     unused = [f"--{name}" for name in names if getattr(options, name) is not None]
     if not models and unused:
-        raise ValueError(f"both sides are saved activations, which need no {' and no '.join(unused)}; leave it out")
+        raise ValueError(f"both sides are saved activations, so nothing is read; leave out {' and '.join(unused)}")
     if options.tokens is not None and len(unused) > 1:
-        others = " and no ".join(name for name in unused if name != "--tokens")
-        raise ValueError(f"--tokens has all that models read, which needs no {others}; leave it out")
+        others = " and ".join(name for name in unused if name != "--tokens")
+        raise ValueError(f"--tokens has all that models read; leave out {others}")
     if options.tokens is None and 0 < len(models) < sides:
         raise ValueError(
-            f"{models[0]} has to read the text of the saved activations: pass its tokens with --tokens FILE.npy"
+            f"{models[0]} has to read the same text as the saved activations: pass its tokens with --tokens FILE.npy"
         )
 
 

@@ -144,15 +144,15 @@ def check_memory(sizes: Sequence[Size], tokens: int, matched: bool, block_by_blo
         return
     listed = ", ".join(f"{name} {_gb(size)}" for name, size in need.items() if size)
     if block_by_block:
-        instead = f"type --sequences with a smaller number; {tokens} tokens are read now"
+        instead = f"type a smaller number of --sequences; {tokens} tokens are read now"
     elif sum(blocks.values()) <= have:
         instead = f"type --block-by-block, which takes about {_gb(sum(blocks.values()))}"
     elif not matched and sum(memory_of_all(both, tokens, True).values()) <= have:
         instead = "type --pairs matched"
     else:
-        instead = "type --block-by-block with a small number of --sequences"
+        instead = "type --block-by-block and a small number of --sequences"
     raise ValueError(
-        f"this comparison takes about {_gb(sum(need.values()))} of memory ({listed}), and {_gb(have)} are free; "
+        f"this comparison takes about {_gb(sum(need.values()))} of memory ({listed}), but {_gb(have)} are free; "
         f"{instead}"
     )
 

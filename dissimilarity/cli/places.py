@@ -101,8 +101,8 @@ def _run(argument: str) -> Place:
     """
     if not (CLONE / "models" / "references.py").is_file():
         raise ValueError(
-            f"{argument}: runs are read in a clone of the repository (pip install -e .); export this one there with "
-            "python analyze.py study=export study.to=huggingface, and give hf:FOLDER"
+            f"{argument}: runs can be read only in a clone of the repository (pip install -e .); export this one there "
+            "with python analyze.py study=export study.to=huggingface, and give hf:FOLDER"
         )
     path = Path(argument if argument.endswith(".ckpt") else argument.partition("@")[0])
     if not path.exists():

@@ -104,7 +104,7 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
         most = context_of(side.model)
         if most is not None and reading.tokens.shape[1] > most:
             raise ValueError(
-                f"{side.label} reads at most {most} tokens, and a piece of the text takes up to "
+                f"{side.label} reads at most {most} tokens, but a piece of the text takes up to "
                 f"{reading.tokens.shape[1]} of them; type --length {max(1, length * most // reading.tokens.shape[1])}"
             )
     shares = {"share_a": round(aligned.share_a, 4), "share_b": round(aligned.share_b, 4), "words": aligned.units}
@@ -120,7 +120,7 @@ def _why_fewer(count: int, asked: int, lost: int = 0) -> dict[str, Any]:
     """Return why there are fewer sequences than were asked for, as notes; none if there are not."""
     if count >= asked:
         return {}
-    without = f", and {lost} with fewer words are left out" if lost else ""
+    without = f", and {lost} with fewer words were left out" if lost else ""
     return {"asked": asked, "why_fewer": f"the text is too short for more{without}"}
 
 

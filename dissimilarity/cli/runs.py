@@ -42,7 +42,7 @@ def run_watch(options: argparse.Namespace) -> None:
         while True:
             folder = read_folder(found_in([options.folder])[0])
             if folder.kind != "run":
-                raise ValueError(f"{options.folder} is no run; give the folder of one, such as runs/a")
+                raise ValueError(f"{options.folder} is not a run; give the folder of one, such as runs/a")
             live.update(state_of(folder), refresh=True)
             if folder.summary:
                 return

@@ -24,7 +24,7 @@ SAMPLE = 20_000
 """Characters from which the length of a token is estimated."""
 NO_TOKENIZER = (
     "has no tokenizer.json, so it cannot read text; write it beside the weights: "
-    "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER); or, for models of one vocabulary, pass "
+    "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER); or, if the models share a vocabulary, pass "
     "--tokens FILE.npy, integers (sequences, positions)"
 )
 """What is wrong with a model without a tokenizer, after its name."""
@@ -144,14 +144,14 @@ def tokens_in(path: Path, vocabularies: Mapping[str, int]) -> np.ndarray:
     if len(set(vocabularies.values())) > 1:
         listed = ", ".join(f"{label} {size}" for label, size in vocabularies.items())
         raise ValueError(
-            f"the models have vocabularies of different sizes ({listed}), so the same tokens are other text; pass "
-            "--text FILE, for which each needs its tokenizer.json"
+            f"the models have vocabularies of different sizes ({listed}), so the same tokens mean different text; "
+            "pass --text FILE, for which each model needs its tokenizer.json"
         )
     least, most = int(array.min()), int(array.max())
     for label, size in vocabularies.items():
         if least < 0 or most >= size:
             raise ValueError(
-                f"--tokens {path}: expected tokens 0 to {size - 1}, those of {label}, found {least} to {most}"
+                f"--tokens {path}: expected tokens 0 to {size - 1}, the vocabulary of {label}, found {least} to {most}"
             )
     return array
 

@@ -71,7 +71,7 @@ def without_error(measure: Measure, side: Side, influence: Float[Tensor, " units
         return f"without one unit {left} sequences are left, and it needs {measure.minimum_samples}: pass more"
     if isinstance(measure, SampleMeasure):
         return "without some of its units too few samples are left: pass more sequences"
-    return "its derivative in the samples is not finite"
+    return "its derivative with respect to the samples is not finite"
 
 
 def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
@@ -98,14 +98,14 @@ def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> st
 
 def without_null(measure: Measure, most: int, n: int) -> str:
     """Return the note for a null that cannot be, because one sequence has most of the samples."""
-    return f"{measure.label} has no null: {most} of its {n} samples are from one sequence; cut it, or pass more"
+    return f"{measure.label} has no null: {most} of its {n} samples are from one sequence; split it, or pass more"
 
 
 def without_p(measure: Measure) -> str:
     """Return the note for a missing p value, where no sequences can exchange places."""
     return (
-        f"{measure.label} has no p: too few sequences of similar length share positions at which they could exchange "
-        "places; pass more"
+        f"{measure.label} has no p value: too few sequences of similar length share positions at which they could "
+        "exchange places; pass more"
     )
 
 

@@ -67,7 +67,7 @@ def check_gguf_file(path: Path, uri: str) -> None:
         raise ValueError(f"reference {uri!r} needs {', '.join(missing)}: pip install 'dissimilarity[hf]'")
     if part := PART.search(path.name):
         raise ValueError(
-            f"reference {uri!r}: {path.absolute()} is part {int(part[1])} of {int(part[2])}, and a model is one file; "
+            f"reference {uri!r}: {path.absolute()} is part {int(part[1])} of {int(part[2])}, but a model is one file; "
             f"merge the parts with llama.cpp: llama-gguf-split --merge {path.name[: part.start()]}-00001-of-{part[2]}"
             f"{path.suffix} MERGED.gguf"
         )
@@ -130,6 +130,6 @@ def check_config(config: dict[str, Any], layers: int) -> None:
             if (key in ELSEWHERE and value) or ("implementation" in str(key) and "/" in str(value)):
                 raise ValueError(f"its config says {key}={shown(value)}, which would be fetched from elsewhere")
             if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
-                raise ValueError(f"its config says {key}={value}, and its weights are not that many")
+                raise ValueError(f"its config says {key}={value}, but its weights are too few for that")
             if SIZE.search(str(key)) and type(value) is int and value > LARGEST:
-                raise ValueError(f"its config says {key}={value}, and no model is that large")
+                raise ValueError(f"its config says {key}={value}, but no model is that large")

@@ -45,7 +45,7 @@ def from_files(
         ValueError: the weights are in pickles.
     """
     if any(path.suffix != ".safetensors" for path in files):
-        raise ValueError("its weights are pickles, which are read as a whole; save it again as safetensors")
+        raise ValueError("its weights are pickles, which can only be read whole; save it again as safetensors")
     model, read, report = _by_name(kind, config, files) or _by_transformers(load)
     offload(model, read if adapter is None else with_lora(model, read, adapter), torch.device("cpu"))
     return model, report

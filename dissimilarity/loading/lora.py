@@ -41,8 +41,8 @@ def check_plain(folder: Path, argument: str) -> None:
         names = [name for name in file.keys() if not name.endswith((A, B))]  # noqa: SIM118  it is no mapping
     if names or other:
         raise ValueError(
-            f"{argument}: this adapter has {other[0] if other else shown(names[0])}, and block by block only plain "
-            "LoRA is merged; leave --block-by-block out, or merge it: AutoPeftModelForCausalLM.from_pretrained("
+            f"{argument}: this adapter has {other[0] if other else shown(names[0])}, but block by block, only plain "
+            "LoRA can be merged; leave --block-by-block out, or merge it: AutoPeftModelForCausalLM.from_pretrained("
             f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER)"
         )
 
@@ -92,7 +92,7 @@ def _products(model: "nn.Module", folder: Path) -> dict[str, tuple[str, bool]]:
         module = next((name for name in (path, path.removeprefix(prefix), prefix + path) if name in modules), None)
         weight = None if module is None else getattr(modules[module], "weight", None)
         if module is None or weight is None or key + A not in shapes or key + B not in shapes:
-            raise ValueError(f"its adapter changes {shown(path)}, which its base does not have; take the adapter's own")
+            raise ValueError(f"its adapter changes {shown(path)}, which its base does not have; use the base it is for")
         if tied.count(id(weight)) > 1:
             raise ValueError(f"its adapter changes {shown(path)}, whose weight is tied; leave --block-by-block out")
         is_transposed = type(modules[module]).__name__ == "Conv1D"

@@ -46,8 +46,8 @@ def check_plain(value: Any, file: str | Path) -> None:
         key, node, depth = stack.pop()
         left -= 1
         if depth > MAX_DEPTH or left < 0:
-            problem = f"nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"more than {MAX_VALUES} values"
-            raise ValueError(f"{file}: {shown(key) or 'it'} is {problem}; nothing of this project writes that")
+            problem = f"is nested deeper than {MAX_DEPTH} levels" if left >= 0 else f"has more than {MAX_VALUES} values"
+            raise ValueError(f"{file}: {shown(key) or 'it'} {problem}; nothing in this project writes that")
         if type(node) is str:
             check_shown(node, f"{file}: {shown(key) or 'it'}")
         if type(node) is dict:
@@ -80,7 +80,7 @@ def check_shown(text: str, where: str) -> None:
     """
     if CONTROLS.search(text):
         raise ValueError(
-            f"{where} is {shown(text)}: expected text without control characters, which would command the terminal"
+            f"{where} is {shown(text)}: expected text without control characters, which would control the terminal"
         )
 
 
@@ -111,7 +111,7 @@ def parse_json(text: str, file: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: it is damaged or no JSON ({error}); copy it again") from error
+        raise ValueError(f"{file}: it is damaged or not JSON ({error}); copy it again") from error
     if type(content) is not dict:
         raise ValueError(f"{file}: expected a JSON object, found {type(content).__name__}")
     check_plain(content, file)

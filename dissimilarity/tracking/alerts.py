@@ -149,7 +149,7 @@ class Nearest(Rule):
             if p < self.level:
                 nearest.setdefault(measure, group)
             before = nearest.get(measure, group)
-            text = f"by {measure}, {group} is nearer than {before} now, by {row['difference']:.3g}"
+            text = f"by {measure}, {group} is now nearer than {before}, by {row['difference']:.3g}"
             p = 1.0 if group == before else p
             tests.append(Alert(tick.step, self.name, group, measure, row["site"], row["difference"], math.nan, p, text))
         return tests
@@ -223,7 +223,7 @@ class Collapse(Rule):
                 top, top_stderr = highest[site]
                 gap, error = self.below * top - rank, math.hypot(stderr, self.below * top_stderr)
                 p = 1.0 if gap <= 0 else 0.0 if error == 0 else float(stats.norm.sf(gap / error))
-                text = f"the effective rank of {site} fell to {rank:.3g}, from up to {top:.3g}"
+                text = f"the effective rank of {site} fell to {rank:.3g}, from a high of {top:.3g}"
                 tests.append(Alert(tick.step, self.name, "", record["measure"], site, rank, top, p, text))
             if tick.step >= tick.every and rank > highest.get(site, [0.0])[0]:
                 highest[site] = [rank, stderr]
@@ -253,7 +253,7 @@ class AlertRules:
         names = [rule.name for rule in self.rules if rule.looks_after]
         if names and last_step is not None and last_step <= self.every:
             log.warning(
-                "alerts: %s: no tick after step %d, from which on they compare; lower every",
+                "alerts: %s: no tick comes after step %d, the first that they compare; lower every",
                 *(", ".join(names), self.every),
             )
 
@@ -274,7 +274,7 @@ class AlertRules:
                     self._blind.add(rule.name)
                     log.warning("step %d: %s cannot be raised: %s", step, rule.name, note)
             except Exception as error:
-                log.warning("step %d: no alerts by %s: %s: %s", step, rule.name, type(error).__name__, error)
+                log.warning("step %d: no alerts from %s: %s: %s", step, rule.name, type(error).__name__, error)
         for alert in alerts:
             log.warning("step %d: %s (p = %.1g)", step, alert.text, alert.p)
         return alerts
@@ -328,8 +328,8 @@ def rules_of(alerts: Alerts, groups: Mapping[str, Sequence[str]]) -> list[Rule]:
         rule = RULES.get(name) if isinstance(name, str) else None
         if rule is None:
             raise ValueError(
-                f"alerts: expected rule {', '.join(RULES)}, found {shown(alert)}; pass names, mappings such as "
-                "{'rule': 'collapse', 'stop': True}, or rules such as Collapse(stop=True)"
+                f"alerts: expected one of the rules {', '.join(RULES)}, found {shown(alert)}; pass names, "
+                "mappings such as {'rule': 'collapse', 'stop': True}, or rules such as Collapse(stop=True)"
             )
         names = [entry.name for entry in fields(rule) if entry.init]
         if unknown := sorted(options.keys() - set(names)):
@@ -352,7 +352,7 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
             bound = "of 0 or more" if key == "by" else "above 0"
             raise ValueError(f"alerts: {name}: expected {key} {bound} and below 1, found {value!r}")
     if not isinstance(options.get("stop", False), (bool, np.bool_)):
-        raise ValueError(f"alerts: {name}: expected stop true or false, found {options['stop']!r}")
+        raise ValueError(f"alerts: {name}: expected stop to be true or false, found {options['stop']!r}")
 
 
 def _without_error(records: Sequence[Record]) -> str:

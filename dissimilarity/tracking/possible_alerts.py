@@ -46,7 +46,7 @@ def check_possible(
         return
     if not (sources and reader.inputs[0].measures):
         lacking = "references" if reader.inputs[0].measures else "measures"
-        raise ValueError(f"alerts look at what a tick measures, and without {lacking} that is nothing; pass some")
+        raise ValueError(f"alerts check what a tick measures, and without {lacking} that is nothing; pass some")
     staying = [label for label, source in sources.items() if source != "previous"]
     small = [label for labels in groups.values() if len(labels) < FEWEST_REFERENCES for label in labels]
 
@@ -62,7 +62,7 @@ def check_possible(
     for rule in rules:
         problem = ""
         if isinstance(rule, Move) and not staying:
-            raise ValueError("alerts: move needs a reference that stays, such as init, and previous is new each time")
+            raise ValueError("alerts: move needs a reference that stays the same, such as init; previous does not")
         if isinstance(rule, Move):
             problem = missing(staying, _least)
         elif isinstance(rule, Nearest) and small:
@@ -113,7 +113,7 @@ def _rank_without_error(plan: Plan) -> str:
 
 def _reason(plan: Plan, note: str) -> str:
     if plan.probe.n_units == 1:
-        return "which n_units=1 leaves out; leave n_units out"
+        return "which n_units=1 turns off; leave n_units out"
     return f"and {note}"
 
 

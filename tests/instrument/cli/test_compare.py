@@ -257,7 +257,7 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
         (["{model}", "{seed}", "--text", "{model}"], "Is a directory; give a UTF-8 text file"),
         (["{model}", "{no_tokenizer}"], "has no tokenizer.json.*--tokens FILE.npy"),
         (["{model}", "{activations}"], "pass its tokens with --tokens FILE.npy"),
-        (["{activations}", "{activations}", "--text", "{short}"], "which need no --text"),
+        (["{activations}", "{activations}", "--text", "{short}"], "so nothing is read; leave out --text"),
         (["{activations}", "{activations}", "--block-by-block", "--pairs", "all"], "leave one of them out"),
         (["{model}", "{text_as_array}", "--tokens", "{tokens}"], "expected the one array of np.save, found another"),
         (["{model}", "{model}", "--tokens", "{text_as_array}"], "found another kind of file; expected a .npy file of"),
@@ -304,7 +304,7 @@ def test_an_argument_of_a_wrong_kind_is_refused(capsys: Any, more: list[str], me
 def test_what_two_files_of_activations_do_not_need_is_refused(capsys: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(64, 8)))
     code, _, err = compare(capsys, tmp_path / "a.npy", tmp_path / "a.npy", "--sequences", 8, "--length", 8)
-    assert code == 2 and "which need no --sequences and no --length" in err
+    assert code == 2 and "leave out --sequences and --length" in err
 
 
 def test_the_sequences_that_make_files_of_activations_differ_are_named(capsys: Any, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_sequence_with_most_of_the_samples_leaves_no_null_and_a_note() -> None
     for row in rows:
         label = row["measure"]
         assert math.isfinite(row["value"]) and math.isfinite(row["stderr"]) and math.isnan(row["null"])
-        assert row["note"] == f"{label} has no null: 20 of its 30 samples are from one sequence; cut it, or pass more"
+        assert row["note"] == f"{label} has no null: 20 of its 30 samples are from one sequence; split it, or pass more"
 
 
 def test_the_interval_of_a_calibrated_value_has_the_degrees_of_freedom_of_its_groups() -> None:
@@ -155,7 +155,10 @@ def test_no_p_has_a_note() -> None:
     measures = [Procrustes(), MutualKNN(k=2)]
     rows = compare({"x": x}, {"y": y}, measures=measures, nulls=9, control=Control(drop_top_norm=1)).to_pylist()
     for row in rows:
-        assert math.isnan(row["p"]) and f"{row['measure']} has no p: too few sequences of similar length" in row["note"]
+        assert (
+            math.isnan(row["p"])
+            and f"{row['measure']} has no p value: too few sequences of similar length" in row["note"]
+        )
 
 
 def test_a_spectrum_of_one_component_has_no_decay_and_says_so() -> None:

@@ -155,10 +155,10 @@ def test_alerts_continue_from_a_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("alert", "message"),
     [
-        ("sudden", "expected rule nearest, move, collapse, found 'sudden'"),
+        ("sudden", "expected one of the rules nearest, move, collapse, found 'sudden'"),
         ({"rule": "move", "above": 1}, "move: unknown key above; expected some of level, stop, by"),
         ({"rule": "collapse", "below": 2}, "collapse: expected below above 0 and below 1, found 2"),
-        ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop true or false, found 'yes'"),
+        ({"rule": "collapse", "stop": "yes"}, "collapse: expected stop to be true or false, found 'yes'"),
         ("nearest", "nearest needs two groups of references or more"),
     ],
 )
@@ -211,12 +211,12 @@ GROUPS_OF_TWO = {"start": ["init"], "other": ["a"]}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alerts": "shrink"}, "alerts: expected rule nearest, move, collapse, found 'shrink'"),
+        ({"alerts": "shrink"}, "alerts: expected one of the rules nearest, move, collapse, found 'shrink'"),
         ({"alerts": ["collapse"], "references": []}, "without references that is nothing"),
         ({"alerts": ["collapse"], "measures": []}, "without measures that is nothing"),
         ({"alerts": ["move"], "references": ["previous"]}, "move needs a reference that stays"),
-        ({"alerts": ["move"], "n_units": 1}, "move needs error bars, which n_units=1 leaves out"),
-        ({"alerts": ["collapse"], "n_units": 1}, "collapse needs error bars, which n_units=1 leaves out"),
+        ({"alerts": ["move"], "n_units": 1}, "move needs error bars, which n_units=1 turns off"),
+        ({"alerts": ["collapse"], "n_units": 1}, "collapse needs error bars, which n_units=1 turns off"),
         (
             {"alerts": ["nearest"], "references": ["init", "a"], "reference_groups": GROUPS_OF_TWO, "n_units": 1},
             "nearest needs error bars",

@@ -62,9 +62,12 @@ A, B = Net(0), Net(1)
         ({"channels": {5: "first"}}, "channels: expected sites such as 'blocks.*.resid_post' as keys, found 5"),
         ({"figures": {"formats": "png"}}, "expected figures.formats as a list of some of png, pdf, svg, found 'png'"),
         ({"figures": {"dark": True}}, "expected figures.dark same or different, found True"),
-        ({"alerts": Move}, "expected rule nearest, move, collapse, found the class Move; pass names, mappings such as"),
+        (
+            {"alerts": Move},
+            "expected one of the rules nearest, move, collapse, found the class Move; pass names, mappings such as",
+        ),
         ({"alerts": b"move"}, "found a bytes; pass names, mappings such as"),
-        ({"alerts": ["movd"]}, "alerts: expected rule nearest, move, collapse, found 'movd'"),
+        ({"alerts": ["movd"]}, "alerts: expected one of the rules nearest, move, collapse, found 'movd'"),
         (
             {"alerts": {"rule": "move", "below": 0.1}},
             "alerts: move: unknown key below; expected some of level, stop, by",
@@ -174,5 +177,5 @@ def test_one_rule_needs_no_list() -> None:
         0.05
     )
     for odd in (True, 3, [None], Collapse, {"collapse": {"stop": True}}):
-        with pytest.raises(ValueError, match="alerts: expected rule nearest, move, collapse, found"):
+        with pytest.raises(ValueError, match="alerts: expected one of the rules nearest, move, collapse, found"):
             rules_of(odd, {})  # pyright: ignore[reportArgumentType]

@@ -35,7 +35,7 @@ def prepared(folder: Path, alert: str, measures: Sequence[Measure], sequences: i
         ("move", [CROSSFIT], 32, {"n_units": 4}, "a cross-fitted value needs 8 units and has 4"),
         ("move", [MutualKNN()], 4, {"length": 3}, "without some of its units too few samples are left"),
         ("collapse", [Procrustes()], 3, {}, "the effective rank has no standard error: it needs 4 sequences in 2"),
-        ("collapse", [CKA()], 8, {"n_units": 1}, "which n_units=1 leaves out; leave n_units out"),
+        ("collapse", [CKA()], 8, {"n_units": 1}, "which n_units=1 turns off; leave n_units out"),
     ],
 )
 def test_a_rule_without_error_bars_is_refused(
@@ -112,5 +112,5 @@ def test_a_training_that_ends_in_its_dense_start_is_a_warning(tmp_path: Path, ca
             tokens = torch.zeros(8, 4, dtype=torch.long)
             tracker = Tracker("init", CKA(), tokens, tmp_path, sites="embed", every=20, alerts=["move", "collapse"])
             tracker.follow(Net(0, 3), 0, last)
-        text = "alerts: move, collapse: no tick after step 20, from which on they compare; lower every"
+        text = "alerts: move, collapse: no tick comes after step 20, the first that they compare; lower every"
         assert (text in caplog.messages) == warned
