@@ -180,7 +180,7 @@ def _check_glob(label: str, pattern: str, depth: int, modules: set[str]) -> None
             return
     raise ValueError(
         f"no site of {label} matches {pattern!r}; choose from {describe(named)}, or give the path of a module, "
-        f"which starts with {', '.join(sorted(modules)[:8])}"
+        f"which begins with {', '.join(sorted(modules)[:8])}"
     )
 
 

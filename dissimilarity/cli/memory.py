@@ -150,9 +150,9 @@ def check_memory(sizes: Sequence[Size], tokens: int, matched: bool, block_by_blo
     elif not matched and sum(memory_of_all(both, tokens, True).values()) <= have:
         instead = "type --pairs matched"
     else:
-        instead = "type --block-by-block and a small number of --sequences"
+        instead = "type --block-by-block with a small number of --sequences"
     raise ValueError(
-        f"this comparison takes about {_gb(sum(need.values()))} of memory ({listed}), but {_gb(have)} are free; "
+        f"this comparison takes about {_gb(sum(need.values()))} of memory ({listed}), and {_gb(have)} are free; "
         f"{instead}"
     )
 

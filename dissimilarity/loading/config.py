@@ -132,4 +132,4 @@ def check_config(config: dict[str, Any], layers: int) -> None:
             if "layer" in str(key) and type(value) is int and value > max(layers, LAYERS):
                 raise ValueError(f"its config says {key}={value}, but its weights are too few for that")
             if SIZE.search(str(key)) and type(value) is int and value > LARGEST:
-                raise ValueError(f"its config says {key}={value}, but no model is that large")
+                raise ValueError(f"its config says {key}={value}, and no model is that large")

@@ -96,7 +96,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "unknown tokens": ([*both, "--tokens", tokens], "expected tokens 0 to 299, the vocabulary of model"),
         "other vocabulary": ([good, model(root / "other", vocab_size=320), "--tokens", tokens], "model 300, other 320"),
         "no array of tokens": ([*both, "--tokens", str(root / "text.npy")], "expected the one array of np.save"),
-        "text and tokens": ([*both, "--tokens", tokens, "--length", "8"], "needs no --length"),
+        "text and tokens": ([*both, "--tokens", tokens, "--length", "8"], "leave out --length"),
         "activations need no text": ([a, a, "--length", "8"], "so nothing is read; leave out --length"),
         "model beside activations": ([good, a], "pass its tokens with --tokens"),
         "other shapes": ([a, str(root / "b.npy")], "found " + a + ": (64, 8) and, at b of "),
