@@ -28,8 +28,8 @@ class Null(NamedTuple):
     what: str
 
 
-OF_TEXT = Null("other text scores", "models that read other text")
-OF_SAMPLES = Null("other samples score", "representations of other samples")
+OF_TEXT = Null("different text scores", "models that read different text")
+OF_SAMPLES = Null("different samples score", "representations of different samples")
 
 
 def verdict(
@@ -72,8 +72,8 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
         place = sites.index(first)
         until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
         words = (
-            f"{both} {until}differ from {first.site_a} on: relative error {_error(first)}, where rounding makes "
-            f"{first.noise:.1g}; at most {_error(worst)}, at {worst.site_a}."
+            f"{both} {until}differ from {first.site_a} on: relative error {_error(first)}, where rounding "
+            f"alone makes {first.noise:.1g}; the largest is {_error(worst)}, at {worst.site_a}."
         )
     told = ""
     if outputs is not None:
@@ -115,11 +115,11 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
         return f"{subject} have no interval {where}, so whether they differ is unknown: {found}."
     is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row)
     if is_alike and is_unrelated:
-        return f"{subject} may be identical or unrelated, within noise, {where}: {found}."
+        return f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}."
     if is_alike:
         return f"{subject} are alike to within noise {where}: {found}."
     if is_unrelated:
-        return f"{subject} are to within noise as different as {null.what} {where}: {found}."
+        return f"{subject} are as different as {null.what}, within noise, {where}: {found}."
     return f"{subject} differ by more than noise {where}: {found}."
 
 

@@ -91,7 +91,7 @@ def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
 def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> str:
     """Return the note for a value that is that of identical models in some directions whatever the data."""
     return (
-        f"{measure.label} says {'nothing' if forced == directions else 'little'} of the models: in any {n} samples, "
+        f"{measure.label} says {'nothing' if forced == directions else 'little'} about the models: in any {n} samples, "
         f"{forced} of {directions} directions agree; pass more samples"
     )
 

@@ -42,8 +42,8 @@ def summary(
         "Values are the literature's, with 95% intervals (Student's t over units of sequences).",
         PROBE_TEXT if provenance["probe"] else SAMPLES,
         "The null is the value after the sequences of one side are rearranged so that none meets itself, which is what",
-        "models score that read other text; calibrated is (value - null) / (identical - null): 1 = identical, 0 = as",
-        "different as the null. p is the share of rearrangements that are at least as similar.",
+        "models score that read different text; calibrated is (value - null) / (identical - null): 1 = identical, 0 =",
+        "as different as the null. p is the share of rearrangements that are at least as similar.",
     ]
     for (a, b), table in tables.items():
         lines += ["", f"## {a} and {b}", "", *_first_components(table, a, b)]

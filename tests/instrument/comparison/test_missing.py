@@ -96,7 +96,9 @@ def test_a_value_that_is_forced_in_part_says_in_how_many_directions() -> None:
     """12 centered samples have 11 dimensions, which two times 6 exceed by one."""
     x, y = noise(12, 6)
     (row,) = compare({"x": x}, {"y": y}, measures=[CCA()]).to_pylist()
-    assert row["note"] == "cca says little of the models: in any 12 samples, 1 of 6 directions agree; pass more samples"
+    assert (
+        row["note"] == "cca says little about the models: in any 12 samples, 1 of 6 directions agree; pass more samples"
+    )
     assert torch.linalg.svdvals(torch.linalg.qr(x - x.mean(0)).Q.T @ torch.linalg.qr(y - y.mean(0)).Q)[:2].tolist() == [
         pytest.approx(1, abs=1e-9),
         pytest.approx(0.9, abs=0.0999),

@@ -69,7 +69,7 @@ def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> Non
     (row,) = compare({"x": x}, {"y": y}, measures=[LinearRegression()]).to_pylist()
     assert row["value"] == pytest.approx(1) and math.isnan(row["calibrated"]) and math.isnan(row["calibrated_stderr"])
     assert row["note"].startswith(
-        "linear_regression says nothing of the models: in any 24 samples, 23 of 23 directions"
+        "linear_regression says nothing about the models: in any 24 samples, 23 of 23 directions"
     )
     (row,) = compare({"x": x[:, :2]}, {"y": y}, measures=[LinearRegression()]).to_pylist()
     assert math.isfinite(row["calibrated"]) and "calibrated" not in row["note"]
