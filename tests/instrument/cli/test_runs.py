@@ -72,8 +72,8 @@ def test_a_run_is_watched_until_it_ends(
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("list", "watch"):
+    for command, words in (("list", "no run in"), ("watch", "is not a run")):
         assert main([command, str(tmp_path)]) == 2
-        assert "no run" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
         assert main([command, str(tmp_path / "gone")]) == 2
         assert "does not exist" in capsys.readouterr().err
