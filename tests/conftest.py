@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -15,6 +16,9 @@ import torch
 from tests.helpers import shapes
 
 torch.set_num_threads(1)
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any load")
 # Tests end processes, never the machine: what they write need not reach the disk.
 os.fsync = lambda descriptor: None
 shapes.install(["dissimilarity", "models", "data"])

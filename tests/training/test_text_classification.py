@@ -104,7 +104,7 @@ def cut(text: list[int], pair: list[int], room: int) -> tuple[list[int], list[in
     return text, pair
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(4, 60))
 def test_the_longer_text_loses_token_by_token(n_text, n_pair, n_ctx):
     encoder = PairEncoder(BYTES)

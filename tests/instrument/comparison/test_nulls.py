@@ -50,7 +50,7 @@ def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]], tole
             assert row[key] == pytest.approx(other[key], rel=tolerance, abs=tolerance), (key, row["measure"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=12), seed=st.integers(0, 5))
 def test_every_sample_meets_one_of_another_sequence_at_its_own_position(lengths: list[int], seed: int) -> None:
     """Except at positions that a single sequence has, of which the neighbors take in as many as they must."""
@@ -73,7 +73,7 @@ def test_every_sample_meets_one_of_another_sequence_at_its_own_position(lengths:
         assert meets == {a: b for a, b in zip(members, members[1:] + members[:1], strict=True)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=13), seed=st.integers(0, 3))
 def test_sequences_exchange_places_with_similar_ones_at_positions_they_share(lengths: list[int], seed: int) -> None:
     counts = torch.tensor(lengths)

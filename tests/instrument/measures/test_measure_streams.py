@@ -36,7 +36,7 @@ def state_size(measure: Any) -> int:
 
 
 @each_setting
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(cuts=st.lists(st.integers(1, 79), max_size=6, unique=True))
 def test_class_and_function_agree_for_any_batches(setting: str, cuts: list[int]) -> None:
     x, y = views(setting, 80)

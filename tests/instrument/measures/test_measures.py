@@ -110,7 +110,7 @@ def test_more_noise_is_more_dissimilar(setting: str) -> None:
 
 
 @each_setting
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     n=st.integers(12, 40),
     p=st.integers(2, 50),

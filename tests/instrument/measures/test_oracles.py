@@ -212,7 +212,7 @@ def test_rows_at_right_angles_have_no_debiased_cka() -> None:
         assert cka(3 * rows + 1, rows).isnan()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**16), st.integers(12, 40), st.integers(1, 10), st.integers(1, 6))
 def test_mutual_knn_with_loops(seed: int, n: int, k: int, d: int) -> None:
     rng = np.random.default_rng(seed)

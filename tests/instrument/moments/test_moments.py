@@ -38,7 +38,7 @@ def assert_sums(moments: Moments, expected: dict[str, np.ndarray | float], toler
         np.testing.assert_allclose(moments[key].numpy(), value, rtol=tolerance, atol=tolerance, err_msg=key)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 12), p=st.integers(1, 5), q=st.integers(1, 5), seed=st.integers(0, 2**16))
 def test_sums_follow_their_definitions_about_any_offset(n: int, p: int, q: int, seed: int) -> None:
     x, y = draw(n, p, q, seed)

@@ -303,7 +303,7 @@ def test_the_null_needs_two_sequences() -> None:
         Side(units(1), by_sequence=False).add(one, range(1)).deranged()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sequences=st.integers(2, 200), n_units=st.integers(1, 40), max_per_chunk=st.integers(1, 50))
 def test_chunks_cover_everything_once_in_units_of_nearly_equal_size(
     sequences: int, n_units: int, max_per_chunk: int
@@ -318,7 +318,7 @@ def test_chunks_cover_everything_once_in_units_of_nearly_equal_size(
     assert min(lengths) >= 2 and max(lengths) <= max(max_per_chunk, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sequences=st.integers(2, 100), n_units=st.integers(1, 20), max_per_chunk=st.integers(1, 9), world=st.integers(1, 8)
 )
@@ -340,7 +340,7 @@ def test_a_probe_set_that_cannot_be_cut_is_rejected(sequences: int) -> None:
         cut_sequences(sequences, 16, 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sequences=st.integers(1, 300), length=st.integers(1, 300), max_samples=st.integers(1, 2000))
 def test_sampled_positions_are_ascending_and_about_as_many_as_requested(
     sequences: int, length: int, max_samples: int

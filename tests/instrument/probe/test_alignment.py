@@ -49,7 +49,7 @@ def by_search(text: str, a: list[tuple[int, int]], b: list[tuple[int, int]], uni
     return boundaries
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS, st.lists(st.booleans(), min_size=30, max_size=30), st.lists(st.booleans(), min_size=30, max_size=30))
 @pytest.mark.parametrize("unit", ["word", "token"])
 def test_common_boundaries_are_those_of_a_search_over_characters(
