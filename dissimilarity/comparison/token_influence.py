@@ -83,7 +83,8 @@ def _of_samples(
         held = len(x.side.samples[pair[0]]) // count
         positions = sampled_positions(count, len(grid[0]), held * count)
         place = positions[subset.index % held] if held > 1 else torch.zeros_like(subset.index)
-        index = torch.stack(grid)[subset.sequence, place]
+        # Where each sequence is one sample, it is at the first of its places.
+        index = torch.stack([places[:held] for places in grid])[subset.sequence, place]
     order = index.argsort(stable=True)
     return influence.cpu()[order], index[order]
 

@@ -52,6 +52,9 @@ def changes(table: pa.Table) -> pa.Table:
         tick), step, difference, stderr, low, high, p and n_units as from ``difference``, and p_holm, adjusted over the
         ticks of the curve. Ticks on another probe set than the first are left out.
 
+    Raises:
+        ValueError: a table of something else, such as that of ``compare``.
+
     Examples:
         >>> at = {"reference": "init", "measure": "cka", "site_a": "embed", "site_b": "embed", "probe": ""}
         >>> values = {0: (0.0, [0.0, 0.0, 0.0]), 1: (0.1, [0.01, -0.01, 0.0]), 2: (0.2, [0.01, 0.0, -0.01])}
@@ -62,6 +65,10 @@ def changes(table: pa.Table) -> pa.Table:
         >>> changes(pa.Table.from_pylist(rows))["p_holm"].to_numpy().round(3).tolist()
         [0.029, 0.015]
     """
+    if missing := [name for name in (*CURVE, "step") if name not in table.column_names]:
+        raise ValueError(
+            f"expected the curves of a run, found a table without {', '.join(missing)}; pass read_curves(FOLDER)"
+        )
     rows = []
     for reference in distinct(table, "reference"):
         of_reference = select(table, reference=reference)

@@ -26,8 +26,11 @@ ROUNDING = 1e-6
 
 KEYS = ("model_a", "model_b", "control", "step", "reference", "measure", "site_a", "site_b")
 """Columns that say what a row of curves, or of the table of ``compare``, is about."""
-ESTIMATORS = {"sample", "biased", "debiased"}
-"""Last words of labels that name an estimator of the quantity before them."""
+ESTIMATORS = {"sample", "biased"}
+"""Last words of labels that name an estimator of the quantity before them.
+
+Not ``debiased``: distance correlation is a root without it, and its square with it.
+"""
 
 Row = Mapping[str, Any]
 

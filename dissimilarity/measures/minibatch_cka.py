@@ -161,9 +161,11 @@ class MinibatchCKA(SampleMeasure):
 
     def between(self, x: Grams, y: Grams, weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
         """Return the value over the minibatches."""
+        if weight is not None and x.sequence is None:  # weights are those of samples in quadruples
+            x = replace(x, sequence=torch.arange(len(x.samples)))
         if x.sequence is not None:
             return _reduced(_terms_of_sequences(x, y, weight=weight)[..., 0], self.reduction)
-        return _reduced(_terms(x.grams, y.grams, weight), self.reduction)
+        return _reduced(_terms(x.grams, y.grams), self.reduction)
 
     def estimate(
         self, x: Grams, y: Grams, unit: Int[Tensor, " n"]
@@ -238,7 +240,7 @@ def _add_complete(
 
 def _sums(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], batch: int) -> Float[Tensor, "5"]:
     """Return over complete minibatches the sums of the terms and of the ratios, and how many minibatches there are."""
-    terms = _terms(_grams(x, batch).grams, _grams(y, batch).grams, None)
+    terms = _terms(_grams(x, batch).grams, _grams(y, batch).grams)
     cross, self_x, self_y = terms
     ratio = _quotient(cross, self_x, torch.where((self_x > 0) & (self_y > 0), self_y, float("nan")))
     return torch.stack([*terms.sum(1), ratio.sum(), ratio.new_tensor(len(ratio))])
@@ -250,7 +252,7 @@ def _value(
     """Return the value from the sums, or over the samples left over if there is no complete minibatch."""
     if not int(sums[4]):
         check_pair(x, y, MinibatchCKA.minimum_samples)
-        return _reduced(_terms(_grams(x, len(x)).grams, _grams(y, len(y)).grams, None), reduction)
+        return _reduced(_terms(_grams(x, len(x)).grams, _grams(y, len(y)).grams), reduction)
     if reduction == "mean_of_ratios":
         if bool(sums[3].isnan()):
             raise _undefined("of a minibatch")
@@ -290,19 +292,14 @@ def _undefined(owner: str) -> ValueError:
     )
 
 
-def _terms(
-    x: Float[Tensor, "batches n n"], y: Float[Tensor, "batches n n"], weight: Float[Tensor, " samples"] | None
-) -> Float[Tensor, "3 batches"]:
+def _terms(x: Float[Tensor, "batches n n"], y: Float[Tensor, "batches n n"]) -> Float[Tensor, "3 batches"]:
     """Return HSIC_1 of x with y, x with x and y with y in each minibatch; 0 where it is no larger than rounding."""
-    count, n = x.shape[:2]
-    weights = x.new_ones(count, n) if weight is None else weight[: count * n].view(count, n)
-    total = weights.sum(1)
+    n = x.new_tensor(x.shape[1])
 
     def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-        a, b, ab = (torch.einsum("bij,bj->bi", m, weights) for m in (k, l, k * l))
-        trace, chain, sum_a, sum_b = ((weights * v).sum(1) for v in (ab, a * b, a, b))
-        product = centered_product(total, trace, chain, sum_a, sum_b, unbiased=True)
-        return torch.where(product.abs() > 1e-14 * trace.abs(), product, 0.0) / (total * (total - 3))
+        a, b, trace = k.sum(2), l.sum(2), (k * l).sum((1, 2))
+        product = centered_product(n, trace, (a * b).sum(1), a.sum(1), b.sum(1), unbiased=True)
+        return torch.where(product.abs() > 1e-14 * trace.abs(), product, 0.0) / (n * (n - 3))
 
     return torch.stack([hsic(x, y), hsic(x, x), hsic(y, y)])
 

@@ -78,7 +78,7 @@ def pwcca_from_moments(m: Moments, crossfit: bool = False) -> Float[Tensor, "*pa
 
 def _tolerance(m: Moments) -> float:
     """Return the difference up to which squared correlations are tied: rounding, with room."""
-    return 1e-9 if is_exact(m) else 1e-5
+    return 1e-9 if is_exact(m) else 1e-7
 
 
 def _best_directions(m: Moments) -> Directions:
@@ -110,7 +110,7 @@ class PWCCA(FittedMeasure, WhitenedMeasure):
 
     If canonical correlations are tied (some are exactly 1 when n <= p + q, or when the models share features), the
     definition leaves their variates open up to rotation, and with them the weights. Here they are those along which x
-    varies most, so that the value depends neither on rounding nor on the basis of y.
+    varies most, so that neither rounding nor the basis of y decides, unless x varies equally along several of them.
 
     The accuracy is that of ``CCA``. The standard error treats variates as fixed if their correlations differ by less
     than their sampling error, 1 / sqrt(n). ``CCA`` says what ``crossfit`` does; weights are then those of the half that

@@ -5,7 +5,7 @@ The U-centered one, of matrices with a zero diagonal, is sum AB - 2/(n-2) sum_i 
 (sum a)(sum b) / ((n-1)(n-2)). No centered matrix is formed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -68,13 +68,15 @@ def alignment(x: Matrix, y: Matrix, unbiased: bool, weight: Float[Tensor, " n"] 
     Raises:
         ValueError: a self term is no larger than rounding, so there is nothing to compare.
     """
+    if unbiased and weight is not None and x.sequence is None:  # weights are those of samples in quadruples
+        x = replace(x, sequence=torch.arange(len(x.sums)))
     if unbiased and x.sequence is not None:
         return alignment_of_sequences(x, y, weight=weight)[0]
     if weight is None:
         cross, self_x, self_y = (_inner(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y)))
     else:
         a, b = (square(m.pairs, len(m.sums), m.diagonal) for m in (x, y))
-        cross, self_x, self_y = (_weighted(u, v, unbiased, weight) for u, v in ((a, b), (a, a), (b, b)))
+        cross, self_x, self_y = (_weighted(u, v, weight) for u, v in ((a, b), (a, a), (b, b)))
     for self_term, side, name in ((self_x, x, "x"), (self_y, y, "y")):
         size = side.squares + 2 * len(side.pairs) * side.offset**2
         if not bool(self_term > 1e-14 * size):
@@ -168,9 +170,10 @@ def members(unit: Int[Tensor, " n"]) -> Float[Tensor, "n units"]:
     return torch.nn.functional.one_hot(unit).double()
 
 
-def _weighted(x: Tensor, y: Tensor, unbiased: bool, weight: Tensor) -> Float[Tensor, ""]:
+def _weighted(x: Tensor, y: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    """Return the double-centered inner product with weights."""
     a, b, ab = x @ weight, y @ weight, (x * y) @ weight
-    return centered_product(weight.sum(), weight @ ab, weight @ (a * b), weight @ a, weight @ b, unbiased)
+    return centered_product(weight.sum(), weight @ ab, weight @ (a * b), weight @ a, weight @ b, unbiased=False)
 
 
 def centered_product(

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dissimilarity import CKA, AngularCKA, Control, MutualKNN, ProbeSet, Procrustes, compare, influential_text
+from dissimilarity import (
+    CKA,
+    RBFCKA,
+    AngularCKA,
+    Control,
+    DistanceCorrelation,
+    MinibatchCKA,
+    MutualKNN,
+    ProbeSet,
+    Procrustes,
+    compare,
+    influential_text,
+)
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
 from dissimilarity.comparison.plan import make_plan
@@ -102,16 +114,64 @@ def test_the_influence_of_a_sample_is_the_derivative_in_its_weight(setting: str,
     np.testing.assert_allclose(row["token_influence"], (sign * expected).numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("measure", [CKA(units="sample"), CKA(), CKA(debiased=False)])
-def test_where_samples_are_units_each_counts_as_a_sequence(measure: CKA) -> None:
-    x, y = sides(8, 1)
-    (row,) = compare({"s": x[:, 0]}, {"s": y[:, 0]}, measures=[measure], influence=True).to_pylist()
-    formula = weighted_cka if measure.debiased else weighted_moments("cka_biased")
-    expected = by_differences(formula, x[:, 0], y[:, 0], torch.arange(8))
+def weighted_kernels(kernel: Callable[[Tensor], Tensor]) -> Formula:
+    """Return the weighted cosine of HSIC between kernels of both sides."""
+
+    def value(weight: Tensor, x: Tensor, y: Tensor, sequence: Tensor) -> Tensor:
+        k, l = kernel(x), kernel(y)  # noqa: E741
+        cross, own, other = (hsic(a, b, weight, sequence) for a, b in ((k, l), (k, k), (l, l)))
+        return cross / (own * other).sqrt()
+
+    return value
+
+
+def distances(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x[:, None] - x, dim=-1)
+
+
+def gaussian(x: Tensor) -> Tensor:
+    """Return the kernel whose bandwidth is the median distance."""
+    apart = distances(x)
+    return (-apart.square() / (2 * apart[*torch.triu_indices(len(x), len(x), 1)].quantile(0.5) ** 2)).exp()
+
+
+@pytest.mark.parametrize("pool", ["none", "mean"])
+@pytest.mark.parametrize(
+    ("measure", "formula"),
+    [
+        (CKA(units="sample"), weighted_cka),
+        (CKA(), weighted_cka),
+        (CKA(debiased=False), weighted_moments("cka_biased")),
+        (MinibatchCKA(batch=8), weighted_cka),
+        (MinibatchCKA(batch=8, units="sample"), weighted_cka),
+        (DistanceCorrelation(debiased=True), weighted_kernels(distances)),
+        (DistanceCorrelation(debiased=True, units="sample"), weighted_kernels(distances)),
+        (RBFCKA(), weighted_kernels(gaussian)),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_where_samples_are_units_each_counts_as_a_sequence(measure: Any, formula: Formula, pool: Any) -> None:
+    x, y = sides(8, 1 if pool == "none" else LENGTH)
+    arrays = (x[:, 0], y[:, 0]) if pool == "none" else (x, y)
+    first, second = ({"s": side} for side in arrays)
+    (row,) = compare(first, second, measures=[measure], influence=True, pool=pool).to_pylist()
+    expected = by_differences(formula, x.mean(1), y.mean(1), torch.arange(8))
     np.testing.assert_allclose(row["token_influence"], -expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"mask": torch.arange(12) < 4 + torch.arange(40)[:, None] % 9}], ids=str)
+@pytest.mark.parametrize("pool", ["mean", "first", "last"])
+@pytest.mark.parametrize("setting", ["cka", "mutual_knn", "rbf_cka"])
+def test_a_pooled_sequence_stands_at_its_first_place(setting: str, pool: Any) -> None:
+    x, y = sides(20, 6)
+    mask = torch.arange(6) < 3 + torch.arange(20)[:, None] % 4
+    options: Any = {"measures": [make(setting)], "influence": True, "null": False, "pool": pool, "mask": mask}
+    (row,) = compare({"s": x}, {"s": y}, **options).to_pylist()
+    assert row["token_index"] == list(range(0, 120, 6))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mask": torch.arange(12) < 4 + torch.arange(40)[:, None] % 9}, {"pool": "mean"}], ids=str
+)
 def test_scaling_all_weights_changes_nothing(options: dict[str, Any]) -> None:
     g = torch.Generator().manual_seed(1)
     x, y = (torch.randn(40, 12, 6, generator=g, dtype=torch.float64) for _ in range(2))
@@ -185,7 +245,8 @@ def test_the_document_on_which_models_part_comes_first(measure: Any, saved: bool
     line = decode(tokens[PLANTED].tolist())
     assert token.position is not None
     assert token.text == line[token.position]
-    assert token.before == line[max(0, token.position - 2) : token.position]
+    # The text is one word, which is quoted as far as twice the context.
+    assert token.before == line[max(0, token.position - 4) : token.position]
 
 
 def test_positions_that_do_not_count_have_no_influence() -> None:

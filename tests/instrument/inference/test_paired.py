@@ -160,6 +160,13 @@ PAIRED: dict[str, tuple[Callable[[], tuple[pa.Table, pa.Table]], int]] = {
     "two references": (lambda: (curve(3, reference="init"), curve(3, reference="runs/a")), 2),
     "two sites": (lambda: (curve(3).slice(0, 1), curve(3).slice(1, 1)), 1),
     "two estimators": (lambda: (curve(3), curve(3, measure="cka_sample")), 2),
+    "two estimators of a square": (
+        lambda: (
+            curve(3, measure="distance_correlation_debiased"),
+            curve(3, measure="distance_correlation_debiased_sample"),
+        ),
+        2,
+    ),
     "two runs of other schedules": (two_runs, 4),
 }
 
@@ -183,6 +190,10 @@ REFUSED: dict[str, tuple[Callable[[], tuple[pa.Table, pa.Table]], str]] = {
     "probe sets": (lambda: (curve(1, probe="x"), curve(2)), "rows of one probe set, found x and ab12: .* n_units"),
     "units": (lambda: (curve(1, influence=[0.5, 0.5]), curve(2)), "rows of the same units, found 2 and 3 units"),
     "scales": (lambda: (curve(1), curve(1, measure="procrustes")), "measures on one scale, found cka and procrustes"),
+    "a root and a square": (
+        lambda: (curve(1, measure="distance_correlation"), curve(1, measure="distance_correlation_debiased")),
+        "measures on one scale, found distance_correlation and distance_correlation_debiased",
+    ),
     "nothing in common": (
         lambda: (two_runs()[0], curve(9)),
         "equal values of step on both sides, or one value on each, found 0, 1, 4 and 9; select one of each",
@@ -227,3 +238,8 @@ def test_probe_sets_have_fingerprints() -> None:
 def test_the_sign_of_a_dissimilarity_is_found_in_the_table() -> None:
     for measure, slope in (("cka", -1.0), ("procrustes", 1.0)):
         assert scale(select(compared(0), measure=measure))[0] == slope
+
+
+def test_changes_are_of_curves() -> None:
+    with pytest.raises(ValueError, match=r"found a table without step; pass read_curves\(FOLDER\)"):
+        changes(curve(1).drop_columns(["step"]))
