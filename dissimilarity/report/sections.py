@@ -220,12 +220,13 @@ def figures(folder: Folder) -> str:
 
 
 def results_table(folder: Folder) -> str:
-    """Return the table of a study, without columns of lists."""
+    """Return the table of a study, without columns of lists, and those without values."""
     if folder.table is None:
         return ""
     kinds = ("list", "large_list", "struct", "map", "fixed_size_list", "binary")
     lists = [field.name for field in folder.table.schema if str(field.type).startswith(kinds)]
     shown = folder.table.drop_columns(lists)
+    shown = shown.select([name for name in shown.column_names if _has_values(shown[name].to_pylist())])
     lines = [list(row.values()) for row in shown.slice(0, ROWS).to_pylist()]
     note = f'<p class="soft">The first {ROWS:,} of {shown.num_rows:,} rows.</p>' if shown.num_rows > ROWS else ""
     return f"<section><h2>Table</h2>{table('rows', shown.column_names, lines)}{note}</section>"
@@ -243,6 +244,10 @@ def _piece(text: str, value: float | None, most: float) -> str:
         return escape(text)
     color, share = ("202, 0, 32" if value > 0 else "5, 113, 176"), 0.65 * min(1.0, abs(value) / most)
     return f'<span style="background: rgba({color}, {share:.2f})" title="{value:+.2g}">{escape(text)}</span>'
+
+
+def _has_values(column: Sequence[Any]) -> bool:
+    return any(value not in (None, "") and value == value for value in column)
 
 
 def _items(texts: Sequence[str]) -> str:

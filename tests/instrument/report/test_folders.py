@@ -1,6 +1,7 @@
 """Whatever a folder holds, its page says what it is; no page is blank."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_a_folder_that_is_no_run_says_what_it_holds(tmp_path: Path) -> None:
 def results(tmp_path: Path) -> Path:
     folder = tmp_path / "compare"
     folder.mkdir()
-    rows = [{**curve_row(0, site, site), "influence": [0.5], "model_a": "<i>"} for site in SITES]
+    rows = [{**curve_row(0, site, site), "influence": [0.5], "model_a": "<i>", "p_best": math.nan} for site in SITES]
     pq.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
     (folder / "summary.md").write_text(
         "# Found\n\n| a | b |\n| --- | --- |\n| <img src=x> | 0.5 |\n\n![x](http://x/y.png)\n"
@@ -113,7 +114,7 @@ def test_results_have_their_summary_figures_and_table(results: Path) -> None:
     assert str(pictures[0]["src"]).startswith("data:image/png;base64,")
     assert str(pictures[1]["src"]).startswith("data:image/svg+xml;base64,")
     assert "h1" in {tag for tag, _ in page.elements} and SITES[1] in page.text
-    assert "influence" not in page.text and "<i>" in page.text
+    assert "influence" not in page.text and "p_best" not in page.text and "<i>" in page.text
 
 
 def test_a_folder_of_runs_stands_for_them(tmp_path: Path) -> None:
