@@ -65,7 +65,7 @@ def test_figures_draw_a_dollar_as_a_dollar(tmp_path: Path) -> None:
     row = {"token_influence": np.linspace(1, 2, len(words)).tolist(), "token_index": list(range(len(words)))}
     figure = text_figure(row, [list(range(len(words)))], None, title="$a of R&D at $x", texts=[words])
     panel = figure.axes[0]
-    texts = [text for text in panel.texts if text.get_family() == ["monospace"]]
+    texts = [text for text in panel.texts if text.get_fontproperties().get_family() == ["monospace"]]
     assert "".join(text.get_text() for text in texts).split() == [*WORDS, SHOWN_CONTROLS]
     assert not any(text.get_parse_math() for text in (*texts, panel.title))
     figure.savefig(tmp_path / "text.svg")
