@@ -44,9 +44,15 @@ class WithoutAdapters(nn.Module):
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model that the adapters were added to."""
-        with self.model.disable_adapter():  # pyright: ignore[reportCallIssue]
-            return self.model(*args, **kwargs)
+        """Run the model that the adapters were added to, and leave what trains as it is."""
+        # peft makes all weights of the active adapters trainable when it turns them on again
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            with self.model.disable_adapter():  # pyright: ignore[reportCallIssue]
+                return self.model(*args, **kwargs)
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
 
 
 class DissimilarityCallback(TrainerCallback):

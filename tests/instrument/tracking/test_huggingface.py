@@ -105,6 +105,21 @@ def test_the_training_is_that_without_the_callback(tuned: tuple[Path, nn.Module]
         assert torch.equal(weights, expected)
 
 
+def test_base_leaves_frozen_weights_of_adapters_frozen(tmp_path: Path) -> None:
+    """A gradient of frozen weights would count in the norm that gradients are clipped to."""
+    trained = []
+    for references in (["base"], []):
+        model = adapted()
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
+        flags = [parameter.requires_grad for parameter in model.parameters()]
+        train(model, tmp_path, steps=2, references=references, arguments={"max_grad_norm": 1e-3, "optim": "sgd"})
+        assert [parameter.requires_grad for parameter in model.parameters()] == flags
+        trained.append(list(model.parameters()))
+    assert all(torch.equal(weights, expected) for weights, expected in zip(*trained, strict=True))
+
+
 def test_without_adapters_the_base_is_the_start(tmp_path: Path) -> None:
     train(llama(), tmp_path, steps=2, references=["init", "base"])
     values = curves(tmp_path)
