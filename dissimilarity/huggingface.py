@@ -10,11 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dissimilarity.loading.places import folder_of
 from dissimilarity.loading.pretrained import load_folder
@@ -23,7 +25,7 @@ from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.files import replacing
-from dissimilarity.tables.strict_json import dumps, loads
+from dissimilarity.tables.strict_json import loads
 from dissimilarity.tracking.lines import Line
 from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, sectioned
 from dissimilarity.tracking.references import Source, named_references
@@ -32,8 +34,10 @@ from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)
 
-STATE = "dissimilarity.json"
-"""File of the tracker's state in each checkpoint of the Trainer."""
+STATE = "dissimilarity"
+"""Key of the states of trackers in the Trainer's state, which is in each of its checkpoints."""
+
+_last_user: WeakValueDictionary[Path, "DissimilarityCallback"] = WeakValueDictionary()
 
 
 class WithoutAdapters(nn.Module):
@@ -59,7 +63,8 @@ class DissimilarityCallback(TrainerCallback):
     """A ``TrainerCallback`` that measures how dissimilar the model in training is to reference models.
 
     Numbers go to the Trainer's own reporters (``report_to``), tables and figures to ``folder``. A training that resumes
-    from a checkpoint of the Trainer continues its curves. Several processes share the work on the probe set.
+    from a checkpoint of the Trainer, wherever it is, continues its curves. Several processes share the work on the
+    probe set.
 
     Args:
         probe: inputs to compare on: a tensor (sequences, positions), the output of a tokenizer, or a loader of batches.
@@ -67,7 +72,8 @@ class DissimilarityCallback(TrainerCallback):
             adapters; without any, the same as ``init``), ``hf:FOLDER`` and ``hf:ORG/MODEL@REVISION``; or each of these,
             and modules, by a label of your own.
         measures: measures; by default CKA and angular Procrustes.
-        folder: folder of the tables and figures; by default ``dissimilarity`` in the Trainer's ``output_dir``.
+        folder: folder of the tables and figures; by default ``dissimilarity`` in the Trainer's ``output_dir``. Several
+            callbacks of one Trainer each need their own.
         load: turns any other URI into a module.
         options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
 
@@ -99,6 +105,7 @@ class DissimilarityCallback(TrainerCallback):
         # what no training could have is refused now, and not once a Trainer has loaded everything
         Tracker(self.references, self.measures, self.probe, folder or "dissimilarity", load=load, **self.options)
         self._reporters: list[TrainerCallback] = []
+        self._state: TrainerState | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -106,16 +113,23 @@ class DissimilarityCallback(TrainerCallback):
         """Read the references, continue the table, and measure the start.
 
         Raises:
-            ValueError: a reference cannot be read, or a site does not exist.
+            ValueError: a reference cannot be read, a site does not exist, or another callback of the Trainer has the
+                same folder.
         """
         folder = Path(str(args.output_dir)) / "dissimilarity" if self.folder is None else Path(self.folder)
+        other, self._state = _last_user.get(folder.resolve()), state
+        if other is not None and other is not self and other._state is state:
+            raise ValueError(
+                f"two callbacks of one Trainer write to {folder}; give each its own, such as folder='{folder}-2'"
+            )
+        _last_user[folder.resolve()] = self
         sources = {label: _base_of(model) if source == "base" else source for label, source in self.references.items()}
         self.tracker = Tracker(sources, self.measures, self.probe, folder, load=self._load, **self.options)
         classes = get_reporting_integration_callbacks(args.report_to) if state.is_world_process_zero else []
         self._reporters = [reporter() for reporter in classes]
         training = _training(args, state, model)
-        if state.global_step and (saved := self._saved(args, state)).exists():
-            self.tracker.load_state_dict(loads(saved.read_text()))
+        if state.global_step and (saved := self._saved(args, state)):
+            self.tracker.load_state_dict(saved)
         self.tracker.start(training)
         if not state.global_step:
             self._tick(args, state, control, training)
@@ -130,10 +144,13 @@ class DissimilarityCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save what a resumed training needs beside the checkpoint."""
         self._tracker.before_checkpoint(_training(args, state, kwargs["model"]))
-        path = self._saved(args, state)
-        if state.is_world_process_zero and path.parent.is_dir():
-            with replacing(path) as part:
-                part.write_text(dumps(self._tracker.state_dict()))
+        checkpoint = _checkpoint(args, state)
+        if state.is_world_process_zero and checkpoint.is_dir():
+            stored: Any = state.stateful_callbacks
+            states = {**_states(state), self._key: self._tracker.state_dict()}
+            stored[STATE] = {"step": state.global_step, "folders": states}
+            with replacing(checkpoint / TRAINER_STATE_NAME) as part:
+                state.save_to_json(str(part))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -232,10 +249,30 @@ class DissimilarityCallback(TrainerCallback):
             "turn other URIs into modules"
         )
 
-    @staticmethod
-    def _saved(args: TrainingArguments, state: TrainerState) -> Path:
-        """Return the file of the tracker's state in the checkpoint of this step."""
-        return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / STATE
+    @property
+    def _key(self) -> str:
+        """Key of this callback among those of the Trainer: its folder as given, so that checkpoints can be moved."""
+        return "" if self.folder is None else str(self.folder)
+
+    def _saved(self, args: TrainingArguments, state: TrainerState) -> Any:
+        """Return the tracker's state in the checkpoint that is resumed; None without one."""
+        states = _states(state)
+        if not states and (file := _checkpoint(args, state) / f"{STATE}.json").exists():  # written before
+            return loads(file.read_text())
+        only = next(iter(states.values())) if len(states) == 1 else None
+        return states.get(self._key, only)
+
+
+def _states(state: TrainerState) -> dict[str, Any]:
+    """Return the states of trackers at this step by the key of their callback."""
+    stored: Any = state.stateful_callbacks
+    saved = stored.get(STATE, {})
+    return saved["folders"] if saved.get("step") == state.global_step else {}
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the Trainer's checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _base_of(model: nn.Module) -> Source:

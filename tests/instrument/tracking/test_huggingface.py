@@ -1,5 +1,6 @@
 """The callback for the Trainer of transformers: curves of any model, with and without adapters, also when resumed."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,25 +40,27 @@ def tokens(seed: int, sequences: int) -> torch.Tensor:
 PROBE = tokens(1, 24)
 
 
-def train(model: nn.Module, folder: Path, steps: int = 7, resume: bool = False, **choices: Any) -> Any:
+def train(model: nn.Module, folder: Path, /, steps: int = 7, resume: bool | Path = False, **choices: Any) -> Any:
     """Train a model for some steps, with ticks at 0, 1, 2, 3, 6 and the last one, and return its trainer."""
+    more = choices.pop("more", ())
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=4,
-        save_steps=4,
         report_to=choices.pop("report_to", "none"),
         use_cpu=True,
         learning_rate=1e-2,
         seed=0,
         disable_tqdm=True,
-        **choices.pop("arguments", {}),
+        **{"save_steps": 4, **choices.pop("arguments", {})},
     )
     defaults = {"references": ["init", "previous", "base"], "every": 3, "heatmap_every": 6, "measures": [CKA()]}
     callback = DissimilarityCallback(PROBE, **{**defaults, **choices})
     data = [{"input_ids": part, "labels": part} for part in tokens(2, 40)]
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=[callback, *more]
+    )
+    trainer.train(resume_from_checkpoint=str(resume) if isinstance(resume, Path) else resume or None)
     return trainer
 
 
@@ -97,6 +100,48 @@ def test_a_resumed_training_has_the_same_curves(tuned: tuple[Path, nn.Module], t
     shutil.rmtree(tmp_path / "cut" / "checkpoint-7")
     train(adapted(), tmp_path / "cut", resume=True)
     assert curves(tmp_path / "cut") == curves(tuned[0])
+
+
+def test_a_checkpoint_elsewhere_is_resumed_with_its_curves(tuned: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    shutil.copytree(tuned[0] / "dissimilarity", tmp_path / "dissimilarity")
+    folder = tmp_path / "dissimilarity"
+    train(adapted(), tmp_path / "elsewhere", resume=tuned[0] / "checkpoint-4", folder=folder)
+    assert curves(tmp_path) == curves(tuned[0])
+
+
+def test_the_file_of_older_checkpoints_is_read(tuned: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    shutil.copytree(tuned[0], tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "checkpoint-7")
+    file = tmp_path / "old" / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    (saved,) = state["stateful_callbacks"].pop("dissimilarity")["folders"].values()
+    file.with_name("dissimilarity.json").write_text(json.dumps(saved))
+    file.write_text(json.dumps(state))
+    train(adapted(), tmp_path / "old", resume=True)
+    assert curves(tmp_path / "old") == curves(tuned[0])
+
+
+def test_two_callbacks_each_continue_their_curves(tmp_path: Path) -> None:
+    def run(resume: bool) -> list[dict[tuple[int, str, str, str], float]]:
+        first, second = tmp_path / "first", tmp_path / "second"
+        folder = second / "dissimilarity"
+        more = [DissimilarityCallback(tokens(5, 24), ["init", "previous"], CKA(), folder, every=2)]
+        choices: dict[str, Any] = {"folder": first / "dissimilarity", "references": ["init", "previous"]}
+        train(llama(), tmp_path, steps=6, resume=resume, more=more, **choices)
+        return [curves(first), curves(second)]
+
+    whole = run(resume=False)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    assert run(resume=True) == whole
+
+
+def test_two_callbacks_of_a_trainer_need_two_folders(tmp_path: Path) -> None:
+    choices: dict[str, Any] = {"steps": 1, "references": ["init"]}
+    before = train(llama(), tmp_path, **choices)
+    with pytest.raises(ValueError, match=r"two callbacks of one Trainer write to .*; give each its own"):
+        train(llama(), tmp_path, **choices, more=[DissimilarityCallback(PROBE, folder=tmp_path / "dissimilarity")])
+    train(llama(), tmp_path, **choices)
+    assert before.state.global_step == 1 and max(step for step, *_ in curves(tmp_path)) == 1
 
 
 def test_the_training_is_that_without_the_callback(tuned: tuple[Path, nn.Module], tmp_path: Path) -> None:
