@@ -152,6 +152,19 @@ class DissimilarityCallback(TrainerCallback):
             with replacing(checkpoint / TRAINER_STATE_NAME) as part:
                 state.save_to_json(str(part))
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Measure where training has ended, before the best model is loaded."""
+        if "train_runtime" in (logs or {}) and self._tracker.last_tick != state.global_step:
+            self._tick(args, state, control, _training(args, state, model, state.global_step))
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:

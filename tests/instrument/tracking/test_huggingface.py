@@ -204,6 +204,21 @@ def test_a_best_model_that_is_loaded_at_the_end_is_not_the_last_step(tmp_path: P
     }
 
 
+def test_an_early_stop_is_measured_before_the_best_model_is_loaded(tmp_path: Path) -> None:
+    class Stop(transformers.TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 4
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    arguments = {**best, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    trainer = train(llama(), tmp_path, references=["init"], more=[Stop()], arguments=arguments)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+    last = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "checkpoint-4")
+    for row in compare(last, llama(), PROBE, sites=list(SITES), measures=CKA(), null=False).to_pylist():
+        value = curves(tmp_path)[4, "init", row["site_a"], row["site_b"]]
+        assert value == pytest.approx(row["value"], abs=1e-5)
+
+
 def test_an_unknown_uri_says_what_is_possible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected init, previous, base, hf:FOLDER"):
         train(llama(), tmp_path, steps=1, references=["runs/a"])
