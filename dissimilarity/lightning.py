@@ -84,8 +84,10 @@ class TickerCallback(Ticker, pl.Callback):
             self._step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tick after the last step, wherever it is."""
-        self._tick_at_end(trainer, pl_module)
+        """Tick after the last step, wherever it is, and complete its tick."""
+        self._is_training = False
+        if not self.is_complete_at(trainer.global_step):
+            self._tick(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -122,7 +124,7 @@ class TickerCallback(Ticker, pl.Callback):
             self._tick(trainer, pl_module)
 
     def _tick_at_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tick unless the last step had its tick."""
+        """Tick unless the last step had its tick, which a continuation has too."""
         self._is_training = False
         if trainer.global_step != self.last_tick:
             self._tick(trainer, pl_module)

@@ -50,6 +50,13 @@ class Tables:
         self._intrinsic.truncate(step)
         self._alerts.truncate(step)
 
+    def drop(self, step: int) -> None:
+        """Drop the records of a step, which is measured again."""
+        for outbox in self._outboxes.values():
+            outbox.waiting = [record for record in outbox.waiting if record["step"] != step]
+        self.curves.truncate(step - 1)
+        self._intrinsic.truncate(step - 1)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the records that could not be written yet."""
         return {name: outbox.waiting for name, outbox in self._outboxes.items()}

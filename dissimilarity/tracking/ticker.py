@@ -22,8 +22,8 @@ class Ticker(ABC):
     """A measurement that is repeated while a model trains.
 
     In a loop of your own, ``follow`` is all you need. An adapter for a trainer calls ``start`` when training starts,
-    ``tick`` at step 0, wherever ``is_due`` says so and after the last step, ``before_checkpoint`` before it saves
-    everything, and ``publish`` in the first process at the end.
+    ``tick`` at step 0, wherever ``is_due`` says so and after the last step unless it ``is_complete_at`` that,
+    ``before_checkpoint`` before it saves everything, and ``publish`` in the first process at the end.
 
     Attributes:
         folder: folder of the tables.
@@ -67,7 +67,7 @@ class Ticker(ABC):
             self.start(training)
             self._is_started = True
         is_due = step != self.last_tick and self.is_due(step, last_step)
-        metrics = self.tick(training) if is_due else {}
+        metrics = self.tick(training) if is_due or (step == last_step and not self.is_complete_at(step)) else {}
         if step == last_step and training.is_first:
             self.publish()
         return metrics
@@ -92,6 +92,10 @@ class Ticker(ABC):
     @abstractmethod
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates."""
+
+    def is_complete_at(self, step: int) -> bool:
+        """Return whether nothing is left to measure if training ends after ``step`` updates."""
+        return self.last_tick == step
 
     @abstractmethod
     def tick(self, training: TrainingState) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
-from dissimilarity.tracking.schedule import is_due, previous_step
+from dissimilarity.tracking.schedule import previous_step
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -29,6 +29,7 @@ class TrackedReferences:
     Attributes:
         sites: sites of the model in training.
         states: activations of its earlier states, by step.
+        lost: steps whose state should be known, and could not be read.
         faults: why a reference has no activations, by label.
     """
 
@@ -43,6 +44,7 @@ class TrackedReferences:
         self.sources, self.patterns, self.load, self.store, self.every = sources, patterns, load, store, every
         self.sites: list[str] = []
         self.states: dict[int, ModelActivations] = {}
+        self.lost: set[int] = set()
         self.faults: dict[str, str] = {}
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
@@ -88,14 +90,15 @@ class TrackedReferences:
                 with together(training.sync):
                     self._state(training, step)
             except Exception as error:
+                self.lost.add(step)
                 faults.append(described(error))
         return faults
 
     def activations(self, training: TrainingState, label: str) -> tuple[int, ModelActivations]:
         """Return the step and the activations of a reference; -1 for another model.
 
-        Those of ``init`` and ``previous`` are read as the model was. Where a training ends between two ticks, no state
-        was kept for that; ``previous`` is then the nearest one that was.
+        Those of ``init`` and ``previous`` are read as the model was. Where a training ends between two ticks, or its
+        steps pass over one, no state was kept for that; ``previous`` is then the nearest one that was.
 
         Raises:
             ValueError: the earlier state is lost or unknown.
@@ -107,15 +110,19 @@ class TrackedReferences:
         try:
             return step, self._state(training, step)
         except Exception:
-            nearest = min((other for other in self.states if other), key=lambda other: abs(other - step), default=0)
-            if source == "init" or not nearest or is_due(training.step, self.every):
+            if source == "init" or not self.states or step in self.lost:
                 raise
+            nearest = min(self.states, key=lambda other: abs(other - step))
             return nearest, self.states[nearest]
 
     def step_of(self, label: str, step: int) -> int:
         """Return the step of the reference that belongs to a tick; -1 for another model."""
         source = self.sources[label]
         return -1 if not is_own(source) else 0 if source == "init" else previous_step(step, self.every)
+
+    def is_known(self, label: str, step: int) -> bool:
+        """Return whether the reference of a tick is in memory; earlier states are forgotten after their last tick."""
+        return not is_own(self.sources[label]) or self.step_of(label, step) in self.states
 
     def forget(self, step: int) -> None:
         """Forget the states of the model that no tick after a step compares."""

@@ -173,6 +173,8 @@ class Tracker(Ticker):
         self.references = TrackedReferences(sources, sites, load, self.store, every)
         self._states_to_recall: list[int] = []
         self._last_scheduled: int | None = None
+        self._begun: int | None = None
+        self._of_matched: list[dict[str, Any]] = []
         self.fault = ""
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
@@ -197,7 +199,9 @@ class Tracker(Ticker):
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
             self.last_tick = self._last_scheduled = None
             self.references.states.clear()
+            self.references.lost.clear()
             self._states_to_recall.clear()
+        self._of_matched = []
         self.budget.begin()
         self.schedule.begin(training)
         if training.is_first:
@@ -225,9 +229,17 @@ class Tracker(Ticker):
             self.references.has_previous and is_previous_of_a_tick(step, self.every, last_step, thinned)
         )
 
+    def is_complete_at(self, step: int) -> bool:
+        """Return whether the tick of a step compared all pairs of sites, as the last one does."""
+        return self.last_tick == step and not self._of_matched
+
     def tick(self, training: TrainingState) -> dict[str, float]:
-        """Measure, or record why not, and return the numbers for the loggers."""
+        """Measure, or record why not, and return the numbers for the loggers.
+
+        Where training ends at a tick of matched pairs, a second tick at that step replaces its records by those of all.
+        """
         started, step = time.monotonic(), training.step
+        is_second = step == self.last_tick
         # steps of several optimizers may pass over one that is due
         passed = range(0 if self.last_tick is None else self.last_tick + 1, step + 1)
         is_scheduled = any(is_due(due, self.every, None, self.schedule.thinned) for due in passed)
@@ -236,6 +248,7 @@ class Tracker(Ticker):
                 with together(training.sync):
                     self._remember(training)
             except Exception as error:  # the tick that compares it has a note
+                self.references.lost.add(step)
                 self._warn(step, "previous", described(error))
             return {}
         self._last_scheduled = step if is_scheduled else self._last_scheduled
@@ -249,11 +262,17 @@ class Tracker(Ticker):
                         else self._measure(training, kind == "heatmap")
                     )
             except Exception as error:
-                records = self._without_values(training, described(error))
+                self.references.lost.add(step)
+                records = self._of_matched if is_second else self._without_values(training, described(error))
+        if self._begun == step and training.is_first:  # as the second tick, or after an interrupt of the first
+            self.tables.drop(step)
+        self._begun = step
         metrics = self._record(training, records, started, fold=kind == "heatmap")
         self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
-        self._alert(training, records)
-        self.schedule.after_tick(training)
+        self._of_matched = [] if kind == "heatmap" else records
+        if not is_second:
+            self._alert(training, records)
+            self.schedule.after_tick(training)
         return metrics
 
     def skip(self, training: TrainingState, note: str) -> None:
@@ -291,7 +310,8 @@ class Tracker(Ticker):
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
-        state |= {"states": sorted(self.references.states), "probe": self.reader.fingerprint}
+        state |= {"states": sorted(self.references.states), "lost": sorted(self.references.lost)}
+        state |= {"probe": self.reader.fingerprint}
         state |= {"alert_rules": self.alert_rules.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
@@ -301,6 +321,7 @@ class Tracker(Ticker):
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
         self._states_to_recall = list(state_dict["states"])
+        self.references.lost = set(state_dict.get("lost", ()))
         self.store.owner.number = state_dict["training"]
         if state_dict["probe"] != self.reader.fingerprint:
             log.warning(
@@ -347,10 +368,11 @@ class Tracker(Ticker):
                 for kind, (label, note) in kinds_of_notes(records).items():
                     self._warn(training.step, label, note, kind)
                 self.tables.add(records)
-                if fold:
-                    self.tables.fold(if_grown=True)
-                    self.tables.refresh_page()
-        self.last_tick = training.step
+                self.tables.add_intrinsic(self._intrinsic)
+            self.last_tick = training.step
+            if training.is_first and fold:
+                self.tables.fold(if_grown=True)
+                self.tables.refresh_page()
         return self._metrics(records, time.monotonic() - started)
 
     def _metrics(self, records: list[dict[str, Any]], seconds: float) -> dict[str, float]:
@@ -395,6 +417,9 @@ class Tracker(Ticker):
             self.store.save(training, 0, current[0])
         records, sides = [], []
         for label in references.labels(training):
+            if training.step == self.last_tick and not references.is_known(label, training.step):
+                records += [record for record in self._of_matched if record["reference"] == label]
+                continue
             try:
                 with together(training.sync):
                     model = current[self.reader.number(label)]
@@ -409,8 +434,6 @@ class Tracker(Ticker):
             self._ranks = effective_ranks(current[0])
         if heatmap:
             self._intrinsic = measured_alone(training.step, sides)
-            if training.is_first:
-                self.tables.add_intrinsic(self._intrinsic)
         self._remember(training, current[0])
         return records
 

@@ -10,9 +10,12 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor, nn
 
-from dissimilarity import CKA
+from dissimilarity import CKA, Tracker
 from dissimilarity.lightning import StitchingTracker
+from dissimilarity.tables.curves import INTRINSIC
 from dissimilarity.tables.journal import Journal
+from dissimilarity.tracking.schedule import previous_step
+from dissimilarity.tracking.tables import Tables
 from tests.instrument.tracking.test_references import Wrapped, curves_of
 from tests.instrument.tracking.test_tracker import LENGTH, Layered, fit, loader_of, rows_of, tokens, tracker_for
 
@@ -144,6 +147,66 @@ def test_steps_of_two_optimizers_are_counted_together(tmp_path: Path) -> None:
         counts[row["step"]] = counts.get(row["step"], 0) + 1
     heatmaps = {0: 4, 10: 4, 18: 4, 28: 4}
     assert counts == {**dict.fromkeys((2, 4, 6, 12, 16, 22, 24), 2), **heatmaps}
+
+
+@pytest.mark.parametrize("every", [3, 5, 25])
+def test_previous_is_the_nearest_state_where_steps_pass_over_it(every: int, tmp_path: Path) -> None:
+    numbers = torch.randn(56, 8, generator=torch.Generator().manual_seed(0))
+    loader = {"real": loader_of(numbers, 8), "other": loader_of(numbers, 8)}
+    tracker = tracker_for(tmp_path, ["previous"], measures=[CKA()], probe=numbers, every=every)
+    fit(tracker, Adversarial(), -1, loader=loader, max_epochs=4)
+    rows = [row for row in rows_of(tmp_path) if row["step"]]
+    assert rows and not [row for row in rows if row["value"] != row["value"] or row["note"]]
+    for row in rows:
+        assert abs(row["reference_step"] - previous_step(row["step"], every)) <= 2 or row["step"] == 56
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_training_that_ends_at_a_tick_of_matched_pairs_has_all_pairs_there(is_first: bool, tmp_path: Path) -> None:
+    """Once, with nulls and intrinsic measures; ``previous``, which is forgotten by then, stays as it was."""
+    tracker = tracker_for(tmp_path, every=5, heatmap_every=50)
+    fit(None, Layered(), 50, others=[tracker, At(10, stop)] if is_first else [At(10, stop), tracker])
+    at_end = [row for row in rows_of(tmp_path) if row["step"] == 10]
+    pairs = [(row["reference"], row["measure"], row["site_a"], row["site_b"]) for row in at_end]
+    assert len(pairs) == len(set(pairs)) == 3 * (4 + 2)
+    assert all(row["null"] == row["null"] for row in at_end if row["reference"] == "init")
+    assert all(row["value"] == row["value"] for row in at_end)
+    assert {row["step"] for row in Journal(tmp_path / INTRINSIC).read()} == {0, 10}
+
+
+def test_ctrl_c_while_a_page_is_drawn_leaves_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = tracker_for(tmp_path, every=5, heatmap_every=5)
+    drawn: list[int] = []
+
+    def refresh(self: Tables) -> None:
+        drawn.append(1)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tables, "refresh_page", refresh)
+    with pytest.raises(SystemExit):
+        fit(tracker, Layered(), 50)
+    names = ("step", "reference", "measure", "site_a", "site_b")
+    rows = [tuple(row[name] for name in names) for row in rows_of(tmp_path)]
+    assert rows and len(rows) == len(set(rows))
+
+
+def test_an_interrupt_while_rows_are_written_leaves_each_once(tmp_path: Path) -> None:
+    tracker, net = Tracker(["init"], CKA(), tokens(0, 16, LENGTH), tmp_path, sites="layers.*", every=1), Layered()
+    tracker.follow(net, 0)
+    append, journal = tracker.tables.curves.append, tracker.tables._outboxes["curves"]
+
+    def interrupted(records: Any) -> None:
+        append(records)
+        raise KeyboardInterrupt
+
+    journal._append = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        tracker.follow(net, 1)
+    journal._append = append
+    tracker.follow(net, 1)
+    rows = [(row["step"], row["site_a"], row["site_b"]) for row in rows_of(tmp_path)]
+    assert len(rows) == len(set(rows)) and {step for step, *_ in rows} == {0, 1}
 
 
 def test_stitches_at_the_end(tmp_path: Path) -> None:
