@@ -53,7 +53,8 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """Run a model in eval mode, and restore it, the random number generators and autocast's cache afterwards.
 
     The flags are set on each module, not by `model.eval()`: a module may override `train`, and its flag may differ from
-    its parent's. Modules that exchange their parts on short inputs (BigBird's attention) get back their own.
+    its parent's. Modules that exchange their parts on short inputs (BigBird's attention), or their buffers on
+    long ones (dynamic rotary embeddings), get back their own. A buffer that a module changes in place stays changed.
 
     Args:
         model: the model.
@@ -68,7 +69,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         True
     """
     flags = [(module, module.training) for module in model.modules()]
-    parts = [(module, dict(module._modules), _words(module)) for module, _ in flags]
+    parts = [(module, dict(module._modules), dict(module._buffers), _settings(module)) for module, _ in flags]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted({device.index for device in devices if device.type == "cuda" and device.index is not None})
     try:
@@ -84,8 +85,9 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-        for module, children, words in parts:
-            vars(module).update(words)
+        for module, children, buffers, settings in parts:
+            vars(module).update(settings)
+            module._buffers.update(buffers)
             if module._modules != children:
                 module._modules.clear()
                 module._modules.update(children)
@@ -94,6 +96,6 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def _words(module: nn.Module) -> dict[str, str]:
-    """Return the settings of a module that are words, such as its kind of attention."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, str)}
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that are plain values or tensors, such as its kind of attention."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, (str, int, float, Tensor))}

@@ -12,7 +12,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
-from dissimilarity.tracking.schedule import previous_step
+from dissimilarity.tracking.schedule import is_due, previous_step
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -110,7 +110,8 @@ class TrackedReferences:
         try:
             return step, self._state(training, step)
         except Exception:
-            if source == "init" or not self.states or step in self.lost:
+            is_lost = step in self.lost and is_due(training.step, self.every)
+            if source == "init" or not self.states or is_lost:
                 raise
             nearest = min(self.states, key=lambda other: abs(other - step))
             return nearest, self.states[nearest]

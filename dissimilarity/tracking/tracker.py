@@ -270,7 +270,9 @@ class Tracker(Ticker):
         metrics = self._record(training, records, started, fold=kind == "heatmap")
         self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
         self._of_matched = [] if kind == "heatmap" else records
-        if not is_second:
+        if is_second:
+            self.alerts = ()
+        else:
             self._alert(training, records)
             self.schedule.after_tick(training)
         return metrics

@@ -165,6 +165,21 @@ def test_a_model_that_adapts_to_short_inputs_stays_as_it_was():
         assert torch.equal(model(tokens).last_hidden_state, expected)
 
 
+def test_a_model_that_adapts_to_long_inputs_stays_as_it_was():
+    """Dynamic rotary embeddings replace their buffers where a text is longer than any before."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": 8, "rope_scaling": scaling}
+    model = transformers.LlamaModel(transformers.LlamaConfig(**sizes)).eval()
+    tokens = torch.randint(50, (4, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(tokens[:, :12]).last_hidden_state
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with capture(model, ["blocks.0.resid_post"]):
+            model(tokens)
+        assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+        assert torch.equal(model(tokens[:, :12]).last_hidden_state, expected)
+
+
 class Holder(nn.Module):
     def __init__(self, **networks: nn.Module):
         super().__init__()
