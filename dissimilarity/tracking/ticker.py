@@ -37,6 +37,7 @@ class Ticker(ABC):
     last_tick: int | None = None
     alerts: Sequence[Alert] = ()
     _is_started: bool = False
+    _followed: int = 0
 
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
         """Measure a model in any loop: call this before the first update and after each, and it ticks when one is due.
@@ -46,13 +47,17 @@ class Ticker(ABC):
 
         Args:
             model: the model in training, also sharded (FSDP, tensor parallel).
-            step: number of updates done. The first call reads the references; from a later step than 0, the curves in
-                the folder continue.
+            step: number of updates done. The first call reads the references. Step 0 begins a training, whose curves
+                replace those in the folder; a later one continues it, after ``load_state_dict`` of the ``state_dict()``
+                that was saved with the weights.
             last_step: number of updates at which training ends, which has a tick and draws the figures; None if
                 unknown, then call ``publish`` at the end.
 
         Returns:
             the numbers of the tick for your logger, by key; empty without a tick.
+
+        Raises:
+            ValueError: no module, or a step before the last one that is not 0.
         """
         if not isinstance(model, nn.Module):
             raise ValueError(f"expected the model in training, a torch.nn.Module, found {shown(model)}")
@@ -63,9 +68,15 @@ class Ticker(ABC):
         connected = dist.is_available() and dist.is_initialized()
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if connected else (0, 1)
         training = TrainingState(model, step, last_step, device, rank, world_size)
-        if not self._is_started:
+        if step < self._followed and step:
+            raise ValueError(
+                f"expected step {self._followed} or a later one, found {step}; begin again at 0, or make a tracker "
+                "with its own folder"
+            )
+        if not self._is_started or step < self._followed:
             self.start(training)
             self._is_started = True
+        self._followed = step
         is_due = step != self.last_tick and self.is_due(step, last_step)
         metrics = self.tick(training) if is_due or (step == last_step and not self.is_complete_at(step)) else {}
         if step == last_step and training.is_first:

@@ -71,6 +71,23 @@ def test_a_fault_while_a_state_is_kept_for_later_ends_no_training(tmp_path: Path
     assert [row["reference_step"] for row in read_curves(tmp_path).to_pylist() if row["step"] == 25] == [20]
 
 
+def test_a_second_training_begins_at_step_0_and_none_goes_back(tmp_path: Path) -> None:
+    first, second = nn.Sequential(nn.Embedding(20, 6)), nn.Sequential(nn.Embedding(20, 6))
+    tracker = Tracker("init", CKA(), tokens(), tmp_path, sites="0", every=2, n_units=4)
+    for step in range(5):
+        tracker.follow(first, step, 4)
+    with pytest.raises(ValueError, match="expected step 4 or a later one, found 3; begin again at 0"):
+        tracker.follow(first, 3)
+    tracker.follow(second, 0)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
+    tracker.follow(second, 1)
+    rows = read_curves(tmp_path).to_pylist()
+    assert [row["step"] for row in rows] == [0, 1]
+    assert rows[0]["value"] == pytest.approx(1) and rows[1]["value"] < 0.99
+
+
 def test_the_core_loads_no_trainer() -> None:
     code = "import sys, dissimilarity.tracking.tracker, dissimilarity.tracking.penalties; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
