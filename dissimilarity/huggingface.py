@@ -41,14 +41,28 @@ _last_user: WeakValueDictionary[Path, "DissimilarityCallback"] = WeakValueDictio
 
 
 class WithoutAdapters(nn.Module):
-    """A model of peft with its adapters off, which shares all weights with it."""
+    """A model of peft with its adapters off, which shares all weights with it.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model.
+        is_continued: whether it has trained, so that weights beside the adapters are no longer those of the base.
+    """
+
+    def __init__(self, model: nn.Module, is_continued: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.is_continued = model, is_continued
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model that the adapters were added to, and leave what trains as it is."""
+        """Run the model that the adapters were added to, and leave what trains as it is.
+
+        Raises:
+            ValueError: its own weights have trained.
+        """
+        if self.is_continued and (trained := _trained_beside_adapters(self.model)):
+            raise ValueError(
+                f"weights beside the adapters train too ({trained[0]}), and a continued training no longer has those "
+                "of the base; pass the base as hf:FOLDER"
+            )
         # peft makes all weights of the active adapters trainable when it turns them on again
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
@@ -123,7 +137,8 @@ class DissimilarityCallback(TrainerCallback):
                 f"two callbacks of one Trainer write to {folder}; give each its own, such as folder='{folder}-2'"
             )
         _last_user[folder.resolve()] = self
-        sources = {label: _base_of(model) if source == "base" else source for label, source in self.references.items()}
+        base = _base_of(model, bool(state.global_step))
+        sources = {label: base if source == "base" else source for label, source in self.references.items()}
         self.tracker = Tracker(sources, self.measures, self.probe, folder, load=self._load, **self.options)
         classes = get_reporting_integration_callbacks(args.report_to) if state.is_world_process_zero else []
         self._reporters = [reporter() for reporter in classes]
@@ -162,7 +177,7 @@ class DissimilarityCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Measure where training has ended, before the best model is loaded."""
-        if "train_runtime" in (logs or {}) and self._tracker.last_tick != state.global_step:
+        if "train_runtime" in (logs or {}) and not self._tracker.is_complete_at(state.global_step):
             self._tick(args, state, control, _training(args, state, model, state.global_step))
 
     def on_train_end(
@@ -288,9 +303,16 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
-def _base_of(model: nn.Module) -> Source:
+def _base_of(model: nn.Module, is_continued: bool) -> Source:
     """Return the model without its adapters; without any, its start."""
-    return WithoutAdapters(model) if hasattr(model, "disable_adapter") else "init"
+    return WithoutAdapters(model, is_continued) if hasattr(model, "disable_adapter") else "init"
+
+
+def _trained_beside_adapters(model: nn.Module) -> list[str]:
+    """Return the names of the trained weights that belong to no adapter, such as biases."""
+    own = (getattr(getattr(model, "base_model", None), "prefix", "lora_"), "modules_to_save")
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [name for name in names if not any(part in name for part in own)]
 
 
 def _training(

@@ -219,6 +219,24 @@ def test_an_early_stop_is_measured_before_the_best_model_is_loaded(tmp_path: Pat
         assert value == pytest.approx(row["value"], abs=1e-5)
 
 
+def test_a_base_whose_own_weights_train_is_known_until_the_training_continues(tmp_path: Path) -> None:
+    """A note instead of the value of another model."""
+    lora = peft.LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, bias="all")
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 64, "n_positions": 32}
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        return peft.get_peft_model(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)), lora)
+
+    train(model(), tmp_path, steps=4)
+    train(model(), tmp_path, steps=7, resume=True)
+    rows = [row for row in read_curves(tmp_path / "dissimilarity").to_pylist() if row["reference"] == "base"]
+    for row in rows:
+        assert (row["value"] == row["value"]) == (row["step"] <= 4)
+        assert row["step"] <= 4 or "weights beside the adapters train too" in row["note"]
+    assert max(row["step"] for row in rows) == 7
+
+
 def test_an_unknown_uri_says_what_is_possible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected init, previous, base, hf:FOLDER"):
         train(llama(), tmp_path, steps=1, references=["runs/a"])
