@@ -81,10 +81,11 @@ def _of_samples(
         index = torch.cat(grid)[x.side.lengths.drawn[subset.index]]
     else:
         held = len(x.side.samples[pair[0]]) // count
-        positions = sampled_positions(count, len(grid[0]), held * count)
-        place = positions[subset.index % held] if held > 1 else torch.zeros_like(subset.index)
-        # Where each sequence is one sample, it is at the first of its places.
-        index = torch.stack([places[:held] for places in grid])[subset.sequence, place]
+        if x.plan.probe.pool != "none":  # a sequence stands at its first place
+            index = torch.stack([places[0] for places in grid])[subset.sequence]
+        else:
+            positions = sampled_positions(count, len(grid[0]), held * count)
+            index = torch.stack(grid)[subset.sequence, positions[subset.index % held]]
     order = index.argsort(stable=True)
     return influence.cpu()[order], index[order]
 

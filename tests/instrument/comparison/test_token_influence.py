@@ -159,6 +159,22 @@ def test_where_samples_are_units_each_counts_as_a_sequence(measure: Any, formula
     np.testing.assert_allclose(row["token_influence"], -expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("per_sequence", [1, 3, 20])
+def test_drawn_samples_stand_where_they_were_drawn(per_sequence: int) -> None:
+    """On a planted model: only the drawn samples at these places decide the value."""
+    x, y = sides(20, 20)
+    measure = MutualKNN(k=3, max_samples=20 * per_sequence)
+
+    def row(other: Tensor) -> Any:
+        return compare({"s": x}, {"s": other}, measures=[measure], influence=True, null=False).to_pylist()[0]
+
+    places = row(y)["token_index"]
+    assert len(places) == 20 * per_sequence == len(set(places))
+    noise = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise[places] = 0
+    assert row(y + noise.view_as(y))["value"] == row(y)["value"]
+
+
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
 @pytest.mark.parametrize("setting", ["cka", "mutual_knn", "rbf_cka"])
 def test_a_pooled_sequence_stands_at_its_first_place(setting: str, pool: Any) -> None:
