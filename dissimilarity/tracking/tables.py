@@ -51,8 +51,8 @@ class Tables:
         self._alerts.truncate(step)
 
     def drop(self, step: int) -> None:
-        """Drop the records of a step, which is measured again."""
-        for outbox in self._outboxes.values():
+        """Drop the records of a step, which is measured again; its alerts stay, because rules raise each once."""
+        for outbox in (self._outboxes["curves"], self._outboxes["intrinsic"]):
             outbox.waiting = [record for record in outbox.waiting if record["step"] != step]
         self.curves.truncate(step - 1)
         self._intrinsic.truncate(step - 1)

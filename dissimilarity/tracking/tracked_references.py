@@ -126,11 +126,12 @@ class TrackedReferences:
         return not is_own(self.sources[label]) or self.step_of(label, step) in self.states
 
     def forget(self, step: int) -> None:
-        """Forget the states of the model that no tick after a step compares."""
+        """Forget the states of the model that no tick after a step compares, also those that are lost."""
         first = previous_step(step + 1, self.every)
         # the first tick after the dense start compares step 0
         needed = self._always | ({0} if step < self.every else set())
         self.states = {state: acts for state, acts in self.states.items() if state in needed or state >= first}
+        self.lost = {state for state in self.lost if state in needed or state >= first}
 
     def labels(self, training: TrainingState) -> list[str]:
         """Return the labels of the references of a tick: at step 0, there is no ``previous``."""

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor, nn
 
 from dissimilarity import CKA, Tracker
+from dissimilarity.figures.options import PNG
 from dissimilarity.lightning import StitchingTracker
 from dissimilarity.tables.curves import INTRINSIC
 from dissimilarity.tables.journal import Journal
@@ -207,6 +208,13 @@ def test_an_interrupt_while_rows_are_written_leaves_each_once(tmp_path: Path) ->
     tracker.follow(net, 1)
     rows = [(row["step"], row["site_a"], row["site_b"]) for row in rows_of(tmp_path)]
     assert len(rows) == len(set(rows)) and {step for step, *_ in rows} == {0, 1}
+
+
+def test_alerts_that_wait_outlive_a_second_tick(tmp_path: Path) -> None:
+    tables = Tables(tmp_path, {}, PNG)
+    tables.load_state_dict({"curves": [{"step": 5}, {"step": 10}], "alerts": [{"step": 10}]})
+    tables.drop(10)
+    assert tables.state_dict() == {"curves": [{"step": 5}], "intrinsic": [], "alerts": [{"step": 10}]}
 
 
 def test_stitches_at_the_end(tmp_path: Path) -> None:
