@@ -67,7 +67,7 @@ def run_compare(options: argparse.Namespace, places: Sequence[Place]) -> bool:
 
 
 Compared = tuple[AnyTable, Differences | None]
-"""The table of a comparison, and the differences number by number where they make sense."""
+"""The table of a comparison, and the differences element by element where they make sense."""
 
 
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:

@@ -239,7 +239,7 @@ def _layers(result: Comparison, measures: Sequence[Measure]) -> Table:
 
 
 def _numbers(differences: Elementwise) -> Table:
-    """Return the differences number by number."""
+    """Return the differences element by element."""
     kind, names = _names([(site.site_a, site.site_b) for site in differences.sites])
     table = Table(show_edge=False, pad_edge=False)
     for name in (kind, "relative error", "by rounding", "cosine", "largest difference"):

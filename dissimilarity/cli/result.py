@@ -26,7 +26,7 @@ class Comparison:
         table: as `compare` returns it.
         measures: the measures, the first of which decides the verdict.
         matched: pairs of sites at equal relative depth.
-        differences: number by number; None where the two have other sizes or read other tokens.
+        differences: element by element; None where the two have other sizes or read other tokens.
         probe: what they were compared on.
     """
 

@@ -12,7 +12,7 @@ Rows = list[dict[str, Any]]
 
 COLUMNS = ("measure", "site_a", "site_b", "value", "low", "high", "null", "p", "calibrated", "dissimilarity", "note")
 NUMBERS = ("relative_error", "noise", "cosine", "largest")
-"""Columns of models that are also compared number by number; see `SiteDifference`."""
+"""Columns of models that are also compared element by element; see `SiteDifference`."""
 
 
 def matched_rows(result: Comparison) -> Rows:

@@ -45,7 +45,7 @@ def verdict(
     Args:
         rows: rows of the measure at matched sites, in depth order.
         measure: the measure that decides.
-        differences: number by number; None where that makes no sense.
+        differences: element by element; None where that makes no sense.
         name_a: name of the first model.
         name_b: name of the second model.
         are_arrays: whether both are saved activations, which need not be of text or of models.

@@ -1,4 +1,4 @@
-"""Compare two nearly equal models number by number: a quantized copy, another implementation, a patched block.
+"""Compare two nearly equal models element by element: a quantized copy, another implementation, a patched block.
 
 Measures of representations forget coordinates, and models that differ by rounding all score 1. Here activations are
 subtracted, so both models must read the same tokens and have sites of the same width. What rounding alone does is
@@ -96,7 +96,7 @@ class Elementwise:
 def elementwise(
     a: nn.Module, b: nn.Module, tokens: Tensor, pairs: Sequence[SitePair], dtype: torch.dtype = torch.float32
 ) -> Elementwise:
-    """Compare the activations and predictions of two models number by number.
+    """Compare the activations and predictions of two models element by element.
 
     Args:
         a: first model.
@@ -221,7 +221,7 @@ class _Sums:
         if one.shape != other.shape:
             raise ValueError(
                 f"expected activations of the same shape at {pair[0]} and {pair[1]}, found {tuple(one.shape)} and "
-                f"{tuple(other.shape)}; only models of the same sizes can be compared number by number"
+                f"{tuple(other.shape)}; only models of the same sizes can be compared element by element"
             )
         parts = (side.flatten(0, -2).split(ROWS) for side in (one, other))
         for x, y in zip(*parts, strict=True):

@@ -54,7 +54,7 @@ def compare_in_step(
         measures: the measures.
         nulls: number of rearrangements of the null.
         influence: whether to compute which text differs.
-        differences: collects differences number by number, of models of the same sizes that read the same tokens.
+        differences: collects differences element by element, of models of the same sizes that read the same tokens.
 
     Raises:
         ValueError: as `compare`.

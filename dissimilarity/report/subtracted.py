@@ -1,4 +1,4 @@
-"""The section of a page on two models that are subtracted number by number, from the summary of their comparison."""
+"""The section of a page on two models that are subtracted element by element, from the summary of their comparison."""
 
 from collections.abc import Mapping
 from html import escape
@@ -35,7 +35,7 @@ def subtracted(summary: Mapping[str, Any]) -> str:
     content = table("subtracted", titles, [[name, *cells] for name, cells in lines.items()])
     words = [_of_predictions(summary.get("outputs")), str(summary.get("rounding") or "")]
     note = escape(" ".join(filter(None, words)))
-    return f'<section><h2>Number by number</h2>{content}<p class="soft">{note}</p></section>'
+    return f'<section><h2>Element by element</h2>{content}<p class="soft">{note}</p></section>'
 
 
 def _of_predictions(outputs: Any) -> str:
