@@ -246,7 +246,7 @@ def test_a_minibatch_without_a_self_term_is_named(reduction: Any) -> None:
         assert minibatch_cka(x, y, reduction, 16).isfinite()
     with pytest.raises(ValueError, match="self term of x is not positive|self term of a minibatch is not positive"):
         minibatch_cka(torch.eye(16, dtype=torch.float64).repeat(4, 1), y, reduction, 16)
-    with pytest.raises(ValueError, match="at least 4 samples, found batch=3"):
+    with pytest.raises(ValueError, match="expected batch >= 4, samples of a minibatch, found 3"):
         MinibatchCKA(batch=3)
 
 

@@ -181,9 +181,9 @@ def test_svcca_counts_components() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_options_that_make_no_sense_are_rejected() -> None:
     refused: list[tuple[Callable[[], object], str]] = [
-        (lambda: SVCCA(1.0), "variance above 0 and below 1, found 1.0"),
+        (lambda: SVCCA(1.0), "variance above 0 and below 1, a number, found 1.0"),
         (lambda: SVCCA(0.0), "variance above 0"),
-        (lambda: GULP(0.0), "ridge above 0, found 0.0"),
+        (lambda: GULP(0.0), "ridge above 0, a number, found 0.0"),
         (
             lambda: cca(*related(), reduction="max"),  # pyright: ignore
             "mean, mean_square or r2, found 'max'",
