@@ -5,12 +5,13 @@ its reporters. It needs transformers (``pip install "dissimilarity[hf]"``).
 """
 
 import logging
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import loads
 from dissimilarity.tracking.lines import Line
-from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, sectioned
+from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, named, names_of, sectioned
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 STATE = "dissimilarity"
 """Key of the states of trackers in the Trainer's state, which is in each of its checkpoints."""
 
-_last_user: WeakValueDictionary[Path, "DissimilarityCallback"] = WeakValueDictionary()
+_callbacks: WeakSet["DissimilarityCallback"] = WeakSet()
+"""Those in a training, which its ``TrainerState`` tells."""
 
 
 class WithoutAdapters(nn.Module):
@@ -87,7 +89,7 @@ class DissimilarityCallback(TrainerCallback):
             and modules, by a label of your own.
         measures: measures; by default CKA and angular Procrustes.
         folder: folder of the tables and figures; by default ``dissimilarity`` in the Trainer's ``output_dir``. Several
-            callbacks of one Trainer each need their own.
+            callbacks of one Trainer each need their own; its name is then part of their keys in the reporters.
         load: turns any other URI into a module.
         options: further arguments of ``Tracker``, such as ``sites``, ``every`` and ``mask``.
 
@@ -120,34 +122,40 @@ class DissimilarityCallback(TrainerCallback):
         Tracker(self.references, self.measures, self.probe, folder or "dissimilarity", load=load, **self.options)
         self._reporters: list[TrainerCallback] = []
         self._state: TrainerState | None = None
+        self._layout: dict[str, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Read the references, continue the table, and measure the start.
+        """Read the references and continue the table.
 
         Raises:
             ValueError: a reference cannot be read, a site does not exist, or another callback of the Trainer has the
                 same folder.
         """
         folder = Path(str(args.output_dir)) / "dissimilarity" if self.folder is None else Path(self.folder)
-        other, self._state = _last_user.get(folder.resolve()), state
-        if other is not None and other is not self and other._state is state:
+        if any(peer._state is state and peer._tracker.folder.resolve() == folder.resolve() for peer in _callbacks):
             raise ValueError(
                 f"two callbacks of one Trainer write to {folder}; give each its own, such as folder='{folder}-2'"
             )
-        _last_user[folder.resolve()] = self
         base = _base_of(model, bool(state.global_step))
         sources = {label: base if source == "base" else source for label, source in self.references.items()}
         self.tracker = Tracker(sources, self.measures, self.probe, folder, load=self._load, **self.options)
+        self._state, self._layout = state, {}
+        _callbacks.add(self)
         classes = get_reporting_integration_callbacks(args.report_to) if state.is_world_process_zero else []
         self._reporters = [reporter() for reporter in classes]
         training = _training(args, state, model)
         if state.global_step and (saved := self._saved(args, state)):
             self.tracker.load_state_dict(saved)
         self.tracker.start(training)
-        if not state.global_step:
-            self._tick(args, state, control, training)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure the start."""
+        if not state.global_step and self._tracker.last_tick is None:
+            self._tick(args, state, control, _training(args, state, model))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -198,10 +206,22 @@ class DissimilarityCallback(TrainerCallback):
         assert self.tracker is not None, "the Trainer calls on_train_begin first"
         return self.tracker
 
+    @property
+    def _peers(self) -> list["DissimilarityCallback"]:
+        """The callbacks of the same training."""
+        return [callback for callback in _callbacks if callback._state is self._state]
+
+    @property
+    def _name(self) -> str:
+        """What tells the keys of this callback from those of its peers."""
+        peers = self._peers
+        return names_of([peer._tracker.folder.resolve() for peer in peers])[peers.index(self)]
+
     def _tick(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, training: TrainingState
     ) -> None:
-        metrics = self._tracker.tick(training)
+        name = self._name
+        metrics = {named(key, name): value for key, value in self._tracker.tick(training).items()}
         if self._tracker.why_to_stop:
             control.should_training_stop = True
         if not (metrics and state.is_world_process_zero):
@@ -238,19 +258,27 @@ class DissimilarityCallback(TrainerCallback):
             writer.add_scalar(key, value, step)
         for key, picture in self._heatmaps():
             writer.add_image(key, picture, step, dataformats="HWC")
+        name = self._name
         layout = {
-            title: ["Multiline", [sectioned(f"dissimilarity/{reference}/{measure}/{site}") for site in sites]]
-            for title, (reference, measure), sites in self._lines()
+            title: ["Multiline", [sectioned(named(f"dissimilarity/{'/'.join(key)}/{site}", name)) for site in sites]]
+            for title, key, sites in self._lines()
         }
         if layout and hasattr(writer, "add_custom_scalars"):
-            writer.add_custom_scalars({LAYERS: layout})
+            self._layout = {self._section: layout}
+            layouts = [peer._layout for peer in self._peers]  # TensorBoard shows the last one that it gets
+            writer.add_custom_scalars(dict(ChainMap(*layouts)))
         writer.flush()
         return True
 
     def _heatmaps(self) -> list[tuple[str, Any]]:
         """Return key and image of each heat map of a tick."""
-        pictures = self._tracker.pictures()
-        return [(sectioned(f"{HEATMAPS}/{reference}"), picture) for reference, picture in pictures.items()]
+        pictures, name = self._tracker.pictures(), self._name
+        return [(sectioned(named(f"{HEATMAPS}/{reference}", name)), picture) for reference, picture in pictures.items()]
+
+    @property
+    def _section(self) -> str:
+        """Section of the charts of layers."""
+        return named(LAYERS, self._name).replace("/", " ")
 
     def _lines(self) -> list[tuple[str, tuple[str, str], dict[str, Line]]]:
         """Return title, reference and measure, and lines of each chart of layers of a tick."""
@@ -263,7 +291,7 @@ class DissimilarityCallback(TrainerCallback):
         for title, _, sites in self._lines() if hasattr(wandb, "plot") else ():
             steps, values = zip(*sites.values(), strict=True)
             chart = wandb.plot.line_series(steps, values, list(sites), title, "train/global_step", split_table=True)
-            charts[f"{LAYERS}/{title}"] = chart
+            charts[f"{self._section}/{title}"] = chart
         return charts
 
     def _load(self, uri: str) -> nn.Module:

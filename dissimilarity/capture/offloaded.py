@@ -114,6 +114,17 @@ def offloaded(module: nn.Module) -> Offloaded | None:
     return _offloaded.get(module)
 
 
+def has_no_values(model: nn.Module) -> bool:
+    """Return whether some weights are on the meta device, and nothing reads them as the model runs.
+
+    Examples:
+        >>> has_no_values(nn.Linear(2, 3)), has_no_values(nn.Linear(2, 3, device="meta"))
+        (False, True)
+    """
+    is_read = offloaded(model) is not None or any(hasattr(module, "_hf_hook") for module in model.modules())
+    return not is_read and any(weight.is_meta for weight in model.parameters())
+
+
 @contextmanager
 def held(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Let every block keep its weights once it has run, until the function that this yields is called."""

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dissimilarity.capture.networks import failures_of, networks_of
+from dissimilarity.capture.offloaded import has_no_values
 from dissimilarity.capture.points import ModulePoint, named_modules
 from dissimilarity.capture.site_names import LOGITS, by_kind, describe, split_layer
 from dissimilarity.capture.trial import Trial, trial
@@ -94,13 +95,19 @@ def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None 
         length: as in `site_table`.
 
     Raises:
-        ValueError: a pattern matches nothing, and the message lists what the model has; or there is no pattern.
+        ValueError: a pattern matches nothing, and the message lists what the model has; there is no pattern; or the
+            model has no weights.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> resolve(model, ["0", "1.input"])
         ['0', '1.input']
     """
+    if has_no_values(model):
+        raise ValueError(
+            f"{type(model).__name__} has weights on the meta device, which hold no values; load them first, for "
+            "example with model.to_empty(device='cpu') and model.load_state_dict(weights)"
+        )
     table, paths = site_table(model, length), named_modules(model)
     table_sites, module_sites = set(), set()
     for pattern in as_patterns(patterns):

@@ -22,7 +22,7 @@ from dissimilarity.capture.forward import (
     with_first_argument,
     with_first_result,
 )
-from dissimilarity.capture.offloaded import offloaded
+from dissimilarity.capture.offloaded import has_no_values
 from dissimilarity.capture.sharding import is_sharded, whole
 
 LENGTH = 3
@@ -131,8 +131,7 @@ def trial(
         short: whether it is tried on a few tokens first.
     """
     embedding = _embedding(network)
-    is_empty = offloaded(network) is None and any(weight.is_meta for weight in network.parameters())
-    if embedding is None or is_empty:
+    if embedding is None or has_no_values(network):
         return None
     first = (*([LENGTH] if short else []), *lengths)
     errors: dict[int, str] = {}

@@ -95,11 +95,13 @@ class SiteReader:
         arranged = self.layouts[site].apply(_as_numbers(site, activation), count)
         if length is None or arranged.ndim < 3 or arranged.shape[1] <= length:
             return arranged
+        if arranged.shape[1] - length == _prompt_length(self.model):
+            return arranged[:, -length:]
         if any(name.startswith(PADS) for module in self.model.modules() for name in dir(type(module))):
             return arranged[:, :length]
         raise ValueError(
             f"expected at most one sample per token at {site}, found activations {tuple(activation.shape)} of tokens "
-            f"({count}, {length}), so it is unclear which of them belong to the text; choose another site"
+            f"({count}, {length}): the model adds positions of its own, unclear which; choose another site"
         )
 
     def _first_rows(self, count: int) -> tuple[Tensor, Tensor | None]:
@@ -169,6 +171,12 @@ def _as_numbers(site: str, activation: Tensor) -> Tensor:
     if activation.is_complex():
         raise ValueError(f"expected real activations at {site}, found {activation.dtype}; choose another site")
     return activation if activation.is_floating_point() else activation.float()
+
+
+def _prompt_length(model: nn.Module) -> int:
+    """Return how many positions a model of peft puts before the text: the prompt that it learns."""
+    adapted = (config for module in model.modules() if (config := getattr(module, "active_peft_config", None)))
+    return next((config.num_virtual_tokens for config in adapted if config.is_prompt_learning), 0)
 
 
 def _agree(alone: Tensor, padded: Tensor, length: int) -> bool:

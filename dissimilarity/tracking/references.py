@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, TypeGuard
 
 import torch
@@ -15,6 +16,11 @@ OWN = ("init", "previous")
 
 SEED = 987_654_321
 """Seed of those weights where layers draw them."""
+
+HOW_TO_DRAW = (
+    "give the model a method untrained() that returns it with other initial weights, or pass such a module: "
+    "references={'untrained': module}"
+)
 
 Source = str | nn.Module
 
@@ -94,7 +100,7 @@ def untrained(model: nn.Module) -> nn.Module:
     weights of the model in training do not matter.
 
     Raises:
-        ValueError: parameters belong to modules that cannot draw them.
+        ValueError: the model cannot be copied, or parameters belong to modules that cannot draw them.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -109,23 +115,38 @@ def untrained(model: nn.Module) -> nn.Module:
         make = getattr(model, UNTRAINED, None)
         if callable(make):
             fresh = make()
-            assert isinstance(fresh, nn.Module)
+            if not isinstance(fresh, nn.Module):
+                raise ValueError(
+                    f"expected {type(model).__name__}.untrained() to return a module, found {shown(fresh)}"
+                )
             return fresh.eval().requires_grad_(False)
-        fresh = deepcopy(model).cpu()
+        try:
+            fresh = deepcopy(model).cpu()
+        except Exception as error:  # whatever its parts raise
+            raise ValueError(
+                f"reference {UNTRAINED!r}: {type(model).__name__} cannot be copied ({error}); {HOW_TO_DRAW}"
+            ) from error
         fixed = []
         for name, module in fresh.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset):
+            if callable(reset) and not _needs_arguments(reset):
                 reset()
             else:
                 fixed += [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
     if fixed:
         raise ValueError(
-            f"reference {UNTRAINED!r}: {len(fixed)} parameters such as {fixed[0]} belong to modules without "
-            "reset_parameters(); give the model a method untrained() that returns it with other initial weights, or "
-            "pass such a module: references={'untrained': module}"
+            f"reference {UNTRAINED!r}: {len(fixed)} parameters such as {fixed[0]} belong to modules without a "
+            f"reset_parameters() that needs no arguments; {HOW_TO_DRAW}"
         )
     return fresh.eval().requires_grad_(False)
+
+
+def _needs_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        signature(function).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def _check_distinct(sources: Sequence[Source]) -> None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from dissimilarity.probe.arguments import shown, whole
 from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.lines import Lines
 from dissimilarity.tracking.training_state import TrainingState
+
+_last_users: WeakValueDictionary[Path, "Ticker"] = WeakValueDictionary()
+"""The tracker that began last at each table."""
 
 
 class Ticker(ABC):
@@ -57,7 +61,8 @@ class Ticker(ABC):
             the numbers of the tick for your logger, by key; empty without a tick.
 
         Raises:
-            ValueError: no module, or a step before the last one that is not 0.
+            ValueError: no module, a step before the last one that is not 0, or another tracker has begun in the folder
+                since this one did.
         """
         if not isinstance(model, nn.Module):
             raise ValueError(f"expected the model in training, a torch.nn.Module, found {shown(model)}")
@@ -73,9 +78,13 @@ class Ticker(ABC):
                 f"expected step {self._followed} or a later one, found {step}; begin again at 0, or make a tracker "
                 "with its own folder"
             )
+        journal = self.folder.resolve() / self.journal_name
         if not self._is_started or step < self._followed:
+            _last_users[journal] = self
             self.start(training)
             self._is_started = True
+        if _last_users.get(journal) is not self:
+            raise ValueError(f"another tracker now writes {journal}; give each its own folder")
         self._followed = step
         is_due = step != self.last_tick and self.is_due(step, last_step)
         metrics = self.tick(training) if is_due or (step == last_step and not self.is_complete_at(step)) else {}

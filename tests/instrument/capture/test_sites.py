@@ -3,6 +3,7 @@
 import math
 import re
 from collections import OrderedDict
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -305,6 +306,13 @@ def test_a_model_without_named_sites_says_what_to_type_and_that_works(model_type
     measures = [CKA()]
     assert compare(model, model, tokens, sites=alone, measures=measures, null=False).num_rows
     assert compare(tiny_model("gpt2"), model, tokens, beside, measures, "matched", null=False).num_rows == 2
+
+
+def test_weights_without_values_are_named_before_anything_runs():
+    layers = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4))
+    tokens = torch.randint(9, (16, 5))
+    with pytest.raises(ValueError, match=r"Sequential has weights on the meta device, which hold no values; load them"):
+        compare(layers, deepcopy(layers).to("meta"), tokens, "1")
 
 
 def test_no_common_site_lists_both_models():

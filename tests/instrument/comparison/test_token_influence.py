@@ -43,11 +43,9 @@ def hsic(k: Tensor, l: Tensor, weight: Tensor, sequence: Tensor) -> Tensor:  # n
     n, both = member.sum(0), member.T @ (k * l) @ member
     sums_k, sums_l = (member.T @ kernel @ member for kernel in (k, l))
     chain = torch.einsum("it,is,iq->tsq", k @ member, member, l @ member)
-    total, weights = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for i, j, q, r in itertools.permutations(range(len(n)), 4):
-        total += both[i, j] * n[q] * n[r] + sums_k[i, j] * sums_l[q, r] - 2 * chain[j, i, q] * n[r]
-        weights += n[i] * n[j] * n[q] * n[r]
-    return total / weights
+    i, j, q, r = torch.tensor(list(itertools.permutations(range(len(n)), 4))).T
+    total = both[i, j] * n[q] * n[r] + sums_k[i, j] * sums_l[q, r] - 2 * chain[j, i, q] * n[r]
+    return total.sum() / (n[i] * n[j] * n[q] * n[r]).sum()
 
 
 def weighted_cka(weight: Tensor, x: Tensor, y: Tensor, sequence: Tensor) -> Tensor:

@@ -88,6 +88,19 @@ def test_a_second_training_begins_at_step_0_and_none_goes_back(tmp_path: Path) -
     assert rows[0]["value"] == pytest.approx(1) and rows[1]["value"] < 0.99
 
 
+def test_two_trackers_take_turns_in_a_folder_and_never_share_it(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(20, 6))
+    first, second = (Tracker("init", CKA(), tokens(), tmp_path, sites="0", every=2, n_units=4) for _ in range(2))
+    first.follow(model, 0)
+    first.follow(model, 1)
+    second.follow(model, 0)
+    with pytest.raises(ValueError, match=r"another tracker now writes .*curves\.jsonl; give each its own folder"):
+        first.follow(model, 2)
+    second.follow(model, 1)
+    first.follow(model, 0)
+    assert [row["step"] for row in read_curves(tmp_path).to_pylist()] == [0]
+
+
 def test_the_core_loads_no_trainer() -> None:
     code = "import sys, dissimilarity.tracking.tracker, dissimilarity.tracking.penalties; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -165,6 +165,22 @@ def test_base_leaves_frozen_weights_of_adapters_frozen(tmp_path: Path) -> None:
     assert all(torch.equal(weights, expected) for weights, expected in zip(*trained, strict=True))
 
 
+def test_a_learned_prompt_is_no_part_of_the_text(tmp_path: Path) -> None:
+    """Activations are those of the text where the same vectors come before it as embeddings."""
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = peft.get_peft_model(llama(), prompt)
+    vectors = model.get_prompt(24).detach()
+    with torch.no_grad():
+        inputs = torch.cat([vectors, llama().get_input_embeddings()(PROBE)], 1)
+        first = llama().model(inputs_embeds=inputs, output_hidden_states=True).hidden_states[1][:, 4:]
+        second = llama().model(PROBE, output_hidden_states=True).hidden_states[1]
+    train(model, tmp_path, steps=1, references=["init", "base"])
+    (expected,) = compare({"s": first}, {"s": second}, measures=CKA(), null=False).to_pylist()
+    values = curves(tmp_path)
+    assert values[0, "init", SITES[0], SITES[0]] == pytest.approx(1)
+    assert values[0, "base", SITES[0], SITES[0]] == pytest.approx(expected["value"], abs=1e-5)
+
+
 def test_without_adapters_the_base_is_the_start(tmp_path: Path) -> None:
     train(llama(), tmp_path, steps=2, references=["init", "base"])
     values = curves(tmp_path)
@@ -188,6 +204,12 @@ def test_numbers_go_to_the_reporters(tmp_path: Path, monkeypatch: pytest.MonkeyP
     train(llama(), tmp_path, steps=2, references=["init"])
     assert logged.keys() == {0, 1, 2}
     assert f"dissimilarity/init/cka/{SITES[0]}" in logged[2]
+    more = [DissimilarityCallback(tokens(5, 24), ["init"], CKA(), tmp_path / "other", every=2)]
+    logged.clear()
+    train(llama(), tmp_path, steps=2, references=["init"], more=more)
+    for name in ("dissimilarity", "other"):
+        assert all(f"dissimilarity/{name}/init/cka/{SITES[0]}" in keys for keys in logged.values())
+    assert f"dissimilarity/init/cka/{SITES[0]}" not in logged[0]
 
 
 def test_a_best_model_that_is_loaded_at_the_end_is_not_the_last_step(tmp_path: Path) -> None:
@@ -196,6 +218,7 @@ def test_a_best_model_that_is_loaded_at_the_end_is_not_the_last_step(tmp_path: P
     state, control, model = transformers.TrainerState(max_steps=9), transformers.TrainerControl(), llama()
     state.is_world_process_zero = True
     callback.on_train_begin(arguments, state, control, model=model)
+    callback.on_step_begin(arguments, state, control, model=model)
     state.global_step, state.best_model_checkpoint, arguments.load_best_model_at_end = 5, "checkpoint-1", True
     callback.on_train_end(arguments, state, control, model=model)
     rows = read_curves(tmp_path / "tracked").to_pylist()

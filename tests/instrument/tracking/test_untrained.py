@@ -43,6 +43,37 @@ def test_a_module_may_say_itself_what_it_is_and_must_where_layers_cannot() -> No
     assert isinstance(untrained(Said()), Own)
 
 
+class Needy(nn.Module):
+    """A layer that cannot draw its weights without being told how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def reset_parameters(self, gain: float) -> None:
+        """Draw the weights again."""
+
+
+class Silent(nn.Linear):
+    """A layer that says nothing useful about its untrained form."""
+
+    def untrained(self) -> None:
+        """Return nothing, by mistake."""
+
+
+def test_what_cannot_be_drawn_or_copied_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"1 parameters such as 0.weight .* without a reset_parameters\(\) that needs no"
+    ):
+        untrained(nn.Sequential(Needy()))
+    with pytest.raises(ValueError, match=r"expected Silent.untrained\(\) to return a module, found None"):
+        untrained(Silent(2, 2))
+    layer = nn.Linear(2, 2)
+    layer.output = layer(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"Linear cannot be copied \(Only Tensors created explicitly"):
+        untrained(layer)
+
+
 def test_names_tell_it_from_the_trained_one() -> None:
     uris = ["runs/a", "untrained:runs/a", "untrained"]
     assert list(named_references(uris)) == ["a", "untrained-a", "untrained"]
