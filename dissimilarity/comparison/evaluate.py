@@ -1,5 +1,6 @@
 """Values, error bars and nulls of every measure at every pair of sites, as records of one tidy table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.estimates import ReadAgain
-from dissimilarity.comparison.missing import joined, without_calibrated
+from dissimilarity.comparison.missing import broken_up, joined, without_calibrated
 from dissimilarity.comparison.of_samples import from_samples
 from dissimilarity.comparison.of_sums import from_sums
 from dissimilarity.comparison.outcome import Result, failed
@@ -85,6 +86,8 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     null = nulls.mean().item()
     if result["forced"]:
         calibration = UNKNOWN
+    elif math.isfinite(null) and (broken := broken_up(measure, side)):
+        note, calibration = joined(note, broken), UNKNOWN
     elif calibration is None:
         missing = without_calibrated(measure, null, bool(null_influence.isfinite().all()))
         note, calibration = joined(note, missing), UNKNOWN

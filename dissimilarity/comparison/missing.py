@@ -5,11 +5,15 @@ from torch import Tensor
 
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
+from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.side import Side
 
 SAMPLES_PER_DIMENSION = 10
 """Samples per dimension below which the map between two sides fits noise: values are biased by about one in these."""
+
+MOST_BROKEN = 0.05
+"""Share of samples that the null takes out of their sequences, beyond which unrelated models look related."""
 
 CROSSFIT_UNITS = 8
 """Units below which cross-fitted values have no standard error: with 3 of them it would be half of the true one.
@@ -86,6 +90,16 @@ def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
     if not has_error:
         why = f"its null, {null:.4g}, has no standard error"
     return f"{measure.label} has no calibrated value: {why}: pass more sequences"
+
+
+def broken_up(measure: Measure, side: Side) -> str:
+    """Return the note for a null that breaks up sequences of unequal lengths; empty where that matters little."""
+    if measure.by_sequence or isinstance(measure, OutputMeasure) or (share := side.lengths.broken) <= MOST_BROKEN:
+        return ""
+    return (
+        f"{measure.label} has no calibrated value: lengths differ so much that the null takes {share:.0%} of samples "
+        "out of their sequences, and unrelated models would look related; pass more sequences, or take p with nulls=20"
+    )
 
 
 def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> str:

@@ -19,7 +19,7 @@ from dissimilarity.moments.chunk import Chunk, as_one
 from dissimilarity.moments.cross import Cross, SitePair
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.padding import SequenceLengths
-from dissimilarity.probe.rearrangement import circles, exchanged, exchanges, following, shared
+from dissimilarity.probe.rearrangement import exchanged, exchanges, following, shared
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Circles:
     """
 
     def __init__(self, lengths: SequenceLengths, nulls: int) -> None:
-        self.place, self.lengths = circles(len(lengths.units), nulls), lengths
+        self.place, self.lengths = lengths.circles(nulls), lengths
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dissimilarity.probe.arguments import shown
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import MANY, circles, exchanged, rearranged, shared, similar
+from dissimilarity.probe.rearrangement import MANY, circles_by_length, exchanged, rearranged, shared, similar
 from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
@@ -36,12 +36,15 @@ class SampledSubset:
         sequence: the sequence of each sample.
         position: its position in the sequence.
         chunk: the chunk that the sequence belongs to.
+        group: its group of similar length, whose sequences are drawn at the same positions; None if all samples are
+            read, or all sequences have the same positions.
     """
 
     index: Int[Tensor, " n"]
     sequence: Int[Tensor, " n"]
     position: Int[Tensor, " n"]
     chunk: Int[Tensor, " n"]
+    group: Int[Tensor, " n"] | None = None
 
     @cached_property
     def most(self) -> int:
@@ -50,7 +53,7 @@ class SampledSubset:
 
     def order(self, place: Int[Tensor, "*nulls sequences"] | None = None) -> Int[Tensor, "*nulls n"] | None:
         """Return how the null rearranges the samples: along circles, or by default within each chunk."""
-        return rearranged(self.sequence, self.position, place, self.chunk if place is None else None)
+        return rearranged(self.sequence, self.position, place, self.chunk if place is None else self.group)
 
     def shared(self, group: Int[Tensor, " sequences"]) -> "SampledSubset":
         """Return the samples at positions that all sequences of a group share."""
@@ -131,7 +134,11 @@ class SequenceLengths:
 
         The few sequences of a chunk share all positions only where sequences have samples at the same ones.
         """
-        return circles(len(self.units), 1)[0] if self.uneven else None
+        return self.circles(1)[0] if self.uneven else None
+
+    def circles(self, count: int) -> Int[Tensor, "count sequences"]:
+        """Draw circles of all sequences, in which those of similar length follow each other: the place of each one."""
+        return circles_by_length(torch.ones_like(self.units) if self.counts is None else self.counts, count)
 
     @cached_property
     def dominated(self) -> int:
@@ -151,6 +158,18 @@ class SequenceLengths:
         if not (self.uneven or self.vary):
             return torch.zeros_like(self.units)
         return similar(torch.ones_like(self.units) if self.counts is None else self.counts)
+
+    @cached_property
+    def broken(self) -> float:
+        """Share of samples that the null takes out of their sequences: 0 where all have the same positions."""
+        if self.counts is None or self.circle is None:
+            return 0.0
+        order = rearranged(self._sequence, self._position, self.circle)
+        if order is None:
+            return 0.0
+        pairs, sizes = torch.stack([self._sequence, self._sequence[order]]).unique(dim=1, return_counts=True)
+        largest = torch.zeros_like(self.units).scatter_reduce(0, pairs[0], sizes, "amax")
+        return 1 - int(largest.sum()) / len(order)
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
@@ -224,7 +243,8 @@ class SequenceLengths:
             sequence = index // length
             position = self._positions_of(sequence, index % length, length)
         chunks = self.units if self.chunks is None else self.chunks
-        return SampledSubset(index, sequence, position, chunks[sequence])
+        is_drawn = varying and self.uneven and len(index) < len(self._sequence)
+        return SampledSubset(index, sequence, position, chunks[sequence], self.group[sequence] if is_drawn else None)
 
     @cached_property
     def drawn(self) -> Int[Tensor, " drawn"]:

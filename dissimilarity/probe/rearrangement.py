@@ -1,14 +1,15 @@
 """How the null rearranges the sequences of one side: in a circle, so that none meets itself at the same positions.
 
-Each sequence takes the place of the one before it in a circle of all sequences. Where sequences have unequal lengths, a
-position takes the sample of the next sequence in the circle that has that position. So every sample stays at its
-position, which models know of whatever text they read, and each sample is used once.
+Each sequence takes the place of the one before it in a circle of all sequences. Where sequences have unequal lengths,
+the circle goes from short to long, and a position takes the sample of the next sequence that has that position. So
+every sample stays at its position, which models know of whatever text they read, each sample is used once, and most of
+a sequence stays together: its tokens have more in common than those of several.
 
 A p value needs rearrangements among which the actual order could be one of many. Along a circle of unequal lengths it
-could not: a long sequence meets several short ones, whose samples depend on each other less than those of the sequence
-that it met. Nor could it along circles of a few sequences, none of which leaves any in place. There, for p values,
-sequences of similar length exchange places at random, at the positions that they share. If sequences of a group could
-have come in any order, p has its level whatever the samples of one have in common, on average over what is drawn.
+could not, because the ends of sequences fall apart. Nor could it along circles of a few sequences, none of which leaves
+any in place. There, for p values, sequences of similar length exchange places at random, at the positions that they
+share. If sequences of a group could have come in any order, p has its level whatever the samples of one have in common,
+on average over what is drawn.
 """
 
 import itertools
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from dissimilarity.probe.sampling import priorities
 
+GROUPED = 4
+"""Sequences of similar length that exchange places: fewer lose fewer samples, more make more orders."""
+
 FEW = 7
 """Number of sequences up to which all circles are listed, so that any number of them can be drawn."""
 
 
-@cache
 def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
     """Draw different circles of sequences: the place of each sequence in each circle. They are always the same ones.
 
@@ -37,14 +40,40 @@ def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
     >>> circles(3, 2).tolist()
     [[0, 1, 2], [0, 2, 1]]
     """
+    return circles_by_length(torch.ones(sequences, dtype=torch.int64), count)
+
+
+def circles_by_length(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
+    """Draw different circles in which sequences of similar length follow each other, as ``circles`` does.
+
+    The first goes from short to long, those of equal length by chance. In the others, sequences of unequal length
+    exchange places with one of the next few, and with more only where that gives too few circles.
+
+    Raises:
+        ValueError: there are fewer circles.
+
+    >>> circles_by_length(torch.tensor([9, 2, 5, 3]), 2).argsort(1).tolist()
+    [[0, 2, 3, 1], [0, 3, 1, 2]]
+    """
+    return _circles(tuple(lengths.tolist()), count)
+
+
+@cache
+def _circles(lengths: tuple[int, ...], count: int) -> Tensor:
+    sequences, of_each = len(lengths), torch.tensor(lengths)
     check_nulls(count, sequences)
     if sequences <= FEW:
-        ways = [(0, *rest) for rest in itertools.permutations(range(1, sequences))]
-        drawn = priorities(0, len(ways), sequences).argsort()[:count].sort().values
-        return torch.tensor([ways[index] for index in drawn.tolist()]).argsort(1)
+        ways = torch.tensor([(0, *rest) for rest in itertools.permutations(range(1, sequences))])
+        steps = (of_each[ways] - of_each[ways.roll(-1, 1)]).abs().sum(1)
+        by_chance = priorities(0, len(ways), sequences).argsort()
+        drawn = by_chance[steps[by_chance].argsort(stable=True)][:count].sort().values
+        return ways[drawn].argsort(1)
+    shorter = (of_each[:, None] > of_each).sum(1)
     unique: dict[tuple[int, ...], None] = {}
-    for start in itertools.count(0, sequences):
-        members = priorities(start, sequences, sequences).argsort()
+    for attempt in itertools.count():
+        chance = priorities(attempt * sequences, sequences, sequences).argsort().argsort() / sequences
+        reach = GROUPED + attempt // (100 * count) if attempt else 1
+        members = (shorter + reach * chance).argsort()
         unique[tuple(members.roll(-int(members.argmin())).tolist())] = None
         if len(unique) == count:
             return torch.tensor(list(unique)).argsort(1)
@@ -59,9 +88,6 @@ def following(place: Int[Tensor, "*nulls sequences"]) -> Int[Tensor, "*nulls seq
     """
     return place.argsort(-1).roll(-1, -1).gather(-1, place)
 
-
-GROUPED = 4
-"""Sequences of similar length that exchange places: fewer lose fewer samples, more make more orders."""
 
 MANY = 16
 """Sequences from which on circles serve for p values: with fewer, orders without any sequence in place are too few."""

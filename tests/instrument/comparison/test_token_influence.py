@@ -184,11 +184,11 @@ def test_a_pooled_sequence_stands_at_its_first_place(setting: str, pool: Any) ->
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"mask": torch.arange(12) < 4 + torch.arange(40)[:, None] % 9}, {"pool": "mean"}], ids=str
+    "options", [{}, {"mask": torch.arange(8) < 3 + torch.arange(24)[:, None] % 6}, {"pool": "mean"}], ids=list
 )
 def test_scaling_all_weights_changes_nothing(options: dict[str, Any]) -> None:
     g = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(40, 12, 6, generator=g, dtype=torch.float64) for _ in range(2))
+    x, y = (torch.randn(24, 8, 6, generator=g, dtype=torch.float64) for _ in range(2))
     measures = [make(setting) for setting in REPRESENTATION_SETTINGS if setting not in CROSSFIT]
     rows = compare({"s": x}, {"s": y}, measures=measures, influence=True, null=False, **options).to_pylist()
     for row in rows:

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dissimilarity import CKA, LinearRegression, Procrustes, compare
+from dissimilarity import CKA, DistanceCorrelation, LinearRegression, MutualKNN, Procrustes, compare
 from dissimilarity.inference.calibration import calibrate, p_value
 
 S, T, D = 32, 4, 6
@@ -60,6 +60,40 @@ def test_models_that_share_positions_alone_score_zero(masked: bool) -> None:
         values.append(row["calibrated"])
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(len(values)) + 1e-3
     assert abs(np.mean(values)) < 0.04
+
+
+def unrelated(sequences: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return two models that have nothing in common, and whose tokens depend on those of their sequence."""
+    shape, lengths = (sequences, longest, 8), torch.randint(3, longest + 1, (sequences, 1), generator=generator)
+    x, y = (
+        0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        + torch.randn(sequences, 1, 8, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+    return x, y, torch.arange(longest) < lengths
+
+
+@pytest.mark.parametrize("max_samples", [300, 2000])
+def test_unrelated_models_look_so_at_unequal_lengths(max_samples: int) -> None:
+    """A null that takes the tokens of a sequence apart would be too low: kNN would have intervals above 0 only."""
+    generator, related, values = torch.Generator().manual_seed(2), [], []
+    measures = [MutualKNN(max_samples=max_samples), DistanceCorrelation(max_samples=max_samples), Procrustes()]
+    for _ in range(4):
+        x, y, mask = unrelated(64, 24, generator)
+        for row in compare({"x": x}, {"y": y}, measures=measures, mask=mask).to_pylist():
+            related.append(row["calibrated"] > stats.t.ppf(0.975, 63) * row["calibrated_stderr"])
+            values.append(row["calibrated"])
+    assert sum(related) <= 1 and np.mean(values) < 0.07
+
+
+def test_where_sequences_fall_apart_only_whole_ones_are_calibrated() -> None:
+    x, y, mask = unrelated(8, 16, torch.Generator().manual_seed(3))
+    measures = [CKA(), MutualKNN(), Procrustes()]
+    cka, *others = compare({"x": x}, {"y": y}, measures=measures, mask=mask).to_pylist()
+    assert math.isfinite(cka["calibrated"]) and math.isfinite(cka["null"]) and not cka["note"]
+    for row in others:
+        assert math.isnan(row["calibrated"]) and math.isfinite(row["null"])
+        assert "lengths differ so much that the null takes" in row["note"]
 
 
 def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> None:
