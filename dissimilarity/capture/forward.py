@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.capture.random_state import restored_random_state
+
 
 def first_result(value: Any) -> Any:
     """Return the first of a module's results, from a tuple, a list or a Hugging Face output; return a tensor unchanged.
@@ -76,7 +78,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         for module, _ in flags:
             module.training = False
         with (
-            torch.random.fork_rng(devices=cuda),
+            restored_random_state(cuda),
             torch.compiler.set_stance("force_eager"),
             torch.inference_mode(False),
             torch.set_grad_enabled(gradients),

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dissimilarity.capture.random_state import restored_random_state
+
 NAMES = ("input_ids", "pixel_values", "input_values", "input_features")
 """Keys of inputs in batches of transformers. Other keys, except the mask, are ignored."""
 
@@ -33,7 +35,8 @@ def as_inputs(probe: Any) -> tuple[Tensor, Tensor | None]:
         return _batch(probe)
     if not isinstance(probe, Iterable):
         raise ValueError(f"expected a probe of a tensor, a mapping with {NAMES[0]}, or batches, found {probe!r}")
-    batches = [_batch(batch) for batch in probe]
+    with restored_random_state():  # a DataLoader draws a seed per pass, also without shuffling
+        batches = [_batch(batch) for batch in probe]
     if not batches:
         raise ValueError("expected batches of inputs as a probe, found none")
     inputs, masks = [list(parts) for parts in zip(*batches, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissimilarity.capture.random_state import restored_random_state
 from dissimilarity.capture.sharding import is_sharded
 from dissimilarity.capture.site_names import matched_pairs
 from dissimilarity.capture.sites import resolve
@@ -89,7 +90,8 @@ class PenaltyTracker(Ticker):
             raise ValueError(f"sequences: expected at least 14, found {sequences}")
         check_distance(every=every)
         self.references = named_references(references)
-        tokens = probe(sequences)
+        with restored_random_state():
+            tokens = probe(sequences)
         held_out = torch.arange(len(tokens)) % 4 == 3
         self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
         self.folder, self.patterns, self.every = Path(folder), sites, every
@@ -118,7 +120,7 @@ class PenaltyTracker(Ticker):
         (self.folder / "references").mkdir(parents=True, exist_ok=True)
         if is_sharded(training.model):
             return
-        with self.budget.charged():
+        with self.budget.charged(), restored_random_state():
             self.schedule.begin(replace(training, world_size=1))
             step = training.step
             is_tick = step and (self._has_direct_stitches(step, None) or step in self.task_at)
@@ -329,7 +331,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng():
+        with restored_random_state():
             yield
     finally:
         model.train(training)

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from dissimilarity.capture.random_state import restored_random_state
 from dissimilarity.probe.arguments import shown
 from dissimilarity.tables.names import UNTRAINED, name_of, normal_form
 
@@ -110,7 +111,7 @@ def untrained(model: nn.Module) -> nn.Module:
         >>> bool((fresh[0].weight == untrained(model)[0].weight).all())
         True
     """
-    with torch.random.fork_rng(devices=[]):
+    with restored_random_state():
         torch.default_generator.manual_seed(SEED)
         make = getattr(model, UNTRAINED, None)
         if callable(make):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dissimilarity.capture.random_state import restored_random_state
 from dissimilarity.capture.sites import LOGITS, as_patterns, resolve
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_pair import compare_pair
@@ -206,7 +207,7 @@ class Tracker(Ticker):
         self.schedule.begin(training)
         if training.is_first:
             self.alert_rules.begin(training.last_step)
-        with self.budget.charged(), together(training.sync):
+        with self.budget.charged(), together(training.sync), restored_random_state():
             self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:
                 # what was measured where a training ended between two ticks is not part of a continued curve

@@ -1,18 +1,23 @@
 """The tracker without a trainer: a plain training loop calls its core."""
 
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.kills import same
 from dissimilarity import CKA, read_curves
+from dissimilarity.lightning import StitchingTracker
 from dissimilarity.tracking.tracker import Tracker
+from dissimilarity.tracking.training_state import TrainingState
 
 STEPS = 6
 
@@ -47,6 +52,49 @@ def test_a_plain_loop_is_tracked(tmp_path: Path) -> None:
     values = [tick["dissimilarity/init/cka/1"] for tick in metrics]
     assert values == [record["dissimilarity"] for record in records if record["reference"] == "init"]
     assert values[0] == pytest.approx(0, abs=1e-6) and values[-1] > 1e-6
+
+
+class Noisy(nn.Module):
+    """A model that draws from every generator when it is made, and when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6)
+        draws()
+
+    def untrained(self) -> nn.Module:
+        """Return another one."""
+        return Noisy()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        draws()
+        return self.embed(tokens)
+
+
+def draws() -> list[float]:
+    """Return the next numbers of the global generators."""
+    return [random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+@pytest.mark.usefixtures("unchecked")  # the checks of arguments draw from Python's generator
+def test_a_training_draws_the_same_numbers_with_a_tracker(tmp_path: Path) -> None:
+    """Its generators are those of the probe's loader, and of references as they are made and run."""
+    model, loader = Noisy(), DataLoader(TensorDataset(tokens()), batch_size=5, shuffle=True)
+    options: dict[str, Any] = {"load": lambda uri: Noisy(), "sites": "embed", "control": {"drop_top_norm": 1}}
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    order = [row for (batch,) in loader for row in batch.tolist()]
+    torch.manual_seed(0)
+    expected = draws()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    tracker = Tracker(["init", "untrained", "elsewhere"], [CKA()], loader, tmp_path, **options)
+    tracker.follow(model, 0, 0)
+    stitches = StitchingTracker("elsewhere", lambda n: torch.randint(20, (n, 8)), tmp_path, load=options["load"])
+    stitches.start(TrainingState(model, 0, 4))
+    assert draws() == expected
+    inputs = tracker.reader.inputs[0].plan.probe.inputs
+    assert isinstance(inputs, Tensor) and inputs.tolist() == order
 
 
 def test_a_fault_while_a_state_is_kept_for_later_ends_no_training(tmp_path: Path, caplog: Any) -> None:
