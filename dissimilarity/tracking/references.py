@@ -98,10 +98,11 @@ def untrained(model: nn.Module) -> nn.Module:
 
     It is what ``model.untrained()`` returns. A model without that method is copied, and each of its layers draws its
     weights again (``reset_parameters``, as those of torch have), which is possible if no parameter is left over. The
-    weights of the model in training do not matter.
+    weights of the model in training do not matter. Buffers that no layer resets are taken for constants, such as a
+    table of positions: a model with others (a codebook) needs the method.
 
     Raises:
-        ValueError: the model cannot be copied, or parameters belong to modules that cannot draw them.
+        ValueError: the model cannot be copied, a layer cannot draw its weights, or no layer draws some parameters.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -127,19 +128,44 @@ def untrained(model: nn.Module) -> nn.Module:
             raise ValueError(
                 f"reference {UNTRAINED!r}: {type(model).__name__} cannot be copied ({error}); {HOW_TO_DRAW}"
             ) from error
-        fixed = []
-        for name, module in fresh.named_modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset) and not _needs_arguments(reset):
-                reset()
-            else:
-                fixed += [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
-    if fixed:
+        _draw(fresh)
+    left = [name for name, parameter in fresh.named_parameters() if not _is_drawn(parameter)]
+    if left:
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         raise ValueError(
-            f"reference {UNTRAINED!r}: {len(fixed)} parameters such as {fixed[0]} belong to modules without a "
-            f"reset_parameters() that needs no arguments; {HOW_TO_DRAW}"
+            f"reference {UNTRAINED!r}: no reset_parameters() without arguments draws {names}; {HOW_TO_DRAW}"
         )
     return fresh.eval().requires_grad_(False)
+
+
+def _draw(model: nn.Module) -> None:
+    """Let each module draw its parameters; NaN stays in those that none draws.
+
+    Raises:
+        ValueError: a module cannot.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if _can_be_nan(parameter):
+                parameter.fill_(torch.nan)
+    for name, module in model.named_modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset) and not _needs_arguments(reset):
+            try:
+                reset()
+            except Exception as error:  # whatever it raises, also for weights that are no floating-point numbers
+                raise ValueError(
+                    f"reference {UNTRAINED!r}: reset_parameters() of {name or type(module).__name__} failed ({error}); "
+                    f"{HOW_TO_DRAW}"
+                ) from error
+
+
+def _is_drawn(parameter: nn.Parameter) -> bool:
+    return _can_be_nan(parameter) and not bool(parameter.isnan().any())
+
+
+def _can_be_nan(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:

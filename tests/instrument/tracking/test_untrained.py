@@ -33,7 +33,7 @@ def test_it_has_other_weights_and_does_not_depend_on_those_of_the_model() -> Non
 
 
 def test_a_module_may_say_itself_what_it_is_and_must_where_layers_cannot() -> None:
-    with pytest.raises(ValueError, match=r"1 parameters such as table .* give the model a method untrained\(\)"):
+    with pytest.raises(ValueError, match=r"draws table; give the model a method untrained\(\)"):
         untrained(Own())
 
     class Said(Own):
@@ -62,9 +62,7 @@ class Silent(nn.Linear):
 
 
 def test_what_cannot_be_drawn_or_copied_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"1 parameters such as 0.weight .* without a reset_parameters\(\) that needs no"
-    ):
+    with pytest.raises(ValueError, match=r"no reset_parameters\(\) without arguments draws 0.weight;"):
         untrained(nn.Sequential(Needy()))
     with pytest.raises(ValueError, match=r"expected Silent.untrained\(\) to return a module, found None"):
         untrained(Silent(2, 2))
@@ -72,6 +70,67 @@ def test_what_cannot_be_drawn_or_copied_is_named() -> None:
     layer.output = layer(torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"Linear cannot be copied \(Only Tensors created explicitly"):
         untrained(layer)
+
+
+class Gated(nn.Linear):
+    """A layer with a parameter that the `reset_parameters` of its class does not know."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.gate = nn.Parameter(torch.ones(4))
+
+
+class Whole(nn.Module):
+    """A module that draws the parameters of its part, which cannot do so itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Own()
+
+    def reset_parameters(self) -> None:
+        """Draw them again."""
+        nn.init.uniform_(self.part.table)
+
+
+def quantized() -> nn.Module:
+    """Return a layer whose weights are whole numbers."""
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    return layer
+
+
+LEFT = {
+    "gate": Gated,
+    "weight_orig": lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+    "parametrizations.weight.original": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_parameter_that_its_layer_forgets_is_named(name: str) -> None:
+    """The trained gate, or the numbers behind a normalized weight, would make it a copy of the model in training."""
+    with pytest.raises(ValueError, match=rf"draws {name}"):
+        untrained(LEFT[name]())
+
+
+def test_weights_that_are_no_numbers_to_draw_are_named() -> None:
+    with pytest.raises(ValueError, match=r"reset_parameters\(\) of 0 failed .* give the model a method untrained"):
+        untrained(nn.Sequential(quantized()))
+
+
+def test_a_parameter_may_be_drawn_by_the_module_around_its_own() -> None:
+    model = Whole()
+    fresh = untrained(model)
+    assert isinstance(fresh, Whole) and not bool((fresh.part.table == model.part.table).any())
+
+
+def test_statistics_are_reset_and_constants_stay() -> None:
+    model = nn.BatchNorm1d(4)
+    model.register_buffer("positions", torch.arange(4.0))
+    model(torch.randn(8, 4) + 5)
+    buffers = {name: buffer.tolist() for name, buffer in untrained(model).named_buffers()}
+    assert buffers["running_mean"] == [0] * 4 and buffers["running_var"] == [1] * 4
+    assert buffers["positions"] == [0, 1, 2, 3]
 
 
 def test_names_tell_it_from_the_trained_one() -> None:
