@@ -32,6 +32,7 @@ from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, named, names_of
 from dissimilarity.tracking.references import Source, named_references
 from dissimilarity.tracking.tracker import Tracker
 from dissimilarity.tracking.training_state import TrainingState
+from dissimilarity.tracking.without_adapters import WithoutAdapters, has_adapters
 
 log = logging.getLogger(__name__)
 
@@ -40,39 +41,6 @@ STATE = "dissimilarity"
 
 _callbacks: WeakSet["DissimilarityCallback"] = WeakSet()
 """Those in a training, which its ``TrainerState`` tells."""
-
-
-class WithoutAdapters(nn.Module):
-    """A model of peft with its adapters off, which shares all weights with it.
-
-    Args:
-        model: the model.
-        is_continued: whether it has trained, so that weights beside the adapters are no longer those of the base.
-    """
-
-    def __init__(self, model: nn.Module, is_continued: bool) -> None:
-        super().__init__()
-        self.model, self.is_continued = model, is_continued
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model that the adapters were added to, and leave what trains as it is.
-
-        Raises:
-            ValueError: its own weights have trained.
-        """
-        if self.is_continued and (trained := _trained_beside_adapters(self.model)):
-            raise ValueError(
-                f"weights beside the adapters train too ({trained[0]}), and a continued training no longer has those "
-                "of the base; pass the base as hf:FOLDER"
-            )
-        # peft makes all weights of the active adapters trainable when it turns them on again
-        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        try:
-            with self.model.disable_adapter():  # pyright: ignore[reportCallIssue]
-                return self.model(*args, **kwargs)
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
 
 
 class DissimilarityCallback(TrainerCallback):
@@ -85,8 +53,8 @@ class DissimilarityCallback(TrainerCallback):
     Args:
         probe: inputs to compare on: a tensor (sequences, positions), the output of a tokenizer, or a loader of batches.
         references: ``init`` (the model as it is when training starts), ``previous``, ``base`` (the model without its
-            adapters; without any, the same as ``init``), ``hf:FOLDER`` and ``hf:ORG/MODEL@REVISION``; or each of these,
-            and modules, by a label of your own.
+            adapters of peft; without any, ``init``), ``hf:FOLDER`` and ``hf:ORG/MODEL@REVISION``; or each of these, and
+            modules, by a label of your own.
         measures: measures; by default CKA and angular Procrustes.
         folder: folder of the tables and figures; by default ``dissimilarity`` in the Trainer's ``output_dir``. Several
             callbacks of one Trainer each need their own; its name is then part of their keys in the reporters.
@@ -333,14 +301,7 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 def _base_of(model: nn.Module, is_continued: bool) -> Source:
     """Return the model without its adapters; without any, its start."""
-    return WithoutAdapters(model, is_continued) if hasattr(model, "disable_adapter") else "init"
-
-
-def _trained_beside_adapters(model: nn.Module) -> list[str]:
-    """Return the names of the trained weights that belong to no adapter, such as biases."""
-    own = (getattr(getattr(model, "base_model", None), "prefix", "lora_"), "modules_to_save")
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [name for name in names if not any(part in name for part in own)]
+    return WithoutAdapters(model, is_continued) if has_adapters(model) else "init"
 
 
 def _training(
