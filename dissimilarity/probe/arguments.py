@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,6 +110,25 @@ def function(name: str, value: Any, example: str) -> Callable[..., Any]:
     if not callable(value):
         raise ValueError(f"expected {name} as a function such as {example}, found {shown(value)}")
     return value
+
+
+def as_folder(value: Any) -> Path:
+    """Return a folder, which need not exist.
+
+    Raises:
+        ValueError: no path, or a file is in its place.
+
+    Examples:
+        >>> as_folder("tracked").name
+        'tracked'
+    """
+    if not isinstance(value, (str, PathLike)) or not str(value):
+        raise ValueError(f"expected folder as a path such as 'tracked', found {shown(value)}")
+    path = Path(value)
+    existing = next((part for part in (path, *path.parents) if part.exists()), path)
+    if existing.is_file():
+        raise ValueError(f"folder {path}: {existing} is a file; pass the path of a folder")
+    return path
 
 
 def shown(value: Any) -> str:

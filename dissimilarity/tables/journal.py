@@ -40,7 +40,7 @@ class Journal:
     """What a run continues with if its journal is deleted, for the messages."""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows in one write, and return once they are on disk.
+        """Append rows in one write, in a folder that is made if it is gone, and return once they are on disk.
 
         An incomplete row at the end of the file is removed first. If the write fails (disk full), the file is restored
         to its former size. Raises TypeError, with nothing written, for a value that JSON cannot represent.
@@ -49,6 +49,7 @@ class Journal:
         if not texts:
             return
         created = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+", buffering=0) as file:
             end = _end(file)
             file.truncate(end.size)

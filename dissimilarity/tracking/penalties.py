@@ -19,6 +19,7 @@ from dissimilarity.capture.sites import resolve
 from dissimilarity.figures.figure import Format
 from dissimilarity.figures.options import check_formats
 from dissimilarity.figures.penalties import DIRECTIONS, draw_penalties
+from dissimilarity.probe.arguments import as_folder
 from dissimilarity.stitching import Penalty, Recipe, Stitch, direct_penalties, enterable_sites
 from dissimilarity.stitching.maps import Kind
 from dissimilarity.tables.curves import PENALTIES
@@ -94,7 +95,7 @@ class PenaltyTracker(Ticker):
             tokens = probe(sequences)
         held_out = torch.arange(len(tokens)) % 4 == 3
         self.sequences, self.held_out = tokens[~held_out], tokens[held_out]
-        self.folder, self.patterns, self.every = Path(folder), sites, every
+        self.folder, self.patterns, self.every = as_folder(folder), sites, every
         self.task_at, self.task_steps, self.load = list(task_at), task_steps, load
         check_formats("formats", formats)
         self.formats = formats

@@ -115,7 +115,11 @@ class ProbeReader:
         else:
             with together(training.sync), self._running(training, model):
                 slices = self.own_slices(training, inputs)
-                chunks = list(read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=slices))
+                read = read_chunks(model, _inputs_of(model, training, plan), sites, plan, slices=slices)
+                # a model may lie on several devices
+                chunks = [
+                    ({site: values.to(training.device) for site, values in acts.items()}, units) for acts, units in read
+                ]
         return ModelActivations(plan, sites, chunks, sync=training.sync).summed()
 
     def _share_of_sharded(
@@ -215,20 +219,21 @@ class ProbeReader:
 
     @contextmanager
     def _running(self, training: TrainingState, model: nn.Module) -> Iterator[None]:
-        """Move a model to the device of the one in training and set the probe's precision, for a while.
+        """Move a reference to the device of the model in training and set the probe's precision, for a while.
 
-        Training in half or double precision changes the default dtype; a reference keeps its own.
+        What trains never moves, nor does a reference that lies on several devices. Training in half or double precision
+        changes the default dtype; a reference keeps its own.
         """
-        home = next((parameter.device for parameter in model.parameters()), None)
-        dtype, moves = torch.get_default_dtype(), not is_sharded(model)
+        homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+        dtype, moves = torch.get_default_dtype(), len(homes) == 1 and not _is_part_of(model, training.model)
         try:
             with self._autocast(training), nullcontext() if model is training.model else _default_dtype(dtype):
                 if moves:
                     model.to(training.device)
                 yield
         finally:
-            if moves and home is not None:
-                model.to(home)
+            if moves:
+                model.to(homes.pop())
 
     def _autocast(self, training: TrainingState) -> AbstractContextManager[Any]:
         if self.precision is None:
@@ -237,6 +242,12 @@ class ProbeReader:
         if dtype == torch.float32:
             return torch.autocast(training.device.type, enabled=False)
         return torch.autocast(training.device.type, dtype=dtype)
+
+
+def _is_part_of(model: nn.Module, other: nn.Module) -> bool:
+    """Return whether models share a parameter, as a model without its adapters does; or one is sharded."""
+    shared = {id(parameter) for parameter in other.parameters()}
+    return is_sharded(model) or any(id(parameter) in shared for parameter in model.parameters())
 
 
 def _corner(values: Tensor) -> Tensor:

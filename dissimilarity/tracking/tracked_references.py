@@ -60,7 +60,7 @@ class TrackedReferences:
         for label, source in self.sources.items():
             if not is_own(source):
                 reference = as_module(source, self.load, model)
-                yield label, reference, resolve(reference, self.patterns, self.store.reader.length_for(label))
+                yield label, reference, self._sites_of(label, reference)
 
     def read_frozen(self, training: TrainingState) -> None:
         """Read the references that are not states of the model; one that cannot run has a fault.
@@ -72,8 +72,7 @@ class TrackedReferences:
             if is_own(source):
                 continue
             model = as_module(source, self.load, training.model)
-            sites = self._frozen_sites[label] = resolve(model, self.patterns, self.store.reader.length_for(label))
-            matched_pairs(self.sites, sites)
+            sites = self._frozen_sites[label] = self._sites_of(label, model)
             if label in self.faults:
                 continue
             try:
@@ -140,6 +139,19 @@ class TrackedReferences:
     def matched(self, label: str) -> list[SitePair]:
         """Return the pairs of sites of the model and of a reference at equal depth."""
         return matched_pairs(self.sites, self._frozen_sites.get(label, self.sites))
+
+    def _sites_of(self, label: str, reference: nn.Module) -> list[str]:
+        """Return the sites of a frozen reference.
+
+        Raises:
+            ValueError: it has none, or none in common with the model.
+        """
+        try:
+            sites = resolve(reference, self.patterns, self.store.reader.length_for(label))
+            matched_pairs(self.sites, sites)
+        except ValueError as error:
+            raise ValueError(f"reference {label!r}: {error}") from error
+        return sites
 
     @property
     def _always(self) -> set[int]:

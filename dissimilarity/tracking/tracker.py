@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from dissimilarity.figures.options import PNG, FigureOptions, as_figure_options
 from dissimilarity.measures.base.measure import Measure, as_measures, check_any
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.probe.arguments import function, shown, whole
+from dissimilarity.probe.arguments import as_folder, function, whole
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
@@ -145,9 +144,7 @@ class Tracker(Ticker):
             function("load", load, "torch.load")
         sources = named_references(references)
         self.measures = as_measures(measures)
-        if not isinstance(folder, (str, PathLike)) or not str(folder):
-            raise ValueError(f"expected folder as a path such as 'tracked', found {shown(folder)}")
-        self.control, self.folder = control_of(control), Path(folder)
+        self.control, self.folder = control_of(control), as_folder(folder)
         self.patterns = as_patterns(sites)
         self.every, self.heatmap_every = int(every), int(heatmap_every)
         self.tokens_per_step = tokens_per_step

@@ -3,6 +3,7 @@
 import logging
 import math
 import pydoc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from dissimilarity import CKA, compare
+from dissimilarity import CKA, compare, read_curves
 from dissimilarity.functional import cka
+from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.tracker import Tracker
 from tests.instrument.tracking.test_references import Wrapped
 from tests.instrument.tracking.test_tracker import Layered, fit, loader_of, rows_of, tokens, tracker_for
@@ -47,6 +49,60 @@ def test_a_module_without_forward(control: dict[str, int], tmp_path: Path, caplo
     assert all(math.isnan(row["value"]) and 'missing the required "forward"' in row["note"] for row in rows)
     (warning,) = caplog.messages
     assert 'missing the required "forward"' in warning and "define `forward`" in warning
+
+
+class Placed(nn.Module):
+    """A module that remembers how often it is moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.moves = Layered(), 0
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        self.moves += 1
+        return super().to(*args, **kwargs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net(tokens)
+
+
+def test_what_trains_is_never_moved(tmp_path: Path) -> None:
+    """It may lie on several devices; so may what shares its weights."""
+    model, sharing, other = Placed(), Placed(), Placed()
+    sharing.net = model.net
+    references = {"init": "init", "sharing": sharing, "other": other}
+    tracker = Tracker(references, CKA(), tokens(0, 12, 8), tmp_path, sites="net.layers.*", control={"drop_top_norm": 1})
+    tracker.follow(model, 0, 0)
+    assert (model.moves, sharing.moves) == (0, 0) and other.moves > 0
+
+
+def test_a_folder_that_is_deleted_is_made_again(tmp_path: Path) -> None:
+    folder, model = tmp_path / "a" / "b", Layered()
+    tracker = Tracker(["init", "previous"], CKA(), tokens(0, 12, 8), folder, sites="layers.*", every=4)
+    for step in range(9):
+        if step == 5:
+            shutil.rmtree(folder.parent)
+        tracker.follow(model, step, 8)
+    assert {row["step"] for row in read_curves(folder).to_pylist()} == {8}
+
+
+@pytest.mark.parametrize("path", ["file", "file/folder"])
+def test_a_file_is_no_folder(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for make in (
+        lambda: Tracker(["init"], CKA(), tokens(0, 12, 8), tmp_path / path),
+        lambda: PenaltyTracker(["init"], lambda n: tokens(0, n, 8), tmp_path / path),
+    ):
+        with pytest.raises(ValueError, match=r"file is a file; pass the path of a folder"):
+            make()
+
+
+@pytest.mark.parametrize("control", [{}, {"drop_top_norm": 1}])
+def test_a_reference_without_a_site_is_named(control: dict[str, int], tmp_path: Path) -> None:
+    references = {"init": "init", "teacher": nn.Sequential(nn.Embedding(50, 4))}
+    tracker = Tracker(references, CKA(), tokens(0, 12, 8), tmp_path, sites="layers.*", control=control)
+    with pytest.raises(ValueError, match=r"^reference 'teacher': no site of the model matches 'layers.\*'"):
+        tracker.follow(Layered(), 0)
 
 
 class Broken(nn.Module):
