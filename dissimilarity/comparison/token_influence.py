@@ -76,16 +76,14 @@ def _of_samples(
     first, second = (side.prepared[measure.label, site] for side, site in zip((x.side, y.side), pair, strict=True))
     unit = torch.arange(len(subset.index), device=x.side.samples[pair[0]].device)
     _, influence = estimate_weighted(lambda weight: measure.between(first, second, weight), unit)
-    count = len(grid)
-    if x.side.lengths.vary and len(x.side.samples[pair[0]]) != count:
+    if pair[0] in x.side.varying:
         index = torch.cat(grid)[x.side.lengths.drawn[subset.index]]
+    elif x.plan.probe.pool != "none":  # a sequence stands at its first place
+        index = torch.stack([places[0] for places in grid])[subset.sequence]
     else:
-        held = len(x.side.samples[pair[0]]) // count
-        if x.plan.probe.pool != "none":  # a sequence stands at its first place
-            index = torch.stack([places[0] for places in grid])[subset.sequence]
-        else:
-            positions = sampled_positions(count, len(grid[0]), held * count)
-            index = torch.stack(grid)[subset.sequence, positions[subset.index % held]]
+        count, held = len(grid), len(x.side.samples[pair[0]]) // len(grid)
+        positions = sampled_positions(count, len(grid[0]), held * count)
+        index = torch.stack(grid)[subset.sequence, positions[subset.index % held]]
     order = index.argsort(stable=True)
     return influence.cpu()[order], index[order]
 

@@ -35,6 +35,7 @@ class Side:
     Attributes:
         sums: the sums of each site.
         samples: site -> the samples that sample measures read, once closed.
+        varying: sites whose samples are those of sequences of given, perhaps unequal lengths.
         sequence_sums: the sum of each sequence, by site.
         samples_per_unit: number of samples of each unit.
         prepared: what measures computed from this side alone, by measure and site.
@@ -58,6 +59,7 @@ class Side:
         self.sequence_sums = RunningSums(0)
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
+        self.varying: set[str] = set()
         self.prepared: dict[tuple[str, str], Any] = {}
         self.prepared_again: dict[tuple[str, str], Any] = {}
         self.ranks: dict[tuple[str, str], int | None] = {}
@@ -65,7 +67,6 @@ class Side:
         self.closed = False
         self._not_finite: dict[str, Counter[int]] = {}
         self._sampled: dict[str, list[Tensor]] = {}
-        self._varying: set[str] = set()
 
     @property
     def n(self) -> int:
@@ -106,7 +107,7 @@ class Side:
 
     def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
         """Return which of the samples kept for all sample measures one of them reads at a site."""
-        return self.lengths.subset(len(self.samples[site]), site in self._varying, max_samples, seed)
+        return self.lengths.subset(len(self.samples[site]), site in self.varying, max_samples, seed)
 
     def add(self, acts: Mapping[str, Tensor], units: range) -> Chunk:
         """Add the activations of a few whole sequences.
@@ -166,7 +167,7 @@ class Side:
             before: samples of that unit in earlier chunks.
         """
         if self.lengths.vary_in(activation):
-            self._varying.add(site)
+            self.varying.add(site)
         samples = as_samples(activation)
         if site not in self.only_sampled:
             index = self.lengths.sampled_in_chunk(activation, unit, before)

@@ -157,17 +157,30 @@ def test_where_samples_are_units_each_counts_as_a_sequence(measure: Any, formula
     np.testing.assert_allclose(row["token_influence"], -expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
+COLUMN, ROW = torch.arange(20), torch.arange(20)[:, None]
+MASKS = {
+    "without the first": (COLUMN > 0).expand(20, 20),
+    "with holes": (COLUMN + ROW) % 4 > 0,
+    "padded on the right": (COLUMN < 15).expand(20, 20),
+    "padded on the left": (COLUMN >= 5).expand(20, 20),
+    "unequal": COLUMN < 20 - ROW % 3,
+}
+
+
+@pytest.mark.parametrize("mask", [None, *MASKS.values()], ids=["no mask", *MASKS])
 @pytest.mark.parametrize("per_sequence", [1, 3, 20])
-def test_drawn_samples_stand_where_they_were_drawn(per_sequence: int) -> None:
+def test_drawn_samples_stand_where_they_were_drawn(per_sequence: int, mask: Tensor | None) -> None:
     """On a planted model: only the drawn samples at these places decide the value."""
     x, y = sides(20, 20)
     measure = MutualKNN(k=3, max_samples=20 * per_sequence)
+    options: Any = {"measures": [measure], "influence": True, "null": False, "mask": mask}
 
     def row(other: Tensor) -> Any:
-        return compare({"s": x}, {"s": other}, measures=[measure], influence=True, null=False).to_pylist()[0]
+        return compare({"s": x}, {"s": other}, **options).to_pylist()[0]
 
     places = row(y)["token_index"]
-    assert len(places) == 20 * per_sequence == len(set(places))
+    real = 400 if mask is None else int(mask.sum())
+    assert len(places) == min(20 * per_sequence, real) == len(set(places))
     noise = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise[places] = 0
     assert row(y + noise.view_as(y))["value"] == row(y)["value"]
