@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.comparison.collinear import in_float64, rounded, rounded_pairs
 from dissimilarity.comparison.estimates import ReadAgain
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
@@ -15,6 +16,7 @@ from dissimilarity.comparison.nulls import rearranged_values
 from dissimilarity.comparison.rearranged import Circles, Exchanges, add_circled, circled
 from dissimilarity.comparison.token_influence import with_token_influence
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.moments.agreement import together
 from dissimilarity.moments.cross import Cross, SitePair
@@ -49,6 +51,35 @@ def compare_pair(
     Returns:
         records as from ``evaluate``, with the influences as tables have them, and ``probe``, the plan's fingerprint.
     """
+    records = _compared(x, y, pairs, measures, nulls, first_components, token_influence, p_values)
+    again = rounded_pairs(measures, x.side, y.side, pairs)
+    if not again:
+        return records
+    whitened = [measure for measure in measures if isinstance(measure, WhitenedMeasure)]
+    replaced = {(measure.label, pair): measure for measure in whitened for pair in again}
+    if isinstance(x.chunks, Iterator) or isinstance(y.chunks, Iterator):
+        for record in records:
+            pair = record["site_a"], record["site_b"]
+            if measure := replaced.get((record["measure"], pair)):
+                record["note"] = joined(record["note"], rounded(measure, pair))
+        return records
+    first, second = (in_float64(side, sites) for side, sites in zip((x, y), zip(*again, strict=True), strict=True))
+    precise = _compared(first, second, again, whitened, nulls, first_components, token_influence, p_values)
+    by_key = {(record["measure"], (record["site_a"], record["site_b"])): record for record in precise}
+    return [by_key.get((record["measure"], (record["site_a"], record["site_b"])), record) for record in records]
+
+
+def _compared(
+    x: ModelActivations,
+    y: ModelActivations,
+    pairs: Sequence[SitePair],
+    measures: Sequence[Measure],
+    nulls: int,
+    first_components: bool,
+    token_influence: bool,
+    p_values: bool,
+) -> list[dict[str, Any]]:
+    """Compare two models from the activations as they are; arguments of `compare_pair`."""
     plan, sync = x.plan, x.side.sync
     n_units = 0 if plan.stored else plan.n_units
     cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))

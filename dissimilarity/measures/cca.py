@@ -99,8 +99,10 @@ class CCA(FittedMeasure, WhitenedMeasure):
     is too small rather than too large. Each half needs more samples than both sides together have dimensions.
 
     If the correlation matrix of neither side has an eigenvalue below 1e-2, the value is accurate to 1e-10 from float64
-    samples and to 1e-6 from float32 samples. The error from float32 samples grows as the inverse of the smallest
-    eigenvalue, and directions below 1e-6 sqrt(p) count as missing.
+    samples. From float32 samples the error is about 2e-7, divided by the smallest eigenvalue. If that is below 1e-3,
+    features are nearly collinear, and the samples are multiplied in float64. Sums of a stream cannot do that after the
+    fact: large batches of ``update``, and in ``compare`` models that run with ``n_units`` or cross-fitted measures,
+    where a note says so. Directions below 1e-6 sqrt(p) count as missing there.
 
     Args:
         reduction: ``mean``, ``mean_square`` or ``r2``.

@@ -78,6 +78,8 @@ class LinearRegression(FittedMeasure, WhitenedMeasure):
     on the other, the mean over both ways. That is too small rather than too large, and below 0 where predicting the
     mean would be better. Each half needs 2 samples more than x has dimensions.
 
+    The accuracy is that of ``CCA``, by the eigenvalues of the correlation matrix of x.
+
     Args:
         crossfit: whether to score the prediction on another half than it is fitted to.
     """

@@ -41,6 +41,7 @@ class Side:
         prepared: what measures computed from this side alone, by measure and site.
         prepared_again: the same with what each sequence adds, from samples that were read again.
         ranks: ranks of whitened sites, by measure and site.
+        collinear: whether the features of a site are nearly collinear, as far as this was asked.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Side:
         self.prepared: dict[tuple[str, str], Any] = {}
         self.prepared_again: dict[tuple[str, str], Any] = {}
         self.ranks: dict[tuple[str, str], int | None] = {}
+        self.collinear: dict[str, bool] = {}
         self.offset: dict[str, Tensor] = {}
         self.closed = False
         self._not_finite: dict[str, Counter[int]] = {}
@@ -104,6 +106,10 @@ class Side:
         """Return the sums of a site over all samples, and over those of the first half."""
         first_half = as_first_half(self.sums.first_half.get(site, {}))
         return {**self.sums.totals[site], **first_half, **self.sequence_sums.totals.get(site, {})}
+
+    def is_float32(self, site: str) -> bool:
+        """Return whether the sums of a site are those of float32 products."""
+        return bool(self.sums.totals[site]["eps_x"] > 1e-10 * self.n)
 
     def subset(self, site: str, max_samples: int, seed: int) -> SampledSubset:
         """Return which of the samples kept for all sample measures one of them reads at a site."""

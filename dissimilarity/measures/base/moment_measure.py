@@ -22,9 +22,9 @@ from dissimilarity.measures.base.checks import (
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.numerics.leverage import Leverage, leverage
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, kernels_are_cheaper
-from dissimilarity.measures.numerics.whitening import Whitening
+from dissimilarity.measures.numerics.whitening import Whitening, is_nearly_collinear
 from dissimilarity.moments import metric_state
-from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
+from dissimilarity.moments.pair import Moments, PreparedSide, centered_self, moment_side, moments_of_sides, prepare_side
 from dissimilarity.moments.paired_samples import PairedSamples, Part
 from dissimilarity.moments.products import as_samples, column_means
 from dissimilarity.moments.second_pass import SecondPass
@@ -40,8 +40,8 @@ Estimate = tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]
 def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: bool = True) -> Moments:
     """Return the moments of two sides for a measure that whitens them, in the precision that this needs.
 
-    With fewer samples than twice the dimensions some directions have so little variance that float32 products would
-    lose them, so products are taken in float64.
+    With fewer samples than twice the dimensions, or nearly collinear ones, some directions have so little variance that
+    float32 products would lose them, so products are taken in float64.
 
     Args:
         x: samples in one representation.
@@ -57,7 +57,14 @@ def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
     """Return one side of ``whitened_moments_of``."""
     if dual and len(x) <= x.shape[1]:
         return prepare_side(principal_coordinates(x))
-    return prepare_side(x.double() if len(x) < 2 * x.shape[1] else x)
+    if len(x) < 2 * x.shape[1]:
+        return prepare_side(x.double())
+    side = prepare_side(x)
+    if side.samples.dtype == torch.float64:
+        return side
+    n, sums = side.sums["x"].new_tensor(float(len(x))), side.sums
+    product = centered_self({"n": n, **sums})
+    return prepare_side(x.double()) if is_nearly_collinear(product, sums["xx"], sums["eps_x"] / n) else side
 
 
 def whitened_between(x: PreparedSide, y: PreparedSide) -> Moments:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from dissimilarity.moments.pair import Moments, centered
 
+COLLINEAR = 1e-3
+"""Smallest eigenvalue of products of unit columns below which the rounding of float32 products shows in values."""
+
 SURE = 4.0
 """Cholesky alone is trusted if the smallest eigenvalue is at least this multiple of the rank cut."""
 
@@ -71,18 +74,34 @@ def whitening(
         raw: x'x as it was summed, whose rounding the product carries.
         roundoff: unit roundoff of the samples.
     """
+    scale, scaled = _unit_columns(product, raw, roundoff)
+    cut = _cut(product.shape[-1], roundoff.detach())
+    lower = _lower(scale, scaled, SURE * cut)
+    if lower is not None:
+        return Whitening(scale, (scale > 0).sum(-1).double(), lower).following(product)
+    values, vectors = torch.linalg.eigh(scaled)
+    return _on_basis(scale, values, vectors, values > cut[..., None]).following(product)
+
+
+def is_nearly_collinear(product: Float[Tensor, "p p"], raw: Float[Tensor, "p p"], roundoff: Float[Tensor, ""]) -> bool:
+    """Return whether the columns of a side have a direction along which they hardly vary; arguments of `whitening`."""
+    return _lower(*_unit_columns(product, raw, roundoff), roundoff.new_tensor(COLLINEAR)) is None
+
+
+def _unit_columns(product: Tensor, raw: Tensor, roundoff: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the reciprocal norms of the columns, 0 for constant ones, and the products of unit columns."""
     squares = product.diagonal(dim1=-2, dim2=-1).detach()
     raw_squares = raw.diagonal(dim1=-2, dim2=-1).detach()
     unit = roundoff[..., None].detach()
     varies = (squares > 8 * unit * raw_squares) & (squares > (4 * unit).square() * squares.amax(-1, keepdim=True))
     scale = torch.where(varies, squares, 1.0).rsqrt() * varies
-    scaled = scale[..., :, None] * product.detach() * scale[..., None, :]
-    cut = _cut(product.shape[-1], roundoff.detach())
-    lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed(1.0 - varies.double()))
-    if not bool(failed.any()) and bool((_smallest_eigenvalue(lower) > SURE * cut).all()):
-        return Whitening(scale, varies.sum(-1).double(), lower).following(product)
-    values, vectors = torch.linalg.eigh(scaled)
-    return _on_basis(scale, values, vectors, values > cut[..., None]).following(product)
+    return scale, scale[..., :, None] * product.detach() * scale[..., None, :]
+
+
+def _lower(scale: Tensor, scaled: Tensor, least: Tensor) -> Float[Tensor, "*pairs p p"] | None:
+    """Return the Cholesky factor of products of unit columns; None unless all eigenvalues exceed a size."""
+    lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed((scale == 0).double()))
+    return None if bool(failed.any()) or not bool((_smallest_eigenvalue(lower) > least).all()) else lower
 
 
 def leading(product: Float[Tensor, "*pairs p p"], n: Float[Tensor, "*pairs"], share: float) -> Whitening:

@@ -1,0 +1,72 @@
+"""Sites whose features are so nearly collinear that sums of float32 products lose what tells them apart.
+
+What whitens such a site divides by the small variance along the direction in which they differ. Products of float32
+samples round that variance; float64 products of the same samples do not.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dissimilarity.comparison.activations import ModelActivations
+from dissimilarity.measures.base.measure import Measure
+from dissimilarity.measures.base.moment_measure import WhitenedMeasure
+from dissimilarity.measures.numerics.whitening import is_nearly_collinear
+from dissimilarity.moments.cross import SitePair
+from dissimilarity.moments.pair import centered_self
+from dissimilarity.moments.products import sum_device
+from dissimilarity.moments.side import Side
+
+
+def rounded_pairs(measures: Sequence[Measure], x: Side, y: Side, pairs: Sequence[SitePair]) -> list[SitePair]:
+    """Return the pairs of sites at which measures whiten what float32 products have rounded."""
+    if not any(isinstance(measure, WhitenedMeasure) for measure in measures):
+        return []
+    comparable = (pair for pair in pairs if not (x.problem(pair[0]) or y.problem(pair[1])))
+    return [
+        (first, second)
+        for first, second in comparable
+        if (x.is_float32(first) or y.is_float32(second)) and (_is_collinear(x, first) or _is_collinear(y, second))
+    ]
+
+
+def _is_collinear(side: Side, site: str) -> bool:
+    """Return whether the features of a site are nearly collinear, computed once per side: it takes a decomposition."""
+    if site not in side.collinear:
+        sums = side.counts()[0] | side.totals(site)
+        side.collinear[site] = is_nearly_collinear(centered_self(sums), sums["xx"], sums["eps_x"] / sums["n"])
+    return side.collinear[site]
+
+
+def in_float64(model: ModelActivations, sites: Iterable[str]) -> ModelActivations:
+    """Return activations at some sites for sums of float64 products."""
+    names = list(dict.fromkeys(sites))
+    plan, device = replace(model.plan, max_samples=0), None if model.device is None else sum_device(model.device)
+    return ModelActivations(plan, names, _InFloat64(model.chunks, names), model.side.sync, device)
+
+
+@dataclass(frozen=True)
+class _InFloat64:
+    """Chunks of activations in float64, read as often as they are iterated.
+
+    Attributes:
+        chunks: the chunks.
+        sites: sites that are read.
+    """
+
+    chunks: Iterable[tuple[Mapping[str, Tensor], range]]
+    sites: Sequence[str]
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], range]]:
+        """Read the chunks."""
+        for acts, units in self.chunks:
+            yield {site: acts[site].to(sum_device(acts[site].device)).double() for site in self.sites}, units
+
+
+def rounded(measure: Measure, pair: SitePair) -> str:
+    """Return the note for a value from sums that do not resolve a site."""
+    return (
+        f"{measure.label} is imprecise: features of {pair[0]} or {pair[1]} are nearly collinear, and sums of float32 "
+        "products do not tell them apart; pass float64 activations (.double())"
+    )
