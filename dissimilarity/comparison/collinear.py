@@ -14,7 +14,6 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.whitening import is_nearly_collinear
 from dissimilarity.moments.cross import SitePair
-from dissimilarity.moments.pair import centered_self
 from dissimilarity.moments.products import sum_device
 from dissimilarity.moments.side import Side
 
@@ -34,8 +33,7 @@ def rounded_pairs(measures: Sequence[Measure], x: Side, y: Side, pairs: Sequence
 def _is_collinear(side: Side, site: str) -> bool:
     """Return whether the features of a site are nearly collinear, computed once per side: it takes a decomposition."""
     if site not in side.collinear:
-        sums = side.counts()[0] | side.totals(site)
-        side.collinear[site] = is_nearly_collinear(centered_self(sums), sums["xx"], sums["eps_x"] / sums["n"])
+        side.collinear[site] = is_nearly_collinear(side.counts()[0] | side.totals(site))
     return side.collinear[site]
 
 

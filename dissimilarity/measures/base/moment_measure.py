@@ -24,7 +24,7 @@ from dissimilarity.measures.numerics.leverage import Leverage, leverage
 from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, kernels_are_cheaper
 from dissimilarity.measures.numerics.whitening import Whitening, is_nearly_collinear
 from dissimilarity.moments import metric_state
-from dissimilarity.moments.pair import Moments, PreparedSide, centered_self, moment_side, moments_of_sides, prepare_side
+from dissimilarity.moments.pair import Moments, PreparedSide, moment_side, moments_of_sides, prepare_side
 from dissimilarity.moments.paired_samples import PairedSamples, Part
 from dissimilarity.moments.products import as_samples, column_means
 from dissimilarity.moments.second_pass import SecondPass
@@ -62,9 +62,8 @@ def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
     side = prepare_side(x)
     if side.samples.dtype == torch.float64:
         return side
-    n, sums = side.sums["x"].new_tensor(float(len(x))), side.sums
-    product = centered_self({"n": n, **sums})
-    return prepare_side(x.double()) if is_nearly_collinear(product, sums["xx"], sums["eps_x"] / n) else side
+    n = side.sums["x"].new_tensor(float(len(x)))
+    return prepare_side(x.double()) if is_nearly_collinear({"n": n, **side.sums}) else side
 
 
 def whitened_between(x: PreparedSide, y: PreparedSide) -> Moments:

@@ -74,33 +74,40 @@ def whitening(
         raw: x'x as it was summed, whose rounding the product carries.
         roundoff: unit roundoff of the samples.
     """
-    scale, scaled = _unit_columns(product, raw, roundoff)
+    scale = _scale(product, raw, roundoff)
+    scaled = scale[..., :, None] * product.detach() * scale[..., None, :]
     cut = _cut(product.shape[-1], roundoff.detach())
-    lower = _lower(scale, scaled, SURE * cut)
+    lower = _lower(scaled, scale, SURE * cut)
     if lower is not None:
         return Whitening(scale, (scale > 0).sum(-1).double(), lower).following(product)
     values, vectors = torch.linalg.eigh(scaled)
     return _on_basis(scale, values, vectors, values > cut[..., None]).following(product)
 
 
-def is_nearly_collinear(product: Float[Tensor, "p p"], raw: Float[Tensor, "p p"], roundoff: Float[Tensor, ""]) -> bool:
-    """Return whether the columns of a side have a direction along which they hardly vary; arguments of `whitening`."""
-    return _lower(*_unit_columns(product, raw, roundoff), roundoff.new_tensor(COLLINEAR)) is None
+def is_nearly_collinear(side: Moments) -> bool:
+    """Return whether the columns of a side have a direction along which they hardly vary, from its sums."""
+    product = torch.addr(side["xx"], side["x"], side["x"], alpha=-1 / side["n"].item())
+    scale = _scale(product, side["xx"], side["eps_x"] / side["n"])
+    scaled = product.mul_(scale[:, None]).mul_(scale).float()  # float32 tells eigenvalues of this size in half the time
+    return _lower(scaled, scale, scaled.new_tensor(COLLINEAR)) is None
 
 
-def _unit_columns(product: Tensor, raw: Tensor, roundoff: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the reciprocal norms of the columns, 0 for constant ones, and the products of unit columns."""
+def _scale(
+    product: Float[Tensor, "*pairs p p"], raw: Float[Tensor, "*pairs p p"], roundoff: Float[Tensor, "*pairs"]
+) -> Float[Tensor, "*pairs p"]:
+    """Return the reciprocal norm of each column, 0 for a constant one; arguments of ``whitening``."""
     squares = product.diagonal(dim1=-2, dim2=-1).detach()
     raw_squares = raw.diagonal(dim1=-2, dim2=-1).detach()
     unit = roundoff[..., None].detach()
     varies = (squares > 8 * unit * raw_squares) & (squares > (4 * unit).square() * squares.amax(-1, keepdim=True))
-    scale = torch.where(varies, squares, 1.0).rsqrt() * varies
-    return scale, scale[..., :, None] * product.detach() * scale[..., None, :]
+    return torch.where(varies, squares, 1.0).rsqrt() * varies
 
 
-def _lower(scale: Tensor, scaled: Tensor, least: Tensor) -> Float[Tensor, "*pairs p p"] | None:
+def _lower(
+    scaled: Float[Tensor, "*pairs p p"], scale: Float[Tensor, "*pairs p"], least: Float[Tensor, "*pairs"]
+) -> Float[Tensor, "*pairs p p"] | None:
     """Return the Cholesky factor of products of unit columns; None unless all eigenvalues exceed a size."""
-    lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed((scale == 0).double()))
+    lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed((scale == 0).to(scaled)))
     return None if bool(failed.any()) or not bool((_smallest_eigenvalue(lower) > least).all()) else lower
 
 
