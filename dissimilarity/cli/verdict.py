@@ -87,40 +87,54 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
     null = OF_SAMPLES if are_arrays else OF_TEXT
     if not finite:
         return f"{subject} have no value by {measure.label}: {rows[0]['note']}." if rows else ""
-    if len(finite) == 1:
-        return " ".join(filter(None, [_of_one(finite[0], measure, subject, null), _one_direction(finite[0], measure)]))
+    missing = [row for row in rows if not math.isfinite(row["dissimilarity"])]
+    every = "every layer with a value" if missing else "every layer"
+    without = f"; {_places(missing)} {'has' if len(missing) == 1 else 'have'} no value" if missing else ""
     near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
-    if far["dissimilarity"] < SAME:
-        return f"{measure.label} is {measure.identical:g} at every layer to three digits."
-    words = (
-        f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ most "
-        f"at {sites_in_words(far)} ({with_interval(far)}; {_scale(far, measure, null)})."
-    )
-    unrelated = [row for row in finite if _is_as_far_as_the_null(row)]
+    if len(finite) == 1:
+        words = f"{_of_one(far, measure, subject, null)}{without}."
+    elif far["dissimilarity"] < SAME:
+        return f"{measure.label} is {measure.identical:g} at {every} to three digits{without}."
+    elif with_interval(near) == with_interval(far):
+        words = (
+            f"{subject} are equally far apart at {every} ({measure.label} {with_interval(far)}; "
+            f"{_scale(far, measure, null)}){without}."
+        )
+    else:
+        words = (
+            f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ "
+            f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale(far, measure, null)}){without}."
+        )
+    unrelated = [row for row in finite if _is_as_far_as_the_null(row)] if len(finite) > 1 else []
     if unrelated:
-        where = ", ".join(map(sites_in_words, unrelated[:NAMED]))
-        others = f" and {len(unrelated) - NAMED} other pairs of layers" if len(unrelated) > NAMED else ""
-        words += f" At {where}{others}, {measure.label} cannot tell them from {null.what}."
-    return " ".join(filter(None, [words, *(_one_direction(row, measure) for row in (near, far))]))
+        words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}."
+    directions = dict.fromkeys(_one_direction(row, measure) for row in (near, far))
+    return " ".join(filter(None, [words, *directions]))
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the pairs of sites of rows, of many the first ones and how many more there are."""
+    others = f" and {len(rows) - NAMED} other pairs of layers" if len(rows) > NAMED else ""
+    return ", ".join(map(sites_in_words, rows[:NAMED])) + others
 
 
 def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> str:
-    """Say whether two models are alike at their one pair of sites, as far as the interval tells."""
+    """Say whether two models are alike at their one pair of sites, as far as the interval tells, without a period."""
     half = float(half_width(row["stderr"], row["n_units"]))
     found = f"{with_interval(row)} ({_scale(row, measure, null)})"
     where = f"by {measure.label} at {sites_in_words(row)}"
     if row["dissimilarity"] < SAME:
-        return f"{subject} are alike {where}: {found}."
+        return f"{subject} are alike {where}: {found}"
     if not math.isfinite(half):
-        return f"{subject} have no interval {where}, so whether they differ is unknown: {found}."
+        return f"{subject} have no interval {where}, so whether they differ is unknown: {found}"
     is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row)
     if is_alike and is_unrelated:
-        return f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}."
+        return f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}"
     if is_alike:
-        return f"{subject} are alike to within noise {where}: {found}."
+        return f"{subject} are alike to within noise {where}: {found}"
     if is_unrelated:
-        return f"{subject} are as different as {null.what}, within noise, {where}: {found}."
-    return f"{subject} differ by more than noise {where}: {found}."
+        return f"{subject} are as different as {null.what}, within noise, {where}: {found}"
+    return f"{subject} differ by more than noise {where}: {found}"
 
 
 def _scale(row: dict[str, Any], measure: Measure, null: Null) -> str:
@@ -130,11 +144,10 @@ def _scale(row: dict[str, Any], measure: Measure, null: Null) -> str:
 
 def _one_direction(row: dict[str, Any], measure: Measure) -> str:
     """Say that a site varies along little more than one direction, which decides the value there; empty if not."""
-    shares = {row[f"site_{side}"]: row.get(f"first_pc_{side}", math.nan) for side in ("a", "b")}
-    site = max(shares, key=lambda name: shares[name] if math.isfinite(shares[name]) else -1.0)
-    if not shares[site] > MOST:
+    shares = [(row.get(f"first_pc_{side}", math.nan), row[f"site_{side}"]) for side in ("a", "b")]
+    share, site = max(shares, key=lambda pair: pair[0] if math.isfinite(pair[0]) else -1.0)
+    if not share > MOST:
         return ""
-    share = shares[site]
     return f"At {site}, one direction has {share:.0%} of the variance and decides {measure.label}."
 
 

@@ -214,9 +214,43 @@ VERDICTS = {
 @pytest.mark.parametrize("numbers", VERDICTS)
 def test_one_pair_of_sites_has_a_verdict(numbers: tuple[float, float, float]) -> None:
     value, stderr, calibrated = numbers
-    row = {"site_a": "x", "site_b": "x", "value": value, "dissimilarity": 1 - value, "stderr": stderr, "n_units": 16}
-    row |= {"null": 0.1, "calibrated": calibrated, "calibrated_stderr": stderr, "note": ""}
+    row = row_of("x", value, stderr) | {"calibrated": calibrated}
     assert verdict([row], CKA(), None, "a", "b", True).startswith(VERDICTS[numbers])
+
+
+def row_of(site: str, value: float, stderr: float = 0.01) -> dict[str, Any]:
+    row = {"site_a": site, "site_b": site, "value": value, "dissimilarity": 1 - value, "stderr": stderr, "n_units": 16}
+    return row | {"null": 0.1, "calibrated": 0.9, "calibrated_stderr": stderr, "note": "", "first_pc_a": 0.74}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1.0, math.nan, 1.0], "cka is 1 at every layer with a value to three digits; l1 has no value."),
+        ([1.0, 1.0], "cka is 1 at every layer to three digits."),
+        (
+            [0.9, math.nan, 0.8],
+            "a and b are most alike at l0 (cka 0.900 ± 0.021) and differ most at l2 (0.800 ± 0.021; 1 is identical, "
+            "different samples score 0.100); l1 has no value. At l0, one direction has 74% of the variance and decides "
+            "cka. At l2, one direction has 74% of the variance and decides cka.",
+        ),
+        (
+            [math.nan, 0.9, *[math.nan] * 4],
+            "a and b differ by more than noise by cka at l1: 0.900 ± 0.021 (1 is identical, different samples score "
+            "0.100); l0, l2, l3 and 2 other pairs of layers have no value. At l1, one direction has 74% of the "
+            "variance and decides cka.",
+        ),
+        (
+            [0.9, 0.9],
+            "a and b are equally far apart at every layer (cka 0.900 ± 0.021; 1 is identical, different samples score "
+            "0.100). At l0, one direction has 74% of the variance and decides cka.",
+        ),
+    ],
+    ids=["one missing", "same", "differ", "one left", "equal"],
+)
+def test_a_verdict_names_layers_without_a_value_and_each_other_once(values: list[float], words: str) -> None:
+    rows = [row_of(f"l{number}", value) for number, value in enumerate(values)]
+    assert verdict(rows, CKA(), None, "a", "b", True) == words
 
 
 def test_values_that_are_all_missing_are_a_mistake(capsys: Any, tmp_path: Path) -> None:
