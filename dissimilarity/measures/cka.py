@@ -246,8 +246,8 @@ def _cosine(
     contradicts Cauchy-Schwarz and can only be rounding. With sequences as units (``wide``) it is none, and a value may
     be slightly beyond 1.
     """
-    squared = self_x * self_y
-    return torch.where(wide | (cross.square() <= (1 + 1e-5) * squared), cross, torch.nan) / squared.sqrt()
+    size = self_x.sqrt() * self_y.sqrt()  # the product of both may be beyond the range of float64
+    return torch.where(wide | (cross.abs() <= (1 + 5e-6) * size), cross, torch.nan) / size
 
 
 def _by_weights(totals: Moments, samples: PairedSamples, debiased: bool) -> Float[Tensor, "samples pairs"]:

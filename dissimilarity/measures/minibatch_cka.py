@@ -24,6 +24,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.blocks import Blocks, block_hsic
 from dissimilarity.measures.numerics.centered import centered_product, left_out_terms, members
 from dissimilarity.measures.numerics.hsic import MINIMUM
+from dissimilarity.moments.pair import VANISHING, out_of_range
 from dissimilarity.moments.products import sum_device
 from dissimilarity.probe.arguments import choice, whole
 
@@ -223,7 +224,11 @@ def _grams(x: Float[Tensor, "n p"], batch: int) -> Grams:
     batches = x.detach()[: len(x) // size * size].to(sum_device(x.device)).double().unflatten(0, (-1, size))
     batches = batches - batches.mean(1, keepdim=True)
     grams = batches @ batches.mT
-    grams.diagonal(dim1=1, dim2=2).zero_()
+    own = grams.diagonal(dim1=1, dim2=2)
+    squares = own.square().sum(1)
+    if not bool((squares.isfinite() & ((squares >= VANISHING) | ~batches.flatten(1).any(1))).all()):
+        raise out_of_range(grams.dtype)
+    own.zero_()
     return Grams(grams, x)
 
 

@@ -204,7 +204,7 @@ def moments_of_sequences(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], seque
         samples = samples.double() if samples.numel() <= SMALL else samples
         sides.append(Side(lengths))
         chunks.append(sides[-1].add({site: samples[order.to(samples.device)][None]}, range(1)))
-        check_range(sides[-1].totals(site))
+        check_range(sides[-1].totals(site), samples.dtype)
     cross.add(*chunks)
     first, second = (side.totals(site) for side, site in zip(sides, "xy", strict=True))
     totals = {key: value[0] for key, value in cross.sums_of("x", ["y"])[0].items()}

@@ -100,20 +100,24 @@ VANISHING = 1e-280
 def in_range(side: Moments) -> bool:
     """Return whether the sums of one side are right: float32 products overflow above 1e12 and vanish below 1e-19.
 
-    Sums in float64 are squared once more, which vanishes below 1e-75.
+    Sums in float64 are squared once more, which vanishes below 1e-75 and overflows above 1e75.
     """
     # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix.
-    finite = all(bool(torch.isfinite(side[key]).all()) for key in ("x", "a", "aa", "xa"))
-    vanishes = bool(((side["aa"] < VANISHING) & (side["a"] > 0)).any())
+    finite = all(bool(torch.isfinite(values).all()) for values in (side["x"], side["a"] ** 2, side["aa"], side["xa"]))
+    vanishes = bool(side["aa"] < VANISHING) and bool((side["a"] > 0) | side["x"].any())  # squares may all be 0
     return finite and not vanishes and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
 
 
-def check_range(side: Moments) -> None:
-    """Raise ValueError unless the sums of one side are right."""
+def check_range(side: Moments, dtype: torch.dtype) -> None:
+    """Raise ValueError unless the sums of one side, from samples in some precision, are right."""
     if not in_range(side):
-        raise ValueError(
-            "values are too large or too small for their products; scale them to about 1, or use .double()"
-        )
+        raise out_of_range(dtype)
+
+
+def out_of_range(dtype: torch.dtype) -> ValueError:
+    """Return the error for samples in some precision whose products leave its range."""
+    instead = "" if dtype == torch.float64 else ", or use .double()"
+    return ValueError(f"values are too large or too small for their products; scale them to about 1{instead}")
 
 
 def cross_moments(
@@ -222,7 +226,7 @@ def prepare_side(x: Float[Tensor, "n p"], offset: Float[Tensor, " p"] | None = N
     norms = squared_norms(samples)
     outlier_rows = find_outlier_rows(norms).to(samples.device)
     sums = {key: value.double() for key, value in side_moments(samples, norms, outlier_rows)[0].items()}
-    check_range(sums)
+    check_range(sums, x.dtype)
     return PreparedSide(samples, norms, outlier_rows, sums)
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dissimilarity import CCA, CKA, PWCCA, SVCCA, LinearRegression, MutualKNN, Procrustes, compare
+from dissimilarity import CCA, CKA, PWCCA, SVCCA, Bures, LinearRegression, MutualKNN, Procrustes, compare, functional
 from dissimilarity.comparison.intrinsic import intrinsic
 from dissimilarity.functional import jaccard_knn, mutual_knn
 from dissimilarity.measures.base.measure import Measure
@@ -170,10 +170,29 @@ def test_a_spectrum_of_one_component_has_no_decay_and_says_so() -> None:
     assert math.isfinite(by_name["rankme"]["value"]) and not by_name["rankme"]["note"]
 
 
-def test_values_too_small_to_square_are_named() -> None:
+@pytest.mark.parametrize("exponent", [-200, -165, -150, -70, 40, 70, 76, 150])
+@pytest.mark.parametrize("both", [False, True])
+def test_units_change_nothing_or_are_too_large_or_small(exponent: int, both: bool) -> None:
     x, y = noise(12, 4, 3)
-    for row in compare({"x": x * 1e-150}, {"y": y}, measures=[CKA(), Procrustes()]).to_pylist():
-        assert row["note"] == "values at x are too large or too small for their products: scale them to about 1"
+    unit = 10.0**exponent
+    measures = [CKA(), CKA(debiased=False), Procrustes(), Bures(), LinearRegression(), MutualKNN(k=3)]
+    rows = compare({"x": x * unit}, {"y": y * (unit if both else 1)}, measures=measures).to_pylist()
+    for row, expected in zip(rows, compare({"x": x}, {"y": y}, measures=measures).to_pylist(), strict=True):
+        if abs(exponent) > 75:
+            assert math.isnan(row["value"])
+            assert row["note"] == "values at x are too large or too small for their products: scale them to about 1"
+        else:
+            for name in ("value", "stderr", "null"):
+                assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), (row["measure"], name)
+
+
+@pytest.mark.parametrize("name", ["cka", "minibatch_cka", "procrustes", "bures", "cca", "svcca", "gulp"])
+@pytest.mark.parametrize("unit", [1e-200, 1e-165, 1e-80, 1e150])
+def test_functions_refuse_values_too_large_or_small(name: str, unit: float) -> None:
+    x, y = (side.flatten(0, 1) for side in noise(12, 4, 3))
+    for sides in ((x * unit, y), (y, x * unit)):
+        with pytest.raises(ValueError, match=r"values are too .* scale them to about 1$"):
+            getattr(functional, name)(*sides)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
