@@ -40,6 +40,15 @@ class Owner:
         except Exception as error:
             log.warning("could not write %s (%s); without it, a continuation trusts its folder", self.path, error)
 
+    def delete(self, files: Iterable[Path]) -> None:
+        """Delete files of this training; those of another one stay."""
+        try:
+            self.check()
+        except ValueError:
+            return
+        for file in files:
+            file.unlink(missing_ok=True)
+
     def check(self) -> None:
         """Check that the files belong to this training; pass if their number was deleted.
 

@@ -135,6 +135,8 @@ class PenaltyTracker(Ticker):
                 self.owner.begin((self.folder / "references").glob("weights-*"))
                 if "init" in self.references.values():
                     self._save_weights(training.model, "init")
+            else:  # of steps that are repeated
+                self.owner.delete(self._file(f"previous-{later}") for later in self._saved_steps() if later > step)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there are stitches after ``step`` updates, or later ones need the model as it is then."""
@@ -182,7 +184,7 @@ class PenaltyTracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Delete earlier weights that neither this checkpoint nor the two before it refer to."""
-        self.checkpointed = [*self.checkpointed, training.step][-3:]
+        self.checkpointed = sorted({*self.checkpointed, training.step})[-3:]
         if len(self.checkpointed) == 3 and training.is_first:
             for step in self._saved_steps():
                 if step < self.checkpointed[0] - self.every:
@@ -201,7 +203,7 @@ class PenaltyTracker(Ticker):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last tick, and the records that wait."""
-        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
+        state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         return state | {"training": self.owner.number, "waiting": self.outbox.waiting}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ Files of the model's own earlier states only save time: without one, the checkpo
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,9 @@ from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = 3
+"""Number of checkpoints whose earlier states stay in files."""
+
 
 class ReferenceStore:
     """The files ``NAME-RANK.safetensors`` of a folder, one per reference and process.
@@ -41,11 +43,16 @@ class ReferenceStore:
     def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
         self.folder, self.reader, self.weights_at = folder, reader, weights_at
         self.owner = Owner(folder / "training.safetensors")
-        self._saved: deque[set[Path]] = deque(maxlen=3)
+        self._saved: dict[int, set[Path]] = {}
 
-    def begin(self) -> None:
-        """Delete the earlier states of another training, whose folder this one takes over."""
-        self.owner.begin([*self.folder.glob("init-*"), *self.folder.glob("previous-*")])
+    def begin(self, step: int) -> None:
+        """Delete the states of another training, whose folder this one takes over, or of steps that are repeated."""
+        self._saved.clear()
+        states = list(self.folder.glob("previous-*.safetensors"))
+        if not step:
+            self.owner.begin([*self.folder.glob("init-*"), *states])
+        else:
+            self.owner.delete(file for file in states if int(file.stem.split("-")[1]) > step)
 
     def path(self, training: TrainingState, name: str) -> Path:
         """Return the file in which this process stores its share of a reference."""
@@ -66,10 +73,11 @@ class ReferenceStore:
         for step, activations in states.items():
             if not self.path(training, _name(step)).exists():
                 self.save(training, step, activations)
-        self._saved.append({self.path(training, _name(step)) for step in states})
-        if len(self._saved) == self._saved.maxlen:
+        self._saved[training.step] = {self.path(training, _name(step)) for step in states}
+        if len(self._saved) >= CHECKPOINTS:
+            self._saved = dict(list(self._saved.items())[-CHECKPOINTS:])
             for file in self.folder.glob(f"previous-*-{training.rank:03d}.safetensors"):
-                if not any(file in files for files in self._saved):
+                if not any(file in files for files in self._saved.values()):
                     file.unlink()
 
     def read_frozen(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -40,8 +41,7 @@ class Ticker(ABC):
     journal_name: ClassVar[str]
     last_tick: int | None = None
     alerts: Sequence[Alert] = ()
-    _is_started: bool = False
-    _followed: int = 0
+    _followed: TrainingState | None = None
 
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
         """Measure a model in any loop: call this before the first update and after each, and it ticks when one is due.
@@ -53,7 +53,7 @@ class Ticker(ABC):
             model: the model in training, also sharded (FSDP, tensor parallel).
             step: number of updates done. The first call reads the references. Step 0 begins a training, whose curves
                 replace those in the folder; a later one continues it, after ``load_state_dict`` of the ``state_dict()``
-                that was saved with the weights.
+                that was saved with the weights, in every process.
             last_step: number of updates at which training ends, which has a tick and draws the figures; None if
                 unknown, then call ``publish`` at the end.
 
@@ -73,19 +73,19 @@ class Ticker(ABC):
         connected = dist.is_available() and dist.is_initialized()
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if connected else (0, 1)
         training = TrainingState(model, step, last_step, device, rank, world_size)
-        if step < self._followed and step:
+        before = None if self._followed is None else self._followed.step
+        if before is not None and 0 < step < before:
             raise ValueError(
-                f"expected step {self._followed} or a later one, found {step}; begin again at 0, or make a tracker "
+                f"expected step {before} or a later one, found {step}; begin again at 0, or make a tracker "
                 "with its own folder"
             )
         journal = self.folder.resolve() / self.journal_name
-        if not self._is_started or step < self._followed:
+        if before is None or step < before:
             _last_users[journal] = self
             self.start(training)
-            self._is_started = True
         if _last_users.get(journal) is not self:
             raise ValueError(f"another tracker now writes {journal}; give each its own folder")
-        self._followed = step
+        self._followed = training
         is_due = step != self.last_tick and self.is_due(step, last_step)
         metrics = self.tick(training) if is_due or (step == last_step and not self.is_complete_at(step)) else {}
         if step == last_step and training.is_first:
@@ -135,7 +135,14 @@ class Ticker(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what a continuation cannot know from the weights."""
+        """Return what a continuation cannot know from the weights; call it in every process.
+
+        In a loop of your own, this also saves in the folder what ``previous`` will refer to.
+        """
+        if self._followed is not None:
+            # updates may have changed the model since
+            self.before_checkpoint(replace(self._followed, step=self._followed.step + 1))
+        return {}
 
     @abstractmethod
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -208,10 +208,10 @@ class Tracker(Ticker):
             self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:
                 # what was measured where a training ended between two ticks is not part of a continued curve
-                is_scheduled = training.step and training.step == self._last_scheduled
-                self.tables.begin(training.step if is_scheduled else training.step - 1)
-                if not training.step:
-                    self.store.begin()
+                is_end = training.step == self.last_tick == training.last_step
+                is_part = training.step and (is_end or training.step == self._last_scheduled)
+                self.tables.begin(training.step if is_part else training.step - 1)
+                self.store.begin(training.step)
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
@@ -309,9 +309,9 @@ class Tracker(Ticker):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
-        state = {"budget": self.budget.state_dict(), "last_tick": self.last_tick, "scheduled": self._last_scheduled}
+        state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         state |= {"states": sorted(self.references.states), "lost": sorted(self.references.lost)}
-        state |= {"probe": self.reader.fingerprint}
+        state |= {"scheduled": self._last_scheduled, "probe": self.reader.fingerprint}
         state |= {"alert_rules": self.alert_rules.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 

@@ -1,0 +1,122 @@
+"""A loop of one's own: what it saves and continues, and a second training with the same tracker."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dissimilarity import CKA, Tracker, read_curves
+from dissimilarity.tracking.penalties import PenaltyTracker
+from dissimilarity.tracking.training_state import TrainingState
+from tests.instrument.tracking.test_references import Wrapped
+from tests.instrument.tracking.test_tracker import LENGTH, tokens
+
+EVERY, LAST = 10, 26
+PROBE = torch.randint(20, (12, 8), generator=torch.Generator().manual_seed(0))
+
+Saved = dict[str, Any]
+
+
+def net(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 6), nn.GELU())
+
+
+def tracker_in(folder: Path, references: Any = ("init", "previous"), **choices: Any) -> Tracker:
+    return Tracker(references, CKA(), PROBE, folder, **{"sites": "1", "every": EVERY, "n_units": 4, **choices})
+
+
+def update(model: nn.Module, step: int, size: float = 0.1) -> None:
+    noise = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=noise))
+
+
+def train(tracker: Tracker, model: nn.Module, start: int, stop: int, size: float = 0.1) -> None:
+    for step in range(start, stop):
+        tracker.follow(model, step, LAST)
+        update(model, step, size)
+    if stop == LAST:
+        tracker.follow(model, LAST, LAST)
+
+
+def saved(tracker: Tracker, model: nn.Module) -> Saved:
+    return copy.deepcopy({"model": model.state_dict(), "tracker": tracker.state_dict()})
+
+
+def continued(folder: Path, checkpoint: Saved, **choices: Any) -> tuple[Tracker, nn.Module]:
+    tracker, model = tracker_in(folder, **choices), net()
+    model.load_state_dict(checkpoint["model"])
+    tracker.load_state_dict(checkpoint["tracker"])
+    return tracker, model
+
+
+def curves_of(folder: Path) -> dict[tuple[str, int], tuple[int, float, str]]:
+    """Return step of the reference, value and note by reference and step."""
+    rows = read_curves(folder).to_pylist()
+    return {(row["reference"], row["step"]): (row["reference_step"], row["value"], row["note"]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(tracker_in(folder), net(), 0, LAST)
+    return folder
+
+
+@pytest.mark.parametrize("step", [3, 10, 11, 14, 20, 26])
+def test_a_loop_continues_as_if_it_had_never_stopped(step: int, whole: Path, tmp_path: Path) -> None:
+    tracker, model = tracker_in(tmp_path), net()
+    train(tracker, model, 0, step)
+    tracker, model = continued(tmp_path, saved(tracker, model))
+    train(tracker, model, step, LAST)
+    assert curves_of(tmp_path) == curves_of(whole)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_an_older_checkpoint_has_no_state_of_what_came_after_it(has_adapter: bool, tmp_path: Path) -> None:
+    """From step 8 on, training takes other steps, so that the model at step 10 is another one."""
+
+    def checkpoint(tracker: Tracker, model: nn.Module, step: int) -> Saved:
+        if has_adapter:
+            tracker._followed = None
+            tracker.before_checkpoint(TrainingState(model, step))
+        return saved(tracker, model)
+
+    tracker, model = tracker_in(tmp_path), net()
+    train(tracker, model, 0, 8)
+    older = checkpoint(tracker, model, 8)
+    tracker, model = continued(tmp_path, older)
+    train(tracker, model, 8, 15)
+    checkpoint(tracker, model, 15)
+    tracker, model = continued(tmp_path, older)
+    train(tracker, model, 8, 15, 0.5)
+    newer = checkpoint(tracker, model, 15)
+    train(tracker, model, 15, LAST, 0.5)
+    expected = curves_of(tmp_path)
+    tracker, model = continued(tmp_path, newer)
+    train(tracker, model, 15, LAST, 0.5)
+    assert curves_of(tmp_path) == expected and expected["previous", 20][0] == 10
+
+
+def test_stitches_with_no_state_of_what_came_after(tmp_path: Path) -> None:
+    """The state of step 10 is deleted where training continues from step 8."""
+    model, folder = Wrapped(), tmp_path / "references"
+
+    def tracker() -> PenaltyTracker:
+        return PenaltyTracker("previous", lambda n: tokens(0, n, LENGTH), tmp_path, "net.*", every=5)
+
+    first, second, older = tracker(), tracker(), {}
+    for step in range(13):
+        first.follow(model, step)
+        older = copy.deepcopy(first.state_dict()) if step == 8 else older
+    assert (folder / "weights-previous-10.safetensors").exists()
+    second.load_state_dict(older)
+    second.follow(model, 8)
+    assert {file.stem for file in folder.glob("weights-previous-*")} == {"weights-previous-0", "weights-previous-5"}
