@@ -114,6 +114,17 @@ def previous_step(step: int, every: int) -> int:
     return step // 2 if step < every else step - every
 
 
+def previous_steps(first: int, every: int, last: int | None = None, thinned: Thinned | None = None) -> set[int]:
+    """Return the steps of ``previous`` at the ticks from a step on, as far as they are before that step.
+
+    Examples:
+        >>> previous_steps(5, every=10), previous_steps(9, every=10), previous_steps(13, every=10, last=25)
+        ({0, 4}, {0}, {10})
+    """
+    ticks_from = (tick for tick in range(first, first + every) if is_due(tick, every, last, thinned))
+    return {step for tick in ticks_from if (step := previous_step(tick, every)) < first}
+
+
 def is_previous_of_a_tick(step: int, every: int, last: int | None = None, thinned: Thinned | None = None) -> bool:
     """Return whether the model at ``step`` is the ``previous`` of a later tick.
 

@@ -1,6 +1,6 @@
 """The references of a tracker while it tracks: their activations, or why there are none."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
-from dissimilarity.tracking.schedule import is_due, previous_step
+from dissimilarity.tracking.schedule import previous_step
 from dissimilarity.tracking.training_state import TrainingState
 
 
@@ -81,8 +81,8 @@ class TrackedReferences:
             except Exception as error:
                 self.faults[label] = described(error)
 
-    def recall(self, training: TrainingState, steps: Iterable[int]) -> list[str]:
-        """Read earlier states of the model that are not in memory; return why some of them cannot be read."""
+    def recall(self, training: TrainingState, steps: Iterable[int], compared: Container[int]) -> list[str]:
+        """Read earlier states of the model that are not in memory; return why those that are compared cannot be."""
         faults = []
         for step in sorted({*steps} | self._always):
             try:
@@ -90,7 +90,7 @@ class TrackedReferences:
                     self._state(training, step)
             except Exception as error:
                 self.lost.add(step)
-                faults.append(described(error))
+                faults += [described(error)] if step in compared or step in self._always else []
         return faults
 
     def activations(self, training: TrainingState, label: str) -> tuple[int, ModelActivations]:
@@ -100,7 +100,7 @@ class TrackedReferences:
         steps pass over one, no state was kept for that; ``previous`` is then the nearest one that was.
 
         Raises:
-            ValueError: the earlier state is lost or unknown.
+            ValueError: the earlier state is unknown, or it or the nearest one that was kept is lost.
         """
         source = self.sources[label]
         if not is_own(source):
@@ -109,10 +109,10 @@ class TrackedReferences:
         try:
             return step, self._state(training, step)
         except Exception:
-            is_lost = step in self.lost and is_due(training.step, self.every)
-            if source == "init" or not self.states or is_lost:
+            kept = self.states.keys() | self.lost
+            nearest = min(sorted(kept), key=lambda other: abs(other - step), default=step)
+            if source == "init" or nearest not in self.states:
                 raise
-            nearest = min(self.states, key=lambda other: abs(other - step))
             return nearest, self.states[nearest]
 
     def step_of(self, label: str, step: int) -> int:

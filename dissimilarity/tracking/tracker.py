@@ -46,7 +46,7 @@ from dissimilarity.tracking.records import (
 )
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
-from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
+from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick, previous_steps
 from dissimilarity.tracking.tables import Tables
 from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
@@ -216,8 +216,10 @@ class Tracker(Ticker):
             self._fix_positions(training)
             self.references.read_frozen(training)
             if training.step:
-                # the next tick tries again, and its records say why it cannot
-                for fault in self.references.recall(training, self._states_to_recall):
+                # the tick that compares it tries again, and its records say why it cannot
+                first = training.step + (training.step == self.last_tick)
+                compared = previous_steps(first, self.every, training.last_step, self.schedule.thinned)
+                for fault in self.references.recall(training, self._states_to_recall, compared):
                     self._warn(training.step, "init and previous", fault)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
@@ -260,7 +262,7 @@ class Tracker(Ticker):
                         else self._measure(training, kind == "heatmap")
                     )
             except Exception as error:
-                self.references.lost.add(step)
+                self.references.lost |= {step} if self._is_compared_later(training) else set()
                 records = self._of_matched if is_second else self._without_values(training, described(error))
         if self._begun == step and training.is_first:  # as the second tick, or after an interrupt of the first
             self.tables.drop(step)
@@ -337,21 +339,23 @@ class Tracker(Ticker):
         return step // self.heatmap_every > before // self.heatmap_every or step == training.last_step
 
     def _remember(self, training: TrainingState, activations: ModelActivations | None = None) -> None:
-        """Keep the model as it is, if a later tick compares it; whether training ends here does not matter for that."""
-        step, references = training.step, self.references
-        before = -1 if self.last_tick is None else self.last_tick
-        ends = (None, training.last_step)
-        if references.has_previous and any(
-            is_previous_of_a_tick(passed, self.every, last, self.schedule.thinned)
-            for passed in range(before + 1, step + 1)
-            for last in ends
-        ):
+        """Keep the model as it is, if a later tick compares it."""
+        references, reader = self.references, self.reader
+        if self._is_compared_later(training):
             if activations is None:
                 with self.budget.charged():
-                    reader = self.reader
                     activations = reader.read(training, training.model, references.sites, reader.inputs[0])
-            references.states[step] = activations
-        references.forget(step)
+            references.states[training.step] = activations
+        references.forget(training.step)
+
+    def _is_compared_later(self, training: TrainingState) -> bool:
+        """Return whether the model as it is may be ``previous`` of a later tick, even if training ends here."""
+        before = -1 if self.last_tick is None else self.last_tick
+        return self.references.has_previous and any(
+            is_previous_of_a_tick(passed, self.every, last, self.schedule.thinned)
+            for passed in range(before + 1, training.step + 1)
+            for last in (None, training.last_step)
+        )
 
     def _record(
         self, training: TrainingState, records: list[dict[str, Any]], started: float, fold: bool

@@ -116,7 +116,8 @@ def test_a_fault_while_a_state_is_kept_for_later_ends_no_training(tmp_path: Path
         model.fails = step == 15
         tracker.follow(model, step, 25)
     assert "step 15, reference previous: MemoryError: no memory for the capture" in caplog.text
-    assert [row["reference_step"] for row in read_curves(tmp_path).to_pylist() if row["step"] == 25] == [20]
+    (row,) = [row for row in read_curves(tmp_path).to_pylist() if row["step"] == 25]
+    assert math.isnan(row["value"]) and row["reference_step"] == 15 and "the model at step 15 is gone" in row["note"]
 
 
 def test_a_second_training_begins_at_step_0_and_none_goes_back(tmp_path: Path) -> None:

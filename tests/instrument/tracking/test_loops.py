@@ -1,6 +1,7 @@
 """A loop of one's own: what it saves and continues, and a second training with the same tracker."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,22 @@ def test_stitches_with_no_state_of_what_came_after(tmp_path: Path) -> None:
     second.load_state_dict(older)
     second.follow(model, 8)
     assert {file.stem for file in folder.glob("weights-previous-*")} == {"weights-previous-0", "weights-previous-5"}
+
+
+@pytest.mark.parametrize(("gone", "ticks"), [(16, {26}), (10, {20}), (4, set())])
+def test_a_state_that_is_gone_is_replaced_by_none(
+    gone: int, ticks: set[int], whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tick that compares it says so, also the last one; nothing is said of a state that no later tick compares."""
+    tracker, model = tracker_in(tmp_path), net()
+    train(tracker, model, 0, 18)
+    tracker, model = continued(tmp_path, saved(tracker, model))
+    for file in (tmp_path / "references").glob(f"previous-{gone}-*"):
+        file.unlink()
+    train(tracker, model, 18, LAST)
+    expected, curves = curves_of(whole), curves_of(tmp_path)
+    assert {key for key in expected if curves[key] != expected[key]} == {("previous", step) for step in ticks}
+    for tick in ticks:
+        step, value, note = curves["previous", tick]
+        assert math.isnan(value) and step == gone and f"the model at step {gone} is gone" in note
+    assert ("is gone" in caplog.text) == bool(ticks)
