@@ -64,6 +64,7 @@ class TickerCallback(Ticker, pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""
         self._step, self._is_training = trainer.global_step, True
+        self._keys_with_axis, self._layout = frozenset(), {}  # of the loggers of another fit
         self.start(training_state(trainer, pl_module, last_step(trainer)))
 
     def on_train_batch_start(

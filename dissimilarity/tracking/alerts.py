@@ -248,8 +248,12 @@ class AlertRules:
         """Whether a rule looks at effective ranks."""
         return any(rule.needs_ranks for rule in self.rules)
 
-    def begin(self, last_step: int | None) -> None:
-        """Warn of rules that no tick can raise, because training ends too early."""
+    def begin(self, step: int, last_step: int | None) -> None:
+        """Forget another training at step 0; warn of rules that no tick can raise, because training ends too early."""
+        if not step:
+            self._blind.clear()
+            for rule in self.rules:
+                rule.state = {}
         names = [rule.name for rule in self.rules if rule.looks_after]
         if names and last_step is not None and last_step <= self.every:
             log.warning(

@@ -38,8 +38,11 @@ class Budget:
         self._start = time.monotonic()
         self._spent_at_start = 0.0
 
-    def begin(self) -> None:
-        """Start the clock of a session."""
+    def begin(self, step: int) -> None:
+        """Start the clock of a session; at step 0, that of a training."""
+        if not step:
+            self.spent = self._before = 0.0
+            self._costs.clear()
         self._start = time.monotonic()
         self._spent_at_start = self.spent
 

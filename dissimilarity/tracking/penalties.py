@@ -117,7 +117,8 @@ class PenaltyTracker(Ticker):
             log.warning(TOO_LONG, self.every, last)
         if not training.step:  # also from a checkpoint of step 0, because its tick came later
             self.last_tick = None
-        self.budget.begin()
+            self.checkpointed, self.outbox.waiting = [], []
+        self.budget.begin(training.step)
         (self.folder / "references").mkdir(parents=True, exist_ok=True)
         if is_sharded(training.model):
             return

@@ -46,6 +46,8 @@ class Tables:
     def begin(self, step: int) -> None:
         """Drop the records after a step, because a continuation measures them again."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for outbox in self._outboxes.values():
+            outbox.waiting = [record for record in outbox.waiting if record["step"] <= step]
         self.curves.truncate(step)
         self._intrinsic.truncate(step)
         self._alerts.truncate(step)

@@ -199,11 +199,12 @@ class Tracker(Ticker):
             self.references.states.clear()
             self.references.lost.clear()
             self._states_to_recall.clear()
-        self._of_matched = []
-        self.budget.begin()
+            self._warned.clear()
+        self._of_matched, self.alerts, self._begun = [], (), None
+        self.budget.begin(training.step)
         self.schedule.begin(training)
         if training.is_first:
-            self.alert_rules.begin(training.last_step)
+            self.alert_rules.begin(training.step, training.last_step)
         with self.budget.charged(), together(training.sync), restored_random_state():
             self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:

@@ -140,3 +140,30 @@ def test_a_state_that_is_gone_is_replaced_by_none(
         step, value, note = curves["previous", tick]
         assert math.isnan(value) and step == gone and f"the model at step {gone} is gone" in note
     assert ("is gone" in caplog.text) == bool(ticks)
+
+
+def test_a_second_training_remembers_nothing_of_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first one jumps at its end, and then the model is back where it began; its last rows could not be written."""
+
+    def watching(folder: Path) -> Tracker:
+        return tracker_in(folder, "init", every=2, alerts=["move", "collapse"])
+
+    def training(tracker: Tracker) -> tuple[list[Any], list[str]]:
+        caplog.clear()
+        model, alerts = nn.Sequential(*net().children()), []
+        with torch.no_grad():
+            next(model[1].parameters())[1:] = 0
+        for step in range(9):
+            tracker.follow(model, step)
+            alerts += tracker.alerts
+            update(model, step, 2.0 if step == 7 else 0.001)
+        return alerts, [message for message in caplog.messages if "step" in message]
+
+    fresh, again = watching(tmp_path / "fresh"), watching(tmp_path / "again")
+    train(again, net(5), 0, 9, 0.5)
+    again.tables._outboxes["alerts"].waiting = [{"step": 8, "rule": "of the first training"}]
+    again.budget.spent = 1e6
+    expected, alerts = training(fresh), training(again)
+    assert alerts == expected and expected[0]
+    assert (tmp_path / "again" / "alerts.jsonl").read_text() == (tmp_path / "fresh" / "alerts.jsonl").read_text()
+    assert again.budget.spent < 1e6

@@ -60,7 +60,7 @@ def test_what_a_budget_pays_for_is_evenly_spread_and_has_the_last_tick(
     clock, last, ran = Clock(monkeypatch), 2000, []
     budget = Budget(share)
     schedule = Thinning(tmp_path / "schedule.json", budget, every=50)
-    budget.begin()
+    budget.begin(0)
     schedule.begin(trained(0, last))
     for step in range(last + 1):
         if is_due(step, 50, last, schedule.thinned):
@@ -102,7 +102,7 @@ def test_heat_maps_and_figures_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def distance(closing: float, heatmap_every: int | None) -> int:
         budget = Budget(0.1, closing)
-        budget.begin()
+        budget.begin(0)
         clock.now += 100  # 100 steps of 1 s: of 1,000 steps, 100 s are for tracking
         for kind, seconds in (("plain", 5.0), ("heatmap", 15.0)):
             with budget.charged(kind):
@@ -118,14 +118,14 @@ def test_heat_maps_and_figures_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_continuation_keeps_the_time_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     first = Budget(0.1)
-    first.begin()
+    first.begin(0)
     clock.now += 90
     with first.charged("plain"):
         clock.now += 10
     second = Budget(0.1)
     second.load_state_dict(first.state_dict())
     clock.now += 1000
-    second.begin()
+    second.begin(100)
     assert second.trained == pytest.approx(90)
     assert second.taken == pytest.approx(0.1)
 
@@ -133,7 +133,7 @@ def test_a_continuation_keeps_the_time_spent(monkeypatch: pytest.MonkeyPatch) ->
 def test_paused_time_is_neither_training_nor_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     budget = Budget(0.1)
-    budget.begin()
+    budget.begin(0)
     clock.now += 90
     with budget.charged("plain"):
         clock.now += 10
