@@ -18,6 +18,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -283,14 +284,14 @@ class AlertRules:
             log.warning("step %d: %s (p = %.1g)", step, alert.text, alert.p)
         return alerts
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Return what the rules remember."""
-        return [rule.state for rule in self.rules]
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return what the rules remember, by their names and options."""
+        return {repr(rule): deepcopy(rule.state) for rule in self.rules}
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Continue from the state in a checkpoint; a rule that has changed since starts afresh."""
-        for rule, state in zip(self.rules, states, strict=False):
-            rule.state = dict(state)
+    def load_state_dict(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Continue from the state in a checkpoint; a rule that is new or has changed since starts afresh."""
+        for rule in self.rules:
+            rule.state = deepcopy(states.get(repr(rule), {}))
 
 
 Alerts = str | Rule | Mapping[str, Any] | Sequence[str | Rule | Mapping[str, Any]] | None

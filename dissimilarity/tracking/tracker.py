@@ -332,7 +332,9 @@ class Tracker(Ticker):
                 "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"
             )
         self.tables.load_state_dict(state_dict["waiting"])
-        self.alert_rules.load_state_dict(state_dict.get("alert_rules", ()))
+        rules = state_dict.get("alert_rules")
+        # a list is of an earlier version, and tells no rule from another
+        self.alert_rules.load_state_dict(rules if isinstance(rules, Mapping) else {})
 
     def _has_all_pairs(self, training: TrainingState) -> bool:
         """Return whether a tick compares all pairs of sites."""

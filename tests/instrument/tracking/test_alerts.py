@@ -270,3 +270,16 @@ def test_a_rule_begins_anew_with_each_tracker_and_takes_numbers_of_numpy(tmp_pat
 def test_a_step_that_is_none_is_refused(arguments: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected"):
         tracker(tmp_path, Net()).follow(*arguments)
+
+
+def test_rules_keep_what_they_remember_wherever_they_stand() -> None:
+    """A rule that is new or has other options starts afresh."""
+    before = AlertRules(["collapse", "move", {"rule": "move", "by": 0.2}], {}, 1)
+    for number, rule in enumerate(before.rules):
+        rule.state = {"ticks": number, "last": {"a": number}}
+    states = json.loads(json.dumps(before.state_dict()))
+    after = AlertRules([{"rule": "move", "by": 0.3}, {"rule": "move", "by": 0.2}, "move", "collapse"], {}, 1)
+    after.load_state_dict(states)
+    assert [rule.state.get("ticks") for rule in after.rules] == [None, 2, 1, 0]
+    after.rules[1].state["last"]["a"] = 9
+    assert states == before.state_dict()
