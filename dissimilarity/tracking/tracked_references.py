@@ -1,7 +1,9 @@
 """The references of a tracker while it tracks: their activations, or why there are none."""
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from dissimilarity.capture.site_names import matched_pairs
@@ -14,6 +16,11 @@ from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
 from dissimilarity.tracking.schedule import previous_step
 from dissimilarity.tracking.training_state import TrainingState
+
+log = logging.getLogger(__name__)
+
+SAME = 0.01
+"""Relative difference of the same activations on two machines, at most."""
 
 
 class TrackedReferences:
@@ -31,6 +38,7 @@ class TrackedReferences:
         states: activations of its earlier states, by step.
         lost: steps whose state should be known, and could not be read.
         faults: why a reference has no activations, by label.
+        marks: numbers by which a continuation recognizes frozen references, by label and site.
     """
 
     def __init__(
@@ -46,6 +54,7 @@ class TrackedReferences:
         self.states: dict[int, ModelActivations] = {}
         self.lost: set[int] = set()
         self.faults: dict[str, str] = {}
+        self.marks: dict[str, dict[str, list[float]]] = {}
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
 
@@ -65,9 +74,12 @@ class TrackedReferences:
     def read_frozen(self, training: TrainingState) -> None:
         """Read the references that are not states of the model; one that cannot run has a fault.
 
+        Where training continues, the first process warns of those that are no longer the same.
+
         Raises:
             ValueError: one cannot be loaded, or has no site in common with the model.
         """
+        before, self.marks = self.marks if training.step and training.is_first else {}, {}
         for number, (label, source) in enumerate(self.sources.items()):
             if is_own(source):
                 continue
@@ -78,8 +90,16 @@ class TrackedReferences:
             try:
                 with together(training.sync):
                     self._frozen[label] = self.store.read_frozen(training, label, number, model, sites)
+                    self.marks[label] = _marks(self._frozen[label])
             except Exception as error:
                 self.faults[label] = described(error)
+                continue
+            if not _are_same(before.get(label, {}), self.marks[label]):
+                log.warning(
+                    "reference %s differs from that of the checkpoint, so values before and after it cannot be "
+                    "compared; pass the same model, or continue in another folder",
+                    label,
+                )
 
     def recall(self, training: TrainingState, steps: Iterable[int], compared: Container[int]) -> list[str]:
         """Read earlier states of the model that are not in memory; return why those that are compared cannot be."""
@@ -167,3 +187,18 @@ class TrackedReferences:
             else:
                 self.states[step] = self.store.recall(training, step, self.sites)
         return self.states[step]
+
+
+def _marks(activations: ModelActivations) -> dict[str, list[float]]:
+    """Return numbers of the first samples by site, which no rotation of the features changes."""
+    marks = {}
+    for site, values in next(iter(activations.chunks))[0].items():
+        first = values.flatten(0, -2)[:8].float().nan_to_num().cpu().double()
+        marks[site] = (first @ first.mean(0)).tolist()
+    return marks
+
+
+def _are_same(before: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether the marks of all common sites are the same, up to what another machine changes."""
+    pairs = [(torch.tensor(before[site]), torch.tensor(now[site])) for site in before.keys() & now.keys()]
+    return all(len(a) == len(b) and bool((a - b).norm() <= SAME * a.norm() + 1e-12) for a, b in pairs)

@@ -315,6 +315,7 @@ class Tracker(Ticker):
         state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         state |= {"states": sorted(self.references.states), "lost": sorted(self.references.lost)}
         state |= {"scheduled": self._last_scheduled, "probe": self.reader.fingerprint}
+        state |= {"frozen": self.references.marks}
         state |= {"alert_rules": self.alert_rules.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
@@ -326,7 +327,9 @@ class Tracker(Ticker):
         self._states_to_recall = list(state_dict["states"])
         self.references.lost = set(state_dict.get("lost", ()))
         self.store.owner.number = state_dict["training"]
+        self.references.marks = state_dict.get("frozen", {})
         if state_dict["probe"] != self.reader.fingerprint:
+            self.references.marks = {}
             log.warning(
                 "the probe set differs from that of the checkpoint, so values before and after it cannot be compared; "
                 "pass the same inputs and options, or continue in another folder (a random probe needs a seed)"

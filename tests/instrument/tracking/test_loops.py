@@ -167,3 +167,20 @@ def test_a_second_training_remembers_nothing_of_the_first(tmp_path: Path, caplog
     assert alerts == expected and expected[0]
     assert (tmp_path / "again" / "alerts.jsonl").read_text() == (tmp_path / "fresh" / "alerts.jsonl").read_text()
     assert again.budget.spent < 1e6
+
+
+def test_a_reference_that_is_another_model_where_training_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker, model = tracker_in(tmp_path, {"teacher": net(5), "other": net(6), "untrained": "untrained"}), net()
+    train(tracker, model, 0, 4)
+    checkpoint = saved(tracker, model)
+    for seed, probe in ((5, PROBE), (7, PROBE), (7, PROBE.flip(0))):
+        caplog.clear()
+        references = {"teacher": net(seed), "other": net(6), "new": net(8), "untrained": "untrained"}
+        tracker = Tracker(references, CKA(), probe, tmp_path, sites="1", every=EVERY, n_units=4)
+        tracker.load_state_dict(checkpoint["tracker"])
+        tracker.follow(model, 4)
+        messages = [message.partition(" differs")[0] for message in caplog.messages if "differs" in message]
+        expected = ["the probe set"] if probe is not PROBE else ["reference teacher"] if seed == 7 else []
+        assert messages == expected
