@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dissimilarity.comparison.activations import (
+    FINGERPRINT,
     IN_MEMORY,
     Chunks,
     ModelActivations,
@@ -18,6 +19,7 @@ from dissimilarity.comparison.activations import (
     save_chunks,
 )
 from dissimilarity.moments.agreement import gathered, together
+from dissimilarity.tables.seal import read_tensors
 from dissimilarity.tracking.owner import Owner
 from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.training_state import TrainingState
@@ -121,9 +123,26 @@ class ReferenceStore:
             assert chunks is not None
             return ModelActivations(inputs.plan, sites, chunks, sync=training.sync).summed()
         with together(training.sync):
-            weights = self.weights_at(step)
+            try:
+                weights = self.weights_at(step)
+            except ValueError as error:
+                raise ValueError(f"{error}{self._without_sites(training, step, sites)}") from error
         with _with_weights(training.model, weights):
             return self.reader.read(training, training.model, sites, inputs)
+
+    def _without_sites(self, training: TrainingState, step: int, sites: list[str]) -> str:
+        """Return which sites saved activations lack, and what to do; empty if they are gone or lack none."""
+        try:
+            names = read_tensors(self.path(training, _name(step))).keys() - {FINGERPRINT}
+        except Exception:
+            return ""
+        lacking = [site for site in sites if site not in {name.split(":", 3)[3] for name in names}]
+        if not lacking:
+            return ""
+        return (
+            f"; its activations are there, without those at {', '.join(lacking)}: leave these out of sites to keep the "
+            "curves of the others"
+        )
 
     def _chunks(self, training: TrainingState, name: str, sites: list[str]) -> Chunks | None:
         """Return this process's share of saved activations; None if a file is gone, damaged, or of another probe."""

@@ -108,7 +108,9 @@ def test_earlier_states_are_not_compared_on_other_samples(
     shutil.copytree(trainings / "tracked", tmp_path / "tracked")
     tracker = tracker_in(tmp_path / "tracked", **choices)
     fit(tracker, Layered(), 9, ckpt_path=trainings / "checkpoints" / "step_4.ckpt")
-    assert "the model at step 0 is gone" in notes(tmp_path / "tracked", 6)["init"]
+    note = notes(tmp_path / "tracked", 6)["init"]
+    assert "the model at step 0 is gone" in note
+    assert ("its activations are there, without those at embedding: leave these out" in note) == ("sites" in choices)
     assert notes(tmp_path / "tracked", 9)["previous"] == ""
     assert ("the probe set differs from that of the checkpoint" in caplog.text) == ("sites" not in choices)
 
