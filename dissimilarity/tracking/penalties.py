@@ -209,6 +209,7 @@ class PenaltyTracker(Ticker):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
+        super().load_state_dict(state_dict)
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick = state_dict["last_tick"]
         self.owner.number = state_dict["training"]

@@ -80,7 +80,8 @@ class Ticker(ABC):
                 "with its own folder"
             )
         journal = self.folder.resolve() / self.journal_name
-        if before is None or step < before:
+        is_another = self._followed is not None and model is not self._followed.model
+        if before is None or step < before or (not step and is_another):
             _last_users[journal] = self
             self.start(training)
         if _last_users.get(journal) is not self:
@@ -146,4 +147,5 @@ class Ticker(ABC):
 
     @abstractmethod
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from the state in a checkpoint."""
+        """Continue from the state in a checkpoint, at its step or a later one, also if this tracker was further."""
+        self._followed = None

@@ -220,15 +220,16 @@ class Tracker(Ticker):
                 # the tick that compares it tries again, and its records say why it cannot
                 first = training.step + (training.step == self.last_tick)
                 compared = previous_steps(first, self.every, training.last_step, self.schedule.thinned)
-                for fault in self.references.recall(training, self._states_to_recall, compared):
+                steps = {*self._states_to_recall}
+                if training.step == self.last_tick and self._is_previous(training.step, training.last_step):
+                    steps.add(training.step)  # which its tick could not know if training was to end there
+                for fault in self.references.recall(training, steps, compared):
                     self._warn(training.step, "init and previous", fault)
+                self._states_to_recall = []
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates, or a later one needs the model as it is then."""
-        thinned = self.schedule.thinned
-        return is_due(step, self.every, last_step, thinned) or (
-            self.references.has_previous and is_previous_of_a_tick(step, self.every, last_step, thinned)
-        )
+        return is_due(step, self.every, last_step, self.schedule.thinned) or self._is_previous(step, last_step)
 
     def is_complete_at(self, step: int) -> bool:
         """Return whether the tick of a step compared all pairs of sites, as the last one does."""
@@ -285,7 +286,7 @@ class Tracker(Ticker):
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` will refer to, unless it is the model in the checkpoint itself."""
         states = self.references.states.items()
-        self.store.save_states(training, {step: state for step, state in states if step not in (0, training.step)})
+        self.store.save_states(training, {step: state for step, state in states if step != training.step})
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""
@@ -313,7 +314,8 @@ class Tracker(Ticker):
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
-        state |= {"states": sorted(self.references.states), "lost": sorted(self.references.lost)}
+        states = {*self.references.states, *self._states_to_recall}
+        state |= {"states": sorted(states), "lost": sorted(self.references.lost)}
         state |= {"scheduled": self._last_scheduled, "probe": self.reader.fingerprint}
         state |= {"frozen": self.references.marks}
         state |= {"alert_rules": self.alert_rules.state_dict()}
@@ -321,6 +323,7 @@ class Tracker(Ticker):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
+        super().load_state_dict(state_dict)
         self.references.states.clear()
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
@@ -357,11 +360,16 @@ class Tracker(Ticker):
     def _is_compared_later(self, training: TrainingState) -> bool:
         """Return whether the model as it is may be ``previous`` of a later tick, even if training ends here."""
         before = -1 if self.last_tick is None else self.last_tick
-        return self.references.has_previous and any(
-            is_previous_of_a_tick(passed, self.every, last, self.schedule.thinned)
+        return any(
+            self._is_previous(passed, last)
             for passed in range(before + 1, training.step + 1)
             for last in (None, training.last_step)
         )
+
+    def _is_previous(self, step: int, last_step: int | None) -> bool:
+        """Return whether the model at a step is ``previous`` of a later tick."""
+        has_previous, thinned = self.references.has_previous, self.schedule.thinned
+        return has_previous and is_previous_of_a_tick(step, self.every, last_step, thinned)
 
     def _record(
         self, training: TrainingState, records: list[dict[str, Any]], started: float, fold: bool

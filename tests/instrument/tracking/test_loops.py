@@ -184,3 +184,60 @@ def test_a_reference_that_is_another_model_where_training_continues(
         messages = [message.partition(" differs")[0] for message in caplog.messages if "differs" in message]
         expected = ["the probe set"] if probe is not PROBE else ["reference teacher"] if seed == 7 else []
         assert messages == expected
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_previous_alone_continues_in_the_dense_start(step: int, tmp_path: Path) -> None:
+    """State 0 is ``previous`` of steps 1 and ``every``, whether or not it is ``init`` too."""
+    train(tracker_in(tmp_path / "whole", "previous"), net(), 0, LAST)
+    tracker, model = tracker_in(tmp_path, "previous"), net()
+    train(tracker, model, 0, step)
+    checkpoint = saved(tracker, model)
+    tracker, model = tracker_in(tmp_path, "previous"), net()
+    model.load_state_dict(checkpoint["model"])
+    tracker.load_state_dict(checkpoint["tracker"])
+    train(tracker, model, step, LAST)
+    assert curves_of(tmp_path) == curves_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("end", "last"), [(25, 35), (15, 25), (3, 6)])
+def test_a_longer_training_compares_the_end_of_the_shorter_one(end: int, last: int, tmp_path: Path) -> None:
+    def steps(tracker: Tracker, model: nn.Module, start: int, stop: int) -> None:
+        for step in range(start, stop + 1):
+            tracker.follow(model, step, stop)
+            if step < stop:
+                update(model, step)
+
+    steps(tracker_in(tmp_path / "whole"), net(), 0, last)
+    tracker, model = tracker_in(tmp_path), net()
+    steps(tracker, model, 0, end)
+    tracker, model = continued(tmp_path, saved(tracker, model))
+    steps(tracker, model, end, last)
+    got, expected = (curves_of(folder)["previous", last] for folder in (tmp_path, tmp_path / "whole"))
+    assert got == expected and got[0] == end
+
+
+def test_a_state_that_is_saved_before_anything_is_followed_is_that_which_was_loaded(
+    whole: Path, tmp_path: Path
+) -> None:
+    tracker, model = tracker_in(tmp_path), net()
+    train(tracker, model, 0, 14)
+    tracker, model = continued(tmp_path, saved(tracker, model))
+    tracker, model = continued(tmp_path, saved(tracker, model))
+    for step in range(14, LAST):
+        saved(tracker, model)
+        train(tracker, model, step, step + 1)
+    tracker.follow(model, LAST, LAST)
+    assert curves_of(tmp_path) == curves_of(whole)
+
+
+def test_another_model_at_step_0_and_an_earlier_state_begin_anew(whole: Path, tmp_path: Path) -> None:
+    tracker, model = tracker_in(tmp_path), net()
+    tracker.follow(net(9), 0, LAST)
+    train(tracker, model, 0, 14)
+    checkpoint = saved(tracker, model)
+    train(tracker, model, 14, 19)
+    model.load_state_dict(checkpoint["model"])
+    tracker.load_state_dict(checkpoint["tracker"])
+    train(tracker, model, 14, LAST)
+    assert curves_of(tmp_path) == curves_of(whole)
