@@ -98,12 +98,12 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
     elif with_interval(near) == with_interval(far):
         words = (
             f"{subject} are equally far apart at {every} ({measure.label} {with_interval(far)}; "
-            f"{_scale(far, measure, null)}){without}."
+            f"{_scale(finite, measure, null)}){without}."
         )
     else:
         words = (
             f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ "
-            f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale(far, measure, null)}){without}."
+            f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale([far], measure, null)}){without}."
         )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row)] if len(finite) > 1 else []
     if unrelated:
@@ -121,7 +121,7 @@ def _places(rows: Sequence[dict[str, Any]]) -> str:
 def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> str:
     """Say whether two models are alike at their one pair of sites, as far as the interval tells, without a period."""
     half = float(half_width(row["stderr"], row["n_units"]))
-    found = f"{with_interval(row)} ({_scale(row, measure, null)})"
+    found = f"{with_interval(row)} ({_scale([row], measure, null)})"
     where = f"by {measure.label} at {sites_in_words(row)}"
     if row["dissimilarity"] < SAME:
         return f"{subject} are alike {where}: {found}"
@@ -137,9 +137,11 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
     return f"{subject} differ by more than noise {where}: {found}"
 
 
-def _scale(row: dict[str, Any], measure: Measure, null: Null) -> str:
-    """Return the two values between which that of a row is seen."""
-    return f"{measure.identical:g} is identical, {null.scores} {_number(row['null'])}"
+def _scale(rows: Sequence[dict[str, Any]], measure: Measure, null: Null) -> str:
+    """Return the two values between which those of rows are seen, or the range of their nulls."""
+    nulls = sorted(row["null"] for row in rows)
+    ends = dict.fromkeys(map(_number, (nulls[0], nulls[-1])))
+    return f"{measure.identical:g} is identical, {null.scores} {' to '.join(ends)}"
 
 
 def _one_direction(row: dict[str, Any], measure: Measure) -> str:

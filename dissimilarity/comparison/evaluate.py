@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.comparison.estimates import ReadAgain
-from dissimilarity.comparison.missing import broken_up, joined, without_calibrated
+from dissimilarity.comparison.missing import MOST_BROKEN, broken_up, joined, without_calibrated
 from dissimilarity.comparison.of_samples import from_samples
 from dissimilarity.comparison.of_sums import from_sums
 from dissimilarity.comparison.outcome import Result, failed
@@ -72,7 +72,7 @@ def evaluate(
                     result["note"] = joined(result["note"], single)
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
                 record = names | result | _derived(measure, x, result)
-                del record["null_influence"], record["forced"]
+                del record["null_influence"], record["forced"], record["broken"]
                 records.append(record)
     return records
 
@@ -82,12 +82,14 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
     value, nulls, note = result["value"], result["nulls"], result["note"]
     influence, null_influence = (_of_groups(result[name], side) for name in ("influence", "null_influence"))
     n_units, has_errors = len(result["influence"]), side.stored or side.n_units > 1
-    calibration = calibrate(value, nulls, measure.identical, influence, null_influence, has_errors)
+    compares_samples = not (measure.by_sequence or isinstance(measure, OutputMeasure))
+    broken = result["broken"] if compares_samples else 0.0
+    calibration = calibrate(value, nulls, measure.identical, influence, null_influence, has_errors, broken)
     null = nulls.mean().item()
     if result["forced"]:
         calibration = UNKNOWN
-    elif math.isfinite(null) and (broken := broken_up(measure, side)):
-        note, calibration = joined(note, broken), UNKNOWN
+    elif math.isfinite(null) and broken > MOST_BROKEN:
+        note, calibration = joined(note, broken_up(measure, broken)), UNKNOWN
     elif calibration is None:
         missing = without_calibrated(measure, null, bool(null_influence.isfinite().all()))
         note, calibration = joined(note, missing), UNKNOWN

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import MomentMeasure
-from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.side import Side
 
@@ -92,13 +91,12 @@ def without_calibrated(measure: Measure, null: float, has_error: bool) -> str:
     return f"{measure.label} has no calibrated value: {why}: pass more sequences"
 
 
-def broken_up(measure: Measure, side: Side) -> str:
-    """Return the note for a null that breaks up sequences of unequal lengths; empty where that matters little."""
-    if measure.by_sequence or isinstance(measure, OutputMeasure) or (share := side.lengths.broken) <= MOST_BROKEN:
-        return ""
+def broken_up(measure: Measure, share: float) -> str:
+    """Return the note for a null that takes a share of the samples out of their sequences."""
     return (
-        f"{measure.label} has no calibrated value: lengths differ so much that the null takes {share:.0%} of samples "
-        "out of their sequences, and unrelated models would look related; pass more sequences, or take p with nulls=20"
+        f"{measure.label} has no calibrated value: sequences have so few positions in common that the null takes "
+        f"{share:.0%} of samples out of theirs, and unrelated models would look related; pass more sequences, or "
+        "sequences of equal length, or take p with nulls=20"
     )
 
 

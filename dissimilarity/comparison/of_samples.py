@@ -13,6 +13,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.moments.side import Side
 from dissimilarity.probe.padding import SampledSubset
+from dissimilarity.probe.rearrangement import broken
 
 
 def from_samples(
@@ -37,13 +38,14 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
         return value.item(), torch.nn.functional.pad(influence, (0, x.n_units - len(influence))).cpu()
 
     value, influence = estimated(first)
-    null, null_influence, note = math.nan, torch.full_like(influence, math.nan), ""
+    null, null_influence, share, note = math.nan, torch.full_like(influence, math.nan), 0.0, ""
     order = subset.order(x.lengths.circle) if with_null else None
     if order is not None:
         null, null_influence = estimated(measure.rearrange(first, order.to(units.device)))
+        share = 0.0 if x.lengths.circle is None else broken(subset.sequence, order)
     elif with_null:
         note = without_null(measure, subset.most, len(units))
-    result = outcome(measure, x, pair, value, influence, null, null_influence)
+    result = outcome(measure, x, pair, value, influence, null, null_influence, share)
     return {**result, "note": result["note"] or note}
 
 

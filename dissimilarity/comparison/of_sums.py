@@ -165,7 +165,7 @@ def _results(
     few = overfitted(measure, x.n, max(len(x.sums.totals[pairs[0][0]]["x"]), cross.width(pairs[0][1])))
     results = []
     for pair, row, (count, directions) in zip(pairs, zip(*columns, strict=True), forced, strict=True):
-        result = outcome(measure, x, pair, *row)
+        result = outcome(measure, x, pair, *row, x.lengths.broken)
         if count and not math.isnan(result["value"]):
             result |= {"note": agreeing(measure, count, directions, x.n), "forced": True}
         else:

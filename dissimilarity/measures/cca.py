@@ -100,9 +100,9 @@ class CCA(FittedMeasure, WhitenedMeasure):
 
     If the correlation matrix of neither side has an eigenvalue below 1e-2, the value is accurate to 1e-10 from float64
     samples. From float32 samples the error is about 2e-7, divided by the smallest eigenvalue. If that is below 1e-3,
-    features are nearly collinear, and the samples are multiplied in float64. Sums of a stream cannot do that after the
-    fact: large batches of ``update``, and in ``compare`` models that run with ``n_units`` or cross-fitted measures,
-    where a note says so. Directions below 1e-6 sqrt(p) count as missing there.
+    features are nearly collinear, and the samples are multiplied in float64, in ``update`` those of a batch. Models
+    that ``compare`` runs with ``n_units`` or cross-fitted measures cannot be read again: a note says so, and directions
+    below 1e-6 sqrt(p) count as missing there.
 
     Args:
         reduction: ``mean``, ``mean_square`` or ``r2``.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dissimilarity.probe.arguments import shown
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import MANY, circles_by_length, exchanged, rearranged, shared, similar
+from dissimilarity.probe.rearrangement import MANY, broken, circles_by_length, exchanged, rearranged, shared, similar
 from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
@@ -162,14 +162,8 @@ class SequenceLengths:
     @cached_property
     def broken(self) -> float:
         """Share of samples that the null takes out of their sequences: 0 where all have the same positions."""
-        if self.counts is None or self.circle is None:
-            return 0.0
-        order = rearranged(self._sequence, self._position, self.circle)
-        if order is None:
-            return 0.0
-        pairs, sizes = torch.stack([self._sequence, self._sequence[order]]).unique(dim=1, return_counts=True)
-        largest = torch.zeros_like(self.units).scatter_reduce(0, pairs[0], sizes, "amax")
-        return 1 - int(largest.sum()) / len(order)
+        order = None if self.circle is None else rearranged(self._sequence, self._position, self.circle)
+        return 0.0 if order is None else broken(self._sequence, order)
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
@@ -262,16 +256,19 @@ class SequenceLengths:
 
     @cached_property
     def _sequence(self) -> Int[Tensor, " samples"]:
-        """The sequence of each sample, where lengths vary."""
-        assert self.counts is not None
-        return torch.arange(len(self.counts)).repeat_interleave(self.counts)
+        """The sequence of each sample, where positions vary."""
+        sequences = torch.arange(len(self.units))
+        if self.counts is not None:
+            return sequences.repeat_interleave(self.counts)
+        assert self.positions is not None
+        return sequences.repeat_interleave(len(self.positions) // len(sequences))
 
     @cached_property
     def _position(self) -> Int[Tensor, " samples"]:
-        """The position of each sample in its sequence, where lengths vary."""
-        assert self.counts is not None
+        """The position of each sample in its sequence, where positions vary."""
         if self.positions is not None:
             return self.positions
+        assert self.counts is not None
         starts = self.counts.cumsum(0) - self.counts
         return torch.arange(len(self._sequence)) - starts[self._sequence]
 

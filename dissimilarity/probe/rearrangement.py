@@ -72,7 +72,8 @@ def _circles(lengths: tuple[int, ...], count: int) -> Tensor:
     unique: dict[tuple[int, ...], None] = {}
     for attempt in itertools.count():
         chance = priorities(attempt * sequences, sequences, sequences).argsort().argsort() / sequences
-        reach = GROUPED + attempt // (100 * count) if attempt else 1
+        known = attempt - len(unique)
+        reach = GROUPED + known // 20 if attempt else 1
         members = (shorter + reach * chance).argsort()
         unique[tuple(members.roll(-int(members.argmin())).tolist())] = None
         if len(unique) == count:
@@ -168,6 +169,19 @@ def exchanged(
     order = sample[taken[..., sequence], position]
     assert not bool((order < 0).any())
     return order
+
+
+def broken(sequence: Int[Tensor, " n"], order: Int[Tensor, " n"]) -> float:
+    """Return the share of samples that an order takes out of their sequences.
+
+    Of the samples that meet one sequence, most are from one: the others were taken out of theirs.
+
+    >>> broken(torch.tensor([0, 0, 1, 1, 1, 2, 2, 2]), torch.tensor([2, 3, 5, 6, 7, 0, 1, 4]))
+    0.125
+    """
+    pairs, sizes = torch.stack([sequence, sequence[order]]).unique(dim=1, return_counts=True)
+    largest = sizes.new_zeros(1 + int(sequence.max())).scatter_reduce(0, pairs[0], sizes, "amax")
+    return 1 - int(largest.sum()) / len(order)
 
 
 def check_nulls(nulls: int, sequences: int | None = None) -> None:

@@ -53,6 +53,15 @@ def whitened_moments_of(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], dual: 
     return whitened_between(whitened_side(x, dual), whitened_side(y, dual))
 
 
+def _needs_float64(x: Float[Tensor, "n p"]) -> bool:
+    """Return whether float32 products of samples, if there are more than dimensions, would lose a direction."""
+    return (
+        x.dtype != torch.float64
+        and len(x) >= x.shape[1]
+        and whitened_side(x, dual=False).samples.dtype == torch.float64
+    )
+
+
 def whitened_side(x: Float[Tensor, "n p"], dual: bool) -> PreparedSide:
     """Return one side of ``whitened_moments_of``."""
     if dual and len(x) <= x.shape[1]:
@@ -228,6 +237,12 @@ def check_variance(m: Moments) -> None:
 
 class WhitenedMeasure(MomentMeasure):
     """A moment measure that whitens a side; see ``whitened_moments_of``."""
+
+    def update(self, x: ArrayLike, y: ArrayLike) -> None:
+        """Add the samples of one batch, in float64 if its features are nearly collinear."""
+        x, y = as_tensors(x, y)
+        check_samples(x, y)
+        super().update(*(side.double() if _needs_float64(side) else side for side in (x, y)))
 
     def prepare(self, x: Float[Tensor, "n p"]) -> PreparedSide:
         """Return the centered samples and their sums."""

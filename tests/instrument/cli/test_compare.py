@@ -253,6 +253,12 @@ def test_a_verdict_names_layers_without_a_value_and_each_other_once(values: list
     assert verdict(rows, CKA(), None, "a", "b", True) == words
 
 
+def test_equal_values_are_seen_beside_all_of_their_nulls() -> None:
+    rows = [row_of("l0", 0.5), row_of("l1", 0.5) | {"null": 0.4}]
+    words = "a and b are equally far apart at every layer (cka 0.500 ± 0.021; 1 is identical, different samples score "
+    assert verdict(rows, CKA(), None, "a", "b", True).startswith(words + "0.100 to 0.400).")
+
+
 def test_values_that_are_all_missing_are_a_mistake(capsys: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(64, 8)))
     np.save(tmp_path / "constant.npy", np.ones((64, 8)))

@@ -73,6 +73,11 @@ def test_functions_agree_with_compare_beyond_small_sides() -> None:
     assert x.numel() > 2**16
     assert cca(x, y).item() == pytest.approx(correlations(x, y).mean(), rel=1e-7)
     assert linear_regression(x, y).item() == pytest.approx(predicted(x, y), rel=1e-7)
+    assert CCA()(x, y).item() == pytest.approx(correlations(x, y).mean(), rel=1e-6)
+    metric = LinearRegression()
+    for batch in zip(x.split(9000), y.split(9000), strict=True):
+        metric.update(*batch)
+    assert metric.compute().item() == pytest.approx(predicted(x, y), rel=1e-6)
 
 
 def test_a_direction_that_only_rounding_leaves_is_still_missing() -> None:

@@ -146,7 +146,7 @@ def test_sequences_too_different_in_length_stay_in_place() -> None:
     (row,) = compare({"x": x}, {"y": y}, measures=[Procrustes()], mask=mask, nulls=9).to_pylist()
     assert row["p"] in (0.25, 0.5, 0.75, 1)
     (row,) = compare({"x": x}, {"y": x}, measures=[Procrustes()], mask=mask, nulls=9).to_pylist()
-    assert row["p"] == 0.25 and "lengths differ so much that the null takes" in row["note"]
+    assert row["p"] == 0.25 and "sequences have so few positions in common that the null takes" in row["note"]
 
 
 def test_no_p_has_a_note() -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dissimilarity import CKA, DistanceCorrelation, LinearRegression, MutualKNN, Procrustes, compare
+from dissimilarity import CKA, Control, DistanceCorrelation, LinearRegression, MutualKNN, Procrustes, compare
 from dissimilarity.inference.calibration import calibrate, p_value
 
 S, T, D = 32, 4, 6
@@ -73,17 +73,35 @@ def unrelated(sequences: int, longest: int, generator: torch.Generator) -> tuple
     return x, y, torch.arange(longest) < lengths
 
 
-@pytest.mark.parametrize("max_samples", [300, 2000])
-def test_unrelated_models_look_so_at_unequal_lengths(max_samples: int) -> None:
+@pytest.mark.parametrize(("max_samples", "has_holes"), [(300, False), (2000, False), (2000, True)])
+def test_unrelated_models_look_so_at_unequal_lengths(max_samples: int, has_holes: bool) -> None:
     """A null that takes the tokens of a sequence apart would be too low: kNN would have intervals above 0 only."""
     generator, related, values = torch.Generator().manual_seed(2), [], []
     measures = [MutualKNN(max_samples=max_samples), DistanceCorrelation(max_samples=max_samples), Procrustes()]
     for _ in range(4):
         x, y, mask = unrelated(64, 24, generator)
+        if has_holes:
+            mask = torch.ones_like(mask).scatter_(1, torch.randint(24, (64, 1), generator=generator), False)
         for row in compare({"x": x}, {"y": y}, measures=measures, mask=mask).to_pylist():
             related.append(row["calibrated"] > stats.t.ppf(0.975, 63) * row["calibrated_stderr"])
             values.append(row["calibrated"])
-    assert sum(related) <= 1 and np.mean(values) < 0.07
+    assert not any(related) and np.nanmean(values) < 0.12
+
+
+def test_positions_that_are_dropped_take_sequences_apart_too() -> None:
+    x, y, _ = unrelated(32, 16, torch.Generator().manual_seed(4))
+    measures = [CKA(), Procrustes()]
+    cka, procrustes = compare({"x": x}, {"y": y}, measures=measures, control=Control(drop_top_norm=6)).to_pylist()
+    assert math.isfinite(cka["calibrated"]) and math.isnan(procrustes["calibrated"])
+    assert "the null takes" in procrustes["note"]
+
+
+def test_samples_out_of_their_sequences_count_in_the_error_as_far_as_the_null_does() -> None:
+    unit, nulls = torch.tensor([0.01, -0.01, 0.02, -0.02]), torch.tensor([0.2])
+    for value, share in ((0.2, 0.05), (0.6, 0.025), (1.0, 0.0)):
+        plain, wider = (calibrate(value, nulls, 1.0, unit, unit / 2, broken=broken) for broken in (0.0, 0.02))
+        assert plain is not None and wider is not None and wider.value == plain.value
+        assert wider.stderr**2 == pytest.approx(plain.stderr**2 + share**2)
 
 
 def test_where_sequences_fall_apart_only_whole_ones_are_calibrated() -> None:
@@ -93,7 +111,7 @@ def test_where_sequences_fall_apart_only_whole_ones_are_calibrated() -> None:
     assert math.isfinite(cka["calibrated"]) and math.isfinite(cka["null"]) and not cka["note"]
     for row in others:
         assert math.isnan(row["calibrated"]) and math.isfinite(row["null"])
-        assert "lengths differ so much that the null takes" in row["note"]
+        assert "sequences have so few positions in common that the null takes" in row["note"]
 
 
 def test_it_is_missing_with_a_note_where_any_text_gives_a_perfect_value() -> None:

@@ -178,7 +178,7 @@ def check_null(row: dict[str, Any]) -> None:
     measure = next(measure for measure in MEASURES if measure.label == row["measure"])
     notes = {
         f"{measure.label} has no null for sequences of unequal length": measure.crossfit,
-        "lengths differ so much that the null takes": not (
+        "sequences have so few positions in common that the null takes": not (
             measure.crossfit or measure.by_sequence or isinstance(measure, OutputMeasure)
         ),
     }
