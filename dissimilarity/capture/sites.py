@@ -95,15 +95,15 @@ def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None 
         length: as in `site_table`.
 
     Raises:
-        ValueError: a pattern matches nothing, and the message lists what the model has; there is no pattern; or the
-            model has no weights.
+        ValueError: a pattern matches nothing, and the message lists what the model has; there is no pattern; or a
+            model that is to read something has weights without values.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> resolve(model, ["0", "1.input"])
         ['0', '1.input']
     """
-    if has_no_values(model):
+    if length is not None and has_no_values(model):  # names alone need no values
         raise ValueError(
             f"{type(model).__name__} has weights on the meta device, which hold no values; load them first, for "
             "example with model.to_empty(device='cpu') and model.load_state_dict(weights)"

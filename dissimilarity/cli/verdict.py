@@ -93,11 +93,12 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
     near, far = (choose(finite, key=lambda row: row["dissimilarity"]) for choose in (min, max))
     if len(finite) == 1:
         words = f"{_of_one(far, measure, subject, null)}{without}."
-    elif far["dissimilarity"] < SAME:
+    elif max(map(abs, (near["dissimilarity"], far["dissimilarity"]))) < SAME:
         return f"{measure.label} is {measure.identical:g} at {every} to three digits{without}."
     elif with_interval(near) == with_interval(far):
+        widest = max(finite, key=lambda row: row["stderr"] if math.isfinite(row["stderr"]) else -1.0)
         words = (
-            f"{subject} are equally far apart at {every} ({measure.label} {with_interval(far)}; "
+            f"{subject} are equally far apart at {every} ({measure.label} {with_interval(widest)}; "
             f"{_scale(finite, measure, null)}){without}."
         )
     else:
@@ -123,7 +124,7 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
     half = float(half_width(row["stderr"], row["n_units"]))
     found = f"{with_interval(row)} ({_scale([row], measure, null)})"
     where = f"by {measure.label} at {sites_in_words(row)}"
-    if row["dissimilarity"] < SAME:
+    if abs(row["dissimilarity"]) < SAME:
         return f"{subject} are alike {where}: {found}"
     if not math.isfinite(half):
         return f"{subject} have no interval {where}, so whether they differ is unknown: {found}"
@@ -139,7 +140,7 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
 
 def _scale(rows: Sequence[dict[str, Any]], measure: Measure, null: Null) -> str:
     """Return the two values between which those of rows are seen, or the range of their nulls."""
-    nulls = sorted(row["null"] for row in rows)
+    nulls = sorted(row["null"] for row in rows if math.isfinite(row["null"])) or [math.nan]
     ends = dict.fromkeys(map(_number, (nulls[0], nulls[-1])))
     return f"{measure.identical:g} is identical, {null.scores} {' to '.join(ends)}"
 

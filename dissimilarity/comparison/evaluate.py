@@ -59,6 +59,7 @@ def evaluate(
         if isinstance(measure, SampleMeasure):
             pair_results = from_samples(measure, x, y, null is not None, pairs_of(measure, comparable))
             results |= {(measure.label, pair): result for pair, result in pair_results}
+    more_broken = _more_broken(x, nulls)
     records = []
     for pair in [*cross.pairs, *OUTPUT_PAIRS]:
         for measure in measures:
@@ -71,6 +72,7 @@ def evaluate(
                     single = f"{measure.label} has the null of one rearrangement, and so no p"
                     result["note"] = joined(result["note"], single)
                 result["nulls"] = (nulls or {}).get((measure.label, pair), result["nulls"])
+                result["broken"] *= more_broken
                 record = names | result | _derived(measure, x, result)
                 del record["null_influence"], record["forced"], record["broken"]
                 records.append(record)
@@ -104,6 +106,12 @@ def _derived(measure: Measure, side: Side, result: Result) -> dict[str, Any]:
         "calibrated_stderr": float(calibration.stderr * wider),
         "note": note,
     }
+
+
+def _more_broken(side: Side, nulls: Mapping[tuple[str, SitePair], Tensor] | None) -> float:
+    """Return how many times as many samples several circles take out of their sequences as the first one."""
+    count = max(map(len, (nulls or {}).values()), default=1)
+    return side.lengths.broken_in(count) / side.lengths.broken if count > 1 and side.lengths.broken else 1.0
 
 
 def _of_groups(influence: Tensor, side: Side) -> Tensor:

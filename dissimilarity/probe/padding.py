@@ -162,8 +162,14 @@ class SequenceLengths:
     @cached_property
     def broken(self) -> float:
         """Share of samples that the null takes out of their sequences: 0 where all have the same positions."""
-        order = None if self.circle is None else rearranged(self._sequence, self._position, self.circle)
-        return 0.0 if order is None else broken(self._sequence, order)
+        return self.broken_in(1)
+
+    def broken_in(self, count: int) -> float:
+        """Return the mean of that share over several circles."""
+        if not self.uneven:
+            return 0.0
+        orders = rearranged(self._sequence, self._position, self.circles(count))
+        return 0.0 if orders is None else sum(broken(self._sequence, order) for order in orders) / count
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:

@@ -253,10 +253,17 @@ def test_a_verdict_names_layers_without_a_value_and_each_other_once(values: list
     assert verdict(rows, CKA(), None, "a", "b", True) == words
 
 
-def test_equal_values_are_seen_beside_all_of_their_nulls() -> None:
-    rows = [row_of("l0", 0.5), row_of("l1", 0.5) | {"null": 0.4}]
-    words = "a and b are equally far apart at every layer (cka 0.500 ± 0.021; 1 is identical, different samples score "
+def test_equal_values_have_the_widest_interval_and_are_seen_beside_all_of_their_nulls() -> None:
+    rows = [row_of("l0", 0.5), row_of("l1", 0.5, 0.02) | {"null": 0.4}, row_of("l2", 0.5) | {"null": math.nan}]
+    words = "a and b are equally far apart at every layer (cka 0.500 ± 0.043; 1 is identical, different samples score "
     assert verdict(rows, CKA(), None, "a", "b", True).startswith(words + "0.100 to 0.400).")
+
+
+def test_values_beyond_identical_are_not_identical() -> None:
+    """CKA of few sequences may be above 1."""
+    for rows in ([row_of("l0", 1.03), row_of("l1", 1.02)], [row_of("l0", 1.03)]):
+        words = verdict(rows, CKA(), None, "a", "b", True)
+        assert "cka is 1" not in words and "are alike by" not in words
 
 
 def test_values_that_are_all_missing_are_a_mistake(capsys: Any, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dissimilarity import CKA, Control, DistanceCorrelation, LinearRegression, MutualKNN, Procrustes, compare
 from dissimilarity.inference.calibration import calibrate, p_value
+from dissimilarity.probe.padding import SequenceLengths
+from dissimilarity.probe.rearrangement import rearranged
 
 S, T, D = 32, 4, 6
 
@@ -94,6 +96,21 @@ def test_positions_that_are_dropped_take_sequences_apart_too() -> None:
     cka, procrustes = compare({"x": x}, {"y": y}, measures=measures, control=Control(drop_top_norm=6)).to_pylist()
     assert math.isfinite(cka["calibrated"]) and math.isnan(procrustes["calibrated"])
     assert "the null takes" in procrustes["note"]
+
+
+def test_several_circles_count_as_what_they_break_up() -> None:
+    lengths = torch.tensor([3, 4, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24])
+    plan = SequenceLengths(torch.arange(16), lengths)
+    sequence = torch.arange(16).repeat_interleave(lengths)
+    position = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    shares = []
+    for place in plan.circles(5):
+        order = rearranged(sequence, position, place)
+        assert order is not None
+        moved = [torch.bincount(sequence[order][sequence == at]).max() for at in range(16)]
+        shares.append(1 - sum(moved).item() / len(sequence))
+    assert plan.broken == pytest.approx(shares[0]) and plan.broken_in(5) == pytest.approx(np.mean(shares))
+    assert plan.broken_in(5) > plan.broken > 0.05
 
 
 def test_samples_out_of_their_sequences_count_in_the_error_as_far_as_the_null_does() -> None:
