@@ -107,8 +107,8 @@ def test_several_circles_count_as_what_they_break_up() -> None:
     for place in plan.circles(5):
         order = rearranged(sequence, position, place)
         assert order is not None
-        moved = [torch.bincount(sequence[order][sequence == at]).max() for at in range(16)]
-        shares.append(1 - sum(moved).item() / len(sequence))
+        moved = [int(torch.bincount(sequence[order][sequence == at]).max()) for at in range(16)]
+        shares.append(1 - sum(moved) / len(sequence))
     assert plan.broken == pytest.approx(shares[0]) and plan.broken_in(5) == pytest.approx(np.mean(shares))
     assert plan.broken_in(5) > plan.broken > 0.05
 
