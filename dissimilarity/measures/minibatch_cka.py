@@ -226,7 +226,8 @@ def _grams(x: Float[Tensor, "n p"], batch: int) -> Grams:
     grams = batches @ batches.mT
     own = grams.diagonal(dim1=1, dim2=2)
     squares = own.square().sum(1)
-    if not bool((squares.isfinite() & ((squares >= VANISHING) | ~batches.flatten(1).any(1))).all()):
+    finite = own.sum(1).square().isfinite()  # no less than any sum over squares of the matrix
+    if not bool((finite & ((squares >= VANISHING) | ~batches.flatten(1).any(1))).all()):
         raise out_of_range(grams.dtype)
     own.zero_()
     return Grams(grams, x)
@@ -286,8 +287,8 @@ def _ratio(terms: Tensor) -> Tensor:
 
 
 def _quotient(cross: Tensor, self_x: Tensor, self_y: Tensor) -> Tensor:
-    """Return cross / sqrt(self_x self_y), where the product itself may leave the range of float64."""
-    return cross / self_x * (self_x / self_y).sqrt()
+    """Return cross / sqrt(self_x self_y), where products and ratios of the two may leave the range of float64."""
+    return cross / self_x.sqrt() / self_y.sqrt()
 
 
 def _undefined(owner: str) -> ValueError:

@@ -233,6 +233,16 @@ def test_the_ratio_of_means_tends_to_the_value_over_all_samples_and_the_mean_of_
 
 
 @pytest.mark.parametrize("reduction", ["ratio_of_means", "mean_of_ratios"])
+@pytest.mark.parametrize("unit", [1e-60, 1e-40, 1e60])
+def test_opposite_scales_of_minibatches_cancel(reduction: Any, unit: float) -> None:
+    x, y = (torch.tensor(z) for z in related(64, 9, 6))
+    expected = MinibatchCKA(reduction, 16)(x, y)
+    assert MinibatchCKA(reduction, 16)(x * unit, y / unit).item() == pytest.approx(expected.item(), rel=1e-12)
+    with pytest.raises(ValueError, match="values are too large or too small"):
+        MinibatchCKA(reduction, 64)(x * 1e76, y)
+
+
+@pytest.mark.parametrize("reduction", ["ratio_of_means", "mean_of_ratios"])
 def test_a_minibatch_without_a_self_term_is_named(reduction: Any) -> None:
     x, y = (torch.tensor(z) for z in related(64, 9, 6))
     x[16:32] = x[16]
