@@ -159,17 +159,23 @@ class SequenceLengths:
             return torch.zeros_like(self.units)
         return similar(torch.ones_like(self.units) if self.counts is None else self.counts)
 
-    @cached_property
+    @property
     def broken(self) -> float:
         """Share of samples that the null takes out of their sequences: 0 where all have the same positions."""
         return self.broken_in(1)
 
     def broken_in(self, count: int) -> float:
-        """Return the mean of that share over several circles."""
-        if not self.uneven:
-            return 0.0
-        orders = rearranged(self._sequence, self._position, self.circles(count))
-        return 0.0 if orders is None else sum(broken(self._sequence, order) for order in orders) / count
+        """Return the mean of that share over several circles, computed once for all pairs of models."""
+        if count not in self._shares:
+            orders = rearranged(self._sequence, self._position, self.circles(count)) if self.uneven else None
+            shares = [] if orders is None else [broken(self._sequence, order) for order in orders]
+            self._shares[count] = sum(shares) / count
+        return self._shares[count]
+
+    @cached_property
+    def _shares(self) -> dict[int, float]:
+        """What ``broken_in`` returned, by number of circles."""
+        return {}
 
     @cached_property
     def relative(self) -> Float[Tensor, " sequences"]:
