@@ -23,7 +23,10 @@ INSTRUMENT = {
     "measures/numerics": {"moments"},
     "measures/base": {"capture", "probe", "moments", "inference", "measures/numerics"},
     "measures": {"probe", "moments", "inference", "measures/numerics", "measures/base"},
-    "comparison": {"capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "figures"},
+    "comparison": {
+        *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "measures/numerics"),
+        "figures",
+    },
     "stitching": {"capture", "probe", "moments"},
     "figures": {"capture", "tables", "probe", "inference", "measures"},
     "loading": {"capture", "tables"},

@@ -287,8 +287,10 @@ def _ratio(terms: Tensor) -> Tensor:
 
 
 def _quotient(cross: Tensor, self_x: Tensor, self_y: Tensor) -> Tensor:
-    """Return cross / sqrt(self_x self_y), where products and ratios of the two may leave the range of float64."""
-    return cross / self_x.sqrt() / self_y.sqrt()
+    """Return cross / sqrt(self_x self_y), also where the product of the two leaves the range of float64."""
+    product = self_x * self_y
+    normal = product.isfinite() & (product >= torch.finfo(product.dtype).tiny)
+    return cross / torch.where(normal, product.sqrt(), self_x.sqrt() * self_y.sqrt())
 
 
 def _undefined(owner: str) -> ValueError:
