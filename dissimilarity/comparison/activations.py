@@ -7,7 +7,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.comparison.first_component import first_share
-from dissimilarity.comparison.intrinsic_sites import intrinsic_of_site
+from dissimilarity.comparison.intrinsic_sites import Readable, intrinsic_of_site
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk
+from dissimilarity.moments.products import sum_device
 from dissimilarity.probe.batches import (
     Inputs,
     Slice,
@@ -151,8 +152,27 @@ class ModelActivations:
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
         """The records of the measures of this model alone; with several processes, ``share`` comes first."""
-        again = self.of_all if self.plan.stored else None
-        return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again)]
+        again, precise = self.of_all if self.plan.stored else None, None
+        if not isinstance(self.chunks, Iterator):
+            precise = self._alone_in_float64
+        return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again, precise)]
+
+    def _alone_in_float64(self, site: str) -> Readable:
+        """Return the sums of float64 products at a site over the samples of all processes, and its chunks."""
+        same = self.in_float64([site], alone=True).summed(cache=False)
+        return same.side, same.at if self.plan.stored else None
+
+    def in_float64(self, sites: Iterable[str], alone: bool = False) -> "ModelActivations":
+        """Return activations at some sites for sums of float64 products.
+
+        Args:
+            sites: the sites.
+            alone: whether this process takes the samples of all, once they are shared.
+        """
+        names = list(dict.fromkeys(sites))
+        plan, device = replace(self.plan, max_samples=0), None if self.device is None else sum_device(self.device)
+        chunks = self.chunks if self._of_all is None or not alone else self._of_all
+        return ModelActivations(plan, names, _InFloat64(chunks, names), self.side.sync and not alone, device)
 
     def nbytes(self) -> int:
         """Return the size of the activations."""
@@ -190,6 +210,24 @@ class ModelActivations:
         if 2 * size <= SIDE_BY_SIDE:
             same._cached = [CachedChunk(**vars(chunk)) for chunk in self._cached]
         return same
+
+
+@dataclass(frozen=True)
+class _InFloat64:
+    """Chunks of activations in float64, read as often as they are iterated.
+
+    Attributes:
+        chunks: the chunks.
+        sites: sites that are read.
+    """
+
+    chunks: Iterable[tuple[Acts, range]]
+    sites: Sequence[str]
+
+    def __iter__(self) -> Iterator[tuple[Acts, range]]:
+        """Read the chunks."""
+        for acts, units in self.chunks:
+            yield {site: acts[site].to(sum_device(acts[site].device)).double() for site in self.sites}, units
 
 
 @dataclass(frozen=True)

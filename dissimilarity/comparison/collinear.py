@@ -4,17 +4,12 @@ What whitens such a site divides by the small variance along the direction in wh
 samples round that variance; float64 products of the same samples do not.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.numerics.whitening import is_nearly_collinear
 from dissimilarity.moments.cross import SitePair
-from dissimilarity.moments.products import sum_device
 from dissimilarity.moments.side import Side
 
 
@@ -35,31 +30,6 @@ def _is_collinear(side: Side, site: str) -> bool:
     if site not in side.collinear:
         side.collinear[site] = is_nearly_collinear(side.counts()[0] | side.totals(site))
     return side.collinear[site]
-
-
-def in_float64(model: ModelActivations, sites: Iterable[str]) -> ModelActivations:
-    """Return activations at some sites for sums of float64 products."""
-    names = list(dict.fromkeys(sites))
-    plan, device = replace(model.plan, max_samples=0), None if model.device is None else sum_device(model.device)
-    return ModelActivations(plan, names, _InFloat64(model.chunks, names), model.side.sync, device)
-
-
-@dataclass(frozen=True)
-class _InFloat64:
-    """Chunks of activations in float64, read as often as they are iterated.
-
-    Attributes:
-        chunks: the chunks.
-        sites: sites that are read.
-    """
-
-    chunks: Iterable[tuple[Mapping[str, Tensor], range]]
-    sites: Sequence[str]
-
-    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], range]]:
-        """Read the chunks."""
-        for acts, units in self.chunks:
-            yield {site: acts[site].to(sum_device(acts[site].device)).double() for site in self.sites}, units
 
 
 def rounded(measure: Measure, pair: SitePair) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dissimilarity.comparison.activations import ModelActivations
-from dissimilarity.comparison.collinear import in_float64, rounded, rounded_pairs
+from dissimilarity.comparison.collinear import rounded, rounded_pairs
 from dissimilarity.comparison.estimates import ReadAgain
 from dissimilarity.comparison.evaluate import evaluate
 from dissimilarity.comparison.first_component import with_shares
@@ -63,7 +63,7 @@ def compare_pair(
             if measure := replaced.get((record["measure"], pair)):
                 record["note"] = joined(record["note"], rounded(measure, pair))
         return records
-    first, second = (in_float64(side, sites) for side, sites in zip((x, y), zip(*again, strict=True), strict=True))
+    first, second = (side.in_float64(sites) for side, sites in zip((x, y), zip(*again, strict=True), strict=True))
     precise = _compared(first, second, again, whitened, nulls, first_components, token_influence, p_values)
     by_key = {(record["measure"], (record["site_a"], record["site_b"])): record for record in precise}
     return [by_key.get((record["measure"], (record["site_a"], record["site_b"])), record) for record in records]

@@ -1,54 +1,65 @@
 """Measures of one model alone at its sites, with error bars, from the sums that a comparison computes anyway."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dissimilarity.comparison.missing import too_few_units
+from dissimilarity.comparison.missing import joined, too_few_units
 from dissimilarity.inference.jackknife import stderr_of_influence
-from dissimilarity.measures.intrinsic import (
-    INTRINSIC,
-    estimate_intrinsic,
-    estimate_intrinsic_again,
-    intrinsic_from_sums,
-)
+from dissimilarity.measures.intrinsic import INTRINSIC, Spectrum
 from dissimilarity.moments.pair import Moments
 from dissimilarity.moments.paired_samples import Again
 from dissimilarity.moments.products import column_means
 from dissimilarity.moments.second_pass import Reading, read_again
 from dissimilarity.moments.side import Side
 
+Readable = tuple[Side, Again | None]
+"""A closed side, and its chunks if they are stored; None where there are sums per unit."""
 
-def intrinsic_of_site(side: Side, site: str, again: Again | None = None) -> list[dict[str, Any]]:
+
+def intrinsic_of_site(
+    side: Side, site: str, again: Again | None = None, in_float64: Callable[[str], Readable] | None = None
+) -> list[dict[str, Any]]:
     """Return a record per measure of one model alone at a site, from the sums of a closed side.
 
     Without sums, the measures are those of the samples that sample measures read. Where the site cannot be compared,
-    values are NaN, and the note says why; so it does where they have no standard error.
+    values are NaN, and the note says why; so it does where they have no standard error, and where sums of float32
+    products lose a part of the spectrum.
 
     Args:
         side: the side.
         site: the site.
         again: yields the chunks of the side, if they are stored; None if there are sums per unit.
+        in_float64: returns the side with sums of float64 products at a site, if its samples can be read again.
     """
     note, n_units = side.problem(site), side.n_units
     values, errors, n = torch.full((len(INTRINSIC),), math.nan), torch.full((len(INTRINSIC),), math.nan), side.n
     if not note:
         totals, units = _sums(side, site)
-        n = int(totals["n"])
+        spectrum, n = Spectrum.of(totals), int(totals["n"])
+        if spectrum.lost and side.moments and side.is_float32(site):
+            if in_float64 is not None:
+                precise, again = in_float64(site)
+                return intrinsic_of_site(precise, site, again)
+            note = (
+                f"imprecise: {spectrum.lost} of {len(totals['x'])} directions vary by less than the rounding of float32"
+                " products; pass float64 activations (.double())"
+            )
         if again is not None and side.moments and n_units > 1:
-            reading = Reading(site, [site], estimate_intrinsic_again(totals))
+            reading = Reading(site, [site], spectrum.estimate_again())
             meetings = ((chunk, None, chunk) for chunk in again([site]))
             values, of_sequences = read_again([reading], meetings, len(side.lengths.units))[0]
             influence = of_sequences.new_zeros(n_units, len(INTRINSIC))
             errors = stderr_of_influence(influence.index_add_(0, side.units.to(influence.device), of_sequences))
         elif n_units > 1:
-            values, influence = estimate_intrinsic(totals, units)
+            values, influence = spectrum.estimate(units)
             errors = stderr_of_influence(influence)
         else:
-            values = intrinsic_from_sums(totals)
-            note = f"no standard error: {why}" if (why := too_few_units(side)) else ""
+            values = spectrum.measures()
+            note = joined(note, f"no standard error: {why}" if (why := too_few_units(side)) else "")
     records = []
     for name, value, error in zip(INTRINSIC, values.tolist(), errors.tolist(), strict=True):
         is_undefined = math.isnan(value) and not note

@@ -13,6 +13,7 @@ All are invariant to rotation, scale and translation. Eigenvalues that are only 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -103,57 +104,77 @@ def _of_samples(x: ArrayLike, name: str) -> Float[Tensor, ""]:
     if bool((samples == samples[:1]).all()):
         raise no_variance("x")
     sums = moment_side(as_samples(samples).double(), dual=True).sums
-    return intrinsic_from_sums({"n": torch.tensor(float(len(samples))), **sums})[INTRINSIC.index(name)]
+    return Spectrum.of({"n": torch.tensor(float(len(samples))), **sums}).measures()[INTRINSIC.index(name)]
 
 
-def intrinsic_from_sums(m: Moments) -> Float[Tensor, " measures"]:
-    """Return all intrinsic measures of one side, from its sums under first-side names."""
-    return _decomposed({key: m[key][None] for key in KEYS})
+@dataclass(frozen=True)
+class Spectrum:
+    """The eigenvalues of Xc'Xc of one side that are more than rounding.
 
-
-def estimate_intrinsic(totals: Moments, units: Moments) -> tuple[Tensor, Float[Tensor, "units measures"]]:
-    """Return all intrinsic measures of one side, and the influences of the units on them.
-
-    Args:
-        totals: ``n`` and the sums of the side, under first-side names, over all samples.
-        units: the same sums per jackknife unit.
+    Attributes:
+        totals: the sums that they follow from.
+        values: the eigenvalues, largest first.
+        vectors: their eigenvectors.
+        lost: number of directions along which the samples may vary by less than the rounding of their products.
     """
-    return estimate(_decomposed, _for_each_measure(totals), {key: units[key][:, None] for key in KEYS})
+
+    totals: Moments
+    values: Float[Tensor, " rank"]
+    vectors: Float[Tensor, "p rank"]
+    lost: int
+
+    @staticmethod
+    def of(totals: Moments) -> "Spectrum":
+        """Decompose the sums of one side over all samples, under first-side names."""
+        totals = {key: totals[key] for key in KEYS}
+        covariance = _covariance(totals)
+        values, vectors = torch.linalg.eigh(covariance)
+        width, roundoff = len(values), (totals["eps_x"] / totals["n"]).item()
+        # Products round in proportion to the columns that they are of, so a few large columns spoil no other direction.
+        # The directions of dependent columns get up to 0.3 times this size.
+        rounding = 2 * width**0.5 * roundoff * (vectors.square().mT @ covariance.diagonal().clamp(min=0))
+        is_real = values > rounding + 4e-15 * width * values[-1]
+        lost = int((~is_real & (rounding > 4e-15 * width * values[-1])).sum())
+        return Spectrum(totals, values[is_real].flip(0), vectors[:, is_real].flip(1), lost)
+
+    def measures(self) -> Float[Tensor, " measures"]:
+        """Return all intrinsic measures."""
+        return from_eigenvalues(self.values)
+
+    def estimate(self, units: Moments) -> tuple[Tensor, Float[Tensor, "units measures"]]:
+        """Return all intrinsic measures, and the influences of the units on them.
+
+        Args:
+            units: the same sums as ``totals`` per jackknife unit.
+        """
+        return estimate(self._formula, self._for_each_measure(), {key: units[key][:, None] for key in KEYS})
+
+    def estimate_again(self) -> SecondPass[tuple[Tensor, Tensor]]:
+        """Return all intrinsic measures, and the influences of sequences, by reading the samples again.
+
+        Returns:
+            values (measures) and influences (sequences, measures).
+        """
+        return estimate_again(self._formula, self._for_each_measure())
+
+    def _for_each_measure(self) -> Moments:
+        return {key: value.expand(len(INTRINSIC), *value.shape) for key, value in self.totals.items()}
+
+    def _formula(self, m: Moments) -> Float[Tensor, " measures"]:
+        """Return the measures with their derivatives in the sums, which are repeated for each measure."""
+        covariance = _covariance(m)
+        with torch.enable_grad():
+            values = self.values.clone().requires_grad_()
+            measures = from_eigenvalues(values)
+            slopes = [torch.autograd.grad(value, values, retain_graph=True)[0] for value in measures]
+            # The derivative of an eigenvalue is v v'.
+            gradients = torch.stack([(self.vectors * slope) @ self.vectors.mT for slope in slopes])
+            change = (gradients * covariance).sum((-2, -1))
+            return measures.detach() + change - change.detach()
 
 
-def estimate_intrinsic_again(totals: Moments) -> SecondPass[tuple[Tensor, Tensor]]:
-    """Return all intrinsic measures of one side, and the influences of sequences, by reading the samples again.
-
-    Args:
-        totals: as for ``estimate_intrinsic``.
-
-    Returns:
-        values (measures) and influences (sequences, measures).
-    """
-    return estimate_again(_decomposed, _for_each_measure(totals))
-
-
-def _for_each_measure(totals: Moments) -> Moments:
-    return {key: totals[key].expand(len(INTRINSIC), *totals[key].shape) for key in KEYS}
-
-
-def _decomposed(m: Moments) -> Float[Tensor, " measures"]:
-    """Return the measures from sums that are the same for all of them, with one decomposition for their derivatives."""
-    covariance = m["xx"] - m["x"][:, :, None] * m["x"][:, None] / m["n"][:, None, None]
-    values, vectors = torch.linalg.eigh(covariance[0].detach())
-    width, roundoff = len(values), (m["eps_x"] / m["n"])[0].item()
-    is_real = values > (8 * width**0.5 * roundoff + 4e-15 * width) * values[-1]
-    with torch.enable_grad():
-        spectrum = values[is_real].flip(0).clone().requires_grad_()
-        measures = from_eigenvalues(spectrum)
-        if not covariance.requires_grad:
-            return measures.detach()
-        slopes = [torch.autograd.grad(value, spectrum, retain_graph=True)[0] for value in measures]
-        vectors = vectors[:, is_real].flip(1)
-        # The derivative of an eigenvalue is v v'.
-        gradients = torch.stack([(vectors * slope) @ vectors.mT for slope in slopes])
-        change = (gradients * covariance).sum((-2, -1))
-        return measures.detach() + change - change.detach()
+def _covariance(m: Moments) -> Float[Tensor, "*measures p p"]:
+    return m["xx"] - m["x"][..., :, None] * m["x"][..., None, :] / m["n"][..., None, None]
 
 
 def from_eigenvalues(values: Float[Tensor, " rank"]) -> Float[Tensor, " measures"]:

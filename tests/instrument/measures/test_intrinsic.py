@@ -109,6 +109,36 @@ def test_the_table_has_the_values_of_the_functions_with_the_jackknife_of_units()
     assert all(math.isnan(row["value"]) and row["note"] == "zero variance at s" for row in flat)
 
 
+@pytest.mark.parametrize("power", [0, 1, 2])
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_features_leave_the_rest_of_the_spectrum(power: int, rotated: bool, dtype: torch.dtype) -> None:
+    """The first token of real models has features of hundreds of times the spread of all others."""
+    x = torch.randn(16, 20, 64, generator=generator(0), dtype=torch.float64) * torch.arange(1, 65) ** (-power / 2)
+    x[:, 0, 5] += 1000
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=generator(1), dtype=torch.float64)).Q
+    x = (x @ turn if rotated else x).to(dtype)
+    exact = {row["measure"]: row for row in intrinsic({"s": x.double()}).to_pylist()}
+    for row in intrinsic({"s": x}).to_pylist():
+        oracle = MEASURES[row["measure"]][1](x.double().flatten(0, 1).numpy())
+        assert row["value"] == pytest.approx(oracle, rel=1e-5)
+        assert row["stderr"] == pytest.approx(exact[row["measure"]]["stderr"], rel=1e-3) and not row["note"]
+    for row in intrinsic({"s": x}, n_units=8).to_pylist():  # streamed, so that nothing is read again
+        is_lost = rotated and power == 2
+        assert is_lost or row["value"] == pytest.approx(exact[row["measure"]]["value"], rel=1e-4)
+        assert ("vary by less than the rounding of float32 products" in row["note"]) == is_lost
+
+
+def test_directions_that_float32_products_lose_are_read_again_or_noted() -> None:
+    x = samples(24, 10, 8).float()
+    x = torch.cat([x, x[..., :2] + 1e-5 * samples(24, 10, 2, seed=1).float()], -1)
+    for again, note in ((None, ""), (12, "imprecise: 2 of 10 directions vary by less than the rounding of float32")):
+        for row in intrinsic({"s": x}, n_units=again).to_pylist():
+            oracle = MEASURES[row["measure"]][1](x.double().flatten(0, 1).numpy())
+            assert row["note"].startswith(note) and bool(row["note"]) == bool(note)
+            assert note or row["value"] == pytest.approx(oracle, rel=1e-6)
+
+
 def test_without_sums_the_sampled_samples_are_measured() -> None:
     x = samples()
     side = make_plan(ProbeSet(Extent(24, 10), n_units=12), [MutualKNN(max_samples=240)]).side(["s"])
