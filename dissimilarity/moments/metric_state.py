@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dissimilarity.moments.pair import Moments, add, pair_moments
+from dissimilarity.moments.pair import SWAPPED, Moments, add, check_range, pair_moments
 from dissimilarity.moments.products import choose_offset
 
 _KEYS = ("n", "x", "y", "xx", "yy", "xy", "a", "b", "aa", "bb", "ab", "xa", "yb", "xb", "ya", "eps_x", "eps_y")
@@ -30,7 +30,11 @@ def pack_samples(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> Float[Tens
 
 
 def merged(parts: Sequence[Tensor] | Tensor) -> Float[Tensor, " packed"]:
-    """Merge several states, a list of them or one tensor of all; their offsets may differ."""
+    """Merge several states, a list of them or one tensor of all; their offsets may differ.
+
+    Raises:
+        ValueError: the sums over all samples leave the range of float64.
+    """
     states = _split(parts)
     if len(states) == 1:
         return states[0]
@@ -41,6 +45,8 @@ def merged(parts: Sequence[Tensor] | Tensor) -> Float[Tensor, " packed"]:
     total: Moments = {}
     for state in states:
         total = add(total, _sums_about(state, offset_x, offset_y))
+    for side in (total, {first: total[second] for first, second in SWAPPED.items() if second in total}):
+        check_range(side, torch.float64)
     return _pack(total, offset_x, offset_y)
 
 

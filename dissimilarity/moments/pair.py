@@ -100,10 +100,12 @@ VANISHING = 1e-280
 def in_range(side: Moments) -> bool:
     """Return whether the sums of one side are right: float32 products overflow above 1e12 and vanish below 1e-19.
 
-    Sums in float64 are squared once more, which vanishes below 1e-75 and overflows above 1e75.
+    Sums in float64 are squared once more, and summed over samples, which vanishes below 1e-75 and overflows above 1e72.
     """
     # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix.
-    finite = all(bool(torch.isfinite(values).all()) for values in (side["x"], side["a"] ** 2, side["aa"], side["xa"]))
+    finite = all(
+        bool(torch.isfinite(values).all()) for values in (side["x"], (1e6 * side["a"]) ** 2, side["aa"], side["xa"])
+    )
     vanishes = bool(side["aa"] < VANISHING) and bool((side["a"] > 0) | side["x"].any())  # squares may all be 0
     return finite and not vanishes and bool((side["xx"].trace() - side["a"]).abs() <= 1e-3 * side["a"])
 

@@ -162,6 +162,19 @@ def test_any_scale_gives_the_value_or_an_error(setting: str, dtype: torch.dtype)
 
 
 @each_setting
+@pytest.mark.parametrize("scale", [1e75, 7e75, 1e76, 2e76, 1e-75, 1e-76])
+def test_batches_whose_joint_sums_leave_float64_give_the_value_or_an_error(setting: str, scale: float) -> None:
+    x, y = views(setting, 120)
+    expected = function_of(setting)(x, y).item()
+    try:
+        value = updated(make(setting), scale * x, scale * y, *range(20, 120, 20)).compute().item()
+        assert value == pytest.approx(expected, abs=1e-8) or "isotropic_scaling" not in make(setting).invariant_to
+        assert math.isfinite(value)
+    except ValueError as error:
+        assert "too large or too small" in str(error)
+
+
+@each_setting
 def test_no_graph_is_kept_of_activations_with_gradients(setting: str) -> None:
     x, y = (z.requires_grad_() for z in views(setting, 80))
     measure = updated(make(setting), x, y, 40)
