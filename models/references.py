@@ -65,11 +65,17 @@ class Reference:
     labels: tuple[str, ...] | None = None
 
 
-def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
+def load(uri: str, runs_dir: str | Path = "runs", block_by_block: bool = False) -> Reference:
     """Load the model that `uri` names; `runs/` in it stands for `runs_dir`.
 
     Nothing in a file is executed. Tensors and plain values are read, and the net is built from its settings, which may
     name classes of models/ and activations of torch, and others only within `trusted.naming`.
+
+    Args:
+        uri: The model.
+        runs_dir: Folder of the runs.
+        block_by_block: Whether the weights of a Hugging Face folder stay in their files until a block that has them
+            runs. Other models are read whole.
 
     Raises:
         ValueError: If it cannot be loaded; names the file, what is wrong with it and what to do.
@@ -77,7 +83,7 @@ def load(uri: str, runs_dir: str | Path = "runs") -> Reference:
     if uri.startswith(PREFIX):
         return _load_untrained(uri, runs_dir)
     if uri.startswith("hf:"):
-        return _load_pretrained(uri)
+        return _load_pretrained(uri, block_by_block)
     if uri.startswith("tl:"):
         return _load_toy(uri)
     if uri.startswith("wandb:"):
@@ -118,13 +124,15 @@ def _load_saved(uri: str, path: Path, pinned: str | None = None) -> Reference:
     return _reference(uri, path, net, *_tokenizer_beside(path), settings, sha256=sha256_of(path), pinned=pinned)
 
 
-def _load_pretrained(uri: str) -> Reference:
+def _load_pretrained(uri: str, block_by_block: bool) -> Reference:
     place, commit = places.folder_of(uri)
     pinned = f"hf:{place.resolve()}" if commit is None else f"{uri.partition('@')[0]}@{commit}"
     if saved.holds_net(place / "model.safetensors"):
         return _load_saved(uri, place / "model.safetensors", pinned)
-    load_it = gguf.load_file if place.is_file() else pretrained.load_folder
-    model, tokenizer, file, digest = load_it(place, uri)
+    if place.is_file():
+        model, tokenizer, file, digest = gguf.load_file(place, uri)
+    else:
+        model, tokenizer, file, digest = pretrained.load_folder(place, uri, block_by_block)
     return _reference(uri, place, model, tokenizer, file, None, sha256=digest, pinned=pinned)
 
 

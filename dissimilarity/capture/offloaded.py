@@ -114,6 +114,20 @@ def offloaded(module: nn.Module) -> Offloaded | None:
     return _offloaded.get(module)
 
 
+def moved(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a model on a device; of one whose weights are read as it runs, what is in memory.
+
+    Examples:
+        >>> moved(nn.Linear(2, 3), torch.device("meta")).weight.is_meta
+        True
+    """
+    weights = offloaded(model)
+    if weights is None:
+        return model.to(device)
+    weights.to(device)
+    return model
+
+
 def has_no_values(model: nn.Module) -> bool:
     """Return whether some weights are on the meta device, and nothing reads them as the model runs.
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from dissimilarity.capture.offloaded import offloaded
+from dissimilarity.capture.offloaded import moved
 from dissimilarity.cli.places import CLONE, Place
 from dissimilarity.comparison.saved import Source
 from dissimilarity.tables.files import sha256_of
@@ -111,11 +111,7 @@ def _run(argument: str, device: str) -> Side:
 
 
 def _ready(model: nn.Module, device: str) -> nn.Module:
-    weights = offloaded(model)
     try:
-        if weights is not None:
-            weights.to(torch.device(device))
-            return model.eval()
-        return model.to(device).eval().requires_grad_(False)
+        return moved(model, torch.device(device)).eval().requires_grad_(False)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use --device {device}: {error}") from error

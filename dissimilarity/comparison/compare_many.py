@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
+from dissimilarity.comparison.block_by_block import read_once
 from dissimilarity.comparison.compare import (
     COLUMNS,
     Pairs,
@@ -153,8 +154,10 @@ def _captured(
         for label in models:
             source, source_sites, model_plan = opened(label)
             plan = plan or model_plan
-            chunks = read_chunks(source, plan.probe.inputs_a, source_sites, plan.for_norms(), device_of_sources(source))
-            norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
+            inputs, device = plan.probe.inputs_a, device_of_sources(source)
+            with read_once(source, inputs, source_sites) as source:
+                chunks = read_chunks(source, inputs, source_sites, plan.for_norms(), device)
+                norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
             del source
         assert plan is not None
         plan = plan.with_positions(plan.probe.remaining_positions(norms))
@@ -162,8 +165,9 @@ def _captured(
     for label in models:
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
-        device = device_of_sources(source)
-        chunks = spill.store(read_chunks(source, plan.probe.inputs_a, source_sites, plan, device))
+        inputs, device = plan.probe.inputs_a, device_of_sources(source)
+        with read_once(source, inputs, plan.captured(source_sites)) as source:
+            chunks = spill.store(read_chunks(source, inputs, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
         del source
     return stores

@@ -4,9 +4,8 @@ Only sites at equal relative depth are paired, because a pair needs both of its 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -117,7 +116,6 @@ class _Passing:
         self._stack = ExitStack()
         if isinstance(self.source, nn.Module):
             self.steps = Steps(self.source, self.groups, list(dict.fromkeys(self.sites)))
-            self._stack.enter_context(_without_cache(self.source))
             self._stack.enter_context(self.steps.attached())
         return self
 
@@ -150,10 +148,7 @@ class _Passing:
                 part = [(int(places[0]), int(places[-1]) + 1)]
                 yield self.source.sequences(LOGITS, part, len(self.inputs))
             return
-        while not (self.steps.is_at_head or self.steps.has_ended):
-            self.steps.step()
-        for number in range(len(self.groups)):
-            yield predictions_of(self.steps.finish(number))
+        yield from map(predictions_of, self.steps.results())
 
     def _joined(self, groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the activations of all groups in the order of the probe set, at the positions that are compared."""
@@ -168,22 +163,6 @@ class _Passing:
                 ]
             joined[site] = torch.cat(parts)[index.to(parts[0].device)]
         return joined
-
-
-@contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Run a model of transformers without its cache: keys and values of all blocks and sequences would pile up."""
-    config: Any = getattr(model, "config", None)
-    get = getattr(config, "get_text_config", None)
-    parts = [] if get is None else [part for part in (config, get()) if hasattr(part, "use_cache")]
-    before = [part.use_cache for part in parts]
-    for part in parts:
-        part.use_cache = False
-    try:
-        yield
-    finally:
-        for part, value in zip(parts, before, strict=True):
-            part.use_cache = value
 
 
 def _saved(site: str, acts: Tensor, logits: Tensor | None = None) -> tuple[SavedActivations, None, list[str]]:

@@ -113,7 +113,9 @@ def _by_transformers(load: Callable[..., Loaded]) -> Readable:
         remove_hook_from_submodules(model)
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(f"its weights cannot be read block by block ({error}); leave --block-by-block out") from error
+        raise ValueError(
+            f"its weights cannot be read block by block ({error}); load it whole, not block by block"
+        ) from error
     finally:
         log.setLevel(level)
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)

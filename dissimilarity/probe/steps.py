@@ -78,7 +78,7 @@ class Steps:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Set the hooks that pause the model and read it, and remove them afterwards."""
-        with undisturbed(self.model), held(self.model) as release, ExitStack() as stack:
+        with undisturbed(self.model), _without_cache(self.model), held(self.model) as release, ExitStack() as stack:
             self._release = release
             for module in [*blocks_of(self.model), *([] if self._head is None else [self._head])]:
                 stack.callback(module.register_forward_pre_hook(self._pause, prepend=True).remove)
@@ -102,11 +102,18 @@ class Steps:
         self._release()
         if len(ended) > 1:
             raise NotInStepsError(
-                f"{type(self.model).__name__} does not run the same blocks on all sequences; compare it without "
-                "--block-by-block"
+                f"{type(self.model).__name__} does not run the same blocks on all sequences; compare it whole, not "
+                "block by block"
             )
         (self.has_ended,) = ended
         return self.acts
+
+    def results(self) -> Iterator[Any]:
+        """Run every group up to the head, and yield the model's result for one after another."""
+        while not (self.is_at_head or self.has_ended):
+            self.step()
+        for number in range(len(self.groups)):
+            yield self.finish(number)
 
     def finish(self, number: int) -> Any:
         """Run one group to its end, and return the model's result; the head keeps its weights."""
@@ -122,7 +129,7 @@ class Steps:
         except NotImplementedError as error:  # torch, of a weight that is not there
             raise NotInStepsError(
                 f"{type(self.model).__name__} reads weights of a block outside of it ({str(error)[:80]}); compare it "
-                "without --block-by-block"
+                "whole, not block by block"
             ) from error
 
     def _pause(self, module: nn.Module, args: tuple) -> None:
@@ -151,10 +158,26 @@ class Steps:
         if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != expected or value.is_meta:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise NotInStepsError(
-                f"expected activations {(*expected, 'd')} at {site}, found {shape}; compare without --block-by-block, "
-                "or choose other sites"
+                f"expected activations {(*expected, 'd')} at {site}, found {shape}; compare models whole, not block by "
+                "block, or choose other sites"
             )
         self.acts[self._current][site] = value.detach().clone()
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Run a model of transformers without its cache: keys and values of all blocks and sequences would pile up."""
+    config: Any = getattr(model, "config", None)
+    get = getattr(config, "get_text_config", None)
+    parts = [] if get is None else [part for part in (config, get()) if hasattr(part, "use_cache")]
+    before = [part.use_cache for part in parts]
+    for part in parts:
+        part.use_cache = False
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.use_cache = value
 
 
 def _head_of(model: nn.Module) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """The inputs of a study: models by URI, saved activations, and the probe set that they share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from data.probe import probe_hash
 from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
+from dissimilarity.capture.offloaded import moved, offloaded
 from dissimilarity.capture.sites import site_table
 from dissimilarity.comparison import array_files
 from dissimilarity.comparison.saved import Source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.probe.pooling import real_positions
+from dissimilarity.probe.steps import Steps, groups_of
 from dissimilarity.stitching.losses import sequence_losses
 from dissimilarity.stitching.penalty import batches_of
 from dissimilarity.tables.files import sha256_of
@@ -67,13 +69,16 @@ def load_subjects(uris: Sequence[str], runs_dir: str, device: str) -> list[Subje
     return [_subject(uri, label, runs_dir, target) for uri, label in zip(uris, short_labels(uris), strict=True)]
 
 
-def load_without_weights(uris: Sequence[str], runs_dir: str, on_progress: Callable[[str], object]) -> list[Subject]:
+def load_without_weights(
+    uris: Sequence[str], runs_dir: str, on_progress: Callable[[str], object], block_by_block: bool = False
+) -> list[Subject]:
     """Load subjects one at a time and keep their nets without weights, on the `meta` device.
 
     Args:
         uris: models and saved activations.
         runs_dir: folder of the runs.
         on_progress: called with a status message.
+        block_by_block: as for `references.load`.
 
     Raises:
         ValueError: As for `load_subjects`.
@@ -83,15 +88,17 @@ def load_without_weights(uris: Sequence[str], runs_dir: str, on_progress: Callab
     subjects = []
     for uri, label in zip(uris, labels, strict=True):
         on_progress(f"reading {label}")
-        subjects.append(_subject(uri, label, runs_dir, torch.device("meta")))
+        subjects.append(_subject(uri, label, runs_dir, torch.device("meta"), block_by_block))
     return subjects
 
 
-def source_of(subject: Subject, runs_dir: str, device: torch.device) -> Source | Callable[[], nn.Module]:
+def source_of(
+    subject: Subject, runs_dir: str, device: torch.device, block_by_block: bool = False
+) -> Source | Callable[[], nn.Module]:
     """Return the path of saved activations, or a function that loads the model with its weights."""
     if subject.reference is None:
         return subject.source
-    return lambda: references.load(subject.provenance["uri"], runs_dir).model.to(device)
+    return lambda: moved(references.load(subject.provenance["uri"], runs_dir, block_by_block).model, device)
 
 
 def check_uris(uris: Sequence[str], runs_dir: str) -> None:
@@ -271,9 +278,9 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
     """Return the mean next-token loss in nats and its standard error over sequences; NaN for a model without a head."""
     losses = []
     with undisturbed(net):
-        for batch in batches_of(tokens):
+        for batch, output in _outputs(net, tokens):
             try:
-                logits = logits_of(net(batch.to(device_of(net))))
+                logits = logits_of(output)
             except ValueError:
                 return math.nan, math.nan
             if logits.shape[-1] <= int(batch.max()):
@@ -283,13 +290,24 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
     return float(by_sequence.mean()), float(by_sequence.std() / len(by_sequence) ** 0.5)
 
 
-def _subject(uri: str, label: str, runs_dir: str, device: torch.device) -> Subject:
+def _outputs(net: nn.Module, tokens: Tensor) -> Iterator[tuple[Tensor, Any]]:
+    """Yield sequences and what a net returns for them, some at a time; weights that stay in files are read once."""
+    if offloaded(net) is None:
+        for batch in batches_of(tokens):
+            yield batch, net(batch.to(device_of(net)))
+        return
+    steps = Steps(net, groups_of(tokens), [])
+    with steps.attached():
+        yield from zip((batch for _, batch in steps.groups), steps.results(), strict=True)
+
+
+def _subject(uri: str, label: str, runs_dir: str, device: torch.device, block_by_block: bool = False) -> Subject:
     if is_saved(uri):
         return Subject(label, uri, None, {"uri": uri, "sha256": _hashes(Path(uri))})
-    reference = references.load(uri, runs_dir)
+    reference = references.load(uri, runs_dir, block_by_block)
     if device.type == "meta":
         site_table(reference.model)  # names are found by running the model, which takes its weights
-    return Subject(label, reference.model.to(device), reference, reference.provenance)
+    return Subject(label, moved(reference.model, device), reference, reference.provenance)
 
 
 def _run_of(models: Sequence[Reference]) -> tuple[str, Path]:

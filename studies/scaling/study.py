@@ -52,6 +52,7 @@ def scaling(
     sequences: int,
     length: int,
     n_units: int | None,
+    block_by_block: bool,
     controlled: Mapping[str, Any] | None,
     primary_measure: str,
     primary_layer: str,
@@ -65,6 +66,7 @@ def scaling(
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
         n_units: number of units of sequences for the error bars; None: each sequence is one.
+        block_by_block: whether weights of Hugging Face folders stay in their files until a block that has them runs.
         controlled: outlier control of a second comparison; None for none.
         primary_measure: label of the measure that the answer is about; the others are exploratory.
         primary_layer: `all`, or the `first`, `middle` or `last` block of layers, which the answer is about.
@@ -82,13 +84,15 @@ def scaling(
         )
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("loading the models") as status:
-        subjects = load_without_weights(uris, cfg.runs_dir, progress_of(status))
+        subjects = load_without_weights(uris, cfg.runs_dir, progress_of(status), block_by_block)
         _check(subjects)
         probe = probe_of_one_tokenizer(with_probe(cfg, sequences, length), subjects)
         controls = {PLAIN: control_of(cfg.control)}
         if controlled is not None:
             controls[CONTROLLED] = control_of(controlled)
-        tables, models = _compare(cfg, subjects, probe, controls, measures_of(cfg), n_units, progress_of(status))
+        tables, models = _compare(
+            cfg, subjects, probe, controls, measures_of(cfg), n_units, block_by_block, progress_of(status)
+        )
     table = pa.concat_tables([_with_control(part, control) for control, part in tables.items()])
     numbers = findings(table, models, primary_measure, primary_layer)
     notes = {
@@ -123,6 +127,7 @@ def _compare(
     controls: Mapping[str, Control],
     measures: Sequence[Measure],
     n_units: int | None,
+    block_by_block: bool,
     on_progress: Callable[[str], object],
 ) -> tuple[dict[str, pa.Table], list[SizedModel]]:
     """Return the table of every two models under each control, and the models, smaller ones first.
@@ -136,7 +141,7 @@ def _compare(
     widths: dict[str, int] = {}
 
     def loader(subject: Subject) -> Callable[[], nn.Module]:
-        load_net: Any = source_of(subject, cfg.runs_dir, device)
+        load_net: Any = source_of(subject, cfg.runs_dir, device, block_by_block)
 
         def load() -> nn.Module:
             net = load_net()

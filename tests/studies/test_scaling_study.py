@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 import settings
 from analyze import analyze
+from dissimilarity.capture import offloaded as offloading
 from launch.cli.compose import compose
 from launch.cli.validate import validate
 from tests.helpers.tiny_run import forked_sweeps, tiny_overrides
@@ -133,6 +134,18 @@ def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Pat
     assert "There is one model per size" in summary and "| w32 d4 | GPTNeoXForCausalLM | 32 | 4 |" in summary
     rows = pq.read_table(folder / "table.parquet").to_pylist()
     assert {(row["model_a"], row["model_b"]) for row in rows} >= {("neox-2-16", "neox-4-32")}
+    notes = json.loads((folder / "provenance.json").read_text())
+
+    again = ["study.block_by_block=true", "name=passed", f"models=[{','.join(uris)}]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offloading, "RESIDENT", 64)
+        passed = analyze(compose(["study=scaling", *places, *SMALL, *analysis, *again], "analyze"))
+    for row, expected in zip(pq.read_table(passed / "table.parquet").to_pylist(), rows, strict=True):
+        for column in ("control", "measure", "model_a", "model_b", "site_a", "site_b"):
+            assert row[column] == expected[column]
+        assert row["value"] == pytest.approx(expected["value"], abs=1e-5)
+    losses = json.loads((passed / "provenance.json").read_text())["losses"]
+    assert losses == pytest.approx(notes["losses"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
