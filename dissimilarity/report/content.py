@@ -105,16 +105,17 @@ def _of_results(folder: Folder) -> Content:
     parts = [
         sections.head(folder.name, state_of(folder), facts_of(folder)),
         sections.problems(folder.problems),
+        sections.answer(folder),
         *(
             [sections.choices(data), sections.curves("Layer by layer", f"{sections.OF_PAIRS} {coverage_of(folder)}")]
             if panels
             else []
         ),
         *([sections.heat_maps(colors.scale)] if panels else []),
+        sections.figures(folder),
         subtracted(folder.summary),
         sections.colored_texts(folder),
-        sections.summary(folder),
-        sections.figures(folder),
+        sections.details(folder),
         sections.results_table(folder),
         sections.provenance(folder) if folder.kind == "results" else sections.nothing(folder),
         sections.downloads(folder),
@@ -139,17 +140,30 @@ def coverage_of(folder: Folder) -> str:
 
 
 def pairs_of(folder: Folder) -> pa.Table | None:
-    """Return the table of a comparison with its pairs of models as references; None for other tables."""
+    """Return the table of a comparison with its pairs of models as references; None for other tables.
+
+    Pairs of a model with itself are last. A pair under another outlier control, or at an earlier step, is one more.
+    """
     if folder.table is None or not set(folder.table.column_names) >= PAIRS:
         return None
     table = folder.table
     a, b = (folder.summary.get(name, name.upper()) for name in ("a", "b"))
     names = [f"{a} and {b}"] * table.num_rows
     if {"model_a", "model_b"} <= set(table.column_names):
-        models = (table["model_a"].to_pylist(), table["model_b"].to_pylist())
-        names = [f"{first} and {second}" for first, second in zip(*models, strict=True)]
+        known = [name for name in ("model_a", "model_b", "control", "step") if name in table.column_names]
+        rows = table.select(known).to_pylist()
+        usual = {"control": rows[0].get("control"), "step": max(row.get("step") or 0 for row in rows)} if rows else {}
+        order = sorted(range(len(rows)), key=lambda row: rows[row]["model_a"] == rows[row]["model_b"])
+        table, names = table.take(order), [_pair_name(rows[row], usual) for row in order]
     columns = {name: table[name] for name in sorted(PAIRS)}
     return pa.table({**columns, "reference": names, "step": pa.array([0] * table.num_rows, pa.int64())})
+
+
+def _pair_name(row: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    other = [row["control"]] if row.get("control") != usual["control"] else []
+    other += [f"step {row['step']}"] if (row.get("step") or 0) != usual["step"] else []
+    name = f"{row['model_a']} and {row['model_b']}"
+    return f"{name} ({', '.join(other)})" if other else name
 
 
 def _of_runs(folders: Sequence[Folder], place: Path) -> Content:

@@ -1,6 +1,7 @@
 """The HTML of a page, section by section. Everything that comes from a file is escaped."""
 
 import base64
+import re
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -182,13 +183,27 @@ def foot() -> str:
     return f'<p class="soft">Written {time.strftime("%Y-%m-%d %H:%M:%S %z")} by dissimilarity.</p>'
 
 
-def summary(folder: Folder) -> str:
-    """Return the summary of a study. HTML in it is shown as text."""
-    text = folder.texts.get("summary.md")
-    if text is None:
-        return ""
+def answer(folder: Folder) -> str:
+    """Return the question and the answer of a study, with which its summary begins."""
+    return _markdown(_summary(folder)[0])
+
+
+def details(folder: Folder) -> str:
+    """Return the rest of the summary of a study."""
+    return _markdown(_summary(folder)[1])
+
+
+def _summary(folder: Folder) -> tuple[str, str]:
+    """Return the summary of a study up to the first heading of a section, and from there on."""
+    text = folder.texts.get("summary.md", "")
+    parts = re.split(r"^(?=## )", text, maxsplit=1, flags=re.MULTILINE)
+    return parts[0], "".join(parts[1:])
+
+
+def _markdown(text: str) -> str:
+    """Return Markdown as HTML. HTML in it is shown as text."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return f"<section>{markdown.render(text)}</section>"
+    return f"<section>{markdown.render(text)}</section>" if text.strip() else ""
 
 
 def colored_texts(folder: Folder) -> str:

@@ -36,3 +36,28 @@ def test_values_are_those_of_the_table(tmp_path: Path, with_models: bool) -> Non
         assert panel["curves"][0]["n"] == [0.8] and panel["curves"][0]["h"][0] > 0
         assert panel["maps"]["d"] == [[round(0.1 * index + 0.01 * number, 5) for index in range(4)]]
     assert "they differ <b>" in page.text and "dissimilarity compare x y" in page.text
+
+
+def test_pairs_under_another_control_or_at_an_earlier_step_are_further_ones(tmp_path: Path) -> None:
+    """study=scaling has both controls in one table, study=generalization several steps."""
+    rows = [
+        {**curve_row(0, SITES[0], SITES[0]), "model_a": a, "model_b": b, "dissimilarity": number / 10, **more}
+        for number, (a, b, more) in enumerate(
+            [
+                ("x", "x", {"control": "as it is", "step": 20}),
+                ("x", "y", {"control": "as it is", "step": 10}),
+                ("x", "y", {"control": "as it is", "step": 20}),
+                ("x", "y", {"control": "outlier control", "step": 20}),
+            ]
+        )
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    (tmp_path / "summary.md").write_text("# Which?\n\nThe answer.\n\n## Models\n\nMany.\n")
+    page = page_of(tmp_path)
+    names = ["x and y (step 10)", "x and y", "x and y (outlier control)", "x and x"]
+    assert page.data["page"]["references"] == names
+    for number, expected in enumerate([0.1, 0.2, 0.3, 0.0]):
+        (panel,) = page.data[f"panel-{number}-0"]["runs"]
+        assert [curve["d"] for curve in panel["curves"]] == [[expected]]
+    order = [page.text.index(text) for text in ("The answer.", "Layer by layer", "Many.")]
+    assert order == sorted(order)
