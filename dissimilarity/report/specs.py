@@ -99,7 +99,11 @@ def layers() -> Spec:
     figure["params"] = [*figure["params"], {"name": "blue", "value": "#0072b2"}]
     figure["layer"] = [
         {"transform": [{"filter": "isValid(datum.n)"}], "mark": null, "encoding": {"x": x, "y": _height("n")}},
-        {"transform": [{"filter": "isValid(datum.low)"}], "mark": {"type": "rule", **blue}, "encoding": interval},
+        {
+            "transform": [{"filter": "isValid(datum.low)"}],
+            "mark": {"type": "rule", "clip": True, **blue},
+            "encoding": interval,
+        },
         {"mark": {"type": "line", "strokeWidth": 1.2, **blue}, "encoding": {"x": x, "y": y}},
         {"mark": {"type": "point", "filled": True, "size": 60, **blue}, "encoding": {"x": x, "y": y, "tooltip": hover}},
     ]
