@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dissimilarity.probe.arguments import shown
 from dissimilarity.probe.batches import Slice
-from dissimilarity.probe.rearrangement import MANY, broken, circles_by_length, exchanged, rearranged, shared, similar
+from dissimilarity.probe.rearrangement import MANY, broken, circles, exchanged, rearranged, shared, similar
 from dissimilarity.probe.sampling import draw_cells, sampled_positions, sampled_samples
 
 MOST_UNITS = 128
@@ -138,7 +138,7 @@ class SequenceLengths:
 
     def circles(self, count: int) -> Int[Tensor, "count sequences"]:
         """Draw circles of all sequences, in which those of similar length follow each other: the place of each one."""
-        return circles_by_length(torch.ones_like(self.units) if self.counts is None else self.counts, count)
+        return circles(torch.ones_like(self.units) if self.counts is None else self.counts, count)
 
     @cached_property
     def dominated(self) -> int:

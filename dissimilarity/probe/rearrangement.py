@@ -31,28 +31,17 @@ FEW = 7
 """Number of sequences up to which all circles are listed, so that any number of them can be drawn."""
 
 
-def circles(sequences: int, count: int) -> Int[Tensor, "count sequences"]:
+def circles(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
     """Draw different circles of sequences: the place of each sequence in each circle. They are always the same ones.
 
-    Raises:
-        ValueError: there are fewer circles.
-
-    >>> circles(3, 2).tolist()
-    [[0, 1, 2], [0, 2, 1]]
-    """
-    return circles_by_length(torch.ones(sequences, dtype=torch.int64), count)
-
-
-def circles_by_length(lengths: Int[Tensor, " sequences"], count: int) -> Int[Tensor, "count sequences"]:
-    """Draw different circles in which sequences of similar length follow each other, as ``circles`` does.
-
-    The first goes from short to long, those of equal length by chance. In the others, sequences of unequal length
-    exchange places with one of the next few, and with more only where that gives too few circles.
+    Sequences of similar length follow each other. The first circle goes from short to long, those of equal length by
+    chance. In the others, sequences of unequal length exchange places with one of the next few, and with more only
+    where that gives too few circles.
 
     Raises:
         ValueError: there are fewer circles.
 
-    >>> circles_by_length(torch.tensor([9, 2, 5, 3]), 2).argsort(1).tolist()
+    >>> circles(torch.tensor([9, 2, 5, 3]), 2).argsort(1).tolist()
     [[0, 2, 3, 1], [0, 3, 1, 2]]
     """
     return _circles(tuple(lengths.tolist()), count)

@@ -28,7 +28,6 @@ from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.probe_set import Extent, ProbeSet
 from dissimilarity.probe.rearrangement import (
     circles,
-    circles_by_length,
     exchanged,
     exchanges,
     rearranged,
@@ -205,7 +204,7 @@ def test_measures_beside_one_that_reads_kernels_keep_their_nulls(monkeypatch: py
 
 def test_circles_are_different_and_always_the_same() -> None:
     for sequences, count in ((4, 6), (7, 100), (9, 500), (32, 200)):
-        drawn = circles(sequences, count).argsort(1)
+        drawn = circles(torch.ones(sequences, dtype=torch.int64), count).argsort(1)
         following = drawn.roll(-1, 1).gather(1, drawn.argsort(1))
         assert len({tuple(row) for row in following.tolist()}) == count
         assert not bool((following == torch.arange(sequences)).any())
@@ -214,7 +213,7 @@ def test_circles_are_different_and_always_the_same() -> None:
 def test_circles_go_from_short_to_long() -> None:
     for sequences, count in ((5, 24), (9, 500), (32, 200)):
         lengths = torch.randint(3, 40, (sequences,), generator=torch.Generator().manual_seed(sequences))
-        drawn = circles_by_length(lengths, count).argsort(1)
+        drawn = circles(lengths, count).argsort(1)
         assert len({tuple(row) for row in drawn.tolist()}) == count
         steps = (lengths[drawn] - lengths[drawn.roll(1, 1)]).abs().sum(1)
         around = 2 * int(lengths.max() - lengths.min())
@@ -298,7 +297,7 @@ def test_the_null_of_the_best_pair_is_the_best_of_each_rearrangement() -> None:
     nulls = {}
     for a, b in itertools.product(x, y):
         values = []
-        for place in circles(S, 19):
+        for place in circles(torch.ones(S, dtype=torch.int64), 19):
             order = place.argsort().roll(-1)[place]
             sequence = torch.arange(S).repeat_interleave(T)
             values.append(cka(x[a][order].flatten(0, 1), y[b].flatten(0, 1), units=sequence).item())
@@ -318,7 +317,7 @@ def test_positions_that_differ_because_some_were_dropped_are_kept() -> None:
     (row,) = compare({"a": x["a"]}, {"c": y["c"]}, measures=[CKA()], control=Control(drop_top_norm=1)).to_pylist()
     kept = [[t for t in range(T) if t != at % T] for at in range(S)]
     sequence = torch.arange(S).repeat_interleave(T - 1)
-    order = rearranged(sequence, torch.tensor(kept).flatten(), circles(S, 1)[0])
+    order = rearranged(sequence, torch.tensor(kept).flatten(), circles(torch.ones(S, dtype=torch.int64), 1)[0])
     assert order is not None
     flat = [torch.stack([acts[at, kept[at]] for at in range(S)]).flatten(0, 1) for acts in (x["a"], y["c"])]
     value = cka(flat[0][order], flat[1], units=sequence)

@@ -114,7 +114,7 @@ def test_calibrated_similarity_agrees_on_p_of_a_pair_and_of_the_best_pair() -> N
 
     def options() -> Any:
         """Return what makes theirs take our rearrangements, the inverse ones because it moves the second side."""
-        orders = iter(following(circles(sequences, nulls)).argsort(1))
+        orders = iter(following(circles(torch.ones(sequences, dtype=torch.int64), nulls)).argsort(1))
         positions = torch.arange(length)
         return {"K": nulls, "perm_fn": lambda n, device: (next(orders)[:, None] * length + positions).flatten()}
 

@@ -22,7 +22,7 @@ from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.probe.batches import cut_sequences
 from dissimilarity.probe.outliers import Control
 from dissimilarity.probe.probe_set import ProbeSet
-from dissimilarity.probe.rearrangement import circles_by_length, similar
+from dissimilarity.probe.rearrangement import circles, similar
 from dissimilarity.probe.sampling import priorities
 from dissimilarity.tables.curves import read_curves
 from tests.helpers import oracles, sample_oracles
@@ -244,7 +244,7 @@ def by_hand() -> tuple[list[Array], Any, list[tuple[int, int, int]], Any]:
 def circle_by_hand(sequence: Any) -> Any:
     """Return the sample that each one meets: at its position, of the next sequence in the circle that has it."""
     position = np.concatenate([np.arange(length) for length in LENGTHS.tolist()])
-    circle = circles_by_length(LENGTHS, 1)[0].argsort().tolist()
+    circle = circles(LENGTHS, 1)[0].argsort().tolist()
     assert LENGTHS[circle].diff().lt(0).sum() <= 1  # but for where the circle closes, from short to long
     order = np.empty(len(sequence), dtype=np.int64)
     for at in range(int(LENGTHS.max())):
