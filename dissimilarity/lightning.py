@@ -63,9 +63,10 @@ class TickerCallback(Ticker, pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the references and continue the table."""
-        self._step, self._is_training = trainer.global_step, True
+        self._step, self._is_training = trainer.global_step, False
         self._keys_with_axis, self._layout = frozenset(), {}  # of the loggers of another fit
         self.start(training_state(trainer, pl_module, last_step(trainer)))
+        self._is_training = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -108,11 +109,12 @@ class TickerCallback(Ticker, pl.Callback):
         moment, so that they can't measure together. What ends it between two steps in all of them (``ends``) leaves
         time for that.
         """
-        if isinstance(exception, self.ends) and self._is_training and self.last_tick is not None:
+        has_end = self._is_training and trainer.global_step > 0
+        if isinstance(exception, self.ends) and has_end:
             self._tick_at_end(trainer, pl_module)
         if isinstance(exception, Exception):
             self._publish(trainer)
-        elif isinstance(exception, KeyboardInterrupt) and self._is_training and self.last_tick is not None:
+        elif isinstance(exception, KeyboardInterrupt) and has_end:
             if trainer.world_size == 1:
                 self._tick_at_end(trainer, pl_module)
             elif trainer.global_step != self.last_tick:

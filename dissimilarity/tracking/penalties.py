@@ -125,8 +125,12 @@ class PenaltyTracker(Ticker):
         with self.budget.charged(), restored_random_state():
             self.schedule.begin(replace(training, world_size=1))
             step = training.step
-            is_tick = step and (self._has_direct_stitches(step, None) or step in self.task_at)
-            self.journal.truncate(step if is_tick else step - 1)
+            is_tick = self._has_direct_stitches(step, None) or step in self.task_at
+            if step == self.last_tick and not is_tick:  # a training ended here, between two ticks
+                self.last_tick = None
+            kept = step if step == self.last_tick else step - 1
+            self.journal.truncate(kept)
+            self.outbox.waiting = [record for record in self.outbox.waiting if record["step"] <= kept]
             for label, source in self.references.items():
                 if is_own(source):
                     _network(training.model)

@@ -1,7 +1,8 @@
 """The references of a tracker while it tracks: their activations, or why there are none."""
 
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from dissimilarity.moments.cross import SitePair
 from dissimilarity.tracking.records import described
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, as_module, is_own
-from dissimilarity.tracking.schedule import previous_step
+from dissimilarity.tracking.schedule import Thinned, previous_step, previous_steps
 from dissimilarity.tracking.training_state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class TrackedReferences:
         self.lost: set[int] = set()
         self.faults: dict[str, str] = {}
         self.marks: dict[str, dict[str, list[float]]] = {}
+        self._listed: set[int] = set()
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
 
@@ -101,10 +103,42 @@ class TrackedReferences:
                     label,
                 )
 
-    def recall(self, training: TrainingState, steps: Iterable[int], compared: Container[int]) -> list[str]:
-        """Read earlier states of the model that are not in memory; return why those that are compared cannot be."""
+    def clear(self) -> None:
+        """Forget the states of another training."""
+        self.states.clear()
+        self.lost.clear()
+        self._listed.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps of earlier states, of those that are lost, and the marks of frozen references."""
+        return {"states": sorted({*self.states, *self._listed}), "lost": sorted(self.lost), "frozen": self.marks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state in a checkpoint."""
+        self.states.clear()
+        self._listed, self.lost = set(state["states"]), set(state.get("lost", ()))
+        self.marks = state.get("frozen", {})
+
+    def recall(self, training: TrainingState, first: int, thinned: Thinned | None) -> list[str]:
+        """Read the earlier states of the model that a continued training needs; return why those compared cannot be.
+
+        Where steps passed over one, a later one is listed in its place. Nothing is known of those after all that are
+        listed, as in a checkpoint without the tracker.
+
+        Args:
+            training: state of the training.
+            first: the first step whose tick is to come.
+            thinned: what is left of the schedule.
+        """
+        compared = previous_steps(first, self.every, training.last_step, thinned)
+        steps = self._listed | self._always
+        if self.has_previous:
+            # the tick of this step could not know what comes after if training was to end there
+            unlisted = previous_steps(first, self.every, None, thinned) | (compared & {training.step})
+            steps |= {step for step in unlisted if step > max(self._listed | self.lost, default=-1)}
+        self._listed = set()
         faults = []
-        for step in sorted({*steps} | self._always):
+        for step in sorted(steps):
             try:
                 with together(training.sync):
                     self._state(training, step)

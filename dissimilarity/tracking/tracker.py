@@ -46,7 +46,7 @@ from dissimilarity.tracking.records import (
 )
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
-from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick, previous_steps
+from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
 from dissimilarity.tracking.tables import Tables
 from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
@@ -169,9 +169,9 @@ class Tracker(Ticker):
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))
         self.schedule = Thinning(self.folder / "schedule.json", self.budget, every, heatmap_every)
         self.references = TrackedReferences(sources, sites, load, self.store, every)
-        self._states_to_recall: list[int] = []
         self._last_scheduled: int | None = None
-        self._begun: int | None = None
+        self._begun = 0
+        self._is_complete = True
         self._of_matched: list[dict[str, Any]] = []
         self.fault = ""
         self._warned: set[str] = set()
@@ -194,38 +194,34 @@ class Tracker(Ticker):
 
     def start(self, training: TrainingState) -> None:
         """Read the references and continue the table; what cannot be read has records that say so."""
-        if not training.step:  # also from a checkpoint of step 0, because its tick came later
+        step = training.step
+        if not step:  # also from a checkpoint of step 0, because its tick came later
             self.last_tick = self._last_scheduled = None
-            self.references.states.clear()
-            self.references.lost.clear()
-            self._states_to_recall.clear()
+            self.references.clear()
             self._warned.clear()
-        self._of_matched, self.alerts, self._begun = [], (), None
-        self.budget.begin(training.step)
+        # what was measured where a training ended between two ticks is not part of a continued curve
+        is_part = step == self._last_scheduled or step == self.last_tick == training.last_step
+        if step == self.last_tick and not is_part:
+            self.last_tick = self._last_scheduled
+        self.alerts, self._begun = (), step
+        self.budget.begin(step)
         self.schedule.begin(training)
         if training.is_first:
-            self.alert_rules.begin(training.step, training.last_step)
+            self.alert_rules.begin(step, training.last_step)
         with self.budget.charged(), together(training.sync), restored_random_state():
             self.references.sites = resolve(training.model, self.patterns, self.reader.length)
             if training.is_first:
-                # what was measured where a training ended between two ticks is not part of a continued curve
-                is_end = training.step == self.last_tick == training.last_step
-                is_part = training.step and (is_end or training.step == self._last_scheduled)
-                self.tables.begin(training.step if is_part else training.step - 1)
-                self.store.begin(training.step)
+                self.tables.begin(step if is_part else step - 1)
+                self.store.begin(step)
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
-            if training.step:
-                # the tick that compares it tries again, and its records say why it cannot
-                first = training.step + (training.step == self.last_tick)
-                compared = previous_steps(first, self.every, training.last_step, self.schedule.thinned)
-                steps = {*self._states_to_recall}
-                if training.step == self.last_tick and self._is_previous(training.step, training.last_step):
-                    steps.add(training.step)  # which its tick could not know if training was to end there
-                for fault in self.references.recall(training, steps, compared):
-                    self._warn(training.step, "init and previous", fault)
-                self._states_to_recall = []
+            is_second = step == self.last_tick and not self._is_complete
+            self._of_matched = gathered(self.tables.at(step) if is_second else [], training.sync)[0]
+            # the tick that compares it tries again, and its records say why it cannot
+            first = step + (step == self.last_tick)
+            for fault in self.references.recall(training, first, self.schedule.thinned) if step else ():
+                self._warn(step, "init and previous", fault)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates, or a later one needs the model as it is then."""
@@ -233,7 +229,7 @@ class Tracker(Ticker):
 
     def is_complete_at(self, step: int) -> bool:
         """Return whether the tick of a step compared all pairs of sites, as the last one does."""
-        return self.last_tick == step and not self._of_matched
+        return self.last_tick == step and self._is_complete
 
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Measure, or record why not, and return the numbers for the loggers.
@@ -243,8 +239,7 @@ class Tracker(Ticker):
         started, step = time.monotonic(), training.step
         is_second = step == self.last_tick
         # steps of several optimizers may pass over one that is due
-        passed = range(0 if self.last_tick is None else self.last_tick + 1, step + 1)
-        is_scheduled = any(is_due(due, self.every, None, self.schedule.thinned) for due in passed)
+        is_scheduled = any(is_due(due, self.every, None, self.schedule.thinned) for due in self._passed(step))
         if not is_scheduled and step != training.last_step:
             try:
                 with together(training.sync):
@@ -265,13 +260,15 @@ class Tracker(Ticker):
                     )
             except Exception as error:
                 self.references.lost |= {step} if self._is_compared_later(training) else set()
-                records = self._of_matched if is_second else self._without_values(training, described(error))
+                records = self._of_matched if is_second else []
+                records = records or self._without_values(training, described(error))
         if self._begun == step and training.is_first:  # as the second tick, or after an interrupt of the first
             self.tables.drop(step)
         self._begun = step
         metrics = self._record(training, records, started, fold=kind == "heatmap")
         self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
-        self._of_matched = [] if kind == "heatmap" else records
+        self._is_complete = kind == "heatmap"
+        self._of_matched = [] if self._is_complete else records
         if is_second:
             self.alerts = ()
         else:
@@ -314,23 +311,19 @@ class Tracker(Ticker):
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
-        states = {*self.references.states, *self._states_to_recall}
-        state |= {"states": sorted(states), "lost": sorted(self.references.lost)}
-        state |= {"scheduled": self._last_scheduled, "probe": self.reader.fingerprint}
-        state |= {"frozen": self.references.marks}
+        state |= {"scheduled": self._last_scheduled, "complete": self._is_complete}
+        state |= {"probe": self.reader.fingerprint, **self.references.state_dict()}
         state |= {"alert_rules": self.alert_rules.state_dict()}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         super().load_state_dict(state_dict)
-        self.references.states.clear()
+        self.references.load_state_dict(state_dict)
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
-        self._states_to_recall = list(state_dict["states"])
-        self.references.lost = set(state_dict.get("lost", ()))
+        self._is_complete = state_dict.get("complete", True)
         self.store.owner.number = state_dict["training"]
-        self.references.marks = state_dict.get("frozen", {})
         if state_dict["probe"] != self.reader.fingerprint:
             self.references.marks = {}
             log.warning(
@@ -359,12 +352,12 @@ class Tracker(Ticker):
 
     def _is_compared_later(self, training: TrainingState) -> bool:
         """Return whether the model as it is may be ``previous`` of a later tick, even if training ends here."""
-        before = -1 if self.last_tick is None else self.last_tick
-        return any(
-            self._is_previous(passed, last)
-            for passed in range(before + 1, training.step + 1)
-            for last in (None, training.last_step)
-        )
+        lasts = (None, training.last_step)
+        return any(self._is_previous(passed, last) for passed in self._passed(training.step) for last in lasts)
+
+    def _passed(self, step: int) -> range:
+        """Return the steps since the last tick, or since the training was first followed."""
+        return range(self._begun if self.last_tick is None else self.last_tick + 1, step + 1)
 
     def _is_previous(self, step: int, last_step: int | None) -> bool:
         """Return whether the model at a step is ``previous`` of a later tick."""
@@ -435,8 +428,9 @@ class Tracker(Ticker):
             self.store.save(training, 0, current[0])
         records, sides = [], []
         for label in references.labels(training):
-            if training.step == self.last_tick and not references.is_known(label, training.step):
-                records += [record for record in self._of_matched if record["reference"] == label]
+            is_forgotten = training.step == self.last_tick and not references.is_known(label, training.step)
+            if is_forgotten and (before := [record for record in self._of_matched if record["reference"] == label]):
+                records += before
                 continue
             try:
                 with together(training.sync):

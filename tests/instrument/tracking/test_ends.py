@@ -1,5 +1,6 @@
 """The last step of a training has a row, whatever ends it and wherever it is."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from dissimilarity import CKA, Tracker
@@ -220,4 +221,31 @@ def test_alerts_that_wait_outlive_a_second_tick(tmp_path: Path) -> None:
 def test_stitches_at_the_end(tmp_path: Path) -> None:
     tracker = StitchingTracker(["init"], lambda n: tokens(0, n, LENGTH), tmp_path, every=5)
     fit(tracker, Wrapped(), steps=50, others=[At(7, stop)])
+    assert {row["step"] for row in Journal(tmp_path / "penalties.jsonl").read()} == {5, 7}
+
+
+@pytest.mark.parametrize("again", ["stops", "Ctrl-C"])
+def test_a_continued_training_that_ends_at_once_keeps_its_last_row(again: str, tmp_path: Path) -> None:
+    class Begin(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.should_stop = again == "stops"
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            if again == "Ctrl-C":
+                raise KeyboardInterrupt
+
+    def trackers() -> list[pl.Callback]:
+        stitches = StitchingTracker(["init"], lambda n: tokens(0, n, LENGTH), tmp_path, every=5)
+        tracker = tracker_for(tmp_path, ["init"], measures=[CKA()], sites="net.layers.*", every=5)
+        return [stitches, tracker]
+
+    saving = ModelCheckpoint(tmp_path / "saved", save_on_exception=True)
+    with contextlib.suppress(SystemExit):
+        fit(None, Wrapped(), 50, others=[*trackers(), At(7, interrupt), saving])
+    (last,) = (tmp_path / "saved").glob("*.ckpt")
+    rows = curves_of(tmp_path)
+    assert max(step for _, step, _ in rows) == 7
+    with contextlib.suppress(SystemExit):
+        fit(None, Wrapped(), 50, others=[Begin(), *trackers()], ckpt_path=last)
+    assert curves_of(tmp_path) == rows
     assert {row["step"] for row in Journal(tmp_path / "penalties.jsonl").read()} == {5, 7}

@@ -241,3 +241,65 @@ def test_another_model_at_step_0_and_an_earlier_state_begin_anew(whole: Path, tm
     tracker.load_state_dict(checkpoint["tracker"])
     train(tracker, model, 14, LAST)
     assert curves_of(tmp_path) == curves_of(whole)
+
+
+@pytest.mark.parametrize("planned", [None, LAST])
+@pytest.mark.parametrize(("end", "is_ended"), [(13, True), (20, True), (20, False)])
+def test_a_continuation_may_end_where_it_begins(planned: int | None, end: int, is_ended: bool, tmp_path: Path) -> None:
+    """Its last rows are those of a training that ended there, whether or not the first one knew that it would end."""
+
+    def rows(folder: Path) -> list[dict[str, Any]]:
+        at_end = [row for row in read_curves(folder).to_pylist() if row["step"] == end]
+        return [{key: str(value) for key, value in row.items() if key != "seconds"} for row in at_end]
+
+    model, tracker, whole = (
+        net(),
+        tracker_in(tmp_path, sites=["0", "1"]),
+        tracker_in(tmp_path / "whole", sites=["0", "1"]),
+    )
+    for step in range(end):
+        tracker.follow(model, step, planned)
+        whole.follow(model, step, planned)
+        update(model, step)
+    for each in (whole, tracker):
+        each.follow(model, end, planned)
+        if is_ended or each is whole:
+            each.follow(model, end, end)
+    checkpoint = saved(tracker, model)
+    tracker, model = continued(tmp_path, checkpoint, sites=["0", "1"])
+    tracker.follow(model, end, planned)
+    tracker.follow(model, end, end)
+    assert rows(tmp_path) == rows(tmp_path / "whole") and len(rows(tmp_path)) >= 6
+    tracker, model = continued(tmp_path, saved(tracker, model), sites=["0", "1"])
+    tracker.follow(model, end, end)
+    assert rows(tmp_path) == rows(tmp_path / "whole")
+
+
+def test_rows_of_an_end_do_not_move_the_next_heat_map(tmp_path: Path) -> None:
+    """Step 13 passed 12, the next multiple, and its rows go when the training continues."""
+
+    def sizes(folder: Path) -> dict[int, int]:
+        steps = [row["step"] for row in read_curves(folder).to_pylist()]
+        return {step: steps.count(step) for step in steps}
+
+    choices: dict[str, Any] = {"references": "init", "sites": ["0", "1"], "heatmap_every": 12}
+    train(tracker_in(tmp_path / "whole", **choices), net(), 0, LAST)
+    tracker, model = tracker_in(tmp_path, **choices), net()
+    train(tracker, model, 0, 13)
+    tracker.follow(model, 13, 13)
+    tracker, model = continued(tmp_path, saved(tracker, model), **choices)
+    train(tracker, model, 13, LAST)
+    assert sizes(tmp_path) == sizes(tmp_path / "whole") and sizes(tmp_path)[20] == 4
+
+
+def test_states_before_a_checkpoint_without_the_tracker_are_lost(whole: Path, tmp_path: Path) -> None:
+    """No tick where a state is only remembered, and no other state in the place of a lost one."""
+    tracker, model = tracker_in(tmp_path, "previous"), net()
+    for step in range(16):
+        update(model, step)
+    train(tracker, model, 16, LAST)
+    curves = curves_of(tmp_path)
+    assert curves.keys() == {("previous", 20), ("previous", LAST)}
+    step, value, note = curves["previous", 20]
+    assert step == 10 and math.isnan(value) and "the model at step 10 is gone" in note
+    assert curves["previous", LAST] == curves_of(whole)["previous", LAST]
