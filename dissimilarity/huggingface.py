@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
-from transformers.trainer import TRAINER_STATE_NAME
 
 from dissimilarity.loading.places import folder_of
 from dissimilarity.loading.pretrained import load_folder
@@ -25,7 +24,6 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
 from dissimilarity.probe.batched_inputs import as_inputs
-from dissimilarity.tables.files import replacing
 from dissimilarity.tables.strict_json import loads
 from dissimilarity.tracking.lines import Line
 from dissimilarity.tracking.logger_keys import HEATMAPS, LAYERS, named, names_of, sectioned
@@ -90,6 +88,7 @@ class DissimilarityCallback(TrainerCallback):
         Tracker(self.references, self.measures, self.probe, folder or "dissimilarity", load=load, **self.options)
         self._reporters: list[TrainerCallback] = []
         self._state: TrainerState | None = None
+        self._start = 0
         self._layout: dict[str, Any] = {}
 
     def on_train_begin(
@@ -109,7 +108,7 @@ class DissimilarityCallback(TrainerCallback):
         base = _base_of(model, bool(state.global_step))
         sources = {label: base if source == "base" else source for label, source in self.references.items()}
         self.tracker = Tracker(sources, self.measures, self.probe, folder, load=self._load, **self.options)
-        self._state, self._layout = state, {}
+        self._state, self._start, self._layout = state, state.global_step, {}
         _callbacks.add(self)
         classes = get_reporting_integration_callbacks(args.report_to) if state.is_world_process_zero else []
         self._reporters = [reporter() for reporter in classes]
@@ -121,27 +120,43 @@ class DissimilarityCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Measure the start."""
-        if not state.global_step and self._tracker.last_tick is None:
+        """Measure step 0, or the step that a training resumes from if it has no tick yet."""
+        self._save_states_if_stopped(args, state, control, model)
+        step, tracker = state.global_step, self._tracker
+        if step == self._start and step != tracker.last_tick and tracker.is_due(step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
+            self._store_state(state)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Save what a resumed training needs if SIGTERM made the Trainer save a checkpoint."""
+        self._save_states_if_stopped(args, state, control, model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Measure when the schedule says so."""
+        """Measure when the schedule says so, and save what a resumed training needs before the Trainer saves."""
+        self._save_states_if_stopped(args, state, control, model)
         if self._tracker.is_due(state.global_step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
+        self._store_state(state)
+        if control.should_save:
+            self._tracker.before_checkpoint(_training(args, state, model))
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save what a resumed training needs beside the checkpoint."""
-        self._tracker.before_checkpoint(_training(args, state, kwargs["model"]))
-        checkpoint = _checkpoint(args, state)
-        if state.is_world_process_zero and checkpoint.is_dir():
-            stored: Any = state.stateful_callbacks
-            states = {**_states(state), self._key: self._tracker.state_dict()}
-            stored[STATE] = {"step": state.global_step, "folders": states}
-            with replacing(checkpoint / TRAINER_STATE_NAME) as part:
-                state.save_to_json(str(part))
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Save what a resumed training needs before the Trainer saves."""
+        self._save_states_if_stopped(args, state, control, model)
+        if control.should_save:
+            self._tracker.before_checkpoint(_training(args, state, model))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Save what a resumed training needs beside a checkpoint that no event before it announced."""
+        self._tracker.before_checkpoint(_training(args, state, model))
 
     def on_log(
         self,
@@ -168,6 +183,21 @@ class DissimilarityCallback(TrainerCallback):
                 self._tick(args, state, control, training)
         if state.is_world_process_zero:
             tracker.publish()
+
+    def _save_states_if_stopped(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
+    ) -> None:
+        """Save earlier states of the model before a tick forgets them, if SIGTERM made the Trainer save a checkpoint.
+
+        It does that with ``enable_jit_checkpoint``, in the event before this one, and calls no ``on_save``.
+        """
+        if args.enable_jit_checkpoint and control.should_training_stop:
+            self._tracker.before_checkpoint(_training(args, state, model))
+
+    def _store_state(self, state: TrainerState) -> None:
+        """Put the states of trackers into that of the Trainer, which is in each of its checkpoints."""
+        stored: Any = state.stateful_callbacks
+        stored[STATE] = {"folders": {peer._key: peer._tracker.state_dict() for peer in self._peers}}
 
     @property
     def _tracker(self) -> Tracker:
@@ -280,23 +310,13 @@ class DissimilarityCallback(TrainerCallback):
 
     def _saved(self, args: TrainingArguments, state: TrainerState) -> Any:
         """Return the tracker's state in the checkpoint that is resumed; None without one."""
-        states = _states(state)
-        if not states and (file := _checkpoint(args, state) / f"{STATE}.json").exists():  # written before
+        stored: Any = state.stateful_callbacks
+        states = stored.get(STATE, {"folders": {}})["folders"]
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if not states and (file := checkpoint / f"{STATE}.json").exists():  # of an earlier version
             return loads(file.read_text())
         only = next(iter(states.values())) if len(states) == 1 else None
         return states.get(self._key, only)
-
-
-def _states(state: TrainerState) -> dict[str, Any]:
-    """Return the states of trackers at this step by the key of their callback."""
-    stored: Any = state.stateful_callbacks
-    saved = stored.get(STATE, {})
-    return saved["folders"] if saved.get("step") == state.global_step else {}
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    """Return the Trainer's checkpoint of this step."""
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _base_of(model: nn.Module, is_continued: bool) -> Source:

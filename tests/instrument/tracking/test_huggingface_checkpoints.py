@@ -1,0 +1,98 @@
+"""Whatever makes the Trainer save, and whatever ends it then, its checkpoints have what the curves need."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dissimilarity import read_curves
+
+transformers = pytest.importorskip("transformers")
+jit = pytest.importorskip("transformers.trainer_jit_checkpoint")
+pytest.importorskip("peft")
+
+from tests.instrument.tracking.test_huggingface import adapted, curves, train, tuned  # noqa: E402, F401
+
+Tuned = tuple[Path, nn.Module]
+
+
+@pytest.mark.parametrize("before", ["on_step_end", "on_step_begin", "on_pre_optimizer_step"])
+def test_a_checkpoint_on_sigterm(
+    before: str,
+    tuned: Tuned,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is saved at the event after the one that is named, also before the tick of its step, and without `on_save`."""
+    managers: list[Any] = []
+
+    class Request(transformers.TrainerCallback):
+        pass
+
+    def request(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        managers[-1].is_checkpoint_requested = state.global_step == 5
+
+    setattr(Request, before, request)
+    monkeypatch.setattr(jit.CheckpointManager, "setup_signal_handler", lambda self: managers.append(self))
+    train(adapted(), tmp_path, more=[Request()], arguments={"enable_jit_checkpoint": True})
+    step = 6 if before == "on_pre_optimizer_step" else 5
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", f"checkpoint-{step}"}
+    train(adapted(), tmp_path, resume=True)
+    assert curves(tmp_path) == curves(tuned[0])
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_a_trainer_that_is_killed_while_it_saves(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is complete, as after a failed upload, and no callback hears of it."""
+
+    def rotate(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    arguments = {"save_strategy": strategy, "save_steps": 6}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(transformers.trainer, "rotate_checkpoints", rotate)
+        train(adapted(), tmp_path, steps=12, arguments=arguments)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{6 if strategy == 'steps' else 10}"]
+    train(adapted(), tmp_path, steps=12, resume=True)
+    train(adapted(), tmp_path / "whole", steps=12)
+    assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
+def rows_by_tick(folder: Path) -> dict[tuple[int, str], tuple[int, bool]]:
+    """Return the step of the reference, and whether there is a value, by step and reference."""
+    rows = read_curves(folder).to_pylist()
+    return {(row["step"], row["reference"]): (row["reference_step"], not row["note"]) for row in rows}
+
+
+def test_the_step_that_is_resumed_has_a_tick(tuned: Tuned, tmp_path: Path) -> None:  # noqa: F811
+    """The checkpoint is of a training without the callback."""
+    checkpoint = shutil.copytree(tuned[0] / "checkpoint-4", tmp_path / "checkpoint-4")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["dissimilarity"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    train(adapted(), tmp_path, steps=8, resume=True, every=4, references=["init", "previous"])
+    assert rows_by_tick(tmp_path / "dissimilarity") == {
+        (4, "init"): (0, False),
+        (4, "previous"): (0, False),
+        (8, "init"): (0, False),
+        (8, "previous"): (4, True),
+    }
+
+
+def test_steps_without_the_callback_are_lost_and_those_before_are_not(tuned: Tuned, tmp_path: Path) -> None:  # noqa: F811
+    """Such a training keeps the callback's state of an earlier step in its checkpoints."""
+    folder = shutil.copytree(tuned[0], tmp_path / "tuned")
+    older, newer = (folder / f"checkpoint-{step}" / "trainer_state.json" for step in (4, 7))
+    state = json.loads(newer.read_text())
+    state["stateful_callbacks"] = json.loads(older.read_text())["stateful_callbacks"]
+    newer.write_text(json.dumps(state))
+    for file in (folder / "dissimilarity" / "references").glob("previous-6-*"):
+        file.unlink()
+    train(adapted(), folder, steps=12, resume=True)
+    ticks = rows_by_tick(folder / "dissimilarity")
+    assert ticks[9, "init"] == (0, True) and ticks[9, "previous"] == (6, False) and ticks[12, "previous"] == (9, True)
