@@ -14,7 +14,7 @@ CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 class WithoutAdapters(nn.Module):
-    """A model with its adapters off, which shares all weights with it.
+    """A model with its adapters off, which shares all weights with it and has the same sites.
 
     Adapters are those of peft, in a ``PeftModel`` or in the layers of any other model (``inject_adapter_in_model``,
     ``add_adapter`` and ``load_adapter`` of transformers).
@@ -26,7 +26,8 @@ class WithoutAdapters(nn.Module):
 
     def __init__(self, model: nn.Module, is_continued: bool = False) -> None:
         super().__init__()
-        self.model, self.is_continued = model, is_continued
+        # the name of torch.compile for what it wraps: it is no part of the paths of sites, which are those of the model
+        self._orig_mod, self.is_continued = model, is_continued
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model that the adapters were added to, and leave what trains as it is.
@@ -34,18 +35,18 @@ class WithoutAdapters(nn.Module):
         Raises:
             ValueError: its own weights have trained, or peft changed them when it added the adapters.
         """
-        if changes := _changes_base(self.model):
+        if changes := _changes_base(self._orig_mod):
             raise ValueError(
                 f"init_lora_weights={changes!r} has changed the weights below the adapters, which are no longer those "
                 "of the base; pass the base as hf:FOLDER"
             )
-        if self.is_continued and (trained := _trained_beside_adapters(self.model)):
+        if self.is_continued and (trained := _trained_beside_adapters(self._orig_mod)):
             raise ValueError(
                 f"weights beside the adapters train too ({trained[0]}), and a continued training no longer has those "
                 "of the base; pass the base as hf:FOLDER"
             )
-        with _adapters_off(self.model):
-            return self.model(*args, **kwargs)
+        with _adapters_off(self._orig_mod):
+            return self._orig_mod(*args, **kwargs)
 
 
 def has_adapters(model: nn.Module) -> bool:

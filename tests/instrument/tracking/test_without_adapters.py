@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dissimilarity import CKA, compare
+from dissimilarity.capture.sites import resolve
 
 peft = pytest.importorskip("peft")
 
@@ -92,3 +93,19 @@ def test_a_start_that_changes_the_base_is_named(start: str) -> None:
         assert not torch.equal(below, llama().get_parameter("model.layers.0.self_attn.q_proj.weight"))
         with pytest.raises(ValueError, match=f"init_lora_weights='{start}' has changed the weights .* as hf:FOLDER"):
             WithoutAdapters(model)(PROBE)
+
+
+@pytest.mark.parametrize("name", ["PeftModel", "in the layers", "inside a module", "prompt"])
+def test_the_base_has_the_sites_of_the_model(name: str) -> None:
+    model = ADAPTED[name]()
+    for pattern in ("blocks.*", "*", "*.input"):
+        assert resolve(WithoutAdapters(model), pattern) == resolve(model, pattern)
+
+
+def test_a_base_at_module_paths(tmp_path: Path) -> None:
+    model, path = peft.get_peft_model(llama(), lora()), "base_model.model.model.layers.1"
+    (expected,) = compare(model, llama(), PROBE, f"{path}|model.layers.1", CKA(), null=False).to_pylist()
+    train(model, tmp_path, steps=1, references=["init", "base"], sites=path)
+    values = curves(tmp_path)
+    assert values[0, "base", path, path] == pytest.approx(expected["value"], abs=1e-5)
+    assert expected["value"] < 0.99
