@@ -34,7 +34,7 @@ from dissimilarity.tracking.schedule import check_distance
 from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.training_state import TrainingState
-from dissimilarity.tracking.weights import step_weights
+from dissimilarity.tracking.weights import step_file, step_weights
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class PenaltyTracker(Ticker):
             if not training.step:
                 self.owner.begin((self.folder / "references").glob("weights-*"))
                 if "init" in self.references.values():
-                    self._save_weights(training.model, "init")
+                    self._save_weights(training, "init")
             else:  # of steps that are repeated
                 self.owner.delete(self._file(f"previous-{later}") for later in self._saved_steps() if later > step)
 
@@ -171,7 +171,7 @@ class PenaltyTracker(Ticker):
             self.schedule.after_tick(replace(training, world_size=1))
         if self._is_previous_of_a_tick(step, None) or self._is_previous_of_a_tick(step, last):
             with self.budget.charged():
-                self._save_weights(training.model, f"previous-{step}")
+                self._save_weights(training, f"previous-{step}")
         if step in self.task_at:
             with self.budget.paused():
                 records += self._stitch(training, labels, "task")
@@ -310,14 +310,15 @@ class PenaltyTracker(Ticker):
         net.load_state_dict(weights)
         return net.eval()
 
-    def _save_weights(self, model: nn.Module, name: str) -> None:
-        """Save the weights as they are; if that fails, the checkpoint of this step has them."""
+    def _save_weights(self, training: TrainingState, name: str) -> None:
+        """Save the weights as they are; if that fails, stitching needs the checkpoint of this step."""
         # copies, because weights that share storage cannot be written as they are
-        weights = {key: value.detach().clone() for key, value in _network(model).state_dict().items()}
+        weights = {key: value.detach().clone() for key, value in _network(training.model).state_dict().items()}
         try:
             write_tensors(weights, self._file(name))
         except Exception as error:
-            log.warning("could not save the weights of %s (%s); its checkpoint has them", name, error)
+            file = step_file(self.folder / "checkpoints", training.step)
+            log.warning("could not save the weights of %s (%s); stitching with it needs %s instead", name, error, file)
 
     def _file(self, name: str) -> Path:
         return self.folder / "references" / f"weights-{name}.safetensors"

@@ -1,10 +1,10 @@
 """The activations of references while a model trains: in memory, on disk above a size, and across interruptions.
 
-Files of the model's own earlier states only save time: without one, the checkpoint of that step is read.
+Without a file of one of the model's own earlier states, the checkpoint of that step is read, if there is one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dissimilarity.tables.seal import read_tensors
 from dissimilarity.tracking.owner import Owner
 from dissimilarity.tracking.probe_reader import ProbeReader
 from dissimilarity.tracking.training_state import TrainingState
+from dissimilarity.tracking.weights import step_file, step_weights
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ class ReferenceStore:
     Args:
         folder: folder of the files.
         reader: runs models on the probe set.
-        weights_at: returns the weights of the model in training at an earlier step.
+        checkpoints: folder of the weights of the model in training at earlier steps.
 
     Attributes:
         owner: tells whether the files belong to this training.
     """
 
-    def __init__(self, folder: Path, reader: ProbeReader, weights_at: Callable[[int], Mapping[str, Tensor]]) -> None:
-        self.folder, self.reader, self.weights_at = folder, reader, weights_at
+    def __init__(self, folder: Path, reader: ProbeReader, checkpoints: Path) -> None:
+        self.folder, self.reader, self.checkpoints = folder, reader, checkpoints
         self.owner = Owner(folder / "training.safetensors")
         self._saved: dict[int, set[Path]] = {}
 
@@ -61,11 +62,14 @@ class ReferenceStore:
         return self.folder / f"{name}-{training.rank:03d}.safetensors"
 
     def save(self, training: TrainingState, step: int, activations: ModelActivations) -> None:
-        """Save a state of the model; if that fails, a continuation reads the checkpoint of that step."""
+        """Save a state of the model; if that fails, a continuation needs the checkpoint of that step."""
         try:
             save_chunks(activations.chunks, self.path(training, _name(step)), self.reader.fingerprint)
         except Exception as error:
-            log.warning("could not save the activations of step %d (%s); its checkpoint has the weights", step, error)
+            log.warning(
+                "could not save the activations of step %d (%s); a continuation needs %s instead",
+                *(step, error, step_file(self.checkpoints, step)),
+            )
 
     def save_states(self, training: TrainingState, states: Mapping[int, ModelActivations]) -> None:
         """Save earlier states of the model, which a continuation from the next checkpoint compares.
@@ -124,7 +128,7 @@ class ReferenceStore:
             return ModelActivations(inputs.plan, sites, chunks, sync=training.sync).summed()
         with together(training.sync):
             try:
-                weights = self.weights_at(step)
+                weights = step_weights(self.checkpoints, step)
             except ValueError as error:
                 raise ValueError(f"{error}{self._without_sites(training, step, sites)}") from error
         with _with_weights(training.model, weights):
@@ -151,7 +155,7 @@ class ReferenceStore:
         try:
             chunks = load_chunks(paths, training.device, units, self.reader.fingerprint)
         except Exception as error:
-            log.warning("could not read the activations of %s (%s); reading its checkpoint instead", name, error)
+            log.warning("could not read the activations of %s (%s); looking for its checkpoint instead", name, error)
             return None
         has_sites = all(acts.keys() >= set(sites) for acts, _ in chunks)
         return chunks if has_sites and {unit for _, part in chunks for unit in part} == units else None

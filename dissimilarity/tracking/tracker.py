@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,6 @@ from dissimilarity.tracking.thinning import Thinning
 from dissimilarity.tracking.ticker import Ticker
 from dissimilarity.tracking.tracked_references import TrackedReferences
 from dissimilarity.tracking.training_state import TrainingState
-from dissimilarity.tracking.weights import step_weights
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +160,7 @@ class Tracker(Ticker):
             check_nulls(nulls, reading.plan.probe.extent.sequences)
         groups = {} if reference_groups is None else reference_groups
         self.groups = groups_of_references.labels_by_group(groups, sources)
-        weights_at = partial(step_weights, self.folder / "checkpoints")
-        self.store = ReferenceStore(self.folder / "references", self.reader, weights_at)
+        self.store = ReferenceStore(self.folder / "references", self.reader, self.folder / "checkpoints")
         self.figures = as_figure_options(figures)
         self.tables = Tables(self.folder, self.groups, self.figures)
         self.budget = Budget(budget, closing=PANEL_SECONDS * len(sources) * len(self.measures))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dissimilarity import CKA, Tracker, read_curves
+from dissimilarity.tracking import reference_store
 from dissimilarity.tracking.penalties import PenaltyTracker
 from dissimilarity.tracking.training_state import TrainingState
 from tests.instrument.tracking.test_references import Wrapped
@@ -303,3 +304,19 @@ def test_states_before_a_checkpoint_without_the_tracker_are_lost(whole: Path, tm
     step, value, note = curves["previous", 20]
     assert step == 10 and math.isnan(value) and "the model at step 10 is gone" in note
     assert curves["previous", LAST] == curves_of(whole)["previous", LAST]
+
+
+def test_a_state_that_cannot_be_saved_says_what_could_replace_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop has no such checkpoint, and nothing says that it has one."""
+
+    def full(*args: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(reference_store, "save_chunks", full)
+    tracker_in(tmp_path, "init").follow(net(), 0)
+    checkpoint = tmp_path / "checkpoints" / "step_0000000.ckpt"
+    assert caplog.messages == [
+        f"could not save the activations of step 0 (no space left); a continuation needs {checkpoint} instead"
+    ]
