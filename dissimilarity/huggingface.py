@@ -125,7 +125,6 @@ class DissimilarityCallback(TrainerCallback):
         step, tracker = state.global_step, self._tracker
         if step == self._start and step != tracker.last_tick and tracker.is_due(step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
-            self._store_state(state)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -140,9 +139,9 @@ class DissimilarityCallback(TrainerCallback):
         self._save_states_if_stopped(args, state, control, model)
         if self._tracker.is_due(state.global_step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
-        self._store_state(state)
         if control.should_save:
             self._tracker.before_checkpoint(_training(args, state, model))
+            self._store_state(state)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -220,6 +219,7 @@ class DissimilarityCallback(TrainerCallback):
     ) -> None:
         name = self._name
         metrics = {named(key, name): value for key, value in self._tracker.tick(training).items()}
+        self._store_state(state)
         if self._tracker.why_to_stop:
             control.should_training_stop = True
         if not (metrics and state.is_world_process_zero):

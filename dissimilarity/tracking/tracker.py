@@ -174,6 +174,7 @@ class Tracker(Ticker):
         self._warned: set[str] = set()
         self._intrinsic: list[dict[str, Any]] = []
         self.alert_rules = AlertRules(alerts, self.groups, self.every)
+        self._rule_states: dict[str, dict[str, Any]] = {}
         check_possible(self.alert_rules.rules, sources, self.reader, self.groups)
         check_any(self.measures)
         self._ranks: list[dict[str, Any]] = []
@@ -195,11 +196,13 @@ class Tracker(Ticker):
         if not step:  # also from a checkpoint of step 0, because its tick came later
             self.last_tick = self._last_scheduled = None
             self.references.clear()
+            self._rule_states.clear()
             self._warned.clear()
         # what was measured where a training ended between two ticks is not part of a continued curve
         is_part = step == self._last_scheduled or step == self.last_tick == training.last_step
         if step == self.last_tick and not is_part:
             self.last_tick = self._last_scheduled
+            self.alert_rules.load_state_dict(self._rule_states)
         self.alerts, self._begun = (), step
         self.budget.begin(step)
         self.schedule.begin(training)
@@ -270,6 +273,7 @@ class Tracker(Ticker):
             self.alerts = ()
         else:
             self._alert(training, records)
+            self._rule_states = self.alert_rules.state_dict() if is_scheduled else self._rule_states
             self.schedule.after_tick(training)
         return metrics
 
@@ -310,7 +314,7 @@ class Tracker(Ticker):
         state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         state |= {"scheduled": self._last_scheduled, "complete": self._is_complete}
         state |= {"probe": self.reader.fingerprint, **self.references.state_dict()}
-        state |= {"alert_rules": self.alert_rules.state_dict()}
+        state |= {"alert_rules": self._rule_states}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -330,7 +334,8 @@ class Tracker(Ticker):
         self.tables.load_state_dict(state_dict["waiting"])
         rules = state_dict.get("alert_rules")
         # a list is of an earlier version, and tells no rule from another
-        self.alert_rules.load_state_dict(rules if isinstance(rules, Mapping) else {})
+        self._rule_states = dict(rules) if isinstance(rules, Mapping) else {}
+        self.alert_rules.load_state_dict(self._rule_states)
 
     def _has_all_pairs(self, training: TrainingState) -> bool:
         """Return whether a tick compares all pairs of sites."""

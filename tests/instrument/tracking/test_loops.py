@@ -293,6 +293,26 @@ def test_rows_of_an_end_do_not_move_the_next_heat_map(tmp_path: Path) -> None:
     assert sizes(tmp_path) == sizes(tmp_path / "whole") and sizes(tmp_path)[20] == 4
 
 
+def test_alerts_of_an_end_do_not_replace_those_of_the_next_tick(tmp_path: Path) -> None:
+    """The model moves just before step 13, whose rows and alerts go when the training continues."""
+
+    def steps(tracker: Tracker, model: nn.Module, start: int, stop: int) -> None:
+        for step in range(start, stop):
+            tracker.follow(model, step, LAST)
+            update(model, step, 2.0 if step == 12 else 0.001)
+
+    choices: dict[str, Any] = {"references": "init", "alerts": ["move"]}
+    steps(tracker_in(tmp_path / "whole", **choices), net(), 0, 21)
+    tracker, model = tracker_in(tmp_path, **choices), net()
+    steps(tracker, model, 0, 13)
+    tracker.follow(model, 13, 13)
+    assert [alert.step for alert in tracker.alerts] == [13]
+    tracker, model = continued(tmp_path, saved(tracker, model), **choices)
+    steps(tracker, model, 13, 21)
+    alerts, expected = ((folder / "alerts.jsonl").read_text() for folder in (tmp_path, tmp_path / "whole"))
+    assert alerts == expected and '"step": 20' in expected
+
+
 def test_states_before_a_checkpoint_without_the_tracker_are_lost(whole: Path, tmp_path: Path) -> None:
     """No tick where a state is only remembered, and no other state in the place of a lost one."""
     tracker, model = tracker_in(tmp_path, "previous"), net()
