@@ -19,6 +19,9 @@ Kind = Literal["angular", "squared"]
 CROSSFIT_MINIMUM = 4
 """Smallest number of samples whose halves have a variance."""
 
+ROUNDING = 1e-9
+"""Relative error of a nuclear norm up to which it comes from a square."""
+
 
 def procrustes(
     x: ArrayLike, y: ArrayLike, kind: Kind = "angular", crossfit: bool = False, units: ArrayLike | None = None
@@ -145,23 +148,23 @@ def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
 
 
 def _nuclear_norm_from_float32(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    """Return the nuclear norm of a product of float32 samples, in a third of the time.
+    """Return the nuclear norm of a product of float32 samples, in half the time where it is precise.
 
-    It comes from the eigenvalues of the smaller square. Squaring loses singular values below 1e-7 of the largest. They
-    are left out, because products of float32 samples do not hold them either. The derivative is the polar factor U V',
-    in float32: it serves error bars.
+    It comes from the eigenvalues of the smaller square. Rounding moves these by 1e-15 of the largest one, l, so a
+    singular value s by about 1e-15 l / s. Where a few dimensions dominate, or many have little variance, that adds up,
+    and the singular values are those of the product itself. The derivative is the polar factor U V'.
     """
     tall = xy if xy.shape[-1] <= xy.shape[-2] else xy.mT
     fixed = tall.detach()
     values, vectors = _eigh(fixed.mT @ fixed, with_vectors=xy.requires_grad)
-    valid = values > 1e-14 * values[..., -1:]
-    singular = torch.where(valid, torch.where(valid, values, 1.0).sqrt(), 0.0)
+    singular = values.clamp(min=0).sqrt()
     norm = singular.sum(-1)
+    rounding = 1e-15 * (values[..., -1:] / singular).sum(-1)
+    if not bool((rounding < ROUNDING * norm).all()):
+        return _nuclear_norm(xy)
     if vectors is None:
         return norm
-    v = vectors.float()
-    reciprocal = torch.where(valid, 1 / torch.where(valid, singular, 1.0), 0.0).float()
-    polar = (fixed.float() @ (v * reciprocal[..., None, :])) @ v.mT
+    polar = (fixed @ (vectors / singular[..., None, :])) @ vectors.mT
     slope = (polar * tall).sum((-2, -1))
     return norm + slope - slope.detach()
 

@@ -1,0 +1,51 @@
+"""Features of hundreds of times the spread of others, as first tokens of real models have them, in float32 and less."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dissimilarity import Bures, Procrustes, compare
+from dissimilarity.functional import procrustes
+from tests.helpers.found_measures import generator
+from tests.helpers.oracles import procrustes_cosine
+
+S, T, D = 24, 32, 64
+
+
+def near(power: float, sink: float, dense: bool, change: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Draw two models that differ by a share of their spread, with a spectrum of i^-power and a first token apart."""
+
+    def draw(seed: int) -> Tensor:
+        return torch.randn(S, T, D, generator=generator(seed), dtype=torch.float64) * scale
+
+    scale = torch.arange(1, D + 1, dtype=torch.float64) ** (-power / 2)
+    turn = torch.linalg.qr(torch.randn(D, D, generator=generator(2), dtype=torch.float64)).Q
+    along = turn[0] if dense else torch.eye(D, dtype=torch.float64)[5]
+    x = draw(0) @ turn
+    size = 1 + 0.02 * torch.randn(S, 1, generator=generator(3), dtype=torch.float64)
+    x[:, 0] += sink * size * along
+    return x.to(dtype), (x + change * draw(1) @ turn).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("power", "sink", "dense", "change"),
+    [(2, 1000, False, 0.03), (2, 3000, False, 0.3), (1, 1000, True, 0.1), (1, 300, False, 0.01), (6, 0, False, 0.03)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_procrustes_is_that_of_the_samples_with_its_errors(
+    power: float, sink: float, dense: bool, change: float, dtype: torch.dtype
+) -> None:
+    x, y = near(power, sink, dense, change, dtype)
+    exact = compare({"s": x.double()}, {"s": y.double()}, measures=[Procrustes(), Bures()], influence=True)
+    rows = compare({"s": x}, {"s": y}, measures=[Procrustes(), Bures()], influence=True)
+    cosine = procrustes_cosine(*(side.double().flatten(0, 1).numpy() for side in (x, y)))
+    for row, expected in zip(rows.to_pylist(), exact.to_pylist(), strict=True):
+        angle = math.acos(cosine) if row["measure"] == "procrustes" else cosine
+        assert row["value"] == pytest.approx(angle, rel=2e-3)
+        for column, tolerance in (("stderr", 0.02), ("calibrated", 2e-3), ("calibrated_stderr", 0.05)):
+            assert row[column] == pytest.approx(expected[column], rel=tolerance), column
+        influences = torch.tensor([row["influence"], expected["influence"]])
+        assert torch.corrcoef(influences)[0, 1] > 0.99
+    assert procrustes(x.flatten(0, 1), y.flatten(0, 1)).item() == pytest.approx(rows["value"][0].as_py(), rel=1e-3)
