@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer_utils import SaveStrategy
 
 from dissimilarity.loading.places import folder_of
 from dissimilarity.loading.pretrained import load_folder
@@ -149,6 +150,13 @@ class DissimilarityCallback(TrainerCallback):
         """Save what a resumed training needs before the Trainer saves."""
         self._save_states_if_stopped(args, state, control, model)
         if control.should_save:
+            self._tracker.before_checkpoint(_training(args, state, model))
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Save what a resumed training needs before the Trainer saves, which it may do for the best evaluation."""
+        if args.save_strategy == SaveStrategy.BEST and state.global_step:
             self._tracker.before_checkpoint(_training(args, state, model))
 
     def on_save(

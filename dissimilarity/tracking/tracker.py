@@ -198,6 +198,14 @@ class Tracker(Ticker):
             self.references.clear()
             self._rule_states.clear()
             self._warned.clear()
+        elif self.last_tick is not None and self.last_tick > step:
+            log.warning(
+                "step %d: the tracker's state is of step %d or later, so earlier states of the model may be missing; "
+                "load that of the same checkpoint",
+                step,
+                self.last_tick,
+            )
+            self.last_tick = self._last_scheduled = None
         # what was measured where a training ended between two ticks is not part of a continued curve
         is_part = step == self._last_scheduled or step == self.last_tick == training.last_step
         if step == self.last_tick and not is_part:

@@ -44,7 +44,7 @@ def test_a_checkpoint_on_sigterm(
     assert curves(tmp_path) == curves(tuned[0])
 
 
-@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best"])
 def test_a_trainer_that_is_killed_while_it_saves(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,11 +53,14 @@ def test_a_trainer_that_is_killed_while_it_saves(
     def rotate(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    arguments = {"save_strategy": strategy, "save_steps": 6}
+    arguments: dict[str, Any] = {"save_strategy": strategy, "save_steps": 6}
+    if strategy == "best":  # of evaluations, at a step between two ticks
+        arguments |= {"eval_strategy": "steps", "eval_steps": 8, "metric_for_best_model": "loss"}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(transformers.trainer, "rotate_checkpoints", rotate)
         train(adapted(), tmp_path, steps=12, arguments=arguments)
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{6 if strategy == 'steps' else 10}"]
+    saved = {"steps": 6, "epoch": 10, "best": 8}[strategy]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{saved}"]
     train(adapted(), tmp_path, steps=12, resume=True)
     train(adapted(), tmp_path / "whole", steps=12)
     assert curves(tmp_path) == curves(tmp_path / "whole")

@@ -340,3 +340,17 @@ def test_a_state_that_cannot_be_saved_says_what_could_replace_it(
     assert caplog.messages == [
         f"could not save the activations of step 0 (no space left); a continuation needs {checkpoint} instead"
     ]
+
+
+def test_a_state_that_is_later_than_the_model_leaves_no_step_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker, model = tracker_in(tmp_path), net()
+    train(tracker, model, 0, 5)
+    weights = copy.deepcopy(model.state_dict())
+    train(tracker, model, 5, 12)
+    other, model = continued(tmp_path, {"model": weights, "tracker": tracker.state_dict()})
+    train(other, model, 5, LAST)
+    steps = sorted({row["step"] for row in read_curves(tmp_path).to_pylist()})
+    assert steps == [0, 1, 2, 4, 8, 10, 20, LAST]
+    assert "step 5: the tracker's state is of step 10 or later" in caplog.text
