@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dissimilarity import Bures, Procrustes, compare
-from dissimilarity.functional import procrustes
+from dissimilarity import CKA, AngularCKA, Bures, Procrustes, compare
+from dissimilarity.functional import cka, procrustes
+from dissimilarity.measures.numerics.rearranged_hsic import kernels_are_cheaper
+from dissimilarity.probe.rearrangement import circles, following
 from tests.helpers.found_measures import generator
 from tests.helpers.oracles import procrustes_cosine
 
@@ -49,3 +51,24 @@ def test_procrustes_is_that_of_the_samples_with_its_errors(
         influences = torch.tensor([row["influence"], expected["influence"]])
         assert torch.corrcoef(influences)[0, 1] > 0.99
     assert procrustes(x.flatten(0, 1), y.flatten(0, 1)).item() == pytest.approx(rows["value"][0].as_py(), rel=1e-3)
+
+
+@pytest.mark.parametrize("sink", [30, 100, 300])
+def test_the_null_of_a_first_token_that_all_sequences_share(sink: float) -> None:
+    """Unrelated models then look nearly identical to CKA, and what is left of 1 - null decides p and calibrated."""
+    sequences, length, width, nulls = 12, 8, 160, 39
+    assert kernels_are_cheaper(sequences, length, (width, width), nulls)
+    sides = []
+    for seed in range(2):
+        x = torch.randn(sequences, length, width, generator=generator(seed), dtype=torch.float64)
+        x[:, 0] = 0
+        x[:, 0, 5 + seed] = sink * width**0.5
+        sides.append(x.float())
+    x, y = (side.double() for side in sides)
+    units = torch.arange(sequences).repeat_interleave(length)
+    orders = following(circles(torch.ones(sequences, dtype=torch.int64), nulls))
+    values = torch.stack([cka(x[order].flatten(0, 1), y.flatten(0, 1), units=units) for order in orders])
+    rows = compare({"s": sides[0]}, {"s": sides[1]}, measures=[CKA(), AngularCKA()], nulls=nulls).to_pylist()
+    for row, expected in zip(rows, (values, values.acos()), strict=True):
+        assert row["null"] == pytest.approx(expected.mean().item(), rel=1e-9 if row["measure"] == "cka" else 1e-4)
+        assert row["null_sd"] == pytest.approx(expected.std().item(), rel=1e-3)
