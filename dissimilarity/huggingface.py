@@ -141,8 +141,7 @@ class DissimilarityCallback(TrainerCallback):
         if self._tracker.is_due(state.global_step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
         if control.should_save:
-            self._tracker.before_checkpoint(_training(args, state, model))
-            self._store_state(state)
+            self._before_save(args, state, model)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -150,19 +149,19 @@ class DissimilarityCallback(TrainerCallback):
         """Save what a resumed training needs before the Trainer saves."""
         self._save_states_if_stopped(args, state, control, model)
         if control.should_save:
-            self._tracker.before_checkpoint(_training(args, state, model))
+            self._before_save(args, state, model)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Save what a resumed training needs before the Trainer saves, which it may do for the best evaluation."""
+        """Save what a resumed training needs, in case the Trainer saves the best model next."""
         if args.save_strategy == SaveStrategy.BEST and state.global_step:
-            self._tracker.before_checkpoint(_training(args, state, model))
+            self._before_save(args, state, model)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Save what a resumed training needs beside a checkpoint that no event before it announced."""
+        """Save what a resumed training needs, if no earlier event did."""
         self._tracker.before_checkpoint(_training(args, state, model))
 
     def on_log(
@@ -194,12 +193,17 @@ class DissimilarityCallback(TrainerCallback):
     def _save_states_if_stopped(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
     ) -> None:
-        """Save earlier states of the model before a tick forgets them, if SIGTERM made the Trainer save a checkpoint.
+        """Save earlier states before a tick forgets them, if the Trainer has saved a checkpoint on SIGTERM.
 
-        It does that with ``enable_jit_checkpoint``, in the event before this one, and calls no ``on_save``.
+        With ``enable_jit_checkpoint`` it saves in an event before this one and does not call ``on_save``.
         """
         if args.enable_jit_checkpoint and control.should_training_stop:
             self._tracker.before_checkpoint(_training(args, state, model))
+
+    def _before_save(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Save what a resumed training needs before the Trainer writes its state."""
+        self._tracker.before_checkpoint(_training(args, state, model))
+        self._store_state(state)
 
     def _store_state(self, state: TrainerState) -> None:
         """Put the states of trackers into that of the Trainer, which is in each of its checkpoints."""

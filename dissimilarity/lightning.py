@@ -109,12 +109,12 @@ class TickerCallback(Ticker, pl.Callback):
         moment, so that they can't measure together. What ends it between two steps in all of them (``ends``) leaves
         time for that.
         """
-        has_end = self._is_training and trainer.global_step > 0
-        if isinstance(exception, self.ends) and has_end:
+        has_trained = self._is_training and trainer.global_step > 0
+        if isinstance(exception, self.ends) and has_trained:
             self._tick_at_end(trainer, pl_module)
         if isinstance(exception, Exception):
             self._publish(trainer)
-        elif isinstance(exception, KeyboardInterrupt) and has_end:
+        elif isinstance(exception, KeyboardInterrupt) and has_trained:
             if trainer.world_size == 1:
                 self._tick_at_end(trainer, pl_module)
             elif trainer.global_step != self.last_tick:

@@ -74,8 +74,8 @@ def load(uri: str, runs_dir: str | Path = "runs", block_by_block: bool = False) 
     Args:
         uri: The model.
         runs_dir: Folder of the runs.
-        block_by_block: Whether the weights of a Hugging Face folder stay in their files until a block that has them
-            runs. Other models are read whole.
+        block_by_block: Whether the weights of an `hf:` model are read from disk one block at a time. Other models are
+            read whole.
 
     Raises:
         ValueError: If it cannot be loaded; names the file, what is wrong with it and what to do.

@@ -115,7 +115,7 @@ def offloaded(module: nn.Module) -> Offloaded | None:
 
 
 def moved(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a model on a device; of one whose weights are read as it runs, what is in memory.
+    """Move a model to a device; if its weights are read as it runs, move only those in memory.
 
     Examples:
         >>> moved(nn.Linear(2, 3), torch.device("meta")).weight.is_meta

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from dissimilarity.comparison.first_component import first_share
-from dissimilarity.comparison.intrinsic_sites import Readable, intrinsic_of_site
+from dissimilarity.comparison.intrinsic_sites import SideAgain, intrinsic_of_site
 from dissimilarity.comparison.plan import Plan
 from dissimilarity.comparison.saved import SavedActivations, array_reader
 from dissimilarity.comparison.wide_sites import in_span
@@ -157,22 +157,22 @@ class ModelActivations:
             precise = self._alone_in_float64
         return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again, precise)]
 
-    def _alone_in_float64(self, site: str) -> Readable:
+    def _alone_in_float64(self, site: str) -> SideAgain:
         """Return the sums of float64 products at a site over the samples of all processes, and its chunks."""
-        same = self.in_float64([site], alone=True).summed(cache=False)
+        same = self.in_float64([site], of_all=True).summed(cache=False)
         return same.side, same.at if self.plan.stored else None
 
-    def in_float64(self, sites: Iterable[str], alone: bool = False) -> "ModelActivations":
+    def in_float64(self, sites: Iterable[str], of_all: bool = False) -> "ModelActivations":
         """Return activations at some sites for sums of float64 products.
 
         Args:
             sites: the sites.
-            alone: whether this process takes the samples of all, once they are shared.
+            of_all: whether this process reads the shared samples of all processes by itself.
         """
         names = list(dict.fromkeys(sites))
         plan, device = replace(self.plan, max_samples=0), None if self.device is None else sum_device(self.device)
-        chunks = self.chunks if self._of_all is None or not alone else self._of_all
-        return ModelActivations(plan, names, _InFloat64(chunks, names), self.side.sync and not alone, device)
+        chunks = self.chunks if self._of_all is None or not of_all else self._of_all
+        return ModelActivations(plan, names, _InFloat64(chunks, names), self.side.sync and not of_all, device)
 
     def nbytes(self) -> int:
         """Return the size of the activations."""

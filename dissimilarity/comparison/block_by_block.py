@@ -1,10 +1,11 @@
-"""The activations of a model larger than memory: it runs block by block, and what it passes goes to files.
+"""Run a model larger than memory block by block, and keep its activations in files.
 
-A comparison of every layer with every layer needs all activations of a model at once, and then its weights no more.
+Comparing every layer with every layer needs all activations of a model at once, but not its weights.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,30 +23,38 @@ from dissimilarity.probe.steps import Steps, groups_of
 
 @contextmanager
 def read_once(
-    source: nn.Module | SavedActivations, inputs: Inputs | None, sites: Sequence[str]
+    source: nn.Module | SavedActivations, label: str, inputs: Inputs | None, sites: Sequence[str]
 ) -> Iterator[nn.Module | SavedActivations]:
-    """Yield a model, or its activations if its weights are read as it runs, so that this happens once.
+    """Yield a source as it is; run a model whose weights stay in files once, and yield its activations.
 
     Args:
         source: a model, or saved activations.
+        label: name of the model in messages.
         inputs: what the model reads.
         sites: sites that are read; may include the logits.
 
     Raises:
-        ValueError: such a model, and sequences with padding or in two tokenizations.
-        NotInStepsError: such a model does not run block by block.
+        ValueError: the model's weights stay in files, and sequences have padding or two tokenizations, or the model
+            has no logits.
+        NotInStepsError: the model does not run block by block.
+        RuntimeError: the model does not reach a site.
     """
     if isinstance(source, SavedActivations) or offloaded(source) is None:
         yield source
         return
     if not isinstance(inputs, Tensor):
         raise ValueError(
-            "expected sequences of equal length that all models read in the same tokens, which is what models can be "
-            "compared on block by block; leave out block_by_block, or pass other sequences"
+            f"{label}: models run block by block only on sequences of equal length that all of them tokenize alike; "
+            "pass such sequences, or leave out study.block_by_block=true"
         )
     with TemporaryDirectory(prefix="activations-") as folder:
         _write(source, inputs, sites, Path(folder))
-        yield open_source(folder, "")
+        missing = [site for site in sites if site != LOGITS and not _file(Path(folder), site).exists()]
+        if missing:
+            raise RuntimeError(f"{label}: the forward pass did not reach {missing[0]}; choose another site")
+        passed = open_source(folder, label)
+        assert isinstance(passed, SavedActivations)
+        yield replace(passed, name=label)
 
 
 def _write(model: nn.Module, tokens: Tensor, sites: Sequence[str], folder: Path) -> None:
@@ -55,17 +64,21 @@ def _write(model: nn.Module, tokens: Tensor, sites: Sequence[str], folder: Path)
 
     def add(number: int, acts: dict[str, Tensor]) -> None:
         for site in list(acts):
-            _add(acts.pop(site), groups[number][0], len(tokens), folder / f"{site}.npy")
+            _add(acts.pop(site), groups[number][0], len(tokens), _file(folder, site))
 
     with steps.attached():
-        while not (steps.is_at_head or steps.has_ended):
-            for number, acts in enumerate(steps.step()):
+        for parts in steps.passed():
+            for number, acts in enumerate(parts):
                 add(number, acts)
         for number in range(len(groups)):
             logits = predictions_of(steps.finish(number))
             add(number, steps.acts[number])
             if LOGITS in sites and logits is not None:
                 add(number, {LOGITS: logits})
+
+
+def _file(folder: Path, site: str) -> Path:
+    return folder / f"{site}.npy"
 
 
 def _add(acts: Tensor, places: Tensor, sequences: int, path: Path) -> None:

@@ -155,7 +155,7 @@ def _captured(
             source, source_sites, model_plan = opened(label)
             plan = plan or model_plan
             inputs, device = plan.probe.inputs_a, device_of_sources(source)
-            with read_once(source, inputs, source_sites) as source:
+            with read_once(source, label, inputs, source_sites) as source:
                 chunks = read_chunks(source, inputs, source_sites, plan.for_norms(), device)
                 norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
             del source
@@ -166,7 +166,7 @@ def _captured(
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
         inputs, device = plan.probe.inputs_a, device_of_sources(source)
-        with read_once(source, inputs, plan.captured(source_sites)) as source:
+        with read_once(source, label, inputs, plan.captured(source_sites)) as source:
             chunks = spill.store(read_chunks(source, inputs, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)
         del source

@@ -16,12 +16,12 @@ from dissimilarity.moments.products import column_means
 from dissimilarity.moments.second_pass import Reading, read_again
 from dissimilarity.moments.side import Side
 
-Readable = tuple[Side, Again | None]
+SideAgain = tuple[Side, Again | None]
 """A closed side, and its chunks if they are stored; None where there are sums per unit."""
 
 
 def intrinsic_of_site(
-    side: Side, site: str, again: Again | None = None, in_float64: Callable[[str], Readable] | None = None
+    side: Side, site: str, again: Again | None = None, in_float64: Callable[[str], SideAgain] | None = None
 ) -> list[dict[str, Any]]:
     """Return a record per measure of one model alone at a site, from the sums of a closed side.
 
@@ -45,8 +45,8 @@ def intrinsic_of_site(
                 precise, again = in_float64(site)
                 return intrinsic_of_site(precise, site, again)
             note = (
-                f"imprecise: {spectrum.lost} of {len(totals['x'])} directions vary by less than the rounding of float32"
-                " products; pass float64 activations (.double())"
+                f"imprecise: float32 products do not resolve {spectrum.lost} of {len(totals['x'])} directions; leave "
+                "out n_units, or pass float64 activations (.double())"
             )
         if again is not None and side.moments and n_units > 1:
             reading = Reading(site, [site], spectrum.estimate_again())

@@ -114,7 +114,8 @@ def _by_transformers(load: Callable[..., Loaded]) -> Readable:
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ValueError(
-            f"its weights cannot be read block by block ({error}); load it whole, not block by block"
+            f"its weights cannot be read block by block ({error}); leave out --block-by-block "
+            "(study.block_by_block=true in a study)"
         ) from error
     finally:
         log.setLevel(level)

@@ -42,7 +42,7 @@ def check_plain(folder: Path, argument: str) -> None:
     if names or other:
         raise ValueError(
             f"{argument}: this adapter has {other[0] if other else shown(names[0])}, but block by block, only plain "
-            "LoRA can be merged; load it whole, or merge it: AutoPeftModelForCausalLM.from_pretrained("
+            "LoRA can be merged; leave out --block-by-block, or merge it: AutoPeftModelForCausalLM.from_pretrained("
             f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER)"
         )
 
@@ -94,9 +94,7 @@ def _products(model: "nn.Module", folder: Path) -> dict[str, tuple[str, bool]]:
         if module is None or weight is None or key + A not in shapes or key + B not in shapes:
             raise ValueError(f"its adapter changes {shown(path)}, which its base does not have; use the base it is for")
         if tied.count(id(weight)) > 1:
-            raise ValueError(
-                f"its adapter changes {shown(path)}, whose weight is tied; load it whole, not block by block"
-            )
+            raise ValueError(f"its adapter changes {shown(path)}, whose weight is tied; leave out --block-by-block")
         is_transposed = type(modules[module]).__name__ == "Conv1D"
         shape = (shapes[key + B][0], shapes[key + A][1])
         if tuple(weight.shape) != (shape[::-1] if is_transposed else shape):

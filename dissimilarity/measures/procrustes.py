@@ -20,7 +20,7 @@ CROSSFIT_MINIMUM = 4
 """Smallest number of samples whose halves have a variance."""
 
 ROUNDING = 1e-9
-"""Relative error of a nuclear norm up to which it comes from a square."""
+"""Largest relative error for which the nuclear norm is taken from the eigenvalues of a square."""
 
 
 def procrustes(
@@ -148,11 +148,12 @@ def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
 
 
 def _nuclear_norm_from_float32(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    """Return the nuclear norm of a product of float32 samples, in half the time where it is precise.
+    """Return the nuclear norm of a product of float32 samples, twice as fast where that is precise.
 
     It comes from the eigenvalues of the smaller square. Rounding moves these by 1e-15 of the largest one, l, so a
-    singular value s by about 1e-15 l / s. Where a few dimensions dominate, or many have little variance, that adds up,
-    and the singular values are those of the product itself. The derivative is the polar factor U V'.
+    singular value s by about 1e-15 l / s. If these errors add up to more than ``ROUNDING``, because a few dimensions
+    dominate or many have little variance, it comes from the singular values of the product itself. The derivative is
+    the polar factor U V'.
     """
     tall = xy if xy.shape[-1] <= xy.shape[-2] else xy.mT
     fixed = tall.detach()

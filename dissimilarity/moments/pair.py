@@ -100,9 +100,10 @@ VANISHING = 1e-280
 def in_range(side: Moments) -> bool:
     """Return whether the sums of one side are right: float32 products overflow above 1e12 and vanish below 1e-19.
 
-    Sums in float64 are squared once more, and summed over samples, which vanishes below 1e-75 and overflows above 1e72.
+    Sums in float64 are squared once more and then summed over samples: they vanish below 1e-75 and overflow above 1e72.
     """
-    # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix.
+    # No entry of xx exceeds its diagonal, and the trace checks the diagonal without a pass over the whole matrix. The
+    # factor of 1e6 leaves room for sums over as many samples.
     finite = all(
         bool(torch.isfinite(values).all()) for values in (side["x"], (1e6 * side["a"]) ** 2, side["aa"], side["xa"])
     )

@@ -102,16 +102,21 @@ class Steps:
         self._release()
         if len(ended) > 1:
             raise NotInStepsError(
-                f"{type(self.model).__name__} does not run the same blocks on all sequences; compare it whole, not "
-                "block by block"
+                f"{type(self.model).__name__} does not run the same blocks on all sequences; leave out "
+                "--block-by-block (study.block_by_block=true in a study)"
             )
         (self.has_ended,) = ended
         return self.acts
 
+    def passed(self) -> Iterator[list[dict[str, Tensor]]]:
+        """Run every group up to the head, and yield what they passed, step by step."""
+        while not (self.is_at_head or self.has_ended):
+            yield self.step()
+
     def results(self) -> Iterator[Any]:
         """Run every group up to the head, and yield the model's result for one after another."""
-        while not (self.is_at_head or self.has_ended):
-            self.step()
+        for _ in self.passed():
+            pass
         for number in range(len(self.groups)):
             yield self.finish(number)
 
@@ -128,8 +133,8 @@ class Steps:
             return call(self.model, self.groups[number][1].to(device_of(self.model)))
         except NotImplementedError as error:  # torch, of a weight that is not there
             raise NotInStepsError(
-                f"{type(self.model).__name__} reads weights of a block outside of it ({str(error)[:80]}); compare it "
-                "whole, not block by block"
+                f"{type(self.model).__name__} reads weights of a block outside of it ({str(error)[:80]}); leave "
+                "out --block-by-block (study.block_by_block=true in a study)"
             ) from error
 
     def _pause(self, module: nn.Module, args: tuple) -> None:
@@ -158,8 +163,8 @@ class Steps:
         if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[:2] != expected or value.is_meta:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise NotInStepsError(
-                f"expected activations {(*expected, 'd')} at {site}, found {shape}; compare models whole, not block by "
-                "block, or choose other sites"
+                f"expected activations {(*expected, 'd')} at {site}, found {shape}; leave out --block-by-block "
+                "(study.block_by_block=true in a study), or choose other sites"
             )
         self.acts[self._current][site] = value.detach().clone()
 

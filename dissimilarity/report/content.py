@@ -142,7 +142,7 @@ def coverage_of(folder: Folder) -> str:
 def pairs_of(folder: Folder) -> pa.Table | None:
     """Return the table of a comparison with its pairs of models as references; None for other tables.
 
-    Pairs of a model with itself are last. A pair under another outlier control, or at an earlier step, is one more.
+    Pairs of a model with itself come last. Another outlier control or an earlier step makes a separate pair.
     """
     if folder.table is None or not set(folder.table.column_names) >= PAIRS:
         return None

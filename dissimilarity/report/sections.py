@@ -184,7 +184,7 @@ def foot() -> str:
 
 
 def answer(folder: Folder) -> str:
-    """Return the question and the answer of a study, with which its summary begins."""
+    """Return the beginning of a study's summary: its question and answer."""
     return _markdown(_summary(folder)[0])
 
 

@@ -68,7 +68,9 @@ class ReferenceStore:
         except Exception as error:
             log.warning(
                 "could not save the activations of step %d (%s); a continuation needs %s instead",
-                *(step, error, step_file(self.checkpoints, step)),
+                step,
+                error,
+                step_file(self.checkpoints, step),
             )
 
     def save_states(self, training: TrainingState, states: Mapping[int, ModelActivations]) -> None:

@@ -60,7 +60,7 @@ class Tables:
         self._intrinsic.truncate(step - 1)
 
     def at(self, step: int) -> list[dict[str, Any]]:
-        """Return the records of the curves at a step, also those that wait."""
+        """Return the records of the curves at a step, including those not written yet."""
         records = [*self.curves.rows(), *self._outboxes["curves"].waiting]
         return [dict(record) for record in records if record["step"] == step]
 

@@ -56,7 +56,7 @@ class TrackedReferences:
         self.lost: set[int] = set()
         self.faults: dict[str, str] = {}
         self.marks: dict[str, dict[str, list[float]]] = {}
-        self._listed: set[int] = set()
+        self._saved_steps: set[int] = set()
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
 
@@ -107,23 +107,23 @@ class TrackedReferences:
         """Forget the states of another training."""
         self.states.clear()
         self.lost.clear()
-        self._listed.clear()
+        self._saved_steps.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps of earlier states, of those that are lost, and the marks of frozen references."""
-        return {"states": sorted({*self.states, *self._listed}), "lost": sorted(self.lost), "frozen": self.marks}
+        return {"states": sorted({*self.states, *self._saved_steps}), "lost": sorted(self.lost), "frozen": self.marks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         self.states.clear()
-        self._listed, self.lost = set(state["states"]), set(state.get("lost", ()))
+        self._saved_steps, self.lost = set(state["states"]), set(state.get("lost", ()))
         self.marks = state.get("frozen", {})
 
     def recall(self, training: TrainingState, first: int, thinned: Thinned | None) -> list[str]:
         """Read the earlier states of the model that a continued training needs; return why those compared cannot be.
 
-        Where steps passed over one, a later one is listed in its place. Nothing is known of those after all that are
-        listed, as in a checkpoint without the tracker.
+        A step that was skipped is listed under the later step that stands in for it. Nothing is known of steps after
+        the last one listed, as in a checkpoint saved without the tracker.
 
         Args:
             training: state of the training.
@@ -131,12 +131,12 @@ class TrackedReferences:
             thinned: what is left of the schedule.
         """
         compared = previous_steps(first, self.every, training.last_step, thinned)
-        steps = self._listed | self._always
+        steps = self._saved_steps | self._always
         if self.has_previous:
-            # the tick of this step could not know what comes after if training was to end there
+            # if training was to end at this step, its tick did not keep it
             unlisted = previous_steps(first, self.every, None, thinned) | (compared & {training.step})
-            steps |= {step for step in unlisted if step > max(self._listed | self.lost, default=-1)}
-        self._listed = set()
+            steps |= {step for step in unlisted if step > max(self._saved_steps | self.lost, default=-1)}
+        self._saved_steps = set()
         faults = []
         for step in sorted(steps):
             try:

@@ -200,8 +200,8 @@ class Tracker(Ticker):
             self._warned.clear()
         elif self.last_tick is not None and self.last_tick > step:
             log.warning(
-                "step %d: the tracker's state is of step %d or later, so earlier states of the model may be missing; "
-                "load that of the same checkpoint",
+                "step %d: the tracker state is from step %d or later, so earlier states of the model may be missing; "
+                "load the tracker state saved with this model",
                 step,
                 self.last_tick,
             )
@@ -224,8 +224,8 @@ class Tracker(Ticker):
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
-            is_second = step == self.last_tick and not self._is_complete
-            self._of_matched = gathered(self.tables.at(step) if is_second else [], training.sync)[0]
+            is_partial = step == self.last_tick and not self._is_complete
+            self._of_matched = gathered(self.tables.at(step) if is_partial else [], training.sync)[0]
             # the tick that compares it tries again, and its records say why it cannot
             first = step + (step == self.last_tick)
             for fault in self.references.recall(training, first, self.schedule.thinned) if step else ():
@@ -268,9 +268,9 @@ class Tracker(Ticker):
                     )
             except Exception as error:
                 self.references.lost |= {step} if self._is_compared_later(training) else set()
-                records = self._of_matched if is_second else []
-                records = records or self._without_values(training, described(error))
-        if self._begun == step and training.is_first:  # as the second tick, or after an interrupt of the first
+                records = (self._of_matched if is_second else []) or self._without_values(training, described(error))
+        # there may be rows of a first tick, of an interrupted one, or from before a continuation
+        if self._begun == step and training.is_first:
             self.tables.drop(step)
         self._begun = step
         metrics = self._record(training, records, started, fold=kind == "heatmap")

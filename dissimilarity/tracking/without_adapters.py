@@ -26,7 +26,7 @@ class WithoutAdapters(nn.Module):
 
     def __init__(self, model: nn.Module, is_continued: bool = False) -> None:
         super().__init__()
-        # the name of torch.compile for what it wraps: it is no part of the paths of sites, which are those of the model
+        # named as torch.compile names what it wraps, so that site paths leave it out
         self._orig_mod, self.is_continued = model, is_continued
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

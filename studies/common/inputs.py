@@ -291,7 +291,7 @@ def loss_of(net: nn.Module, tokens: Tensor) -> tuple[float, float]:
 
 
 def _outputs(net: nn.Module, tokens: Tensor) -> Iterator[tuple[Tensor, Any]]:
-    """Yield sequences and what a net returns for them, some at a time; weights that stay in files are read once."""
+    """Yield batches of sequences with the net's output; weights that stay in files are read once."""
     if offloaded(net) is None:
         for batch in batches_of(tokens):
             yield batch, net(batch.to(device_of(net)))

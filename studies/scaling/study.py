@@ -66,7 +66,7 @@ def scaling(
         sequences: number of held-out sequences if probe.sequences is not set.
         length: tokens per sequence if probe.length is not set.
         n_units: number of units of sequences for the error bars; None: each sequence is one.
-        block_by_block: whether weights of Hugging Face folders stay in their files until a block that has them runs.
+        block_by_block: whether weights of `hf:` models are read from disk one block at a time.
         controlled: outlier control of a second comparison; None for none.
         primary_measure: label of the measure that the answer is about; the others are exploratory.
         primary_layer: `all`, or the `first`, `middle` or `last` block of layers, which the answer is about.

@@ -136,10 +136,14 @@ def test_scaling_accepts_existing_models(home: Path, scaled: Path, tmp_path: Pat
     assert {(row["model_a"], row["model_b"]) for row in rows} >= {("neox-2-16", "neox-4-32")}
     notes = json.loads((folder / "provenance.json").read_text())
 
+    attach = offloading.Offloaded._attach
     again = ["study.block_by_block=true", "name=passed", f"models=[{','.join(uris)}]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(offloading, "RESIDENT", 64)
+        opened: list[Any] = []
+        patch.setattr(offloading.Offloaded, "_attach", lambda weights, model: opened.append(attach(weights, model)))
         passed = analyze(compose(["study=scaling", *places, *SMALL, *analysis, *again], "analyze"))
+    assert len(opened) == 4 * 3  # for its names, and under each control, where one also drops the largest norms
     for row, expected in zip(pq.read_table(passed / "table.parquet").to_pylist(), rows, strict=True):
         for column in ("control", "measure", "model_a", "model_b", "site_a", "site_b"):
             assert row[column] == expected[column]

@@ -85,5 +85,5 @@ def test_values_are_those_of_models_in_memory(folders: dict[str, Path], control:
 def test_sequences_with_padding_are_refused(folders: dict[str, Path]) -> None:
     mask = torch.ones_like(TOKENS, dtype=torch.bool)
     mask[::2, -3:] = False
-    with pytest.raises(ValueError, match="expected sequences of equal length .* leave out block_by_block"):
+    with pytest.raises(ValueError, match="a: models run block by block only on sequences of equal length .* leave out"):
         compare_many(loaders(folders, Counter()), TOKENS, None, [CKA()], mask=mask)

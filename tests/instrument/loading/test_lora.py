@@ -56,5 +56,5 @@ def test_an_adapter_is_merged_block_by_block(
 )
 def test_other_adapters_are_refused_with_what_to_type(config: Any, message: str, tmp_path: Path) -> None:
     folder = adapter(tmp_path, "llama", config)
-    with pytest.raises(ValueError, match=f"{message}.*load it whole, or merge it"):
+    with pytest.raises(ValueError, match=f"{message}.*leave out --block-by-block, or merge it"):
         load_folder(folder, "hf:adapter", True)

@@ -126,13 +126,16 @@ def test_large_features_leave_the_rest_of_the_spectrum(power: int, rotated: bool
     for row in intrinsic({"s": x}, n_units=8).to_pylist():  # streamed, so that nothing is read again
         is_lost = rotated and power == 2
         assert is_lost or row["value"] == pytest.approx(exact[row["measure"]]["value"], rel=1e-4)
-        assert ("vary by less than the rounding of float32 products" in row["note"]) == is_lost
+        assert ("float32 products do not resolve" in row["note"]) == is_lost
 
 
 def test_directions_that_float32_products_lose_are_read_again_or_noted() -> None:
     x = samples(24, 10, 8).float()
     x = torch.cat([x, x[..., :2] + 1e-5 * samples(24, 10, 2, seed=1).float()], -1)
-    for again, note in ((None, ""), (12, "imprecise: 2 of 10 directions vary by less than the rounding of float32")):
+    for again, note in (
+        (None, ""),
+        (12, "imprecise: float32 products do not resolve 2 of 10 directions"),
+    ):
         for row in intrinsic({"s": x}, n_units=again).to_pylist():
             oracle = MEASURES[row["measure"]][1](x.double().flatten(0, 1).numpy())
             assert row["note"].startswith(note) and bool(row["note"]) == bool(note)

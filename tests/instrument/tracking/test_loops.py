@@ -353,4 +353,4 @@ def test_a_state_that_is_later_than_the_model_leaves_no_step_out(
     train(other, model, 5, LAST)
     steps = sorted({row["step"] for row in read_curves(tmp_path).to_pylist()})
     assert steps == [0, 1, 2, 4, 8, 10, 20, LAST]
-    assert "step 5: the tracker's state is of step 10 or later" in caplog.text
+    assert "step 5: the tracker state is from step 10 or later" in caplog.text
