@@ -79,7 +79,11 @@ def _best_rotation(m: Moments) -> Float[Tensor, "*pairs p q"]:
     """Return the polar factor of Xc'Yc, zero on what the samples do not determine."""
     left, values, right = torch.linalg.svd(centered_cross(m), full_matrices=False)
     roundoff = torch.maximum(m["eps_x"], m["eps_y"]) / m["n"]
-    is_determined = values > 4 * max(m["xy"].shape[-2:]) * roundoff[..., None] * values[..., :1]
+    # Products round in proportion to the columns that they are of, so a few large columns hide no other direction.
+    x, y = (m[name].diagonal(dim1=-2, dim2=-1).clamp(min=0) for name in ("xx", "yy"))
+    sizes = [(x[..., None] * left.square()).sum(-2), (right.square() * y[..., None, :]).sum(-1)]
+    rounding = 2 * max(m["xy"].shape[-2:]) ** 0.5 * roundoff[..., None] * (sizes[0] * sizes[1]).sqrt()
+    is_determined = values > rounding + 4e-15 * max(m["xy"].shape[-2:]) * values[..., :1]
     return (left * is_determined[..., None, :]) @ right
 
 

@@ -72,3 +72,15 @@ def test_the_null_of_a_first_token_that_all_sequences_share(sink: float) -> None
     for row, expected in zip(rows, (values, values.acos()), strict=True):
         assert row["null"] == pytest.approx(expected.mean().item(), rel=1e-9 if row["measure"] == "cka" else 1e-4)
         assert row["null_sd"] == pytest.approx(expected.std().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("sink", [30, 300])
+@pytest.mark.parametrize("change", [0.05, 1.0])
+def test_cross_fitted_rotations_turn_what_lies_beside_a_first_token(sink: float, change: float) -> None:
+    x, y = near(1, sink, False, change, torch.float32)
+    measures = [Procrustes(crossfit=True), Bures(crossfit=True)]
+    rows = compare({"s": x}, {"s": y}, measures=measures).to_pylist()
+    exact = compare({"s": x.double()}, {"s": y.double()}, measures=measures).to_pylist()
+    for row, expected in zip(rows, exact, strict=True):
+        assert row["value"] == pytest.approx(expected["value"], rel=1e-3)
+        assert row["calibrated"] == pytest.approx(expected["calibrated"], abs=2e-3)
