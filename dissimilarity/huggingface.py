@@ -155,8 +155,9 @@ class DissimilarityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Save what a resumed training needs, in case the Trainer saves the best model next."""
-        if args.save_strategy == SaveStrategy.BEST and state.global_step:
-            self._before_save(args, state, model)
+        if args.save_strategy == SaveStrategy.BEST and state.global_step and self.tracker is not None:
+            self.tracker.save_states(_training(args, state, model))
+            self._store_state(state)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any

@@ -126,7 +126,8 @@ class PenaltyTracker(Ticker):
             self.schedule.begin(replace(training, world_size=1))
             step = training.step
             is_tick = self._has_direct_stitches(step, None) or step in self.task_at
-            if step == self.last_tick and not is_tick:  # a training ended here, between two ticks
+            # a training ended here, between two ticks, or the state is later than the model
+            if self.last_tick is not None and (self.last_tick > step or (step == self.last_tick and not is_tick)):
                 self.last_tick = None
             kept = step if step == self.last_tick else step - 1
             self.journal.truncate(kept)

@@ -4,7 +4,7 @@ Without a file of one of the model's own earlier states, the checkpoint of that 
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,13 +74,16 @@ class ReferenceStore:
             )
 
     def save_states(self, training: TrainingState, states: Mapping[int, ModelActivations]) -> None:
-        """Save earlier states of the model, which a continuation from the next checkpoint compares.
-
-        The files of the two checkpoints before stay, because those count until the new checkpoint is in place.
-        """
+        """Save earlier states of the model, which a continuation from a checkpoint of this step compares."""
         for step, activations in states.items():
             if not self.path(training, _name(step)).exists():
                 self.save(training, step, activations)
+
+    def delete_states(self, training: TrainingState, states: Collection[int]) -> None:
+        """Delete saved states that no checkpoint needs, now that there is one of this step, which needs some.
+
+        The files of the two checkpoints before stay, because those count until the new checkpoint is in place.
+        """
         self._saved[training.step] = {self.path(training, _name(step)) for step in states}
         if len(self._saved) >= CHECKPOINTS:
             self._saved = dict(list(self._saved.items())[-CHECKPOINTS:])

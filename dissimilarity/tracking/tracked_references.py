@@ -109,6 +109,12 @@ class TrackedReferences:
         self.lost.clear()
         self._saved_steps.clear()
 
+    def forget_after(self, step: int) -> None:
+        """Forget states that are later than the model."""
+        self.states = {state: acts for state, acts in self.states.items() if state <= step}
+        self.lost = {state for state in self.lost if state <= step}
+        self._saved_steps = {state for state in self._saved_steps if state <= step}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the steps of earlier states, of those that are lost, and the marks of frozen references."""
         return {"states": sorted({*self.states, *self._saved_steps}), "lost": sorted(self.lost), "frozen": self.marks}

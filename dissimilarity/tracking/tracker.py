@@ -206,6 +206,9 @@ class Tracker(Ticker):
                 self.last_tick,
             )
             self.last_tick = self._last_scheduled = None
+            self.references.forget_after(step)
+            self._rule_states.clear()
+            self.alert_rules.load_state_dict({})
         # what was measured where a training ended between two ticks is not part of a continued curve
         is_part = step == self._last_scheduled or step == self.last_tick == training.last_step
         if step == self.last_tick and not is_part:
@@ -290,7 +293,12 @@ class Tracker(Ticker):
         self._record(training, self._without_values(training, note), time.monotonic(), fold=False)
 
     def before_checkpoint(self, training: TrainingState) -> None:
-        """Save what ``previous`` will refer to, unless it is the model in the checkpoint itself."""
+        """Save what ``previous`` will refer to, and delete what no checkpoint needs any more."""
+        self.save_states(training)
+        self.store.delete_states(training, self.references.states.keys() - {training.step})
+
+    def save_states(self, training: TrainingState) -> None:
+        """Save what ``previous`` will refer to, unless it is the model at this step itself."""
         states = self.references.states.items()
         self.store.save_states(training, {step: state for step, state in states if step != training.step})
 

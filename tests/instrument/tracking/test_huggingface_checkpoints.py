@@ -99,3 +99,30 @@ def test_steps_without_the_callback_are_lost_and_those_before_are_not(tuned: Tun
     train(adapted(), folder, steps=12, resume=True)
     ticks = rows_by_tick(folder / "dissimilarity")
     assert ticks[9, "init"] == (0, True) and ticks[9, "previous"] == (6, False) and ticks[12, "previous"] == (9, True)
+
+
+def test_evaluations_after_the_best_one_leave_its_checkpoint_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each evaluation may be the best, and what it would have needed is saved before that is known."""
+    evaluate = transformers.Trainer._evaluate
+
+    def improved_until_5(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return evaluate(self, *args, **kwargs) | {"eval_quality": float(min(self.state.global_step, 5))}
+
+    monkeypatch.setattr(transformers.Trainer, "_evaluate", improved_until_5)
+
+    class Killed(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 11:
+                raise KeyboardInterrupt
+
+    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "quality"}
+    best |= {"greater_is_better": True}
+    changes = {"steps": 14, "references": ["init", "previous"], "every": 8}
+    with pytest.raises(KeyboardInterrupt):
+        train(adapted(), tmp_path, arguments=best, more=[Killed()], **changes)
+    newest = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    train(adapted(), tmp_path, resume=newest, arguments=best, **changes)
+    train(adapted(), tmp_path / "whole", arguments=best, **changes)
+    assert curves(tmp_path) == curves(tmp_path / "whole")
