@@ -295,6 +295,7 @@ STUDIES = {
     },
     "scaling.study.scaling": {
         **TEXT_OF_STUDY,
+        "block_by_block": FLAG,
         "controlled": or_null(names(ANYTHING, "keys of control with values, such as {skip_first: 1}")),
         **{f"controlled.{key}": rule for key, rule in CONTROL.items()},
         "primary_measure": NAME,
