@@ -152,9 +152,8 @@ class ModelActivations:
     @cached_property
     def intrinsic(self) -> list[dict[str, Any]]:
         """The records of the measures of this model alone; with several processes, ``share`` comes first."""
-        again, precise = self.of_all if self.plan.stored else None, None
-        if not isinstance(self.chunks, Iterator):
-            precise = self._alone_in_float64
+        again = self.of_all if self.plan.stored else None
+        precise = None if isinstance(self.chunks, Iterator) else self._alone_in_float64
         return [record for site in self.sites for record in intrinsic_of_site(self.side, site, again, precise)]
 
     def _alone_in_float64(self, site: str) -> SideAgain:

@@ -5,7 +5,6 @@ Comparing every layer with every layer needs all activations of a model at once,
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from dissimilarity.capture.offloaded import offloaded
 from dissimilarity.capture.sites import LOGITS
+from dissimilarity.comparison.array_files import arrays_in
 from dissimilarity.comparison.elementwise import predictions_of
-from dissimilarity.comparison.saved import SavedActivations, open_source
+from dissimilarity.comparison.saved import SavedActivations
 from dissimilarity.probe.batches import Inputs
 from dissimilarity.probe.steps import Steps, groups_of
 
@@ -52,9 +52,7 @@ def read_once(
         missing = [site for site in sites if site != LOGITS and not _file(Path(folder), site).exists()]
         if missing:
             raise RuntimeError(f"{label}: the forward pass did not reach {missing[0]}; choose another site")
-        passed = open_source(folder, label)
-        assert isinstance(passed, SavedActivations)
-        yield replace(passed, name=label)
+        yield SavedActivations(label, arrays_in(Path(folder)), None)
 
 
 def _write(model: nn.Module, tokens: Tensor, sites: Sequence[str], folder: Path) -> None:

@@ -133,8 +133,9 @@ class Spectrum:
         # Products round in proportion to the columns that they are of, so a few large columns spoil no other direction.
         # The directions of dependent columns get up to 0.3 times this size.
         rounding = 2 * width**0.5 * roundoff * (vectors.square().mT @ covariance.diagonal().clamp(min=0))
-        is_real = values > rounding + 4e-15 * width * values[-1]
-        lost = int((~is_real & (rounding > 4e-15 * width * values[-1])).sum())
+        of_solver = 4e-15 * width * values[-1]
+        is_real = values > rounding + of_solver
+        lost = int((~is_real & (rounding > of_solver)).sum())
         return Spectrum(totals, values[is_real].flip(0), vectors[:, is_real].flip(1), lost)
 
     def measures(self) -> Float[Tensor, " measures"]:
