@@ -24,6 +24,7 @@ from dissimilarity.comparison.wide_sites import in_span
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.products import sum_device
+from dissimilarity.moments.side import Side
 from dissimilarity.probe.batches import (
     Inputs,
     Slice,
@@ -60,6 +61,7 @@ class ModelActivations:
     """Samples of one model at some sites of a probe set, chunk by chunk, and the sums over them.
 
     The first pass over the chunks computes the sums of this model. Where chunks are streamed, it is the only pass.
+    ``null_side`` has the sums over the sequences that samples of unequal sequences form in the null, once there is one.
 
     Args:
         plan: how the probe set is cut and read.
@@ -80,6 +82,7 @@ class ModelActivations:
         self.plan, self.sites, self.device = plan, list(sites), device
         self.chunks = chunks if sync else in_span(chunks, plan, sites)
         self.side = plan.side(sites, sync)
+        self.null_side: Side | None = None
         self._cached: list[Chunk] = []
         self._of_all: Chunks | None = None
 

@@ -19,6 +19,7 @@ from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.base.moment_measure import WhitenedMeasure
 from dissimilarity.measures.base.output_measure import OutputMeasure
 from dissimilarity.moments.agreement import together
+from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.cross import Cross, SitePair
 from dissimilarity.moments.second_pass import Meeting
 from dissimilarity.tables.influence import short
@@ -94,8 +95,7 @@ def _compared(
             cross.add(chunk_x, chunk_y)
             if with_null and circle is None:
                 null.add(chunk_x.deranged(), chunk_y)
-    if with_null and circle is not None:
-        add_circled(null, x, y, circle)
+    null_x = add_circled(null, x, y, circle) if with_null and circle is not None else None
     cross, null = cross.close(), null.close()
     of_outputs = [measure for measure in measures if isinstance(measure, OutputMeasure)]
     several = rearranged_values(measures, x, y, pairs, Circles(plan.lengths, nulls)) if nulls > 1 else None
@@ -104,15 +104,20 @@ def _compared(
     if p_values and nulls > 1 and moved:
         exchanged = rearranged_values(moved, x, y, pairs, Exchanges(plan.lengths, nulls))
 
+    def circled_x(sites: Sequence[str]) -> Iterator[Chunk]:
+        """Yield the chunks of x as they meet those of y along the circle of the null."""
+        assert circle is not None
+        return circled(x, x.of_all(), circle, sites)
+
     def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
         """Yield the chunks of both models, and those of x as they meet those of y in the null."""
-        around = circled(x, y.of_all(), circle, sites) if with_null and circle is not None else None
+        around = circled_x(sites) if with_null and circle is not None else None
         for chunk_x, chunk_y in zip(x.of_all(sites), y.of_all(partners), strict=True):
             deranged = chunk_x.deranged() if with_null and circle is None else None
             yield chunk_x, deranged if around is None else next(around), chunk_y
 
-    again = ReadAgain(x.of_all, y.of_all, meetings) if plan.stored and plan.n_units > 1 else None
-    records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again)
+    again = ReadAgain(x.of_all, circled_x, y.of_all, meetings) if plan.stored and plan.n_units > 1 else None
+    records = evaluate(measures, x.side, y.side, cross, null if nulls else None, several, again, null_x)
     if token_influence:
         records = with_token_influence(records, measures, x, y, cross)
     for record in records:

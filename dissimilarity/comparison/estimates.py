@@ -30,11 +30,13 @@ class ReadAgain(NamedTuple):
 
     Attributes:
         x: yields those of the first model at some sites.
+        null_x: yields the same as the null arranges them, where their sums have a side of their own.
         y: yields those of the second model.
         meetings: yields both at some sites of each, as they are and as they meet in the null.
     """
 
     x: Again
+    null_x: Again
     y: Again
     meetings: Callable[[Sequence[str], Sequence[str]], Iterable[Meeting]]
 
@@ -45,6 +47,7 @@ class Job(NamedTuple):
     Attributes:
         measure: the measure.
         pairs: the pairs.
+        x: the first side, or that of the null.
         totals: returns the sums over all samples.
         size: number of entries in the products of their sites.
         in_null: whether the sums are those of the null.
@@ -52,6 +55,7 @@ class Job(NamedTuple):
 
     measure: MomentMeasure
     pairs: list[SitePair]
+    x: Side
     totals: Callable[[], Moments]
     size: int
     in_null: bool
@@ -59,10 +63,10 @@ class Job(NamedTuple):
 
 def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[Estimated | Exception]:
     """Return the values of each job and the influences of units on them, or the error that prevented them."""
-    faults = {
-        **_read_self_terms(jobs, x, 0, again.x),
-        **_read_self_terms(jobs, y, 1, again.y),
-    }
+    _read_self_terms([job for job in jobs if job.x is x], x, 0, again.x)
+    for null_x in {id(job.x): job.x for job in jobs if job.x is not x}.values():
+        _read_self_terms([job for job in jobs if job.x is null_x], null_x, 0, again.null_x)
+    _read_self_terms(jobs, y, 1, again.y)
     results: list[Estimated | Exception] = []
     sequences = len(x.lengths.units)
     for group in _groups(jobs, sequences):
@@ -71,7 +75,7 @@ def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[E
         for number, job in enumerate(group):
             site, partners = job.pairs[0][0], [partner for _, partner in job.pairs]
             try:
-                terms = [_self_terms(job, x, [site], 0, faults), _self_terms(job, y, partners, 1, faults)]
+                terms = _self_terms(job, job.x, [site]), _self_terms(job, y, partners)
                 second_pass = job.measure.estimate_again(job.totals(), *terms)
                 readings[number] = Reading(site, partners, second_pass, job.in_null)
             except (ValueError, RuntimeError) as error:
@@ -115,14 +119,9 @@ def _sites(jobs: Sequence[Job]) -> tuple[list[str], list[str]]:
     return first, second
 
 
-Faults = dict[tuple[int, str, str], Exception]
-"""Number of the side, label, site -> why a measure has no terms there."""
-
-
-def _read_self_terms(jobs: Sequence[Job], side: Side, number: int, again: Again) -> Faults:
-    """Compute the self terms of measures at their sites, which a side keeps; return the errors where there are none."""
+def _read_self_terms(jobs: Sequence[Job], side: Side, number: int, again: Again) -> None:
+    """Compute the self terms of measures at their sites, which a side keeps; the errors where there are none."""
     readings: dict[tuple[str, str], Reading] = {}
-    faults: Faults = {}
     for job in jobs:
         for pair in job.pairs:
             key = job.measure.label, pair[number]
@@ -131,7 +130,7 @@ def _read_self_terms(jobs: Sequence[Job], side: Side, number: int, again: Again)
             try:
                 terms = job.measure.terms_again({**side.counts()[0], **side.totals(pair[number])})
             except (ValueError, RuntimeError) as error:
-                faults[number, *key] = error
+                side.prepared_again[key] = error
                 continue
             if terms is None:
                 side.prepared_again[key] = None
@@ -140,22 +139,19 @@ def _read_self_terms(jobs: Sequence[Job], side: Side, number: int, again: Again)
     if readings:
         sites = list(dict.fromkeys(site for _, site in readings))
         meetings = ((chunk, None, chunk) for chunk in again(sites))
-        read = read_again(list(readings.values()), meetings, len(side.lengths.units))
-        for key, terms in zip(readings, read, strict=True):
-            if isinstance(terms, Exception):
-                faults[number, *key] = terms
-            else:
-                side.prepared_again[key] = terms
-    return faults
+        side.prepared_again |= zip(
+            readings, read_again([*readings.values()], meetings, len(side.lengths.units)), strict=True
+        )
 
 
-def _self_terms(job: Job, side: Side, sites: Sequence[str], number: int, faults: Faults) -> list[Any]:
+def _self_terms(job: Job, side: Side, sites: Sequence[str]) -> list[Any]:
     """Return the self terms of a measure at some sites.
 
     Raises:
         ValueError, RuntimeError: one of them has none.
     """
-    for site in sites:
-        if (number, job.measure.label, site) in faults:
-            raise faults[number, job.measure.label, site]
-    return [side.prepared_again[job.measure.label, site] for site in sites]
+    terms = [side.prepared_again[job.measure.label, site] for site in sites]
+    for error in terms:
+        if isinstance(error, Exception):
+            raise error
+    return terms

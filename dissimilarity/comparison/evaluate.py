@@ -32,6 +32,7 @@ def evaluate(
     null: Cross | None = None,
     nulls: Mapping[tuple[str, SitePair], Tensor] | None = None,
     again: ReadAgain | None = None,
+    null_x: Side | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate every measure at every pair of sites; output measures at the models' logits.
 
@@ -43,6 +44,8 @@ def evaluate(
         null: the sums of the pairs with the sequences of one side deranged, closed; None for no null.
         nulls: label, pair -> the value in each of several rearrangements of all sequences, in place of that one.
         again: the activations, where they are stored; None where they were streamed, and sums per unit serve instead.
+        null_x: the side of the first model with the sequences that its samples form in the null, closed; None where
+            these are whole sequences of the same unit.
 
     Returns:
         records with measure, site_a, site_b, value, dissimilarity, stderr, null, calibrated, calibrated_stderr,
@@ -54,7 +57,7 @@ def evaluate(
     problems = {pair: x.problem(pair[0]) or y.problem(pair[1]) for pair in cross.pairs}
     comparable = [pair for pair in cross.pairs if not problems[pair]]
     of_sums = [measure for measure in measures if isinstance(measure, MomentMeasure)]
-    results |= from_sums(of_sums, x, y, cross, null, comparable, again)
+    results |= from_sums(of_sums, x, y, cross, null, null_x or x, comparable, again)
     for measure in measures:
         if isinstance(measure, SampleMeasure):
             pair_results = from_samples(measure, x, y, null is not None, pairs_of(measure, comparable))

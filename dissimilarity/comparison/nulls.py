@@ -144,10 +144,11 @@ def _of_sums(
     # By label: metrics of torchmetrics are never unequal.
     others = [measure for measure in measures if measure.label not in quick]
     for number in share if others else ():
-        null = Cross(pairs)
-        null.add(first.rearranged(samples.order(number)), second)
+        null, moved = Cross(pairs), first.rearranged(samples.order(number))
+        null.add(moved, second)
+        null_x = x if samples.keeps_sequences else x.of_chunk(moved)
         for measure in others:
-            for pair, value in moment_values(measure, x, y, null, list(pairs)):
+            for pair, value in moment_values(measure, null_x, y, null, list(pairs)):
                 row = values.setdefault((measure.label, pair), torch.full((nulls,), math.nan).double())
                 row[number] = value
     return values

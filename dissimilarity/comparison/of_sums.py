@@ -28,6 +28,7 @@ def from_sums(
     y: Side,
     cross: Cross,
     null: Cross | None,
+    null_x: Side,
     pairs: list[SitePair],
     again: ReadAgain | None,
 ) -> dict[tuple[str, SitePair], Result]:
@@ -41,7 +42,9 @@ def from_sums(
             waiting += [(measure, batch) for batch in _batches(x, cross, pairs)]
     while waiting:
         alone: list[tuple[MomentMeasure, list[SitePair]]] = []
-        for (measure, batch), estimated in zip(waiting, _estimated(waiting, x, y, cross, null, again), strict=True):
+        for (measure, batch), estimated in zip(
+            waiting, _estimated(waiting, x, y, cross, null, null_x, again), strict=True
+        ):
             if not isinstance(estimated, Exception):
                 rows = zip(batch, _results(measure, x, y, cross, null, batch, *estimated), strict=True)
                 results |= {(measure.label, pair): row for pair, row in rows}
@@ -72,6 +75,7 @@ def _estimated(
     y: Side,
     cross: Cross,
     null: Cross | None,
+    null_x: Side,
     again: ReadAgain | None,
 ) -> list[tuple[Estimated, Estimated | None] | Exception]:
     """Return values with influences of moment measures at pairs of one site with partners of one width, and the null.
@@ -79,11 +83,11 @@ def _estimated(
     The null is None where there is none; an error stands for both.
     """
     if again is None:
-        return [_from_units(measure, x, y, cross, null, pairs) for measure, pairs in batches]
+        return [_from_units(measure, x, y, cross, null, null_x, pairs) for measure, pairs in batches]
     jobs = [
-        Job(measure, pairs, partial(_joined, x, y, sums, pairs), _numbers(x, cross, pairs), sums is null)
+        Job(measure, pairs, side, partial(_joined, side, y, sums, pairs), _numbers(x, cross, pairs), sums is null)
         for measure, pairs in batches
-        for sums in (cross, null)
+        for side, sums in ((x, cross), (null_x, null))
         if sums is not None
     ]
     outcomes = iter(estimates(jobs, x, y, again))
@@ -105,14 +109,14 @@ def _numbers(x: Side, cross: Cross, pairs: Sequence[SitePair]) -> int:
 
 
 def _from_units(
-    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, pairs: list[SitePair]
+    measure: MomentMeasure, x: Side, y: Side, cross: Cross, null: Cross | None, null_x: Side, pairs: list[SitePair]
 ) -> tuple[Estimated, Estimated | None] | Exception:
     """Return values with influences from sums per unit, and the null; or why there are none."""
     try:
         value = _with_influence(measure, x, y, cross, pairs)
         if null is None or _mixes_halves(measure, x):
             return value, None
-        return value, _with_influence(measure, x, y, null, pairs)
+        return value, _with_influence(measure, null_x, y, null, pairs)
     except (ValueError, RuntimeError) as error:
         return error
 

@@ -30,12 +30,14 @@ class Samples:
         sides: the sums of each model alone.
         chunks: the samples of each model, as one chunk of all sequences.
         order: returns which sample of the first chunk takes the place of each one in a rearrangement.
-        moved: which sequence takes the place of each in each rearrangement; None unless all move as a whole.
+        keeps_sequences: whether the samples of each sequence stay together.
+        moved: which sequence takes the place of each in each rearrangement; None where lengths differ.
     """
 
     sides: tuple[Side, Side]
     chunks: tuple[Chunk, Chunk]
     order: Callable[[int], Int[Tensor, " n"]]
+    keeps_sequences: bool
     moved: Int[Tensor, "nulls sequences"] | None = None
 
 
@@ -57,8 +59,12 @@ class Circles:
     def of_sums(self, x: ModelActivations, y: ModelActivations, pairs: Sequence[SitePair]) -> Samples:
         """Return what moment measures read at pairs of sites."""
         first, second = _both(x, y, pairs)
-        moved = None if self.lengths.uneven else following(self.place)
-        return Samples((x.side, y.side), (first, second), lambda number: first.circled(self.place[number]), moved)
+        even = not self.lengths.uneven
+
+        def order(number: int) -> Tensor:
+            return first.circled(self.place[number])
+
+        return Samples((x.side, y.side), (first, second), order, even, following(self.place) if even else None)
 
     def of_samples(
         self, measure: SampleMeasure, x: Side, y: Side, pair: SitePair, numbers: slice
@@ -103,7 +109,7 @@ class Exchanges:
         )
         taken = number[self.taken[:, left]]
         closed = sides[0].close(), sides[1].close()
-        return Samples(closed, (first, second), lambda row: exchanged(*first.labels, taken[row]))
+        return Samples(closed, (first, second), lambda row: exchanged(*first.labels, taken[row]), keeps_sequences=True)
 
     def of_samples(
         self, measure: SampleMeasure, x: Side, y: Side, pair: SitePair, numbers: slice
@@ -120,8 +126,10 @@ Rearrangements = Circles | Exchanges
 """Several orders of the sequences of the first of two models."""
 
 
-def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"]) -> None:
+def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: Int[Tensor, " sequences"]) -> Side:
     """Add the sums of the null along one circle of all sequences, with those of the second model's units.
+
+    Return the side of the first model with the sequences that its samples form there, computed once per model.
 
     Args:
         null: the sums.
@@ -129,9 +137,14 @@ def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: In
         y: activations of the second model, on this process's share of the probe set.
         place: the place of each sequence in the circle.
     """
+    side = x.plan.side(x.sites, x.side.sync)
     with together(x.side.sync):
-        for first, second in zip(circled(x, y.at(), place, [site for site, _ in null.pairs]), y.at(), strict=True):
+        for first, second in zip(circled(x, y.at(), place, x.sites), y.at(), strict=True):
             null.add(first, second)
+            if x.null_side is None:
+                side.add_chunk(first)
+    x.null_side = x.null_side or side.close()
+    return x.null_side
 
 
 def circled(

@@ -39,7 +39,7 @@ class Side:
         sequence_sums: the sum of each sequence, by site.
         samples_per_unit: number of samples of each unit.
         prepared: what measures computed from this side alone, by measure and site.
-        prepared_again: the same with what each sequence adds, from samples that were read again.
+        prepared_again: the same with what each sequence adds, from samples that were read again; or why there is none.
         ranks: ranks of whitened sites, by measure and site.
         collinear: whether the features of a site are nearly collinear, as far as this was asked.
     """
@@ -127,17 +127,26 @@ class Side:
         """
         before = int(self.samples_per_unit[units.start])
         chunk = self.chunk(acts, units, before)
-        per_unit = 0
         for site, samples in chunk.samples.items():
-            per_unit = samples.shape[1]
             self._not_finite.setdefault(site, Counter()).update(not_finite_by(chunk.labels[0], samples))
-            if self.moments:
-                self._add_sums(chunk, site)
         if self.lengths.max_samples:
             for site, activation in acts.items():
                 self._keep_sampled(site, activation, units.start, before)
-        self.samples_per_unit[units.start : units.stop] += per_unit
+        self.add_chunk(chunk)
         return chunk
+
+    def add_chunk(self, chunk: Chunk) -> None:
+        """Add the samples of a chunk to the sums."""
+        for site in chunk.samples if self.moments else ():
+            self._add_sums(chunk, site)
+        self.samples_per_unit[chunk.units.start : chunk.units.stop] += chunk.count
+
+    def of_chunk(self, chunk: Chunk) -> "Side":
+        """Return the sums of a chunk of all sequences alone, in the place of these."""
+        side = Side(self.lengths, by_sequence=self.by_sequence, halves=False, stored=True)
+        side.add_chunk(chunk)
+        side.closed = True
+        return side
 
     def _add_sums(self, chunk: Chunk, site: str) -> None:
         """Add the samples of a chunk at a site to its sums."""

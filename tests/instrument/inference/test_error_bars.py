@@ -128,7 +128,7 @@ def rows(acts: list[dict[str, Tensor]], plan: Plan, at_once: int, slices: Sequen
     def meetings(sites: Sequence[str], partners: Sequence[str]) -> Iterator[Meeting]:
         return ((chunk, chunk.deranged(), other) for chunk, other in zip(all_x, all_y, strict=True))
 
-    again = ReadAgain(lambda sites: all_x, lambda sites: all_y, meetings) if plan.stored else None
+    again = ReadAgain(lambda sites: all_x, lambda sites: all_x, lambda sites: all_y, meetings) if plan.stored else None
     measures = measures_of(plan.stored)
     results = evaluate(list(measures.values()), x.close(), y.close(), cross.close(), null.close(), None, again)
     by_label = {row["measure"]: row for row in results}

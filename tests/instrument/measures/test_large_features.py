@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dissimilarity import CKA, AngularCKA, Bures, Procrustes, compare
 from dissimilarity.functional import cka, procrustes
+from dissimilarity.inference.calibration import calibrate
 from dissimilarity.measures.numerics.rearranged_hsic import kernels_are_cheaper
-from dissimilarity.probe.rearrangement import circles, following
+from dissimilarity.probe.rearrangement import circles, following, rearranged
 from tests.helpers.found_measures import generator
 from tests.helpers.oracles import procrustes_cosine
 
@@ -84,3 +85,50 @@ def test_cross_fitted_rotations_turn_what_lies_beside_a_first_token(sink: float,
     for row, expected in zip(rows, exact, strict=True):
         assert row["value"] == pytest.approx(expected["value"], rel=1e-3)
         assert row["calibrated"] == pytest.approx(expected["calibrated"], abs=2e-3)
+
+
+@pytest.mark.parametrize("sink", [0, 30, 300])
+@pytest.mark.parametrize("n_units", [None, 8])
+def test_the_null_of_unequal_lengths_is_the_comparison_with_rearranged_samples(
+    sink: float, n_units: int | None
+) -> None:
+    """And so is its error: sequences in all of its terms, also that of x with itself, are those that samples form."""
+    lengths = torch.randint(6, 17, (16,), generator=generator(0))
+    mask = torch.arange(16) < lengths[:, None]
+    sides = []
+    for seed in range(2):
+        side = torch.randn(16, 16, 12, generator=generator(seed + 1), dtype=torch.float64)
+        side[:, 0] += sink * 12**0.5 * torch.eye(12, dtype=torch.float64)[seed]
+        sides.append(side)
+    x, y = sides
+    sequence, position = mask.nonzero().T
+    moved = x.clone()
+    order = rearranged(sequence, position, circles(lengths, 2))
+    assert order is not None
+    values = []
+    for row in order.flip(0):  # ends with the first
+        moved[mask] = x[mask][row]
+        values.append(cka(moved[mask], y[mask], units=sequence).item())
+    options = {"mask": mask, "n_units": n_units, "measures": [CKA()]}
+    (actual,), (null,) = (compare({"s": side}, {"s": y}, **options).to_pylist() for side in (x, moved))
+    assert actual["null"] == pytest.approx(null["value"], rel=1e-9)
+    of_value, of_null = (torch.tensor(row["influence"], dtype=torch.float64) for row in (actual, null))
+    expected = calibrate(actual["value"], torch.tensor([null["value"]]), 1.0, of_value, of_null)
+    assert expected is not None
+    assert actual["calibrated_stderr"] == pytest.approx(expected.stderr, rel=5e-3)
+    (several,) = compare({"s": x}, {"s": y}, **options, nulls=2).to_pylist()
+    assert several["null"] == pytest.approx(sum(values) / 2, rel=1e-9)
+
+
+def test_the_error_of_a_null_of_unequal_lengths_is_its_spread_beside_first_tokens() -> None:
+    lengths = torch.randint(6, 17, (16,), generator=generator(0))
+    mask = torch.arange(16) < lengths[:, None]
+    draws: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+    for draw in range(24):
+        x, y = (torch.randn(16, 16, 8, generator=generator(2 * draw + side), dtype=torch.float64) for side in (0, 1))
+        for axis, (sites, side) in enumerate(zip(draws, (x, (x + y) / 2), strict=True)):
+            side[:, 0] = 100 * torch.eye(8, dtype=torch.float64)[axis]
+            sites[f"draw {draw}"] = side
+    table = compare(*draws, measures=[CKA()], mask=mask, pairs="matched")
+    calibrated, errors = (torch.tensor(table[name].to_pylist()) for name in ("calibrated", "calibrated_stderr"))
+    assert 0.4 < calibrated.std() / errors.mean() < 1.2
