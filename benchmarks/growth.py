@@ -1,7 +1,8 @@
 """How a tick, `compare` and `compare_many` grow with tokens, width, depth, references and models: log-log slopes.
 
 Random activations stand in for those of models, with one site per block; the default measures with error bars, and a
-null in the comparisons. Each point runs in its own process on one core, in processor time. Slopes are those of the last
+null in the comparisons. Each point runs in its own process on one core, in processor time; on a GPU in this process, in
+wall time, with the memory of the GPU. Slopes are those of the last
 doublings or so, between the last two points. `expected` follows from the operations: sums take n d^2 per pair of sites,
 decompositions d^3, and mutual kNN, of at most 1,024 samples, does not grow with tokens. A tick compares blocks of one
 depth; `compare` all pairs of blocks; `compare_many` all pairs of models. Memory is the peak beyond the activations.
@@ -17,7 +18,7 @@ from torch import Tensor
 
 import settings
 from benchmarks.apart import apart
-from benchmarks.timing import cpu_seconds, show
+from benchmarks.timing import cpu_seconds, seconds, show
 from dissimilarity import compare
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.compare_many import compare_many
@@ -69,12 +70,14 @@ STARTS = {"width": Size(depth=2), "depth": Size(width=64), "models": Size(sequen
 """The sizes from which a dimension grows, where the default would take too long."""
 
 
-def activations(size: Size) -> list[dict[str, Tensor]]:
+def activations(size: Size, device: str = "cpu") -> list[dict[str, Tensor]]:
     """Return random activations of some models."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     shape = size.sequences, LENGTH, size.width
     sites = [f"blocks.{layer}.resid_post" for layer in range(size.depth)]
-    return [{site: torch.randn(shape, generator=generator) for site in sites} for _ in range(size.models)]
+    return [
+        {site: torch.randn(shape, generator=generator, device=device) for site in sites} for _ in range(size.models)
+    ]
 
 
 def tick(models: list[dict[str, Tensor]], measures: list[Measure]) -> None:
@@ -100,7 +103,7 @@ WORK: dict[str, Callable[[list[dict[str, Tensor]], list[Measure]], object]] = {
 def measured(name: str, size: Size) -> tuple[float, float]:
     """Return the seconds that a piece of work takes, and the bytes beyond the activations."""
     torch.set_num_threads(1)
-    measures: list[Any] = [settings.instantiate(node) for node in compose([]).measures.values()]
+    measures = default_measures()
     WORK[name](activations(Size(sequences=16, width=16, depth=1)), measures)  # what is done once per process
     models = activations(size)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,18 +111,34 @@ def measured(name: str, size: Size) -> tuple[float, float]:
     return time, 1024.0 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 
 
-def run() -> None:
+def measured_on_gpu(name: str, size: Size) -> tuple[float, float]:
+    """Return the seconds that a piece of work takes on a GPU, and the bytes there beyond the activations."""
+    measures = default_measures()
+    WORK[name](activations(Size(), "cuda"), measures)  # loads what it runs there
+    models = activations(size, "cuda")
+    base = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    time = seconds(lambda: WORK[name](models, measures))
+    return time, torch.cuda.max_memory_allocated() - base
+
+
+def default_measures() -> list[Any]:
+    """Return the measures that a run has by default."""
+    return [settings.instantiate(node) for node in compose([]).measures.values()]
+
+
+def run(device: str = "cpu") -> None:
     """Print the table."""
-    show([row for name, axes in AXES.items() for axis in axes for row in rows_of(name, axis)])
+    show([row for name, axes in AXES.items() for axis in axes for row in rows_of(name, axis, device)])
 
 
-def rows_of(name: str, axis: Axis) -> list[dict[str, str]]:
+def rows_of(name: str, axis: Axis, device: str) -> list[dict[str, str]]:
     """Return one row per value of an axis, with the slopes from the value before."""
     rows: list[dict[str, str]] = []
     before: tuple[int, float, float] | None = None
     for value in axis.values:
         size = STARTS.get(axis.name, Size())._replace(**{axis.name: value})
-        time, memory = apart(measured, name, size)
+        time, memory = measured_on_gpu(name, size) if device == "cuda" else apart(measured, name, size)
         slopes = ("", "")
         if before is not None:
             doublings = math.log(value / before[0])
@@ -131,7 +150,7 @@ def rows_of(name: str, axis: Axis) -> list[dict[str, str]]:
             {
                 "": name,
                 "grows with": f"{axis.name} {value:,}",
-                "CPU s": f"{time:.3g}",
+                "s" if device == "cuda" else "CPU s": f"{time:.3g}",
                 "slope": slopes[0],
                 "expected": axis.time,
                 "MiB": f"{memory / 2**20:.0f}",

@@ -24,11 +24,11 @@ POSITIONS = 512 // SEQUENCES
 """Positions per sequence, for 512 tokens per batch."""
 
 
-def run() -> None:
+def run(device: str = "cpu") -> None:
     """Print seconds and the ratio to the forward passes."""
-    nets = [untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed) for seed in (0, 1)]
+    nets = [untrained(["model=gelu", f"width={WIDTH}", f"depth={LAYERS}"], seed).to(device) for seed in (0, 1)]
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(D_VOCAB, (BATCHES * SEQUENCES, LENGTH), generator=generator)
+    tokens = torch.randint(D_VOCAB, (BATCHES * SEQUENCES, LENGTH), generator=generator).to(device)
     plain: dict[str, Any] = {"n_units": 1, "null": False}
     table(
         nets,
@@ -75,7 +75,7 @@ def table(nets: list[nn.Module], tokens: Tensor, settings: dict[str, dict[str, A
         times = f"{middle:.2f} ({low:.2f} - {high:.2f})"
         middle_time = f"{statistics.median(values):.2f}"
         rows.append({f"12 x 12 layers, {tokens.numel():,} tokens": name, "s": middle_time, "times the passes": times})
-    floor = operations / gemm_rate()
+    floor = operations / gemm_rate(tokens.device.type)
     head, *_ = rows[0]
     base = statistics.median(figures["forward passes"])
     rows.append({head: "products of the exact form", "s": f"{floor:.2f}", "times the passes": f"{floor / base:.2f}"})

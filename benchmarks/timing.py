@@ -12,21 +12,32 @@ from rich.table import Table
 
 from launch.run.provenance import cpu_name
 
+GEMM_SIZES = {"cpu": 1024, "cuda": 8192}
+"""Sizes of square matrices whose product takes much longer than its start, by device."""
 
-def machine() -> str:
-    """Return the machine in one line, with its measured rate of float32 products."""
-    rate = gemm_rate() / 1e9
+
+def machine(device: str = "cpu") -> str:
+    """Return the machine in one line, with the measured rate of float32 products on its processor or its GPU."""
+    rate = gemm_rate(device) / 1e9
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
     return (
-        f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, "
+        f"{gpu}{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, "
         f"python {platform.python_version()}, torch {torch.__version__}, SGEMM {rate:.0f} GFLOP/s"
     )
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of one call."""
-    start = time.perf_counter()
+    """Return the wall time of one call, until a GPU has done what it was given."""
+    start = now()
     work()
-    return time.perf_counter() - start
+    return now() - start
+
+
+def now() -> float:
+    """Return the time in seconds at which a GPU has done all that it was given, if this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -36,15 +47,11 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def gemm_rate(
-    size: int = 1024,
-    repeats: int = 7,
-    dtype: torch.dtype = torch.float32,
-    clock: Callable[[Callable[[], object]], float] = seconds,
-) -> float:
-    """Return the floating-point operations per second of a square matrix product, the median of several."""
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / statistics.median(clock(lambda: a @ b) for _ in range(repeats))
+def gemm_rate(device: str = "cpu", repeats: int = 7) -> float:
+    """Return the operations per second of a square matrix product in float32, the median of several."""
+    size = GEMM_SIZES[device]
+    a, b = torch.randn(2, size, size, device=device)
+    return 2 * size**3 / statistics.median(seconds(lambda: a @ b) for _ in range(repeats))
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, list[float]]:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 import settings
 import train
-from benchmarks.timing import interleaved, ratio, show
+from benchmarks.timing import interleaved, now, ratio, seconds, show
 from dissimilarity.tracking.schedule import is_due
 from launch.cli.compose import compose
 from launch.machine import choose_precision
@@ -37,7 +36,6 @@ OVERRIDES = [
     "width=512",
     "depth=2",
     "compile=false",
-    "trainer.accelerator=cpu",
     f"trainer.max_steps={STEPS}",
     f"schedule.every={EVERY}",
     "logger.wandb.mode=offline",
@@ -55,10 +53,10 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """Record the time since the last step began, if neither of the two is a tick."""
-        now, step = time.perf_counter(), trainer.global_step
+        start, step = now(), trainer.global_step
         if self.last is not None and not is_due(step, EVERY) and not is_due(step - 1, EVERY):
-            Clock.durations.append(now - self.last)
-        self.last = now
+            Clock.durations.append(start - self.last)
+        self.last = start
 
 
 def median_of_training(overrides: list[str]) -> float:
@@ -72,11 +70,7 @@ def median_of_training(overrides: list[str]) -> float:
 
 def median_step(step: Callable[[int], object]) -> float:
     """Return the median seconds of a step after one warm-up step."""
-    durations = []
-    for index in range(RIVALS_STEPS):
-        start = time.perf_counter()
-        step(index)
-        durations.append(time.perf_counter() - start)
+    durations = [seconds(partial(step, index)) for index in range(RIVALS_STEPS)]
     return statistics.median(durations[1:])
 
 
@@ -87,7 +81,7 @@ def bare_step(
 
     def step(index: int) -> None:
         batch = batches[index % len(batches)]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision.startswith("bf16")):
+        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=precision.startswith("bf16")):
             logits = net(batch[:, :-1])
         F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten()).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -97,7 +91,7 @@ def bare_step(
     return step
 
 
-def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
+def transformer_lens_net(cfg: Any, d_vocab: int, device: str) -> nn.Module | None:
     """Return a TransformerLens model of the same shape with random weights, or None if it is not installed."""
     try:
         with warnings.catch_warnings():
@@ -116,25 +110,26 @@ def transformer_lens_net(cfg: Any, d_vocab: int) -> nn.Module | None:
             d_vocab=d_vocab,
             act_fn="solu_ln",
             normalization_type="LN",
-            device="cpu",
+            device=device,
         )
     )
 
 
-def run() -> None:
+def run(device: str = "cpu") -> None:
     """Print tokens per second, and how much faster or slower train.py is."""
-    cfg = compose(OVERRIDES)
+    overrides = [*OVERRIDES, f"trainer.accelerator={device}"]
+    cfg = compose(overrides)
     with tempfile.TemporaryDirectory() as folder:
         place = [f"runs_dir={folder}/runs", f"data.cache_dir={folder}/cache"]
-        data = settings.instantiate(compose([*OVERRIDES, *place]).data)
+        data = settings.instantiate(compose([*overrides, *place]).data)
         data.prepare_data()
         data.setup("fit")
         blocks = data.probe(STEPS * cfg.data.batch_size, cfg.data.n_ctx, "train")
-        batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1))
-        net = build_net(without_missing(cfg.model), data.d_vocab, cfg.init_seed)
-        precision = choose_precision("auto", net, batches[0], torch.device("cpu")).chosen
-        candidates = {"train.py": partial(median_of_training, [*OVERRIDES, *place, f"trainer.precision={precision}"])}
-        rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab)}
+        batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1)).to(device)
+        net = build_net(without_missing(cfg.model), data.d_vocab, cfg.init_seed).to(device)
+        precision = choose_precision("auto", net, batches[0], torch.device(device)).chosen
+        candidates = {"train.py": partial(median_of_training, [*overrides, *place, f"trainer.precision={precision}"])}
+        rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab, device)}
         for name, rival in rivals.items():
             if rival is not None:
                 optimizer = torch.optim.AdamW(rival.parameters(), lr=1e-4, fused=True)
@@ -144,12 +139,12 @@ def run() -> None:
     rows = []
     for name in candidates:
         low, middle, high = ratio(figures, name, "train.py")
-        seconds = statistics.median(figures[name])
+        per_step = statistics.median(figures[name])
         rows.append(
             {
                 f"width {cfg.width}, depth {cfg.depth}, {precision}, not compiled": name,
-                "s/step": f"{seconds:.3f}",
-                "tokens/s": f"{tokens / seconds:,.0f}",
+                "s/step": f"{per_step:.3f}",
+                "tokens/s": f"{tokens / per_step:,.0f}",
                 "speedup of train.py": f"{middle:.3f} ({low:.3f} - {high:.3f})",
             }
         )
