@@ -41,12 +41,14 @@ class ArrayReader:
         dtype: the name of its dtype.
         floating: whether it holds floating-point numbers.
         read: returns copies of the parts [start, stop) of its first dimension.
+        device: the device of a tensor; None for any other array.
     """
 
     shape: tuple[int, ...]
     dtype: str
     floating: bool
     read: Callable[[Sequence[tuple[int, int]]], list[Any]]
+    device: Any = None
 
 
 def check_arrays(name: str, arrays: Mapping[str, ArrayReader]) -> None:

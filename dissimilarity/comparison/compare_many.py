@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
+import torch
 from torch import nn
 
 from dissimilarity.comparison.activations import DiskSpill, ModelActivations, SiteBlockCache, read_chunks
@@ -137,8 +138,9 @@ def _captured(
     spill: DiskSpill,
     on_progress: OnProgress,
 ) -> dict[str, ModelActivations]:
-    """Load models one by one, run each and store its activations."""
+    """Load models one by one, run each and store its activations; sums are computed where those of the first are."""
     plan: Plan | None = None
+    device: torch.device | None = None
 
     def opened(label: str) -> tuple[nn.Module | SavedActivations, list[str], Plan]:
         on_progress(f"{label} on the probe set")
@@ -154,7 +156,7 @@ def _captured(
         for label in models:
             source, source_sites, model_plan = opened(label)
             plan = plan or model_plan
-            inputs, device = plan.probe.inputs_a, device_of_sources(source)
+            inputs, device = plan.probe.inputs_a, device or device_of_sources(source)
             with read_once(source, label, inputs, source_sites) as source:
                 chunks = read_chunks(source, inputs, source_sites, plan.for_norms(), device)
                 norms.update({(label, site): site_norms for site, site_norms in norms_of(chunks).items()})
@@ -165,7 +167,7 @@ def _captured(
     for label in models:
         source, source_sites, model_plan = opened(label)
         plan = plan or model_plan
-        inputs, device = plan.probe.inputs_a, device_of_sources(source)
+        inputs, device = plan.probe.inputs_a, device or device_of_sources(source)
         with read_once(source, label, inputs, plan.captured(source_sites)) as source:
             chunks = spill.store(read_chunks(source, inputs, source_sites, plan, device))
         stores[label] = ModelActivations(plan, source_sites, chunks, device=device)

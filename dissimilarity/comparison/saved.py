@@ -192,9 +192,13 @@ def fitted_to_sources(probe: ProbeSet, *sources: nn.Module | SavedActivations) -
 
 
 def device_of_sources(*sources: nn.Module | SavedActivations) -> torch.device:
-    """Return the device on which sums are computed: that of the models."""
+    """Return the device on which sums are computed: that of the models, or else of the first saved tensor."""
     models = [source for source in sources if isinstance(source, nn.Module)]
-    return device_of(models[0]) if models else torch.device("cpu")
+    if models:
+        return device_of(models[0])
+    saved = [source for source in sources if isinstance(source, SavedActivations)]
+    devices = [array.device for source in saved for array in source.sites.values() if array.device is not None]
+    return devices[0] if devices else torch.device("cpu")
 
 
 def _check_text(saved: Sequence[SavedActivations], probe: ProbeSet) -> None:
@@ -246,7 +250,7 @@ def _ids(source: SavedActivations, sequences: int) -> Iterator[np.ndarray]:
     fold, block = array.shape[0] // sequences, max(1, IDS_PER_READ * sequences // int(np.prod(array.shape)))
     for start in range(0, sequences, block):
         (part,) = array.read([(start * fold, min(sequences, start + block) * fold)])
-        yield np.asarray(part).reshape(-1)
+        yield np.asarray(part.cpu() if isinstance(part, Tensor) else part).reshape(-1)
 
 
 def _as_tensor(part: Any) -> Tensor:
@@ -266,4 +270,5 @@ def array_reader(value: Any) -> ArrayReader:
     def read(parts: Sequence[tuple[int, int]]) -> list[Any]:
         return [value[start:stop] for start, stop in parts]
 
-    return ArrayReader(tuple(int(size) for size in value.shape), str(value.dtype), floating, read)
+    device = value.device if isinstance(value, Tensor) else None
+    return ArrayReader(tuple(int(size) for size in value.shape), str(value.dtype), floating, read, device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
 from dissimilarity.comparison.save import save_activations
+from dissimilarity.comparison.saved import device_of_sources, open_source
 from dissimilarity.functional import cka, mutual_knn
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 
@@ -260,6 +261,12 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no activations"):
         compare(tmp_path / "empty", {"y": X})
+
+
+def test_sums_are_computed_where_the_model_is_and_without_one_where_tensors_are() -> None:
+    array, tensor = (open_source({"x": x}, "a") for x in (np.ones((4, 2)), torch.ones(4, 2, device="meta")))
+    places = [device_of_sources(*sources).type for sources in ((array, tensor), (array,), (tensor, nn.Linear(2, 2)))]
+    assert places == ["meta", "cpu", "cpu"]
 
 
 def test_equal_ids_of_any_form_pass(tmp_path: Path) -> None:
