@@ -13,7 +13,7 @@ from benchmarks.__main__ import OPTIONS, SIMULATIONS, main, names
 @pytest.mark.parametrize("name", names())
 def test_every_benchmark_runs_with_the_options_of_the_command_line(name: str) -> None:
     parameters = signature(import_module(f"benchmarks.{name}").run).parameters
-    assert parameters.keys() <= OPTIONS.keys()
+    assert parameters.keys() <= {*OPTIONS, "device"}
     assert all(parameter.default is not Parameter.empty for parameter in parameters.values())
 
 
@@ -53,3 +53,12 @@ def test_a_file_that_is_no_record_is_named_before_anything_runs(
 
 def test_all_are_those_that_measure_time_and_memory() -> None:
     assert set(SIMULATIONS) < set(names()) and {"layers", "tracker", "growth"} <= set(names()) - set(SIMULATIONS)
+
+
+def test_a_benchmark_that_has_no_device_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "tracker", "folding", "--device", "cuda"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "these run on the processor only: folding" in capsys.readouterr().err
