@@ -79,9 +79,12 @@ def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
 
 
 def labels_of(sides: Sequence[Side]) -> tuple[str, str]:
-    """Return two names that differ."""
+    """Return two names that differ: where both are equal, with the folder around each or else with its place."""
     a, b = (side.label for side in sides)
-    return (a, b) if a != b else (f"{a} (A)", f"{b} (B)")
+    if a != b:
+        return a, b
+    folders = [Path(side.provenance.get("path", "")).parent.name for side in sides]
+    return (f"{folders[0]}/{a}", f"{folders[1]}/{b}") if len({*folders, ""}) == 3 else (f"{a} (A)", f"{b} (B)")
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:

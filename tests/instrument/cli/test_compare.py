@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from dissimilarity.capture import offloaded
 from dissimilarity.cli import comparison, memory, texts
 from dissimilarity.cli.command import main
+from dissimilarity.cli.sides import Side, labels_of
 from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.save import save_activations
 from dissimilarity.measures.cka import CKA
@@ -209,6 +210,21 @@ VERDICTS = {
     (0.4, 0.4, 0.1): "a and b may be identical or as different as representations of different samples, within noise",
     (0.9, math.nan, 0.9): "a and b have no interval by cka at x, so whether they differ is unknown: 0.900 (1 is",
 }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ("old/x.npy", "new/y.npy", ("x", "y")),
+        ("old/x.npy", "new/x.npy", ("old/x", "new/x")),
+        ("a/run/x.npy", "b/run/x.npy", ("x (A)", "x (B)")),
+        ("x.npy", "new/x.npy", ("x (A)", "x (B)")),
+    ],
+)
+def test_equal_names_are_told_apart(first: str, second: str, labels: tuple[str, str]) -> None:
+    paths = (first, second)
+    sides = [Side(Path(path).stem, path, None, None, {"path": path}) for path in paths]
+    assert labels_of(sides) == labels
 
 
 @pytest.mark.parametrize("numbers", VERDICTS)
