@@ -17,13 +17,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
-from transformers.trainer_utils import SaveStrategy
 
 from dissimilarity.loading.places import folder_of
 from dissimilarity.loading.pretrained import load_folder
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.cka import CKA
 from dissimilarity.measures.procrustes import Procrustes
+from dissimilarity.moments.agreement import gathered
 from dissimilarity.probe.batched_inputs import as_inputs
 from dissimilarity.tables.strict_json import loads
 from dissimilarity.tracking.lines import Line
@@ -117,53 +117,23 @@ class DissimilarityCallback(TrainerCallback):
         if state.global_step and (saved := self._saved(args, state)):
             self.tracker.load_state_dict(saved)
         self.tracker.start(training)
+        self._keep_states(args, training)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Measure step 0, or the step that a training resumes from if it has no tick yet."""
-        self._save_states_if_stopped(args, state, control, model)
         step, tracker = state.global_step, self._tracker
         if step == self._start and step != tracker.last_tick and tracker.is_due(step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Save what a resumed training needs if SIGTERM made the Trainer save a checkpoint."""
-        self._save_states_if_stopped(args, state, control, model)
-
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Measure when the schedule says so, and save what a resumed training needs before the Trainer saves."""
-        self._save_states_if_stopped(args, state, control, model)
+        """Measure when the schedule says so."""
         if self._tracker.is_due(state.global_step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
-        if control.should_save:
-            self._before_save(args, state, model)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Save what a resumed training needs before the Trainer saves."""
-        self._save_states_if_stopped(args, state, control, model)
-        if control.should_save:
-            self._before_save(args, state, model)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Save what a resumed training needs, in case the Trainer saves the best model next."""
-        if args.save_strategy == SaveStrategy.BEST and state.global_step and self.tracker is not None:
-            self.tracker.save_states(_training(args, state, model))
-            self._store_state(state)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Save what a resumed training needs, if no earlier event did."""
-        self._tracker.before_checkpoint(_training(args, state, model))
+        self._store_state(state)
 
     def on_log(
         self,
@@ -191,20 +161,12 @@ class DissimilarityCallback(TrainerCallback):
         if state.is_world_process_zero:
             tracker.publish()
 
-    def _save_states_if_stopped(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
-    ) -> None:
-        """Save earlier states before a tick forgets them, if the Trainer has saved a checkpoint on SIGTERM.
-
-        With ``enable_jit_checkpoint`` it saves in an event before this one and does not call ``on_save``.
-        """
-        if args.enable_jit_checkpoint and control.should_training_stop:
-            self._tracker.before_checkpoint(_training(args, state, model))
-
-    def _before_save(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        """Save what a resumed training needs before the Trainer writes its state."""
-        self._tracker.before_checkpoint(_training(args, state, model))
-        self._store_state(state)
+    def _keep_states(self, args: TrainingArguments, training: TrainingState) -> None:
+        """Save what a resumed training needs, whatever makes the Trainer save a checkpoint before the next tick."""
+        names = [path.name.removeprefix("checkpoint-") for path in Path(str(args.output_dir)).glob("checkpoint-*")]
+        steps = {self._start, *(int(name) for name in names if name.isdecimal())}
+        saved = gathered({step for step in steps if step <= training.step}, training.sync)[0]
+        self._tracker.keep_states(training, saved)
 
     def _store_state(self, state: TrainerState) -> None:
         """Put the states of trackers into that of the Trainer, which is in each of its checkpoints."""
@@ -232,6 +194,7 @@ class DissimilarityCallback(TrainerCallback):
     ) -> None:
         name = self._name
         metrics = {named(key, name): value for key, value in self._tracker.tick(training).items()}
+        self._keep_states(args, training)
         self._store_state(state)
         if self._tracker.why_to_stop:
             control.should_training_stop = True

@@ -4,7 +4,7 @@ Without a file of one of the model's own earlier states, the checkpoint of that 
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,6 @@ from dissimilarity.tracking.weights import step_file, step_weights
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = 3
-"""Number of checkpoints whose earlier states stay in files."""
-
 
 class ReferenceStore:
     """The files ``NAME-RANK.safetensors`` of a folder, one per reference and process.
@@ -46,16 +43,14 @@ class ReferenceStore:
     def __init__(self, folder: Path, reader: ProbeReader, checkpoints: Path) -> None:
         self.folder, self.reader, self.checkpoints = folder, reader, checkpoints
         self.owner = Owner(folder / "training.safetensors")
-        self._saved: dict[int, set[Path]] = {}
 
     def begin(self, step: int) -> None:
         """Delete the states of another training, whose folder this one takes over, or of steps that are repeated."""
-        self._saved.clear()
         states = list(self.folder.glob("previous-*.safetensors"))
         if not step:
             self.owner.begin([*self.folder.glob("init-*"), *states])
         else:
-            self.owner.delete(file for file in states if int(file.stem.split("-")[1]) > step)
+            self.owner.delete(file for file in states if _step_of(file) > step)
 
     def path(self, training: TrainingState, name: str) -> Path:
         """Return the file in which this process stores its share of a reference."""
@@ -74,22 +69,16 @@ class ReferenceStore:
             )
 
     def save_states(self, training: TrainingState, states: Mapping[int, ModelActivations]) -> None:
-        """Save earlier states of the model, which a continuation from a checkpoint of this step compares."""
+        """Save states of the model, unless they have files."""
         for step, activations in states.items():
             if not self.path(training, _name(step)).exists():
                 self.save(training, step, activations)
 
-    def delete_states(self, training: TrainingState, states: Collection[int]) -> None:
-        """Delete saved states that no checkpoint needs, now that there is one of this step, which needs some.
-
-        The files of the two checkpoints before stay, because those count until the new checkpoint is in place.
-        """
-        self._saved[training.step] = {self.path(training, _name(step)) for step in states}
-        if len(self._saved) >= CHECKPOINTS:
-            self._saved = dict(list(self._saved.items())[-CHECKPOINTS:])
-            for file in self.folder.glob(f"previous-*-{training.rank:03d}.safetensors"):
-                if not any(file in files for files in self._saved.values()):
-                    file.unlink()
+    def delete_states(self, training: TrainingState, is_needed: Callable[[int], bool]) -> None:
+        """Delete the files of states at steps that are not needed any more."""
+        for file in self.folder.glob(f"previous-*-{training.rank:03d}.safetensors"):
+            if not is_needed(_step_of(file)):
+                file.unlink()
 
     def read_frozen(
         self, training: TrainingState, label: str, number: int, model: nn.Module, sites: list[str]
@@ -169,6 +158,11 @@ class ReferenceStore:
 def _name(step: int) -> str:
     """Return the name of the files of the model as it was at a step."""
     return f"previous-{step}" if step else "init"
+
+
+def _step_of(file: Path) -> int:
+    """Return the step of a file of an earlier state."""
+    return int(file.stem.split("-")[1])
 
 
 @contextmanager

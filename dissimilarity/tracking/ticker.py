@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -141,8 +140,7 @@ class Ticker(ABC):
         In a loop of your own, this also saves in the folder what ``previous`` will refer to.
         """
         if self._followed is not None:
-            # updates may have changed the model since
-            self.before_checkpoint(replace(self._followed, step=self._followed.step + 1))
+            self.before_checkpoint(self._followed)
         return {}
 
     @abstractmethod

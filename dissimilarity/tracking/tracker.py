@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 
 # Share of the figures in the budget: about what one panel of curves and one heat map take.
 PANEL_SECONDS = 0.13
+# Number of checkpoints whose earlier states stay in files; one may be incomplete.
+CHECKPOINTS = 3
 
 
 class Tracker(Ticker):
@@ -168,6 +170,7 @@ class Tracker(Ticker):
         self.references = TrackedReferences(sources, sites, load, self.store, every)
         self._last_scheduled: int | None = None
         self._begun = 0
+        self._checkpoints: set[int] = set()
         self._is_complete = True
         self._of_matched: list[dict[str, Any]] = []
         self.fault = ""
@@ -215,6 +218,7 @@ class Tracker(Ticker):
             self.last_tick = self._last_scheduled
             self.alert_rules.load_state_dict(self._rule_states)
         self.alerts, self._begun = (), step
+        self._checkpoints.clear()
         self.budget.begin(step)
         self.schedule.begin(training)
         if training.is_first:
@@ -294,13 +298,23 @@ class Tracker(Ticker):
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` will refer to, and delete what no checkpoint needs any more."""
-        self.save_states(training)
-        self.store.delete_states(training, self.references.states.keys() - {training.step})
+        self._checkpoints.add(training.step)
+        if len(self._checkpoints) < CHECKPOINTS:  # those from before a continuation are unknown
+            self.store.save_states(training, self.references.states)
+        else:
+            self.keep_states(training, self._checkpoints)
 
-    def save_states(self, training: TrainingState) -> None:
-        """Save what ``previous`` will refer to, unless it is the model at this step itself."""
-        states = self.references.states.items()
-        self.store.save_states(training, {step: state for step, state in states if step != training.step})
+    def keep_states(self, training: TrainingState, checkpoints: Collection[int]) -> None:
+        """Save what ``previous`` will refer to, and delete what the last of these checkpoints do not need.
+
+        A continuation from one needs states of the ``every`` steps before it.
+        """
+        states, last = self.references.states, sorted(checkpoints)[-CHECKPOINTS:]
+        with self.budget.charged():
+            self.store.save_states(training, states)
+            self.store.delete_states(
+                training, lambda step: step in states or any(0 <= saved - step <= self.every for saved in last)
+            )
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""

@@ -19,6 +19,21 @@ from tests.instrument.tracking.test_huggingface import adapted, curves, train, t
 Tuned = tuple[Path, nn.Module]
 
 
+def stop_on_sigterm(monkeypatch: pytest.MonkeyPatch, before: str, step: int) -> Any:
+    """Return a callback that makes the Trainer save and stop, at the event after the one that is named."""
+    managers: list[Any] = []
+
+    class Request(transformers.TrainerCallback):
+        pass
+
+    def request(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        managers[-1].is_checkpoint_requested = state.global_step == step
+
+    setattr(Request, before, request)
+    monkeypatch.setattr(jit.CheckpointManager, "setup_signal_handler", lambda self: managers.append(self))
+    return Request()
+
+
 @pytest.mark.parametrize("before", ["on_step_end", "on_step_begin", "on_pre_optimizer_step"])
 def test_a_checkpoint_on_sigterm(
     before: str,
@@ -26,25 +41,34 @@ def test_a_checkpoint_on_sigterm(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is saved at the event after the one that is named, also before the tick of its step, and without `on_save`."""
-    managers: list[Any] = []
-
-    class Request(transformers.TrainerCallback):
-        pass
-
-    def request(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        managers[-1].is_checkpoint_requested = state.global_step == 5
-
-    setattr(Request, before, request)
-    monkeypatch.setattr(jit.CheckpointManager, "setup_signal_handler", lambda self: managers.append(self))
-    train(adapted(), tmp_path, more=[Request()], arguments={"enable_jit_checkpoint": True})
+    """It is saved before the tick of its step, and without `on_save`."""
+    request = stop_on_sigterm(monkeypatch, before, 5)
+    train(adapted(), tmp_path, more=[request], arguments={"enable_jit_checkpoint": True})
     step = 6 if before == "on_pre_optimizer_step" else 5
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", f"checkpoint-{step}"}
     train(adapted(), tmp_path, resume=True)
     assert curves(tmp_path) == curves(tuned[0])
 
 
-@pytest.mark.parametrize("strategy", ["steps", "epoch", "best"])
+def test_a_checkpoint_on_sigterm_after_one_at_each_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before need no file; that one needs the state of the tick before, and the tick after it does not."""
+    choices: dict[str, Any] = {"steps": 14, "references": ["init", "previous"]}
+    request = stop_on_sigterm(monkeypatch, "on_pre_optimizer_step", 11)
+    train(adapted(), tmp_path, more=[request], arguments={"enable_jit_checkpoint": True, "save_steps": 3}, **choices)
+    assert (tmp_path / "checkpoint-12").exists()
+    train(adapted(), tmp_path, resume=True, **choices)
+    train(adapted(), tmp_path / "whole", **choices)
+    assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
+class Asking(transformers.TrainerCallback):
+    """A callback that asks for a checkpoint, after those before it heard of the step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step == 7
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best", "no"])
 def test_a_trainer_that_is_killed_while_it_saves(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,10 +80,11 @@ def test_a_trainer_that_is_killed_while_it_saves(
     arguments: dict[str, Any] = {"save_strategy": strategy, "save_steps": 6}
     if strategy == "best":  # of evaluations, at a step between two ticks
         arguments |= {"eval_strategy": "steps", "eval_steps": 8, "metric_for_best_model": "loss"}
+    more = [Asking()] if strategy == "no" else []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(transformers.trainer, "rotate_checkpoints", rotate)
-        train(adapted(), tmp_path, steps=12, arguments=arguments)
-    saved = {"steps": 6, "epoch": 10, "best": 8}[strategy]
+        train(adapted(), tmp_path, steps=12, arguments=arguments, more=more)
+    saved = {"steps": 6, "epoch": 10, "best": 8, "no": 7}[strategy]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{saved}"]
     train(adapted(), tmp_path, steps=12, resume=True)
     train(adapted(), tmp_path / "whole", steps=12)
@@ -101,24 +126,29 @@ def test_steps_without_the_callback_are_lost_and_those_before_are_not(tuned: Tun
     assert ticks[9, "init"] == (0, True) and ticks[9, "previous"] == (6, False) and ticks[12, "previous"] == (9, True)
 
 
+def best_at(step: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the arguments of a training that evaluates each step and saves until one of them is the best."""
+    evaluate = transformers.Trainer._evaluate
+
+    def improved_until(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return evaluate(self, *args, **kwargs) | {"eval_quality": float(min(self.state.global_step, step))}
+
+    monkeypatch.setattr(transformers.Trainer, "_evaluate", improved_until)
+    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "quality"}
+    return best | {"greater_is_better": True}
+
+
 def test_evaluations_after_the_best_one_leave_its_checkpoint_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each evaluation may be the best, and what it would have needed is saved before that is known."""
-    evaluate = transformers.Trainer._evaluate
-
-    def improved_until_5(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        return evaluate(self, *args, **kwargs) | {"eval_quality": float(min(self.state.global_step, 5))}
-
-    monkeypatch.setattr(transformers.Trainer, "_evaluate", improved_until_5)
+    best = best_at(5, monkeypatch)
 
     class Killed(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 11:
                 raise KeyboardInterrupt
 
-    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "quality"}
-    best |= {"greater_is_better": True}
     changes = {"steps": 14, "references": ["init", "previous"], "every": 8}
     with pytest.raises(KeyboardInterrupt):
         train(adapted(), tmp_path, arguments=best, more=[Killed()], **changes)
@@ -126,3 +156,11 @@ def test_evaluations_after_the_best_one_leave_its_checkpoint_what_it_needs(
     train(adapted(), tmp_path, resume=newest, arguments=best, **changes)
     train(adapted(), tmp_path / "whole", arguments=best, **changes)
     assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
+def test_evaluations_that_are_not_the_best_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are those of the best checkpoint and the two before it, and of the last tick."""
+    choices: dict[str, Any] = {"steps": 20, "references": ["init", "previous"], "every": 2}
+    train(adapted(), tmp_path, arguments=best_at(5, monkeypatch), **choices)
+    files = (tmp_path / "dissimilarity" / "references").glob("previous-*")
+    assert {int(file.name.split("-")[1]) for file in files} == {2, 4, 20}
