@@ -133,7 +133,8 @@ class DissimilarityCallback(TrainerCallback):
         """Measure when the schedule says so."""
         if self._tracker.is_due(state.global_step, state.max_steps):
             self._tick(args, state, control, _training(args, state, model))
-        self._store_state(state)
+        if control.should_save:  # with the time until now
+            self._store_state(state)
 
     def on_log(
         self,

@@ -59,11 +59,6 @@ class Tables:
         self.curves.truncate(step - 1)
         self._intrinsic.truncate(step - 1)
 
-    def at(self, step: int) -> list[dict[str, Any]]:
-        """Return the records of the curves at a step, including those not written yet."""
-        records = [*self.curves.rows(), *self._outboxes["curves"].waiting]
-        return [dict(record) for record in records if record["step"] == step]
-
     def state_dict(self) -> dict[str, Any]:
         """Return the records that could not be written yet."""
         return {name: outbox.waiting for name, outbox in self._outboxes.items()}

@@ -24,6 +24,7 @@ from dissimilarity.probe.outliers import NO_CONTROL, Control, control_of
 from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.site_layout import Channels
+from dissimilarity.tables import strict_json
 from dissimilarity.tables.curves import JOURNAL, read_curves
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
@@ -228,11 +229,15 @@ class Tracker(Ticker):
             if training.is_first:
                 self.tables.begin(step if is_part else step - 1)
                 self.store.begin(step)
+            # a training that ended here compared all pairs, and one that goes on does not
+            if step == self.last_tick != training.last_step and self._of_matched:
+                self._is_complete = False
+                if training.is_first:
+                    self.tables.drop(step)
+                    self.tables.add(self._of_matched)
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
-            is_partial = step == self.last_tick and not self._is_complete
-            self._of_matched = gathered(self.tables.at(step) if is_partial else [], training.sync)[0]
             # the tick that compares it tries again, and its records say why it cannot
             first = step + (step == self.last_tick)
             for fault in self.references.recall(training, first, self.schedule.thinned) if step else ():
@@ -249,7 +254,8 @@ class Tracker(Ticker):
     def tick(self, training: TrainingState) -> dict[str, float]:
         """Measure, or record why not, and return the numbers for the loggers.
 
-        Where training ends at a tick of matched pairs, a second tick at that step replaces its records by those of all.
+        Where training ends at a tick of matched pairs, a second tick at that step replaces its records by those of all,
+        and a continuation beyond that step puts them back.
         """
         started, step = time.monotonic(), training.step
         is_second = step == self.last_tick
@@ -264,18 +270,22 @@ class Tracker(Ticker):
                 self._warn(step, "previous", described(error))
             return {}
         self._last_scheduled = step if is_scheduled else self._last_scheduled
-        kind = "heatmap" if self._has_all_pairs(training) else "plain"
+        is_heatmap = self._is_heatmap(step)
+        kind = "heatmap" if is_heatmap or step == training.last_step else "plain"
         with self.budget.charged(kind):
             try:
                 with together(training.sync):
-                    records = (
-                        self._without_values(training, self.fault)
-                        if self.fault
-                        else self._measure(training, kind == "heatmap")
-                    )
+                    if self.fault:
+                        records = matched = self._without_values(training, self.fault)
+                    else:
+                        records, matched = self._measure(training, kind == "heatmap", is_scheduled and not is_heatmap)
             except Exception as error:
                 self.references.lost |= {step} if self._is_compared_later(training) else set()
-                records = (self._of_matched if is_second else []) or self._without_values(training, described(error))
+                matched = self._without_values(training, described(error))
+                records = (self._of_matched if is_second else []) or matched
+        if not is_second:
+            context = {**self._context(step), "seconds": time.monotonic() - started}
+            self._of_matched = [context | record for record in matched if is_scheduled and not is_heatmap]
         # there may be rows of a first tick, of an interrupted one, or from before a continuation
         if self._begun == step and training.is_first:
             self.tables.drop(step)
@@ -283,11 +293,10 @@ class Tracker(Ticker):
         metrics = self._record(training, records, started, fold=kind == "heatmap")
         self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
         self._is_complete = kind == "heatmap"
-        self._of_matched = [] if self._is_complete else records
         if is_second:
             self.alerts = ()
         else:
-            self._alert(training, records)
+            self._alert(training, self._of_matched or records)
             self._rule_states = self.alert_rules.state_dict() if is_scheduled else self._rule_states
             self.schedule.after_tick(training)
         return metrics
@@ -343,6 +352,7 @@ class Tracker(Ticker):
         """Return the time spent, the last ticks, the steps of earlier states, and the records that wait."""
         state = super().state_dict() | {"budget": self.budget.state_dict(), "last_tick": self.last_tick}
         state |= {"scheduled": self._last_scheduled, "complete": self._is_complete}
+        state |= {"matched": strict_json.dumps(self._of_matched)}  # a Trainer writes JSON, which has no NaN
         state |= {"probe": self.reader.fingerprint, **self.references.state_dict()}
         state |= {"alert_rules": self._rule_states}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
@@ -354,6 +364,7 @@ class Tracker(Ticker):
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
         self._is_complete = state_dict.get("complete", True)
+        self._of_matched = strict_json.loads(state_dict.get("matched", "[]"))
         self.store.owner.number = state_dict["training"]
         if state_dict["probe"] != self.reader.fingerprint:
             self.references.marks = {}
@@ -367,10 +378,14 @@ class Tracker(Ticker):
         self._rule_states = dict(rules) if isinstance(rules, Mapping) else {}
         self.alert_rules.load_state_dict(self._rule_states)
 
-    def _has_all_pairs(self, training: TrainingState) -> bool:
-        """Return whether a tick compares all pairs of sites."""
-        step, before = training.step, -1 if self.last_tick is None else self.last_tick
-        return step // self.heatmap_every > before // self.heatmap_every or step == training.last_step
+    def _is_heatmap(self, step: int) -> bool:
+        """Return whether a tick compares all pairs of sites wherever training ends."""
+        before = -1 if self.last_tick is None else self.last_tick
+        return step // self.heatmap_every > before // self.heatmap_every
+
+    def _context(self, step: int) -> dict[str, int]:
+        """Return what all records of a tick have."""
+        return {"step": step, "tokens": step * self.tokens_per_step}
 
     def _remember(self, training: TrainingState, activations: ModelActivations | None = None) -> None:
         """Keep the model as it is, if a later tick compares it."""
@@ -404,9 +419,8 @@ class Tracker(Ticker):
         This is not charged to a kind of tick: the first table that is written loads the library for it.
         """
         with self.budget.charged():
-            context = {"step": training.step, "tokens": training.step * self.tokens_per_step}
             seconds = time.monotonic() - started
-            records = [{**context, **record, "seconds": seconds} for record in records]
+            records = [{**self._context(training.step), **record, "seconds": seconds} for record in records]
             if training.is_first:
                 for kind, (label, note) in kinds_of_notes(records).items():
                     self._warn(training.step, label, note, kind)
@@ -442,14 +456,19 @@ class Tracker(Ticker):
             return
         raised = []
         if training.is_first:
-            context = {"step": training.step, "tokens": training.step * self.tokens_per_step}
-            matched = [{**context, **record} for record in self._at_equal_depth(records)]
+            matched = [{**self._context(training.step), **record} for record in self._at_equal_depth(records)]
             raised = self.alert_rules.raised(training.step, matched, self._ranks)
             self.tables.add_alerts(raised)
         self.alerts, self._ranks = gathered(raised, training.sync)[0], []
 
-    def _measure(self, training: TrainingState, heatmap: bool) -> list[dict[str, Any]]:
-        """Capture the model and compare it with every reference; a reference that fails has records that say so."""
+    def _measure(
+        self, training: TrainingState, heatmap: bool, is_plain: bool
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Capture the model and compare it with every reference; a reference that fails has records that say so.
+
+        Returns:
+            The records, and those of a training that does not end here.
+        """
         references = self.references
         # one pass per tokenization of the probe set
         current: dict[int, ModelActivations] = {}
@@ -458,7 +477,7 @@ class Tracker(Ticker):
         if not training.step and "init" in references.sources.values():
             references.states[0] = current[0]
             self.store.save(training, 0, current[0])
-        records, sides = [], []
+        records, matched, sides = [], [], []
         for label in references.labels(training):
             is_forgotten = training.step == self.last_tick and not references.is_known(label, training.step)
             if is_forgotten and (before := [record for record in self._of_matched if record["reference"] == label]):
@@ -469,17 +488,20 @@ class Tracker(Ticker):
                     model = current[self.reader.number(label)]
                     step, reference = references.activations(training, label)
                     compared = self._compare(model, reference, label, heatmap)
+                    plain = self._compare(model, reference, label, False) if heatmap and is_plain else compared
                 sides.append((label, model, reference))
                 names = {"reference": label, "reference_step": step}
                 records += [names | record for record in agreed(compared, training.sync)]
+                matched += [names | record for record in agreed(plain, training.sync)]
             except Exception as error:
-                records += self._without_value(training, label, references.faults.get(label) or described(error))
+                missing = self._without_value(training, label, references.faults.get(label) or described(error))
+                records, matched = records + missing, matched + missing
         if self.alert_rules.need_ranks:
             self._ranks = effective_ranks(current[0])
         if heatmap:
             self._intrinsic = measured_alone(training.step, sides)
         self._remember(training, current[0])
-        return records
+        return records, matched
 
     def _compare(
         self, model: ModelActivations, reference: ModelActivations, label: str, heatmap: bool

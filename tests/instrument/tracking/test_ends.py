@@ -176,6 +176,20 @@ def test_a_training_that_ends_at_a_tick_of_matched_pairs_has_all_pairs_there(is_
     assert {row["step"] for row in Journal(tmp_path / INTRINSIC).read()} == {0, 10}
 
 
+def test_a_training_that_goes_on_after_an_end_at_a_tick_has_that_tick_as_it_was(tmp_path: Path) -> None:
+    module, tracker = Layered(), tracker_for(tmp_path / "cut", every=5, heatmap_every=50)
+    trainer = fit(tracker, module, steps=-1, max_epochs=1, limit_train_batches=10)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader_of(tokens(1, 400, LENGTH)))
+    fit(tracker_for(tmp_path / "whole", every=5, heatmap_every=50), Layered(), 20, limit_train_batches=10)
+    cut, whole = (
+        [(row["step"], row["reference"], row["measure"], row["site_a"], row["site_b"]) for row in rows_of(folder)]
+        for folder in (tmp_path / "cut", tmp_path / "whole")
+    )
+    assert sorted(cut) == sorted(whole)
+    assert {row["step"] for row in Journal(tmp_path / "cut" / INTRINSIC).read()} == {0, 20}
+
+
 def test_ctrl_c_while_a_page_is_drawn_leaves_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = tracker_for(tmp_path, every=5, heatmap_every=5)
     drawn: list[int] = []

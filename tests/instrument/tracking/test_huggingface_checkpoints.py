@@ -91,6 +91,21 @@ def test_a_trainer_that_is_killed_while_it_saves(
     assert curves(tmp_path) == curves(tmp_path / "whole")
 
 
+def test_a_training_that_goes_on_after_it_stopped_at_a_tick_has_that_tick_as_it_was(tmp_path: Path) -> None:
+    """Its checkpoint is of before its end, which compared all pairs of sites."""
+
+    class Stopping(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    arguments = {"save_steps": 1}
+    train(adapted(), tmp_path, arguments=arguments, more=[Stopping()])
+    assert (3, "init", "blocks.0.resid_post", "blocks.1.resid_post") in curves(tmp_path)
+    train(adapted(), tmp_path, arguments=arguments, resume=True)
+    train(adapted(), tmp_path / "whole", arguments=arguments)
+    assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
 def rows_by_tick(folder: Path) -> dict[tuple[int, str], tuple[int, bool]]:
     """Return the step of the reference, and whether there is a value, by step and reference."""
     rows = read_curves(folder).to_pylist()

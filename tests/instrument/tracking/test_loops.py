@@ -81,6 +81,33 @@ def test_a_loop_continues_as_if_it_had_never_stopped(step: int, whole: Path, tmp
     assert curves_of(tmp_path) == curves_of(whole)
 
 
+@pytest.mark.parametrize("end", ["stopped", "stopped after it was saved", "planned"])
+def test_a_loop_that_goes_on_after_an_end_at_a_tick_has_that_tick_as_it_was(end: str, tmp_path: Path) -> None:
+    """Its end compared all pairs of sites, and one that was never interrupted does not, there."""
+
+    def trained(folder: Path, last: int) -> tuple[Tracker, nn.Module]:
+        tracker, model = tracker_in(folder, sites=["0", "1"]), net()
+        for step in range(20):
+            tracker.follow(model, step, last)
+            update(model, step)
+        tracker.follow(model, 20, last)
+        return tracker, model
+
+    def rows(folder: Path) -> list[str]:
+        table = read_curves(folder)
+        return sorted(str(row) for row in table.drop_columns(["seconds"]).to_pylist() if row["step"] <= 20)
+
+    trained(tmp_path / "whole", LAST)
+    tracker, model = trained(tmp_path / "cut", 20 if end == "planned" else LAST)
+    checkpoint = saved(tracker, model)
+    tracker.follow(model, 20, 20)
+    assert len(rows(tmp_path / "cut")) > len(rows(tmp_path / "whole"))
+    checkpoint = checkpoint if end == "stopped after it was saved" else saved(tracker, model)
+    tracker, model = continued(tmp_path / "cut", checkpoint, sites=["0", "1"])
+    train(tracker, model, 20, LAST)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("has_adapter", [False, True])
 def test_an_older_checkpoint_has_no_state_of_what_came_after_it(has_adapter: bool, tmp_path: Path) -> None:
     """From step 8 on, training takes other steps, so that the model at step 10 is another one."""
