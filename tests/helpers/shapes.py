@@ -55,6 +55,12 @@ def _with_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     strict = _jaxtyped(function, typechecker=beartype)
     passed: dict[Any, set[Any]] = {}  # patterns of results by those of arguments
+    results: list[Any] = []
+
+    @functools.cache
+    def again() -> Callable[..., Any]:
+        """Return what checks a result that is there already."""
+        return _jaxtyped(functools.wraps(function)(lambda *_, **__: results.pop()), typechecker=beartype)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         arguments = _pattern(args), _pattern(kwargs)
@@ -64,7 +70,8 @@ def _with_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
             return result
         result = function(*args, **kwargs)
         if (pattern := _pattern(result)) not in passed[arguments]:
-            _jaxtyped(functools.wraps(function)(lambda *_, **__: result), typechecker=beartype)(*args, **kwargs)
+            results.append(result)
+            again()(*args, **kwargs)
             passed[arguments].add(pattern)
         return result
 
