@@ -143,7 +143,7 @@ class FittedMeasure(MomentMeasure):
         check_variance(sums)
         return self.from_moments(sums | _first_half(metric_state.sums_of_part(halves[0], total)))
 
-    def _halves(self) -> list[list[Tensor]]:
-        """Return the states of both halves that have samples."""
-        states = (cast(list[Tensor], state) for state in (self.packed, self.packed_second))
+    def _halves(self) -> list[list[Tensor] | Tensor]:
+        """Return the states of both halves that have samples: of several processes, one tensor each."""
+        states = (cast(list[Tensor] | Tensor, state) for state in (self.packed, self.packed_second))
         return [state for state in states if len(state)]

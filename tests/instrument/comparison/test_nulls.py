@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -34,6 +33,7 @@ from dissimilarity.probe.rearrangement import (
     shared,
     similar,
 )
+from tests.helpers.processes import in_processes
 
 S, T, D = 12, 5, 8
 MASK = torch.arange(T) < torch.tensor([5, 2, 3, 5, 1, 4, 4, 2, 5, 3, 3, 4])[:, None]
@@ -150,7 +150,7 @@ def test_p_of_unequal_lengths_is_that_of_exchanged_sequences() -> None:
     assert len({row["p"] for row in rows}) > 3
 
 
-def test_p_of_unequal_lengths_keeps_its_level_where_tokens_are_nearly_the_same() -> None:
+def test_p_of_unequal_lengths_keeps_its_level_where_tokens_are_nearly_the_same(unchecked: None) -> None:
     """16 sequences of 3 to 16 tokens that correlate at 0.9: p is at or below 0.25 in a quarter of unrelated models."""
     g = torch.Generator().manual_seed(0)
     lengths = torch.linspace(3, 16, 16).round().long()
@@ -325,16 +325,6 @@ def test_positions_that_differ_because_some_were_dropped_are_kept() -> None:
     assert row["null"] == pytest.approx(value.item(), abs=0.02) and self_terms == pytest.approx(1, abs=1e-4)
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    """Compare this process's share of the probe set."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    results = [of_processes(rank, world, masked) for masked in (False, True)]
-    if rank == world - 1:
-        torch.save(results, folder / "rows.pt")
-    dist.destroy_process_group()
-
-
 def of_processes(rank: int, world: int, masked: bool) -> list[dict[str, Any]]:
     """Return the records of one process."""
     plan = make_plan(ProbeSet(Extent(S, T), MASK if masked else None, n_units=4), MEASURES)
@@ -348,13 +338,15 @@ def of_processes(rank: int, world: int, masked: bool) -> list[dict[str, Any]]:
 
 
 def test_two_processes_give_the_nulls_of_one(tmp_path: Path) -> None:
-    mp.spawn(work, args=(2, tmp_path), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    for masked, rows in zip((False, True), torch.load(tmp_path / "rows.pt"), strict=True):
+    for masked in (False, True):
+        *_, rows = in_processes(lambda masked=masked: of_processes(dist.get_rank(), 2, masked), tmp_path / str(masked))
         assert_same(rows, of_processes(0, 1, masked), 1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_p_is_uniform_for_models_that_share_positions_alone_and_small_for_related_ones(masked: bool) -> None:
+def test_p_is_uniform_for_models_that_share_positions_alone_and_small_for_related_ones(
+    unchecked: None, masked: bool
+) -> None:
     shares = {}
     for related in (0.0, 1.0):
         p = []

@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +28,7 @@ from dissimilarity.probe.probe_set import Extent, ProbeSet
 from tests.helpers import oracles, sample_oracles
 from tests.helpers.found_measures import SETTINGS, generator, make
 from tests.helpers.oracles import Array
+from tests.helpers.processes import in_processes
 
 SEQUENCES, POSITIONS, GROUPS, WIDTH = 24, 6, 8, 5
 OFFSET = 1e3
@@ -141,26 +140,20 @@ def of_one(dtype: torch.dtype, masked: bool = False, stored: bool = False) -> Ro
     return rows(sides(dtype), plan_of(masked=masked, stored=stored), SEQUENCES)
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    """Compute the share of the chunks of one process."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+def of_share() -> dict[Any, Rows]:
+    """Return the rows, for which this process computes its share of the chunks."""
     results = {}
     for dtype in TOLERANCE:
         for masked, stored in product((False, True), repeat=2):
             plan = plan_of(masked=masked, stored=stored)
-            share = slices_of_process(plan.slices, rank, world)
+            share = slices_of_process(plan.slices, dist.get_rank(), dist.get_world_size())
             results[dtype, masked, stored] = rows(sides(dtype), plan, SEQUENCES, share)
-    if rank == world - 1:
-        torch.save(results, folder / "rows.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rows]:
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, args=(2, folder), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    return torch.load(folder / "rows.pt")
+    return in_processes(of_share, tmp_path_factory.mktemp("processes"))[1]
 
 
 def assert_same(

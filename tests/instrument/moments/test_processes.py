@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from dissimilarity.capture.sites import LOGITS
@@ -30,6 +28,7 @@ from tests.helpers.found_measures import (
     updated,
     views,
 )
+from tests.helpers.processes import in_processes
 
 SEQUENCES, LENGTH = 13, 6
 SITES = ("early", "late")
@@ -104,10 +103,9 @@ def refusal(setting: str, rows: slice) -> str:
         return str(error)
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    """Run one process on its share of the samples and of the chunks of a plan."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+def of_share() -> dict[str, Any]:
+    """Return what one process gets, for its share of the samples and of the chunks of a plan."""
+    rank, world = dist.get_rank(), dist.get_world_size()
     results: dict[str, Any] = {}
     for setting in SETTINGS:
         x, y = (rows[halves(rank)] for rows in samples(setting))
@@ -120,15 +118,12 @@ def work(rank: int, world: int, folder: Path) -> None:
     slices = cut_sequences(SEQUENCES, 5, max_per_chunk=2)
     results["rows"] = rows_of_sides(slices_of_process(slices, rank, world), 5, sync=True)
     results["masked"] = masked_rows(rank, world)
-    torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, args=(2, folder), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return in_processes(of_share, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
