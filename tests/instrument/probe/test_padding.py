@@ -292,7 +292,7 @@ def test_standard_errors_are_those_of_unequal_units_by_hand() -> None:
         assert errors[setting] == pytest.approx(np.std(left_out) * math.sqrt(n_units - 1), rel=1e-5), setting
 
 
-def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences() -> None:
+def test_the_error_bar_is_about_the_spread_over_probe_sets_of_unequal_sequences(unchecked: None) -> None:
     """Tokens of a sequence share a part, so samples are not independent, and lengths differ up to tenfold."""
     generator = torch.Generator().manual_seed(0)
     estimates = []
