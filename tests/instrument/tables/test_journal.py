@@ -2,10 +2,10 @@
 
 import math
 import os
-import signal
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -106,42 +106,45 @@ def test_a_failed_write_leaves_the_file_as_it_was(journal, monkeypatch):
     assert journal.path.read_bytes() == before
 
 
-def killed_at(line: int, job: Callable[[], None]) -> bool:
-    """Run a job in a child that kills itself before the given line of our code; return whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        left = line
+def states_of(folder: Path, job: Callable[[], None]) -> list[dict[str, bytes]]:
+    """Return the files of a folder before each line of our code and after the last: all that a kill there leaves."""
+    states = []
 
-        def count(frame, event, _):
-            nonlocal left
-            if frame.f_code.co_filename not in (journal_module.__file__, files_module.__file__):
-                return None
-            if event == "line":
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return count
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-        sys.settrace(count)
+    def note(frame, event, _):
+        if frame.f_code.co_filename not in (journal_module.__file__, files_module.__file__):
+            return None
+        if event == "line":
+            states.append(files())
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
         job()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    finally:
+        sys.settrace(before)
+    return [*states, files()]
 
 
 def test_killed_at_any_line_of_truncate_or_append(journal):
-    old = [{"step": step} for step in range(3)]
+    old, folder = [{"step": step} for step in range(3)], journal.path.parent
     seen = set()
     for job in (lambda: journal.truncate(0), lambda: journal.append([{"step": 3}])):
-        for line in range(1, 200):
-            journal.path.unlink(missing_ok=True)
-            journal.append(old)
-            killed = killed_at(line, job)
+        journal.path.unlink(missing_ok=True)
+        journal.append(old)
+        states = states_of(folder, job)
+        assert len(states) > 10
+        for state in states:
+            for path in folder.iterdir():
+                path.unlink()
+            for name, content in state.items():
+                (folder / name).write_bytes(content)
             rows = journal.read()
             assert rows in (old, old[:1], [*old, {"step": 3}])
             journal.append([{"step": 9}])
             assert journal.read() == [*rows, {"step": 9}]
             seen.add(len(rows))
-            if not killed:
-                break
-        assert 10 < line < 199
     assert seen == {1, 3, 4}
