@@ -3,11 +3,8 @@
 import errno
 import logging
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -16,16 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+import train
 from dissimilarity.lightning import DissimilarityTracker, StitchingTracker
 from dissimilarity.measures.cka import CKA
+from dissimilarity.moments.cross import Cross
+from dissimilarity.moments.side import Side
 from dissimilarity.tables.curves import Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import probe_reader, reference_store, tracker
-from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
+from tests.helpers.processes import in_processes
+from tests.helpers.tiny_run import in_process, kill_at, tiny, warm_up
 from tests.training.test_run_folder import assert_same, curves, last, metrics
 
-ROOT = Path(__file__).parents[2]
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -180,71 +181,26 @@ def test_without_a_file_and_a_checkpoint_the_records_say_so(whole: Path, tmp_pat
     assert_same([row for row in late if row["reference"] == "previous"], expected)
 
 
-FAULTY = '''
-"""A callback that does nothing, in a module that makes each tick fail in one process."""
-
-import os
-
-import pytorch_lightning as pl
-
-from dissimilarity.lightning import DissimilarityTracker
-from dissimilarity.tables.curves import Curves
-from dissimilarity.tracking import probe_reader
-from dissimilarity.measures.cka import CKA
-from dissimilarity.moments.cross import Cross
-from dissimilarity.moments.side import Side
-
-FAULTS = {
-    0: (1, CKA, "estimate_again", RuntimeError),
-    1: (1, probe_reader, "read_chunks", MemoryError),
-    2: (0, Side, "add", TypeError),
-    4: (1, Cross, "add", OSError),
-    8: (0, Curves, "append", OSError),
+IN_ONE_PROCESS: dict[int, tuple[int, Any, str, Exception]] = {
+    0: (1, CKA, "estimate_again", RuntimeError("a fault in estimate_again")),
+    1: (1, probe_reader, "read_chunks", MemoryError("a fault in read_chunks")),
+    2: (0, Side, "add", TypeError("a fault in add")),
+    4: (1, Cross, "add", OSError("a fault in add")),
+    8: (0, Curves, "append", OSError("a fault in append")),
 }
-step, tick = [-1], DissimilarityTracker._tick
-
-
-def ticking(self, trainer, module):
-    step[0] = trainer.global_step
-    tick(self, trainer, module)
-    step[0] = -1
-
-
-def failing(at, rank, owner, name, kind):
-    function = getattr(owner, name)
-
-    def called(*args, **kwargs):
-        if step[0] == at and int(os.environ.get("LOCAL_RANK", 0)) == rank:
-            raise kind(f"a fault in {name}")
-        return function(*args, **kwargs)
-
-    setattr(owner, name, called)
-
-
-DissimilarityTracker._tick = ticking
-for at, (rank, owner, name, kind) in FAULTS.items():
-    failing(at, rank, owner, name, kind)
-
-
-class Nothing(pl.Callback):
-    """Has the module imported."""
-'''
+"""The process and the fault in it, by step."""
 
 
 @pytest.mark.slow
 def test_a_fault_in_one_process_is_a_note_of_both_and_no_deadlock(tmp_path: Path) -> None:
-    (tmp_path / "faulty.py").write_text(FAULTY)
-    overrides = tiny_overrides(tmp_path, trainer="ddp", trainer__devices=2)
-    overrides.append("+callbacks.faulty._target_=faulty.Nothing")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    def faulty() -> None:
+        for step, (rank, owner, name, error) in IN_ONE_PROCESS.items():
+            if dist.get_rank() == rank:
+                fail(owner, name, error, step)
+        train.train(tiny(tmp_path, trainer="ddp", trainer__devices=2))
+
+    warm_up()
+    in_processes(faulty, tmp_path / "processes")
     rows = read_curves(tmp_path / "runs" / "tiny").to_pylist()
     notes = {step: {row["note"] for row in rows if row["step"] == step} - {""} for step in (0, 1, 2, 4, 8, 11)}
     assert notes[0] and all("process 1: " in note and "a fault in estimate" in note for note in notes[0])
