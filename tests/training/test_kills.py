@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kills import VARIANTS, campaign
+from benchmarks import kills
 from tests.helpers.tiny_run import warm_up
 
 
 @pytest.mark.slow
-def test_every_variant_survives_a_kill_and_a_fault(tmp_path: Path) -> None:
+def test_every_variant_survives_a_kill_and_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kills, "STEPS", 12)
+    monkeypatch.setattr(kills, "EVERY", 4)
     torch.set_num_threads(1)
     warm_up()
-    for tally in campaign(tmp_path, list(VARIANTS), len(VARIANTS), len(VARIANTS), random.Random(1)):
+    names = list(kills.VARIANTS)
+    for tally in kills.campaign(tmp_path, names, len(names), len(names), random.Random(1)):
         assert (tally.disturbed, tally.continued, tally.equal) == (1, 1, 1), tally
