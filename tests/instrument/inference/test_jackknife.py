@@ -311,7 +311,7 @@ def replications() -> dict[str, Tensor]:
         cut_sequences(SEQUENCES, GROUPS, SEQUENCES), max_samples=SEQUENCES * LENGTH // 4
     )
     results: dict[str, list[tuple[float, float]]] = {measure.label: [] for measure in measures}
-    for seed in range(60):
+    for seed in range(40):
         acts = draw(SEQUENCES, 6, 5, 1000 + seed)
         logits = draw(SEQUENCES, 6, 6, 1000 + seed)
         sides = [Side(lengths, only_sampled=frozenset({LOGITS})) for _ in acts]
@@ -327,7 +327,7 @@ def replications() -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_errors_are_about_the_spread_over_draws(setting: str, replications: dict[str, Tensor]) -> None:
-    """Within a quarter of it or so, in 60 replications, which tell it to a tenth; intervals cover as is stated.
+    """Within a quarter of it or so, in 40 replications, which tell it to an eighth; intervals cover as is stated.
 
     They are to cover the expectation at the same number of samples: Procrustes and mutual kNN are biased in it.
     """
