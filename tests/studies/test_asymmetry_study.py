@@ -35,7 +35,7 @@ def study(home: Path, results: Path, *overrides: str) -> Path:
         "analyze",
     )
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    train = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
+    train = [override for override in tiny_overrides(home, trainer__max_steps=4) if not override.startswith(prefixes)]
     with open_dict(cfg):
         cfg.study.sizes.tiny = {
             "widths": [16],

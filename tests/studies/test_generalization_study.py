@@ -21,7 +21,7 @@ def study(home: Path, name: str, *overrides: str, seeds: int = 2) -> Path:
     places = [f"runs_dir={home / 'runs'}", f"cache_dir={home / 'cache'}", f"results_dir={home / 'results'}"]
     cfg = compose(["study=generalization", "size=tiny", f"name={name}", *places, *SMALL, *overrides], "analyze")
     prefixes = ("width=", "depth=", "name=", "runs_dir=", "logger=", "track.")
-    first = [override for override in tiny_overrides(home) if not override.startswith(prefixes)]
+    first = [override for override in tiny_overrides(home, trainer__max_steps=4) if not override.startswith(prefixes)]
     tune = ["task=classify", "data=question_formation", *DATA, "data.n_ctx=16", "data.batch_size=4", "schedule.every=4"]
     tune += ["probe.sequences=24"]
     with open_dict(cfg):
