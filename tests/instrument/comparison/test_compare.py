@@ -207,20 +207,21 @@ def test_any_inputs_and_models_are_compared() -> None:
 
 
 MEMORY = """
-import resource, torch
+import torch
 from torch import nn
 from dissimilarity import CKA, MutualKNN, Procrustes, compare
+from tests.helpers.memory import peak_during
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Embedding(50, 64), *(nn.Linear(64, 64) for _ in range(4))).requires_grad_(False)
 def peak(sequences):
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
-    compare(net, net, torch.randint(50, (sequences, 64)), "[1-4]", measures, pairs="matched", n_units=16)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    tokens = torch.randint(50, (sequences, 64))
+    return peak_during(lambda: compare(net, net, tokens, "[1-4]", measures, pairs="matched", n_units=16))
 print(peak(128), peak(1024))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory in KiB")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_samples() -> None:
     """8 times the tokens, read once: the activations alone would take 112 MB more."""
     root = Path(__file__).parents[3]
