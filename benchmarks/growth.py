@@ -3,8 +3,8 @@
 Random activations stand in for those of models, with one site per block; the default measures with error bars, and a
 null in the comparisons. Each point runs in its own process on one core, in processor time; on a GPU in this process, in
 wall time, with the memory of the GPU. Slopes are those of the last doublings or so, between the last two points.
-`expected` follows from the operations: sums take n d^2 per pair of sites, decompositions d^3, and mutual kNN, of at most
-1,024 samples, does not grow with tokens. A tick compares blocks of one depth; `compare` all pairs of blocks;
+`expected` follows from the operations: sums take n d^2 per pair of sites, decompositions d^3, and mutual kNN, of at
+most 1,024 samples, does not grow with tokens. A tick compares blocks of one depth; `compare` all pairs of blocks;
 `compare_many` all pairs of models. Memory is the peak beyond the activations.
 """
 
