@@ -281,24 +281,24 @@ def test_equal_ids_of_any_form_pass(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys, numpy as np, torch
-from dissimilarity import CKA, KL, MutualKNN, Procrustes, compare
-from safetensors.torch import save_file
+import sys, torch
+from dissimilarity import CKA, MutualKNN, Procrustes, compare
+from tests.helpers.memory import peak_during
 torch.set_num_threads(1)
 def peak(samples, kind):
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
-    compare(f"{sys.argv[1]}/{samples}{kind}", f"{sys.argv[1]}/{samples}{kind}", None, None, measures, nulls=1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    path = f"{sys.argv[1]}/{samples}{kind}"
+    return peak_during(lambda: compare(path, path, None, None, measures, nulls=1))
 kinds = [".npy", ".safetensors"]
-print(max(peak(8192, kind) for kind in kinds), *(peak(500_000, kind) for kind in kinds))
+print(max(peak(8192, kind) for kind in kinds), *(peak(499_968, kind) for kind in kinds))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory in KiB")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Files of 128 MB."""
-    for n in (8192, 500_000):
-        rows = np.random.default_rng(0).standard_normal((n, 64), dtype=np.float32)
+    for n in (8192, 499_968):
+        rows = np.random.default_rng(0).standard_normal((n // 64, 64, 64), dtype=np.float32)
         np.save(tmp_path / f"{n}.npy", rows)
         save_file({"x": torch.from_numpy(rows)}, tmp_path / f"{n}.safetensors")
     root = Path(__file__).parents[3]
