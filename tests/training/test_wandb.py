@@ -12,24 +12,23 @@ from typing import Any
 
 import pytest
 
-import train
 from dissimilarity.tables.curves import read_curves
-from dissimilarity.tracking import tables
 from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key, sectioned
 from launch.run.config_file import read_yaml
-from tests.helpers.tiny_run import forked_command, in_process, kill_at, tiny, tiny_overrides, warm_up
+from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, no_figures: Any) -> Path:
-    """Return a finished run with W&B offline, in a process of its own, with the figures that a user gets."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run with W&B offline, in a process of its own, as a user starts it."""
     place = tmp_path_factory.mktemp("wandb")
     options = {"depth": 2, "callbacks.console.every_seconds": 0.001}
     overrides = [entry for entry in tiny_overrides(place, logger="wandb", **options) if not entry.startswith("hydra")]
-    warm_up()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "draw_run", no_figures)
-        done = forked_command(train, overrides, place)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=place, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     return place / "runs" / "tiny"
 
